@@ -1,0 +1,5 @@
+//! `vb-fire`: arguments, then one call.
+
+fn main() -> std::process::ExitCode {
+    vb::cli::main("vb-fire", vb::fire::run)
+}

@@ -1,0 +1,120 @@
+//! What every tool's `main` shares: flags and config, exit codes, the rules for pipes and signals.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use clap::{CommandFactory, FromArgMatches};
+use schemars::JsonSchema;
+
+use crate::{config, error::Error};
+
+/// Parses the command line, puts the values of `--config` under it, and runs the tool.
+///
+/// Flags may be spelled with underscores, as vLLM's parser allows.
+pub fn main<A>(tool: &str, run: impl FnOnce(A) -> Result<(), Error>) -> ExitCode
+where
+    A: CommandFactory + FromArgMatches,
+{
+    let argv: Vec<OsString> = std::env::args_os().map(hyphens).collect();
+    let done = config::under(A::command(), argv).and_then(|matches| {
+        let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
+        run(args)
+    });
+    report(tool, done)
+}
+
+/// Says why the tool stopped, and gives the exit code.
+///
+/// A filter whose reader left has done its job: it ends silently with 0.
+fn report(tool: &str, done: Result<(), Error>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(e) => {
+            warn(tool, &e);
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// One line on standard error: `tool: what`.
+pub fn warn(tool: &str, what: impl std::fmt::Display) {
+    // Nothing is to be done about a standard error that is closed or full.
+    let _ = writeln!(io::stderr(), "{tool}: {what}");
+}
+
+/// `--max_concurrency` is `--max-concurrency`; values are left alone.
+fn hyphens(arg: OsString) -> OsString {
+    match arg.to_str() {
+        Some(text) if text.starts_with("--") => {
+            let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+            (name.replace('_', "-") + value).into()
+        }
+        _ => arg,
+    }
+}
+
+/// Standard output, buffered; whoever writes flushes at the end.
+pub fn stdout() -> BufWriter<io::StdoutLock<'static>> {
+    BufWriter::with_capacity(1 << 16, io::stdout().lock())
+}
+
+/// A file to read, or standard input for `-`, and its name for messages.
+pub fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
+    if path == Path::new("-") {
+        return Ok((Box::new(BufReader::with_capacity(1 << 16, io::stdin())), "stdin".into()));
+    }
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    Ok((Box::new(BufReader::with_capacity(1 << 16, file)), path.display().to_string()))
+}
+
+/// The inputs that were named, or standard input. A terminal there is a mistake worth a word.
+pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {
+    if named.is_empty() {
+        if io::stdin().is_terminal() {
+            warn(tool, "reading records from the terminal; name a file or pipe something in (Ctrl-D ends)");
+        }
+        return vec![PathBuf::from("-")];
+    }
+    named.to_vec()
+}
+
+/// Writes the JSON Schema of a record, for `--schema`.
+pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
+    let mut out = stdout();
+    serde_json::to_writer_pretty(&mut out, &schemars::schema_for!(T)).map_err(|e| Error::stdout(e.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::stdout)
+}
+
+/// For the tools behind `vb-fire`: the first Ctrl-C does not stop them, the second does.
+///
+/// Ctrl-C reaches every program of a pipeline at once, and `vb-fire` still writes the outcomes of what was in flight:
+/// whoever reads them must stay to the end of its input.
+pub fn outlive_first_interrupt() -> Result<(), Error> {
+    let seen = Arc::new(AtomicBool::new(false));
+    let failed = |e| Error::Setup(format!("cannot install the handler for Ctrl-C: {e}"));
+    // The order matters: the second signal must find `seen` set before this registration sets it again.
+    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGINT, Arc::clone(&seen)).map_err(failed)?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, seen).map_err(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn underscores_in_names_of_flags_only() {
+        for (typed, meant) in
+            [("--num_prompts=a_b", "--num-prompts=a_b"), ("a_b", "a_b"), ("--max_concurrency", "--max-concurrency")]
+        {
+            assert_eq!(hyphens(typed.into()), OsString::from(meant));
+        }
+    }
+}

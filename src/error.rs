@@ -1,0 +1,91 @@
+//! Why a tool stopped, and the exit code that says so to the shell.
+
+use std::{fmt, io, path::Path};
+
+/// Why a tool stopped. A failed *request* is never an `Error`: it is an outcome in the data.
+///
+/// | exit code | meaning |
+/// |---|---|
+/// | 0 | done |
+/// | 1 | ran, but a check that was asked for failed |
+/// | 2 | usage or config |
+/// | 3 | a bad line, or a bad file among several |
+/// | 4 | reading, writing or setting up the network failed |
+/// | 5 | the measurement is not valid and `--strict` was given |
+/// | 130 | interrupted (Ctrl-C); everything that finished was written |
+#[derive(Debug)]
+pub enum Error {
+    /// A check that the user asked for failed, in words. Exit code 1.
+    Check(String),
+    /// The options or the config are wrong. Exit code 2.
+    Usage(String),
+    /// A bad input: names the file, the line (and column) or the byte, and the cure. Exit code 3.
+    Input(String),
+    /// Reading failed. Exit code 4.
+    Read {
+        /// What was read: a path, or `stdin`.
+        from: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Writing failed. Exit code 4; 0 and silent when a filter's reader left.
+    Write {
+        /// What was written: a path, or `stdout`.
+        to: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server or the network could not be set up. Exit code 4.
+    Setup(String),
+    /// The user interrupted the tool. Exit code 130, as the shell expects after Ctrl-C.
+    Interrupted,
+}
+
+impl Error {
+    /// The exit code of the process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Check(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Input(_) => 3,
+            Error::Read { .. } | Error::Write { .. } | Error::Setup(_) => 4,
+            Error::Interrupted => 130,
+        }
+    }
+
+    /// Whether the reader of our output left, which ends a filter without a complaint.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
+        matches!(self, Error::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// A failed read of `path`.
+    pub fn read(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Error::Read { from: path.as_ref().display().to_string(), source }
+    }
+
+    /// A failed write to `path`.
+    pub fn write(path: impl AsRef<Path>, source: io::Error) -> Self {
+        Error::Write { to: path.as_ref().display().to_string(), source }
+    }
+
+    /// A failed write to standard output.
+    #[must_use]
+    pub fn stdout(source: io::Error) -> Self {
+        Error::Write { to: "stdout".into(), source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Check(text) | Error::Usage(text) | Error::Input(text) | Error::Setup(text) => f.write_str(text),
+            Error::Read { from, source } => write!(f, "cannot read {from}: {source}"),
+            Error::Write { to, source } => write!(f, "cannot write {to}: {source}"),
+            Error::Interrupted => f.write_str("interrupted; everything that finished was written"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,18 @@
+//! The records that travel on the pipes. `docs/FORMAT.md` is their manual.
+//!
+//! This is the product's interface: data without behaviour. Readers ignore keys they do not know, so old tools read
+//! new streams. Keys are written in the order of the fields here.
+
+mod output;
+mod request;
+mod run;
+
+pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
+pub use request::{Prompt, SampleRequest};
+pub use run::{ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, RunType};
+
+/// The version of the record format, in the `run` record of every stream.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A flat JSON object whose keys keep their order.
+pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -1,0 +1,151 @@
+//! One request to send, before it is made ready for a server.
+
+use std::{borrow::Cow, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, SeqAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::Object;
+use crate::units::Nanos;
+
+/// One request: written by `vb-gen` or by hand, read by `vb-fire`. `{"prompt":"hi"}` is enough.
+///
+/// The names are those of vLLM's `SampleRequest`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SampleRequest {
+    /// Sent to the server as `x-request-id` and returned in the output. Absent: `vb-fire` numbers the lines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What to complete: text, token ids, or lists of either where the endpoint takes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
+    /// A chat, as the OpenAI API has it; instead of `prompt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Value>>,
+    /// The prompt's length in tokens, as the generator counted it. Absent: unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_len: Option<u32>,
+    /// The most tokens to generate (`max_tokens`). Absent: the server's own limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_output_len: Option<u32>,
+    /// When to send it, in seconds from the start of the run. Absent: as soon as there is room.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<Nanos>,
+    /// The conversation it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// Its place in the conversation, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub turn: Option<u32>,
+    /// The adapter to ask for, sent as the model's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<String>,
+    /// Content parts (images, audio) that a chat sends behind the prompt's text: one part or a list of parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multi_modal_data: Option<Value>,
+    /// Merged into the request body last: it wins over every flag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Object>,
+    /// Travels untouched into the output, so that results can be grouped by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Object>,
+}
+
+/// What to complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Prompt {
+    /// Text, which the server tokenizes.
+    Text(String),
+    /// Token ids, which the server takes as they are.
+    Ids(Vec<u32>),
+    /// Several texts, for endpoints that take batches.
+    Texts(Vec<String>),
+    /// Several lists of token ids.
+    IdLists(Vec<Vec<u32>>),
+}
+
+/// By hand and not `untagged`, which would lose the column of a mistake and say nothing about it.
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct PromptVisitor;
+        impl<'de> Visitor<'de> for PromptVisitor {
+            type Value = Prompt;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a prompt: text, a list of token ids, or a list of either")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Prompt, E> {
+                Ok(Prompt::Text(text.to_owned()))
+            }
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Prompt, E> {
+                Ok(Prompt::Text(text))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
+                Ok(match list.next_element::<Item>()? {
+                    None => Prompt::Ids(Vec::new()),
+                    Some(Item::Id(first)) => Prompt::Ids(rest(first, list)?),
+                    Some(Item::Text(first)) => Prompt::Texts(rest(first, list)?),
+                    Some(Item::Ids(first)) => Prompt::IdLists(rest(first, list)?),
+                })
+            }
+        }
+        from.deserialize_any(PromptVisitor)
+    }
+}
+
+fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut list: A) -> Result<Vec<T>, A::Error> {
+    let mut items = vec![first];
+    while let Some(item) = list.next_element()? {
+        items.push(item);
+    }
+    Ok(items)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Id(u32),
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl JsonSchema for Prompt {
+    fn schema_name() -> Cow<'static, str> {
+        "Prompt".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let id = json_schema!({"type": "integer", "minimum": 0});
+        json_schema!({"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": id},
+            {"type": "array", "items": {"type": "string"}},
+            {"type": "array", "items": {"type": "array", "items": id}},
+        ]})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_enough() {
+        let request: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","a_key_of_tomorrow":1}"#).unwrap();
+        assert_eq!(request.prompt, Some(Prompt::Text("hi".into())));
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"prompt":"hi"}"#);
+    }
+
+    #[test]
+    fn every_kind_of_prompt_comes_back() {
+        for text in [r#""hi""#, "[1,2]", r#"["a","b"]"#, "[[1],[2,3]]", "[]"] {
+            let prompt: Prompt = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&prompt).unwrap(), text);
+        }
+        let error = serde_json::from_str::<SampleRequest>(r#"{"prompt":7}"#).unwrap_err().to_string();
+        assert!(error.contains("expected a prompt: text, a list of token ids"), "{error}");
+    }
+}

@@ -1,0 +1,121 @@
+//! The first and the last line of a run.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::units::{Nanos, UnixNanos};
+
+/// The first line that `vb-fire` writes: what was asked for. A stream without one is still a stream of outputs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct RunRecord {
+    /// Always `"run"`.
+    #[serde(rename = "type")]
+    pub kind: RunType,
+    /// The version of the record format.
+    pub format: u32,
+    /// Names this run; the same in each of its records.
+    pub run_id: String,
+    /// The program and its version, as `vb-fire 0.1.0`.
+    pub tool: String,
+    /// The command line, secrets removed.
+    pub argv: Vec<String>,
+    /// The name of the client's host.
+    pub host: String,
+    /// The model asked for.
+    pub model: String,
+    /// The tokenizer's name, when `vb-fire` was told one.
+    pub tokenizer: Option<String>,
+    /// The API spoken: `openai`, `openai-chat`.
+    pub backend: String,
+    /// The server, without any user and password.
+    pub base_url: String,
+    /// The path of the endpoint.
+    pub endpoint: String,
+    /// Requests per second; `null`: no limit.
+    pub request_rate: Option<f64>,
+    /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier.
+    pub burstiness: f64,
+    /// The most requests in flight; `null`: no limit.
+    pub max_concurrency: Option<u32>,
+    /// Requests sent before the clock started; their outcomes are not in the stream.
+    pub num_warmups: u32,
+    /// The seed of the arrivals.
+    pub seed: u64,
+    /// The instant from which schedules count.
+    pub clock: ClockAnchor,
+}
+
+/// How the monotonic clock of a run relates to the wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ClockAnchor {
+    /// Wall-clock time at the start of the run. All instants of the run are this plus monotonic time.
+    pub start: UnixNanos,
+}
+
+/// The value of `type` in a run record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunType {
+    /// The only one.
+    #[default]
+    #[serde(rename = "run")]
+    Run,
+}
+
+/// The last line that `vb-fire` writes. A stream without one is a run that was cut.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct EndRecord {
+    /// Always `"end"`.
+    #[serde(rename = "type")]
+    pub kind: EndType,
+    /// As in the run record.
+    pub run_id: String,
+    /// Start of the run → last outcome.
+    pub duration: Nanos,
+    /// Outputs written.
+    pub offered: u64,
+    /// Outputs by outcome: `ok` and the names of error kinds.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Requests that never reached the server.
+    pub not_sent: NotSent,
+    /// Whether a signal ended the run early.
+    pub interrupted: bool,
+    /// How late requests were handed to the socket against their schedule; `null` when nothing was sent.
+    /// In an open loop with a limit on concurrency this includes waiting for a slot.
+    pub schedule_lag: Option<Percentiles>,
+}
+
+/// Requests that were read but never sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct NotSent {
+    /// How many of the requests that were read by then. Those that were due have an output with `not_sent`.
+    pub count: u64,
+    /// `--max-seconds`, a signal, a bad input line; `null` when every request was sent.
+    pub why: Option<String>,
+}
+
+/// Percentiles of a duration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Percentiles {
+    /// The median.
+    pub p50: Nanos,
+    /// The 99th percentile.
+    pub p99: Nanos,
+    /// The largest.
+    pub max: Nanos,
+}
+
+/// The value of `type` in an end record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EndType {
+    /// The only one.
+    #[default]
+    #[serde(rename = "end")]
+    End,
+}

@@ -1,0 +1,276 @@
+//! Time and counts: integer nanoseconds inside, seconds as JSON numbers outside, units in flags.
+//!
+//! This is the one module that turns nanoseconds into text and back.
+
+use std::{borrow::Cow, fmt};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::value::RawValue;
+
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// A duration, or an instant counted from the start of a run, in nanoseconds of the monotonic clock.
+///
+/// In JSON it is a number of seconds. Up to 10⁶ seconds (11 days) every nanosecond survives the way
+/// out and back, since 15 significant digits do in a double; beyond, the last digits may not.
+///
+/// ```
+/// let t: vb::units::Nanos = serde_json::from_str("0.041500001")?;
+/// assert_eq!(t.0, 41_500_001);
+/// assert_eq!(serde_json::to_string(&t)?, "0.041500001");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// This many seconds; negative and absurd values become the nearest that fits.
+    #[must_use]
+    pub fn from_secs_f64(seconds: f64) -> Self {
+        // `as` saturates, and turns NaN into 0.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        Nanos((seconds * 1e9).round() as u64)
+    }
+
+    /// In seconds: the double nearest to the exact value.
+    #[must_use]
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+
+    /// The time from `earlier` to `self`; zero when `earlier` is the later one.
+    #[must_use]
+    pub fn since(self, earlier: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// As the standard library's duration.
+    #[must_use]
+    pub fn duration(self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0)
+    }
+}
+
+impl std::ops::Add for Nanos {
+    type Output = Nanos;
+    fn add(self, other: Nanos) -> Nanos {
+        Nanos(self.0.saturating_add(other.0))
+    }
+}
+
+/// For people: `41.5 ms`, `1.20 s`.
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0;
+        match ns {
+            0..1_000 => write!(f, "{ns} ns"),
+            1_000..1_000_000 => write!(f, "{:.1} µs", ns as f64 / 1e3),
+            1_000_000..SECOND => write!(f, "{:.1} ms", ns as f64 / 1e6),
+            _ => write!(f, "{:.2} s", ns as f64 / 1e9),
+        }
+    }
+}
+
+impl Serialize for Nanos {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_f64(self.as_secs_f64())
+    }
+}
+
+impl<'de> Deserialize<'de> for Nanos {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let seconds = f64::deserialize(from)?;
+        if seconds < 0.0 || !seconds.is_finite() {
+            return Err(de::Error::custom(format!("{seconds} is not a time in seconds, which is 0 or more")));
+        }
+        Ok(Nanos::from_secs_f64(seconds))
+    }
+}
+
+impl JsonSchema for Nanos {
+    fn schema_name() -> Cow<'static, str> {
+        "Seconds".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "minimum": 0, "description": "Seconds, with nanosecond digits."})
+    }
+}
+
+/// An instant of wall-clock time in nanoseconds since 1970, UTC.
+///
+/// In JSON it is a number of Unix seconds with nine decimals. Such a number has more digits than a
+/// double, so it is written and read as decimal text: nothing is lost on the way through our tools.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixNanos(pub u64);
+
+impl UnixNanos {
+    /// The time from `earlier` to `self`; zero when `earlier` is the later one.
+    #[must_use]
+    pub fn since(self, earlier: UnixNanos) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// In Unix seconds, to the nearest double (about 0.2 µs today).
+    #[must_use]
+    pub fn as_secs_f64(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
+}
+
+impl std::ops::Add<Nanos> for UnixNanos {
+    type Output = UnixNanos;
+    fn add(self, time: Nanos) -> UnixNanos {
+        UnixNanos(self.0.saturating_add(time.0))
+    }
+}
+
+impl Serialize for UnixNanos {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let text = format!("{}.{:09}", self.0 / SECOND, self.0 % SECOND);
+        RawValue::from_string(text).map_err(ser::Error::custom)?.serialize(out)
+    }
+}
+
+impl<'de> Deserialize<'de> for UnixNanos {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(from)?;
+        decimal_nanos(raw.get())
+            .map(UnixNanos)
+            .ok_or_else(|| de::Error::custom(format!("{} is not a time in Unix seconds", raw.get())))
+    }
+}
+
+impl JsonSchema for UnixNanos {
+    fn schema_name() -> Cow<'static, str> {
+        "UnixSeconds".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "minimum": 0, "description": "Unix seconds (UTC), with nanosecond digits."})
+    }
+}
+
+/// `12.5` → 12 500 000 000, digit by digit; `1e3` and the like by way of a double.
+fn decimal_nanos(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) || whole.is_empty() {
+        let seconds: f64 = text.parse().ok()?;
+        return (seconds >= 0.0 && seconds.is_finite()).then(|| Nanos::from_secs_f64(seconds).0);
+    }
+    let digits = fraction.get(..9).unwrap_or(fraction);
+    let nanos: u64 = format!("{digits:0<9}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(SECOND)?.checked_add(nanos)
+}
+
+/// A duration as it is typed in a flag: `200ms`, `5s`, `2m`, `1h`; a bare number is seconds.
+///
+/// ```
+/// assert_eq!(vb::units::parse_duration("200ms").unwrap().0, 200_000_000);
+/// assert!(vb::units::parse_duration("fast").is_err());
+/// ```
+pub fn parse_duration(text: &str) -> Result<Nanos, String> {
+    parse_duration_in(text, "s")
+}
+
+/// As [`parse_duration`], with `unit` for a bare number.
+pub fn parse_duration_in(text: &str, unit: &str) -> Result<Nanos, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(text.len());
+    let (number, given) = text.split_at(split);
+    let scale = match if given.is_empty() { unit } else { given } {
+        "ns" => 1e-9,
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{text}` is not a duration: write it as 200ms, 5s, 2m or 1h")),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(n) if n >= 0.0 && n.is_finite() => Ok(Nanos::from_secs_f64(n * scale)),
+        _ => Err(format!("`{text}` is not a duration: write it as 200ms, 5s, 2m or 1h")),
+    }
+}
+
+/// A whole number as it is typed in a flag: `1000`, `2k`, `1.5k`, `1m`.
+///
+/// ```
+/// assert_eq!(vb::units::parse_count("1.5k").unwrap(), 1500);
+/// ```
+pub fn parse_count(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a whole number: write it as 1000 or 2k");
+    let lower = text.trim().to_ascii_lowercase();
+    if let Ok(n) = lower.parse::<u64>() {
+        return Ok(n);
+    }
+    let (number, scale) = match lower.strip_suffix('k') {
+        Some(n) => (n, 1e3),
+        None => (lower.strip_suffix('m').ok_or_else(wrong)?, 1e6),
+    };
+    let n = number.parse::<f64>().map_err(|_| wrong())? * scale;
+    if n < 0.0 || n.fract() != 0.0 || n > 1e15 {
+        return Err(wrong());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked just above
+    Ok(n as u64)
+}
+
+/// As [`parse_count`], for counts of tokens and requests that fit 32 bits.
+pub fn parse_count_u32(text: &str) -> Result<u32, String> {
+    u32::try_from(parse_count(text)?).map_err(|_| format!("`{text}` is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_nanosecond_of_eleven_days_survives_json(ns in 0..1_000_000 * SECOND) {
+            let text = serde_json::to_string(&Nanos(ns)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Nanos>(&text).unwrap(), Nanos(ns));
+            prop_assert!(text.split('.').nth(1).is_none_or(|f| f.len() <= 9), "{}", text);
+        }
+
+        #[test]
+        fn every_nanosecond_of_wall_clock_survives_json(ns in 0..9_000_000_000 * SECOND) {
+            let text = serde_json::to_string(&UnixNanos(ns)).unwrap();
+            prop_assert_eq!(serde_json::from_str::<UnixNanos>(&text).unwrap(), UnixNanos(ns));
+        }
+    }
+
+    #[test]
+    fn instants_written_by_others_are_read() {
+        for (text, ns) in
+            [("5", 5 * SECOND), ("5.25", 5_250_000_000), ("1e3", 1000 * SECOND), ("0.1234567899", 123_456_789)]
+        {
+            assert_eq!(serde_json::from_str::<UnixNanos>(text).unwrap().0, ns, "{text}");
+        }
+        assert!(serde_json::from_str::<UnixNanos>("\"noon\"").is_err());
+        assert!(serde_json::from_str::<Nanos>("-1").is_err());
+    }
+
+    #[test]
+    fn units_in_flags() {
+        for (text, ns) in [
+            ("200ms", 200_000_000),
+            ("5s", 5 * SECOND),
+            ("2m", 120 * SECOND),
+            ("1.5h", 5400 * SECOND),
+            ("3", 3 * SECOND),
+            ("7us", 7000),
+        ] {
+            assert_eq!(parse_duration(text).unwrap().0, ns, "{text}");
+        }
+        for text in ["", "ms", "-1s", "5 parsecs", "nan", "1e400"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_count("2k").unwrap(), 2000);
+        for text in ["", "k", "1.5", "-3", "1.0001k"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
+    }
+}
