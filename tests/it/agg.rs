@@ -1,0 +1,1 @@
+//! `vb-agg` through its binary.

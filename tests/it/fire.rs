@@ -1,0 +1,1 @@
+//! `vb-fire` through its binary.

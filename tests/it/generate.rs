@@ -1,0 +1,1 @@
+//! `vb-gen` through its binary.

@@ -1,0 +1,1 @@
+//! `vb-sim` through its binary.

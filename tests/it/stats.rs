@@ -1,0 +1,1 @@
+//! `vb-stats` through its binary.
