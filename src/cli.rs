@@ -17,15 +17,13 @@ use crate::{config, error::Error};
 /// Parses the command line, puts the values of `--config` under it, and runs the tool.
 ///
 /// Flags may be spelled with underscores, as vLLM's parser allows.
-pub fn main<A>(tool: &str, run: impl FnOnce(A) -> Result<(), Error>) -> ExitCode
+pub fn main<A>(tool: &str, run: impl FnOnce(&A) -> Result<(), Error>) -> ExitCode
 where
     A: CommandFactory + FromArgMatches,
 {
     let argv: Vec<OsString> = std::env::args_os().map(hyphens).collect();
-    let done = config::under(A::command(), argv).and_then(|matches| {
-        let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
-        run(args)
-    });
+    let done = config::under(A::command(), argv)
+        .and_then(|matches| run(&A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?));
     report(tool, done)
 }
 
@@ -49,6 +47,12 @@ pub fn warn(tool: &str, what: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{tool}: {what}");
 }
 
+/// A line of progress on the terminal, over the one before; the `last` one stays.
+pub fn progress(tool: &str, line: &str, last: bool) {
+    let end = if last { "\n" } else { "" };
+    let _ = write!(io::stderr(), "\r\x1b[2K{tool}: {line}{end}").and_then(|()| io::stderr().flush());
+}
+
 /// `--max_concurrency` is `--max-concurrency`; values are left alone.
 fn hyphens(arg: OsString) -> OsString {
     match arg.to_str() {
@@ -61,6 +65,7 @@ fn hyphens(arg: OsString) -> OsString {
 }
 
 /// Standard output, buffered; whoever writes flushes at the end.
+#[must_use]
 pub fn stdout() -> BufWriter<io::StdoutLock<'static>> {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
 }
@@ -75,6 +80,7 @@ pub fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
 }
 
 /// The inputs that were named, or standard input. A terminal there is a mistake worth a word.
+#[must_use]
 pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {
     if named.is_empty() {
         if io::stdin().is_terminal() {

@@ -17,6 +17,8 @@ pub mod config;
 pub mod error;
 pub mod fire;
 pub mod generate;
+pub mod http;
+pub mod load;
 pub mod ndjson;
 pub mod record;
 pub mod rng;

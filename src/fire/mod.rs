@@ -1,17 +1,400 @@
-//! `vb-fire`.
+//! `vb-fire`: requests in, outputs out, and in between the load.
+//!
+//! ```text
+//! input (thread) ─▶ dispatch ─▶ attempt (one task each) ─▶ sink (thread)
+//! reads, builds     when due,    connect, send, read,      judges, counts,
+//! the bytes         if room      stamp                      writes
+//! ```
+//!
+//! The clock of the run starts when the first request is ready. Nothing waits for the sink.
 
-use crate::{config::ConfigFlag, error::Error};
+mod answer;
+mod args;
+mod attempt;
+mod dispatch;
+mod headers;
+mod input;
+mod pace;
+mod preflight;
+mod sink;
+mod stop;
+mod tally;
+mod warmup;
 
-/// `vb-fire`.
-#[derive(Debug, clap::Parser)]
-#[command(name = "vb-fire", version)]
-pub struct Args {
-    #[command(flatten)]
-    config: ConfigFlag,
-}
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc},
+    thread,
+};
+
+pub use args::Args;
+use hyper::Uri;
+use reqwest::Url;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
+
+use self::{
+    attempt::{Client, attempt},
+    dispatch::{Launch, Slot, dispatch},
+    headers::Headers,
+    input::{Input, RequestFuncInput, Template},
+    pace::Pacer,
+    preflight::Preflight,
+    sink::{Finished, Identity, Progress, Sink, What, Written},
+    stop::{Stop, Stopper, Why},
+};
+use crate::{
+    cli,
+    clock::{Clock, unix_now},
+    error::Error,
+    http::connection::{Server, join},
+    load::Schedule,
+    ndjson,
+    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
+    tokens::Tokenizer,
+    units::Nanos,
+};
 
 /// Runs the tool.
-pub fn run(args: Args) -> Result<(), Error> {
-    let _ = args;
+pub fn run(args: &Args) -> Result<(), Error> {
+    if args.schema {
+        return cli::print_schema::<Line>();
+    }
+    let url = args.url()?;
+    let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed).map_err(Error::Usage)?;
+    let headers = Headers::new(&args.header, std::env::var("OPENAI_API_KEY").ok())?;
+    open_files(args.max_concurrency);
+    // One thread carries all connections: the stamps of a connection need it, and it makes concurrency exact.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
+    let done = runtime.block_on(load(args, &url, schedule, headers));
+    // A thread that still waits for standard input must not hold the exit up.
+    runtime.shutdown_background();
+    done
+}
+
+/// Raises the limit of open files as far as the system lets us, and says so when that is not enough.
+fn open_files(max_concurrency: Option<u32>) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let needed = u64::from(max_concurrency.unwrap_or(0)) + 32;
+    if allowed < needed {
+        cli::warn("vb-fire", format_args!("{needed} open files are needed and {allowed} allowed: raise `ulimit -n`"));
+    }
+}
+
+/// The whole run, from the first question to the last record.
+async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+    let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect)?;
+    if args.ready_check > Nanos(0) {
+        preflight.ready(args.ready_check).await?;
+    }
+    let server = preflight::connect(url, args.insecure, args.timeout_connect).await?;
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => preflight.model().await?,
+    };
+    let template = template(args, url, &headers, &model)?;
+    let mut input = input::read(io::BufReader::new(io::stdin()), template.clone())?;
+    let Ok(first) = (&mut input.first).await else {
+        return Err(no_request(&input));
+    };
+    let stopper = Stopper::default();
+    watch_signals(&stopper, args.grace)?;
+    if args.num_warmups > 0 {
+        warm_up(args, &template, &server, &first, &stopper).await?;
+    }
+    let run = run_record(args, url, &headers, model);
+    let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;
+    verdict(args, &preflight, ended).await
+}
+
+fn no_request(input: &Input) -> Error {
+    match input.end.recv() {
+        Ok(Err(e)) => e,
+        _ => Error::Input(
+            "stdin: there is no request; pipe in what vb-gen writes, or lines like {\"prompt\":\"hi\"}".into(),
+        ),
+    }
+}
+
+fn template(args: &Args, url: &Url, headers: &Headers, model: &str) -> Result<Template, Error> {
+    let uri: Uri = join(url, args.endpoint())
+        .parse()
+        .map_err(|e| Error::Usage(format!("--endpoint {} makes no URL with --base-url: {e}", args.endpoint())))?;
+    Ok(Template {
+        backend: args.backend,
+        uri,
+        headers: headers.map.clone(),
+        model: model.to_owned(),
+        flags: args.sampling(),
+        extra: args.extra_body.clone().unwrap_or_default(),
+    })
+}
+
+/// The first signal stops starting and drains, the second cancels.
+fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
+    let failed = |e| Error::Setup(format!("cannot watch for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let (stopper, mut stop) = (stopper.clone(), stopper.watch());
+    tokio::spawn({
+        let stopper = stopper.clone();
+        async move {
+            stop.draining().await;
+            sleep(grace.duration()).await;
+            stopper.cancel(Why::Interrupted);
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            stopper.signal();
+        }
+    });
     Ok(())
+}
+
+/// Sends the warm-up requests, as many at a time as the load will have in flight.
+async fn warm_up(
+    args: &Args,
+    template: &Template,
+    server: &Server,
+    first: &SampleRequest,
+    stopper: &Stopper,
+) -> Result<(), Error> {
+    let client = Arc::new(Client::new(server.clone(), Clock::start(), args.limits()));
+    let slots = Arc::new(Semaphore::new(args.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
+    let mut tasks = Vec::new();
+    for number in 0..args.num_warmups {
+        let sample = warmup::scrambled(first, args.seed, number);
+        let ready = template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
+        let (client, slots, mut stop) = (Arc::clone(&client), Arc::clone(&slots), stopper.watch());
+        tasks.push(tokio::spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let (request, Identity(mut output)) = Identity::of(ready);
+            let scheduled = client.clock.now();
+            let done = attempt(&client, request, &mut stop).await;
+            done.finish(client.clock, scheduled, |_| None, &mut output);
+            output.error
+        }));
+    }
+    let (mut failed, mut error) = (0, String::new());
+    for task in tasks {
+        if let Ok(text) = task.await
+            && !text.is_empty()
+        {
+            failed += 1;
+            error = text;
+        }
+    }
+    if failed > 0 {
+        cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
+    }
+    Ok(())
+}
+
+fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRecord {
+    let default_id = || format!("{:x}-{:x}", unix_now().0 / 1_000_000, std::process::id());
+    RunRecord {
+        format: FORMAT_VERSION,
+        run_id: args.run_id.clone().unwrap_or_else(default_id),
+        tool: concat!("vb-fire ", env!("CARGO_PKG_VERSION")).into(),
+        argv: headers.scrub_argv(std::env::args_os().map(|a| a.to_string_lossy().into_owned())),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        model,
+        tokenizer: args.tokenizer.clone(),
+        backend: args.backend.name().into(),
+        base_url: url.as_str().trim_end_matches('/').into(),
+        endpoint: args.endpoint().into(),
+        request_rate: args.request_rate.filter(|r| r.is_finite()),
+        burstiness: args.burstiness,
+        max_concurrency: args.max_concurrency,
+        num_warmups: args.num_warmups,
+        seed: args.seed,
+        ..RunRecord::default()
+    }
+}
+
+/// A run that is over.
+struct Ended {
+    written: Written,
+    input: Result<(), Error>,
+    why: Option<Why>,
+}
+
+/// Starts each request at its time on its own task.
+struct Launcher {
+    client: Arc<Client>,
+    outcomes: std_mpsc::Sender<Finished>,
+    stop: Stop,
+    /// Held by every task, so that the last one can be awaited.
+    alive: mpsc::Sender<()>,
+}
+
+impl Launch for Launcher {
+    type Request = RequestFuncInput;
+
+    fn timestamp(&self, request: &RequestFuncInput) -> Option<Nanos> {
+        request.timestamp
+    }
+
+    fn start(&mut self, request: RequestFuncInput, scheduled: Nanos, slot: Slot) {
+        self.client.started.fetch_add(1, Relaxed);
+        let (client, outcomes) = (Arc::clone(&self.client), self.outcomes.clone());
+        let (mut stop, alive) = (self.stop.clone(), self.alive.clone());
+        let (request, input) = Identity::of(request);
+        tokio::spawn(async move {
+            let done = attempt(&client, request, &mut stop).await;
+            drop(slot);
+            // The sink is there until the last sender is gone.
+            let _ = outcomes.send(Finished { input, scheduled, what: What::Attempt(Box::new(done)) });
+            drop(alive);
+        });
+    }
+
+    fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
+        let (_, input) = Identity::of(request);
+        let _ = self.outcomes.send(Finished { input, scheduled, what: What::NotSent(why) });
+    }
+}
+
+/// The measured part: the clock starts, requests are sent, all outcomes are written.
+async fn measure(
+    args: &Args,
+    server: Server,
+    schedule: Schedule,
+    headers: Headers,
+    mut run: RunRecord,
+    input: Input,
+    stopper: &Stopper,
+) -> Result<Ended, Error> {
+    let tokenizer = args.tokenizer.as_deref().and_then(counting_tokenizer);
+    let clock = Clock::start();
+    run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
+    let run_id = run.run_id.clone();
+    let client = Arc::new(Client::new(server, clock, args.limits()));
+    let (outcomes, receive) = std_mpsc::channel();
+    let progress = io::stderr().is_terminal().then(|| Progress { client: Arc::clone(&client), total: input.total });
+    let keep_text = !args.no_text;
+    let sink = Sink { run, clock, headers, keep_text, tokenizer, stopper: stopper.clone(), progress };
+    let sink = sink.start(receive)?;
+    if let Some(limit) = args.max_seconds {
+        let stopper = stopper.clone();
+        tokio::spawn(async move {
+            sleep(limit.duration()).await;
+            stopper.drain(Why::MaxSeconds);
+        });
+    }
+    let slots = Arc::new(Semaphore::new(args.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
+    let (alive, mut gone) = mpsc::channel(1);
+    let pacer = Pacer::start(clock)?;
+    let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive };
+    let left = dispatch(input.requests, schedule, slots, &pacer, stopper.watch(), &mut launcher).await;
+    drop(launcher);
+    // Ends when the last task has dropped its sender.
+    while gone.recv().await.is_some() {}
+    let mut written = join_thread(sink)?;
+    let why = stopper.watch().why();
+    // After an early end the reader may wait for input that never comes.
+    let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
+    let end = end_record(run_id, clock.now(), &written, left, why, &input);
+    if written.error.is_none() {
+        let mut out = io::stdout();
+        if let Err(Error::Write { source, .. }) =
+            ndjson::write(&mut out, &end).and_then(|()| out.flush().map_err(Error::stdout))
+        {
+            written.error = Some(source);
+        }
+    }
+    Ok(Ended { written, input, why })
+}
+
+/// A tokenizer for servers that send no usage. Not having one is no reason to stop: chunks are counted then.
+fn counting_tokenizer(name: &str) -> Option<Tokenizer> {
+    let path = std::path::Path::new(name);
+    match name {
+        "builtin" => Tokenizer::builtin().ok(),
+        _ if path.exists() => Tokenizer::from_path(path).ok(),
+        _ => None,
+    }
+}
+
+fn join_thread<T>(handle: thread::JoinHandle<T>) -> Result<T, Error> {
+    handle
+        .join()
+        .map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
+}
+
+fn end_record(
+    run_id: String,
+    duration: Nanos,
+    written: &Written,
+    left: u64,
+    why: Option<Why>,
+    input: &Result<(), Error>,
+) -> EndRecord {
+    let tally = &written.tally;
+    let never = tally.outcomes.get("not_sent").copied().unwrap_or(0);
+    let why_not = match (why, input) {
+        (Some(why), _) => Some(why.words().to_owned()),
+        (None, Err(e)) => Some(e.to_string()),
+        (None, Ok(())) => None,
+    };
+    EndRecord {
+        run_id,
+        duration,
+        offered: tally.offered,
+        outcomes: tally.outcomes.clone(),
+        not_sent: NotSent { count: never + left, why: why_not },
+        interrupted: matches!(why, Some(Why::Interrupted | Why::OutputLost)),
+        schedule_lag: tally.schedule_lag(),
+        ..EndRecord::default()
+    }
+}
+
+/// What the exit code says, the gravest first.
+async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Error> {
+    if let Some(e) = &ended.written.error {
+        let lost = ended.written.lost;
+        return Err(Error::Setup(match e.kind() {
+            io::ErrorKind::BrokenPipe => {
+                format!("the reader of the records left, so the load was stopped; {lost} outcomes are lost")
+            }
+            _ => format!("cannot write stdout: {e}; the load was stopped, {lost} outcomes are lost"),
+        }));
+    }
+    let tally = &ended.written.tally;
+    let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
+    let failed = match tally.most_frequent() {
+        Some(most) if share > args.fail_above || tally.failed == tally.offered => {
+            let models = if most.status == Some(404) { preflight.known_models().await } else { vec![] };
+            let cure = preflight::cure(most.kind, most.status, &models);
+            Some(format!(
+                "{} of {} requests failed; most often ({}) {}: {}; {cure}",
+                tally.failed, tally.offered, most.count, most.kind, most.message
+            ))
+        }
+        _ => None,
+    };
+    match (ended.input, ended.why) {
+        (Err(e), _) => {
+            if let Some(text) = failed {
+                cli::warn("vb-fire", text);
+            }
+            Err(e)
+        }
+        (Ok(()), Some(Why::Interrupted)) => Err(Error::Interrupted),
+        _ => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+    }
 }

@@ -3,6 +3,8 @@
 //! This is the product's interface: data without behaviour. Readers ignore keys they do not know, so old tools read
 //! new streams. Keys are written in the order of the fields here.
 
+use schemars::JsonSchema;
+
 mod output;
 mod request;
 mod run;
@@ -13,6 +15,19 @@ pub use run::{ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, 
 
 /// The version of the record format, in the `run` record of every stream.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// Any line of a stream that `vb-fire` writes, for its JSON Schema.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[allow(clippy::large_enum_variant)] // never built
+pub enum Line {
+    /// The first.
+    Run(RunRecord),
+    /// One for each request.
+    Output(RequestFuncOutput),
+    /// The last.
+    End(EndRecord),
+}
 
 /// A flat JSON object whose keys keep their order.
 pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -1,0 +1,311 @@
+//! One answer as it arrives: stamped bytes in, tokens and an outcome out. It knows no socket and no clock.
+
+use crate::{
+    http::{
+        connection::Failure,
+        openai::{Choice, Chunk, Metrics, Usage, error_message},
+        sse::Events,
+    },
+    record::{ErrorKind, RequestFuncOutput, ServerTimes, TokenSource},
+    units::Nanos,
+};
+
+/// What has arrived of an answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    events: Events,
+    /// When the last bytes arrived.
+    stamp: Nanos,
+    /// When each of the first token, the first token that is not reasoning, and the last token arrived.
+    first: Option<Nanos>,
+    proper: Option<Nanos>,
+    last: Option<Nanos>,
+    itl: Vec<Nanos>,
+    /// Tokens in each token-bearing chunk; 0 where the server did not say.
+    chunk_tokens: Vec<u32>,
+    /// The server's running count at the last chunk.
+    counted: u32,
+    usage: Option<Usage>,
+    metrics: Option<Metrics>,
+    finish_reason: Option<String>,
+    text: String,
+    done: bool,
+    failure: Option<Failure>,
+}
+
+impl Answer {
+    /// Takes bytes of the event stream that arrived at `stamp`.
+    ///
+    /// # Errors
+    /// The stream says that the request failed, or is no stream of chunks: reading on is of no use.
+    pub fn push(&mut self, stamp: Nanos, bytes: &[u8]) -> Result<(), Failure> {
+        self.stamp = stamp;
+        let mut events = std::mem::take(&mut self.events);
+        let fits = events.push(bytes, |data| self.event(stamp, data));
+        self.events = events;
+        if fits.is_err() {
+            self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
+        }
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Whether a token has arrived.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// The number of token-bearing chunks.
+    #[must_use]
+    pub fn chunks(&self) -> usize {
+        self.chunk_tokens.len()
+    }
+
+    fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) {
+        self.failure.get_or_insert_with(|| Failure::new(kind, message));
+    }
+
+    fn event(&mut self, stamp: Nanos, data: &[u8]) {
+        if self.done || self.failure.is_some() {
+            return;
+        }
+        if data == b"[DONE]" {
+            self.done = true;
+            return;
+        }
+        let chunk: Chunk = match serde_json::from_slice(data) {
+            Ok(chunk) => chunk,
+            Err(e) => {
+                let shown = error_message(&data[..data.len().min(80)]);
+                return self.fail(ErrorKind::Protocol, format!("an event of the stream is not a chunk ({e}): {shown}"));
+            }
+        };
+        if chunk.is_error() {
+            return self.fail(ErrorKind::StreamError, error_message(data));
+        }
+        self.usage = chunk.usage.or(self.usage);
+        self.metrics = chunk.metrics.or(self.metrics);
+        if chunk.choices.iter().any(Choice::bears_token) {
+            self.token(stamp, &chunk);
+        }
+        for choice in &chunk.choices {
+            if let Some(reason) = &choice.finish_reason {
+                self.finish_reason = Some(reason.0.clone().into_owned());
+            }
+            if choice.index == 0 {
+                self.text.push_str(choice.text());
+            }
+        }
+    }
+
+    fn token(&mut self, stamp: Nanos, chunk: &Chunk) {
+        if let Some(last) = self.last.replace(stamp) {
+            self.itl.push(stamp.since(last));
+        }
+        self.first.get_or_insert(stamp);
+        if chunk.choices.iter().any(Choice::answers) {
+            self.proper.get_or_insert(stamp);
+        }
+        let ids: usize = chunk.choices.iter().filter_map(Choice::token_ids).sum();
+        let total = chunk.usage.and_then(|u| u.completion_tokens);
+        let tokens = match (ids, total) {
+            (0, Some(total)) => total.saturating_sub(self.counted),
+            (ids, _) => u32::try_from(ids).unwrap_or(u32::MAX),
+        };
+        self.counted = total.unwrap_or(self.counted.saturating_add(tokens));
+        self.chunk_tokens.push(tokens);
+    }
+
+    /// The answer is over: writes what it was into `output`, whose request began at `start`.
+    ///
+    /// `broken` is why reading ended, when it did not end well. `count` counts the tokens of a text, for a server that
+    /// does not.
+    pub fn finish(
+        mut self,
+        start: Nanos,
+        broken: Option<Failure>,
+        count: impl FnOnce(&str) -> Option<u32>,
+        output: &mut RequestFuncOutput,
+    ) {
+        let mut events = std::mem::take(&mut self.events);
+        let stamp = self.stamp;
+        events.finish(|data| self.event(stamp, data));
+        match self.judge(broken) {
+            None => output.success = true,
+            Some(failure) => {
+                output.error = failure.message;
+                output.error_kind = Some(failure.kind);
+            }
+        }
+        self.tokens(count, output);
+        let since = |time: Option<Nanos>| time.map(|t| t.since(start));
+        output.ttft = since(self.first);
+        output.ttft_answer = since(self.proper);
+        output.latency = since(self.last);
+        output.tpot = match (output.ttft, output.latency, output.output_tokens) {
+            (Some(ttft), Some(latency), tokens @ 2..) => {
+                Some(Nanos::from_secs_f64(latency.since(ttft).as_secs_f64() / f64::from(tokens - 1)))
+            }
+            _ => None,
+        };
+        output.itl = self.itl;
+        output.finish_reason = self.finish_reason;
+        output.server = self.metrics.map(|m| {
+            let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
+            ServerTimes { queue_time: time(m.queue_time_ms), ttft: time(m.time_to_first_token_ms) }
+        });
+        output.generated_text = Some(self.text);
+    }
+
+    /// The outcome; `None`: all is well. What the stream itself said comes first, then how the connection ended.
+    fn judge(&self, broken: Option<Failure>) -> Option<Failure> {
+        if let Some(failure) = &self.failure {
+            return Some(failure.clone());
+        }
+        // Behind `[DONE]` nothing is missing, however the connection ended.
+        if let Some(failure) = broken.filter(|_| !self.done) {
+            return Some(failure);
+        }
+        if !self.done && self.finish_reason.is_none() {
+            let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
+            return Some(Failure::new(ErrorKind::Truncated, message));
+        }
+        (!self.has_token()).then(|| Failure::new(ErrorKind::Empty, "a complete answer without a token"))
+    }
+
+    fn tokens(&self, count: impl FnOnce(&str) -> Option<u32>, output: &mut RequestFuncOutput) {
+        let usage = self.usage.unwrap_or_default();
+        output.prompt_len = usage.prompt_tokens.unwrap_or(output.prompt_len);
+        output.cached_tokens = usage.cached_tokens();
+        output.reasoning_tokens = usage.reasoning_tokens();
+        let chunks = u32::try_from(self.chunks()).unwrap_or(u32::MAX);
+        let all_known = chunks > 0 && self.chunk_tokens.iter().all(|n| *n > 0);
+        let (tokens, source) = if let Some(tokens) = usage.completion_tokens {
+            (tokens, TokenSource::Usage)
+        } else if all_known {
+            (self.chunk_tokens.iter().sum(), TokenSource::TokenIds)
+        } else if let Some(tokens) = (chunks > 0).then(|| count(&self.text)).flatten() {
+            (tokens, TokenSource::Tokenizer)
+        } else {
+            (chunks, TokenSource::Chunks)
+        };
+        output.output_tokens = tokens;
+        output.token_source = (tokens > 0).then_some(source);
+        output.chunk_tokens = if all_known {
+            self.chunk_tokens.iter().any(|n| *n > 1).then(|| self.chunk_tokens.clone())
+        } else {
+            (tokens != chunks).then(Vec::new)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds events one millisecond apart, the first at 11 ms, into a request that began at 10 ms.
+    fn answer(events: &[&str], broken: Option<Failure>) -> RequestFuncOutput {
+        let mut answer = Answer::default();
+        for (i, event) in events.iter().enumerate() {
+            if answer.push(Nanos((11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes()).is_err() {
+                break;
+            }
+        }
+        let mut output = RequestFuncOutput::default();
+        answer.finish(Nanos(10_000_000), broken, |text| u32::try_from(text.len()).ok(), &mut output);
+        output
+    }
+
+    fn ms(n: u64) -> Nanos {
+        Nanos(n * 1_000_000)
+    }
+
+    const ROLE: &str = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+
+    fn text(text: &str) -> String {
+        format!(r#"{{"choices":[{{"index":0,"text":"{text}","finish_reason":null}}]}}"#)
+    }
+
+    #[test]
+    fn tokens_and_nothing_else_make_the_times() {
+        let last = r#"{"choices":[{"index":0,"delta":{"content":"c"},"finish_reason":null}]}"#;
+        let end = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}"#;
+        let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning":"hm"}}]}"#;
+        let output = answer(&[ROLE, reasoning, last, last, end, USAGE, "[DONE]"], None);
+        assert!(output.success, "{output:?}");
+        assert_eq!((output.ttft, output.ttft_answer, output.latency), (Some(ms(2)), Some(ms(3)), Some(ms(4))));
+        assert_eq!(output.itl, [ms(1), ms(1)]);
+        assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Usage)));
+        assert_eq!((output.prompt_len, output.cached_tokens, output.tpot), (5, Some(4), Some(ms(1))));
+        assert_eq!((output.generated_text.as_deref(), output.finish_reason.as_deref()), (Some("cc"), Some("stop")));
+        assert_eq!(output.chunk_tokens, None);
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_is_no_success() {
+        let output = answer(&[&text("a"), r#"{"error":{"message":"out of memory","code":500}}"#, "[DONE]"], None);
+        assert!(!output.success);
+        assert_eq!((output.error_kind, output.error.as_str()), (Some(ErrorKind::StreamError), "out of memory"));
+        assert_eq!(output.ttft, Some(ms(1)), "what arrived is kept");
+        let old = answer(&[r#"{"object":"error","message":"boom"}"#], None);
+        assert_eq!((old.error_kind, old.error.as_str()), (Some(ErrorKind::StreamError), "boom"));
+    }
+
+    #[test]
+    fn the_end_decides() {
+        let finished = r#"{"choices":[{"index":0,"text":"b","finish_reason":"length"}]}"#;
+        let reset = || Some(Failure::new(ErrorKind::Reset, "reset"));
+        let a = text("a");
+        for (events, broken, kind) in [
+            (vec![a.as_str()], None, Some(ErrorKind::Truncated)),
+            (vec![&a, "[DONE]"], None, None),
+            (vec![&a, finished], None, None),
+            (vec![&a, "[DONE]"], reset(), None),
+            (vec![&a, finished], reset(), Some(ErrorKind::Reset)),
+            (vec![&a], reset(), Some(ErrorKind::Reset)),
+            (vec![ROLE, USAGE, "[DONE]"], None, Some(ErrorKind::Empty)),
+            (vec!["[DONE]"], None, Some(ErrorKind::Empty)),
+            (vec![], None, Some(ErrorKind::Truncated)),
+            (vec![&a, "{oops"], None, Some(ErrorKind::Protocol)),
+            (vec![&a, r#"{"choices":"none"}"#], None, Some(ErrorKind::Protocol)),
+        ] {
+            let output = answer(&events, broken);
+            assert_eq!((output.error_kind, output.success), (kind, kind.is_none()), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_not_tokens() {
+        let ids = |n: usize| format!(r#"{{"choices":[{{"index":0,"text":"ab","token_ids":{:?}}}]}}"#, vec![7; n]);
+        let output = answer(&[&ids(1), &ids(3), "[DONE]"], None);
+        assert_eq!((output.output_tokens, output.token_source), (4, Some(TokenSource::TokenIds)));
+        assert_eq!(output.chunk_tokens, Some(vec![1, 3]));
+
+        let so_far =
+            |n: u32| format!(r#"{{"choices":[{{"index":0,"text":"ab"}}],"usage":{{"completion_tokens":{n}}}}}"#);
+        let output = answer(&[&so_far(2), &so_far(5), "[DONE]"], None);
+        assert_eq!((output.output_tokens, output.chunk_tokens), (5, Some(vec![2, 3])));
+
+        let output = answer(&[&text("a"), USAGE, "[DONE]"], None);
+        assert_eq!((output.output_tokens, output.chunk_tokens), (3, Some(vec![])), "three tokens in one chunk, unsaid");
+
+        let output = answer(&[&text("a"), &text("bc"), "[DONE]"], None);
+        assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Tokenizer)));
+    }
+
+    #[test]
+    fn the_same_bytes_give_the_same_answer_in_any_cut() {
+        let stream = format!("data:{}\r\n\r\n: hi\n\ndata: {}\n\ndata: [DONE]", text("é"), text("ü"));
+        for size in 1..stream.len() {
+            let mut answer = Answer::default();
+            for piece in stream.as_bytes().chunks(size) {
+                answer.push(Nanos(1), piece).unwrap();
+            }
+            let mut output = RequestFuncOutput::default();
+            answer.finish(Nanos(0), None, |_| None, &mut output);
+            assert!(output.success, "{size}");
+            assert_eq!((output.generated_text.as_deref(), output.output_tokens), (Some("éü"), 2));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The flags of `vb-fire`.
+#![allow(clippy::doc_markdown)] // the comments are help texts, where backticks would be noise
+
+use clap::ArgAction;
+use reqwest::Url;
+use serde_json::{Value, json};
+
+use super::attempt::Limits;
+use crate::{
+    config::ConfigFlag,
+    error::Error,
+    http::{connection::parse_base_url, openai::Backend},
+    load,
+    record::Object,
+    units::{self, Nanos},
+};
+
+/// Sends requests to a server and records when each token came back.
+///
+/// Reads SampleRequest lines from standard input, writes a `run` record, one RequestFuncOutput for each request, and an
+/// `end` record. Without limits everything is sent at once; --max-concurrency keeps that many in flight (closed loop),
+/// --request-rate sends on a schedule (open loop), and both together keep the schedule as far as there is room.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "vb-fire",
+    version,
+    after_help = "Examples:
+  vb-gen --input-len 256 --output-len 128 --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
+  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee outputs.ndjson | vb-stats
+  echo '{\"prompt\":\"hi\"}' | vb-fire --base-url http://127.0.0.1:8000 | jq .ttft"
+)]
+pub struct Args {
+    /// The server.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub base_url: String,
+    /// The API to speak.
+    #[arg(long, value_enum, default_value = "openai")]
+    pub backend: Backend,
+    /// The path of the endpoint [default: the backend's usual one].
+    #[arg(long, value_name = "PATH")]
+    pub endpoint: Option<String>,
+    /// The model's name at the server [default: the first that the server names].
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Headers for every request. The key of the environment's OPENAI_API_KEY is sent by itself.
+    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
+    pub header: Vec<String>,
+    /// Accept any TLS certificate.
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// The most requests in flight.
+    #[arg(long, value_name = "N", value_parser = units::parse_count_u32)]
+    pub max_concurrency: Option<u32>,
+    /// Requests per second; `inf` sends as fast as there is room. Without it the requests' own timestamps are obeyed.
+    #[arg(long, value_name = "RATE", value_parser = load::parse_rate)]
+    pub request_rate: Option<f64>,
+    /// The shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even.
+    #[arg(long, value_name = "SHAPE", default_value_t = 1.0)]
+    pub burstiness: f64,
+    /// The seed of the gaps.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Requests to send before the clock starts, with prompts of their own; their outcomes are not recorded.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub num_warmups: u32,
+    /// Wait this long for the server to be ready; 0 does not wait.
+    #[arg(long, alias = "ready-check-timeout-sec", value_name = "TIME", default_value = "0", value_parser = units::parse_duration)]
+    pub ready_check: Nanos,
+    /// Start nothing new after this time.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    pub max_seconds: Option<Nanos>,
+    /// After --max-seconds or Ctrl-C, let what is in flight go on for this long.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
+    pub grace: Nanos,
+
+    /// The longest wait for a connection, TLS included.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    pub timeout_connect: Nanos,
+    /// The longest wait for the first token.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = units::parse_duration)]
+    pub timeout_first_token: Nanos,
+    /// The longest silence once tokens flow.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
+    pub timeout_stall: Nanos,
+    /// The longest time for a whole request.
+    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = units::parse_duration)]
+    pub timeout_total: Nanos,
+
+    /// Merged into every request body; wins over the sampling flags.
+    #[arg(long, value_name = "JSON", value_parser = parse_object)]
+    pub extra_body: Option<Object>,
+    /// Generate to the full length, whatever the model says (vLLM and SGLang).
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Sampling temperature.
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f64>,
+    /// Nucleus sampling.
+    #[arg(long, value_name = "X")]
+    pub top_p: Option<f64>,
+    /// The number of tokens to sample from.
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<i64>,
+    /// The least probability of a token, against the likeliest.
+    #[arg(long, value_name = "X")]
+    pub min_p: Option<f64>,
+    /// Penalty for frequent tokens.
+    #[arg(long, value_name = "X")]
+    pub frequency_penalty: Option<f64>,
+    /// Penalty for tokens that occurred.
+    #[arg(long, value_name = "X")]
+    pub presence_penalty: Option<f64>,
+    /// Penalty for repetition (vLLM).
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f64>,
+    /// Log probabilities to return for each token.
+    #[arg(long, value_name = "N")]
+    pub logprobs: Option<u32>,
+
+    /// Leave the generated text out of the records.
+    #[arg(long)]
+    pub no_text: bool,
+    /// Names the run in every record [default: from the time and the process].
+    #[arg(long, value_name = "NAME")]
+    pub run_id: Option<String>,
+    /// The tokenizer's name for the results; it counts tokens where the server sends no usage.
+    #[arg(long, value_name = "NAME")]
+    pub tokenizer: Option<String>,
+    /// Exit with 1 when more than this share of the requests failed.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub fail_above: f64,
+    /// Print the JSON Schema of the records and leave.
+    #[arg(long)]
+    pub schema: bool,
+    #[command(flatten)]
+    config: ConfigFlag,
+}
+
+impl Args {
+    /// The server's URL, checked together with the numbers that clap cannot check.
+    pub fn url(&self) -> Result<Url, Error> {
+        if !(0.0..=1.0).contains(&self.fail_above) {
+            return Err(Error::Usage(format!("--fail-above {}: it is a share, from 0 to 1", self.fail_above)));
+        }
+        if self.max_concurrency == Some(0) {
+            return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
+        }
+        parse_base_url(&self.base_url)
+    }
+
+    /// The path of the endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        self.endpoint.as_deref().unwrap_or(self.backend.endpoint())
+    }
+
+    /// How long a request may take.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { first_token: self.timeout_first_token, stall: self.timeout_stall, total: self.timeout_total }
+    }
+
+    /// The sampling flags as parts of a request body.
+    #[must_use]
+    pub fn sampling(&self) -> Object {
+        let number = |x: Option<f64>| x.map(|x| json!(x));
+        let logprobs = self.logprobs.map(|n| json!(n));
+        let chat_logprobs = (self.backend == Backend::OpenaiChat && self.logprobs.is_some()).then(|| json!(true));
+        let (logprobs, top_logprobs) = match chat_logprobs {
+            Some(on) => (Some(on), logprobs),
+            None => (logprobs, None),
+        };
+        let given: [(&str, Option<Value>); 10] = [
+            ("temperature", number(self.temperature)),
+            ("top_p", number(self.top_p)),
+            ("top_k", self.top_k.map(|k| json!(k))),
+            ("min_p", number(self.min_p)),
+            ("frequency_penalty", number(self.frequency_penalty)),
+            ("presence_penalty", number(self.presence_penalty)),
+            ("repetition_penalty", number(self.repetition_penalty)),
+            ("logprobs", logprobs),
+            ("top_logprobs", top_logprobs),
+            ("ignore_eos", self.ignore_eos.then(|| json!(true))),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+}
+
+fn parse_object(text: &str) -> Result<Object, String> {
+    serde_json::from_str(text).map_err(|e| format!("this is not a JSON object: {e}"))
+}

@@ -1,0 +1,206 @@
+//! Starts each request when it is due and there is room: the closed loop, the open loop, and both at once.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{
+    pace::Pace,
+    stop::{Stop, Why},
+};
+use crate::{load::Schedule, units::Nanos};
+
+/// A place among the requests in flight; it is free again when this is dropped.
+pub type Slot = OwnedSemaphorePermit;
+
+/// How long to wait, after the end, for lines of a pipe that were due before it.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// What is done with requests.
+pub trait Launch {
+    /// A request made ready.
+    type Request;
+    /// The request's own time, if it has one.
+    fn timestamp(&self, request: &Self::Request) -> Option<Nanos>;
+    /// Sends it, now. It was due at `scheduled`.
+    fn start(&mut self, request: Self::Request, scheduled: Nanos, slot: Slot);
+    /// It was due at `scheduled` but never sent: it was offered all the same.
+    fn never(&mut self, request: Self::Request, scheduled: Nanos, why: Why);
+}
+
+/// The requests to come, and when each is due.
+struct Queue<R> {
+    requests: mpsc::Receiver<R>,
+    schedule: Schedule,
+    next: Option<(R, Option<Nanos>)>,
+}
+
+impl<R> Queue<R> {
+    /// When the next request is due, which stays where it is; `None`: there is none.
+    async fn due(&mut self, timestamp: impl Fn(&R) -> Option<Nanos>) -> Option<Option<Nanos>> {
+        if self.next.is_none() {
+            let request = self.requests.recv().await?;
+            let due = self.schedule.due(timestamp(&request));
+            self.next = Some((request, due));
+        }
+        self.next.as_ref().map(|(_, due)| *due)
+    }
+}
+
+/// Takes requests in their order and starts each at its time, until there are no more or the run is stopped.
+///
+/// A slot is taken before the request is awaited, so that memory stays bounded and a request starts the moment that its
+/// time has come. Returns how many requests were read but not due when the run was stopped.
+pub async fn dispatch<L: Launch>(
+    requests: mpsc::Receiver<L::Request>,
+    schedule: Schedule,
+    slots: Arc<Semaphore>,
+    pace: &impl Pace,
+    mut stop: Stop,
+    launch: &mut L,
+) -> u64 {
+    let mut queue = Queue { requests, schedule, next: None };
+    loop {
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
+            if let Some(due) = queue.due(|request| launch.timestamp(request)).await? {
+                pace.until(due).await;
+            }
+            Some(slot)
+        };
+        let slot = tokio::select! {
+            biased;
+            () = stop.draining() => break,
+            slot = next => slot,
+        };
+        let (Some(slot), Some((request, due))) = (slot, queue.next.take()) else { return 0 };
+        launch.start(request, due.unwrap_or_else(|| pace.now()), slot);
+        // What has just been started gets to the wire before the next is.
+        tokio::task::yield_now().await;
+    }
+    let since = pace.now();
+    let why = stop.why().unwrap_or(Why::Interrupted);
+    while let Ok(Some(Some(due))) = timeout(LAST_LINES, queue.due(|request| launch.timestamp(request))).await
+        && due <= since
+        && let Some((request, _)) = queue.next.take()
+    {
+        launch.never(request, due, why);
+    }
+    let mut not_due = u64::from(queue.next.is_some());
+    while queue.requests.try_recv().is_ok() {
+        not_due += 1;
+    }
+    not_due
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use tokio::time::{Instant, sleep, sleep_until};
+
+    use super::{super::stop::Stopper, *};
+
+    /// The runtime's own clock, paused: an hour costs nothing.
+    struct Paused(Instant);
+
+    impl Pace for Paused {
+        fn now(&self) -> Nanos {
+            Nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap())
+        }
+        async fn until(&self, due: Nanos) {
+            sleep_until(self.0 + due.duration()).await;
+        }
+    }
+
+    type Log = Rc<RefCell<Vec<String>>>;
+
+    /// Requests are their own timestamps in seconds; each takes `service`.
+    struct Fake {
+        begun: Instant,
+        service: Duration,
+        log: Log,
+    }
+
+    impl Launch for Fake {
+        type Request = Option<u64>;
+        fn timestamp(&self, request: &Self::Request) -> Option<Nanos> {
+            request.map(|s| Nanos(s * 1_000_000_000))
+        }
+        fn start(&mut self, _: Self::Request, scheduled: Nanos, slot: Slot) {
+            let now = self.begun.elapsed().as_secs();
+            self.log.borrow_mut().push(format!("{}@{now}", scheduled.0 / 1_000_000_000));
+            let service = self.service;
+            tokio::spawn(async move {
+                sleep(service).await;
+                drop(slot);
+            });
+        }
+        fn never(&mut self, _: Self::Request, scheduled: Nanos, _: Why) {
+            self.log.borrow_mut().push(format!("{} never", scheduled.0 / 1_000_000_000));
+        }
+    }
+
+    /// What was started when (`due@started`, in seconds), and how many were not due at the end.
+    async fn run(requests: &[Option<u64>], slots: usize, service: u64, end: Option<u64>) -> (Vec<String>, u64) {
+        let begun = Instant::now();
+        let (send, receive) = mpsc::channel(2);
+        let feed = requests.to_vec();
+        tokio::spawn(async move {
+            for request in feed {
+                let _ = send.send(request).await;
+            }
+        });
+        let (log, stopper) = (Log::default(), Stopper::default());
+        let mut launch = Fake { begun, service: Duration::from_secs(service), log: Rc::clone(&log) };
+        let (stop, slots, pace) = (stopper.watch(), Arc::new(Semaphore::new(slots)), Paused(begun));
+        let ending = async {
+            if let Some(end) = end {
+                sleep(Duration::from_secs(end)).await;
+                stopper.drain(Why::MaxSeconds);
+            }
+            std::future::pending::<()>().await;
+        };
+        let left = tokio::select! {
+            left = dispatch(receive, Schedule::Own, slots, &pace, stop, &mut launch) => left,
+            () = ending => 0,
+        };
+        let log = log.borrow().clone();
+        (log, left)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_delays_nobody_in_an_open_loop() {
+        let (log, left) = run(&[Some(1), Some(2), Some(3600)], 100, 1000, None).await;
+        assert_eq!((log, left), (vec!["1@1".into(), "2@2".into(), "3600@3600".into()], 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_loop_starts_the_next_when_a_slot_is_free() {
+        let (log, _) = run(&[None; 5], 2, 10, None).await;
+        assert_eq!(log, ["0@0", "0@0", "10@10", "10@10", "20@20"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_a_limit_an_open_loop_keeps_its_schedule_and_shows_the_wait() {
+        let (log, _) = run(&[Some(1), Some(2), Some(3)], 1, 10, None).await;
+        assert_eq!(log, ["1@1", "2@11", "3@21"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_due_at_the_end_was_offered() {
+        let (log, left) = run(&[Some(1), Some(2), Some(3), Some(4), Some(9), Some(10)], 1, 100, Some(5)).await;
+        assert_eq!(log, ["1@1", "2 never", "3 never", "4 never"]);
+        assert!(left >= 1, "the request of second 9 was in hand");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_loop_owes_nothing_at_the_end() {
+        let (log, left) = run(&[None; 9], 1, 100, Some(5)).await;
+        assert_eq!(log, ["0@0"]);
+        assert!(left >= 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! What is asked of the server before and after the load: is it there, and which models has it?
+
+use reqwest::{Client, StatusCode, Url};
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::headers::Headers;
+use crate::{
+    clock::Clock,
+    error::Error,
+    http::{
+        connection::{Failure, Server, join},
+        openai::error_message,
+        tls,
+    },
+    record::ErrorKind,
+    units::{Nanos, SECOND},
+};
+
+/// Between two tries of the ready check.
+const PAUSE: Nanos = Nanos(SECOND / 2);
+
+/// Asks a server about itself.
+#[derive(Debug)]
+pub struct Preflight {
+    client: Client,
+    base: Url,
+    scrub: Headers,
+}
+
+/// How an answer to a question went wrong.
+enum Trouble {
+    /// It may be well later: no connection, or the server is starting.
+    Later(String),
+    /// It will not be better later.
+    Final(String),
+}
+
+impl Preflight {
+    /// Will send `headers` with each question.
+    pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos) -> Result<Self, Error> {
+        tls::install_provider();
+        let client = Client::builder()
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .default_headers(headers.map.clone())
+            .danger_accept_invalid_certs(insecure)
+            .connect_timeout(timeout.duration())
+            .timeout(timeout.duration())
+            .build()
+            .map_err(|e| Error::Setup(format!("cannot set up HTTP: {e}")))?;
+        Ok(Preflight { client, base: base.clone(), scrub: headers.clone() })
+    }
+
+    /// Waits until the server answers, for at most `limit`.
+    pub async fn ready(&self, limit: Nanos) -> Result<(), Error> {
+        let clock = Clock::start();
+        loop {
+            match self.models().await {
+                Ok(_) => return Ok(()),
+                Err(Trouble::Final(why)) => return Err(Error::Setup(why)),
+                Err(Trouble::Later(why)) if clock.now() + PAUSE > limit => {
+                    return Err(Error::Setup(format!(
+                        "the server was not ready within {limit} (--ready-check): {why}"
+                    )));
+                }
+                Err(Trouble::Later(_)) => sleep(PAUSE.duration()).await,
+            }
+        }
+    }
+
+    /// The first model that the server names, when the user names none.
+    pub async fn model(&self) -> Result<String, Error> {
+        match self.models().await {
+            Ok(models) => models
+                .into_iter()
+                .next()
+                .ok_or_else(|| Error::Usage(format!("{} names no model at /v1/models: give --model", self.base))),
+            Err(Trouble::Later(why) | Trouble::Final(why)) => {
+                Err(Error::Setup(format!("no --model was given, and asking the server for one failed: {why}")))
+            }
+        }
+    }
+
+    /// The models that the server names; none if it does not answer the question.
+    pub async fn known_models(&self) -> Vec<String> {
+        self.models().await.unwrap_or_default()
+    }
+
+    async fn models(&self) -> Result<Vec<String>, Trouble> {
+        let url = join(&self.base, "/v1/models");
+        let response = self.client.get(&url).send().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
+        let said = || self.scrub.scrub(format!("{url} answered HTTP {status}: {}", error_message(&body)));
+        match status {
+            StatusCode::OK => {
+                let list: Value = serde_json::from_slice(&body).unwrap_or_default();
+                let Some(models) = list.get("data").and_then(Value::as_array) else {
+                    return Err(Trouble::Final(format!("{url} answered no list of models: is --base-url right?")));
+                };
+                Ok(models.iter().filter_map(|m| m.get("id")?.as_str()).map(str::to_owned).collect())
+            }
+            // It answers, it only has no such page.
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(vec![]),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Trouble::Final(format!("{}; {KEY}", said()))),
+            _ => Err(Trouble::Later(said())),
+        }
+    }
+}
+
+const KEY: &str = "set OPENAI_API_KEY, or give --header Authorization='Bearer KEY'";
+
+fn no_answer(url: &str, e: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    format!("{url} does not answer ({})", cause.to_string().split(" (os error").next().unwrap_or_default())
+}
+
+/// Opens one connection, so that a server that is not there is told once and not by every request.
+pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server, Error> {
+    let failed = |failure: Failure| Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, None, &[])));
+    let server = Server::resolve(url, insecure, timeout).await.map_err(failed)?;
+    server.connect(Clock::start()).await.map_err(failed)?;
+    Ok(server)
+}
+
+/// What the user may do about a failure. `models`: those that the server has, where the kind asks for them.
+#[must_use]
+pub fn cure(kind: ErrorKind, status: Option<u16>, models: &[String]) -> String {
+    let text = match (kind, status) {
+        (ErrorKind::Connect, _) => "is the server running, and is --base-url right? (--ready-check 60s waits for it)",
+        (ErrorKind::Dns, _) => "check the name in --base-url",
+        (ErrorKind::Tls, _) => "check the server's certificate; --insecure accepts any, http:// uses none",
+        (ErrorKind::TimeoutConnect, _) => "is the address right, or does a firewall drop the packets?",
+        (ErrorKind::TimeoutFirstToken | ErrorKind::TimeoutStall | ErrorKind::TimeoutTotal, _) => {
+            "look at the server, lower the load, or raise the limit"
+        }
+        (ErrorKind::HttpStatus, Some(401 | 403)) => KEY,
+        (ErrorKind::HttpStatus, Some(404)) if models.is_empty() => {
+            "check --model, --endpoint and the path of --base-url"
+        }
+        (ErrorKind::HttpStatus, Some(404)) => {
+            return format!("the server has: {}; check --model and --endpoint", models.join(", "));
+        }
+        (ErrorKind::HttpStatus, Some(429)) => "the server limits its load: lower --request-rate or --max-concurrency",
+        (ErrorKind::HttpStatus, Some(300..400)) => "redirects are not followed: give the final address as --base-url",
+        (ErrorKind::HttpStatus, Some(400..500)) => "the server does not take these requests: see its message",
+        (ErrorKind::Protocol, _) => "is --base-url an OpenAI-compatible server, and --endpoint its path?",
+        (ErrorKind::Cancelled | ErrorKind::NotSent, _) => "the run was ended early",
+        _ => "look at the server's log",
+    };
+    text.into()
+}

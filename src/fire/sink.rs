@@ -1,0 +1,205 @@
+//! Writes the records, on a thread of its own: a slow reader downstream never slows the sending.
+
+use std::{
+    io::{self, BufWriter, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    attempt::{Attempt, Client},
+    headers::Headers,
+    input::RequestFuncInput,
+    stop::{Stopper, Why},
+    tally::Tally,
+};
+use crate::{
+    cli,
+    clock::Clock,
+    error::Error,
+    ndjson,
+    record::{ErrorKind, RequestFuncOutput, RunRecord},
+    tokens::Tokenizer,
+    units::Nanos,
+};
+
+/// How often the line of progress is written anew.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A request that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// What was sent; the request itself is gone.
+    pub input: Identity,
+    /// When it was due.
+    pub scheduled: Nanos,
+    /// What became of it, or why it was never sent.
+    pub what: What,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum What {
+    /// It was sent, or tried to be.
+    Attempt(Box<Attempt>),
+    /// It was due, but the run ended first.
+    NotSent(Why),
+}
+
+/// What an output repeats of its request.
+#[derive(Debug, Default)]
+pub struct Identity(pub RequestFuncOutput);
+
+impl Identity {
+    /// Of this request.
+    #[must_use]
+    pub fn of(input: RequestFuncInput) -> (hyper::Request<http_body_util::Full<bytes::Bytes>>, Self) {
+        let output = RequestFuncOutput {
+            request_id: input.request_id,
+            session_id: input.session_id,
+            turn: input.turn,
+            tags: input.tags,
+            prompt_len: input.prompt_len.unwrap_or(0),
+            expected_output_len: input.expected_output_len,
+            ..RequestFuncOutput::default()
+        };
+        (input.request, Identity(output))
+    }
+}
+
+/// What the thread needs.
+pub struct Sink {
+    /// The run's first record.
+    pub run: RunRecord,
+    /// The clock of the run.
+    pub clock: Clock,
+    /// Hides secrets in errors.
+    pub headers: Headers,
+    /// Whether to keep the generated text.
+    pub keep_text: bool,
+    /// Counts tokens for a server that does not.
+    pub tokenizer: Option<Tokenizer>,
+    /// Ends the run when nobody takes the records.
+    pub stopper: Stopper,
+    /// For the line of progress; `None`: no line.
+    pub progress: Option<Progress>,
+}
+
+/// What the line of progress tells beside the counts.
+pub struct Progress {
+    /// Knows what was started and received.
+    pub client: Arc<Client>,
+    /// Requests in all, once the end of the input has been read; 0 before.
+    pub total: Arc<AtomicU64>,
+}
+
+/// How writing ended.
+#[derive(Debug)]
+pub struct Written {
+    /// The counts.
+    pub tally: Tally,
+    /// The first failure to write; everything after it is lost.
+    pub error: Option<io::Error>,
+    /// Outcomes lost to it.
+    pub lost: u64,
+    /// Outcomes that are lost if the next flush fails.
+    unflushed: u64,
+}
+
+impl Sink {
+    /// Starts the thread. It ends when all senders of outcomes are gone.
+    pub fn start(self, outcomes: mpsc::Receiver<Finished>) -> Result<thread::JoinHandle<Written>, Error> {
+        let tally = Tally::new()?;
+        thread::Builder::new()
+            .name("sink".into())
+            .spawn(move || self.write(&outcomes, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
+            .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))
+    }
+
+    fn write(self, outcomes: &mpsc::Receiver<Finished>, tally: Tally, mut out: impl Write) -> Written {
+        let mut written = Written { tally, error: None, lost: 0, unflushed: 0 };
+        let first = ndjson::write(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::stdout));
+        self.check(first, &mut written);
+        loop {
+            match outcomes.recv_timeout(TICK) {
+                Ok(outcome) => {
+                    self.record(outcome, &mut out, &mut written);
+                    // What is finished is on its way before we rest: a killed run loses none of it.
+                    while let Ok(outcome) = outcomes.try_recv() {
+                        self.record(outcome, &mut out, &mut written);
+                    }
+                    let flushed = out.flush().map_err(Error::stdout);
+                    self.check(flushed, &mut written);
+                    written.unflushed = 0;
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            self.show_progress(&written.tally, false);
+        }
+        self.show_progress(&written.tally, true);
+        written
+    }
+
+    fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {
+        let Finished { input: Identity(mut output), scheduled, what } = outcome;
+        output.run_id.clone_from(&self.run.run_id);
+        match what {
+            What::Attempt(attempt) => attempt.finish(self.clock, scheduled, |text| self.count(text), &mut output),
+            What::NotSent(why) => {
+                output.scheduled_time = self.clock.unix(scheduled);
+                output.error_kind = Some(ErrorKind::NotSent);
+                output.error = format!("due, but never sent: {}", why.words());
+            }
+        }
+        output.error = self.headers.scrub(output.error);
+        if !self.keep_text {
+            output.generated_text = None;
+        }
+        written.tally.count(&output);
+        if written.error.is_some() {
+            written.lost += 1;
+            return;
+        }
+        written.unflushed += 1;
+        let result = ndjson::write(out, &output);
+        self.check(result, written);
+    }
+
+    fn check(&self, result: Result<(), Error>, written: &mut Written) {
+        if let Err(Error::Write { source, .. }) = result
+            && written.error.is_none()
+        {
+            written.error = Some(source);
+            written.lost += written.unflushed;
+            self.stopper.cancel(Why::OutputLost);
+        }
+    }
+
+    fn count(&self, text: &str) -> Option<u32> {
+        u32::try_from(self.tokenizer.as_ref()?.count(text).ok()?).ok()
+    }
+
+    fn show_progress(&self, tally: &Tally, last: bool) {
+        let Some(Progress { client, total }) = &self.progress else { return };
+        let seconds = self.clock.now().as_secs_f64().max(1e-3);
+        let started = client.started.load(Relaxed);
+        let running = started.saturating_sub(tally.offered);
+        let rate = client.chunks.load(Relaxed) as f64 / seconds;
+        let eta = match total.load(Relaxed) {
+            total if total > 0 && tally.offered > 0 && !last => {
+                let left = total.saturating_sub(tally.offered) as f64 * seconds / tally.offered as f64;
+                format!(", about {left:.0} s left")
+            }
+            _ => String::new(),
+        };
+        let line =
+            format!("{} done, {running} running, {} failed, {rate:.0} chunks/s{eta}", tally.offered, tally.failed);
+        cli::progress("vb-fire", &line, last);
+    }
+}

@@ -1,0 +1,121 @@
+//! Counting while a run goes on: outcomes, the most frequent error, the line of progress, the end record.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hdrhistogram::Histogram;
+
+use crate::{
+    error::Error,
+    record::{ErrorKind, Percentiles, RequestFuncOutput},
+    units::Nanos,
+};
+
+/// Different messages that are told apart; a server that puts an id into each would otherwise fill the memory.
+const MESSAGES: usize = 1000;
+
+/// The counts of a run.
+#[derive(Debug)]
+pub struct Tally {
+    /// Outputs, whatever their outcome.
+    pub offered: u64,
+    /// Outputs that failed.
+    pub failed: u64,
+    /// Outputs by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
+    lag: Histogram<u64>,
+}
+
+/// The error that occurred most often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frequent {
+    /// Its kind.
+    pub kind: ErrorKind,
+    /// The HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// Its text.
+    pub message: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl Tally {
+    /// Nothing counted yet.
+    pub fn new() -> Result<Self, Error> {
+        let lag = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
+        Ok(Tally { offered: 0, failed: 0, outcomes: BTreeMap::new(), errors: HashMap::new(), lag })
+    }
+
+    /// Counts one output.
+    pub fn count(&mut self, output: &RequestFuncOutput) {
+        self.offered += 1;
+        if let Some(lag) = output.queue_time {
+            // It grows as it must; only a value beyond 2⁶³ ns could be refused.
+            let _ = self.lag.record(lag.0);
+        }
+        let name = output.error_kind.map_or("ok", ErrorKind::name);
+        *self.outcomes.entry(name.to_owned()).or_default() += 1;
+        if let Some(kind) = output.error_kind {
+            self.failed += 1;
+            let key = (kind, output.status, output.error.clone());
+            if self.errors.len() < MESSAGES || self.errors.contains_key(&key) {
+                *self.errors.entry(key).or_default() += 1;
+            }
+        }
+    }
+
+    /// The most frequent error, and by how many requests.
+    #[must_use]
+    pub fn most_frequent(&self) -> Option<Frequent> {
+        let by = |((kind, _, message), count): &(&(ErrorKind, Option<u16>, String), &u64)| {
+            (**count, std::cmp::Reverse((*kind, message.clone())))
+        };
+        let ((kind, status, message), count) = self.errors.iter().max_by_key(by)?;
+        Some(Frequent { kind: *kind, status: *status, message: message.clone(), count: *count })
+    }
+
+    /// How late requests started, against their schedule.
+    #[must_use]
+    pub fn schedule_lag(&self) -> Option<Percentiles> {
+        let at = |q| Nanos(self.lag.value_at_quantile(q));
+        (!self.lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(self.lag.max()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(kind: ErrorKind, message: &str) -> RequestFuncOutput {
+        RequestFuncOutput { error_kind: Some(kind), error: message.into(), ..RequestFuncOutput::default() }
+    }
+
+    #[test]
+    fn the_most_frequent_error_is_told() {
+        let mut tally = Tally::new().unwrap();
+        assert_eq!((tally.most_frequent(), tally.schedule_lag()), (None, None));
+        for ms in 1..=100 {
+            let queue_time = Some(Nanos(ms * 1_000_000));
+            tally.count(&RequestFuncOutput { success: true, queue_time, ..RequestFuncOutput::default() });
+        }
+        let lag = tally.schedule_lag().unwrap();
+        assert!(
+            (lag.p50.0 as f64 / 50e6 - 1.0).abs() < 0.001 && (lag.max.0 as f64 / 100e6 - 1.0).abs() < 0.001,
+            "{lag:?}"
+        );
+        for _ in 0..3 {
+            tally.count(&failed(ErrorKind::Reset, "b"));
+        }
+        for i in 0..5000 {
+            tally.count(&failed(ErrorKind::HttpStatus, &format!("request {i}")));
+        }
+        let most = tally.most_frequent().unwrap();
+        assert_eq!((most.kind, most.message.as_str(), most.count), (ErrorKind::Reset, "b", 3));
+        assert_eq!((tally.offered, tally.failed), (5103, 5003));
+        assert_eq!(
+            tally.outcomes.into_iter().collect::<Vec<_>>(),
+            [("http_status".into(), 5000), ("ok".into(), 100), ("reset".into(), 3)]
+        );
+        assert!(tally.errors.len() <= MESSAGES);
+    }
+}

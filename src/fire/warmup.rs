@@ -1,0 +1,72 @@
+//! Warm-up requests: of the same shape as those measured, but never the same, so that no cache is primed for them.
+
+use rand::seq::SliceRandom;
+use serde_json::Value;
+
+use crate::{
+    record::{Prompt, SampleRequest},
+    rng,
+};
+
+/// The warm-up request `number`, made from a measured one: the same words or tokens in another order.
+///
+/// It begins with its own number, so that it shares no first block with any other prompt.
+#[must_use]
+pub fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
+    let mut sample = model.clone();
+    sample.request_id = Some(format!("warmup-{number}"));
+    sample.timestamp = None;
+    match &mut sample.prompt {
+        Some(Prompt::Text(text)) => *text = scrambled_text(text, seed, number),
+        Some(Prompt::Ids(ids)) => shuffle(ids, seed, number),
+        Some(Prompt::Texts(texts)) => texts.iter_mut().for_each(|t| *t = scrambled_text(t, seed, number)),
+        Some(Prompt::IdLists(lists)) => lists.iter_mut().for_each(|ids| shuffle(ids, seed, number)),
+        None => {}
+    }
+    for content in sample.messages.iter_mut().flatten().filter_map(|m| m.get_mut("content")) {
+        scramble_content(content, seed, number);
+    }
+    sample
+}
+
+/// The content of a message is text, or parts of which some are text.
+fn scramble_content(content: &mut Value, seed: u64, number: u32) {
+    match content {
+        Value::String(text) => *text = scrambled_text(text, seed, number),
+        Value::Array(parts) => {
+            for text in parts.iter_mut().filter_map(|p| p.get_mut("text")) {
+                scramble_content(text, seed, number);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn scrambled_text(text: &str, seed: u64, number: u32) -> String {
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    shuffle(&mut words, seed, number);
+    format!("{number} {}", words.join(" "))
+}
+
+fn shuffle<T>(items: &mut [T], seed: u64, number: u32) {
+    items.shuffle(&mut rng::stream(seed, "warmup", u64::from(number)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warm_up_is_like_a_request_but_never_the_same() {
+        for line in [
+            r#"{"prompt":"one two three four five six","expected_output_len":3,"timestamp":4}"#,
+            r#"{"prompt":[1,2,3,4,5,6,7,8]}"#,
+            r#"{"messages":[{"role":"user","content":"one two three"},{"role":"user","content":[{"type":"text","text":"a b c"}]}]}"#,
+        ] {
+            let model: SampleRequest = serde_json::from_str(line).unwrap();
+            let (a, b) = (scrambled(&model, 0, 0), scrambled(&model, 0, 1));
+            assert!(a != b && a.prompt.is_none_or(|p| Some(p) != model.prompt), "{line}");
+            assert_eq!((b.expected_output_len, b.timestamp), (model.expected_output_len, None));
+        }
+    }
+}

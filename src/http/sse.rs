@@ -1,0 +1,185 @@
+//! Server-sent events: bytes in any cut, events out.
+//!
+//! The whole grammar of the WHATWG HTML standard, section 9.2.6: lines end in LF, CR or CRLF, a BOM may come first,
+//! one space behind the colon is dropped, lines that begin with a colon are comments, `data` lines are joined by LF, and
+//! a blank line ends the event.
+
+/// The largest event that is read; beyond this a stream is broken rather than long.
+const LARGEST_EVENT: usize = 64 << 20;
+
+/// An event is larger than any server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// Splits a stream of bytes into events. Nothing is allocated once its buffers have grown to the size of an event.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// A line whose end has not arrived.
+    line: Vec<u8>,
+    /// The data of the event being read, each line followed by LF.
+    data: Vec<u8>,
+    /// Whether the last byte was a CR, so that an LF now belongs to it.
+    after_cr: bool,
+    /// Whether the first line is over, before which a BOM may stand.
+    begun: bool,
+}
+
+impl Events {
+    /// Reads `bytes` and hands the data of each event that they complete to `take`.
+    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), TooLarge> {
+        while let Some(first) = bytes.first() {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                bytes = &bytes[1..];
+                continue;
+            }
+            let Some(end) = bytes.iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+                self.line.extend_from_slice(bytes);
+                break;
+            };
+            self.after_cr = bytes[end] == b'\r';
+            if self.line.is_empty() {
+                self.line_ended(&bytes[..end], &mut take);
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(&bytes[..end]);
+                self.line_ended(&line, &mut take);
+                line.clear();
+                self.line = line;
+            }
+            bytes = &bytes[end + 1..];
+        }
+        if self.line.len() + self.data.len() > LARGEST_EVENT { Err(TooLarge) } else { Ok(()) }
+    }
+
+    /// The stream has ended. The standard drops an event without its blank line; servers exist that end
+    /// on `data: [DONE]` with one newline or none, so what stands there complete is still taken.
+    pub fn finish(&mut self, mut take: impl FnMut(&[u8])) {
+        let line = std::mem::take(&mut self.line);
+        if value(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
+            self.line_ended(&line, &mut take);
+        }
+        self.line_ended(b"", &mut take);
+    }
+
+    fn without_bom<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        if self.begun { line } else { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) }
+    }
+
+    fn line_ended(&mut self, line: &[u8], take: &mut impl FnMut(&[u8])) {
+        let line = self.without_bom(line);
+        self.begun = true;
+        if line.is_empty() {
+            if let Some(data) = self.data.strip_suffix(b"\n") {
+                take(data);
+            }
+            self.data.clear();
+        } else if let Some((b"data", value)) = value(line) {
+            self.data.extend_from_slice(value);
+            self.data.push(b'\n');
+        }
+        // `event`, `id`, `retry` and whatever else say nothing about tokens.
+    }
+}
+
+/// The field's name and value; `None` for a comment.
+fn value(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    match line.iter().position(|b| *b == b':') {
+        Some(0) => None,
+        Some(colon) => {
+            let value = &line[colon + 1..];
+            Some((&line[..colon], value.strip_prefix(b" ").unwrap_or(value)))
+        }
+        None => Some((line, b"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+        let (mut reader, mut got) = (Events::default(), Vec::new());
+        for piece in pieces {
+            reader.push(piece, |data| got.push(String::from_utf8_lossy(data).into_owned())).unwrap();
+        }
+        reader.finish(|data| got.push(String::from_utf8_lossy(data).into_owned()));
+        got
+    }
+
+    #[test]
+    fn the_grammar() {
+        for (text, want) in [
+            ("data: a\n\ndata: b\n\n", vec!["a", "b"]),
+            ("data:a\r\n\r\ndata:  b\r\n\r\n", vec!["a", " b"]),
+            ("data: a\r\rdata: b\r\r", vec!["a", "b"]),
+            ("\u{feff}data: a\n\n", vec!["a"]),
+            ("data: a\ndata: b\n\n", vec!["a\nb"]),
+            ("data\n\n", vec![""]),
+            (": comment\n\nevent: x\nid: 7\nretry: 1\ndata: a\nunknown: y\n\n", vec!["a"]),
+            ("event: only\n\n\n\n", vec![]),
+            ("data: {\"a\":\n\ndata: cut", vec!["{\"a\":"]),
+            ("data: [DONE]", vec!["[DONE]"]),
+            ("data: [DONE]\n", vec!["[DONE]"]),
+            ("data: 1\n\ndata: [DON", vec!["1"]),
+            ("", vec![]),
+        ] {
+            assert_eq!(events([text.as_bytes()]), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_endless_event_is_refused() {
+        let mut reader = Events::default();
+        let piece = vec![b'x'; LARGEST_EVENT / 2];
+        assert_eq!(reader.push(&piece, |_| ()), Ok(()));
+        assert_eq!(reader.push(&piece, |_| ()), Ok(()));
+        assert_eq!(reader.push(b"x", |_| ()), Err(TooLarge));
+    }
+
+    /// The standard's algorithm, as slow and as literal as can be.
+    fn by_the_book(text: &str) -> Vec<String> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
+        let (mut got, mut data) = (Vec::new(), Vec::new());
+        let mut lines: Vec<&str> = text.split('\n').collect();
+        let last = lines.pop().unwrap();
+        if last.strip_prefix("data:").is_some_and(|v| v.strip_prefix(' ').unwrap_or(v) == "[DONE]") {
+            lines.push(last);
+        }
+        lines.push("");
+        for line in lines {
+            if line.is_empty() {
+                if !data.is_empty() {
+                    got.push(data.join("\n"));
+                }
+                data.clear();
+            } else if !line.starts_with(':') {
+                let (name, value) = line.split_once(':').unwrap_or((line, ""));
+                if name == "data" {
+                    data.push(value.strip_prefix(' ').unwrap_or(value).to_owned());
+                }
+            }
+        }
+        got
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_network_cuts_does_not_matter(
+            text in "\u{feff}?(data: ?[abü:]{0,3}|data: \\[DONE\\]|data|: c|event: e|\r\n|\n|\r){0,40}",
+            cuts in prop::collection::vec(1_usize..7, 1..60),
+        ) {
+            let (mut rest, mut pieces) = (text.as_bytes(), Vec::new());
+            for n in cuts {
+                let (head, tail) = rest.split_at(n.min(rest.len()));
+                pieces.push(head);
+                rest = tail;
+            }
+            pieces.push(rest);
+            let whole = events([text.as_bytes()]);
+            prop_assert_eq!(&events(pieces), &whole);
+            prop_assert_eq!(whole, by_the_book(&text));
+        }
+    }
+}
