@@ -1,0 +1,248 @@
+"""The checks of scripts/check-vllm.sh: what our programs say against what a real vLLM says.
+
+check_vllm.py model TOKENIZER_JSON FOLDER    writes a tiny Llama with random weights around a tokenizer
+check_vllm.py ready URL PID                  waits until the server answers, or its process is gone
+check_vllm.py check URL BIN MODEL_FOLDER     runs the checks and prints a table; exit 1 if one fails
+
+It needs only the standard library, and numpy-free arithmetic is enough for it.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODEL = "tiny"
+MAX_LEN = 2048
+
+
+def make_model(tokenizer, folder):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tokenizer, folder / "tokenizer.json")
+    vocabulary = json.loads(pathlib.Path(tokenizer).read_text())["model"]["vocab"]
+    size = (len(vocabulary) + 63) // 64 * 64
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": size, "hidden_size": 128,
+        "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 32, "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
+        "torch_dtype": "bfloat16",
+    }
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096, "chat_template": template}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+
+
+def wait_ready(url, pid):
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        try:
+            if urllib.request.urlopen(f"{url}/health", timeout=5).status == 200:
+                return
+        except OSError:
+            pass
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            sys.exit("vLLM has ended before it was ready")
+        time.sleep(1)
+    sys.exit("vLLM was not ready within ten minutes")
+
+
+class Checks:
+    """Runs the programs, and keeps a line for each check."""
+
+    def __init__(self, url, bin_folder, model_folder):
+        self.url, self.bin, self.model_folder = url, pathlib.Path(bin_folder), model_folder
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vb-check-"))
+        self.rows = []
+
+    def row(self, name, passed, seen):
+        self.rows.append((name, passed, seen))
+        print(f"{'ok  ' if passed else 'FAIL'} {name}: {seen}", flush=True)
+
+    def tool(self, name, *args, stdin=b"", codes=(0,)):
+        done = subprocess.run([self.bin / name, *map(str, args)], input=stdin, capture_output=True, timeout=900)
+        if done.returncode not in codes:
+            sys.exit(f"{name} {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr.decode()}")
+        return done
+
+    def metrics(self):
+        """vLLM's counters, by name, summed over labels."""
+        # The engine's numbers reach the page with its next step; a finished request may be a moment behind.
+        time.sleep(0.5)
+        page = urllib.request.urlopen(f"{self.url}/metrics", timeout=10).read().decode()
+        values = {}
+        for name, value in re.findall(r"^(vllm:[a-z0-9_]+)(?:\{.*\})? ([0-9.e+-]+)$", page, re.M):
+            values[name] = values.get(name, 0.0) + float(value)
+        return values
+
+    def run(self, gen, fire):
+        """vb-gen | vb-fire, and what the server's counters gained by it."""
+        before = self.metrics()
+        base = ["--base-url", self.url, "--model", MODEL]
+        requests = self.tool("vb-gen", *gen).stdout
+        outputs = self.tool("vb-fire", *base, *fire, stdin=requests).stdout
+        after = self.metrics()
+        gained = {name: value - before.get(name, 0.0) for name, value in after.items()}
+        lines = [json.loads(line) for line in outputs.splitlines()]
+        asked = {r["request_id"]: r for r in map(json.loads, requests.splitlines())}
+        return asked, [line for line in lines if line["type"] == "output"], outputs, gained
+
+    def workload(self, name, gen, fire, count):
+        asked, outputs, raw, gained = self.run(["--num-prompts", count, *gen], fire)
+        good = [o for o in outputs if o["success"]]
+        self.row(f"{name}: every request succeeds", len(good) == count == len(outputs), f"{len(good)} of {count}")
+        wrong = [o for o in good if o["prompt_len"] != asked[o["request_id"]]["prompt_len"]]
+        lengths = sorted({o["prompt_len"] for o in good})
+        self.row(
+            f"{name}: prompt lengths as the server counts them",
+            not wrong and len(good) == count,
+            f"{len(wrong)} mismatches in {len(good)}, {lengths[0]} to {lengths[-1]} tokens",
+        )
+        short = [o for o in good if o["output_tokens"] != o["expected_output_len"]]
+        self.row(f"{name}: output lengths as asked for", not short, f"{len(short)} mismatches in {len(good)}")
+        for what, ours, counter in [
+            ("requests", len(good), "vllm:request_success_total"),
+            ("prompt tokens", sum(o["prompt_len"] for o in good), "vllm:prompt_tokens_total"),
+            ("output tokens", sum(o["output_tokens"] for o in good), "vllm:generation_tokens_total"),
+        ]:
+            theirs = gained[counter]
+            self.row(f"{name}: {what} equal the server's counter", ours == theirs, f"{ours} and {theirs:.0f}")
+        self.times(name, good, gained)
+        return good, raw
+
+    def times(self, name, good, gained):
+        """Our means against the server's: never earlier than its own, and later by no more than the path between."""
+        tokens = sum(o["output_tokens"] - 1 for o in good)
+        ours_itl = sum(o["latency"] - o["ttft"] for o in good) / tokens
+        theirs_itl = gained["vllm:inter_token_latency_seconds_sum"] / gained["vllm:inter_token_latency_seconds_count"]
+        ours_ttft = sum(o["ttft"] for o in good) / len(good)
+        theirs_ttft = gained["vllm:time_to_first_token_seconds_sum"] / gained["vllm:time_to_first_token_seconds_count"]
+        lag = max(o["queue_time"] for o in good)
+        # HTTP parsing and the way between vLLM's processes, on a machine where client and server share two cores,
+        # and the client's own lag.
+        bound = 0.030 + lag
+        self.row(
+            f"{name}: mean TTFT within the client's lag of the server's",
+            -0.002 < ours_ttft - theirs_ttft < bound,
+            f"{ours_ttft * 1e3:.2f} and {theirs_ttft * 1e3:.2f} ms (allowed {bound * 1e3:.0f} ms more)",
+        )
+        self.row(
+            f"{name}: mean ITL within the client's lag of the server's",
+            abs(ours_itl - theirs_itl) < max(0.001, 0.05 * theirs_itl),
+            f"{ours_itl * 1e3:.3f} and {theirs_itl * 1e3:.3f} ms",
+        )
+
+    def all(self):
+        random = ["--dataset-name", "random", "--input-len", 200, "--range-ratio", 0.9, "--output-len", 16]
+        loop = ["--max-concurrency", 4]
+        builtin = ["--tokenizer", "builtin"]
+        self.workload("completions, text", [*random, *builtin], loop, 200)
+        _, raw = self.workload("completions, ids", [*random, *builtin, "--prompt-token-ids", "--seed", 1], loop, 200)
+        chat = [*random, "--backend", "openai-chat", "--seed", 2]
+        self.workload("chat", [*chat, "--tokenizer", self.model_folder], [*loop, "--backend", "openai-chat"], 200)
+        served = ["--tokenizer", "server", "--base-url", self.url, "--model", MODEL, "--seed", 3]
+        self.workload("completions, the server's tokenizer", [*random, *served], loop, 20)
+        poisson = ["--request-rate", 20, "--max-concurrency", 16, "--num-warmups", 0]
+        self.workload("completions, 20 requests a second", [*random, *builtin, "--seed", 4], poisson, 60)
+        self.token_ids()
+        self.errors()
+        self.stats(raw)
+        self.sweep()
+
+    def token_ids(self):
+        """Counting by the ids in the chunks must agree with usage: chunks are not tokens."""
+        gen = ["--num-prompts", 20, "--input-len", 50, "--output-len", 64, "--seed", 5]
+        _, outputs, _, _ = self.run(gen, ["--max-concurrency", 4, "--extra-body", '{"return_token_ids":true}'])
+        good = [o for o in outputs if o["success"]]
+        ours = sum(sum(o.get("chunk_tokens", [1] * (len(o["itl"]) + 1))) for o in good)
+        usage = sum(o["output_tokens"] for o in good)
+        self.row("token ids in the chunks add up to usage", len(good) == 20 and ours == usage, f"{ours} and {usage}")
+
+    def errors(self):
+        long = json.dumps({"prompt": [5] * (MAX_LEN + 1000), "expected_output_len": 4}).encode()
+        for name, stdin, extra, want in [
+            ("an over-long prompt", long, [], "maximum context length is 2048"),
+            ("an unknown model", b'{"prompt":"hi"}', ["--model", "nope"], "does not exist"),
+            ("max_tokens beyond the model's length", b'{"prompt":"hi","expected_output_len":5000}', [], "max_tokens"),
+            ("a wrong path", b'{"prompt":"hi"}', ["--endpoint", "/v1/nothing"], "Not Found"),
+        ]:
+            base = ["--base-url", self.url, "--model", MODEL, *extra]
+            base = base[:2] + base[4:] if "--model" in extra else base
+            done = self.tool("vb-fire", *base, stdin=stdin, codes=(1,))
+            output = json.loads(done.stdout.splitlines()[1])
+            told = want in output["error"] and want in done.stderr.decode()
+            self.row(f"{name}: http_status in the server's words", output["error_kind"] == "http_status" and told, output["error"][:90])
+
+    def stats(self, raw):
+        """vb-stats writes what vLLM's own plots read."""
+        result = json.loads(self.tool("vb-stats", stdin=raw).stdout)
+        folder = self.folder / "plots"
+        runs = []
+        for concurrency, factor in [(4, 1.0), (8, 1.5), (16, 2.0)]:
+            run = dict(result, max_concurrency=concurrency)
+            run["output_throughput"] *= factor
+            runs.append({k: v for k, v in run.items() if k != "vb"})
+        cell = folder / "SERVE--a-BENCH--b"
+        cell.mkdir(parents=True)
+        (cell / "summary.json").write_text(json.dumps(runs))
+        for plot, args in [
+            ("plot", ["--var-x", "max_concurrency", "--var-y", "median_ttft_ms", "--curve-by", "model_id", "--fig-name", "figure"]),
+            ("plot_pareto", ["--user-count-var", "max_concurrency"]),
+        ]:
+            done = subprocess.run(
+                ["vllm", "bench", "sweep", plot, str(folder), *args], capture_output=True, timeout=600, text=True
+            )
+            drawn = [p.name for p in folder.rglob("*.png")]
+            words = done.stderr.strip().splitlines()[-1:] if done.returncode else ""
+            self.row(f"vLLM's `bench sweep {plot}` draws our results", done.returncode == 0 and bool(drawn), f"{drawn} {words}")
+            for picture in folder.rglob("*.png"):
+                picture.unlink()
+
+    def sweep(self):
+        """The default sweep, against this server instead of the simulated one."""
+        config = (ROOT / "config.yaml").read_text().replace("base_url: sim", f"base_url: {self.url}")
+        path = self.folder / "config.yaml"
+        path.write_text(config)
+        env = dict(os.environ, VB_BIN=str(self.bin))
+        done = subprocess.run(
+            [ROOT / "scripts/sweep.sh", path, "--results", self.folder / "results"],
+            capture_output=True, timeout=1800, text=True, env=env,
+        )
+        tables = list((self.folder / "results").glob("*/aggregate_results_*.csv"))
+        rows = tables[0].read_text().splitlines()[1:] if tables else []
+        cells = list((self.folder / "results").glob("*/bench_*.json"))
+        failed = sum(json.loads(cell.read_text())["failed"] for cell in cells)
+        whole = done.returncode == 0 and len(rows) == len(cells) == 6 and failed == 0
+        self.row("the default sweep runs to its end", whole, f"exit {done.returncode}, {len(cells)} cells, {failed} failed requests")
+        if not whole:
+            print(done.stderr[-2000:])
+
+
+def main():
+    command, *args = sys.argv[1:]
+    if command == "model":
+        make_model(*args)
+    elif command == "ready":
+        wait_ready(*args)
+    else:
+        checks = Checks(*args)
+        checks.all()
+        shutil.rmtree(checks.folder)
+        bad = [name for name, passed, _ in checks.rows if not passed]
+        print(f"\n{len(checks.rows) - len(bad)} passed, {len(bad)} failed")
+        sys.exit(1 if bad else 0)
+
+
+main()

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# Runs a sweep: for each cell of the config's grid  vb-gen > requests, vb-fire < requests > outputs, vb-stats < outputs,
+# then vb-agg over all cells.
+#
+#   scripts/sweep.sh [config.yaml] [--dry-run] [--new] [--results DIR]
+#
+#   --dry-run      print the commands and do nothing
+#   --new          start a new folder even where an unfinished sweep of this config could be resumed
+#   --results DIR  where the folder of the sweep goes (default: results, beside scripts/)
+#
+# A sweep that was cut (Ctrl-C, a crash, a server that died) goes on where it was when the same command is run again:
+# complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
+set -uo pipefail
+
+say() { printf 'sweep: %s\n' "$*" >&2; }
+die() { say "$2"; exit "$1"; }
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+config='' results=$root/results dry=false new=false
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) dry=true ;;
+    --new) new=true ;;
+    --results) results=${2:?--results needs a folder}; shift ;;
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -*) die 2 "unknown flag $1; see scripts/sweep.sh --help" ;;
+    *) [ -z "$config" ] || die 2 "one config at a time: $config or $1"; config=$1 ;;
+  esac
+  shift
+done
+config=${config:-$root/config.yaml}
+
+bin=${VB_BIN:-$root/target/release}
+if [ -z "${VB_BIN:-}" ]; then
+  cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
+fi
+
+# The grid. Without a seed of the user's the prompts are new in each sweep, so that a server's prefix cache cannot
+# hold those of the last one.
+stamp=$(date +%Y%m%d_%H%M%S)
+seed=()
+grep -q '^seed[[:space:]]*:' "$config" 2>/dev/null || seed=(--seed "$(date +%s)")
+plan() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
+cells=$(plan) || exit $?
+IFS=$'\t' read -r _ _ _ _ _ _ base_url model <<<"$cells"
+name=${model//[^A-Za-z0-9._-]/_}
+
+# The folder: the newest unfinished sweep of this very config, or a new one.
+folder=''
+if ! $new; then
+  for old in "$results/${name}"_*/; do
+    [ -f "$old/config.yaml" ] && cmp -s "$config" "$old/config.yaml" || continue
+    compgen -G "$old/aggregate_results_*.csv" >/dev/null || folder=${old%/}
+  done
+fi
+if [ -n "$folder" ]; then
+  say "resuming $folder (--new starts afresh)"
+  [ ! -f "$folder/seed" ] || { read -r old_seed <"$folder/seed" && seed=(--seed "$old_seed"); }
+  cells=$(plan) || exit $?
+else
+  folder=$results/${name}_$stamp
+fi
+if ! $dry; then
+  mkdir -p "$folder" && cp "$config" "$folder/config.yaml" || die 4 "cannot write to $folder"
+  [ ${#seed[@]} -eq 0 ] || printf '%s\n' "${seed[1]}" >"$folder/seed"
+fi
+
+# The simulated server. In a process group of its own, so that Ctrl-C lets it serve what is still in flight.
+sim=''
+finish() { [ -z "$sim" ] || kill "$sim" 2>/dev/null; }
+trap finish EXIT
+stopped=false
+trap 'stopped=true' INT TERM
+if [ "$base_url" = sim ]; then
+  if $dry; then
+    printf 'vb-sim --config %q --port 0 --served-model-name %q &\n' "$config" "$model"
+    base_url='http://127.0.0.1:PORT'
+  else
+    set -m
+    "$bin/vb-sim" --config "$config" --port 0 --served-model-name "$model" >"$folder/sim.url" &
+    sim=$!
+    set +m
+    until [ -s "$folder/sim.url" ]; do
+      kill -0 "$sim" 2>/dev/null || die 4 "vb-sim did not start"
+      sleep 0.05
+    done
+    read -r base_url <"$folder/sim.url"
+  fi
+fi
+fire=(--config "$config" --base-url "$base_url")
+[ "$model" = - ] || fire+=(--model "$model")
+
+total=$(printf '%s\n' "$cells" | grep -c .)
+number=0 failed=0
+while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
+  number=$((number + 1))
+  path=$folder/$cell
+  gen_args=(--config "$config" --base-url "$base_url" --input-len "$input" --output-len "$output" --num-prompts "$prompts" --seed "$cell_seed")
+  fire_args=("${fire[@]}" --max-concurrency "$concurrency")
+  if $dry; then
+    printf 'vb-gen'; printf ' %q' "${gen_args[@]}"; printf ' > %q\n' "$path.requests.ndjson"
+    printf 'vb-fire'; printf ' %q' "${fire_args[@]}"; printf ' < %q > %q\n' "$path.requests.ndjson" "$path.outputs.ndjson"
+    printf 'vb-stats --config %q %q > %q\n' "$config" "$path.outputs.ndjson" "$path.json"
+    continue
+  fi
+  if [ -f "$path.json" ]; then
+    say "$number/$total $cell: complete already"
+    continue
+  fi
+  say "$number/$total $cell"
+  "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || die $? "vb-gen failed on $cell"
+  "$bin/vb-fire" "${fire_args[@]}" <"$path.requests.ndjson" >"$path.outputs.ndjson"
+  code=$?
+  # 1: it ran, but more requests failed than --fail-above allows. The cell is complete and says so.
+  case $code in
+    0) ;;
+    1) failed=$((failed + 1)) ;;
+    *) die "$code" "stopped at $cell; run the same command again to go on" ;;
+  esac
+  $stopped && die 130 "stopped; run the same command again to go on"
+  "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null && mv "$path.json.part" "$path.json" ||
+    die 4 "vb-stats failed on $cell"
+done <<<"$cells"
+
+csv=$folder/aggregate_results_${stamp%_*}.csv
+if $dry; then
+  printf 'vb-agg %q > %q\n' "$folder" "$csv"
+  exit 0
+fi
+"$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null && mv "$csv.part" "$csv" || die 4 "vb-agg failed"
+rm -f "$folder/sim.url"
+say "the table is $csv"
+say "each cell's requests, outputs and results are beside it"
+[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above"
