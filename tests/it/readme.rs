@@ -1,0 +1,112 @@
+//! Every command in the READMEs is run, in their order, against the simulated server.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::tool::{self, Sim};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The shell blocks of a page.
+fn blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn both_languages_show_the_same_commands_and_output() {
+    assert_eq!(blocks("README.md"), blocks("README.zh.md"));
+    let output = |page: &str| {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        text.split("```text\n").nth(1).unwrap().split("```").next().unwrap().to_owned()
+    };
+    assert_eq!(output("README.md"), output("README.zh.md"));
+}
+
+#[test]
+fn every_recipe_runs() {
+    let has_jq = Command::new("jq").arg("--version").output().is_ok();
+    assert!(has_jq || std::env::var_os("CI").is_none(), "CI must have jq, so that all recipes are run");
+    let folder = tool::folder("readme");
+    fixtures(&folder);
+    let data = root().join("tests/data");
+    let sim = Sim::start(&[]);
+    let cert = data.join("tls-cert.pem");
+    let key = data.join("tls-key.pem");
+    let tls = Sim::start(&[
+        "--tls-cert",
+        cert.to_str().unwrap(),
+        "--tls-key",
+        key.to_str().unwrap(),
+        "--api-key",
+        "sk-your-key",
+        "--served-model-name",
+        "my-model",
+    ]);
+    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+
+    let recipes = blocks("README.md");
+    assert_eq!(recipes[..2], ["scripts/sweep.sh\n", "cargo test\n"], "the two commands");
+    assert!(recipes.len() >= 12);
+    for recipe in &recipes[2..] {
+        if !has_jq && recipe.contains("jq ") {
+            eprintln!("not run, for want of jq:\n{recipe}");
+            continue;
+        }
+        let script = recipe.replace("http://127.0.0.1:8000", &sim.url).replace("https://api.example.com", &tls.url);
+        let done = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", &script])
+            .current_dir(&folder)
+            .env("PATH", &path)
+            .env("SSL_CERT_FILE", data.join("tls-ca.pem"))
+            .env_remove("OPENAI_API_KEY")
+            .output()
+            .unwrap();
+        let done = tool::done(done);
+        assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
+        assert!(!done.stderr.contains("sk-your-key"), "{}", done.stderr);
+    }
+    for (name, completed) in [
+        ("result", 100),
+        ("again", 40),
+        ("open", 60),
+        ("short", 20),
+        ("shape", 40),
+        ("merged", 60),
+        ("search", 20),
+        ("chat", 20),
+        ("sharegpt.result", 20),
+        ("old", 200),
+    ] {
+        let Ok(text) = std::fs::read_to_string(folder.join(name).with_extension("json").to_str().unwrap().replace("sharegpt.json", "sharegpt.result.json")) else {
+            assert!(!has_jq, "{name}.json was not written");
+            continue;
+        };
+        let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&result["completed"], &result["failed"]), (&completed.into(), &0.into()), "{name}");
+    }
+    let csv = std::fs::read_to_string(folder.join("old.csv")).unwrap();
+    assert!(csv.lines().count() >= 3, "{csv}");
+}
+
+/// The files that recipes take for granted.
+fn fixtures(folder: &Path) {
+    let turn = |text: &str| format!(r#"{{"from":"human","value":"{text}"}}"#);
+    let talk = |i: usize| {
+        let question = format!("Please tell me about number {i} and what makes it special to people");
+        format!(r#"{{"id":"{i}","conversations":[{},{}]}}"#, turn(&question), turn("It is a number like many others, I would say."))
+    };
+    let talks: Vec<String> = (0..30).map(talk).collect();
+    let whole = format!("[{}]", talks.join(","));
+    std::fs::write(folder.join("sharegpt.json"), &whole[..whole.len() - 60]).unwrap();
+    let prompts: Vec<String> = (0..40).map(|i| format!("{{\"prompt\":\"Say {i} in French\",\"output_tokens\":8}}\n")).collect();
+    std::fs::write(folder.join("prompts.jsonl"), prompts.concat()).unwrap();
+    let old = folder.join("old-results");
+    std::fs::create_dir(&old).unwrap();
+    std::fs::copy(root().join("tests/data/stats-vllm-detailed.json"), old.join("detailed.json")).unwrap();
+}
