@@ -17,13 +17,13 @@ use crate::{config, error::Error};
 /// Parses the command line, puts the values of `--config` under it, and runs the tool.
 ///
 /// Flags may be spelled with underscores, as vLLM's parser allows.
-pub fn main<A>(tool: &str, run: impl FnOnce(&A) -> Result<(), Error>) -> ExitCode
+pub fn main<A>(tool: &str, run: impl FnOnce(A) -> Result<(), Error>) -> ExitCode
 where
     A: CommandFactory + FromArgMatches,
 {
     let argv: Vec<OsString> = std::env::args_os().map(hyphens).collect();
     let done = config::under(A::command(), argv)
-        .and_then(|matches| run(&A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?));
+        .and_then(|matches| run(A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?));
     report(tool, done)
 }
 

@@ -186,20 +186,23 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
 /// `request_rate: 4` → `--request-rate=4`; lists repeat the flag, maps become JSON, `true` is the bare flag.
 fn flags(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<OsString>, String> {
     let name = format!("--{}", key.replace('_', "-"));
-    let one = |value: &Value| -> Result<OsString, String> {
-        let text = match value {
-            Value::String(text) => text.clone(),
-            Value::Number(n) => n.to_string(),
-            Value::Bool(b) => b.to_string(),
-            other => serde_json::to_string(other).map_err(|e| format!("`{key}` cannot be written as JSON: {e}"))?,
-        };
-        Ok(format!("{name}={text}").into())
+    let scalar = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Number(n) => Ok(n.to_string()),
+        Value::Bool(b) => Ok(b.to_string()),
+        other => serde_json::to_string(other).map_err(|e| format!("`{key}` cannot be written as JSON: {e}")),
     };
+    let one = |value: &Value| Ok(format!("{name}={}", scalar(value)?).into());
     match (value, action) {
         (Value::Null | Value::Bool(false), ArgAction::SetTrue) | (Value::Null, _) => Ok(vec![]),
         (Value::Bool(true), ArgAction::SetTrue) => Ok(vec![name.into()]),
         (_, ArgAction::SetTrue) => Err(format!("`{key}` is true or false")),
-        (Value::Sequence(list), _) => list.iter().map(one).collect(),
+        (Value::Sequence(list), ArgAction::Append) => list.iter().map(one).collect(),
+        // `metric_percentiles: [50, 99]` is `--metric-percentiles 50,99`.
+        (Value::Sequence(list), _) => {
+            let items: Vec<String> = list.iter().map(scalar).collect::<Result<_, _>>()?;
+            Ok(vec![format!("{name}={}", items.join(",")).into()])
+        }
         _ => Ok(vec![one(value)?]),
     }
 }
@@ -246,7 +249,9 @@ mod tests {
         let value = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
         let set = |key: &str, text: &str| flags(key, &value(text), &ArgAction::Set);
         assert_eq!(set("request_rate", "4").unwrap(), ["--request-rate=4"]);
-        assert_eq!(set("goodput", "[a, b]").unwrap(), ["--goodput=a", "--goodput=b"]);
+        assert_eq!(set("metric_percentiles", "[50, 99.9]").unwrap(), ["--metric-percentiles=50,99.9"]);
+        let append = flags("goodput", &value("[a, b]"), &ArgAction::Append).unwrap();
+        assert_eq!(append, ["--goodput=a", "--goodput=b"]);
         assert_eq!(set("extra_body", "{a: 1}").unwrap(), [r#"--extra-body={"a":1}"#]);
         assert_eq!(flags("no_text", &value("true"), &ArgAction::SetTrue).unwrap(), ["--no-text"]);
         assert!(flags("no_text", &value("false"), &ArgAction::SetTrue).unwrap().is_empty());

@@ -11,7 +11,7 @@ pub struct Args {
 }
 
 /// Runs the tool.
-pub fn run(args: &Args) -> Result<(), Error> {
+pub fn run(args: Args) -> Result<(), Error> {
     let _ = args;
     Ok(())
 }
