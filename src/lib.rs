@@ -14,6 +14,7 @@ pub mod agg;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod data;
 pub mod error;
 pub mod fire;
 pub mod generate;

@@ -1,17 +1,305 @@
-//! `vb-gen`.
+//! `vb-gen`: a dataset becomes requests.
+//!
+//! ```text
+//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | custom | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
+//! ```
 
-use crate::{config::ConfigFlag, error::Error};
+mod custom;
+mod fit;
+mod grid;
+mod length;
+mod ordered;
+mod random;
+mod replay;
+mod rows;
+mod sharegpt;
+mod sonnet;
+mod words;
+mod writer;
 
-/// `vb-gen`.
+use std::path::{Path, PathBuf};
+
+use clap::ArgAction;
+use serde_json::Value;
+
+use self::{fit::Framed, writer::Writer};
+pub use self::{
+    grid::GridFormat,
+    length::{OutputLen, RangeRatio},
+};
+use crate::{
+    cli,
+    config::ConfigFlag,
+    error::Error,
+    record::{Object, SampleRequest},
+    tokens::{Server, Tokenizer},
+    units::{parse_count, parse_count_u32},
+};
+
+/// Writes requests for `vb-fire` to standard output, one JSON object a line.
+///
+/// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
+/// gives the same bytes on any machine.
 #[derive(Debug, clap::Parser)]
-#[command(name = "vb-gen", version)]
+#[command(name = "vb-gen", version, after_help = EXAMPLES)]
 pub struct Args {
+    /// Where prompts come from.
+    #[arg(long, value_enum, default_value_t = DatasetName::Random)]
+    dataset_name: DatasetName,
+    /// The dataset's file; `-` is standard input (custom and replay).
+    #[arg(long, value_name = "FILE")]
+    dataset_path: Option<PathBuf>,
+    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay].
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    num_prompts: Option<u64>,
+    /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
+    #[arg(long, value_name = "TOKENS", aliases = ["random-input-len", "sonnet-input-len"], value_parser = parse_count_u32)]
+    input_len: Option<u32>,
+    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet 150; custom 256;
+    /// sharegpt: the length of the real answer].
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len"],
+        allow_hyphen_values = true
+    )]
+    output_len: Option<OutputLen>,
+    /// Vary lengths by up to this share either way, as 0.1 or {"input":0.1,"output":0.5} (random).
+    #[arg(long, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
+    range_ratio: RangeRatio,
+    /// Tokens that all prompts share in front (random: added to the input length; sonnet: part of it, 200).
+    #[arg(long, value_name = "TOKENS", aliases = ["random-prefix-len", "sonnet-prefix-len"], value_parser = parse_count_u32)]
+    prefix_len: Option<u32>,
+    /// Send token ids instead of text (random and replay).
+    #[arg(long)]
+    prompt_token_ids: bool,
+    /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
+    #[arg(long, value_name = "NAME", default_value = "builtin")]
+    tokenizer: String,
+    /// The API that the requests are for: with openai-chat, lengths are those of the whole rendered chat.
+    #[arg(long, value_enum, default_value_t = Backend::Openai)]
+    backend: Backend,
+    /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    base_url: String,
+    /// The model's name at the server, for --tokenizer server.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Another seed gives other prompts, which the server's prefix cache does not know.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// What request ids begin with; a number follows [default: vb-SEED-].
+    #[arg(long, value_name = "TEXT")]
+    request_id_prefix: Option<String>,
+    /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
+    #[arg(long)]
+    no_ignore_eos: bool,
+    /// Stop where the file has no more rows, instead of writing some of them twice.
+    #[arg(long)]
+    no_oversample: bool,
+    /// Keep the order of the file.
+    #[arg(long)]
+    disable_shuffle: bool,
+    /// Take what is whole of a file that was cut, and leave out bad rows.
+    #[arg(long)]
+    lenient: bool,
+    /// Put this into the `tags` of every request.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag, action = ArgAction::Append, num_args(1..))]
+    tag: Vec<(String, String)>,
+    /// Write the cells of the config's grid instead of requests.
+    #[arg(long, value_enum, value_name = "FORMAT", num_args(0..=1), default_missing_value = "json")]
+    grid: Option<GridFormat>,
+    /// Print the JSON Schema of a request.
+    #[arg(long)]
+    schema: bool,
     #[command(flatten)]
     config: ConfigFlag,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  vb-gen --input-len 256 --output-len 128 --num-prompts 100 --tokenizer Qwen/Qwen2.5-7B-Instruct \\
+    | vb-fire --base-url http://127.0.0.1:8000 --model M --max-concurrency 16 | vb-stats
+  vb-gen --dataset-name sharegpt --dataset-path sharegpt.json --tokenizer ./model | tee requests.ndjson | vb-fire ...
+  jq -c '{prompt: .question}' mine.jsonl | vb-gen --dataset-name custom --dataset-path - --num-prompts 0 | vb-fire ...
+  vb-gen --dataset-name replay --dataset-path outputs.ndjson | vb-fire ...
+  vb-gen --grid tsv --config config.yaml | while IFS=$'\\t' read -r in out mc np seed name; do ...; done";
+
+/// The datasets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum DatasetName {
+    /// Random words or token ids of exact length.
+    Random,
+    /// Real conversations: the first question, and the length of its answer.
+    Sharegpt,
+    /// Lines of Shakespeare's sonnets, built in.
+    Sonnet,
+    /// Your own prompts: lines with `prompt` or `messages`.
+    Custom,
+    /// Requests or outcomes that were saved.
+    Replay,
+}
+
+/// The APIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// `/v1/completions`.
+    Openai,
+    /// `/v1/chat/completions`: the prompt becomes one message of the user.
+    OpenaiChat,
+}
+
+/// What was asked for, checked and with its defaults.
+#[derive(Debug)]
+struct Plan {
+    tokenizer: Tokenizer,
+    chat: bool,
+    seed: u64,
+    /// 0: all rows.
+    num_prompts: u64,
+    dataset_path: Option<PathBuf>,
+    input_len: u32,
+    output_len: Option<OutputLen>,
+    default_output_len: u32,
+    range_ratio: RangeRatio,
+    prefix_len: u32,
+    prompt_token_ids: bool,
+    no_ignore_eos: bool,
+    shuffle: bool,
+    oversample: bool,
+    lenient: bool,
+}
+
+impl Plan {
+    /// How a text reaches the model.
+    fn framed(&self) -> Result<Framed<'_>, Error> {
+        Framed::new(&self.tokenizer, self.chat)
+    }
+
+    /// The dataset's file.
+    fn file(&self) -> Result<&Path, Error> {
+        self.dataset_path
+            .as_deref()
+            .ok_or_else(|| Error::Usage("this dataset needs a file: --dataset-path FILE".into()))
+    }
+
+    /// Tokens to generate, where every request has the same.
+    fn output_tokens(&self) -> u32 {
+        match self.output_len {
+            Some(OutputLen::Tokens(n)) => n,
+            _ => self.default_output_len,
+        }
+    }
+
+    /// The body that makes a server generate all tokens that were asked for.
+    fn ignore_eos(&self) -> Option<Object> {
+        (!self.no_ignore_eos).then(|| Object::from_iter([("ignore_eos".to_owned(), Value::Bool(true))]))
+    }
+}
+
+impl Args {
+    /// Checks what cannot be checked flag by flag.
+    fn check(&self) -> Result<(), Error> {
+        use DatasetName::{Custom, Random, Replay, Sharegpt, Sonnet};
+        let wrong = |what: &str| Err(Error::Usage(what.into()));
+        let dataset = self.dataset_name;
+        if self.prompt_token_ids && !matches!(dataset, Random | Replay) {
+            return wrong("--prompt-token-ids works with --dataset-name random and replay only");
+        }
+        if self.prompt_token_ids && self.backend == Backend::OpenaiChat {
+            return wrong("--prompt-token-ids works with --backend openai only: a chat takes text");
+        }
+        if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
+            return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
+        }
+        if self.num_prompts == Some(0) && matches!(dataset, Random | Sonnet) {
+            return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
+        }
+        if matches!(dataset, Sharegpt | Custom | Replay) && self.dataset_path.is_none() {
+            return wrong("this dataset needs a file: --dataset-path FILE");
+        }
+        Ok(())
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        if self.tokenizer != "server" {
+            return Tokenizer::open(&self.tokenizer);
+        }
+        let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
+        Server::new(&self.base_url, self.model.clone(), key).map(Tokenizer::from_server)
+    }
+
+    fn plan(self) -> Result<Plan, Error> {
+        self.check()?;
+        let tokenizer = self.tokenizer()?;
+        let sonnet = self.dataset_name == DatasetName::Sonnet;
+        let default_output_len = match self.dataset_name {
+            DatasetName::Custom => 256,
+            DatasetName::Sonnet => 150,
+            _ => 128,
+        };
+        let chat = self.backend == Backend::OpenaiChat;
+        if chat && !tokenizer.knows_chats() {
+            warn(format!(
+                "the tokenizer {} has no chat template: prompt_len counts the text alone, and the server will count more; \
+                 --tokenizer server knows",
+                tokenizer.name()
+            ));
+        }
+        Ok(Plan {
+            tokenizer,
+            chat,
+            seed: self.seed,
+            num_prompts: self.num_prompts.unwrap_or(if self.dataset_name == DatasetName::Replay { 0 } else { 1000 }),
+            dataset_path: self.dataset_path,
+            input_len: self.input_len.unwrap_or(if sonnet { 550 } else { 1024 }),
+            output_len: self.output_len,
+            default_output_len,
+            range_ratio: self.range_ratio,
+            prefix_len: self.prefix_len.unwrap_or(if sonnet { 200 } else { 0 }),
+            prompt_token_ids: self.prompt_token_ids,
+            no_ignore_eos: self.no_ignore_eos,
+            shuffle: !self.disable_shuffle,
+            oversample: !self.no_oversample,
+            lenient: self.lenient,
+        })
+    }
+}
+
+/// `key=value` of a tag.
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write it as KEY=VALUE".into()),
+    }
+}
+
+/// One line on standard error.
+fn warn(what: impl std::fmt::Display) {
+    cli::warn("vb-gen", what);
+}
+
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let _ = args;
-    Ok(())
+    if args.schema {
+        return cli::print_schema::<SampleRequest>();
+    }
+    if let Some(format) = args.grid {
+        let config = args.config.config.as_deref();
+        let config = config.ok_or_else(|| Error::Usage("--grid is in a config: --config config.yaml".into()))?;
+        return grid::run(config, format, args.seed);
+    }
+    let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
+    let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+    let dataset = args.dataset_name;
+    let plan = args.plan()?;
+    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
+    match dataset {
+        DatasetName::Random => random::run(&plan, &mut writer)?,
+        DatasetName::Sharegpt => sharegpt::run(&plan, &mut writer)?,
+        DatasetName::Sonnet => sonnet::run(&plan, &mut writer)?,
+        DatasetName::Custom => custom::run(&plan, &mut writer)?,
+        DatasetName::Replay => replay::run(&plan, &mut writer)?,
+    }
+    writer.finish()
 }

@@ -1,9 +1,17 @@
 //! Tokenizers: text to token ids and back, and how many.
 
-use std::path::Path;
+mod chat;
+mod hub;
+mod segments;
+mod server;
 
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value;
 use tokenizers::Tokenizer as Local;
 
+pub use self::server::Server;
+use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
 use crate::error::Error;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
@@ -13,8 +21,16 @@ pub const BUILTIN: &str = include_str!("builtin.json");
 /// Text to token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    local: Local,
+    engine: Engine,
     name: String,
+    chat: Option<Arc<ChatTemplate>>,
+}
+
+/// Who does the work.
+#[derive(Debug, Clone)]
+enum Engine {
+    Local(Box<Local>, Option<Arc<Segments>>),
+    Server(Server),
 }
 
 impl Tokenizer {
@@ -23,11 +39,35 @@ impl Tokenizer {
         Self::from_json(BUILTIN.as_bytes(), "builtin")
     }
 
-    /// A `tokenizer.json`, or a folder that holds one.
+    /// By the value of `--tokenizer`: `builtin`, a file or folder, or an id on the Hugging Face hub.
+    ///
+    /// `server` is not among them, since it needs an address: [`Tokenizer::from_server`].
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let path = Path::new(name);
+        if name == "builtin" {
+            Self::builtin()
+        } else if path.exists() {
+            Self::from_path(path)
+        } else if hub::is_id(name) {
+            let tokenizer = Self::from_path(&Hub::from_env().folder(name)?)?;
+            Ok(Tokenizer { name: name.to_owned(), ..tokenizer })
+        } else {
+            Err(Error::Usage(format!(
+                "no tokenizer `{name}`: it is neither a file nor a folder, nor can it be an id on the hub; \
+                 give a tokenizer.json, its folder, an id such as Qwen/Qwen2.5-7B-Instruct, `builtin` or `server`"
+            )))
+        }
+    }
+
+    /// A `tokenizer.json`, or a folder that holds one. A chat template beside it is taken along.
     pub fn from_path(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let json = std::fs::read(&file).map_err(|e| Error::read(&file, e))?;
-        Self::from_json(&json, &path.display().to_string())
+        let mut tokenizer = Self::from_json(&json, &path.display().to_string())?;
+        if let Some(folder) = file.parent() {
+            tokenizer.chat = ChatTemplate::from_folder(folder)?.map(Arc::new);
+        }
+        Ok(tokenizer)
     }
 
     /// The content of a `tokenizer.json`; `name` is for messages and results.
@@ -37,46 +77,89 @@ impl Tokenizer {
         // Lengths are ours to decide: a file may ask for padding or truncation.
         local.with_padding(None);
         local.with_truncation(None).map_err(|e| Error::Usage(format!("{name}: {e}")))?;
-        Ok(Tokenizer { local, name: name.to_owned() })
+        let segments = Segments::of(&local).map(Arc::new);
+        Ok(Tokenizer { engine: Engine::Local(Box::new(local), segments), name: name.to_owned(), chat: None })
     }
 
-    /// How it was named: `builtin`, a path, or an id on the hub.
+    /// The tokenizer of a running server, by its `/tokenize` and `/detokenize`.
+    #[must_use]
+    pub fn from_server(server: Server) -> Self {
+        Tokenizer { engine: Engine::Server(server), name: "server".into(), chat: None }
+    }
+
+    /// How it was named: `builtin`, a path, an id on the hub, or `server`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
+    /// Whether each question costs a round trip.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.engine, Engine::Server(_))
+    }
+
     /// The token ids of `text`, with the special tokens that the model's own template adds if `special`.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
-        match self.local.encode_fast(text, special) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => Err(Error::Input(format!("the tokenizer {} cannot encode a text: {e}", self.name))),
+        match &self.engine {
+            Engine::Server(server) => server.tokenize(text, special),
+            Engine::Local(local, _) => match local.encode_fast(text, special) {
+                Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+                Err(e) => Err(Error::Input(format!("the tokenizer {} cannot encode a text: {e}", self.name))),
+            },
         }
     }
 
     /// The number of tokens of `text`, without special ones.
     pub fn count(&self, text: &str) -> Result<usize, Error> {
+        if let Engine::Local(local, Some(segments)) = &self.engine
+            && let Some(count) = segments.count(local, text)
+        {
+            return Ok(count);
+        }
         Ok(self.encode(text, false)?.len())
+    }
+
+    /// Whether it can tell how long a chat is once the model's template has been put round it.
+    #[must_use]
+    pub fn knows_chats(&self) -> bool {
+        self.is_remote() || self.chat.is_some()
+    }
+
+    /// The number of tokens of a chat as the model gets it: template, roles and the opening of the answer included.
+    ///
+    /// Without a template ([`Tokenizer::knows_chats`]) it is the number of tokens of the texts alone.
+    pub fn count_chat(&self, messages: &[Value]) -> Result<usize, Error> {
+        match (&self.engine, &self.chat) {
+            (Engine::Server(server), _) => server.count_chat(messages),
+            // The template writes the special tokens itself.
+            (Engine::Local(..), Some(template)) => self.count(&template.render(messages)?),
+            (Engine::Local(..), None) => messages.iter().map(|m| self.count(&chat::text(m))).sum(),
+        }
     }
 
     /// The text of these ids, special tokens left in.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
-        self.local
-            .decode(ids, false)
-            .map_err(|e| Error::Input(format!("the tokenizer {} cannot decode ids: {e}", self.name)))
+        match &self.engine {
+            Engine::Server(server) => server.detokenize(ids),
+            Engine::Local(local, _) => local
+                .decode(ids, false)
+                .map_err(|e| Error::Input(format!("the tokenizer {} cannot decode ids: {e}", self.name))),
+        }
     }
 
     /// How many special tokens a single text gets.
     pub fn special_tokens_added(&self) -> Result<usize, Error> {
-        Ok(self.encode("", true)?.len())
+        // Some servers refuse an empty text.
+        Ok(self.encode("a", true)?.len().saturating_sub(self.encode("a", false)?.len()))
     }
 
-    /// The ids that are neither special nor added: what random prompts may be made of, in ascending order.
+    /// The ids that are neither special nor added, in ascending order; none for a server, which does not list them.
     #[must_use]
     pub fn ordinary_ids(&self) -> Vec<u32> {
-        let added = self.local.get_added_tokens_decoder();
-        let mut ids: Vec<u32> =
-            self.local.get_vocab(false).into_values().filter(|id| !added.contains_key(id)).collect();
+        let Engine::Local(local, _) = &self.engine else { return Vec::new() };
+        let added = local.get_added_tokens_decoder();
+        let mut ids: Vec<u32> = local.get_vocab(false).into_values().filter(|id| !added.contains_key(id)).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -97,5 +180,19 @@ mod tests {
         assert_eq!(tokenizer.special_tokens_added().unwrap(), 0);
         let ids = tokenizer.ordinary_ids();
         assert!(ids.len() == 3112 && ids[0] == 1, "{} from {}", ids.len(), ids[0]);
+    }
+
+    #[test]
+    fn a_chat_without_a_template_is_as_long_as_its_texts() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let messages = [serde_json::json!({"role": "user", "content": "Shall I compare thee"})];
+        assert!(!tokenizer.knows_chats());
+        assert_eq!(tokenizer.count_chat(&messages).unwrap(), 4);
+    }
+
+    #[test]
+    fn a_name_that_can_be_nothing_is_refused_with_the_cure() {
+        let error = Tokenizer::open("/no/such/folder").unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("`builtin` or `server`"), "{error}");
     }
 }

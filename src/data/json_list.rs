@@ -1,0 +1,156 @@
+//! A long JSON list, found out element by element: where each begins and ends, without building any of it.
+
+use std::io::{self, BufRead};
+
+use super::rows::Span;
+
+/// What a file that should be a list of objects turned out to hold.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Its whole elements, in their order.
+    pub(super) spans: Vec<Span>,
+    /// Why the list does not end as a list does; `None` when it does.
+    pub(super) broken: Option<Broken>,
+}
+
+/// Where and how a list broke off.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// Counted from 0.
+    pub(super) byte: u64,
+    pub(super) what: &'static str,
+}
+
+/// Where the scan stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Before,
+    /// In the list, with the number of brackets open within the element; 0 is between elements.
+    List {
+        depth: u32,
+    },
+    /// In a string of an element at this depth.
+    Text {
+        depth: u32,
+        escaped: bool,
+    },
+    After,
+}
+
+/// Finds the elements. Only brackets and strings are looked at; each element is parsed when it is needed.
+pub(super) fn scan(mut input: impl BufRead) -> io::Result<Listing> {
+    let mut listing = Listing::default();
+    let mut state = State::Before;
+    let (mut offset, mut element) = (0_u64, 0_u64);
+    let broken = 'scan: loop {
+        let bytes = input.fill_buf()?;
+        if bytes.is_empty() {
+            break at_the_end(state);
+        }
+        for &byte in bytes {
+            let before = state;
+            state = match step(state, byte) {
+                Ok(next) => next,
+                Err(what) => break 'scan Some(what),
+            };
+            match (before, state) {
+                (State::List { depth: 0 }, State::List { depth: 1 }) => element = offset,
+                (State::List { depth: 1 }, State::List { depth: 0 }) => {
+                    listing.spans.push(Span { offset: element, len: offset + 1 - element, line: 0 });
+                }
+                _ => {}
+            }
+            offset += 1;
+        }
+        let n = bytes.len();
+        input.consume(n);
+    };
+    listing.broken = broken.map(|what| Broken { byte: offset, what });
+    Ok(listing)
+}
+
+fn step(state: State, byte: u8) -> Result<State, &'static str> {
+    Ok(match (state, byte) {
+        (State::Text { depth, escaped: false }, b'"') => State::List { depth },
+        (State::Text { depth, escaped }, _) => State::Text { depth, escaped: !escaped && byte == b'\\' },
+        (_, b' ' | b'\t' | b'\r' | b'\n') | (State::List { depth: 0 }, b',') => state,
+        (State::Before, b'[') => State::List { depth: 0 },
+        (State::Before, _) => return Err("a list `[ … ]` of conversations should begin here"),
+        (State::After, _) => return Err("the list is over, but the file goes on"),
+        (State::List { depth: 0 }, b'{') => State::List { depth: 1 },
+        (State::List { depth: 0 }, b']') => State::After,
+        (State::List { depth: 0 }, _) => return Err("a conversation `{ … }` should begin here"),
+        (State::List { depth }, b'{' | b'[') => State::List { depth: depth + 1 },
+        (State::List { depth }, b'}' | b']') => State::List { depth: depth - 1 },
+        (State::List { depth }, b'"') => State::Text { depth, escaped: false },
+        (State::List { .. }, _) => state,
+    })
+}
+
+fn at_the_end(state: State) -> Option<&'static str> {
+    match state {
+        State::Before => Some("the file is empty"),
+        State::List { depth: 0 } => Some("the file ends before its list does"),
+        State::List { .. } => Some("the file ends in the middle of a conversation"),
+        State::Text { .. } => Some("the file ends in the middle of a string"),
+        State::After => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn elements(text: &str) -> Vec<&str> {
+        let listing = scan(text.as_bytes()).unwrap();
+        let part = |s: &Span| {
+            let from = usize::try_from(s.offset).unwrap();
+            &text[from..from + usize::try_from(s.len).unwrap()]
+        };
+        listing.spans.iter().map(part).collect()
+    }
+
+    #[test]
+    fn brackets_and_quotes_in_strings_do_not_count() {
+        let text = r#" [ {"a":"}]\"\\"}, {"b":[{"c":1}]} ,{}]
+        "#;
+        assert_eq!(elements(text), [r#"{"a":"}]\"\\"}"#, r#"{"b":[{"c":1}]}"#, "{}"]);
+        assert_eq!(scan(text.as_bytes()).unwrap().broken, None);
+    }
+
+    #[test]
+    fn a_cut_is_told_with_its_byte() {
+        for (text, byte, what) in [
+            ("", 0, "the file is empty"),
+            ("{}", 0, "a list `[ … ]` of conversations should begin here"),
+            ("[{},3]", 4, "a conversation `{ … }` should begin here"),
+            (r#"[{},{"a":"b"#, 11, "the file ends in the middle of a string"),
+            ("[{},{", 5, "the file ends in the middle of a conversation"),
+            ("[{}", 3, "the file ends before its list does"),
+            ("[{}]x", 4, "the list is over, but the file goes on"),
+        ] {
+            assert_eq!(scan(text.as_bytes()).unwrap().broken, Some(Broken { byte, what }), "{text}");
+        }
+        assert_eq!(elements(r#"[{},{"a":"b"#), ["{}"]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_list_of_objects_comes_apart_where_serde_says(
+            texts in proptest::collection::vec(("[\\\\\"\\[\\]{},a\n]{0,12}", 0..3_usize), 0..6), pretty in any::<bool>(),
+        ) {
+            let list: Vec<Value> = texts.iter().map(|(t, n)| json!({"v": vec![t; *n], (t.clone()): {"x": t}})).collect();
+            let text = if pretty { serde_json::to_string_pretty(&list) } else { serde_json::to_string(&list) }.unwrap();
+            let got: Vec<Value> = elements(&text).iter().map(|e| serde_json::from_str(e).unwrap()).collect();
+            prop_assert_eq!(got, list);
+        }
+
+        #[test]
+        fn no_bytes_make_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            scan(&bytes[..]).unwrap();
+        }
+    }
+}

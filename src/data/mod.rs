@@ -1,0 +1,9 @@
+//! What ships with the project, and the files that datasets come in.
+
+mod json_list;
+mod rows;
+
+pub use self::rows::{Row, Rows};
+
+/// Shakespeare's sonnets, one line of verse a line, apostrophes and punctuation left out.
+pub const SONNETS: &str = include_str!("sonnets.txt");

@@ -1,0 +1,163 @@
+//! The rows of a dataset file in any order, without holding them: where each begins, read when it is its turn.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use super::json_list;
+use crate::error::Error;
+
+/// Where a row lies in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// Counted from 1; 0 where the file is not one of lines.
+    pub(super) line: u64,
+}
+
+/// A dataset file whose rows were found but not read: 24 bytes for each.
+#[derive(Debug)]
+pub struct Rows {
+    file: Mutex<File>,
+    name: String,
+    spans: Vec<Span>,
+}
+
+/// One row, and what messages call its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its JSON.
+    pub json: Vec<u8>,
+    /// `file:LINE`, or `file: byte N`.
+    pub place: String,
+}
+
+impl Rows {
+    /// A JSON list of objects, as ShareGPT's.
+    ///
+    /// A list that breaks off is an error; if `lenient`, what is whole is taken, and the second value says how much.
+    pub fn of_list(path: &Path, lenient: bool) -> Result<(Self, Option<String>), Error> {
+        let (file, name) = open(path)?;
+        let listing = json_list::scan(buffered(&file)).map_err(|e| Error::read(path, e))?;
+        let count = listing.spans.len();
+        let cut = listing.broken.map(|b| format!("{name}: byte {}: {}", b.byte, b.what));
+        let note = match cut {
+            Some(cut) if !lenient || count == 0 => {
+                return Err(Error::Input(format!(
+                    "{cut} (after {count} whole conversations): get the whole file, or pass --lenient to use those"
+                )));
+            }
+            Some(cut) => Some(format!("{cut}; taking the {count} whole conversations before it")),
+            None => None,
+        };
+        Ok((Rows { file: Mutex::new(file), name, spans: listing.spans }, note))
+    }
+
+    /// A file with a JSON object on each line that is not blank.
+    pub fn of_lines(path: &Path) -> Result<Self, Error> {
+        let (file, name) = open(path)?;
+        let spans = lines(buffered(&file)).map_err(|e| Error::read(path, e))?;
+        Ok(Rows { file: Mutex::new(file), name, spans })
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// The row at `index`.
+    pub fn read(&self, index: usize) -> Result<Option<Row>, Error> {
+        let Some(span) = self.spans.get(index) else { return Ok(None) };
+        let mut json = Vec::new();
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(span.offset))
+            .and_then(|_| file.by_ref().take(span.len).read_to_end(&mut json))
+            .map_err(|source| Error::Read { from: self.name.clone(), source })?;
+        let place = match span.line {
+            0 => format!("{}: byte {}", self.name, span.offset),
+            line => format!("{}:{line}", self.name),
+        };
+        Ok(Some(Row { json, place }))
+    }
+}
+
+impl Row {
+    /// The error for a row that serde could not take. Rows of one line get the column.
+    #[must_use]
+    pub fn bad_json(&self, e: &serde_json::Error) -> Error {
+        let text = e.to_string();
+        let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+        match (e.line(), e.column()) {
+            (1, column) if column > 0 => Error::Input(format!("{}:{column}: {what}", self.place)),
+            _ => self.wrong(what),
+        }
+    }
+
+    /// The error for a row that is not what it should be.
+    #[must_use]
+    pub fn wrong(&self, what: &str) -> Error {
+        Error::Input(format!("{}: {what}", self.place))
+    }
+}
+
+fn open(path: &Path) -> Result<(File, String), Error> {
+    let name = path.display().to_string();
+    let regular = path.metadata().map_err(|e| Error::read(path, e))?.is_file();
+    if !regular {
+        return Err(Error::Usage(format!(
+            "{name} is not a regular file: its rows are read in random order, so save it to one first"
+        )));
+    }
+    Ok((File::open(path).map_err(|e| Error::read(path, e))?, name))
+}
+
+fn buffered(file: &File) -> BufReader<&File> {
+    BufReader::with_capacity(1 << 18, file)
+}
+
+fn lines(mut input: impl BufRead) -> io::Result<Vec<Span>> {
+    let mut spans = Vec::new();
+    let (mut offset, mut line, mut buffer) = (0, 0, Vec::new());
+    loop {
+        buffer.clear();
+        let len = input.read_until(b'\n', &mut buffer)? as u64;
+        if len == 0 {
+            return Ok(spans);
+        }
+        line += 1;
+        if !buffer.trim_ascii().is_empty() {
+            spans.push(Span { offset, len, line });
+        }
+        offset += len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_found_with_their_numbers() {
+        let spans = lines(&b"{}\n\n  \n{\"a\":1}"[..]).unwrap();
+        assert_eq!(spans, [Span { offset: 0, len: 3, line: 1 }, Span { offset: 7, len: 7, line: 4 }]);
+    }
+
+    #[test]
+    fn a_mistake_is_told_with_its_column_only_on_one_line() {
+        let row = |json: &str, place: &str| Row { json: json.into(), place: place.into() };
+        let error = |row: &Row| row.bad_json(&serde_json::from_slice::<serde_json::Value>(&row.json).unwrap_err());
+        assert_eq!(error(&row("{\"a\":}", "f:3")).to_string(), "f:3:6: expected value");
+        assert_eq!(error(&row("{\n\"a\":}", "f: byte 7")).to_string(), "f: byte 7: expected value");
+    }
+}

@@ -1,0 +1,87 @@
+//! `--dataset-name custom`: the user's own prompts, one JSON object a line.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{
+    Plan,
+    fit::Framed,
+    length::OutputLen,
+    rows::{self, Kept},
+    warn,
+    writer::{Fitted, Writer},
+};
+use crate::{
+    cli,
+    data::{Row, Rows},
+    error::Error,
+    ndjson::Lines,
+    record::{Prompt, SampleRequest},
+};
+
+/// What a row has beside the keys of a request.
+#[derive(Deserialize)]
+struct Extra {
+    output_tokens: Option<u32>,
+}
+
+/// Writes `--num-prompts` rows, or all.
+pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let path = plan.file()?;
+    let framed = plan.framed()?;
+    if path.is_file() {
+        return rows::run(plan, &Rows::of_lines(path)?, writer, |row| request(row, plan, framed));
+    }
+    stream(plan, framed, path, writer)
+}
+
+/// A pipe, in its own order: to shuffle it, all of it would have to be held.
+fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Result<(), Error> {
+    let (input, name) = cli::open(path)?;
+    let mut lines = Lines::new(input, name.clone());
+    while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
+        let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
+        let row = Row { json, place: format!("{name}:{}", lines.number()) };
+        match request(&row, plan, framed) {
+            Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_fitted(request, fitted))?,
+            Err(e @ Error::Input(_)) if plan.lenient => warn(format!("{e}; left out")),
+            Err(e) => return Err(e),
+        }
+        // Whoever feeds the pipe line by line may wait for what comes out.
+        writer.flush()?;
+    }
+    if writer.written() < plan.num_prompts {
+        warn(format!("{name} had {} usable rows: wrote those, since a pipe cannot be read again", writer.written()));
+    }
+    Ok(())
+}
+
+fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
+    let mut request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let extra: Extra = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    request.expected_output_len = Some(match plan.output_len {
+        Some(OutputLen::Tokens(n)) => n,
+        Some(OutputLen::PerRow) => extra.output_tokens.or(request.expected_output_len).ok_or_else(|| {
+            row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
+        })?,
+        None => request.expected_output_len.unwrap_or(plan.output_tokens()),
+    });
+    let measured = match request.prompt_len {
+        Some(len) => len as usize,
+        None => measure(row, &request, framed)?,
+    };
+    Ok(Some((request, Fitted::as_is(measured))))
+}
+
+/// The number of prompt tokens that the server will report.
+fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
+    match (&request.prompt, &request.messages) {
+        (Some(Prompt::Text(text)), _) => framed.count(text),
+        (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
+        (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
+        (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
+        (None, Some(messages)) => framed.tokenizer.count_chat(messages),
+        (None, None) => Err(row.wrong("neither `prompt` nor `messages`: a request needs one of them")),
+    }
+}

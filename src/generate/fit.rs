@@ -1,0 +1,136 @@
+//! A text made exactly as long as it should be, counted the way the server will count it.
+
+use std::cmp::Ordering;
+
+use serde_json::json;
+
+use crate::{error::Error, tokens::Tokenizer};
+
+/// How many times a text is changed before it is taken as it is. The first try is nearly always right.
+const TRIES: usize = 32;
+
+/// A tokenizer together with what the server puts round a text: special tokens, or a chat template.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Framed<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    chat: bool,
+    /// Special tokens, which do not depend on the text.
+    special: usize,
+}
+
+impl<'a> Framed<'a> {
+    /// For `/v1/completions`, or for chats.
+    pub(super) fn new(tokenizer: &'a Tokenizer, chat: bool) -> Result<Self, Error> {
+        let special = if chat { 0 } else { tokenizer.special_tokens_added()? };
+        Ok(Framed { tokenizer, chat, special })
+    }
+
+    /// The number of tokens that the server will report for `text`.
+    pub(super) fn count(&self, text: &str) -> Result<usize, Error> {
+        if self.chat {
+            return self.tokenizer.count_chat(&[json!({"role": "user", "content": text})]);
+        }
+        Ok(self.tokenizer.count(text)? + self.special)
+    }
+
+    /// How many of those are not the text's own.
+    pub(super) fn overhead(&self) -> Result<usize, Error> {
+        if self.chat {
+            return Ok(self.count("a")?.saturating_sub(self.tokenizer.count("a")?));
+        }
+        Ok(self.special)
+    }
+}
+
+/// A text that can be shortened piece by piece.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    text: String,
+    /// Where each piece that may be cut off begins, in bytes.
+    pieces: Vec<usize>,
+}
+
+impl Draft {
+    /// Begins with what must stay.
+    pub(super) fn after(fixed: &str) -> Self {
+        Draft { text: fixed.to_owned(), pieces: Vec::new() }
+    }
+
+    /// Appends a piece that may be cut off again.
+    pub(super) fn push(&mut self, piece: &str) {
+        self.pieces.push(self.text.len());
+        self.text.push_str(piece);
+    }
+
+    /// Appends a line of verse; each of its words may be cut off again.
+    pub(super) fn push_line(&mut self, line: &str) {
+        for (i, word) in line.split(' ').enumerate() {
+            self.pieces.push(self.text.len());
+            self.text.push(if i == 0 { '\n' } else { ' ' });
+            self.text.push_str(word);
+        }
+    }
+
+    fn cut(&mut self, pieces: usize) {
+        let rest = self.pieces.len().saturating_sub(pieces);
+        if let Some(end) = self.pieces.get(rest) {
+            self.text.truncate(*end);
+            self.pieces.truncate(rest);
+        }
+    }
+
+    /// Cuts or lengthens the end until the text has `want` tokens, with pieces from `next` that are one token each.
+    ///
+    /// Gives the text and its true number of tokens, which is another one if it could not be done.
+    pub(super) fn fit<'p>(
+        mut self,
+        want: usize,
+        count: impl Fn(&str) -> Result<usize, Error>,
+        mut next: impl FnMut() -> &'p str,
+    ) -> Result<(String, usize), Error> {
+        let mut got = count(&self.text)?;
+        for _ in 0..TRIES {
+            match got.cmp(&want) {
+                Ordering::Equal => break,
+                Ordering::Less => (got..want).for_each(|_| self.push(next())),
+                // A piece has one token or more, so this may cut too much, which the next round fills up.
+                Ordering::Greater => self.cut(got - want),
+            }
+            got = count(&self.text)?;
+        }
+        Ok((self.text, got))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A tokenizer of one token for each two bytes: pieces merge across their joints.
+    fn pairs(text: &str) -> Result<usize, Error> {
+        Ok(text.len().div_ceil(2))
+    }
+
+    proptest! {
+        #[test]
+        fn every_length_is_reached_even_if_pieces_merge(
+            pieces in proptest::collection::vec("[a-z]{1,9}", 0..40), want in 3..60_usize,
+        ) {
+            let mut draft = Draft::after("kept ");
+            pieces.iter().for_each(|p| draft.push(p));
+            let (text, got) = draft.fit(want, pairs, || "xy").unwrap();
+            prop_assert!(text.starts_with("kept "));
+            prop_assert_eq!((got, pairs(&text).unwrap()), (want, want));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_keeps_its_true_length() {
+        let three = |text: &str| Ok(text.len() / 3 * 3);
+        let (text, got) = Draft::after("").fit(4, three, || "abc").unwrap();
+        assert_eq!(got, three(&text).unwrap());
+        assert_ne!(got, 4);
+    }
+}

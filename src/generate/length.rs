@@ -1,0 +1,132 @@
+//! How long prompts and answers are to be.
+
+use serde::Deserialize;
+
+use crate::{error::Error, rng};
+
+/// By how much lengths vary: the share of the length on either side, from 0 up to but not including 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RangeRatio {
+    /// Of the prompt.
+    #[serde(default)]
+    pub input: f64,
+    /// Of the answer.
+    #[serde(default)]
+    pub output: f64,
+}
+
+impl std::str::FromStr for RangeRatio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let both = |r: f64| RangeRatio { input: r, output: r };
+        let ratio = text.trim().parse().map(both).ok().or_else(|| serde_json::from_str(text).ok());
+        ratio.filter(|r| [r.input, r.output].iter().all(|x| (0.0..1.0).contains(x))).ok_or_else(|| {
+            format!("`{text}` is not a range ratio: write 0.1, or {{\"input\":0.1,\"output\":0.5}}, each under 1")
+        })
+    }
+}
+
+/// The value of `--output-len`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputLen {
+    /// The same for all, before the range ratio.
+    Tokens(u32),
+    /// Each row's own, written `-1`.
+    PerRow,
+}
+
+impl std::str::FromStr for OutputLen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "-1" => Ok(OutputLen::PerRow),
+            number => match crate::units::parse_count_u32(number)? {
+                0 => Err("an answer has at least 1 token (-1: each row's own length)".into()),
+                n => Ok(OutputLen::Tokens(n)),
+            },
+        }
+    }
+}
+
+/// A uniform draw of whole numbers, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    low: u64,
+    high: u64,
+}
+
+impl Range {
+    /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
+    pub(super) fn around(n: u32, ratio: f64) -> Self {
+        let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
+        let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
+        Range { low: low.max(1), high: high.max(1) }
+    }
+}
+
+/// The lengths of all prompts and answers of a run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lengths {
+    pub(super) input: Range,
+    pub(super) output: Range,
+}
+
+impl Lengths {
+    /// Tokens of prompt and answer of `item`.
+    pub(super) fn of(&self, seed: u64, item: u64) -> (usize, u32) {
+        let mut rng = rng::stream(seed, "lengths", item);
+        let input = rng::between(&mut rng, self.input.low, self.input.high);
+        let output = rng::between(&mut rng, self.output.low, self.output.high);
+        (usize::try_from(input).unwrap_or(usize::MAX), u32::try_from(output).unwrap_or(u32::MAX))
+    }
+}
+
+/// What is left of `total` tokens behind the `overhead` that the server adds.
+pub(super) fn without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
+    let rest = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|rest| *rest > 0);
+    rest.ok_or_else(|| {
+        Error::Usage(format!(
+            "--input-len {total} has no room for {what}, {overhead} tokens: make it {} or more",
+            overhead + 1
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_a_range_are_vllms() {
+        assert_eq!(Range::around(1024, 0.0), Range { low: 1024, high: 1024 });
+        assert_eq!(Range::around(128, 0.3), Range { low: 89, high: 167 });
+        assert_eq!(Range::around(1, 0.9), Range { low: 1, high: 2 });
+    }
+
+    #[test]
+    fn ratios_are_a_number_or_one_for_each_side() {
+        assert_eq!("0.25".parse(), Ok(RangeRatio { input: 0.25, output: 0.25 }));
+        assert_eq!(r#"{"input":0.5,"output":0}"#.parse(), Ok(RangeRatio { input: 0.5, output: 0.0 }));
+        for text in ["1", "-0.1", "nan", "much", r#"{"inptu":0.5}"#, r#"{"input":1.0,"output":0}"#] {
+            assert!(text.parse::<RangeRatio>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn minus_one_is_each_rows_own() {
+        assert_eq!("-1".parse(), Ok(OutputLen::PerRow));
+        assert_eq!("2k".parse(), Ok(OutputLen::Tokens(2000)));
+        assert!("0".parse::<OutputLen>().is_err() && "-2".parse::<OutputLen>().is_err());
+    }
+
+    #[test]
+    fn every_length_of_the_range_is_drawn() {
+        let lengths = Lengths { input: Range::around(10, 0.2), output: Range::around(4, 0.5) };
+        let drawn: std::collections::BTreeSet<_> = (0..500).map(|item| lengths.of(7, item)).collect();
+        assert_eq!(drawn.len(), 5 * 5);
+    }
+}

@@ -1,0 +1,105 @@
+//! Items made by several threads and taken in their order, with a bounded number waiting.
+
+use std::{
+    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    thread,
+};
+
+use crate::error::Error;
+
+/// How many finished items may wait for each thread: enough that none stands idle, few enough to need no memory.
+const AHEAD: usize = 16;
+
+/// What the taker is told.
+pub(super) enum Turn<T> {
+    /// The next item.
+    Item(T),
+    /// The next item is not ready: a good moment to flush.
+    Wait,
+}
+
+/// Whether the taker wants more.
+#[derive(PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
+}
+
+/// Makes items 0, 1, 2, … until `make` has no more, and hands them to `take` in this order until it has enough.
+///
+/// Thread `t` of `n` makes the items `t`, `t + n`, …; what comes out does not depend on how many there are.
+pub(super) fn ordered<T: Send>(
+    make: impl Fn(u64) -> Option<T> + Sync,
+    mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
+) -> Result<(), Error> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let make = &make;
+        let lanes: Vec<Receiver<T>> = (0..threads)
+            .map(|lane| {
+                let (sender, receiver) = sync_channel(AHEAD);
+                scope.spawn(move || {
+                    // The sending fails once the taker has left, whatever its reason.
+                    (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))
+                });
+                receiver
+            })
+            .collect();
+        for lane in lanes.iter().cycle() {
+            let item = match lane.try_recv() {
+                Ok(item) => Some(item),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) => {
+                    take(Turn::Wait)?;
+                    lane.recv().ok()
+                }
+            };
+            let Some(item) = item else { break };
+            if take(Turn::Item(item))? == More::No {
+                break;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn collect(make: impl Fn(u64) -> Option<u64> + Sync, most: usize) -> Vec<u64> {
+        let mut got = Vec::new();
+        ordered(make, |turn| {
+            if let Turn::Item(item) = turn {
+                got.push(item);
+            }
+            Ok(if got.len() < most { More::Yes } else { More::No })
+        })
+        .unwrap();
+        got
+    }
+
+    #[test]
+    fn items_come_in_order_however_long_each_takes() {
+        let slow = |i: u64| {
+            (0..i % 7 * 1000).for_each(|n| drop(std::hint::black_box(n)));
+            (i < 500).then_some(i)
+        };
+        assert_eq!(collect(slow, usize::MAX), (0..500).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_taker_that_has_enough_ends_an_endless_supply() {
+        assert_eq!(collect(Some, 3), [0, 1, 2]);
+        assert_eq!(collect(|_| None, 3), []);
+    }
+
+    #[test]
+    fn the_takers_error_ends_it() {
+        let done = ordered(Some, |turn| match turn {
+            Turn::Item(_) => Err(Error::Check("enough".into())),
+            Turn::Wait => Ok(More::Yes),
+        });
+        assert_eq!(done.unwrap_err().to_string(), "enough");
+    }
+}

@@ -1,0 +1,206 @@
+//! `--dataset-name random`: prompts of random tokens, each of exactly the length that was drawn for it.
+
+use super::{
+    Plan,
+    fit::{Draft, Framed},
+    length::{self, Lengths, Range},
+    ordered::ordered,
+    words::{Words, index, place, shuffle},
+    writer::{Fitted, Writer},
+};
+use crate::{
+    error::Error,
+    record::{Prompt, SampleRequest},
+    rng,
+    tokens::Tokenizer,
+};
+
+/// Makes random prompts, in text or in token ids, behind a prefix that all of them share.
+#[derive(Debug)]
+pub(super) struct Random<'a> {
+    seed: u64,
+    kind: Kind<'a>,
+    /// Tokens that the server puts round a prompt.
+    overhead: usize,
+    /// Tokens of the shared prefix.
+    prefix_len: usize,
+}
+
+#[derive(Debug)]
+enum Kind<'a> {
+    Text { framed: Framed<'a>, words: Words, prefix: String },
+    Ids { ids: Vec<u32>, heads: Vec<u32>, prefix: Vec<u32> },
+}
+
+/// The purposes of the random streams.
+const PROMPT: &str = "prompt";
+const PREFIX: &str = "prefix";
+
+impl<'a> Random<'a> {
+    /// For text that the server tokenizes.
+    pub(super) fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+        let words = Words::of(framed.tokenizer, seed)?;
+        let mut draft = Draft::default();
+        let mut rng = rng::stream(seed, PREFIX, 0);
+        if prefix_len > 0 {
+            // Not one of the heads in turn: those tell the prompts apart.
+            draft.push(words.draw(&mut rng).trim_start());
+            (1..prefix_len).for_each(|_| draft.push(words.draw(&mut rng)));
+        }
+        let (prefix, prefix_len) =
+            draft.fit(prefix_len, |text| framed.tokenizer.count(text), || words.draw(&mut rng))?;
+        Ok(Random { seed, overhead: framed.overhead()?, prefix_len, kind: Kind::Text { framed, words, prefix } })
+    }
+
+    /// For token ids that the server takes as they are.
+    pub(super) fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+        let ids = vocabulary(tokenizer)?;
+        let mut heads = ids.clone();
+        shuffle(&mut heads, seed, "heads");
+        let mut rng = rng::stream(seed, PREFIX, 0);
+        let prefix = (0..prefix_len).map(|_| ids[index(&mut rng, ids.len())]).collect();
+        Ok(Random { seed, overhead: 0, prefix_len, kind: Kind::Ids { ids, heads, prefix } })
+    }
+
+    /// By the plan's choice of text or ids.
+    pub(super) fn of(plan: &'a Plan) -> Result<Self, Error> {
+        let prefix_len = plan.prefix_len as usize;
+        if plan.prompt_token_ids {
+            Self::ids(&plan.tokenizer, plan.seed, prefix_len)
+        } else {
+            Self::text(plan.framed()?, plan.seed, prefix_len)
+        }
+    }
+
+    /// Tokens that every prompt has beside its own: what the server adds, and the prefix.
+    pub(super) fn shared(&self) -> usize {
+        self.overhead + self.prefix_len
+    }
+
+    /// Tokens that the server adds.
+    pub(super) fn overhead(&self) -> usize {
+        self.overhead
+    }
+
+    /// Prompt `item`, with `own` tokens behind the shared ones.
+    pub(super) fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
+        let mut rng = rng::stream(self.seed, PROMPT, item);
+        let want = self.shared() + own;
+        match &self.kind {
+            Kind::Ids { ids, heads, prefix } => {
+                let mut prompt = Vec::with_capacity(want);
+                prompt.extend_from_slice(prefix);
+                prompt.extend((0..own.min(1)).map(|_| heads[place(item, heads.len())]));
+                prompt.extend((1..own).map(|_| ids[index(&mut rng, ids.len())]));
+                Ok((Prompt::Ids(prompt), Fitted { want, got: want }))
+            }
+            Kind::Text { framed, words, prefix } => {
+                let mut draft = Draft::after(prefix);
+                if own > 0 {
+                    draft.push(words.head(item, prefix.is_empty()));
+                    (1..own).for_each(|_| draft.push(words.draw(&mut rng)));
+                }
+                let (text, got) = draft.fit(want, |text| framed.count(text), || words.draw(&mut rng))?;
+                Ok((Prompt::Text(text), Fitted { want, got }))
+            }
+        }
+    }
+}
+
+/// The ids that prompts may be made of.
+fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let mut ids = tokenizer.ordinary_ids();
+    if tokenizer.is_remote() {
+        // A server does not list its vocabulary: take what the sonnets are made of. Piecewise, for small contexts.
+        let lines: Vec<&str> = crate::data::SONNETS.lines().collect();
+        for piece in lines.chunks(64) {
+            ids.extend(tokenizer.encode(&piece.join("\n"), false)?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+    }
+    if ids.is_empty() {
+        return Err(Error::Usage(format!("the tokenizer {} has no ordinary token", tokenizer.name())));
+    }
+    Ok(ids)
+}
+
+/// Writes `--num-prompts` random requests.
+pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let random = Random::of(plan)?;
+    let what = if plan.chat { "the chat template" } else { "the special tokens" };
+    let input = length::without(plan.input_len, random.overhead(), what)?;
+    let lengths = Lengths {
+        input: Range::around(input, plan.range_ratio.input),
+        output: Range::around(plan.output_tokens(), plan.range_ratio.output),
+    };
+    let make = |item| {
+        let (own, output) = lengths.of(plan.seed, item);
+        (item < plan.num_prompts).then(|| {
+            random.prompt(item, own).map(|(prompt, fitted)| {
+                let request = SampleRequest {
+                    prompt: Some(prompt),
+                    expected_output_len: Some(output),
+                    body: plan.ignore_eos(),
+                    ..SampleRequest::default()
+                };
+                (request, fitted)
+            })
+        })
+    };
+    ordered(make, |turn| writer.turn(turn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(prompt: Prompt) -> String {
+        match prompt {
+            Prompt::Text(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_prompt_is_exact_and_they_share_the_prefix_only() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let framed = Framed::new(&tokenizer, false).unwrap();
+        let random = Random::text(framed, 1, 7).unwrap();
+        let prompts: Vec<Vec<u32>> = (0..60)
+            .map(|item| {
+                let (prompt, fitted) = random.prompt(item, 1 + usize::try_from(item).unwrap()).unwrap();
+                assert_eq!(fitted.want, fitted.got);
+                tokenizer.encode(&text(prompt), true).unwrap()
+            })
+            .collect();
+        for (i, a) in prompts.iter().enumerate() {
+            assert_eq!(a.len(), 8 + i);
+            for b in &prompts[..i] {
+                assert!(a[..7] == b[..7] && a[7] != b[7]);
+            }
+        }
+    }
+
+    #[test]
+    fn seeds_share_nothing_to_speak_of() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let framed = Framed::new(&tokenizer, false).unwrap();
+        let (a, b) = (Random::text(framed, 1, 0).unwrap(), Random::text(framed, 2, 0).unwrap());
+        for item in 0..200 {
+            let [a, b] = [&a, &b].map(|r| tokenizer.encode(&text(r.prompt(item, 8).unwrap().0), true).unwrap());
+            assert_ne!(a[..3], b[..3], "prompt {item}");
+        }
+    }
+
+    #[test]
+    fn ids_are_ordinary_and_exact() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let random = Random::ids(&tokenizer, 1, 2).unwrap();
+        let (Prompt::Ids(a), Prompt::Ids(b)) = (random.prompt(0, 5).unwrap().0, random.prompt(1, 5).unwrap().0) else {
+            panic!("not ids");
+        };
+        assert!(a.len() == 7 && a[..2] == b[..2] && a[2] != b[2]);
+        assert!(a.iter().all(|id| *id > 0 && *id < 3113));
+    }
+}

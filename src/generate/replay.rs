@@ -1,0 +1,101 @@
+//! `--dataset-name replay`: requests that were saved, or a load of the same shape as outcomes that were saved.
+
+use serde::Deserialize;
+
+use super::{Plan, random::Random, warn, writer::Writer};
+use crate::{
+    cli,
+    data::Row,
+    error::Error,
+    ndjson::Lines,
+    record::{RequestFuncOutput, RunRecord, SampleRequest},
+    units::UnixNanos,
+};
+
+/// Just enough of a line to know what it is.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+/// Writes the requests again.
+pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let (input, name) = cli::open(plan.file()?)?;
+    let mut lines = Lines::new(input, name.clone());
+    let mut outcomes = Outcomes { plan, random: None, start: None };
+    while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
+        let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
+        let row = Row { json, place: format!("{name}:{}", lines.number()) };
+        let bad = |e| row.bad_json(&e);
+        let kind: Kind = serde_json::from_slice(&row.json).map_err(bad)?;
+        match kind.kind.as_deref() {
+            None => writer.write(saved(&row)?)?,
+            Some("output") => {
+                let outcome = serde_json::from_slice(&row.json).map_err(bad)?;
+                writer.write(outcomes.request(&row, outcome, writer.written())?)?;
+            }
+            Some("run") => {
+                let run: RunRecord = serde_json::from_slice(&row.json).map_err(bad)?;
+                outcomes.start = Some(run.clock.start);
+            }
+            // The end of a run, and what other versions may write.
+            Some(_) => {}
+        }
+    }
+    if writer.written() < plan.num_prompts {
+        warn(format!("{name} had {} requests: wrote those", writer.written()));
+    }
+    Ok(())
+}
+
+/// A request as it was saved.
+fn saved(row: &Row) -> Result<SampleRequest, Error> {
+    let request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    if request.prompt.is_none() && request.messages.is_none() {
+        return Err(row.wrong("neither a request (`prompt` or `messages`) nor an outcome (`\"type\":\"output\"`)"));
+    }
+    Ok(request)
+}
+
+/// Outcomes, which say how long a prompt was but not what it said.
+struct Outcomes<'a> {
+    plan: &'a Plan,
+    /// Made when the first outcome comes: saved requests need none.
+    random: Option<Random<'a>>,
+    /// The instant from which the requests' timestamps count.
+    start: Option<UnixNanos>,
+}
+
+impl Outcomes<'_> {
+    /// A random prompt of the same length, due at the same time, to be answered at the same length.
+    fn request(&mut self, row: &Row, outcome: RequestFuncOutput, item: u64) -> Result<SampleRequest, Error> {
+        let start = *self.start.get_or_insert(outcome.scheduled_time);
+        let random = match &mut self.random {
+            Some(random) => random,
+            none => none.insert(Random::of(self.plan)?),
+        };
+        let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared()).filter(|own| *own > 0) else {
+            return Err(row.wrong(&format!(
+                "`prompt_len` is {}, but {} tokens are already taken by what all prompts share; \
+                 filter such outcomes out",
+                outcome.prompt_len,
+                random.shared()
+            )));
+        };
+        let (prompt, fitted) = random.prompt(item, own)?;
+        let generated = Some(outcome.output_tokens).filter(|n| *n > 0);
+        Ok(SampleRequest {
+            request_id: Some(outcome.request_id).filter(|id| !id.is_empty()),
+            prompt: Some(prompt),
+            prompt_len: u32::try_from(fitted.got).ok(),
+            expected_output_len: generated.or(outcome.expected_output_len),
+            timestamp: Some(outcome.scheduled_time.since(start)),
+            session_id: outcome.session_id,
+            turn: outcome.turn,
+            body: self.plan.ignore_eos(),
+            tags: outcome.tags,
+            ..SampleRequest::default()
+        })
+    }
+}

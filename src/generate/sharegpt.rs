@@ -1,0 +1,117 @@
+//! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer has.
+
+use serde::Deserialize;
+
+use super::{
+    Plan,
+    fit::Framed,
+    length::OutputLen,
+    rows::{self, Kept},
+    warn,
+    writer::{Fitted, Writer},
+};
+use crate::{
+    data::{Row, Rows},
+    error::Error,
+    record::{Prompt, SampleRequest},
+};
+
+/// What is read of a conversation.
+#[derive(Deserialize)]
+struct Conversation {
+    #[serde(default, alias = "conversation")]
+    conversations: Vec<Turn>,
+}
+
+/// What is read of a turn.
+#[derive(Deserialize)]
+struct Turn {
+    value: String,
+}
+
+/// vLLM's limits: neither side shorter than this,
+const SHORTEST: usize = 4;
+/// no prompt longer than this,
+const LONGEST_PROMPT: usize = 1024;
+/// and both together not longer than this.
+const LONGEST: usize = 2048;
+
+/// Writes `--num-prompts` conversations.
+pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let path = plan.file()?;
+    let (rows, cut) = Rows::of_list(path, plan.lenient)?;
+    if let Some(cut) = cut {
+        warn(cut);
+    }
+    let framed = plan.framed()?;
+    rows::run(plan, &rows, writer, |row| request(row, framed, plan.output_len))
+}
+
+fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
+    let conversation: Conversation = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let mut turns = conversation.conversations.into_iter();
+    let (Some(question), Some(answer)) = (turns.next(), turns.next()) else { return Ok(None) };
+    let prompt_len = framed.count(&question.value)?;
+    if !(SHORTEST..=LONGEST_PROMPT).contains(&prompt_len) {
+        return Ok(None);
+    }
+    let answer_len = match output_len {
+        Some(OutputLen::Tokens(n)) => n,
+        // The answer is generated, so it has no special tokens in front.
+        _ => u32::try_from(framed.tokenizer.count(&answer.value)?).unwrap_or(u32::MAX),
+    };
+    let too_short = output_len.is_none() && (answer_len as usize) < SHORTEST;
+    if too_short || prompt_len + answer_len as usize > LONGEST {
+        return Ok(None);
+    }
+    let request = SampleRequest {
+        prompt: Some(Prompt::Text(question.value)),
+        expected_output_len: Some(answer_len),
+        ..SampleRequest::default()
+    };
+    Ok(Some((request, Fitted::as_is(prompt_len))))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::tokens::Tokenizer;
+
+    /// Prompt and answer length of a conversation of these many words, if it is kept.
+    fn kept(question: usize, answer: usize, output_len: Option<OutputLen>) -> Option<(usize, u32)> {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let text = |n| format!("thy{}", " love".repeat(n - 1));
+        let turns =
+            json!({"id": 1, "conversations": [{"from": "human", "value": text(question)}, {"value": text(answer)}]});
+        let row = Row { json: turns.to_string().into(), place: String::new() };
+        let made = request(&row, Framed::new(&tokenizer, false).unwrap(), output_len).unwrap();
+        made.map(|(request, fitted)| (fitted.got, request.expected_output_len.unwrap()))
+    }
+
+    #[test]
+    fn vllms_limits_hold_at_their_edges() {
+        assert_eq!(kept(4, 4, None), Some((4, 4)));
+        assert_eq!(kept(3, 9, None), None);
+        assert_eq!(kept(9, 3, None), None);
+        assert_eq!(kept(1024, 1024, None), Some((1024, 1024)));
+        assert_eq!(kept(1025, 4, None), None);
+        assert_eq!(kept(1024, 1025, None), None);
+    }
+
+    #[test]
+    fn a_given_answer_length_may_be_short() {
+        assert_eq!(kept(9, 3, Some(OutputLen::Tokens(2))), Some((9, 2)));
+        assert_eq!(kept(9, 3, Some(OutputLen::Tokens(2040))), None);
+    }
+
+    #[test]
+    fn a_conversation_without_an_answer_is_left_out() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let framed = Framed::new(&tokenizer, false).unwrap();
+        for json in [r#"{"conversations":[{"value":"a b c d e"}]}"#, "{}"] {
+            assert_eq!(request(&Row { json: json.into(), place: String::new() }, framed, None).unwrap(), None);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! `--dataset-name sonnet`: lines of Shakespeare's sonnets up to an exact length, behind lines that all prompts share.
+
+use super::{
+    Plan,
+    fit::{Draft, Framed},
+    length,
+    ordered::ordered,
+    words::{Words, index, place, shuffle},
+    writer::{Fitted, Writer},
+};
+use crate::{
+    data::SONNETS,
+    error::Error,
+    record::{Prompt, SampleRequest},
+    rng,
+};
+
+/// What every prompt begins with.
+const TASK: &str = "Write on in the manner of these lines, and use as many of them as you can:";
+
+/// Makes prompts of verse.
+struct Sonnets<'a> {
+    framed: Framed<'a>,
+    words: Words,
+    seed: u64,
+    /// The task and the lines that all prompts share.
+    shared: String,
+    lines: Vec<&'static str>,
+    /// The lines' numbers as the seed shuffled them: prompts begin with one each.
+    heads: Vec<usize>,
+    tokens_per_line: usize,
+}
+
+impl<'a> Sonnets<'a> {
+    fn new(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+        let lines: Vec<&str> = SONNETS.lines().collect();
+        let mut heads: Vec<usize> = (0..lines.len()).collect();
+        shuffle(&mut heads, seed, "heads");
+        // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
+        let sample = lines.iter().take(100).map(|line| framed.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
+        let tokens_per_line = (sample / 100).max(1);
+        let words = Words::of(framed.tokenizer, seed)?;
+        let shared = share(framed, &words, &lines, prefix_len, tokens_per_line)?;
+        Ok(Sonnets { framed, words, seed, shared, lines, heads, tokens_per_line })
+    }
+
+    /// Prompt `item` of `want` tokens, with what the server adds.
+    fn prompt(&self, item: u64, want: usize) -> Result<(String, Fitted), Error> {
+        let mut rng = rng::stream(self.seed, "verse", item);
+        let mut draft = Draft::after(&self.shared);
+        draft.push_line(self.lines[self.heads[place(item, self.heads.len())]]);
+        for _ in 0..want / self.tokens_per_line {
+            draft.push_line(self.lines[index(&mut rng, self.lines.len())]);
+        }
+        let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
+        Ok((text, Fitted { want, got }))
+    }
+}
+
+/// The task, and the first lines up to `prefix_len` tokens in all; the task alone where that has more already.
+fn share(
+    framed: Framed,
+    words: &Words,
+    lines: &[&str],
+    prefix_len: usize,
+    tokens_per_line: usize,
+) -> Result<String, Error> {
+    let count = |text: &str| framed.tokenizer.count(text);
+    if prefix_len <= count(TASK)? {
+        return Ok(TASK.into());
+    }
+    let mut draft = Draft::after(TASK);
+    lines.iter().cycle().take(prefix_len / tokens_per_line + 1).for_each(|line| draft.push_line(line));
+    // The same for every seed, as the lines are.
+    let mut rng = rng::stream(0, "prefix", 0);
+    Ok(draft.fit(prefix_len, count, || words.draw(&mut rng))?.0)
+}
+
+/// Writes `--num-prompts` requests of verse.
+pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let framed = plan.framed()?;
+    let sonnets = Sonnets::new(framed, plan.seed, plan.prefix_len as usize)?;
+    let shared = framed.count(&sonnets.shared)?;
+    length::without(plan.input_len, shared, "the task and the shared lines")?;
+    let want = plan.input_len as usize;
+    let make = |item| {
+        (item < plan.num_prompts).then(|| {
+            sonnets.prompt(item, want).map(|(text, fitted)| {
+                let request = SampleRequest {
+                    prompt: Some(Prompt::Text(text)),
+                    expected_output_len: Some(plan.output_tokens()),
+                    ..SampleRequest::default()
+                };
+                (request, fitted)
+            })
+        })
+    };
+    ordered(make, |turn| writer.turn(turn))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokens::Tokenizer;
+
+    #[test]
+    fn prompts_are_verse_of_exact_length_behind_a_shared_prefix_of_exact_length() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let framed = Framed::new(&tokenizer, false).unwrap();
+        let sonnets = Sonnets::new(framed, 5, 60).unwrap();
+        assert_eq!(tokenizer.count(&sonnets.shared).unwrap(), 60);
+        for want in [70, 200, 551] {
+            let (text, fitted) = sonnets.prompt(want, usize::try_from(want).unwrap()).unwrap();
+            assert_eq!((fitted.want, fitted.got), (tokenizer.count(&text).unwrap(), fitted.want));
+            assert!(text.starts_with(&sonnets.shared));
+        }
+    }
+}

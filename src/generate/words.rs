@@ -1,0 +1,171 @@
+//! Words that stand alone: text whose length in tokens is the number of its words.
+
+use std::collections::HashMap;
+
+use rand::Rng;
+
+use crate::{data::SONNETS, error::Error, rng, tokens::Tokenizer};
+
+/// How many words are enough: 13 bits of chance in each, and few enough for the cache of a tokenizer's model.
+///
+/// The first ids of a vocabulary are its most frequent merges, so these are common words, and the texts are about as
+/// many bytes a token as real ones are. A draw from the whole vocabulary gives long and rare tokens.
+const MOST: usize = 8192;
+/// The sonnets' own words that a server is asked about.
+const ASKED: usize = 1024;
+/// How many of those are asked about at once.
+const GROUP: usize = 16;
+
+/// Pieces of text, each a space and letters, that stay one token of their own between others of their kind.
+#[derive(Debug)]
+pub(super) struct Words {
+    pieces: Vec<String>,
+    /// Those that tell prompts apart, in an order that the seed shuffled.
+    heads: Vec<u32>,
+    /// Whether the heads are known to be one token without their space too.
+    bare_heads: bool,
+}
+
+impl Words {
+    /// The words of a tokenizer; `seed` decides the order of first words.
+    pub(super) fn of(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
+        let pieces = if tokenizer.is_remote() { asked(tokenizer)? } else { looked_up(tokenizer)? };
+        if pieces.is_empty() {
+            return Err(Error::Usage(format!(
+                "the tokenizer {} has no word that stands alone, so no text of exact length can be made; \
+                 use --prompt-token-ids",
+                tokenizer.name()
+            )));
+        }
+        // To ask a server about each without its space would cost a round trip for each.
+        let bare_heads = !tokenizer.is_remote();
+        let mut heads = Vec::new();
+        for (i, piece) in (0..).zip(&pieces) {
+            if !bare_heads || tokenizer.count(piece.trim_start())? == 1 {
+                heads.push(i);
+            }
+        }
+        if heads.is_empty() {
+            heads = (0..).take(pieces.len()).collect();
+        }
+        shuffle(&mut heads, seed, "heads");
+        Ok(Words { pieces, heads, bare_heads })
+    }
+
+    /// Any word, with its space.
+    pub(super) fn draw(&self, rng: &mut impl Rng) -> &str {
+        &self.pieces[index(rng, self.pieces.len())]
+    }
+
+    /// The word that tells prompt `item` from all others: no two of as many prompts as there are words share it.
+    ///
+    /// At the beginning of a text it comes without its space, which some templates would strip.
+    pub(super) fn head(&self, item: u64, begins: bool) -> &str {
+        let piece = &self.pieces[self.heads[place(item, self.heads.len())] as usize];
+        if begins && self.bare_heads { piece.trim_start() } else { piece }
+    }
+}
+
+/// `item` counted round and round a list of `len` things.
+pub(super) fn place(item: u64, len: usize) -> usize {
+    usize::try_from(item % len as u64).unwrap_or_default()
+}
+
+/// Any place in a list of `len` things.
+pub(super) fn index(rng: &mut impl Rng, len: usize) -> usize {
+    usize::try_from(rng::between(rng, 0, len as u64 - 1)).unwrap_or_default()
+}
+
+/// Fisher and Yates's shuffle.
+pub(super) fn shuffle<T>(list: &mut [T], seed: u64, purpose: &str) {
+    let mut rng = rng::stream(seed, purpose, 0);
+    for i in (1..list.len()).rev() {
+        list.swap(i, index(&mut rng, i + 1));
+    }
+}
+
+/// From the vocabulary, by trying each.
+fn looked_up(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+    // Some decoders drop the space of what comes first, and some tokenizers put one there: look at ids in company.
+    let anchor = tokenizer.encode("a", false)?;
+    let anchor_text = tokenizer.decode(&anchor)?;
+    let mut pieces = Vec::new();
+    for id in tokenizer.ordinary_ids() {
+        let both: Vec<u32> = anchor.iter().copied().chain([id]).collect();
+        let text = tokenizer.decode(&both)?;
+        let Some(piece) = text.strip_prefix(&anchor_text) else { continue };
+        let letters =
+            piece.strip_prefix(' ').is_some_and(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphabetic()));
+        if letters && tokenizer.encode(&text, false)? == both {
+            pieces.push(piece.to_owned());
+            if pieces.len() == MOST {
+                break;
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+/// From the sonnets, by asking about several at once: a group of as many tokens as words has only good ones.
+fn asked(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for word in SONNETS.split_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())) {
+        *counts.entry(word).or_default() += 1;
+    }
+    let mut words: Vec<(&str, usize)> = counts.into_iter().collect();
+    words.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let pieces: Vec<String> = words.into_iter().take(ASKED).map(|(word, _)| format!(" {word}")).collect();
+    let mut good = Vec::new();
+    for group in pieces.chunks(GROUP) {
+        sift(tokenizer, group, &mut good)?;
+    }
+    Ok(good)
+}
+
+fn sift(tokenizer: &Tokenizer, group: &[String], good: &mut Vec<String>) -> Result<(), Error> {
+    if tokenizer.count(&format!("a{}", group.concat()))? == group.len() + 1 {
+        good.extend_from_slice(group);
+    } else if group.len() > 1 {
+        let (left, right) = group.split_at(group.len() / 2);
+        sift(tokenizer, left, good)?;
+        sift(tokenizer, right, good)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn texts_have_as_many_tokens_as_words() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let words = Words::of(&tokenizer, 3).unwrap();
+        assert!(words.pieces.len() > 1000, "{}", words.pieces.len());
+        for item in 0..50 {
+            let mut rng = rng::stream(3, "test", item);
+            let mut text = words.head(item, true).to_owned();
+            (0..40).for_each(|_| text.push_str(words.draw(&mut rng)));
+            assert_eq!(tokenizer.count(&text).unwrap(), 41, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_two_prompts_begin_alike() {
+        let words = Words::of(&Tokenizer::builtin().unwrap(), 0).unwrap();
+        let n = words.heads.len() as u64;
+        let heads: HashSet<&str> = (0..n).map(|item| words.head(item, true)).collect();
+        assert_eq!(heads.len() as u64, n);
+    }
+
+    #[test]
+    fn a_shuffle_keeps_everything() {
+        let mut list: Vec<u32> = (0..1000).collect();
+        shuffle(&mut list, 1, "test");
+        assert_ne!(list, (0..1000).collect::<Vec<u32>>());
+        list.sort_unstable();
+        assert_eq!(list, (0..1000).collect::<Vec<u32>>());
+    }
+}

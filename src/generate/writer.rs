@@ -1,0 +1,100 @@
+//! Where requests become lines: numbered, tagged, and their misfits counted.
+
+use std::io::{BufWriter, StdoutLock, Write};
+
+use super::ordered::{More, Turn};
+use crate::{
+    cli,
+    error::Error,
+    ndjson,
+    record::{Object, SampleRequest},
+};
+
+/// How long a prompt should have become, and how long it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fitted {
+    pub(super) want: usize,
+    pub(super) got: usize,
+}
+
+impl Fitted {
+    /// A length that was measured and not asked for.
+    pub(super) fn as_is(len: usize) -> Self {
+        Fitted { want: len, got: len }
+    }
+}
+
+/// Standard output, as a stream of requests.
+pub(super) struct Writer {
+    out: BufWriter<StdoutLock<'static>>,
+    prefix: String,
+    tags: Option<Object>,
+    written: u64,
+    misfits: u64,
+    worst: usize,
+}
+
+impl Writer {
+    /// Ids are `prefix` and a number; `tags` go into every request.
+    pub(super) fn new(prefix: String, tags: Option<Object>) -> Self {
+        Writer { out: cli::stdout(), prefix, tags, written: 0, misfits: 0, worst: 0 }
+    }
+
+    /// How many requests were written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// For [`super::ordered::ordered`]: writes an item, or uses the pause to let the reader have what there is.
+    pub(super) fn turn(&mut self, turn: Turn<Result<(SampleRequest, Fitted), Error>>) -> Result<More, Error> {
+        match turn {
+            Turn::Wait => self.flush()?,
+            Turn::Item(item) => {
+                let (request, fitted) = item?;
+                self.write_fitted(request, fitted)?;
+            }
+        }
+        Ok(More::Yes)
+    }
+
+    /// Writes a request whose prompt was measured.
+    pub(super) fn write_fitted(&mut self, mut request: SampleRequest, fitted: Fitted) -> Result<(), Error> {
+        if fitted.want != fitted.got {
+            self.misfits += 1;
+            self.worst = self.worst.max(fitted.want.abs_diff(fitted.got));
+        }
+        request.prompt_len = u32::try_from(fitted.got).ok();
+        self.write(request)
+    }
+
+    /// Writes a request. Its own id and tags stay; a tag of the command line wins over one of the same name.
+    pub(super) fn write(&mut self, mut request: SampleRequest) -> Result<(), Error> {
+        if request.request_id.is_none() {
+            request.request_id = Some(format!("{}{}", self.prefix, self.written));
+        }
+        if let Some(tags) = &self.tags {
+            request.tags.get_or_insert_default().extend(tags.clone());
+        }
+        ndjson::write(&mut self.out, &request)?;
+        self.written += 1;
+        Ok(())
+    }
+
+    /// Lets the reader have what was written so far.
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        self.out.flush().map_err(Error::stdout)
+    }
+
+    /// Flushes, and says how many prompts are not as long as they should be.
+    pub(super) fn finish(mut self) -> Result<(), Error> {
+        self.flush()?;
+        if self.misfits > 0 {
+            let (misfits, written, worst) = (self.misfits, self.written, self.worst);
+            super::warn(format!(
+                "{misfits} of {written} prompts could not be made exactly as long as asked (at worst {worst} tokens off); \
+                 their prompt_len is the true length"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! A running server's own tokenizer, over its `/tokenize` and `/detokenize`.
+
+use reqwest::{
+    Url,
+    blocking::{Client, Response},
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::hub;
+use crate::error::Error;
+
+/// Where to ask, and as whom.
+#[derive(Clone)]
+pub struct Server {
+    client: Client,
+    base: Url,
+    model: Option<String>,
+    api_key: Option<String>,
+}
+
+/// By hand: the key must not end up in a message.
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("base", &self.shown("")).field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    count: usize,
+    #[serde(default)]
+    tokens: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    prompt: String,
+}
+
+impl Server {
+    /// The server at `base_url`; `model` is the name it is asked by, and `api_key` goes with each request.
+    pub fn new(base_url: &str, model: Option<String>, api_key: Option<String>) -> Result<Self, Error> {
+        let trimmed = base_url.trim_end_matches('/').trim_end_matches("/v1");
+        let base = Url::parse(trimmed).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(base) = base else {
+            return Err(Error::Usage(
+                "--tokenizer server needs the address of a server, as in --base-url http://127.0.0.1:8000".into(),
+            ));
+        };
+        Ok(Server { client: hub::client()?, base, model, api_key })
+    }
+
+    /// The token ids of a text.
+    pub(super) fn tokenize(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
+        let tokens: Tokens = self.ask("/tokenize", json!({"prompt": text, "add_special_tokens": special}))?;
+        Ok(tokens.tokens)
+    }
+
+    /// The length of a chat, template included.
+    pub(super) fn count_chat(&self, messages: &[Value]) -> Result<usize, Error> {
+        let tokens: Tokens = self.ask("/tokenize", json!({"messages": messages, "add_generation_prompt": true}))?;
+        Ok(tokens.count)
+    }
+
+    /// The text of these ids.
+    pub(super) fn detokenize(&self, ids: &[u32]) -> Result<String, Error> {
+        let text: Text = self.ask("/detokenize", json!({"tokens": ids}))?;
+        Ok(text.prompt)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &str, mut question: Value) -> Result<T, Error> {
+        if let Some(model) = &self.model {
+            question["model"] = json!(model);
+        }
+        let mut request = self.client.post(self.url(path)).json(&question);
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        let failed = |what: String| {
+            let cure = "give --tokenizer a tokenizer.json, its folder or an id on the hub instead";
+            Error::Setup(format!("cannot tokenize at {}: {what}; {cure}", self.shown(path)))
+        };
+        let answer = request.send().map_err(|e| failed(reason(&e)))?;
+        if !answer.status().is_success() {
+            return Err(failed(refusal(answer)));
+        }
+        answer.json().map_err(|e| failed(reason(&e)))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base.as_str().trim_end_matches('/'))
+    }
+
+    /// The address for messages: without any user and password.
+    fn shown(&self, path: &str) -> String {
+        let mut url = self.base.clone();
+        // Fails only for addresses that cannot have either.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        format!("{}{path}", url.as_str().trim_end_matches('/'))
+    }
+}
+
+/// The innermost cause, which is the one that says what happened, in one line and without the address.
+pub(super) fn reason(e: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    if std::error::Error::source(e).is_none() {
+        return "the request failed".into();
+    }
+    cause.to_string().replace('\n', " ")
+}
+
+/// The status, and the server's own words where it gives any.
+fn refusal(answer: Response) -> String {
+    let status = answer.status();
+    let body: Value = answer.json().unwrap_or_default();
+    let said =
+        body["error"]["message"].as_str().or_else(|| body["message"].as_str()).or_else(|| body["detail"].as_str());
+    match said {
+        Some(said) => format!("HTTP {status}: {}", said.replace('\n', " ")),
+        None => format!("HTTP {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_taken_with_or_without_the_version() {
+        for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
+            assert_eq!(Server::new(base, None, None).unwrap().url("/tokenize"), "http://h:1/tokenize");
+        }
+        for base in ["", "sim", "127.0.0.1:8000", "ftp://h"] {
+            assert_eq!(Server::new(base, None, None).unwrap_err().exit_code(), 2, "{base}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let server = Server::new("http://me:secret@h:1", None, Some("sk-secret".into())).unwrap();
+        assert!(!format!("{server:?}").contains("secret"));
+    }
+}
