@@ -1,1 +1,535 @@
-//! `vb-fire` through its binary.
+//! `vb-fire` through its binary, against the simulated server.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, ChildStdout, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::tool::{self, Done, Sim, command, folder, run};
+
+/// Requests by hand: `count` of them, with these keys in each.
+fn requests(count: usize, keys: &str) -> String {
+    (0..count).map(|i| format!("{{\"request_id\":\"r{i}\",\"prompt\":\"This is prompt {i}\",\"expected_output_len\":8,{keys}\"tags\":{{\"i\":{i}}}}}\n")).collect()
+}
+
+const FULL: &str = "\"body\":{\"ignore_eos\":true},";
+
+fn fire(url: &str, args: &[&str], stdin: &str) -> Done {
+    let mut all = vec!["--base-url", url];
+    all.extend(args);
+    run("vb-fire", &all, stdin)
+}
+
+/// The records of a stream: run, outputs, end.
+fn records(stdout: &str) -> (Value, Vec<Value>, Value) {
+    let mut lines: Vec<Value> = stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let end = lines.pop().unwrap();
+    let run = lines.remove(0);
+    assert_eq!((&run["type"], &end["type"]), (&"run".into(), &"end".into()));
+    assert!(lines.iter().all(|l| l["type"] == "output" && l["run_id"] == run["run_id"]));
+    (run, lines, end)
+}
+
+fn nanos(seconds: &Value) -> i128 {
+    let text = seconds.to_string();
+    let (whole, fraction) = text.split_once('.').unwrap_or((&text, "0"));
+    whole.parse::<i128>().unwrap() * 1_000_000_000 + format!("{fraction:0<9}")[..9].parse::<i128>().unwrap()
+}
+
+#[test]
+fn a_closed_loop_keeps_exactly_so_many_in_flight() {
+    let sim = Sim::start(&[]);
+    let done = fire(&sim.url, &["--max-concurrency", "4"], &requests(40, FULL));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(done.stderr, "", "silent where nobody looks");
+    let (run, outputs, end) = records(&done.stdout);
+    assert_eq!(
+        (&run["model"], &run["max_concurrency"], &run["request_rate"]),
+        (&"tiny".into(), &4.into(), &Value::Null)
+    );
+    assert_eq!((&end["offered"], &end["outcomes"]["ok"], &end["interrupted"]), (&40.into(), &40.into(), &false.into()));
+    let mut events = Vec::new();
+    for output in &outputs {
+        assert_eq!(
+            (&output["output_tokens"], &output["success"], &output["finish_reason"]),
+            (&8.into(), &true.into(), &"length".into())
+        );
+        assert_eq!(output["itl"].as_array().unwrap().len(), 7);
+        assert_eq!(output["tags"]["i"].to_string(), output["request_id"].as_str().unwrap()[1..]);
+        let start = output["start_time"].as_f64().unwrap();
+        events.push((start, 1));
+        events.push((start + output["latency"].as_f64().unwrap(), -1));
+    }
+    events.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut running = 0;
+    let peak = events
+        .iter()
+        .map(|e| {
+            running += e.1;
+            running
+        })
+        .max();
+    assert_eq!(peak, Some(4));
+    let reused = outputs.iter().filter(|o| o["reused"] == true).count();
+    assert_eq!(reused, 36, "each of the four connections is opened once");
+}
+
+#[test]
+fn what_the_client_saw_is_what_the_server_sent() {
+    let folder = folder("fire-truth");
+    let log = folder.join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
+    let done = fire(&sim.url, &["--max-concurrency", "8"], &requests(40, FULL));
+    let (_, outputs, _) = records(&done.stdout);
+    sim.stop();
+    let truth: BTreeMap<String, Value> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap())
+        .map(|t| (t["request_id"].as_str().unwrap().to_owned(), t))
+        .collect();
+    assert_eq!(outputs.len(), 40);
+    for output in outputs {
+        let truth = &truth[output["request_id"].as_str().unwrap()];
+        assert_eq!(
+            (&output["prompt_len"], &output["output_tokens"]),
+            (&truth["prompt_tokens"], &truth["output_tokens"])
+        );
+        let sent = truth["sent"].as_array().unwrap();
+        assert_eq!(sent.len(), output["itl"].as_array().unwrap().len() + 1);
+        let start = nanos(&output["start_time"]);
+        assert!(start < nanos(&truth["received"]), "it is sent before it is received");
+        // The clocks are one clock read twice; 50 µs is what an anchor may be off on a busy machine.
+        let first = start + nanos(&output["ttft"]);
+        assert!(first > nanos(&sent[0]) - 50_000, "nothing arrives before it is sent");
+    }
+}
+
+#[test]
+fn an_open_loop_keeps_the_schedule_of_its_seed() {
+    let sim = Sim::start(&[]);
+    let due = |seed: &str| {
+        let done = fire(&sim.url, &["--request-rate", "400", "--seed", seed], &requests(60, FULL));
+        let (run, outputs, _) = records(&done.stdout);
+        let start = nanos(&run["clock"]["start"]);
+        let mut due: Vec<i128> = outputs.iter().map(|o| nanos(&o["scheduled_time"]) - start).collect();
+        due.sort_unstable();
+        assert!(outputs.iter().all(|o| nanos(&o["start_time"]) >= nanos(&o["scheduled_time"])));
+        due
+    };
+    let first = due("7");
+    assert_eq!(first, due("7"));
+    assert_ne!(first, due("8"));
+    let mut schedule = vb::load::Schedule::new(Some(400.0), 1.0, 7).unwrap();
+    let planned: Vec<i128> = (0..60).map(|_| i128::from(schedule.due(None).unwrap().0)).collect();
+    assert_eq!(first, planned);
+}
+
+#[test]
+fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
+    let sim = Sim::start(&["--step-base", "5ms"]);
+    let lines: String = (0..6)
+        .map(|i| {
+            format!("{{\"prompt\":\"p{i}\",\"expected_output_len\":8,\"timestamp\":0.0{i},{}\"tags\":{{}}}}\n", FULL)
+        })
+        .collect();
+    let (run, outputs, end) = records(&fire(&sim.url, &["--max-concurrency", "1"], &lines).stdout);
+    for (i, output) in outputs.iter().enumerate() {
+        let due = nanos(&output["scheduled_time"]) - nanos(&run["clock"]["start"]);
+        assert_eq!(due, i as i128 * 10_000_000);
+    }
+    // One at a time, each of 40 ms and due every 10 ms: the last waits for five others.
+    assert!(outputs[5]["queue_time"].as_f64().unwrap() > 0.100, "{}", outputs[5]);
+    assert!(end["schedule_lag"]["max"].as_f64().unwrap() > 0.100);
+    let (_, free, _) = records(&fire(&sim.url, &["--request-rate", "inf"], &lines).stdout);
+    let times: HashSet<String> = free.iter().map(|o| o["scheduled_time"].to_string()).collect();
+    assert!(free.len() == 6 && times.len() == 6, "`inf` sends at once, whatever the requests say");
+}
+
+/// What must be said of each fault: with `/v1/completions`, and with a chat where that differs.
+const FAULTS: &[(&str, &str)] = &[
+    ("close_before_headers", "reset"),
+    ("reset_before_headers", "reset"),
+    ("never_answer", "timeout_first_token"),
+    ("slow_headers@20", "ok"),
+    ("status_400", "http_status"),
+    ("status_401", "http_status"),
+    ("status_404", "http_status"),
+    ("status_429", "http_status"),
+    ("status_500", "http_status"),
+    ("status_503", "http_status"),
+    ("html_500", "http_status"),
+    ("html_200", "protocol"),
+    ("stall@3", "timeout_stall"),
+    ("stall@0", "timeout_first_token"),
+    ("reset@3", "reset"),
+    ("cut@3", "truncated"),
+    ("end_early@3", "truncated"),
+    ("error_in_stream@3", "stream_error"),
+    ("error_in_stream@0", "stream_error"),
+    ("bad_json@3", "protocol"),
+    ("bad_chunking@3", "protocol"),
+    ("crlf", "ok"),
+    ("split@1", "ok"),
+    ("split@11", "ok"),
+    ("coalesce@4", "ok"),
+    ("multi_token@4", "ok"),
+    ("empty_chunks", "ok"),
+    ("finish_empty", "ok"),
+    ("no_usage", "ok"),
+    ("double_usage", "ok"),
+    ("usage_in_choices", "ok"),
+    ("no_done", "ok"),
+    ("done_only", "ok"),
+    ("empty", "empty"),
+    ("role_early", "ok"),
+    ("reasoning", "ok"),
+    ("reasoning_content", "ok"),
+    ("tool_calls", "ok"),
+];
+
+#[test]
+fn every_fault_of_the_server_is_told_for_what_it_is() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    for backend in ["openai", "openai-chat"] {
+        let lines: String = FAULTS
+            .iter()
+            .map(|(fault, _)| format!("{{\"request_id\":\"{fault}\",\"prompt\":\"hello\",\"expected_output_len\":12,\"body\":{{\"ignore_eos\":true,\"vb_fault\":\"{fault}\"}}}}\n"))
+            .collect();
+        let limits = ["--timeout-first-token", "1s", "--timeout-stall", "500ms", "--max-concurrency", "8"];
+        let done = fire(&sim.url, &[&limits[..], &["--backend", backend]].concat(), &lines);
+        assert_eq!(done.code, 1, "{}", done.stderr);
+        let (_, outputs, _) = records(&done.stdout);
+        let by_id: BTreeMap<&str, &Value> = outputs.iter().map(|o| (o["request_id"].as_str().unwrap(), o)).collect();
+        assert_eq!(by_id.len(), FAULTS.len());
+        for (fault, want) in FAULTS {
+            let output = by_id[fault];
+            let kind = output["error_kind"].as_str().unwrap_or("ok");
+            println!("{backend:12} {fault:22} {kind:20} {}", output["error"].as_str().unwrap());
+            assert_eq!(kind, *want, "{backend} {fault}: {output}");
+            assert_eq!(output["success"], *want == "ok");
+            assert_eq!(output["error"] == "", *want == "ok");
+            if *want == "ok" {
+                assert_eq!(output["output_tokens"], 12, "{backend} {fault}: {output}");
+            }
+        }
+        let multi = by_id["multi_token@4"];
+        assert_eq!(multi["chunk_tokens"], serde_json::json!([]), "chunks are not tokens");
+        assert_eq!(by_id["no_usage"]["token_source"], "chunks");
+        assert_eq!(by_id["usage_in_choices"]["token_source"], "usage");
+        assert_eq!(by_id["finish_empty"]["itl"].as_array().unwrap().len(), 11, "the empty end is no token");
+        assert!(by_id["status_429"]["error"].as_str().unwrap().starts_with("HTTP 429 Too Many Requests: "));
+        if backend == "openai-chat" {
+            let thinks = by_id["reasoning"];
+            assert!(nanos(&thinks["ttft"]) < nanos(&thinks["ttft_answer"]));
+            assert!(nanos(&by_id["reasoning_content"]["ttft"]) < nanos(&by_id["reasoning_content"]["ttft_answer"]));
+            assert_eq!(thinks["reasoning_tokens"], 6);
+        }
+    }
+}
+
+#[test]
+fn the_most_frequent_error_is_said_with_its_cure() {
+    let sim = Sim::start(&["--served-model-name", "llama"]);
+    let done = fire(&sim.url, &["--model", "lama"], &requests(3, ""));
+    assert_eq!(done.code, 1);
+    assert!(
+        done.stderr.contains("3 of 3 requests failed") && done.stderr.contains("the server has: llama"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(done.stderr.lines().count(), 1);
+    for (fault, cure) in [
+        ("status_401", "OPENAI_API_KEY"),
+        ("status_429", "lower --request-rate"),
+        ("status_500", "server's log"),
+        ("html_200", "OpenAI-compatible"),
+    ] {
+        let done = fire(&sim.url, &[], &requests(2, &format!("\"body\":{{\"vb_fault\":\"{fault}\"}},")));
+        assert!(
+            done.code == 1 && done.stderr.contains(cure) && done.stderr.lines().count() == 1,
+            "{fault}: {}",
+            done.stderr
+        );
+    }
+    // One in a hundred may fail by default, and not more.
+    let one = |count: usize| requests(count, FULL) + &requests(1, "\"body\":{\"vb_fault\":\"status_500\"},");
+    assert_eq!(fire(&sim.url, &[], &one(99)).code, 0);
+    assert_eq!(fire(&sim.url, &[], &one(98)).code, 1);
+    assert_eq!(fire(&sim.url, &["--fail-above", "0.5"], &one(98)).code, 0);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_once() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let done = fire(&format!("http://{free}"), &[], &requests(9, ""));
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.lines().count()), (4, "", 1), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("Connection refused") && done.stderr.contains("is the server running"),
+        "{}",
+        done.stderr
+    );
+    let late = fire(&format!("http://{free}"), &["--ready-check", "600ms"], &requests(9, ""));
+    assert!(late.code == 4 && late.stderr.contains("not ready within 600.0 ms"), "{}", late.stderr);
+    // It accepts, but never says a word: the handshake cannot end.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", deaf.local_addr().unwrap());
+    let done = fire(&url, &["--timeout-connect", "300ms"], &requests(1, ""));
+    assert!(done.code == 4 && done.stderr.contains("no TLS handshake"), "{}", done.stderr);
+    let url = format!("http://{}", deaf.local_addr().unwrap());
+    let done = fire(&url, &["--timeout-first-token", "300ms", "--model", "m"], &requests(1, ""));
+    assert!(done.code == 1 && done.stderr.contains("timeout_first_token"), "{}", done.stderr);
+    let done = fire("http://no.such.host.invalid", &[], &requests(1, ""));
+    assert!(done.code == 4 && done.stderr.contains("no.such.host.invalid has no address"), "{}", done.stderr);
+}
+
+#[test]
+fn a_bad_line_is_named_and_those_before_it_are_reported() {
+    let sim = Sim::start(&[]);
+    let done = fire(&sim.url, &[], &(requests(3, FULL) + "{\"prompt\":3}\n" + &requests(2, "")));
+    let (_, outputs, end) = records(&done.stdout);
+    assert_eq!((done.code, outputs.len()), (3, 3));
+    assert!(done.stderr.starts_with("vb-fire: stdin:4:11: invalid type: integer `3`"), "{}", done.stderr);
+    assert!(end["not_sent"]["why"].as_str().unwrap().starts_with("stdin:4:11"));
+    for (line, want) in [
+        ("{\"messages\":[]}", "stdin:1: the request has `messages`, not `prompt`: use --backend openai-chat"),
+        ("{\"prompt\":\"a\",\"request_id\":\"é\"}", "cannot be sent as a header"),
+        ("not json", "stdin:1:2: expected ident"),
+        ("", "there is no request"),
+    ] {
+        let done = fire(&sim.url, &[], line);
+        assert!(done.code == 3 && done.stderr.contains(want), "{line}: {}", done.stderr);
+    }
+    // A last line without its newline counts.
+    let done = fire(&sim.url, &[], "{\"prompt\":\"a\"}\n{\"prompt\":\"b\"}");
+    assert_eq!(records(&done.stdout).1.len(), 2);
+}
+
+#[test]
+fn secrets_are_sent_and_never_shown() {
+    let sim = Sim::start(&["--api-key", "sk-very-secret"]);
+    let with = |args: &[&str], key: Option<&str>| {
+        let mut vb = command("vb-fire");
+        vb.args(["--base-url", &sim.url, "--model", "tiny"]).args(args).env_remove("OPENAI_API_KEY");
+        key.map(|key| vb.env("OPENAI_API_KEY", key));
+        let mut child = vb.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(requests(2, FULL).as_bytes()).unwrap();
+        tool::done(child.wait_with_output().unwrap())
+    };
+    let header = ["--header", "Authorization=Bearer sk-very-secret", "x-team=red"];
+    for (done, code) in [
+        (with(&[], Some("sk-very-secret")), 0),
+        (with(&header, None), 0),
+        (with(&header, Some("sk-wrong-key")), 0),
+        (with(&[], Some("sk-wrong-key")), 1),
+        (with(&[], None), 1),
+    ] {
+        assert_eq!(done.code, code, "{}", done.stderr);
+        for secret in ["sk-very-secret", "sk-wrong-key"] {
+            assert!(!done.stdout.contains(secret) && !done.stderr.contains(secret), "{}{}", done.stdout, done.stderr);
+        }
+        assert_eq!(code == 1, done.stderr.contains("set OPENAI_API_KEY"));
+    }
+}
+
+#[test]
+fn tls_is_checked_unless_told_otherwise() {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let (cert, key) = (data.join("tls-cert.pem"), data.join("tls-key.pem"));
+    let sim = Sim::start(&["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]);
+    let with = |args: &[&str], ca: &str| {
+        let mut vb = command("vb-fire");
+        vb.args(["--base-url", &sim.url]).args(args).env("SSL_CERT_FILE", data.join(ca));
+        let mut child = vb.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It may leave before it reads.
+        let _ = child.stdin.take().unwrap().write_all(requests(2, FULL).as_bytes());
+        tool::done(child.wait_with_output().unwrap())
+    };
+    let trusted = with(&[], "tls-ca.pem");
+    assert_eq!(trusted.code, 0, "{}", trusted.stderr);
+    let (_, outputs, _) = records(&trusted.stdout);
+    assert!(outputs.iter().all(|o| nanos(&o["phases"]["tls"]) > 0 && nanos(&o["phases"]["connect"]) > 0));
+    let unknown = with(&[], "tls-key.pem");
+    assert!(unknown.code == 4 && unknown.stderr.contains("--insecure"), "{}", unknown.stderr);
+    assert_eq!(with(&["--insecure"], "tls-key.pem").code, 0);
+}
+
+/// A running `vb-fire`, its output read as it comes.
+struct Running {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(url: &str, args: &[&str], stdin: &str) -> Self {
+        let mut child = command("vb-fire")
+            .args(["--base-url", url, "--model", "tiny"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Running { child, out }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn end(mut self) -> (String, Done) {
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        (rest, tool::done(self.child.wait_with_output().unwrap()))
+    }
+}
+
+#[test]
+fn an_interrupt_drains_and_a_second_cancels() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    // Two short ones, then two that are long.
+    let long = "{\"prompt\":\"long\",\"expected_output_len\":300,\"body\":{\"ignore_eos\":true}}\n";
+    let lines = requests(2, FULL) + long + long + &requests(50, FULL);
+    for (signals, outcome) in [(1, "ok"), (2, "cancelled")] {
+        let mut running = Running::start(&sim.url, &["--max-concurrency", "2"], &lines);
+        let head: String = (0..3).map(|_| running.line()).collect();
+        for _ in 0..signals {
+            running.signal(Signal::INT);
+            // Two signals that are still pending would be one.
+            std::thread::sleep(std::time::Duration::from_millis(30));
+        }
+        let (rest, done) = running.end();
+        assert_eq!(done.code, 130, "{}", done.stderr);
+        let (_, outputs, end) = records(&(head + &rest));
+        assert_eq!(end["interrupted"], true);
+        assert_eq!(end["not_sent"]["why"], "interrupted by a signal");
+        assert!(outputs.len() < 10 && end["not_sent"]["count"].as_u64().unwrap() > 40, "{end}");
+        let kinds: Vec<&str> = outputs.iter().map(|o| o["error_kind"].as_str().unwrap_or("ok")).collect();
+        assert_eq!(kinds.last(), Some(&outcome), "{kinds:?}");
+        assert_eq!(end["offered"], outputs.len());
+    }
+}
+
+#[test]
+fn the_grace_ends_a_drain() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    let long = "{\"prompt\":\"long\",\"expected_output_len\":1500,\"body\":{\"ignore_eos\":true}}\n".repeat(3);
+    let done = fire(&sim.url, &["--max-concurrency", "2", "--max-seconds", "100ms", "--grace", "100ms"], &long);
+    let (_, outputs, end) = records(&done.stdout);
+    assert!(outputs.len() == 2 && outputs.iter().all(|o| o["error_kind"] == "cancelled"));
+    assert_eq!((&end["interrupted"], &end["not_sent"]["why"]), (&false.into(), &"--max-seconds was over".into()));
+    assert_eq!((done.code, &end["not_sent"]["count"]), (1, &1.into()));
+}
+
+#[test]
+fn what_was_due_before_the_end_was_offered() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    let args = ["--max-concurrency", "1", "--request-rate", "100", "--burstiness", "inf", "--max-seconds", "200ms"];
+    let slow = requests(60, FULL).replace("\"expected_output_len\":8", "\"expected_output_len\":60");
+    let (_, outputs, end) = records(&fire(&sim.url, &args, &slow).stdout);
+    let never = outputs.iter().filter(|o| o["error_kind"] == "not_sent").count();
+    assert!((17..=25).contains(&outputs.len()), "twenty were due by then: {}", outputs.len());
+    assert!(never >= 14 && outputs.iter().all(|o| o["error_kind"] != "not_sent" || o["start_time"].is_null()));
+    assert_eq!(end["outcomes"]["not_sent"], never);
+}
+
+#[test]
+fn a_killed_run_keeps_what_was_finished() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    let mut running = Running::start(&sim.url, &["--max-concurrency", "2"], &requests(500, FULL));
+    let head: String = (0..20).map(|_| running.line()).collect();
+    running.signal(Signal::KILL);
+    let (rest, _) = running.end();
+    let text = head + &rest;
+    assert!(text.ends_with('\n'), "no line is cut");
+    assert!(text.lines().count() >= 20 && text.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
+}
+
+#[test]
+fn a_reader_that_leaves_stops_the_load() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    let mut running = Running::start(&sim.url, &["--max-concurrency", "1"], &requests(5000, FULL));
+    running.line();
+    let Running { child, out } = running;
+    drop(out);
+    let done = tool::done(child.wait_with_output().unwrap());
+    assert!(done.code == 4 && done.stderr.contains("the reader of the records left"), "{}", done.stderr);
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else { return };
+    let sim = Sim::start(&[]);
+    let mut child = command("vb-fire")
+        .args(["--base-url", &sim.url])
+        .stdin(Stdio::piped())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(requests(3, FULL).as_bytes()).unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    assert!(done.code == 4 && done.stderr.contains("No space left on device"), "{}", done.stderr);
+}
+
+#[test]
+fn warm_ups_have_prompts_of_their_own_and_are_not_recorded() {
+    let folder = folder("fire-warmup");
+    let log = folder.join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
+    let long: Vec<String> = (0..200).map(|i| format!("word{i}")).collect();
+    let line = format!("{{\"request_id\":\"m\",\"prompt\":\"{}\",\"expected_output_len\":4}}\n", long.join(" "));
+    let (run, outputs, end) = records(&fire(&sim.url, &["--num-warmups", "3", "--max-concurrency", "2"], &line).stdout);
+    assert_eq!((&run["num_warmups"], outputs.len(), &end["offered"]), (&3.into(), 1, &1.into()));
+    sim.stop();
+    let truth: Vec<Value> =
+        std::fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let ids: Vec<&str> = truth.iter().map(|t| t["request_id"].as_str().unwrap()).collect();
+    assert_eq!((ids.len(), ids.iter().filter(|id| id.starts_with("warmup-")).count(), ids[3]), (4, 3, "m"));
+    assert!(truth.iter().all(|t| t["cached_tokens"] == 0), "no prompt primes the cache for another");
+}
+
+#[test]
+fn a_tokenizer_counts_where_the_server_does_not() {
+    let sim = Sim::start(&["--fault", "no_usage"]);
+    let (run, outputs, _) = records(&fire(&sim.url, &["--tokenizer", "builtin"], &requests(3, FULL)).stdout);
+    assert_eq!(run["tokenizer"], "builtin");
+    assert!(outputs.iter().all(|o| o["token_source"] == "tokenizer" && o["output_tokens"].as_u64().unwrap() > 0));
+    let (_, outputs, _) =
+        records(&fire(&sim.url, &["--extra-body", "{\"return_token_ids\":true}"], &requests(3, FULL)).stdout);
+    assert!(outputs.iter().all(|o| o["token_source"] == "token_ids" && o["output_tokens"] == 8), "{}", outputs[0]);
+}
+
+#[test]
+fn flags_reach_the_body_and_the_schema_is_json() {
+    let sim = Sim::start(&[]);
+    let done = fire(&sim.url, &["--no-text", "--ignore-eos", "--temperature", "0.5"], &requests(1, ""));
+    let (_, outputs, _) = records(&done.stdout);
+    assert!(outputs[0].get("generated_text").is_none() && outputs[0]["output_tokens"] == 8);
+    let schema: Value = serde_json::from_str(&run("vb-fire", &["--schema"], "").stdout).unwrap();
+    assert!(schema.to_string().contains("RequestFuncOutput"));
+    for args in [
+        ["--burstiness", "0"],
+        ["--fail-above", "2"],
+        ["--base-url", "ftp://x"],
+        ["--max-concurrency", "0"],
+        ["--extra-body", "[1]"],
+    ] {
+        let done = run("vb-fire", &[&args[..], &["--request-rate", "1"]].concat(), "");
+        assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
+    }
+}

@@ -83,7 +83,9 @@ fn every_recipe_runs() {
         ("sharegpt.result", 20),
         ("old", 200),
     ] {
-        let Ok(text) = std::fs::read_to_string(folder.join(name).with_extension("json").to_str().unwrap().replace("sharegpt.json", "sharegpt.result.json")) else {
+        let Ok(text) = std::fs::read_to_string(
+            folder.join(name).with_extension("json").to_str().unwrap().replace("sharegpt.json", "sharegpt.result.json"),
+        ) else {
             assert!(!has_jq, "{name}.json was not written");
             continue;
         };
@@ -99,12 +101,17 @@ fn fixtures(folder: &Path) {
     let turn = |text: &str| format!(r#"{{"from":"human","value":"{text}"}}"#);
     let talk = |i: usize| {
         let question = format!("Please tell me about number {i} and what makes it special to people");
-        format!(r#"{{"id":"{i}","conversations":[{},{}]}}"#, turn(&question), turn("It is a number like many others, I would say."))
+        format!(
+            r#"{{"id":"{i}","conversations":[{},{}]}}"#,
+            turn(&question),
+            turn("It is a number like many others, I would say.")
+        )
     };
     let talks: Vec<String> = (0..30).map(talk).collect();
     let whole = format!("[{}]", talks.join(","));
     std::fs::write(folder.join("sharegpt.json"), &whole[..whole.len() - 60]).unwrap();
-    let prompts: Vec<String> = (0..40).map(|i| format!("{{\"prompt\":\"Say {i} in French\",\"output_tokens\":8}}\n")).collect();
+    let prompts: Vec<String> =
+        (0..40).map(|i| format!("{{\"prompt\":\"Say {i} in French\",\"output_tokens\":8}}\n")).collect();
     std::fs::write(folder.join("prompts.jsonl"), prompts.concat()).unwrap();
     let old = folder.join("old-results");
     std::fs::create_dir(&old).unwrap();

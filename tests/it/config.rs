@@ -1,0 +1,82 @@
+//! `config.yaml` through the tools: values, precedence, and what is said of mistakes.
+
+use std::path::PathBuf;
+
+use crate::tool::{folder, run};
+
+fn config(name: &str, text: &str) -> PathBuf {
+    let path = folder(name).join("config.yaml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// What `tool --config FILE` says, without the folder's name in it.
+fn said(tool: &str, name: &str, text: &str, args: &[&str]) -> (i32, String) {
+    let path = config(name, text);
+    let mut all = vec!["--config", path.to_str().unwrap()];
+    all.extend(args);
+    let done = run(tool, &all, "");
+    (done.code, done.stderr.replace(&format!("{}/", path.parent().unwrap().display()), ""))
+}
+
+#[test]
+fn a_mistake_is_told_with_its_line_and_the_cure() {
+    for (case, text, want) in [
+        (
+            "key",
+            "model: m\nbase_ulr: http://h\n",
+            "vb-fire: config.yaml:2: no tool knows the key `base_ulr`; did you mean `base_url`?\n",
+        ),
+        (
+            "number",
+            "model: m\n\nmax_concurrency: many\n",
+            "vb-fire: config.yaml:3: invalid value 'many' for 'max-concurrency <N>': `many` is not a whole number: write it as 1000 or 2k\n",
+        ),
+        (
+            "choice",
+            "backend: grpc\n",
+            "vb-fire: config.yaml:1: invalid value 'grpc' for 'backend <BACKEND>' [possible values: openai, openai-chat]\n",
+        ),
+        ("flag", "ignore_eos: 3\n", "vb-fire: config.yaml:1: `ignore_eos` is true or false\n"),
+        ("yaml", "model: [\n", "vb-fire: config.yaml:2:1: "),
+        ("list", "- a\n", "vb-fire: config.yaml:1:1: "),
+    ] {
+        let (code, stderr) = said("vb-fire", &format!("config-{case}"), text, &[]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.starts_with(want) && stderr.lines().count() == 1, "{want}\n{stderr}");
+    }
+    let (code, stderr) = said(
+        "vb-gen",
+        "config-grid-type",
+        "model: m\ninput_output: [[128, x]]\nconcurrency_prompts: [[1, 1]]\n",
+        &["--grid"],
+    );
+    assert!(code == 2 && stderr.contains("config.yaml:2:"), "{stderr}");
+    let (code, stderr) = said("vb-gen", "config-grid-none", "model: m\ninput_output: [[128, 1]]\n", &["--grid"]);
+    assert!(code == 2 && stderr.contains("`concurrency_prompts` needs at least one pair"), "{stderr}");
+    let (code, stderr) =
+        said("vb-gen", "config-grid-zero", "input_output:\n- [0, 1]\nconcurrency_prompts: [[1, 1]]\n", &["--grid"]);
+    assert!(code == 2 && stderr.contains("config.yaml:1: `input_output`: [0, 1] has a zero"), "{stderr}");
+    let missing = run("vb-fire", &["--config", "no/such/config.yaml"], "");
+    assert!(missing.code == 2 && missing.stderr.contains("no/such/config.yaml"), "{}", missing.stderr);
+}
+
+#[test]
+fn flags_win_over_the_config_and_keys_of_other_tools_are_left_to_them() {
+    let text = "tokenizer: builtin\nnum_prompts: 2\ninput_len: 8\nseed: 5\nmax_concurrency: 4\ngoodput: [ttft:200ms]\n";
+    let path = config("config-wins", text);
+    let file = path.to_str().unwrap();
+    let lines = |args: &[&str]| run("vb-gen", args, "").stdout.lines().count();
+    assert_eq!(lines(&["--config", file]), 2);
+    assert_eq!(lines(&["--config", file, "--num_prompts", "3"]), 3);
+    let seed = |args: &[&str]| run("vb-gen", args, "").stdout;
+    assert_eq!(seed(&["--config", file]), seed(&["--num-prompts=2", "--input-len=8", "--seed=5"]));
+}
+
+/// The shipped config is complete, and each of its keys is known.
+#[test]
+fn the_shipped_config_is_a_grid() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
+    let done = run("vb-gen", &["--config", path.to_str().unwrap(), "--grid", "tsv", "--seed", "1"], "");
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 6), "{}", done.stderr);
+}
