@@ -1,5 +1,11 @@
 //! `vb-sim`.
 
+mod blocks;
+mod engine;
+mod fault;
+mod profile;
+mod vocabulary;
+
 use crate::{config::ConfigFlag, error::Error};
 
 /// `vb-sim`.
