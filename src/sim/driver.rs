@@ -13,7 +13,7 @@ use super::{
     engine::{Engine, Job, RequestId, Step},
     metrics::Metrics,
     pacer::Pacer,
-    truth::TruthLog,
+    truth::{Truth, TruthLog},
 };
 use crate::{cli, clock::Clock, error::Error, units::Nanos};
 
@@ -53,6 +53,18 @@ pub struct Progress {
     /// Arrival → first turn.
     pub queue_time: Option<Nanos>,
     waker: Option<Waker>,
+}
+
+impl Progress {
+    /// Tells the truth log what the engine did for the request.
+    pub fn tell(&self, truth: &mut Truth) {
+        truth.queue_time = self.queue_time;
+        truth.cached_tokens = self.cached_tokens;
+        truth.output_tokens = u32::try_from(self.generated).unwrap_or(u32::MAX);
+        if !self.finished {
+            truth.finish_reason = None;
+        }
+    }
 }
 
 /// The right to the tokens of one request; dropping it takes an unfinished request out of the engine.

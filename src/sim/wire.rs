@@ -66,7 +66,9 @@ impl Tap {
 
     /// Completes what is known of the current request.
     pub fn note(&mut self, change: impl FnOnce(&mut Truth)) {
-        self.current.iter_mut().for_each(change);
+        if let Some(truth) = &mut self.current {
+            change(truth);
+        }
     }
 
     /// A chunk with so many tokens was handed to hyper; none for chunks that bear none.
