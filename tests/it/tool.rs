@@ -1,10 +1,12 @@
 //! Runs the project's binaries.
 
 use std::{
-    io::Write,
+    io::{BufRead, BufReader, Read, Write},
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A command for one of the project's binaries, as `vb-gen`.
 pub fn command(tool: &str) -> Command {
@@ -46,6 +48,54 @@ pub fn done(output: Output) -> Done {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A simulated server on a port of its own, killed when it is dropped.
+pub struct Sim {
+    /// Its base URL.
+    pub url: String,
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Sim {
+    /// Starts one and waits until it is ready.
+    pub fn start(args: &[&str]) -> Sim {
+        let mut child = command("vb-sim")
+            .args(["--port", "0"])
+            .args(args)
+            .env_remove("VLLM_API_KEY")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        if line.is_empty() {
+            panic!("vb-sim did not start: {:?}", done(child.wait_with_output().unwrap()));
+        }
+        Sim { url: line.trim_end().to_owned(), child, stdout }
+    }
+
+    /// Ends it as a user would, and gives what it wrote after its URL. Its truth log is complete then.
+    pub fn stop(mut self) -> Done {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code().unwrap_or(-1);
+        Done { code, stdout, stderr }
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,0 +1,397 @@
+//! The endpoints.
+
+use std::{fmt, rc::Rc};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SERVER},
+};
+use serde_json::{Value, json};
+
+use super::{
+    driver::{Driver, Ticket},
+    events::{FINGERPRINT, Format, error_body},
+    fault::{self, Fault, FaultKind},
+    request::{self, Ask, Body, Refusal, TokenizeBody},
+    script::{Answer, Script},
+    server::Options,
+    stream::EventStream,
+    truth::Truth,
+    vocabulary::{END_OF_TEXT, Vocabulary},
+    wire::SharedTap,
+};
+use crate::{
+    clock::Clock,
+    units::{Nanos, SECOND},
+};
+
+/// What all requests share.
+pub struct Server {
+    /// What was asked for on the command line.
+    pub options: Options,
+    /// The time.
+    pub clock: Clock,
+    /// The texts.
+    pub vocabulary: Rc<Vocabulary>,
+    /// The engine.
+    pub driver: Rc<Driver>,
+    /// Requests so far that came without a name.
+    pub unnamed: std::cell::Cell<u64>,
+}
+
+/// The body of any answer.
+pub type AnyBody = Either<Full<Bytes>, EventStream>;
+
+/// A connection that is closed in place of an answer.
+#[derive(Debug)]
+pub struct Dropped;
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fault closes the connection")
+    }
+}
+
+impl std::error::Error for Dropped {}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Completions,
+    Chat,
+    Models,
+    Health,
+    Version,
+    Tokenize,
+    Detokenize,
+    ResetPrefixCache,
+    Metrics,
+}
+
+fn route(path: &str) -> Option<(Route, Method)> {
+    Some(match path {
+        "/v1/completions" => (Route::Completions, Method::POST),
+        "/v1/chat/completions" => (Route::Chat, Method::POST),
+        "/v1/models" => (Route::Models, Method::GET),
+        "/health" | "/ping" => (Route::Health, Method::GET),
+        "/version" => (Route::Version, Method::GET),
+        "/tokenize" => (Route::Tokenize, Method::POST),
+        "/detokenize" => (Route::Detokenize, Method::POST),
+        "/reset_prefix_cache" => (Route::ResetPrefixCache, Method::POST),
+        "/metrics" => (Route::Metrics, Method::GET),
+        _ => return None,
+    })
+}
+
+impl Server {
+    /// Answers one request.
+    pub async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        tap: SharedTap,
+    ) -> Result<Response<AnyBody>, Dropped> {
+        let path = request.uri().path();
+        if path.starts_with("/v1") && !self.is_allowed(&request) {
+            return Ok(json_answer(StatusCode::UNAUTHORIZED, &json!({"error": "Unauthorized"})));
+        }
+        let Some((route, method)) = route(path) else {
+            return Ok(json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})));
+        };
+        if method != request.method() {
+            let mut answer = json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}));
+            if let Ok(allowed) = HeaderValue::from_str(method.as_str()) {
+                answer.headers_mut().insert(ALLOW, allowed);
+            }
+            return Ok(answer);
+        }
+        match route {
+            Route::Completions | Route::Chat => self.generate(request, route == Route::Chat, tap).await,
+            Route::Tokenize | Route::Detokenize => {
+                let answer = self.tokenize(request, route == Route::Tokenize).await;
+                Ok(answer.unwrap_or_else(|refusal| json_answer(refusal.status, &refusal.body)))
+            }
+            Route::Models => Ok(json_answer(StatusCode::OK, &self.models())),
+            Route::Health => Ok(plain(StatusCode::OK, None, String::new())),
+            Route::Version => Ok(json_answer(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))),
+            Route::ResetPrefixCache => {
+                Ok(json_answer(StatusCode::OK, &json!({"success": self.driver.reset_prefix_cache()})))
+            }
+            Route::Metrics => {
+                let model = self.options.models.first().map_or("", String::as_str);
+                let kind = "text/plain; version=1.0.0; charset=utf-8";
+                Ok(plain(StatusCode::OK, Some(kind), self.driver.metrics_page(model)))
+            }
+        }
+    }
+
+    fn is_allowed(&self, request: &Request<Incoming>) -> bool {
+        let Some(key) = &self.options.api_key else { return true };
+        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        given.and_then(|value| value.split_once(' ')).is_some_and(|(scheme, given)| {
+            scheme.eq_ignore_ascii_case("bearer") && given == key
+        })
+    }
+
+    fn models(&self) -> Value {
+        let created = self.unix_seconds();
+        let permission = json!([{"id": "modelperm-0", "object": "model_permission", "created": created,
+            "allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true,
+            "allow_search_indices": false, "allow_view": true, "allow_fine_tuning": false, "organization": "*",
+            "group": null, "is_blocking": false}]);
+        let card = |(place, name): (usize, &String)| {
+            let parent = (place > 0).then(|| self.options.models.first());
+            json!({"id": name, "object": "model", "created": created, "owned_by": "vb-sim", "root": name,
+                "parent": parent, "max_model_len": self.options.profile.max_model_len, "permission": permission})
+        };
+        json!({"object": "list", "data": self.options.models.iter().enumerate().map(card).collect::<Vec<_>>()})
+    }
+
+    async fn tokenize(&self, request: Request<Incoming>, there: bool) -> Result<Response<AnyBody>, Refusal> {
+        let body: TokenizeBody = request::parse(&read(request).await?)?;
+        request::model(body.model.as_deref(), &self.options.models)?;
+        let text = |ids: &[u32]| self.vocabulary.decode(ids).map_err(|e| Refusal::bad(Some("tokens"), &e.to_string()));
+        if !there {
+            let ids = body.tokens.ok_or_else(|| request::missing("tokens"))?;
+            return Ok(json_answer(StatusCode::OK, &json!({"prompt": text(&ids)?})));
+        }
+        let ids = body.tokens(&self.vocabulary)?;
+        let texts = match body.return_token_strs {
+            Some(true) => Some(ids.iter().map(|id| text(&[*id])).collect::<Result<Vec<_>, _>>()?),
+            _ => None,
+        };
+        let limit = self.options.profile.max_model_len;
+        let answer = json!({"count": ids.len(), "max_model_len": limit, "tokens": ids, "token_strs": texts});
+        Ok(json_answer(StatusCode::OK, &answer))
+    }
+
+    async fn generate(
+        &self,
+        request: Request<Incoming>,
+        chat: bool,
+        tap: SharedTap,
+    ) -> Result<Response<AnyBody>, Dropped> {
+        let name = self.name(&request);
+        let bytes = read(request).await;
+        let received = self.clock.now();
+        tap.borrow_mut().begin(Truth {
+            request_id: name.clone(),
+            received: self.clock.unix(received),
+            ..Truth::default()
+        });
+        let ask = bytes.and_then(|bytes| {
+            let body: Body = request::parse(&bytes)?;
+            body.check(chat, &self.options.models, self.options.profile.max_model_len, &self.vocabulary)
+        });
+        let ask = match ask {
+            Ok(ask) => ask,
+            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &refusal.body))),
+        };
+        let fault = ask.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
+        tap.borrow_mut().note(|truth| {
+            truth.prompt_tokens = u32::try_from(ask.prompt.len()).unwrap_or(u32::MAX);
+            truth.fault = fault.map(|fault| fault.to_string());
+        });
+        if let Some(answer) = instead(fault, &tap).await? {
+            return Ok(noted(&tap, answer));
+        }
+        let exchange = Exchange { server: self, ask, name, received, fault, tap };
+        if exchange.ask.stream { Ok(exchange.stream()) } else { Ok(exchange.whole().await) }
+    }
+
+    /// The client's `x-request-id`, or one of our own.
+    fn name(&self, request: &Request<Incoming>) -> String {
+        let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
+        given.filter(|name| !name.is_empty()).map_or_else(
+            || {
+                let number = self.unnamed.replace(self.unnamed.get() + 1);
+                format!("vb-sim-{number}")
+            },
+            str::to_owned,
+        )
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.clock.unix(self.clock.now()).0 / SECOND
+    }
+}
+
+/// What a fault does in place of an answer or before it.
+async fn instead(fault: Option<Fault>, tap: &SharedTap) -> Result<Option<Response<AnyBody>>, Dropped> {
+    let Some(Fault { kind, n }) = fault else { return Ok(None) };
+    let page = "<html><head><title>Bad Gateway</title></head><body><h1>upstream error</h1></body></html>\n";
+    let html = Some("text/html; charset=utf-8");
+    Ok(match kind {
+        FaultKind::CloseBeforeHeaders => return Err(Dropped),
+        FaultKind::ResetBeforeHeaders => {
+            tap.borrow_mut().reset();
+            return Err(Dropped);
+        }
+        FaultKind::NeverAnswer => std::future::pending().await,
+        FaultKind::SlowHeaders => {
+            tokio::time::sleep(Nanos(u64::from(n) * 1_000_000).duration()).await;
+            None
+        }
+        FaultKind::Html500 => Some(plain(StatusCode::INTERNAL_SERVER_ERROR, html, page.into())),
+        FaultKind::Html200 => Some(plain(StatusCode::OK, html, page.into())),
+        _ => kind.status().map(|(code, name)| status_fault(code, name)),
+    })
+}
+
+fn status_fault(code: u16, name: &str) -> Response<AnyBody> {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = match status {
+        StatusCode::UNAUTHORIZED => json!({"error": "Unauthorized"}),
+        _ => error_body(code, name, None, &format!("vb-sim was asked to answer with {code}")),
+    };
+    let mut answer = json_answer(status, &body);
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer
+}
+
+/// A request that is served, and what serves it.
+struct Exchange<'a> {
+    server: &'a Server,
+    ask: Ask,
+    name: String,
+    received: Nanos,
+    fault: Option<Fault>,
+    tap: SharedTap,
+}
+
+impl Exchange<'_> {
+    fn id(&self) -> String {
+        let kind = if self.ask.chat { "chatcmpl" } else { "cmpl" };
+        format!("{kind}-{}", self.name)
+    }
+
+    fn finish(&self) -> &'static str {
+        if self.ask.length.ignore_eos && !self.has(FaultKind::Empty) { "length" } else { "stop" }
+    }
+
+    fn has(&self, kind: FaultKind) -> bool {
+        self.fault.is_some_and(|fault| fault.kind == kind)
+    }
+
+    /// Queues the request. An answer that is to be empty needs no engine.
+    fn submit(&self) -> (Rc<[u32]>, Option<Ticket>) {
+        if self.has(FaultKind::Empty) {
+            return (Rc::new([]), None);
+        }
+        let output = self.server.vocabulary.answer(self.server.options.seed, &self.ask.prompt, self.ask.length);
+        let output: Rc<[u32]> = output.into();
+        let stops = output.last() == Some(&END_OF_TEXT);
+        let ticket = self.server.driver.submit(self.received, &self.ask.prompt, Rc::clone(&output), stops);
+        (output, Some(ticket))
+    }
+
+    fn stream(self) -> Response<AnyBody> {
+        let (output, ticket) = self.submit();
+        let prompt_tokens = u32::try_from(self.ask.prompt.len()).unwrap_or(u32::MAX);
+        let created = self.server.unix_seconds();
+        let mut format = Format::new(self.ask.chat, &self.id(), created, &self.ask.model, prompt_tokens);
+        format.continuous_usage = self.ask.continuous_usage && !self.has(FaultKind::NoUsage);
+        let finish = self.finish();
+        format.prompt_ids = self.ask.return_token_ids.then_some(self.ask.prompt);
+        let script = Script::new(Answer {
+            format,
+            vocabulary: Rc::clone(&self.server.vocabulary),
+            output,
+            finish,
+            tokens_per_chunk: self.server.options.tokens_per_chunk as usize,
+            include_usage: self.ask.include_usage,
+            fault: self.fault,
+        });
+        self.tap.borrow_mut().note(|truth| {
+            truth.status = Some(200);
+            // Until the stream is over, the reason is that of its plan; `Progress::tell` corrects it.
+            truth.finish_reason = Some(finish.into());
+        });
+        let kind = "text/event-stream; charset=utf-8";
+        with_kind(StatusCode::OK, Some(kind), Either::Right(EventStream::new(script, ticket, self.tap)))
+    }
+
+    async fn whole(self) -> Response<AnyBody> {
+        let (output, ticket) = self.submit();
+        let mut cached = 0;
+        if let Some(mut ticket) = ticket {
+            ticket.finished().await;
+            let progress = ticket.progress();
+            cached = progress.cached_tokens;
+            self.tap.borrow_mut().note(|truth| {
+                truth.finish_reason = Some(self.finish().into());
+                progress.tell(truth);
+            });
+        }
+        let tokens = u32::try_from(output.len()).unwrap_or(u32::MAX);
+        self.tap.borrow_mut().queue(tokens);
+        let answer = json_answer(StatusCode::OK, &self.whole_body(&output, cached));
+        noted(&self.tap, answer)
+    }
+
+    /// The answer in one piece, as vLLM writes it.
+    fn whole_body(&self, output: &[u32], cached: u32) -> Value {
+        let ids = |ids: &[u32]| self.ask.return_token_ids.then(|| ids.to_vec());
+        let (text, finish) = (self.server.vocabulary.texts(output), self.finish());
+        let (prompt, generated) = (self.ask.prompt.len(), output.len());
+        let details = (cached > 0).then(|| json!({"cached_tokens": cached}));
+        let usage = json!({"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated,
+            "prompt_tokens_details": details, "completion_tokens_details": null});
+        let usage = if self.has(FaultKind::NoUsage) { Value::Null } else { usage };
+        let (id, model, created) = (self.id(), &self.ask.model, self.server.unix_seconds());
+        if self.ask.chat {
+            let message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": null,
+                "audio": null, "function_call": null, "reasoning": null});
+            let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish,
+                "stop_reason": null, "token_ids": ids(output), "routed_experts": null});
+            return json!({"id": id, "object": "chat.completion", "created": created, "model": model,
+                "choices": [choice], "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage,
+                "prompt_logprobs": null, "prompt_token_ids": ids(&self.ask.prompt), "prompt_text": null,
+                "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null});
+        }
+        let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish, "stop_reason": null,
+            "token_ids": ids(output), "prompt_logprobs": null, "prompt_token_ids": ids(&self.ask.prompt),
+            "routed_experts": null});
+        json!({"id": id, "object": "text_completion", "created": created, "model": model, "choices": [choice],
+            "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage, "kv_transfer_params": null,
+            "ec_transfer_params": null, "metrics": null})
+    }
+}
+
+/// An answer whose every byte is handed to hyper now.
+fn noted(tap: &SharedTap, answer: Response<AnyBody>) -> Response<AnyBody> {
+    let mut tap = tap.borrow_mut();
+    tap.note(|truth| truth.status = Some(answer.status().as_u16()));
+    tap.complete();
+    drop(tap);
+    answer
+}
+
+/// Reads a body that says it is JSON.
+async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
+    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_json = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    let body = request.into_body().collect().await.map_err(|e| Refusal::bad(None, &e.to_string()))?;
+    if is_json { Ok(body.to_bytes()) } else { Err(request::not_json()) }
+}
+
+fn json_answer(status: StatusCode, body: &Value) -> Response<AnyBody> {
+    plain(status, Some("application/json"), body.to_string())
+}
+
+fn plain(status: StatusCode, kind: Option<&'static str>, body: String) -> Response<AnyBody> {
+    with_kind(status, kind, Either::Left(Full::new(body.into())))
+}
+
+fn with_kind(status: StatusCode, kind: Option<&'static str>, body: AnyBody) -> Response<AnyBody> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(SERVER, HeaderValue::from_static("vb-sim"));
+    if let Some(kind) = kind {
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    answer
+}

@@ -1,0 +1,90 @@
+//! The body of a streaming answer: plays a script on the connection.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+
+use super::{
+    driver::Ticket,
+    script::{Piece, Script},
+    wire::SharedTap,
+};
+
+/// The body of a streaming answer.
+pub struct EventStream {
+    script: Script,
+    /// `None`: the script needs no tokens.
+    ticket: Option<Ticket>,
+    tap: SharedTap,
+    hangs: bool,
+}
+
+impl EventStream {
+    /// Plays `script` with the tokens of `ticket`, and notes on `tap` what leaves.
+    pub fn new(script: Script, ticket: Option<Ticket>, tap: SharedTap) -> Self {
+        EventStream { script, ticket, tap, hangs: false }
+    }
+
+    /// Does what comes next; `None`: nothing does before more tokens come.
+    fn play(&mut self, cx: &Context<'_>) -> Option<Poll<Option<Result<Frame<Bytes>, io::Error>>>> {
+        while let Some(piece) = self.script.next_piece() {
+            match piece {
+                Piece::Data(bytes) => return Some(Poll::Ready(Some(Ok(Frame::data(bytes))))),
+                Piece::Tokens(tokens) => self.tap.borrow_mut().queue(tokens),
+                Piece::Corrupt => self.tap.borrow_mut().corrupt(),
+                Piece::Reset => self.tap.borrow_mut().reset(),
+                Piece::Pause => {
+                    // hyper writes what it has before it asks again.
+                    cx.waker().wake_by_ref();
+                    return Some(Poll::Pending);
+                }
+                Piece::Hang => {
+                    self.hangs = true;
+                    return Some(Poll::Pending);
+                }
+                Piece::Break => return Some(Poll::Ready(Some(Err(io::Error::other("a fault ends the connection"))))),
+                Piece::End => return Some(Poll::Ready(None)),
+            }
+        }
+        None
+    }
+}
+
+impl Body for EventStream {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = self.get_mut();
+        loop {
+            if this.hangs {
+                return Poll::Pending;
+            }
+            if let Some(done) = this.play(cx) {
+                return done;
+            }
+            let Some(ticket) = this.ticket.as_mut().filter(|_| !this.script.ended()) else { return Poll::Ready(None) };
+            let Poll::Ready((tokens, finished)) = ticket.poll_tokens(cx) else { return Poll::Pending };
+            if this.script.sent() == 0 {
+                this.script.set_cached_tokens(ticket.progress().cached_tokens);
+            }
+            this.script.advance(tokens, finished);
+        }
+    }
+}
+
+/// What the truth log says of the engine's part is known by now, however the stream ended.
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        let mut tap = self.tap.borrow_mut();
+        if let Some(ticket) = &self.ticket {
+            tap.note(|truth| ticket.progress().tell(truth));
+        }
+        tap.complete();
+    }
+}

@@ -1,0 +1,185 @@
+//! The connection between hyper and the socket: it stamps what leaves, and breaks what must be broken.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+use super::truth::{Truth, TruthLog};
+use crate::clock::Clock;
+
+/// A connection's bytes, with or without TLS.
+pub struct Wire {
+    stream: Stream,
+    tap: SharedTap,
+}
+
+/// What carries the bytes.
+pub enum Stream {
+    /// TCP alone.
+    Plain(TcpStream),
+    /// TLS on it.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// The tap of a connection, which its answers and its wire share.
+pub type SharedTap = Rc<RefCell<Tap>>;
+
+/// Notes for the truth log what goes over a connection, and takes orders for its end.
+pub struct Tap {
+    clock: Clock,
+    log: Option<Rc<TruthLog>>,
+    /// The request that is being answered.
+    current: Option<Truth>,
+    /// Tokens of chunks that were handed to hyper and have not been written yet.
+    queued: Vec<u32>,
+    /// Whether everything of the current answer was handed to hyper.
+    complete: bool,
+    /// Whether closing the connection is to reset it.
+    reset: bool,
+    /// Whether the next write is to begin with a byte that is no chunk size.
+    corrupt: bool,
+}
+
+impl Tap {
+    /// The tap of a new connection; without a log it notes nothing.
+    pub fn new(clock: Clock, log: Option<Rc<TruthLog>>) -> SharedTap {
+        let tap = Tap { clock, log, current: None, queued: vec![], complete: false, reset: false, corrupt: false };
+        Rc::new(RefCell::new(tap))
+    }
+
+    /// A new request is being answered.
+    pub fn begin(&mut self, truth: Truth) {
+        self.write_line();
+        self.current = self.log.is_some().then_some(truth);
+        self.complete = false;
+    }
+
+    /// Completes what is known of the current request.
+    pub fn note(&mut self, change: impl FnOnce(&mut Truth)) {
+        if let Some(truth) = &mut self.current {
+            change(truth);
+        }
+    }
+
+    /// A chunk with so many tokens was handed to hyper; none for chunks that bear none.
+    pub fn queue(&mut self, tokens: u32) {
+        if tokens > 0 && self.current.is_some() {
+            self.queued.push(tokens);
+        }
+    }
+
+    /// Nothing more will be queued for the current request.
+    pub fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Closing the connection is to reset it.
+    pub fn reset(&mut self) {
+        self.reset = true;
+    }
+
+    /// The next write is to break the framing.
+    pub fn corrupt(&mut self) {
+        self.corrupt = true;
+    }
+
+    fn written(&mut self, at: crate::units::Nanos) {
+        if let Some(current) = &mut self.current {
+            current.sent.resize(current.sent.len() + self.queued.len(), self.clock.unix(at));
+            current.tokens.append(&mut self.queued);
+        }
+        if self.complete {
+            self.write_line();
+        }
+    }
+
+    fn write_line(&mut self) {
+        self.queued.clear();
+        if let (Some(truth), Some(log)) = (self.current.take(), &self.log) {
+            log.write(&truth);
+        }
+    }
+}
+
+/// A connection that ends in the middle of an answer still leaves its line.
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.write_line();
+    }
+}
+
+impl Wire {
+    /// Puts `tap` on `stream`.
+    pub fn new(stream: Stream, tap: SharedTap) -> Self {
+        Wire { stream, tap }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.tap.borrow().reset {
+            let socket = match &self.stream {
+                Stream::Plain(socket) => socket,
+                Stream::Tls(tls) => tls.get_ref().0,
+            };
+            // A socket that fails here is gone already.
+            let _ = socket.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+/// Not vectored on purpose: hyper then puts what belongs to one flush into one buffer and one write.
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let broken: Vec<u8>;
+        let bytes = if std::mem::take(&mut self.tap.borrow_mut().corrupt) {
+            broken = buf.iter().enumerate().map(|(i, byte)| if i == 0 { b'Z' } else { *byte }).collect();
+            &broken
+        } else {
+            buf
+        };
+        let clock = self.tap.borrow().clock;
+        let at = clock.now();
+        let written = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        if let Poll::Ready(Ok(_)) = written {
+            self.tap.borrow_mut().written(at);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
