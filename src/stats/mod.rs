@@ -21,7 +21,7 @@ use std::{
 use clap::ArgAction;
 
 pub use goodput::{Goodput, Slo, parse_slo};
-pub use metric::{Distribution, Metric};
+pub use metric::{Distribution, Metric, of_key as metric_of_key};
 pub use result::RunResult;
 
 use crate::{cli, config::ConfigFlag, error::Error, ndjson};
@@ -152,9 +152,7 @@ fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
     let known = || Metric::ALL.map(Metric::name).join(", ");
     let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
-        .map(|name| {
-            Metric::named(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known()))
-        })
+        .map(|name| Metric::named(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known())))
         .collect()
 }
 

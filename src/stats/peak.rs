@@ -1,7 +1,7 @@
 //! Peaks: the most requests in flight, and the most tokens in a second.
 
 use super::{
-    recording::{Chunks, Recording, Request},
+    recording::{Chunks, Recording},
     tokens,
 };
 use crate::units::{Nanos, SECOND};
@@ -17,6 +17,9 @@ pub struct Buckets {
 
 /// Beyond this many buckets (3 years) the instants are no instants of one run.
 const MOST_BUCKETS: f64 = 1e8;
+
+/// The most slots that arrivals are counted in.
+const MOST_SLOTS: u64 = 1_000_000;
 
 /// vLLM's formula, in its own order of additions.
 #[must_use]
@@ -79,45 +82,116 @@ pub fn concurrency(recording: &Recording) -> u64 {
 
 /// The most tokens of successes that arrived within any second, `(t − 1 s, t]`, wherever it begins. The tokens of a
 /// chunk arrive together.
+///
+/// Exact, without sorting all arrivals: counts in fine slots bound the tokens of every second from above and the best
+/// one from below, and only the seconds in between are looked at one by one.
 #[must_use]
 pub fn token_rate(recording: &Recording) -> u64 {
-    let mut times = arrivals(recording);
+    let slots = Slots::of(recording);
+    let least = slots.fullest();
+    let wanted = slots.that_may_beat(least);
+    let mut times = Vec::new();
+    arrivals(recording, |time, tokens| {
+        if wanted.get(slots.index(time)).is_some_and(|wanted| *wanted) {
+            times.push((time, u64::from(tokens)));
+        }
+    });
     times.sort_unstable();
-    let (mut oldest, mut most) = (0, 0);
-    for (newest, time) in times.iter().enumerate() {
-        while times[oldest] + SECOND <= *time {
+    let (mut oldest, mut within, mut most) = (0, 0, least);
+    for (time, tokens) in &times {
+        within += tokens;
+        while times[oldest].0 + SECOND <= *time {
+            within -= times[oldest].1;
             oldest += 1;
         }
-        most = most.max(newest + 1 - oldest);
+        most = most.max(within);
     }
-    most as u64
+    most
 }
 
-/// The arrival of each token of the successes, in nanoseconds from the first start.
-fn arrivals(recording: &Recording) -> Vec<u64> {
+/// Tokens by the slot of time in which they arrived.
+struct Slots {
+    /// Nanoseconds in a slot.
+    width: u64,
+    /// The tokens before slot 0, 1, …, and behind the last.
+    before: Vec<u64>,
+}
+
+impl Slots {
+    /// Slots of a millisecond, or wider ones for a run of hours.
+    fn of(recording: &Recording) -> Self {
+        let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
+            - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
+        let mut slots =
+            Slots { width: (Nanos::from_secs_f64(span).0 / MOST_SLOTS).max(SECOND / 1000), before: vec![0] };
+        let mut counts: Vec<u64> = Vec::new();
+        arrivals(recording, |time, tokens| {
+            let slot = slots.index(time);
+            if slot >= counts.len() {
+                counts.resize(slot + 1, 0);
+            }
+            counts[slot] += u64::from(tokens);
+        });
+        slots.before.extend(counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        }));
+        slots
+    }
+
+    fn index(&self, time: u64) -> usize {
+        usize::try_from(time / self.width).unwrap_or(usize::MAX)
+    }
+
+    fn len(&self) -> usize {
+        self.before.len() - 1
+    }
+
+    /// The tokens of the last `n` slots up to and with `slot`.
+    fn sum(&self, slot: usize, n: usize) -> u64 {
+        self.before[slot + 1] - self.before[(slot + 1).saturating_sub(n)]
+    }
+
+    /// The most tokens in a second that begins and ends with a slot: there is a second with so many.
+    fn fullest(&self) -> u64 {
+        let whole = self.index(SECOND);
+        (0..self.len()).map(|slot| self.sum(slot, whole)).max().unwrap_or_default()
+    }
+
+    /// The slots of all the seconds that may have more than `least` tokens.
+    fn that_may_beat(&self, least: u64) -> Vec<bool> {
+        let touched = self.index(SECOND + self.width - 1) + 1;
+        let mut wanted = vec![false; self.len()];
+        for slot in 0..self.len() {
+            if self.sum(slot, touched) > least {
+                wanted[(slot + 1).saturating_sub(touched)..=slot].fill(true);
+            }
+        }
+        wanted
+    }
+}
+
+/// Calls `visit` with the time and the tokens of each chunk of the successes, request after request. Times are
+/// nanoseconds from the first start.
+fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
-    let mut times = Vec::with_capacity(recording.gaps.len() + recording.requests.len());
     for (request, start, ttft) in timed() {
-        let first = Nanos::from_secs_f64(start - origin).0 + Nanos::from_secs_f64(ttft).0;
-        let gaps = recording.gaps_of(request);
-        let chunks = std::iter::once(0).chain(gaps.iter().map(|gap| Nanos::from_secs_f64(*gap).0));
-        let stamps = chunks.scan(first, |time, gap| {
-            *time += gap;
-            Some(*time)
-        });
-        push_tokens(&mut times, stamps, recording, request);
-    }
-    times
-}
-
-fn push_tokens(times: &mut Vec<u64>, stamps: impl Iterator<Item = u64>, recording: &Recording, request: &Request) {
-    if request.chunks == Chunks::Single {
-        times.extend(stamps);
-        return;
-    }
-    for (stamp, tokens) in stamps.zip(tokens::per_chunk(recording, request)) {
-        times.extend(std::iter::repeat_n(stamp, tokens as usize));
+        let mut time = Nanos::from_secs_f64(start - origin).0 + Nanos::from_secs_f64(ttft).0;
+        let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);
+        if request.chunks == Chunks::Single {
+            visit(time, 1);
+            for gap in gaps {
+                time += gap;
+                visit(time, 1);
+            }
+        } else {
+            let gaps = std::iter::once(0).chain(gaps);
+            for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
+                time += gap;
+                visit(time, tokens);
+            }
+        }
     }
 }
 
@@ -125,7 +199,7 @@ fn push_tokens(times: &mut Vec<u64>, stamps: impl Iterator<Item = u64>, recordin
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::recording::Request, *};
 
     /// Requests of one token each (start, latency in ms).
     fn recording(requests: &[(u64, u64)]) -> Recording {

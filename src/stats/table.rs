@@ -158,7 +158,8 @@ impl Table {
     }
 
     fn verdict(&mut self, vb: &Vb) {
-        let mut words = vec![if vb.complete { "Complete" } else { "NOT COMPLETE: not all of a run was read" }.to_owned()];
+        let mut words =
+            vec![if vb.complete { "Complete" } else { "NOT COMPLETE: not all of a run was read" }.to_owned()];
         if vb.interrupted {
             words.push("interrupted".into());
         }
@@ -179,13 +180,15 @@ impl Table {
 /// `Mean`, then the percentiles.
 fn statistics(summary: &Summary) -> Vec<(String, f64)> {
     let mean = summary.mean.map(|mean| ("Mean".to_owned(), mean));
-    let percentiles = summary.percentiles.iter().filter_map(|(name, value)| Some((name.to_uppercase(), value.as_f64()?)));
+    let percentiles =
+        summary.percentiles.iter().filter_map(|(name, value)| Some((name.to_uppercase(), value.as_f64()?)));
     mean.into_iter().chain(percentiles).collect()
 }
 
-/// Whether the two time bases tell different things: in an open loop, and wherever requests waited.
+/// Whether the two time bases tell different things: in an open loop, and wherever requests waited for their turn.
+/// (In vLLM's closed loop all requests are due at the start, so that the schedule says nothing.)
 fn bases_differ(vb: &Vb) -> bool {
     let (start, schedule) = (vb.from_start.ttft_ms.mean, vb.from_schedule.ttft_ms.mean);
     let waited = start.zip(schedule).is_some_and(|(start, schedule)| schedule > start * 1.01);
-    schedule.is_some() && (vb.open_loop == Some(true) || waited)
+    schedule.is_some() && (vb.open_loop == Some(true) || waited && !vb.run_ids.is_empty())
 }
