@@ -78,13 +78,11 @@ pub fn columns(runs: &[Run]) -> Vec<String> {
     for run in runs {
         let mut place = 0;
         for key in run.scalars.keys().filter(|key| !LAST.iter().any(|(last, _)| last == key)) {
-            match columns.iter().position(|column| column == key) {
-                Some(at) => place = at + 1,
-                None => {
-                    columns.insert(place, key.clone());
-                    place += 1;
-                }
+            let at = columns.iter().position(|column| column == key);
+            if at.is_none() {
+                columns.insert(place, key.clone());
             }
+            place = at.unwrap_or(place) + 1;
         }
     }
     columns

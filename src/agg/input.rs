@@ -26,11 +26,11 @@ impl Found {
             if path == Path::new("-") {
                 let mut text = Vec::new();
                 std::io::stdin().lock().read_to_end(&mut text).map_err(|e| Error::read("stdin", e))?;
-                self.take(&text, "stdin", "");
+                self.take(&text, "");
             } else if path.is_dir() {
                 self.read_folder(path)?;
             } else {
-                self.read_file(path, &name(path))?;
+                self.read_file(path)?;
             }
         }
         Ok(())
@@ -52,22 +52,22 @@ impl Found {
             cli::warn("vb-agg", format!("{}: no .json file in it", folder.display()));
         }
         for path in files {
-            self.read_file(&path, &name(&path))?;
+            self.read_file(&path)?;
         }
         Ok(())
     }
 
-    fn read_file(&mut self, path: &Path, name: &str) -> Result<(), Error> {
+    fn read_file(&mut self, path: &Path) -> Result<(), Error> {
         let mut text = Vec::new();
         let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
         BufReader::new(file).read_to_end(&mut text).map_err(|e| Error::read(path, e))?;
-        self.take(&text, &path.display().to_string(), name);
+        self.take(&text, &path.display().to_string());
         Ok(())
     }
 
-    /// The results in `text`: one behind the other, on one line or on many. After a broken one it goes on at the next
+    /// The results in `text`, which was read from `path` (empty: standard input): one behind the other, on one line or on many. After a broken one it goes on at the next
     /// line that begins an object.
-    fn take(&mut self, text: &[u8], source: &str, name: &str) {
+    fn take(&mut self, text: &[u8], path: &str) {
         let mut from = 0;
         while from < text.len() {
             let mut values = serde_json::Deserializer::from_slice(&text[from..]).into_iter::<Runs>();
@@ -75,13 +75,13 @@ impl Found {
             match value {
                 Ok(Runs(runs)) => {
                     from += values.byte_offset();
-                    self.keep(runs, source, name);
+                    self.keep(runs, path);
                 }
                 Err(e) => {
-                    let line = text[..from].iter().filter(|b| **b == b'\n').count() + e.line();
+                    let line = text[..from].split(|b| *b == b'\n').count() - 1 + e.line();
                     let what = e.to_string();
                     let what = what.rfind(" at line ").map_or(what.as_str(), |end| &what[..end]);
-                    self.complain(format!("{source}:{line}:{}: {what}; left out", e.column()));
+                    self.complain(format!("{}:{line}: {what}; left out", source(path)));
                     from += after_line(&text[from..], e.line());
                     from = text[from..].windows(2).position(|w| w == b"\n{").map_or(text.len(), |at| from + at);
                 }
@@ -89,12 +89,15 @@ impl Found {
         }
     }
 
-    fn keep(&mut self, runs: Vec<Run>, source: &str, name: &str) {
+    fn keep(&mut self, runs: Vec<Run>, path: &str) {
         for run in runs {
             if run.is_result() {
-                self.runs.push(run.from_file(name.to_owned()));
+                self.runs.push(run.from_file(path));
             } else {
-                cli::warn("vb-agg", format!("{source}: not the result of a run (no duration and completed); left out"));
+                cli::warn(
+                    "vb-agg",
+                    format!("{}: not the result of a run (no duration and completed); left out", source(path)),
+                );
             }
         }
     }
@@ -111,6 +114,7 @@ fn after_line(text: &[u8], lines: usize) -> usize {
     ends.take(lines).last().unwrap_or(text.len())
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// The name of an input in messages.
+fn source(path: &str) -> &str {
+    if path.is_empty() { "stdin" } else { path }
 }

@@ -7,6 +7,7 @@ mod table;
 
 use std::{
     cmp::Ordering,
+    collections::HashSet,
     io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
 };
@@ -60,19 +61,21 @@ pub enum Header {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let paths = cli::inputs("vb-agg", &args.paths);
+    let Args { paths, header, table, config: _ } = args;
+    let paths = cli::inputs("vb-agg", &paths);
     cli::outlive_first_interrupt()?;
     let mut found = input::Found::default();
     found.read(&paths)?;
     let mut runs = found.runs;
+    shorten(&mut runs);
     if paths.iter().any(|path| path != Path::new("-")) {
         runs.sort_by(order);
     }
     if runs.is_empty() {
         return Err(Error::Input("no result of any run in the input".into()));
     }
-    write_csv(&runs, args.header)?;
-    if args.table.applies(io::stderr().is_terminal()) {
+    write_csv(&runs, header)?;
+    if table.applies(io::stderr().is_terminal()) {
         // Nothing is to be done about a standard error that is closed.
         let _ = io::stderr().write_all(table::table(&runs).as_bytes());
     }
@@ -80,6 +83,17 @@ pub fn run(args: Args) -> Result<(), Error> {
         0 => Ok(()),
         n => {
             Err(Error::Input(format!("left out what could not be read: {n} so named above; the rest is in the table")))
+        }
+    }
+}
+
+/// Keeps the last part of each path where that tells the files apart.
+fn shorten(runs: &mut [Run]) {
+    let paths: HashSet<&str> = runs.iter().map(|run| run.filename.as_str()).collect();
+    let names: HashSet<&str> = paths.iter().map(|path| run::file_name(path)).collect();
+    if names.len() == paths.len() {
+        for run in runs {
+            run.filename = run::file_name(&run.filename).to_owned();
         }
     }
 }
@@ -141,16 +155,9 @@ fn parts(text: &str) -> impl Iterator<Item = (u64, char)> {
     std::iter::from_fn(move || {
         let first = rest.chars().next()?;
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        match rest[..digits].parse::<u64>() {
-            Ok(number) => {
-                rest = &rest[digits..];
-                Some((number, '\0'))
-            }
-            Err(_) => {
-                rest = &rest[first.len_utf8()..];
-                Some((u64::MAX, first))
-            }
-        }
+        let number = rest[..digits].parse::<u64>();
+        rest = &rest[if number.is_ok() { digits } else { first.len_utf8() }..];
+        Some(number.map_or((u64::MAX, first), |number| (number, '\0')))
     })
 }
 

@@ -38,16 +38,22 @@ impl Run {
         self.scalars.get(key).and_then(Value::as_f64).unwrap_or(f64::INFINITY)
     }
 
-    /// Names its file, which may tell the lengths: `bench_io128x64_mc4_np20.json`.
+    /// Names its file by its path, of which the last part may tell the lengths: `bench_io128x64_mc4_np20.json`.
     #[must_use]
-    pub fn from_file(mut self, filename: String) -> Self {
-        let named = lengths(&filename);
+    pub fn from_file(mut self, path: &str) -> Self {
+        let named = lengths(file_name(path));
         let [input_lens, output_lens] = self.lists;
         self.input_len = self.input_len.or(named.map(|n| n.0)).or(input_lens);
         self.output_len = self.output_len.or(named.map(|n| n.1)).or(output_lens);
-        self.filename = filename;
+        path.clone_into(&mut self.filename);
         self
     }
+}
+
+/// The last part of a path.
+#[must_use]
+pub fn file_name(path: &str) -> &str {
+    path.rsplit(std::path::MAIN_SEPARATOR).next().unwrap_or(path)
 }
 
 /// The numbers of `io128x64` in a file's name.
@@ -202,7 +208,7 @@ mod tests {
     fn lengths_come_from_vb_then_metadata_then_the_name_then_lists() {
         let lists = r#""input_lens":[8,8],"output_lens":[4,0,4]"#;
         let lengths_of = |json: &str, name: &str| {
-            let run = run(json).from_file(name.into());
+            let run = run(json).from_file(name);
             (run.input_len, run.output_len)
         };
         let name = "bench_io128x64_mc4_np20.json";

@@ -37,16 +37,6 @@ impl Kind {
         {
             return Ok(Kind::named(&rest[..end]));
         }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Keys {
-            r#type: Option<String>,
-            success: Option<IgnoredAny>,
-            latency: Option<IgnoredAny>,
-            ttfts: Option<IgnoredAny>,
-            itls: Option<IgnoredAny>,
-            completed: Option<IgnoredAny>,
-        }
         let keys: Keys = serde_json::from_slice(line)?;
         Ok(match keys.r#type {
             Some(name) => Kind::named(name.as_bytes()),
@@ -65,6 +55,18 @@ impl Kind {
             _ => Kind::Other,
         }
     }
+}
+
+/// The keys by which a line is known.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Keys {
+    r#type: Option<String>,
+    success: Option<IgnoredAny>,
+    latency: Option<IgnoredAny>,
+    ttfts: Option<IgnoredAny>,
+    itls: Option<IgnoredAny>,
+    completed: Option<IgnoredAny>,
 }
 
 /// The parts of an output that statistics need, borrowed from the line. The names are those of

@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slo)]
     goodput: Vec<Slo>,
 
-    /// The latencies to tell in vLLM's keys: ttft, tpot, itl, e2el, client_queue_time, e2el_including_client_queue.
+    /// The latencies to tell in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` may be added.
     #[arg(long, value_name = "LIST", default_value = "ttft,tpot,itl,e2el")]
     percentile_metrics: String,
 

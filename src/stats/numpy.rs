@@ -110,6 +110,7 @@ fn place(n: usize, p: f64) -> (usize, usize, f64) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // to the last bit is the point
 mod tests {
     use proptest::prelude::*;
 

@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::{
     metric::Metric,
     result::RunResult,
-    vb::{Summary, Vb},
+    vb::{Failure, Summary, Vb},
 };
+use crate::record::ErrorKind;
 
 /// The width of a rule.
 const WIDTH: usize = 50;
@@ -131,7 +132,8 @@ impl Table {
 
     fn goodput(&mut self, vb: &Vb) {
         let Some(goodput) = &vb.goodput else { return };
-        let limits: Vec<String> = goodput.slos_ms.iter().map(|(name, ms)| format!("{name} <= {ms} ms")).collect();
+        let limit = |(name, ms): (&String, &Value)| format!("{name} <= {} ms", ms.as_f64().unwrap_or_default());
+        let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
         self.rule("Goodput", '-');
         self.row("Limits:", limits.join(", "));
         let (from_start, from_schedule) = (goodput.from_start, goodput.from_schedule);
@@ -150,7 +152,7 @@ impl Table {
                 self.rule("Failures", '-');
             }
             self.row(&format!("{kind}:"), n);
-            let name = |m: &super::vb::Message| m.kind.map_or("other", crate::record::ErrorKind::name);
+            let name = |m: &Failure| m.kind.map_or("other", ErrorKind::name);
             if let Some(most) = vb.errors.iter().find(|m| name(m) == kind && !m.message.is_empty()) {
                 self.line(&format!("  {}x {}", most.count, most.message));
             }
@@ -158,8 +160,9 @@ impl Table {
     }
 
     fn verdict(&mut self, vb: &Vb) {
-        let mut words =
-            vec![if vb.complete { "Complete" } else { "NOT COMPLETE: not all of a run was read" }.to_owned()];
+        let complete =
+            if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
+        let mut words = vec![complete.to_owned()];
         if vb.interrupted {
             words.push("interrupted".into());
         }

@@ -44,7 +44,7 @@ pub struct Vb {
     /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for an error without a known kind.
     pub outcomes: Object,
     /// The most frequent errors.
-    pub errors: Vec<Message>,
+    pub errors: Vec<Failure>,
     /// The prompt length of all requests where it is the same, else the rounded mean; `null`: not known.
     pub input_len: Option<u64>,
     /// The expected output length likewise; where none was asked for, that of the answers.
@@ -131,7 +131,7 @@ impl Summary {
 
 /// An error and how often it occurred.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Message {
+pub struct Failure {
     /// Its kind; `null`: not told.
     pub kind: Option<ErrorKind>,
     /// Its text.
@@ -240,11 +240,11 @@ fn outcomes(recording: &Recording) -> Object {
     outcomes
 }
 
-fn messages(recording: &Recording) -> Vec<Message> {
-    let mut all: Vec<Message> = recording
+fn messages(recording: &Recording) -> Vec<Failure> {
+    let mut all: Vec<Failure> = recording
         .messages
         .iter()
-        .map(|((kind, message), count)| Message { kind: *kind, message: message.clone(), count: *count })
+        .map(|((kind, message), count)| Failure { kind: *kind, message: message.clone(), count: *count })
         .collect();
     all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (a.kind, &a.message).cmp(&(b.kind, &b.message))));
     all.truncate(MESSAGES);

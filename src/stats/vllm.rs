@@ -109,7 +109,8 @@ impl VllmResult {
             success,
             prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
             output_tokens,
-            start: self.start_times.get(i).copied(),
+            // A request that was never sent has a 0 there.
+            start: self.start_times.get(i).copied().filter(|start| success || *start > 0.0),
             queue_time: self.queue_times.get(i).copied(),
             ttft: Some(ttft),
             latency: Some(latency).filter(|_| success),
