@@ -1,4 +1,5 @@
 //! `vb-agg` through its binary.
+#![allow(clippy::unwrap_used)] // a panic here is a failed test
 
 use std::{fs, path::PathBuf};
 
