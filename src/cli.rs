@@ -91,6 +91,29 @@ pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {
     named.to_vec()
 }
 
+/// A choice for something that suits a terminal: `--table`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// Even into a file.
+    Always,
+    /// Not even on a terminal.
+    Never,
+    /// On a terminal only.
+    Auto,
+}
+
+impl When {
+    /// Whether to do it, given whether the output is a terminal.
+    #[must_use]
+    pub fn applies(self, is_terminal: bool) -> bool {
+        match self {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => is_terminal,
+        }
+    }
+}
+
 /// Writes the JSON Schema of a record, for `--schema`.
 pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
     let mut out = stdout();

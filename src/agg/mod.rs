@@ -1,17 +1,174 @@
-//! `vb-agg`.
+//! `vb-agg`: results of many runs in, one CSV out.
 
-use crate::{config::ConfigFlag, error::Error};
+mod columns;
+mod input;
+mod run;
+mod table;
 
-/// `vb-agg`.
+use std::{
+    cmp::Ordering,
+    collections::HashSet,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+pub use run::Run;
+
+use crate::{cli, config::ConfigFlag, error::Error};
+
+const EXAMPLES: &str = "\
+Examples:
+  vb-agg results/Qwen3-8B_20261124_020748 > aggregate_results.csv
+  vb-agg --header both --table always results/*/ > all.csv
+  for c in 1 4 16; do vb-gen --num-prompts 100 | vb-fire --max-concurrency $c | vb-stats; done | vb-agg > sweep.csv
+  vb-agg vllm-bench-*.json | duckdb -c \"select max_concurrency, p99_ttft_ms from read_csv('/dev/stdin')\"";
+
+/// Puts the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
+///
+/// It reads what `vb-stats` and `vllm bench serve` (Python or Rust, any version) write. A file that cannot be read is
+/// named and left out; the exit code is then 3.
 #[derive(Debug, clap::Parser)]
-#[command(name = "vb-agg", version)]
+#[command(name = "vb-agg", version, after_help = EXAMPLES)]
 pub struct Args {
+    /// Result files, and folders that hold them; none or `-`: a stream of results on standard input.
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// The names of the columns: English (vLLM's keys), Chinese, or both in two rows.
+    #[arg(long, value_enum, default_value_t = Header::En)]
+    header: Header,
+
+    /// A table on standard error; auto: when that is a terminal.
+    #[arg(long, value_enum, default_value_t = cli::When::Auto)]
+    table: cli::When,
+
     #[command(flatten)]
     config: ConfigFlag,
 }
 
+/// The language of the names of columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Header {
+    /// vLLM's keys.
+    En,
+    /// Chinese.
+    Zh,
+    /// A row of keys, then a row in Chinese.
+    Both,
+}
+
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let _ = args;
-    Ok(())
+    let Args { paths, header, table, config: _ } = args;
+    let paths = cli::inputs("vb-agg", &paths);
+    cli::outlive_first_interrupt()?;
+    let mut found = input::Found::default();
+    found.read(&paths)?;
+    let mut runs = found.runs;
+    shorten(&mut runs);
+    if paths.iter().any(|path| path != Path::new("-")) {
+        runs.sort_by(order);
+    }
+    if runs.is_empty() {
+        return Err(Error::Input("no result of any run in the input".into()));
+    }
+    write_csv(&runs, header)?;
+    if table.applies(io::stderr().is_terminal()) {
+        // Nothing is to be done about a standard error that is closed.
+        let _ = io::stderr().write_all(table::table(&runs).as_bytes());
+    }
+    match found.broken {
+        0 => Ok(()),
+        n => {
+            Err(Error::Input(format!("left out what could not be read: {n} so named above; the rest is in the table")))
+        }
+    }
+}
+
+/// Keeps the last part of each path where that tells the files apart.
+fn shorten(runs: &mut [Run]) {
+    let paths: HashSet<&str> = runs.iter().map(|run| run.filename.as_str()).collect();
+    let names: HashSet<&str> = paths.iter().map(|path| run::file_name(path)).collect();
+    if names.len() == paths.len() {
+        for run in runs {
+            run.filename = run::file_name(&run.filename).to_owned();
+        }
+    }
+}
+
+fn write_csv(runs: &[Run], header: Header) -> Result<(), Error> {
+    let failed = |e: csv::Error| match e.into_kind() {
+        // As it is, so that a reader that left is seen as such.
+        csv::ErrorKind::Io(e) => Error::stdout(e),
+        other => Error::stdout(io::Error::other(format!("{other:?}"))),
+    };
+    let keys = columns::columns(runs);
+    let names: Vec<&str> = keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name)).collect();
+    let mut out = csv::Writer::from_writer(cli::stdout());
+    if header != Header::Zh {
+        out.write_record(&names).map_err(failed)?;
+    }
+    if header != Header::En {
+        out.write_record(names.iter().map(|name| columns::chinese(name))).map_err(failed)?;
+    }
+    for run in runs {
+        out.write_record(row(run, &keys)).map_err(failed)?;
+    }
+    out.flush().map_err(Error::stdout)
+}
+
+fn row<'a>(run: &'a Run, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
+    let length = |length: Option<u64>| length.map_or_else(String::new, |n| n.to_string());
+    let last = [length(run.input_len), length(run.output_len), run.filename.clone()];
+    keys.iter().map(|key| cell(run.scalars.get(key))).chain(last)
+}
+
+fn cell(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// By input length, output length, concurrency, rate and file, all as numbers; what is not known comes last.
+fn order(a: &Run, b: &Run) -> Ordering {
+    let length = |length: Option<u64>| length.unwrap_or(u64::MAX);
+    let lengths = |run: &Run| (length(run.input_len), length(run.output_len));
+    lengths(a)
+        .cmp(&lengths(b))
+        .then_with(|| a.number("max_concurrency").total_cmp(&b.number("max_concurrency")))
+        .then_with(|| a.number("request_rate").total_cmp(&b.number("request_rate")))
+        .then_with(|| natural(&a.filename, &b.filename))
+}
+
+/// `run2` before `run10`.
+fn natural(a: &str, b: &str) -> Ordering {
+    parts(a).cmp(parts(b)).then_with(|| a.cmp(b))
+}
+
+/// Text cut into numbers and single characters; a number comes before a character.
+fn parts(text: &str) -> impl Iterator<Item = (u64, char)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let first = rest.chars().next()?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number = rest[..digits].parse::<u64>();
+        rest = &rest[if number.is_ok() { digits } else { first.len_utf8() }..];
+        Some(number.map_or((u64::MAX, first), |number| (number, '\0')))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_compared_as_numbers() {
+        let mut names = ["run=10.json", "run=2.json", "run=02.json", "a", "run=99999999999999999999999.json"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["a", "run=02.json", "run=2.json", "run=10.json", "run=99999999999999999999999.json"]);
+    }
 }

@@ -1,17 +1,194 @@
-//! `vb-stats`.
+//! `vb-stats`: outputs in, one result out.
 
-use crate::{config::ConfigFlag, error::Error};
+mod goodput;
+mod input;
+mod line;
+mod metric;
+mod numpy;
+mod peak;
+mod recording;
+mod result;
+mod table;
+mod tokens;
+mod vb;
+mod vllm;
 
-/// `vb-stats`.
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use clap::ArgAction;
+
+pub use goodput::{Goodput, Slo, parse_slo};
+pub use metric::{Distribution, Metric, of_key as metric_of_key};
+pub use result::RunResult;
+
+use crate::{cli, config::ConfigFlag, error::Error, ndjson};
+
+const EXAMPLES: &str = "\
+Examples:
+  vb-gen --num-prompts 100 | vb-fire --base-url http://localhost:8000 --max-concurrency 16 | vb-stats
+  cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
+  vb-stats --goodput ttft:200ms tpot:50ms --table always -- run.outputs.ndjson > result.json
+  vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
+
+docs/METRICS.md defines every number.";
+
+/// Turns the outputs of a run into one result: vLLM's keys with vLLM's formulas, and what vLLM does not tell under `vb`.
+///
+/// The result is one line of JSON on standard output. Failed requests are never in the latencies and never hidden.
 #[derive(Debug, clap::Parser)]
-#[command(name = "vb-stats", version)]
+#[command(name = "vb-stats", version, after_help = EXAMPLES)]
 pub struct Args {
+    /// Streams of `vb-fire`, parts or hosts of one run, or one result of `vllm bench serve --save-detailed`; none or
+    /// `-`: standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`. A bare number is milliseconds.
+    #[arg(long, value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slo)]
+    goodput: Vec<Slo>,
+
+    /// The latencies to tell in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` may be added.
+    #[arg(long, value_name = "LIST", default_value = "ttft,tpot,itl,e2el")]
+    percentile_metrics: String,
+
+    /// The percentiles to tell.
+    #[arg(long, value_name = "LIST", default_value = "50,90,99")]
+    metric_percentiles: String,
+
+    /// Add the lists of every request: lengths, times, texts and errors.
+    #[arg(long)]
+    save_detailed: bool,
+
+    /// Keys to add to the result, as vLLM does.
+    #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append, num_args(1..), value_parser = parse_metadata)]
+    metadata: Vec<(String, String)>,
+
+    /// The `label` of the result.
+    #[arg(long)]
+    label: Option<String>,
+
+    /// The name of the tokenizer, for a run that does not tell.
+    #[arg(long, value_name = "NAME")]
+    tokenizer: Option<String>,
+
+    /// A table on standard error; auto: when that is a terminal.
+    #[arg(long, value_enum, default_value_t = cli::When::Auto)]
+    table: cli::When,
+
+    /// Leave out bad lines and count them, instead of stopping.
+    #[arg(long)]
+    lenient: bool,
+
+    /// Print the JSON Schema of the result and leave.
+    #[arg(long)]
+    schema: bool,
+
     #[command(flatten)]
     config: ConfigFlag,
 }
 
+/// What to compute, checked.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The latencies in vLLM's keys.
+    pub metrics: Vec<Metric>,
+    /// The percentiles, 0 to 100, in the order they were given.
+    pub percentiles: Vec<f64>,
+    /// The limits of a good request.
+    pub slos: Vec<Slo>,
+    /// Whether to add the lists of every request.
+    pub save_detailed: bool,
+    /// Keys to add.
+    pub metadata: Vec<(String, String)>,
+    /// The label.
+    pub label: Option<String>,
+    /// The tokenizer's name, for a run that does not tell.
+    pub tokenizer: Option<String>,
+}
+
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let _ = args;
+    if args.schema {
+        return cli::print_schema::<RunResult>();
+    }
+    let table = args.table.applies(io::stderr().is_terminal());
+    let (files, lenient) = (cli::inputs("vb-stats", &args.files), args.lenient);
+    let options = Options::checked(args)?;
+    cli::outlive_first_interrupt()?;
+    let reader = input::Reader { detailed: options.save_detailed, lenient };
+    let recording = reader.read(&files)?;
+    if recording.requests.is_empty() {
+        return Err(Error::Input("no output of any request in the input; is it a stream of vb-fire?".into()));
+    }
+    let result = RunResult::of(recording, &options);
+    let mut out = cli::stdout();
+    ndjson::write(&mut out, &result)?;
+    out.flush().map_err(Error::stdout)?;
+    if table {
+        // Nothing is to be done about a standard error that is closed.
+        let _ = io::stderr().write_all(table::table(&result).as_bytes());
+    }
     Ok(())
+}
+
+impl Options {
+    fn checked(args: Args) -> Result<Self, Error> {
+        Ok(Options {
+            metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
+            percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,
+            slos: args.goodput,
+            save_detailed: args.save_detailed,
+            metadata: args.metadata,
+            label: args.label,
+            tokenizer: args.tokenizer,
+        })
+    }
+}
+
+fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
+    let known = || Metric::ALL.map(Metric::name).join(", ");
+    let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| Metric::named(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known())))
+        .collect()
+}
+
+fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
+    let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile: write them as 50,90,99.9");
+    let mut percentiles = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        match text.parse::<f64>() {
+            Ok(p) if (0.0..=100.0).contains(&p) && !percentiles.contains(&p) => percentiles.push(p),
+            Ok(p) if percentiles.contains(&p) => {}
+            _ => return Err(wrong(text)),
+        }
+    }
+    Ok(percentiles)
+}
+
+fn parse_metadata(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_numbers_up_to_100() {
+        assert_eq!(parse_percentiles("50, 99.9,50").unwrap(), [50.0, 99.9]);
+        for list in ["p99", "101", "-1", "nan"] {
+            assert!(parse_percentiles(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_known_by_name() {
+        assert_eq!(parse_metrics("e2el,ttft").unwrap(), [Metric::E2el, Metric::Ttft]);
+        assert!(parse_metrics("ttft,latency").unwrap_err().contains("e2el_including_client_queue"));
+    }
 }

@@ -1,0 +1,183 @@
+//! The columns of the table: vLLM's keys in vLLM's order, and everyone's own keys where they stood.
+
+use super::run::Run;
+use crate::stats::{Metric, metric_of_key};
+
+/// The keys of a result that are scalars, in the order in which `vllm bench serve` writes them, with their Chinese names.
+/// The metrics follow behind.
+const KEYS: [(&str, &str); 54] = [
+    ("date", "日期"),
+    ("endpoint_type", "端点类型"),
+    ("backend", "后端"),
+    ("label", "标签"),
+    ("model_id", "模型"),
+    ("tokenizer_id", "分词器"),
+    ("max_model_len", "模型最大长度"),
+    ("num_prompts", "请求数"),
+    ("request_rate", "请求速率 (req/s)"),
+    ("burstiness", "突发度"),
+    ("max_concurrency", "最大并发数"),
+    ("ramp_up_strategy", "升速策略"),
+    ("ramp_up_start_rps", "升速起始速率 (req/s)"),
+    ("ramp_up_end_rps", "升速结束速率 (req/s)"),
+    ("duration", "测试时长 (s)"),
+    ("completed", "成功请求数"),
+    ("failed", "失败请求数"),
+    ("total_input_tokens", "输入 Token 总数"),
+    ("total_input_sequences", "输入序列总数"),
+    ("total_output_tokens", "输出 Token 总数"),
+    ("request_throughput", "请求吞吐量 (req/s)"),
+    ("input_sequence_throughput", "输入序列吞吐量 (seq/s)"),
+    ("request_goodput", "有效请求吞吐量 (req/s)"),
+    ("input_throughput", "输入 Token 吞吐量 (tok/s)"),
+    ("output_throughput", "输出 Token 吞吐量 (tok/s)"),
+    ("total_token_throughput", "总 Token 吞吐量 (tok/s)"),
+    ("max_output_tokens_per_s", "输出 Token 峰值吞吐量 (tok/s)"),
+    ("max_concurrent_requests", "峰值并发请求数"),
+    ("rtfx", "音频实时率 (RTFx)"),
+    ("probe_completed", "探测请求成功数"),
+    ("probe_failed", "探测请求失败数"),
+    ("probe_median_e2el_ms", "探测请求端到端延迟中位数 (ms)"),
+    ("probe_p99_e2el_ms", "探测请求端到端延迟 P99 (ms)"),
+    ("probe_max_e2el_ms", "探测请求端到端延迟最大值 (ms)"),
+    ("spec_decode_acceptance_rate", "投机解码接受率 (%)"),
+    ("spec_decode_acceptance_length", "投机解码平均接受长度"),
+    ("spec_decode_num_drafts", "投机解码草稿次数"),
+    ("spec_decode_draft_tokens", "投机解码草稿 Token 数"),
+    ("spec_decode_accepted_tokens", "投机解码接受 Token 数"),
+    ("diffusion_committed_throughput", "扩散解码提交吞吐量 (tok/s)"),
+    ("diffusion_steps_per_canvas", "扩散解码每画布去噪步数"),
+    ("diffusion_committed_per_step", "扩散解码每步提交 Token 数"),
+    ("diffusion_committed_tokens", "扩散解码提交 Token 数"),
+    ("diffusion_denoising_steps", "扩散解码去噪步数"),
+    ("diffusion_canvas_positions", "扩散解码画布位置数"),
+    ("mode", "模式"),
+    ("num_conversations", "会话数"),
+    ("turns_per_conversation", "每会话轮数"),
+    ("multi_turn_concurrency", "会话并发数"),
+    ("inter_turn_delay_ms", "轮间间隔 (ms)"),
+    ("conversations_completed", "成功会话数"),
+    ("conversations_failed", "失败会话数"),
+    ("avg_turns_completed", "平均完成轮数"),
+    ("avg_conversation_duration_ms", "平均会话时长 (ms)"),
+];
+
+/// The columns behind the keys.
+pub const LAST: [(&str, &str); 3] = [("input_len", "输入长度"), ("output_len", "输出长度"), ("filename", "文件名")];
+
+/// The union of the keys of all runs, in order.
+#[must_use]
+pub fn columns(runs: &[Run]) -> Vec<String> {
+    let mut columns: Vec<String> = Vec::new();
+    for key in runs.iter().flat_map(|run| run.scalars.keys()) {
+        if rank(key).is_some() && !columns.contains(key) {
+            columns.push(key.clone());
+        }
+    }
+    columns.sort_by_key(|key| rank(key));
+    for run in runs {
+        let mut place = 0;
+        for key in run.scalars.keys().filter(|key| !LAST.iter().any(|(last, _)| last == key)) {
+            let at = columns.iter().position(|column| column == key);
+            if at.is_none() {
+                columns.insert(place, key.clone());
+            }
+            place = at.unwrap_or(place) + 1;
+        }
+    }
+    columns
+}
+
+/// Where a key stands in a result; `None` for one that vLLM does not write.
+fn rank(key: &str) -> Option<(usize, usize, u64)> {
+    if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
+        return Some((at, 0, 0));
+    }
+    let (statistic, metric) = metric_of_key(key)?;
+    let metric = KEYS.len() + Metric::ALL.iter().position(|m| *m == metric)?;
+    let (statistic, percentile) = match statistic {
+        "mean" => (0, 0.0),
+        "median" => (1, 0.0),
+        "std" => (2, 0.0),
+        percentile => (3, percentile.strip_prefix('p')?.parse::<f64>().ok()?),
+    };
+    // The bits of doubles that are not negative are in the order of their values.
+    Some((metric, statistic, percentile.abs().to_bits()))
+}
+
+/// The Chinese name of a column; a key that is not vLLM's keeps its own.
+#[must_use]
+pub fn chinese(key: &str) -> String {
+    if let Some((_, name)) = KEYS.iter().chain(&LAST).find(|(known, _)| *known == key) {
+        return (*name).to_owned();
+    }
+    let Some((statistic, metric)) = metric_of_key(key) else { return key.to_owned() };
+    let metric = match metric {
+        Metric::Ttft => "首 Token 延迟",
+        Metric::Tpot => "每输出 Token 耗时",
+        Metric::Itl => "Token 间延迟",
+        Metric::E2el => "端到端延迟",
+        Metric::ClientQueueTime => "客户端排队时间",
+        Metric::E2elIncludingClientQueue => "端到端延迟（含客户端排队）",
+    };
+    let statistic = match statistic {
+        "mean" => "均值".to_owned(),
+        "median" => "中位数".to_owned(),
+        "std" => "标准差".to_owned(),
+        percentile => format!(" {}", percentile.to_uppercase()),
+    };
+    format!("{metric}{statistic} (ms)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(keys: &[&str]) -> Run {
+        let scalars = keys.iter().map(|key| ((*key).to_owned(), serde_json::Value::from(1))).collect();
+        Run { scalars, ..Run::default() }
+    }
+
+    #[test]
+    fn the_union_of_columns_is_in_vllms_order() {
+        let old = run(&["date", "gpu", "tp", "duration", "p99_itl_ms", "mean_itl_ms"]);
+        let new = run(&[
+            "date",
+            "num_prompts",
+            "gpu",
+            "request_rate",
+            "duration",
+            "p99.9_itl_ms",
+            "p90_itl_ms",
+            "mean_ttft_ms",
+        ]);
+        let got = columns(&[old, new]);
+        let want = [
+            "date",
+            "gpu",
+            "tp",
+            "num_prompts",
+            "request_rate",
+            "duration",
+            "mean_ttft_ms",
+            "mean_itl_ms",
+            "p90_itl_ms",
+            "p99_itl_ms",
+            "p99.9_itl_ms",
+        ];
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn every_key_of_vllm_has_a_chinese_name() {
+        for (key, name) in [
+            ("mean_ttft_ms", "首 Token 延迟均值 (ms)"),
+            ("p99.9_e2el_ms", "端到端延迟 P99.9 (ms)"),
+            ("failed", "失败请求数"),
+            ("input_len", "输入长度"),
+            ("my_gpu", "my_gpu"),
+        ] {
+            assert_eq!(chinese(key), name);
+        }
+    }
+}

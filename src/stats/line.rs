@@ -1,0 +1,207 @@
+//! One line of the input: which record it is, and the parts of an output that statistics need.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::recording::{Chunks, Recording, Request};
+use crate::{
+    record::{ErrorKind, TokenSource},
+    units::{Nanos, UnixNanos},
+};
+
+/// Which record a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An output, with or without its `type`.
+    Output,
+    /// The first line of a run.
+    Run,
+    /// The last line of a run.
+    End,
+    /// A result of vLLM with its requests.
+    Vllm,
+    /// A result without its requests.
+    Bare,
+    /// Something for another tool.
+    Other,
+}
+
+impl Kind {
+    /// Looks at the `type` of a line, and without one at its keys.
+    pub fn of(line: &[u8]) -> Result<Kind, serde_json::Error> {
+        // Our own tools write it first.
+        if let Some(rest) = line.strip_prefix(b"{\"type\":\"")
+            && let Some(end) = rest.iter().position(|b| *b == b'"')
+        {
+            return Ok(Kind::named(&rest[..end]));
+        }
+        let keys: Keys = serde_json::from_slice(line)?;
+        Ok(match keys.r#type {
+            Some(name) => Kind::named(name.as_bytes()),
+            None if keys.ttfts.is_some() && keys.itls.is_some() => Kind::Vllm,
+            None if keys.completed.is_some() => Kind::Bare,
+            None if keys.success.is_some() || keys.latency.is_some() => Kind::Output,
+            None => Kind::Other,
+        })
+    }
+
+    fn named(name: &[u8]) -> Kind {
+        match name {
+            b"output" => Kind::Output,
+            b"run" => Kind::Run,
+            b"end" => Kind::End,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The keys by which a line is known.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Keys {
+    r#type: Option<String>,
+    success: Option<IgnoredAny>,
+    latency: Option<IgnoredAny>,
+    ttfts: Option<IgnoredAny>,
+    itls: Option<IgnoredAny>,
+    completed: Option<IgnoredAny>,
+}
+
+/// The parts of an output that statistics need, borrowed from the line. The names are those of
+/// [`crate::record::RequestFuncOutput`], which says what they mean.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct OutputLine<'a> {
+    #[serde(borrow)]
+    run_id: Cow<'a, str>,
+    success: bool,
+    #[serde(borrow)]
+    error: Cow<'a, str>,
+    #[serde(borrow)]
+    error_kind: Option<Text<'a>>,
+    prompt_len: u32,
+    output_tokens: Option<u32>,
+    expected_output_len: Option<u32>,
+    cached_tokens: Option<u32>,
+    reasoning_tokens: Option<u32>,
+    #[serde(borrow)]
+    token_source: Option<Text<'a>>,
+    chunk_tokens: Option<Vec<u32>>,
+    scheduled_time: Option<UnixNanos>,
+    start_time: Option<UnixNanos>,
+    queue_time: Option<f64>,
+    ttft: Option<f64>,
+    latency: Option<f64>,
+    itl: Vec<f64>,
+    ttft_answer: Option<f64>,
+    phases: PhasesLine,
+    read_lag_max: Option<f64>,
+    #[serde(borrow)]
+    generated_text: Option<&'a RawValue>,
+}
+
+/// Text that may be `null` and is borrowed where it can be.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PhasesLine {
+    done: Option<f64>,
+}
+
+impl OutputLine<'_> {
+    /// Adds the request to the recording; with its text and its error when those are wanted.
+    pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
+        if detailed {
+            let text = self.generated_text.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
+            recording.texts.push(text.unwrap_or_default());
+            recording.errors.push(self.error.clone().into_owned());
+        }
+        recording.belongs_to(&self.run_id);
+        let request = self.request(recording, detailed);
+        if request.success {
+            self.count_tokens(recording);
+        } else {
+            let kind = self.error_kind.as_ref().and_then(|name| named_kind(&name.0));
+            recording.fail(kind, &self.error);
+        }
+        recording.read_lags.extend(self.read_lag_max);
+        recording.requests.push(request);
+        Ok(())
+    }
+
+    fn request(&self, recording: &mut Recording, detailed: bool) -> Request {
+        for time in self.scheduled_time.iter().chain(&self.start_time) {
+            recording.stretch(*time);
+        }
+        let start = self.start_time.map(|time| recording.offset(time));
+        let end = self.phases.done.or(self.latency);
+        if let (Some(from), Some(end)) = (self.start_time.or(self.scheduled_time), end) {
+            recording.stretch(from + Nanos::from_secs_f64(end));
+        }
+        let scheduled = self.scheduled_time.zip(self.start_time);
+        let latency = self.latency.or_else(|| Some(self.ttft? + self.itl.iter().sum::<f64>()));
+        let chunks = self.ttft.map_or(0, |_| self.itl.len() + 1);
+        let kept = if self.success { &mut recording.gaps } else { &mut recording.failed_gaps };
+        let first = kept.len();
+        if self.success || detailed {
+            kept.extend_from_slice(&self.itl);
+        }
+        Request {
+            success: self.success,
+            prompt_len: self.prompt_len,
+            output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
+            expected_output_len: self.expected_output_len,
+            start,
+            queue_time: self.queue_time.or_else(|| scheduled.map(|(due, sent)| sent.since(due).as_secs_f64())),
+            ttft: self.ttft,
+            ttft_answer: self.ttft_answer,
+            latency: latency.filter(|_| self.success),
+            done: self.phases.done.or(latency),
+            gaps: first..kept.len(),
+            chunks: self.chunks(recording, chunks),
+        }
+    }
+
+    fn chunks(&self, recording: &mut Recording, chunks: usize) -> Chunks {
+        match &self.chunk_tokens {
+            None => Chunks::Single,
+            Some(tokens) if tokens.len() == chunks => {
+                let first = recording.chunk_tokens.len();
+                recording.chunk_tokens.extend_from_slice(tokens);
+                Chunks::Known(first..recording.chunk_tokens.len())
+            }
+            Some(_) => Chunks::Unknown,
+        }
+    }
+
+    fn count_tokens(&self, recording: &mut Recording) {
+        if let Some(n) = self.cached_tokens {
+            *recording.cached_tokens.get_or_insert(0) += u64::from(n);
+        }
+        if let Some(n) = self.reasoning_tokens {
+            *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);
+        }
+        let source = self.token_source.as_ref().and_then(|name| named_source(&name.0));
+        if let Some(source) = source {
+            recording.token_sources[source as usize] += 1;
+        }
+    }
+}
+
+fn named_kind(name: &str) -> Option<ErrorKind> {
+    ErrorKind::ALL.into_iter().find(|kind| kind.name() == name)
+}
+
+fn named_source(name: &str) -> Option<TokenSource> {
+    match name {
+        "usage" => Some(TokenSource::Usage),
+        "token_ids" => Some(TokenSource::TokenIds),
+        "tokenizer" => Some(TokenSource::Tokenizer),
+        "chunks" => Some(TokenSource::Chunks),
+        _ => None,
+    }
+}

@@ -1,0 +1,139 @@
+//! The latencies that have a mean, a median, a standard deviation and percentiles in vLLM's result.
+
+use super::{
+    numpy,
+    recording::{Recording, Request},
+};
+
+/// One of vLLM's latencies. `docs/METRICS.md` defines each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Time to first token.
+    Ttft,
+    /// Time per output token after the first.
+    Tpot,
+    /// Inter-token latency: the gaps between chunks.
+    Itl,
+    /// End-to-end latency.
+    E2el,
+    /// Waiting in the client.
+    ClientQueueTime,
+    /// End-to-end latency and the waiting before it.
+    E2elIncludingClientQueue,
+}
+
+impl Metric {
+    /// All, in the order of the result.
+    pub const ALL: [Metric; 6] = [
+        Metric::Ttft,
+        Metric::Tpot,
+        Metric::Itl,
+        Metric::E2el,
+        Metric::ClientQueueTime,
+        Metric::E2elIncludingClientQueue,
+    ];
+
+    /// The name in keys and in `--percentile-metrics`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Ttft => "ttft",
+            Metric::Tpot => "tpot",
+            Metric::Itl => "itl",
+            Metric::E2el => "e2el",
+            Metric::ClientQueueTime => "client_queue_time",
+            Metric::E2elIncludingClientQueue => "e2el_including_client_queue",
+        }
+    }
+
+    /// The name in tables.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Metric::Ttft => "TTFT",
+            Metric::Tpot => "TPOT",
+            Metric::Itl => "ITL",
+            Metric::E2el => "E2EL",
+            Metric::ClientQueueTime => "Client Queue Time",
+            Metric::E2elIncludingClientQueue => "E2EL incl. Client Queue",
+        }
+    }
+
+    /// The heading in tables.
+    #[must_use]
+    pub fn heading(self) -> &'static str {
+        match self {
+            Metric::Ttft => "Time to First Token",
+            Metric::Tpot => "Time per Output Token (excl. 1st token)",
+            Metric::Itl => "Inter-token Latency",
+            Metric::E2el => "End-to-end Latency",
+            Metric::ClientQueueTime => "Client-side Queueing",
+            Metric::E2elIncludingClientQueue => "Queue-inclusive End-to-end Latency",
+        }
+    }
+
+    /// The metric of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Metric> {
+        Metric::ALL.into_iter().find(|m| m.name() == name)
+    }
+
+    /// Its values over the successes, in seconds, in the order of the input.
+    #[must_use]
+    pub fn sample(self, recording: &Recording) -> Vec<f64> {
+        let of: fn(&Request) -> Option<f64> = match self {
+            Metric::Ttft => |r| r.ttft,
+            Metric::Tpot => Request::tpot,
+            Metric::Itl => return recording.gaps.clone(),
+            Metric::E2el => |r| r.latency,
+            Metric::ClientQueueTime => |r| r.queue_time,
+            Metric::E2elIncludingClientQueue => |r| Some(r.latency? + r.queue_time?),
+        };
+        recording.successes().filter_map(of).collect()
+    }
+}
+
+/// Takes `p99.9_ttft_ms` apart: the statistic and the metric. `None` for a key of another kind.
+#[must_use]
+pub fn of_key(key: &str) -> Option<(&str, Metric)> {
+    let (statistic, metric) = key.strip_suffix("_ms")?.split_once('_')?;
+    let percentile = statistic.strip_prefix('p').is_some_and(|p| p.parse::<f64>().is_ok());
+    (percentile || matches!(statistic, "mean" | "median" | "std")).then_some((statistic, Metric::named(metric)?))
+}
+
+/// What is told of a sample; all in the unit of its values, and 0 for an empty one, as in vLLM's result.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Distribution {
+    /// How many values.
+    pub n: usize,
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of the population.
+    pub std: f64,
+    /// The median.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// Percentiles: which, and the value.
+    pub percentiles: Vec<(f64, f64)>,
+}
+
+impl Distribution {
+    /// Of these values, whose order is lost.
+    #[must_use]
+    pub fn of(mut values: Vec<f64>, percentiles: &[f64]) -> Self {
+        let (mean, std) = (numpy::mean(&values), numpy::std(&values));
+        numpy::settle(&mut values, percentiles);
+        Distribution {
+            n: values.len(),
+            mean,
+            std,
+            median: numpy::median(&values),
+            min: values.first().copied().unwrap_or_default(),
+            max: values.last().copied().unwrap_or_default(),
+            percentiles: percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
+        }
+    }
+}

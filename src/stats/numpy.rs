@@ -1,0 +1,190 @@
+//! `NumPy`'s mean, standard deviation and percentiles, the same to the last bit.
+//!
+//! vLLM computes its results with `NumPy`, and floating-point sums depend on the order of the additions. So that a
+//! number here equals the number there, this module adds in `NumPy`'s order.
+
+/// Up to this many values are added in one block; longer sums are split in two.
+const BLOCK: usize = 128;
+
+/// The sum of `term(from..to)` in the order of `NumPy`'s pairwise summation (`pairwise_sum` in its `loops_utils.h`):
+/// blocks of 128 with eight running sums, halves above.
+fn pairwise(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
+    let n = to - from;
+    if n < 8 {
+        return (from..to).fold(-0.0, |sum, i| sum + term(i));
+    }
+    if n <= BLOCK {
+        let mut r: [f64; 8] = std::array::from_fn(|j| term(from + j));
+        let whole = n - n % 8;
+        for i in (8..whole).step_by(8) {
+            for (j, sum) in r.iter_mut().enumerate() {
+                *sum += term(from + i + j);
+            }
+        }
+        let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+        return (from + whole..to).fold(sum, |sum, i| sum + term(i));
+    }
+    let half = n / 2 - n / 2 % 8;
+    pairwise(from, from + half, term) + pairwise(from + half, to, term)
+}
+
+/// `np.sum`.
+#[must_use]
+pub fn sum(values: &[f64]) -> f64 {
+    0.0 + pairwise(0, values.len(), &|i| values[i])
+}
+
+/// `np.mean`; 0 of nothing, as vLLM has it.
+#[must_use]
+pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { sum(values) / values.len() as f64 }
+}
+
+/// `np.std`: of the population (`ddof=0`); 0 of nothing.
+#[must_use]
+pub fn std(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    let mean = mean(values);
+    let squares = pairwise(0, values.len(), &|i| {
+        let off = values[i] - mean;
+        off * off
+    });
+    ((0.0 + squares) / values.len() as f64).sqrt()
+}
+
+/// Brings the values that `percentiles` (and the median and the extremes) look at to where sorting would put them.
+/// Much cheaper than sorting; the rest stays in no particular order.
+pub fn settle(values: &mut [f64], percentiles: &[f64]) {
+    let n = values.len();
+    if n == 0 {
+        return;
+    }
+    let mut ranks = vec![0, (n - 1) / 2, n / 2, n - 1];
+    for p in percentiles {
+        let (below, above, _) = place(n, *p);
+        ranks.extend([below, above]);
+    }
+    ranks.sort_unstable();
+    ranks.dedup();
+    let mut settled = 0;
+    for rank in ranks {
+        values[settled..].select_nth_unstable_by(rank - settled, f64::total_cmp);
+        settled = rank + 1;
+        if settled == n {
+            break;
+        }
+    }
+}
+
+/// `np.median` of settled values; 0 of nothing.
+#[must_use]
+pub fn median(settled: &[f64]) -> f64 {
+    let n = settled.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => settled[n / 2],
+        _ => f64::midpoint(settled[n / 2 - 1], settled[n / 2]),
+    }
+}
+
+/// `np.percentile` with its default method, `linear`, of values settled for `p` (0 to 100); 0 of nothing.
+#[must_use]
+pub fn percentile(settled: &[f64], p: f64) -> f64 {
+    if settled.is_empty() {
+        return 0.0;
+    }
+    let (below, above, t) = place(settled.len(), p);
+    let (a, b) = (settled[below], settled[above]);
+    // Interpolating from the nearer side: NumPy's way to be exact at both ends.
+    if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
+}
+
+/// The ranks on both sides of the percentile among `n` sorted values, and how far it lies between them.
+fn place(n: usize, p: f64) -> (usize, usize, f64) {
+    let at = (n - 1) as f64 * (p / 100.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 ≤ p ≤ 100 is checked with the flags
+    let below = (at.floor() as usize).min(n - 1);
+    (below, (below + 1).min(n - 1), at - below as f64)
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // to the last bit is the point
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `i` ↦ a value with a full mantissa, the same in the Python below.
+    fn golden_values(n: u64) -> Vec<f64> {
+        (0..n).map(|i| ((i * 2_654_435_761) % 4_294_967_296) as f64 / 1e9 / 7.0).collect()
+    }
+
+    /// The golden file was written by:
+    ///
+    /// ```python
+    /// import json, numpy as np
+    /// for n in [1, 2, 3, 7, 8, 9, 15, 16, 100, 127, 128, 129, 136, 137, 255, 256, 257, 1000, 1025, 8191, 8193, 20001]:
+    ///     a = [((i * 2654435761) % 4294967296) / 1e9 / 7.0 for i in range(n)]
+    ///     ps = [0, 0.1, 1, 25, 33.3, 50, 66.7, 75, 90, 95, 99, 99.9, 100]
+    ///     print(json.dumps({"n": n, "sum": np.sum(a), "mean": np.mean(a), "std": np.std(a), "median": np.median(a),
+    ///                       "percentiles": [[p, np.percentile(a, p)] for p in ps]}))
+    /// ```
+    #[test]
+    fn every_bit_is_numpys() {
+        let golden = include_str!("../../tests/data/stats-numpy.ndjson");
+        assert!(golden.lines().count() > 20);
+        for line in golden.lines() {
+            let want: serde_json::Value = serde_json::from_str(line).unwrap();
+            let mut values = golden_values(want["n"].as_u64().unwrap());
+            let n = values.len();
+            assert_eq!(sum(&values), want["sum"], "sum of {n}");
+            assert_eq!(mean(&values), want["mean"], "mean of {n}");
+            assert_eq!(std(&values), want["std"], "std of {n}");
+            let pairs: Vec<(f64, f64)> = serde_json::from_value(want["percentiles"].clone()).unwrap();
+            settle(&mut values, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
+            assert_eq!(median(&values), want["median"], "median of {n}");
+            for (p, value) in pairs {
+                assert_eq!(percentile(&values, p).to_bits(), value.to_bits(), "p{p} of {n}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn settling_is_as_good_as_sorting(
+            mut values in prop::collection::vec(-1e3..1e3, 1..300), p in 0.0..=100.0
+        ) {
+            let mut sorted = values.clone();
+            sorted.sort_by(f64::total_cmp);
+            settle(&mut values, &[p]);
+            prop_assert_eq!(percentile(&values, p), percentile(&sorted, p));
+            prop_assert_eq!(median(&values), median(&sorted));
+            prop_assert_eq!((values[0], values[values.len() - 1]), (sorted[0], sorted[sorted.len() - 1]));
+        }
+
+        #[test]
+        fn the_percentile_lies_between_its_neighbours(
+            mut values in prop::collection::vec(0.0..1e3, 1..50), p in 0.0..=100.0
+        ) {
+            values.sort_by(f64::total_cmp);
+            let got = percentile(&values, p);
+            let at = (values.len() - 1) as f64 * p / 100.0;
+            let below = values.iter().filter(|v| **v <= got).count() as f64;
+            prop_assert!(below >= at.floor() && got >= values[0] && got <= values[values.len() - 1]);
+        }
+
+        /// Whole numbers add without rounding, so any order gives the exact sum.
+        #[test]
+        fn no_value_is_lost_or_added_twice(values in prop::collection::vec(0_u32..1_000_000, 0..3000)) {
+            let floats: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();
+            let exact: u64 = values.iter().map(|v| u64::from(*v)).sum();
+            prop_assert_eq!(sum(&floats), exact as f64);
+            let n = values.len() as f64;
+            let squares: u128 = values.iter().map(|v| u128::from(*v) * u128::from(*v)).sum();
+            let variance = (squares as f64 * n - (exact as f64).powi(2)) / (n * n).max(1.0);
+            prop_assert!((std(&floats) - variance.max(0.0).sqrt()).abs() <= 1e-3);
+        }
+    }
+}

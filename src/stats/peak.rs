@@ -1,0 +1,257 @@
+//! Peaks: the most requests in flight, and the most tokens in a second.
+
+use super::{
+    recording::{Chunks, Recording},
+    tokens,
+};
+use crate::units::{Nanos, SECOND};
+
+/// Peaks as vLLM counts them, in buckets of a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Buckets {
+    /// The most chunks in one bucket. (vLLM calls them tokens.)
+    pub max_output_tokens_per_s: f64,
+    /// The most requests that touch one bucket: one that ends early in a second and its successor both count.
+    pub max_concurrent_requests: u64,
+}
+
+/// Beyond this many buckets (3 years) the instants are no instants of one run.
+const MOST_BUCKETS: f64 = 1e8;
+
+/// The most slots that arrivals are counted in.
+const MOST_SLOTS: u64 = 1_000_000;
+
+/// vLLM's formula, in its own order of additions.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Python's int() truncates; all are 0 or more
+pub fn buckets(recording: &Recording) -> Buckets {
+    let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?, r.latency?)));
+    let first = timed().map(|(_, start, ..)| start).fold(f64::INFINITY, f64::min);
+    let last = timed().map(|(_, start, _, latency)| start + latency).fold(f64::NEG_INFINITY, f64::max);
+    let span = (last - first).ceil();
+    if !(0.0..MOST_BUCKETS).contains(&span) {
+        return Buckets::default();
+    }
+    let mut tokens = vec![0_u64; span as usize + 1];
+    let mut requests = vec![0_u64; span as usize + 1];
+    for (request, start, ttft, latency) in timed() {
+        let mut time = start + ttft;
+        let mut count = |time: f64| {
+            if let Some(bucket) = tokens.get_mut((time - first) as usize) {
+                *bucket += 1;
+            }
+        };
+        count(time);
+        for gap in recording.gaps_of(request) {
+            time += gap;
+            count(time);
+        }
+        let (from, to) = ((start - first) as usize, (start + latency - first) as usize);
+        for bucket in requests.iter_mut().take(to + 1).skip(from) {
+            *bucket += 1;
+        }
+    }
+    Buckets {
+        max_output_tokens_per_s: tokens.into_iter().max().unwrap_or_default() as f64,
+        max_concurrent_requests: requests.into_iter().max().unwrap_or_default(),
+    }
+}
+
+/// The most requests that were in flight at one instant, from the exact start and end of each that was sent, failures
+/// included. One that starts at the instant another ends does not overlap it.
+#[must_use]
+pub fn concurrency(recording: &Recording) -> u64 {
+    let sent = recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?)));
+    let origin = recording.requests.iter().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
+    let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = sent
+        .map(|(start, done)| {
+            let from = Nanos::from_secs_f64(start - origin).0;
+            (from, from + Nanos::from_secs_f64(done).0)
+        })
+        .unzip();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let (mut ended, mut most) = (0, 0);
+    for (started, start) in starts.iter().enumerate() {
+        ended += ends[ended..].iter().take_while(|end| *end <= start).count();
+        // A request without any length has ended already: it is over before it began.
+        most = most.max((started + 1).saturating_sub(ended));
+    }
+    most as u64
+}
+
+/// The most tokens of successes that arrived within any second, `(t − 1 s, t]`, wherever it begins. The tokens of a
+/// chunk arrive together.
+///
+/// Exact, without sorting all arrivals: counts in fine slots bound the tokens of every second from above and the best
+/// one from below, and only the seconds in between are looked at one by one.
+#[must_use]
+pub fn token_rate(recording: &Recording) -> u64 {
+    let slots = Slots::of(recording);
+    let least = slots.fullest();
+    let wanted = slots.that_may_beat(least);
+    let mut times = Vec::new();
+    arrivals(recording, |time, tokens| {
+        if wanted.get(slots.index(time)).is_some_and(|wanted| *wanted) {
+            times.push((time, u64::from(tokens)));
+        }
+    });
+    times.sort_unstable();
+    let (mut oldest, mut within, mut most) = (0, 0, least);
+    for (time, tokens) in &times {
+        within += tokens;
+        while times[oldest].0 + SECOND <= *time {
+            within -= times[oldest].1;
+            oldest += 1;
+        }
+        most = most.max(within);
+    }
+    most
+}
+
+/// Tokens by the slot of time in which they arrived.
+struct Slots {
+    /// Nanoseconds in a slot.
+    width: u64,
+    /// The tokens before slot 0, 1, …, and behind the last.
+    before: Vec<u64>,
+}
+
+impl Slots {
+    /// Slots of a millisecond, or wider ones for a run of hours.
+    fn of(recording: &Recording) -> Self {
+        let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
+            - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
+        let mut slots =
+            Slots { width: (Nanos::from_secs_f64(span).0 / MOST_SLOTS).max(SECOND / 1000), before: vec![0] };
+        let mut counts: Vec<u64> = Vec::new();
+        arrivals(recording, |time, tokens| {
+            let slot = slots.index(time);
+            if slot >= counts.len() {
+                counts.resize(slot + 1, 0);
+            }
+            counts[slot] += u64::from(tokens);
+        });
+        slots.before.extend(counts.iter().scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        }));
+        slots
+    }
+
+    fn index(&self, time: u64) -> usize {
+        usize::try_from(time / self.width).unwrap_or(usize::MAX)
+    }
+
+    fn len(&self) -> usize {
+        self.before.len() - 1
+    }
+
+    /// The tokens of the last `n` slots up to and with `slot`.
+    fn sum(&self, slot: usize, n: usize) -> u64 {
+        self.before[slot + 1] - self.before[(slot + 1).saturating_sub(n)]
+    }
+
+    /// The most tokens in a second that begins and ends with a slot: there is a second with so many.
+    fn fullest(&self) -> u64 {
+        let whole = self.index(SECOND);
+        (0..self.len()).map(|slot| self.sum(slot, whole)).max().unwrap_or_default()
+    }
+
+    /// The slots of all the seconds that may have more than `least` tokens.
+    fn that_may_beat(&self, least: u64) -> Vec<bool> {
+        let touched = self.index(SECOND + self.width - 1) + 1;
+        let mut wanted = vec![false; self.len()];
+        for slot in 0..self.len() {
+            if self.sum(slot, touched) > least {
+                wanted[(slot + 1).saturating_sub(touched)..=slot].fill(true);
+            }
+        }
+        wanted
+    }
+}
+
+/// Calls `visit` with the time and the tokens of each chunk of the successes, request after request. Times are
+/// nanoseconds from the first start.
+fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
+    let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
+    let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
+    for (request, start, ttft) in timed() {
+        let mut time = Nanos::from_secs_f64(start - origin).0 + Nanos::from_secs_f64(ttft).0;
+        let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);
+        if request.chunks == Chunks::Single {
+            visit(time, 1);
+            for gap in gaps {
+                time += gap;
+                visit(time, 1);
+            }
+        } else {
+            let gaps = std::iter::once(0).chain(gaps);
+            for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
+                time += gap;
+                visit(time, tokens);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::recording::Request, *};
+
+    /// Requests of one token each (start, latency in ms).
+    fn recording(requests: &[(u64, u64)]) -> Recording {
+        let seconds = |ms: &u64| *ms as f64 / 1e3;
+        let requests = requests.iter().map(|(start, latency)| Request {
+            success: true,
+            output_tokens: 1,
+            start: Some(seconds(start)),
+            ttft: Some(seconds(latency)),
+            latency: Some(seconds(latency)),
+            done: Some(seconds(latency)),
+            ..Request::default()
+        });
+        Recording { requests: requests.collect(), ..Recording::default() }
+    }
+
+    #[test]
+    fn peak_concurrency_of_a_closed_loop_is_its_limit() {
+        // One after the other without a pause: vLLM's buckets make two of it.
+        let serial = recording(&[(0, 400), (400, 400), (800, 400)]);
+        assert_eq!(concurrency(&serial), 1);
+        assert_eq!(buckets(&serial).max_concurrent_requests, 3);
+        assert_eq!(concurrency(&Recording::default()), 0);
+    }
+
+    #[test]
+    fn peak_tokens_per_s_slides() {
+        // Four tokens within 600 ms that straddle the end of a bucket.
+        let burst = recording(&[(0, 700), (0, 900), (0, 1100), (0, 1300)]);
+        assert_eq!(token_rate(&burst), 4);
+        assert!((buckets(&burst).max_output_tokens_per_s - 2.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn peak_tokens_per_s_weighs_chunks_in_tokens() {
+        let mut spec = recording(&[(0, 10)]);
+        spec.chunk_tokens = vec![3, 4];
+        spec.gaps = vec![0.1];
+        spec.requests[0].gaps = 0..1;
+        spec.requests[0].chunks = Chunks::Known(0..2);
+        assert_eq!(token_rate(&spec), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn peaks_are_those_of_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
+            let got = recording(&requests);
+            let at = |t: u64| requests.iter().filter(|(s, l)| *s <= t && t < s + l).count() as u64;
+            prop_assert_eq!(concurrency(&got), requests.iter().map(|(s, _)| at(*s)).max().unwrap());
+            let arrivals: Vec<u64> = requests.iter().map(|(s, l)| s + l).collect();
+            let within = |t: u64| arrivals.iter().filter(|a| **a <= t && **a + 1000 > t).count() as u64;
+            prop_assert_eq!(token_rate(&got), arrivals.iter().map(|a| within(*a)).max().unwrap());
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What is kept of the requests of a run: a row for each, and the gaps of all in one long vector.
+
+use std::{collections::HashMap, ops::Range};
+
+use crate::{
+    record::{EndRecord, ErrorKind, Object, RunRecord},
+    units::{Nanos, UnixNanos},
+};
+
+/// Distinct error messages that are counted; messages beyond are left to the counts by kind, so that a server which
+/// puts an id into each of them cannot fill the memory.
+const MOST_MESSAGES: usize = 10_000;
+
+/// One request. Times are seconds as doubles, as they stood in the input: vLLM's formulas are made of doubles, and its
+/// own files have times that are no whole nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Request {
+    /// Whether the whole answer arrived.
+    pub success: bool,
+    /// Prompt tokens.
+    pub prompt_len: u32,
+    /// Generated tokens.
+    pub output_tokens: u32,
+    /// The tokens asked for, if known.
+    pub expected_output_len: Option<u32>,
+    /// When it was sent, from [`Recording::base`]; `None`: never.
+    pub start: Option<f64>,
+    /// Start − schedule.
+    pub queue_time: Option<f64>,
+    /// Start → first token.
+    pub ttft: Option<f64>,
+    /// Start → first token of the answer proper.
+    pub ttft_answer: Option<f64>,
+    /// Start → last token.
+    pub latency: Option<f64>,
+    /// Start → end of the answer, or the failure.
+    pub done: Option<f64>,
+    /// Where its gaps are: in [`Recording::gaps`] of a success, else in [`Recording::failed_gaps`].
+    pub gaps: Range<usize>,
+    /// How many tokens its chunks have.
+    pub chunks: Chunks,
+}
+
+impl Request {
+    /// Time per output token: (latency − ttft) / (tokens − 1); `None` for fewer than two tokens.
+    #[must_use]
+    pub fn tpot(&self) -> Option<f64> {
+        let (latency, ttft) = (self.latency?, self.ttft?);
+        (self.output_tokens > 1).then(|| (latency - ttft) / f64::from(self.output_tokens - 1))
+    }
+}
+
+/// How many tokens the chunks of a request have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Chunks {
+    /// One each.
+    #[default]
+    Single,
+    /// These, in [`Recording::chunk_tokens`]; one more than gaps.
+    Known(Range<usize>),
+    /// Not known.
+    Unknown,
+}
+
+/// Everything that was read.
+#[derive(Debug, Default)]
+pub struct Recording {
+    /// The requests, in the order of the input.
+    pub requests: Vec<Request>,
+    /// The gaps between chunks of the successes, request after request.
+    pub gaps: Vec<f64>,
+    /// The gaps of the failures; kept for `--save-detailed` only.
+    pub failed_gaps: Vec<f64>,
+    /// Tokens per chunk, where they are not all 1.
+    pub chunk_tokens: Vec<u32>,
+    /// The instant from which [`Request::start`] counts: the first one read. `None` for vLLM's own files, whose clock
+    /// has no known origin, and for streams without instants.
+    pub base: Option<UnixNanos>,
+    /// The earliest and the latest instant of any request.
+    pub span: Option<(UnixNanos, UnixNanos)>,
+    /// The `run` records.
+    pub runs: Vec<RunRecord>,
+    /// The `end` records.
+    pub ends: Vec<EndRecord>,
+    /// The ids of the runs, in the order of their appearance.
+    pub run_ids: Vec<String>,
+    /// Failures by kind (`None`: not told, or one this version does not know).
+    pub failures: HashMap<Option<ErrorKind>, u64>,
+    /// Failures by kind and message.
+    pub messages: HashMap<(Option<ErrorKind>, String), u64>,
+    /// Successes by the source of their token count: usage, token ids, tokenizer, chunks.
+    pub token_sources: [u64; 4],
+    /// The sum of cached prompt tokens over the successes that tell.
+    pub cached_tokens: Option<u64>,
+    /// The sum of reasoning tokens over the successes that tell.
+    pub reasoning_tokens: Option<u64>,
+    /// The worst read lag of each request that has one.
+    pub read_lags: Vec<f64>,
+    /// Lines of a type that is not for this tool.
+    pub skipped: u64,
+    /// Bad lines that `--lenient` passed over.
+    pub bad_lines: u64,
+    /// Whether the last line of an input was cut off.
+    pub cut: bool,
+    /// The header of vLLM's own result, when that was the input.
+    pub vllm: Option<Header>,
+    /// For `--save-detailed`: the generated texts.
+    pub texts: Vec<String>,
+    /// For `--save-detailed`: the errors.
+    pub errors: Vec<String>,
+}
+
+/// What a result of vLLM says beside its requests.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Header {
+    /// Its duration in seconds.
+    pub duration: Option<f64>,
+    /// Its seconds of audio per second, which its lists do not tell.
+    pub rtfx: f64,
+    /// The keys before `duration`.
+    pub before: Object,
+    /// The keys behind it that are neither metrics nor per request.
+    pub behind: Object,
+}
+
+impl Recording {
+    /// `time` in seconds from the base, which is set by the first instant that is seen.
+    pub fn offset(&mut self, time: UnixNanos) -> f64 {
+        let base = *self.base.get_or_insert(time);
+        if time >= base { time.since(base).as_secs_f64() } else { -base.since(time).as_secs_f64() }
+    }
+
+    /// The instant at `offset` from the base.
+    #[must_use]
+    pub fn instant(&self, offset: f64) -> UnixNanos {
+        let base = self.base.unwrap_or_default();
+        let distance = Nanos::from_secs_f64(offset.abs());
+        if offset >= 0.0 { base + distance } else { UnixNanos(base.0.saturating_sub(distance.0)) }
+    }
+
+    /// Stretches the span to include `time`.
+    pub fn stretch(&mut self, time: UnixNanos) {
+        let (first, last) = self.span.unwrap_or((time, time));
+        self.span = Some((first.min(time), last.max(time)));
+    }
+
+    /// Counts a failure.
+    pub fn fail(&mut self, kind: Option<ErrorKind>, message: &str) {
+        *self.failures.entry(kind).or_default() += 1;
+        let key = (kind, message.to_owned());
+        if self.messages.len() < MOST_MESSAGES || self.messages.contains_key(&key) {
+            *self.messages.entry(key).or_default() += 1;
+        }
+    }
+
+    /// Notes the run that a record belongs to.
+    pub fn belongs_to(&mut self, run_id: &str) {
+        // Records of one run stand together, so the last id is nearly always the one.
+        let known = self.run_ids.last().is_some_and(|last| last == run_id);
+        if !known && !run_id.is_empty() && !self.run_ids.iter().any(|id| id == run_id) {
+            self.run_ids.push(run_id.to_owned());
+        }
+    }
+
+    /// The successes.
+    pub fn successes(&self) -> impl Iterator<Item = &Request> {
+        self.requests.iter().filter(|r| r.success)
+    }
+
+    /// The gaps of one request.
+    #[must_use]
+    pub fn gaps_of(&self, request: &Request) -> &[f64] {
+        let all = if request.success { &self.gaps } else { &self.failed_gaps };
+        all.get(request.gaps.clone()).unwrap_or_default()
+    }
+
+    /// Seconds from the start of the run to its last outcome.
+    ///
+    /// From the `run` and `end` records; what they do not tell is taken from the requests. Several hosts: from the
+    /// first start to the last end.
+    #[must_use]
+    pub fn duration(&self) -> f64 {
+        if let Some(header) = &self.vllm {
+            return header.duration.unwrap_or_default();
+        }
+        let starts = self.runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);
+        let Some(first) = starts.chain(self.span.map(|s| s.0)).min() else {
+            return self.ends.iter().map(|end| end.duration).max().unwrap_or_default().as_secs_f64();
+        };
+        let last = self.runs.iter().filter_map(|run| {
+            let end = self.ends.iter().find(|end| end.run_id == run.run_id)?;
+            Some(run.clock.start + end.duration)
+        });
+        let last = if self.complete() && !self.runs.is_empty() { last.max() } else { self.span.map(|s| s.1) };
+        last.unwrap_or(first).since(first).as_secs_f64()
+    }
+
+    /// Whether each run has its end, nothing was cut off, and no output is missing.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        if self.vllm.is_some() {
+            return true;
+        }
+        let ended = |id: &String| {
+            let runs = self.runs.iter().filter(|run| run.run_id == *id).count();
+            self.ends.iter().filter(|end| end.run_id == *id).count() >= runs.max(1)
+        };
+        let offered: u64 = self.ends.iter().map(|end| end.offered).sum();
+        !self.cut
+            && self.bad_lines == 0
+            && !self.ends.is_empty()
+            && self.run_ids.iter().all(ended)
+            && offered == self.requests.len() as u64
+    }
+
+    /// Requests that never reached the server: those that were due and those that were not yet.
+    #[must_use]
+    pub fn not_sent(&self) -> u64 {
+        let due = self.failures.get(&Some(ErrorKind::NotSent)).copied().unwrap_or_default();
+        self.ends.iter().map(|end| end.not_sent.count).sum::<u64>().max(due)
+    }
+
+    /// Whether requests were sent by a schedule, whatever the server did (an open loop); `None` when that is not told.
+    ///
+    /// A limit on concurrency without a rate is a closed loop. (The run record does not tell whether the requests had
+    /// timestamps of their own.)
+    #[must_use]
+    pub fn open_loop(&self) -> Option<bool> {
+        if let Some(header) = &self.vllm {
+            let rate = header.before.get("request_rate").is_some_and(serde_json::Value::is_number);
+            return Some(rate || header.before.get("max_concurrency").is_none_or(serde_json::Value::is_null));
+        }
+        let open = |run: &RunRecord| run.request_rate.is_some() || run.max_concurrency.is_none();
+        (!self.runs.is_empty()).then(|| self.runs.iter().any(open))
+    }
+}

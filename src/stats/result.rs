@@ -1,0 +1,262 @@
+//! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    Options,
+    metric::{Distribution, Metric},
+    peak,
+    recording::{Recording, Request},
+    vb::Vb,
+};
+use crate::{
+    clock,
+    record::{Object, RunRecord},
+    units::{SECOND, UnixNanos},
+};
+
+/// One run: what `vllm bench serve --save-result` writes, and `vb`.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct RunResult {
+    /// The header, up to and without `duration`.
+    #[serde(flatten)]
+    pub header: Object,
+    /// Seconds from the start of the run to its last outcome.
+    pub duration: f64,
+    /// Requests that succeeded.
+    pub completed: u64,
+    /// Requests that did not, whatever the reason.
+    pub failed: u64,
+    /// Prompt tokens of the successes.
+    pub total_input_tokens: u64,
+    /// Generated tokens of the successes.
+    pub total_output_tokens: u64,
+    /// Successes a second.
+    pub request_throughput: f64,
+    /// Successes within the limits of `--goodput` a second; `null` without limits.
+    pub request_goodput: Option<f64>,
+    /// Generated tokens a second.
+    pub output_throughput: f64,
+    /// Prompt and generated tokens a second.
+    pub total_token_throughput: f64,
+    /// With `--save-detailed`: the prompt tokens of each request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_lens: Option<Vec<u32>>,
+    /// With `--save-detailed`: the generated tokens of each request, 0 for a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_lens: Option<Vec<u32>>,
+    /// With `--save-detailed`: the TTFT of each request in seconds, 0 where no token came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttfts: Option<Vec<f64>>,
+    /// With `--save-detailed`: the gaps between chunks of each request in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub itls: Option<Vec<Vec<f64>>>,
+    /// The latency of each request in seconds, 0 for a failure.
+    pub latencies: Vec<f64>,
+    /// With `--save-detailed`: when each request was sent, 0 for one that was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_times: Option<StartTimes>,
+    /// How long each request waited in the client, in seconds.
+    pub queue_times: Vec<f64>,
+    /// With `--save-detailed`: the text of each answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generated_texts: Option<Vec<String>>,
+    /// With `--save-detailed`: the error of each request, empty for a success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Vec<String>>,
+    /// The most chunks in a bucket of a second, as vLLM counts. See `vb.peak_tokens_per_s`.
+    pub max_output_tokens_per_s: f64,
+    /// The most requests that touch a bucket of a second, as vLLM counts. See `vb.peak_concurrency`.
+    pub max_concurrent_requests: u64,
+    /// Seconds of audio a second; 0 without audio.
+    pub rtfx: f64,
+    /// `mean_ttft_ms`, `p99_itl_ms` and so on, and what a vLLM result had beside its metrics.
+    #[serde(flatten)]
+    pub metrics: Object,
+    /// What vLLM does not tell.
+    pub vb: Vb,
+}
+
+/// When requests were sent.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum StartTimes {
+    /// In Unix seconds.
+    Unix(Vec<UnixNanos>),
+    /// In seconds of the clock of vLLM's client, as they were read.
+    Clock(Vec<f64>),
+}
+
+impl RunResult {
+    /// Computes everything. The recording gives up its gaps.
+    #[must_use]
+    pub fn of(mut recording: Recording, options: &Options) -> Self {
+        let duration = recording.duration();
+        let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
+        let count = |of: fn(&Request) -> u64| recording.successes().map(of).sum::<u64>();
+        let completed = count(|_| 1);
+        let input = count(|r| u64::from(r.prompt_len));
+        let output = count(|r| u64::from(r.output_tokens));
+        let buckets = peak::buckets(&recording);
+        let detail = |of: fn(&Request) -> u32| options.save_detailed.then(|| each(&recording, of));
+        let input_lens = detail(|r| r.prompt_len);
+        let output_lens = detail(|r| if r.success { r.output_tokens } else { 0 });
+        let ttfts = options.save_detailed.then(|| each(&recording, |r| r.ttft.unwrap_or_default()));
+        let itls =
+            options.save_detailed.then(|| recording.requests.iter().map(|r| recording.gaps_of(r).to_vec()).collect());
+        let start_times = options.save_detailed.then(|| start_times(&recording));
+        let latencies = each(&recording, |r| r.latency.unwrap_or_default());
+        let queue_times = each(&recording, |r| r.queue_time.unwrap_or_default());
+        let texts = options.save_detailed.then(|| std::mem::take(&mut recording.texts));
+        let errors = options.save_detailed.then(|| std::mem::take(&mut recording.errors));
+        let header = header(&recording, options);
+        let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.behind)).unwrap_or_default();
+        let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
+        let failed = recording.requests.len() as u64 - completed;
+        let (vb, distributions) = Vb::of(recording, options, duration);
+        RunResult {
+            header,
+            duration,
+            completed,
+            failed,
+            total_input_tokens: input,
+            total_output_tokens: output,
+            request_throughput: rate(completed),
+            request_goodput: vb.goodput.as_ref().map(|g| g.from_start.per_s),
+            output_throughput: rate(output),
+            total_token_throughput: rate(input + output),
+            input_lens,
+            output_lens,
+            ttfts,
+            itls,
+            latencies,
+            start_times,
+            queue_times,
+            generated_texts: texts,
+            errors,
+            max_output_tokens_per_s: buckets.max_output_tokens_per_s,
+            max_concurrent_requests: buckets.max_concurrent_requests,
+            rtfx,
+            metrics: metrics(extra, &distributions),
+            vb,
+        }
+    }
+}
+
+fn each<T>(recording: &Recording, of: impl Fn(&Request) -> T) -> Vec<T> {
+    recording.requests.iter().map(of).collect()
+}
+
+fn start_times(recording: &Recording) -> StartTimes {
+    if recording.vllm.is_some() {
+        return StartTimes::Clock(each(recording, |r| r.start.unwrap_or_default()));
+    }
+    StartTimes::Unix(each(recording, |r| r.start.map_or(UnixNanos(0), |start| recording.instant(start))))
+}
+
+/// The keys of the metrics, behind what else stood there.
+fn metrics(mut keys: Object, distributions: &[(Metric, Distribution)]) -> Object {
+    for (metric, told) in distributions {
+        let name = metric.name();
+        for (statistic, value) in [("mean", told.mean), ("median", told.median), ("std", told.std)] {
+            keys.insert(format!("{statistic}_{name}_ms"), (value * 1e3).into());
+        }
+        for (p, value) in &told.percentiles {
+            keys.insert(format!("p{p}_{name}_ms"), (value * 1e3).into());
+        }
+    }
+    keys
+}
+
+/// The keys before `duration`.
+fn header(recording: &Recording, options: &Options) -> Object {
+    let mut keys = match &recording.vllm {
+        Some(header) => header.before.clone(),
+        None => run_header(recording, options),
+    };
+    if let Some(label) = &options.label {
+        keys.insert("label".into(), label.clone().into());
+    }
+    // Metadata stand where vLLM puts them: behind `num_prompts`.
+    let mut ordered = Object::new();
+    for (key, value) in keys {
+        let place = key == "num_prompts";
+        ordered.insert(key, value);
+        if place {
+            ordered.extend(options.metadata.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))));
+        }
+    }
+    ordered
+}
+
+fn run_header(recording: &Recording, options: &Options) -> Object {
+    let runs = &recording.runs;
+    let text = |of: fn(&RunRecord) -> &String| -> Value {
+        runs.iter().map(of).find(|text| !text.is_empty()).cloned().map_or(Value::Null, Value::from)
+    };
+    let tokenizer = runs.iter().find_map(|run| run.tokenizer.clone()).or_else(|| options.tokenizer.clone());
+    let started = runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);
+    let started = started.chain(recording.span.map(|s| s.0)).min().unwrap_or_else(clock::unix_now);
+    // Several hosts share the load: their limits add up, and one without a limit has none.
+    let rate: Option<f64> = runs.iter().map(|run| run.request_rate).sum();
+    let concurrency: Option<u64> = runs.iter().map(|run| run.max_concurrency.map(u64::from)).sum();
+    let told = !runs.is_empty();
+    [
+        ("date", date(started).into()),
+        ("endpoint_type", text(|run| &run.backend)),
+        ("backend", text(|run| &run.backend)),
+        ("label", Value::Null),
+        ("model_id", text(|run| &run.model)),
+        ("tokenizer_id", tokenizer.into()),
+        ("num_prompts", recording.requests.len().into()),
+        ("request_rate", rate.filter(|_| told).map_or("inf".into(), Value::from)),
+        ("burstiness", runs.first().map_or(1.0, |run| run.burstiness).into()),
+        ("max_concurrency", concurrency.filter(|_| told).into()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into_iter()
+    .collect()
+}
+
+/// `20261124-020748`, in UTC. (vLLM writes local time.)
+fn date(time: UnixNanos) -> String {
+    let seconds = time.0 / SECOND;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+/// The date of a day counted from 1970, by Hinnant's `civil_from_days`: years that begin in March put the leap day at
+/// their end, and 400 of them have 146,097 days.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let from_march_0000 = days + 719_468;
+    let (era, day_of_era) = (from_march_0000 / 146_097, from_march_0000 % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, text) in [
+            (0, "19700101-000000"),
+            (951_782_399, "20000228-235959"),
+            (951_782_400, "20000229-000000"),
+            (1_709_251_199, "20240229-235959"),
+            (1_795_485_600, "20261124-020000"),
+            (4_107_542_400, "21000301-000000"),
+        ] {
+            assert_eq!(date(UnixNanos(seconds * SECOND)), text);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The result as a table for people: vLLM's layout and labels, then what vLLM does not tell.
+
+use serde_json::Value;
+
+use super::{
+    metric::Metric,
+    result::RunResult,
+    vb::{Failure, Summary, Vb},
+};
+use crate::record::ErrorKind;
+
+/// The width of a rule.
+const WIDTH: usize = 50;
+
+/// The whole table.
+#[must_use]
+pub fn table(result: &RunResult) -> String {
+    let mut table = Table::default();
+    table.totals(result);
+    for metric in Metric::ALL {
+        table.metric(result, metric);
+    }
+    table.beside_vllm(&result.vb);
+    table.rule("", '=');
+    table.verdict(&result.vb);
+    table.text
+}
+
+#[derive(Default)]
+struct Table {
+    text: String,
+}
+
+impl Table {
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line.trim_end());
+        self.text.push('\n');
+    }
+
+    fn rule(&mut self, heading: &str, with: char) {
+        let left = WIDTH.saturating_sub(heading.chars().count()) / 2;
+        let right = WIDTH.saturating_sub(heading.chars().count() + left);
+        let rule = |n: usize| with.to_string().repeat(n);
+        self.line(&(rule(left) + heading + &rule(right)));
+    }
+
+    fn row(&mut self, label: &str, value: impl std::fmt::Display) {
+        self.line(&format!("{label:<40} {value:<10}"));
+    }
+
+    fn number(&mut self, label: &str, value: f64) {
+        self.row(label, format!("{value:.2}"));
+    }
+
+    fn totals(&mut self, result: &RunResult) {
+        self.rule(" Serving Benchmark Result ", '=');
+        self.row("Successful requests:", result.completed);
+        self.row("Failed requests:", result.failed);
+        if let Some(limit) = result.header.get("max_concurrency").filter(|v| !v.is_null()) {
+            self.row("Maximum request concurrency:", limit);
+        }
+        if let Some(rate) = result.header.get("request_rate").and_then(Value::as_f64) {
+            self.number("Request rate configured (RPS):", rate);
+        }
+        self.number("Benchmark duration (s):", result.duration);
+        self.row("Total input tokens:", result.total_input_tokens);
+        self.row("Total generated tokens:", result.total_output_tokens);
+        self.number("Request throughput (req/s):", result.request_throughput);
+        if let Some(goodput) = result.request_goodput {
+            self.number("Request goodput (req/s):", goodput);
+        }
+        self.number("Output token throughput (tok/s):", result.output_throughput);
+        self.number("Peak output token throughput (tok/s):", result.vb.peak_tokens_per_s as f64);
+        self.number("Peak concurrent requests:", result.vb.peak_concurrency as f64);
+        if result.rtfx > 0.0 {
+            self.number("RTFx (Inverse Real-Time Factor):", result.rtfx);
+        }
+        self.number("Total token throughput (tok/s):", result.total_token_throughput);
+    }
+
+    fn metric(&mut self, result: &RunResult, metric: Metric) {
+        let value = |statistic: &str| {
+            let value = result.metrics.get(&format!("{statistic}_{}_ms", metric.name()));
+            value.and_then(Value::as_f64)
+        };
+        let (Some(mean), Some(median)) = (value("mean"), value("median")) else { return };
+        self.rule(metric.heading(), '-');
+        let label = metric.label();
+        self.number(&format!("Mean {label} (ms):"), mean);
+        self.number(&format!("Median {label} (ms):"), median);
+        let percentiles = result.vb.tpot_ms.percentiles.keys();
+        for name in percentiles {
+            if let Some(value) = value(name) {
+                self.number(&format!("{} {label} (ms):", name.to_uppercase()), value);
+            }
+        }
+    }
+
+    fn beside_vllm(&mut self, vb: &Vb) {
+        if vb.itl_per_token_ms != vb.itl_per_chunk_ms {
+            self.per_token(vb);
+        }
+        if bases_differ(vb) {
+            self.time_bases(vb);
+        }
+        self.goodput(vb);
+        self.failures(vb);
+    }
+
+    fn per_token(&mut self, vb: &Vb) {
+        let estimated = if vb.itl_per_token_estimated { ", estimated" } else { "" };
+        self.rule(&format!("Inter-token Latency (per token{estimated})"), '-');
+        for (name, value) in statistics(&vb.itl_per_token_ms) {
+            self.number(&format!("{name} ITL per token (ms):"), value);
+        }
+    }
+
+    /// How long the server took, and how long a user waited who came when the schedule says.
+    fn time_bases(&mut self, vb: &Vb) {
+        self.rule("Latency from Start / from Schedule", '-');
+        self.line(&format!("{:<22} {:>12} {:>14}", "", "from start", "from schedule"));
+        let both = [
+            ("TTFT", &vb.from_start.ttft_ms, &vb.from_schedule.ttft_ms),
+            ("E2EL", &vb.from_start.e2el_ms, &vb.from_schedule.e2el_ms),
+        ];
+        for (label, start, schedule) in both {
+            for ((name, a), (_, b)) in statistics(start).into_iter().zip(statistics(schedule)) {
+                self.line(&format!("{:<22} {a:>12.2} {b:>14.2}", format!("{name} {label} (ms):")));
+            }
+        }
+    }
+
+    fn goodput(&mut self, vb: &Vb) {
+        let Some(goodput) = &vb.goodput else { return };
+        let limit = |(name, ms): (&String, &Value)| format!("{name} <= {} ms", ms.as_f64().unwrap_or_default());
+        let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
+        self.rule("Goodput", '-');
+        self.row("Limits:", limits.join(", "));
+        let (from_start, from_schedule) = (goodput.from_start, goodput.from_schedule);
+        for (label, good) in [("", from_start), (" from schedule", from_schedule)] {
+            if label.is_empty() || bases_differ(vb) {
+                self.row(&format!("Good requests{label}:"), format!("{} of {}", good.requests, vb.offered));
+                self.number(&format!("Attainment{label} (%):"), good.attainment.unwrap_or_default() * 100.0);
+            }
+        }
+    }
+
+    fn failures(&mut self, vb: &Vb) {
+        let failed = vb.outcomes.iter().filter(|(kind, n)| *kind != "ok" && n.as_u64() != Some(0));
+        for (i, (kind, n)) in failed.enumerate() {
+            if i == 0 {
+                self.rule("Failures", '-');
+            }
+            self.row(&format!("{kind}:"), n);
+            let name = |m: &Failure| m.kind.map_or("other", ErrorKind::name);
+            if let Some(most) = vb.errors.iter().find(|m| name(m) == kind && !m.message.is_empty()) {
+                self.line(&format!("  {}x {}", most.count, most.message));
+            }
+        }
+    }
+
+    fn verdict(&mut self, vb: &Vb) {
+        let complete =
+            if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
+        let mut words = vec![complete.to_owned()];
+        if vb.interrupted {
+            words.push("interrupted".into());
+        }
+        words.push(format!("{} requests offered", vb.offered));
+        if vb.not_sent > 0 {
+            words.push(format!("{} never sent", vb.not_sent));
+        }
+        if vb.shortfall.short > 0 {
+            words.push(format!("{} outputs shorter than asked for", vb.shortfall.short));
+        }
+        if vb.bad_lines > 0 {
+            words.push(format!("{} bad lines left out", vb.bad_lines));
+        }
+        self.line(&(words.join(", ") + "."));
+    }
+}
+
+/// `Mean`, then the percentiles.
+fn statistics(summary: &Summary) -> Vec<(String, f64)> {
+    let mean = summary.mean.map(|mean| ("Mean".to_owned(), mean));
+    let percentiles =
+        summary.percentiles.iter().filter_map(|(name, value)| Some((name.to_uppercase(), value.as_f64()?)));
+    mean.into_iter().chain(percentiles).collect()
+}
+
+/// Whether the two time bases tell different things: in an open loop, and wherever requests waited for their turn.
+/// (In vLLM's closed loop all requests are due at the start, so that the schedule says nothing.)
+fn bases_differ(vb: &Vb) -> bool {
+    let (start, schedule) = (vb.from_start.ttft_ms.mean, vb.from_schedule.ttft_ms.mean);
+    let waited = start.zip(schedule).is_some_and(|(start, schedule)| schedule > start * 1.01);
+    schedule.is_some() && (vb.open_loop == Some(true) || waited && !vb.run_ids.is_empty())
+}

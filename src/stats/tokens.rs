@@ -1,0 +1,105 @@
+//! Tokens instead of chunks: a server may send several tokens in one.
+
+use super::recording::{Chunks, Recording, Request};
+
+/// The tokens in each chunk of a request. Where the server did not say, they are spread evenly, and the early chunks
+/// get the odd ones, so that the first has at least one.
+pub fn per_chunk<'a>(recording: &'a Recording, request: &'a Request) -> Box<dyn Iterator<Item = u32> + 'a> {
+    let chunks = request.gaps.len() as u64 + 1;
+    match &request.chunks {
+        Chunks::Single => Box::new((0..chunks).map(|_| 1)),
+        Chunks::Known(range) => Box::new(recording.chunk_tokens[range.clone()].iter().copied()),
+        Chunks::Unknown => {
+            let until = move |chunk: u64| (chunk * u64::from(request.output_tokens)).div_ceil(chunks);
+            Box::new((0..chunks).map(move |i| u32::try_from(until(i + 1) - until(i)).unwrap_or(u32::MAX)))
+        }
+    }
+}
+
+/// The gaps between tokens: a chunk of k tokens that came g after the last one has k gaps of g / k, since its tokens
+/// were made during that time. A first chunk has none (its tokens are within the TTFT). A chunk without any token
+/// lengthens the gap of the next.
+///
+/// `None` when every chunk has one token, so that these are the gaps between chunks.
+#[must_use]
+pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
+    if recording.successes().all(|r| r.chunks == Chunks::Single) {
+        return None;
+    }
+    let mut all = Vec::with_capacity(recording.gaps.len());
+    for request in recording.successes() {
+        let gaps = recording.gaps_of(request);
+        if request.chunks == Chunks::Single {
+            all.extend_from_slice(gaps);
+            continue;
+        }
+        let mut waited = 0.0;
+        for (gap, tokens) in gaps.iter().zip(per_chunk(recording, request).skip(1)) {
+            waited += gap;
+            if tokens > 0 {
+                all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens as usize));
+                waited = 0.0;
+            }
+        }
+    }
+    Some(all)
+}
+
+/// Whether the tokens of some chunks are an even spread and not what the server said.
+#[must_use]
+pub fn estimated(recording: &Recording) -> bool {
+    recording.successes().any(|r| r.chunks == Chunks::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(output_tokens: u32, gaps: &[f64], chunk_tokens: Option<&[u32]>) -> Recording {
+        let request = Request {
+            success: true,
+            output_tokens,
+            gaps: 0..gaps.len(),
+            chunks: chunk_tokens.map_or(Chunks::Unknown, |tokens| Chunks::Known(0..tokens.len())),
+            ..Request::default()
+        };
+        Recording {
+            requests: vec![request],
+            gaps: gaps.to_vec(),
+            chunk_tokens: chunk_tokens.unwrap_or_default().to_vec(),
+            ..Recording::default()
+        }
+    }
+
+    #[test]
+    fn itl_per_token_divides_the_gap_of_a_chunk() {
+        let got = gaps(&one(6, &[0.5, 0.25], Some(&[1, 4, 1]))).unwrap();
+        assert_eq!(got, [0.125, 0.125, 0.125, 0.125, 0.25]);
+        let empty_chunk = gaps(&one(2, &[0.5, 0.25], Some(&[1, 0, 1]))).unwrap();
+        assert_eq!(empty_chunk, [0.75]);
+    }
+
+    #[test]
+    fn itl_per_token_is_that_per_chunk_when_chunks_are_tokens() {
+        let mut single = one(3, &[0.5, 0.25], None);
+        single.requests[0].chunks = Chunks::Single;
+        assert_eq!(gaps(&single), None);
+        assert!(!estimated(&single));
+        assert!(estimated(&one(7, &[0.1], None)));
+    }
+
+    proptest! {
+        #[test]
+        fn an_even_spread_has_all_tokens(tokens in 1_u32..2000, chunks in 1_usize..300) {
+            let gaps = vec![0.5; chunks - 1];
+            let recording = one(tokens, &gaps, None);
+            let spread: Vec<u32> = per_chunk(&recording, &recording.requests[0]).collect();
+            prop_assert_eq!(spread.len(), chunks);
+            prop_assert_eq!(spread.iter().sum::<u32>(), tokens);
+            prop_assert!(spread[0] >= 1);
+            prop_assert!(spread.iter().max().unwrap() - spread.iter().min().unwrap() <= 1);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The part of a result that vLLM does not have. `docs/METRICS.md` defines each number.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    Options,
+    goodput::Goodput,
+    metric::{Distribution, Metric},
+    peak,
+    recording::{Recording, Request},
+    tokens,
+};
+use crate::record::{ErrorKind, FORMAT_VERSION, Object};
+
+/// How many error messages are shown.
+const MESSAGES: usize = 5;
+
+/// What vLLM does not tell of a run.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Vb {
+    /// The version of the record format.
+    pub format: u32,
+    /// The program that wrote this, and its version.
+    pub tool: String,
+    /// The runs that were read.
+    pub run_ids: Vec<String>,
+    /// The clients' hosts.
+    pub hosts: Vec<String>,
+    /// Whether every run has its end record, no line was cut off or bad, and no output is missing.
+    pub complete: bool,
+    /// Whether a signal ended a run early.
+    pub interrupted: bool,
+    /// Whether requests were sent by a schedule (open loop) or each upon an answer (closed loop); `null`: not told.
+    pub open_loop: Option<bool>,
+    /// Lines of a type this tool does not read.
+    pub skipped_lines: u64,
+    /// Lines that `--lenient` passed over.
+    pub bad_lines: u64,
+    /// Requests that were due: the outputs.
+    pub offered: u64,
+    /// Requests that never reached the server; those that were not yet due are no part of `offered`.
+    pub not_sent: u64,
+    /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for an error without a known kind.
+    pub outcomes: Object,
+    /// The most frequent errors.
+    pub errors: Vec<Failure>,
+    /// The prompt length of all requests where it is the same, else the rounded mean; `null`: not known.
+    pub input_len: Option<u64>,
+    /// The expected output length likewise; where none was asked for, that of the answers.
+    pub output_len: Option<u64>,
+    /// Latencies counted from the start of each request.
+    pub from_start: Latencies,
+    /// Latencies counted from when each request was due.
+    pub from_schedule: Latencies,
+    /// Time per output token after the first, over requests.
+    pub tpot_ms: Summary,
+    /// Gaps between chunks.
+    pub itl_per_chunk_ms: Summary,
+    /// Gaps between tokens.
+    pub itl_per_token_ms: Summary,
+    /// Whether the tokens of some chunks are not known and were spread evenly.
+    pub itl_per_token_estimated: bool,
+    /// Start → first token that is not reasoning.
+    pub ttft_answer_ms: Summary,
+    /// Schedule → start, over all requests that were sent.
+    pub schedule_lag_ms: Summary,
+    /// The worst delay between the kernel's receive stamp and the read, over requests that know it.
+    pub read_lag_ms: Summary,
+    /// The most requests in flight at one instant.
+    pub peak_concurrency: u64,
+    /// The most tokens that arrived within any one second.
+    pub peak_tokens_per_s: u64,
+    /// Prompt tokens, over successes.
+    pub prompt_len: Summary,
+    /// Generated tokens, over successes.
+    pub output_tokens: Summary,
+    /// Prompt tokens from the server's prefix cache, summed over successes; `null`: the server does not tell.
+    pub cached_tokens: Option<u64>,
+    /// Generated tokens that were reasoning, summed over successes; `null`: the server does not tell.
+    pub reasoning_tokens: Option<u64>,
+    /// Successes by where their count of tokens comes from.
+    pub token_sources: Object,
+    /// Successes whose output is not as long as was asked for.
+    pub shortfall: Shortfall,
+    /// Requests within the limits; `null` without `--goodput`.
+    pub goodput: Option<Goodput>,
+}
+
+/// Latencies in one time base.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Latencies {
+    /// Time to first token.
+    pub ttft_ms: Summary,
+    /// End-to-end latency.
+    pub e2el_ms: Summary,
+}
+
+/// A distribution; everything but `n` is `null` for an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Summary {
+    /// How many values.
+    pub n: usize,
+    /// The mean.
+    pub mean: Option<f64>,
+    /// The standard deviation of the population.
+    pub std: Option<f64>,
+    /// The smallest.
+    pub min: Option<f64>,
+    /// `p50` and so on, those of `--metric-percentiles`.
+    #[serde(flatten)]
+    pub percentiles: Object,
+    /// The largest.
+    pub max: Option<f64>,
+}
+
+impl Summary {
+    /// Of a distribution, with its unit multiplied by `scale`.
+    fn of(told: &Distribution, scale: f64) -> Self {
+        let some = |value: f64| (told.n > 0).then_some(value * scale);
+        Summary {
+            n: told.n,
+            mean: some(told.mean),
+            std: some(told.std),
+            min: some(told.min),
+            percentiles: told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into())).collect(),
+            max: some(told.max),
+        }
+    }
+}
+
+/// An error and how often it occurred.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct Failure {
+    /// Its kind; `null`: not told.
+    pub kind: Option<ErrorKind>,
+    /// Its text.
+    pub message: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Outputs that are shorter than asked for: the server stopped by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Shortfall {
+    /// Successes whose request had an expected length.
+    pub compared: u64,
+    /// Those that got fewer tokens.
+    pub short: u64,
+    /// Those that got more.
+    pub long: u64,
+    /// The tokens that the short ones lack.
+    pub missing_tokens: u64,
+}
+
+impl Vb {
+    /// Computes everything, and the distributions that vLLM's keys show. The recording is used up.
+    #[must_use]
+    pub fn of(recording: Recording, options: &Options, duration: f64) -> (Self, Vec<(Metric, Distribution)>) {
+        let told = |values: Vec<f64>| Distribution::of(values, &options.percentiles);
+        let of = |metric: Metric| told(metric.sample(&recording));
+        let ms = |told: &Distribution| Summary::of(told, 1e3);
+        let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
+        let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
+        let over_successes = |of: fn(&Request) -> Option<f64>| told(recording.successes().filter_map(of).collect());
+        let ttft_queue = over_successes(|r| Some(r.ttft? + r.queue_time?));
+        let sent = recording.requests.iter().filter(|r| r.start.is_some());
+        let per_token = tokens::gaps(&recording).map(told);
+        let vb = Vb {
+            format: FORMAT_VERSION,
+            tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
+            hosts: hosts(&recording),
+            complete: recording.complete(),
+            interrupted: recording.ends.iter().any(|end| end.interrupted),
+            open_loop: recording.open_loop(),
+            skipped_lines: recording.skipped,
+            bad_lines: recording.bad_lines,
+            offered: recording.requests.len() as u64,
+            not_sent: recording.not_sent(),
+            outcomes: outcomes(&recording),
+            errors: messages(&recording),
+            input_len: common(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
+            output_len: common(recording.requests.iter().filter_map(|r| r.expected_output_len))
+                .or_else(|| common(recording.successes().map(|r| r.output_tokens))),
+            from_start: Latencies { ttft_ms: ms(&ttft), e2el_ms: ms(&e2el) },
+            from_schedule: Latencies { ttft_ms: ms(&ttft_queue), e2el_ms: ms(&e2el_queue) },
+            tpot_ms: ms(&tpot),
+            itl_per_chunk_ms: Summary::default(),
+            itl_per_token_ms: per_token.as_ref().map(ms).unwrap_or_default(),
+            itl_per_token_estimated: tokens::estimated(&recording),
+            ttft_answer_ms: ms(&over_successes(|r| r.ttft_answer)),
+            schedule_lag_ms: ms(&told(sent.filter_map(|r| r.queue_time).collect())),
+            read_lag_ms: ms(&told(recording.read_lags.clone())),
+            peak_concurrency: peak::concurrency(&recording),
+            peak_tokens_per_s: peak::token_rate(&recording),
+            prompt_len: Summary::of(&over_successes(|r| Some(f64::from(r.prompt_len))), 1.0),
+            output_tokens: Summary::of(&over_successes(|r| Some(f64::from(r.output_tokens))), 1.0),
+            cached_tokens: recording.cached_tokens,
+            reasoning_tokens: recording.reasoning_tokens,
+            token_sources: token_sources(&recording),
+            shortfall: shortfall(&recording),
+            goodput: Goodput::of(&recording, &options.slos, duration),
+            run_ids: recording.run_ids,
+        };
+        // Last, because it uses up the longest vector of all instead of copying it.
+        let itl = Distribution::of(recording.gaps, &options.percentiles);
+        let per_chunk = Summary::of(&itl, 1e3);
+        let per_token = if per_token.is_none() { per_chunk.clone() } else { vb.itl_per_token_ms.clone() };
+        let distributions = [
+            (Metric::Ttft, ttft),
+            (Metric::Tpot, tpot),
+            (Metric::Itl, itl),
+            (Metric::E2el, e2el),
+            (Metric::ClientQueueTime, queue_time),
+            (Metric::E2elIncludingClientQueue, e2el_queue),
+        ];
+        let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
+        (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
+    }
+}
+
+fn hosts(recording: &Recording) -> Vec<String> {
+    let mut hosts: Vec<String> = Vec::new();
+    for run in &recording.runs {
+        if !run.host.is_empty() && !hosts.contains(&run.host) {
+            hosts.push(run.host.clone());
+        }
+    }
+    hosts
+}
+
+fn outcomes(recording: &Recording) -> Object {
+    let count = |kind: Option<ErrorKind>| recording.failures.get(&kind).copied().unwrap_or_default();
+    let mut outcomes = Object::new();
+    outcomes.insert("ok".into(), recording.successes().count().into());
+    for kind in ErrorKind::ALL {
+        outcomes.insert(kind.name().into(), count(Some(kind)).into());
+    }
+    outcomes.insert("other".into(), count(None).into());
+    outcomes
+}
+
+fn messages(recording: &Recording) -> Vec<Failure> {
+    let mut all: Vec<Failure> = recording
+        .messages
+        .iter()
+        .map(|((kind, message), count)| Failure { kind: *kind, message: message.clone(), count: *count })
+        .collect();
+    all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (a.kind, &a.message).cmp(&(b.kind, &b.message))));
+    all.truncate(MESSAGES);
+    all
+}
+
+/// The common value, else the rounded mean; `None` without any.
+fn common(values: impl Iterator<Item = u32>) -> Option<u64> {
+    let (n, sum) = values.fold((0, 0), |(n, sum), value| (n + 1, sum + u64::from(value)));
+    (n > 0).then(|| (sum + n / 2) / n)
+}
+
+fn token_sources(recording: &Recording) -> Object {
+    let names = ["usage", "token_ids", "tokenizer", "chunks"];
+    names.into_iter().zip(recording.token_sources).map(|(name, n)| (name.to_owned(), n.into())).collect()
+}
+
+fn shortfall(recording: &Recording) -> Shortfall {
+    let mut shortfall = Shortfall::default();
+    for request in recording.successes() {
+        let Some(expected) = request.expected_output_len else { continue };
+        shortfall.compared += 1;
+        shortfall.short += u64::from(request.output_tokens < expected);
+        shortfall.long += u64::from(request.output_tokens > expected);
+        shortfall.missing_tokens += u64::from(expected.saturating_sub(request.output_tokens));
+    }
+    shortfall
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_common_length_is_kept_and_others_are_averaged() {
+        assert_eq!(common([64, 64].into_iter()), Some(64));
+        assert_eq!(common([64, 65].into_iter()), Some(65));
+        assert_eq!(common([10, 10, 11].into_iter()), Some(10));
+        assert_eq!(common(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn an_empty_distribution_has_no_mean() {
+        let empty = Summary::of(&Distribution::of(vec![], &[50.0]), 1e3);
+        let json = serde_json::to_string(&empty).unwrap();
+        assert_eq!(json, r#"{"n":0,"mean":null,"std":null,"min":null,"p50":null,"max":null}"#);
+    }
+}

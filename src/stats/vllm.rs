@@ -1,0 +1,141 @@
+//! vLLM's own result with its requests (`--save-detailed`), of its Python or its Rust client.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::{
+    metric,
+    recording::{Chunks, Header, Recording, Request},
+};
+
+/// One result. Its lists have an entry for each request; the Rust client leaves some of them out.
+#[derive(Default)]
+pub struct VllmResult {
+    header: Header,
+    input_lens: Vec<u32>,
+    output_lens: Vec<u32>,
+    ttfts: Vec<f64>,
+    itls: Vec<Vec<f64>>,
+    latencies: Vec<f64>,
+    start_times: Vec<f64>,
+    queue_times: Vec<f64>,
+    generated_texts: Vec<String>,
+    errors: Vec<Option<String>>,
+}
+
+impl<'de> Deserialize<'de> for VllmResult {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct ResultVisitor;
+        impl<'de> Visitor<'de> for ResultVisitor {
+            type Value = VllmResult;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a result of `vllm bench serve`")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VllmResult, A::Error> {
+                let mut result = VllmResult::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    result.take(&key, &mut map)?;
+                }
+                Ok(result)
+            }
+        }
+        from.deserialize_map(ResultVisitor)
+    }
+}
+
+impl VllmResult {
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "duration" => self.header.duration = Some(map.next_value()?),
+            "rtfx" => self.header.rtfx = map.next_value()?,
+            "input_lens" => self.input_lens = map.next_value()?,
+            "output_lens" => self.output_lens = map.next_value()?,
+            "ttfts" => self.ttfts = map.next_value()?,
+            "itls" => self.itls = map.next_value()?,
+            "latencies" => self.latencies = map.next_value()?,
+            "start_times" => self.start_times = map.next_value()?,
+            "queue_times" => self.queue_times = map.next_value()?,
+            "generated_texts" => self.generated_texts = map.next_value()?,
+            "errors" => self.errors = map.next_value()?,
+            _ if is_computed(key) => drop(map.next_value::<IgnoredAny>()?),
+            _ => {
+                let header = &mut self.header;
+                let kept = if header.duration.is_none() { &mut header.before } else { &mut header.behind };
+                kept.insert(key.to_owned(), map.next_value::<Value>()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds its requests to the recording; with their texts and errors when those are wanted.
+    pub fn add_to(self, recording: &mut Recording, detailed: bool) {
+        for i in 0..self.ttfts.len().min(self.itls.len()) {
+            let request = self.request(i, recording, detailed);
+            if !request.success {
+                recording.fail(None, self.error(i));
+            }
+            recording.requests.push(request);
+        }
+        if detailed {
+            let n = recording.requests.len();
+            recording.errors = (0..n).map(|i| self.error(i).to_owned()).collect();
+            recording.texts = self.generated_texts;
+            recording.texts.resize(n, String::new());
+        }
+        recording.vllm = Some(self.header);
+    }
+
+    fn error(&self, i: usize) -> &str {
+        self.errors.get(i).and_then(Option::as_deref).unwrap_or_default()
+    }
+
+    fn request(&self, i: usize, recording: &mut Recording, detailed: bool) -> Request {
+        let (ttft, itl) = (self.ttfts[i], &self.itls[i]);
+        let output_tokens = self.output_lens.get(i).copied().unwrap_or_default();
+        // vLLM gives a failed request no tokens, and an error that may be empty.
+        let success = self.error(i).is_empty() && output_tokens > 0;
+        let latency = self.latencies.get(i).copied().unwrap_or_else(|| ttft + itl.iter().sum::<f64>());
+        let kept = if success { &mut recording.gaps } else { &mut recording.failed_gaps };
+        let first = kept.len();
+        if success || detailed {
+            kept.extend_from_slice(itl);
+        }
+        Request {
+            success,
+            prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
+            output_tokens,
+            // A request that was never sent has a 0 there.
+            start: self.start_times.get(i).copied().filter(|start| success || *start > 0.0),
+            queue_time: self.queue_times.get(i).copied(),
+            ttft: Some(ttft),
+            latency: Some(latency).filter(|_| success),
+            done: Some(latency),
+            gaps: first..kept.len(),
+            chunks: if output_tokens as usize == itl.len() + 1 { Chunks::Single } else { Chunks::Unknown },
+            ..Request::default()
+        }
+    }
+}
+
+/// Whether a key is computed anew from the requests.
+fn is_computed(key: &str) -> bool {
+    const KEYS: [&str; 11] = [
+        "vb",
+        "completed",
+        "failed",
+        "total_input_tokens",
+        "total_output_tokens",
+        "request_throughput",
+        "request_goodput",
+        "output_throughput",
+        "total_token_throughput",
+        "max_output_tokens_per_s",
+        "max_concurrent_requests",
+    ];
+    KEYS.contains(&key) || metric::of_key(key).is_some()
+}
