@@ -40,17 +40,23 @@ impl Reader {
 
     fn read_file(self, path: &Path, recording: &mut Recording) -> Result<(), Error> {
         let (input, name) = cli::open(path)?;
-        self.read_lines(Lines::new(input, name), recording)
+        if let Some(error) = self.read_lines(Lines::new(input, name), recording)? {
+            cli::warn("vb-stats", format!("{error}: the last line is cut off and was left out"));
+        }
+        Ok(())
     }
 
-    /// Reads to the end of one input. A last line that is cut off, as a killed writer leaves it, is noted and no error.
-    fn read_lines<R: BufRead>(self, mut lines: Lines<R>, recording: &mut Recording) -> Result<(), Error> {
+    /// Reads to the end of one input. A last line that is cut off, as a killed writer leaves it, is noted and returned,
+    /// and is no failure.
+    fn read_lines<R: BufRead>(self, mut lines: Lines<R>, recording: &mut Recording) -> Result<Option<Error>, Error> {
         // The error of the line before: whether it is only a cut is known when no line follows.
-        let mut wrong: Option<(bool, Error)> = None;
+        let mut wrong: Option<(bool, Error)> = None; // (may be a cut, what)
         while let Some(line) = lines.next_line()? {
             if let Some((_, error)) = wrong.take() {
                 self.bad_line(error, recording)?;
             }
+            // A number that ends in its point is wrong and not unfinished to serde.
+            let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
             let taken = if line == b"{" {
                 let text = rest(line.to_vec(), &mut lines)?;
                 self.take(&text, recording).map_err(|e| {
@@ -60,16 +66,15 @@ impl Reader {
             } else {
                 self.take(line, recording)
             };
-            wrong = taken.err().map(|e| (e.is_eof(), lines.bad_json(&e)));
+            wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
         }
         match wrong {
             Some((true, error)) => {
-                cli::warn("vb-stats", format!("{error}: the last line is cut off and was left out"));
                 recording.cut = true;
-                Ok(())
+                Ok(Some(error))
             }
-            Some((false, error)) => self.bad_line(error, recording),
-            None => Ok(()),
+            Some((false, error)) => self.bad_line(error, recording).map(|()| None),
+            None => Ok(None),
         }
     }
 
@@ -126,4 +131,82 @@ fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut Lines<R>) -> Result<Vec<u8>, 
         text.extend_from_slice(line);
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RUN: &str = include_str!("../../tests/data/stats-run.ndjson");
+
+    fn read(bytes: &[u8]) -> Result<Recording, Error> {
+        let mut recording = Recording::default();
+        Reader { detailed: true, lenient: false }.read_lines(Lines::new(bytes, "stdin"), &mut recording)?;
+        Ok(recording)
+    }
+
+    /// A writer may be killed at any byte.
+    #[test]
+    fn a_stream_cut_anywhere_is_read_up_to_there() {
+        let lines: Vec<&str> = RUN.lines().collect();
+        let run = [lines[0], lines[5], lines[11]].join("\n");
+        for end in 0..run.len() {
+            let recording = read(&run.as_bytes()[..end]).unwrap_or_else(|e| panic!("cut at byte {end}: {e}"));
+            let read = recording.requests.len() + recording.runs.len() + recording.ends.len();
+            let whole = run[..end].bytes().filter(|byte| *byte == b'\n').count();
+            // A line may be whole but for its newline.
+            assert!(read == whole || read == whole + 1, "cut at byte {end}: {read} of {whole} lines");
+            assert_eq!(recording.cut, read == whole && !run[..end].is_empty() && !run[..end].ends_with('\n'));
+            assert!(!recording.complete());
+        }
+    }
+
+    #[test]
+    fn what_a_line_does_not_know_may_be_null_or_absent() {
+        let nulls =
+            r#"{"success":true,"error":null,"run_id":null,"itl":null,"ttft":1,"phases":null,"prompt_len":null}"#;
+        let recording = read(nulls.as_bytes()).unwrap();
+        assert_eq!(recording.requests[0].latency, Some(1.0));
+        assert_eq!(recording.requests[0].output_tokens, 1);
+        assert_eq!(read(b"{\"type\":7}\n{\"type\":\"later\"}\n{}").unwrap().skipped, 3);
+    }
+
+    #[test]
+    fn times_that_are_none_are_told() {
+        for (line, what) in [
+            (r#"{"success":true,"ttft":0.1,"itl":[0.1,-0.1]}"#, "stdin:1: -0.1 is not a time"),
+            (r#"{"type":"output","start_time":"noon"}"#, "stdin:1:37: \"noon\" is not a time in Unix seconds"),
+            ("5", "stdin:1:1: invalid type: integer `5`, expected a record"),
+            (r#"{"type":"output","ttft":"1"}"#, "stdin:1:27: invalid type: string"),
+        ] {
+            let error = read(line.as_bytes()).unwrap_err();
+            assert!(error.to_string().starts_with(what), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_of_any_kind_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+
+        /// Numbers far outside of any run's must not panic or fill the memory either.
+        #[test]
+        fn numbers_of_any_size_are_survived(
+            numbers in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e300, Just(0.0), Just(1e18)], 6)
+        ) {
+            let [start, due, ttft, latency, gap, done] = numbers[..] else { unreachable!() };
+            let line = format!(
+                r#"{{"success":true,"start_time":{start},"scheduled_time":{due},"ttft":{ttft},"latency":{latency},"#
+            ) + &format!(r#""itl":[{gap},0.5],"chunk_tokens":[],"output_tokens":9,"phases":{{"done":{done}}}}}"#);
+            let two = format!("{line}\n{}", line.replace("\"start_time\":", "\"start_time\":1"));
+            if let Ok(recording) = read(two.as_bytes()) {
+                let options = super::super::Options { percentiles: vec![50.0], ..Default::default() };
+                let result = super::super::RunResult::of(recording, &options);
+                prop_assert_eq!(result.completed, 2);
+            }
+        }
+    }
 }

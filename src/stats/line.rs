@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde::{
+    Deserialize,
+    de::{Error, IgnoredAny},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::recording::{Chunks, Recording, Request};
 use crate::{
@@ -39,7 +42,7 @@ impl Kind {
         }
         let keys: Keys = serde_json::from_slice(line)?;
         Ok(match keys.r#type {
-            Some(name) => Kind::named(name.as_bytes()),
+            Some(name) => Kind::named(name.as_str().unwrap_or_default().as_bytes()),
             None if keys.ttfts.is_some() && keys.itls.is_some() => Kind::Vllm,
             None if keys.completed.is_some() => Kind::Bare,
             None if keys.success.is_some() || keys.latency.is_some() => Kind::Output,
@@ -59,9 +62,9 @@ impl Kind {
 
 /// The keys by which a line is known.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "a record, which is a JSON object")]
 struct Keys {
-    r#type: Option<String>,
+    r#type: Option<Value>,
     success: Option<IgnoredAny>,
     latency: Option<IgnoredAny>,
     ttfts: Option<IgnoredAny>,
@@ -72,16 +75,16 @@ struct Keys {
 /// The parts of an output that statistics need, borrowed from the line. The names are those of
 /// [`crate::record::RequestFuncOutput`], which says what they mean.
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, expecting = "an output, which is a JSON object")]
 pub struct OutputLine<'a> {
     #[serde(borrow)]
-    run_id: Cow<'a, str>,
+    run_id: Option<Text<'a>>,
     success: bool,
     #[serde(borrow)]
-    error: Cow<'a, str>,
+    error: Option<Text<'a>>,
     #[serde(borrow)]
     error_kind: Option<Text<'a>>,
-    prompt_len: u32,
+    prompt_len: Option<u32>,
     output_tokens: Option<u32>,
     expected_output_len: Option<u32>,
     cached_tokens: Option<u32>,
@@ -94,9 +97,9 @@ pub struct OutputLine<'a> {
     queue_time: Option<f64>,
     ttft: Option<f64>,
     latency: Option<f64>,
-    itl: Vec<f64>,
+    itl: Option<Vec<f64>>,
     ttft_answer: Option<f64>,
-    phases: PhasesLine,
+    phases: Option<PhasesLine>,
     read_lag_max: Option<f64>,
     #[serde(borrow)]
     generated_text: Option<&'a RawValue>,
@@ -112,57 +115,83 @@ struct PhasesLine {
     done: Option<f64>,
 }
 
+impl Text<'_> {
+    fn of<'t>(text: Option<&'t Text>) -> &'t str {
+        text.map_or("", |text| &text.0)
+    }
+}
+
 impl OutputLine<'_> {
     /// Adds the request to the recording; with its text and its error when those are wanted.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
+        self.check_times()?;
+        let error = Text::of(self.error.as_ref());
         if detailed {
             let text = self.generated_text.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
             recording.texts.push(text.unwrap_or_default());
-            recording.errors.push(self.error.clone().into_owned());
+            recording.errors.push(error.to_owned());
         }
-        recording.belongs_to(&self.run_id);
+        recording.belongs_to(Text::of(self.run_id.as_ref()));
         let request = self.request(recording, detailed);
         if request.success {
             self.count_tokens(recording);
         } else {
-            let kind = self.error_kind.as_ref().and_then(|name| named_kind(&name.0));
-            recording.fail(kind, &self.error);
+            recording.fail(named_kind(Text::of(self.error_kind.as_ref())), error);
         }
         recording.read_lags.extend(self.read_lag_max);
         recording.requests.push(request);
         Ok(())
     }
 
+    fn check_times(&self) -> Result<(), serde_json::Error> {
+        let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.done(), self.read_lag_max];
+        let mut times = times.iter().flatten().chain(self.gaps());
+        match times.find(|time| **time < 0.0) {
+            Some(time) => Err(Error::custom(format!("{time} is not a time in seconds, which is 0 or more"))),
+            None => Ok(()),
+        }
+    }
+
+    fn gaps(&self) -> &[f64] {
+        self.itl.as_deref().unwrap_or_default()
+    }
+
+    fn done(&self) -> Option<f64> {
+        self.phases.as_ref()?.done
+    }
+
     fn request(&self, recording: &mut Recording, detailed: bool) -> Request {
-        for time in self.scheduled_time.iter().chain(&self.start_time) {
-            recording.stretch(*time);
-        }
-        let start = self.start_time.map(|time| recording.offset(time));
-        let end = self.phases.done.or(self.latency);
-        if let (Some(from), Some(end)) = (self.start_time.or(self.scheduled_time), end) {
-            recording.stretch(from + Nanos::from_secs_f64(end));
-        }
+        let latency = self.latency.or_else(|| Some(self.ttft? + self.gaps().iter().sum::<f64>()));
+        self.stretch_span(recording, latency);
         let scheduled = self.scheduled_time.zip(self.start_time);
-        let latency = self.latency.or_else(|| Some(self.ttft? + self.itl.iter().sum::<f64>()));
-        let chunks = self.ttft.map_or(0, |_| self.itl.len() + 1);
+        let chunks = self.ttft.map_or(0, |_| self.gaps().len() + 1);
         let kept = if self.success { &mut recording.gaps } else { &mut recording.failed_gaps };
         let first = kept.len();
         if self.success || detailed {
-            kept.extend_from_slice(&self.itl);
+            kept.extend_from_slice(self.gaps());
         }
         Request {
             success: self.success,
-            prompt_len: self.prompt_len,
+            prompt_len: self.prompt_len.unwrap_or_default(),
             output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
             expected_output_len: self.expected_output_len,
-            start,
+            gaps: first..kept.len(),
+            start: self.start_time.map(|time| recording.offset(time)),
             queue_time: self.queue_time.or_else(|| scheduled.map(|(due, sent)| sent.since(due).as_secs_f64())),
             ttft: self.ttft,
             ttft_answer: self.ttft_answer,
             latency: latency.filter(|_| self.success),
-            done: self.phases.done.or(latency),
-            gaps: first..kept.len(),
+            done: self.done().or(latency),
             chunks: self.chunks(recording, chunks),
+        }
+    }
+
+    fn stretch_span(&self, recording: &mut Recording, latency: Option<f64>) {
+        for time in self.scheduled_time.iter().chain(&self.start_time) {
+            recording.stretch(*time);
+        }
+        if let (Some(from), Some(end)) = (self.start_time.or(self.scheduled_time), self.done().or(latency)) {
+            recording.stretch(from + Nanos::from_secs_f64(end));
         }
     }
 
@@ -185,8 +214,7 @@ impl OutputLine<'_> {
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);
         }
-        let source = self.token_source.as_ref().and_then(|name| named_source(&name.0));
-        if let Some(source) = source {
+        if let Some(source) = named_source(Text::of(self.token_source.as_ref())) {
             recording.token_sources[source as usize] += 1;
         }
     }

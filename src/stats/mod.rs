@@ -30,7 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   vb-gen --num-prompts 100 | vb-fire --base-url http://localhost:8000 --max-concurrency 16 | vb-stats
   cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
-  vb-stats --goodput ttft:200ms tpot:50ms --table always -- run.outputs.ndjson > result.json
+  vb-stats --goodput ttft:200ms tpot:50ms --table always run.outputs.ndjson > result.json
   vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
 
 docs/METRICS.md defines every number.";

@@ -15,11 +15,11 @@ pub struct Buckets {
     pub max_concurrent_requests: u64,
 }
 
-/// Beyond this many buckets (3 years) the instants are no instants of one run.
-const MOST_BUCKETS: f64 = 1e8;
+/// Beyond this many buckets (115 days) the instants are no instants of one run.
+const MOST_BUCKETS: f64 = 1e7;
 
 /// The most slots that arrivals are counted in.
-const MOST_SLOTS: u64 = 1_000_000;
+const MOST_SLOTS: u32 = 1_000_000;
 
 /// vLLM's formula, in its own order of additions.
 #[must_use]
@@ -66,7 +66,7 @@ pub fn concurrency(recording: &Recording) -> u64 {
     let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = sent
         .map(|(start, done)| {
             let from = Nanos::from_secs_f64(start - origin).0;
-            (from, from + Nanos::from_secs_f64(done).0)
+            (from, from.saturating_add(Nanos::from_secs_f64(done).0))
         })
         .unzip();
     starts.sort_unstable();
@@ -100,7 +100,7 @@ pub fn token_rate(recording: &Recording) -> u64 {
     let (mut oldest, mut within, mut most) = (0, 0, least);
     for (time, tokens) in &times {
         within += tokens;
-        while times[oldest].0 + SECOND <= *time {
+        while time - times[oldest].0 >= SECOND {
             within -= times[oldest].1;
             oldest += 1;
         }
@@ -123,10 +123,13 @@ impl Slots {
         let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
             - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
         let mut slots =
-            Slots { width: (Nanos::from_secs_f64(span).0 / MOST_SLOTS).max(SECOND / 1000), before: vec![0] };
+            Slots { width: (Nanos::from_secs_f64(span).0 / u64::from(MOST_SLOTS)).max(SECOND / 1000), before: vec![0] };
         let mut counts: Vec<u64> = Vec::new();
         arrivals(recording, |time, tokens| {
             let slot = slots.index(time);
+            if slot > 2 * MOST_SLOTS as usize {
+                return; // gaps that add up to far more than the latency
+            }
             if slot >= counts.len() {
                 counts.resize(slot + 1, 0);
             }
@@ -177,18 +180,18 @@ fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
     for (request, start, ttft) in timed() {
-        let mut time = Nanos::from_secs_f64(start - origin).0 + Nanos::from_secs_f64(ttft).0;
+        let mut time = Nanos::from_secs_f64(start - origin).0.saturating_add(Nanos::from_secs_f64(ttft).0);
         let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);
         if request.chunks == Chunks::Single {
             visit(time, 1);
             for gap in gaps {
-                time += gap;
+                time = time.saturating_add(gap);
                 visit(time, 1);
             }
         } else {
             let gaps = std::iter::once(0).chain(gaps);
             for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
-                time += gap;
+                time = time.saturating_add(gap);
                 visit(time, tokens);
             }
         }

@@ -187,12 +187,19 @@ impl Recording {
         let Some(first) = starts.chain(self.span.map(|s| s.0)).min() else {
             return self.ends.iter().map(|end| end.duration).max().unwrap_or_default().as_secs_f64();
         };
-        let last = self.runs.iter().filter_map(|run| {
-            let end = self.ends.iter().find(|end| end.run_id == run.run_id)?;
-            Some(run.clock.start + end.duration)
-        });
-        let last = if self.complete() && !self.runs.is_empty() { last.max() } else { self.span.map(|s| s.1) };
+        let last = if self.complete() { self.last_end() } else { None };
+        let last = last.or(self.span.map(|s| s.1));
         last.unwrap_or(first).since(first).as_secs_f64()
+    }
+
+    /// The latest end of any run. Hosts may share an id: their records are paired in their order.
+    fn last_end(&self) -> Option<UnixNanos> {
+        let of_id = |id: &String| {
+            let runs = self.runs.iter().filter(move |run| run.run_id == *id);
+            let ends = self.ends.iter().filter(move |end| end.run_id == *id);
+            runs.zip(ends).map(|(run, end)| run.clock.start + end.duration).max()
+        };
+        self.runs.iter().map(|run| &run.run_id).filter_map(of_id).max()
     }
 
     /// Whether each run has its end, nothing was cut off, and no output is missing.

@@ -241,3 +241,219 @@ fn the_first_interrupt_does_not_stop_it() {
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(done.stdout.contains("\"completed\":5"));
 }
+
+/// Each definition of `docs/METRICS.md` on the run in `tests/data/stats-run.ndjson`, with numbers worked out by hand:
+///
+/// | request | due | waits | ttft | gaps | tokens | outcome |
+/// |---|---|---|---|---|---|---|
+/// | 0 | 0.25 | 0.0001 | 50 ms | 10 20 10 10 12 10 10 ms | 8 | ok |
+/// | 1 | 0.5 | 0.0001 | 60 ms | 20 40 20 20 24 20 20 ms | 8 | ok |
+/// | 2 | 0.75 | 0.2001 | 80 ms | 30 30 ms | 1 + 4 + 3 | ok |
+/// | 3, 5 | 1.0, 1.5 | 0.0001 | | | | HTTP 429 |
+/// | 4 | 1.25 | 0.0001 | 40 ms | 50 ms | 6, chunks unknown, 3 of them reasoning | ok |
+/// | 6 | 1.75 | 0.0001 | | | | no token within 2 s |
+/// | 7 | 2.0 | 0.3501 | 50 ms | 10 20 10 10 ms | 5 | ok |
+/// | 8 | 2.25 | | | | | never sent |
+mod definitions {
+    use super::*;
+
+    const METRICS: &str = "ttft,tpot,itl,e2el,client_queue_time,e2el_including_client_queue";
+
+    fn run_result() -> Value {
+        result(&["--percentile-metrics", METRICS, "--goodput", "ttft:55ms", "--save-detailed"], RUN)
+    }
+
+    /// Asserts numbers at paths such as `/vb/offered`, to a millionth.
+    fn check(paths: &[(&str, f64)]) {
+        let result = run_result();
+        for (path, want) in paths {
+            let got = result.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {path}"));
+            assert!((got - want).abs() <= want.abs() * 1e-6, "{path} is {got} and not {want}");
+        }
+    }
+
+    #[test]
+    fn duration() {
+        check(&[("/duration", 3.75)]);
+    }
+
+    #[test]
+    fn completed() {
+        check(&[("/completed", 5.0)]);
+    }
+
+    #[test]
+    fn failed() {
+        check(&[("/failed", 4.0), ("/num_prompts", 9.0)]);
+    }
+
+    #[test]
+    fn total_input_tokens() {
+        check(&[("/total_input_tokens", 5.0 * 32.0)]);
+    }
+
+    #[test]
+    fn total_output_tokens() {
+        check(&[("/total_output_tokens", 8.0 + 8.0 + 8.0 + 6.0 + 5.0)]);
+    }
+
+    #[test]
+    fn request_throughput() {
+        check(&[("/request_throughput", 5.0 / 3.75)]);
+    }
+
+    #[test]
+    fn request_goodput() {
+        check(&[("/request_goodput", 3.0 / 3.75)]);
+        assert_eq!(result(&[], RUN)["request_goodput"], Value::Null);
+    }
+
+    #[test]
+    fn output_throughput() {
+        check(&[("/output_throughput", 35.0 / 3.75)]);
+    }
+
+    #[test]
+    fn total_token_throughput() {
+        check(&[("/total_token_throughput", 195.0 / 3.75)]);
+    }
+
+    #[test]
+    fn max_output_tokens_per_s() {
+        // Buckets count from 0.2501. By 1.2501: 8 + 8 + 3 chunks; by 2.2501: 2; by 3.2501: 5.
+        check(&[("/max_output_tokens_per_s", 19.0)]);
+    }
+
+    #[test]
+    fn max_concurrent_requests() {
+        // Requests 0, 1 and 2 share the first second.
+        check(&[("/max_concurrent_requests", 3.0)]);
+    }
+
+    #[test]
+    fn rtfx() {
+        check(&[("/rtfx", 0.0)]);
+    }
+
+    #[test]
+    fn ttft() {
+        check(&[("/mean_ttft_ms", 56.0), ("/median_ttft_ms", 50.0), ("/p90_ttft_ms", 72.0)]);
+    }
+
+    #[test]
+    fn tpot() {
+        let sum = 82.0 / 7.0 + 164.0 / 7.0 + 60.0 / 7.0 + 50.0 / 5.0 + 50.0 / 4.0;
+        check(&[("/mean_tpot_ms", sum / 5.0), ("/vb/tpot_ms/n", 5.0)]);
+    }
+
+    #[test]
+    fn itl() {
+        let sum = 82.0 + 164.0 + 60.0 + 50.0 + 50.0;
+        check(&[("/mean_itl_ms", sum / 21.0), ("/median_itl_ms", 20.0)]);
+    }
+
+    #[test]
+    fn e2el() {
+        check(&[("/mean_e2el_ms", (132.0 + 224.0 + 140.0 + 90.0 + 100.0) / 5.0), ("/median_e2el_ms", 132.0)]);
+    }
+
+    #[test]
+    fn client_queue_time() {
+        check(&[("/mean_client_queue_time_ms", (3.0 * 0.1 + 200.1 + 350.1) / 5.0)]);
+    }
+
+    #[test]
+    fn e2el_including_client_queue() {
+        check(&[("/median_e2el_including_client_queue_ms", 224.1), ("/p99_e2el_including_client_queue_ms", 445.7)]);
+    }
+
+    #[test]
+    fn outcomes() {
+        let kinds = ["ok", "http_status", "timeout_first_token", "not_sent", "connect", "other"];
+        for (kind, n) in kinds.into_iter().zip([5.0, 2.0, 1.0, 1.0, 0.0, 0.0]) {
+            check(&[(&format!("/vb/outcomes/{kind}"), n)]);
+        }
+        check(&[("/vb/offered", 9.0), ("/vb/not_sent", 3.0)]);
+    }
+
+    #[test]
+    fn from_start() {
+        check(&[("/vb/from_start/ttft_ms/p50", 50.0), ("/vb/from_start/e2el_ms/max", 224.0)]);
+    }
+
+    #[test]
+    fn from_schedule() {
+        // 50.1, 60.1, 280.1, 40.1 and 400.1.
+        check(&[("/vb/from_schedule/ttft_ms/p50", 60.1), ("/vb/from_schedule/ttft_ms/max", 400.1)]);
+        check(&[("/vb/from_schedule/e2el_ms/max", 450.1)]);
+    }
+
+    #[test]
+    fn tpot_ms() {
+        check(&[("/vb/tpot_ms/min", 60.0 / 7.0), ("/vb/tpot_ms/max", 164.0 / 7.0)]);
+    }
+
+    #[test]
+    fn itl_per_chunk_ms() {
+        check(&[("/vb/itl_per_chunk_ms/n", 21.0), ("/vb/itl_per_chunk_ms/max", 50.0)]);
+    }
+
+    #[test]
+    fn itl_per_token_ms() {
+        // Request 2: 4 of 7.5 ms and 3 of 10 ms; request 4: 3 + 3 tokens, so 3 of 50 / 3 ms.
+        check(&[
+            ("/vb/itl_per_token_ms/n", 7.0 + 7.0 + 7.0 + 3.0 + 4.0),
+            ("/vb/itl_per_token_ms/mean", (82.0 + 164.0 + 60.0 + 50.0 + 50.0) / 28.0),
+            ("/vb/itl_per_token_ms/min", 7.5),
+        ]);
+        assert_eq!(run_result()["vb"]["itl_per_token_estimated"], true);
+    }
+
+    #[test]
+    fn ttft_answer_ms() {
+        check(&[("/vb/ttft_answer_ms/mean", (50.0 + 60.0 + 80.0 + 90.0 + 50.0) / 5.0)]);
+    }
+
+    #[test]
+    fn schedule_lag_ms() {
+        check(&[("/vb/schedule_lag_ms/n", 8.0), ("/vb/schedule_lag_ms/p50", 0.1), ("/vb/schedule_lag_ms/max", 350.1)]);
+    }
+
+    #[test]
+    fn read_lag_ms() {
+        check(&[("/vb/read_lag_ms/n", 5.0), ("/vb/read_lag_ms/max", 0.02)]);
+    }
+
+    #[test]
+    fn peak_concurrency() {
+        // Request 6 waits for its timeout while request 7 runs.
+        check(&[("/vb/peak_concurrency", 2.0)]);
+    }
+
+    #[test]
+    fn peak_tokens_per_s() {
+        // Within the second up to 1.2501 + 0.04: all 8 + 8 + 8 of requests 0 to 2 (the first came at 0.3001), and 3 of 4.
+        check(&[("/vb/peak_tokens_per_s", 27.0)]);
+    }
+
+    #[test]
+    fn shortfall() {
+        check(&[("/vb/shortfall/compared", 5.0), ("/vb/shortfall/short", 2.0), ("/vb/shortfall/missing_tokens", 5.0)]);
+        check(&[("/vb/cached_tokens", 16.0), ("/vb/reasoning_tokens", 3.0), ("/vb/token_sources/usage", 4.0)]);
+    }
+
+    #[test]
+    fn goodput() {
+        check(&[("/vb/goodput/from_start/requests", 3.0), ("/vb/goodput/from_start/attainment", 3.0 / 9.0)]);
+        check(&[("/vb/goodput/from_schedule/requests", 2.0), ("/vb/goodput/from_schedule/per_s", 2.0 / 3.75)]);
+    }
+
+    #[test]
+    fn every_definition_has_a_test_of_its_name() {
+        let headings = include_str!("../../docs/METRICS.md").lines().filter_map(|line| line.strip_prefix("### "));
+        let names = headings.flat_map(|heading| heading.split(", ")).filter(|name| !name.contains(' '));
+        let tests = include_str!("stats.rs");
+        let missing: Vec<&str> = names.filter(|name| !tests.contains(&format!("fn {name}()"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
