@@ -76,8 +76,9 @@ impl Template {
         let body = self.backend.body(&sample, &self.model, &self.flags, &self.extra)?;
         let body = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
         let request_id = sample.request_id.unwrap_or_else(|| format!("line-{number}"));
-        let id = HeaderValue::from_str(&request_id)
-            .map_err(|_| format!("the request_id {request_id:?} cannot be sent as a header: use plain ASCII"))?;
+        let id = HeaderValue::from_str(&request_id).ok().filter(|_| request_id.is_ascii());
+        let id =
+            id.ok_or_else(|| format!("the request_id {request_id:?} cannot be sent as a header: use plain ASCII"))?;
         let mut request = Request::post(self.uri.path_and_query().map_or("/", |p| p.as_str()))
             .body(Full::new(Bytes::from(body)))
             .map_err(|e| e.to_string())?;

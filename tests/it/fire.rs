@@ -4,12 +4,17 @@ use std::{
     collections::{BTreeMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use vb::{
+    record::{RequestFuncOutput, RunRecord},
+    sim::Truth,
+    units::{Nanos, UnixNanos},
+};
 
 use crate::tool::{self, Done, Sim, command, folder, run};
 
@@ -36,10 +41,17 @@ fn records(stdout: &str) -> (Value, Vec<Value>, Value) {
     (run, lines, end)
 }
 
-fn nanos(seconds: &Value) -> i128 {
-    let text = seconds.to_string();
-    let (whole, fraction) = text.split_once('.').unwrap_or((&text, "0"));
-    whole.parse::<i128>().unwrap() * 1_000_000_000 + format!("{fraction:0<9}")[..9].parse::<i128>().unwrap()
+fn seconds(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+/// The outputs of a stream as their type, whose instants keep every nanosecond.
+fn outputs(stdout: &str) -> (RunRecord, Vec<RequestFuncOutput>) {
+    let mut lines = stdout.lines();
+    let run = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let outputs =
+        lines.filter(|l| l.contains("\"type\":\"output\"")).map(|l| serde_json::from_str(l).unwrap()).collect();
+    (run, outputs)
 }
 
 #[test]
@@ -86,29 +98,25 @@ fn what_the_client_saw_is_what_the_server_sent() {
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
     let done = fire(&sim.url, &["--max-concurrency", "8"], &requests(40, FULL));
-    let (_, outputs, _) = records(&done.stdout);
+    let (_, outputs) = outputs(&done.stdout);
     sim.stop();
-    let truth: BTreeMap<String, Value> = std::fs::read_to_string(&log)
-        .unwrap()
-        .lines()
-        .map(|l| serde_json::from_str::<Value>(l).unwrap())
-        .map(|t| (t["request_id"].as_str().unwrap().to_owned(), t))
-        .collect();
+    let truth = truth(&log);
+    let by_id: BTreeMap<&str, &Truth> = truth.iter().map(|t| (t.request_id.as_str(), t)).collect();
     assert_eq!(outputs.len(), 40);
     for output in outputs {
-        let truth = &truth[output["request_id"].as_str().unwrap()];
-        assert_eq!(
-            (&output["prompt_len"], &output["output_tokens"]),
-            (&truth["prompt_tokens"], &truth["output_tokens"])
-        );
-        let sent = truth["sent"].as_array().unwrap();
-        assert_eq!(sent.len(), output["itl"].as_array().unwrap().len() + 1);
-        let start = nanos(&output["start_time"]);
-        assert!(start < nanos(&truth["received"]), "it is sent before it is received");
-        // The clocks are one clock read twice; 50 µs is what an anchor may be off on a busy machine.
-        let first = start + nanos(&output["ttft"]);
-        assert!(first > nanos(&sent[0]) - 50_000, "nothing arrives before it is sent");
+        let truth = by_id[output.request_id.as_str()];
+        assert_eq!((output.prompt_len, output.output_tokens), (truth.prompt_tokens, truth.output_tokens));
+        assert_eq!(truth.sent.len(), output.itl.len() + 1);
+        let start = output.start_time.unwrap();
+        // One clock read by two programs, each with its own anchor: 50 µs is what those may differ by on a busy machine.
+        let anchors = Nanos(50_000);
+        assert!(start < truth.received + anchors, "it is sent before it is received");
+        assert!(start + output.ttft.unwrap() + anchors > truth.sent[0], "nothing arrives before it is sent");
     }
+}
+
+fn truth(log: &Path) -> Vec<Truth> {
+    std::fs::read_to_string(log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 #[test]
@@ -116,18 +124,17 @@ fn an_open_loop_keeps_the_schedule_of_its_seed() {
     let sim = Sim::start(&[]);
     let due = |seed: &str| {
         let done = fire(&sim.url, &["--request-rate", "400", "--seed", seed], &requests(60, FULL));
-        let (run, outputs, _) = records(&done.stdout);
-        let start = nanos(&run["clock"]["start"]);
-        let mut due: Vec<i128> = outputs.iter().map(|o| nanos(&o["scheduled_time"]) - start).collect();
+        let (run, outputs) = outputs(&done.stdout);
+        assert!(outputs.iter().all(|o| o.start_time.unwrap() >= o.scheduled_time));
+        let mut due: Vec<Nanos> = outputs.iter().map(|o| o.scheduled_time.since(run.clock.start)).collect();
         due.sort_unstable();
-        assert!(outputs.iter().all(|o| nanos(&o["start_time"]) >= nanos(&o["scheduled_time"])));
         due
     };
     let first = due("7");
     assert_eq!(first, due("7"));
     assert_ne!(first, due("8"));
     let mut schedule = vb::load::Schedule::new(Some(400.0), 1.0, 7).unwrap();
-    let planned: Vec<i128> = (0..60).map(|_| i128::from(schedule.due(None).unwrap().0)).collect();
+    let planned: Vec<Nanos> = (0..60).filter_map(|_| schedule.due(None)).collect();
     assert_eq!(first, planned);
 }
 
@@ -136,19 +143,20 @@ fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
     let sim = Sim::start(&["--step-base", "5ms"]);
     let lines: String = (0..6)
         .map(|i| {
-            format!("{{\"prompt\":\"p{i}\",\"expected_output_len\":8,\"timestamp\":0.0{i},{}\"tags\":{{}}}}\n", FULL)
+            format!("{{\"prompt\":\"p{i}\",\"expected_output_len\":8,\"timestamp\":0.0{i},{FULL}\"tags\":{{}}}}\n")
         })
         .collect();
-    let (run, outputs, end) = records(&fire(&sim.url, &["--max-concurrency", "1"], &lines).stdout);
-    for (i, output) in outputs.iter().enumerate() {
-        let due = nanos(&output["scheduled_time"]) - nanos(&run["clock"]["start"]);
-        assert_eq!(due, i as i128 * 10_000_000);
+    let done = fire(&sim.url, &["--max-concurrency", "1"], &lines);
+    let (run, limited) = outputs(&done.stdout);
+    for (i, output) in limited.iter().enumerate() {
+        assert_eq!(output.scheduled_time.since(run.clock.start), Nanos(i as u64 * 10_000_000));
     }
     // One at a time, each of 40 ms and due every 10 ms: the last waits for five others.
-    assert!(outputs[5]["queue_time"].as_f64().unwrap() > 0.100, "{}", outputs[5]);
+    assert!(limited[5].queue_time.unwrap() > Nanos(100_000_000), "{:?}", limited[5]);
+    let (_, _, end) = records(&done.stdout);
     assert!(end["schedule_lag"]["max"].as_f64().unwrap() > 0.100);
-    let (_, free, _) = records(&fire(&sim.url, &["--request-rate", "inf"], &lines).stdout);
-    let times: HashSet<String> = free.iter().map(|o| o["scheduled_time"].to_string()).collect();
+    let (_, free) = outputs(&fire(&sim.url, &["--request-rate", "inf"], &lines).stdout);
+    let times: HashSet<Nanos> = free.iter().map(|o| o.scheduled_time.since(UnixNanos(0))).collect();
     assert!(free.len() == 6 && times.len() == 6, "`inf` sends at once, whatever the requests say");
 }
 
@@ -227,8 +235,8 @@ fn every_fault_of_the_server_is_told_for_what_it_is() {
         assert!(by_id["status_429"]["error"].as_str().unwrap().starts_with("HTTP 429 Too Many Requests: "));
         if backend == "openai-chat" {
             let thinks = by_id["reasoning"];
-            assert!(nanos(&thinks["ttft"]) < nanos(&thinks["ttft_answer"]));
-            assert!(nanos(&by_id["reasoning_content"]["ttft"]) < nanos(&by_id["reasoning_content"]["ttft_answer"]));
+            assert!(seconds(&thinks["ttft"]) < seconds(&thinks["ttft_answer"]));
+            assert!(seconds(&by_id["reasoning_content"]["ttft"]) < seconds(&by_id["reasoning_content"]["ttft_answer"]));
             assert_eq!(thinks["reasoning_tokens"], 6);
         }
     }
@@ -354,7 +362,7 @@ fn tls_is_checked_unless_told_otherwise() {
     let trusted = with(&[], "tls-ca.pem");
     assert_eq!(trusted.code, 0, "{}", trusted.stderr);
     let (_, outputs, _) = records(&trusted.stdout);
-    assert!(outputs.iter().all(|o| nanos(&o["phases"]["tls"]) > 0 && nanos(&o["phases"]["connect"]) > 0));
+    assert!(outputs.iter().all(|o| seconds(&o["phases"]["tls"]) > 0.0 && seconds(&o["phases"]["connect"]) > 0.0));
     let unknown = with(&[], "tls-key.pem");
     assert!(unknown.code == 4 && unknown.stderr.contains("--insecure"), "{}", unknown.stderr);
     assert_eq!(with(&["--insecure"], "tls-key.pem").code, 0);
@@ -376,7 +384,9 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        let (mut pipe, input) = (child.stdin.take().unwrap(), stdin.to_owned());
+        // It reads no further ahead than it must, and may leave before the end.
+        std::thread::spawn(move || drop(pipe.write_all(input.as_bytes())));
         let out = BufReader::new(child.stdout.take().unwrap());
         Running { child, out }
     }
@@ -496,11 +506,10 @@ fn warm_ups_have_prompts_of_their_own_and_are_not_recorded() {
     let (run, outputs, end) = records(&fire(&sim.url, &["--num-warmups", "3", "--max-concurrency", "2"], &line).stdout);
     assert_eq!((&run["num_warmups"], outputs.len(), &end["offered"]), (&3.into(), 1, &1.into()));
     sim.stop();
-    let truth: Vec<Value> =
-        std::fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let ids: Vec<&str> = truth.iter().map(|t| t["request_id"].as_str().unwrap()).collect();
+    let truth = truth(&log);
+    let ids: Vec<&str> = truth.iter().map(|t| t.request_id.as_str()).collect();
     assert_eq!((ids.len(), ids.iter().filter(|id| id.starts_with("warmup-")).count(), ids[3]), (4, 3, "m"));
-    assert!(truth.iter().all(|t| t["cached_tokens"] == 0), "no prompt primes the cache for another");
+    assert!(truth.iter().all(|t| t.cached_tokens == 0), "no prompt primes the cache for another");
 }
 
 #[test]
