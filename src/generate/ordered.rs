@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn items_come_in_order_however_long_each_takes() {
         let slow = |i: u64| {
-            (0..i % 7 * 1000).for_each(|n| drop(std::hint::black_box(n)));
+            std::hint::black_box((0..i % 7 * 1000).map(std::hint::black_box).sum::<u64>());
             (i < 500).then_some(i)
         };
         assert_eq!(collect(slow, usize::MAX), (0..500).collect::<Vec<u64>>());
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_taker_that_has_enough_ends_an_endless_supply() {
         assert_eq!(collect(Some, 3), [0, 1, 2]);
-        assert_eq!(collect(|_| None, 3), []);
+        assert!(collect(|_| None, 3).is_empty());
     }
 
     #[test]

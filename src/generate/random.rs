@@ -1,5 +1,7 @@
 //! `--dataset-name random`: prompts of random tokens, each of exactly the length that was drawn for it.
 
+use rand::Rng;
+
 use super::{
     Plan,
     fit::{Draft, Framed},
@@ -43,8 +45,7 @@ impl<'a> Random<'a> {
         let mut draft = Draft::default();
         let mut rng = rng::stream(seed, PREFIX, 0);
         if prefix_len > 0 {
-            // Not one of the heads in turn: those tell the prompts apart.
-            draft.push(words.draw(&mut rng).trim_start());
+            draft.push(words.head(rng.next_u64(), true));
             (1..prefix_len).for_each(|_| draft.push(words.draw(&mut rng)));
         }
         let (prefix, prefix_len) =

@@ -82,7 +82,7 @@ mod tests {
     /// Prompt and answer length of a conversation of these many words, if it is kept.
     fn kept(question: usize, answer: usize, output_len: Option<OutputLen>) -> Option<(usize, u32)> {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let text = |n| format!("thy{}", " love".repeat(n - 1));
+        let text = |n| format!("0{}", " love".repeat(n - 1));
         let turns =
             json!({"id": 1, "conversations": [{"from": "human", "value": text(question)}, {"value": text(answer)}]});
         let row = Row { json: turns.to_string().into(), place: String::new() };

@@ -25,6 +25,8 @@ struct Sonnets<'a> {
     seed: u64,
     /// The task and the lines that all prompts share.
     shared: String,
+    /// Its tokens, with what the server adds.
+    shared_len: usize,
     lines: Vec<&'static str>,
     /// The lines' numbers as the seed shuffled them: prompts begin with one each.
     heads: Vec<usize>,
@@ -41,7 +43,8 @@ impl<'a> Sonnets<'a> {
         let tokens_per_line = (sample / 100).max(1);
         let words = Words::of(framed.tokenizer, seed)?;
         let shared = share(framed, &words, &lines, prefix_len, tokens_per_line)?;
-        Ok(Sonnets { framed, words, seed, shared, lines, heads, tokens_per_line })
+        let shared_len = framed.count(&shared)?;
+        Ok(Sonnets { framed, words, seed, shared, shared_len, lines, heads, tokens_per_line })
     }
 
     /// Prompt `item` of `want` tokens, with what the server adds.
@@ -49,7 +52,7 @@ impl<'a> Sonnets<'a> {
         let mut rng = rng::stream(self.seed, "verse", item);
         let mut draft = Draft::after(&self.shared);
         draft.push_line(self.lines[self.heads[place(item, self.heads.len())]]);
-        for _ in 0..want / self.tokens_per_line {
+        for _ in 0..want.saturating_sub(self.shared_len) / self.tokens_per_line {
             draft.push_line(self.lines[index(&mut rng, self.lines.len())]);
         }
         let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
@@ -80,8 +83,7 @@ fn share(
 pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let framed = plan.framed()?;
     let sonnets = Sonnets::new(framed, plan.seed, plan.prefix_len as usize)?;
-    let shared = framed.count(&sonnets.shared)?;
-    length::without(plan.input_len, shared, "the task and the shared lines")?;
+    length::without(plan.input_len, sonnets.shared_len, "the task and the shared lines")?;
     let want = plan.input_len as usize;
     let make = |item| {
         (item < plan.num_prompts).then(|| {

@@ -37,16 +37,17 @@ impl Words {
                 tokenizer.name()
             )));
         }
+        let mut heads: Vec<u32> = (0..).take(pieces.len()).collect();
+        let mut bare_heads = false;
         // To ask a server about each without its space would cost a round trip for each.
-        let bare_heads = !tokenizer.is_remote();
-        let mut heads = Vec::new();
-        for (i, piece) in (0..).zip(&pieces) {
-            if !bare_heads || tokenizer.count(piece.trim_start())? == 1 {
-                heads.push(i);
+        if !tokenizer.is_remote() {
+            let counts = pieces.iter().map(|piece| tokenizer.count(piece.trim_start()));
+            let counts = counts.collect::<Result<Vec<usize>, Error>>()?;
+            let bare: Vec<u32> = (0..).zip(counts).filter(|(_, count)| *count == 1).map(|(i, _)| i).collect();
+            // A vocabulary with few such words has too few to tell many prompts apart.
+            if bare.len() * 2 >= pieces.len() {
+                (heads, bare_heads) = (bare, true);
             }
-        }
-        if heads.is_empty() {
-            heads = (0..).take(pieces.len()).collect();
         }
         shuffle(&mut heads, seed, "heads");
         Ok(Words { pieces, heads, bare_heads })
@@ -59,7 +60,8 @@ impl Words {
 
     /// The word that tells prompt `item` from all others: no two of as many prompts as there are words share it.
     ///
-    /// At the beginning of a text it comes without its space, which some templates would strip.
+    /// At the beginning of a text it comes without its space, which some templates would strip, if most words of this
+    /// tokenizer are one token without it too.
     pub(super) fn head(&self, item: u64, begins: bool) -> &str {
         let piece = &self.pieces[self.heads[place(item, self.heads.len())] as usize];
         if begins && self.bare_heads { piece.trim_start() } else { piece }

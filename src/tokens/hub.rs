@@ -33,9 +33,7 @@ pub(super) fn is_id(name: &str) -> bool {
         p.starts_with(|c: char| c.is_ascii_alphanumeric())
             && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
-    !Path::new(name).extension().is_some_and(|e| e == "json")
-        && name.split('/').count() <= 2
-        && name.split('/').all(part)
+    Path::new(name).extension().is_none_or(|e| e != "json") && name.split('/').count() <= 2 && name.split('/').all(part)
 }
 
 /// A client for what is not under a stopwatch.
@@ -45,7 +43,7 @@ pub(super) fn client() -> Result<Client, Error> {
     Client::builder()
         .no_proxy()
         .connect_timeout(Duration::from_secs(10))
-        .timeout(Duration::from_secs(300))
+        .timeout(Duration::from_mins(5))
         .build()
         .map_err(|e| Error::Setup(format!("cannot set up HTTP: {}", reason(&e))))
 }
