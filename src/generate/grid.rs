@@ -25,38 +25,50 @@ struct Cell {
     num_prompts: u32,
     seed: u64,
     name: String,
+    base_url: Option<String>,
+    model: Option<String>,
 }
 
 /// Writes the cells of the grid in `config`.
 pub(super) fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
     let grid = config::grid(config)?;
     let mut out = cli::stdout();
-    for cell in cells(&grid.input_output, &grid.concurrency_prompts, seed) {
+    for cell in cells(&grid, seed) {
         match format {
             GridFormat::Json => ndjson::write(&mut out, &cell)?,
-            GridFormat::Tsv => {
-                let Cell { input_len, output_len, max_concurrency, num_prompts, seed, name } = cell;
-                writeln!(out, "{input_len}\t{output_len}\t{max_concurrency}\t{num_prompts}\t{seed}\t{name}")
-                    .map_err(Error::stdout)?;
-            }
+            GridFormat::Tsv => writeln!(out, "{}", cell.tsv()).map_err(Error::stdout)?,
         }
     }
     out.flush().map_err(Error::stdout)
 }
 
+impl Cell {
+    /// Its values with tabs between them; `-` for what the config leaves open, since `read` would skip an empty one.
+    fn tsv(&self) -> String {
+        let Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model } = self;
+        let [base_url, model] = [base_url, model].map(|text| text.as_deref().unwrap_or("-"));
+        format!("{input_len}\t{output_len}\t{max_concurrency}\t{num_prompts}\t{seed}\t{name}\t{base_url}\t{model}")
+    }
+}
+
 /// Every pair of lengths with every pair of load.
-fn cells(input_output: &[(u32, u32)], concurrency_prompts: &[(u32, u32)], base: u64) -> Vec<Cell> {
+fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
     let mut taken = HashSet::new();
     let mut cells = Vec::new();
-    for &(input_len, output_len) in input_output {
-        for &(max_concurrency, num_prompts) in concurrency_prompts {
+    for &(input_len, output_len) in &grid.input_output {
+        for &(max_concurrency, num_prompts) in &grid.concurrency_prompts {
             let mut seed = seed(base, [input_len, output_len, max_concurrency, num_prompts]);
-            // A cell that comes twice is a repetition: with other prompts.
-            while !taken.insert(seed) {
+            let mut name = format!("bench_io{input_len}x{output_len}_mc{max_concurrency}_np{num_prompts}");
+            // A cell that comes twice is a repetition: with other prompts, and files of its own.
+            for run in 2.. {
+                if taken.insert(seed) {
+                    break;
+                }
                 seed = seed.wrapping_add(1);
+                name = format!("bench_io{input_len}x{output_len}_mc{max_concurrency}_np{num_prompts}_run{run}");
             }
-            let name = format!("bench_io{input_len}x{output_len}_mc{max_concurrency}_np{num_prompts}");
-            cells.push(Cell { input_len, output_len, max_concurrency, num_prompts, seed, name });
+            let (base_url, model) = (grid.base_url.clone(), grid.model.clone());
+            cells.push(Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model });
         }
     }
     cells
@@ -76,20 +88,33 @@ fn seed(base: u64, [input, output, concurrency, prompts]: [u32; 4]) -> u64 {
 mod tests {
     use super::*;
 
+    fn grid(input_output: &[(u32, u32)], concurrency_prompts: &[(u32, u32)]) -> config::Grid {
+        config::Grid {
+            model: None,
+            base_url: Some("sim".into()),
+            tokenizer: None,
+            input_output: input_output.to_vec(),
+            concurrency_prompts: concurrency_prompts.to_vec(),
+        }
+    }
+
     #[test]
     fn no_two_cells_have_the_same_seed_and_a_cell_keeps_its_own() {
         let lengths: Vec<(u32, u32)> = (1..20).map(|i| (i * 128, i * 16)).collect();
         let loads: Vec<(u32, u32)> = (1..20).map(|i| (i, i * 10)).collect();
-        let all = cells(&lengths, &loads, 7);
+        let all = cells(&grid(&lengths, &loads), 7);
         let seeds: HashSet<u64> = all.iter().map(|c| c.seed).collect();
         assert_eq!((all.len(), seeds.len()), (361, 361));
-        let last = cells(&lengths[18..], &loads[18..], 7);
+        let last = cells(&grid(&lengths[18..], &loads[18..]), 7);
         assert_eq!(last[0], all[360]);
     }
 
     #[test]
     fn a_cell_that_is_named_twice_gets_other_prompts() {
-        let twice = cells(&[(128, 64)], &[(8, 80), (8, 80)], 0);
+        let twice = cells(&grid(&[(128, 64)], &[(8, 80), (8, 80)]), 0);
         assert_ne!(twice[0].seed, twice[1].seed);
+        let names: Vec<&str> = twice.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["bench_io128x64_mc8_np80", "bench_io128x64_mc8_np80_run2"]);
+        assert!(twice[0].tsv().ends_with("_np80\tsim\t-"), "{}", twice[0].tsv());
     }
 }
