@@ -19,7 +19,7 @@ pub(super) struct Span {
     pub(super) line: u64,
 }
 
-/// A dataset file whose rows were found but not read: 24 bytes for each.
+/// A dataset file whose rows were found but not read: 24 bytes are kept of each.
 #[derive(Debug)]
 pub struct Rows {
     file: Mutex<File>,

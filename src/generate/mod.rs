@@ -145,6 +145,7 @@ pub enum DatasetName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
     /// `/v1/completions`.
+    #[value(alias = "vllm")]
     Openai,
     /// `/v1/chat/completions`: the prompt becomes one message of the user.
     OpenaiChat,
