@@ -21,6 +21,8 @@ pub struct Answer {
     proper: Option<Nanos>,
     last: Option<Nanos>,
     itl: Vec<Nanos>,
+    /// When the first and the last chunk without any text arrived, the opener of a chat left out.
+    silent: Option<(Nanos, Nanos)>,
     /// Tokens in each token-bearing chunk; 0 where the server did not say.
     chunk_tokens: Vec<u32>,
     /// The server's running count at the last chunk.
@@ -87,6 +89,8 @@ impl Answer {
         self.metrics = chunk.metrics.or(self.metrics);
         if chunk.choices.iter().any(Choice::bears_token) {
             self.token(stamp, &chunk);
+        } else if chunk.choices.iter().any(|choice| !choice.opens()) {
+            self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
         }
         for choice in &chunk.choices {
             if let Some(reason) = &choice.finish_reason {
@@ -130,6 +134,7 @@ impl Answer {
         let mut events = std::mem::take(&mut self.events);
         let stamp = self.stamp;
         events.finish(|data| self.event(stamp, data));
+        self.hear_the_silent();
         match self.judge(broken) {
             None => output.success = true,
             Some(failure) => {
@@ -155,6 +160,22 @@ impl Answer {
             ServerTimes { queue_time: time(m.queue_time_ms), ttft: time(m.time_to_first_token_ms) }
         });
         output.generated_text = Some(self.text);
+    }
+
+    /// An answer may end within a character, and then a server that holds incomplete characters back sends no text at
+    /// all. When it counts tokens all the same, the chunks without text must have been theirs.
+    fn hear_the_silent(&mut self) {
+        let counted = self.usage.and_then(|u| u.completion_tokens).unwrap_or(0);
+        if let Some((first, last)) = self.silent.filter(|_| counted > 0 && !self.has_token()) {
+            self.first = Some(first);
+            self.proper = Some(first);
+            self.last = Some(last);
+            self.chunk_tokens = vec![0];
+            if last > first {
+                self.itl = vec![last.since(first)];
+                self.chunk_tokens.push(0);
+            }
+        }
     }
 
     /// The outcome; `None`: all is well. What the stream itself said comes first, then how the connection ended.
@@ -292,6 +313,19 @@ mod tests {
 
         let output = answer(&[&text("a"), &text("bc"), "[DONE]"], None);
         assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Tokenizer)));
+    }
+
+    #[test]
+    fn a_token_whose_text_is_held_back_is_still_a_token() {
+        let held = r#"{"choices":[{"index":0,"text":"","finish_reason":"length"}]}"#;
+        let usage = |n: u32| format!(r#"{{"choices":[],"usage":{{"prompt_tokens":5,"completion_tokens":{n}}}}}"#);
+        let output = answer(&[held, &usage(1), "[DONE]"], None);
+        assert!(output.success, "{output:?}");
+        assert_eq!((output.ttft, output.latency, output.output_tokens), (Some(ms(1)), Some(ms(1)), 1));
+        assert_eq!((output.itl.len(), output.chunk_tokens), (0, None));
+        assert_eq!(answer(&[held, &usage(0), "[DONE]"], None).error_kind, Some(ErrorKind::Empty));
+        let chat = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"length"}]}"#;
+        assert_eq!(answer(&[ROLE, chat, &usage(1), "[DONE]"], None).ttft, Some(ms(2)), "not the opener's time");
     }
 
     #[test]

@@ -175,6 +175,8 @@ pub struct Choice<'a> {
 
 #[derive(Debug, Default, Deserialize)]
 struct Delta<'a> {
+    #[serde(default)]
+    role: Option<IgnoredAny>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
     #[serde(borrow, default)]
@@ -277,6 +279,12 @@ impl Choice<'_> {
             .as_ref()
             .is_some_and(|d| d.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty()) || d.function_call.is_some());
         called || !self.text().is_empty()
+    }
+
+    /// Whether it opens a chat: it names the role.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.delta.as_ref().is_some_and(|d| d.role.is_some())
     }
 
     /// Whether it bears a token at all.
