@@ -52,6 +52,8 @@ pub struct Progress {
     pub cached_tokens: u32,
     /// Arrival → first turn.
     pub queue_time: Option<Nanos>,
+    /// When the latest token was due.
+    due: Nanos,
     waker: Option<Waker>,
 }
 
@@ -158,7 +160,7 @@ impl Driver {
         }
         for token in &step.tokens {
             let Some(request) = live.get_mut(&token.id) else { continue };
-            let waker = request.advance(token.index, token.last);
+            let waker = request.advance(step.ends_at, token.index, token.last);
             request.count(step.ends_at, token.index, &mut metrics);
             if token.last {
                 request.count_finished(token.index as u64 + 1, &mut metrics);
@@ -170,8 +172,9 @@ impl Driver {
 }
 
 impl Live {
-    fn advance(&self, index: usize, last: bool) -> Option<Waker> {
+    fn advance(&self, due: Nanos, index: usize, last: bool) -> Option<Waker> {
         let mut progress = self.progress.borrow_mut();
+        progress.due = due;
         progress.generated = index + 1;
         progress.finished = last;
         progress.waker.take()
@@ -217,6 +220,8 @@ impl Ticket {
         }
         let fresh = progress.generated - self.taken;
         self.taken = progress.generated;
+        let late = self.driver.clock.now().since(progress.due);
+        self.driver.metrics.borrow_mut().token_lateness.time(late);
         Poll::Ready((fresh, progress.finished))
     }
 

@@ -400,11 +400,10 @@ mod tests {
         let mut engine = Engine::new(profile()).unwrap();
         engine.submit(Nanos(0), job(1, 250, 1));
         let (times, steps) = run(&mut engine, Nanos(0));
-        assert_eq!(steps.iter().map(|s| (s.prefill_tokens, s.context_tokens)).collect::<Vec<_>>(), [
-            (100, 0),
-            (100, 100),
-            (50, 200)
-        ]);
+        assert_eq!(
+            steps.iter().map(|s| (s.prefill_tokens, s.context_tokens)).collect::<Vec<_>>(),
+            [(100, 0), (100, 100), (50, 200)]
+        );
         assert_eq!(times[&1], [30 * MS + 250 * 10_000 + 300 * 1000]);
     }
 

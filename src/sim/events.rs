@@ -62,9 +62,7 @@ impl Format {
     pub fn new(chat: bool, id: &str, created: u64, model: &str, prompt_tokens: u32) -> Self {
         let object = if chat { "chat.completion.chunk" } else { "text_completion" };
         let (id, model) = (json!(id), json!(model));
-        let head = format!(
-            r#"data: {{"id":{id},"object":"{object}","created":{created},"model":{model},"choices":["#
-        );
+        let head = format!(r#"data: {{"id":{id},"object":"{object}","created":{created},"model":{model},"choices":["#);
         Format { chat, head, prompt_tokens, cached_tokens: 0, continuous_usage: false, prompt_ids: None }
     }
 
@@ -78,7 +76,8 @@ impl Format {
     #[must_use]
     pub fn role(&self) -> String {
         let mut event = self.head.clone();
-        event.push_str(r#"{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#);
+        event
+            .push_str(r#"{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#);
         self.push_continuous_usage(&mut event, 0);
         event.push_str(",\"prompt_token_ids\":");
         push_ids(&mut event, self.prompt_ids.as_deref());
@@ -165,8 +164,7 @@ impl Format {
     pub fn usage(&self, generated: u32, reasoning: Option<u32>) -> String {
         let prompt = self.prompt_tokens;
         let total = prompt + generated;
-        let mut usage =
-            format!(r#"{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{generated}"#);
+        let mut usage = format!(r#"{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{generated}"#);
         // Writing to a string cannot fail.
         if self.cached_tokens > 0 {
             let _ = write!(usage, r#","prompt_tokens_details":{{"cached_tokens":{}}}"#, self.cached_tokens);
@@ -244,14 +242,16 @@ mod tests {
         assert_eq!(text.usage_event(&text.usage(1, None)), format!("{head}],\"usage\":{usage},{fingerprint}}}\n\n"));
         text.continuous_usage = false;
         text.prompt_ids = Some(vec![1, 2]);
-        let ids = plain.replace(r#"prompt_token_ids":null,"token_ids":null"#, r#"prompt_token_ids":[1,2],"token_ids":[7]"#);
+        let ids =
+            plain.replace(r#"prompt_token_ids":null,"token_ids":null"#, r#"prompt_token_ids":[1,2],"token_ids":[7]"#);
         assert_eq!(text.chunk(chunk), format!("{head}{ids}}}\n\n"));
     }
 
     #[test]
     fn the_events_of_a_chat_are_those_of_vllm() {
         let mut chat = Format::new(true, "chatcmpl-1", 17, "tiny", 10);
-        let head = r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":17,"model":"tiny","choices":["#;
+        let head =
+            r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":17,"model":"tiny","choices":["#;
         let role = r#"{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#;
         assert_eq!(chat.role(), format!("{head}{role}\n\n"));
         let chunk = Chunk { text: " hi", ids: &[7], generated: 1, ..Chunk::default() };
@@ -260,7 +260,8 @@ mod tests {
         let ending = plain.replace(r#""finish_reason":null"#, r#""finish_reason":"length","stop_reason":null"#);
         assert_eq!(chat.chunk(Chunk { finish: Some("length"), ..chunk }), format!("{head}{ending}\n\n"));
         chat.continuous_usage = true;
-        let usage = r#""usage":{"prompt_tokens":10,"total_tokens":11,"completion_tokens":1,"completion_tokens_details":null}"#;
+        let usage =
+            r#""usage":{"prompt_tokens":10,"total_tokens":11,"completion_tokens":1,"completion_tokens_details":null}"#;
         assert_eq!(chat.chunk(chunk), format!("{head}{},{usage}}}\n\n", &plain[..plain.len() - 1]));
     }
 
@@ -269,7 +270,8 @@ mod tests {
         let mut format = Format::new(true, "a\"b", 1, "m\\n", 3);
         format.cached_tokens = 2;
         let parts = [Part::Content, Part::Reasoning("reasoning"), Part::ToolCall];
-        let chunks = parts.iter().flat_map(|part| [true, false].map(|first| Chunk { part: *part, first, ..Chunk::default() }));
+        let chunks =
+            parts.iter().flat_map(|part| [true, false].map(|first| Chunk { part: *part, first, ..Chunk::default() }));
         let usage = format.usage_event(&format.usage(4, Some(2)));
         for event in chunks.map(|chunk| format.chunk(chunk)).chain([format.role(), usage, Format::error()]) {
             let json = event.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();

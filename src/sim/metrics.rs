@@ -13,9 +13,8 @@ const FIRST_TOKEN: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
     160.0, 640.0, 2560.0,
 ];
-const NEXT_TOKEN: &[f64] = &[
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-];
+const NEXT_TOKEN: &[f64] =
+    &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
 const TOKENS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0,
     100_000.0,
@@ -86,8 +85,10 @@ pub struct Metrics {
     pub request_prefill_time: Histogram,
     /// First token → last token.
     pub request_decode_time: Histogram,
-    /// The simulator's own error: planned end of a step → its tokens were handed out.
+    /// The simulator's own error: planned end of a step → it came.
     pub step_lateness: Histogram,
+    /// The same up to the moment a stream took its token, just before the write; a slow reader adds to it.
+    pub token_lateness: Histogram,
 }
 
 impl Default for Metrics {
@@ -111,6 +112,7 @@ impl Default for Metrics {
             request_prefill_time: Histogram::new(LATENCY),
             request_decode_time: Histogram::new(LATENCY),
             step_lateness: Histogram::new(LATENESS),
+            token_lateness: Histogram::new(LATENESS),
         }
     }
 }
@@ -150,7 +152,13 @@ impl Metrics {
         ] {
             page.histogram("vllm", name, help, histogram)?;
         }
-        page.histogram("vb_sim", "step_lateness_seconds", "Planned end of a step to its tokens.", &self.step_lateness)?;
+        page.histogram("vb_sim", "step_lateness_seconds", "Planned end of a step to its end.", &self.step_lateness)?;
+        page.histogram(
+            "vb_sim",
+            "token_lateness_seconds",
+            "Planned end to just before the write.",
+            &self.token_lateness,
+        )?;
         Ok(page.text)
     }
 }

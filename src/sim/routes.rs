@@ -129,9 +129,9 @@ impl Server {
     fn is_allowed(&self, request: &Request<Incoming>) -> bool {
         let Some(key) = &self.options.api_key else { return true };
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        given.and_then(|value| value.split_once(' ')).is_some_and(|(scheme, given)| {
-            scheme.eq_ignore_ascii_case("bearer") && given == key
-        })
+        given
+            .and_then(|value| value.split_once(' '))
+            .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && given == key)
     }
 
     fn models(&self) -> Value {

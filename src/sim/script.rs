@@ -239,7 +239,8 @@ impl Script {
 
     fn usage(&self) -> String {
         let total = u32::try_from(self.answer.output.len()).unwrap_or(u32::MAX);
-        let reasoning = (self.fault() == Some(FaultKind::Reasoning) && self.answer.format.is_chat()).then_some(total / 2);
+        let reasoning =
+            (self.fault() == Some(FaultKind::Reasoning) && self.answer.format.is_chat()).then_some(total / 2);
         let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { total };
         self.answer.format.usage(generated, reasoning)
     }
@@ -277,7 +278,9 @@ impl Script {
                     self.write_held();
                 }
             }
-            Some(Fault { kind: FaultKind::Crlf, .. }) => self.pieces.extend(note.into_iter().chain([data(odd(&event))])),
+            Some(Fault { kind: FaultKind::Crlf, .. }) => {
+                self.pieces.extend(note.into_iter().chain([data(odd(&event))]))
+            }
             _ => self.pieces.extend(note.into_iter().chain([data(event)])),
         }
     }
@@ -404,6 +407,14 @@ mod tests {
     }
 
     #[test]
+    fn an_early_role_waits_for_no_token() {
+        assert!(matches!(script(true, 3, Some("role_early")).next_piece(), Some(Piece::Data(_))));
+        assert_eq!(script(true, 3, None).next_piece(), None);
+        let pieces = play(script(true, 3, Some("role_early")));
+        assert_eq!(text(&pieces), text(&play(script(true, 3, None))), "and it comes once");
+    }
+
+    #[test]
     fn a_fault_in_the_stream_comes_after_its_tokens_and_ends_it() {
         for name in ["stall", "reset", "cut", "end_early", "error_in_stream", "bad_chunking"] {
             for n in [0, 2] {
@@ -413,6 +424,10 @@ mod tests {
                 assert!(matches!(last, Piece::Hang | Piece::Break | Piece::End), "{name}: {last:?}");
             }
         }
-        assert_eq!(tokens(&play(script(true, 5, Some("stall@9")))).len(), 5, "an answer may be too short for its fault");
+        assert_eq!(
+            tokens(&play(script(true, 5, Some("stall@9")))).len(),
+            5,
+            "an answer may be too short for its fault"
+        );
     }
 }

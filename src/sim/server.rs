@@ -46,11 +46,7 @@ pub struct Options {
 }
 
 /// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.
-pub async fn serve(
-    listener: TcpListener,
-    options: Options,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
+pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
     let clock = Clock::start();
     let truth = options.truth_log.as_deref().map(TruthLog::create).transpose()?.map(Rc::new);
     let tls = options.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
