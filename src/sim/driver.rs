@@ -192,9 +192,10 @@ impl Live {
     }
 
     fn count_finished(&self, tokens: u64, metrics: &mut Metrics) {
-        match self.stops {
-            true => metrics.stop += 1,
-            false => metrics.length += 1,
+        if self.stops {
+            metrics.stop += 1;
+        } else {
+            metrics.length += 1;
         }
         let decode = self.latest.since(self.first);
         metrics.request_prompt_tokens.observe(self.prompt_tokens as f64);

@@ -279,7 +279,7 @@ impl Script {
                 }
             }
             Some(Fault { kind: FaultKind::Crlf, .. }) => {
-                self.pieces.extend(note.into_iter().chain([data(odd(&event))]))
+                self.pieces.extend(note.into_iter().chain([data(odd(&event))]));
             }
             _ => self.pieces.extend(note.into_iter().chain([data(event)])),
         }
