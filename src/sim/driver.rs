@@ -90,8 +90,9 @@ impl Driver {
         })
     }
 
-    /// Queues a request that arrived at `now`. `stops`: it will end by itself.
-    pub fn submit(self: &Rc<Self>, now: Nanos, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
+    /// Queues a request that arrives now. `stops`: it will end by itself.
+    pub fn submit(self: &Rc<Self>, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
+        let now = self.clock.now();
         let id = self.next_id.replace(self.next_id.get() + 1);
         let progress = Rc::new(RefCell::new(Progress::default()));
         let live = Live {

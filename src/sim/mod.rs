@@ -46,7 +46,7 @@ use tokio::{
 pub use engine::{Admission, Counters, Engine, Job, RequestId, Step, Token};
 pub use fault::{Fault, FaultKind, FaultRule};
 pub use profile::{PROFILES, Profile};
-pub use server::{Options, serve};
+pub use server::{Options, Prepared};
 pub use truth::Truth;
 
 use crate::{
@@ -148,9 +148,10 @@ pub fn run(args: Args) -> Result<(), Error> {
     runtime.block_on(async {
         let scheme = if options.tls.is_some() { "https" } else { "http" };
         let stopped = stopped()?;
+        let server = Prepared::new(options)?;
         let (listener, address) = listen(&host, port).await?;
         announce(&format!("{scheme}://{address}"))?;
-        serve(listener, options, stopped).await
+        server.serve(listener, stopped).await
     })
 }
 

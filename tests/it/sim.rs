@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 use vb::sim::{FaultKind, Truth};
 
@@ -215,9 +216,16 @@ fn options_that_cannot_be_are_refused() {
         (vec!["--step-base", "fast"], "not a duration"),
     ] {
         let done = tool::run("vb-sim", &[vec!["--port", "0"], args.clone()].concat(), "");
-        assert_eq!(done.code, 2, "{args:?}");
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{args:?}");
         assert!(done.stderr.contains(what), "{}", done.stderr);
     }
+}
+
+#[test]
+fn a_truth_log_that_cannot_be_written_is_told_before_anything_is_served() {
+    let done = tool::run("vb-sim", &["--port", "0", "--truth-log", "/nowhere/truth.ndjson"], "");
+    assert_eq!((done.code, done.stdout.as_str()), (4, ""));
+    assert!(done.stderr.contains("cannot write /nowhere/truth.ndjson"), "{}", done.stderr);
 }
 
 #[test]
@@ -444,6 +452,17 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
 }
 
 #[test]
+fn slow_headers_delay_the_engine_too() {
+    let log = tool::folder("sim-slow").join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--fault", "slow_headers@20"]);
+    assert_eq!(post(&sim, COMPLETIONS, &eight(false)).texts(TEXT).len(), 8);
+    sim.stop();
+    let truth = &truths(&log)[0];
+    assert_eq!(truth.fault.as_deref(), Some("slow_headers@20"));
+    assert!(truth.sent[0].since(truth.received).0 >= 25_000_000, "20 ms, then a step of 5 ms: {truth:?}");
+}
+
+#[test]
 fn several_tokens_share_an_event_when_asked() {
     let log = tool::folder("sim-chunks").join("truth.ndjson");
     let sim = Sim::start(&["--tokens-per-chunk", "3", "--truth-log", log.to_str().unwrap()]);
@@ -459,7 +478,6 @@ fn https_is_served_with_the_certificate_of_the_tests() {
     let (cert, key) = (data_file("tls-cert.pem"), data_file("tls-key.pem"));
     let sim = Sim::start(&["--tls-cert", &cert, "--tls-key", &key]);
     assert!(sim.url.starts_with("https://127.0.0.1:"));
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(data_file("tls-ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -500,7 +518,8 @@ fn a_server_can_be_embedded() {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let options = vb::sim::Options { models: vec!["tiny".into()], tokens_per_chunk: 1, ..Default::default() };
-            vb::sim::serve(listener, options, async { drop(stopped.await) }).await.unwrap();
+            let server = vb::sim::Prepared::new(options).unwrap();
+            server.serve(listener, async { drop(stopped.await) }).await.unwrap();
         });
     });
     let mut socket = TcpStream::connect(told.recv().unwrap()).unwrap();
