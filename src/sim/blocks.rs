@@ -20,7 +20,7 @@ pub fn chain(before: u64, tokens: &[u32]) -> u64 {
 /// All blocks of the cache. A block without users is free, yet keeps its prefix until it is taken for another.
 #[derive(Debug)]
 pub struct Blocks {
-    blocks: Vec<Block>,
+    all: Vec<Block>,
     /// Blocks without users, by the time they became so: the first is the next to be taken.
     free: BTreeMap<u64, BlockId>,
     /// Where each known prefix ends.
@@ -40,9 +40,9 @@ impl Blocks {
     /// A cache of `count` empty blocks.
     #[must_use]
     pub fn new(count: u32) -> Self {
-        let blocks = (0..count).map(|id| Block { freed: u64::from(id), ..Block::default() }).collect();
+        let all = (0..count).map(|id| Block { freed: u64::from(id), ..Block::default() }).collect();
         let free = (0..count).map(|id| (u64::from(id), id)).collect();
-        Blocks { blocks, free, prefixes: HashMap::new(), tick: u64::from(count) }
+        Blocks { all, free, prefixes: HashMap::new(), tick: u64::from(count) }
     }
 
     /// How many blocks have no user.
@@ -54,7 +54,7 @@ impl Blocks {
     /// How many blocks there are.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.blocks.len()
+        self.all.len()
     }
 
     /// The blocks that hold the longest known prefix among `hashes`, which lists the prefixes of one text from the
@@ -66,12 +66,12 @@ impl Blocks {
 
     /// Adds a user to blocks that hold a known prefix and takes `fresh` free ones, appended; all of it or nothing.
     pub fn take(&mut self, known: Vec<BlockId>, fresh: usize) -> Option<Vec<BlockId>> {
-        let revived = known.iter().filter(|id| self.blocks[**id as usize].users == 0).count();
+        let revived = known.iter().filter(|id| self.all[**id as usize].users == 0).count();
         if self.available() < revived + fresh {
             return None;
         }
         for id in &known {
-            let block = &mut self.blocks[*id as usize];
+            let block = &mut self.all[*id as usize];
             if block.users == 0 {
                 self.free.remove(&block.freed);
             }
@@ -80,7 +80,7 @@ impl Blocks {
         let mut taken = known;
         for _ in 0..fresh {
             let (_, id) = self.free.pop_first()?;
-            let block = &mut self.blocks[id as usize];
+            let block = &mut self.all[id as usize];
             block.users = 1;
             if let Some(prefix) = block.prefix.take() {
                 self.prefixes.remove(&prefix);
@@ -92,7 +92,7 @@ impl Blocks {
 
     /// Notes that a block now holds the end of this prefix. The first block to hold a prefix keeps it.
     pub fn remember(&mut self, id: BlockId, prefix: u64) {
-        let block = &mut self.blocks[id as usize];
+        let block = &mut self.all[id as usize];
         if block.prefix.is_none() && !self.prefixes.contains_key(&prefix) {
             block.prefix = Some(prefix);
             self.prefixes.insert(prefix, id);
@@ -103,7 +103,7 @@ impl Blocks {
     /// shorter it is.
     pub fn release(&mut self, ids: &[BlockId]) {
         for id in ids.iter().rev() {
-            let block = &mut self.blocks[*id as usize];
+            let block = &mut self.all[*id as usize];
             block.users -= 1;
             if block.users == 0 {
                 block.freed = self.tick;
@@ -119,7 +119,7 @@ impl Blocks {
             return false;
         }
         self.prefixes.clear();
-        self.blocks.iter_mut().for_each(|block| block.prefix = None);
+        self.all.iter_mut().for_each(|block| block.prefix = None);
         true
     }
 }

@@ -52,6 +52,8 @@ pub struct Progress {
     pub cached_tokens: u32,
     /// Arrival → first turn.
     pub queue_time: Option<Nanos>,
+    /// When the latest token was due.
+    due: Nanos,
     waker: Option<Waker>,
 }
 
@@ -88,8 +90,9 @@ impl Driver {
         })
     }
 
-    /// Queues a request that arrived at `now`. `stops`: it will end by itself.
-    pub fn submit(self: &Rc<Self>, now: Nanos, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
+    /// Queues a request that arrives now. `stops`: it will end by itself.
+    pub fn submit(self: &Rc<Self>, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
+        let now = self.clock.now();
         let id = self.next_id.replace(self.next_id.get() + 1);
         let progress = Rc::new(RefCell::new(Progress::default()));
         let live = Live {
@@ -158,7 +161,7 @@ impl Driver {
         }
         for token in &step.tokens {
             let Some(request) = live.get_mut(&token.id) else { continue };
-            let waker = request.advance(token.index, token.last);
+            let waker = request.advance(step.ends_at, token.index, token.last);
             request.count(step.ends_at, token.index, &mut metrics);
             if token.last {
                 request.count_finished(token.index as u64 + 1, &mut metrics);
@@ -170,8 +173,9 @@ impl Driver {
 }
 
 impl Live {
-    fn advance(&self, index: usize, last: bool) -> Option<Waker> {
+    fn advance(&self, due: Nanos, index: usize, last: bool) -> Option<Waker> {
         let mut progress = self.progress.borrow_mut();
+        progress.due = due;
         progress.generated = index + 1;
         progress.finished = last;
         progress.waker.take()
@@ -189,9 +193,10 @@ impl Live {
     }
 
     fn count_finished(&self, tokens: u64, metrics: &mut Metrics) {
-        match self.stops {
-            true => metrics.stop += 1,
-            false => metrics.length += 1,
+        if self.stops {
+            metrics.stop += 1;
+        } else {
+            metrics.length += 1;
         }
         let decode = self.latest.since(self.first);
         metrics.request_prompt_tokens.observe(self.prompt_tokens as f64);
@@ -217,6 +222,8 @@ impl Ticket {
         }
         let fresh = progress.generated - self.taken;
         self.taken = progress.generated;
+        let late = self.driver.clock.now().since(progress.due);
+        self.driver.metrics.borrow_mut().token_lateness.time(late);
         Poll::Ready((fresh, progress.finished))
     }
 

@@ -191,10 +191,7 @@ impl Engine {
     ///
     /// The next call's `now` is this step's `ends_at` or later.
     pub fn step(&mut self, now: Nanos) -> Option<Step> {
-        let starts_at = match self.running.is_empty() {
-            true => now.max(self.waiting.front()?.arrived),
-            false => now,
-        };
+        let starts_at = if self.running.is_empty() { now.max(self.waiting.front()?.arrived) } else { now };
         let mut step = Step { starts_at, ..Step::default() };
         let mut budget = self.profile.max_num_batched_tokens as usize;
         self.continue_running(&mut budget, &mut step);
@@ -240,9 +237,10 @@ impl Engine {
         while *budget > 0 && self.running.len() < self.profile.max_num_seqs as usize {
             let Some(sequence) = self.waiting.front_mut().filter(|s| s.arrived <= step.starts_at) else { return };
             // The last token is always computed, for its result is the next one.
-            let known = match self.profile.prefix_caching {
-                true => self.blocks.longest_prefix(sequence.prefix_hashes((sequence.len() - 1) / size, size)),
-                false => Vec::new(),
+            let known = if self.profile.prefix_caching {
+                self.blocks.longest_prefix(sequence.prefix_hashes((sequence.len() - 1) / size, size))
+            } else {
+                Vec::new()
             };
             let computed = known.len() * size;
             let tokens = (sequence.len() - computed).min(*budget);
@@ -483,7 +481,9 @@ mod tests {
         (1..=3).for_each(|id| engine.submit(Nanos(0), job(id, 20, 5)));
         engine.step(Nanos(0)).unwrap();
         engine.submit(Nanos(0), job(4, 20, 5));
-        [1, 2, 3, 4, 5].into_iter().for_each(|id| engine.abort(id));
+        for id in 1..=5 {
+            engine.abort(id);
+        }
         assert_eq!((engine.num_running(), engine.num_waiting()), (0, 0));
         assert!(engine.kv_cache_usage() < f64::EPSILON);
         assert_eq!(engine.step(Nanos(0)), None);

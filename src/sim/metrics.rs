@@ -85,8 +85,10 @@ pub struct Metrics {
     pub request_prefill_time: Histogram,
     /// First token → last token.
     pub request_decode_time: Histogram,
-    /// The simulator's own error: planned end of a step → its tokens were handed out.
+    /// The simulator's own error: planned end of a step → it came.
     pub step_lateness: Histogram,
+    /// The same up to the moment a stream took its token, just before the write; a slow reader adds to it.
+    pub token_lateness: Histogram,
 }
 
 impl Default for Metrics {
@@ -110,6 +112,7 @@ impl Default for Metrics {
             request_prefill_time: Histogram::new(LATENCY),
             request_decode_time: Histogram::new(LATENCY),
             step_lateness: Histogram::new(LATENESS),
+            token_lateness: Histogram::new(LATENESS),
         }
     }
 }
@@ -149,7 +152,13 @@ impl Metrics {
         ] {
             page.histogram("vllm", name, help, histogram)?;
         }
-        page.histogram("vb_sim", "step_lateness_seconds", "Planned end of a step to its tokens.", &self.step_lateness)?;
+        page.histogram("vb_sim", "step_lateness_seconds", "Planned end of a step to its end.", &self.step_lateness)?;
+        page.histogram(
+            "vb_sim",
+            "token_lateness_seconds",
+            "Planned end to just before the write.",
+            &self.token_lateness,
+        )?;
         Ok(page.text)
     }
 }

@@ -46,7 +46,7 @@ use tokio::{
 pub use engine::{Admission, Counters, Engine, Job, RequestId, Step, Token};
 pub use fault::{Fault, FaultKind, FaultRule};
 pub use profile::{PROFILES, Profile};
-pub use server::{Options, serve};
+pub use server::{Options, Prepared};
 pub use truth::Truth;
 
 use crate::{
@@ -138,7 +138,8 @@ Examples:
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let options = args.options()?;
+    let (host, port) = (args.host.clone(), args.port);
+    let options = args.into_options()?;
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -147,14 +148,15 @@ pub fn run(args: Args) -> Result<(), Error> {
     runtime.block_on(async {
         let scheme = if options.tls.is_some() { "https" } else { "http" };
         let stopped = stopped()?;
-        let (listener, address) = listen(&args.host, args.port).await?;
+        let server = Prepared::new(options)?;
+        let (listener, address) = listen(&host, port).await?;
         announce(&format!("{scheme}://{address}"))?;
-        serve(listener, options, stopped).await
+        server.serve(listener, stopped).await
     })
 }
 
 impl Args {
-    fn options(&self) -> Result<Options, Error> {
+    fn into_options(self) -> Result<Options, Error> {
         let named = Profile::named(&self.profile)?;
         let profile = Profile {
             name: named.name,
@@ -169,12 +171,12 @@ impl Args {
             prefix_caching: !self.no_enable_prefix_caching,
         };
         profile.check()?;
-        let models = match self.served_model_name.as_slice() {
-            [] => vec![profile.name.to_owned()],
-            names => names.to_vec(),
-        };
-        let tls = match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+        let mut models = self.served_model_name;
+        if models.is_empty() {
+            models.push(profile.name.to_owned());
+        }
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
             _ => return Err(Error::Usage("--tls-cert and --tls-key go together".into())),
         };
@@ -182,10 +184,10 @@ impl Args {
             profile,
             seed: self.seed,
             models,
-            api_key: self.api_key.clone().or_else(|| std::env::var("VLLM_API_KEY").ok()).filter(|key| !key.is_empty()),
-            faults: self.fault.clone(),
+            api_key: self.api_key.or_else(|| std::env::var("VLLM_API_KEY").ok()).filter(|key| !key.is_empty()),
+            faults: self.fault,
             tokens_per_chunk: self.tokens_per_chunk.max(1),
-            truth_log: self.truth_log.clone(),
+            truth_log: self.truth_log,
             tls,
         })
     }

@@ -196,7 +196,7 @@ impl Server {
         if let Some(answer) = instead(fault, &tap).await? {
             return Ok(noted(&tap, answer));
         }
-        let exchange = Exchange { server: self, ask, name, received, fault, tap };
+        let exchange = Exchange { server: self, ask, name, fault, tap };
         if exchange.ask.stream { Ok(exchange.stream()) } else { Ok(exchange.whole().await) }
     }
 
@@ -257,7 +257,6 @@ struct Exchange<'a> {
     server: &'a Server,
     ask: Ask,
     name: String,
-    received: Nanos,
     fault: Option<Fault>,
     tap: SharedTap,
 }
@@ -284,7 +283,7 @@ impl Exchange<'_> {
         let output = self.server.vocabulary.answer(self.server.options.seed, &self.ask.prompt, self.ask.length);
         let output: Rc<[u32]> = output.into();
         let stops = output.last() == Some(&END_OF_TEXT);
-        let ticket = self.server.driver.submit(self.received, &self.ask.prompt, Rc::clone(&output), stops);
+        let ticket = self.server.driver.submit(&self.ask.prompt, Rc::clone(&output), stops);
         (output, Some(ticket))
     }
 

@@ -279,7 +279,7 @@ impl Script {
                 }
             }
             Some(Fault { kind: FaultKind::Crlf, .. }) => {
-                self.pieces.extend(note.into_iter().chain([data(odd(&event))]))
+                self.pieces.extend(note.into_iter().chain([data(odd(&event))]));
             }
             _ => self.pieces.extend(note.into_iter().chain([data(event)])),
         }
@@ -404,6 +404,14 @@ mod tests {
         let writes = together.iter().filter(|p| matches!(p, Piece::Data(_))).count();
         assert_eq!(writes, 2, "5 tokens, the usage and [DONE]");
         assert_eq!(text(&together), text(&play(script(false, 5, None))));
+    }
+
+    #[test]
+    fn an_early_role_waits_for_no_token() {
+        assert!(matches!(script(true, 3, Some("role_early")).next_piece(), Some(Piece::Data(_))));
+        assert_eq!(script(true, 3, None).next_piece(), None);
+        let pieces = play(script(true, 3, Some("role_early")));
+        assert_eq!(text(&pieces), text(&play(script(true, 3, None))), "and it comes once");
     }
 
     #[test]

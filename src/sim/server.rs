@@ -45,36 +45,50 @@ pub struct Options {
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
-/// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.
-pub async fn serve(listener: TcpListener, options: Options, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-    let clock = Clock::start();
-    let truth = options.truth_log.as_deref().map(TruthLog::create).transpose()?.map(Rc::new);
-    let tls = options.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
-    let driver = Driver::new(Engine::new(options.profile.clone())?, clock);
-    let pacer = Pacer::start(clock)?;
-    let server = Rc::new(Server {
-        clock,
-        vocabulary: Rc::new(Vocabulary::builtin()?),
-        driver: Rc::clone(&driver),
-        unnamed: Cell::new(0),
-        options,
-    });
-    let tasks = LocalSet::new();
-    let done = tasks
-        .run_until(async {
-            tokio::select! {
-                () = shutdown => Ok(()),
-                done = driver.run(pacer, truth.clone()) => done,
-                never = accept(&listener, &server, truth.as_ref(), tls.as_ref()) => match never {},
-            }
-        })
-        .await;
-    // Every connection leaves its line in the log before that is closed.
-    drop(tasks);
-    if let Some(log) = truth {
-        log.flush()?;
+/// A server that has everything it needs but a listener.
+pub struct Prepared {
+    server: Rc<Server>,
+    pacer: Pacer,
+    truth: Option<Rc<TruthLog>>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Prepared {
+    /// Opens the files and builds the engine.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let clock = Clock::start();
+        let tls = options.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
+        let truth = options.truth_log.as_deref().map(TruthLog::create).transpose()?.map(Rc::new);
+        let server = Server {
+            clock,
+            vocabulary: Rc::new(Vocabulary::builtin()?),
+            driver: Driver::new(Engine::new(options.profile.clone())?, clock),
+            unnamed: Cell::new(0),
+            options,
+        };
+        Ok(Prepared { server: Rc::new(server), pacer: Pacer::start(clock)?, truth, tls })
     }
-    done
+
+    /// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Prepared { server, pacer, truth, tls } = self;
+        let tasks = LocalSet::new();
+        let done = tasks
+            .run_until(async {
+                tokio::select! {
+                    () = shutdown => Ok(()),
+                    done = server.driver.run(pacer, truth.clone()) => done,
+                    never = accept(&listener, &server, truth.as_ref(), tls.as_ref()) => match never {},
+                }
+            })
+            .await;
+        // Every connection leaves its line in the log before that is closed.
+        drop(tasks);
+        if let Some(log) = truth {
+            log.flush()?;
+        }
+        done
+    }
 }
 
 /// The certificate and key of `--tls-cert` and `--tls-key`.

@@ -15,6 +15,9 @@ use super::{
     wire::SharedTap,
 };
 
+/// What hyper gets from a body.
+type NextFrame = Option<Result<Frame<Bytes>, io::Error>>;
+
 /// The body of a streaming answer.
 pub struct EventStream {
     script: Script,
@@ -31,7 +34,7 @@ impl EventStream {
     }
 
     /// Does what comes next; `None`: nothing does before more tokens come.
-    fn play(&mut self, cx: &Context<'_>) -> Option<Poll<Option<Result<Frame<Bytes>, io::Error>>>> {
+    fn play(&mut self, cx: &Context<'_>) -> Option<Poll<NextFrame>> {
         while let Some(piece) = self.script.next_piece() {
             match piece {
                 Piece::Data(bytes) => return Some(Poll::Ready(Some(Ok(Frame::data(bytes))))),
@@ -59,7 +62,7 @@ impl Body for EventStream {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<NextFrame> {
         let this = self.get_mut();
         loop {
             if this.hangs {

@@ -27,7 +27,7 @@ pub struct Truth {
     pub sent: Vec<UnixNanos>,
     /// The tokens in each of these chunks.
     pub tokens: Vec<u32>,
-    /// Received → the engine gave the request its first turn; `null`: it never did. Of virtual time, not of the clock.
+    /// Handed to the engine → its first turn there, in virtual time; `null`: it never had one.
     pub queue_time: Option<Nanos>,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,

@@ -1,4 +1,5 @@
 //! The tools as a user runs them: real binaries, real pipes, the simulated server on a port of its own.
+#![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
 mod config;

@@ -1,1 +1,686 @@
-//! `vb-sim` through its binary.
+//! `vb-sim` through its binary, by way of raw sockets: what is under test is each byte and how the connection ends.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::{Value, json};
+use vb::sim::{FaultKind, Truth};
+
+use crate::tool::{self, Sim};
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Closed by the server.
+    Closed,
+    /// Reset by the server.
+    Reset,
+    /// Still open, and nothing comes.
+    Open,
+}
+
+/// What came back on a connection.
+#[derive(Debug)]
+struct Reply {
+    head: String,
+    /// The body without its framing, as far as it came.
+    body: String,
+    /// Whether the framing says that this is all.
+    whole: bool,
+    /// Whether the framing is broken.
+    broken: bool,
+    end: End,
+}
+
+impl Reply {
+    fn status(&self) -> u16 {
+        self.head.split(' ').nth(1).unwrap_or("0").parse().unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The data of its events, by the rules of server-sent events.
+    fn data(&self) -> Vec<String> {
+        let text = self.body.replace("\r\n", "\n");
+        let event = |block: &str| {
+            let lines = block.lines().filter_map(|l| l.strip_prefix("data:"));
+            let lines: Vec<_> = lines.map(|l| l.strip_prefix(' ').unwrap_or(l)).collect();
+            (!lines.is_empty()).then(|| lines.join("\n"))
+        };
+        text.split_terminator("\n\n").filter_map(event).collect()
+    }
+
+    fn events(&self) -> Vec<Value> {
+        let data = self.data();
+        let events = data.iter().filter(|d| *d != "[DONE]");
+        events.map(|d| serde_json::from_str(d).unwrap_or_else(|e| panic!("{e}: {d}"))).collect()
+    }
+
+    fn is_done(&self) -> bool {
+        self.data().last().is_some_and(|d| d == "[DONE]")
+    }
+
+    /// The text of each event that has some, by where it is.
+    fn texts(&self, place: &str) -> Vec<String> {
+        let text = |event: &Value| event.pointer(place).and_then(Value::as_str).map(str::to_owned);
+        self.events().iter().filter_map(text).filter(|t| !t.is_empty()).collect()
+    }
+
+    fn finish(&self) -> Option<String> {
+        let reason = |e: &Value| e["choices"][0]["finish_reason"].as_str().map(str::to_owned);
+        self.events().iter().find_map(reason)
+    }
+}
+
+fn address(url: &str) -> &str {
+    url.split("//").nth(1).unwrap()
+}
+
+fn connect(sim: &Sim) -> TcpStream {
+    let socket = TcpStream::connect(address(&sim.url)).unwrap();
+    // Only a server that hangs on purpose gets to use it up.
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n{headers}\r\n{body}"
+    )
+}
+
+/// Sends a request on a connection of its own and reads until that ends.
+fn send(sim: &Sim, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+    let mut socket = connect(sim);
+    socket.write_all(request(method, path, headers, body).as_bytes()).unwrap();
+    read(socket)
+}
+
+fn post(sim: &Sim, path: &str, body: &Value) -> Reply {
+    send(sim, "POST", path, "", &body.to_string())
+}
+
+fn get(sim: &Sim, path: &str) -> Reply {
+    send(sim, "GET", path, "", "")
+}
+
+fn read(mut stream: impl Read) -> Reply {
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    let end = loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break End::Closed,
+            Ok(n) => bytes.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => break End::Reset,
+            // TLS calls it so when the end comes without its goodbye.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break End::Closed,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break End::Open,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
+    let (head, rest) = bytes.split_at(split);
+    let head = String::from_utf8(head.to_vec()).unwrap().to_ascii_lowercase();
+    let (body, whole, broken) =
+        if head.contains("transfer-encoding: chunked") { unchunk(rest) } else { (rest.to_vec(), true, false) };
+    Reply { head, body: String::from_utf8(body).unwrap(), whole, broken, end }
+}
+
+/// The body, whether it is whole, and whether its framing is broken.
+fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool, bool) {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = bytes.windows(2).position(|w| w == b"\r\n") else { return (body, false, false) };
+        let size = std::str::from_utf8(&bytes[..line]).ok().and_then(|s| usize::from_str_radix(s, 16).ok());
+        let Some(size) = size else { return (body, false, true) };
+        bytes = &bytes[line + 2..];
+        if size == 0 {
+            return (body, true, false);
+        }
+        if bytes.len() < size + 2 {
+            return (body, false, false);
+        }
+        body.extend_from_slice(&bytes[..size]);
+        bytes = &bytes[size + 2..];
+    }
+}
+
+const COMPLETIONS: &str = "/v1/completions";
+const CHAT: &str = "/v1/chat/completions";
+
+/// A request for a stream of exactly eight tokens and its usage.
+fn eight(chat: bool) -> Value {
+    let mut body = json!({"model": "tiny", "max_tokens": 8, "ignore_eos": true, "stream": true,
+        "stream_options": {"include_usage": true}});
+    if chat {
+        body["messages"] = json!([{"role": "user", "content": "Shall I compare thee"}]);
+    } else {
+        body["prompt"] = json!("Shall I compare thee");
+    }
+    body
+}
+
+fn faulty(sim: &Sim, chat: bool, fault: &str) -> Reply {
+    let mut body = eight(chat);
+    body["vb_fault"] = json!(fault);
+    post(sim, if chat { CHAT } else { COMPLETIONS }, &body)
+}
+
+const TEXT: &str = "/choices/0/text";
+const CONTENT: &str = "/choices/0/delta/content";
+
+fn data_file(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name).display().to_string()
+}
+
+fn truths(path: &Path) -> Vec<Truth> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+#[test]
+fn it_prints_its_url_and_ends_well_when_it_is_told_to() {
+    let sim = Sim::start(&[]);
+    assert!(sim.url.starts_with("http://127.0.0.1:"), "{}", sim.url);
+    assert_eq!(get(&sim, "/health").status(), 200);
+    let done = sim.stop();
+    assert_eq!((done.code, done.stdout.as_str(), done.stderr.as_str()), (0, "", ""));
+}
+
+#[test]
+fn a_port_in_use_is_told_with_its_cure() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let done = tool::run("vb-sim", &["--port", &port], "");
+    assert_eq!((done.code, done.stdout.as_str()), (4, ""));
+    assert!(done.stderr.contains("in use: choose another with --port"), "{}", done.stderr);
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    for (args, what) in [
+        (vec!["--fault", "flood"], "no fault is called `flood`"),
+        (vec!["--profile", "gpt-9"], "llama3.1-8b-h100"),
+        (vec!["--num-gpu-blocks", "3"], "--max-model-len"),
+        (vec!["--tls-cert", "x.pem"], "go together"),
+        (vec!["--tls-cert", "/nowhere/x.pem", "--tls-key", "/nowhere/y.pem"], "/nowhere/x.pem"),
+        (vec!["--step-base", "fast"], "not a duration"),
+    ] {
+        let done = tool::run("vb-sim", &[vec!["--port", "0"], args.clone()].concat(), "");
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{args:?}");
+        assert!(done.stderr.contains(what), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_truth_log_that_cannot_be_written_is_told_before_anything_is_served() {
+    let done = tool::run("vb-sim", &["--port", "0", "--truth-log", "/nowhere/truth.ndjson"], "");
+    assert_eq!((done.code, done.stdout.as_str()), (4, ""));
+    assert!(done.stderr.contains("cannot write /nowhere/truth.ndjson"), "{}", done.stderr);
+}
+
+#[test]
+fn a_config_gives_the_flags_their_values() {
+    let config = tool::folder("sim-config").join("config.yaml");
+    std::fs::write(&config, "served_model_name: [big, small]\nfault: status_503\nseed: 7\n").unwrap();
+    let sim = Sim::start(&["--config", config.to_str().unwrap()]);
+    let models = get(&sim, "/v1/models").json();
+    assert_eq!((&models["data"][0]["id"], &models["data"][1]["id"]), (&json!("big"), &json!("small")));
+    assert_eq!(post(&sim, COMPLETIONS, &json!({"model": "small", "prompt": "a"})).status(), 503);
+}
+
+#[test]
+fn a_stream_of_completions_has_every_token_the_usage_and_done() {
+    let sim = Sim::start(&[]);
+    let reply = post(&sim, COMPLETIONS, &eight(false));
+    assert_eq!((reply.status(), reply.whole, reply.end), (200, true, End::Closed));
+    assert!(reply.head.contains("content-type: text/event-stream; charset=utf-8"));
+    assert_eq!((reply.texts(TEXT).len(), reply.finish().as_deref(), reply.is_done()), (8, Some("length"), true));
+    let events = reply.events();
+    assert_eq!(events.len(), 9);
+    assert_eq!(events[8]["choices"], json!([]));
+    assert_eq!(events[8]["usage"], json!({"prompt_tokens": 4, "total_tokens": 12, "completion_tokens": 8}));
+    // The words keep their tokens when they are counted again.
+    let again = post(&sim, "/tokenize", &json!({"prompt": reply.texts(TEXT).concat()})).json();
+    assert_eq!(again["count"], 8);
+}
+
+#[test]
+fn a_stream_of_chat_opens_with_the_role_and_tells_ids_and_usage_when_asked() {
+    let sim = Sim::start(&[]);
+    let mut body = eight(true);
+    body["return_token_ids"] = json!(true);
+    body["stream_options"]["continuous_usage_stats"] = json!(true);
+    let reply = post(&sim, CHAT, &body);
+    let events = reply.events();
+    assert_eq!(events.len(), 10);
+    assert_eq!(events[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    let prompt = events[0]["prompt_token_ids"].as_array().unwrap().len();
+    for (place, event) in events[1..9].iter().enumerate() {
+        assert_eq!(event["choices"][0]["token_ids"].as_array().unwrap().len(), 1);
+        assert_eq!(event["usage"]["completion_tokens"], place + 1);
+        assert_eq!(event["usage"]["prompt_tokens"], prompt);
+    }
+    assert_eq!((reply.texts(CONTENT).len(), reply.is_done()), (8, true));
+}
+
+#[test]
+fn an_answer_in_one_piece_says_the_same_as_a_stream() {
+    let sim = Sim::start(&[]);
+    for (chat, path, whole, part) in
+        [(false, COMPLETIONS, TEXT, TEXT), (true, CHAT, "/choices/0/message/content", CONTENT)]
+    {
+        let mut body = eight(chat);
+        let streamed = post(&sim, path, &body).texts(part).concat();
+        body.as_object_mut().unwrap().retain(|key, _| !key.starts_with("stream"));
+        let reply = post(&sim, path, &body).json();
+        assert_eq!(reply.pointer(whole).unwrap(), &json!(streamed));
+        assert_eq!(
+            (&reply["usage"]["completion_tokens"], &reply["choices"][0]["finish_reason"]),
+            (&json!(8), &json!("length"))
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_ends_by_itself_is_shorter_and_its_last_token_has_no_text() {
+    let sim = Sim::start(&[]);
+    let mut body = eight(false);
+    body["ignore_eos"] = json!(false);
+    body["max_tokens"] = json!(40);
+    let reply = post(&sim, COMPLETIONS, &body);
+    let usage = reply.events().last().unwrap()["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((1..=40).contains(&usage));
+    assert_eq!((reply.finish().as_deref(), reply.texts(TEXT).len() as u64), (Some("stop"), usage - 1));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_answers_in_every_process() {
+    let answer = |seed: &str| post(&Sim::start(&["--seed", seed]), COMPLETIONS, &eight(false)).texts(TEXT);
+    assert_eq!(answer("1"), answer("1"));
+    assert_ne!(answer("1"), answer("2"));
+}
+
+#[test]
+fn refusals_have_the_status_and_form_of_vllm() {
+    let sim = Sim::start(&["--max-model-len", "64"]);
+    assert_eq!(get(&sim, "/nope").json(), json!({"detail": "Not Found"}));
+    let wrong = get(&sim, COMPLETIONS);
+    assert_eq!((wrong.status(), wrong.json()), (405, json!({"detail": "Method Not Allowed"})));
+    assert!(wrong.head.contains("allow: post"));
+    for (body, status, start) in [
+        (json!({"model": "nope", "prompt": "a"}), 404, "The model `nope` does not exist."),
+        (json!({"prompt": vec![1; 100]}), 400, "This model's maximum context length is 64 tokens."),
+        (json!({"prompt": "a", "max_tokens": 65}), 400, "max_tokens=65 cannot be greater than max_model_len=64."),
+    ] {
+        let reply = post(&sim, COMPLETIONS, &body);
+        assert_eq!(reply.status(), status);
+        let error = &reply.json()["error"];
+        assert!(error["message"].as_str().unwrap().starts_with(start), "{error}");
+        assert_eq!(error["code"], status);
+    }
+    assert_eq!(send(&sim, "POST", COMPLETIONS, "", "{bad").status(), 400);
+}
+
+#[test]
+fn a_key_is_asked_for_where_vllm_asks_for_it() {
+    let sim = Sim::start(&["--api-key", "secret"]);
+    let body = json!({"prompt": "a", "max_tokens": 1}).to_string();
+    let with = |headers: &str| send(&sim, "POST", COMPLETIONS, headers, &body).status();
+    assert_eq!(with("authorization: Bearer secret\r\n"), 200);
+    assert_eq!((with(""), with("authorization: Bearer wrong\r\n")), (401, 401));
+    assert_eq!(get(&sim, "/v1/models").json(), json!({"error": "Unauthorized"}));
+    assert_eq!(get(&sim, "/health").status(), 200);
+}
+
+#[test]
+fn text_becomes_tokens_and_text_again() {
+    let sim = Sim::start(&[]);
+    let there = post(&sim, "/tokenize", &json!({"prompt": "naïve 你好", "return_token_strs": true})).json();
+    assert_eq!(there["count"], there["token_strs"].as_array().unwrap().len());
+    let back = post(&sim, "/detokenize", &json!({"tokens": there["tokens"]})).json();
+    assert_eq!(back, json!({"prompt": "naïve 你好"}));
+    let chat = post(&sim, "/tokenize", &json!({"messages": [{"role": "user", "content": "hi"}]})).json();
+    let text = post(&sim, "/detokenize", &json!({"tokens": chat["tokens"]})).json();
+    assert_eq!(text, json!({"prompt": "user: hi\nassistant:"}));
+    assert_eq!(post(&sim, "/tokenize", &json!({})).status(), 400);
+}
+
+#[test]
+fn the_prefix_cache_shows_in_usage_and_metrics_until_it_is_reset() {
+    let sim = Sim::start(&["--block-size", "4"]);
+    let body = json!({"prompt": (1..=10).collect::<Vec<_>>(), "max_tokens": 2, "ignore_eos": true});
+    let cached = || post(&sim, COMPLETIONS, &body).json()["usage"]["prompt_tokens_details"].clone();
+    assert_eq!(cached(), Value::Null);
+    assert_eq!(cached(), json!({"cached_tokens": 8}));
+    assert_eq!(post(&sim, "/reset_prefix_cache", &json!({})).json(), json!({"success": true}));
+    assert_eq!(cached(), Value::Null);
+    let metrics = get(&sim, "/metrics").body;
+    for line in [
+        r#"vllm:prefix_cache_queries_total{engine="0",model_name="tiny"} 30.0"#,
+        r#"vllm:prefix_cache_hits_total{engine="0",model_name="tiny"} 8.0"#,
+        r#"vllm:prompt_tokens_total{engine="0",model_name="tiny"} 30.0"#,
+        r#"vllm:generation_tokens_total{engine="0",model_name="tiny"} 6.0"#,
+        r#"vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny"} 3.0"#,
+        r#"vllm:inter_token_latency_seconds_count{engine="0",model_name="tiny"} 3.0"#,
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+}
+
+#[test]
+fn the_next_turn_of_a_chat_is_found_in_the_cache_with_the_answer() {
+    let sim = Sim::start(&["--block-size", "4"]);
+    let mut body = eight(true);
+    let answer = post(&sim, CHAT, &body).texts(CONTENT).concat();
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": answer}));
+    messages.push(json!({"role": "user", "content": "more"}));
+    let usage = post(&sim, CHAT, &body).events().last().unwrap()["usage"].clone();
+    let first = post(&sim, "/tokenize", &eight(true)).json()["count"].as_u64().unwrap();
+    // All of the first turn but its last token, which was generated and never computed, in whole blocks.
+    assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], (first + 7) / 4 * 4);
+}
+
+#[test]
+fn a_client_that_leaves_is_taken_out_of_the_engine() {
+    let sim = Sim::start(&[]);
+    for stream in [true, false] {
+        let mut socket = connect(&sim);
+        let body = json!({"prompt": "a", "max_tokens": 30_000, "ignore_eos": true, "stream": stream}).to_string();
+        socket.write_all(request("POST", COMPLETIONS, "", &body).as_bytes()).unwrap();
+        while !get(&sim, "/metrics").body.contains(r#"num_requests_running{engine="0",model_name="tiny"} 1.0"#) {}
+        socket.shutdown(Shutdown::Both).unwrap();
+        while !get(&sim, "/metrics").body.contains(r#"num_requests_running{engine="0",model_name="tiny"} 0.0"#) {}
+    }
+    assert!(get(&sim, "/metrics").body.contains(r#"finished_reason="abort",model_name="tiny"} 2.0"#));
+}
+
+#[test]
+fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
+    let log = tool::folder("sim-truth").join("truth.ndjson");
+    let sim =
+        Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "4ms", "--step-per-prefill-token", "1ms"]);
+    let mut socket = connect(&sim);
+    // Two on one connection, so that the log cannot count on its end.
+    for name in ["first", "second"] {
+        let body = eight(false).to_string();
+        let text = request("POST", COMPLETIONS, &format!("x-request-id: {name}\r\n"), &body);
+        let text = if name == "first" { text.replace("connection: close\r\n", "") } else { text };
+        socket.write_all(text.as_bytes()).unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).ends_with("0\r\n\r\n") {
+            let mut buffer = [0; 4096];
+            let n = socket.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..n]);
+        }
+    }
+    send(&sim, "POST", COMPLETIONS, "x-request-id: third\r\n", r#"{"prompt":"a","max_tokens":3,"ignore_eos":true}"#);
+    send(&sim, "POST", COMPLETIONS, "x-request-id: fourth\r\n", r#"{"prompt":""}"#);
+    // One that the end of the server cuts.
+    let mut open = connect(&sim);
+    let body = json!({"prompt": "a", "max_tokens": 30_000, "ignore_eos": true, "stream": true}).to_string();
+    open.write_all(request("POST", COMPLETIONS, "x-request-id: fifth\r\n", &body).as_bytes()).unwrap();
+    open.read_exact(&mut [0; 600]).unwrap();
+    assert_eq!(sim.stop().code, 0);
+
+    let truths = truths(&log);
+    let names: Vec<_> = truths.iter().map(|t| t.request_id.as_str()).collect();
+    assert_eq!(names, ["first", "second", "third", "fourth", "fifth"]);
+    for truth in &truths[..2] {
+        assert_eq!((truth.tokens.as_slice(), truth.sent.len()), ([1; 8].as_slice(), 8));
+        assert_eq!((truth.prompt_tokens, truth.output_tokens, truth.status), (4, 8, Some(200)));
+        assert_eq!(truth.finish_reason.as_deref(), Some("length"));
+        for (place, sent) in truth.sent.iter().enumerate() {
+            // Four prompt tokens and a step, then a step for each token.
+            let due = 4_000_000 + 4_000_000 * (place as u64 + 1);
+            assert!(sent.since(truth.received).0 >= due, "{place}: {truth:?}");
+        }
+    }
+    assert_eq!((truths[2].tokens.as_slice(), truths[2].sent.len()), ([3].as_slice(), 1));
+    assert_eq!((truths[3].status, truths[3].output_tokens), (Some(400), 0));
+    assert!(truths[4].finish_reason.is_none() && !truths[4].sent.is_empty());
+}
+
+#[test]
+fn slow_headers_delay_the_engine_too() {
+    let log = tool::folder("sim-slow").join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--fault", "slow_headers@20"]);
+    assert_eq!(post(&sim, COMPLETIONS, &eight(false)).texts(TEXT).len(), 8);
+    sim.stop();
+    let truth = &truths(&log)[0];
+    assert_eq!(truth.fault.as_deref(), Some("slow_headers@20"));
+    assert!(truth.sent[0].since(truth.received).0 >= 25_000_000, "20 ms, then a step of 5 ms: {truth:?}");
+}
+
+#[test]
+fn several_tokens_share_an_event_when_asked() {
+    let log = tool::folder("sim-chunks").join("truth.ndjson");
+    let sim = Sim::start(&["--tokens-per-chunk", "3", "--truth-log", log.to_str().unwrap()]);
+    let reply = post(&sim, COMPLETIONS, &eight(false));
+    assert_eq!(reply.texts(TEXT).len(), 4);
+    assert_eq!(reply.events().last().unwrap()["usage"]["completion_tokens"], 8);
+    sim.stop();
+    assert_eq!(truths(&log)[0].tokens, [1, 3, 3, 1]);
+}
+
+#[test]
+fn https_is_served_with_the_certificate_of_the_tests() {
+    let (cert, key) = (data_file("tls-cert.pem"), data_file("tls-key.pem"));
+    let sim = Sim::start(&["--tls-cert", &cert, "--tls-key", &key]);
+    assert!(sim.url.starts_with("https://127.0.0.1:"));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(data_file("tls-ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    for name in ["localhost", "127.0.0.1"] {
+        let client = rustls::ClientConnection::new(Arc::clone(&config), name.try_into().unwrap()).unwrap();
+        let mut stream = rustls::StreamOwned::new(client, connect(&sim));
+        stream.write_all(request("POST", COMPLETIONS, "", &eight(false).to_string()).as_bytes()).unwrap();
+        let reply = read(stream);
+        assert_eq!((reply.texts(TEXT).len(), reply.is_done(), reply.whole), (8, true, true));
+    }
+}
+
+#[test]
+fn faults_hit_their_share_of_the_requests_and_the_same_ones_again() {
+    let hit = || {
+        let sim = Sim::start(&["--fault", "status_500:0.3", "no_done:0.3"]);
+        let body = json!({"prompt": "a", "max_tokens": 1, "stream": true}).to_string();
+        let one = |i| send(&sim, "POST", COMPLETIONS, &format!("x-request-id: r{i}\r\n"), &body);
+        (0..40).map(one).map(|r| (r.status(), r.status() == 200 && r.is_done())).collect::<Vec<_>>()
+    };
+    let first = hit();
+    for kind in [(500, false), (200, false), (200, true)] {
+        let count = first.iter().filter(|one| **one == kind).count();
+        assert!((3..30).contains(&count), "{kind:?}: {count}");
+    }
+    assert_eq!(first, hit());
+}
+
+#[test]
+fn a_server_can_be_embedded() {
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (tell, told) = std::sync::mpsc::channel();
+    let serving = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            tell.send(listener.local_addr().unwrap()).unwrap();
+            let options = vb::sim::Options { models: vec!["tiny".into()], tokens_per_chunk: 1, ..Default::default() };
+            let server = vb::sim::Prepared::new(options).unwrap();
+            server.serve(listener, async { drop(stopped.await) }).await.unwrap();
+        });
+    });
+    let mut socket = TcpStream::connect(told.recv().unwrap()).unwrap();
+    socket.write_all(request("POST", COMPLETIONS, "", &eight(false).to_string()).as_bytes()).unwrap();
+    assert_eq!(read(socket).texts(TEXT).len(), 8);
+    stop.send(()).unwrap();
+    serving.join().unwrap();
+}
+
+/// Every fault has an arm, so that a new one cannot go without a test.
+#[test]
+fn each_fault_does_on_the_wire_what_its_table_says() {
+    let sim = Sim::start(&[]);
+    for kind in FaultKind::ALL {
+        check(&sim, *kind);
+    }
+}
+
+fn check(sim: &Sim, kind: FaultKind) {
+    let name = kind.name();
+    match kind {
+        FaultKind::NeverAnswer | FaultKind::Stall => check_hang(sim, kind),
+        FaultKind::CloseBeforeHeaders | FaultKind::ResetBeforeHeaders => {
+            let reply = faulty(sim, false, name);
+            let end = if kind == FaultKind::CloseBeforeHeaders { End::Closed } else { End::Reset };
+            assert_eq!((reply.head.as_str(), reply.end), ("", end), "{name}");
+        }
+        FaultKind::SlowHeaders => assert!(faulty(sim, false, "slow_headers@20").is_done()),
+        FaultKind::Status400
+        | FaultKind::Status401
+        | FaultKind::Status404
+        | FaultKind::Status429
+        | FaultKind::Status500
+        | FaultKind::Status503 => {
+            let reply = faulty(sim, true, name);
+            assert_eq!(format!("status_{}", reply.status()), name);
+            let limited = matches!(kind, FaultKind::Status429 | FaultKind::Status503);
+            assert_eq!(reply.head.contains("retry-after: 1"), limited);
+            assert!(!reply.json()["error"].is_null());
+        }
+        FaultKind::Html500 | FaultKind::Html200 => {
+            let reply = faulty(sim, false, name);
+            assert_eq!(format!("html_{}", reply.status()), name);
+            assert!(reply.head.contains("text/html") && reply.body.starts_with("<html>"));
+        }
+        FaultKind::Reset | FaultKind::Cut | FaultKind::BadChunking => {
+            for chat in [false, true] {
+                let reply = faulty(sim, chat, &format!("{name}@2"));
+                let end = if kind == FaultKind::Reset { End::Reset } else { End::Closed };
+                assert_eq!(
+                    (reply.end, reply.whole, reply.broken),
+                    (end, false, kind == FaultKind::BadChunking),
+                    "{name}"
+                );
+                assert_eq!(reply.texts(if chat { CONTENT } else { TEXT }).len(), 2, "{name}");
+            }
+        }
+        _ => check_content(sim, kind),
+    }
+}
+
+fn check_hang(sim: &Sim, kind: FaultKind) {
+    let mut socket = connect(sim);
+    let mut body = eight(false);
+    body["vb_fault"] = json!(kind.name());
+    socket.write_all(request("POST", COMPLETIONS, "", &body.to_string()).as_bytes()).unwrap();
+    if kind == FaultKind::Stall {
+        // Everything up to the third token, however slow this machine is; only then the short wait.
+        let mut seen = Vec::new();
+        while seen.windows(6).filter(|w| w == b"data: ").count() < 3 || !seen.ends_with(b"\n\n\r\n") {
+            let mut buffer = [0; 4096];
+            let n = socket.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..n]);
+        }
+    }
+    socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
+    let reply = read(socket);
+    assert_eq!((reply.head.as_str(), reply.end), ("", End::Open), "{}", kind.name());
+}
+
+/// Faults of what is said, on a connection that is fine.
+fn check_content(sim: &Sim, kind: FaultKind) {
+    let name = kind.name();
+    let text = faulty(sim, false, name);
+    let chat = faulty(sim, true, name);
+    for reply in [&text, &chat] {
+        assert_eq!((reply.status(), reply.whole, reply.end), (200, true, End::Closed), "{name}");
+    }
+    let tokens = text.data().iter().filter(|d| d.contains(r#""text":" "#)).count();
+    let usages = text.data().iter().filter(|d| d.contains(r#""usage":"#)).count();
+    let finish = |place: usize| text.events()[place]["choices"][0]["finish_reason"].clone();
+    let want = match kind {
+        FaultKind::EndEarly => {
+            assert_eq!((text.finish(), text.is_done()), (None, false));
+            (3, 0)
+        }
+        FaultKind::ErrorInStream => {
+            assert_eq!(text.events()[3]["error"]["code"], 500);
+            assert!(text.is_done() && text.finish().is_none());
+            (3, 0)
+        }
+        FaultKind::BadJson => {
+            let bad = |d: &&String| *d != "[DONE]" && serde_json::from_str::<Value>(d).is_err();
+            assert_eq!(text.data().iter().position(|d| bad(&d)), Some(3));
+            (8, 1)
+        }
+        FaultKind::Crlf => {
+            assert!(text.body.contains(": a comment\r\nevent: message\r\nid: 7\r\n"));
+            assert!(!text.body.replace("\r\n", "").contains('\n'));
+            (8, 1)
+        }
+        FaultKind::Split => {
+            assert!(text.texts(TEXT).iter().all(|t| t.ends_with("é🙂")));
+            (8, 1)
+        }
+        FaultKind::MultiToken => (3, 1),
+        FaultKind::EmptyChunks => {
+            assert_eq!(text.events().len(), 17);
+            (8, 1)
+        }
+        FaultKind::FinishEmpty => {
+            assert_eq!((finish(7), finish(8)), (Value::Null, json!("length")));
+            (8, 1)
+        }
+        FaultKind::NoUsage => (8, 0),
+        FaultKind::DoubleUsage => (8, 2),
+        FaultKind::UsageInChoices => {
+            assert_eq!((finish(7), &text.events()[7]["usage"]["completion_tokens"]), (json!("length"), &json!(8)));
+            (8, 1)
+        }
+        FaultKind::NoDone => {
+            assert!(!text.is_done() && text.finish().is_some());
+            (8, 1)
+        }
+        FaultKind::DoneOnly => {
+            assert!(text.is_done() && text.finish().is_none());
+            (8, 1)
+        }
+        FaultKind::Empty => {
+            assert_eq!((text.finish().as_deref(), text.is_done()), (Some("stop"), true));
+            assert_eq!(text.events().last().unwrap()["usage"]["completion_tokens"], 0);
+            (0, 1)
+        }
+        FaultKind::Reasoning | FaultKind::ReasoningContent => {
+            assert_eq!(chat.texts(&format!("/choices/0/delta/{name}")).len(), 4);
+            assert_eq!(chat.texts(CONTENT).len(), 4);
+            let told = chat.events().last().unwrap()["usage"]["completion_tokens_details"].clone();
+            assert_eq!(told["reasoning_tokens"].as_u64(), (kind == FaultKind::Reasoning).then_some(4));
+            (8, 1)
+        }
+        FaultKind::ToolCalls => {
+            assert_eq!(chat.texts("/choices/0/delta/tool_calls/0/function/arguments").len(), 8);
+            assert_eq!(chat.finish().as_deref(), Some("tool_calls"));
+            (8, 1)
+        }
+        FaultKind::RoleEarly => {
+            assert_eq!(chat.events()[0]["choices"][0]["delta"]["role"], "assistant");
+            (8, 1)
+        }
+        FaultKind::Coalesce => (8, 1),
+        other => panic!("{other:?} has no check"),
+    };
+    assert_eq!((tokens, usages), want, "{name}");
+}

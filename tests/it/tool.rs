@@ -74,9 +74,7 @@ impl Sim {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        if line.is_empty() {
-            panic!("vb-sim did not start: {:?}", done(child.wait_with_output().unwrap()));
-        }
+        assert!(!line.is_empty(), "vb-sim did not start: {:?}", child.wait_with_output().map(done));
         Sim { url: line.trim_end().to_owned(), child, stdout }
     }
 
