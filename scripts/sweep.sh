@@ -76,6 +76,8 @@ if [ "$base_url" = sim ]; then
     printf 'vb-sim --config %q --port 0 --served-model-name %q &\n' "$config" "$model"
     base_url='http://127.0.0.1:PORT'
   else
+    # One of a sweep that was cut would be read before the new one is written.
+    rm -f "$folder/sim.url"
     set -m
     "$bin/vb-sim" --config "$config" --port 0 --served-model-name "$model" >"$folder/sim.url" &
     sim=$!

@@ -153,7 +153,7 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
     let file = File::read(path)?;
 
     let mut from_config: Vec<OsString> = Vec::new();
-    for (key, value) in &file.entries {
+    for (key, value) in file.entries.iter().filter(|(key, _)| !is_foreign(&tool, key)) {
         let Some(arg) = tool.get_arguments().find(|a| a.get_long().is_some_and(|l| l.replace('-', "_") == *key)) else {
             continue;
         };
@@ -181,6 +181,11 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
     all.extend(from_config);
     all.extend(typed);
     Ok(tool.get_matches_from(all))
+}
+
+/// `header` in a config is an HTTP header for `vb-fire`; the flag of that name that `vb-agg` has is the language of its CSV.
+fn is_foreign(tool: &Command, key: &str) -> bool {
+    tool.get_name() == "vb-agg" && key == "header"
 }
 
 /// `request_rate: 4` → `--request-rate=4`; lists repeat the flag, maps become JSON, `true` is the bare flag.

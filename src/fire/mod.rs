@@ -240,6 +240,8 @@ struct Launcher {
     stop: Stop,
     /// Held by every task, so that the last one can be awaited.
     alive: mpsc::Sender<()>,
+    /// Whether a request had a time of its own.
+    timed: bool,
 }
 
 impl Launch for Launcher {
@@ -251,6 +253,7 @@ impl Launch for Launcher {
 
     fn start(&mut self, request: RequestFuncInput, scheduled: Nanos, slot: Slot) {
         self.client.started.fetch_add(1, Relaxed);
+        self.timed |= request.timestamp.is_some();
         let (client, outcomes) = (Arc::clone(&self.client), self.outcomes.clone());
         let (mut stop, alive) = (self.stop.clone(), self.alive.clone());
         let (request, input) = Identity::of(request);
@@ -299,8 +302,10 @@ async fn measure(
     let slots = Arc::new(Semaphore::new(args.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
     let (alive, mut gone) = mpsc::channel(1);
     let pacer = Pacer::start(clock)?;
-    let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive };
+    let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive, timed: false };
     let left = dispatch(input.requests, schedule, slots, &pacer, stopper.watch(), &mut launcher).await;
+    let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
+    let open_loop = Some(by_schedule || args.max_concurrency.is_none());
     drop(launcher);
     // Ends when the last task has dropped its sender.
     while gone.recv().await.is_some() {}
@@ -308,7 +313,7 @@ async fn measure(
     let why = stopper.watch().why();
     // After an early end the reader may wait for input that never comes.
     let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-    let end = end_record(run_id, clock.now(), &written, left, why, &input);
+    let end = EndRecord { run_id, duration: clock.now(), open_loop, ..end_record(&written, left, why, &input) };
     if written.error.is_none() {
         let mut out = io::stdout();
         if let Err(Error::Write { source, .. }) =
@@ -336,14 +341,7 @@ fn join_thread<T>(handle: thread::JoinHandle<T>) -> Result<T, Error> {
         .map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
 }
 
-fn end_record(
-    run_id: String,
-    duration: Nanos,
-    written: &Written,
-    left: u64,
-    why: Option<Why>,
-    input: &Result<(), Error>,
-) -> EndRecord {
+fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(), Error>) -> EndRecord {
     let tally = &written.tally;
     let never = tally.outcomes.get("not_sent").copied().unwrap_or(0);
     let why_not = match (why, input) {
@@ -352,8 +350,6 @@ fn end_record(
         (None, Ok(())) => None,
     };
     EndRecord {
-        run_id,
-        duration,
         offered: tally.offered,
         outcomes: tally.outcomes.clone(),
         not_sent: NotSent { count: never + left, why: why_not },

@@ -31,6 +31,7 @@ use crate::{
     cli,
     config::ConfigFlag,
     error::Error,
+    http::openai::Backend,
     record::{Object, SampleRequest},
     tokens::{Server, Tokenizer},
     units::{parse_count, parse_count_u32},
@@ -139,16 +140,6 @@ pub enum DatasetName {
     Custom,
     /// Requests or outcomes that were saved.
     Replay,
-}
-
-/// The APIs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Backend {
-    /// `/v1/completions`.
-    #[value(alias = "vllm")]
-    Openai,
-    /// `/v1/chat/completions`: the prompt becomes one message of the user.
-    OpenaiChat,
 }
 
 /// What was asked for, checked and with its defaults.

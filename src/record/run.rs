@@ -84,6 +84,8 @@ pub struct EndRecord {
     pub not_sent: NotSent,
     /// Whether a signal ended the run early.
     pub interrupted: bool,
+    /// Whether requests were sent by a schedule (a rate, their timestamps, or all at once) and not when others ended.
+    pub open_loop: Option<bool>,
     /// How late requests were handed to the socket against their schedule; `null` when nothing was sent.
     /// In an open loop with a limit on concurrency this includes waiting for a slot.
     pub schedule_lag: Option<Percentiles>,

@@ -229,13 +229,17 @@ impl Recording {
 
     /// Whether requests were sent by a schedule, whatever the server did (an open loop); `None` when that is not told.
     ///
-    /// A limit on concurrency without a rate is a closed loop. (The run record does not tell whether the requests had
-    /// timestamps of their own.)
+    /// The end record tells. A run that was cut has none, and then a limit on concurrency without a rate is taken for a
+    /// closed loop, although its requests may have had timestamps of their own.
     #[must_use]
     pub fn open_loop(&self) -> Option<bool> {
         if let Some(header) = &self.vllm {
             let rate = header.before.get("request_rate").is_some_and(serde_json::Value::is_number);
             return Some(rate || header.before.get("max_concurrency").is_none_or(serde_json::Value::is_null));
+        }
+        let told: Vec<bool> = self.ends.iter().filter_map(|end| end.open_loop).collect();
+        if !told.is_empty() {
+            return Some(told.contains(&true));
         }
         let open = |run: &RunRecord| run.request_rate.is_some() || run.max_concurrency.is_none();
         (!self.runs.is_empty()).then(|| self.runs.iter().any(open))

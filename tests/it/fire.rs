@@ -66,6 +66,7 @@ fn a_closed_loop_keeps_exactly_so_many_in_flight() {
         (&"tiny".into(), &4.into(), &Value::Null)
     );
     assert_eq!((&end["offered"], &end["outcomes"]["ok"], &end["interrupted"]), (&40.into(), &40.into(), &false.into()));
+    assert_eq!(end["open_loop"], false);
     let mut events = Vec::new();
     for output in &outputs {
         assert_eq!(
@@ -155,6 +156,7 @@ fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
     assert!(limited[5].queue_time.unwrap() > Nanos(100_000_000), "{:?}", limited[5]);
     let (_, _, end) = records(&done.stdout);
     assert!(end["schedule_lag"]["max"].as_f64().unwrap() > 0.100);
+    assert_eq!(end["open_loop"], true, "although there is a limit");
     let (_, free) = outputs(&fire(&sim.url, &["--request-rate", "inf"], &lines).stdout);
     let times: HashSet<Nanos> = free.iter().map(|o| o.scheduled_time.since(UnixNanos(0))).collect();
     assert!(free.len() == 6 && times.len() == 6, "`inf` sends at once, whatever the requests say");

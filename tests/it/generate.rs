@@ -388,7 +388,7 @@ fn the_grid_is_written_cell_by_cell() {
     let first = &lines(&json.stdout)[0];
     assert_eq!(
         tsv.stdout.lines().next().unwrap(),
-        format!("128\t64\t1\t10\t{}\tbench_io128x64_mc1_np10", first["seed"])
+        format!("128\t64\t1\t10\t{}\tbench_io128x64_mc1_np10\t-\tm", first["seed"])
     );
     assert_eq!(run("vb-gen", &["--grid"], "").code, 2);
 }

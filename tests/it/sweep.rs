@@ -1,0 +1,166 @@
+//! `scripts/sweep.sh`: one command from a config to a table, which goes on where it was cut.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::SystemTime,
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::tool::{self, Done, Sim, folder};
+
+const GRID: &str = "model: my/model\nbase_url: sim\ntokenizer: builtin\ninput_output: [[16, 4], [24, 40]]\nconcurrency_prompts: [[1, 2], [2, 8]]\n";
+
+fn config(folder: &Path, text: &str) -> PathBuf {
+    let path = folder.join("config.yaml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn script(config: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
+    let folder = config.parent().unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
+    command.arg(config).args(args).arg("--results").arg(folder.join("results")).env("VB_BIN", bin);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn sweep(config: &Path, args: &[&str]) -> Done {
+    tool::done(script(config, args).output().unwrap())
+}
+
+/// The folders of all sweeps so far, in the order of their names.
+fn sweeps(config: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(config.parent().unwrap().join("results")).unwrap().map(|e| e.unwrap().path()).collect();
+    folders.sort();
+    folders
+}
+
+fn files(folder: &Path, end: &str) -> Vec<(String, SystemTime)> {
+    let mut files: Vec<(String, SystemTime)> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .filter(|e| e.file_name().to_string_lossy().ends_with(end))
+        .map(|e| (e.file_name().to_string_lossy().into_owned(), e.metadata().unwrap().modified().unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_sweep_ends_in_a_table_with_everything_beside_it() {
+    let config = config(&folder("sweep-whole"), GRID);
+    let done = sweep(&config, &[]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let folders = sweeps(&config);
+    let [result] = &folders[..] else { panic!("{folders:?}") };
+    assert!(result.file_name().unwrap().to_string_lossy().starts_with("my_model_20"));
+    let names: Vec<String> = files(result, ".json").into_iter().map(|f| f.0).collect();
+    assert_eq!(
+        names,
+        [
+            "bench_io16x4_mc1_np2.json",
+            "bench_io16x4_mc2_np8.json",
+            "bench_io24x40_mc1_np2.json",
+            "bench_io24x40_mc2_np8.json"
+        ]
+    );
+    assert_eq!((files(result, ".requests.ndjson").len(), files(result, ".outputs.ndjson").len()), (4, 4));
+    let csv = fs::read_to_string(result.join(&files(result, ".csv")[0].0)).unwrap();
+    let mut table = csv::Reader::from_reader(csv.as_bytes());
+    let headers = table.headers().unwrap().clone();
+    let column = |name: &str| headers.iter().position(|h| h == name).unwrap();
+    let rows: Vec<csv::StringRecord> = table.records().map(Result::unwrap).collect();
+    let lengths: Vec<(&str, &str)> = rows.iter().map(|r| (&r[column("input_len")], &r[column("output_len")])).collect();
+    assert_eq!(lengths, [("16", "4"), ("16", "4"), ("24", "40"), ("24", "40")]);
+    assert!(rows.iter().all(|r| &r[column("failed")] == "0" && &r[column("model_id")] == "my/model"));
+    assert!(done.stderr.contains("mean TTFT") && done.stderr.contains(".csv"), "{}", done.stderr);
+
+    // It is complete, so the same command is a new sweep, with new prompts.
+    assert_eq!(sweep(&config, &["--new"]).code, 0);
+    let folders = sweeps(&config);
+    let prompts = |i: usize| fs::read_to_string(folders[i].join("bench_io16x4_mc1_np2.requests.ndjson")).unwrap();
+    assert_eq!(folders.len(), 2);
+    assert_ne!(prompts(0), prompts(1), "a server's prefix cache must not hold the last sweep's prompts");
+}
+
+#[test]
+fn a_sweep_that_was_cut_goes_on_without_repeating_a_cell() {
+    // The cell of 40 tokens takes long enough to be interrupted in it: 40 × 20 ms, twice.
+    let text = format!("{GRID}step_base: 20ms\nseed: 3\n");
+    let config = config(&folder("sweep-cut"), &text);
+    let mut child = script(&config, &[]).process_group(0).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let reached = lines.by_ref().any(|l| l.unwrap().contains("3/4 bench_io24x40_mc1_np2"));
+    assert!(reached);
+    // As the terminal does it: to every program at once, twice, so that nothing is waited for.
+    for _ in 0..2 {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let _ = kill_process_group(Pid::from_child(&child), Signal::INT);
+    }
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.iter().any(|l| l.contains("run the same command again to go on")), "{rest:?}");
+    let folders = sweeps(&config);
+    let before = files(&folders[0], ".json");
+    assert_eq!(before.len(), 2);
+    let cut = fs::read_to_string(folders[0].join("bench_io24x40_mc1_np2.outputs.ndjson")).unwrap();
+    assert!(cut.lines().last().unwrap().contains("\"interrupted\":true"), "{cut}");
+
+    let done = sweep(&config, &[]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("resuming") && done.stderr.contains("2/4 bench_io16x4_mc2_np8: complete already"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(sweeps(&config), folders);
+    let after = files(&folders[0], ".json");
+    assert_eq!((after.len(), &after[..2]), (4, &before[..]));
+}
+
+#[test]
+fn a_dry_run_prints_pipelines_that_run() {
+    let sim = Sim::start(&["--served-model-name", "my/model"]);
+    let home = folder("sweep-dry");
+    let config = config(&home, &GRID.replace("sim", &sim.url));
+    let done = sweep(&config, &["--dry-run"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(!home.join("results").exists(), "nothing is written");
+    assert_eq!(done.stdout.lines().count(), 4 * 3 + 1, "{}", done.stdout);
+    let out = done.stdout.split(' ').find(|w| w.ends_with(".requests.ndjson")).unwrap();
+    let mkdir = format!("mkdir -p {}\n", Path::new(out.trim()).parent().unwrap().display());
+    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let ran = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &(mkdir + &done.stdout)])
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let ran = tool::done(ran);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(files(&sweeps(&config)[0], ".csv").len(), 1);
+}
+
+#[test]
+fn what_goes_wrong_in_a_sweep_is_said_in_a_line() {
+    let home = folder("sweep-wrong");
+    let typo = config(&home, "modle: m\n");
+    let done = sweep(&typo, &[]);
+    assert!(done.code == 2 && done.stderr.contains("did you mean `model`?"), "{}", done.stderr);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let down = config(&home, &GRID.replace("sim", &format!("http://{free}")));
+    let done = sweep(&down, &[]);
+    assert!(done.code == 4 && done.stderr.contains("is the server running"), "{}", done.stderr);
+    let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
+    let ill = config(&home, &GRID.replace("sim", &sim.url));
+    let done = sweep(&ill, &[]);
+    assert!(done.code == 1 && done.stderr.contains("in 4 of 4 cells too many requests failed"), "{}", done.stderr);
+    assert_eq!(sweep(Path::new("/no/such/config.yaml"), &["--dry-run"]).code, 2);
+}
