@@ -132,7 +132,7 @@ class Checks:
         lag = max(o["queue_time"] for o in good)
         # HTTP parsing and the way between vLLM's processes, on a machine where client and server share two cores,
         # and the client's own lag.
-        bound = 0.030 + lag
+        bound = 0.020 + lag
         self.row(
             f"{name}: mean TTFT within the client's lag of the server's",
             -0.002 < ours_ttft - theirs_ttft < bound,

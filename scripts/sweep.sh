@@ -14,6 +14,12 @@ set -uo pipefail
 
 say() { printf 'sweep: %s\n' "$*" >&2; }
 die() { say "$2"; exit "$1"; }
+help() { # the comment at the head of this file
+  local line
+  while read -r line && [ -n "${line##[!#]*}" ]; do
+    case $line in '#!'*) ;; '# '*) printf '%s\n' "${line#\# }" ;; *) printf '\n' ;; esac
+  done <"${BASH_SOURCE[0]}"
+}
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 config='' results=$root/results dry=false new=false
@@ -22,7 +28,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=true ;;
     --new) new=true ;;
     --results) results=${2:?--results needs a folder}; shift ;;
-    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) help; exit 0 ;;
     -*) die 2 "unknown flag $1; see scripts/sweep.sh --help" ;;
     *) [ -z "$config" ] || die 2 "one config at a time: $config or $1"; config=$1 ;;
   esac
@@ -39,7 +45,10 @@ fi
 # hold those of the last one.
 stamp=$(date +%Y%m%d_%H%M%S)
 seed=()
-grep -q '^seed[[:space:]]*:' "$config" 2>/dev/null || seed=(--seed "$(date +%s)")
+text=''
+[ ! -r "$config" ] || text=$(<"$config")
+newline=$'\n'
+[[ $newline$text =~ ${newline}seed[[:space:]]*: ]] || seed=(--seed "$(date +%s)")
 plan() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
 cells=$(plan) || exit $?
 IFS=$'\t' read -r _ _ _ _ _ _ base_url model <<<"$cells"
@@ -49,7 +58,7 @@ name=${model//[^A-Za-z0-9._-]/_}
 folder=''
 if ! $new; then
   for old in "$results/${name}"_*/; do
-    [ -f "$old/config.yaml" ] && cmp -s "$config" "$old/config.yaml" || continue
+    [ -f "$old/config.yaml" ] && [ "$text" = "$(<"$old/config.yaml")" ] || continue
     compgen -G "$old/aggregate_results_*.csv" >/dev/null || folder=${old%/}
   done
 fi
@@ -92,8 +101,8 @@ fi
 fire=(--config "$config" --base-url "$base_url")
 [ "$model" = - ] || fire+=(--model "$model")
 
-total=$(printf '%s\n' "$cells" | grep -c .)
-number=0 failed=0
+total=0 number=0 failed=0
+while read -r _; do total=$((total + 1)); done <<<"$cells"
 while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   number=$((number + 1))
   path=$folder/$cell
