@@ -27,6 +27,7 @@ pub struct Answer {
     chunk_tokens: Vec<u32>,
     /// The server's running count at the last chunk.
     counted: u32,
+    so_far: u64,
     usage: Option<Usage>,
     metrics: Option<Metrics>,
     finish_reason: Option<String>,
@@ -57,9 +58,14 @@ impl Answer {
         self.first.is_some()
     }
 
-    /// The number of token-bearing chunks.
+    /// The tokens that have arrived, one for a chunk that does not say more.
     #[must_use]
-    pub fn chunks(&self) -> usize {
+    pub fn tokens_so_far(&self) -> u64 {
+        self.so_far
+    }
+
+    /// The number of token-bearing chunks.
+    fn chunks(&self) -> usize {
         self.chunk_tokens.len()
     }
 
@@ -118,6 +124,7 @@ impl Answer {
         };
         self.counted = total.unwrap_or(self.counted.saturating_add(tokens));
         self.chunk_tokens.push(tokens);
+        self.so_far += u64::from(tokens.max(1));
     }
 
     /// The answer is over: writes what it was into `output`, whose request began at `start`.

@@ -47,8 +47,8 @@ pub struct Client {
     pub limits: Limits,
     /// Requests started, for the line of progress.
     pub started: AtomicU64,
-    /// Token-bearing chunks received by all requests, for the line of progress.
-    pub chunks: AtomicU64,
+    /// Tokens received by all requests, as far as chunks tell, for the line of progress.
+    pub tokens: AtomicU64,
 }
 
 impl Client {
@@ -56,7 +56,7 @@ impl Client {
     #[must_use]
     pub fn new(server: Server, clock: Clock, limits: Limits) -> Self {
         let pool = Pool::new(server, clock);
-        Client { pool, clock, limits, started: 0.into(), chunks: 0.into() }
+        Client { pool, clock, limits, started: 0.into(), tokens: 0.into() }
     }
 }
 
@@ -155,9 +155,9 @@ async fn read(
         let frame = frame.map_err(|e| broken_in_body(&e))?;
         let stamp = connection.stamps.last_read().unwrap_or_else(|| client.clock.now());
         if let Some(bytes) = frame.data_ref() {
-            let before = attempt.answer.chunks();
+            let before = attempt.answer.tokens_so_far();
             attempt.answer.push(stamp, bytes)?;
-            client.chunks.fetch_add((attempt.answer.chunks() - before) as u64, Relaxed);
+            client.tokens.fetch_add(attempt.answer.tokens_so_far() - before, Relaxed);
             pulse.beat(stamp, attempt.answer.has_token());
         }
     }

@@ -288,7 +288,9 @@ async fn measure(
     let run_id = run.run_id.clone();
     let client = Arc::new(Client::new(server, clock, args.limits()));
     let (outcomes, receive) = std_mpsc::channel();
-    let progress = io::stderr().is_terminal().then(|| Progress { client: Arc::clone(&client), total: input.total });
+    // Between records on the same terminal it would only be in the way.
+    let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
+    let progress = shown.then(|| Progress { client: Arc::clone(&client), total: input.total });
     let keep_text = !args.no_text;
     let sink = Sink { run, clock, headers, keep_text, tokenizer, stopper: stopper.clone(), progress };
     let sink = sink.start(receive)?;

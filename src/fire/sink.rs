@@ -125,6 +125,7 @@ impl Sink {
         let mut written = Written { tally, error: None, lost: 0, unflushed: 0 };
         let first = ndjson::write(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::stdout));
         self.check(first, &mut written);
+        let mut shown = Nanos(0);
         loop {
             match outcomes.recv_timeout(TICK) {
                 Ok(outcome) => {
@@ -140,7 +141,11 @@ impl Sink {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            self.show_progress(&written.tally, false);
+            let now = self.clock.now();
+            if now.since(shown).duration() >= TICK {
+                self.show_progress(&written.tally, false);
+                shown = now;
+            }
         }
         self.show_progress(&written.tally, true);
         written
@@ -190,7 +195,7 @@ impl Sink {
         let seconds = self.clock.now().as_secs_f64().max(1e-3);
         let started = client.started.load(Relaxed);
         let running = started.saturating_sub(tally.offered);
-        let rate = client.chunks.load(Relaxed) as f64 / seconds;
+        let rate = client.tokens.load(Relaxed) as f64 / seconds;
         let eta = match total.load(Relaxed) {
             total if total > 0 && tally.offered > 0 && !last => {
                 let left = total.saturating_sub(tally.offered) as f64 * seconds / tally.offered as f64;
@@ -198,8 +203,7 @@ impl Sink {
             }
             _ => String::new(),
         };
-        let line =
-            format!("{} done, {running} running, {} failed, {rate:.0} chunks/s{eta}", tally.offered, tally.failed);
+        let line = format!("{} done, {running} running, {} failed, {rate:.0} tok/s{eta}", tally.offered, tally.failed);
         cli::progress("vb-fire", &line, last);
     }
 }
