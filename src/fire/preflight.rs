@@ -122,8 +122,9 @@ fn no_answer(url: &str, e: &reqwest::Error) -> String {
 /// Opens one connection, so that a server that is not there is told once and not by every request.
 pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server, Error> {
     let failed = |failure: Failure| Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, None, &[])));
-    let server = Server::resolve(url, insecure, timeout).await.map_err(failed)?;
-    server.connect(Clock::start()).await.map_err(failed)?;
+    let mut server = Server::resolve(url, insecure, timeout).await.map_err(failed)?;
+    let connection = server.connect(Clock::start()).await.map_err(failed)?;
+    server.prefer(connection.address);
     Ok(server)
 }
 

@@ -111,6 +111,11 @@ impl Server {
         Ok(Server { url: url.clone(), addresses, tls, connect_timeout })
     }
 
+    /// Tries this address first from now on: a name may have one that does not answer, and trying it costs time.
+    pub fn prefer(&mut self, address: SocketAddr) {
+        self.addresses.sort_by_key(|other| *other != address);
+    }
+
     /// Host and port, for people.
     #[must_use]
     pub fn authority(&self) -> &str {
@@ -121,19 +126,14 @@ impl Server {
     pub async fn connect(&self, clock: Clock) -> Result<Connection, Failure> {
         let begun = clock.now();
         let limit = self.connect_timeout.duration();
-        let tcp = timeout(limit, self.connect_tcp()).await.map_err(|_| self.too_slow("connection"))??;
+        let (tcp, address) = self.connect_tcp(limit).await?;
         let connected = clock.now();
         let stamps = Stamps::new(clock);
         let io = Stamped::new(tcp, Arc::clone(&stamps));
         let Some((config, name)) = &self.tls else {
             let sender = drive(io).await?;
-            return Ok(Connection {
-                sender,
-                stamps,
-                connect: connected.since(begun),
-                tls: None,
-                idle_since: connected,
-            });
+            let connect = connected.since(begun);
+            return Ok(Connection { sender, stamps, address, connect, tls: None, idle_since: connected });
         };
         let left = limit.saturating_sub(connected.since(begun).duration());
         let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), io);
@@ -144,23 +144,28 @@ impl Server {
         let secured = clock.now();
         let sender = drive(io).await?;
         let tls = Some(secured.since(connected));
-        Ok(Connection { sender, stamps, connect: connected.since(begun), tls, idle_since: secured })
+        Ok(Connection { sender, stamps, address, connect: connected.since(begun), tls, idle_since: secured })
     }
 
-    async fn connect_tcp(&self) -> Result<TcpStream, Failure> {
-        let mut last = None;
+    /// The first address that answers; each has its share of `limit`, so that one that is silent leaves time for others.
+    async fn connect_tcp(&self, limit: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+        let share = limit / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
+        let mut failure = self.too_slow("connection");
         for address in &self.addresses {
-            match TcpStream::connect(address).await {
-                Ok(tcp) => {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => {
                     // Without it the kernel may hold the end of a request back for a round trip.
                     let _ = tcp.set_nodelay(true);
-                    return Ok(tcp);
+                    return Ok((tcp, *address));
                 }
-                Err(e) => last = Some(e),
+                Ok(Err(e)) => {
+                    let message = format!("connecting to {}: {}", self.authority(), bare(&e));
+                    failure = Failure::new(ErrorKind::Connect, message);
+                }
+                Err(_) => failure = self.too_slow("connection"),
             }
         }
-        let e = last.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into());
-        Err(Failure::new(ErrorKind::Connect, format!("connecting to {}: {}", self.authority(), bare(&e))))
+        Err(failure)
     }
 
     fn too_slow(&self, what: &str) -> Failure {
@@ -194,6 +199,8 @@ pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Its moments.
     pub stamps: Arc<Stamps>,
+    /// The server's address.
+    pub address: SocketAddr,
     /// How long the TCP connection took.
     pub connect: Nanos,
     /// How long the TLS handshake took.
