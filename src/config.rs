@@ -13,7 +13,7 @@ use clap::{ArgAction, ArgMatches, Command, CommandFactory, error::ErrorKind, par
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use crate::error::Error;
+use crate::error::{Error, without_place};
 
 /// The flag every tool has.
 #[derive(Debug, Clone, clap::Args)]
@@ -133,14 +133,10 @@ pub fn grid(path: &Path) -> Result<Grid, Error> {
 }
 
 fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
-    let text = e.to_string();
-    match e.location() {
-        Some(at) => {
-            let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
-            Error::Usage(format!("{name}:{}:{}: {what}", at.line(), at.column()))
-        }
-        None => Error::Usage(format!("{name}: {text}")),
-    }
+    Error::Usage(match e.location() {
+        Some(at) => format!("{name}:{}:{}: {}", at.line(), at.column(), without_place(e)),
+        None => format!("{name}: {e}"),
+    })
 }
 
 /// Parses `argv` for `tool`, with the values of the file named by `--config` under what was typed.

@@ -11,7 +11,6 @@ use std::{fmt, io, path::Path};
 /// | 2 | usage or config |
 /// | 3 | a bad line, or a bad file among several |
 /// | 4 | reading, writing or setting up the network failed |
-/// | 5 | the measurement is not valid and `--strict` was given |
 /// | 130 | interrupted (Ctrl-C); everything that finished was written |
 #[derive(Debug)]
 pub enum Error {
@@ -89,3 +88,23 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What a parser says, without the ` at line 1 column 17` behind it: we tell the place ourselves, and better.
+#[must_use]
+pub fn without_place(e: &impl fmt::Display) -> String {
+    let mut text = e.to_string();
+    text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+    text
+}
+
+/// The innermost cause of an error, which is the one that says what happened, in one line and without the system's
+/// number for it.
+#[must_use]
+pub fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    let text = cause.to_string();
+    text.split(" (os error").next().unwrap_or_default().replace('\n', " ")
+}

@@ -1,10 +1,10 @@
 //! One JSON record a line: reading with line numbers, writing without losing any.
 
-use std::io::{self, BufRead, Write};
+use std::io::{BufRead, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::Error;
+use crate::error::{Error, without_place};
 
 /// The longest line that is read: a guard against a file that is not NDJSON at all.
 const LONGEST_LINE: usize = 1 << 30;
@@ -29,7 +29,8 @@ impl<R: BufRead> Lines<R> {
     pub fn next_line(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             self.buffer.clear();
-            match (&mut self.input).take_line(&mut self.buffer) {
+            let limited = &mut Read::take(&mut self.input, LONGEST_LINE as u64);
+            match limited.read_until(b'\n', &mut self.buffer) {
                 Ok(0) => return Ok(None),
                 Ok(n) if n >= LONGEST_LINE => {
                     self.number += 1;
@@ -56,10 +57,7 @@ impl<R: BufRead> Lines<R> {
     /// The error for the line just read, which serde could not take: `stdin:4:17: what`.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
-        // serde counts lines within our line, so its own " at line 1 column 17" says less than we can.
-        let text = e.to_string();
-        let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
-        self.wrong(e.column(), what)
+        self.wrong(e.column(), &without_place(e))
     }
 
     /// The error for the line just read: `stdin:LINE: what`, or with a column counted from 1.
@@ -73,17 +71,6 @@ impl<R: BufRead> Lines<R> {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
-    }
-}
-
-/// `read_until` with a limit on the length.
-trait TakeLine {
-    fn take_line(self, buffer: &mut Vec<u8>) -> io::Result<usize>;
-}
-
-impl<R: BufRead> TakeLine for &mut R {
-    fn take_line(self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        io::Read::take(self, LONGEST_LINE as u64).read_until(b'\n', buffer)
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::run::{Run, Runs};
-use crate::{cli, error::Error};
+use crate::{
+    cli,
+    error::{Error, without_place},
+};
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -65,8 +68,8 @@ impl Found {
         Ok(())
     }
 
-    /// The results in `text`, which was read from `path` (empty: standard input): one behind the other, on one line or on many. After a broken one it goes on at the next
-    /// line that begins an object.
+    /// The results in `text`, which was read from `path` (empty: standard input): one behind the other, on one line or
+    /// on many. After a broken one it goes on at the next line that begins an object.
     fn take(&mut self, text: &[u8], path: &str) {
         let mut from = 0;
         while from < text.len() {
@@ -79,9 +82,7 @@ impl Found {
                 }
                 Err(e) => {
                     let line = text[..from].split(|b| *b == b'\n').count() - 1 + e.line();
-                    let what = e.to_string();
-                    let what = what.rfind(" at line ").map_or(what.as_str(), |end| &what[..end]);
-                    self.complain(format!("{}:{line}: {what}; left out", source(path)));
+                    self.complain(format!("{}:{line}: {}; left out", source(path), without_place(&e)));
                     from += after_line(&text[from..], e.line());
                     from = text[from..].windows(2).position(|w| w == b"\n{").map_or(text.len(), |at| from + at);
                 }

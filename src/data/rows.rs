@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::json_list;
-use crate::error::Error;
+use crate::error::{Error, without_place};
 
 /// Where a row lies in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +96,10 @@ impl Row {
     /// The error for a row that serde could not take. Rows of one line get the column.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
-        let text = e.to_string();
-        let what = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+        let what = without_place(e);
         match (e.line(), e.column()) {
             (1, column) if column > 0 => Error::Input(format!("{}:{column}: {what}", self.place)),
-            _ => self.wrong(what),
+            _ => self.wrong(&what),
         }
     }
 

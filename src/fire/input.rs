@@ -142,11 +142,7 @@ fn read_all(
 ) -> Result<u64, Error> {
     let mut lines = Lines::new(input, "stdin");
     let (mut first, mut read) = (Some(first), 0);
-    while let Some(line) = lines.next_line()? {
-        let sample: SampleRequest = match serde_json::from_slice(line) {
-            Ok(sample) => sample,
-            Err(e) => return Err(lines.bad_json(&e)),
-        };
+    while let Some(sample) = lines.next_record::<SampleRequest>()? {
         let copy = first.is_some().then(|| sample.clone());
         let ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
         if let (Some(first), Some(sample)) = (first.take(), copy) {
