@@ -11,7 +11,7 @@ use crate::{
     http::{
         connection::{Failure, Server, join},
         openai::error_message,
-        tls,
+        question,
     },
     record::ErrorKind,
     units::{Nanos, SECOND},
@@ -39,16 +39,7 @@ enum Trouble {
 impl Preflight {
     /// Will send `headers` with each question.
     pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos) -> Result<Self, Error> {
-        tls::install_provider();
-        let client = Client::builder()
-            .no_proxy()
-            .retry(reqwest::retry::never())
-            .default_headers(headers.map.clone())
-            .danger_accept_invalid_certs(insecure)
-            .connect_timeout(timeout.duration())
-            .timeout(timeout.duration())
-            .build()
-            .map_err(|e| Error::Setup(format!("cannot set up HTTP: {e}")))?;
+        let client = question::client(headers.map.clone(), insecure, timeout)?;
         Ok(Preflight { client, base: base.clone(), scrub: headers.clone() })
     }
 
@@ -112,11 +103,7 @@ impl Preflight {
 const KEY: &str = "set OPENAI_API_KEY, or give --header Authorization='Bearer KEY'";
 
 fn no_answer(url: &str, e: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = e;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    format!("{url} does not answer ({})", cause.to_string().split(" (os error").next().unwrap_or_default())
+    format!("{url} does not answer ({})", question::reason(e))
 }
 
 /// Opens one connection, so that a server that is not there is told once and not by every request.

@@ -1,7 +1,6 @@
 //! Connections to one server: opened, used again, and watched by [`Stamps`].
 
 use std::{
-    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    error::Error,
+    error::{Error, root_cause},
     record::ErrorKind,
     units::{Nanos, SECOND},
 };
@@ -159,7 +158,7 @@ impl Server {
                     return Ok((tcp, *address));
                 }
                 Ok(Err(e)) => {
-                    let message = format!("connecting to {}: {}", self.authority(), bare(&e));
+                    let message = format!("connecting to {}: {}", self.authority(), root_cause(&e));
                     failure = Failure::new(ErrorKind::Connect, message);
                 }
                 Err(_) => failure = self.too_slow("connection"),
@@ -172,12 +171,6 @@ impl Server {
         let message = format!("no {what} to {} within {}", self.authority(), self.connect_timeout);
         Failure::new(ErrorKind::TimeoutConnect, message)
     }
-}
-
-/// The system's words without the number behind them.
-fn bare(e: &io::Error) -> String {
-    let text = e.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Starts the task that drives a connection.

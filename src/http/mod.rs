@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod openai;
+pub mod question;
 pub mod sse;
 pub mod stamp;
-pub mod tls;
+mod tls;

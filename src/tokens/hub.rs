@@ -4,13 +4,14 @@ use std::{
     env, fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use reqwest::{StatusCode, blocking::Client};
 
-use super::server::reason;
-use crate::error::Error;
+use crate::{
+    error::Error,
+    http::question::{blocking_client, reason},
+};
 
 /// The hub as the environment describes it, with the variables of `huggingface_hub`.
 #[derive(Clone)]
@@ -34,18 +35,6 @@ pub(super) fn is_id(name: &str) -> bool {
             && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
     };
     Path::new(name).extension().is_none_or(|e| e != "json") && name.split('/').count() <= 2 && name.split('/').all(part)
-}
-
-/// A client for what is not under a stopwatch.
-pub(super) fn client() -> Result<Client, Error> {
-    // A second installation is refused, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(Duration::from_mins(5))
-        .build()
-        .map_err(|e| Error::Setup(format!("cannot set up HTTP: {}", reason(&e))))
 }
 
 impl Hub {
@@ -92,7 +81,7 @@ impl Hub {
     }
 
     fn fetch(&self, id: &str, folder: &Path) -> Result<(), Error> {
-        let client = client()?;
+        let client = blocking_client()?;
         let mut files = Vec::new();
         for name in FILES {
             match self.fetch_file(&client, id, name)? {

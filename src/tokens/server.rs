@@ -7,8 +7,13 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::hub;
-use crate::error::Error;
+use crate::{
+    error::Error,
+    http::{
+        openai::error_message,
+        question::{blocking_client, reason},
+    },
+};
 
 /// Where to ask, and as whom.
 #[derive(Clone)]
@@ -48,7 +53,7 @@ impl Server {
                 "--tokenizer server needs the address of a server, as in --base-url http://127.0.0.1:8000".into(),
             ));
         };
-        Ok(Server { client: hub::client()?, base, model, api_key })
+        Ok(Server { client: blocking_client()?, base, model, api_key })
     }
 
     /// The token ids of a text.
@@ -102,27 +107,12 @@ impl Server {
     }
 }
 
-/// The innermost cause, which is the one that says what happened, in one line and without the address.
-pub(super) fn reason(e: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = e;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    if std::error::Error::source(e).is_none() {
-        return "the request failed".into();
-    }
-    cause.to_string().replace('\n', " ")
-}
-
 /// The status, and the server's own words where it gives any.
 fn refusal(answer: Response) -> String {
     let status = answer.status();
-    let body: Value = answer.json().unwrap_or_default();
-    let said =
-        body["error"]["message"].as_str().or_else(|| body["message"].as_str()).or_else(|| body["detail"].as_str());
-    match said {
-        Some(said) => format!("HTTP {status}: {}", said.replace('\n', " ")),
-        None => format!("HTTP {status}"),
+    match answer.bytes().map(|body| error_message(&body)) {
+        Ok(said) if !said.is_empty() => format!("HTTP {status}: {said}"),
+        _ => format!("HTTP {status}"),
     }
 }
 

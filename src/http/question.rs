@@ -1,0 +1,49 @@
+//! HTTP off the stopwatch: questions to a server about itself, and to the hub.
+
+use std::time::Duration;
+
+use reqwest::{Client, blocking, header::HeaderMap};
+
+use super::tls;
+use crate::{
+    error::{Error, root_cause},
+    units::Nanos,
+};
+
+/// A client for code that may wait: for the hub and for a server's tokenizer.
+pub fn blocking_client() -> Result<blocking::Client, Error> {
+    tls::install_provider();
+    blocking::Client::builder()
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(10))
+        .timeout(Duration::from_mins(5))
+        .build()
+        .map_err(|e| cannot_set_up(&e))
+}
+
+/// A client for tasks of a runtime, which sends `headers` with each question and asks only once.
+pub fn client(headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Client, Error> {
+    tls::install_provider();
+    Client::builder()
+        .no_proxy()
+        .retry(reqwest::retry::never())
+        .default_headers(headers)
+        .danger_accept_invalid_certs(insecure)
+        .connect_timeout(timeout.duration())
+        .timeout(timeout.duration())
+        .build()
+        .map_err(|e| cannot_set_up(&e))
+}
+
+fn cannot_set_up(e: &reqwest::Error) -> Error {
+    Error::Setup(format!("cannot set up HTTP: {}", reason(e)))
+}
+
+/// Why a question has no answer. Never the address, in which a password may stand.
+#[must_use]
+pub fn reason(e: &reqwest::Error) -> String {
+    if std::error::Error::source(e).is_none() {
+        return "the request failed".into();
+    }
+    root_cause(e)
+}
