@@ -152,6 +152,23 @@ pub enum TokenSource {
     Chunks,
 }
 
+impl TokenSource {
+    /// All of them.
+    pub const ALL: [TokenSource; 4] =
+        [TokenSource::Usage, TokenSource::TokenIds, TokenSource::Tokenizer, TokenSource::Chunks];
+
+    /// The name in the records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            TokenSource::Usage => "usage",
+            TokenSource::TokenIds => "token_ids",
+            TokenSource::Tokenizer => "tokenizer",
+            TokenSource::Chunks => "chunks",
+        }
+    }
+}
+
 /// How a request failed. `docs/FORMAT.md` says when each applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -245,6 +262,9 @@ mod tests {
     fn the_name_of_a_kind_is_the_one_in_the_records() {
         for kind in ErrorKind::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
+        }
+        for source in TokenSource::ALL {
+            assert_eq!(serde_json::to_string(&source).unwrap(), format!("\"{}\"", source.name()));
         }
     }
 

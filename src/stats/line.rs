@@ -225,11 +225,5 @@ fn named_kind(name: &str) -> Option<ErrorKind> {
 }
 
 fn named_source(name: &str) -> Option<TokenSource> {
-    match name {
-        "usage" => Some(TokenSource::Usage),
-        "token_ids" => Some(TokenSource::TokenIds),
-        "tokenizer" => Some(TokenSource::Tokenizer),
-        "chunks" => Some(TokenSource::Chunks),
-        _ => None,
-    }
+    TokenSource::ALL.into_iter().find(|source| source.name() == name)
 }

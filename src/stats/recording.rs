@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use crate::{
-    record::{EndRecord, ErrorKind, Object, RunRecord},
+    record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
 };
 
@@ -88,8 +88,8 @@ pub struct Recording {
     pub failures: HashMap<Option<ErrorKind>, u64>,
     /// Failures by kind and message.
     pub messages: HashMap<(Option<ErrorKind>, String), u64>,
-    /// Successes by the source of their token count: usage, token ids, tokenizer, chunks.
-    pub token_sources: [u64; 4],
+    /// Successes by the source of their token count, in the order of [`TokenSource::ALL`].
+    pub token_sources: [u64; TokenSource::ALL.len()],
     /// The sum of cached prompt tokens over the successes that tell.
     pub cached_tokens: Option<u64>,
     /// The sum of reasoning tokens over the successes that tell.

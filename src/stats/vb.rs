@@ -11,7 +11,7 @@ use super::{
     recording::{Recording, Request},
     tokens,
 };
-use crate::record::{ErrorKind, FORMAT_VERSION, Object};
+use crate::record::{ErrorKind, FORMAT_VERSION, Object, TokenSource};
 
 /// How many error messages are shown.
 const MESSAGES: usize = 5;
@@ -258,8 +258,8 @@ fn common(values: impl Iterator<Item = u32>) -> Option<u64> {
 }
 
 fn token_sources(recording: &Recording) -> Object {
-    let names = ["usage", "token_ids", "tokenizer", "chunks"];
-    names.into_iter().zip(recording.token_sources).map(|(name, n)| (name.to_owned(), n.into())).collect()
+    let named = |source: TokenSource| (source.name().to_owned(), recording.token_sources[source as usize].into());
+    TokenSource::ALL.map(named).into_iter().collect()
 }
 
 fn shortfall(recording: &Recording) -> Shortfall {
