@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::{CommandFactory, FromArgMatches};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemars::JsonSchema;
 
 use crate::{config, error::Error};
@@ -91,6 +92,20 @@ pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {
     named.to_vec()
 }
 
+/// A text for people on standard error, beside the records on standard output.
+pub fn show(text: &str) {
+    // As with a warning, nothing is to be done if nobody takes it.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// `KEY=VALUE` as it is typed in a flag.
+pub fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write it as KEY=VALUE".into()),
+    }
+}
+
 /// A choice for something that suits a terminal: `--table`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum When {
@@ -103,13 +118,13 @@ pub enum When {
 }
 
 impl When {
-    /// Whether to do it, given whether the output is a terminal.
+    /// Whether to do it on standard error.
     #[must_use]
-    pub fn applies(self, is_terminal: bool) -> bool {
+    pub fn applies(self) -> bool {
         match self {
             When::Always => true,
             When::Never => false,
-            When::Auto => is_terminal,
+            When::Auto => io::stderr().is_terminal(),
         }
     }
 }
@@ -119,6 +134,16 @@ pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
     let mut out = stdout();
     serde_json::to_writer_pretty(&mut out, &schemars::schema_for!(T)).map_err(|e| Error::stdout(e.into()))?;
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::stdout)
+}
+
+/// Raises the limit of open files as far as the system lets us, since a thousand connections need a thousand files and
+/// the usual limit is 1,024. Gives how many are allowed now.
+#[must_use]
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    // Where this is forbidden the limit stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// For the tools behind `vb-fire`: the first Ctrl-C does not stop them, the second does.

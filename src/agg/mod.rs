@@ -8,7 +8,7 @@ mod table;
 use std::{
     cmp::Ordering,
     collections::HashSet,
-    io::{self, IsTerminal, Write},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -75,9 +75,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         return Err(Error::Input("no result of any run in the input".into()));
     }
     write_csv(&runs, header)?;
-    if table.applies(io::stderr().is_terminal()) {
-        // Nothing is to be done about a standard error that is closed.
-        let _ = io::stderr().write_all(table::table(&runs).as_bytes());
+    if table.applies() {
+        cli::show(&table::table(&runs));
     }
     match found.broken {
         0 => Ok(()),

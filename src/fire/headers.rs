@@ -22,7 +22,7 @@ impl Headers {
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
-        if let Some(key) = api_key.filter(|key| !key.is_empty()) {
+        if let Some(key) = api_key {
             let value = HeaderValue::from_str(&format!("Bearer {key}"))
                 .map_err(|_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into()))?;
             headers.map.insert(AUTHORIZATION, value);

@@ -50,7 +50,10 @@ use crate::{
     cli,
     clock::{Clock, unix_now},
     error::Error,
-    http::connection::{Server, join},
+    http::{
+        connection::{Server, join},
+        openai::api_key,
+    },
     load::Schedule,
     ndjson,
     record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
@@ -65,8 +68,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let url = args.url()?;
     let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed).map_err(Error::Usage)?;
-    let headers = Headers::new(&args.header, std::env::var("OPENAI_API_KEY").ok())?;
-    open_files(args.max_concurrency);
+    let headers = Headers::new(&args.header, api_key())?;
+    check_open_files(args.max_concurrency);
     // One thread carries all connections: the stamps of a connection need it, and it makes concurrency exact.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -78,12 +81,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     done
 }
 
-/// Raises the limit of open files as far as the system lets us, and says so when that is not enough.
-fn open_files(max_concurrency: Option<u32>) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+/// Each request in flight has a connection: warns where those may be too many for the system.
+fn check_open_files(max_concurrency: Option<u32>) {
+    let allowed = cli::raise_open_files();
     let needed = u64::from(max_concurrency.unwrap_or(0)) + 32;
     if allowed < needed {
         cli::warn("vb-fire", format_args!("{needed} open files are needed and {allowed} allowed: raise `ulimit -n`"));

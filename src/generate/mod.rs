@@ -31,7 +31,7 @@ use crate::{
     cli,
     config::ConfigFlag,
     error::Error,
-    http::openai::Backend,
+    http::openai::{Backend, api_key},
     record::{Object, SampleRequest},
     tokens::{Server, Tokenizer},
     units::{parse_count, parse_count_u32},
@@ -106,7 +106,7 @@ pub struct Args {
     #[arg(long)]
     lenient: bool,
     /// Put this into the `tags` of every request.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag, action = ArgAction::Append, num_args(1..))]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = cli::parse_pair, action = ArgAction::Append, num_args(1..))]
     tag: Vec<(String, String)>,
     /// Write the cells of the config's grid instead of requests.
     #[arg(long, value_enum, value_name = "FORMAT", num_args(0..=1), default_missing_value = "json")]
@@ -219,8 +219,7 @@ impl Args {
         if self.tokenizer != "server" {
             return Tokenizer::open(&self.tokenizer);
         }
-        let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        Server::new(&self.base_url, self.model.clone(), key).map(Tokenizer::from_server)
+        Server::new(&self.base_url, self.model.clone(), api_key()).map(Tokenizer::from_server)
     }
 
     fn plan(self) -> Result<Plan, Error> {
@@ -257,14 +256,6 @@ impl Args {
             oversample: !self.no_oversample,
             lenient: self.lenient,
         })
-    }
-}
-
-/// `key=value` of a tag.
-fn parse_tag(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("write it as KEY=VALUE".into()),
     }
 }
 

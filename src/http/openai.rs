@@ -79,6 +79,12 @@ impl Backend {
     }
 }
 
+/// The environment's `OPENAI_API_KEY`, unless it is empty.
+#[must_use]
+pub fn api_key() -> Option<String> {
+    std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty())
+}
+
 fn completion_prompt(request: &SampleRequest) -> Result<Value, String> {
     if request.multi_modal_data.is_some() {
         return Err("`multi_modal_data` needs a chat: use --backend openai-chat".into());

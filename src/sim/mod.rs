@@ -37,7 +37,6 @@ use std::{
 };
 
 use clap::ArgAction;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::{TcpListener, TcpSocket, lookup_host},
     signal::unix::{SignalKind, signal},
@@ -140,7 +139,8 @@ Examples:
 pub fn run(args: Args) -> Result<(), Error> {
     let (host, port) = (args.host.clone(), args.port);
     let options = args.into_options()?;
-    raise_open_files();
+    // Where they are too few, clients wait for each other's connections to close.
+    let _ = cli::raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -191,14 +191,6 @@ impl Args {
             tls,
         })
     }
-}
-
-/// A thousand streams need a thousand files, and the usual soft limit is 1,024.
-fn raise_open_files() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where this is forbidden the limit stays, and clients will see refused connections.
-    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Resolves at SIGINT or SIGTERM.

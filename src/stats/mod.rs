@@ -13,10 +13,7 @@ mod tokens;
 mod vb;
 mod vllm;
 
-use std::{
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
-};
+use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
@@ -114,7 +111,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<RunResult>();
     }
-    let table = args.table.applies(io::stderr().is_terminal());
+    let table = args.table;
     let (files, lenient) = (cli::inputs("vb-stats", &args.files), args.lenient);
     let options = Options::checked(args)?;
     cli::outlive_first_interrupt()?;
@@ -127,9 +124,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     let mut out = cli::stdout();
     ndjson::write(&mut out, &result)?;
     out.flush().map_err(Error::stdout)?;
-    if table {
-        // Nothing is to be done about a standard error that is closed.
-        let _ = io::stderr().write_all(table::table(&result).as_bytes());
+    if table.applies() {
+        cli::show(&table::table(&result));
     }
     Ok(())
 }
@@ -169,9 +165,9 @@ fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
     Ok(percentiles)
 }
 
+/// As vLLM does, without white space on either side.
 fn parse_metadata(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
+    cli::parse_pair(text).map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
 }
 
 #[cfg(test)]
