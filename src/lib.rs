@@ -21,6 +21,7 @@ pub mod generate;
 pub mod http;
 pub mod load;
 pub mod ndjson;
+pub mod pacer;
 pub mod record;
 pub mod rng;
 pub mod sim;

@@ -7,17 +7,32 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    pace::Pace,
-    stop::{Stop, Why},
-};
-use crate::{load::Schedule, units::Nanos};
+use super::stop::{Stop, Why};
+use crate::{load::Schedule, pacer::Pacer, units::Nanos};
 
 /// A place among the requests in flight; it is free again when this is dropped.
 pub type Slot = OwnedSemaphorePermit;
 
 /// How long to wait, after the end, for lines of a pipe that were due before it.
 const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// Tells the time and waits for it. A test gives time that costs nothing.
+pub trait Pace {
+    /// Now, counted from the start of the run.
+    fn now(&self) -> Nanos;
+    /// Returns when `due` has come.
+    fn until(&self, due: Nanos) -> impl Future<Output = ()> + Send;
+}
+
+impl Pace for Pacer {
+    fn now(&self) -> Nanos {
+        self.now()
+    }
+
+    async fn until(&self, due: Nanos) {
+        self.until(due).await;
+    }
+}
 
 /// What is done with requests.
 pub trait Launch {

@@ -14,7 +14,6 @@ mod attempt;
 mod dispatch;
 mod headers;
 mod input;
-mod pace;
 mod preflight;
 mod sink;
 mod stop;
@@ -41,7 +40,6 @@ use self::{
     dispatch::{Launch, Slot, dispatch},
     headers::Headers,
     input::{Input, RequestFuncInput, Template},
-    pace::Pacer,
     preflight::Preflight,
     sink::{Finished, Identity, Progress, Sink, What, Written},
     stop::{Stop, Stopper, Why},
@@ -56,6 +54,7 @@ use crate::{
     },
     load::Schedule,
     ndjson,
+    pacer::Pacer,
     record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
     tokens::Tokenizer,
     units::Nanos,

@@ -10,7 +10,7 @@
 //!           wire ── truth                            bytes → socket, and when
 //! ```
 //!
-//! It shares nothing with `vb-fire` but units, tokens and randomness, so that one can check the other.
+//! It shares nothing with `vb-fire` but units, clock, tokens and randomness, so that one can check the other.
 //! `docs/SIM.md` is its manual.
 
 mod blocks;
@@ -19,7 +19,6 @@ mod engine;
 mod events;
 mod fault;
 mod metrics;
-mod pacer;
 mod profile;
 mod request;
 mod routes;

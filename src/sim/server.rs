@@ -15,14 +15,13 @@ use super::{
     driver::Driver,
     engine::Engine,
     fault::FaultRule,
-    pacer::Pacer,
     profile::Profile,
     routes::Server,
     truth::TruthLog,
     vocabulary::Vocabulary,
     wire::{Stream, Tap, Wire},
 };
-use crate::{clock::Clock, error::Error};
+use crate::{clock::Clock, error::Error, pacer::Pacer};
 
 /// What a server is to be.
 #[derive(Debug, Clone, Default)]

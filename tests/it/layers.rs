@@ -10,7 +10,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["error", "units"],
     &["rng", "clock"],
-    &["record"],
+    &["record", "pacer"],
     &["ndjson"],
     &["tokens", "data", "load", "http"],
     &["config", "cli"],

@@ -1,0 +1,64 @@
+//! Waiting for an instant, more exactly than the runtime's timer, which rounds up to the next millisecond.
+
+use std::{sync::mpsc, thread};
+
+use tokio::sync::oneshot;
+
+use crate::{clock::Clock, error::Error, units::Nanos};
+
+/// A plain thread that sleeps until an instant and then wakes the runtime. One task at a time may wait.
+#[derive(Debug)]
+pub struct Pacer {
+    clock: Clock,
+    alarms: mpsc::Sender<(Nanos, oneshot::Sender<()>)>,
+}
+
+impl Pacer {
+    /// Starts the thread, which ends with the pacer.
+    pub fn start(clock: Clock) -> Result<Self, Error> {
+        let (alarms, set) = mpsc::channel::<(Nanos, oneshot::Sender<()>)>();
+        thread::Builder::new()
+            .name("pacer".into())
+            .spawn(move || {
+                for (at, bell) in set {
+                    thread::sleep(at.since(clock.now()).duration());
+                    // Whoever waited may have been told to stop meanwhile.
+                    let _ = bell.send(());
+                }
+            })
+            .map_err(|e| Error::Setup(format!("cannot start the thread that keeps time: {e}")))?;
+        Ok(Pacer { clock, alarms })
+    }
+
+    /// The time of its clock.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// Returns when `at` has come; at once if it has.
+    pub async fn until(&self, at: Nanos) {
+        if self.now() < at {
+            let (bell, rang) = oneshot::channel();
+            if self.alarms.send((at, bell)).is_ok() {
+                let _ = rang.await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::SECOND;
+
+    #[tokio::test]
+    async fn it_is_never_early() {
+        let clock = Clock::start();
+        let pacer = Pacer::start(clock).unwrap();
+        for at in [0, SECOND / 200, SECOND / 100].map(Nanos) {
+            pacer.until(at).await;
+            assert!(clock.now() >= at);
+        }
+    }
+}
