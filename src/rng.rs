@@ -40,6 +40,18 @@ pub fn between(rng: &mut impl Rng, low: u64, high: u64) -> u64 {
     rng.random_range(low..=high.max(low))
 }
 
+/// Any place in a list of `len` things; 0 for an empty one.
+pub fn index(rng: &mut impl Rng, len: usize) -> usize {
+    usize::try_from(between(rng, 0, (len as u64).saturating_sub(1))).unwrap_or_default()
+}
+
+/// Fisher and Yates's shuffle. Written out, since that of a library may change from one version to the next.
+pub fn shuffle<T>(list: &mut [T], rng: &mut impl Rng) {
+    for i in (1..list.len()).rev() {
+        list.swap(i, index(rng, i + 1));
+    }
+}
+
 /// The standard normal distribution, by Marsaglia's polar method.
 pub fn normal(rng: &mut impl Rng) -> f64 {
     loop {
@@ -87,6 +99,15 @@ mod tests {
     }
     const PINNED: (u64, f64, f64, f64) =
         (12_727_778_365_246_221_138, 0.547_656_425_714_899_5, 0.117_491_648_093_707_66, 2.173_564_590_598_831_4);
+
+    #[test]
+    fn a_shuffle_keeps_everything() {
+        let mut list: Vec<u32> = (0..1000).collect();
+        shuffle(&mut list, &mut stream(1, "test", 0));
+        assert_ne!(list, (0..1000).collect::<Vec<u32>>());
+        list.sort_unstable();
+        assert_eq!(list, (0..1000).collect::<Vec<u32>>());
+    }
 
     fn moments(draw: impl Fn(&mut ChaCha8Rng) -> f64) -> (f64, f64) {
         let mut rng = stream(1, "moments", 0);

@@ -1,6 +1,5 @@
 //! Warm-up requests: of the same shape as those measured, but never the same, so that no cache is primed for them.
 
-use rand::seq::SliceRandom;
 use serde_json::Value;
 
 use crate::{
@@ -49,7 +48,7 @@ fn scrambled_text(text: &str, seed: u64, number: u32) -> String {
 }
 
 fn shuffle<T>(items: &mut [T], seed: u64, number: u32) {
-    items.shuffle(&mut rng::stream(seed, "warmup", u64::from(number)));
+    rng::shuffle(items, &mut rng::stream(seed, "warmup", u64::from(number)));
 }
 
 #[cfg(test)]

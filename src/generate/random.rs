@@ -7,7 +7,7 @@ use super::{
     fit::{Draft, Framed},
     length::{self, Lengths, Range},
     ordered::ordered,
-    words::{Words, index, place, shuffle},
+    words::{Words, place},
     writer::{Fitted, Writer},
 };
 use crate::{
@@ -57,9 +57,9 @@ impl<'a> Random<'a> {
     pub(super) fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
-        shuffle(&mut heads, seed, "heads");
+        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
         let mut rng = rng::stream(seed, PREFIX, 0);
-        let prefix = (0..prefix_len).map(|_| ids[index(&mut rng, ids.len())]).collect();
+        let prefix = (0..prefix_len).map(|_| ids[rng::index(&mut rng, ids.len())]).collect();
         Ok(Random { seed, overhead: 0, prefix_len, kind: Kind::Ids { ids, heads, prefix } })
     }
 
@@ -92,7 +92,7 @@ impl<'a> Random<'a> {
                 let mut prompt = Vec::with_capacity(want);
                 prompt.extend_from_slice(prefix);
                 prompt.extend((0..own.min(1)).map(|_| heads[place(item, heads.len())]));
-                prompt.extend((1..own).map(|_| ids[index(&mut rng, ids.len())]));
+                prompt.extend((1..own).map(|_| ids[rng::index(&mut rng, ids.len())]));
                 Ok((Prompt::Ids(prompt), Fitted { want, got: want }))
             }
             Kind::Text { framed, words, prefix } => {

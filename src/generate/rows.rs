@@ -4,7 +4,6 @@ use super::{
     Plan,
     ordered::{More, Turn, ordered},
     warn,
-    words::{index, shuffle},
     writer::{Fitted, Writer},
 };
 use crate::{
@@ -34,7 +33,7 @@ pub(super) fn run(
 ) -> Result<(), Error> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     if plan.shuffle {
-        shuffle(&mut order, plan.seed, "rows");
+        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "rows", 0));
     }
     let most = if plan.num_prompts == 0 { u64::MAX } else { plan.num_prompts };
     let make = |row: usize| -> Result<Outcome, Error> {
@@ -110,7 +109,7 @@ fn again(
     writer: &mut Writer,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<(), Error> {
-    let draw = |item| kept[index(&mut rng::stream(seed, "oversample", item), kept.len())];
+    let draw = |item| kept[rng::index(&mut rng::stream(seed, "oversample", item), kept.len())];
     ordered(
         |item| (item < missing).then(|| make(draw(item))),
         |turn| {

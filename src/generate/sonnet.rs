@@ -5,7 +5,7 @@ use super::{
     fit::{Draft, Framed},
     length,
     ordered::ordered,
-    words::{Words, index, place, shuffle},
+    words::{Words, place},
     writer::{Fitted, Writer},
 };
 use crate::{
@@ -37,7 +37,7 @@ impl<'a> Sonnets<'a> {
     fn new(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let lines: Vec<&str> = SONNETS.lines().collect();
         let mut heads: Vec<usize> = (0..lines.len()).collect();
-        shuffle(&mut heads, seed, "heads");
+        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
         // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
         let sample = lines.iter().take(100).map(|line| framed.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
         let tokens_per_line = (sample / 100).max(1);
@@ -53,7 +53,7 @@ impl<'a> Sonnets<'a> {
         let mut draft = Draft::after(&self.shared);
         draft.push_line(self.lines[self.heads[place(item, self.heads.len())]]);
         for _ in 0..want.saturating_sub(self.shared_len) / self.tokens_per_line {
-            draft.push_line(self.lines[index(&mut rng, self.lines.len())]);
+            draft.push_line(self.lines[rng::index(&mut rng, self.lines.len())]);
         }
         let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
         Ok((text, Fitted { want, got }))

@@ -4,7 +4,12 @@ use std::collections::HashMap;
 
 use rand::Rng;
 
-use crate::{data::SONNETS, error::Error, rng, tokens::Tokenizer};
+use crate::{
+    data::SONNETS,
+    error::Error,
+    rng,
+    tokens::{Tokenizer, is_word},
+};
 
 /// How many words are enough: 13 bits of chance in each, and few enough for the cache of a tokenizer's model.
 ///
@@ -49,13 +54,13 @@ impl Words {
                 (heads, bare_heads) = (bare, true);
             }
         }
-        shuffle(&mut heads, seed, "heads");
+        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
         Ok(Words { pieces, heads, bare_heads })
     }
 
     /// Any word, with its space.
     pub(super) fn draw(&self, rng: &mut impl Rng) -> &str {
-        &self.pieces[index(rng, self.pieces.len())]
+        &self.pieces[rng::index(rng, self.pieces.len())]
     }
 
     /// The word that tells prompt `item` from all others: no two of as many prompts as there are words share it.
@@ -73,19 +78,6 @@ pub(super) fn place(item: u64, len: usize) -> usize {
     usize::try_from(item % len as u64).unwrap_or_default()
 }
 
-/// Any place in a list of `len` things.
-pub(super) fn index(rng: &mut impl Rng, len: usize) -> usize {
-    usize::try_from(rng::between(rng, 0, len as u64 - 1)).unwrap_or_default()
-}
-
-/// Fisher and Yates's shuffle.
-pub(super) fn shuffle<T>(list: &mut [T], seed: u64, purpose: &str) {
-    let mut rng = rng::stream(seed, purpose, 0);
-    for i in (1..list.len()).rev() {
-        list.swap(i, index(&mut rng, i + 1));
-    }
-}
-
 /// From the vocabulary, by trying each.
 fn looked_up(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     // Some decoders drop the space of what comes first, and some tokenizers put one there: look at ids in company.
@@ -96,9 +88,7 @@ fn looked_up(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
         let both: Vec<u32> = anchor.iter().copied().chain([id]).collect();
         let text = tokenizer.decode(&both)?;
         let Some(piece) = text.strip_prefix(&anchor_text) else { continue };
-        let letters =
-            piece.strip_prefix(' ').is_some_and(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphabetic()));
-        if letters && tokenizer.encode(&text, false)? == both {
+        if is_word(piece) && tokenizer.encode(&text, false)? == both {
             pieces.push(piece.to_owned());
             if pieces.len() == MOST {
                 break;
@@ -160,14 +150,5 @@ mod tests {
         let n = words.heads.len() as u64;
         let heads: HashSet<&str> = (0..n).map(|item| words.head(item, true)).collect();
         assert_eq!(heads.len() as u64, n);
-    }
-
-    #[test]
-    fn a_shuffle_keeps_everything() {
-        let mut list: Vec<u32> = (0..1000).collect();
-        shuffle(&mut list, 1, "test");
-        assert_ne!(list, (0..1000).collect::<Vec<u32>>());
-        list.sort_unstable();
-        assert_eq!(list, (0..1000).collect::<Vec<u32>>());
     }
 }

@@ -3,7 +3,11 @@
 use serde_json::Value;
 
 use super::blocks::chain;
-use crate::{error::Error, rng, tokens::Tokenizer};
+use crate::{
+    error::Error,
+    rng,
+    tokens::{Tokenizer, is_word},
+};
 
 /// The token that ends an answer by itself. It counts, and has no text.
 pub const END_OF_TEXT: u32 = 0;
@@ -15,8 +19,7 @@ const LONGEST_STOP: u32 = 512;
 #[derive(Debug)]
 pub struct Vocabulary {
     tokenizer: Tokenizer,
-    /// Tokens of a space and English letters: each is text by itself, and text made of them has as many tokens as it
-    /// has words, whoever counts them.
+    /// Those that are words ([`is_word`]): a text of them has as many tokens as words.
     words: Vec<u32>,
     /// The text of each word by its id; empty for all other ids.
     texts: Vec<String>,
@@ -42,7 +45,7 @@ impl Vocabulary {
         let mut texts = vec![String::new(); ids.last().map_or(0, |last| *last as usize + 1)];
         for id in ids {
             let text = tokenizer.decode(&[id])?;
-            if text.strip_prefix(' ').is_some_and(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphabetic())) {
+            if is_word(&text) {
                 words.push(id);
                 texts[id as usize] = text;
             }
@@ -84,9 +87,7 @@ impl Vocabulary {
         // Drawn in any case, so that `ignore_eos` changes the length and not the words.
         let drawn = rng::between(&mut rng, u64::from(shortest), u64::from(longest));
         let count = if length.ignore_eos { u64::from(length.max_tokens) } else { drawn };
-        let last = self.words.len() as u64 - 1;
-        let mut pick = || usize::try_from(rng::between(&mut rng, 0, last)).map_or(END_OF_TEXT, |i| self.words[i]);
-        let mut ids: Vec<u32> = (0..count).map(|_| pick()).collect();
+        let mut ids: Vec<u32> = (0..count).map(|_| self.words[rng::index(&mut rng, self.words.len())]).collect();
         if let Some(end) = ids.last_mut().filter(|_| !length.ignore_eos) {
             *end = END_OF_TEXT;
         }

@@ -166,6 +166,13 @@ impl Tokenizer {
     }
 }
 
+/// Whether a piece is a space and English letters. Between others of its kind such a token stays one token, whoever
+/// counts the text again.
+#[must_use]
+pub fn is_word(piece: &str) -> bool {
+    piece.strip_prefix(' ').is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
