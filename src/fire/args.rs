@@ -1,9 +1,12 @@
 //! The flags of `vb-fire`.
 #![allow(clippy::doc_markdown)] // the comments are help texts, where backticks would be noise
 
+use std::sync::Arc;
+
 use clap::ArgAction;
 use reqwest::Url;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::attempt::Limits;
 use crate::{
@@ -153,6 +156,12 @@ impl Args {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         self.endpoint.as_deref().unwrap_or(self.backend.endpoint())
+    }
+
+    /// A place for each request that may be in flight.
+    #[must_use]
+    pub fn slots(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)))
     }
 
     /// How long a request may take.

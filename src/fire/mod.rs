@@ -31,7 +31,7 @@ use hyper::Uri;
 use reqwest::Url;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::sleep,
 };
 
@@ -55,7 +55,7 @@ use crate::{
     load::Schedule,
     ndjson,
     pacer::Pacer,
-    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
+    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -108,7 +108,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let stopper = Stopper::default();
     watch_signals(&stopper, args.grace)?;
     if args.num_warmups > 0 {
-        warm_up(args, &template, &server, &first, &stopper).await?;
+        warmup::run(args, &template, &server, &first, &stopper).await?;
     }
     let run = run_record(args, url, &headers, model);
     let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;
@@ -161,45 +161,6 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
             stopper.signal();
         }
     });
-    Ok(())
-}
-
-/// Sends the warm-up requests, as many at a time as the load will have in flight.
-async fn warm_up(
-    args: &Args,
-    template: &Template,
-    server: &Server,
-    first: &SampleRequest,
-    stopper: &Stopper,
-) -> Result<(), Error> {
-    let client = Arc::new(Client::new(server.clone(), Clock::start(), args.limits()));
-    let slots = Arc::new(Semaphore::new(args.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
-    let mut tasks = Vec::new();
-    for number in 0..args.num_warmups {
-        let sample = warmup::scrambled(first, args.seed, number);
-        let ready = template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
-        let (client, slots, mut stop) = (Arc::clone(&client), Arc::clone(&slots), stopper.watch());
-        tasks.push(tokio::spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            let (request, Identity(mut output)) = Identity::of(ready);
-            let scheduled = client.clock.now();
-            let done = attempt(&client, request, &mut stop).await;
-            done.finish(client.clock, scheduled, |_| None, &mut output);
-            output.error
-        }));
-    }
-    let (mut failed, mut error) = (0, String::new());
-    for task in tasks {
-        if let Ok(text) = task.await
-            && !text.is_empty()
-        {
-            failed += 1;
-            error = text;
-        }
-    }
-    if failed > 0 {
-        cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
-    }
     Ok(())
 }
 
@@ -300,7 +261,7 @@ async fn measure(
             stopper.drain(Why::MaxSeconds);
         });
     }
-    let slots = Arc::new(Semaphore::new(args.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
+    let slots = args.slots();
     let (alive, mut gone) = mpsc::channel(1);
     let pacer = Pacer::start(clock)?;
     let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive, timed: false };

@@ -1,17 +1,68 @@
 //! Warm-up requests: of the same shape as those measured, but never the same, so that no cache is primed for them.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use super::{
+    Args,
+    attempt::{Client, attempt},
+    input::Template,
+    sink::Identity,
+    stop::Stopper,
+};
 use crate::{
+    cli,
+    clock::Clock,
+    error::Error,
+    http::connection::Server,
     record::{Prompt, SampleRequest},
     rng,
 };
 
+/// Sends the warm-up requests, as many at a time as the load will have in flight.
+pub async fn run(
+    args: &Args,
+    template: &Template,
+    server: &Server,
+    first: &SampleRequest,
+    stopper: &Stopper,
+) -> Result<(), Error> {
+    let client = Arc::new(Client::new(server.clone(), Clock::start(), args.limits()));
+    let slots = args.slots();
+    let mut tasks = Vec::new();
+    for number in 0..args.num_warmups {
+        let sample = scrambled(first, args.seed, number);
+        let ready = template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
+        let (client, slots, mut stop) = (Arc::clone(&client), Arc::clone(&slots), stopper.watch());
+        tasks.push(tokio::spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let (request, Identity(mut output)) = Identity::of(ready);
+            let scheduled = client.clock.now();
+            let done = attempt(&client, request, &mut stop).await;
+            done.finish(client.clock, scheduled, |_| None, &mut output);
+            output.error
+        }));
+    }
+    let (mut failed, mut error) = (0, String::new());
+    for task in tasks {
+        if let Ok(text) = task.await
+            && !text.is_empty()
+        {
+            failed += 1;
+            error = text;
+        }
+    }
+    if failed > 0 {
+        cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
+    }
+    Ok(())
+}
+
 /// The warm-up request `number`, made from a measured one: the same words or tokens in another order.
 ///
 /// It begins with its own number, so that it shares no first block with any other prompt.
-#[must_use]
-pub fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
+fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
     let mut sample = model.clone();
     sample.request_id = Some(format!("warmup-{number}"));
     sample.timestamp = None;
