@@ -1,8 +1,8 @@
 //! `config.yaml`: the grid of a sweep, and a value for any flag of any tool.
 //!
-//! Five keys are the config's own ([`Grid`]). Every other key is the name of a flag with underscores (`request_rate: 4`
-//! is `--request-rate 4`), and each tool takes those it knows; what is typed on the command line wins. So a flag has
-//! one home, and the config cannot fall behind.
+//! Two keys are the config's own: the pairs of the grid. Every other key is the name of a flag with underscores
+//! (`request_rate: 4` is `--request-rate 4`), and each tool takes those it knows; what is typed on the command line
+//! wins. So a flag has one home, and the config cannot fall behind.
 
 use std::{
     ffi::OsString,
@@ -23,15 +23,13 @@ pub struct ConfigFlag {
     pub config: Option<PathBuf>,
 }
 
-/// The keys that describe a sweep.
+/// The keys that describe a sweep: two of its own, and two flags that a script needs to know.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Grid {
     /// The model's name at the server.
     pub model: Option<String>,
     /// The server, or `sim` for the simulated one.
     pub base_url: Option<String>,
-    /// `builtin`, a file or folder, an id on the hub, or `server`.
-    pub tokenizer: Option<String>,
     /// Pairs of input and output length, in tokens.
     #[serde(default)]
     pub input_output: Vec<(u32, u32)>,

@@ -92,7 +92,6 @@ mod tests {
         config::Grid {
             model: None,
             base_url: Some("sim".into()),
-            tokenizer: None,
             input_output: input_output.to_vec(),
             concurrency_prompts: concurrency_prompts.to_vec(),
         }

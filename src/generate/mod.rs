@@ -42,7 +42,6 @@ use crate::{
 /// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
 /// gives the same bytes on any machine.
 #[derive(Debug, clap::Parser)]
-#[allow(clippy::struct_excessive_bools)] // each is a flag
 #[command(name = "vb-gen", version, after_help = EXAMPLES)]
 pub struct Args {
     /// Where prompts come from.
@@ -144,7 +143,6 @@ pub enum DatasetName {
 
 /// What was asked for, checked and with its defaults.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // each is a flag
 struct Plan {
     tokenizer: Tokenizer,
     chat: bool,

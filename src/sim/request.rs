@@ -80,7 +80,6 @@ pub struct TokenizeBody {
 
 /// A generation request that can be served.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // Each is a wish of the client's, independent of the others.
 pub struct Ask {
     /// Whether it is a chat.
     pub chat: bool,

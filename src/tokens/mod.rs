@@ -71,7 +71,7 @@ impl Tokenizer {
     }
 
     /// The content of a `tokenizer.json`; `name` is for messages and results.
-    pub fn from_json(json: &[u8], name: &str) -> Result<Self, Error> {
+    fn from_json(json: &[u8], name: &str) -> Result<Self, Error> {
         let mut local =
             Local::from_bytes(json).map_err(|e| Error::Usage(format!("{name} is not a tokenizer.json: {e}")))?;
         // Lengths are ours to decide: a file may ask for padding or truncation.

@@ -1,5 +1,4 @@
 //! `vb-agg` through its binary.
-#![allow(clippy::unwrap_used)] // a panic here is a failed test
 
 use std::{fs, path::PathBuf};
 

@@ -1,5 +1,4 @@
 //! `vb-gen` through its binary.
-#![allow(clippy::unwrap_used)] // helpers of tests
 
 use std::{
     collections::HashSet,

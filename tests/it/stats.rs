@@ -1,5 +1,4 @@
 //! `vb-stats` through its binary.
-#![allow(clippy::unwrap_used)] // a panic here is a failed test
 
 use std::{collections::BTreeSet, io::Write, process::Stdio};
 
