@@ -1,5 +1,4 @@
 //! The flags of `vb-fire`.
-#![allow(clippy::doc_markdown)] // the comments are help texts, where backticks would be noise
 
 use std::sync::Arc;
 
@@ -18,124 +17,140 @@ use crate::{
     units::{self, Nanos},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  vb-gen --input-len 256 --output-len 128 --num-prompts 100 \\
+    | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
+  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee outputs.ndjson | vb-stats
+  echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
+
+Exit codes: 0 done; 1 too many requests failed (--fail-above); 2 wrong usage; 3 a bad line in the input;
+4 no server, or nobody takes the records; 130 interrupted.";
+
+// The headings of `--help`.
+const SERVER: &str = "Server";
+const LOAD: &str = "Load";
+const LIMITS: &str = "Time limits of a request";
+const SAMPLING: &str = "Sampling (what is not given is the server's choice)";
+const OUTPUT: &str = "Output";
+
 /// Sends requests to a server and records when each token came back.
 ///
-/// Reads SampleRequest lines from standard input, writes a `run` record, one RequestFuncOutput for each request, and an
-/// `end` record. Without limits everything is sent at once; --max-concurrency keeps that many in flight (closed loop),
-/// --request-rate sends on a schedule (open loop), and both together keep the schedule as far as there is room.
+/// Reads requests (lines of `SampleRequest`) from standard input; writes a `run` record, a `RequestFuncOutput` for each
+/// request, and an `end` record. Without limits everything is sent at once; --max-concurrency keeps that many in flight
+/// (closed loop), --request-rate sends on a schedule (open loop), and both together keep the schedule as far as there
+/// is room. A TIME is written as 200ms, 5s, 2m or 1h; a bare number is seconds.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(
     name = "vb-fire",
     version,
-    after_help = "Examples:
-  vb-gen --input-len 256 --output-len 128 --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
-  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee outputs.ndjson | vb-stats
-  echo '{\"prompt\":\"hi\"}' | vb-fire --base-url http://127.0.0.1:8000 | jq .ttft"
+    after_help = EXAMPLES
 )]
 pub struct Args {
     /// The server.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(long, help_heading = SERVER, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub base_url: String,
     /// The API to speak.
-    #[arg(long, value_enum, default_value = "openai")]
+    #[arg(long, help_heading = SERVER, value_enum, default_value = "openai")]
     pub backend: Backend,
     /// The path of the endpoint [default: the backend's usual one].
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, help_heading = SERVER, value_name = "PATH")]
     pub endpoint: Option<String>,
     /// The model's name at the server [default: the first that the server names].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = SERVER, value_name = "NAME")]
     pub model: Option<String>,
-    /// Headers for every request. The key of the environment's OPENAI_API_KEY is sent by itself.
-    #[arg(long, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
+    /// Headers for every request. The key in the environment's `OPENAI_API_KEY` is sent by itself.
+    #[arg(long, help_heading = SERVER, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
     pub header: Vec<String>,
     /// Accept any TLS certificate.
-    #[arg(long)]
+    #[arg(long, help_heading = SERVER)]
     pub insecure: bool,
+    /// Wait this long for the server to be ready; 0 does not wait.
+    #[arg(long, help_heading = SERVER, alias = "ready-check-timeout-sec", value_name = "TIME", default_value = "0", value_parser = units::parse_duration)]
+    pub ready_check: Nanos,
 
-    /// The most requests in flight.
-    #[arg(long, value_name = "N", value_parser = units::parse_count_u32)]
+    /// The most requests in flight [default: no limit].
+    #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
     pub max_concurrency: Option<u32>,
     /// Requests per second; `inf` sends as fast as there is room. Without it the requests' own timestamps are obeyed.
-    #[arg(long, value_name = "RATE", value_parser = load::parse_rate)]
+    #[arg(long, help_heading = LOAD, value_name = "RATE", value_parser = load::parse_rate)]
     pub request_rate: Option<f64>,
     /// The shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even.
-    #[arg(long, value_name = "SHAPE", default_value_t = 1.0)]
+    #[arg(long, help_heading = LOAD, value_name = "SHAPE", default_value_t = 1.0)]
     pub burstiness: f64,
     /// The seed of the gaps.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Requests to send before the clock starts, with prompts of their own; their outcomes are not recorded.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
     pub num_warmups: u32,
-    /// Wait this long for the server to be ready; 0 does not wait.
-    #[arg(long, alias = "ready-check-timeout-sec", value_name = "TIME", default_value = "0", value_parser = units::parse_duration)]
-    pub ready_check: Nanos,
-    /// Start nothing new after this time.
-    #[arg(long, value_name = "TIME", value_parser = units::parse_duration)]
+    /// Start nothing new after this time [default: go on to the end of the input].
+    #[arg(long, help_heading = LOAD, value_name = "TIME", value_parser = units::parse_duration)]
     pub max_seconds: Option<Nanos>,
     /// After --max-seconds or Ctrl-C, let what is in flight go on for this long.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
+    #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
     pub grace: Nanos,
 
     /// The longest wait for a connection, TLS included.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
     pub timeout_connect: Nanos,
     /// The longest wait for the first token.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = units::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "10m", value_parser = units::parse_duration)]
     pub timeout_first_token: Nanos,
     /// The longest silence once tokens flow.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
     pub timeout_stall: Nanos,
     /// The longest time for a whole request.
-    #[arg(long, value_name = "TIME", default_value = "6h", value_parser = units::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "6h", value_parser = units::parse_duration)]
     pub timeout_total: Nanos,
 
-    /// Merged into every request body; wins over the sampling flags.
-    #[arg(long, value_name = "JSON", value_parser = parse_object)]
-    pub extra_body: Option<Object>,
     /// Generate to the full length, whatever the model says (vLLM and SGLang).
-    #[arg(long)]
+    #[arg(long, help_heading = SAMPLING)]
     pub ignore_eos: bool,
     /// Sampling temperature.
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub temperature: Option<f64>,
     /// Nucleus sampling.
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub top_p: Option<f64>,
     /// The number of tokens to sample from.
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub top_k: Option<i64>,
     /// The least probability of a token, against the likeliest.
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub min_p: Option<f64>,
-    /// Penalty for frequent tokens.
-    #[arg(long, value_name = "X")]
+    /// Penalty for tokens by how often they occurred.
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub frequency_penalty: Option<f64>,
-    /// Penalty for tokens that occurred.
-    #[arg(long, value_name = "X")]
+    /// Penalty for tokens that occurred at all.
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub presence_penalty: Option<f64>,
     /// Penalty for repetition (vLLM).
-    #[arg(long, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X")]
     pub repetition_penalty: Option<f64>,
     /// Log probabilities to return for each token.
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub logprobs: Option<u32>,
+    /// More keys for the body of every request; they win over the flags above.
+    #[arg(long, help_heading = SAMPLING, value_name = "JSON", value_parser = parse_object)]
+    pub extra_body: Option<Object>,
 
-    /// Leave the generated text out of the records.
-    #[arg(long)]
-    pub no_text: bool,
     /// Names the run in every record [default: from the time and the process].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub run_id: Option<String>,
-    /// The tokenizer's name for the results; it counts tokens where the server sends no usage.
-    #[arg(long, value_name = "NAME")]
+    /// Leave the generated text out of the records.
+    #[arg(long, help_heading = OUTPUT)]
+    pub no_text: bool,
+    /// The tokenizer's name, for the results. `builtin` or a local one also counts tokens where the server does not.
+    #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub tokenizer: Option<String>,
     /// Exit with 1 when more than this share of the requests failed.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value_t = 0.01)]
     pub fail_above: f64,
     /// Print the JSON Schema of the records and leave.
-    #[arg(long)]
+    #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,
+
     #[command(flatten)]
     config: ConfigFlag,
 }

@@ -37,6 +37,12 @@ use crate::{
     units::{parse_count, parse_count_u32},
 };
 
+// The headings of `--help`.
+const DATASET: &str = "Dataset";
+const LENGTHS: &str = "Lengths";
+const COUNTING: &str = "Counting tokens";
+const OUTPUT: &str = "Output";
+
 /// Writes requests for `vb-fire` to standard output, one JSON object a line.
 ///
 /// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
@@ -45,74 +51,79 @@ use crate::{
 #[command(name = "vb-gen", version, after_help = EXAMPLES)]
 pub struct Args {
     /// Where prompts come from.
-    #[arg(long, value_enum, default_value_t = DatasetName::Random)]
+    #[arg(long, help_heading = DATASET, value_enum, default_value_t = DatasetName::Random)]
     dataset_name: DatasetName,
     /// The dataset's file; `-` is standard input (custom and replay).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
     /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay].
-    #[arg(long, value_name = "N", value_parser = parse_count)]
+    #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count)]
     num_prompts: Option<u64>,
+    /// Another seed gives other prompts, which the server's prefix cache does not know.
+    #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Keep the order of the file.
+    #[arg(long, help_heading = DATASET)]
+    disable_shuffle: bool,
+    /// Stop where the file has no more rows, instead of writing some of them twice.
+    #[arg(long, help_heading = DATASET)]
+    no_oversample: bool,
+    /// Take what is whole of a file that was cut, and leave out bad rows.
+    #[arg(long, help_heading = DATASET)]
+    lenient: bool,
+
     /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
-    #[arg(long, value_name = "TOKENS", aliases = ["random-input-len", "sonnet-input-len"], value_parser = parse_count_u32)]
+    #[arg(long, help_heading = LENGTHS, value_name = "TOKENS", aliases = ["random-input-len", "sonnet-input-len"], value_parser = parse_count_u32)]
     input_len: Option<u32>,
-    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet 150; custom 256;
+    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom: 256;
     /// sharegpt: the length of the real answer].
     #[arg(
         long,
+        help_heading = LENGTHS,
         value_name = "TOKENS",
         aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len"],
         allow_hyphen_values = true
     )]
     output_len: Option<OutputLen>,
     /// Vary lengths by up to this share either way, as 0.1 or {"input":0.1,"output":0.5} (random).
-    #[arg(long, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
+    #[arg(long, help_heading = LENGTHS, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
     range_ratio: RangeRatio,
-    /// Tokens that all prompts share in front (random: added to the input length; sonnet: part of it, 200).
-    #[arg(long, value_name = "TOKENS", aliases = ["random-prefix-len", "sonnet-prefix-len"], value_parser = parse_count_u32)]
+    /// Tokens that all prompts share in front, added to the input length; with sonnet part of it [default: 0; sonnet: 200].
+    #[arg(long, help_heading = LENGTHS, value_name = "TOKENS", aliases = ["random-prefix-len", "sonnet-prefix-len"], value_parser = parse_count_u32)]
     prefix_len: Option<u32>,
     /// Send token ids instead of text (random and replay).
-    #[arg(long)]
+    #[arg(long, help_heading = LENGTHS)]
     prompt_token_ids: bool,
+    /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
+    #[arg(long, help_heading = LENGTHS)]
+    no_ignore_eos: bool,
+
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
-    #[arg(long, value_name = "NAME", default_value = "builtin")]
+    #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     tokenizer: String,
     /// The API that the requests are for: with openai-chat, lengths are those of the whole rendered chat.
-    #[arg(long, value_enum, default_value_t = Backend::Openai)]
+    #[arg(long, help_heading = COUNTING, value_enum, default_value_t = Backend::Openai)]
     backend: Backend,
     /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(long, help_heading = COUNTING, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     base_url: String,
     /// The model's name at the server, for --tokenizer server.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = COUNTING, value_name = "NAME")]
     model: Option<String>,
-    /// Another seed gives other prompts, which the server's prefix cache does not know.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+
     /// What request ids begin with; a number follows [default: vb-SEED-].
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, help_heading = OUTPUT, value_name = "TEXT")]
     request_id_prefix: Option<String>,
-    /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
-    #[arg(long)]
-    no_ignore_eos: bool,
-    /// Stop where the file has no more rows, instead of writing some of them twice.
-    #[arg(long)]
-    no_oversample: bool,
-    /// Keep the order of the file.
-    #[arg(long)]
-    disable_shuffle: bool,
-    /// Take what is whole of a file that was cut, and leave out bad rows.
-    #[arg(long)]
-    lenient: bool,
     /// Put this into the `tags` of every request.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = cli::parse_pair, action = ArgAction::Append, num_args(1..))]
+    #[arg(long, help_heading = OUTPUT, value_name = "KEY=VALUE", value_parser = cli::parse_pair, action = ArgAction::Append, num_args(1..))]
     tag: Vec<(String, String)>,
-    /// Write the cells of the config's grid instead of requests.
-    #[arg(long, value_enum, value_name = "FORMAT", num_args(0..=1), default_missing_value = "json")]
+    /// Write the cells of the config's grid instead of requests [default format: json].
+    #[arg(long, help_heading = OUTPUT, value_enum, value_name = "FORMAT", num_args(0..=1), default_missing_value = "json")]
     grid: Option<GridFormat>,
-    /// Print the JSON Schema of a request.
-    #[arg(long)]
+    /// Print the JSON Schema of a request and leave.
+    #[arg(long, help_heading = OUTPUT)]
     schema: bool,
+
     #[command(flatten)]
     config: ConfigFlag,
 }

@@ -54,76 +54,83 @@ use crate::{
     units::{Nanos, parse_count_u32, parse_duration},
 };
 
+// The headings of `--help`.
+const SERVER: &str = "Server";
+const ENGINE: &str = "Engine (what is not given is the profile's)";
+const ANSWERS: &str = "Answers";
+
 /// Serves a simulated vLLM: its API, its timing by a model, and faults on demand.
 ///
-/// Prints its base URL, one line, when it is ready, and serves until it is interrupted.
+/// Prints its base URL, one line, when it is ready, and serves until it is interrupted. A TIME is written as 5ms or
+/// 27us; a bare number is seconds.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-sim", version, after_help = EXAMPLES)]
 pub struct Args {
-    #[command(flatten)]
-    config: ConfigFlag,
     /// The address to listen on.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, help_heading = SERVER, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// The port to listen on; 0: any that is free.
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, help_heading = SERVER, default_value_t = 8000)]
     port: u16,
     /// The names of the model, the first being its own [default: the name of the profile].
-    #[arg(long, value_name = "NAME", action = ArgAction::Append, num_args(1..))]
+    #[arg(long, help_heading = SERVER, value_name = "NAME", action = ArgAction::Append, num_args(1..))]
     served_model_name: Vec<String>,
     /// Ask clients for this key, also taken from `VLLM_API_KEY`.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, help_heading = SERVER, value_name = "KEY")]
     api_key: Option<String>,
     /// Serve HTTPS with this certificate (PEM, with its chain).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SERVER, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of the certificate (PEM).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = SERVER, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Which answers are given, how long they are, and who gets a fault.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
 
     /// The model and GPU to be: tiny, llama3.1-8b-h100 or qwen2.5-72b-4xh100.
-    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    #[arg(long, help_heading = ENGINE, value_name = "NAME", default_value = "tiny")]
     profile: String,
     /// What every step costs, as 20ms.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, help_heading = ENGINE, value_name = "TIME", value_parser = parse_duration)]
     step_base: Option<Nanos>,
     /// What each prompt token computed in a step adds, as 27us.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, help_heading = ENGINE, value_name = "TIME", value_parser = parse_duration)]
     step_per_prefill_token: Option<Nanos>,
     /// What each token that a step finds in the KV cache adds, as 57ns.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, help_heading = ENGINE, value_name = "TIME", value_parser = parse_duration)]
     step_per_context_token: Option<Nanos>,
     /// The most requests in a step.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ENGINE, value_name = "N", value_parser = parse_count_u32)]
     max_num_seqs: Option<u32>,
     /// The most tokens computed in a step.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ENGINE, value_name = "N", value_parser = parse_count_u32)]
     max_num_batched_tokens: Option<u32>,
     /// The longest prompt and answer together, in tokens.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ENGINE, value_name = "N", value_parser = parse_count_u32)]
     max_model_len: Option<u32>,
     /// Tokens in a KV block.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ENGINE, value_name = "N", value_parser = parse_count_u32)]
     block_size: Option<u32>,
     /// KV blocks in all.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ENGINE, value_name = "N", value_parser = parse_count_u32)]
     num_gpu_blocks: Option<u32>,
     /// Do not share KV blocks between prompts with the same beginning.
-    #[arg(long)]
+    #[arg(long, help_heading = ENGINE)]
     no_enable_prefix_caching: bool,
 
+    /// Which answers are given, how long they are, and who gets a fault.
+    #[arg(long, help_heading = ANSWERS, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// Tokens in each event after the first.
-    #[arg(long, value_name = "K", default_value = "1", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = ANSWERS, value_name = "K", default_value = "1", value_parser = parse_count_u32)]
     tokens_per_chunk: u32,
     /// A fault for a share of the requests: NAME, NAME:SHARE, NAME@N or NAME:SHARE@N (docs/SIM.md lists them).
-    #[arg(long, value_name = "SPEC", action = ArgAction::Append, num_args(1..))]
+    #[arg(long, help_heading = ANSWERS, value_name = "SPEC", action = ArgAction::Append, num_args(1..))]
     fault: Vec<FaultRule>,
     /// Write when each token really left, one line of JSON for each request.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = ANSWERS, value_name = "FILE")]
     truth_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    config: ConfigFlag,
 }
 
 const EXAMPLES: &str = "\

@@ -43,7 +43,8 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`. A bare number is milliseconds.
+    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`. A bare number is milliseconds. Files come
+    /// before this or behind another flag.
     #[arg(long, value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slo)]
     goodput: Vec<Slo>,
 
@@ -64,7 +65,7 @@ pub struct Args {
     metadata: Vec<(String, String)>,
 
     /// The `label` of the result.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     label: Option<String>,
 
     /// The name of the tokenizer, for a run that does not tell.
