@@ -1,14 +1,41 @@
 //! Load tests for LLM inference servers: small programs joined by NDJSON pipes.
 //!
 //! ```text
-//! vb-gen ──SampleRequest──▶ vb-fire ──RequestFuncOutput──▶ vb-stats ──run JSON──▶ vb-agg ──▶ CSV
+//!                        vLLM, or vb-sim
+//!                             ▲ │ HTTP
+//!                             │ ▼
+//! vb-gen ──SampleRequest──▶ vb-fire ──RequestFuncOutput──▶ vb-stats ──result──▶ vb-agg ──▶ CSV
+//! prompts of                load, and the moment           numbers of           one row
+//! exact length              of each token                  one run              a run
 //! ```
 //!
-//! Data flows one way, and so do the modules: each uses only those to its left.
+//! Each tool is a function of this library, `run(Args)` in the module of its name; the binaries only call it. Where to
+//! look, from the ground up: a module uses those of the groups above it (`tests/it/layers.rs` holds them to it).
 //!
-//! ```text
-//! error units rng clock │ ndjson record │ tokens data load http │ generate fire stats agg sim │ config cli │ bin
-//! ```
+//! | module | what it is |
+//! |---|---|
+//! | [`error`] | why a tool stopped, and its exit code |
+//! | [`units`] | integer nanoseconds and counts: in JSON, in flags, for people |
+//! | [`clock`] | the one place that asks for the time |
+//! | [`rng`] | named random streams, the same on every machine |
+//! | | |
+//! | [`record`] | the lines on the pipes: the product's interface, described in `docs/FORMAT.md` |
+//! | [`ndjson`] | reading and writing them, a line each |
+//! | [`pacer`] | waiting for an instant, to a tenth of a millisecond |
+//! | | |
+//! | [`data`] | dataset files, read row by row, and the sonnets |
+//! | [`http`] | connections with stamps, server-sent events, the OpenAI API; questions off the stopwatch |
+//! | [`load`] | when each request is due, decided before any clock runs |
+//! | [`tokens`] | tokenizers: built in, from a file, from the hub, or the server's own |
+//! | | |
+//! | [`generate`] | `vb-gen`: a dataset becomes requests |
+//! | [`fire`] | `vb-fire`: requests become outputs |
+//! | [`stats`] | `vb-stats`: the outputs of a run become one result, by the definitions of `docs/METRICS.md` |
+//! | [`agg`] | `vb-agg`: results become a table |
+//! | [`sim`] | `vb-sim`: a server whose timing is known and whose faults are wanted |
+//! | | |
+//! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
+//! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag |
 
 pub mod agg;
 pub mod cli;
