@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use super::tool::{folder, golden, run};
+use crate::tool::{folder, golden, run};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::tool::{folder, run};
+use crate::tool::{folder, root, run};
 
 fn config(name: &str, text: &str) -> PathBuf {
     let path = folder(name).join("config.yaml");
@@ -76,7 +76,7 @@ fn flags_win_over_the_config_and_keys_of_other_tools_are_left_to_them() {
 /// The shipped config is complete, and each of its keys is known.
 #[test]
 fn the_shipped_config_is_a_grid() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config.yaml");
+    let path = root().join("config.yaml");
     let done = run("vb-gen", &["--config", path.to_str().unwrap(), "--grid", "tsv", "--seed", "1"], "");
     assert_eq!((done.code, done.stdout.lines().count()), (0, 6), "{}", done.stderr);
 }

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
 };
 
@@ -16,11 +15,15 @@ use vb::{
     units::{Nanos, UnixNanos},
 };
 
-use crate::tool::{self, Done, Sim, command, folder, run};
+use crate::tool::{self, Done, Sim, command, data, folder, run, truths};
 
 /// Requests by hand: `count` of them, with these keys in each.
 fn requests(count: usize, keys: &str) -> String {
-    (0..count).map(|i| format!("{{\"request_id\":\"r{i}\",\"prompt\":\"This is prompt {i}\",\"expected_output_len\":8,{keys}\"tags\":{{\"i\":{i}}}}}\n")).collect()
+    let line = |i| {
+        let prompt = format!("\"request_id\":\"r{i}\",\"prompt\":\"This is prompt {i}\"");
+        format!("{{{prompt},\"expected_output_len\":8,{keys}\"tags\":{{\"i\":{i}}}}}\n")
+    };
+    (0..count).map(line).collect::<Vec<_>>().concat()
 }
 
 const FULL: &str = "\"body\":{\"ignore_eos\":true},";
@@ -101,7 +104,7 @@ fn what_the_client_saw_is_what_the_server_sent() {
     let done = fire(&sim.url, &["--max-concurrency", "8"], &requests(40, FULL));
     let (_, outputs) = outputs(&done.stdout);
     sim.stop();
-    let truth = truth(&log);
+    let truth = truths(&log);
     let by_id: BTreeMap<&str, &Truth> = truth.iter().map(|t| (t.request_id.as_str(), t)).collect();
     assert_eq!(outputs.len(), 40);
     for output in outputs {
@@ -114,10 +117,6 @@ fn what_the_client_saw_is_what_the_server_sent() {
         assert!(start < truth.received + anchors, "it is sent before it is received");
         assert!(start + output.ttft.unwrap() + anchors > truth.sent[0], "nothing arrives before it is sent");
     }
-}
-
-fn truth(log: &Path) -> Vec<Truth> {
-    std::fs::read_to_string(log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 #[test]
@@ -142,11 +141,10 @@ fn an_open_loop_keeps_the_schedule_of_its_seed() {
 #[test]
 fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
     let sim = Sim::start(&["--step-base", "5ms"]);
-    let lines: String = (0..6)
-        .map(|i| {
-            format!("{{\"prompt\":\"p{i}\",\"expected_output_len\":8,\"timestamp\":0.0{i},{FULL}\"tags\":{{}}}}\n")
-        })
-        .collect();
+    let line = |i: u32| {
+        format!("{{\"prompt\":\"p{i}\",\"expected_output_len\":8,\"timestamp\":0.0{i},{FULL}\"tags\":{{}}}}\n")
+    };
+    let lines = (0..6).map(line).collect::<Vec<_>>().concat();
     let done = fire(&sim.url, &["--max-concurrency", "1"], &lines);
     let (run, limited) = outputs(&done.stdout);
     for (i, output) in limited.iter().enumerate() {
@@ -208,10 +206,11 @@ const FAULTS: &[(&str, &str)] = &[
 fn every_fault_of_the_server_is_told_for_what_it_is() {
     let sim = Sim::start(&["--step-base", "1ms"]);
     for backend in ["openai", "openai-chat"] {
-        let lines: String = FAULTS
-            .iter()
-            .map(|(fault, _)| format!("{{\"request_id\":\"{fault}\",\"prompt\":\"hello\",\"expected_output_len\":12,\"body\":{{\"ignore_eos\":true,\"vb_fault\":\"{fault}\"}}}}\n"))
-            .collect();
+        let line = |fault: &str| {
+            let body = format!("{{\"ignore_eos\":true,\"vb_fault\":\"{fault}\"}}");
+            format!("{{\"request_id\":\"{fault}\",\"prompt\":\"hello\",\"expected_output_len\":12,\"body\":{body}}}\n")
+        };
+        let lines = FAULTS.iter().map(|(fault, _)| line(fault)).collect::<Vec<_>>().concat();
         let limits = ["--timeout-first-token", "1s", "--timeout-stall", "500ms", "--max-concurrency", "8"];
         let done = fire(&sim.url, &[&limits[..], &["--backend", backend]].concat(), &lines);
         assert_eq!(done.code, 1, "{}", done.stderr);
@@ -350,12 +349,10 @@ fn secrets_are_sent_and_never_shown() {
 
 #[test]
 fn tls_is_checked_unless_told_otherwise() {
-    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
-    let (cert, key) = (data.join("tls-cert.pem"), data.join("tls-key.pem"));
-    let sim = Sim::start(&["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]);
+    let sim = Sim::start_tls(&[]);
     let with = |args: &[&str], ca: &str| {
         let mut vb = command("vb-fire");
-        vb.args(["--base-url", &sim.url]).args(args).env("SSL_CERT_FILE", data.join(ca));
+        vb.args(["--base-url", &sim.url]).args(args).env("SSL_CERT_FILE", data(ca));
         let mut child = vb.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // It may leave before it reads.
         let _ = child.stdin.take().unwrap().write_all(requests(2, FULL).as_bytes());
@@ -503,12 +500,12 @@ fn warm_ups_have_prompts_of_their_own_and_are_not_recorded() {
     let folder = folder("fire-warmup");
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
-    let long: Vec<String> = (0..200).map(|i| format!("word{i}")).collect();
-    let line = format!("{{\"request_id\":\"m\",\"prompt\":\"{}\",\"expected_output_len\":4}}\n", long.join(" "));
+    let words: Vec<String> = (0..200).map(|i| format!("word{i}")).collect();
+    let line = format!("{{\"request_id\":\"m\",\"prompt\":\"{}\",\"expected_output_len\":4}}\n", words.join(" "));
     let (run, outputs, end) = records(&fire(&sim.url, &["--num-warmups", "3", "--max-concurrency", "2"], &line).stdout);
     assert_eq!((&run["num_warmups"], outputs.len(), &end["offered"]), (&3.into(), 1, &1.into()));
     sim.stop();
-    let truth = truth(&log);
+    let truth = truths(&log);
     let ids: Vec<&str> = truth.iter().map(|t| t.request_id.as_str()).collect();
     assert_eq!((ids.len(), ids.iter().filter(|id| id.starts_with("warmup-")).count(), ids[3]), (4, 3, "m"));
     assert!(truth.iter().all(|t| t.cached_tokens == 0), "no prompt primes the cache for another");

@@ -72,7 +72,7 @@ fn used(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn each_module_uses_only_those_below_it() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let src = crate::tool::root().join("src");
     let layer = |name: &str| LAYERS.iter().position(|l| l.contains(&name));
     let mut files = Vec::new();
     sources(&src, &mut files);

@@ -1,15 +1,8 @@
 //! Every command in the READMEs is run, in their order, against the simulated server.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
-use crate::tool::{self, Sim};
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::tool::{self, Sim, data, root};
 
 /// The shell blocks of a page.
 fn blocks(page: &str) -> Vec<String> {
@@ -33,22 +26,8 @@ fn every_recipe_runs() {
     assert!(has_jq || std::env::var_os("CI").is_none(), "CI must have jq, so that all recipes are run");
     let folder = tool::folder("readme");
     fixtures(&folder);
-    let data = root().join("tests/data");
     let sim = Sim::start(&[]);
-    let cert = data.join("tls-cert.pem");
-    let key = data.join("tls-key.pem");
-    let tls = Sim::start(&[
-        "--tls-cert",
-        cert.to_str().unwrap(),
-        "--tls-key",
-        key.to_str().unwrap(),
-        "--api-key",
-        "sk-your-key",
-        "--served-model-name",
-        "my-model",
-    ]);
-    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let tls = Sim::start_tls(&["--api-key", "sk-your-key", "--served-model-name", "my-model"]);
 
     let recipes = blocks("README.md");
     assert_eq!(recipes[..2], ["scripts/sweep.sh\n", "cargo test\n"], "the two commands");
@@ -62,8 +41,8 @@ fn every_recipe_runs() {
         let done = Command::new("bash")
             .args(["-euo", "pipefail", "-c", &script])
             .current_dir(&folder)
-            .env("PATH", &path)
-            .env("SSL_CERT_FILE", data.join("tls-ca.pem"))
+            .env("PATH", tool::search_path())
+            .env("SSL_CERT_FILE", data("tls-ca.pem"))
             .env_remove("OPENAI_API_KEY")
             .output()
             .unwrap();
@@ -115,5 +94,5 @@ fn fixtures(folder: &Path) {
     std::fs::write(folder.join("prompts.jsonl"), prompts.concat()).unwrap();
     let old = folder.join("old-results");
     std::fs::create_dir(&old).unwrap();
-    std::fs::copy(root().join("tests/data/stats-vllm-detailed.json"), old.join("detailed.json")).unwrap();
+    std::fs::copy(data("stats-vllm-detailed.json"), old.join("detailed.json")).unwrap();
 }

@@ -3,16 +3,15 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
-use vb::sim::{FaultKind, Truth};
+use vb::sim::FaultKind;
 
-use crate::tool::{self, Sim};
+use crate::tool::{self, Sim, data, truths};
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,15 +176,6 @@ fn faulty(sim: &Sim, chat: bool, fault: &str) -> Reply {
 
 const TEXT: &str = "/choices/0/text";
 const CONTENT: &str = "/choices/0/delta/content";
-
-fn data_file(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name).display().to_string()
-}
-
-fn truths(path: &Path) -> Vec<Truth> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
-}
 
 #[test]
 fn it_prints_its_url_and_ends_well_when_it_is_told_to() {
@@ -475,11 +465,10 @@ fn several_tokens_share_an_event_when_asked() {
 
 #[test]
 fn https_is_served_with_the_certificate_of_the_tests() {
-    let (cert, key) = (data_file("tls-cert.pem"), data_file("tls-key.pem"));
-    let sim = Sim::start(&["--tls-cert", &cert, "--tls-key", &key]);
+    let sim = Sim::start_tls(&[]);
     assert!(sim.url.starts_with("https://127.0.0.1:"));
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(data_file("tls-ca.pem")).unwrap()).unwrap();
+    roots.add(CertificateDer::from_pem_file(data("tls-ca.pem")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::tool::{self, Done, Sim, folder};
+use crate::tool::{self, Done, Sim, folder, root};
 
 const GRID: &str = "model: my/model\nbase_url: sim\ntokenizer: builtin\ninput_output: [[16, 4], [24, 40]]\nconcurrency_prompts: [[1, 2], [2, 8]]\n";
 
@@ -22,7 +22,7 @@ fn config(folder: &Path, text: &str) -> PathBuf {
 }
 
 fn script(config: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
+    let mut command = Command::new(root().join("scripts/sweep.sh"));
     let folder = config.parent().unwrap();
     let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
     command.arg(config).args(args).arg("--results").arg(folder.join("results")).env("VB_BIN", bin);
@@ -136,11 +136,9 @@ fn a_dry_run_prints_pipelines_that_run() {
     assert_eq!(done.stdout.lines().count(), 4 * 3 + 1, "{}", done.stdout);
     let out = done.stdout.split(' ').find(|w| w.ends_with(".requests.ndjson")).unwrap();
     let mkdir = format!("mkdir -p {}\n", Path::new(out.trim()).parent().unwrap().display());
-    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let ran = Command::new("bash")
         .args(["-euo", "pipefail", "-c", &(mkdir + &done.stdout)])
-        .env("PATH", path)
+        .env("PATH", tool::search_path())
         .output()
         .unwrap();
     let ran = tool::done(ran);

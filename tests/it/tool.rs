@@ -2,11 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use vb::sim::Truth;
 
 /// A command for one of the project's binaries, as `vb-gen`.
 pub fn command(tool: &str) -> Command {
@@ -78,6 +79,13 @@ impl Sim {
         Sim { url: line.trim_end().to_owned(), child, stdout }
     }
 
+    /// Starts one that serves HTTPS with the certificate of the tests, which `tests/data/tls-ca.pem` has signed.
+    pub fn start_tls(args: &[&str]) -> Sim {
+        let [cert, key] = ["tls-cert.pem", "tls-key.pem"].map(data);
+        let tls = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+        Sim::start(&[&tls, args].concat())
+    }
+
     /// Ends it as a user would, and gives what it wrote after its URL. Its truth log is complete then.
     pub fn stop(mut self) -> Done {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
@@ -97,6 +105,28 @@ impl Drop for Sim {
     }
 }
 
+/// The lines of a truth log.
+pub fn truths(path: &Path) -> Vec<Truth> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// The folder of the project.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The file `tests/data/NAME`.
+pub fn data(name: &str) -> PathBuf {
+    root().join("tests/data").join(name)
+}
+
+/// A `PATH` on which a shell finds the project's binaries first.
+pub fn search_path() -> String {
+    let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
+}
+
 /// A fresh folder for one test.
 pub fn folder(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -107,7 +137,7 @@ pub fn folder(name: &str) -> PathBuf {
 
 /// Compares `got` with the file `tests/data/NAME`; `VB_UPDATE=1` rewrites the file instead.
 pub fn golden(name: &str, got: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
+    let path = data(name);
     if std::env::var_os("VB_UPDATE").is_some() {
         std::fs::write(&path, got).unwrap();
     }
