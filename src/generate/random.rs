@@ -6,7 +6,6 @@ use super::{
     Plan,
     fit::{Draft, Framed},
     length::{self, Lengths, Range},
-    ordered::ordered,
     words::{Words, place},
     writer::{Fitted, Writer},
 };
@@ -135,21 +134,17 @@ pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         input: Range::around(input, plan.range_ratio.input),
         output: Range::around(plan.output_tokens(), plan.range_ratio.output),
     };
-    let make = |item| {
+    writer.write_numbered(plan.num_prompts, |item| {
         let (own, output) = lengths.of(plan.seed, item);
-        (item < plan.num_prompts).then(|| {
-            random.prompt(item, own).map(|(prompt, fitted)| {
-                let request = SampleRequest {
-                    prompt: Some(prompt),
-                    expected_output_len: Some(output),
-                    body: plan.ignore_eos(),
-                    ..SampleRequest::default()
-                };
-                (request, fitted)
-            })
-        })
-    };
-    ordered(make, |turn| writer.turn(turn))
+        let (prompt, fitted) = random.prompt(item, own)?;
+        let request = SampleRequest {
+            prompt: Some(prompt),
+            expected_output_len: Some(output),
+            body: plan.ignore_eos(),
+            ..SampleRequest::default()
+        };
+        Ok((request, fitted))
+    })
 }
 
 #[cfg(test)]

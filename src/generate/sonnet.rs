@@ -4,7 +4,6 @@ use super::{
     Plan,
     fit::{Draft, Framed},
     length,
-    ordered::ordered,
     words::{Words, place},
     writer::{Fitted, Writer},
 };
@@ -85,19 +84,15 @@ pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let sonnets = Sonnets::new(framed, plan.seed, plan.prefix_len as usize)?;
     length::without(plan.input_len, sonnets.shared_len, "the task and the shared lines")?;
     let want = plan.input_len as usize;
-    let make = |item| {
-        (item < plan.num_prompts).then(|| {
-            sonnets.prompt(item, want).map(|(text, fitted)| {
-                let request = SampleRequest {
-                    prompt: Some(Prompt::Text(text)),
-                    expected_output_len: Some(plan.output_tokens()),
-                    ..SampleRequest::default()
-                };
-                (request, fitted)
-            })
-        })
-    };
-    ordered(make, |turn| writer.turn(turn))
+    writer.write_numbered(plan.num_prompts, |item| {
+        let (text, fitted) = sonnets.prompt(item, want)?;
+        let request = SampleRequest {
+            prompt: Some(Prompt::Text(text)),
+            expected_output_len: Some(plan.output_tokens()),
+            ..SampleRequest::default()
+        };
+        Ok((request, fitted))
+    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, StdoutLock, Write};
 
-use super::ordered::{More, Turn};
+use super::ordered::{More, Turn, ordered};
 use crate::{
     cli,
     error::Error,
@@ -45,16 +45,23 @@ impl Writer {
         self.written
     }
 
-    /// For [`super::ordered::ordered`]: writes an item, or uses the pause to let the reader have what there is.
-    pub(super) fn turn(&mut self, turn: Turn<Result<(SampleRequest, Fitted), Error>>) -> Result<More, Error> {
-        match turn {
-            Turn::Wait => self.flush()?,
-            Turn::Item(item) => {
-                let (request, fitted) = item?;
-                self.write_fitted(request, fitted)?;
+    /// Writes the requests 0, 1, … up to `count`, which several threads make.
+    pub(super) fn write_numbered(
+        &mut self,
+        count: u64,
+        make: impl Fn(u64) -> Result<(SampleRequest, Fitted), Error> + Sync,
+    ) -> Result<(), Error> {
+        let make = |item| (item < count).then(|| make(item));
+        ordered(make, |turn| {
+            match turn {
+                Turn::Wait => self.flush()?,
+                Turn::Item(item) => {
+                    let (request, fitted) = item?;
+                    self.write_fitted(request, fitted)?;
+                }
             }
-        }
-        Ok(More::Yes)
+            Ok(More::Yes)
+        })
     }
 
     /// Writes a request whose prompt was measured.
