@@ -255,11 +255,7 @@ async fn measure(
     let sink = Sink { run, clock, headers, keep_text, tokenizer, stopper: stopper.clone(), progress };
     let sink = sink.start(receive)?;
     if let Some(limit) = args.max_seconds {
-        let stopper = stopper.clone();
-        tokio::spawn(async move {
-            sleep(limit.duration()).await;
-            stopper.drain(Why::MaxSeconds);
-        });
+        stop_after(limit, stopper.clone());
     }
     let slots = args.slots();
     let (alive, mut gone) = mpsc::channel(1);
@@ -276,15 +272,27 @@ async fn measure(
     // After an early end the reader may wait for input that never comes.
     let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
     let end = EndRecord { run_id, duration: clock.now(), open_loop, ..end_record(&written, left, why, &input) };
-    if written.error.is_none() {
-        let mut out = io::stdout();
-        if let Err(Error::Write { source, .. }) =
-            ndjson::write(&mut out, &end).and_then(|()| out.flush().map_err(Error::stdout))
-        {
-            written.error = Some(source);
-        }
+    if written.error.is_none()
+        && let Err(Error::Write { source, .. }) = write_end(&end)
+    {
+        written.error = Some(source);
     }
     Ok(Ended { written, input, why })
+}
+
+/// `--max-seconds`.
+fn stop_after(limit: Nanos, stopper: Stopper) {
+    tokio::spawn(async move {
+        sleep(limit.duration()).await;
+        stopper.drain(Why::MaxSeconds);
+    });
+}
+
+/// The last record, which comes behind everything that the sink wrote.
+fn write_end(end: &EndRecord) -> Result<(), Error> {
+    let mut out = cli::stdout();
+    ndjson::write(&mut out, end)?;
+    out.flush().map_err(Error::stdout)
 }
 
 /// A tokenizer for servers that send no usage. Not having one is no reason to stop: chunks are counted then.

@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+
 use super::{
     attempt::{Attempt, Client},
     headers::Headers,
@@ -58,7 +62,7 @@ pub struct Identity(pub RequestFuncOutput);
 impl Identity {
     /// Of this request.
     #[must_use]
-    pub fn of(input: RequestFuncInput) -> (hyper::Request<http_body_util::Full<bytes::Bytes>>, Self) {
+    pub fn of(input: RequestFuncInput) -> (Request<Full<Bytes>>, Self) {
         let output = RequestFuncOutput {
             request_id: input.request_id,
             session_id: input.session_id,

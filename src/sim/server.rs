@@ -19,7 +19,7 @@ use super::{
     routes::Server,
     truth::TruthLog,
     vocabulary::Vocabulary,
-    wire::{Stream, Tap, Wire},
+    wire::{SharedTap, Stream, Tap, Wire},
 };
 use crate::{clock::Clock, error::Error, pacer::Pacer};
 
@@ -127,7 +127,7 @@ async fn accept(
 }
 
 /// Serves one connection to its end. How it ends is the client's business, and in the truth log.
-async fn connection(socket: TcpStream, server: Rc<Server>, tap: super::wire::SharedTap, tls: Option<TlsAcceptor>) {
+async fn connection(socket: TcpStream, server: Rc<Server>, tap: SharedTap, tls: Option<TlsAcceptor>) {
     if socket.set_nodelay(true).is_err() {
         return;
     }

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::truth::{Truth, TruthLog};
-use crate::clock::Clock;
+use crate::{clock::Clock, units::Nanos};
 
 /// A connection's bytes, with or without TLS.
 pub struct Wire {
@@ -93,7 +93,7 @@ impl Tap {
         self.corrupt = true;
     }
 
-    fn written(&mut self, at: crate::units::Nanos) {
+    fn written(&mut self, at: Nanos) {
         if let Some(current) = &mut self.current {
             current.sent.resize(current.sent.len() + self.queued.len(), self.clock.unix(at));
             current.tokens.append(&mut self.queued);
