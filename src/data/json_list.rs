@@ -6,19 +6,19 @@ use super::rows::Span;
 
 /// What a file that should be a list of objects turned out to hold.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub struct Listing {
     /// Its whole elements, in their order.
-    pub(super) spans: Vec<Span>,
+    pub spans: Vec<Span>,
     /// Why the list does not end as a list does; `None` when it does.
-    pub(super) broken: Option<Broken>,
+    pub broken: Option<Broken>,
 }
 
 /// Where and how a list broke off.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Broken {
+pub struct Broken {
     /// Counted from 0.
-    pub(super) byte: u64,
-    pub(super) what: &'static str,
+    pub byte: u64,
+    pub what: &'static str,
 }
 
 /// Where the scan stands.
@@ -38,7 +38,7 @@ enum State {
 }
 
 /// Finds the elements. Only brackets and strings are looked at; each element is parsed when it is needed.
-pub(super) fn scan(mut input: impl BufRead) -> io::Result<Listing> {
+pub fn scan(mut input: impl BufRead) -> io::Result<Listing> {
     let mut listing = Listing::default();
     let mut state = State::Before;
     let (mut offset, mut element) = (0_u64, 0_u64);

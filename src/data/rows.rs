@@ -12,11 +12,11 @@ use crate::error::{Error, without_place};
 
 /// Where a row lies in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) offset: u64,
-    pub(super) len: u64,
+pub struct Span {
+    pub offset: u64,
+    pub len: u64,
     /// Counted from 1; 0 where the file is not one of lines.
-    pub(super) line: u64,
+    pub line: u64,
 }
 
 /// A dataset file whose rows were found but not read: 24 bytes are kept of each.

@@ -27,7 +27,7 @@ struct Extra {
 }
 
 /// Writes `--num-prompts` rows, or all.
-pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let path = plan.file()?;
     let framed = plan.framed()?;
     if path.is_file() {

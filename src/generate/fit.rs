@@ -11,8 +11,8 @@ const TRIES: usize = 32;
 
 /// A tokenizer together with what the server puts round a text: special tokens, or a chat template.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Framed<'a> {
-    pub(super) tokenizer: &'a Tokenizer,
+pub struct Framed<'a> {
+    pub tokenizer: &'a Tokenizer,
     chat: bool,
     /// Special tokens, which do not depend on the text.
     special: usize,
@@ -20,13 +20,13 @@ pub(super) struct Framed<'a> {
 
 impl<'a> Framed<'a> {
     /// For `/v1/completions`, or for chats.
-    pub(super) fn new(tokenizer: &'a Tokenizer, chat: bool) -> Result<Self, Error> {
+    pub fn new(tokenizer: &'a Tokenizer, chat: bool) -> Result<Self, Error> {
         let special = if chat { 0 } else { tokenizer.special_tokens_added()? };
         Ok(Framed { tokenizer, chat, special })
     }
 
     /// The number of tokens that the server will report for `text`.
-    pub(super) fn count(&self, text: &str) -> Result<usize, Error> {
+    pub fn count(&self, text: &str) -> Result<usize, Error> {
         if self.chat {
             return self.tokenizer.count_chat(&[json!({"role": "user", "content": text})]);
         }
@@ -34,7 +34,7 @@ impl<'a> Framed<'a> {
     }
 
     /// How many of those are not the text's own.
-    pub(super) fn overhead(&self) -> Result<usize, Error> {
+    pub fn overhead(&self) -> Result<usize, Error> {
         if self.chat {
             return Ok(self.count("a")?.saturating_sub(self.tokenizer.count("a")?));
         }
@@ -44,7 +44,7 @@ impl<'a> Framed<'a> {
 
 /// A text that can be shortened piece by piece.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub struct Draft {
     text: String,
     /// Where each piece that may be cut off begins, in bytes.
     pieces: Vec<usize>,
@@ -52,18 +52,18 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Begins with what must stay.
-    pub(super) fn after(fixed: &str) -> Self {
+    pub fn after(fixed: &str) -> Self {
         Draft { text: fixed.to_owned(), pieces: Vec::new() }
     }
 
     /// Appends a piece that may be cut off again.
-    pub(super) fn push(&mut self, piece: &str) {
+    pub fn push(&mut self, piece: &str) {
         self.pieces.push(self.text.len());
         self.text.push_str(piece);
     }
 
     /// Appends a line of verse; each of its words may be cut off again.
-    pub(super) fn push_line(&mut self, line: &str) {
+    pub fn push_line(&mut self, line: &str) {
         for (i, word) in line.split(' ').enumerate() {
             self.pieces.push(self.text.len());
             self.text.push(if i == 0 { '\n' } else { ' ' });
@@ -82,7 +82,7 @@ impl Draft {
     /// Cuts or lengthens the end until the text has `want` tokens, with pieces from `next` that are one token each.
     ///
     /// Gives the text and its true number of tokens, which is another one if it could not be done.
-    pub(super) fn fit<'p>(
+    pub fn fit<'p>(
         mut self,
         want: usize,
         count: impl Fn(&str) -> Result<usize, Error>,

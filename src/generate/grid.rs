@@ -30,7 +30,7 @@ struct Cell {
 }
 
 /// Writes the cells of the grid in `config`.
-pub(super) fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
+pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
     let grid = config::grid(config)?;
     let mut out = cli::stdout();
     for cell in cells(&grid, seed) {

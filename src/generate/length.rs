@@ -53,7 +53,7 @@ impl std::str::FromStr for OutputLen {
 
 /// A uniform draw of whole numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Range {
+pub struct Range {
     low: u64,
     high: u64,
 }
@@ -61,7 +61,7 @@ pub(super) struct Range {
 impl Range {
     /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
-    pub(super) fn around(n: u32, ratio: f64) -> Self {
+    pub fn around(n: u32, ratio: f64) -> Self {
         let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
         let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
         Range { low: low.max(1), high: high.max(1) }
@@ -70,14 +70,14 @@ impl Range {
 
 /// The lengths of all prompts and answers of a run.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lengths {
-    pub(super) input: Range,
-    pub(super) output: Range,
+pub struct Lengths {
+    pub input: Range,
+    pub output: Range,
 }
 
 impl Lengths {
     /// Tokens of prompt and answer of `item`.
-    pub(super) fn of(&self, seed: u64, item: u64) -> (usize, u32) {
+    pub fn of(&self, seed: u64, item: u64) -> (usize, u32) {
         let mut rng = rng::stream(seed, "lengths", item);
         let input = rng::between(&mut rng, self.input.low, self.input.high);
         let output = rng::between(&mut rng, self.output.low, self.output.high);
@@ -86,7 +86,7 @@ impl Lengths {
 }
 
 /// What is left of `total` tokens behind the `overhead` that the server adds.
-pub(super) fn without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
+pub fn without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
     let rest = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|rest| *rest > 0);
     rest.ok_or_else(|| {
         Error::Usage(format!(

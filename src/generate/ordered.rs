@@ -11,7 +11,7 @@ use crate::error::Error;
 const AHEAD: usize = 16;
 
 /// What the taker is told.
-pub(super) enum Turn<T> {
+pub enum Turn<T> {
     /// The next item.
     Item(T),
     /// The next item is not ready: a good moment to flush.
@@ -20,7 +20,7 @@ pub(super) enum Turn<T> {
 
 /// Whether the taker wants more.
 #[derive(PartialEq, Eq)]
-pub(super) enum More {
+pub enum More {
     Yes,
     No,
 }
@@ -28,7 +28,7 @@ pub(super) enum More {
 /// Makes items 0, 1, 2, … until `make` has no more, and hands them to `take` in this order until it has enough.
 ///
 /// Thread `t` of `n` makes the items `t`, `t + n`, …; what comes out does not depend on how many there are.
-pub(super) fn ordered<T: Send>(
+pub fn ordered<T: Send>(
     make: impl Fn(u64) -> Option<T> + Sync,
     mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
 ) -> Result<(), Error> {

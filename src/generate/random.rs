@@ -18,7 +18,7 @@ use crate::{
 
 /// Makes random prompts, in text or in token ids, behind a prefix that all of them share.
 #[derive(Debug)]
-pub(super) struct Random<'a> {
+pub struct Random<'a> {
     seed: u64,
     kind: Kind<'a>,
     /// Tokens that the server puts round a prompt.
@@ -39,7 +39,7 @@ const PREFIX: &str = "prefix";
 
 impl<'a> Random<'a> {
     /// For text that the server tokenizes.
-    pub(super) fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+    pub fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let words = Words::of(framed.tokenizer, seed)?;
         let mut draft = Draft::default();
         let mut rng = rng::stream(seed, PREFIX, 0);
@@ -53,7 +53,7 @@ impl<'a> Random<'a> {
     }
 
     /// For token ids that the server takes as they are.
-    pub(super) fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+    pub fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
         rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
@@ -63,7 +63,7 @@ impl<'a> Random<'a> {
     }
 
     /// By the plan's choice of text or ids.
-    pub(super) fn of(plan: &'a Plan) -> Result<Self, Error> {
+    pub fn of(plan: &'a Plan) -> Result<Self, Error> {
         let prefix_len = plan.prefix_len as usize;
         if plan.prompt_token_ids {
             Self::ids(&plan.tokenizer, plan.seed, prefix_len)
@@ -73,17 +73,17 @@ impl<'a> Random<'a> {
     }
 
     /// Tokens that every prompt has beside its own: what the server adds, and the prefix.
-    pub(super) fn shared(&self) -> usize {
+    pub fn shared(&self) -> usize {
         self.overhead + self.prefix_len
     }
 
     /// Tokens that the server adds.
-    pub(super) fn overhead(&self) -> usize {
+    pub fn overhead(&self) -> usize {
         self.overhead
     }
 
     /// Prompt `item`, with `own` tokens behind the shared ones.
-    pub(super) fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
+    pub fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
         let mut rng = rng::stream(self.seed, PROMPT, item);
         let want = self.shared() + own;
         match &self.kind {
@@ -126,7 +126,7 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 }
 
 /// Writes `--num-prompts` random requests.
-pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let random = Random::of(plan)?;
     let what = if plan.chat { "the chat template" } else { "the special tokens" };
     let input = length::without(plan.input_len, random.overhead(), what)?;

@@ -20,7 +20,7 @@ struct Kind {
 }
 
 /// Writes the requests again.
-pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let (input, name) = cli::open(plan.file()?)?;
     let mut lines = Lines::new(input, name.clone());
     let mut outcomes = Outcomes { plan, random: None, start: None };

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A request and its measured prompt, or `None` for a row that the dataset's rule leaves out.
-pub(super) type Kept = Option<(SampleRequest, Fitted)>;
+pub type Kept = Option<(SampleRequest, Fitted)>;
 
 /// What became of a row.
 enum Outcome {
@@ -25,7 +25,7 @@ enum Outcome {
 }
 
 /// Writes `--num-prompts` requests made of `rows`, or of all of them.
-pub(super) fn run(
+pub fn run(
     plan: &Plan,
     rows: &Rows,
     writer: &mut Writer,

@@ -37,7 +37,7 @@ const LONGEST_PROMPT: usize = 1024;
 const LONGEST: usize = 2048;
 
 /// Writes `--num-prompts` conversations.
-pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let path = plan.file()?;
     let (rows, cut) = Rows::of_list(path, plan.lenient)?;
     if let Some(cut) = cut {

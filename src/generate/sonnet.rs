@@ -79,7 +79,7 @@ fn share(
 }
 
 /// Writes `--num-prompts` requests of verse.
-pub(super) fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let framed = plan.framed()?;
     let sonnets = Sonnets::new(framed, plan.seed, plan.prefix_len as usize)?;
     length::without(plan.input_len, sonnets.shared_len, "the task and the shared lines")?;

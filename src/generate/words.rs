@@ -23,7 +23,7 @@ const GROUP: usize = 16;
 
 /// Pieces of text, each a space and letters, that stay one token of their own between others of their kind.
 #[derive(Debug)]
-pub(super) struct Words {
+pub struct Words {
     pieces: Vec<String>,
     /// Those that tell prompts apart, in an order that the seed shuffled.
     heads: Vec<u32>,
@@ -33,7 +33,7 @@ pub(super) struct Words {
 
 impl Words {
     /// The words of a tokenizer; `seed` decides the order of first words.
-    pub(super) fn of(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
+    pub fn of(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
         let pieces = if tokenizer.is_remote() { asked(tokenizer)? } else { looked_up(tokenizer)? };
         if pieces.is_empty() {
             return Err(Error::Usage(format!(
@@ -59,7 +59,7 @@ impl Words {
     }
 
     /// Any word, with its space.
-    pub(super) fn draw(&self, rng: &mut impl Rng) -> &str {
+    pub fn draw(&self, rng: &mut impl Rng) -> &str {
         &self.pieces[rng::index(rng, self.pieces.len())]
     }
 
@@ -67,14 +67,14 @@ impl Words {
     ///
     /// At the beginning of a text it comes without its space, which some templates would strip, if most words of this
     /// tokenizer are one token without it too.
-    pub(super) fn head(&self, item: u64, begins: bool) -> &str {
+    pub fn head(&self, item: u64, begins: bool) -> &str {
         let piece = &self.pieces[self.heads[place(item, self.heads.len())] as usize];
         if begins && self.bare_heads { piece.trim_start() } else { piece }
     }
 }
 
 /// `item` counted round and round a list of `len` things.
-pub(super) fn place(item: u64, len: usize) -> usize {
+pub fn place(item: u64, len: usize) -> usize {
     usize::try_from(item % len as u64).unwrap_or_default()
 }
 

@@ -12,20 +12,20 @@ use crate::{
 
 /// How long a prompt should have become, and how long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fitted {
-    pub(super) want: usize,
-    pub(super) got: usize,
+pub struct Fitted {
+    pub want: usize,
+    pub got: usize,
 }
 
 impl Fitted {
     /// A length that was measured and not asked for.
-    pub(super) fn as_is(len: usize) -> Self {
+    pub fn as_is(len: usize) -> Self {
         Fitted { want: len, got: len }
     }
 }
 
 /// Standard output, as a stream of requests.
-pub(super) struct Writer {
+pub struct Writer {
     out: BufWriter<StdoutLock<'static>>,
     prefix: String,
     tags: Option<Object>,
@@ -36,17 +36,17 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Ids are `prefix` and a number; `tags` go into every request.
-    pub(super) fn new(prefix: String, tags: Option<Object>) -> Self {
+    pub fn new(prefix: String, tags: Option<Object>) -> Self {
         Writer { out: cli::stdout(), prefix, tags, written: 0, misfits: 0, worst: 0 }
     }
 
     /// How many requests were written.
-    pub(super) fn written(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.written
     }
 
     /// Writes the requests 0, 1, … up to `count`, which several threads make.
-    pub(super) fn write_numbered(
+    pub fn write_numbered(
         &mut self,
         count: u64,
         make: impl Fn(u64) -> Result<(SampleRequest, Fitted), Error> + Sync,
@@ -65,7 +65,7 @@ impl Writer {
     }
 
     /// Writes a request whose prompt was measured.
-    pub(super) fn write_fitted(&mut self, mut request: SampleRequest, fitted: Fitted) -> Result<(), Error> {
+    pub fn write_fitted(&mut self, mut request: SampleRequest, fitted: Fitted) -> Result<(), Error> {
         if fitted.want != fitted.got {
             self.misfits += 1;
             self.worst = self.worst.max(fitted.want.abs_diff(fitted.got));
@@ -75,7 +75,7 @@ impl Writer {
     }
 
     /// Writes a request. Its own id and tags stay; a tag of the command line wins over one of the same name.
-    pub(super) fn write(&mut self, mut request: SampleRequest) -> Result<(), Error> {
+    pub fn write(&mut self, mut request: SampleRequest) -> Result<(), Error> {
         if request.request_id.is_none() {
             request.request_id = Some(format!("{}{}", self.prefix, self.written));
         }
@@ -88,12 +88,12 @@ impl Writer {
     }
 
     /// Lets the reader have what was written so far.
-    pub(super) fn flush(&mut self) -> Result<(), Error> {
+    pub fn flush(&mut self) -> Result<(), Error> {
         self.out.flush().map_err(Error::stdout)
     }
 
     /// Flushes, and says how many prompts are not as long as they should be.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
+    pub fn finish(mut self) -> Result<(), Error> {
         self.flush()?;
         if self.misfits > 0 {
             let (misfits, written, worst) = (self.misfits, self.written, self.worst);

@@ -13,12 +13,12 @@ use rustls_platform_verifier::ConfigVerifierExt;
 use crate::error::Error;
 
 /// Chooses ring for the whole process, once; later calls change nothing.
-pub(super) fn install_provider() {
+pub fn install_provider() {
     let _ = ring::default_provider().install_default();
 }
 
 /// The client's settings: the system's certificates (on Linux also `SSL_CERT_FILE`), or none checked if `insecure`.
-pub(super) fn client_config(insecure: bool) -> Result<Arc<ClientConfig>, Error> {
+pub fn client_config(insecure: bool) -> Result<Arc<ClientConfig>, Error> {
     install_provider();
     let mut config = if insecure {
         let accept = AcceptAll(ring::default_provider().signature_verification_algorithms);

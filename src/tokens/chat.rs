@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// The template that ships beside a `tokenizer.json`, ready to render.
 #[derive(Debug, Clone)]
-pub(super) struct ChatTemplate {
+pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
@@ -21,7 +21,7 @@ const TEMPLATE: &str = "chat_template";
 
 impl ChatTemplate {
     /// From `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`; `None` if the model has none.
-    pub(super) fn from_folder(folder: &Path) -> Result<Option<Self>, Error> {
+    pub fn from_folder(folder: &Path) -> Result<Option<Self>, Error> {
         let config_path = folder.join("tokenizer_config.json");
         let config: Value = match read_if_there(&config_path)? {
             Some(text) => serde_json::from_str(&text)
@@ -54,7 +54,7 @@ impl ChatTemplate {
     }
 
     /// The text that the model gets, up to where its answer begins.
-    pub(super) fn render(&self, messages: &[Value]) -> Result<String, Error> {
+    pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
         self.environment
             .get_template(TEMPLATE)
             .and_then(|template| {
@@ -95,7 +95,7 @@ fn default_template(value: &Value) -> Option<&str> {
 }
 
 /// The text of a message, content parts that are not text left out.
-pub(super) fn text(message: &Value) -> String {
+pub fn text(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),

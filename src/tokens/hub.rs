@@ -15,7 +15,7 @@ use crate::{
 
 /// The hub as the environment describes it, with the variables of `huggingface_hub`.
 #[derive(Clone)]
-pub(super) struct Hub {
+pub struct Hub {
     /// The caches of other programs, laid out as `huggingface_hub` does.
     shared_cache: Option<PathBuf>,
     /// Our own, for what we fetch.
@@ -29,7 +29,7 @@ pub(super) struct Hub {
 const FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// Whether `name` has the form `name` or `organisation/name`.
-pub(super) fn is_id(name: &str) -> bool {
+pub fn is_id(name: &str) -> bool {
     let part = |p: &str| {
         p.starts_with(|c: char| c.is_ascii_alphanumeric())
             && p.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
@@ -39,7 +39,7 @@ pub(super) fn is_id(name: &str) -> bool {
 
 impl Hub {
     /// `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, and the usual folders without them.
-    pub(super) fn from_env() -> Self {
+    pub fn from_env() -> Self {
         let var = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let cache =
             var("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| var("HOME").map(|h| Path::new(&h).join(".cache")));
@@ -55,7 +55,7 @@ impl Hub {
     }
 
     /// The folder that holds the `tokenizer.json` of this model.
-    pub(super) fn folder(&self, id: &str) -> Result<PathBuf, Error> {
+    pub fn folder(&self, id: &str) -> Result<PathBuf, Error> {
         let own = self.own_cache.as_ref().map(|cache| cache.join(id.replace('/', "--")));
         for cached in [self.snapshot(id), own.clone()].into_iter().flatten() {
             if cached.join(FILES[0]).is_file() {

@@ -25,7 +25,7 @@ const LONGEST: usize = 64;
 
 /// How a tokenizer cuts a text, and what it has counted so far.
 #[derive(Debug)]
-pub(super) struct Segments {
+pub struct Segments {
     cuts: Vec<SysRegex>,
     /// Tokens that are looked for before anything is cut.
     added: Vec<String>,
@@ -66,7 +66,7 @@ fn yes() -> bool {
 
 impl Segments {
     /// `None` for a tokenizer that does not work this way, or of which we cannot be sure.
-    pub(super) fn of(local: &Local) -> Option<Self> {
+    pub fn of(local: &Local) -> Option<Self> {
         let ModelWrapper::BPE(bpe) = local.get_model() else { return None };
         let normalized = match local.get_normalizer() {
             None => false,
@@ -88,7 +88,7 @@ impl Segments {
 
     /// The number of tokens of `text` without special ones that a template would add; `None` if it must be counted
     /// in the long way.
-    pub(super) fn count(&self, local: &Local, text: &str) -> Option<usize> {
+    pub fn count(&self, local: &Local, text: &str) -> Option<usize> {
         if self.normalized && !text.is_ascii() {
             return None;
         }
