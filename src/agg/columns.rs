@@ -1,7 +1,7 @@
 //! The columns of the table: vLLM's keys in vLLM's order, and everyone's own keys where they stood.
 
 use super::run::Run;
-use crate::stats::{Metric, metric_of_key};
+use crate::stats::Metric;
 
 /// The keys of a result that are scalars, in the order in which `vllm bench serve` writes them, with their Chinese names.
 /// The metrics follow behind.
@@ -93,7 +93,7 @@ fn rank(key: &str) -> Option<(usize, usize, u64)> {
     if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
         return Some((at, 0, 0));
     }
-    let (statistic, metric) = metric_of_key(key)?;
+    let (statistic, metric) = Metric::of_key(key)?;
     let metric = KEYS.len() + Metric::ALL.iter().position(|m| *m == metric)?;
     let (statistic, percentile) = match statistic {
         "mean" => (0, 0.0),
@@ -111,7 +111,7 @@ pub fn chinese(key: &str) -> String {
     if let Some((_, name)) = KEYS.iter().chain(&LAST).find(|(known, _)| *known == key) {
         return (*name).to_owned();
     }
-    let Some((statistic, metric)) = metric_of_key(key) else { return key.to_owned() };
+    let Some((statistic, metric)) = Metric::of_key(key) else { return key.to_owned() };
     let metric = match metric {
         Metric::Ttft => "首 Token 延迟",
         Metric::Tpot => "每输出 Token 耗时",

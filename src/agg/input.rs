@@ -93,7 +93,7 @@ impl Found {
     fn keep(&mut self, runs: Vec<Run>, path: &str) {
         for run in runs {
             if run.is_result() {
-                self.runs.push(run.from_file(path));
+                self.runs.push(run.of_file(path));
             } else {
                 cli::warn(
                     "vb-agg",

@@ -14,8 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-pub use run::Run;
-
+use self::run::Run;
 use crate::{cli, config::ConfigFlag, error::Error};
 
 const EXAMPLES: &str = "\
@@ -50,7 +49,7 @@ pub struct Args {
 
 /// The language of the names of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Header {
+enum Header {
     /// vLLM's keys.
     En,
     /// Chinese.

@@ -40,7 +40,7 @@ impl Run {
 
     /// Names its file by its path, of which the last part may tell the lengths: `bench_io128x64_mc4_np20.json`.
     #[must_use]
-    pub fn from_file(mut self, path: &str) -> Self {
+    pub fn of_file(mut self, path: &str) -> Self {
         let named = lengths(file_name(path));
         let [input_lens, output_lens] = self.lists;
         self.input_len = self.input_len.or(named.map(|n| n.0)).or(input_lens);
@@ -208,7 +208,7 @@ mod tests {
     fn lengths_come_from_vb_then_metadata_then_the_name_then_lists() {
         let lists = r#""input_lens":[8,8],"output_lens":[4,0,4]"#;
         let lengths_of = |json: &str, name: &str| {
-            let run = run(json).from_file(name);
+            let run = run(json).of_file(name);
             (run.input_len, run.output_len)
         };
         let name = "bench_io128x64_mc4_np20.json";

@@ -22,10 +22,11 @@ use std::path::{Path, PathBuf};
 use clap::ArgAction;
 use serde_json::Value;
 
-use self::{fit::Framed, writer::Writer};
-pub use self::{
+use self::{
+    fit::Framed,
     grid::GridFormat,
     length::{OutputLen, RangeRatio},
+    writer::Writer,
 };
 use crate::{
     cli,
@@ -139,7 +140,7 @@ Examples:
 
 /// The datasets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum DatasetName {
+enum DatasetName {
     /// Random words or token ids of exact length.
     Random,
     /// Real conversations: the first question, and the length of its answer.

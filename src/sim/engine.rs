@@ -175,12 +175,6 @@ impl Engine {
         self.counters
     }
 
-    /// The constants it works with.
-    #[must_use]
-    pub fn profile(&self) -> &Profile {
-        &self.profile
-    }
-
     /// Empties the prefix cache, unless a request is running; says whether it did.
     pub fn reset_prefix_cache(&mut self) -> bool {
         self.blocks.forget()

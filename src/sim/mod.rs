@@ -41,9 +41,8 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-pub use engine::{Admission, Counters, Engine, Job, RequestId, Step, Token};
 pub use fault::{Fault, FaultKind, FaultRule};
-pub use profile::{PROFILES, Profile};
+pub use profile::Profile;
 pub use server::{Options, Prepared};
 pub use truth::Truth;
 

@@ -78,6 +78,14 @@ impl Metric {
         Metric::ALL.into_iter().find(|m| m.name() == name)
     }
 
+    /// Takes `p99.9_ttft_ms` apart: the statistic and the metric. `None` for a key of another kind.
+    #[must_use]
+    pub fn of_key(key: &str) -> Option<(&str, Metric)> {
+        let (statistic, metric) = key.strip_suffix("_ms")?.split_once('_')?;
+        let percentile = statistic.strip_prefix('p').is_some_and(|p| p.parse::<f64>().is_ok());
+        (percentile || matches!(statistic, "mean" | "median" | "std")).then_some((statistic, Metric::named(metric)?))
+    }
+
     /// Its values over the successes, in seconds, in the order of the input.
     #[must_use]
     pub fn sample(self, recording: &Recording) -> Vec<f64> {
@@ -91,14 +99,6 @@ impl Metric {
         };
         recording.successes().filter_map(of).collect()
     }
-}
-
-/// Takes `p99.9_ttft_ms` apart: the statistic and the metric. `None` for a key of another kind.
-#[must_use]
-pub fn of_key(key: &str) -> Option<(&str, Metric)> {
-    let (statistic, metric) = key.strip_suffix("_ms")?.split_once('_')?;
-    let percentile = statistic.strip_prefix('p').is_some_and(|p| p.parse::<f64>().is_ok());
-    (percentile || matches!(statistic, "mean" | "median" | "std")).then_some((statistic, Metric::named(metric)?))
 }
 
 /// What is told of a sample; all in the unit of its values, and 0 for an empty one, as in vLLM's result.

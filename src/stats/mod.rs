@@ -17,15 +17,17 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-pub use goodput::{Goodput, Slo, parse_slo};
-pub use metric::{Distribution, Metric, of_key as metric_of_key};
-pub use result::RunResult;
+pub use metric::Metric;
 
+use self::{
+    goodput::{Slo, parse_slo},
+    result::RunResult,
+};
 use crate::{cli, config::ConfigFlag, error::Error, ndjson};
 
 const EXAMPLES: &str = "\
 Examples:
-  vb-gen --num-prompts 100 | vb-fire --base-url http://localhost:8000 --max-concurrency 16 | vb-stats
+  vb-gen --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
   cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
   vb-stats --goodput ttft:200ms tpot:50ms --table always run.outputs.ndjson > result.json
   vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
@@ -90,7 +92,7 @@ pub struct Args {
 
 /// What to compute, checked.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+struct Options {
     /// The latencies in vLLM's keys.
     pub metrics: Vec<Metric>,
     /// The percentiles, 0 to 100, in the order they were given.

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::Value;
 
 use super::{
-    metric,
+    metric::Metric,
     recording::{Chunks, Header, Recording, Request},
 };
 
@@ -137,5 +137,5 @@ fn is_computed(key: &str) -> bool {
         "max_output_tokens_per_s",
         "max_concurrent_requests",
     ];
-    KEYS.contains(&key) || metric::of_key(key).is_some()
+    KEYS.contains(&key) || Metric::of_key(key).is_some()
 }
