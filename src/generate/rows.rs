@@ -31,7 +31,7 @@ pub fn run(
     writer: &mut Writer,
     make: impl Fn(&Row) -> Result<Kept, Error> + Sync,
 ) -> Result<(), Error> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
+    let mut order: Vec<usize> = (0..rows.count()).collect();
     if plan.shuffle {
         rng::shuffle(&mut order, &mut rng::stream(plan.seed, "rows", 0));
     }
@@ -47,13 +47,13 @@ pub fn run(
     };
     let kept = once_through(&order, most, writer, &make)?;
     if kept.is_empty() {
-        return Err(Error::Input(format!("none of the {} rows is a usable request", rows.len())));
+        return Err(Error::Input(format!("none of the {} rows is a usable request", rows.count())));
     }
     if most == u64::MAX || kept.len() as u64 == most {
         return Ok(());
     }
     let missing = most - kept.len() as u64;
-    let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.len());
+    let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.count());
     if !plan.oversample {
         warn(format!("{there}: wrote those"));
         return Ok(());
