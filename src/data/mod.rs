@@ -3,7 +3,7 @@
 mod json_list;
 mod rows;
 
-pub use self::rows::{Row, Rows};
+pub use rows::{Row, Rows};
 
 /// Shakespeare's sonnets, one line of verse a line, apostrophes and punctuation left out.
 pub const SONNETS: &str = include_str!("sonnets.txt");

@@ -66,7 +66,14 @@ pub struct Args {
     #[arg(long, help_heading = SERVER)]
     pub insecure: bool,
     /// Wait this long for the server to be ready; 0 does not wait.
-    #[arg(long, help_heading = SERVER, alias = "ready-check-timeout-sec", value_name = "TIME", default_value = "0", value_parser = units::parse_duration)]
+    #[arg(
+        long,
+        help_heading = SERVER,
+        alias = "ready-check-timeout-sec",
+        value_name = "TIME",
+        default_value = "0",
+        value_parser = units::parse_duration
+    )]
     pub ready_check: Nanos,
 
     /// The most requests in flight [default: no limit].
@@ -92,10 +99,22 @@ pub struct Args {
     pub grace: Nanos,
 
     /// The longest wait for a connection, TLS included.
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "10s", value_parser = units::parse_duration)]
+    #[arg(
+        long,
+        help_heading = LIMITS,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = units::parse_duration
+    )]
     pub timeout_connect: Nanos,
     /// The longest wait for the first token.
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "10m", value_parser = units::parse_duration)]
+    #[arg(
+        long,
+        help_heading = LIMITS,
+        value_name = "TIME",
+        default_value = "10m",
+        value_parser = units::parse_duration
+    )]
     pub timeout_first_token: Nanos,
     /// The longest silence once tokens flow.
     #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]

@@ -22,32 +22,22 @@ use crate::{
     error::Error,
     http::openai::Backend,
     ndjson::Lines,
-    record::{Object, SampleRequest},
+    record::{Object, RequestFuncOutput, SampleRequest},
     units::Nanos,
 };
 
 /// Requests read ahead: enough to hide the reading, few enough for long prompts to fit the memory.
 const READ_AHEAD: usize = 256;
 
-/// One request made ready: what is sent, and what the output repeats of it.
+/// One request made ready.
 #[derive(Debug)]
 pub struct RequestFuncInput {
     /// The whole request, body included.
     pub request: Request<Full<Bytes>>,
-    /// Names it.
-    pub request_id: String,
-    /// As in the request.
-    pub prompt_len: Option<u32>,
-    /// As in the request.
-    pub expected_output_len: Option<u32>,
     /// As in the request.
     pub timestamp: Option<Nanos>,
-    /// As in the request.
-    pub session_id: Option<String>,
-    /// As in the request.
-    pub turn: Option<u32>,
-    /// As in the request.
-    pub tags: Option<Object>,
+    /// Its output, as far as that repeats the request.
+    pub output: RequestFuncOutput,
 }
 
 /// How requests are made ready.
@@ -88,16 +78,16 @@ impl Template {
             request.headers_mut().entry(HOST).or_insert(host);
         }
         request.headers_mut().insert("x-request-id", id);
-        Ok(RequestFuncInput {
-            request,
+        let output = RequestFuncOutput {
             request_id,
-            prompt_len: sample.prompt_len,
-            expected_output_len: sample.expected_output_len,
-            timestamp: sample.timestamp,
             session_id: sample.session_id,
             turn: sample.turn,
             tags: sample.tags,
-        })
+            prompt_len: sample.prompt_len.unwrap_or(0),
+            expected_output_len: sample.expected_output_len,
+            ..RequestFuncOutput::default()
+        };
+        Ok(RequestFuncInput { request, timestamp: sample.timestamp, output })
     }
 }
 
@@ -176,8 +166,8 @@ mod tests {
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
             assert_eq!(request.request.headers()[HOST], "h:1");
-            assert_eq!(request.request.headers()["x-request-id"], request.request_id.as_str());
-            ids.push(request.request_id);
+            assert_eq!(request.request.headers()["x-request-id"], request.output.request_id.as_str());
+            ids.push(request.output.request_id);
         }
         assert_eq!(ids, ["line-1", "x"]);
         assert_eq!(input.end.recv().unwrap().unwrap_err().to_string(), "stdin:3:11: expected value");

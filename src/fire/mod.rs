@@ -41,7 +41,7 @@ use self::{
     headers::Headers,
     input::{Input, RequestFuncInput, Template},
     preflight::Preflight,
-    sink::{Finished, Identity, Progress, Sink, What, Written},
+    sink::{Finished, Progress, Sink, What, Written},
     stop::{Stop, Stopper, Why},
 };
 use crate::{
@@ -216,19 +216,18 @@ impl Launch for Launcher {
         self.timed |= request.timestamp.is_some();
         let (client, outcomes) = (Arc::clone(&self.client), self.outcomes.clone());
         let (mut stop, alive) = (self.stop.clone(), self.alive.clone());
-        let (request, input) = Identity::of(request);
+        let RequestFuncInput { request, output, .. } = request;
         tokio::spawn(async move {
             let done = attempt(&client, request, &mut stop).await;
             drop(slot);
             // The sink is there until the last sender is gone.
-            let _ = outcomes.send(Finished { input, scheduled, what: What::Attempt(Box::new(done)) });
+            let _ = outcomes.send(Finished { output, scheduled, what: What::Attempt(Box::new(done)) });
             drop(alive);
         });
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        let (_, input) = Identity::of(request);
-        let _ = self.outcomes.send(Finished { input, scheduled, what: What::NotSent(why) });
+        let _ = self.outcomes.send(Finished { output: request.output, scheduled, what: What::NotSent(why) });
     }
 }
 

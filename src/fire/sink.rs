@@ -11,14 +11,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::Request;
-
 use super::{
     attempt::{Attempt, Client},
     headers::Headers,
-    input::RequestFuncInput,
     stop::{Stopper, Why},
     tally::Tally,
 };
@@ -38,8 +33,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// A request that is over.
 #[derive(Debug)]
 pub struct Finished {
-    /// What was sent; the request itself is gone.
-    pub input: Identity,
+    /// What is known of it so far.
+    pub output: RequestFuncOutput,
     /// When it was due.
     pub scheduled: Nanos,
     /// What became of it, or why it was never sent.
@@ -53,27 +48,6 @@ pub enum What {
     Attempt(Box<Attempt>),
     /// It was due, but the run ended first.
     NotSent(Why),
-}
-
-/// What an output repeats of its request.
-#[derive(Debug, Default)]
-pub struct Identity(pub RequestFuncOutput);
-
-impl Identity {
-    /// Of this request.
-    #[must_use]
-    pub fn of(input: RequestFuncInput) -> (Request<Full<Bytes>>, Self) {
-        let output = RequestFuncOutput {
-            request_id: input.request_id,
-            session_id: input.session_id,
-            turn: input.turn,
-            tags: input.tags,
-            prompt_len: input.prompt_len.unwrap_or(0),
-            expected_output_len: input.expected_output_len,
-            ..RequestFuncOutput::default()
-        };
-        (input.request, Identity(output))
-    }
 }
 
 /// What the thread needs.
@@ -156,7 +130,7 @@ impl Sink {
     }
 
     fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {
-        let Finished { input: Identity(mut output), scheduled, what } = outcome;
+        let Finished { mut output, scheduled, what } = outcome;
         output.run_id.clone_from(&self.run.run_id);
         match what {
             What::Attempt(attempt) => attempt.finish(self.clock, scheduled, |text| self.count(text), &mut output),

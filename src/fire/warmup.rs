@@ -7,8 +7,7 @@ use serde_json::Value;
 use super::{
     Args,
     attempt::{Client, attempt},
-    input::Template,
-    sink::Identity,
+    input::{RequestFuncInput, Template},
     stop::Stopper,
 };
 use crate::{
@@ -37,7 +36,7 @@ pub async fn run(
         let (client, slots, mut stop) = (Arc::clone(&client), Arc::clone(&slots), stopper.watch());
         tasks.push(tokio::spawn(async move {
             let _slot = slots.acquire_owned().await;
-            let (request, Identity(mut output)) = Identity::of(ready);
+            let RequestFuncInput { request, mut output, .. } = ready;
             let scheduled = client.clock.now();
             let done = attempt(&client, request, &mut stop).await;
             done.finish(client.clock, scheduled, |_| None, &mut output);
@@ -61,7 +60,7 @@ pub async fn run(
 
 /// The warm-up request `number`, made from a measured one: the same words or tokens in another order.
 ///
-/// It begins with its own number, so that it shares no first block with any other prompt.
+/// A text begins with its own number, so that it shares no first block with any other prompt.
 fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
     let mut sample = model.clone();
     sample.request_id = Some(format!("warmup-{number}"));

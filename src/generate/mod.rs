@@ -74,7 +74,13 @@ pub struct Args {
     lenient: bool,
 
     /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
-    #[arg(long, help_heading = LENGTHS, value_name = "TOKENS", aliases = ["random-input-len", "sonnet-input-len"], value_parser = parse_count_u32)]
+    #[arg(
+        long,
+        help_heading = LENGTHS,
+        value_name = "TOKENS",
+        aliases = ["random-input-len", "sonnet-input-len"],
+        value_parser = parse_count_u32
+    )]
     input_len: Option<u32>,
     /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom: 256;
     /// sharegpt: the length of the real answer].
@@ -89,8 +95,15 @@ pub struct Args {
     /// Vary lengths by up to this share either way, as 0.1 or {"input":0.1,"output":0.5} (random).
     #[arg(long, help_heading = LENGTHS, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
     range_ratio: RangeRatio,
-    /// Tokens that all prompts share in front, added to the input length; with sonnet part of it [default: 0; sonnet: 200].
-    #[arg(long, help_heading = LENGTHS, value_name = "TOKENS", aliases = ["random-prefix-len", "sonnet-prefix-len"], value_parser = parse_count_u32)]
+    /// Tokens that all prompts share in front, added to the input length; with sonnet part of it [default: 0;
+    /// sonnet: 200].
+    #[arg(
+        long,
+        help_heading = LENGTHS,
+        value_name = "TOKENS",
+        aliases = ["random-prefix-len", "sonnet-prefix-len"],
+        value_parser = parse_count_u32
+    )]
     prefix_len: Option<u32>,
     /// Send token ids instead of text (random and replay).
     #[arg(long, help_heading = LENGTHS)]
@@ -116,10 +129,24 @@ pub struct Args {
     #[arg(long, help_heading = OUTPUT, value_name = "TEXT")]
     request_id_prefix: Option<String>,
     /// Put this into the `tags` of every request.
-    #[arg(long, help_heading = OUTPUT, value_name = "KEY=VALUE", value_parser = cli::parse_pair, action = ArgAction::Append, num_args(1..))]
+    #[arg(
+        long,
+        help_heading = OUTPUT,
+        value_name = "KEY=VALUE",
+        value_parser = cli::parse_pair,
+        action = ArgAction::Append,
+        num_args(1..)
+    )]
     tag: Vec<(String, String)>,
     /// Write the cells of the config's grid instead of requests [default format: json].
-    #[arg(long, help_heading = OUTPUT, value_enum, value_name = "FORMAT", num_args(0..=1), default_missing_value = "json")]
+    #[arg(
+        long,
+        help_heading = OUTPUT,
+        value_enum,
+        value_name = "FORMAT",
+        num_args(0..=1),
+        default_missing_value = "json"
+    )]
     grid: Option<GridFormat>,
     /// Print the JSON Schema of a request and leave.
     #[arg(long, help_heading = OUTPUT)]

@@ -50,7 +50,8 @@ impl Backend {
         }
     }
 
-    /// The request body. `flags` are the sampling flags, `extra` is `--extra-body`; a request's own `body` wins over both.
+    /// The request body. `flags` are the sampling flags, `extra` is `--extra-body`; a request's own `body` wins over
+    /// both.
     ///
     /// # Errors
     /// Says what the request lacks for this API.
@@ -277,7 +278,8 @@ impl Choice<'_> {
         delta.is_some_and(|d| filled(d.reasoning.as_ref()) || filled(d.reasoning_content.as_ref()))
     }
 
-    /// Whether it bears a token of the answer proper: text or a call. Never the role that opens a chat, nor the empty end.
+    /// Whether it bears a token of the answer proper: text or a call. Never the role that opens a chat, nor the empty
+    /// end.
     #[must_use]
     pub fn answers(&self) -> bool {
         let called = self

@@ -10,9 +10,9 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use tokenizers::Tokenizer as Local;
 
-pub use self::server::Server;
 use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
 use crate::error::Error;
+pub use server::Server;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
 /// `examples/train_tokenizer.rs`. Id 0 is `<|endoftext|>`, its only special token.
