@@ -28,14 +28,14 @@
 //! | [`load`] | when each request is due, decided before any clock runs |
 //! | [`tokens`] | tokenizers: built in, from a file, from the hub, or the server's own |
 //! | | |
+//! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
+//! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag, which it asks the tools for |
+//! | | |
 //! | [`generate`] | `vb-gen`: a dataset becomes requests |
 //! | [`fire`] | `vb-fire`: requests become outputs |
 //! | [`stats`] | `vb-stats`: the outputs of a run become one result, by the definitions of `docs/METRICS.md` |
 //! | [`agg`] | `vb-agg`: results become a table |
 //! | [`sim`] | `vb-sim`: a server whose timing is known and whose faults are wanted |
-//! | | |
-//! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
-//! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag |
 
 pub mod agg;
 pub mod cli;

@@ -241,7 +241,8 @@ async fn measure(
     input: Input,
     stopper: &Stopper,
 ) -> Result<Ended, Error> {
-    let tokenizer = args.tokenizer.as_deref().and_then(counting_tokenizer);
+    // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
+    let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
     let clock = Clock::start();
     run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
     let run_id = run.run_id.clone();
@@ -292,16 +293,6 @@ fn write_end(end: &EndRecord) -> Result<(), Error> {
     let mut out = cli::stdout();
     ndjson::write(&mut out, end)?;
     out.flush().map_err(Error::stdout)
-}
-
-/// A tokenizer for servers that send no usage. Not having one is no reason to stop: chunks are counted then.
-fn counting_tokenizer(name: &str) -> Option<Tokenizer> {
-    let path = std::path::Path::new(name);
-    match name {
-        "builtin" => Tokenizer::builtin().ok(),
-        _ if path.exists() => Tokenizer::from_path(path).ok(),
-        _ => None,
-    }
 }
 
 fn join_thread<T>(handle: thread::JoinHandle<T>) -> Result<T, Error> {

@@ -43,11 +43,8 @@ impl Tokenizer {
     ///
     /// `server` is not among them, since it needs an address: [`Tokenizer::from_server`].
     pub fn open(name: &str) -> Result<Self, Error> {
-        let path = Path::new(name);
-        if name == "builtin" {
-            Self::builtin()
-        } else if path.exists() {
-            Self::from_path(path)
+        if let Some(local) = Self::open_local(name)? {
+            Ok(local)
         } else if hub::is_id(name) {
             let tokenizer = Self::from_path(&Hub::from_env().folder(name)?)?;
             Ok(Tokenizer { name: name.to_owned(), ..tokenizer })
@@ -59,8 +56,18 @@ impl Tokenizer {
         }
     }
 
+    /// What [`Tokenizer::open`] finds without the hub: `builtin`, a file or folder. `None` for any other name.
+    pub fn open_local(name: &str) -> Result<Option<Self>, Error> {
+        let path = Path::new(name);
+        match name {
+            "builtin" => Self::builtin().map(Some),
+            _ if path.exists() => Self::from_path(path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// A `tokenizer.json`, or a folder that holds one. A chat template beside it is taken along.
-    pub fn from_path(path: &Path) -> Result<Self, Error> {
+    fn from_path(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let json = std::fs::read(&file).map_err(|e| Error::read(&file, e))?;
         let mut tokenizer = Self::from_json(&json, &path.display().to_string())?;

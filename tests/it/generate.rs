@@ -70,7 +70,7 @@ fn special_tokens_of_the_server_are_part_of_the_length() {
         "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
     });
     let path = file(&folder, "tokenizer.json", json.to_string());
-    let tokenizer = Tokenizer::from_path(&folder).unwrap();
+    let tokenizer = Tokenizer::open(folder.to_str().unwrap()).unwrap();
     for request in generate(&["--num-prompts", "20", "--input-len", "16", "--tokenizer", &path]) {
         assert_eq!(request["prompt_len"], 16);
         assert_eq!(tokenizer.encode(text(&request), true).unwrap().len(), 16);
