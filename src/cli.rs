@@ -164,6 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_pair_has_a_key() {
+        assert_eq!(parse_pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_pair("a="), Ok(("a".into(), String::new())));
+        assert!(parse_pair("=b").is_err() && parse_pair("a").is_err());
+    }
+
+    #[test]
     fn underscores_in_names_of_flags_only() {
         for (typed, meant) in
             [("--num_prompts=a_b", "--num-prompts=a_b"), ("a_b", "a_b"), ("--max_concurrency", "--max-concurrency")]

@@ -108,3 +108,39 @@ pub fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
     let text = cause.to_string();
     text.split(" (os error").next().unwrap_or_default().replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_parser_is_cut_off_and_nothing_else() {
+        let error = serde_json::from_str::<u8>("{").unwrap_err();
+        assert!(error.to_string().contains(" at line 1"));
+        assert!(!without_place(&error).contains(" at line "));
+        assert_eq!(without_place(&"no place"), "no place");
+    }
+
+    #[test]
+    fn the_innermost_cause_is_told_without_a_number() {
+        let refused = io::Error::from_raw_os_error(111);
+        assert!(refused.to_string().contains("(os error 111)"));
+        let said = root_cause(&io::Error::other(Nested(refused)));
+        assert!(!said.is_empty() && !said.contains("os error") && !said.contains("outside"), "{said}");
+    }
+
+    #[derive(Debug)]
+    struct Nested(io::Error);
+
+    impl fmt::Display for Nested {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("outside")
+        }
+    }
+
+    impl std::error::Error for Nested {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+}
