@@ -108,7 +108,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let stopper = Stopper::default();
     watch_signals(&stopper, args.grace)?;
     if args.num_warmups > 0 {
-        warmup::run(args, &template, &server, &first, &stopper).await?;
+        warmup::run(args, &template, &server, &headers, &first, &stopper).await?;
     }
     let run = run_record(args, url, &headers, model);
     let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     Args,
     attempt::{Client, attempt},
+    headers::Headers,
     input::{RequestFuncInput, Template},
     stop::Stopper,
 };
@@ -24,6 +25,7 @@ pub async fn run(
     args: &Args,
     template: &Template,
     server: &Server,
+    headers: &Headers,
     first: &SampleRequest,
     stopper: &Stopper,
 ) -> Result<(), Error> {
@@ -53,6 +55,7 @@ pub async fn run(
         }
     }
     if failed > 0 {
+        let error = headers.scrub(error);
         cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
     }
     Ok(())
@@ -60,16 +63,16 @@ pub async fn run(
 
 /// The warm-up request `number`, made from a measured one: the same words or tokens in another order.
 ///
-/// A text begins with its own number, so that it shares no first block with any other prompt.
+/// It begins otherwise than the measured one, so that it shares no block with it: a text with its own number.
 fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
     let mut sample = model.clone();
     sample.request_id = Some(format!("warmup-{number}"));
     sample.timestamp = None;
     match &mut sample.prompt {
         Some(Prompt::Text(text)) => *text = scrambled_text(text, seed, number),
-        Some(Prompt::Ids(ids)) => shuffle(ids, seed, number),
+        Some(Prompt::Ids(ids)) => scramble_ids(ids, seed, number),
         Some(Prompt::Texts(texts)) => texts.iter_mut().for_each(|t| *t = scrambled_text(t, seed, number)),
-        Some(Prompt::IdLists(lists)) => lists.iter_mut().for_each(|ids| shuffle(ids, seed, number)),
+        Some(Prompt::IdLists(lists)) => lists.iter_mut().for_each(|ids| scramble_ids(ids, seed, number)),
         None => {}
     }
     for content in sample.messages.iter_mut().flatten().filter_map(|m| m.get_mut("content")) {
@@ -97,6 +100,18 @@ fn scrambled_text(text: &str, seed: u64, number: u32) -> String {
     format!("{number} {}", words.join(" "))
 }
 
+fn scramble_ids(ids: &mut [u32], seed: u64, number: u32) {
+    let Some(measured) = ids.first().copied() else { return };
+    shuffle(ids, seed, number);
+    if ids[0] == measured {
+        match ids.iter().position(|id| *id != measured) {
+            Some(other) => ids.swap(0, other),
+            // One token over and over: its neighbour in the vocabulary is as good a token.
+            None => ids[0] = if measured > 1 { measured - 1 } else { measured + 1 },
+        }
+    }
+}
+
 fn shuffle<T>(items: &mut [T], seed: u64, number: u32) {
     rng::shuffle(items, &mut rng::stream(seed, "warmup", u64::from(number)));
 }
@@ -110,11 +125,20 @@ mod tests {
         for line in [
             r#"{"prompt":"one two three four five six","expected_output_len":3,"timestamp":4}"#,
             r#"{"prompt":[1,2,3,4,5,6,7,8]}"#,
+            r#"{"prompt":[7,7,7]}"#,
+            r#"{"prompt":[7,7,8]}"#,
             r#"{"messages":[{"role":"user","content":"one two three"},{"role":"user","content":[{"type":"text","text":"a b c"}]}]}"#,
         ] {
             let model: SampleRequest = serde_json::from_str(line).unwrap();
             let (a, b) = (scrambled(&model, 0, 0), scrambled(&model, 0, 1));
-            assert!(a != b && a.prompt.is_none_or(|p| Some(p) != model.prompt), "{line}");
+            let begins = |sample: &SampleRequest| match &sample.prompt {
+                Some(Prompt::Ids(ids)) => ids[0],
+                _ => 0,
+            };
+            assert!(begins(&a) == 0 || begins(&a) != begins(&model) && begins(&b) != begins(&model), "{line}");
+            let shuffles = !matches!(&model.prompt, Some(Prompt::Ids(ids)) if ids[0] == ids[1]);
+            assert!(!shuffles || a != b, "{line}");
+            assert!(a.prompt.is_none_or(|p| Some(p) != model.prompt), "{line}");
             assert_eq!((b.expected_output_len, b.timestamp), (model.expected_output_len, None));
         }
     }

@@ -10,15 +10,19 @@ use crate::{
     units::Nanos,
 };
 
-/// A client for code that may wait: for the hub and for a server's tokenizer.
-pub fn blocking_client() -> Result<blocking::Client, Error> {
+/// A client for code that may wait, which asks the server under test: never through a proxy.
+pub fn server_client() -> Result<blocking::Client, Error> {
+    waiting().no_proxy().build().map_err(|e| cannot_set_up(&e))
+}
+
+/// A client for code that may wait, which asks the hub: through the proxy of the environment, if there is one.
+pub fn hub_client() -> Result<blocking::Client, Error> {
+    waiting().build().map_err(|e| cannot_set_up(&e))
+}
+
+fn waiting() -> blocking::ClientBuilder {
     tls::install_provider();
-    blocking::Client::builder()
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(10))
-        .timeout(Duration::from_mins(5))
-        .build()
-        .map_err(|e| cannot_set_up(&e))
+    blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(Duration::from_mins(5))
 }
 
 /// A client for tasks of a runtime, which sends `headers` with each question and asks only once.

@@ -10,7 +10,7 @@ use reqwest::{StatusCode, blocking::Client};
 
 use crate::{
     error::Error,
-    http::question::{blocking_client, reason},
+    http::question::{hub_client, reason},
 };
 
 /// The hub as the environment describes it, with the variables of `huggingface_hub`.
@@ -81,7 +81,7 @@ impl Hub {
     }
 
     fn fetch(&self, id: &str, folder: &Path) -> Result<(), Error> {
-        let client = blocking_client()?;
+        let client = hub_client()?;
         let mut files = Vec::new();
         for name in FILES {
             match self.fetch_file(&client, id, name)? {

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     http::{
         openai::error_message,
-        question::{blocking_client, reason},
+        question::{reason, server_client},
     },
 };
 
@@ -53,7 +53,7 @@ impl Server {
                 "--tokenizer server needs the address of a server, as in --base-url http://127.0.0.1:8000".into(),
             ));
         };
-        Ok(Server { client: blocking_client()?, base, model, api_key })
+        Ok(Server { client: server_client()?, base, model, api_key })
     }
 
     /// The token ids of a text.
