@@ -99,7 +99,8 @@ impl Answer {
             self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
         }
         for choice in &chunk.choices {
-            if let Some(reason) = &choice.finish_reason {
+            // Servers exist that send an empty one with every chunk; it says nothing.
+            if let Some(reason) = choice.finish_reason.as_ref().filter(|reason| !reason.0.is_empty()) {
                 self.finish_reason = Some(reason.0.clone().into_owned());
             }
             if choice.index == 0 {
@@ -285,7 +286,10 @@ mod tests {
         let finished = r#"{"choices":[{"index":0,"text":"b","finish_reason":"length"}]}"#;
         let reset = || Some(Failure::new(ErrorKind::Reset, "reset"));
         let a = text("a");
+        let unfinished = r#"{"choices":[{"index":0,"text":"b","finish_reason":""}]}"#;
         for (events, broken, kind) in [
+            (vec![unfinished], None, Some(ErrorKind::Truncated)),
+            (vec![unfinished, "[DONE]"], None, None),
             (vec![a.as_str()], None, Some(ErrorKind::Truncated)),
             (vec![&a, "[DONE]"], None, None),
             (vec![&a, finished], None, None),
