@@ -319,7 +319,9 @@ pub fn error_message(body: &[u8]) -> String {
         None if value.is_null() => String::from_utf8_lossy(body).into_owned(),
         None => error.to_string(),
     };
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Control characters would move about on the terminal that shows it.
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut line: String = words.collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(LONGEST) {
         line.truncate(end);
         line.push('…');
@@ -381,6 +383,7 @@ mod tests {
     fn errors_in_the_words_of_the_server() {
         for (body, want) in [
             (r#"{"error":{"message":"too\n long","code":400}}"#, "too long"),
+            (r#"{"error":"\u001b[2Jbusy\u0000"}"#, "[2Jbusy"),
             (r#"{"error":"busy"}"#, "busy"),
             (r#"{"object":"error","message":"no"}"#, "no"),
             (r#"{"detail":"Not Found"}"#, "Not Found"),
