@@ -7,11 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, header};
+use tokio::time::timeout;
 
 use super::{answer::Answer, stop::Stop};
 use crate::{
@@ -24,6 +26,10 @@ use crate::{
     record::{ErrorKind, RequestFuncOutput},
     units::Nanos,
 };
+
+/// How much of a failure's text is read, and for how long.
+const LONGEST_FAILURE: usize = 1 << 16;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a request may take. The names are those of the flags and of the kinds of failure.
 #[derive(Debug, Clone, Copy)]
@@ -175,10 +181,7 @@ async fn check_head(response: Response<Incoming>) -> Result<Incoming, Failure> {
         return Ok(response.into_body());
     }
     let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let message = match Limited::new(response.into_body(), 1 << 16).collect().await {
-        Ok(body) => error_message(&body.to_bytes()),
-        Err(e) => format!("(its text could not be read: {e})"),
-    };
+    let message = said(response.into_body()).await;
     if status == StatusCode::OK {
         return Err(Failure::new(
             ErrorKind::Protocol,
@@ -186,7 +189,23 @@ async fn check_head(response: Response<Incoming>) -> Result<Incoming, Failure> {
         ));
     }
     let location = location.map_or_else(String::new, |to| format!(", to {to}"));
-    Err(Failure::new(ErrorKind::HttpStatus, format!("HTTP {status}{location}: {message}")))
+    let message = if message.is_empty() { message } else { format!(": {message}") };
+    Err(Failure::new(ErrorKind::HttpStatus, format!("HTTP {status}{location}{message}")))
+}
+
+/// What a server says about a failure, as far as it comes: the failure is one, however long its text and whatever cuts it.
+async fn said(mut body: Incoming) -> String {
+    let mut text = Vec::new();
+    let read = async {
+        while text.len() < LONGEST_FAILURE
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            text.extend_from_slice(frame.data_ref().map_or(&[], |bytes| bytes));
+        }
+    };
+    // Late or not, what has come is told.
+    let _ = timeout(PATIENCE, read).await;
+    error_message(&text)
 }
 
 fn broken_before_head(e: &hyper::Error, reused: bool) -> Failure {

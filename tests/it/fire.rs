@@ -298,6 +298,37 @@ fn a_server_that_is_not_there_is_told_once() {
     assert!(done.code == 4 && done.stderr.contains("no.such.host.invalid has no address"), "{}", done.stderr);
 }
 
+/// A server that says these bytes to every request and closes.
+fn server_that_says(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            if stream.read(&mut [0; 1 << 16]).is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        }
+    });
+    url
+}
+
+#[test]
+fn what_came_of_a_failure_s_text_is_told() {
+    let head = |length: usize| format!("HTTP/1.1 500 Internal Server Error\r\ncontent-length: {length}\r\n\r\n");
+    for (answer, want) in [
+        (head(100_000) + "over capacity " + &"x".repeat(99_986), "HTTP 500 Internal Server Error: over capacity xx"),
+        (head(1000) + "over capacity", "HTTP 500 Internal Server Error: over capacity"),
+        (head(0), "HTTP 500 Internal Server Error"),
+    ] {
+        let done = fire(&server_that_says(answer), &["--model", "m"], &requests(1, ""));
+        let (_, outputs, _) = records(&done.stdout);
+        let error = outputs[0]["error"].as_str().unwrap();
+        assert!(error.starts_with(want) && !error.ends_with(": "), "{error}");
+        assert_eq!(outputs[0]["error_kind"], "http_status");
+    }
+}
+
 #[test]
 fn a_bad_line_is_named_and_those_before_it_are_reported() {
     let sim = Sim::start(&[]);
