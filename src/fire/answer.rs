@@ -77,9 +77,14 @@ impl Answer {
         if self.done || self.failure.is_some() {
             return;
         }
-        if data == b"[DONE]" {
-            self.done = true;
-            return;
+        match data.trim_ascii() {
+            // A sign of life, as some gateways send.
+            b"" => return,
+            b"[DONE]" => {
+                self.done = true;
+                return;
+            }
+            _ => {}
         }
         let chunk: Chunk = match serde_json::from_slice(data) {
             Ok(chunk) => chunk,
@@ -212,7 +217,7 @@ impl Answer {
         let (tokens, source) = if let Some(tokens) = usage.completion_tokens {
             (tokens, TokenSource::Usage)
         } else if all_known {
-            (self.chunk_tokens.iter().sum(), TokenSource::TokenIds)
+            (self.chunk_tokens.iter().copied().fold(0, u32::saturating_add), TokenSource::TokenIds)
         } else if let Some(tokens) = (chunks > 0).then(|| count(&self.text)).flatten() {
             (tokens, TokenSource::Tokenizer)
         } else {
@@ -298,6 +303,7 @@ mod tests {
             (vec![&a], reset(), Some(ErrorKind::Reset)),
             (vec![ROLE, USAGE, "[DONE]"], None, Some(ErrorKind::Empty)),
             (vec!["[DONE]"], None, Some(ErrorKind::Empty)),
+            (vec!["", &a, " ", "[DONE] "], None, None),
             (vec![], None, Some(ErrorKind::Truncated)),
             (vec![&a, "{oops"], None, Some(ErrorKind::Protocol)),
             (vec![&a, r#"{"choices":"none"}"#], None, Some(ErrorKind::Protocol)),
@@ -324,6 +330,15 @@ mod tests {
 
         let output = answer(&[&text("a"), &text("bc"), "[DONE]"], None);
         assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Tokenizer)));
+    }
+
+    #[test]
+    fn absurd_counts_break_nothing() {
+        let most = r#"{"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967295}}"#;
+        let none = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{"completion_tokens":0}}"#;
+        let unsaid = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{}}"#;
+        let output = answer(&[most, none, most, unsaid, "[DONE]"], None);
+        assert_eq!((output.success, output.output_tokens), (true, u32::MAX));
     }
 
     #[test]
