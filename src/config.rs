@@ -62,8 +62,11 @@ struct File {
 impl File {
     fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
-        let text =
+        let mut text =
             std::fs::read_to_string(path).map_err(|e| Error::Usage(format!("cannot read the config {name}: {e}")))?;
+        if text.starts_with('\u{feff}') {
+            text.remove(0);
+        }
         // `null` is an empty file: a config without a key.
         let mapping: Option<serde_yaml::Mapping> = serde_yaml::from_str(&text).map_err(|e| yaml_error(&name, &e))?;
         let file = File {
@@ -109,8 +112,8 @@ impl File {
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ']).starts_with(':'))
         };
-        let line = self.text.lines().position(at).map_or(0, |i| i + 1);
-        Error::Usage(format!("{}:{line}: {what}", self.name))
+        let place = self.text.lines().position(at).map_or_else(String::new, |i| format!(":{}", i + 1));
+        Error::Usage(format!("{}{place}: {what}", self.name))
     }
 }
 

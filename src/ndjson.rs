@@ -9,6 +9,9 @@ use crate::error::{Error, without_place};
 /// The longest line that is read: a guard against a file that is not NDJSON at all.
 const LONGEST_LINE: usize = 1 << 30;
 
+/// What some editors put at the head of a file: it says UTF-8 and nothing more.
+pub const BOM: &[u8] = b"\xEF\xBB\xBF";
+
 /// The lines of a stream that are not blank, with their numbers.
 ///
 /// A last line without a newline still counts: a killed writer leaves one.
@@ -38,6 +41,9 @@ impl<R: BufRead> Lines<R> {
                 }
                 Ok(_) => self.number += 1,
                 Err(source) => return Err(Error::Read { from: self.name.clone(), source }),
+            }
+            if self.number == 1 && self.buffer.starts_with(BOM) {
+                self.buffer.drain(..BOM.len());
             }
             if !self.buffer.trim_ascii().is_empty() {
                 return Ok(Some(self.buffer.trim_ascii()));
@@ -93,6 +99,13 @@ mod tests {
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
         assert_eq!(lines.number(), 4);
         assert!(lines.next_record::<Value>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let mut lines = Lines::new(&b"\xEF\xBB\xBF{\"a\":1}\r\n{\"a\":2}\r\n"[..], "stdin");
+        assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 1);
+        assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::run::{Run, Runs};
 use crate::{
     cli,
     error::{Error, without_place},
+    ndjson::BOM,
 };
 
 /// What was read.
@@ -71,7 +72,10 @@ impl Found {
     /// The results in `text`, which was read from `path` (empty: standard input): one behind the other, on one line or
     /// on many. After a broken one it goes on at the next line that begins an object.
     fn take(&mut self, text: &[u8], path: &str) {
-        let mut from = 0;
+        let mut from = if text.starts_with(BOM) { BOM.len() } else { 0 };
+        if !path.is_empty() && text[from..].trim_ascii().is_empty() {
+            self.complain(format!("{path}: the file is empty; left out"));
+        }
         while from < text.len() {
             let mut values = serde_json::Deserializer::from_slice(&text[from..]).into_iter::<Runs>();
             let Some(value) = values.next() else { return };

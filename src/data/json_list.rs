@@ -74,6 +74,8 @@ fn step(state: State, byte: u8) -> Result<State, &'static str> {
         (State::Text { depth, escaped: false }, b'"') => State::List { depth },
         (State::Text { depth, escaped }, _) => State::Text { depth, escaped: !escaped && byte == b'\\' },
         (_, b' ' | b'\t' | b'\r' | b'\n') | (State::List { depth: 0 }, b',') => state,
+        // A byte order mark.
+        (State::Before, 0xEF | 0xBB | 0xBF) => state,
         (State::Before, b'[') => State::List { depth: 0 },
         (State::Before, _) => return Err("a list `[ … ]` of conversations should begin here"),
         (State::After, _) => return Err("the list is over, but the file goes on"),
@@ -119,6 +121,7 @@ mod tests {
         "#;
         assert_eq!(elements(text), [r#"{"a":"}]\"\\"}"#, r#"{"b":[{"c":1}]}"#, "{}"]);
         assert_eq!(scan(text.as_bytes()).unwrap().broken, None);
+        assert_eq!(elements("\u{feff}[{}]"), ["{}"]);
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::json_list;
-use crate::error::{Error, without_place};
+use crate::{
+    error::{Error, without_place},
+    ndjson::BOM,
+};
 
 /// Where a row lies in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +132,9 @@ fn lines(mut input: impl BufRead) -> io::Result<Vec<Span>> {
             return Ok(spans);
         }
         line += 1;
+        let skip = if line == 1 && buffer.starts_with(BOM) { BOM.len() as u64 } else { 0 };
         if !buffer.trim_ascii().is_empty() {
-            spans.push(Span { offset, len, line });
+            spans.push(Span { offset: offset + skip, len: len - skip, line });
         }
         offset += len;
     }
@@ -144,6 +148,8 @@ mod tests {
     fn lines_are_found_with_their_numbers() {
         let spans = lines(&b"{}\n\n  \n{\"a\":1}"[..]).unwrap();
         assert_eq!(spans, [Span { offset: 0, len: 3, line: 1 }, Span { offset: 7, len: 7, line: 4 }]);
+        let marked = lines(&b"\xEF\xBB\xBF{}\n{}"[..]).unwrap();
+        assert_eq!(marked, [Span { offset: 3, len: 3, line: 1 }, Span { offset: 6, len: 2, line: 2 }]);
     }
 
     #[test]

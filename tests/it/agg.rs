@@ -79,6 +79,15 @@ fn a_broken_file_is_named_and_the_rest_is_written() {
 }
 
 #[test]
+fn an_empty_file_is_named_too() {
+    let folder = results("agg-empty");
+    fs::write(folder.join("cut.json"), "").unwrap();
+    let done = run("vb-agg", &[folder.to_str().unwrap()], "");
+    assert_eq!((done.code, done.stdout.lines().count()), (3, 5));
+    assert!(done.stderr.contains("cut.json: the file is empty"), "{}", done.stderr);
+}
+
+#[test]
 fn a_stream_keeps_its_order_and_outlives_a_broken_result() {
     let ours = run("vb-stats", &[], RUN).stdout;
     let pretty = serde_json::to_string_pretty(&serde_json::from_str::<serde_json::Value>(VLLM).unwrap()).unwrap();

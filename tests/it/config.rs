@@ -20,6 +20,21 @@ fn said(tool: &str, name: &str, text: &str, args: &[&str]) -> (i32, String) {
 }
 
 #[test]
+fn a_byte_order_mark_is_passed_over() {
+    let text = "\u{feff}model: m\ninput_output: [[8, 4]]\nconcurrency_prompts: [[1, 2]]\n";
+    let path = config("bom", text);
+    let done = run("vb-gen", &["--config", path.to_str().unwrap(), "--grid"], "");
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 1), "{}", done.stderr);
+}
+
+#[test]
+fn a_key_that_is_missing_has_no_line() {
+    let (code, stderr) = said("vb-gen", "no-key", "model: m\n", &["--grid"]);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with("vb-gen: config.yaml: `input_output` needs"), "{stderr}");
+}
+
+#[test]
 fn a_mistake_is_told_with_its_line_and_the_cure() {
     for (case, text, want) in [
         (
