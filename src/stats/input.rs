@@ -103,12 +103,17 @@ impl Reader {
             Kind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
                 recording.belongs_to(&run.run_id);
-                recording.runs.push(run);
+                // The parts of a run that was taken apart each have its records.
+                if !recording.runs.contains(&run) {
+                    recording.runs.push(run);
+                }
             }
             Kind::End => {
                 let end: EndRecord = serde_json::from_slice(line)?;
                 recording.belongs_to(&end.run_id);
-                recording.ends.push(end);
+                if !recording.ends.contains(&end) {
+                    recording.ends.push(end);
+                }
             }
             Kind::Vllm => {
                 serde_json::from_slice::<VllmResult>(line)?.add_to(recording, self.detailed);

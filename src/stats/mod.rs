@@ -123,6 +123,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     if recording.requests.is_empty() {
         return Err(Error::Input("no output of any request in the input; is it a stream of vb-fire?".into()));
     }
+    if recording.apart() {
+        cli::warn(
+            "vb-stats",
+            "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
+        );
+    }
     let result = RunResult::of(recording, &options);
     let mut out = cli::stdout();
     ndjson::write(&mut out, &result)?;

@@ -192,14 +192,25 @@ impl Recording {
         last.unwrap_or(first).since(first).as_secs_f64()
     }
 
-    /// The latest end of any run. Hosts may share an id: their records are paired in their order.
-    fn last_end(&self) -> Option<UnixNanos> {
-        let of_id = |id: &String| {
+    /// Start and end of each run that has both. Hosts may share an id: their records are paired in their order.
+    fn spans(&self) -> impl Iterator<Item = (UnixNanos, UnixNanos)> {
+        self.runs.iter().map(|run| &run.run_id).flat_map(|id| {
             let runs = self.runs.iter().filter(move |run| run.run_id == *id);
             let ends = self.ends.iter().filter(move |end| end.run_id == *id);
-            runs.zip(ends).map(|(run, end)| run.clock.start + end.duration).max()
-        };
-        self.runs.iter().map(|run| &run.run_id).filter_map(of_id).max()
+            runs.zip(ends).map(|(run, end)| (run.clock.start, run.clock.start + end.duration))
+        })
+    }
+
+    /// The latest end of any run.
+    fn last_end(&self) -> Option<UnixNanos> {
+        self.spans().map(|(_, end)| end).max()
+    }
+
+    /// Whether one run had ended before another began, so that they are not the hosts of one.
+    #[must_use]
+    pub fn apart(&self) -> bool {
+        let last_start = self.spans().map(|(start, _)| start).max();
+        last_start > self.spans().map(|(_, end)| end).min()
     }
 
     /// Whether each run has its end, nothing was cut off, and no output is missing.

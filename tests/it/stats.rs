@@ -158,6 +158,36 @@ fn an_input_without_outputs_is_an_error() {
     }
 }
 
+/// As tenants are told apart: each part has the run's records, and its own outputs.
+#[test]
+fn parts_of_a_run_make_the_run_again() {
+    let part = |odd: bool| -> String {
+        let output = |l: &str| l.contains("\"type\":\"output\"");
+        let mine = |(i, l): &(usize, &str)| !output(l) || (i % 2 == 1) == odd;
+        RUN.lines().enumerate().filter(mine).map(|(_, l)| format!("{l}\n")).collect()
+    };
+    let (whole, parts) = (result(&[], RUN), result(&[], &(part(true) + &part(false))));
+    for key in ["num_prompts", "completed", "duration", "max_concurrency", "request_throughput", "p99_ttft_ms"] {
+        assert_eq!(parts[key], whole[key], "{key}");
+    }
+    assert_eq!(parts["vb"]["complete"], true);
+    assert_eq!(parts["vb"]["not_sent"], whole["vb"]["not_sent"]);
+}
+
+#[test]
+fn a_run_given_twice_is_not_whole() {
+    assert_eq!(result(&[], &RUN.repeat(2))["vb"]["complete"], false);
+}
+
+#[test]
+fn runs_of_different_times_in_one_result_are_worth_a_word() {
+    let later = RUN.replace("r-1", "r-2").replace("\"start\":17", "\"start\":18");
+    let done = run("vb-stats", &[], &(RUN.to_owned() + &later));
+    assert_eq!((done.code, done.stderr.lines().count()), (0, 1));
+    assert!(done.stderr.contains("not at the same time"), "{}", done.stderr);
+    assert_eq!(run("vb-stats", &[], &(RUN.to_owned() + &RUN.replace("r-1", "r-2"))).stderr, "");
+}
+
 #[test]
 fn hosts_of_one_run_are_merged() {
     let other = RUN.replace("r-1", "r-2").replace("client-a", "client-b");
