@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry=true ;;
     --new) new=true ;;
-    --results) results=${2:?--results needs a folder}; shift ;;
+    --results) [ $# -gt 1 ] || die 2 '--results needs a folder'; results=$2; shift ;;
     -h | --help) help; exit 0 ;;
     -*) die 2 "unknown flag $1; see scripts/sweep.sh --help" ;;
     *) [ -z "$config" ] || die 2 "one config at a time: $config or $1"; config=$1 ;;
@@ -67,6 +67,11 @@ if [ -n "$folder" ]; then
   [ ! -f "$folder/seed" ] || { read -r old_seed <"$folder/seed" && seed=(--seed "$old_seed"); }
   cells=$(plan) || exit $?
 else
+  # Another sweep may have begun in this second.
+  while [ -e "$results/${name}_$stamp" ]; do
+    sleep 0.1
+    stamp=$(date +%Y%m%d_%H%M%S)
+  done
   folder=$results/${name}_$stamp
 fi
 if ! $dry; then
@@ -114,18 +119,20 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     printf 'vb-stats --config %q %q > %q\n' "$config" "$path.outputs.ndjson" "$path.json"
     continue
   fi
-  if [ -f "$path.json" ]; then
+  if [ -f "$path.json" ] && [ ! -f "$path.failed" ]; then
     say "$number/$total $cell: complete already"
     continue
   fi
   say "$number/$total $cell"
+  rm -f "$path.json" "$path.failed"
   "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || die $? "vb-gen failed on $cell"
   "$bin/vb-fire" "${fire_args[@]}" <"$path.requests.ndjson" >"$path.outputs.ndjson"
   code=$?
-  # 1: it ran, but more requests failed than --fail-above allows. The cell is complete and says so.
+  # 1: it ran, but more requests failed than --fail-above allows, as when the server died. The cell is in the table and
+  # says so, but a sweep that goes on tries it again.
   case $code in
     0) ;;
-    1) failed=$((failed + 1)) ;;
+    1) failed=$((failed + 1)) && : >"$path.failed" ;;
     *) die "$code" "stopped at $cell; run the same command again to go on" ;;
   esac
   $stopped && die 130 "stopped; run the same command again to go on"

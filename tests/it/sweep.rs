@@ -126,6 +126,31 @@ fn a_sweep_that_was_cut_goes_on_without_repeating_a_cell() {
 }
 
 #[test]
+fn a_cell_whose_requests_failed_is_tried_again() {
+    let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
+    let config = config(&folder("sweep-failed"), &GRID.replace("sim", &sim.url));
+    assert_eq!(sweep(&config, &[]).code, 1);
+    // As if it had been cut before its end.
+    let folders = sweeps(&config);
+    fs::remove_file(folders[0].join(&files(&folders[0], ".csv")[0].0)).unwrap();
+    let done = sweep(&config, &[]);
+    assert!(done.stderr.contains("resuming") && !done.stderr.contains("complete already"), "{}", done.stderr);
+    assert_eq!((done.code, sweeps(&config)), (1, folders), "{}", done.stderr);
+}
+
+#[test]
+fn sweeps_of_the_same_second_have_folders_of_their_own() {
+    let home = folder("sweep-second");
+    let sim = Sim::start(&["--served-model-name", "m"]);
+    let text = format!("model: m\nbase_url: {}\ninput_output: [[8, 1]]\nconcurrency_prompts: [[1, 1]]\n", sim.url);
+    let config = config(&home, &text);
+    for count in 1..=3 {
+        let done = sweep(&config, &["--new"]);
+        assert_eq!((done.code, sweeps(&config).len()), (0, count), "{}", done.stderr);
+    }
+}
+
+#[test]
 fn a_dry_run_prints_pipelines_that_run() {
     let sim = Sim::start(&["--served-model-name", "my/model"]);
     let home = folder("sweep-dry");
@@ -161,4 +186,7 @@ fn what_goes_wrong_in_a_sweep_is_said_in_a_line() {
     let done = sweep(&ill, &[]);
     assert!(done.code == 1 && done.stderr.contains("in 4 of 4 cells too many requests failed"), "{}", done.stderr);
     assert_eq!(sweep(Path::new("/no/such/config.yaml"), &["--dry-run"]).code, 2);
+    let mut bare = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
+    let done = tool::done(bare.arg("--results").output().unwrap());
+    assert_eq!((done.code, done.stderr.as_str()), (2, "sweep: --results needs a folder\n"));
 }
