@@ -51,6 +51,8 @@ pub struct Client {
     pub clock: Clock,
     /// How long a request may take.
     pub limits: Limits,
+    /// When the last outcome so far was known, in nanoseconds of the clock.
+    pub ended: AtomicU64,
     /// Requests started, for the line of progress.
     pub started: AtomicU64,
     /// Tokens received by all requests, as far as chunks tell, for the line of progress.
@@ -62,7 +64,7 @@ impl Client {
     #[must_use]
     pub fn new(server: Server, clock: Clock, limits: Limits) -> Self {
         let pool = Pool::new(server, clock);
-        Client { pool, clock, limits, started: 0.into(), tokens: 0.into() }
+        Client { pool, clock, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
     }
 }
 

@@ -220,6 +220,7 @@ impl Launch for Launcher {
         tokio::spawn(async move {
             let done = attempt(&client, request, &mut stop).await;
             drop(slot);
+            client.ended.store(client.clock.now().0, Relaxed);
             // The sink is there until the last sender is gone.
             let _ = outcomes.send(Finished { output, scheduled, what: What::Attempt(Box::new(done)) });
             drop(alive);
@@ -227,6 +228,7 @@ impl Launch for Launcher {
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
+        self.client.ended.store(self.client.clock.now().0, Relaxed);
         let _ = self.outcomes.send(Finished { output: request.output, scheduled, what: What::NotSent(why) });
     }
 }
@@ -267,11 +269,16 @@ async fn measure(
     drop(launcher);
     // Ends when the last task has dropped its sender.
     while gone.recv().await.is_some() {}
+    // Neither the wait for more input nor a slow reader is a part of it. Without any outcome it is the time until now.
+    let duration = match client.ended.load(Relaxed) {
+        0 => clock.now(),
+        ended => Nanos(ended),
+    };
     let mut written = join_thread(sink)?;
     let why = stopper.watch().why();
     // After an early end the reader may wait for input that never comes.
     let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-    let end = EndRecord { run_id, duration: clock.now(), open_loop, ..end_record(&written, left, why, &input) };
+    let end = EndRecord { run_id, duration, open_loop, ..end_record(&written, left, why, &input) };
     if written.error.is_none()
         && let Err(Error::Write { source, .. }) = write_end(&end)
     {

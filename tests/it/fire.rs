@@ -500,6 +500,30 @@ fn a_killed_run_keeps_what_was_finished() {
 }
 
 #[test]
+fn waiting_for_input_that_brings_nothing_is_no_part_of_the_duration() {
+    let sim = Sim::start(&[]);
+    let mut child = command("vb-fire")
+        .args(["--base-url", &sim.url])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(requests(3, FULL).as_bytes()).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut stream: Vec<String> = lines.by_ref().take(4).collect();
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    drop(stdin);
+    stream.extend(lines);
+    assert!(child.wait().unwrap().success());
+    let (run, outputs, end) = records(&stream.join("\n"));
+    let ends = outputs.iter().map(|o| seconds(&o["start_time"]) + seconds(&o["phases"]["done"]));
+    let last = ends.fold(0.0, f64::max) - seconds(&run["clock"]["start"]);
+    assert!((seconds(&end["duration"]) - last).abs() < 0.05, "{last} {end}");
+}
+
+#[test]
 fn a_reader_that_leaves_stops_the_load() {
     let sim = Sim::start(&["--step-base", "2ms"]);
     let mut running = Running::start(&sim.url, &["--max-concurrency", "1"], &requests(5000, FULL));
