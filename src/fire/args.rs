@@ -21,7 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   vb-gen --input-len 256 --output-len 128 --num-prompts 100 \\
     | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
-  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee outputs.ndjson | vb-stats
+  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee -i outputs.ndjson | vb-stats
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
 Exit codes: 0 done; 1 too many requests failed (--fail-above); 2 wrong usage; 3 a bad line in the input;

@@ -342,7 +342,7 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
     let failed = match tally.most_frequent() {
         Some(most) if share > args.fail_above || tally.failed == tally.offered => {
             let models = if most.status == Some(404) { preflight.known_models().await } else { vec![] };
-            let cure = preflight::cure(most.kind, most.status, &models);
+            let cure = preflight::cure(most.kind, &most.message, most.status, &models);
             Some(format!(
                 "{} of {} requests failed; most often ({}) {}: {}; {cure}",
                 tally.failed, tally.offered, most.count, most.kind, most.message

@@ -108,7 +108,9 @@ fn no_answer(url: &str, e: &reqwest::Error) -> String {
 
 /// Opens one connection, so that a server that is not there is told once and not by every request.
 pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server, Error> {
-    let failed = |failure: Failure| Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, None, &[])));
+    let failed = |failure: Failure| {
+        Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None, &[])))
+    };
     let mut server = Server::resolve(url, insecure, timeout).await.map_err(failed)?;
     let connection = server.connect(Clock::start()).await.map_err(failed)?;
     server.prefer(connection.address);
@@ -117,8 +119,9 @@ pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server
 
 /// What the user may do about a failure. `models`: those that the server has, where the kind asks for them.
 #[must_use]
-pub fn cure(kind: ErrorKind, status: Option<u16>, models: &[String]) -> String {
+pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[String]) -> String {
     let text = match (kind, status) {
+        (ErrorKind::Connect, _) if message.contains("open files") => "raise `ulimit -n`, or give --max-concurrency",
         (ErrorKind::Connect, _) => "is the server running, and is --base-url right? (--ready-check 60s waits for it)",
         (ErrorKind::Dns, _) => "check the name in --base-url",
         (ErrorKind::Tls, _) => "check the server's certificate; --insecure accepts any, http:// uses none",

@@ -330,6 +330,23 @@ fn what_came_of_a_failure_s_text_is_told() {
 }
 
 #[test]
+fn too_many_open_files_are_the_client_s_own_fault() {
+    let sim = Sim::start(&[]);
+    let limited = format!("ulimit -n 24; exec {} --base-url {}", env!("CARGO_BIN_EXE_vb-fire"), sim.url);
+    let mut child = std::process::Command::new("bash")
+        .args(["-c", &limited])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(requests(60, "").as_bytes()).unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    assert!(done.code == 1 && done.stderr.contains("raise `ulimit -n`"), "{}", done.stderr);
+    assert!(!done.stderr.contains("is the server running"), "{}", done.stderr);
+}
+
+#[test]
 fn a_bad_line_is_named_and_those_before_it_are_reported() {
     let sim = Sim::start(&[]);
     let done = fire(&sim.url, &[], &(requests(3, FULL) + "{\"prompt\":3}\n" + &requests(2, "")));
