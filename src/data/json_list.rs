@@ -73,9 +73,10 @@ fn step(state: State, byte: u8) -> Result<State, &'static str> {
     Ok(match (state, byte) {
         (State::Text { depth, escaped: false }, b'"') => State::List { depth },
         (State::Text { depth, escaped }, _) => State::Text { depth, escaped: !escaped && byte == b'\\' },
-        (_, b' ' | b'\t' | b'\r' | b'\n') | (State::List { depth: 0 }, b',') => state,
-        // A byte order mark.
-        (State::Before, 0xEF | 0xBB | 0xBF) => state,
+        // White space, a byte order mark, and what stands between two elements.
+        (_, b' ' | b'\t' | b'\r' | b'\n') | (State::Before, 0xEF | 0xBB | 0xBF) | (State::List { depth: 0 }, b',') => {
+            state
+        }
         (State::Before, b'[') => State::List { depth: 0 },
         (State::Before, _) => return Err("a list `[ … ]` of conversations should begin here"),
         (State::After, _) => return Err("the list is over, but the file goes on"),
