@@ -305,7 +305,7 @@ fn server_that_says(answer: String) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            if stream.read(&mut [0; 1 << 16]).is_ok_and(|n| n > 0) {
+            if stream.read(&mut [0; 1 << 14]).is_ok_and(|n| n > 0) {
                 let _ = stream.write_all(answer.as_bytes());
             }
         }

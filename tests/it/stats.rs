@@ -164,7 +164,7 @@ fn parts_of_a_run_make_the_run_again() {
     let part = |odd: bool| -> String {
         let output = |l: &str| l.contains("\"type\":\"output\"");
         let mine = |(i, l): &(usize, &str)| !output(l) || (i % 2 == 1) == odd;
-        RUN.lines().enumerate().filter(mine).map(|(_, l)| format!("{l}\n")).collect()
+        RUN.lines().enumerate().filter(mine).map(|(_, l)| l).collect::<Vec<_>>().join("\n") + "\n"
     };
     let (whole, parts) = (result(&[], RUN), result(&[], &(part(true) + &part(false))));
     for key in ["num_prompts", "completed", "duration", "max_concurrency", "request_throughput", "p99_ttft_ms"] {
