@@ -51,6 +51,9 @@ fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Resu
         // Whoever feeds the pipe line by line may wait for what comes out.
         writer.flush()?;
     }
+    if writer.written() == 0 {
+        return Err(Error::Input(format!("{name} has no usable row")));
+    }
     if writer.written() < plan.num_prompts {
         warn(format!("{name} had {} usable rows: wrote those, since a pipe cannot be read again", writer.written()));
     }

@@ -43,6 +43,9 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
             Some(_) => {}
         }
     }
+    if writer.written() == 0 {
+        return Err(Error::Input(format!("{name} has no request to replay")));
+    }
     if writer.written() < plan.num_prompts {
         warn(format!("{name} had {} requests: wrote those", writer.written()));
     }

@@ -36,6 +36,14 @@ fn text(request: &Value) -> &str {
 }
 
 #[test]
+fn a_dataset_without_a_row_is_an_error() {
+    for dataset in ["custom", "replay"] {
+        let done = run("vb-gen", &["--dataset-name", dataset, "--dataset-path", "-"], "\n");
+        assert!(done.code == 3 && done.stderr.starts_with("vb-gen: stdin has no "), "{done:?}");
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes_on_every_machine() {
     let args = ["--num-prompts", "4", "--input-len", "12", "--prefix-len", "3", "--range-ratio", "0.5", "--seed", "7"];
     golden("gen-random.ndjson", &run("vb-gen", &args, "").stdout);
