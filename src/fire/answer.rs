@@ -4,7 +4,7 @@ use crate::{
     http::{
         connection::Failure,
         openai::{Choice, Chunk, Metrics, Usage, error_message},
-        sse::Events,
+        sse::{Event, Events},
     },
     record::{ErrorKind, RequestFuncOutput, ServerTimes, TokenSource},
     units::Nanos,
@@ -31,6 +31,9 @@ pub struct Answer {
     usage: Option<Usage>,
     metrics: Option<Metrics>,
     finish_reason: Option<String>,
+    /// A bit for each of the `n` answers to the prompt that has begun, and that has given its finish reason.
+    begun: u64,
+    finished: u64,
     text: String,
     done: bool,
     failure: Option<Failure>,
@@ -44,7 +47,7 @@ impl Answer {
     pub fn push(&mut self, stamp: Nanos, bytes: &[u8]) -> Result<(), Failure> {
         self.stamp = stamp;
         let mut events = std::mem::take(&mut self.events);
-        let fits = events.push(bytes, |data| self.event(stamp, data));
+        let fits = events.push(bytes, |event| self.event(stamp, event));
         self.events = events;
         if fits.is_err() {
             self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
@@ -73,9 +76,12 @@ impl Answer {
         self.failure.get_or_insert_with(|| Failure::new(kind, message));
     }
 
-    fn event(&mut self, stamp: Nanos, data: &[u8]) {
+    fn event(&mut self, stamp: Nanos, Event { name, data }: Event<'_>) {
         if self.done || self.failure.is_some() {
             return;
+        }
+        if name == b"error" {
+            return self.fail(ErrorKind::StreamError, error_message(data));
         }
         match data.trim_ascii() {
             // A sign of life, as some gateways send.
@@ -104,9 +110,13 @@ impl Answer {
             self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
         }
         for choice in &chunk.choices {
+            // Beyond 64 answers to one prompt nobody goes; they would count as the last of these.
+            let bit = 1 << choice.index.min(63);
+            self.begun |= bit;
             // Servers exist that send an empty one with every chunk; it says nothing.
             if let Some(reason) = choice.finish_reason.as_ref().filter(|reason| !reason.0.is_empty()) {
                 self.finish_reason = Some(reason.0.clone().into_owned());
+                self.finished |= bit;
             }
             if choice.index == 0 {
                 self.text.push_str(choice.text());
@@ -146,7 +156,7 @@ impl Answer {
     ) {
         let mut events = std::mem::take(&mut self.events);
         let stamp = self.stamp;
-        events.finish(|data| self.event(stamp, data));
+        events.finish(|event| self.event(stamp, event));
         self.hear_the_silent();
         match self.judge(broken) {
             None => output.success = true,
@@ -200,7 +210,7 @@ impl Answer {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        if !self.done && self.finish_reason.is_none() {
+        if !self.done && (self.finished == 0 || self.begun != self.finished) {
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
             return Some(Failure::new(ErrorKind::Truncated, message));
         }
@@ -339,6 +349,24 @@ mod tests {
         let unsaid = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{}}"#;
         let output = answer(&[most, none, most, unsaid, "[DONE]"], None);
         assert_eq!((output.success, output.output_tokens), (true, u32::MAX));
+    }
+
+    #[test]
+    fn an_event_called_error_is_one() {
+        let mut answer = Answer::default();
+        let failure = answer.push(Nanos(1), b"event: error\ndata: {\"message\":\"overloaded\"}\n\n").unwrap_err();
+        assert_eq!((failure.kind, failure.message.as_str()), (ErrorKind::StreamError, "overloaded"));
+    }
+
+    #[test]
+    fn every_answer_of_several_must_be_finished() {
+        let choice = |index: u32, reason: &str| {
+            format!(r#"{{"choices":[{{"index":{index},"text":"a","finish_reason":{reason}}}]}}"#)
+        };
+        let (a, b) = (choice(0, "\"length\""), choice(1, "null"));
+        assert_eq!(answer(&[&b, &a], None).error_kind, Some(ErrorKind::Truncated));
+        assert!(answer(&[&b, &a, &choice(1, "\"length\"")], None).success);
+        assert!(answer(&[&b, &a, "[DONE]"], None).success);
     }
 
     #[test]

@@ -11,12 +11,23 @@ const LARGEST_EVENT: usize = 64 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLarge;
 
+/// One event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// What the `event` field says; empty without one.
+    pub name: &'a [u8],
+    /// The lines of `data`, joined by LF.
+    pub data: &'a [u8],
+}
+
 /// Splits a stream of bytes into events. Nothing is allocated once its buffers have grown to the size of an event.
 #[derive(Debug, Default)]
 pub struct Events {
     /// A line whose end has not arrived.
     line: Vec<u8>,
-    /// The data of the event being read, each line followed by LF.
+    /// The name of the event being read.
+    name: Vec<u8>,
+    /// Its data, each line followed by LF.
     data: Vec<u8>,
     /// Whether the last byte was a CR, so that an LF now belongs to it.
     after_cr: bool,
@@ -25,8 +36,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Reads `bytes` and hands the data of each event that they complete to `take`.
-    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), TooLarge> {
+    /// Reads `bytes` and hands each event that they complete to `take`.
+    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
         while let Some(first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
                 bytes = &bytes[1..];
@@ -53,7 +64,7 @@ impl Events {
 
     /// The stream has ended. The standard drops an event without its blank line; servers exist that end
     /// on `data: [DONE]` with one newline or none, so what stands there complete is still taken.
-    pub fn finish(&mut self, mut take: impl FnMut(&[u8])) {
+    pub fn finish(&mut self, mut take: impl FnMut(Event<'_>)) {
         let line = std::mem::take(&mut self.line);
         if value(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
             self.line_ended(&line, &mut take);
@@ -65,19 +76,29 @@ impl Events {
         if self.begun { line } else { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) }
     }
 
-    fn line_ended(&mut self, line: &[u8], take: &mut impl FnMut(&[u8])) {
+    fn line_ended(&mut self, line: &[u8], take: &mut impl FnMut(Event<'_>)) {
         let line = self.without_bom(line);
         self.begun = true;
         if line.is_empty() {
             if let Some(data) = self.data.strip_suffix(b"\n") {
-                take(data);
+                take(Event { name: &self.name, data });
             }
             self.data.clear();
-        } else if let Some((b"data", value)) = value(line) {
-            self.data.extend_from_slice(value);
-            self.data.push(b'\n');
+            self.name.clear();
+            return;
         }
-        // `event`, `id`, `retry` and whatever else say nothing about tokens.
+        match value(line) {
+            Some((b"data", value)) => {
+                self.data.extend_from_slice(value);
+                self.data.push(b'\n');
+            }
+            Some((b"event", value)) => {
+                self.name.clear();
+                self.name.extend_from_slice(value);
+            }
+            // `id`, `retry` and whatever else say nothing about tokens.
+            _ => {}
+        }
     }
 }
 
@@ -101,10 +122,15 @@ mod tests {
 
     fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         let (mut reader, mut got) = (Events::default(), Vec::new());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut take = |event: Event| {
+            let name = if event.name.is_empty() { String::new() } else { text(event.name) + "=" };
+            got.push(name + &text(event.data));
+        };
         for piece in pieces {
-            reader.push(piece, |data| got.push(String::from_utf8_lossy(data).into_owned())).unwrap();
+            reader.push(piece, &mut take).unwrap();
         }
-        reader.finish(|data| got.push(String::from_utf8_lossy(data).into_owned()));
+        reader.finish(&mut take);
         got
     }
 
@@ -117,7 +143,9 @@ mod tests {
             ("\u{feff}data: a\n\n", vec!["a"]),
             ("data: a\ndata: b\n\n", vec!["a\nb"]),
             ("data\n\n", vec![""]),
-            (": comment\n\nevent: x\nid: 7\nretry: 1\ndata: a\nunknown: y\n\n", vec!["a"]),
+            (": comment\n\nevent: x\nid: 7\nretry: 1\ndata: a\nunknown: y\n\n", vec!["x=a"]),
+            ("event: x\n\ndata: a\n\n", vec!["a"]),
+            ("event: x\nevent\ndata: a\n\n", vec!["a"]),
             ("event: only\n\n\n\n", vec![]),
             ("data: {\"a\":\n\ndata: cut", vec!["{\"a\":"]),
             ("data: [DONE]", vec!["[DONE]"]),
@@ -141,7 +169,7 @@ mod tests {
     /// The standard's algorithm, as slow and as literal as can be.
     fn by_the_book(text: &str) -> Vec<String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
-        let (mut got, mut data) = (Vec::new(), Vec::new());
+        let (mut got, mut data, mut event) = (Vec::new(), Vec::new(), String::new());
         let mut lines: Vec<&str> = text.split('\n').collect();
         let last = lines.pop().unwrap();
         if last.strip_prefix("data:").is_some_and(|v| v.strip_prefix(' ').unwrap_or(v) == "[DONE]") {
@@ -151,13 +179,18 @@ mod tests {
         for line in lines {
             if line.is_empty() {
                 if !data.is_empty() {
-                    got.push(data.join("\n"));
+                    let name = if event.is_empty() { String::new() } else { format!("{event}=") };
+                    got.push(name + &data.join("\n"));
                 }
                 data.clear();
+                event.clear();
             } else if !line.starts_with(':') {
                 let (name, value) = line.split_once(':').unwrap_or((line, ""));
-                if name == "data" {
-                    data.push(value.strip_prefix(' ').unwrap_or(value).to_owned());
+                let value = value.strip_prefix(' ').unwrap_or(value).to_owned();
+                match name {
+                    "data" => data.push(value),
+                    "event" => event = value,
+                    _ => {}
                 }
             }
         }
