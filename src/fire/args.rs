@@ -62,6 +62,9 @@ pub struct Args {
     /// Headers for every request. The key in the environment's `OPENAI_API_KEY` is sent by itself.
     #[arg(long, help_heading = SERVER, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
     pub header: Vec<String>,
+    /// Open a connection for each request, instead of using one again.
+    #[arg(long, help_heading = SERVER)]
+    pub no_keep_alive: bool,
     /// Accept any TLS certificate.
     #[arg(long, help_heading = SERVER)]
     pub insecure: bool,
@@ -83,7 +86,7 @@ pub struct Args {
     #[arg(long, help_heading = LOAD, value_name = "RATE", value_parser = load::parse_rate)]
     pub request_rate: Option<f64>,
     /// The shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even.
-    #[arg(long, help_heading = LOAD, value_name = "SHAPE", default_value_t = 1.0)]
+    #[arg(long, help_heading = LOAD, value_name = "SHAPE", default_value = "1", value_parser = load::parse_burstiness)]
     pub burstiness: f64,
     /// The seed of the gaps.
     #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
@@ -164,7 +167,7 @@ pub struct Args {
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub tokenizer: Option<String>,
     /// Exit with 1 when more than this share of the requests failed.
-    #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value_t = 0.01)]
+    #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = parse_share)]
     pub fail_above: f64,
     /// Print the JSON Schema of the records and leave.
     #[arg(long, help_heading = OUTPUT)]
@@ -177,9 +180,6 @@ pub struct Args {
 impl Args {
     /// The server's URL, checked together with the numbers that clap cannot check.
     pub fn url(&self) -> Result<Url, Error> {
-        if !(0.0..=1.0).contains(&self.fail_above) {
-            return Err(Error::Usage(format!("--fail-above {}: it is a share, from 0 to 1", self.fail_above)));
-        }
         if self.max_concurrency == Some(0) {
             return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
         }
@@ -228,6 +228,11 @@ impl Args {
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not a share, from 0 to 1"))
 }
 
 fn parse_object(text: &str) -> Result<Object, String> {

@@ -66,7 +66,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return cli::print_schema::<Line>();
     }
     let url = args.url()?;
-    let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed).map_err(Error::Usage)?;
+    let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed);
     let headers = Headers::new(&args.header, api_key())?;
     check_open_files(args.max_concurrency);
     // One thread carries all connections: the stamps of a connection need it, and it makes concurrency exact.
@@ -95,7 +95,8 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     if args.ready_check > Nanos(0) {
         preflight.ready(args.ready_check).await?;
     }
-    let server = preflight::connect(url, args.insecure, args.timeout_connect).await?;
+    let mut server = preflight::connect(url, args.insecure, args.timeout_connect).await?;
+    server.keep_alive = !args.no_keep_alive;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => preflight.model().await?,

@@ -140,6 +140,9 @@ pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[Strin
         (ErrorKind::HttpStatus, Some(300..400)) => "redirects are not followed: give the final address as --base-url",
         (ErrorKind::HttpStatus, Some(400..500)) => "the server does not take these requests: see its message",
         (ErrorKind::Protocol, _) => "is --base-url an OpenAI-compatible server, and --endpoint its path?",
+        (ErrorKind::Reset, _) => {
+            "look at the server's log; for one that closes connections after each answer, give --no-keep-alive"
+        }
         (ErrorKind::Cancelled | ErrorKind::NotSent, _) => "the run was ended early",
         _ => "look at the server's log",
     };

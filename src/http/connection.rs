@@ -57,6 +57,8 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     connect_timeout: Nanos,
+    /// Whether a connection is used again.
+    pub keep_alive: bool,
 }
 
 /// Parses `--base-url`.
@@ -107,7 +109,7 @@ impl Server {
         } else {
             None
         };
-        Ok(Server { url: url.clone(), addresses, tls, connect_timeout })
+        Ok(Server { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true })
     }
 
     /// Tries this address first from now on: a name may have one that does not answer, and trying it costs time.
@@ -241,7 +243,7 @@ impl Pool {
 
     /// Gives a connection back whose answer was read to its end.
     pub fn put(&self, mut connection: Connection) {
-        if !connection.sender.is_closed() {
+        if self.server.keep_alive && !connection.sender.is_closed() {
             connection.idle_since = self.clock.now();
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }

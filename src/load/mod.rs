@@ -33,22 +33,16 @@ pub struct Arrivals {
 
 impl Schedule {
     /// From the flags: no `rate` obeys the requests, an infinite one is [`Schedule::Free`].
-    ///
-    /// # Errors
-    /// Says which flag has a value that makes no sense.
-    pub fn new(rate: Option<f64>, burstiness: f64, seed: u64) -> Result<Self, String> {
-        let Some(rate) = rate else { return Ok(Schedule::Own) };
-        if rate.is_nan() || rate <= 0.0 {
-            return Err(format!("--request-rate {rate}: it must be above 0 requests a second, or `inf`"));
+    #[must_use]
+    pub fn new(rate: Option<f64>, burstiness: f64, seed: u64) -> Self {
+        match rate {
+            None => Schedule::Own,
+            Some(rate) if rate.is_infinite() => Schedule::Free,
+            Some(rate) => {
+                let rng = rng::stream(seed, "arrivals", 0);
+                Schedule::Arrivals(Box::new(Arrivals { rate, burstiness, rng, count: 0, last: Nanos(0) }))
+            }
         }
-        if burstiness.is_nan() || burstiness <= 0.0 {
-            return Err(format!("--burstiness {burstiness}: it must be above 0 (1 is Poisson, `inf` even spacing)"));
-        }
-        if rate.is_infinite() {
-            return Ok(Schedule::Free);
-        }
-        let rng = rng::stream(seed, "arrivals", 0);
-        Ok(Schedule::Arrivals(Box::new(Arrivals { rate, burstiness, rng, count: 0, last: Nanos(0) })))
     }
 
     /// When the next request is due, given its own `timestamp`; `None`: as soon as there is room.
@@ -80,9 +74,19 @@ impl Arrivals {
     }
 }
 
-/// Requests per second as it is typed: a number or `inf`.
+/// Requests per second as it is typed: a number above 0, or `inf`.
 pub fn parse_rate(text: &str) -> Result<f64, String> {
-    text.trim().parse().map_err(|_| format!("`{text}` is not a number of requests per second, nor `inf`"))
+    positive(text).ok_or_else(|| format!("`{text}` is not a number of requests per second above 0, nor `inf`"))
+}
+
+/// The shape of the gaps as it is typed: a number above 0, or `inf`.
+pub fn parse_burstiness(text: &str) -> Result<f64, String> {
+    positive(text)
+        .ok_or_else(|| format!("`{text}` is no shape: 1 is Poisson, smaller is burstier, `inf` is even spacing"))
+}
+
+fn positive(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|number| *number > 0.0)
 }
 
 #[cfg(test)]
@@ -93,7 +97,7 @@ mod tests {
     use crate::units::SECOND;
 
     fn gaps(rate: f64, burstiness: f64, seed: u64, n: usize) -> Vec<f64> {
-        let mut schedule = Schedule::new(Some(rate), burstiness, seed).unwrap();
+        let mut schedule = Schedule::new(Some(rate), burstiness, seed);
         let times: Vec<Nanos> = (0..n).map(|_| schedule.due(None).unwrap()).collect();
         let firsts = std::iter::once(Nanos(0)).chain(times.iter().copied());
         times.iter().zip(firsts).map(|(now, before)| now.since(before).as_secs_f64()).collect()
@@ -130,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_metronome_does_not_drift() {
-        let mut schedule = Schedule::new(Some(3.0), f64::INFINITY, 0).unwrap();
+        let mut schedule = Schedule::new(Some(3.0), f64::INFINITY, 0);
         let last = (0..3_000_000).filter_map(|_| schedule.due(None)).last();
         assert_eq!(last, Some(Nanos(1_000_000 * SECOND)));
     }
@@ -139,7 +143,7 @@ mod tests {
         #[test]
         fn times_never_go_back_and_repeat_with_the_seed(rate in 0.01..1e5, burstiness in 0.05..50.0, seed: u64) {
             let run = || {
-                let mut schedule = Schedule::new(Some(rate), burstiness, seed).unwrap();
+                let mut schedule = Schedule::new(Some(rate), burstiness, seed);
                 (0..50).map(|_| schedule.due(Some(Nanos(5))).unwrap()).collect::<Vec<_>>()
             };
             let times = run();
@@ -150,12 +154,13 @@ mod tests {
 
     #[test]
     fn without_a_rate_the_requests_say_when() {
-        let mut own = Schedule::new(None, 1.0, 0).unwrap();
+        let mut own = Schedule::new(None, 1.0, 0);
         assert_eq!((own.due(Some(Nanos(9))), own.due(None)), (Some(Nanos(9)), None));
-        let mut free = Schedule::new(Some(f64::INFINITY), 1.0, 0).unwrap();
+        let mut free = Schedule::new(Some(f64::INFINITY), 1.0, 0);
         assert_eq!(free.due(Some(Nanos(9))), None);
-        for (rate, burstiness) in [(0.0, 1.0), (-1.0, 1.0), (f64::NAN, 1.0), (1.0, 0.0)] {
-            assert!(Schedule::new(Some(rate), burstiness, 0).is_err());
+        for text in ["0", "-1", "nan", "fast", ""] {
+            assert!(parse_rate(text).is_err() && parse_burstiness(text).is_err(), "{text}");
         }
+        assert_eq!((parse_rate("inf"), parse_burstiness(" 0.5 ")), (Ok(f64::INFINITY), Ok(0.5)));
     }
 }

@@ -2,6 +2,9 @@
 
 use super::recording::{Chunks, Recording, Request};
 
+/// The most tokens of one chunk that are told apart: a server that counts wrongly must not fill the memory.
+const MOST: u32 = 1 << 16;
+
 /// The tokens in each chunk of a request. Where the server did not say, they are spread evenly, and the early chunks
 /// get the odd ones, so that the first has at least one.
 pub fn per_chunk<'a>(recording: &'a Recording, request: &'a Request) -> Box<dyn Iterator<Item = u32> + 'a> {
@@ -37,7 +40,7 @@ pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
         for (gap, tokens) in gaps.iter().zip(per_chunk(recording, request).skip(1)) {
             waited += gap;
             if tokens > 0 {
-                all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens as usize));
+                all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens.min(MOST) as usize));
                 waited = 0.0;
             }
         }

@@ -92,6 +92,8 @@ fn a_closed_loop_keeps_exactly_so_many_in_flight() {
         })
         .max();
     assert_eq!(peak, Some(4));
+    let fresh = fire(&sim.url, &["--no-keep-alive", "--max-concurrency", "4"], &requests(8, FULL));
+    assert!(records(&fresh.stdout).1.iter().all(|o| o["reused"] == false));
     let reused = outputs.iter().filter(|o| o["reused"] == true).count();
     assert_eq!(reused, 36, "each of the four connections is opened once");
 }
@@ -133,7 +135,7 @@ fn an_open_loop_keeps_the_schedule_of_its_seed() {
     let first = due("7");
     assert_eq!(first, due("7"));
     assert_ne!(first, due("8"));
-    let mut schedule = vb::load::Schedule::new(Some(400.0), 1.0, 7).unwrap();
+    let mut schedule = vb::load::Schedule::new(Some(400.0), 1.0, 7);
     let planned: Vec<Nanos> = (0..60).filter_map(|_| schedule.due(None)).collect();
     assert_eq!(first, planned);
 }
