@@ -21,7 +21,12 @@ help() { # the comment at the head of this file
   done <"${BASH_SOURCE[0]}"
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do # called by a link, it stands where the link leads
+  link=$(readlink "$self")
+  case $link in /*) self=$link ;; *) self=$(dirname "$self")/$link ;; esac
+done
+root=$(cd "$(dirname "$self")/.." && pwd)
 config='' results=$root/results dry=false new=false
 while [ $# -gt 0 ]; do
   case $1 in
@@ -53,6 +58,8 @@ plan() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
 cells=$(plan) || exit $?
 IFS=$'\t' read -r _ _ _ _ _ _ base_url model <<<"$cells"
 name=${model//[^A-Za-z0-9._-]/_}
+served=(--served-model-name "$model")
+[ "$model" != - ] || { name=model served=(); }
 
 # The folder: the newest unfinished sweep of this very config, or a new one.
 folder=''
@@ -87,13 +94,13 @@ stopped=false
 trap 'stopped=true' INT TERM
 if [ "$base_url" = sim ]; then
   if $dry; then
-    printf 'vb-sim --config %q --port 0 --served-model-name %q &\n' "$config" "$model"
+    printf 'vb-sim'; printf ' %q' --config "$config" --port 0 ${served[@]+"${served[@]}"}; printf ' &\n'
     base_url='http://127.0.0.1:PORT'
   else
     # One of a sweep that was cut would be read before the new one is written.
     rm -f "$folder/sim.url"
     set -m
-    "$bin/vb-sim" --config "$config" --port 0 --served-model-name "$model" >"$folder/sim.url" &
+    "$bin/vb-sim" --config "$config" --port 0 ${served[@]+"${served[@]}"} >"$folder/sim.url" &
     sim=$!
     set +m
     until [ -s "$folder/sim.url" ]; do
@@ -135,9 +142,9 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     1) failed=$((failed + 1)) && : >"$path.failed" ;;
     *) die "$code" "stopped at $cell; run the same command again to go on" ;;
   esac
-  $stopped && die 130 "stopped; run the same command again to go on"
   "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null && mv "$path.json.part" "$path.json" ||
     die 4 "vb-stats failed on $cell"
+  $stopped && die 130 "stopped; run the same command again to go on"
 done <<<"$cells"
 
 csv=$folder/aggregate_results_${stamp%_*}.csv
