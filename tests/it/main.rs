@@ -6,6 +6,7 @@ mod config;
 mod fire;
 mod generate;
 mod layers;
+mod pipe;
 mod readme;
 mod sim;
 mod stats;
