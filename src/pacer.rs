@@ -20,6 +20,7 @@ impl Pacer {
         thread::Builder::new()
             .name("pacer".into())
             .spawn(move || {
+                sleep_exactly();
                 for (at, bell) in set {
                     thread::sleep(at.since(clock.now()).duration());
                     // Whoever waited may have been told to stop meanwhile.
@@ -46,6 +47,16 @@ impl Pacer {
         }
     }
 }
+
+/// Linux lets a sleep end 50 µs late, so that it can wake several threads at once; this thread asks it not to.
+#[cfg(target_os = "linux")]
+fn sleep_exactly() {
+    // Where it is refused the sleep is late by that much.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sleep_exactly() {}
 
 #[cfg(test)]
 mod tests {
