@@ -80,6 +80,10 @@ impl Found {
             let mut values = serde_json::Deserializer::from_slice(&text[from..]).into_iter::<Runs>();
             let Some(value) = values.next() else { return };
             match value {
+                Ok(Runs(runs)) if runs.iter().any(Run::is_record) => {
+                    let cure = "give it to vb-stats, and its result to vb-agg";
+                    return self.complain(format!("{}: a stream of vb-fire: {cure}; left out", source(path)));
+                }
                 Ok(Runs(runs)) => {
                     from += values.byte_offset();
                     self.keep(runs, path);

@@ -32,6 +32,12 @@ impl Run {
         self.scalars.contains_key("duration") && self.scalars.contains_key("completed")
     }
 
+    /// Whether it is a record of `vb-fire`, which is no result yet.
+    #[must_use]
+    pub fn is_record(&self) -> bool {
+        self.scalars.contains_key("type") && !self.is_result()
+    }
+
     /// A number; `inf` is one too, and what is missing comes last.
     #[must_use]
     pub fn number(&self, key: &str) -> f64 {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::tool::{folder, golden, run};
+use crate::tool::{data, folder, golden, run};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");
@@ -124,4 +124,12 @@ fn nothing_to_aggregate_is_an_error() {
         assert!(done.stderr.contains("no result of any run"), "{}", done.stderr);
     }
     assert_eq!(run("vb-agg", &["/nonexistent/x.json"], "").code, 4);
+}
+
+#[test]
+fn a_stream_of_vb_fire_is_told_once() {
+    let stream = fs::read(data("stats-run.ndjson")).unwrap();
+    let done = run("vb-agg", &[], stream);
+    assert_eq!((done.code, done.stderr.matches("vb-fire").count()), (3, 1), "{}", done.stderr);
+    assert!(done.stderr.contains("give it to vb-stats"), "{}", done.stderr);
 }
