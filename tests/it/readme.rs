@@ -21,6 +21,19 @@ fn both_languages_show_the_same_commands_and_output() {
 }
 
 #[test]
+fn the_commands_of_the_manuals_run() {
+    let manuals = ["docs/DATASETS.md", "docs/FORMAT.md", "docs/METRICS.md", "docs/SIM.md"];
+    let scripts: Vec<String> = manuals.iter().flat_map(|page| blocks(page)).collect();
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        let mut bash = Command::new("bash");
+        bash.args(["-euo", "pipefail", "-c", &script]).current_dir(tool::folder("manuals"));
+        let done = tool::done(bash.env("PATH", tool::search_path()).output().unwrap());
+        assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
+    }
+}
+
+#[test]
 fn every_recipe_runs() {
     let has_jq = Command::new("jq").arg("--version").output().is_ok();
     assert!(has_jq || std::env::var_os("CI").is_none(), "CI must have jq, so that all recipes are run");
