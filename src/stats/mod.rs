@@ -141,6 +141,11 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 impl Options {
     fn checked(args: Args) -> Result<Self, Error> {
+        let schema = schemars::schema_for!(RunResult);
+        let own = |key: &str| schema.get("properties").is_some_and(|keys| keys.get(key).is_some());
+        if let Some((key, _)) = args.metadata.iter().find(|(key, _)| own(key)) {
+            return Err(Error::Usage(format!("--metadata {key}=…: the result has a key of that name; choose another")));
+        }
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
             percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,

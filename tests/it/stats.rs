@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io::Write, process::Stdio};
 
 use serde_json::Value;
 
-use crate::tool::{command, done, folder, golden, run};
+use crate::tool::{command, data, done, folder, golden, run};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");
@@ -484,5 +484,15 @@ mod definitions {
         let tests = include_str!("stats.rs");
         let missing: Vec<&str> = names.filter(|name| !tests.contains(&format!("fn {name}()"))).collect();
         assert!(missing.is_empty(), "{missing:?}");
+    }
+}
+
+#[test]
+fn metadata_cannot_take_the_place_of_a_number() {
+    let file = data("stats-run.ndjson");
+    for key in ["completed=5", "duration=1", "vb=x"] {
+        let done = run("vb-stats", &["--metadata", key, "gpu=H100", "--", file.to_str().unwrap()], "");
+        assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{key}");
+        assert!(done.stderr.contains("the result has a key of that name"), "{}", done.stderr);
     }
 }
