@@ -141,11 +141,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 
 impl Options {
     fn checked(args: Args) -> Result<Self, Error> {
-        let schema = schemars::schema_for!(RunResult);
-        let own = |key: &str| schema.get("properties").is_some_and(|keys| keys.get(key).is_some());
-        if let Some((key, _)) = args.metadata.iter().find(|(key, _)| own(key)) {
-            return Err(Error::Usage(format!("--metadata {key}=…: the result has a key of that name; choose another")));
-        }
+        check_metadata(&args.metadata)?;
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
             percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,
@@ -155,6 +151,21 @@ impl Options {
             label: args.label,
             tokenizer: args.tokenizer,
         })
+    }
+}
+
+/// Metadata must not take the place of a number of the result, whose own keys its schema knows.
+fn check_metadata(metadata: &[(String, String)]) -> Result<(), Error> {
+    if metadata.is_empty() {
+        return Ok(());
+    }
+    let schema = schemars::schema_for!(RunResult);
+    let own = |key: &str| schema.get("properties").is_some_and(|keys| keys.get(key).is_some());
+    match metadata.iter().find(|(key, _)| own(key)) {
+        Some((key, _)) => {
+            Err(Error::Usage(format!("--metadata {key}=…: the result has a key of that name; choose another")))
+        }
+        None => Ok(()),
     }
 }
 
