@@ -96,6 +96,7 @@ pub async fn attempt(client: &Client, request: Request<Full<Bytes>>, stop: &mut 
     };
     attempt.end = client.clock.now();
     attempt.broken = broken;
+    // Of an attempt that failed before the head of its answer.
     if let Some(stamps) = &attempt.stamps {
         attempt.start = attempt.start.or_else(|| stamps.first_write());
         attempt.sent = attempt.sent.or_else(|| stamps.last_write());
@@ -143,6 +144,7 @@ async fn exchange(
     attempt.stamps = Some(Arc::clone(&stamps));
     let response = connection.send(request).await.map_err(|e| broken_before_head(&e, reused))?;
     let head = stamps.last_read().unwrap_or_else(|| client.clock.now());
+    // Now, and not at the end: the connection's next request will forget them.
     attempt.start = stamps.first_write();
     attempt.sent = stamps.last_write();
     attempt.headers = Some(head);
