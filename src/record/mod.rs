@@ -11,7 +11,7 @@ mod run;
 
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use request::{Prompt, SampleRequest};
-pub use run::{ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, RunType};
+pub use run::{ClientUse, ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, RunType, Stamps, Verdict};
 
 /// The version of the record format, in the `run` record of every stream.
 pub const FORMAT_VERSION: u32 = 1;

@@ -84,12 +84,25 @@ pub struct RequestFuncOutput {
     pub stamp: Stamp,
     /// The worst delay between the kernel's receive stamp and the read; `null` for user-space stamps, which cannot know.
     pub read_lag_max: Option<Nanos>,
+    /// With `--read-lags`: that delay for each token-bearing chunk, one more entry than `itl`; 0 where the chunk was stamped
+    /// in user space. A chunk's stamp plus its lag is what a client without kernel stamps would have seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_lag: Option<Vec<Nanos>>,
+    /// Token-bearing chunks that came out of one read with a later one: they carry that one's stamp, so they may have
+    /// arrived earlier. Absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub coalesced: u32,
     /// The server's own view of the request, when it gives one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerTimes>,
     /// The text of the first choice, reasoning left out; absent with `--no-text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_text: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// The value of `type` in an output.
@@ -111,7 +124,9 @@ pub struct Phases {
     pub tls: Option<Nanos>,
     /// `start_time` → last byte of the request handed to the socket.
     pub send: Option<Nanos>,
-    /// `start_time` → head of the answer.
+    /// `start_time` → first byte of the answer.
+    pub first_byte: Option<Nanos>,
+    /// `start_time` → head of the answer, complete.
     pub headers: Option<Nanos>,
     /// `start_time` → end of the answer, or the failure; from `scheduled_time` when nothing was ever sent.
     pub done: Option<Nanos>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Object;
 use crate::units::{Nanos, UnixNanos};
 
 /// The first line that `vb-fire` writes: what was asked for. A stream without one is still a stream of outputs.
@@ -44,6 +45,13 @@ pub struct RunRecord {
     pub num_warmups: u32,
     /// The seed of the arrivals.
     pub seed: u64,
+    /// How bytes were carried and stamped: `stamped` or `portable`.
+    pub transport: Option<String>,
+    /// Threads that read answers.
+    pub threads: Option<u32>,
+    /// What `vb-selftest` found on this machine, when it was attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<Object>,
     /// The instant from which schedules count.
     pub clock: ClockAnchor,
 }
@@ -89,6 +97,76 @@ pub struct EndRecord {
     /// How late requests were handed to the socket against their schedule; `null` when nothing was sent.
     /// In an open loop with a limit on concurrency this includes waiting for a slot.
     pub schedule_lag: Option<Percentiles>,
+    /// The client's own part of that: from the moment when a request was due and had its slot to the write of its first
+    /// byte, connecting left out; `null` when nothing was sent.
+    pub send_lag: Option<Percentiles>,
+    /// Kernel receive stamp → read returned, over all reads of answers; `null` without kernel stamps.
+    pub read_lag: Option<Percentiles>,
+    /// How the chunks were stamped.
+    pub stamps: Option<Stamps>,
+    /// What the client used of its machine; `null` where the system does not tell.
+    pub client: Option<ClientUse>,
+    /// Whether the client was fit for this load; `null` in streams of older versions.
+    pub verdict: Option<Verdict>,
+    /// Why the verdict is not `clean`, each in one line.
+    pub reasons: Vec<String>,
+}
+
+/// How the token-bearing chunks of a run were stamped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Stamps {
+    /// Token-bearing chunks in all.
+    pub chunks: u64,
+    /// Of those, how many carry the stamp of a later chunk, because one read returned both.
+    pub coalesced: u64,
+    /// Of those, how many were stamped in user space.
+    pub user: u64,
+    /// Chunks whose read came more than a millisecond after the kernel's stamp.
+    pub late: u64,
+    /// Chunks that are both late and coalesced. Coalesced chunks of reads in time are the server's doing.
+    pub late_coalesced: u64,
+    /// Steps of the wall clock that were seen. They bend nothing: chunks around them are stamped in user space.
+    pub clock_steps: u64,
+}
+
+/// What the client used of its machine while the clock ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ClientUse {
+    /// CPU time of the process, in cores: CPU seconds per second of the run.
+    pub cpu: f64,
+    /// CPU time of the busiest thread that reads answers, as a share of the run.
+    pub busiest_thread: f64,
+    /// The longest that a thread on the clock waited for a core, as a share of the run (Linux's `schedstat`); `null`
+    /// elsewhere.
+    pub run_queue: Option<f64>,
+    /// TCP segments that this client sent again (Linux's `TCP_INFO`); `null` elsewhere.
+    pub retransmits: Option<u64>,
+}
+
+/// Whether the numbers of a run are the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The client kept up.
+    Clean,
+    /// Something was not as it should be; the reasons say how much it may matter.
+    Suspect,
+    /// The client, and not the server, set some of the numbers.
+    ClientBound,
+}
+
+impl Verdict {
+    /// The name in the records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Clean => "clean",
+            Verdict::Suspect => "suspect",
+            Verdict::ClientBound => "client_bound",
+        }
+    }
 }
 
 /// Requests that were read but never sent.
