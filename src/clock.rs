@@ -155,7 +155,7 @@ mod tests {
                 let arrived = t + gap;
                 t = arrived + lag;
                 // Steps smaller than what counts as one bend by less than that.
-                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| *by <= STEP as u64).sum();
+                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| i128::from(*by) <= STEP).sum();
                 if let Some(arrival) = clock.at(Nanos(t), wall(t), wall(arrived)) {
                     prop_assert!(arrival.0.abs_diff(arrived) <= slack, "{arrival:?}, not {arrived}");
                     told += 1;
@@ -173,13 +173,19 @@ mod tests {
         // Stepped forward by a second while the bytes lay in the socket.
         let second = 1_000_000_000;
         assert_eq!(clock.at(Nanos(3_000_000), wall(3_000_000, second), wall(2_000_000, 0)), None);
-        assert_eq!(clock.at(Nanos(5_000_000), wall(5_000_000, second), wall(4_000_000, second)), Some(Nanos(4_000_000)));
+        assert_eq!(
+            clock.at(Nanos(5_000_000), wall(5_000_000, second), wall(4_000_000, second)),
+            Some(Nanos(4_000_000))
+        );
         assert_eq!(clock.steps(), 1);
         // And back, by so little that an old stamp would look possible.
         let back = second - 2_000_000;
         assert_eq!(clock.at(Nanos(9_000_000), wall(9_000_000, back), wall(6_000_000, second)), None);
         assert_eq!(clock.at(Nanos(9_500_000), wall(9_500_000, back), wall(8_900_000, second)), None);
-        assert_eq!(clock.at(Nanos(15_000_000), wall(15_000_000, back), wall(14_000_000, back)), Some(Nanos(14_000_000)));
+        assert_eq!(
+            clock.at(Nanos(15_000_000), wall(15_000_000, back), wall(14_000_000, back)),
+            Some(Nanos(14_000_000))
+        );
         assert_eq!(clock.steps(), 2);
     }
 

@@ -205,7 +205,8 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
         return Ok(n);
     }
     let scaled = [('k', 1e3), ('m', 1e6), ('g', 1e9)];
-    let (number, scale) = scaled.iter().find_map(|(unit, scale)| Some((lower.strip_suffix(*unit)?, scale))).ok_or_else(wrong)?;
+    let (number, scale) =
+        scaled.iter().find_map(|(unit, scale)| Some((lower.strip_suffix(*unit)?, scale))).ok_or_else(wrong)?;
     let n = number.parse::<f64>().map_err(|_| wrong())? * scale;
     if n < 0.0 || n.fract() != 0.0 || n > 1e15 {
         return Err(wrong());

@@ -311,7 +311,10 @@ mod tests {
     fn answer(events: &[&str], broken: Option<Failure>) -> RequestFuncOutput {
         let mut answer = Answer::default();
         for (i, event) in events.iter().enumerate() {
-            if answer.push(read(i as u64, (11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes()).is_err() {
+            if answer
+                .push(read(i as u64, (11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes())
+                .is_err()
+            {
                 break;
             }
         }

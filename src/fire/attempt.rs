@@ -5,7 +5,10 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::{AcqRel, Relaxed, Release}},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
+        },
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,

@@ -56,12 +56,7 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join,
-        exchange::Transport,
-        openai::api_key,
-        portable::Portable,
-        socket::Stamping,
-        stamped::Stamped,
+        connection::join, exchange::Transport, openai::api_key, portable::Portable, socket::Stamping, stamped::Stamped,
     },
     load::Schedule,
     ndjson,
@@ -305,12 +300,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
 
 impl Load<'_> {
     /// The measured part: the clock starts, requests are sent, all outcomes are written.
-    async fn measure<T: Transport>(
-        self,
-        transport: Arc<T>,
-        mut run: RunRecord,
-        input: Input,
-    ) -> Result<Ended, Error> {
+    async fn measure<T: Transport>(self, transport: Arc<T>, mut run: RunRecord, input: Input) -> Result<Ended, Error> {
         let Load { args, stopper, .. } = self;
         // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
         let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());

@@ -94,9 +94,7 @@ fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong>
         let named = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name.as_str()));
         named.map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
     };
-    let has = |name, word: &str| {
-        values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)))
-    };
+    let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
     let media = values(header::CONTENT_TYPE).next().unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let head = Head { status, media, location: values(header::LOCATION).next() };
@@ -183,7 +181,7 @@ impl Chunked {
     fn next(self, byte: u8) -> Result<Self, Wrong> {
         let broken = |what: &str| Err(format!("{what}, but byte {byte:#04x} came"));
         Ok(match (self, byte) {
-            (Chunked::Size(_, digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits == 16 => {
+            (Chunked::Size(_, 16), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 return broken("a chunk's length has too many digits");
             }
             (Chunked::Size(size, digits), b'0'..=b'9') => Chunked::Size(size << 4 | u64::from(byte - b'0'), digits + 1),
@@ -294,7 +292,11 @@ mod tests {
     fn how_a_body_is_framed_and_whether_the_connection_stays() {
         for (lines, framing, keep_alive) in [
             ("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n", Framing::Length(12), true),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 12\r\ncontent-length: 12\r\nconnection: Close\r\n", Framing::Length(12), false),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 12\r\ncontent-length: 12\r\nconnection: Close\r\n",
+                Framing::Length(12),
+                false,
+            ),
             ("HTTP/1.1 200 OK\r\n", Framing::Close, false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n", Framing::Length(1), false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n", Framing::Length(1), true),
@@ -303,10 +305,14 @@ mod tests {
             let read = head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{lines}");
         }
-        for wrong in ["HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n", "SSH-2.0\r\n\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"] {
+        for wrong in [
+            "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        ] {
             assert!(head(wrong.as_bytes()).is_err(), "{wrong}");
         }
-        assert!(head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &[b'a'; LARGEST_HEAD]].concat()).is_err());
+        assert!(head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'a'; LARGEST_HEAD]].concat()).is_err());
         let moved = head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
         assert_eq!(moved.head.location.as_deref(), Some("/there"));
     }

@@ -173,16 +173,21 @@ impl Exchange for StampedExchange {
             if self.framing.is_over() {
                 return Ok(None);
             }
-            let (used, data) = self.framing.take(connection.unused()).map_err(|e| {
-                Failure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {e}"))
-            })?;
+            let (used, data) = self
+                .framing
+                .take(connection.unused())
+                .map_err(|e| Failure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {e}")))?;
             let at = connection.consume(used);
             if !data.is_empty() {
                 break at + data.start..at + data.end;
             }
             if used == 0 && connection.read().await.map_err(|e| broken(&e))? == 0 {
                 self.keep_alive = false;
-                return if self.framing.may_end() { Ok(None) } else { Err(broken(&io::ErrorKind::UnexpectedEof.into())) };
+                return if self.framing.may_end() {
+                    Ok(None)
+                } else {
+                    Err(broken(&io::ErrorKind::UnexpectedEof.into()))
+                };
             }
         };
         Ok(Some(Piece { arrival: connection.arrival(), bytes: connection.bytes(place) }))
@@ -275,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_request_is_written_as_http_has_it() {
-        let request = Request::post("http://h:1/v1/x?y=z").header("host", "h:1").header("a", "b").body(Bytes::from("{}"));
+        let request =
+            Request::post("http://h:1/v1/x?y=z").header("host", "h:1").header("a", "b").body(Bytes::from("{}"));
         let outgoing = Outgoing::new(request.unwrap());
         let want = "POST /v1/x?y=z HTTP/1.1\r\nhost: h:1\r\na: b\r\ncontent-length: 2\r\n\r\n";
         assert_eq!(outgoing.head, want);
