@@ -18,6 +18,8 @@ mod preflight;
 mod sink;
 mod stop;
 mod tally;
+mod usage;
+mod verdict;
 mod warmup;
 
 use std::{
@@ -43,6 +45,8 @@ use self::{
     preflight::Preflight,
     sink::{Finished, Progress, Sink, What, Written},
     stop::{Stop, Stopper, Why},
+    usage::{Heart, Meter, Probe},
+    verdict::{Evidence, judge},
 };
 use crate::{
     cli,
@@ -55,7 +59,7 @@ use crate::{
     load::Schedule,
     ndjson,
     pacer::Pacer,
-    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord},
+    record::{ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, Verdict},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -113,7 +117,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     }
     let run = run_record(args, url, &headers, model);
     let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;
-    verdict(args, &preflight, ended).await
+    exit(args, &preflight, ended).await
 }
 
 fn no_request(input: &Input) -> Error {
@@ -192,6 +196,8 @@ struct Ended {
     written: Written,
     input: Result<(), Error>,
     why: Option<Why>,
+    verdict: Verdict,
+    reasons: Vec<String>,
 }
 
 /// Starts each request at its time on its own task.
@@ -263,6 +269,8 @@ async fn measure(
     let slots = args.slots();
     let (alive, mut gone) = mpsc::channel(1);
     let pacer = Pacer::start(clock)?;
+    let (meter, probe, heart) = (Meter::start(), Probe::start(), Heart::new()?);
+    tokio::spawn(heart.clone().beat(clock));
     let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive, timed: false };
     let left = dispatch(input.requests, schedule, slots, &pacer, stopper.watch(), &mut launcher).await;
     let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
@@ -275,17 +283,42 @@ async fn measure(
         0 => clock.now(),
         ended => Nanos(ended),
     };
+    let started = client.started.load(Relaxed);
+    let thread = probe.end();
+    let client = ClientUse { wake_lag: heart.lags(), ..meter.end(duration, &[thread], thread) };
     let mut written = join_thread(sink)?;
     let why = stopper.watch().why();
     // After an early end the reader may wait for input that never comes.
     let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-    let end = EndRecord { run_id, duration, open_loop, ..end_record(&written, left, why, &input) };
+    let evidence = Evidence {
+        stamps: written.tally.stamps,
+        send_lag: written.tally.send_lag(),
+        client,
+        by_schedule,
+        latency: written.tally.mean_latency(),
+        duration,
+        sent: started,
+        ..Evidence::default()
+    };
+    let (verdict, reasons) = judge(&evidence);
+    let Evidence { stamps, send_lag, .. } = evidence;
+    let end = EndRecord {
+        run_id,
+        duration,
+        open_loop,
+        send_lag,
+        stamps: Some(stamps),
+        client: Some(client),
+        verdict: Some(verdict),
+        reasons: reasons.clone(),
+        ..end_record(&written, left, why, &input)
+    };
     if written.error.is_none()
         && let Err(Error::Write { source, .. }) = write_end(&end)
     {
         written.error = Some(source);
     }
-    Ok(Ended { written, input, why })
+    Ok(Ended { written, input, why, verdict, reasons })
 }
 
 /// `--max-seconds`.
@@ -328,7 +361,7 @@ fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(),
 }
 
 /// What the exit code says, the gravest first.
-async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Error> {
+async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Error> {
     if let Some(e) = &ended.written.error {
         let lost = ended.written.lost;
         return Err(Error::Setup(match e.kind() {
@@ -337,6 +370,9 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
             }
             _ => format!("cannot write stdout: {e}; the load was stopped, {lost} outcomes are lost"),
         }));
+    }
+    for reason in &ended.reasons {
+        cli::warn("vb-fire", format_args!("{}: {reason}", ended.verdict.name()));
     }
     let tally = &ended.written.tally;
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
@@ -359,6 +395,10 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
             Err(e)
         }
         (Ok(()), Some(Why::Interrupted)) => Err(Error::Interrupted),
-        _ => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+        _ if failed.is_some() => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+        _ if args.strict && ended.verdict == Verdict::ClientBound => Err(Error::Invalid(
+            "the measurement is invalid (--strict): the client, and not the server, set some of the numbers".into(),
+        )),
+        _ => Ok(()),
     }
 }

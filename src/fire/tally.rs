@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     error::Error,
-    record::{ErrorKind, Percentiles, RequestFuncOutput},
+    record::{ErrorKind, Percentiles, RequestFuncOutput, Stamp, Stamps},
     units::Nanos,
 };
 
@@ -22,8 +22,13 @@ pub struct Tally {
     pub failed: u64,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,
+    /// How the token-bearing chunks were stamped.
+    pub stamps: Stamps,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
     lag: Histogram<u64>,
+    send_lag: Histogram<u64>,
+    /// Over the successes.
+    latencies: Nanos,
 }
 
 /// The error that occurred most often.
@@ -42,8 +47,17 @@ pub struct Frequent {
 impl Tally {
     /// Nothing counted yet.
     pub fn new() -> Result<Self, Error> {
-        let lag = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
-        Ok(Tally { offered: 0, failed: 0, outcomes: BTreeMap::new(), errors: HashMap::new(), lag })
+        let histogram = || Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")));
+        Ok(Tally {
+            offered: 0,
+            failed: 0,
+            outcomes: BTreeMap::new(),
+            stamps: Stamps::default(),
+            errors: HashMap::new(),
+            lag: histogram()?,
+            send_lag: histogram()?,
+            latencies: Nanos(0),
+        })
     }
 
     /// Counts one output.
@@ -52,7 +66,16 @@ impl Tally {
         if let Some(lag) = output.queue_time {
             // It grows as it must; only a value beyond 2⁶³ ns could be refused.
             let _ = self.lag.record(lag.0);
+            let connecting = output.phases.connect.unwrap_or_default() + output.phases.tls.unwrap_or_default();
+            let _ = self.send_lag.record(lag.since(connecting).0);
         }
+        if let Some(latency) = output.latency.filter(|_| output.success) {
+            self.latencies = self.latencies + latency;
+        }
+        let chunks = output.ttft.map_or(0, |_| output.itl.len() as u64 + 1);
+        self.stamps.chunks += chunks;
+        self.stamps.coalesced += u64::from(output.coalesced);
+        self.stamps.user += if output.stamp == Stamp::User { chunks } else { 0 };
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name.to_owned()).or_default() += 1;
         if let Some(kind) = output.error_kind {
@@ -77,9 +100,26 @@ impl Tally {
     /// How late requests started, against their schedule.
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Percentiles> {
-        let at = |q| Nanos(self.lag.value_at_quantile(q));
-        (!self.lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(self.lag.max()) })
+        percentiles(&self.lag)
     }
+
+    /// How late requests started, connecting left out.
+    #[must_use]
+    pub fn send_lag(&self) -> Option<Percentiles> {
+        percentiles(&self.send_lag)
+    }
+
+    /// The mean latency of the successes.
+    #[must_use]
+    pub fn mean_latency(&self) -> Option<Nanos> {
+        self.latencies.0.checked_div(self.offered - self.failed).map(Nanos)
+    }
+}
+
+/// Of a histogram of nanoseconds; `None` for an empty one.
+pub fn percentiles(of: &Histogram<u64>) -> Option<Percentiles> {
+    let at = |q| Nanos(of.value_at_quantile(q));
+    (!of.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(of.max()) })
 }
 
 #[cfg(test)]
