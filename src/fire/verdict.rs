@@ -264,3 +264,254 @@ fn retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
         ),
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn all(ms: f64) -> Option<Percentiles> {
+        let time = Nanos::from_secs_f64(ms / 1e3);
+        Some(Percentiles { p50: time, p99: time, max: time })
+    }
+
+    /// An idle client with kernel stamps: a minute, 1,000 requests of 2 s, 100,000 chunks.
+    fn kernel() -> Evidence {
+        Evidence {
+            kernel: true,
+            stamps: Stamps { chunks: 100_000, late: 200, ..Stamps::default() },
+            read_lag: Some(Percentiles { p50: Nanos(40_000), p99: Nanos(MS), max: Nanos(5 * MS) }),
+            send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
+            client: ClientUse { cpu: 0.2, busiest_thread: 0.2, run_queue: Some(0.01), ..ClientUse::default() },
+            by_schedule: false,
+            latency: Some(Nanos(2 * SECOND)),
+            duration: Nanos(60 * SECOND),
+            sent: 1000,
+        }
+    }
+
+    /// The same without kernel stamps.
+    fn user() -> Evidence {
+        let client = ClientUse { wake_lag: all(1.1), retransmits: None, ..kernel().client };
+        let stamps = Stamps { chunks: 100_000, user: 100_000, ..Stamps::default() };
+        Evidence { kernel: false, stamps, read_lag: None, client, ..kernel() }
+    }
+
+    /// One thing is changed: to what is still clean, what is suspect, and what is client-bound where that exists. There
+    /// is one reason, with these words.
+    fn steps(
+        of: fn() -> Evidence,
+        change: impl Fn(&mut Evidence, f64),
+        values: [f64; 2],
+        bound: Option<f64>,
+        says: &str,
+    ) {
+        let judged = |value: f64| {
+            let mut evidence = of();
+            change(&mut evidence, value);
+            judge(&evidence)
+        };
+        assert_eq!(judged(values[0]), (Verdict::Clean, vec![]), "{says}");
+        let wanted = [(values[1], Verdict::Suspect), (bound.unwrap_or(values[1]), Verdict::ClientBound)];
+        for (value, want) in &wanted[..1 + usize::from(bound.is_some())] {
+            let (verdict, reasons) = judged(*value);
+            assert_eq!(verdict, *want, "{value}: {reasons:?}");
+            assert!(reasons.len() == 1 && reasons[0].contains(says) && !reasons[0].contains('\n'), "{reasons:?}");
+        }
+        if let Some(bound) = bound {
+            let below = values[1] + (bound - values[1]) * 0.9;
+            assert_eq!(judged(below).0, Verdict::Suspect, "{says}: {below}");
+        }
+    }
+
+    fn chunks(share: f64) -> u64 {
+        Nanos::from_secs_f64(share * 100_000.0 / 1e9).0
+    }
+
+    #[test]
+    fn an_idle_client_is_clean_with_and_without_kernel_stamps() {
+        for evidence in [kernel(), user(), Evidence { by_schedule: true, ..kernel() }, Evidence::default()] {
+            assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+        }
+    }
+
+    #[test]
+    fn chunks_that_lost_their_stamp_to_a_late_read_count() {
+        let late = |evidence: &mut Evidence, share: f64| {
+            evidence.stamps.late = 20_000;
+            evidence.stamps.late_coalesced = chunks(share);
+            evidence.stamps.coalesced = chunks(share);
+        };
+        steps(kernel, late, [0.0099, 0.0101], Some(0.0501), "of the chunks carry a later chunk's stamp");
+        let mut evidence = kernel();
+        late(&mut evidence, 0.072);
+        evidence.read_lag = Some(Percentiles { p99: Nanos(41 * MS), ..Percentiles::default() });
+        assert_eq!(
+            judge(&evidence).1,
+            [
+                "7.2 % of the chunks carry a later chunk's stamp, because the client read late (read lag p99 41.0 ms): give \
+              it a free core, or more --threads"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_server_that_puts_several_chunks_into_a_segment_is_no_fault_of_the_client() {
+        let mut evidence = kernel();
+        // It does so with 40 % of the chunks, whether they are read in time or late.
+        evidence.stamps =
+            Stamps { chunks: 100_000, coalesced: 40_000, late: 30_000, late_coalesced: 12_000, ..Stamps::default() };
+        assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+        // Late reads join more than that: 20 % of 30 %.
+        evidence.stamps.coalesced += 6_000;
+        evidence.stamps.late_coalesced += 6_000;
+        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn a_burst_in_step_that_is_read_late_but_whole_is_clean() {
+        // 2,048 streams every 50 ms: the last of a step is read some 20 ms after it came, with its own stamp.
+        let mut evidence = kernel();
+        evidence.stamps.late = 95_000;
+        evidence.read_lag = Some(Percentiles { p50: Nanos(9 * MS), p99: Nanos(20 * MS), max: Nanos(30 * MS) });
+        evidence.client.busiest_thread = 0.45;
+        assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+    }
+
+    #[test]
+    fn without_chunks_in_time_the_server_is_not_known_and_a_long_lag_decides() {
+        let mut evidence = kernel();
+        evidence.stamps =
+            Stamps { chunks: 100_000, coalesced: 60_000, late: 99_950, late_coalesced: 59_990, ..Stamps::default() };
+        evidence.read_lag = all(2.0);
+        assert_eq!(judge(&evidence).0, Verdict::Suspect);
+        evidence.read_lag = all(45.0);
+        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn a_few_joined_chunks_of_a_short_run_are_an_accident() {
+        let mut evidence = kernel();
+        evidence.stamps = Stamps { chunks: 110, coalesced: 9, late: 10, late_coalesced: 9, ..Stamps::default() };
+        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        evidence.stamps = Stamps { chunks: 150, coalesced: 12, late: 40, late_coalesced: 12, ..Stamps::default() };
+        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn stamps_of_user_space_among_those_of_the_kernel_are_suspect() {
+        let unstamped = |evidence: &mut Evidence, share: f64| evidence.stamps.user = chunks(share);
+        steps(kernel, unstamped, [0.0099, 0.0101], None, "stamped in user space");
+    }
+
+    #[test]
+    fn a_kernel_that_stamps_nothing_leaves_the_rules_of_user_space() {
+        let mut evidence = Evidence { kernel: true, ..user() };
+        evidence.client.run_queue = Some(0.3);
+        let (verdict, reasons) = judge(&evidence);
+        assert_eq!((verdict, reasons.len()), (Verdict::ClientBound, 2), "{reasons:?}");
+        assert!(reasons[0].contains("had no core") && reasons[1].contains("no stamp of the kernel"));
+    }
+
+    #[test]
+    fn a_busy_thread_that_stamps_is_late() {
+        let busy = |evidence: &mut Evidence, share: f64| evidence.client.busiest_thread = share;
+        steps(user, busy, [0.699, 0.701], Some(0.901), "busy, so it stamps late: use more --threads");
+        steps(kernel, busy, [0.899, 0.901], None, "so it has no room for more: use more --threads");
+    }
+
+    #[test]
+    fn waiting_for_a_core_counts_where_the_client_stamps() {
+        let wait = |evidence: &mut Evidence, share: f64| evidence.client.run_queue = Some(share);
+        steps(user, wait, [0.049, 0.051], Some(0.251), "had no core for");
+        steps(kernel, wait, [0.49, 0.51], None, "had no core for");
+    }
+
+    #[test]
+    fn waking_late_counts_where_the_client_stamps() {
+        let wake = |evidence: &mut Evidence, ms: f64| evidence.client.wake_lag = all(ms);
+        steps(user, wake, [4.9, 5.1], Some(25.1), "wakes late");
+        let mut evidence = kernel();
+        wake(&mut evidence, 500.0);
+        assert_eq!(judge(&evidence).0, Verdict::Clean);
+    }
+
+    #[test]
+    fn shares_of_a_moment_are_not_judged() {
+        let mut evidence = user();
+        evidence.client.run_queue = Some(0.9);
+        evidence.client.wake_lag = all(100.0);
+        evidence.duration = Nanos(SECOND - 1);
+        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        evidence.duration = Nanos(SECOND);
+        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn an_open_loop_must_send_on_time() {
+        let open = || Evidence { by_schedule: true, ..kernel() };
+        let late = |evidence: &mut Evidence, ms: f64| {
+            evidence.send_lag = Some(Percentiles { p99: all(ms).unwrap().p99, ..evidence.send_lag.unwrap() });
+        };
+        steps(open, late, [4.9, 5.1], Some(50.1), "sent late against the schedule (send lag p99");
+        // The largest of a few is an accident.
+        let mut evidence = Evidence { sent: 99, ..open() };
+        late(&mut evidence, 100.0);
+        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        evidence.send_lag = all(100.0);
+        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn a_closed_loop_must_turn_round_fast_against_the_latency() {
+        // The mean latency is 2 s.
+        let lag = |evidence: &mut Evidence, ms: f64| evidence.send_lag = all(ms);
+        steps(kernel, lag, [19.9, 20.1], Some(100.1), "to send the next request");
+        // All slots are free at the start, and the last of them waits for the others.
+        let mut evidence = kernel();
+        evidence.send_lag = Some(Percentiles { p50: Nanos(60_000), p99: Nanos(300 * MS), max: Nanos(900 * MS) });
+        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        // Microseconds are nothing to judge short requests by.
+        let short = Evidence { latency: Some(Nanos(5 * MS)), send_lag: all(0.99), ..kernel() };
+        assert_eq!(judge(&short).0, Verdict::Clean);
+        assert_eq!(judge(&Evidence { send_lag: all(1.01), ..short.clone() }).0, Verdict::ClientBound);
+        assert_eq!(judge(&Evidence { latency: None, send_lag: all(900.0), ..short }).0, Verdict::Clean);
+    }
+
+    #[test]
+    fn ends_that_are_noticed_late_leave_slots_empty_in_a_closed_loop_only() {
+        let lag = |evidence: &mut Evidence, ms: f64| evidence.read_lag = all(ms);
+        steps(kernel, lag, [99.0, 101.0], Some(401.0), "notices the end of an answer");
+        assert_eq!(judge(&Evidence { by_schedule: true, read_lag: all(401.0), ..kernel() }).0, Verdict::Clean);
+    }
+
+    #[test]
+    fn reads_seconds_late_may_hold_the_server_back() {
+        let open = || Evidence { by_schedule: true, ..kernel() };
+        let lag = |evidence: &mut Evidence, ms: f64| evidence.read_lag = all(ms);
+        steps(open, lag, [999.0, 1001.0], None, "held the server back");
+    }
+
+    #[test]
+    fn segments_sent_again_are_the_network() {
+        let again = |evidence: &mut Evidence, count: f64| {
+            evidence.sent = 2000;
+            evidence.client.retransmits = Some(Nanos::from_secs_f64(count / 1e9).0);
+        };
+        steps(kernel, again, [2.0, 3.0], None, "3 TCP segments of 2000 requests had to be sent again");
+        let mut one = kernel();
+        (one.sent, one.client.retransmits) = (10, Some(1));
+        assert_eq!(judge(&one).0, Verdict::Clean);
+    }
+
+    #[test]
+    fn the_gravest_reason_comes_first() {
+        let mut evidence = user();
+        evidence.client.busiest_thread = 0.8;
+        evidence.send_lag = all(1000.0);
+        let (verdict, reasons) = judge(&evidence);
+        assert_eq!(verdict, Verdict::ClientBound);
+        assert!(reasons[0].contains("send lag") && reasons[1].contains("80.0 % busy"), "{reasons:?}");
+    }
+}
