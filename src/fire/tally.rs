@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
+use super::attempt::Traces;
 use crate::{
     error::Error,
     record::{ErrorKind, Percentiles, RequestFuncOutput, Stamp, Stamps},
@@ -22,12 +23,15 @@ pub struct Tally {
     pub failed: u64,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// How the token-bearing chunks were stamped.
+    /// How the chunks were stamped.
     pub stamps: Stamps,
+    /// Segments sent again; `None`: no request told.
+    pub retransmits: Option<u64>,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
-    lag: Histogram<u64>,
+    schedule_lag: Histogram<u64>,
     send_lag: Histogram<u64>,
-    /// Over the successes.
+    read_lag: Histogram<u64>,
+    /// Summed over the successes.
     latencies: Nanos,
 }
 
@@ -53,9 +57,11 @@ impl Tally {
             failed: 0,
             outcomes: BTreeMap::new(),
             stamps: Stamps::default(),
+            retransmits: None,
             errors: HashMap::new(),
-            lag: histogram()?,
+            schedule_lag: histogram()?,
             send_lag: histogram()?,
+            read_lag: histogram()?,
             latencies: Nanos(0),
         })
     }
@@ -65,17 +71,16 @@ impl Tally {
         self.offered += 1;
         if let Some(lag) = output.queue_time {
             // It grows as it must; only a value beyond 2⁶³ ns could be refused.
-            let _ = self.lag.record(lag.0);
-            let connecting = output.phases.connect.unwrap_or_default() + output.phases.tls.unwrap_or_default();
-            let _ = self.send_lag.record(lag.since(connecting).0);
+            let _ = self.schedule_lag.record(lag.0);
         }
         if let Some(latency) = output.latency.filter(|_| output.success) {
             self.latencies = self.latencies + latency;
         }
-        let chunks = output.ttft.map_or(0, |_| output.itl.len() as u64 + 1);
-        self.stamps.chunks += chunks;
-        self.stamps.coalesced += u64::from(output.coalesced);
-        self.stamps.user += if output.stamp == Stamp::User { chunks } else { 0 };
+        if output.stamp == Stamp::Kernel {
+            for lag in output.read_lag.iter().flatten() {
+                let _ = self.read_lag.record(lag.0);
+            }
+        }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name.to_owned()).or_default() += 1;
         if let Some(kind) = output.error_kind {
@@ -97,16 +102,40 @@ impl Tally {
         Some(Frequent { kind: *kind, status: *status, message: message.clone(), count: *count })
     }
 
+    /// Counts how true the times of a request are.
+    pub fn trace(&mut self, traces: &Traces) {
+        let (sum, new) = (&mut self.stamps, traces.stamps);
+        sum.chunks += new.chunks;
+        sum.coalesced += new.coalesced;
+        sum.user += new.user;
+        sum.late += new.late;
+        sum.late_coalesced += new.late_coalesced;
+        // Every connection sees the same steps.
+        sum.clock_steps = sum.clock_steps.max(new.clock_steps);
+        if let Some(again) = traces.retransmits {
+            *self.retransmits.get_or_insert(0) += u64::from(again);
+        }
+        if let Some(lag) = traces.send_lag {
+            let _ = self.send_lag.record(lag.0);
+        }
+    }
+
     /// How late requests started, against their schedule.
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Percentiles> {
-        percentiles(&self.lag)
+        percentiles(&self.schedule_lag)
     }
 
-    /// How late requests started, connecting left out.
+    /// The client's own part of that.
     #[must_use]
     pub fn send_lag(&self) -> Option<Percentiles> {
         percentiles(&self.send_lag)
+    }
+
+    /// Kernel receive stamp → read, over the token-bearing chunks of requests that have such stamps.
+    #[must_use]
+    pub fn read_lag(&self) -> Option<Percentiles> {
+        percentiles(&self.read_lag)
     }
 
     /// The mean latency of the successes.
@@ -117,9 +146,9 @@ impl Tally {
 }
 
 /// Of a histogram of nanoseconds; `None` for an empty one.
-pub fn percentiles(of: &Histogram<u64>) -> Option<Percentiles> {
-    let at = |q| Nanos(of.value_at_quantile(q));
-    (!of.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(of.max()) })
+pub fn percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
+    let at = |q| Nanos(lag.value_at_quantile(q));
+    (!lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(lag.max()) })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::tally::percentiles;
 use crate::{
@@ -33,6 +34,44 @@ fn cpu_time(of: ClockId) -> Nanos {
 fn run_queue_time() -> Option<Nanos> {
     let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Nanos)
+}
+
+/// Measures the client, from the start of a run to its end, both on the thread that sends.
+#[derive(Debug)]
+pub struct Watch {
+    process: Nanos,
+    sender: Probe,
+    readers: Vec<(Handle, Probe)>,
+    heart: Heart,
+    beating: Vec<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Counts from now on, with `readers` being the event loops, each on its own thread.
+    pub async fn start(readers: impl Iterator<Item = &Handle>, clock: Clock) -> Result<Self, Error> {
+        let (heart, mut probes) = (Heart::new()?, Vec::new());
+        for reader in readers {
+            // A thread that is gone has nothing to tell.
+            if let Ok(probe) = reader.spawn(async { Probe::start() }).await {
+                probes.push((reader.clone(), probe));
+            }
+        }
+        let beating = probes.iter().map(|(reader, _)| reader.spawn(heart.clone().beat(clock))).collect();
+        let process = cpu_time(ClockId::ProcessCPUTime);
+        Ok(Watch { process, sender: Probe::start(), readers: probes, heart, beating })
+    }
+
+    /// What was used since, in a run of this duration.
+    pub async fn end(self, duration: Nanos) -> ClientUse {
+        let sender = self.sender.end();
+        let process = cpu_time(ClockId::ProcessCPUTime).since(self.process);
+        self.beating.iter().for_each(JoinHandle::abort);
+        let mut readers = Vec::new();
+        for (reader, probe) in self.readers {
+            readers.extend(reader.spawn(async move { probe.end() }).await);
+        }
+        ClientUse { wake_lag: self.heart.lags(), ..folded(duration, process, &readers, sender) }
+    }
 }
 
 /// Measures one thread, from its start to its end. Both must be asked for on that thread.
@@ -72,30 +111,17 @@ impl Probe {
     }
 }
 
-/// Measures the process.
-#[derive(Debug)]
-pub struct Meter(Nanos);
-
-impl Meter {
-    /// Counts from now on.
-    #[must_use]
-    pub fn start() -> Self {
-        Meter(cpu_time(ClockId::ProcessCPUTime))
-    }
-
-    /// What the process has used since, during a run of this duration, with what its threads on the clock have used:
-    /// those that read answers, and the one that sends on time, which may be one of them.
-    #[must_use]
-    pub fn end(&self, duration: Nanos, readers: &[ThreadUse], dispatcher: ThreadUse) -> ClientUse {
-        let of_run = |time: Nanos| time.as_secs_f64() / duration.as_secs_f64().max(1e-9);
-        let busiest = readers.iter().map(|thread| thread.cpu).max().unwrap_or_default();
-        let waited = readers.iter().chain([&dispatcher]).filter_map(|thread| thread.run_queue).max();
-        ClientUse {
-            cpu: of_run(cpu_time(ClockId::ProcessCPUTime).since(self.0)),
-            busiest_thread: of_run(busiest),
-            run_queue: waited.map(of_run),
-            ..ClientUse::default()
-        }
+/// Folds what the process and its threads on the clock used during a run: those that read answers, and the one that sends
+/// on time.
+fn folded(duration: Nanos, process: Nanos, readers: &[ThreadUse], sender: ThreadUse) -> ClientUse {
+    let of_run = |time: Nanos| time.as_secs_f64() / duration.as_secs_f64().max(1e-9);
+    let busiest = readers.iter().map(|thread| thread.cpu).max().unwrap_or_default();
+    let waited = readers.iter().chain([&sender]).filter_map(|thread| thread.run_queue).max();
+    ClientUse {
+        cpu: of_run(process),
+        busiest_thread: of_run(busiest),
+        run_queue: waited.map(of_run),
+        ..ClientUse::default()
     }
 }
 
@@ -140,12 +166,11 @@ impl Heart {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::reader::Readers, *};
 
     #[test]
     fn a_thread_that_works_uses_cpu_and_one_that_sleeps_does_not() {
         let probe = Probe::start();
-        let meter = Meter::start();
         while probe.end().cpu < Nanos(5_000_000) {}
         let busy = probe.end();
         let idle = std::thread::spawn(|| {
@@ -156,17 +181,32 @@ mod tests {
         let idle = idle.join().unwrap();
         assert!(idle.cpu < busy.cpu, "{idle:?} {busy:?}");
         assert_eq!(busy.run_queue.is_some(), cfg!(target_os = "linux"));
-        let client = meter.end(Nanos(10_000_000), &[idle, busy], idle);
-        assert!(client.busiest_thread >= 0.5 && client.cpu >= 0.5, "{client:?}");
     }
 
     #[test]
     fn the_worst_thread_counts() {
         let thread = |cpu, wait| ThreadUse { cpu: Nanos(cpu), run_queue: Some(Nanos(wait)) };
-        let client = Meter::start().end(Nanos(100), &[thread(10, 1), thread(40, 2)], thread(90, 30));
-        assert_eq!((client.busiest_thread, client.run_queue), (0.4, Some(0.3)));
+        let client = folded(Nanos(100), Nanos(150), &[thread(10, 1), thread(40, 2)], thread(90, 30));
+        assert_eq!((client.cpu, client.busiest_thread, client.run_queue), (1.5, 0.4, Some(0.3)));
         let untold = ThreadUse::default();
-        assert_eq!(Meter::start().end(Nanos(100), &[untold], untold).run_queue, None);
+        assert_eq!(folded(Nanos(100), Nanos(0), &[untold], untold).run_queue, None);
+    }
+
+    #[tokio::test]
+    async fn a_run_is_watched_on_its_own_threads() {
+        let readers = Readers::start(2).unwrap();
+        let clock = Clock::start();
+        let watch = Watch::start(readers.handles(), clock).await.unwrap();
+        let work = readers.handle(1).spawn(async {
+            let probe = Probe::start();
+            while probe.end().cpu < Nanos(20_000_000) {}
+        });
+        work.await.unwrap();
+        // A duration of 20 ms, whatever the clock says.
+        let client = watch.end(Nanos(20_000_000)).await;
+        assert!(client.busiest_thread >= 1.0 && client.cpu >= client.busiest_thread * 0.99, "{client:?}");
+        assert_eq!(client.run_queue.is_some(), cfg!(target_os = "linux"));
+        readers.stop();
     }
 
     #[tokio::test]

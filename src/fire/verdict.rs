@@ -25,6 +25,8 @@ pub struct Evidence {
     /// Whether requests had their own instants (a finite rate, timestamps), which lateness then misses. A burst without
     /// a limit has none, no more than a closed loop has.
     pub by_schedule: bool,
+    /// The most requests in flight; `None`: no limit.
+    pub slots: Option<u32>,
     /// The mean latency of the successes; `None`: there is none.
     pub latency: Option<Nanos>,
     /// The run's duration.
@@ -80,6 +82,8 @@ const TURN_ROUND: Limit = Limit { suspect: 0.01, bound: 0.05 };
 /// Noticing late that an answer is over leaves its slot empty too. But servers that work in steps end many answers
 /// at once, and do not mind what comes within the step, hence more room.
 const NOTICED_LATE: Limit = Limit { suspect: 0.05, bound: 0.2 };
+/// Requests for each slot from which on the median is that of slots that were used again.
+const TURNS: u64 = 2;
 /// Below this a slot is turned round as fast as a machine can.
 const TURN_ROUND_FLOOR: Nanos = Nanos(1_000_000);
 
@@ -177,10 +181,11 @@ fn read_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-/// What a time is of the mean latency, where it is long enough to speak of and nothing sets the times of requests.
+/// What a time is of the mean latency, where it is long enough to speak of and slots were used again and again.
 fn of_latency(evidence: &Evidence, time: Nanos) -> Option<f64> {
     let latency = evidence.latency.filter(|latency| latency.0 > 0)?;
-    (!evidence.by_schedule && time > TURN_ROUND_FLOOR).then(|| time.as_secs_f64() / latency.as_secs_f64())
+    let closed = !evidence.by_schedule && evidence.sent >= TURNS.saturating_mul(evidence.slots?.into());
+    (closed && time > TURN_ROUND_FLOOR).then(|| time.as_secs_f64() / latency.as_secs_f64())
 }
 
 fn noticed_late(evidence: &Evidence) -> Option<(Verdict, String)> {
@@ -285,6 +290,7 @@ mod tests {
             send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
             client: ClientUse { cpu: 0.2, busiest_thread: 0.2, run_queue: Some(0.01), ..ClientUse::default() },
             by_schedule: false,
+            slots: Some(64),
             latency: Some(Nanos(2 * SECOND)),
             duration: Nanos(60 * SECOND),
             sent: 1000,
@@ -472,6 +478,11 @@ mod tests {
         let mut evidence = kernel();
         evidence.send_lag = Some(Percentiles { p50: Nanos(60_000), p99: Nanos(300 * MS), max: Nanos(900 * MS) });
         assert_eq!(judge(&evidence).0, Verdict::Clean);
+        // Nor does a load that is all start.
+        let burst = Evidence { send_lag: all(300.0), slots: None, ..kernel() };
+        assert_eq!(judge(&burst).0, Verdict::Clean);
+        assert_eq!(judge(&Evidence { slots: Some(501), ..burst.clone() }).0, Verdict::Clean);
+        assert_eq!(judge(&Evidence { slots: Some(500), ..burst }).0, Verdict::ClientBound);
         // Microseconds are nothing to judge short requests by.
         let short = Evidence { latency: Some(Nanos(5 * MS)), send_lag: all(0.99), ..kernel() };
         assert_eq!(judge(&short).0, Verdict::Clean);
