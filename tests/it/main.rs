@@ -12,3 +12,4 @@ mod sim;
 mod stats;
 mod sweep;
 mod tool;
+mod verdict;
