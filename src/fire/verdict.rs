@@ -49,8 +49,9 @@ const BENT: Limit = Limit { suspect: 0.01, bound: 0.05 };
 const FEW_BENT: f64 = 10.0;
 /// With fewer chunks in time than this nobody knows how many the server puts into a segment by itself.
 const FEW_PROMPT: u64 = 100;
-/// Then every joined chunk counts as the client's, but a typical lag below this joins chunks of no usual gap, so that
-/// it cannot be sure.
+/// A client that is typically away for longer than this joins chunks of usual gaps. Then a read that seems in time, by
+/// the stamp of its last chunk, may have joined others too, so that nobody knows the server's habit either. Below it the
+/// client can hardly have joined any, so that it is suspect at most where that habit is not known.
 const SLIGHT_LAG: Nanos = Nanos(5_000_000);
 /// The share of chunks without a kernel stamp, in a run that has them: as many as a p99 begins to feel.
 const UNSTAMPED: Limit = Limit { suspect: 0.01, bound: f64::INFINITY };
@@ -137,7 +138,8 @@ fn coalescing(evidence: &Evidence) -> Option<(Verdict, String)> {
     let Stamps { chunks, coalesced, late, late_coalesced, .. } = evidence.stamps;
     let lag = evidence.read_lag.unwrap_or_default();
     let prompt = chunks.saturating_sub(late);
-    let base_known = prompt >= FEW_PROMPT;
+    let away = evidence.client.wake_lag.unwrap_or_default().p50 > SLIGHT_LAG;
+    let base_known = prompt >= FEW_PROMPT && !away;
     let by_server = if base_known { share(coalesced.saturating_sub(late_coalesced), prompt) } else { 0.0 };
     let bent = (share(late_coalesced, late) - by_server).max(0.0) * late as f64;
     if bent < FEW_BENT {
@@ -145,7 +147,7 @@ fn coalescing(evidence: &Evidence) -> Option<(Verdict, String)> {
     }
     let share = bent / chunks as f64;
     let mut verdict = BENT.of(share)?;
-    if !base_known && lag.p50 < SLIGHT_LAG {
+    if !base_known && !away && lag.p50 < SLIGHT_LAG {
         verdict = Verdict::Suspect;
     }
     let share = percent(share);
@@ -394,6 +396,18 @@ mod tests {
         assert_eq!(judge(&evidence).0, Verdict::Suspect);
         evidence.read_lag = all(45.0);
         assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+    }
+
+    #[test]
+    fn a_client_that_is_mostly_away_does_not_tell_the_habit_of_the_server() {
+        // Held to a tenth of the time by stops: reads that seem in time have joined chunks as well.
+        let mut evidence = kernel();
+        evidence.stamps =
+            Stamps { chunks: 25_600, coalesced: 21_456, late: 24_055, late_coalesced: 20_274, ..Stamps::default() };
+        evidence.client.wake_lag = all(43.0);
+        let (verdict, reasons) = judge(&evidence);
+        assert_eq!(verdict, Verdict::ClientBound);
+        assert!(reasons[0].starts_with("79.2 % of the chunks"), "{reasons:?}");
     }
 
     #[test]
