@@ -11,6 +11,7 @@ use std::{fmt, io, path::Path};
 /// | 2 | usage or config |
 /// | 3 | a bad line, or a bad file among several |
 /// | 4 | reading, writing or setting up the network failed |
+/// | 5 | the measurement is invalid: the client set some of the numbers (`--strict`) |
 /// | 130 | interrupted (Ctrl-C); everything that finished was written |
 #[derive(Debug)]
 pub enum Error {
@@ -36,6 +37,8 @@ pub enum Error {
     },
     /// The server or the network could not be set up. Exit code 4.
     Setup(String),
+    /// The numbers are not those of the server, in words. Exit code 5.
+    Invalid(String),
     /// The user interrupted the tool. Exit code 130, as the shell expects after Ctrl-C.
     Interrupted,
 }
@@ -49,6 +52,7 @@ impl Error {
             Error::Usage(_) => 2,
             Error::Input(_) => 3,
             Error::Read { .. } | Error::Write { .. } | Error::Setup(_) => 4,
+            Error::Invalid(_) => 5,
             Error::Interrupted => 130,
         }
     }
@@ -79,7 +83,11 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Check(text) | Error::Usage(text) | Error::Input(text) | Error::Setup(text) => f.write_str(text),
+            Error::Check(text)
+            | Error::Usage(text)
+            | Error::Input(text)
+            | Error::Setup(text)
+            | Error::Invalid(text) => f.write_str(text),
             Error::Read { from, source } => write!(f, "cannot read {from}: {source}"),
             Error::Write { to, source } => write!(f, "cannot write {to}: {source}"),
             Error::Interrupted => f.write_str("interrupted; everything that finished was written"),

@@ -22,7 +22,7 @@ Examples:
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
 Exit codes: 0 done; 1 too many requests failed (--fail-above); 2 wrong usage; 3 a bad line in the input;
-4 no server, or nobody takes the records; 130 interrupted.";
+4 no server, or nobody takes the records; 5 the client set some of the numbers (--strict); 130 interrupted.";
 
 // The headings of `--help`.
 const SERVER: &str = "Server";
@@ -182,6 +182,9 @@ pub struct Args {
     /// Exit with 1 when more than this share of the requests failed.
     #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = parse_share)]
     pub fail_above: f64,
+    /// Exit with 5 when the verdict is `client_bound`: the client, and not the server, set some of the numbers.
+    #[arg(long, help_heading = OUTPUT)]
+    pub strict: bool,
     /// Print the JSON Schema of the records and leave.
     #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,

@@ -21,6 +21,8 @@ mod reader;
 mod sink;
 mod stop;
 mod tally;
+mod usage;
+mod verdict;
 mod warmup;
 
 use std::{
@@ -50,6 +52,8 @@ use self::{
     reader::Readers,
     sink::{Finished, Progress, Sink, What, Written},
     stop::{Stop, Stopper, Why},
+    usage::Watch,
+    verdict::{Evidence, judge},
 };
 use crate::{
     cli,
@@ -61,7 +65,7 @@ use crate::{
     load::Schedule,
     ndjson,
     pacer::Sleeper,
-    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
+    record::{ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest, Verdict},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -129,7 +133,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
         }
     };
     readers.stop();
-    verdict(args, &preflight, ended).await
+    exit(args, &preflight, ended).await
 }
 
 /// A load that is about to be sent.
@@ -248,6 +252,8 @@ struct Ended {
     written: Written,
     input: Result<(), Error>,
     why: Option<Why>,
+    verdict: Verdict,
+    reasons: Vec<String>,
 }
 
 /// Starts each request at its time, and leaves its answer to a reader.
@@ -329,6 +335,7 @@ impl Load<'_> {
         if let Some(limit) = args.max_seconds {
             stop_after(limit, stopper.clone());
         }
+        let watch = Watch::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
         let mut launcher = Launcher {
             transport,
@@ -352,19 +359,30 @@ impl Load<'_> {
             0 => clock.now(),
             ended => Nanos(ended),
         };
+        let client = watch.end(duration).await;
         let why = stopper.watch().why();
         let patience = (why == Some(Why::OutputStalled)).then_some(args.grace);
         let mut written = finish(sink, patience).await?;
         // After an early end the reader may wait for input that never comes.
         let input =
             if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-        let end = EndRecord { run_id, duration, open_loop, ..end_record(&written, left, why, &input) };
+        let evidence = evidence(args, &written, client, by_schedule, duration);
+        let (verdict, reasons) = judge(&evidence);
+        let end = EndRecord {
+            run_id,
+            duration,
+            open_loop,
+            client: Some(evidence.client),
+            verdict: Some(verdict),
+            reasons: reasons.clone(),
+            ..end_record(&written, left, why, &input)
+        };
         if written.error.is_none()
             && let Err(Error::Write { source, .. }) = write_end(&end)
         {
             written.error = Some(source);
         }
-        Ok(Ended { written, input, why })
+        Ok(Ended { written, input, why, verdict, reasons })
     }
 }
 
@@ -398,6 +416,23 @@ async fn finish(sink: thread::JoinHandle<Written>, patience: Option<Nanos>) -> R
     sink.join().map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
 }
 
+/// What the client knows of itself.
+fn evidence(args: &Args, written: &Written, client: ClientUse, by_schedule: bool, duration: Nanos) -> Evidence {
+    let tally = &written.tally;
+    Evidence {
+        kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
+        stamps: tally.stamps,
+        read_lag: tally.read_lag(),
+        send_lag: tally.send_lag(),
+        client: ClientUse { retransmits: tally.retransmits, ..client },
+        by_schedule,
+        slots: args.max_concurrency,
+        latency: tally.mean_latency(),
+        duration,
+        sent: tally.offered - tally.outcomes.get("not_sent").copied().unwrap_or(0),
+    }
+}
+
 fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(), Error>) -> EndRecord {
     let tally = &written.tally;
     let never = tally.outcomes.get("not_sent").copied().unwrap_or(0);
@@ -420,7 +455,7 @@ fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(),
 }
 
 /// What the exit code says, the gravest first.
-async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Error> {
+async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Error> {
     if let Some(e) = &ended.written.error {
         let lost = ended.written.lost;
         return Err(Error::Setup(match e.kind() {
@@ -429,6 +464,9 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
             }
             _ => format!("cannot write stdout: {e}; the load was stopped, {lost} outcomes are lost"),
         }));
+    }
+    for reason in &ended.reasons {
+        cli::warn("vb-fire", format_args!("{}: {reason}", ended.verdict.name()));
     }
     let tally = &ended.written.tally;
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
@@ -457,6 +495,10 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
             Err(e)
         }
         (Ok(()), Some(Why::Interrupted)) => Err(Error::Interrupted),
-        _ => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+        _ if failed.is_some() => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+        _ if args.strict && ended.verdict == Verdict::ClientBound => Err(Error::Invalid(
+            "the measurement is invalid (--strict): the client, and not the server, set some of the numbers".into(),
+        )),
+        _ => Ok(()),
     }
 }

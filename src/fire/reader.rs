@@ -32,6 +32,11 @@ impl Readers {
         &self.0[at].handle
     }
 
+    /// The event loops of all threads.
+    pub fn handles(&self) -> impl Iterator<Item = &Handle> {
+        self.0.iter().map(|reader| &reader.handle)
+    }
+
     /// Ends the threads.
     pub fn stop(self) {
         for Reader { stop, thread, .. } in self.0 {

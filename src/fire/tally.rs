@@ -31,6 +31,8 @@ pub struct Tally {
     schedule_lag: Histogram<u64>,
     send_lag: Histogram<u64>,
     read_lag: Histogram<u64>,
+    /// Summed over the successes.
+    latencies: Nanos,
 }
 
 /// The error that occurred most often.
@@ -60,6 +62,7 @@ impl Tally {
             schedule_lag: histogram()?,
             send_lag: histogram()?,
             read_lag: histogram()?,
+            latencies: Nanos(0),
         })
     }
 
@@ -69,6 +72,9 @@ impl Tally {
         if let Some(lag) = output.queue_time {
             // It grows as it must; only a value beyond 2⁶³ ns could be refused.
             let _ = self.schedule_lag.record(lag.0);
+        }
+        if let Some(latency) = output.latency.filter(|_| output.success) {
+            self.latencies = self.latencies + latency;
         }
         if output.stamp == Stamp::Kernel {
             for lag in output.read_lag.iter().flatten() {
@@ -131,9 +137,16 @@ impl Tally {
     pub fn read_lag(&self) -> Option<Percentiles> {
         percentiles(&self.read_lag)
     }
+
+    /// The mean latency of the successes.
+    #[must_use]
+    pub fn mean_latency(&self) -> Option<Nanos> {
+        self.latencies.0.checked_div(self.offered - self.failed).map(Nanos)
+    }
 }
 
-fn percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
+/// Of a histogram of nanoseconds; `None` for an empty one.
+pub fn percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
     let at = |q| Nanos(lag.value_at_quantile(q));
     (!lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(lag.max()) })
 }

@@ -141,6 +141,9 @@ pub struct ClientUse {
     /// The longest that a thread on the clock waited for a core, as a share of the run (Linux's `schedstat`); `null`
     /// elsewhere.
     pub run_queue: Option<f64>,
+    /// How late a timer of the threads that read answers rang: what stamps in user space are late by; `null`: not
+    /// measured.
+    pub wake_lag: Option<Percentiles>,
     /// TCP segments that this client sent again (Linux's `TCP_INFO`); `null` elsewhere.
     pub retransmits: Option<u64>,
 }

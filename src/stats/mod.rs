@@ -1,5 +1,6 @@
 //! `vb-stats`: outputs in, one result out.
 
+mod client;
 mod goodput;
 mod input;
 mod line;

@@ -201,6 +201,15 @@ impl Recording {
         })
     }
 
+    /// The end records, each with its client's host where that is told. Hosts may share an id: as in `spans`.
+    pub fn hosted_ends(&self) -> impl Iterator<Item = (Option<&str>, &EndRecord)> {
+        self.ends.iter().enumerate().map(|(i, end)| {
+            let place = self.ends[..i].iter().filter(|other| other.run_id == end.run_id).count();
+            let run = self.runs.iter().filter(|run| run.run_id == end.run_id).nth(place);
+            (run.map(|run| run.host.as_str()).filter(|host| !host.is_empty()), end)
+        })
+    }
+
     /// The latest end of any run.
     fn last_end(&self) -> Option<UnixNanos> {
         self.spans().map(|(_, end)| end).max()

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{
+    client::Client,
     metric::Metric,
     result::RunResult,
     vb::{Failure, Summary, Vb},
@@ -22,7 +23,8 @@ pub fn table(result: &RunResult) -> String {
     }
     table.beside_vllm(&result.vb);
     table.rule("", '=');
-    table.verdict(&result.vb);
+    table.stream(&result.vb);
+    table.client(&result.vb);
     table.text
 }
 
@@ -159,7 +161,7 @@ impl Table {
         }
     }
 
-    fn verdict(&mut self, vb: &Vb) {
+    fn stream(&mut self, vb: &Vb) {
         let complete =
             if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
         let mut words = vec![complete.to_owned()];
@@ -177,6 +179,19 @@ impl Table {
             words.push(format!("{} bad lines left out", vb.bad_lines));
         }
         self.line(&(words.join(", ") + "."));
+    }
+
+    /// Whether the numbers are the server's; nothing of a stream that does not tell.
+    fn client(&mut self, vb: &Vb) {
+        let Some(verdict) = vb.verdict else { return };
+        let words = vb.client.as_ref().map(Client::words).unwrap_or_default();
+        let why = match vb.reasons.as_slice() {
+            [] if words.is_empty() => String::new(),
+            [] => format!("; {words}"),
+            [reason] => format!(": {reason}"),
+            [reason, others @ ..] => format!(": {reason} (and {} more, in vb.reasons)", others.len()),
+        };
+        self.line(&format!("client: {}{why}", verdict.name()));
     }
 }
 

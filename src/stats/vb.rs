@@ -5,13 +5,14 @@ use serde::Serialize;
 
 use super::{
     Options,
+    client::{self, Client},
     goodput::Goodput,
     metric::{Distribution, Metric},
     peak,
     recording::{Recording, Request},
     tokens,
 };
-use crate::record::{ErrorKind, FORMAT_VERSION, Object, TokenSource};
+use crate::record::{ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict};
 
 /// How many error messages are shown.
 const MESSAGES: usize = 5;
@@ -33,6 +34,12 @@ pub struct Vb {
     pub interrupted: bool,
     /// Whether requests were sent by a schedule (open loop) or each upon an answer (closed loop); `null`: not told.
     pub open_loop: Option<bool>,
+    /// Whether the numbers are the server's, by the worst of the clients; `null`: not told.
+    pub verdict: Option<Verdict>,
+    /// Why the verdict is not `clean`, each in one line, the gravest first.
+    pub reasons: Vec<String>,
+    /// What the clients tell of themselves; `null`: nothing.
+    pub client: Option<Client>,
     /// Lines of a type this tool does not read.
     pub skipped_lines: u64,
     /// Lines that `--lenient` passed over.
@@ -166,6 +173,7 @@ impl Vb {
         let ttft_queue = over_successes(|r| Some(r.ttft? + r.queue_time?));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_token = tokens::gaps(&recording).map(told);
+        let (verdict, reasons) = client::verdict(&recording);
         let vb = Vb {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
@@ -173,6 +181,9 @@ impl Vb {
             complete: recording.complete(),
             interrupted: recording.ends.iter().any(|end| end.interrupted),
             open_loop: recording.open_loop(),
+            verdict,
+            reasons,
+            client: Client::of(&recording),
             skipped_lines: recording.skipped,
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,

@@ -13,3 +13,4 @@ mod stats;
 mod sweep;
 mod tool;
 mod transport;
+mod verdict;

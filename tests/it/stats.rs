@@ -61,6 +61,64 @@ fn a_run_gives_this_table() {
     assert_eq!(run("vb-stats", &[], RUN).stderr, "");
 }
 
+/// The end record of `RUN`, and the rest of it.
+fn end_of_run() -> (String, String) {
+    let (rest, end) = RUN.trim_end().rsplit_once('\n').unwrap();
+    (rest.to_owned(), end.to_owned())
+}
+
+#[test]
+fn a_stream_of_an_older_version_tells_nothing_of_its_client() {
+    let (rest, end) = end_of_run();
+    let old = format!("{rest}\n{}}}\n", end.split(",\"send_lag\"").next().unwrap());
+    let vb = &result(&[], &old)["vb"];
+    assert_eq!((&vb["verdict"], &vb["reasons"], &vb["client"]), (&Value::Null, &serde_json::json!([]), &Value::Null));
+    assert_eq!(vb["complete"], true);
+    assert!(!run("vb-stats", &["--table", "always"], &old).stderr.contains("client:"));
+}
+
+#[test]
+fn a_clean_client_tells_its_error_bar_in_the_last_line_of_the_table() {
+    let (rest, end) = end_of_run();
+    let reasons = end.find("\"verdict\"").unwrap();
+    let clean = |end: &str| format!("{rest}\n{}\"verdict\":\"clean\",\"reasons\":[]}}\n", &end[..reasons]);
+    let last = |stream: &str| {
+        run("vb-stats", &["--table", "always"], stream).stderr.lines().last().unwrap_or_default().to_owned()
+    };
+    let numbers = "read lag p99 0.41 ms; send lag p99 12.10 ms; 0.18 cores";
+    let some = "1 of 26 chunks stamped in user space, the others by the kernel";
+    assert_eq!(last(&clean(&end)), format!("client: clean; {some}; {numbers}"));
+    let all = end.replace("\"user\":1", "\"user\":0");
+    assert_eq!(last(&clean(&all)), format!("client: clean; chunks stamped by the kernel; {numbers}"));
+}
+
+#[test]
+fn of_several_hosts_the_worst_verdict_stands_with_the_reasons_of_all() {
+    let (rest, end) = end_of_run();
+    let (run_a, _) = rest.split_once('\n').unwrap();
+    let run_b = run_a.replace("client-a", "client-b");
+    let reasons = end.find("\"reasons\"").unwrap();
+    let end_b = format!(
+        "{}\"reasons\":[\"too slow\"]}}",
+        end[..reasons].replace("suspect", "client_bound").replace("0.0121", "0.5").replace("0.18", "0.9")
+    );
+    let both = format!("{rest}\n{end}\n{run_b}\n{end_b}\n");
+    let result = result(&[], &both);
+    let vb = &result["vb"];
+    assert_eq!(vb["verdict"], "client_bound");
+    assert_eq!(vb["reasons"][0], "client-b: too slow");
+    assert!(vb["reasons"][1].as_str().unwrap().starts_with("client-a: the client sent late"), "{vb}");
+    let client = &vb["client"];
+    assert_eq!(
+        (&client["threads"], &client["retransmits"], &client["stamps"]["chunks"]),
+        (&2.into(), &2.into(), &52.into())
+    );
+    assert!((client["cpu"].as_f64().unwrap() - 1.08).abs() < 1e-9);
+    assert_eq!(client["send_lag_ms"]["p99"], 500.0);
+    let table = run("vb-stats", &["--table", "always"], &both).stderr;
+    assert_eq!(table.lines().last().unwrap(), "client: client_bound: client-b: too slow (and 1 more, in vb.reasons)");
+}
+
 #[test]
 fn every_key_is_defined_in_the_manual() {
     let manual = include_str!("../../docs/METRICS.md");
@@ -304,6 +362,28 @@ mod definitions {
     #[test]
     fn duration() {
         check(&[("/duration", 3.75)]);
+    }
+
+    /// The end record says so.
+    #[test]
+    fn verdict() {
+        let vb = &run_result()["vb"];
+        assert_eq!(vb["verdict"], "suspect");
+        assert!(vb["reasons"][0].as_str().unwrap().starts_with("the client sent late"), "{vb}");
+    }
+
+    #[test]
+    fn client() {
+        check(&[
+            ("/vb/client/threads", 1.0),
+            ("/vb/client/send_lag_ms/p99", 12.1),
+            ("/vb/client/read_lag_ms/p99", 0.41),
+            ("/vb/client/stamps/chunks", 26.0),
+            ("/vb/client/cpu", 0.18),
+            ("/vb/client/run_queue", 0.004),
+            ("/vb/client/retransmits", 1.0),
+        ]);
+        assert_eq!(run_result()["vb"]["client"]["transport"], "stamped");
     }
 
     #[test]

@@ -1,0 +1,145 @@
+//! The client's error bar, from the end records of a run: of one client, or of all its hosts together.
+
+use std::cmp::Reverse;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::recording::Recording;
+use crate::{
+    record::{EndRecord, Percentiles, RunRecord, Stamps, Verdict},
+    units::Nanos,
+};
+
+/// What the clients of a run tell of themselves. Several hosts: counters are added, of lags and shares the worst stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Client {
+    /// How bytes were carried and stamped: `stamped` or `portable`; `null`: not told.
+    pub transport: Option<String>,
+    /// Threads that read answers; `null`: not told.
+    pub threads: Option<u32>,
+    /// Due, with a slot → first byte sent, connecting left out; `null`: not told.
+    pub send_lag_ms: Option<Lags>,
+    /// Kernel receive stamp → read, over all reads; `null` without kernel stamps.
+    pub read_lag_ms: Option<Lags>,
+    /// How the chunks were stamped; `null`: not told.
+    pub stamps: Option<Stamps>,
+    /// CPU time in cores: CPU seconds per second of the run; `null`: not told.
+    pub cpu: Option<f64>,
+    /// CPU time of the busiest reading thread, as a share of the run; `null`: not told.
+    pub busiest_thread: Option<f64>,
+    /// The longest that a thread was ready and had no core, as a share of the run; `null`: not told.
+    pub run_queue: Option<f64>,
+    /// How late a timer of the reading threads rang; `null`: not told.
+    pub wake_lag_ms: Option<Lags>,
+    /// TCP segments sent again; `null`: not told.
+    pub retransmits: Option<u64>,
+}
+
+/// Percentiles of a lag that the client took, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Lags {
+    /// The median.
+    pub p50: f64,
+    /// The 99th percentile.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+impl Lags {
+    fn of(told: Percentiles) -> Self {
+        let ms = |time: Nanos| time.0 as f64 / 1e6;
+        Lags { p50: ms(told.p50), p99: ms(told.p99), max: ms(told.max) }
+    }
+
+    fn worst(self, other: Lags) -> Self {
+        Lags { p50: self.p50.max(other.p50), p99: self.p99.max(other.p99), max: self.max.max(other.max) }
+    }
+}
+
+impl Client {
+    /// Of all end records; `None` when they tell nothing, as those of older versions.
+    #[must_use]
+    pub fn of(recording: &Recording) -> Option<Self> {
+        let (runs, ends) = (&recording.runs, &recording.ends);
+        let told = |end: &EndRecord| end.verdict.is_some() || end.client.is_some() || end.stamps.is_some();
+        if !ends.iter().any(told) {
+            return None;
+        }
+        let lags =
+            |of: fn(&EndRecord) -> Option<Percentiles>| ends.iter().filter_map(of).map(Lags::of).reduce(Lags::worst);
+        let clients = || ends.iter().filter_map(|end| end.client);
+        let share = |shares: &mut dyn Iterator<Item = f64>| shares.reduce(f64::max);
+        Some(Client {
+            transport: transports(runs),
+            threads: runs.iter().filter_map(|run| run.threads).reduce(u32::saturating_add),
+            send_lag_ms: lags(|end| end.send_lag),
+            read_lag_ms: lags(|end| end.read_lag),
+            stamps: ends.iter().filter_map(|end| end.stamps).reduce(added),
+            cpu: clients().map(|client| client.cpu).reduce(|a, b| a + b),
+            busiest_thread: share(&mut clients().map(|client| client.busiest_thread)),
+            run_queue: share(&mut clients().filter_map(|client| client.run_queue)),
+            wake_lag_ms: lags(|end| end.client?.wake_lag),
+            retransmits: clients().filter_map(|client| client.retransmits).reduce(u64::saturating_add),
+        })
+    }
+
+    /// In words, behind the verdict of a clean run.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let mut words = Vec::new();
+        if let Some(stamps) = self.stamps.filter(|stamps| stamps.chunks > 0) {
+            words.push(match stamps.user {
+                0 => "chunks stamped by the kernel".to_owned(),
+                user if user == stamps.chunks => "chunks stamped in user space".to_owned(),
+                user => format!("{user} of {} chunks stamped in user space, the others by the kernel", stamps.chunks),
+            });
+        }
+        for (name, lags) in [("read", self.read_lag_ms), ("send", self.send_lag_ms)] {
+            words.extend(lags.map(|lags| format!("{name} lag p99 {:.2} ms", lags.p99)));
+        }
+        words.extend(self.cpu.map(|cpu| format!("{cpu:.2} cores")));
+        words.join("; ")
+    }
+}
+
+/// `stamped`, or all that occur.
+fn transports(runs: &[RunRecord]) -> Option<String> {
+    let mut names: Vec<&str> = runs.iter().filter_map(|run| run.transport.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+fn added(a: Stamps, b: Stamps) -> Stamps {
+    Stamps {
+        chunks: a.chunks.saturating_add(b.chunks),
+        coalesced: a.coalesced.saturating_add(b.coalesced),
+        user: a.user.saturating_add(b.user),
+        late: a.late.saturating_add(b.late),
+        late_coalesced: a.late_coalesced.saturating_add(b.late_coalesced),
+        clock_steps: a.clock_steps.saturating_add(b.clock_steps),
+    }
+}
+
+/// The worst verdict of any client, and the reasons of all, those of the worst first; of several hosts each with its
+/// host's name.
+#[must_use]
+pub fn verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
+    let mut judged: Vec<(&EndRecord, String)> = recording
+        .hosted_ends()
+        .map(|(host, end)| (end, host.filter(|_| recording.ends.len() > 1).map_or(String::new(), |h| format!("{h}: "))))
+        .collect();
+    judged.sort_by_key(|(end, _)| Reverse(end.verdict));
+    let worst = judged.first().and_then(|(end, _)| end.verdict);
+    let mut reasons: Vec<String> = Vec::new();
+    for (end, host) in judged {
+        for reason in end.reasons.iter().map(|reason| format!("{host}{reason}")) {
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+        }
+    }
+    (worst, reasons)
+}

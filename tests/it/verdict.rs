@@ -1,0 +1,64 @@
+//! Whether `vb-fire` knows that it was too slow. (That an idle one is clean is for `scripts/check-verdict.sh`: here other
+//! tests run beside it.)
+
+use std::{
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::tool::{Done, Sim, command, done, folder, run};
+
+/// Leaves a process a tenth of the time, until it ends.
+fn held(mut child: Child) -> Done {
+    let pid = Pid::from_child(&child);
+    while child.try_wait().unwrap().is_none() {
+        for (signal, ms) in [(Signal::STOP, 45), (Signal::CONT, 5)] {
+            // Not reaped yet, so the id is still its own.
+            let _ = kill_process(pid, signal);
+            thread::sleep(Duration::from_millis(ms));
+        }
+    }
+    done(child.wait_with_output().unwrap())
+}
+
+fn held_run(transport: &str, strict: &[&str]) -> Done {
+    let sim = Sim::start(&["--step-base", "10ms"]);
+    let folder = folder(&format!("verdict-{transport}-{}", strict.len()));
+    let requests = folder.join("requests");
+    let generated = run("vb-gen", &["--num-prompts", "8", "--input-len", "8", "--output-len", "150"], "");
+    std::fs::write(&requests, generated.stdout).unwrap();
+    let args =
+        ["--base-url", &sim.url, "--max-concurrency", "8", "--ignore-eos", "--no-text", "--transport", transport];
+    let child = command("vb-fire")
+        .args(args)
+        .args(strict)
+        .stdin(std::fs::File::open(&requests).unwrap())
+        // To files, since nobody reads pipes while it is held.
+        .stdout(std::fs::File::create(folder.join("outputs")).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let done = held(child);
+    Done { stdout: std::fs::read_to_string(folder.join("outputs")).unwrap(), ..done }
+}
+
+#[test]
+fn a_client_held_to_a_tenth_of_the_time_says_so_whoever_stamps() {
+    let runs = [("stamped", &["--strict"][..], 5), ("portable", &["--strict"], 5), ("stamped", &[], 0)];
+    let threads = runs.map(|(transport, strict, code)| thread::spawn(move || (held_run(transport, strict), code)));
+    for thread in threads {
+        let (done, code) = thread.join().unwrap();
+        assert_eq!(done.code, code, "{}", done.stderr);
+        let end: Value = serde_json::from_str(done.stdout.lines().last().unwrap()).unwrap();
+        assert_eq!(end["verdict"], "client_bound", "{end}");
+        let lines: Vec<&str> = done.stderr.lines().collect();
+        assert!(lines[0].starts_with("vb-fire: client_bound: ") && lines[0].contains("free core"), "{}", done.stderr);
+        assert_eq!(lines.last().unwrap().contains("(--strict)"), code == 5, "{}", done.stderr);
+        let table = run("vb-stats", &["--table", "always"], &done.stdout).stderr;
+        assert!(table.lines().last().unwrap().starts_with("client: client_bound: "), "{table}");
+    }
+}
