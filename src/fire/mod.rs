@@ -55,7 +55,7 @@ use crate::{
     load::Schedule,
     ndjson,
     pacer::Pacer,
-    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord},
+    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, Object, RunRecord},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -66,6 +66,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return cli::print_schema::<Line>();
     }
     let url = args.url()?;
+    let selftest = args.selftest()?;
     let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed);
     let headers = Headers::new(&args.header, api_key())?;
     check_open_files(args.max_concurrency);
@@ -74,7 +75,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &url, schedule, headers));
+    let done = runtime.block_on(load(args, &url, schedule, headers, selftest));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
@@ -90,7 +91,13 @@ fn check_open_files(max_concurrency: Option<u32>) {
 }
 
 /// The whole run, from the first question to the last record.
-async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+async fn load(
+    args: &Args,
+    url: &Url,
+    schedule: Schedule,
+    headers: Headers,
+    selftest: Option<Object>,
+) -> Result<(), Error> {
     let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect)?;
     if args.ready_check > Nanos(0) {
         preflight.ready(args.ready_check).await?;
@@ -111,7 +118,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     if args.num_warmups > 0 {
         warmup::run(args, &template, &server, &headers, &first, &stopper).await?;
     }
-    let run = run_record(args, url, &headers, model);
+    let run = RunRecord { selftest, ..run_record(args, url, &headers, model) };
     let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;
     verdict(args, &preflight, ended).await
 }

@@ -140,7 +140,7 @@ mod tests {
         let search = found(7000.0, f64::MAX, 100);
         assert_eq!(rates(&search), [1000, 2000, 4000, 8000, 6000, 7000]);
         assert_eq!((search.clean_up_to, search.limit), (Some(6000.0), Limit::Verdict));
-        assert_eq!(search.turns_at.unwrap().chunks_per_s, 7000.0);
+        assert_eq!(search.turns_at.map(|point| point.chunks_per_s), Some(7000.0));
     }
 
     #[test]

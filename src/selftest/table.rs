@@ -13,30 +13,23 @@ use crate::{
 /// The whole table.
 #[must_use]
 pub fn table(record: &SelftestRecord) -> String {
-    let mut text = load(record);
-    text += &format!("\n{:<26}{:>11}{:>11}{:>11}\n", "milliseconds", "p50", "p99", "max");
-    if let Some(errors) = &record.errors.kernel {
-        text += &rows("kernel stamps", errors);
-    }
-    if let Some(errors) = &record.errors.user {
-        text += &rows("user stamps", errors);
-    }
-    let beside = [
+    let errors = [("kernel stamps", record.errors.kernel), ("user stamps", record.errors.user)];
+    let lags = [
         ("send to server read", record.send_to_read),
         ("schedule lag", record.schedule_lag),
         ("send lag", record.send_lag),
         ("read lag", record.read_lag),
     ];
-    text.extend(beside.into_iter().filter_map(|(label, lag)| Some(row(label, &lag?))));
-    text.push('\n');
-    text += &rate(record);
-    text += &format!("verdict: {}\n", verdict(record.verdict));
-    text.extend(record.reasons.iter().map(|reason| format!("  {reason}\n")));
+    let mut lines = vec![load(record), format!("\n{:<26}{:>11}{:>11}{:>11}\n", "milliseconds", "p50", "p99", "max")];
+    lines.extend(errors.into_iter().filter_map(|(stamps, errors)| Some(rows(stamps, &errors?))));
+    lines.extend(lags.into_iter().filter_map(|(label, lag)| Some(row(label, &lag?))));
+    lines.extend(["\n".into(), rate(record), format!("verdict: {}\n", verdict(record.verdict))]);
+    lines.extend(record.reasons.iter().map(|reason| format!("  {reason}\n")));
     if !record.server.kept {
-        text += "vb-sim did not keep its step: this machine is too slow for both programs at this load\n";
+        lines.push("vb-sim did not keep its step: this machine is too slow for both programs at this load\n".into());
     }
-    text += &record.search.as_ref().map_or_else(String::new, searched);
-    text
+    lines.extend(record.search.as_ref().map(searched));
+    lines.concat()
 }
 
 fn load(record: &SelftestRecord) -> String {
