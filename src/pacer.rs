@@ -1,10 +1,43 @@
 //! Waiting for an instant, more exactly than the runtime's timer, which rounds up to the next millisecond.
+//!
+//! [`Pacer`] is for a thread that goes on with other work meanwhile, [`Sleeper`] for one that does not.
 
 use std::{sync::mpsc, thread};
 
 use tokio::sync::oneshot;
 
 use crate::{clock::Clock, error::Error, units::Nanos};
+
+/// Waits on a thread that has nothing else to do: the runtime's timer for the most, and the thread's own sleep for the rest.
+#[derive(Debug, Clone, Copy)]
+pub struct Sleeper(Clock);
+
+/// What is left to the thread's own sleep: more than the runtime's timer may be late, and little enough to hold up a signal.
+const REST: Nanos = Nanos(3_000_000);
+
+impl Sleeper {
+    /// For the calling thread.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        sleep_exactly();
+        Sleeper(clock)
+    }
+
+    /// The time of its clock.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.0.now()
+    }
+
+    /// Returns when `at` has come; at once if it has.
+    pub async fn until(&self, at: Nanos) {
+        let far = at.since(self.now()).since(REST);
+        if far > Nanos(0) {
+            tokio::time::sleep(far.duration()).await;
+        }
+        thread::sleep(at.since(self.now()).duration());
+    }
+}
 
 /// A plain thread that sleeps until an instant and then wakes the runtime. One task at a time may wait.
 #[derive(Debug)]
@@ -66,9 +99,12 @@ mod tests {
     #[tokio::test]
     async fn it_is_never_early() {
         let clock = Clock::start();
-        let pacer = Pacer::start(clock).unwrap();
+        let (pacer, sleeper) = (Pacer::start(clock).unwrap(), Sleeper::new(clock));
         for at in [0, SECOND / 200, SECOND / 100].map(Nanos) {
             pacer.until(at).await;
+            assert!(clock.now() >= at);
+            let at = at + Nanos(SECOND / 400);
+            sleeper.until(at).await;
             assert!(clock.now() >= at);
         }
     }

@@ -204,10 +204,9 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     if let Ok(n) = lower.parse::<u64>() {
         return Ok(n);
     }
-    let (number, scale) = match lower.strip_suffix('k') {
-        Some(n) => (n, 1e3),
-        None => (lower.strip_suffix('m').ok_or_else(wrong)?, 1e6),
-    };
+    let scaled = [('k', 1e3), ('m', 1e6), ('g', 1e9)];
+    let (number, scale) =
+        scaled.iter().find_map(|(unit, scale)| Some((lower.strip_suffix(*unit)?, scale))).ok_or_else(wrong)?;
     let n = number.parse::<f64>().map_err(|_| wrong())? * scale;
     if n < 0.0 || n.fract() != 0.0 || n > 1e15 {
         return Err(wrong());

@@ -2,20 +2,30 @@
 
 use crate::{
     http::{
-        connection::Failure,
+        exchange::Failure,
         openai::{Choice, Chunk, Metrics, Usage, error_message},
+        socket::Arrival,
         sse::{Event, Events},
     },
-    record::{ErrorKind, RequestFuncOutput, ServerTimes, TokenSource},
+    record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
+
+/// A chunk that is read later than this after its arrival counts as late.
+const LATE: Nanos = Nanos(1_000_000);
 
 /// What has arrived of an answer.
 #[derive(Debug, Default)]
 pub struct Answer {
     events: Events,
     /// When the last bytes arrived.
-    stamp: Nanos,
+    arrival: Arrival,
+    /// The read that the last token came from.
+    token_read: Option<u64>,
+    /// For each token-bearing chunk, kernel stamp → read; 0 where it was stamped in user space.
+    read_lag: Vec<Nanos>,
+    /// How the token-bearing chunks were stamped.
+    stamps: Stamps,
     /// When each of the first token, the first token that is not reasoning, and the last token arrived.
     first: Option<Nanos>,
     proper: Option<Nanos>,
@@ -40,14 +50,28 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Takes bytes of the event stream that arrived at `stamp`.
+    /// With room for so many tokens, so that a chunk allocates nothing.
+    #[must_use]
+    pub fn expecting(tokens: Option<u32>) -> Self {
+        // An answer may be shorter by far than its limit.
+        let room = tokens.unwrap_or(0).min(1024) as usize;
+        Answer {
+            itl: Vec::with_capacity(room),
+            chunk_tokens: Vec::with_capacity(room),
+            read_lag: Vec::with_capacity(room),
+            text: String::with_capacity(room * 4),
+            ..Answer::default()
+        }
+    }
+
+    /// Takes bytes of the event stream.
     ///
     /// # Errors
     /// The stream says that the request failed, or is no stream of chunks: reading on is of no use.
-    pub fn push(&mut self, stamp: Nanos, bytes: &[u8]) -> Result<(), Failure> {
-        self.stamp = stamp;
+    pub fn push(&mut self, arrival: Arrival, bytes: &[u8]) -> Result<(), Failure> {
+        self.arrival = arrival;
         let mut events = std::mem::take(&mut self.events);
-        let fits = events.push(bytes, |event| self.event(stamp, event));
+        let fits = events.push(bytes, |event| self.event(arrival, event));
         self.events = events;
         if fits.is_err() {
             self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
@@ -67,6 +91,13 @@ impl Answer {
         self.so_far
     }
 
+    /// Bytes on the heap, more or less.
+    #[must_use]
+    pub fn heap(&self) -> usize {
+        let times = self.itl.capacity() + self.read_lag.capacity();
+        times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + self.text.capacity()
+    }
+
     /// The number of token-bearing chunks.
     fn chunks(&self) -> usize {
         self.chunk_tokens.len()
@@ -76,7 +107,7 @@ impl Answer {
         self.failure.get_or_insert_with(|| Failure::new(kind, message));
     }
 
-    fn event(&mut self, stamp: Nanos, Event { name, data }: Event<'_>) {
+    fn event(&mut self, arrival: Arrival, Event { name, data }: Event<'_>) {
         if self.done || self.failure.is_some() {
             return;
         }
@@ -105,8 +136,9 @@ impl Answer {
         self.usage = chunk.usage.or(self.usage);
         self.metrics = chunk.metrics.or(self.metrics);
         if chunk.choices.iter().any(Choice::bears_token) {
-            self.token(stamp, &chunk);
+            self.token(arrival, &chunk);
         } else if chunk.choices.iter().any(|choice| !choice.opens()) {
+            let stamp = arrival.time;
             self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
         }
         for choice in &chunk.choices {
@@ -124,7 +156,9 @@ impl Answer {
         }
     }
 
-    fn token(&mut self, stamp: Nanos, chunk: &Chunk) {
+    fn token(&mut self, arrival: Arrival, chunk: &Chunk) {
+        let stamp = arrival.time;
+        self.stamped(arrival);
         if let Some(last) = self.last.replace(stamp) {
             self.itl.push(stamp.since(last));
         }
@@ -143,6 +177,25 @@ impl Answer {
         self.so_far += u64::from(tokens.max(1));
     }
 
+    /// Counts how a token-bearing chunk was stamped.
+    fn stamped(&mut self, arrival: Arrival) {
+        let late = u64::from(arrival.lag.is_some_and(|lag| lag > LATE));
+        // The chunk before it in the same read has a stamp that is too late.
+        let coalesced = u64::from(self.token_read.replace(arrival.read) == Some(arrival.read));
+        self.stamps.chunks += 1;
+        self.stamps.user += u64::from(arrival.lag.is_none());
+        self.stamps.late += late;
+        self.stamps.coalesced += coalesced;
+        self.stamps.late_coalesced += late & coalesced;
+        self.read_lag.push(arrival.lag.unwrap_or_default());
+    }
+
+    /// How the token-bearing chunks were stamped, and how late each was read.
+    #[must_use]
+    pub fn stamps(&self) -> (Stamps, &[Nanos]) {
+        (self.stamps, &self.read_lag)
+    }
+
     /// The answer is over: writes what it was into `output`, whose request began at `start`.
     ///
     /// `broken` is why reading ended, when it did not end well. `count` counts the tokens of a text, for a server that
@@ -155,8 +208,8 @@ impl Answer {
         output: &mut RequestFuncOutput,
     ) {
         let mut events = std::mem::take(&mut self.events);
-        let stamp = self.stamp;
-        events.finish(|event| self.event(stamp, event));
+        let arrival = self.arrival;
+        events.finish(|event| self.event(arrival, event));
         self.hear_the_silent();
         match self.judge(broken) {
             None => output.success = true,
@@ -177,6 +230,11 @@ impl Answer {
             _ => None,
         };
         output.itl = self.itl;
+        let by_kernel = self.stamps.chunks > self.stamps.user;
+        output.stamp = if by_kernel { Stamp::Kernel } else { Stamp::User };
+        output.read_lag_max = self.read_lag.iter().max().copied().filter(|_| by_kernel);
+        output.coalesced = u32::try_from(self.stamps.coalesced).unwrap_or(u32::MAX);
+        output.read_lag = Some(self.read_lag);
         output.finish_reason = self.finish_reason;
         output.server = self.metrics.map(|m| {
             let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
@@ -194,9 +252,11 @@ impl Answer {
             self.proper = Some(first);
             self.last = Some(last);
             self.chunk_tokens = vec![0];
+            self.read_lag = vec![Nanos(0)];
             if last > first {
                 self.itl = vec![last.since(first)];
                 self.chunk_tokens.push(0);
+                self.read_lag.push(Nanos(0));
             }
         }
     }
@@ -251,13 +311,21 @@ mod tests {
     fn answer(events: &[&str], broken: Option<Failure>) -> RequestFuncOutput {
         let mut answer = Answer::default();
         for (i, event) in events.iter().enumerate() {
-            if answer.push(Nanos((11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes()).is_err() {
+            if answer
+                .push(read(i as u64, (11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes())
+                .is_err()
+            {
                 break;
             }
         }
         let mut output = RequestFuncOutput::default();
         answer.finish(Nanos(10_000_000), broken, |text| u32::try_from(text.len()).ok(), &mut output);
         output
+    }
+
+    /// A read stamped in user space.
+    fn read(read: u64, time: u64) -> Arrival {
+        Arrival { time: Nanos(time), lag: None, read }
     }
 
     fn ms(n: u64) -> Nanos {
@@ -352,9 +420,32 @@ mod tests {
     }
 
     #[test]
+    fn chunks_of_one_read_share_a_stamp_and_are_counted() {
+        let mut answer = Answer::default();
+        let one = format!("data: {}\n\n", text("a"));
+        let reads = [(1, 5_000_000), (2, 100), (2, 100), (2, 100), (3, 2_000_000), (3, 2_000_000)];
+        for (n, lag) in reads {
+            let arrival = Arrival { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n };
+            answer.push(arrival, one.as_bytes()).unwrap();
+        }
+        answer.push(read(4, 400), one.as_bytes()).unwrap();
+        // A token cut in two belongs to the read that completes it.
+        answer.push(read(5, 500), &one.as_bytes()[..9]).unwrap();
+        answer.push(Arrival { lag: Some(Nanos(1)), ..read(6, 600) }, &one.as_bytes()[9..]).unwrap();
+        let (stamps, _) = answer.stamps();
+        let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, clock_steps: 0 };
+        assert_eq!(stamps, want);
+        let mut output = RequestFuncOutput::default();
+        answer.finish(Nanos(0), None, |_| None, &mut output);
+        assert_eq!((output.stamp, output.coalesced, output.read_lag_max), (Stamp::Kernel, 3, Some(ms(5))));
+        assert_eq!(output.read_lag.unwrap().len(), output.itl.len() + 1);
+        assert_eq!(output.latency, Some(Nanos(600)));
+    }
+
+    #[test]
     fn an_event_called_error_is_one() {
         let mut answer = Answer::default();
-        let failure = answer.push(Nanos(1), b"event: error\ndata: {\"message\":\"overloaded\"}\n\n").unwrap_err();
+        let failure = answer.push(read(1, 1), b"event: error\ndata: {\"message\":\"overloaded\"}\n\n").unwrap_err();
         assert_eq!((failure.kind, failure.message.as_str()), (ErrorKind::StreamError, "overloaded"));
     }
 
@@ -388,7 +479,7 @@ mod tests {
         for size in 1..stream.len() {
             let mut answer = Answer::default();
             for piece in stream.as_bytes().chunks(size) {
-                answer.push(Nanos(1), piece).unwrap();
+                answer.push(read(1, 1), piece).unwrap();
             }
             let mut output = RequestFuncOutput::default();
             answer.finish(Nanos(0), None, |_| None, &mut output);

@@ -1,13 +1,12 @@
 //! The flags of `vb-fire`.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf};
 
 use clap::ArgAction;
 use reqwest::Url;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
-use super::attempt::Limits;
+use super::{attempt::Limits, dispatch::Slots};
 use crate::{
     config::ConfigFlag,
     error::Error,
@@ -65,6 +64,16 @@ pub struct Args {
     /// Open a connection for each request, instead of using one again.
     #[arg(long, help_heading = SERVER)]
     pub no_keep_alive: bool,
+    /// How bytes are carried: `stamped` is HTTP/1.1 with the kernel's receive stamps (on Linux), `portable` is for HTTP/2
+    /// and proxies, with stamps of its own event loop.
+    #[arg(long, help_heading = SERVER, value_enum, default_value = "auto")]
+    pub transport: TransportKind,
+    /// Connections to open before the clock starts [default: --max-concurrency; 0 without it].
+    #[arg(long, help_heading = SERVER, value_name = "N", value_parser = units::parse_count_u32)]
+    pub preconnect: Option<u32>,
+    /// Threads that read answers.
+    #[arg(long, help_heading = SERVER, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
     /// Accept any TLS certificate.
     #[arg(long, help_heading = SERVER)]
     pub insecure: bool,
@@ -163,6 +172,12 @@ pub struct Args {
     /// Leave the generated text out of the records.
     #[arg(long, help_heading = OUTPUT)]
     pub no_text: bool,
+    /// Write how late each chunk was read, behind the kernel's stamp.
+    #[arg(long, help_heading = OUTPUT)]
+    pub read_lags: bool,
+    /// Outcomes that wait for a slow reader of the records may fill so much memory; beyond, the run is stopped.
+    #[arg(long, help_heading = OUTPUT, value_name = "BYTES", default_value = "1G", value_parser = units::parse_count)]
+    pub max_buffer: u64,
     /// The tokenizer's name, for the results. `builtin` or a local one also counts tokens where the server does not.
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub tokenizer: Option<String>,
@@ -178,6 +193,28 @@ pub struct Args {
 
     #[command(flatten)]
     config: ConfigFlag,
+}
+
+/// `--transport`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TransportKind {
+    /// The stamped one.
+    Auto,
+    /// HTTP/1.1, with the kernel's receive stamps where the system gives any.
+    Stamped,
+    /// By the reqwest crate: HTTP/2 and proxies; stamps of its event loop.
+    Portable,
+}
+
+impl TransportKind {
+    /// The name of the one that is used.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            TransportKind::Auto | TransportKind::Stamped => "stamped",
+            TransportKind::Portable => "portable",
+        }
+    }
 }
 
 impl Args {
@@ -197,8 +234,14 @@ impl Args {
 
     /// A place for each request that may be in flight.
     #[must_use]
-    pub fn slots(&self) -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(self.max_concurrency.map_or(Semaphore::MAX_PERMITS, |n| n as usize)))
+    pub fn slots(&self) -> Slots {
+        Slots::new(self.max_concurrency)
+    }
+
+    /// Connections to open before the clock starts.
+    #[must_use]
+    pub fn connections_ahead(&self) -> usize {
+        self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize
     }
 
     /// The record of `--attach-selftest`.

@@ -1,29 +1,29 @@
-//! One request's life on the network: connect, send, read, stamp, and say how it ended.
+//! One request's life on the network: send, read, and say how it ended.
 
 use std::{
-    error::Error as _,
-    io,
+    future::Future,
+    pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Relaxed, Release},
+        },
     },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, StatusCode, body::Incoming, header};
 use tokio::time::timeout;
 
 use super::{answer::Answer, stop::Stop};
 use crate::{
     clock::Clock,
     http::{
-        connection::{Connection, Failure, Pool, Server},
+        exchange::{Exchange, Failure, Moments},
         openai::error_message,
-        stamp::Stamps,
     },
-    record::{ErrorKind, RequestFuncOutput},
+    record::{ErrorKind, RequestFuncOutput, Stamps},
     units::Nanos,
 };
 
@@ -45,8 +45,6 @@ pub struct Limits {
 /// What every attempt of a run needs.
 #[derive(Debug)]
 pub struct Client {
-    /// Connections to the server.
-    pub pool: Pool,
     /// The clock of the run.
     pub clock: Clock,
     /// How long a request may take.
@@ -55,156 +53,135 @@ pub struct Client {
     pub ended: AtomicU64,
     /// Requests started, for the line of progress.
     pub started: AtomicU64,
-    /// Tokens received by all requests, as far as chunks tell, for the line of progress.
+    /// Tokens received by the requests that are over, as far as chunks tell, for the line of progress.
     pub tokens: AtomicU64,
 }
 
 impl Client {
     /// With no request sent yet.
     #[must_use]
-    pub fn new(server: Server, clock: Clock, limits: Limits) -> Self {
-        let pool = Pool::new(server, clock);
-        Client { pool, clock, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
+    pub fn new(clock: Clock, limits: Limits) -> Self {
+        Client { clock, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
     }
+}
+
+/// When a request was to be sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Due {
+    /// By the schedule, in an open loop; in a closed one as `ready`.
+    pub scheduled: Nanos,
+    /// When nothing but the client kept it back any more: it was due, had its slot, and had been read.
+    pub ready: Nanos,
 }
 
 /// What became of a request, with times counted from the start of the run.
 #[derive(Debug, Default)]
 pub struct Attempt {
     answer: Answer,
-    stamps: Option<Arc<Stamps>>,
-    start: Option<Nanos>,
+    moments: Moments,
     end: Nanos,
-    headers: Option<Nanos>,
     broken: Option<Failure>,
-    connect: Option<Nanos>,
-    tls: Option<Nanos>,
-    sent: Option<Nanos>,
     status: Option<u16>,
-    reused: bool,
+}
+
+/// How true the times of a request are.
+#[derive(Debug, Default)]
+pub struct Traces {
+    /// From the moment when nothing but the client kept the request back to its first byte, connecting left out; `None`: it
+    /// was never sent.
+    pub send_lag: Option<Nanos>,
+    /// How its chunks were stamped.
+    pub stamps: Stamps,
+    /// Segments sent again; `None`: not known.
+    pub retransmits: Option<u32>,
 }
 
 /// Sends one request and reads its answer to the end, whatever the end is.
-pub async fn attempt(client: &Client, request: Request<Full<Bytes>>, stop: &mut Stop) -> Attempt {
-    let mut attempt = Attempt::default();
+pub async fn attempt(client: &Client, mut exchange: impl Exchange, expected: Option<u32>, stop: &mut Stop) -> Attempt {
+    let mut attempt = Attempt { answer: Answer::expecting(expected), ..Attempt::default() };
     let pulse = Pulse::new(client.clock.now());
-    let broken = tokio::select! {
-        biased;
-        result = exchange(client, request, &mut attempt, &pulse) => result.err(),
-        failure = pulse.watch(client) => Some(failure),
-        () = stop.cancelled() => Some(Failure::new(ErrorKind::Cancelled, "stopped by the user while it ran")),
+    let (broken, closing) = {
+        let ends = pin!(async {
+            tokio::select! {
+                failure = pulse.watch(client) => failure,
+                () = stop.cancelled() => Failure::new(ErrorKind::Cancelled, "stopped while it ran"),
+            }
+        });
+        let mut ends = Seldom::new(ends);
+        tokio::select! {
+            biased;
+            result = talk(&mut exchange, &mut attempt, &pulse) => (result.err(), true),
+            failure = &mut ends => (Some(failure), false),
+        }
     };
     attempt.end = client.clock.now();
-    attempt.broken = broken;
-    // Of an attempt that failed before the head of its answer.
-    if let Some(stamps) = &attempt.stamps {
-        attempt.start = attempt.start.or_else(|| stamps.first_write());
-        attempt.sent = attempt.sent.or_else(|| stamps.last_write());
+    attempt.moments = exchange.moments();
+    if closing && broken.is_none() {
+        exchange.close();
     }
+    attempt.broken = broken;
+    client.tokens.fetch_add(attempt.answer.tokens_so_far(), Relaxed);
     attempt
 }
 
 impl Attempt {
+    /// Bytes that it holds, more or less.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        (size_of::<Self>() + self.answer.heap()) as u64
+    }
+
     /// Writes what became of the request into `output`; see [`Answer::finish`] for `count`.
     pub fn finish(
         self,
         clock: Clock,
-        scheduled: Nanos,
+        due: Due,
         count: impl FnOnce(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
-    ) {
-        let start = self.start.unwrap_or(scheduled);
+    ) -> Traces {
+        let moments = self.moments;
+        let start = moments.first_write.unwrap_or(due.scheduled);
+        let since = |time: Option<Nanos>| moments.first_write.and(time).map(|t| t.since(start));
         output.status = self.status;
-        output.scheduled_time = clock.unix(scheduled);
-        output.start_time = self.start.map(|t| clock.unix(t));
-        output.queue_time = self.start.map(|t| t.since(scheduled));
-        output.phases.connect = self.connect;
-        output.phases.tls = self.tls;
-        output.phases.send = self.start.and(self.sent).map(|t| t.since(start));
-        output.phases.headers = self.headers.map(|t| t.since(start));
+        output.scheduled_time = clock.unix(due.scheduled);
+        output.start_time = moments.first_write.map(|t| clock.unix(t));
+        output.queue_time = moments.first_write.map(|t| t.since(due.scheduled));
+        output.phases.connect = moments.connect;
+        output.phases.tls = moments.tls;
+        output.phases.send = since(moments.last_write);
+        output.phases.first_byte = since(moments.first_byte);
+        output.phases.headers = since(moments.head);
         output.phases.done = Some(self.end.since(start));
-        output.reused = self.reused;
+        output.reused = moments.reused;
+        let (stamps, _) = self.answer.stamps();
+        let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..stamps };
         self.answer.finish(start, self.broken, count, output);
+        let send_lag = moments.first_write.map(|t| t.since(due.ready).since(moments.waited));
+        Traces { send_lag, stamps, retransmits: moments.retransmits }
     }
 }
 
-async fn exchange(
-    client: &Client,
-    request: Request<Full<Bytes>>,
-    attempt: &mut Attempt,
-    pulse: &Pulse,
-) -> Result<(), Failure> {
-    let (mut connection, reused) = client.pool.take().await?;
-    attempt.reused = reused;
-    if !reused {
-        attempt.connect = Some(connection.connect);
-        attempt.tls = connection.tls;
+async fn talk(exchange: &mut impl Exchange, attempt: &mut Attempt, pulse: &Pulse) -> Result<(), Failure> {
+    let head = exchange.head().await?;
+    attempt.status = Some(head.status.as_u16());
+    if !head.begins_stream() {
+        return Err(head.failure(&said(exchange).await));
     }
-    let stamps = Arc::clone(&connection.stamps);
-    attempt.stamps = Some(Arc::clone(&stamps));
-    let response = connection.send(request).await.map_err(|e| broken_before_head(&e, reused))?;
-    let head = stamps.last_read().unwrap_or_else(|| client.clock.now());
-    // Now, and not at the end: the connection's next request will forget them.
-    attempt.start = stamps.first_write();
-    attempt.sent = stamps.last_write();
-    attempt.headers = Some(head);
-    attempt.status = Some(response.status().as_u16());
-    pulse.beat(head, false);
-    let body = check_head(response).await?;
-    read(client, body, connection, attempt, pulse).await
-}
-
-async fn read(
-    client: &Client,
-    mut body: Incoming,
-    connection: Connection,
-    attempt: &mut Attempt,
-    pulse: &Pulse,
-) -> Result<(), Failure> {
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| broken_in_body(&e))?;
-        let stamp = connection.stamps.last_read().unwrap_or_else(|| client.clock.now());
-        if let Some(bytes) = frame.data_ref() {
-            let before = attempt.answer.tokens_so_far();
-            attempt.answer.push(stamp, bytes)?;
-            client.tokens.fetch_add(attempt.answer.tokens_so_far() - before, Relaxed);
-            pulse.beat(stamp, attempt.answer.has_token());
-        }
+    while let Some(piece) = exchange.next().await? {
+        attempt.answer.push(piece.arrival, piece.bytes)?;
+        pulse.beat(piece.arrival.time, attempt.answer.has_token());
     }
-    client.pool.put(connection);
     Ok(())
 }
 
-/// The body of an event stream; anything else is a failure, told in the server's words.
-async fn check_head(response: Response<Incoming>) -> Result<Incoming, Failure> {
-    let status = response.status();
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    // Servers exist that forget the type of a stream; these two types are certainly none.
-    if status == StatusCode::OK && !matches!(kind.as_str(), "text/html" | "application/json") {
-        return Ok(response.into_body());
-    }
-    let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let message = said(response.into_body()).await;
-    if status == StatusCode::OK {
-        return Err(Failure::new(
-            ErrorKind::Protocol,
-            format!("the server answered {kind}, not an event stream: {message}"),
-        ));
-    }
-    let location = location.map_or_else(String::new, |to| format!(", to {to}"));
-    let message = if message.is_empty() { message } else { format!(": {message}") };
-    Err(Failure::new(ErrorKind::HttpStatus, format!("HTTP {status}{location}{message}")))
-}
-
 /// What a server says about a failure, as far as it comes: the failure is one, however long its text and whatever cuts it.
-async fn said(mut body: Incoming) -> String {
+async fn said(exchange: &mut impl Exchange) -> String {
     let mut text = Vec::new();
     let read = async {
         while text.len() < LONGEST_FAILURE
-            && let Some(Ok(frame)) = body.frame().await
+            && let Ok(Some(piece)) = exchange.next().await
         {
-            text.extend_from_slice(frame.data_ref().map_or(&[], |bytes| bytes));
+            text.extend_from_slice(piece.bytes);
         }
     };
     // Late or not, what has come is told.
@@ -212,33 +189,45 @@ async fn said(mut body: Incoming) -> String {
     error_message(&text)
 }
 
-fn broken_before_head(e: &hyper::Error, reused: bool) -> Failure {
-    if e.is_parse() {
-        return Failure::new(ErrorKind::Protocol, format!("the answer is not HTTP/1.1: {}", cause(e)));
-    }
-    let which = if reused { "an open connection" } else { "the connection" };
-    Failure::new(ErrorKind::Reset, format!("the server closed {which} before it answered: {}", cause(e)))
+/// A future that is looked at only when it rings itself, and not each time that its task wakes: the time limits and the
+/// user's stop hardly ever ring, and looking at them for every chunk would touch what all streams share.
+struct Seldom<F> {
+    future: F,
+    bell: Arc<Bell>,
 }
 
-fn broken_in_body(e: &hyper::Error) -> Failure {
-    let source = e.source().and_then(|s| s.downcast_ref::<io::Error>()).map(io::Error::kind);
-    match source {
-        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
-            Failure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {}", cause(e)))
-        }
-        None | Some(io::ErrorKind::UnexpectedEof) => Failure::new(
-            ErrorKind::Truncated,
-            format!("the connection was closed in the middle of the answer: {}", cause(e)),
-        ),
-        Some(_) => {
-            Failure::new(ErrorKind::Reset, format!("the connection broke in the middle of the answer: {}", cause(e)))
+struct Bell {
+    rang: AtomicBool,
+    task: OnceLock<Waker>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rang.store(true, Release);
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
         }
     }
 }
 
-/// The innermost words of an error.
-fn cause(e: &hyper::Error) -> String {
-    e.source().map_or_else(|| e.to_string(), ToString::to_string)
+impl<F> Seldom<F> {
+    fn new(future: F) -> Self {
+        Seldom { future, bell: Arc::new(Bell { rang: true.into(), task: OnceLock::new() }) }
+    }
+}
+
+impl<F: Future + Unpin> Future for Seldom<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // An attempt stays on one task, so the first waker is the right one for good.
+        self.bell.task.get_or_init(|| cx.waker().clone());
+        if !self.bell.rang.swap(false, AcqRel) {
+            return Poll::Pending;
+        }
+        let bell = Waker::from(Arc::clone(&self.bell));
+        Pin::new(&mut self.future).poll(&mut Context::from_waker(&bell))
+    }
 }
 
 /// When something was last heard: what the time limits go by. Looking costs nothing while bytes flow.
@@ -285,7 +274,8 @@ impl Pulse {
                 };
                 return Failure::new(kind, message);
             }
-            tokio::time::sleep(at.since(now).duration()).await;
+            // The first token may come meanwhile, and bring a nearer limit with it.
+            tokio::time::sleep(at.since(now).duration().min(client.limits.stall.duration())).await;
         }
     }
 }

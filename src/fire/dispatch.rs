@@ -1,17 +1,67 @@
 //! Starts each request when it is due and there is room: the closed loop, the open loop, and both at once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::timeout,
 };
 
-use super::stop::{Stop, Why};
-use crate::{load::Schedule, pacer::Pacer, units::Nanos};
+use super::{
+    attempt::Due,
+    stop::{Stop, Why},
+};
+use crate::{load::Schedule, pacer::Sleeper, units::Nanos};
 
-/// A place among the requests in flight; it is free again when this is dropped.
-pub type Slot = OwnedSemaphorePermit;
+/// Places for the requests in flight, and since when each free one has been free.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    places: Arc<Semaphore>,
+    /// Empty without a limit: then there was always room.
+    freed: Arc<Mutex<VecDeque<Nanos>>>,
+    limited: bool,
+}
+
+/// A place among the requests in flight. It is free again when this is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    slots: Slots,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Slots {
+    /// So many; `None`: no limit.
+    #[must_use]
+    pub fn new(count: Option<u32>) -> Self {
+        let places = Arc::new(Semaphore::new(count.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
+        Slots { places, freed: Arc::default(), limited: count.is_some() }
+    }
+
+    /// Waits for a free place; also gives the moment when it had become free.
+    pub async fn take(&self) -> Option<(Slot, Nanos)> {
+        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        // At the start all are free, and none was ever freed.
+        let freed = self.freed().pop_front().unwrap_or_default();
+        Some((Slot { slots: self.clone(), _place: place }, freed))
+    }
+
+    fn freed(&self) -> MutexGuard<'_, VecDeque<Nanos>> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// Frees the place, and notes that it happened `now`.
+    pub fn free(self, now: Nanos) {
+        if self.slots.limited {
+            self.slots.freed().push_back(now);
+        }
+    }
+}
 
 /// How long to wait, after the end, for lines of a pipe that were due before it.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -24,7 +74,7 @@ pub trait Pace {
     fn until(&self, due: Nanos) -> impl Future<Output = ()> + Send;
 }
 
-impl Pace for Pacer {
+impl Pace for Sleeper {
     fn now(&self) -> Nanos {
         self.now()
     }
@@ -40,28 +90,40 @@ pub trait Launch {
     type Request;
     /// The request's own time, if it has one.
     fn timestamp(&self, request: &Self::Request) -> Option<Nanos>;
-    /// Sends it, now. It was due at `scheduled`.
-    fn start(&mut self, request: Self::Request, scheduled: Nanos, slot: Slot);
+    /// Sends it, now.
+    fn start(&mut self, request: Self::Request, due: Due, slot: Slot);
     /// It was due at `scheduled` but never sent: it was offered all the same.
     fn never(&mut self, request: Self::Request, scheduled: Nanos, why: Why);
 }
 
-/// The requests to come, and when each is due.
+/// The requests to come.
 struct Queue<R> {
     requests: mpsc::Receiver<R>,
     schedule: Schedule,
-    next: Option<(R, Option<Nanos>)>,
+    next: Option<Next<R>>,
+}
+
+/// The request at the head.
+struct Next<R> {
+    request: R,
+    /// By the schedule; `None`: as soon as there is room.
+    due: Option<Nanos>,
+    /// When it had been read; 0 when it was there before anybody asked.
+    read: Nanos,
 }
 
 impl<R> Queue<R> {
-    /// When the next request is due, which stays where it is; `None`: there is none.
-    async fn due(&mut self, timestamp: impl Fn(&R) -> Option<Nanos>) -> Option<Option<Nanos>> {
+    /// The next request, which stays where it is; `None`: there is none.
+    async fn peek(&mut self, pace: &impl Pace, timestamp: impl Fn(&R) -> Option<Nanos>) -> Option<&Next<R>> {
         if self.next.is_none() {
-            let request = self.requests.recv().await?;
+            let (request, read) = match self.requests.try_recv() {
+                Ok(request) => (request, Nanos(0)),
+                Err(_) => (self.requests.recv().await?, pace.now()),
+            };
             let due = self.schedule.due(timestamp(&request));
-            self.next = Some((request, due));
+            self.next = Some(Next { request, due, read });
         }
-        self.next.as_ref().map(|(_, due)| *due)
+        self.next.as_ref()
     }
 }
 
@@ -72,7 +134,7 @@ impl<R> Queue<R> {
 pub async fn dispatch<L: Launch>(
     requests: mpsc::Receiver<L::Request>,
     schedule: Schedule,
-    slots: Arc<Semaphore>,
+    slots: &Slots,
     pace: &impl Pace,
     mut stop: Stop,
     launch: &mut L,
@@ -80,27 +142,28 @@ pub async fn dispatch<L: Launch>(
     let mut queue = Queue { requests, schedule, next: None };
     loop {
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            if let Some(due) = queue.due(|request| launch.timestamp(request)).await? {
+            let (slot, freed) = slots.take().await?;
+            let due = queue.peek(pace, |request| launch.timestamp(request)).await?.due;
+            if let Some(due) = due {
                 pace.until(due).await;
             }
-            Some(slot)
+            Some((slot, freed))
         };
-        let slot = tokio::select! {
+        let next = tokio::select! {
             biased;
             () = stop.draining() => break,
-            slot = next => slot,
+            next = next => next,
         };
-        let (Some(slot), Some((request, due))) = (slot, queue.next.take()) else { return 0 };
-        launch.start(request, due.unwrap_or_else(|| pace.now()), slot);
-        // What has just been started gets to the wire before the next is.
-        tokio::task::yield_now().await;
+        let (Some((slot, freed)), Some(Next { request, due, read })) = (next, queue.next.take()) else { return 0 };
+        let ready = freed.max(read).max(due.unwrap_or_default());
+        launch.start(request, Due { scheduled: due.unwrap_or(ready), ready }, slot);
     }
     let since = pace.now();
     let why = stop.why().unwrap_or(Why::Interrupted);
-    while let Ok(Some(Some(due))) = timeout(LAST_LINES, queue.due(|request| launch.timestamp(request))).await
-        && due <= since
-        && let Some((request, _)) = queue.next.take()
+    while let Ok(Some(Next { due: Some(due), .. })) =
+        timeout(LAST_LINES, queue.peek(pace, |request| launch.timestamp(request))).await
+        && *due <= since
+        && let Some(Next { request, due: Some(due), .. }) = queue.next.take()
     {
         launch.never(request, due, why);
     }
@@ -145,13 +208,15 @@ mod tests {
         fn timestamp(&self, request: &Self::Request) -> Option<Nanos> {
             request.map(|s| Nanos(s * 1_000_000_000))
         }
-        fn start(&mut self, _: Self::Request, scheduled: Nanos, slot: Slot) {
-            let now = self.begun.elapsed().as_secs();
-            self.log.borrow_mut().push(format!("{}@{now}", scheduled.0 / 1_000_000_000));
-            let service = self.service;
+        fn start(&mut self, _: Self::Request, due: Due, slot: Slot) {
+            let (begun, service) = (self.begun, self.service);
+            let seconds = |t: Nanos| t.0 / 1_000_000_000;
+            let late = Paused(begun).now().since(due.ready);
+            assert!(late < Nanos(10_000_000), "nothing but the time kept it back");
+            self.log.borrow_mut().push(format!("{}@{}", seconds(due.scheduled), begun.elapsed().as_secs()));
             tokio::spawn(async move {
                 sleep(service).await;
-                drop(slot);
+                slot.free(Paused(begun).now());
             });
         }
         fn never(&mut self, _: Self::Request, scheduled: Nanos, _: Why) {
@@ -160,7 +225,7 @@ mod tests {
     }
 
     /// What was started when (`due@started`, in seconds), and how many were not due at the end.
-    async fn run(requests: &[Option<u64>], slots: usize, service: u64, end: Option<u64>) -> (Vec<String>, u64) {
+    async fn run(requests: &[Option<u64>], slots: u32, service: u64, end: Option<u64>) -> (Vec<String>, u64) {
         let begun = Instant::now();
         let (send, receive) = mpsc::channel(2);
         let feed = requests.to_vec();
@@ -171,7 +236,7 @@ mod tests {
         });
         let (log, stopper) = (Log::default(), Stopper::default());
         let mut launch = Fake { begun, service: Duration::from_secs(service), log: Rc::clone(&log) };
-        let (stop, slots, pace) = (stopper.watch(), Arc::new(Semaphore::new(slots)), Paused(begun));
+        let (stop, slots, pace) = (stopper.watch(), Slots::new(Some(slots)), Paused(begun));
         let ending = async {
             if let Some(end) = end {
                 sleep(Duration::from_secs(end)).await;
@@ -180,7 +245,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let left = tokio::select! {
-            left = dispatch(receive, Schedule::Own, slots, &pace, stop, &mut launch) => left,
+            left = dispatch(receive, Schedule::Own, &slots, &pace, stop, &mut launch) => left,
             () = ending => 0,
         };
         let log = log.borrow().clone();

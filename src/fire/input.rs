@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Request, Uri,
     header::{HOST, HeaderMap, HeaderValue},
@@ -20,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     error::Error,
-    http::openai::Backend,
+    http::{exchange::Outgoing, openai::Backend},
     ndjson::Lines,
     record::{Object, RequestFuncOutput, SampleRequest},
     units::Nanos,
@@ -33,7 +32,7 @@ const READ_AHEAD: usize = 256;
 #[derive(Debug)]
 pub struct RequestFuncInput {
     /// The whole request, body included.
-    pub request: Request<Full<Bytes>>,
+    pub request: Outgoing,
     /// As in the request.
     pub timestamp: Option<Nanos>,
     /// Its output, as far as that repeats the request.
@@ -69,9 +68,7 @@ impl Template {
         let id = HeaderValue::from_str(&request_id).ok().filter(|_| request_id.is_ascii());
         let id =
             id.ok_or_else(|| format!("the request_id {request_id:?} cannot be sent as a header: use plain ASCII"))?;
-        let mut request = Request::post(self.uri.path_and_query().map_or("/", |p| p.as_str()))
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| e.to_string())?;
+        let mut request = Request::post(&self.uri).body(Bytes::from(body)).map_err(|e| e.to_string())?;
         *request.headers_mut() = self.headers.clone();
         if let Some(host) = self.uri.authority() {
             let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
@@ -87,7 +84,7 @@ impl Template {
             expected_output_len: sample.expected_output_len,
             ..RequestFuncOutput::default()
         };
-        Ok(RequestFuncInput { request, timestamp: sample.timestamp, output })
+        Ok(RequestFuncInput { request: Outgoing::new(request), timestamp: sample.timestamp, output })
     }
 }
 
@@ -165,8 +162,8 @@ mod tests {
         let mut input = read(text, template).unwrap();
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
-            assert_eq!(request.request.headers()[HOST], "h:1");
-            assert_eq!(request.request.headers()["x-request-id"], request.output.request_id.as_str());
+            assert_eq!(request.request.request.headers()[HOST], "h:1");
+            assert_eq!(request.request.request.headers()["x-request-id"], request.output.request_id.as_str());
             ids.push(request.output.request_id);
         }
         assert_eq!(ids, ["line-1", "x"]);

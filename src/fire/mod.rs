@@ -1,20 +1,23 @@
 //! `vb-fire`: requests in, outputs out, and in between the load.
 //!
 //! ```text
-//! input (thread) ─▶ dispatch ─▶ attempt (one task each) ─▶ sink (thread)
-//! reads, builds     when due,    connect, send, read,      judges, counts,
-//! the bytes         if room      stamp                      writes
+//! input (thread) ─▶ dispatch (main thread) ─▶ attempt (a task on a reader) ─▶ sink (thread)
+//! reads, builds     when due, if room:        reads and stamps                judges, counts,
+//! the bytes         writes the request        the answer                      writes
 //! ```
 //!
-//! The clock of the run starts when the first request is ready. Nothing waits for the sink.
+//! The clock of the run starts when the first request is ready. Sending has a thread of its own, so that no answer that
+//! arrives meanwhile holds it up. Nothing waits for the sink, but what waits for it may not outgrow `--max-buffer`.
 
 mod answer;
 mod args;
 mod attempt;
+mod backlog;
 mod dispatch;
 mod headers;
 mod input;
 mod preflight;
+mod reader;
 mod sink;
 mod stop;
 mod tally;
@@ -24,6 +27,7 @@ use std::{
     io::{self, IsTerminal, Write},
     sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc},
     thread,
+    time::Duration,
 };
 
 pub use args::Args;
@@ -36,11 +40,14 @@ use tokio::{
 };
 
 use self::{
-    attempt::{Client, attempt},
+    args::TransportKind,
+    attempt::{Client, Due, attempt},
+    backlog::Backlog,
     dispatch::{Launch, Slot, dispatch},
     headers::Headers,
     input::{Input, RequestFuncInput, Template},
     preflight::Preflight,
+    reader::Readers,
     sink::{Finished, Progress, Sink, What, Written},
     stop::{Stop, Stopper, Why},
 };
@@ -49,13 +56,12 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::{Server, join},
-        openai::api_key,
+        connection::join, exchange::Transport, openai::api_key, portable::Portable, socket::Stamping, stamped::Stamped,
     },
     load::Schedule,
     ndjson,
-    pacer::Pacer,
-    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, Object, RunRecord},
+    pacer::Sleeper,
+    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -66,16 +72,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return cli::print_schema::<Line>();
     }
     let url = args.url()?;
-    let selftest = args.selftest()?;
     let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed);
     let headers = Headers::new(&args.header, api_key())?;
     check_open_files(args.max_concurrency);
-    // One thread carries all connections: the stamps of a connection need it, and it makes concurrency exact.
+    // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &url, schedule, headers, selftest));
+    let done = runtime.block_on(load(args, &url, schedule, headers));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
@@ -91,13 +96,8 @@ fn check_open_files(max_concurrency: Option<u32>) {
 }
 
 /// The whole run, from the first question to the last record.
-async fn load(
-    args: &Args,
-    url: &Url,
-    schedule: Schedule,
-    headers: Headers,
-    selftest: Option<Object>,
-) -> Result<(), Error> {
+async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+    let selftest = args.selftest()?;
     let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect)?;
     if args.ready_check > Nanos(0) {
         preflight.ready(args.ready_check).await?;
@@ -115,12 +115,60 @@ async fn load(
     };
     let stopper = Stopper::default();
     watch_signals(&stopper, args.grace)?;
-    if args.num_warmups > 0 {
-        warmup::run(args, &template, &server, &headers, &first, &stopper).await?;
-    }
-    let run = RunRecord { selftest, ..run_record(args, url, &headers, model) };
-    let ended = measure(args, server, schedule, headers, run, input, &stopper).await?;
+    let readers = Readers::start(args.threads.into())?;
+    let _stamping = Stamping::on();
+    let load = Load { args, template, headers, first, readers: &readers, stopper, schedule };
+    let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
+    let clock = Clock::start();
+    let ended = match args.transport {
+        TransportKind::Auto | TransportKind::Stamped => {
+            load.run(Stamped::new(&server, args.threads.into(), clock), run, input).await?
+        }
+        TransportKind::Portable => {
+            let (insecure, connect) = (args.insecure, args.timeout_connect);
+            load.run(Portable::new(&server, insecure, connect, args.threads.into(), clock)?, run, input).await?
+        }
+    };
+    readers.stop();
     verdict(args, &preflight, ended).await
+}
+
+/// A load that is about to be sent.
+struct Load<'a> {
+    args: &'a Args,
+    template: Template,
+    headers: Headers,
+    first: SampleRequest,
+    readers: &'a Readers,
+    stopper: Stopper,
+    schedule: Schedule,
+}
+
+impl Load<'_> {
+    /// Over this transport: first the warm-up, then the measured part.
+    async fn run<T: Transport>(self, transport: T, run: RunRecord, input: Input) -> Result<Ended, Error> {
+        let transport = Arc::new(transport);
+        if self.args.num_warmups > 0 {
+            warmup::run(&self, &*transport).await?;
+        }
+        self.preconnect(&*transport).await;
+        self.measure(transport, run, input).await
+    }
+
+    /// Opens connections, so that opening them is no part of the load. Where that fails the requests tell.
+    async fn preconnect(&self, transport: &impl Transport) {
+        let (count, threads) = (self.args.connections_ahead(), usize::from(self.args.threads));
+        let share = |at| count / threads + usize::from(at < count % threads);
+        let opening: Vec<_> =
+            (0..threads).map(|at| self.readers.handle(at).spawn(transport.preconnect(at, share(at)))).collect();
+        for opened in opening {
+            if let Ok(Err(failure)) = opened.await {
+                let cure = preflight::cure(failure.kind, &failure.message, None, &[]);
+                cli::warn("vb-fire", format_args!("opening {count} connections ahead: {}; {cure}", failure.message));
+                return;
+            }
+        }
+    }
 }
 
 fn no_request(input: &Input) -> Error {
@@ -190,6 +238,8 @@ fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRe
         max_concurrency: args.max_concurrency,
         num_warmups: args.num_warmups,
         seed: args.seed,
+        transport: Some(args.transport.name().into()),
+        threads: Some(args.threads.into()),
         ..RunRecord::default()
     }
 }
@@ -201,10 +251,13 @@ struct Ended {
     why: Option<Why>,
 }
 
-/// Starts each request at its time on its own task.
-struct Launcher {
+/// Starts each request at its time, and leaves its answer to a reader.
+struct Launcher<'a, T> {
+    transport: Arc<T>,
+    readers: &'a Readers,
     client: Arc<Client>,
     outcomes: std_mpsc::Sender<Finished>,
+    backlog: Arc<Backlog>,
     stop: Stop,
     /// Held by every task, so that the last one can be awaited.
     alive: mpsc::Sender<()>,
@@ -212,87 +265,108 @@ struct Launcher {
     timed: bool,
 }
 
-impl Launch for Launcher {
+impl<T: Transport> Launch for Launcher<'_, T> {
     type Request = RequestFuncInput;
 
     fn timestamp(&self, request: &RequestFuncInput) -> Option<Nanos> {
         request.timestamp
     }
 
-    fn start(&mut self, request: RequestFuncInput, scheduled: Nanos, slot: Slot) {
+    fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
+        let RequestFuncInput { request, output, timestamp } = request;
+        let (at, exchange) = self.transport.begin(request);
         self.client.started.fetch_add(1, Relaxed);
-        self.timed |= request.timestamp.is_some();
-        let (client, outcomes) = (Arc::clone(&self.client), self.outcomes.clone());
+        self.timed |= timestamp.is_some();
+        let (client, outcomes, backlog) = (Arc::clone(&self.client), self.outcomes.clone(), Arc::clone(&self.backlog));
         let (mut stop, alive) = (self.stop.clone(), self.alive.clone());
-        let RequestFuncInput { request, output, .. } = request;
-        tokio::spawn(async move {
-            let done = attempt(&client, request, &mut stop).await;
-            drop(slot);
-            client.ended.store(client.clock.now().0, Relaxed);
+        self.readers.handle(at).spawn(async move {
+            let done = attempt(&client, exchange, output.expected_output_len, &mut stop).await;
+            let now = client.clock.now();
+            slot.free(now);
+            client.ended.fetch_max(now.0, Relaxed);
+            let size = done.size();
+            backlog.more(size);
             // The sink is there until the last sender is gone.
-            let _ = outcomes.send(Finished { output, scheduled, what: What::Attempt(Box::new(done)) });
+            let _ = outcomes.send(Finished { output, due, size, what: What::Attempt(Box::new(done)) });
             drop(alive);
         });
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        self.client.ended.store(self.client.clock.now().0, Relaxed);
-        let _ = self.outcomes.send(Finished { output: request.output, scheduled, what: What::NotSent(why) });
+        self.client.ended.fetch_max(self.client.clock.now().0, Relaxed);
+        let due = Due { scheduled, ready: scheduled };
+        let _ = self.outcomes.send(Finished { output: request.output, due, size: 0, what: What::NotSent(why) });
     }
 }
 
-/// The measured part: the clock starts, requests are sent, all outcomes are written.
-async fn measure(
-    args: &Args,
-    server: Server,
-    schedule: Schedule,
-    headers: Headers,
-    mut run: RunRecord,
-    input: Input,
-    stopper: &Stopper,
-) -> Result<Ended, Error> {
-    // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
-    let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
-    let clock = Clock::start();
-    run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
-    let run_id = run.run_id.clone();
-    let client = Arc::new(Client::new(server, clock, args.limits()));
-    let (outcomes, receive) = std_mpsc::channel();
-    // Between records on the same terminal it would only be in the way.
-    let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
-    let progress = shown.then(|| Progress { client: Arc::clone(&client), total: input.total });
-    let keep_text = !args.no_text;
-    let sink = Sink { run, clock, headers, keep_text, tokenizer, stopper: stopper.clone(), progress };
-    let sink = sink.start(receive)?;
-    if let Some(limit) = args.max_seconds {
-        stop_after(limit, stopper.clone());
+impl Load<'_> {
+    /// The measured part: the clock starts, requests are sent, all outcomes are written.
+    async fn measure<T: Transport>(self, transport: Arc<T>, mut run: RunRecord, input: Input) -> Result<Ended, Error> {
+        let Load { args, stopper, .. } = self;
+        // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
+        let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
+        let clock = Clock::start();
+        transport.set_clock(clock);
+        run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
+        let run_id = run.run_id.clone();
+        let client = Arc::new(Client::new(clock, args.limits()));
+        let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
+        let (outcomes, receive) = std_mpsc::channel();
+        // Between records on the same terminal it would only be in the way.
+        let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
+        let progress = shown.then(|| Progress { client: Arc::clone(&client), total: input.total });
+        let sink = Sink {
+            run,
+            clock,
+            headers: self.headers,
+            keep_text: !args.no_text,
+            keep_read_lags: args.read_lags,
+            backlog: Arc::clone(&backlog),
+            tokenizer,
+            stopper: stopper.clone(),
+            progress,
+        };
+        let sink = sink.start(receive)?;
+        if let Some(limit) = args.max_seconds {
+            stop_after(limit, stopper.clone());
+        }
+        let (alive, mut gone) = mpsc::channel(1);
+        let mut launcher = Launcher {
+            transport,
+            readers: self.readers,
+            client: Arc::clone(&client),
+            outcomes,
+            backlog,
+            stop: stopper.watch(),
+            alive,
+            timed: false,
+        };
+        let (slots, pace) = (args.slots(), Sleeper::new(clock));
+        let left = dispatch(input.requests, self.schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
+        let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
+        let open_loop = Some(by_schedule || args.max_concurrency.is_none());
+        drop(launcher);
+        // Ends when the last task has dropped its sender.
+        while gone.recv().await.is_some() {}
+        // Neither the wait for more input nor a slow reader is a part of it. Without any outcome it is the time until now.
+        let duration = match client.ended.load(Relaxed) {
+            0 => clock.now(),
+            ended => Nanos(ended),
+        };
+        let why = stopper.watch().why();
+        let patience = (why == Some(Why::OutputStalled)).then_some(args.grace);
+        let mut written = finish(sink, patience).await?;
+        // After an early end the reader may wait for input that never comes.
+        let input =
+            if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
+        let end = EndRecord { run_id, duration, open_loop, ..end_record(&written, left, why, &input) };
+        if written.error.is_none()
+            && let Err(Error::Write { source, .. }) = write_end(&end)
+        {
+            written.error = Some(source);
+        }
+        Ok(Ended { written, input, why })
     }
-    let slots = args.slots();
-    let (alive, mut gone) = mpsc::channel(1);
-    let pacer = Pacer::start(clock)?;
-    let mut launcher = Launcher { client: Arc::clone(&client), outcomes, stop: stopper.watch(), alive, timed: false };
-    let left = dispatch(input.requests, schedule, slots, &pacer, stopper.watch(), &mut launcher).await;
-    let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
-    let open_loop = Some(by_schedule || args.max_concurrency.is_none());
-    drop(launcher);
-    // Ends when the last task has dropped its sender.
-    while gone.recv().await.is_some() {}
-    // Neither the wait for more input nor a slow reader is a part of it. Without any outcome it is the time until now.
-    let duration = match client.ended.load(Relaxed) {
-        0 => clock.now(),
-        ended => Nanos(ended),
-    };
-    let mut written = join_thread(sink)?;
-    let why = stopper.watch().why();
-    // After an early end the reader may wait for input that never comes.
-    let input = if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-    let end = EndRecord { run_id, duration, open_loop, ..end_record(&written, left, why, &input) };
-    if written.error.is_none()
-        && let Err(Error::Write { source, .. }) = write_end(&end)
-    {
-        written.error = Some(source);
-    }
-    Ok(Ended { written, input, why })
 }
 
 /// `--max-seconds`.
@@ -310,10 +384,19 @@ fn write_end(end: &EndRecord) -> Result<(), Error> {
     out.flush().map_err(Error::stdout)
 }
 
-fn join_thread<T>(handle: thread::JoinHandle<T>) -> Result<T, Error> {
-    handle
-        .join()
-        .map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
+/// Waits until everything is written; with `patience` only for so long, since a reader that takes nothing may never.
+async fn finish(sink: thread::JoinHandle<Written>, patience: Option<Nanos>) -> Result<Written, Error> {
+    if let Some(patience) = patience {
+        let clock = Clock::start();
+        while !sink.is_finished() {
+            if clock.now() > patience {
+                let waited = "the load was stopped, and what waited is lost";
+                return Err(Error::Setup(format!("the reader of the records takes none: {waited} (--max-buffer)")));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+    sink.join().map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
 }
 
 fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(), Error>) -> EndRecord {
@@ -328,8 +411,11 @@ fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(),
         offered: tally.offered,
         outcomes: tally.outcomes.clone(),
         not_sent: NotSent { count: never + left, why: why_not },
-        interrupted: matches!(why, Some(Why::Interrupted | Why::OutputLost)),
+        interrupted: matches!(why, Some(Why::Interrupted | Why::OutputLost | Why::OutputStalled)),
         schedule_lag: tally.schedule_lag(),
+        send_lag: tally.send_lag(),
+        read_lag: tally.read_lag(),
+        stamps: Some(tally.stamps),
         ..EndRecord::default()
     }
 }
@@ -358,6 +444,12 @@ async fn verdict(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(),
         }
         _ => None,
     };
+    if ended.why == Some(Why::OutputStalled) {
+        return Err(Error::Setup(
+            "the reader of the records was too slow, so the load was stopped at --max-buffer; all outcomes were written"
+                .into(),
+        ));
+    }
     match (ended.input, ended.why) {
         (Err(e), _) => {
             if let Some(text) = failed {

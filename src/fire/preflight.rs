@@ -9,7 +9,8 @@ use crate::{
     clock::Clock,
     error::Error,
     http::{
-        connection::{Failure, Server, join},
+        connection::{Server, join},
+        exchange::Failure,
         openai::error_message,
         question,
     },

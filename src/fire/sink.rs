@@ -12,7 +12,8 @@ use std::{
 };
 
 use super::{
-    attempt::{Attempt, Client},
+    attempt::{Attempt, Client, Due, Traces},
+    backlog::Backlog,
     headers::Headers,
     stop::{Stopper, Why},
     tally::Tally,
@@ -35,8 +36,10 @@ const TICK: Duration = Duration::from_millis(500);
 pub struct Finished {
     /// What is known of it so far.
     pub output: RequestFuncOutput,
-    /// When it was due.
-    pub scheduled: Nanos,
+    /// When it was to be sent.
+    pub due: Due,
+    /// Its share of the backlog, in bytes.
+    pub size: u64,
     /// What became of it, or why it was never sent.
     pub what: What,
 }
@@ -60,6 +63,10 @@ pub struct Sink {
     pub headers: Headers,
     /// Whether to keep the generated text.
     pub keep_text: bool,
+    /// Whether to write how late each chunk was read.
+    pub keep_read_lags: bool,
+    /// What waits to be written.
+    pub backlog: Arc<Backlog>,
     /// Counts tokens for a server that does not.
     pub tokenizer: Option<Tokenizer>,
     /// Ends the run when nobody takes the records.
@@ -130,28 +137,34 @@ impl Sink {
     }
 
     fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {
-        let Finished { mut output, scheduled, what } = outcome;
+        let Finished { mut output, due, size, what } = outcome;
         output.run_id.clone_from(&self.run.run_id);
-        match what {
-            What::Attempt(attempt) => attempt.finish(self.clock, scheduled, |text| self.count(text), &mut output),
+        let traces = match what {
+            What::Attempt(attempt) => attempt.finish(self.clock, due, |text| self.count(text), &mut output),
             What::NotSent(why) => {
-                output.scheduled_time = self.clock.unix(scheduled);
+                output.scheduled_time = self.clock.unix(due.scheduled);
                 output.error_kind = Some(ErrorKind::NotSent);
                 output.error = format!("due, but never sent: {}", why.words());
+                Traces::default()
             }
-        }
+        };
         output.error = self.headers.scrub(output.error);
         if !self.keep_text {
             output.generated_text = None;
         }
         written.tally.count(&output);
+        written.tally.trace(&traces);
+        if !self.keep_read_lags {
+            output.read_lag = None;
+        }
         if written.error.is_some() {
             written.lost += 1;
-            return;
+        } else {
+            written.unflushed += 1;
+            let result = ndjson::write(out, &output);
+            self.check(result, written);
         }
-        written.unflushed += 1;
-        let result = ndjson::write(out, &output);
-        self.check(result, written);
+        self.backlog.less(size);
     }
 
     fn check(&self, result: Result<(), Error>, written: &mut Written) {

@@ -20,6 +20,8 @@ pub enum Why {
     Interrupted,
     /// Nobody takes the records any more.
     OutputLost,
+    /// The reader of the records takes them too slowly for `--max-buffer`.
+    OutputStalled,
 }
 
 impl Why {
@@ -29,6 +31,7 @@ impl Why {
             Why::MaxSeconds => "--max-seconds was over",
             Why::Interrupted => "interrupted by a signal",
             Why::OutputLost => "the records could not be written",
+            Why::OutputStalled => "the reader of the records was too slow for --max-buffer",
         }
     }
 }

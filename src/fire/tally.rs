@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
+use super::attempt::Traces;
 use crate::{
     error::Error,
-    record::{ErrorKind, Percentiles, RequestFuncOutput},
+    record::{ErrorKind, Percentiles, RequestFuncOutput, Stamp, Stamps},
     units::Nanos,
 };
 
@@ -22,8 +23,14 @@ pub struct Tally {
     pub failed: u64,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,
+    /// How the chunks were stamped.
+    pub stamps: Stamps,
+    /// Segments sent again; `None`: no request told.
+    pub retransmits: Option<u64>,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
-    lag: Histogram<u64>,
+    schedule_lag: Histogram<u64>,
+    send_lag: Histogram<u64>,
+    read_lag: Histogram<u64>,
 }
 
 /// The error that occurred most often.
@@ -42,8 +49,18 @@ pub struct Frequent {
 impl Tally {
     /// Nothing counted yet.
     pub fn new() -> Result<Self, Error> {
-        let lag = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
-        Ok(Tally { offered: 0, failed: 0, outcomes: BTreeMap::new(), errors: HashMap::new(), lag })
+        let histogram = || Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")));
+        Ok(Tally {
+            offered: 0,
+            failed: 0,
+            outcomes: BTreeMap::new(),
+            stamps: Stamps::default(),
+            retransmits: None,
+            errors: HashMap::new(),
+            schedule_lag: histogram()?,
+            send_lag: histogram()?,
+            read_lag: histogram()?,
+        })
     }
 
     /// Counts one output.
@@ -51,7 +68,12 @@ impl Tally {
         self.offered += 1;
         if let Some(lag) = output.queue_time {
             // It grows as it must; only a value beyond 2⁶³ ns could be refused.
-            let _ = self.lag.record(lag.0);
+            let _ = self.schedule_lag.record(lag.0);
+        }
+        if output.stamp == Stamp::Kernel {
+            for lag in output.read_lag.iter().flatten() {
+                let _ = self.read_lag.record(lag.0);
+            }
         }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name.to_owned()).or_default() += 1;
@@ -74,12 +96,46 @@ impl Tally {
         Some(Frequent { kind: *kind, status: *status, message: message.clone(), count: *count })
     }
 
+    /// Counts how true the times of a request are.
+    pub fn trace(&mut self, traces: &Traces) {
+        let (sum, new) = (&mut self.stamps, traces.stamps);
+        sum.chunks += new.chunks;
+        sum.coalesced += new.coalesced;
+        sum.user += new.user;
+        sum.late += new.late;
+        sum.late_coalesced += new.late_coalesced;
+        // Every connection sees the same steps.
+        sum.clock_steps = sum.clock_steps.max(new.clock_steps);
+        if let Some(again) = traces.retransmits {
+            *self.retransmits.get_or_insert(0) += u64::from(again);
+        }
+        if let Some(lag) = traces.send_lag {
+            let _ = self.send_lag.record(lag.0);
+        }
+    }
+
     /// How late requests started, against their schedule.
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Percentiles> {
-        let at = |q| Nanos(self.lag.value_at_quantile(q));
-        (!self.lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(self.lag.max()) })
+        percentiles(&self.schedule_lag)
     }
+
+    /// The client's own part of that.
+    #[must_use]
+    pub fn send_lag(&self) -> Option<Percentiles> {
+        percentiles(&self.send_lag)
+    }
+
+    /// Kernel receive stamp → read, over the token-bearing chunks of requests that have such stamps.
+    #[must_use]
+    pub fn read_lag(&self) -> Option<Percentiles> {
+        percentiles(&self.read_lag)
+    }
+}
+
+fn percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
+    let at = |q| Nanos(lag.value_at_quantile(q));
+    (!lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(lag.max()) })
 }
 
 #[cfg(test)]

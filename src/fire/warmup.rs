@@ -5,43 +5,38 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    Args,
-    attempt::{Client, attempt},
-    headers::Headers,
-    input::{RequestFuncInput, Template},
-    stop::Stopper,
+    Load,
+    attempt::{Client, Due, attempt},
+    input::RequestFuncInput,
 };
 use crate::{
     cli,
     clock::Clock,
     error::Error,
-    http::connection::Server,
+    http::exchange::Transport,
     record::{Prompt, SampleRequest},
     rng,
 };
 
 /// Sends the warm-up requests, as many at a time as the load will have in flight.
-pub async fn run(
-    args: &Args,
-    template: &Template,
-    server: &Server,
-    headers: &Headers,
-    first: &SampleRequest,
-    stopper: &Stopper,
-) -> Result<(), Error> {
-    let client = Arc::new(Client::new(server.clone(), Clock::start(), args.limits()));
+pub async fn run(load: &Load<'_>, transport: &impl Transport) -> Result<(), Error> {
+    let args = load.args;
+    let clock = Clock::start();
+    transport.set_clock(clock);
+    let client = Arc::new(Client::new(clock, args.limits()));
     let slots = args.slots();
     let mut tasks = Vec::new();
     for number in 0..args.num_warmups {
-        let sample = scrambled(first, args.seed, number);
-        let ready = template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
-        let (client, slots, mut stop) = (Arc::clone(&client), Arc::clone(&slots), stopper.watch());
-        tasks.push(tokio::spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            let RequestFuncInput { request, mut output, .. } = ready;
-            let scheduled = client.clock.now();
-            let done = attempt(&client, request, &mut stop).await;
-            done.finish(client.clock, scheduled, |_| None, &mut output);
+        let sample = scrambled(&load.first, args.seed, number);
+        let ready = load.template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
+        let Some((slot, _)) = slots.take().await else { break };
+        let RequestFuncInput { request, mut output, .. } = ready;
+        let (client, mut stop) = (Arc::clone(&client), load.stopper.watch());
+        let (at, exchange) = transport.begin(request);
+        tasks.push(load.readers.handle(at).spawn(async move {
+            let done = attempt(&client, exchange, None, &mut stop).await;
+            slot.free(client.clock.now());
+            done.finish(client.clock, Due::default(), |_| None, &mut output);
             output.error
         }));
     }
@@ -55,7 +50,7 @@ pub async fn run(
         }
     }
     if failed > 0 {
-        let error = headers.scrub(error);
+        let error = load.headers.scrub(error);
         cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
     }
     Ok(())

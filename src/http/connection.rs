@@ -1,26 +1,26 @@
-//! Connections to one server: opened, used again, and watched by [`Stamps`].
+//! Connections to one server: opened, used again, and read with stamps.
 
 use std::{
+    io::{self, IoSlice},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
 use reqwest::Url;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    stamp::{Stamped, Stamps},
+    exchange::Failure,
+    socket::{Arrival, Socket},
     tls,
 };
 use crate::{
@@ -30,25 +30,15 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// An idle connection older than this is not used again: uvicorn, under vLLM, closes after five seconds, and a request
+/// A connection that was idle for longer is not used again: uvicorn, under vLLM, closes after five seconds, and a request
 /// that meets the closing would fail without the server's fault.
 const IDLE_LIMIT: Nanos = Nanos(4 * SECOND);
 
-/// A failure of one request: its kind and a line of text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What failed.
-    pub kind: ErrorKind,
-    /// In words.
-    pub message: String,
-}
+/// The same for a connection that has carried nothing yet. Servers wait longer for a first request.
+const UNUSED_LIMIT: Nanos = Nanos(20 * SECOND);
 
-impl Failure {
-    /// A failure of this kind.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Failure { kind, message: message.into() }
-    }
-}
+/// Bytes of a connection's buffer at first: some chunks of a stream. It grows for what does not fit.
+const BUFFER: usize = 4 << 10;
 
 /// The server, with its name resolved once: a look-up is no part of a request's time.
 #[derive(Debug, Clone)]
@@ -129,23 +119,21 @@ impl Server {
         let limit = self.connect_timeout.duration();
         let (tcp, address) = self.connect_tcp(limit).await?;
         let connected = clock.now();
-        let stamps = Stamps::new(clock);
-        let io = Stamped::new(tcp, Arc::clone(&stamps));
-        let Some((config, name)) = &self.tls else {
-            let sender = drive(io).await?;
-            let connect = connected.since(begun);
-            return Ok(Connection { sender, stamps, address, connect, tls: None, idle_since: connected });
+        let socket = Socket::new(tcp, clock);
+        let (io, tls) = match &self.tls {
+            None => (Io::Plain(socket), None),
+            Some((config, name)) => {
+                let left = limit.saturating_sub(connected.since(begun).duration());
+                let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
+                let stream = timeout(left.max(Duration::from_millis(1)), handshake)
+                    .await
+                    .map_err(|_| self.too_slow("TLS handshake"))?
+                    .map_err(|e| Failure::new(ErrorKind::Tls, format!("TLS with {}: {e}", self.authority())))?;
+                (Io::Tls(Box::new(stream)), Some(clock.now().since(connected)))
+            }
         };
-        let left = limit.saturating_sub(connected.since(begun).duration());
-        let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), io);
-        let io = timeout(left.max(Duration::from_millis(1)), handshake)
-            .await
-            .map_err(|_| self.too_slow("TLS handshake"))?
-            .map_err(|e| Failure::new(ErrorKind::Tls, format!("TLS with {}: {e}", self.authority())))?;
-        let secured = clock.now();
-        let sender = drive(io).await?;
-        let tls = Some(secured.since(connected));
-        Ok(Connection { sender, stamps, address, connect: connected.since(begun), tls, idle_since: secured })
+        let (connect, idle_since) = (connected.since(begun), clock.now());
+        Ok(Connection { io, buffer: vec![0; BUFFER], start: 0, end: 0, address, connect, tls, idle_since, used: false })
     }
 
     /// The first address that answers; each has its share of `limit`, so that one that is silent leaves time for others.
@@ -154,11 +142,7 @@ impl Server {
         let mut failure = self.too_slow("connection");
         for address in &self.addresses {
             match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => {
-                    // Without it the kernel may hold the end of a request back for a round trip.
-                    let _ = tcp.set_nodelay(true);
-                    return Ok((tcp, *address));
-                }
+                Ok(Ok(tcp)) => return Ok((tcp, *address)),
                 Ok(Err(e)) => {
                     let message = format!("connecting to {}: {}", self.authority(), root_cause(&e));
                     failure = Failure::new(ErrorKind::Connect, message);
@@ -173,27 +157,29 @@ impl Server {
         let message = format!("no {what} to {} within {}", self.authority(), self.connect_timeout);
         Failure::new(ErrorKind::TimeoutConnect, message)
     }
+
+    /// Name and addresses, for a transport that opens its own connections.
+    #[must_use]
+    pub fn addresses(&self) -> (&str, &[SocketAddr]) {
+        (self.url.host_str().unwrap_or_default().trim_matches(['[', ']']), &self.addresses)
+    }
 }
 
-/// Starts the task that drives a connection.
-async fn drive<T>(io: T) -> Result<SendRequest<Full<Bytes>>, Failure>
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(|e| Failure::new(ErrorKind::Connect, format!("HTTP/1.1 set-up: {e}")))?;
-    // An error of the connection reaches the request in flight as well, which reports it.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+/// The stream of a connection. TLS stands above the stamps.
+#[derive(Debug)]
+enum Io {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 /// An open connection, carrying one request at a time.
 #[derive(Debug)]
 pub struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    /// Its moments.
-    pub stamps: Arc<Stamps>,
+    io: Io,
+    /// What has been read and not yet used stands between `start` and `end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
     /// The server's address.
     pub address: SocketAddr,
     /// How long the TCP connection took.
@@ -201,51 +187,167 @@ pub struct Connection {
     /// How long the TLS handshake took.
     pub tls: Option<Nanos>,
     idle_since: Nanos,
+    /// Whether it has carried a request.
+    pub used: bool,
 }
 
 impl Connection {
-    /// Sends a request and waits for the head of the answer.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
-        self.stamps.begin();
-        self.sender.send_request(request).await
+    /// Its moments.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        match &self.io {
+            Io::Plain(socket) => socket,
+            Io::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Its moments.
+    pub fn socket_mut(&mut self) -> &mut Socket {
+        match &mut self.io {
+            Io::Plain(socket) => socket,
+            Io::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    fn stream(&mut self) -> Pin<&mut (dyn Stream + '_)> {
+        match &mut self.io {
+            Io::Plain(socket) => Pin::new(socket),
+            Io::Tls(stream) => Pin::new(&mut **stream),
+        }
+    }
+
+    /// Writes bytes of these two, one behind the other.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, head: &[u8], body: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
+    }
+
+    /// Brings what TLS holds back to the kernel.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    /// Reads more, behind what is not yet used; 0 is the end of the connection.
+    pub async fn read(&mut self) -> io::Result<usize> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.end == self.buffer.len() {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.end - self.start);
+            } else {
+                self.buffer.resize(self.buffer.len() * 2, 0);
+            }
+        }
+        let space = &mut self.buffer[self.end..];
+        let read = match &mut self.io {
+            Io::Plain(socket) => socket.read(space).await?,
+            Io::Tls(stream) => stream.read(space).await?,
+        };
+        self.end += read;
+        Ok(read)
+    }
+
+    /// When what was read last arrived.
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        self.socket().arrival
+    }
+
+    /// What has been read and not yet used.
+    #[must_use]
+    pub fn unused(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// The first `count` bytes of that are used now. They stay where they are until the next read: gives their place for
+    /// [`Connection::bytes`].
+    pub fn consume(&mut self, count: usize) -> usize {
+        let place = self.start;
+        self.start += count;
+        place
+    }
+
+    /// Bytes by their place.
+    #[must_use]
+    pub fn bytes(&self, place: std::ops::Range<usize>) -> &[u8] {
+        &self.buffer[place]
+    }
+
+    /// Whether the server has neither closed it nor said anything that nobody asked for.
+    fn is_idle(&mut self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        self.start == self.end && self.stream().poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 }
 
-/// The idle connections to one server.
+/// What both kinds of stream can do.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// The idle connections to one server that one thread reads.
 #[derive(Debug)]
 pub struct Pool {
     /// Where to.
     pub server: Server,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug)]
+struct Idle {
     clock: Clock,
-    idle: Mutex<Vec<Connection>>,
+    connections: Vec<Connection>,
 }
 
 impl Pool {
     /// Without a connection yet.
     #[must_use]
     pub fn new(server: Server, clock: Clock) -> Self {
-        Pool { server, clock, idle: Mutex::default() }
+        Pool { server, idle: Mutex::new(Idle { clock, connections: vec![] }) }
     }
 
-    /// A connection, and whether it was used before.
-    pub async fn take(&self) -> Result<(Connection, bool), Failure> {
-        let now = self.clock.now();
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock of its connections.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.idle().clock
+    }
+
+    /// From now on another clock counts, as the run's does when it starts.
+    pub fn set_clock(&self, clock: Clock) {
+        let mut idle = self.idle();
+        idle.clock = clock;
+        for connection in &mut idle.connections {
+            connection.idle_since = clock.now();
+            connection.socket_mut().set_clock(clock);
+        }
+    }
+
+    /// An idle connection, if there is one that is still open.
+    #[must_use]
+    pub fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle();
+        let now = idle.clock.now();
         loop {
-            let Some(mut connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() else { break };
-            // `ready` tells at once, by an error, whether the server has closed it meanwhile.
-            let fresh = now.since(connection.idle_since) < IDLE_LIMIT && !connection.sender.is_closed();
-            if fresh && connection.sender.ready().await.is_ok() {
-                return Ok((connection, true));
+            let mut connection = idle.connections.pop()?;
+            let limit = if connection.used { IDLE_LIMIT } else { UNUSED_LIMIT };
+            if now.since(connection.idle_since) < limit && connection.is_idle() {
+                return Some(connection);
             }
         }
-        Ok((self.server.connect(self.clock).await?, false))
     }
 
-    /// Gives a connection back whose answer was read to its end.
+    /// Gives a connection back whose answer was read to its end, or a new one.
     pub fn put(&self, mut connection: Connection) {
-        if self.server.keep_alive && !connection.sender.is_closed() {
-            connection.idle_since = self.clock.now();
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        if !connection.used || self.server.keep_alive {
+            let mut idle = self.idle();
+            connection.idle_since = idle.clock.now();
+            idle.connections.push(connection);
         }
     }
 }

@@ -1,8 +1,22 @@
 //! HTTP as a load generator needs it: connections whose moments are known, and the APIs spoken over them.
+//!
+//! ```text
+//! exchange     a request and its answer, whichever way they are carried
+//!  ├─ stamped      connection ── reply (HTTP/1.1) ── tls ── socket: the kernel's stamps
+//!  └─ portable     reqwest
+//! sse, openai  what the bytes of an answer mean
+//! question     HTTP off the stopwatch
+//! ```
 
 pub mod connection;
+pub mod exchange;
 pub mod openai;
+pub mod portable;
 pub mod question;
+mod reply;
+pub mod socket;
 pub mod sse;
-pub mod stamp;
+pub mod stamped;
 mod tls;
+
+pub use reply::Head;

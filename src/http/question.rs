@@ -1,6 +1,6 @@
 //! HTTP off the stopwatch: questions to a server about itself, and to the hub.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use reqwest::{Client, blocking, header::HeaderMap};
 
@@ -35,6 +35,28 @@ pub fn client(headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Clie
         .danger_accept_invalid_certs(insecure)
         .connect_timeout(timeout.duration())
         .timeout(timeout.duration())
+        .build()
+        .map_err(|e| cannot_set_up(&e))
+}
+
+/// A client for answers that are read as they come, from a server whose name has been looked up: through the proxy of the
+/// environment, if there is one.
+pub fn streaming_client(
+    (host, addresses): (&str, &[SocketAddr]),
+    keep_alive: bool,
+    insecure: bool,
+    connect: Nanos,
+) -> Result<Client, Error> {
+    tls::install_provider();
+    Client::builder()
+        .resolve_to_addrs(host, addresses)
+        .retry(reqwest::retry::never())
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
+        .pool_idle_timeout(Duration::from_secs(4))
+        .tcp_nodelay(true)
+        .danger_accept_invalid_certs(insecure)
+        .connect_timeout(connect.duration())
         .build()
         .map_err(|e| cannot_set_up(&e))
 }

@@ -68,10 +68,10 @@ pub struct Args {
     #[arg(long, value_name = "RATE", value_parser = load::parse_rate)]
     request_rate: Option<f64>,
     /// Passed on to vb-fire: threads that read answers.
-    #[arg(long, value_name = "N", value_parser = parse_count_u32)]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
-    /// Passed on to vb-fire: how bytes are carried and stamped: auto, stamped or portable.
-    #[arg(long, value_name = "NAME")]
+    /// Passed on to vb-fire: how bytes are carried and stamped.
+    #[arg(long, value_name = "NAME", value_parser = ["auto", "stamped", "portable"])]
     transport: Option<String>,
     /// The time between two tokens of a stream, as 20ms.
     #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = parse_duration)]

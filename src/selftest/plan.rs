@@ -128,7 +128,9 @@ impl Plan {
     #[must_use]
     pub fn client_args(&self, url: &str) -> Vec<OsString> {
         let mut args: Vec<String> =
-            ["--base-url", url, "--model", MODEL, "--no-text", "--fail-above", "1"].map(str::to_owned).into();
+            ["--base-url", url, "--model", MODEL, "--no-text", "--read-lags", "--fail-above", "1"]
+                .map(str::to_owned)
+                .into();
         let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
         flag("--max-seconds", nanos(self.max_seconds()));
         flag("--grace", nanos(self.grace()));

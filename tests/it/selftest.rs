@@ -29,9 +29,13 @@ fn every_request_of_a_selftest_is_joined() {
     assert_eq!(record["settings"]["step"], 0.002);
     assert!(!record["host"].as_str().unwrap().is_empty());
     for metric in ["ttft", "itl", "e2el"] {
-        let error = &record["errors"]["user"][metric];
-        let [p50, p99, max] = ["p50", "p99", "max"].map(|name| error[name].as_f64().unwrap());
-        assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{metric}: {error}");
+        for stamps in ["kernel", "user"] {
+            // Other systems than Linux have no stamps of the kernel.
+            let error = &record["errors"][stamps][metric];
+            assert!(error.is_object() || stamps == "kernel" && cfg!(not(target_os = "linux")), "{record}");
+            let told = ["p50", "p99", "max"].map(|name| error[name].as_f64());
+            assert!(told.is_sorted() && told[2] > Some(0.0) || error.is_null(), "{metric}: {error}");
+        }
     }
     assert!(record["rate"]["asked"].is_null() && record["rate"]["realised"].as_f64().unwrap() > 0.0);
 }

@@ -1,0 +1,170 @@
+//! The transport for whatever the stamped one does not do: HTTP/2 and proxies, by the reqwest crate.
+//!
+//! Its moments are those of its own event loop: a request starts when it is handed to reqwest, and bytes arrive when
+//! reqwest hands them over.
+
+use std::{
+    error::Error as _,
+    io,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use reqwest::{Client, Response, header};
+
+use super::{
+    connection::Server,
+    exchange::{Exchange, Failure, Moments, Outgoing, Piece, Transport},
+    question,
+    reply::Head,
+    socket::Arrival,
+};
+use crate::{
+    clock::Clock,
+    error::{Error, root_cause},
+    record::ErrorKind,
+    units::Nanos,
+};
+
+/// A client for each thread that reads answers.
+#[derive(Debug)]
+pub struct Portable {
+    clients: Vec<Client>,
+    clock: Mutex<Clock>,
+    next: AtomicUsize,
+}
+
+impl Portable {
+    /// For so many threads.
+    pub fn new(server: &Server, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
+        let client = |_| question::streaming_client(server.addresses(), server.keep_alive, insecure, connect);
+        let clients = (0..readers.max(1)).map(client).collect::<Result<_, _>>()?;
+        Ok(Portable { clients, clock: Mutex::new(clock), next: 0.into() })
+    }
+}
+
+impl Transport for Portable {
+    type Exchange = PortableExchange;
+
+    fn set_clock(&self, clock: Clock) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+    }
+
+    /// Reqwest opens connections when it needs them.
+    fn preconnect(&self, _: usize, _: usize) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        std::future::ready(Ok(()))
+    }
+
+    fn begin(&self, request: Outgoing) -> (usize, PortableExchange) {
+        let at = self.next.fetch_add(1, Relaxed) % self.clients.len();
+        let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let exchange = PortableExchange {
+            client: self.clients[at].clone(),
+            clock,
+            request: Some(request),
+            response: None,
+            bytes: Bytes::new(),
+            reads: 0,
+            moments: Moments::default(),
+        };
+        (at, exchange)
+    }
+}
+
+/// A request in the hands of reqwest.
+#[derive(Debug)]
+pub struct PortableExchange {
+    client: Client,
+    clock: Clock,
+    request: Option<Outgoing>,
+    response: Option<Response>,
+    bytes: Bytes,
+    reads: u64,
+    moments: Moments,
+}
+
+impl Exchange for PortableExchange {
+    async fn head(&mut self) -> Result<Head, Failure> {
+        let Some(Outgoing { request, .. }) = self.request.take() else {
+            return Err(Failure::new(ErrorKind::Protocol, "the request was sent already"));
+        };
+        let request =
+            reqwest::Request::try_from(request).map_err(|e| Failure::new(ErrorKind::Protocol, question::reason(&e)))?;
+        self.moments.first_write = Some(self.clock.now());
+        let response = self.client.execute(request).await.map_err(|e| before_head(&e))?;
+        let now = self.clock.now();
+        (self.moments.first_byte, self.moments.head) = (Some(now), Some(now));
+        let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let media = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
+        let head = Head {
+            status: response.status(),
+            media: media.trim().to_ascii_lowercase(),
+            location: text(header::LOCATION).map(str::to_owned),
+        };
+        self.response = Some(response);
+        Ok(head)
+    }
+
+    async fn next(&mut self) -> Result<Option<Piece<'_>>, Failure> {
+        let Some(response) = &mut self.response else { return Ok(None) };
+        let Some(bytes) = response.chunk().await.map_err(|e| in_body(&e))? else { return Ok(None) };
+        self.reads += 1;
+        self.bytes = bytes;
+        let arrival = Arrival { time: self.clock.now(), lag: None, read: self.reads };
+        Ok(Some(Piece { arrival, bytes: &self.bytes }))
+    }
+
+    fn moments(&self) -> Moments {
+        self.moments
+    }
+
+    fn close(self) {}
+}
+
+/// The errors behind an error, from the outside in.
+fn causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let mut next = e.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+/// Whether rustls said it: it hides its errors in those of IO.
+fn of_tls(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|e| e.is::<rustls::Error>())
+}
+
+fn before_head(e: &reqwest::Error) -> Failure {
+    let why = question::reason(e);
+    if e.is_timeout() {
+        return Failure::new(ErrorKind::TimeoutConnect, format!("no connection: {why}"));
+    }
+    if e.is_connect() {
+        let tls = causes(e).any(|e| e.downcast_ref::<io::Error>().is_some_and(of_tls));
+        return Failure::new(if tls { ErrorKind::Tls } else { ErrorKind::Connect }, format!("connecting: {why}"));
+    }
+    let parsing = causes(e).any(|e| e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
+    match parsing {
+        true => Failure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}")),
+        false => Failure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}")),
+    }
+}
+
+fn in_body(e: &reqwest::Error) -> Failure {
+    let io = causes(e).find_map(|e| e.downcast_ref::<io::Error>());
+    let why = root_cause(e);
+    match io.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            Failure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {why}"))
+        }
+        None | Some(io::ErrorKind::UnexpectedEof) => {
+            Failure::new(ErrorKind::Truncated, format!("the connection was closed in the middle of the answer: {why}"))
+        }
+        Some(_) => Failure::new(ErrorKind::Reset, format!("the connection broke in the middle of the answer: {why}")),
+    }
+}

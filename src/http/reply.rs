@@ -1,0 +1,319 @@
+//! Answers in HTTP/1.1 (RFC 9112): the head by the `httparse` crate, the framing of the body here. No socket, no clock.
+
+use std::ops::Range;
+
+use hyper::{StatusCode, header};
+
+/// The largest head that is read.
+pub const LARGEST_HEAD: usize = 64 << 10;
+
+/// The most headers that are read.
+const HEADERS: usize = 128;
+
+/// The head of an answer, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The status.
+    pub status: StatusCode,
+    /// What the body is: the media type, without parameters, in small letters; empty when it is not told.
+    pub media: String,
+    /// Where a redirect leads.
+    pub location: Option<String>,
+}
+
+/// How the body of an answer is framed, and how far it has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// In chunks, each with its length in front.
+    Chunked(Chunked),
+    /// This many bytes are still to come.
+    Length(u64),
+    /// To the end of the connection.
+    Close,
+}
+
+/// What stands next in a chunked body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chunked {
+    /// The digits of a chunk's length: its value so far, and how many digits.
+    Size(u64, u8),
+    /// The rest of the line of a length.
+    Extension(u64),
+    /// Bytes of data, still this many.
+    Data(u64),
+    /// The line end behind the data.
+    DataEnd,
+    /// The lines behind the last chunk; whether the present one has anything in it.
+    Trailer(bool),
+    /// Nothing: the body is over.
+    End,
+}
+
+/// What is wrong with an answer, in words.
+pub type Wrong = String;
+
+/// A head that has been read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Its bytes.
+    pub len: usize,
+    /// What it says.
+    pub head: Head,
+    /// How the body is framed.
+    pub framing: Framing,
+    /// Whether the connection can carry another request.
+    pub keep_alive: bool,
+}
+
+/// Reads a head from the beginning of `bytes`; `None`: it is not complete. Interim answers (1xx) are passed over.
+///
+/// # Errors
+/// It is no HTTP/1.
+pub fn head(bytes: &[u8]) -> Result<Option<Read>, Wrong> {
+    let mut passed = 0;
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        let status = response.parse(&bytes[passed..]).map_err(|e| format!("{e}"))?;
+        let httparse::Status::Complete(len) = status else {
+            let message = "the head of the answer is longer than 64 KiB";
+            return if bytes.len() - passed > LARGEST_HEAD { Err(message.into()) } else { Ok(None) };
+        };
+        passed += len;
+        let code = response.code.unwrap_or_default();
+        if (100..200).contains(&code) && code != 101 {
+            continue;
+        }
+        return read(&response, code).map(|read| Some(Read { len: passed, ..read }));
+    }
+}
+
+fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong> {
+    let status = StatusCode::from_u16(code).map_err(|e| e.to_string())?;
+    let values = |name: header::HeaderName| {
+        let named = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name.as_str()));
+        named.map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
+    };
+    let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
+    let media = values(header::CONTENT_TYPE).next().unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let head = Head { status, media, location: values(header::LOCATION).next() };
+    let chunked = has(header::TRANSFER_ENCODING, "chunked");
+    let framing = if matches!(code, 204 | 304) {
+        Framing::Length(0)
+    } else if chunked {
+        Framing::Chunked(Chunked::Size(0, 0))
+    } else {
+        length(values(header::CONTENT_LENGTH))?.map_or(Framing::Close, Framing::Length)
+    };
+    let close = has(header::CONNECTION, "close");
+    let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
+    Ok(Read { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
+}
+
+fn length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, Wrong> {
+    let Some(first) = values.next() else { return Ok(None) };
+    let length = first.parse().ok().filter(|_| first.bytes().all(|b| b.is_ascii_digit()));
+    match length {
+        Some(length) if values.all(|other| other == first) => Ok(Some(length)),
+        _ => Err(format!("its Content-Length is no number: {first}")),
+    }
+}
+
+impl Framing {
+    /// Takes bytes of the connection: gives how many are used up, and which of them are data.
+    ///
+    /// To be called again with the rest until nothing is used up, which means that more must be read.
+    ///
+    /// # Errors
+    /// The framing is broken.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), Wrong> {
+        match self {
+            Framing::Close => Ok((bytes.len(), 0..bytes.len())),
+            Framing::Length(left) => {
+                let taken = part(bytes, *left);
+                *left -= taken as u64;
+                Ok((taken, 0..taken))
+            }
+            Framing::Chunked(state) => state.take(bytes),
+        }
+    }
+
+    /// Whether the body is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Framing::Length(0) | Framing::Chunked(Chunked::End))
+    }
+
+    /// Whether the body may end here, with the connection.
+    #[must_use]
+    pub fn may_end(&self) -> bool {
+        self.is_over() || *self == Framing::Close
+    }
+}
+
+/// As much of `bytes` as belongs to what is `left`.
+fn part(bytes: &[u8], left: u64) -> usize {
+    usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
+}
+
+impl Chunked {
+    /// As [`Framing::take`].
+    fn take(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), Wrong> {
+        let mut used = 0;
+        while let Some(byte) = bytes.get(used).copied() {
+            if let Chunked::Data(left) = *self {
+                let taken = part(&bytes[used..], left);
+                let left = left - taken as u64;
+                *self = if left == 0 { Chunked::DataEnd } else { Chunked::Data(left) };
+                return Ok((used + taken, used..used + taken));
+            }
+            if *self == Chunked::End {
+                break;
+            }
+            *self = self.next(byte)?;
+            used += 1;
+        }
+        Ok((used, 0..0))
+    }
+
+    /// What stands behind `byte`, which is none of the data.
+    fn next(self, byte: u8) -> Result<Self, Wrong> {
+        let broken = |what: &str| Err(format!("{what}, but byte {byte:#04x} came"));
+        Ok(match (self, byte) {
+            (Chunked::Size(_, digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') if digits == 16 => {
+                return broken("a chunk's length has too many digits");
+            }
+            (Chunked::Size(size, digits), b'0'..=b'9') => Chunked::Size(size << 4 | u64::from(byte - b'0'), digits + 1),
+            (Chunked::Size(size, digits), b'a'..=b'f' | b'A'..=b'F') => {
+                Chunked::Size(size << 4 | u64::from((byte | 0x20) - b'a' + 10), digits + 1)
+            }
+            (Chunked::Size(_, 0), _) => return broken("the length of a chunk was due"),
+            (Chunked::Size(size, _) | Chunked::Extension(size), b'\n') => match size {
+                0 => Chunked::Trailer(false),
+                size => Chunked::Data(size),
+            },
+            (Chunked::Size(size, _), b'\r' | b';' | b' ' | b'\t') | (Chunked::Extension(size), _) => {
+                Chunked::Extension(size)
+            }
+            (Chunked::Size(..), _) => return broken("the end of a chunk's length was due"),
+            (Chunked::DataEnd, b'\r') => Chunked::DataEnd,
+            (Chunked::DataEnd, b'\n') => Chunked::Size(0, 0),
+            (Chunked::DataEnd, _) => return broken("the end of a chunk was due"),
+            (Chunked::Trailer(false), b'\n') => Chunked::End,
+            (Chunked::Trailer(any), b'\r') => Chunked::Trailer(any),
+            (Chunked::Trailer(_), b'\n') => Chunked::Trailer(false),
+            (Chunked::Trailer(_), _) => Chunked::Trailer(true),
+            (state @ (Chunked::Data(_) | Chunked::End), _) => state,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The body of `bytes`, handed over in pieces of these sizes, and what is left behind it.
+    fn body(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize), Wrong> {
+        let (mut data, mut at, mut cut) = (Vec::new(), 0, cuts.iter().cycle());
+        while at < bytes.len() && !framing.is_over() {
+            let mut end = (at + cut.next().copied().unwrap_or(bytes.len()).max(1)).min(bytes.len());
+            while at < end {
+                let (used, range) = framing.take(&bytes[at..end])?;
+                data.extend_from_slice(&bytes[at..end][range]);
+                at += used;
+                if used == 0 {
+                    end = at;
+                }
+            }
+        }
+        if framing.may_end() { Ok((data, bytes.len() - at)) } else { Err("cut".into()) }
+    }
+
+    const CHUNKED: Framing = Framing::Chunked(Chunked::Size(0, 0));
+
+    proptest! {
+        #[test]
+        fn chunks_come_out_as_they_went_in(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..20),
+            cuts in prop::collection::vec(1..400_usize, 1..20),
+            behind in prop::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let mut bytes = Vec::new();
+            for piece in &pieces {
+                bytes.extend_from_slice(format!("{:X};a=b\r\n", piece.len()).as_bytes());
+                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(b"\r\n");
+            }
+            bytes.extend_from_slice(b"0\r\nExpires: never\r\n\r\n");
+            let end = bytes.len();
+            bytes.extend_from_slice(&behind);
+            let (data, left) = body(CHUNKED, &bytes, &cuts).unwrap();
+            prop_assert_eq!(&data, &pieces.concat());
+            prop_assert_eq!(left, behind.len());
+            prop_assert!(body(CHUNKED, &bytes[..end - 1], &cuts).is_err(), "cut short");
+        }
+
+        #[test]
+        fn nonsense_is_refused_and_nothing_worse(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = body(CHUNKED, &bytes, &[3]);
+            let _ = head(&bytes);
+        }
+    }
+
+    #[test]
+    fn broken_chunks_say_what_was_due() {
+        for (bytes, due) in [
+            (&b"xyz"[..], "the length of a chunk was due, but byte 0x78 came"),
+            (b"3\r\nabcX", "the end of a chunk was due, but byte 0x58 came"),
+            (b"3!", "the end of a chunk's length was due, but byte 0x21 came"),
+            (b"11111111111111111", "a chunk's length has too many digits, but byte 0x31 came"),
+        ] {
+            assert_eq!(body(CHUNKED, bytes, &[1]), Err(due.into()));
+        }
+    }
+
+    #[test]
+    fn a_head_in_any_cut() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n\
+                    Transfer-Encoding: gzip, Chunked\r\n\r\nrest";
+        let end = text.len() - "rest".len();
+        for cut in 0..end {
+            assert_eq!(head(&text.as_bytes()[..cut]), Ok(None), "{cut}");
+        }
+        let read = head(text.as_bytes()).unwrap().unwrap();
+        assert_eq!((read.len, read.head.status, read.head.media.as_str()), (end, StatusCode::OK, "text/event-stream"));
+        assert_eq!((read.framing, read.keep_alive), (CHUNKED, true));
+    }
+
+    #[test]
+    fn how_a_body_is_framed_and_whether_the_connection_stays() {
+        for (lines, framing, keep_alive) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 12\r\n", Framing::Length(12), true),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 12\r\ncontent-length: 12\r\nconnection: Close\r\n",
+                Framing::Length(12),
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\n", Framing::Close, false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n", Framing::Length(1), false),
+            ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n", Framing::Length(1), true),
+            ("HTTP/1.1 204 No Content\r\n", Framing::Length(0), true),
+        ] {
+            let read = head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
+            assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{lines}");
+        }
+        for wrong in [
+            "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+        ] {
+            assert!(head(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        assert!(head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &[b'a'; LARGEST_HEAD]].concat()).is_err());
+        let moved = head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
+        assert_eq!(moved.head.location.as_deref(), Some("/there"));
+    }
+}

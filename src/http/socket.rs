@@ -1,0 +1,256 @@
+//! A TCP socket that notes when bytes passed it: on Linux by the kernel's own receive stamps, elsewhere when the read
+//! returned. It stands under TLS.
+
+use std::{
+    io::{self, IoSliceMut},
+    os::fd::{AsFd, AsRawFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::{
+    clock::{Clock, WallClock},
+    units::{Nanos, UnixNanos},
+};
+
+/// When the bytes of a read arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The kernel's stamp moved to the monotonic clock, or the moment when the read returned.
+    pub time: Nanos,
+    /// Kernel stamp → read returned; `None`: stamped in user space.
+    pub lag: Option<Nanos>,
+    /// Counts the reads of a socket. Pieces of one read have all the stamp of its last byte.
+    pub read: u64,
+}
+
+/// A TCP connection and its moments.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: TcpStream,
+    clock: Clock,
+    wall: WallClock,
+    /// The last read that returned bytes.
+    pub arrival: Arrival,
+    /// When the first byte since [`Socket::begin`] was about to be handed to the kernel; `None`: not yet.
+    pub first_write: Option<Nanos>,
+    /// When the kernel last took bytes.
+    pub last_write: Option<Nanos>,
+}
+
+impl Socket {
+    /// Asks the kernel for stamps, where it gives any.
+    pub fn new(tcp: TcpStream, clock: Clock) -> Self {
+        // Without it the kernel may hold the end of a request back for a round trip.
+        let _ = tcp.set_nodelay(true);
+        // Where this is refused, reads come without stamps and are stamped here.
+        let _ = os::ask_for_stamps(&tcp);
+        let wall = WallClock::new(&clock);
+        Socket { tcp, clock, wall, arrival: Arrival::default(), first_write: None, last_write: None }
+    }
+
+    /// From now on another clock counts.
+    pub fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+        self.wall = WallClock::new(&clock);
+    }
+
+    /// Forgets what was written: a new request begins.
+    pub fn begin(&mut self) {
+        (self.first_write, self.last_write) = (None, None);
+    }
+
+    /// Segments that this side has sent again so far; `None` where the system does not tell.
+    #[must_use]
+    pub fn retransmits(&self) -> Option<u32> {
+        os::retransmits(&self.tcp)
+    }
+
+    /// Steps of the wall clock seen so far.
+    #[must_use]
+    pub fn clock_steps(&self) -> u32 {
+        self.wall.steps()
+    }
+
+    /// Notes a read that returned bytes, `kernel` being the stamp that came with them.
+    fn arrived(&mut self, kernel: Option<UnixNanos>) {
+        let (now, arrival) = match kernel {
+            Some(kernel) => self.wall.arrival(&self.clock, kernel),
+            None => (self.clock.now(), None),
+        };
+        let read = self.arrival.read + 1;
+        self.arrival = Arrival { time: arrival.unwrap_or(now), lag: arrival.map(|t| now.since(t)), read };
+    }
+
+    fn written<T>(&mut self, before: Nanos, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if matches!(done, Poll::Ready(Ok(_))) {
+            self.first_write.get_or_insert(before);
+            self.last_write = Some(self.clock.now());
+        }
+        done
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let space = buf.initialize_unfilled();
+        if space.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            let mut done = Ok((0, None));
+            // A read that does not fill the buffer has emptied the socket. To say "it would block" then makes tokio wait for
+            // more without asking the kernel once more, which would cost a system call for each chunk.
+            let tried = self.tcp.try_io(Interest::READABLE, || {
+                done = os::receive(&self.tcp, space);
+                match &done {
+                    Ok((read, _)) if *read == 0 || *read == space.len() => Ok(()),
+                    Err(e) if e.kind() != io::ErrorKind::WouldBlock => Ok(()),
+                    _ => Err(io::ErrorKind::WouldBlock.into()),
+                }
+            });
+            match done {
+                Ok((0, _)) if tried.is_err() => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok((read, kernel)) => {
+                    if read > 0 {
+                        self.arrived(kernel);
+                        buf.advance(read);
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let before = self.clock.now();
+        let done = Pin::new(&mut self.tcp).poll_write(cx, bytes);
+        self.written(before, done)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let before = self.clock.now();
+        let done = Pin::new(&mut self.tcp).poll_write_vectored(cx, bytes);
+        self.written(before, done)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// Keeps the kernel's stamping switched on: it begins about a millisecond after the first socket asks for it, and ends with
+/// the last.
+#[derive(Debug)]
+pub struct Stamping(#[allow(dead_code, reason = "held, never used")] Option<std::net::UdpSocket>);
+
+impl Stamping {
+    /// Switches it on, where there is any.
+    #[must_use]
+    pub fn on() -> Self {
+        let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok();
+        Stamping(socket.filter(|socket| os::ask_for_stamps(socket).is_ok()))
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod os {
+    //! The system calls.
+    #![allow(unsafe_code, reason = "nix's macro for a socket option that it lacks")]
+
+    use nix::{
+        libc,
+        sys::{
+            socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt::ReceiveTimestampns},
+            time::TimeSpec,
+        },
+    };
+
+    use super::{AsFd, AsRawFd, IoSliceMut, io};
+    use crate::units::{SECOND, UnixNanos};
+
+    #[derive(Debug, Clone, Copy)]
+    struct TcpInfo;
+    nix::getsockopt_impl!(
+        TcpInfo,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        libc::tcp_info,
+        nix::sys::socket::sockopt::GetStruct<libc::tcp_info>
+    );
+
+    /// Room for the stamp, aligned as the kernel's structures in it are.
+    #[repr(align(16))]
+    struct Control([u8; 64]);
+
+    pub fn ask_for_stamps(socket: &impl AsFd) -> io::Result<()> {
+        Ok(setsockopt(socket, ReceiveTimestampns, &true)?)
+    }
+
+    /// Reads what is there, and when the last of it arrived.
+    pub fn receive(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
+        // On the stack: nothing is allocated for a read.
+        let mut control = Control([0; 64]);
+        let mut parts = [IoSliceMut::new(space)];
+        let got = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
+        let stamp = got.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(time) => unix(time),
+            _ => None,
+        });
+        Ok((got.bytes, stamp))
+    }
+
+    /// Zero is no stamp.
+    fn unix(time: TimeSpec) -> Option<UnixNanos> {
+        let seconds = u64::try_from(time.tv_sec()).ok().filter(|s| *s > 0)?;
+        Some(UnixNanos(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?))
+    }
+
+    pub fn retransmits(socket: &impl AsFd) -> Option<u32> {
+        Some(getsockopt(socket, TcpInfo).ok()?.tcpi_total_retrans)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod os {
+    //! Where there are no stamps.
+
+    use super::{AsFd, AsRawFd, IoSliceMut, io};
+    use crate::units::UnixNanos;
+
+    pub fn ask_for_stamps(_: &impl AsFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub fn receive(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
+        use nix::sys::socket::{MsgFlags, recv};
+        Ok((recv(socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT)?, None))
+    }
+
+    pub fn retransmits(_: &impl AsFd) -> Option<u32> {
+        None
+    }
+}
