@@ -13,3 +13,4 @@ mod sim;
 mod stats;
 mod sweep;
 mod tool;
+mod transport;
