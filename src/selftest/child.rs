@@ -129,13 +129,11 @@ impl Program {
         self.wait(limit)
     }
 
-    /// The error that says so, with the program's own last words.
+    /// The error that says so, with the program's own words.
     pub fn failed(&mut self, what: &str) -> Error {
         self.end();
         let said = self.said.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        let words =
-            said.lines().rfind(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!(": {line}"));
-        Error::Setup(format!("{} {what}{words}", self.name))
+        Error::Setup(format!("{} {what}{}", self.name, words(&said)))
     }
 
     fn end(&mut self) {
@@ -148,5 +146,24 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// What a program said of its failure: the line with the error of its flags, else its last.
+fn words(said: &str) -> String {
+    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+    let flags = lines.clone().find(|line| line.starts_with("error: "));
+    flags.or_else(|| lines.next_back()).map_or_else(String::new, |line| format!(": {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_says_why_is_told() {
+        assert_eq!(words("vb-fire: slow\nvb-fire: no server\n\n"), ": vb-fire: no server");
+        assert_eq!(words("error: no flag\n\nFor more information, try '--help'.\n"), ": error: no flag");
+        assert_eq!(words(""), "");
     }
 }

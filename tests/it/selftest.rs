@@ -60,6 +60,17 @@ fn the_schema_knows_what_is_written() {
 }
 
 #[test]
+fn the_config_of_a_run_is_that_of_its_selftest() {
+    let config = folder("selftest-config").join("config.yaml");
+    // The length of answers is the business of vb-gen.
+    fs::write(&config, "max_concurrency: 3\noutput_len: 1000\nstep: 2ms\nseconds: 60ms\nno_search: true\n").unwrap();
+    let done = run("vb-selftest", &["--config", config.to_str().unwrap()], "");
+    let record: Value = serde_json::from_str(&done.stdout).unwrap();
+    let settings = &record["settings"];
+    assert_eq!((&settings["max_concurrency"], &settings["output_len"]), (&3.into(), &29.into()), "{settings}");
+}
+
+#[test]
 fn nothing_to_measure_is_a_wrong_flag() {
     for flag in ["--max-concurrency", "--output-len", "--step", "--seconds"] {
         let done = run("vb-selftest", &[flag, "0"], "");
