@@ -127,15 +127,7 @@ fn http_in_odd_shapes_is_read() {
     let stream = "content-type: text/event-stream\r\n";
     let mut chunks = String::new();
     for piece in ANSWER.as_bytes().chunks(7) {
-        write!(
-            chunks,
-            "{:x};x=y
-{}
-",
-            piece.len(),
-            str::from_utf8(piece).unwrap()
-        )
-        .unwrap();
+        write!(chunks, "{:x};x=y\r\n{}\r\n", piece.len(), str::from_utf8(piece).unwrap()).unwrap();
     }
     for (name, answer, kind) in [
         ("to the close", format!("HTTP/1.1 200 OK\r\n{stream}\r\n{ANSWER}"), None),
