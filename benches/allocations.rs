@@ -1,7 +1,7 @@
 //! Allocations of `vb-fire` for each chunk of an answer, in steady state: two runs that differ in the length of their answers
 //! only, each in a process whose allocator counts.
 //!
-//! `cargo bench --bench allocations` prints them, and fails when a chunk costs one.
+//! `cargo test --bench allocations` prints them, and fails when a chunk costs one.
 #![allow(unsafe_code, clippy::print_stdout, clippy::unwrap_used)] // A counting allocator; and a bench is read on the terminal.
 
 use std::{
