@@ -155,7 +155,7 @@ mod tests {
                 let arrived = t + gap;
                 t = arrived + lag;
                 // Steps smaller than what counts as one bend by less than that.
-                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| *by <= STEP as u64).sum();
+                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| i128::from(*by) <= STEP).sum();
                 if let Some(arrival) = clock.at(Nanos(t), wall(t), wall(arrived)) {
                     prop_assert!(arrival.0.abs_diff(arrived) <= slack, "{arrival:?}, not {arrived}");
                     told += 1;

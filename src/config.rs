@@ -49,6 +49,7 @@ fn tools() -> Vec<Command> {
         crate::stats::Args::command(),
         crate::agg::Args::command(),
         crate::sim::Args::command(),
+        crate::selftest::Args::command(),
     ]
 }
 
@@ -181,8 +182,9 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
 }
 
 /// `header` in a config is an HTTP header for `vb-fire`; the flag of that name that `vb-agg` has is the language of its CSV.
+/// And `output_len` is the length that `vb-gen` asks for, which need not be a number.
 fn is_foreign(tool: &Command, key: &str) -> bool {
-    tool.get_name() == "vb-agg" && key == "header"
+    matches!((tool.get_name(), key), ("vb-agg", "header") | ("vb-selftest", "output_len"))
 }
 
 /// `request_rate: 4` → `--request-rate=4`; lists repeat the flag, maps become JSON, `true` is the bare flag.

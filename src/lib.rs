@@ -36,6 +36,7 @@
 //! | [`stats`] | `vb-stats`: the outputs of a run become one result, by the definitions of `docs/METRICS.md` |
 //! | [`agg`] | `vb-agg`: results become a table |
 //! | [`sim`] | `vb-sim`: a server whose timing is known and whose faults are wanted |
+//! | [`selftest`] | `vb-selftest`: the client of this machine against the truth log of `vb-sim` |
 
 pub mod agg;
 pub mod cli;
@@ -51,6 +52,7 @@ pub mod ndjson;
 pub mod pacer;
 pub mod record;
 pub mod rng;
+pub mod selftest;
 pub mod sim;
 pub mod stats;
 pub mod tokens;

@@ -1,5 +1,7 @@
 //! The flags of `vb-fire`.
 
+use std::{fs, path::PathBuf};
+
 use clap::ArgAction;
 use reqwest::Url;
 use serde_json::{Value, json};
@@ -179,6 +181,9 @@ pub struct Args {
     /// The tokenizer's name, for the results. `builtin` or a local one also counts tokens where the server does not.
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub tokenizer: Option<String>,
+    /// What `vb-selftest` wrote on this machine; it travels in the run record.
+    #[arg(long, help_heading = OUTPUT, value_name = "FILE")]
+    pub attach_selftest: Option<PathBuf>,
     /// Exit with 1 when more than this share of the requests failed.
     #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = parse_share)]
     pub fail_above: f64,
@@ -240,6 +245,21 @@ impl Args {
     #[must_use]
     pub fn connections_ahead(&self) -> usize {
         self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize
+    }
+
+    /// The record of `--attach-selftest`.
+    pub fn selftest(&self) -> Result<Option<Object>, Error> {
+        let Some(path) = &self.attach_selftest else { return Ok(None) };
+        let wrong = |what: &dyn std::fmt::Display| {
+            let cure = "it must be what `vb-selftest` writes, one JSON object";
+            Error::Usage(format!("--attach-selftest {}: {what}; {cure}", path.display()))
+        };
+        let text = fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read it: {e}")))?;
+        let record: Object = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
+        if record.get("type").and_then(Value::as_str) != Some("selftest") {
+            return Err(wrong(&"its `type` is not `selftest`"));
+        }
+        Ok(Some(record))
     }
 
     /// How long a request may take.

@@ -101,6 +101,7 @@ fn check_open_files(max_concurrency: Option<u32>) {
 
 /// The whole run, from the first question to the last record.
 async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+    let selftest = args.selftest()?;
     let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect)?;
     if args.ready_check > Nanos(0) {
         preflight.ready(args.ready_check).await?;
@@ -121,7 +122,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
     let load = Load { args, template, headers, first, readers: &readers, stopper, schedule };
-    let run = run_record(args, url, &load.headers, model);
+    let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
     let clock = Clock::start();
     let ended = match args.transport {
         TransportKind::Auto | TransportKind::Stamped => {

@@ -18,6 +18,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
+use smallvec::SmallVec;
 
 use crate::record::{Object, Prompt, SampleRequest};
 
@@ -139,7 +140,7 @@ fn attach(messages: &mut [Value], parts: &Value) -> Result<(), String> {
 pub struct Chunk<'a> {
     /// Pieces of the answer; none in the chunk that carries only usage.
     #[serde(borrow, default, deserialize_with = "or_default")]
-    pub choices: Vec<Choice<'a>>,
+    pub choices: SmallVec<[Choice<'a>; 1]>,
     /// Tokens so far, as the server counts them.
     #[serde(default)]
     pub usage: Option<Usage>,

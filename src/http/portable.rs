@@ -136,7 +136,7 @@ fn causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 
 
 /// Whether rustls said it: it hides its errors in those of IO.
 fn of_tls(e: &io::Error) -> bool {
-    e.get_ref().is_some_and(|e| e.is::<rustls::Error>())
+    e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 fn before_head(e: &reqwest::Error) -> Failure {
@@ -149,9 +149,10 @@ fn before_head(e: &reqwest::Error) -> Failure {
         return Failure::new(if tls { ErrorKind::Tls } else { ErrorKind::Connect }, format!("connecting: {why}"));
     }
     let parsing = causes(e).any(|e| e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
-    match parsing {
-        true => Failure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}")),
-        false => Failure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}")),
+    if parsing {
+        Failure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}"))
+    } else {
+        Failure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}"))
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Vb {
     pub run_ids: Vec<String>,
     /// The clients' hosts.
     pub hosts: Vec<String>,
+    /// What `vb-selftest` found on the client's machine: that of the first run to which it was attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selftest: Option<Object>,
     /// Whether every run has its end record, no line was cut off or bad, and no output is missing.
     pub complete: bool,
     /// Whether a signal ended a run early.
@@ -178,6 +181,7 @@ impl Vb {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
             hosts: hosts(&recording),
+            selftest: recording.runs.iter().find_map(|run| run.selftest.clone()),
             complete: recording.complete(),
             interrupted: recording.ends.iter().any(|end| end.interrupted),
             open_loop: recording.open_loop(),

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["ndjson"],
     &["tokens", "data", "load", "http"],
     &["config", "cli"],
-    &["generate", "fire", "stats", "agg", "sim"],
+    &["generate", "fire", "stats", "agg", "sim", "selftest"],
 ];
 
 /// What the order above does not hold, and why.
@@ -25,8 +25,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("config", "stats"),
     ("config", "agg"),
     ("config", "sim"),
-    ("agg", "stats"),   // what it reads is what vb-stats writes
-    ("tokens", "http"), // TLS and the words of a server's error
+    ("config", "selftest"),
+    ("agg", "stats"),    // what it reads is what vb-stats writes
+    ("selftest", "sim"), // its truth log is what the client is held against
+    ("tokens", "http"),  // TLS and the words of a server's error
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

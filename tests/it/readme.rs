@@ -22,7 +22,7 @@ fn both_languages_show_the_same_commands_and_output() {
 
 #[test]
 fn the_commands_of_the_manuals_run() {
-    let manuals = ["docs/DATASETS.md", "docs/FORMAT.md", "docs/METRICS.md", "docs/SIM.md"];
+    let manuals = ["docs/DATASETS.md", "docs/FORMAT.md", "docs/METRICS.md", "docs/SELFTEST.md", "docs/SIM.md"];
     let scripts: Vec<String> = manuals.iter().flat_map(|page| blocks(page)).collect();
     assert!(!scripts.is_empty());
     for script in scripts {

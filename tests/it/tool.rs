@@ -17,6 +17,7 @@ pub fn command(tool: &str) -> Command {
         "vb-stats" => env!("CARGO_BIN_EXE_vb-stats"),
         "vb-agg" => env!("CARGO_BIN_EXE_vb-agg"),
         "vb-sim" => env!("CARGO_BIN_EXE_vb-sim"),
+        "vb-selftest" => env!("CARGO_BIN_EXE_vb-selftest"),
         other => panic!("no binary {other}"),
     };
     Command::new(path)

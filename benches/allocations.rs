@@ -1,0 +1,78 @@
+//! Allocations of `vb-fire` for each chunk of an answer, in steady state: two runs that differ in the length of their answers
+//! only, each in a process whose allocator counts.
+//!
+//! `cargo bench --bench allocations` prints them, and fails when a chunk costs one.
+#![allow(unsafe_code, clippy::print_stdout, clippy::unwrap_used)] // A counting allocator; and a bench is read on the terminal.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    io::{BufRead, BufReader, Write},
+    process::{Command, ExitCode, Stdio},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(at, layout) }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const STREAMS: u64 = 64;
+
+fn main() -> ExitCode {
+    if std::env::args().any(|arg| arg == "--base-url") {
+        let code = vb::cli::main("vb-fire", |args| vb::fire::run(&args));
+        eprintln!("{}", ALLOCATIONS.load(Relaxed));
+        return code;
+    }
+    let mut sim = Command::new(env!("CARGO_BIN_EXE_vb-sim"))
+        .args(["--port", "0", "--step-base", "2ms", "--max-num-seqs", "64"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut url = String::new();
+    BufReader::new(sim.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let (short, long) = (100, 900);
+    let counted = [short, long].map(|tokens| allocations(url.trim(), tokens));
+    sim.kill().unwrap();
+    sim.wait().unwrap();
+    let per_chunk = (counted[1] as f64 - counted[0] as f64) / (STREAMS * (long - short)) as f64;
+    println!("{} allocations with {short} tokens, {} with {long}: {per_chunk:.3} a chunk", counted[0], counted[1]);
+    // What is left is the writing of the records and the timers of the runtime.
+    if per_chunk < 0.05 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn allocations(url: &str, tokens: u64) -> u64 {
+    let mut fire = Command::new(std::env::current_exe().unwrap())
+        .args(["--base-url", url, "--max-concurrency", "64"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = fire.stdin.take().unwrap();
+    for i in 0..STREAMS {
+        let body = "\"body\":{\"ignore_eos\":true}";
+        writeln!(stdin, "{{\"prompt\":\"prompt {i}\",\"expected_output_len\":{tokens},{body}}}").unwrap();
+    }
+    drop(stdin);
+    let done = fire.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stderr).trim().lines().last().unwrap().parse().unwrap()
+}

@@ -1,0 +1,241 @@
+//! How `vb-fire` carries and stamps bytes: both transports, its threads, its memory.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Stdio,
+    sync::mpsc,
+};
+
+use serde_json::Value;
+use vb::sim::Truth;
+
+use crate::{
+    fire::{FULL, fire, outputs, records, requests},
+    tool::{self, Sim, command, folder, truths},
+};
+
+/// The arrivals of each request are joined with the truth: nothing arrives before it was sent, whoever stamps it.
+#[test]
+fn every_transport_sees_what_the_server_sent() {
+    for (tls, transport) in [(false, "stamped"), (true, "stamped"), (false, "portable"), (true, "portable")] {
+        let log = folder(&format!("transport-{transport}-{tls}")).join("truth.ndjson");
+        let args = ["--truth-log", log.to_str().unwrap(), "--step-base", "2ms"];
+        let sim = if tls { Sim::start_tls(&args) } else { Sim::start(&args) };
+        let flags = ["--transport", transport, "--insecure", "--max-concurrency", "8", "--threads", "2", "--read-lags"];
+        let done = fire(&sim.url, &flags, &requests(40, FULL));
+        assert_eq!(done.code, 0, "{transport}: {}", done.stderr);
+        sim.stop();
+        let (run, _, end) = records(&done.stdout);
+        assert_eq!((&run["transport"], &run["threads"]), (&transport.into(), &2.into()));
+        let kernel = cfg!(target_os = "linux") && transport == "stamped";
+        let stamps = &end["stamps"];
+        assert_eq!(stamps["chunks"], 320);
+        // Stamping is switched on before the first request, so that no chunk goes without.
+        assert_eq!(stamps["user"], if kernel { 0 } else { 320 }, "{transport} {tls}");
+        assert_eq!(end["read_lag"].is_object(), kernel);
+        let truth = truths(&log);
+        let by_id: BTreeMap<&str, &Truth> = truth.iter().map(|t| (t.request_id.as_str(), t)).collect();
+        for output in outputs(&done.stdout).1 {
+            let sent = &by_id[output.request_id.as_str()].sent;
+            let mut arrival = output.start_time.unwrap() + output.ttft.unwrap();
+            // The two programs read the clock against anchors of their own.
+            let anchors = vb::units::Nanos(50_000);
+            for (sent, gap) in sent.iter().zip(output.itl.iter().map(Some).chain([None])) {
+                assert!(arrival + anchors > *sent, "{transport} {tls}: it arrives before it is sent");
+                arrival = arrival + gap.copied().unwrap_or_default();
+            }
+            assert_eq!(sent.len(), output.itl.len() + 1);
+            assert_eq!(output.read_lag.unwrap().len(), sent.len());
+            assert_eq!(serde_json::to_value(output.stamp).unwrap(), if kernel { "kernel" } else { "user" });
+        }
+    }
+}
+
+#[test]
+fn concurrency_is_exact_over_several_threads() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    let done = fire(&sim.url, &["--max-concurrency", "5", "--threads", "3"], &requests(60, FULL));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let mut events = Vec::new();
+    for output in outputs(&done.stdout).1 {
+        let start = output.start_time.unwrap();
+        events.push((start, 1));
+        events.push((start + output.latency.unwrap(), -1));
+    }
+    assert_eq!(events.len(), 120);
+    events.sort_unstable();
+    let mut running = 0;
+    let peak = events.iter().map(|event| {
+        running += event.1;
+        running
+    });
+    assert_eq!(peak.max(), Some(5));
+}
+
+/// A server of one's own: each connection is handed over when its first bytes have come, with how many are open then.
+fn listener() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    (format!("http://{}", listener.local_addr().unwrap()), listener)
+}
+
+/// Reads a request to its end.
+fn read_request(stream: &mut TcpStream) {
+    let mut reader = BufReader::new(stream);
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).unwrap() > 2 {
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+        line.clear();
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+}
+
+const ANSWER: &str =
+    "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+
+#[test]
+fn connections_are_open_before_the_clock_starts() {
+    let (url, listener) = listener();
+    let (tell, opened) = mpsc::channel();
+    std::thread::spawn(move || {
+        // One to see that the server is there, and the three that were asked for: no request until all are accepted.
+        let mut streams: Vec<TcpStream> = (0..4).map(|_| listener.accept().unwrap().0).collect();
+        tell.send(streams.len()).unwrap();
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n", ANSWER.len());
+        // The first is closed by now, so it brings no request.
+        for stream in &mut streams[1..] {
+            read_request(stream);
+            stream.write_all(format!("{head}{ANSWER}").as_bytes()).unwrap();
+        }
+    });
+    let flags = ["--model", "m", "--preconnect", "3", "--max-concurrency", "3"];
+    let done = fire(&url, &flags, &requests(3, ""));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(opened.recv().unwrap(), 4);
+    let (_, outputs, _) = records(&done.stdout);
+    assert!(outputs.iter().all(|o| o["reused"] == false && o["phases"]["connect"].as_f64().unwrap() > 0.0));
+}
+
+/// HTTP as the RFC has it, in odd shapes.
+#[test]
+fn http_in_odd_shapes_is_read() {
+    let stream = "content-type: text/event-stream\r\n";
+    let mut chunks = String::new();
+    for piece in ANSWER.as_bytes().chunks(7) {
+        write!(
+            chunks,
+            "{:x};x=y
+{}
+",
+            piece.len(),
+            str::from_utf8(piece).unwrap()
+        )
+        .unwrap();
+    }
+    for (name, answer, kind) in [
+        ("to the close", format!("HTTP/1.1 200 OK\r\n{stream}\r\n{ANSWER}"), None),
+        ("old", format!("HTTP/1.0 200 OK\r\n{stream}\r\n{ANSWER}"), None),
+        (
+            "interim",
+            format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n{stream}\r\n{ANSWER}"),
+            None,
+        ),
+        (
+            "chunks",
+            format!("HTTP/1.1 200 OK\r\n{stream}transfer-encoding: chunked\r\n\r\n{chunks}0\r\nx: y\r\n\r\n"),
+            None,
+        ),
+        ("bad chunk", format!("HTTP/1.1 200 OK\r\n{stream}transfer-encoding: chunked\r\n\r\nzz\r\n"), Some("protocol")),
+        ("half", format!("HTTP/1.1 200 OK\r\n{stream}content-length: 999\r\n\r\ndata: "), Some("truncated")),
+        ("nothing", String::new(), Some("reset")),
+        ("half a head", "HTTP/1.1 200 OK\r\ncontent".into(), Some("reset")),
+        ("not HTTP", "220 mail.example ESMTP\r\n".into(), Some("protocol")),
+    ] {
+        for transport in ["stamped", "portable"] {
+            let (url, listener) = listener();
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    // The connection that only looks whether anybody is there says nothing.
+                    if stream.peek(&mut [0]).is_ok_and(|n| n > 0) {
+                        read_request(&mut stream);
+                        let _ = stream.write_all(answer.as_bytes());
+                    }
+                }
+            });
+            let done = fire(&url, &["--model", "m", "--transport", transport], &requests(1, ""));
+            let (_, outputs, _) = records(&done.stdout);
+            let got = outputs[0]["error_kind"].as_str();
+            println!("{name:12} {transport:9} {got:?} {}", outputs[0]["error"]);
+            assert_eq!(got, kind, "{name} {transport}: {}", outputs[0]);
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    let start = |grace: &str| {
+        let flags = ["--base-url", &sim.url, "--max-concurrency", "32", "--max-buffer", "200k", "--grace", grace];
+        let vb =
+            command("vb-fire").args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = vb.unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        // It leaves before it has read all this.
+        std::thread::spawn(move || drop(pipe.write_all(requests(20_000, FULL).as_bytes())));
+        child
+    };
+    // The reader wakes when the run has been stopped: it gets all that was offered.
+    let mut child = start("60s");
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    // The pipe and its buffers are full long before so many answers have been given: the server falls quiet, for good.
+    let mut quiet = 0;
+    while quiet < 10 {
+        quiet = if sim_is_quiet(&sim.url) { quiet + 1 } else { 0 };
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    assert!(done.code == 4 && done.stderr.contains("--max-buffer"), "{} {}", done.code, done.stderr);
+    let (_, outputs, end) = records(&(first + &rest));
+    assert_eq!(end["offered"], outputs.len());
+    assert!(outputs.len() < 20_000 && end["interrupted"] == true);
+    // It never wakes.
+    let mut child = start("100ms");
+    let held = child.stdout.take().unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    drop(held);
+    assert!(done.code == 4 && done.stderr.contains("takes none"), "{} {}", done.code, done.stderr);
+}
+
+/// Whether no request is in flight, by the server's own metrics.
+fn sim_is_quiet(url: &str) -> bool {
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let count = |name: &str| {
+        let line = text.lines().find(|l| l.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    count("vllm:num_requests_running") + count("vllm:num_requests_waiting") == 0.0
+        && count("vllm:generation_tokens_total") > 0.0
+}
+
+#[test]
+fn the_flags_say_what_they_are_for() {
+    let done = fire("http://127.0.0.1:9", &["--threads", "0"], "");
+    assert!(done.code == 2 && done.stderr.contains("--threads"), "{}", done.stderr);
+    let done = fire("http://127.0.0.1:9", &["--transport", "carrier-pigeon"], "");
+    assert!(done.code == 2 && done.stderr.contains("portable"), "{}", done.stderr);
+    let _: Value = serde_json::from_str(&tool::run("vb-fire", &["--schema"], "").stdout).unwrap();
+}
