@@ -75,13 +75,9 @@ fn searched(search: &Search) -> String {
         None => "clean at no rate that was tried".into(),
     };
     let at = |point: &Point| {
-        format!(
-            "{} at {:.0} chunks/s ({} streams, a token every {})",
-            verdict(point.verdict),
-            point.chunks_per_s,
-            point.streams,
-            point.step
-        )
+        let (verdict, rate) = (verdict(point.verdict), point.chunks_per_s);
+        let server = if point.server_kept { "" } else { "; vb-sim did not keep that step either" };
+        format!("{verdict} at {rate:.0} chunks/s ({} streams, a token every {}{server})", point.streams, point.step)
     };
     let rest = match (search.limit, &search.turns_at) {
         (Limit::Verdict, Some(point)) => {
@@ -92,4 +88,43 @@ fn searched(search: &Search) -> String {
         _ => "there was no time for more".into(),
     };
     format!("{clean}; {rest}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::SECOND;
+
+    #[test]
+    fn the_last_line_says_how_far_the_client_is_clean() {
+        let point = Point {
+            streams: 8,
+            step: Nanos(SECOND / 200),
+            chunks_per_s: 1600.4,
+            verdict: Some(Verdict::Suspect),
+            server_kept: true,
+            reasons: vec!["why".into()],
+        };
+        let search = |limit, turns_at| Search { clean_up_to: Some(800.0), turns_at, limit, runs: vec![] };
+        for (search, line) in [
+            (
+                search(Limit::Verdict, Some(point.clone())),
+                "clean up to 800 chunks/s; suspect at 1600 chunks/s (8 streams, a token every 5.0 ms)\n  why\n",
+            ),
+            (
+                search(Limit::Server, Some(point)),
+                "clean up to 800 chunks/s; vb-sim, on the same machine, sends no more\n",
+            ),
+            (search(Limit::Time, None), "clean up to 800 chunks/s; there was no time for more\n"),
+            (Search::default(), "clean at no rate that was tried; there was no time for more\n"),
+        ] {
+            assert_eq!(searched(&search), line);
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_has_no_row() {
+        let text = table(&SelftestRecord::default());
+        assert!(text.contains("verdict: not known") && !text.contains("stamps") && !text.contains("lag"), "{text}");
+    }
 }
