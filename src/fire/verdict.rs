@@ -79,7 +79,7 @@ const SEND_LAG_SECONDS: Limit = Limit { suspect: 0.005, bound: 0.05 };
 const FEW_SENT: u64 = 100;
 /// Turning a slot round, as a share of the mean latency: by as much the throughput of a closed loop is too low. The
 /// median, because at the start all slots are free at once and the last of them must wait for the others.
-const TURN_ROUND: Limit = Limit { suspect: 0.01, bound: 0.05 };
+const TURN_ROUND: Limit = Limit { suspect: 0.02, bound: 0.05 };
 /// Noticing late that an answer is over leaves its slot empty too. But servers that work in steps end many answers
 /// at once, and do not mind what comes within the step, hence more room.
 const NOTICED_LATE: Limit = Limit { suspect: 0.05, bound: 0.2 };
@@ -487,7 +487,7 @@ mod tests {
     fn a_closed_loop_must_turn_round_fast_against_the_latency() {
         // The mean latency is 2 s.
         let lag = |evidence: &mut Evidence, ms: f64| evidence.send_lag = all(ms);
-        steps(kernel, lag, [19.9, 20.1], Some(100.1), "to send the next request");
+        steps(kernel, lag, [39.9, 40.1], Some(100.1), "to send the next request");
         // All slots are free at the start, and the last of them waits for the others.
         let mut evidence = kernel();
         evidence.send_lag = Some(Percentiles { p50: Nanos(60_000), p99: Nanos(300 * MS), max: Nanos(900 * MS) });
