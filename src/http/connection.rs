@@ -37,8 +37,8 @@ const IDLE_LIMIT: Nanos = Nanos(4 * SECOND);
 /// The same for a connection that has carried nothing yet. Servers wait longer for a first request.
 const UNUSED_LIMIT: Nanos = Nanos(20 * SECOND);
 
-/// Bytes of a connection's buffer at first: some chunks of a stream. It grows for what does not fit.
-const BUFFER: usize = 4 << 10;
+/// Bytes of a connection's buffer at first: a head, or some chunks of a stream. It grows for a head that does not fit.
+const BUFFER: usize = 2 << 10;
 
 /// The server, with its name resolved once: a look-up is no part of a request's time.
 #[derive(Debug, Clone)]

@@ -66,11 +66,11 @@ impl Transport for Stamped {
 #[derive(Debug)]
 pub struct StampedExchange {
     pool: Arc<Pool>,
-    request: Outgoing,
+    /// `None` once it has been sent: thousands of streams need not hold their prompts.
+    request: Option<Outgoing>,
     connection: Option<Connection>,
     /// Bytes of head and body that were taken; what TLS holds back is not among them.
     written: usize,
-    flushed: bool,
     framing: Framing,
     keep_alive: bool,
     moments: Moments,
@@ -83,10 +83,9 @@ impl StampedExchange {
     fn new(pool: Arc<Pool>, request: Outgoing) -> Self {
         StampedExchange {
             pool,
-            request,
+            request: Some(request),
             connection: None,
             written: 0,
-            flushed: false,
             framing: Framing::Close,
             keep_alive: false,
             moments: Moments::default(),
@@ -111,8 +110,10 @@ impl StampedExchange {
 
     /// Hands the request to the kernel, as far as it takes it.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(Ok(())) };
-        let (head, body) = (&self.request.head[..], &self.request.request.body()[..]);
+        let (Some(connection), Some(request)) = (&mut self.connection, &self.request) else {
+            return Poll::Ready(Ok(()));
+        };
+        let (head, body) = (&request.head[..], &request.request.body()[..]);
         while self.written < head.len() + body.len() {
             let rest = (&head[self.written.min(head.len())..], &body[self.written.saturating_sub(head.len())..]);
             match ready!(connection.poll_write(cx, rest.0, rest.1))? {
@@ -120,10 +121,8 @@ impl StampedExchange {
                 taken => self.written += taken,
             }
         }
-        if !self.flushed {
-            ready!(connection.poll_flush(cx))?;
-            self.flushed = true;
-        }
+        ready!(connection.poll_flush(cx))?;
+        self.request = None;
         Poll::Ready(Ok(()))
     }
 
