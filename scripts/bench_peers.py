@@ -1,0 +1,951 @@
+"""The measurements of scripts/bench-peers.sh: what load generators report, against what really happened.
+
+The truth is the log of vb-sim, which tells when each token was handed to the socket. Server and client each have a core of
+their own. Needs only the standard library, and Linux.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import decimal
+import json
+import math
+import os
+import pathlib
+import platform
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODEL = "tiny"
+INPUT_LEN = 8
+LIMIT = 180  # seconds that a client may take
+SECOND = 1_000_000_000
+
+
+def say(text):
+    print(f"bench-peers: {text}", file=sys.stderr, flush=True)
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def nanoseconds(text):
+    """Seconds as they stand in a JSON file, as whole nanoseconds: a double is too short for an instant."""
+    whole, _, part = text.partition(".")
+    if part.isdigit() and len(part) <= 9:
+        value = int(part.ljust(9, "0"))
+        return int(whole) * SECOND + value if whole[0] != "-" else int(whole) * SECOND - value
+    return int(decimal.Decimal(text) * SECOND)
+
+
+def lines_in_nanoseconds(path):
+    with open(path) as file:
+        return [json.loads(line, parse_float=nanoseconds) for line in file if line.strip()]
+
+
+def percentile(values, share):
+    """With linear interpolation, as all the clients do it."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def deviation(values):
+    if not values:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
+
+
+def spread(values):
+    return {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99), "max": max(values, default=None)}
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def on_core(core):
+    """What is started inside runs on that core only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@dataclass
+class Use:
+    """What a process and the children that it waited for have used."""
+
+    started: int  # Unix nanoseconds
+    wall: float
+    cpu: float
+    rss: int  # bytes, of the largest process
+    code: int
+    timed_out: bool
+
+
+def become_subreaper():
+    """Orphans of the processes that we start become our children (prctl's PR_SET_CHILD_SUBREAPER)."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT):
+    """Runs a client on a core to its end.
+
+    A process inherits its peak of memory from the one that forked it, so a small shell stands between this interpreter
+    and the client. The shell leaves at once, and the client becomes our child.
+    """
+    pid_file = folder / "pid"
+    pid_file.unlink(missing_ok=True)
+    script = 'exec 3<&0; "$@" <&3 3<&- & echo $! >"$0"'
+    cores = {core} if core is not None else os.sched_getaffinity(0)
+    with contextlib.ExitStack() as files, open(folder / "stderr", "wb") as stderr:
+        source = files.enter_context(open(stdin or os.devnull, "rb"))
+        sink = files.enter_context(open(stdout or folder / "stdout", "wb"))
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
+        started, clock = time.time_ns(), time.monotonic()
+        shell = subprocess.Popen(
+            ["sh", "-c", script, pid_file, *map(str, argv)],
+            stdin=source, stdout=sink, stderr=stderr, start_new_session=True, env=dict(os.environ, **(env or {})),
+        )
+        os.sched_setaffinity(0, before)
+        shell.wait()
+    pid = int(pid_file.read_text())
+    late = threading.Event()
+
+    def stop():
+        late.set()
+        os.killpg(shell.pid, signal.SIGKILL)
+
+    timer = threading.Timer(limit, stop)
+    timer.start()
+    _, status, rusage = os.wait4(pid, 0)
+    wall = time.monotonic() - clock
+    timer.cancel()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(status)
+    return Use(started, wall, rusage.ru_utime + rusage.ru_stime, rusage.ru_maxrss * 1024, code, late.is_set())
+
+
+class Simulator:
+    """A fresh vb-sim on a core of its own, and what it says was sent."""
+
+    def __init__(self, bin_folder, core, folder, load, tls):
+        self.log = folder / "truth.ndjson"
+        seqs = max(256, load.streams)
+        argv = [
+            bin_folder / "vb-sim", "--port", "0", "--truth-log", self.log, "--step-base", f"{load.step}ms",
+            "--step-per-prefill-token", "0", "--step-per-context-token", "0", "--max-num-seqs", seqs,
+            "--max-num-batched-tokens", seqs * 64, "--num-gpu-blocks", seqs * 32,
+        ]  # fmt: skip
+        if tls:
+            argv += ["--tls-cert", ROOT / "tests/data/tls-cert.pem", "--tls-key", ROOT / "tests/data/tls-key.pem"]
+        with on_core(core):
+            self.process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE, text=True)
+        self.url = self.process.stdout.readline().strip()
+        if not self.url:
+            sys.exit("bench-peers: vb-sim did not start")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        if self.process.wait(timeout=30) != 0:
+            sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}")
+        return {line["request_id"]: line for line in lines_in_nanoseconds(self.log)}
+
+
+# ---- clients -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Load:
+    streams: int
+    step: int  # milliseconds
+
+    @staticmethod
+    def parse(text):
+        found = re.fullmatch(r"(\d+)x(\d+)(?:ms)?", text)
+        if not found:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a load; write STREAMSxMILLISECONDS, as 512x20")
+        return Load(int(found[1]), int(found[2]))
+
+    def __str__(self):
+        return f"{self.streams}x{self.step}"
+
+
+@dataclass
+class Run:
+    """What a client is asked to do."""
+
+    url: str
+    streams: int
+    count: int
+    output_len: int
+    folder: pathlib.Path
+
+
+@dataclass
+class Sample:
+    """One successful request as a client reports it; durations in nanoseconds."""
+
+    ttft: float
+    itl: list = None  # None: not kept
+    request_id: str = None  # None: cannot be found in the server's log
+    start: float = None  # Unix nanoseconds; None: not told
+
+
+@dataclass
+class Tools:
+    bin: pathlib.Path
+    model: pathlib.Path
+    requests: dict = field(default_factory=dict)
+
+    def requests_file(self, count, output_len, folder):
+        """The requests of vb-fire, made once."""
+        if (count, output_len) not in self.requests:
+            path = folder / f"requests-{count}-{output_len}.ndjson"
+            argv = ["--input-len", INPUT_LEN, "--output-len", output_len, "--num-prompts", count]
+            with open(path, "wb") as out:
+                subprocess.run([self.bin / "vb-gen", *map(str, argv)], stdout=out, check=True)
+            self.requests[count, output_len] = path
+        return self.requests[count, output_len]
+
+
+class VbFire:
+    slow, ours = False, True
+
+    def __init__(self, tools, name="vb-fire", flags=(), tls=False):
+        self.tools, self.name, self.flags, self.tls = tools, name, list(flags), tls
+        self.env = {}
+
+    def version(self):
+        return subprocess.run([self.tools.bin / "vb-fire", "--version"], capture_output=True, text=True).stdout.strip()
+
+    def command(self, run):
+        return [
+            self.tools.bin / "vb-fire", "--base-url", run.url, "--model", MODEL, "--max-concurrency", run.streams, *self.flags,
+        ]  # fmt: skip
+
+    def streams(self, run):
+        source = self.tools.requests_file(run.count, run.output_len, run.folder.parent)
+        return {"stdin": source, "stdout": run.folder / "outputs.ndjson"}
+
+    def read(self, run, result):
+        samples = []
+        for line in lines_in_nanoseconds(run.folder / "outputs.ndjson"):
+            if line["type"] == "end":
+                result["verdict"] = line.get("verdict")
+                result["reasons"] = line.get("reasons", [])
+            elif line["type"] == "output" and line["success"]:
+                samples.append(Sample(line["ttft"], line["itl"], line["request_id"], line["start_time"]))
+                result["stamp"] = line.get("stamp")
+        return samples
+
+
+class Peer:
+    """A client that is not ours: a program that writes a file."""
+
+    slow, ours, tls = True, False, False
+    distribution = None
+
+    def __init__(self, program, tools):
+        self.program, self.tools = pathlib.Path(program), tools
+        self.env = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+    def version(self):
+        code = f"import importlib.metadata as m; print(m.version({self.distribution!r}))"
+        found = subprocess.run([self.program.parent / "python", "-c", code], capture_output=True, text=True)
+        return f"{self.name} {found.stdout.strip() or 'of unknown version'}"
+
+    def streams(self, run):
+        return {}
+
+
+class VllmBench(Peer):
+    """`vllm bench serve` in Python."""
+
+    name, distribution = "vllm bench serve", "vllm"
+    prefix = "bench-peers-"
+
+    def command(self, run):
+        return [
+            self.program, "bench", "serve", "--base-url", run.url, "--model", MODEL, "--tokenizer", self.tools.model,
+            "--backend", "openai", "--endpoint", "/v1/completions", "--dataset-name", "random",
+            "--random-input-len", INPUT_LEN, "--random-output-len", run.output_len, "--num-prompts", run.count,
+            "--max-concurrency", run.streams, "--ignore-eos", "--request-id-prefix", self.prefix, "--disable-tqdm",
+            "--save-result", "--save-detailed", "--result-dir", run.folder, "--result-filename", "result.json",
+        ]  # fmt: skip
+
+    def read(self, run, result):
+        data = json.loads((run.folder / "result.json").read_text())
+        # Its starts are of the monotonic clock.
+        offset = time.time_ns() - time.monotonic_ns()
+        rows = zip(data["ttfts"], data["itls"], data["start_times"], data["errors"])
+        return [
+            Sample(ttft * SECOND, [gap * SECOND for gap in itl], *self.identity(index, start * SECOND + offset))
+            for index, (ttft, itl, start, error) in enumerate(rows)
+            if not error
+        ]
+
+    def identity(self, index, start):
+        return f"{self.prefix}{index}", start
+
+
+class VllmRs(VllmBench):
+    """The same in Rust."""
+
+    name, slow = "vllm-rs bench serve", False
+
+    def version(self):
+        return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
+
+    def identity(self, index, start):
+        # Its results are not in the order of its request ids, and its starts count from an instant that it does not tell.
+        return None, None
+
+
+class Aiperf(Peer):
+    name = distribution = "aiperf"
+
+    def __init__(self, program, tools):
+        super().__init__(program, tools)
+        # Offline it takes the path of a tokenizer for the name of one on the hub.
+        self.env = {"DO_NOT_TRACK": "1"}
+
+    def command(self, run):
+        return [
+            self.program, "profile", "-m", MODEL, "--url", run.url, "--endpoint-type", "completions", "--streaming",
+            "--concurrency", run.streams, "--request-count", run.count, "--isl", INPUT_LEN, "--isl-stddev", 0,
+            "--osl", run.output_len, "--osl-stddev", 0, "--extra-inputs", "ignore_eos:true", "--use-server-token-count",
+            "--tokenizer", self.tools.model, "--artifact-dir", run.folder / "aiperf", "--ui", "none",
+        ]  # fmt: skip
+
+    def read(self, run, result):
+        samples = []
+        for line in (run.folder / "aiperf/profile_export.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            metrics, told = row.get("metrics") or {}, row["metadata"]
+            if row.get("error") or "time_to_first_token" not in metrics:
+                continue
+            gaps = metrics.get("inter_chunk_latency", {"value": []})["value"]
+            samples.append(
+                Sample(
+                    metrics["time_to_first_token"]["value"] * 1e6, [gap * 1e6 for gap in gaps],
+                    told["x_request_id"], told["request_start_ns"],
+                )
+            )  # fmt: skip
+        return samples
+
+
+class Guidellm(Peer):
+    name = distribution = "guidellm"
+
+    def command(self, run):
+        return [
+            self.program, "run", "--backend", f"kind=openai_http,target={run.url},model={MODEL},request_format=/v1/completions",
+            "--tokenizer", f"kind=huggingface_auto,model={self.tools.model}",
+            "--profile", f"kind=concurrent,streams={run.streams}", "--constraint", f"kind=max_requests,count={run.count}",
+            "--data", f"kind=synthetic_text,prompt_tokens={INPUT_LEN},output_tokens={run.output_len}",
+            "--output", f"kind=json,path={run.folder / 'result.json'}", "--disable-console",
+        ]  # fmt: skip
+
+    def read(self, run, result):
+        data = json.loads((run.folder / "result.json").read_text())
+        # It keeps no gaps between tokens. The server's name of a request comes back as the answer's id.
+        return [
+            Sample(
+                row["time_to_first_token_ms"] * 1e6, None,
+                str(row.get("response_id")).removeprefix("cmpl-"), row["request_start_time"] * SECOND,
+            )
+            for row in data["benchmarks"][0]["requests"]["successful"]
+        ]  # fmt: skip
+
+
+# ---- one measurement -----------------------------------------------------------------------------------------------
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, folder
+        self.client_core, self.server_core = args.cores
+        self.tools = Tools(pathlib.Path(args.bin).resolve(), folder / "model")
+        make_model(self.tools.model)
+
+    def once(self, client, load, output_len, count):
+        """One client against a fresh server; what it used, what it reported, and what was true."""
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+        sim = Simulator(self.tools.bin, self.server_core, folder, load, client.tls)
+        run = Run(sim.url, load.streams, count, output_len, folder)
+        argv, streams = client.command(run), client.streams(run)
+        use = launch(argv, self.client_core, folder, env=client.env, **streams)
+        truth, result, samples = sim.stop(), {}, []
+        if use.timed_out:
+            result["failure"] = f"it was not done after {LIMIT} s"
+        else:
+            try:
+                samples = client.read(run, result)
+            except (OSError, KeyError, IndexError, TypeError, ValueError) as e:
+                result["failure"] = f"exit {use.code}, no result ({type(e).__name__}): {last_words(folder)}"
+        if use.code != 0 and "failure" not in result and not client.ours:
+            result["failure"] = f"exit {use.code}: {last_words(folder)}"
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        folder.rmdir()
+        return use, samples, truth, result
+
+    def measure(self, client, load):
+        """The long run, and a short one whose cost is taken off: what remains is the cost of chunks."""
+        count = load.streams * self.args.waves
+        base_use, _, base_truth, base = self.once(client, load, 2, count)
+        if "failure" in base:
+            return base
+        use, samples, truth, result = self.once(client, load, self.args.output_len, count)
+        result.update(compare(samples, truth))
+        chunks = sum(len(t["sent"]) for t in truth.values()) - sum(len(t["sent"]) for t in base_truth.values())
+        if chunks > 0:
+            result["cpu_us_per_chunk"] = (use.cpu - base_use.cpu) / chunks * 1e6
+        result.update(
+            base_cpu_s=base_use.cpu, cpu_s=use.cpu, wall_s=use.wall, rss_mb=use.rss / 1e6,
+            offered=count, lost=count - len(samples), base_start_up_ms=start_up(base_use, base_truth),
+        )  # fmt: skip
+        return result
+
+    def start_up(self, client):
+        """From the start of the process to its first request at the server."""
+        use, samples, truth, result = self.once(client, Load(1, 5), 2, 1)
+        return dict(result, start_up_ms=start_up(use, truth), cpu_s=use.cpu, rss_mb=use.rss / 1e6, lost=1 - len(samples))
+
+
+def start_up(use, truth):
+    received = [t["received"] for t in truth.values()]
+    return (min(received) - use.started) / 1e6 if received else None
+
+
+def last_words(folder):
+    text = b"".join((folder / name).read_bytes() for name in ("stdout", "stderr") if (folder / name).exists())
+    lines = [line for line in text.decode(errors="replace").splitlines() if line.strip(" │╰─╯╭╮")]
+    return re.sub(r"\x1b\[[0-9;]*m|/\S*/", "", lines[-1]).strip()[:160] if lines else "it said nothing"
+
+
+def compare(samples, truth):
+    """Reported against true: as distributions, and request by request where the requests can be told apart."""
+    answered = {i: t for i, t in truth.items() if t["sent"]}
+    true_ttft = [t["sent"][0] - t["received"] for t in answered.values()]
+    true_itl = [b - a for t in answered.values() for a, b in zip(t["sent"], t["sent"][1:])]
+    ttft = [s.ttft for s in samples]
+    itl = [gap for s in samples for gap in s.itl or ()]
+    result = {
+        "true_ttft": spread(true_ttft), "ttft": spread(ttft), "true_itl": spread(true_itl), "true_itl_sd": deviation(true_itl),
+        "itl": spread(itl), "itl_sd": deviation(itl), "samples": len(samples),
+    }  # fmt: skip
+    first, gaps, uneven = [], [], 0
+    for s in samples:
+        sent = answered.get(s.request_id, {}).get("sent")
+        if sent is None:
+            continue
+        if s.start is not None:
+            first.append(abs(s.start + s.ttft - sent[0]))
+        if s.itl is not None and len(s.itl) == len(sent) - 1:
+            gaps += (abs(gap - (b - a)) for gap, a, b in zip(s.itl, sent, sent[1:]))
+        elif s.itl is not None:
+            uneven += 1
+    result.update(first_error=spread(first), itl_error=spread(gaps), uneven=uneven)
+    return result
+
+
+def make_model(folder):
+    """The built-in tokenizer as a folder that the peers can load."""
+    folder.mkdir(parents=True)
+    tokenizer = (ROOT / "src/tokens/builtin.json").read_text()
+    size = (len(json.loads(tokenizer)["model"]["vocab"]) + 63) // 64 * 64
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": size, "hidden_size": 128,
+        "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 32768, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    (folder / "tokenizer.json").write_text(tokenizer)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32768, "chat_template": template})
+    )
+
+
+# ---- generating and reading ----------------------------------------------------------------------------------------
+
+
+def bench_gen(bench, vllm_rs, tokenizer, prompts):
+    """10,000 prompts of 1,024 tokens, on all cores."""
+    folder = bench.folder / "gen"
+    folder.mkdir(exist_ok=True)
+    lengths = ["--input-len", 1024, "--output-len", 128, "--num-prompts", prompts]
+    ours = [bench.tools.bin / "vb-gen", "--tokenizer", tokenizer, *lengths]
+    use = launch(ours, None, folder, stdout=folder / "prompts.ndjson")
+    seen = [json.loads(line)["prompt_len"] for line in open(folder / "prompts.ndjson")]
+    rows = [gen_row("vb-gen", use, statistics.fmean(seen) if seen else None)]
+    if vllm_rs:
+        # It tells the length in words only.
+        theirs = [
+            vllm_rs, "bench", "serve", "--dry-run", "--model", MODEL, "--tokenizer", tokenizer, "--dataset-name", "random",
+            "--random-input-len", 1024, "--random-output-len", 128, "--num-prompts", prompts,
+        ]  # fmt: skip
+        use = launch(theirs, None, folder)
+        text = (folder / "stdout").read_text() + (folder / "stderr").read_text()
+        total = re.search(r"Total input tokens:\s*(\d+)", text)
+        rows.append(gen_row("vllm-rs bench serve --dry-run", use, int(total[1]) / prompts if total else None))
+    return rows
+
+
+def gen_row(client, use, mean):
+    if use.timed_out or use.code != 0:
+        return {"client": client, "failure": f"it was not done after {LIMIT} s" if use.timed_out else f"exit {use.code}"}
+    return {"client": client, "wall_s": use.wall, "cpu_s": use.cpu, "rss_mb": use.rss / 1e6, "mean_len": mean}
+
+
+def make_outputs(bench, megabytes=200):
+    """A file of that size with real outputs of vb-fire."""
+    folder = bench.folder / "stats"
+    folder.mkdir(exist_ok=True)
+    path, source = folder / "outputs.ndjson", folder / "once.ndjson"
+    sim = Simulator(bench.tools.bin, bench.server_core, folder, Load(512, 5), False)
+    with open(bench.tools.requests_file(1024, 100, bench.folder)) as requests, open(source, "wb") as out:
+        argv = [bench.tools.bin / "vb-fire", "--base-url", sim.url, "--model", MODEL, "--max-concurrency", "512"]
+        subprocess.run(list(map(str, argv)), stdin=requests, stdout=out, stderr=subprocess.DEVNULL, check=True)
+    sim.stop()
+    head, *outputs, end = source.read_bytes().splitlines(keepends=True)
+    body = b"".join(outputs)
+    with open(path, "wb") as out:
+        out.write(head)
+        for _ in range(math.ceil(megabytes * 1e6 / len(body))):
+            out.write(body)
+        out.write(end)
+    return path
+
+
+def bench_stats(bench, path):
+    use = launch([bench.tools.bin / "vb-stats"], bench.client_core, path.parent, stdin=path, stdout=path.parent / "result.json")
+    if use.code != 0:
+        return {"failure": f"exit {use.code}: {last_words(path.parent)}"}
+    size = path.stat().st_size
+    return {"mb": size / 1e6, "mb_per_s": size / 1e6 / use.wall, "wall_s": use.wall, "cpu_s": use.cpu, "rss_mb": use.rss / 1e6}
+
+
+# ---- the document --------------------------------------------------------------------------------------------------
+
+
+def dig(run, path):
+    for key in path.split("."):
+        run = run.get(key) if isinstance(run, dict) else None
+    return run
+
+
+def medians(runs, measure):
+    values = [value for value in map(measure, runs) if value is not None]
+    return statistics.median(values) if values else None
+
+
+def of(path, scale=1.0):
+    def measure(run):
+        value = dig(run, path)
+        return None if value is None else value * scale
+
+    return measure
+
+
+def excess(reported, true, scale):
+    def measure(run):
+        a, b = dig(run, reported), dig(run, true)
+        return None if a is None or b is None else (a - b) * scale
+
+    return measure
+
+
+def show(value, sign=False):
+    if value is None:
+        return "–"
+    size = abs(value)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+MS, US = 1e-6, 1e-3
+
+
+def accuracy_row(name, runs):
+    good = [run for run in runs if "failure" not in run]
+    bad = [run["failure"] for run in runs if "failure" in run]
+    if not good:
+        return [name, "0", *["–"] * 9, f"failed: {bad[0]}"]
+    cpu = [run["cpu_us_per_chunk"] for run in good if run.get("cpu_us_per_chunk") is not None]
+    lost = sum(run["lost"] for run in good)
+    note = f"{lost:,} of {sum(run['offered'] for run in good):,}" if lost else "0"
+    if bad:
+        note += f"; {len(bad)} of {len(runs)} rounds failed: {bad[0]}"
+    return [
+        name, str(len(good)),
+        show(medians(good, excess("ttft.p50", "true_ttft.p50", MS)), True),
+        show(medians(good, excess("ttft.p99", "true_ttft.p99", MS)), True),
+        show(medians(good, of("true_ttft.p99", MS))),
+        show(medians(good, excess("itl.p99", "true_itl.p99", MS)), True),
+        show(medians(good, of("true_itl.p99", MS))),
+        f"{show(medians(good, of('itl_sd', MS)))} / {show(medians(good, of('true_itl_sd', MS)))}",
+        f"{show(medians(good, of('cpu_us_per_chunk')))} ({show(min(cpu, default=None))}–{show(max(cpu, default=None))})",
+        show(medians(good, of("base_cpu_s", 1000))), show(medians(good, of("rss_mb"))), note,
+    ]  # fmt: skip
+
+
+ACCURACY_HEAD = [
+    "client", "rounds", "TTFT p50, reported − true, ms", "TTFT p99, reported − true, ms", "true TTFT p99, ms",
+    "ITL p99, reported − true, ms", "true ITL p99, ms", "ITL sd reported / true, ms", "CPU per chunk, µs (least–most)",
+    "CPU of the short run, ms", "peak RSS, MB", "requests lost",
+]  # fmt: skip
+
+PAIRED_HEAD = [
+    "client", "first chunk p50, µs", "p99", "max", "gap p50, µs", "p99", "max", "verdict of its own",
+]  # fmt: skip
+
+
+def paired_row(name, runs):
+    good = [run for run in runs if dig(run, "first_error.p50") is not None]
+    if not good:
+        return None
+    cells = [
+        show(medians(good, of(f"{what}.{share}", US))) for what in ("first_error", "itl_error") for share in ("p50", "p99", "max")
+    ]
+    verdicts = [run.get("verdict") for run in good if run.get("verdict")]
+    counts = ", ".join(f"{v} {verdicts.count(v)}×" for v in sorted(set(verdicts)))
+    return [name, *cells, counts or "–"]
+
+
+RATIOS = [
+    ("CPU per chunk", of("cpu_us_per_chunk")), ("CPU of the short run", of("base_cpu_s")), ("peak RSS", of("rss_mb")),
+    ("error of TTFT p99", excess("ttft.p99", "true_ttft.p99", MS)), ("error of ITL p99", excess("itl.p99", "true_itl.p99", MS)),
+]  # fmt: skip
+
+
+def ratio(ours, theirs, measure):
+    """The median of the ratios within rounds; of sizes, so that an error's sign does not matter."""
+    by_round = {run["round"]: run for run in theirs if "failure" not in run}
+    ratios = []
+    for run in ours:
+        a, b = measure(run), measure(by_round.get(run["round"], {}))
+        if a is not None and b:
+            ratios.append(abs(a / b))
+    return statistics.median(ratios) if ratios else None
+
+
+def ratio_rows(groups, loads):
+    rows = []
+    for load in loads:
+        theirs = groups.get((load, VllmRs.name))
+        for name in (n for (at, n) in groups if at == load and n.startswith("vb-fire") and theirs):
+            rows.append([load, name, *[show(ratio(groups[load, name], theirs, measure)) for _, measure in RATIOS]])
+    return rows
+
+
+def grouped(runs):
+    groups = {}
+    for run in runs:
+        groups.setdefault((run["load"], run["client"]), []).append(run)
+    return groups
+
+
+def start_up_rows(data, groups):
+    rows, seen = [], []
+    for name in dict.fromkeys(run["client"] for run in data["start_ups"]):
+        runs = [run for run in data["start_ups"] if run["client"] == name]
+        seen.append(name)
+        rows.append([name, str(len(runs)), show(medians(runs, of("start_up_ms")))])
+    # The slow clients have no run of their own for it: it is taken from their short run at the first load.
+    for (_, name), runs in groups.items():
+        if name not in seen and medians(runs, of("base_start_up_ms")) is not None:
+            seen.append(name)
+            rows.append([name, str(len(runs)), show(medians(runs, of("base_start_up_ms")))])
+    return rows
+
+
+INTRODUCTION = """\
+# Accuracy
+
+Is what a load generator reports what the server did? This page answers that by measurement. It is written by
+`scripts/bench-peers.sh`, which anyone can run; the figures are of the machine and the versions named below.
+
+## The machine
+
+{facts}
+
+## How it is measured
+
+- The server is `vb-sim`. It sends a token of every running request at the same instant, once per step, as an engine with
+  continuous batching does, and it logs when it handed each one to the socket. That log is the truth.
+- The client has one core (number {client_core}), the server another ({server_core}). They talk over the loopback interface.
+- A load of `512x20` is a closed loop of 512 streams with a step of 20 ms. Each stream sends {waves} requests one after the other,
+  with prompts of {input_len} tokens and answers of exactly {output_len}.
+- In each round every client runs once on each of its loads, and the order rotates from round to round. Each run has a fresh
+  server. Figures are medians over the rounds; where there is only one round, they are that round's.
+- A client that fails, or takes more than {limit} s, is in the table with the reason.
+- Loopback has no network card, so interrupts, offloads and a real network's jitter are not in these figures. Part of the CPU
+  per chunk is the kernel's work for loopback, where the receiver also runs a part of the sender's.
+"""
+
+COLUMNS = """\
+What the columns mean:
+
+- **reported − true**: the percentile that the client reports, less the same percentile of the server's log. True TTFT is from the
+  moment when the server had read the request to its first token, so a client's TTFT holds as well the way of the request
+  to the server, and the wait in the server's socket: with hundreds of requests at once that is milliseconds, and no client's error.
+- **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
+- **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
+  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request.
+- **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
+- **requests lost**: sent or not, those without a success in the client's result.
+"""
+
+PAIRED = """\
+### Request by request
+
+Where the client's record names the request and its start, each arrival can be set against the log: size of the error of the first
+chunk's arrival (start + TTFT − sent), and of each gap. `vllm-rs` does not name its requests in its results; guidellm keeps no
+gaps. Max is the median of the rounds' largest. The verdict is what the client itself says of the run, with how often; others give none.
+"""
+
+
+def report(data):
+    groups = grouped(data["runs"])
+    loads = list(dict.fromkeys(load for load, _ in groups))
+    settings = data["settings"]
+    out = [INTRODUCTION.format(facts="\n".join(f"- {fact}" for fact in data["facts"]), limit=LIMIT, input_len=INPUT_LEN, **settings)]
+    out.append("## Loads\n")
+    out.append(COLUMNS.format(**settings))
+    for load in loads:
+        streams, step = load.split("x")
+        at = {name: runs for (there, name), runs in groups.items() if there == load}
+        out.append(f"### {int(streams):,} streams, a step of {step} ms\n")
+        out.append(table(ACCURACY_HEAD, [accuracy_row(name, runs) for name, runs in at.items()]) + "\n")
+    out.append(PAIRED)
+    for load in loads:
+        rows = [paired_row(name, runs) for (there, name), runs in groups.items() if there == load]
+        if any(rows):
+            out.append(f"{load}:\n\n" + table(PAIRED_HEAD, [row for row in rows if row]) + "\n")
+    rows = ratio_rows(groups, loads)
+    if rows:
+        out.append("## vb-fire against vllm-rs\n\nRatios within rounds, and their median; below 1 is less than vllm-rs.\n")
+        out.append(table(["load", "client", *[name for name, _ in RATIOS]], rows) + "\n")
+    out.append("## Start-up\n\nFrom the start of the process to its first request at the server.\n")
+    out.append(table(["client", "rounds", "ms"], start_up_rows(data, groups)) + "\n")
+    if data["gen"]:
+        out.append(report_gen(data))
+    if data["stats"]:
+        out.append(report_stats(data))
+    return "\n".join(out)
+
+
+def report_gen(data):
+    rows = []
+    for name in dict.fromkeys(run["client"] for run in data["gen"]):
+        runs = [run for run in data["gen"] if run["client"] == name]
+        failures = [run["failure"] for run in runs if "failure" in run]
+        cells = [show(medians(runs, of(key))) for key in ("wall_s", "cpu_s", "rss_mb")]
+        mean = medians(runs, of("mean_len"))
+        rows.append([name, str(len(runs)), *cells, f"{mean:,.2f}" if mean else f"failed: {failures[0]}" if failures else "–"])
+    settings = data["settings"]
+    words = f"{settings['gen_prompts']:,} random prompts of 1,024 tokens, with {settings['gen_tokenizer']}, on all cores."
+    head = ["program", "rounds", "wall, s", "CPU, s", "peak RSS, MB", "mean length, tokens"]
+    return f"## Generating prompts\n\n{words} The mean length is the program's own count.\n\n{table(head, rows)}\n"
+
+
+def report_stats(data):
+    runs = [run for run in data["stats"] if "failure" not in run]
+    cells = [show(medians(runs, of(key))) for key in ("mb", "mb_per_s", "cpu_s", "rss_mb")]
+    head = ["rounds", "file, MB", "MB/s", "CPU, s", "peak RSS, MB"]
+    words = "`vb-stats` on a file of outputs with 100 tokens each, on one core."
+    return f"## Statistics\n\n{words}\n\n{table(head, [[str(len(runs)), *cells]])}\n"
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------------
+
+
+def machine():
+    cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    memory = re.search(r"MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())
+    return [
+        f"CPU: {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {int(memory[1]) / 1e6:.0f} GB of memory",
+        f"Kernel: {platform.system()} {platform.release()}",
+        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
+    ]
+
+
+def revision():
+    found = subprocess.run(["git", "-C", ROOT, "log", "-1", "--format=%h"], capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def command_typed():
+    """The command for the document, without the folders of this machine."""
+    words = shlex.split(os.environ.get("VB_COMMAND") or "scripts/bench_peers.py " + " ".join(sys.argv[1:]))
+    return shlex.join([words[0], *[pathlib.Path(w).name if w.startswith("/") else w for w in words[1:]]])
+
+
+def make_clients(args, tools):
+    help_text = subprocess.run([tools.bin / "vb-fire", "--help"], capture_output=True, text=True).stdout
+    found = [VbFire(tools)]
+    if "--transport" in help_text:
+        found.append(VbFire(tools, "vb-fire --transport portable", ["--transport", "portable"]))
+    else:
+        say("this vb-fire has no --transport; the portable one is left out")
+    found.append(VbFire(tools, "vb-fire, TLS", ["--insecure"], tls=True))
+    for program, kind in ((args.vllm_rs, VllmRs), (args.vllm, VllmBench), (args.aiperf, Aiperf), (args.guidellm, Guidellm)):
+        if program:
+            found.append(kind(program, tools))
+    if args.clients:
+        found = [client for client in found if client.name in args.clients]
+    return found
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench-peers.sh", description="Measures load generators against the truth log of vb-sim.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    load = Load.parse
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of vb-fire and vllm-rs")
+    parser.add_argument("--loads", type=load, nargs="+", default=[load(t) for t in ("64x20", "512x20", "512x7", "2048x50")],
+                        metavar="LOAD", help="streams x step in ms, for vb-fire and vllm-rs")  # fmt: skip
+    parser.add_argument("--slow-rounds", type=int, default=5, help="rounds of the clients in Python")
+    parser.add_argument("--slow-loads", type=load, nargs="+", default=[load("64x20"), load("512x20")], metavar="LOAD",
+                        help="loads of the clients in Python")  # fmt: skip
+    parser.add_argument("--solo-load", type=load, default=load("4096x50"), metavar="LOAD", help="a load for vb-fire alone")
+    parser.add_argument("--solo-rounds", type=int, default=3, help="rounds of it; 0 leaves it out")
+    parser.add_argument("--waves", type=int, default=4, help="requests of each stream, one after the other")
+    parser.add_argument("--output-len", type=int, default=100, help="tokens of each answer")
+    parser.add_argument("--clients", nargs="+", metavar="NAME", help="only these, by their names in the document")
+    parser.add_argument("--quick", action="store_true", help="one round of small loads, to try the script")
+    parser.add_argument("--gen", action="store_true", help="also time vb-gen, with the tokenizer.json named by TOKENIZER")
+    parser.add_argument("--gen-prompts", type=int, default=10000, help="prompts for --gen")
+    parser.add_argument("--stats", action="store_true", help="also time vb-stats")
+    parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], metavar="N", help="the client's core and the server's")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the raw numbers too")
+    parser.add_argument("--with", type=pathlib.Path, nargs="+", default=[], dest="earlier", metavar="FILE",
+                        help="put the raw numbers of earlier runs on this machine into the document too")  # fmt: skip
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/ACCURACY.md", help="the document")
+    for name in ("--bin", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--missing", action="append", default=[], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds = args.slow_rounds = args.solo_rounds = 1
+        args.loads, args.slow_loads, args.solo_load = [load("64x20"), load("512x20")], [load("64x20")], load("1024x50")
+        args.waves, args.output_len, args.gen_prompts = 2, 30, min(args.gen_prompts, 1000)
+    return args
+
+
+def measure_all(args, bench, clients, data):
+    loads = list(dict.fromkeys([*args.loads, *args.slow_loads]))
+    for number in range(args.rounds if not all(c.slow for c in clients) else args.slow_rounds):
+        turn = number % max(1, len(clients))
+        order = clients[turn:] + clients[:turn]
+        for client in order:
+            if not client.slow:
+                data["start_ups"].append(dict(bench.start_up(client), client=client.name, round=number))
+        for load in loads:
+            for client in order:
+                if client.slow and number < args.slow_rounds and load in args.slow_loads or not client.slow and load in args.loads:
+                    one(bench, client, load, number, data)
+    for number in range(args.solo_rounds):
+        for client in (c for c in clients if c.name == "vb-fire"):
+            one(bench, client, args.solo_load, number, data)
+
+
+def one(bench, client, load, number, data):
+    began = time.monotonic()
+    result = bench.measure(client, load)
+    data["runs"].append(dict(result, client=client.name, load=str(load), round=number))
+    if "failure" in result:
+        words = result["failure"]
+    else:
+        words = (
+            f"TTFT p99 {show(excess('ttft.p99', 'true_ttft.p99', MS)(result), True)} ms, "
+            f"ITL p99 {show(excess('itl.p99', 'true_itl.p99', MS)(result), True)} ms, "
+            f"{show(result.get('cpu_us_per_chunk'))} µs per chunk, {show(result['rss_mb'])} MB, {result['lost']} lost"
+        )
+    say(f"round {number + 1}, {load}, {client.name}: {words} ({time.monotonic() - began:.0f} s)")
+
+
+def measure_tools(args, bench, data):
+    tokenizer = pathlib.Path(os.environ.get("TOKENIZER") or bench.tools.model / "tokenizer.json").resolve()
+    outputs = make_outputs(bench) if args.stats else None
+    for number in range(args.rounds):
+        if args.gen:
+            rows = bench_gen(bench, args.vllm_rs, tokenizer, args.gen_prompts)
+            data["gen"] += rows if number % 2 == 0 else rows[::-1]
+            say("generating: " + ", ".join(f"{r['client']} {show(r.get('wall_s'))} s" for r in rows))
+        if args.stats:
+            data["stats"].append(bench_stats(bench, outputs))
+            say(f"vb-stats: {show(data['stats'][-1].get('mb_per_s'))} MB/s")
+    named = json.loads(tokenizer.read_text())["model"]
+    return f"a tokenizer of {len(named['vocab']):,} tokens" if os.environ.get("TOKENIZER") else "the built-in tokenizer"
+
+
+def main():
+    args = parse_args()
+    if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
+        sys.exit("bench-peers: it needs two cores, one for the client and one for the server; name them with --cores")
+    become_subreaper()
+    data = {"facts": [], "settings": {}, "runs": [], "start_ups": [], "gen": [], "stats": []}
+    with tempfile.TemporaryDirectory(prefix="vb-peers-") as folder:
+        bench = Bench(args, pathlib.Path(folder))
+        clients = make_clients(args, bench.tools)
+        versions = list(dict.fromkeys(client.version() for client in clients))
+        for path in args.earlier:
+            earlier = json.loads(path.read_text())
+            for key in ("runs", "start_ups", "gen", "stats"):
+                data[key] += earlier[key]
+            versions = list(dict.fromkeys([*earlier["versions"], *versions]))
+            data.setdefault("commands", []).extend(earlier["commands"])
+        data["versions"] = versions
+        data.setdefault("commands", []).append(command_typed())
+        data["facts"] = [
+            *machine(), f"Versions: {', '.join(versions)}; this project at {revision()}",
+            *[f"Could not be installed: {name}" for name in args.missing],
+            *[f"Command: `{command}`" for command in data["commands"]],
+        ]  # fmt: skip
+        data["settings"] = {
+            "waves": args.waves, "output_len": args.output_len, "client_core": args.cores[0], "server_core": args.cores[1],
+            "gen_prompts": args.gen_prompts, "gen_tokenizer": "",
+        }  # fmt: skip
+        measure_all(args, bench, clients, data)
+        if args.gen or args.stats:
+            data["settings"]["gen_tokenizer"] = measure_tools(args, bench, data)
+    if args.json:
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
+    args.out.write_text(report(data))
+    say(f"wrote {args.out}")
+    lost = sum(run.get("lost", 1) for run in data["runs"] + data["start_ups"] if run["client"].startswith("vb-fire"))
+    if lost:
+        sys.exit(f"bench-peers: vb-fire lost {lost} requests")
+
+
+main()
