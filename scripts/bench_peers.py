@@ -137,11 +137,14 @@ def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT):
 
     timer = threading.Timer(limit, stop)
     timer.start()
-    _, status, rusage = os.wait4(pid, 0)
-    wall = time.monotonic() - clock
-    timer.cancel()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(shell.pid, signal.SIGKILL)
+    try:
+        _, status, rusage = os.wait4(pid, 0)
+        wall = time.monotonic() - clock
+    finally:
+        timer.cancel()
+        # What it may have left behind, or the client itself if we are interrupted.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(status)
     return Use(started, wall, rusage.ru_utime + rusage.ru_stime, rusage.ru_maxrss * 1024, code, late.is_set())
 
@@ -420,7 +423,8 @@ class Bench:
         use, samples, truth, result = self.once(client, load, self.args.output_len, count)
         result.update(compare(samples, truth))
         chunks = sum(len(t["sent"]) for t in truth.values()) - sum(len(t["sent"]) for t in base_truth.values())
-        if chunks > 0:
+        # Less than nothing: it is lost in the start-up, which is not always equally long.
+        if chunks > 0 and use.cpu > base_use.cpu:
             result["cpu_us_per_chunk"] = (use.cpu - base_use.cpu) / chunks * 1e6
         result.update(
             base_cpu_s=base_use.cpu, cpu_s=use.cpu, wall_s=use.wall, rss_mb=use.rss / 1e6,
@@ -492,26 +496,34 @@ def make_model(folder):
 # ---- generating and reading ----------------------------------------------------------------------------------------
 
 
-def bench_gen(bench, vllm_rs, tokenizer, prompts):
-    """10,000 prompts of 1,024 tokens, on all cores."""
+def vb_gen(bench, folder, tokenizer, prompts):
+    """Random prompts of 1,024 tokens, on all cores."""
+    lengths = ["--input-len", 1024, "--output-len", 128, "--num-prompts", prompts]
+    argv = [bench.tools.bin / "vb-gen", "--tokenizer", tokenizer, *lengths]
+    use = launch(argv, None, folder, stdout=folder / "prompts.ndjson")
+    seen = [json.loads(line)["prompt_len"] for line in open(folder / "prompts.ndjson")]
+    return gen_row("vb-gen", use, statistics.fmean(seen) if seen else None)
+
+
+def vllm_rs_gen(bench, folder, tokenizer, prompts):
+    """The same, of vllm-rs, which tells the length in words only and keeps the prompts for itself."""
+    argv = [
+        bench.args.vllm_rs, "bench", "serve", "--dry-run", "--model", MODEL, "--tokenizer", tokenizer,
+        "--dataset-name", "random", "--random-input-len", 1024, "--random-output-len", 128, "--num-prompts", prompts,
+    ]  # fmt: skip
+    use = launch(argv, None, folder)
+    text = (folder / "stdout").read_text() + (folder / "stderr").read_text()
+    total = re.search(r"Total input tokens:\s*(\d+)", text)
+    return gen_row("vllm-rs bench serve --dry-run", use, int(total[1]) / prompts if total else None)
+
+
+def bench_gen(bench, tokenizer, prompts, number):
+    """Each generator once, the order changing with the round."""
     folder = bench.folder / "gen"
     folder.mkdir(exist_ok=True)
-    lengths = ["--input-len", 1024, "--output-len", 128, "--num-prompts", prompts]
-    ours = [bench.tools.bin / "vb-gen", "--tokenizer", tokenizer, *lengths]
-    use = launch(ours, None, folder, stdout=folder / "prompts.ndjson")
-    seen = [json.loads(line)["prompt_len"] for line in open(folder / "prompts.ndjson")]
-    rows = [gen_row("vb-gen", use, statistics.fmean(seen) if seen else None)]
-    if vllm_rs:
-        # It tells the length in words only.
-        theirs = [
-            vllm_rs, "bench", "serve", "--dry-run", "--model", MODEL, "--tokenizer", tokenizer, "--dataset-name", "random",
-            "--random-input-len", 1024, "--random-output-len", 128, "--num-prompts", prompts,
-        ]  # fmt: skip
-        use = launch(theirs, None, folder)
-        text = (folder / "stdout").read_text() + (folder / "stderr").read_text()
-        total = re.search(r"Total input tokens:\s*(\d+)", text)
-        rows.append(gen_row("vllm-rs bench serve --dry-run", use, int(total[1]) / prompts if total else None))
-    return rows
+    generators = [vb_gen, vllm_rs_gen] if bench.args.vllm_rs else [vb_gen]
+    order = generators[number % len(generators) :] + generators[: number % len(generators)]
+    return [generate(bench, folder, tokenizer, prompts) for generate in order]
 
 
 def gen_row(client, use, mean):
@@ -582,7 +594,7 @@ def show(value, sign=False):
     if value is None:
         return "–"
     size = abs(value)
-    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    digits = 3 if size < 1e-6 else min(6, max(0, (1 if size < 0.1 else 2) - math.floor(math.log10(size))))
     return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
 
 
@@ -637,7 +649,9 @@ def paired_row(name, runs):
     ]
     verdicts = [run.get("verdict") for run in good if run.get("verdict")]
     counts = ", ".join(f"{v} {verdicts.count(v)}×" for v in sorted(set(verdicts)))
-    return [name, *cells, counts or "–"]
+    uneven = sum(run.get("uneven", 0) for run in good)
+    note = f"{uneven:,} answers had another number of gaps than the server's" if uneven else ""
+    return [name, *cells, "; ".join(filter(None, [counts, note])) or "–"]
 
 
 RATIOS = [
@@ -719,7 +733,8 @@ What the columns mean:
   to the server, and the wait in the server's socket: with hundreds of requests at once that is milliseconds, and no client's error.
 - **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
 - **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
-  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request.
+  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. Where the start-up
+  takes tens of seconds, its variation is in this column too.
 - **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
 - **requests lost**: sent or not, those without a success in the client's result.
 """
@@ -737,7 +752,13 @@ def report(data):
     groups = grouped(data["runs"])
     loads = list(dict.fromkeys(load for load, _ in groups))
     settings = data["settings"]
-    out = [INTRODUCTION.format(facts="\n".join(f"- {fact}" for fact in data["facts"]), limit=LIMIT, input_len=INPUT_LEN, **settings)]
+    facts = [
+        *data["machine"], f"Versions: {', '.join(data['versions'])}",
+        *[f"Could not be installed: {name}" for name in data["missing"]],
+        *[f"Measured by {command}" for command in data["commands"]],
+    ]  # fmt: skip
+    words = "\n".join(f"- {fact}" for fact in facts)
+    out = [INTRODUCTION.format(facts=words, limit=LIMIT, input_len=INPUT_LEN, **settings)]
     out.append("## Loads\n")
     out.append(COLUMNS.format(**settings))
     for load in loads:
@@ -794,7 +815,6 @@ def machine():
     return [
         f"CPU: {cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {int(memory[1]) / 1e6:.0f} GB of memory",
         f"Kernel: {platform.system()} {platform.release()}",
-        f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC",
     ]
 
 
@@ -854,17 +874,17 @@ def parse_args():
     for name in ("--bin", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--missing", action="append", default=[], help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.quick:
-        args.rounds = args.slow_rounds = args.solo_rounds = 1
-        args.loads, args.slow_loads, args.solo_load = [load("64x20"), load("512x20")], [load("64x20")], load("1024x50")
-        args.waves, args.output_len, args.gen_prompts = 2, 30, min(args.gen_prompts, 1000)
-    return args
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(
+            rounds=1, slow_rounds=1, solo_rounds=1, loads=[load("64x20"), load("512x20")], slow_loads=[load("64x20")],
+            solo_load=load("1024x50"), waves=2, output_len=30, gen_prompts=1000,
+        )  # fmt: skip
+    return parser.parse_args()
 
 
 def measure_all(args, bench, clients, data):
     loads = list(dict.fromkeys([*args.loads, *args.slow_loads]))
-    for number in range(args.rounds if not all(c.slow for c in clients) else args.slow_rounds):
+    for number in range(max(args.slow_rounds if c.slow else args.rounds for c in clients)):
         turn = number % max(1, len(clients))
         order = clients[turn:] + clients[:turn]
         for client in order:
@@ -872,8 +892,10 @@ def measure_all(args, bench, clients, data):
                 data["start_ups"].append(dict(bench.start_up(client), client=client.name, round=number))
         for load in loads:
             for client in order:
-                if client.slow and number < args.slow_rounds and load in args.slow_loads or not client.slow and load in args.loads:
+                rounds, wanted = (args.slow_rounds, args.slow_loads) if client.slow else (args.rounds, args.loads)
+                if number < rounds and load in wanted:
                     one(bench, client, load, number, data)
+        save(args, data)
     for number in range(args.solo_rounds):
         for client in (c for c in clients if c.name == "vb-fire"):
             one(bench, client, args.solo_load, number, data)
@@ -895,18 +917,40 @@ def one(bench, client, load, number, data):
 
 
 def measure_tools(args, bench, data):
-    tokenizer = pathlib.Path(os.environ.get("TOKENIZER") or bench.tools.model / "tokenizer.json").resolve()
+    given = os.environ.get("TOKENIZER")
+    tokenizer = pathlib.Path(given or bench.tools.model / "tokenizer.json").resolve()
+    size = len(json.loads(tokenizer.read_text())["model"]["vocab"])
+    data["settings"].update(
+        gen_prompts=args.gen_prompts, gen_tokenizer=f"a tokenizer of {size:,} tokens" if given else "the built-in tokenizer"
+    )
     outputs = make_outputs(bench) if args.stats else None
     for number in range(args.rounds):
         if args.gen:
-            rows = bench_gen(bench, args.vllm_rs, tokenizer, args.gen_prompts)
-            data["gen"] += rows if number % 2 == 0 else rows[::-1]
+            rows = bench_gen(bench, tokenizer, args.gen_prompts, number)
+            data["gen"] += rows
             say("generating: " + ", ".join(f"{r['client']} {show(r.get('wall_s'))} s" for r in rows))
         if args.stats:
             data["stats"].append(bench_stats(bench, outputs))
             say(f"vb-stats: {show(data['stats'][-1].get('mb_per_s'))} MB/s")
-    named = json.loads(tokenizer.read_text())["model"]
-    return f"a tokenizer of {len(named['vocab']):,} tokens" if os.environ.get("TOKENIZER") else "the built-in tokenizer"
+        save(args, data)
+
+
+def take_earlier(paths, data):
+    """The raw numbers of earlier runs, which must have been measured in the same way."""
+    for path in paths:
+        earlier = json.loads(path.read_text())
+        for key in ("runs", "start_ups", "gen", "stats", "commands"):
+            data[key] += earlier[key]
+        data["versions"] = list(dict.fromkeys([*data["versions"], *earlier["versions"]]))
+        for key, value in earlier["settings"].items():
+            if data["settings"].setdefault(key, value) != value:
+                sys.exit(f"bench-peers: {path} was measured with {key} = {value}, and not {data['settings'][key]}")
+
+
+def save(args, data):
+    """After each round, so that a run which is cut is not lost: --with takes it up again."""
+    if args.json:
+        args.json.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def main():
@@ -914,33 +958,26 @@ def main():
     if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
         sys.exit("bench-peers: it needs two cores, one for the client and one for the server; name them with --cores")
     become_subreaper()
-    data = {"facts": [], "settings": {}, "runs": [], "start_ups": [], "gen": [], "stats": []}
-    with tempfile.TemporaryDirectory(prefix="vb-peers-") as folder:
-        bench = Bench(args, pathlib.Path(folder))
-        clients = make_clients(args, bench.tools)
-        versions = list(dict.fromkeys(client.version() for client in clients))
-        for path in args.earlier:
-            earlier = json.loads(path.read_text())
-            for key in ("runs", "start_ups", "gen", "stats"):
-                data[key] += earlier[key]
-            versions = list(dict.fromkeys([*earlier["versions"], *versions]))
-            data.setdefault("commands", []).extend(earlier["commands"])
-        data["versions"] = versions
-        data.setdefault("commands", []).append(command_typed())
-        data["facts"] = [
-            *machine(), f"Versions: {', '.join(versions)}; this project at {revision()}",
-            *[f"Could not be installed: {name}" for name in args.missing],
-            *[f"Command: `{command}`" for command in data["commands"]],
-        ]  # fmt: skip
-        data["settings"] = {
+    data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "start_ups": [], "gen": [], "stats": []}
+    data["missing"] = args.missing
+    take_earlier(args.earlier, data)
+    if args.rounds or args.solo_rounds:
+        now = {
             "waves": args.waves, "output_len": args.output_len, "client_core": args.cores[0], "server_core": args.cores[1],
-            "gen_prompts": args.gen_prompts, "gen_tokenizer": "",
         }  # fmt: skip
-        measure_all(args, bench, clients, data)
-        if args.gen or args.stats:
-            data["settings"]["gen_tokenizer"] = measure_tools(args, bench, data)
-    if args.json:
-        args.json.write_text(json.dumps(data, indent=1) + "\n")
+        if data["settings"] and any(data["settings"].get(key) != value for key, value in now.items()):
+            sys.exit("bench-peers: --with names runs with other --waves, --output-len or --cores")
+        data["settings"].update(now)
+        with tempfile.TemporaryDirectory(prefix="vb-peers-") as folder:
+            bench = Bench(args, pathlib.Path(folder))
+            clients = make_clients(args, bench.tools)
+            data["versions"] = list(dict.fromkeys([*data["versions"], *(client.version() for client in clients)]))
+            date = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
+            data["commands"].append(f"`{command_typed()}` at {revision()}, {date}")
+            measure_all(args, bench, clients, data)
+            if args.gen or args.stats:
+                measure_tools(args, bench, data)
+    save(args, data)
     args.out.write_text(report(data))
     say(f"wrote {args.out}")
     lost = sum(run.get("lost", 1) for run in data["runs"] + data["start_ups"] if run["client"].startswith("vb-fire"))
