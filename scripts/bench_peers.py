@@ -277,8 +277,9 @@ class Peer:
 
     def version(self):
         code = f"import importlib.metadata as m; print(m.version({self.distribution!r}))"
-        found = subprocess.run([self.program.parent / "python", "-c", code], capture_output=True, text=True)
-        return f"{self.name} {found.stdout.strip() or 'of unknown version'}"
+        python = self.program.resolve().parent / "python"
+        found = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout if python.exists() else ""
+        return f"{self.name} {found.strip() or 'of unknown version'}"
 
     def streams(self, run):
         return {}
@@ -696,7 +697,10 @@ def measure_tools(args, bench, data):
 def take_earlier(paths, data):
     """The raw numbers of earlier runs, which must have been measured in the same way."""
     for path in paths:
-        earlier = json.loads(path.read_text())
+        try:
+            earlier = json.loads(path.read_text())
+        except (OSError, ValueError) as e:
+            sys.exit(f"bench-peers: {path} has no numbers of an earlier run: {e}")
         for key in ("runs", "start_ups", "gen", "stats", "commands"):
             data[key] += earlier[key]
         data["versions"] = list(dict.fromkeys([*data["versions"], *earlier["versions"]]))

@@ -36,11 +36,13 @@ def excess(reported, true, scale):
 
 
 def show(value, sign=False):
+    """Three digits that count; where a sign is wanted no more than three decimals, which are microseconds."""
     if value is None:
         return "–"
     size = abs(value)
-    digits = 3 if size < 1e-6 else min(6, max(0, (1 if size < 0.1 else 2) - math.floor(math.log10(size))))
-    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    digits = 3 if size < 1e-6 else min(3 if sign else 6, max(0, (1 if size < 0.1 else 2) - math.floor(math.log10(size))))
+    text = f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else "0"
 
 
 def table(head, rows):
@@ -48,16 +50,20 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+ACCURACY_HEAD = [
+    "client", "rounds", "TTFT p50, reported − true, ms", "TTFT p99, reported − true, ms", "true TTFT p99, ms",
+    "ITL p99, reported − true, ms", "true ITL p99, ms", "ITL sd, reported / true, ms",
+]  # fmt: skip
+
+COST_HEAD = ["client", "CPU per chunk, µs (least–most)", "CPU of the short run, ms", "peak RSS, MB", "requests lost"]
+
+
+def whole(runs):
+    return [run for run in runs if "failure" not in run]
+
+
 def accuracy_row(name, runs):
-    good = [run for run in runs if "failure" not in run]
-    bad = [run["failure"] for run in runs if "failure" in run]
-    if not good:
-        return [name, "0", *["–"] * 9, f"failed: {bad[0]}"]
-    cpu = [run["cpu_us_per_chunk"] for run in good if run.get("cpu_us_per_chunk") is not None]
-    lost = sum(run["lost"] for run in good)
-    note = f"{lost:,} of {sum(run['offered'] for run in good):,}" if lost else "0"
-    if bad:
-        note += f"; {len(bad)} of {len(runs)} rounds failed: {bad[0]}"
+    good = whole(runs)
     return [
         name, str(len(good)),
         show(medians(good, excess("ttft.p50", "true_ttft.p50", MS)), True),
@@ -66,16 +72,23 @@ def accuracy_row(name, runs):
         show(medians(good, excess("itl.p99", "true_itl.p99", MS)), True),
         show(medians(good, of("true_itl.p99", MS))),
         f"{show(medians(good, of('itl_sd', MS)))} / {show(medians(good, of('true_itl_sd', MS)))}",
-        f"{show(medians(good, of('cpu_us_per_chunk')))} ({show(min(cpu, default=None))}–{show(max(cpu, default=None))})",
-        show(medians(good, of("base_cpu_s", 1000))), show(medians(good, of("rss_mb"))), note,
     ]  # fmt: skip
 
 
-ACCURACY_HEAD = [
-    "client", "rounds", "TTFT p50, reported − true, ms", "TTFT p99, reported − true, ms", "true TTFT p99, ms",
-    "ITL p99, reported − true, ms", "true ITL p99, ms", "ITL sd reported / true, ms", "CPU per chunk, µs (least–most)",
-    "CPU of the short run, ms", "peak RSS, MB", "requests lost",
-]  # fmt: skip
+def cost_row(name, runs):
+    good = whole(runs)
+    failures = [run["failure"] for run in runs if "failure" in run]
+    lost, offered = sum(run["lost"] for run in good), sum(run["offered"] for run in good)
+    notes = [f"{lost:,} of {offered:,}"] if good else []
+    if failures:
+        notes.append(f"{len(failures)} of {len(runs)} rounds failed: {failures[0]}")
+    cpu = [value for value in map(of("cpu_us_per_chunk"), good) if value is not None]
+    between = f" ({show(min(cpu))}–{show(max(cpu))})" if len(cpu) > 1 else ""
+    return [
+        name, show(medians(good, of("cpu_us_per_chunk"))) + between, show(medians(good, of("base_cpu_s", 1000))),
+        show(medians(good, of("rss_mb"))), "; ".join(notes),
+    ]  # fmt: skip
+
 
 PAIRED_HEAD = [
     "client", "first chunk p50, µs", "p99", "max", "gap p50, µs", "p99", "max", "verdict of its own",
@@ -208,6 +221,7 @@ def report(data):
         at = {name: runs for (there, name), runs in groups.items() if there == load}
         out.append(f"### {int(streams):,} streams, a step of {step} ms\n")
         out.append(table(ACCURACY_HEAD, [accuracy_row(name, runs) for name, runs in at.items()]) + "\n")
+        out.append(table(COST_HEAD, [cost_row(name, runs) for name, runs in at.items()]) + "\n")
     out.append(PAIRED)
     for load in loads:
         rows = [paired_row(name, runs) for (there, name), runs in groups.items() if there == load]
