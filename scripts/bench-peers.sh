@@ -18,7 +18,8 @@ cache=${VB_PEERS:-$HOME/.cache/vb-peers}
 peers="vllm-rs vllm aiperf guidellm"
 args=()
 # What was typed, for the document.
-export VB_COMMAND="scripts/bench-peers.sh $*"
+export VB_COMMAND="${TOKENIZER:+TOKENIZER=${TOKENIZER##*/} }scripts/bench-peers.sh"
+[ $# -eq 0 ] || VB_COMMAND+=$(printf ' %q' "$@")
 while [ $# -gt 0 ]; do
   case $1 in
   --peers)

@@ -164,16 +164,21 @@ class Simulator:
         ]  # fmt: skip
         if tls:
             argv += ["--tls-cert", ROOT / "tests/data/tls-cert.pem", "--tls-key", ROOT / "tests/data/tls-key.pem"]
-        with on_core(core):
-            self.process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE, text=True)
+        self.words = folder / "sim-stderr"
+        with on_core(core), open(self.words, "wb") as stderr:
+            self.process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE, stderr=stderr, text=True)
         self.url = self.process.stdout.readline().strip()
         if not self.url:
-            sys.exit("bench-peers: vb-sim did not start")
+            sys.exit(f"bench-peers: vb-sim did not start: {self.words.read_text().strip()}")
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(timeout=30) != 0:
-            sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}")
+            sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}: {self.words.read_text().strip()}")
+        # It says so itself when a step came late.
+        told = re.findall(r"([0-9.]+) ?(ms|s) late", self.words.read_text())
+        late = [float(size) * (1000 if unit == "s" else 1) for size, unit in told]
+        self.late_ms = max(late, default=None)
         return {line["request_id"]: line for line in lines_in_nanoseconds(self.log)}
 
 
@@ -402,7 +407,8 @@ class Bench:
         run = Run(sim.url, load.streams, count, output_len, folder)
         argv, streams = client.command(run), client.streams(run)
         use = launch(argv, self.client_core, folder, env=client.env, **streams)
-        truth, result, samples = sim.stop(), {}, []
+        truth, samples = sim.stop(), []
+        result = {"server_late_ms": sim.late_ms}
         if use.timed_out:
             result["failure"] = f"it was not done after {LIMIT} s"
         else:
@@ -582,8 +588,8 @@ def revision():
 
 def command_typed():
     """The command for the document, without the folders of this machine."""
-    words = shlex.split(os.environ.get("VB_COMMAND") or "scripts/bench_peers.py " + " ".join(sys.argv[1:]))
-    return shlex.join([words[0], *[pathlib.Path(w).name if w.startswith("/") else w for w in words[1:]]])
+    words = shlex.split(os.environ.get("VB_COMMAND") or shlex.join(["scripts/bench_peers.py", *sys.argv[1:]]))
+    return " ".join(w if re.match("[A-Z]+=", w) else shlex.quote(pathlib.Path(w).name if w[:1] == "/" else w) for w in words)
 
 
 def make_clients(args, tools):
@@ -736,7 +742,7 @@ def main():
             clients = make_clients(args, bench.tools)
             data["versions"] = list(dict.fromkeys([*data["versions"], *(client.version() for client in clients)]))
             date = f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC"
-            data["commands"].append(f"`{command_typed()}` at {revision()}, {date}")
+            data["commands"].append(f"`{command_typed()}`, at revision {revision()}, {date}")
             measure_all(args, bench, clients, data)
             if args.gen or args.stats:
                 measure_tools(args, bench, data)
