@@ -221,10 +221,10 @@ def report(data):
         at = {name: runs for (there, name), runs in groups.items() if there == load}
         out.append(f"### {int(streams):,} streams, a step of {step} ms\n")
         out.append(table(ACCURACY_HEAD, [accuracy_row(name, runs) for name, runs in at.items()]) + "\n")
-        late = [run["server_late_ms"] for runs in at.values() for run in runs if run.get("server_late_ms")]
+        late = sum(run.get("server_late", False) for runs in at.values() for run in runs)
         if late:
-            words = f"In {len(late)} of {sum(map(len, at.values()))} runs a step of the server came late, by up to {show(max(late))} ms."
-            out.append(f"{words} The log has the true times all the same.\n")
+            words = f"In {late} of {sum(map(len, at.values()))} runs the server could not keep its own steps."
+            out.append(f"{words} Its log is true all the same.\n")
         out.append(table(COST_HEAD, [cost_row(name, runs) for name, runs in at.items()]) + "\n")
     out.append(PAIRED)
     for load in loads:
