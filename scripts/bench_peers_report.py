@@ -188,8 +188,8 @@ What the columns mean:
   to the server, and the wait in the server's socket: with hundreds of requests at once that is milliseconds, and no client's error.
 - **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
 - **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
-  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. Where the start-up
-  takes tens of seconds, its variation is in this column too.
+  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. For the clients in
+  Python both are counted from the first request on, because their start-up is longer than the run, and varies.
 - **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
 - **requests lost**: sent or not, those without a success in the client's result.
 """
