@@ -5,7 +5,7 @@
 #
 # Installs the peers named by --peers (default: all four; "" for none) where they are not yet installed, builds the project,
 # and writes docs/ACCURACY.md. The other options are those of scripts/bench_peers.py: --help lists them, --quick is a trial
-# of two minutes. All by default takes about an hour and a half, most of it the imports of the Python peers.
+# of some minutes. All by default takes about an hour, most of it the start-up of the peers in Python.
 #
 # VB_PEERS is where the peers go (default ~/.cache/vb-peers): vllm-rs 60 MB (a wheel of 340 MB is fetched for it), vllm 6 GB,
 # aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm takes a vLLM that is there. VB_BIN is a folder with the project's programs

@@ -436,6 +436,8 @@ class Guidellm(Peer):
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
+        # Names its rounds among those of earlier runs.
+        self.began = int(time.time())
         self.client_core, self.server_core = args.cores
         self.tools = Tools(pathlib.Path(args.bin).resolve(), folder / "model")
         make_model(self.tools.model)
@@ -698,7 +700,7 @@ def measure_all(args, bench, clients, data):
         order = clients[turn:] + clients[:turn]
         for client in order:
             if not client.slow:
-                data["start_ups"].append(dict(bench.start_up(client), client=client.name, round=number))
+                data["start_ups"].append(dict(bench.start_up(client), client=client.name, round=f"{bench.began}-{number}"))
         for load in loads:
             for client in order:
                 rounds, wanted = (args.slow_rounds, args.slow_loads) if client.slow else (args.rounds, args.loads)
@@ -713,7 +715,7 @@ def measure_all(args, bench, clients, data):
 def one(bench, client, load, number, data):
     began = time.monotonic()
     result = bench.measure(client, load)
-    data["runs"].append(dict(result, client=client.name, load=str(load), round=number))
+    data["runs"].append(dict(result, client=client.name, load=str(load), round=f"{bench.began}-{number}"))
     if "failure" in result:
         words = result["failure"]
     else:
