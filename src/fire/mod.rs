@@ -70,6 +70,9 @@ use crate::{
     units::Nanos,
 };
 
+/// What a server may need to take a new connection up.
+const ACCEPTING: Nanos = Nanos(50_000);
+
 /// Runs the tool.
 pub fn run(args: &Args) -> Result<(), Error> {
     if args.schema {
@@ -172,6 +175,8 @@ impl Load<'_> {
                 return;
             }
         }
+        // The kernel has opened them, but the server is still taking them up: that too is no part of the load.
+        sleep(ACCEPTING.duration() * u32::try_from(count).unwrap_or(u32::MAX)).await;
     }
 }
 
