@@ -41,12 +41,20 @@ impl Slots {
         Slots { places, freed: Arc::default(), limited: count.is_some() }
     }
 
+    /// A place that is free now, and since when.
+    fn try_take(&self) -> Option<(Slot, Nanos)> {
+        Some(self.taken(Arc::clone(&self.places).try_acquire_owned().ok()?))
+    }
+
     /// Waits for a free place; also gives the moment when it had become free.
     pub async fn take(&self) -> Option<(Slot, Nanos)> {
-        let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+        Some(self.taken(Arc::clone(&self.places).acquire_owned().await.ok()?))
+    }
+
+    fn taken(&self, place: OwnedSemaphorePermit) -> (Slot, Nanos) {
         // At the start all are free, and none was ever freed.
         let freed = self.freed().pop_front().unwrap_or_default();
-        Some((Slot { slots: self.clone(), _place: place }, freed))
+        (Slot { slots: self.clone(), _place: place }, freed)
     }
 
     fn freed(&self) -> MutexGuard<'_, VecDeque<Nanos>> {
@@ -92,6 +100,8 @@ pub trait Launch {
     fn timestamp(&self, request: &Self::Request) -> Option<Nanos>;
     /// Sends it, now.
     fn start(&mut self, request: Self::Request, due: Due, slot: Slot);
+    /// Nothing more is to be sent this moment: whatever `start` has put off is done now.
+    fn rest(&mut self);
     /// It was due at `scheduled` but never sent: it was offered all the same.
     fn never(&mut self, request: Self::Request, scheduled: Nanos, why: Why);
 }
@@ -114,13 +124,15 @@ struct Next<R> {
 
 impl<R> Queue<R> {
     /// The next request, which stays where it is; `None`: there is none.
-    async fn peek(&mut self, pace: &impl Pace, timestamp: impl Fn(&R) -> Option<Nanos>) -> Option<&Next<R>> {
+    async fn peek(&mut self, pace: &impl Pace, launch: &mut impl Launch<Request = R>) -> Option<&Next<R>> {
         if self.next.is_none() {
-            let (request, read) = match self.requests.try_recv() {
-                Ok(request) => (request, Nanos(0)),
-                Err(_) => (self.requests.recv().await?, pace.now()),
+            let (request, read) = if let Ok(request) = self.requests.try_recv() {
+                (request, Nanos(0))
+            } else {
+                launch.rest();
+                (self.requests.recv().await?, pace.now())
             };
-            let due = self.schedule.due(timestamp(&request));
+            let due = self.schedule.due(launch.timestamp(&request));
             self.next = Some(Next { request, due, read });
         }
         self.next.as_ref()
@@ -142,9 +154,16 @@ pub async fn dispatch<L: Launch>(
     let mut queue = Queue { requests, schedule, next: None };
     loop {
         let next = async {
-            let (slot, freed) = slots.take().await?;
-            let due = queue.peek(pace, |request| launch.timestamp(request)).await?.due;
-            if let Some(due) = due {
+            let (slot, freed) = if let Some(taken) = slots.try_take() {
+                taken
+            } else {
+                launch.rest();
+                slots.take().await?
+            };
+            if let Some(due) = queue.peek(pace, launch).await?.due
+                && due > pace.now()
+            {
+                launch.rest();
                 pace.until(due).await;
             }
             Some((slot, freed))
@@ -154,14 +173,17 @@ pub async fn dispatch<L: Launch>(
             () = stop.draining() => break,
             next = next => next,
         };
-        let (Some((slot, freed)), Some(Next { request, due, read })) = (next, queue.next.take()) else { return 0 };
+        let (Some((slot, freed)), Some(Next { request, due, read })) = (next, queue.next.take()) else {
+            launch.rest();
+            return 0;
+        };
         let ready = freed.max(read).max(due.unwrap_or_default());
         launch.start(request, Due { scheduled: due.unwrap_or(ready), ready }, slot);
     }
+    launch.rest();
     let since = pace.now();
     let why = stop.why().unwrap_or(Why::Interrupted);
-    while let Ok(Some(Next { due: Some(due), .. })) =
-        timeout(LAST_LINES, queue.peek(pace, |request| launch.timestamp(request))).await
+    while let Ok(Some(Next { due: Some(due), .. })) = timeout(LAST_LINES, queue.peek(pace, launch)).await
         && *due <= since
         && let Some(Next { request, due: Some(due), .. }) = queue.next.take()
     {
@@ -219,6 +241,7 @@ mod tests {
                 slot.free(Paused(begun).now());
             });
         }
+        fn rest(&mut self) {}
         fn never(&mut self, _: Self::Request, scheduled: Nanos, _: Why) {
             self.log.borrow_mut().push(format!("{} never", scheduled.0 / 1_000_000_000));
         }

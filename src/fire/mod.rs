@@ -60,12 +60,20 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join, exchange::Transport, openai::api_key, portable::Portable, socket::Stamping, stamped::Stamped,
+        connection::join,
+        exchange::{Exchange, Transport},
+        openai::api_key,
+        portable::Portable,
+        socket::Stamping,
+        stamped::Stamped,
     },
     load::Schedule,
     ndjson,
     pacer::Sleeper,
-    record::{ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest, Verdict},
+    record::{
+        ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RequestFuncOutput, RunRecord, SampleRequest,
+        Verdict,
+    },
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -263,17 +271,51 @@ struct Ended {
 }
 
 /// Starts each request at its time, and leaves its answer to a reader.
-struct Launcher<'a, T> {
+struct Launcher<'a, T: Transport> {
     transport: Arc<T>,
     readers: &'a Readers,
+    attendant: Attendant,
+    /// Whether a request had a time of its own.
+    timed: bool,
+    /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
+    begun: Vec<Vec<Begun<T::Exchange>>>,
+}
+
+/// A request whose reader does not know of it yet.
+struct Begun<E> {
+    exchange: E,
+    output: RequestFuncOutput,
+    due: Due,
+    slot: Slot,
+}
+
+/// So many requests are begun, at the most, before their reader is woken: half a millisecond of sending.
+const AT_ONCE: usize = 32;
+
+/// What it takes to see a request through.
+#[derive(Clone)]
+struct Attendant {
     client: Arc<Client>,
     outcomes: std_mpsc::Sender<Finished>,
     backlog: Arc<Backlog>,
     stop: Stop,
     /// Held by every task, so that the last one can be awaited.
     alive: mpsc::Sender<()>,
-    /// Whether a request had a time of its own.
-    timed: bool,
+}
+
+impl Attendant {
+    async fn attend(mut self, begun: Begun<impl Exchange>) {
+        let Begun { exchange, output, due, slot } = begun;
+        let done = attempt(&self.client, exchange, output.expected_output_len, &mut self.stop).await;
+        let now = self.client.clock.now();
+        slot.free(now);
+        self.client.ended.fetch_max(now.0, Relaxed);
+        let size = done.size();
+        self.backlog.more(size);
+        // The sink is there until the last sender is gone.
+        let _ = self.outcomes.send(Finished { output, due, size, what: What::Attempt(Box::new(done)) });
+        drop(self.alive);
+    }
 }
 
 impl<T: Transport> Launch for Launcher<'_, T> {
@@ -286,27 +328,31 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
         let RequestFuncInput { request, output, timestamp } = request;
         let (at, exchange) = self.transport.begin(request);
-        self.client.started.fetch_add(1, Relaxed);
+        self.attendant.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
-        let (client, outcomes, backlog) = (Arc::clone(&self.client), self.outcomes.clone(), Arc::clone(&self.backlog));
-        let (mut stop, alive) = (self.stop.clone(), self.alive.clone());
-        self.readers.handle(at).spawn(async move {
-            let done = attempt(&client, exchange, output.expected_output_len, &mut stop).await;
-            let now = client.clock.now();
-            slot.free(now);
-            client.ended.fetch_max(now.0, Relaxed);
-            let size = done.size();
-            backlog.more(size);
-            // The sink is there until the last sender is gone.
-            let _ = outcomes.send(Finished { output, due, size, what: What::Attempt(Box::new(done)) });
-            drop(alive);
-        });
+        self.begun[at].push(Begun { exchange, output, due, slot });
+        if self.begun[at].len() == AT_ONCE {
+            self.rest();
+        }
+    }
+
+    fn rest(&mut self) {
+        for (at, begun) in self.begun.iter_mut().enumerate().filter(|(_, begun)| !begun.is_empty()) {
+            let (begun, attendant) = (std::mem::take(begun), self.attendant.clone());
+            self.readers.handle(at).spawn(async move {
+                for begun in begun {
+                    tokio::spawn(attendant.clone().attend(begun));
+                }
+            });
+        }
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        self.client.ended.fetch_max(self.client.clock.now().0, Relaxed);
+        let client = &self.attendant.client;
+        client.ended.fetch_max(client.clock.now().0, Relaxed);
         let due = Due { scheduled, ready: scheduled };
-        let _ = self.outcomes.send(Finished { output: request.output, due, size: 0, what: What::NotSent(why) });
+        let _ =
+            self.attendant.outcomes.send(Finished { output: request.output, due, size: 0, what: What::NotSent(why) });
     }
 }
 
@@ -346,12 +392,9 @@ impl Load<'_> {
         let mut launcher = Launcher {
             transport,
             readers: self.readers,
-            client: Arc::clone(&client),
-            outcomes,
-            backlog,
-            stop: stopper.watch(),
-            alive,
+            attendant: Attendant { client: Arc::clone(&client), outcomes, backlog, stop: stopper.watch(), alive },
             timed: false,
+            begun: (0..args.threads).map(|_| vec![]).collect(),
         };
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
         let left = dispatch(input.requests, self.schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
