@@ -58,6 +58,22 @@ pub fn outputs(stdout: &str) -> (RunRecord, Vec<RequestFuncOutput>) {
     (run, outputs)
 }
 
+/// The most requests that were in flight at one instant.
+pub fn most_in_flight(outputs: &[RequestFuncOutput]) -> i32 {
+    let events = |output: &RequestFuncOutput| {
+        let start = output.start_time.unwrap();
+        [(start, 1), (start + output.latency.unwrap(), -1)]
+    };
+    let mut events: Vec<(UnixNanos, i32)> = outputs.iter().flat_map(events).collect();
+    events.sort_unstable();
+    let mut running = 0;
+    let counts = events.into_iter().map(|(_, change)| {
+        running += change;
+        running
+    });
+    counts.max().unwrap()
+}
+
 #[test]
 fn a_closed_loop_keeps_exactly_so_many_in_flight() {
     let sim = Sim::start(&[]);
@@ -73,7 +89,6 @@ fn a_closed_loop_keeps_exactly_so_many_in_flight() {
     );
     assert_eq!((&end["offered"], &end["outcomes"]["ok"], &end["interrupted"]), (&40.into(), &40.into(), &false.into()));
     assert_eq!(end["open_loop"], false);
-    let mut events = Vec::new();
     for output in &outputs {
         assert_eq!(
             (&output["output_tokens"], &output["success"], &output["finish_reason"]),
@@ -81,20 +96,8 @@ fn a_closed_loop_keeps_exactly_so_many_in_flight() {
         );
         assert_eq!(output["itl"].as_array().unwrap().len(), 7);
         assert_eq!(output["tags"]["i"].to_string(), output["request_id"].as_str().unwrap()[1..]);
-        let start = output["start_time"].as_f64().unwrap();
-        events.push((start, 1));
-        events.push((start + output["latency"].as_f64().unwrap(), -1));
     }
-    events.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut running = 0;
-    let peak = events
-        .iter()
-        .map(|e| {
-            running += e.1;
-            running
-        })
-        .max();
-    assert_eq!(peak, Some(4));
+    assert_eq!(most_in_flight(&self::outputs(&done.stdout).1), 4);
     let fresh = fire(&sim.url, &["--no-keep-alive", "--max-concurrency", "4"], &requests(8, FULL));
     assert!(records(&fresh.stdout).1.iter().all(|o| o["reused"] == false));
     let reused = outputs.iter().filter(|o| o["reused"] == true).count();
@@ -305,7 +308,7 @@ fn a_server_that_is_not_there_is_told_once() {
 }
 
 /// A server that says these bytes to every request and closes.
-fn server_that_says(answer: String) -> String {
+pub fn server_that_says(answer: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

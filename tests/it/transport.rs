@@ -13,7 +13,7 @@ use serde_json::Value;
 use vb::sim::Truth;
 
 use crate::{
-    fire::{FULL, fire, outputs, records, requests},
+    fire::{FULL, fire, most_in_flight, outputs, records, requests, server_that_says},
     tool::{self, Sim, command, folder, truths},
 };
 
@@ -59,26 +59,8 @@ fn concurrency_is_exact_over_several_threads() {
     let sim = Sim::start(&["--step-base", "1ms"]);
     let done = fire(&sim.url, &["--max-concurrency", "5", "--threads", "3"], &requests(60, FULL));
     assert_eq!(done.code, 0, "{}", done.stderr);
-    let mut events = Vec::new();
-    for output in outputs(&done.stdout).1 {
-        let start = output.start_time.unwrap();
-        events.push((start, 1));
-        events.push((start + output.latency.unwrap(), -1));
-    }
-    assert_eq!(events.len(), 120);
-    events.sort_unstable();
-    let mut running = 0;
-    let peak = events.iter().map(|event| {
-        running += event.1;
-        running
-    });
-    assert_eq!(peak.max(), Some(5));
-}
-
-/// A server of one's own: each connection is handed over when its first bytes have come, with how many are open then.
-fn listener() -> (String, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    (format!("http://{}", listener.local_addr().unwrap()), listener)
+    let outputs = outputs(&done.stdout).1;
+    assert_eq!((outputs.len(), most_in_flight(&outputs)), (60, 5));
 }
 
 /// Reads a request to its end.
@@ -99,7 +81,8 @@ const ANSWER: &str =
 
 #[test]
 fn connections_are_open_before_the_clock_starts() {
-    let (url, listener) = listener();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
     let (tell, opened) = mpsc::channel();
     std::thread::spawn(move || {
         // One to see that the server is there, and the three that were asked for: no request until all are accepted.
@@ -149,18 +132,7 @@ fn http_in_odd_shapes_is_read() {
         ("not HTTP", "220 mail.example ESMTP\r\n".into(), Some("protocol")),
     ] {
         for transport in ["stamped", "portable"] {
-            let (url, listener) = listener();
-            let answer = answer.clone();
-            std::thread::spawn(move || {
-                for stream in listener.incoming() {
-                    let mut stream = stream.unwrap();
-                    // The connection that only looks whether anybody is there says nothing.
-                    if stream.peek(&mut [0]).is_ok_and(|n| n > 0) {
-                        read_request(&mut stream);
-                        let _ = stream.write_all(answer.as_bytes());
-                    }
-                }
-            });
+            let url = server_that_says(answer.clone());
             let done = fire(&url, &["--model", "m", "--transport", transport], &requests(1, ""));
             let (_, outputs, _) = records(&done.stdout);
             let got = outputs[0]["error_kind"].as_str();
