@@ -98,6 +98,12 @@ pub fn show(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// The name of this host.
+#[must_use]
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// `KEY=VALUE` as it is typed in a flag.
 pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

@@ -190,10 +190,10 @@ impl Answer {
         self.read_lag.push(arrival.lag.unwrap_or_default());
     }
 
-    /// How the token-bearing chunks were stamped, and how late each was read.
+    /// How the token-bearing chunks were stamped.
     #[must_use]
-    pub fn stamps(&self) -> (Stamps, &[Nanos]) {
-        (self.stamps, &self.read_lag)
+    pub fn stamps(&self) -> Stamps {
+        self.stamps
     }
 
     /// The answer is over: writes what it was into `output`, whose request began at `start`.
@@ -432,7 +432,7 @@ mod tests {
         // A token cut in two belongs to the read that completes it.
         answer.push(read(5, 500), &one.as_bytes()[..9]).unwrap();
         answer.push(Arrival { lag: Some(Nanos(1)), ..read(6, 600) }, &one.as_bytes()[9..]).unwrap();
-        let (stamps, _) = answer.stamps();
+        let stamps = answer.stamps();
         let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, clock_steps: 0 };
         assert_eq!(stamps, want);
         let mut output = RequestFuncOutput::default();

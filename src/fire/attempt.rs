@@ -100,7 +100,7 @@ pub struct Traces {
 pub async fn attempt(client: &Client, mut exchange: impl Exchange, expected: Option<u32>, stop: &mut Stop) -> Attempt {
     let mut attempt = Attempt { answer: Answer::expecting(expected), ..Attempt::default() };
     let pulse = Pulse::new(client.clock.now());
-    let (broken, closing) = {
+    let broken = {
         let ends = pin!(async {
             tokio::select! {
                 failure = pulse.watch(client) => failure,
@@ -110,15 +110,12 @@ pub async fn attempt(client: &Client, mut exchange: impl Exchange, expected: Opt
         let mut ends = Seldom::new(ends);
         tokio::select! {
             biased;
-            result = talk(&mut exchange, &mut attempt, &pulse) => (result.err(), true),
-            failure = &mut ends => (Some(failure), false),
+            result = talk(&mut exchange, &mut attempt, &pulse) => result.err(),
+            failure = &mut ends => Some(failure),
         }
     };
     attempt.end = client.clock.now();
-    attempt.moments = exchange.moments();
-    if closing && broken.is_none() {
-        exchange.close();
-    }
+    attempt.moments = exchange.end(broken.is_none());
     attempt.broken = broken;
     client.tokens.fetch_add(attempt.answer.tokens_so_far(), Relaxed);
     attempt
@@ -153,8 +150,7 @@ impl Attempt {
         output.phases.headers = since(moments.head);
         output.phases.done = Some(self.end.since(start));
         output.reused = moments.reused;
-        let (stamps, _) = self.answer.stamps();
-        let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..stamps };
+        let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..self.answer.stamps() };
         self.answer.finish(start, self.broken, count, output);
         let send_lag = moments.first_write.map(|t| t.since(due.ready).since(moments.waited));
         Traces { send_lag, stamps, retransmits: moments.retransmits }

@@ -16,6 +16,7 @@ mod backlog;
 mod dispatch;
 mod headers;
 mod input;
+mod launch;
 mod preflight;
 mod reader;
 mod sink;
@@ -43,15 +44,16 @@ use tokio::{
 
 use self::{
     args::TransportKind,
-    attempt::{Client, Due, attempt},
+    attempt::Client,
     backlog::Backlog,
-    dispatch::{Launch, Slot, dispatch},
+    dispatch::dispatch,
     headers::Headers,
-    input::{Input, RequestFuncInput, Template},
+    input::{Input, Template},
+    launch::{Attendant, Launcher},
     preflight::Preflight,
     reader::Readers,
-    sink::{Finished, Progress, Sink, What, Written},
-    stop::{Stop, Stopper, Why},
+    sink::{Progress, Sink, Written},
+    stop::{Stopper, Why},
     usage::Watch,
     verdict::{Evidence, judge},
 };
@@ -60,20 +62,12 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join,
-        exchange::{Exchange, Transport},
-        openai::api_key,
-        portable::Portable,
-        socket::Stamping,
-        stamped::Stamped,
+        connection::join, exchange::Transport, openai::api_key, portable::Portable, socket::Stamping, stamped::Stamped,
     },
     load::Schedule,
     ndjson,
     pacer::Sleeper,
-    record::{
-        ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RequestFuncOutput, RunRecord, SampleRequest,
-        Verdict,
-    },
+    record::{ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest, Verdict},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -244,7 +238,7 @@ fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRe
         run_id: args.run_id.clone().unwrap_or_else(default_id),
         tool: concat!("vb-fire ", env!("CARGO_PKG_VERSION")).into(),
         argv: headers.scrub_argv(std::env::args_os().map(|a| a.to_string_lossy().into_owned())),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: cli::host(),
         model,
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name().into(),
@@ -268,92 +262,6 @@ struct Ended {
     why: Option<Why>,
     verdict: Verdict,
     reasons: Vec<String>,
-}
-
-/// Starts each request at its time, and leaves its answer to a reader.
-struct Launcher<'a, T: Transport> {
-    transport: Arc<T>,
-    readers: &'a Readers,
-    attendant: Attendant,
-    /// Whether a request had a time of its own.
-    timed: bool,
-    /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
-    begun: Vec<Vec<Begun<T::Exchange>>>,
-}
-
-/// A request whose reader does not know of it yet.
-struct Begun<E> {
-    exchange: E,
-    output: RequestFuncOutput,
-    due: Due,
-    slot: Slot,
-}
-
-/// So many requests are begun, at the most, before their reader is woken: half a millisecond of sending.
-const AT_ONCE: usize = 32;
-
-/// What it takes to see a request through.
-#[derive(Clone)]
-struct Attendant {
-    client: Arc<Client>,
-    outcomes: std_mpsc::Sender<Finished>,
-    backlog: Arc<Backlog>,
-    stop: Stop,
-    /// Held by every task, so that the last one can be awaited.
-    alive: mpsc::Sender<()>,
-}
-
-impl Attendant {
-    async fn attend(mut self, begun: Begun<impl Exchange>) {
-        let Begun { exchange, output, due, slot } = begun;
-        let done = attempt(&self.client, exchange, output.expected_output_len, &mut self.stop).await;
-        let now = self.client.clock.now();
-        slot.free(now);
-        self.client.ended.fetch_max(now.0, Relaxed);
-        let size = done.size();
-        self.backlog.more(size);
-        // The sink is there until the last sender is gone.
-        let _ = self.outcomes.send(Finished { output, due, size, what: What::Attempt(Box::new(done)) });
-        drop(self.alive);
-    }
-}
-
-impl<T: Transport> Launch for Launcher<'_, T> {
-    type Request = RequestFuncInput;
-
-    fn timestamp(&self, request: &RequestFuncInput) -> Option<Nanos> {
-        request.timestamp
-    }
-
-    fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let RequestFuncInput { request, output, timestamp } = request;
-        let (at, exchange) = self.transport.begin(request);
-        self.attendant.client.started.fetch_add(1, Relaxed);
-        self.timed |= timestamp.is_some();
-        self.begun[at].push(Begun { exchange, output, due, slot });
-        if self.begun[at].len() == AT_ONCE {
-            self.rest();
-        }
-    }
-
-    fn rest(&mut self) {
-        for (at, begun) in self.begun.iter_mut().enumerate().filter(|(_, begun)| !begun.is_empty()) {
-            let (begun, attendant) = (std::mem::take(begun), self.attendant.clone());
-            self.readers.handle(at).spawn(async move {
-                for begun in begun {
-                    tokio::spawn(attendant.clone().attend(begun));
-                }
-            });
-        }
-    }
-
-    fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        let client = &self.attendant.client;
-        client.ended.fetch_max(client.clock.now().0, Relaxed);
-        let due = Due { scheduled, ready: scheduled };
-        let _ =
-            self.attendant.outcomes.send(Finished { output: request.output, due, size: 0, what: What::NotSent(why) });
-    }
 }
 
 impl Load<'_> {
@@ -389,13 +297,8 @@ impl Load<'_> {
         }
         let watch = Watch::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
-        let mut launcher = Launcher {
-            transport,
-            readers: self.readers,
-            attendant: Attendant { client: Arc::clone(&client), outcomes, backlog, stop: stopper.watch(), alive },
-            timed: false,
-            begun: (0..args.threads).map(|_| vec![]).collect(),
-        };
+        let attendant = Attendant { client: Arc::clone(&client), outcomes, backlog, stop: stopper.watch(), alive };
+        let mut launcher = Launcher::new(transport, self.readers, attendant);
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
         let left = dispatch(input.requests, self.schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
         let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
@@ -478,13 +381,12 @@ fn evidence(args: &Args, written: &Written, client: ClientUse, by_schedule: bool
         slots: args.max_concurrency,
         latency: tally.mean_latency(),
         duration,
-        sent: tally.offered - tally.outcomes.get("not_sent").copied().unwrap_or(0),
+        sent: tally.offered - tally.not_sent(),
     }
 }
 
 fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(), Error>) -> EndRecord {
     let tally = &written.tally;
-    let never = tally.outcomes.get("not_sent").copied().unwrap_or(0);
     let why_not = match (why, input) {
         (Some(why), _) => Some(why.words().to_owned()),
         (None, Err(e)) => Some(e.to_string()),
@@ -493,7 +395,7 @@ fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(),
     EndRecord {
         offered: tally.offered,
         outcomes: tally.outcomes.clone(),
-        not_sent: NotSent { count: never + left, why: why_not },
+        not_sent: NotSent { count: tally.not_sent() + left, why: why_not },
         interrupted: matches!(why, Some(Why::Interrupted | Why::OutputLost | Why::OutputStalled)),
         schedule_lag: tally.schedule_lag(),
         send_lag: tally.send_lag(),
@@ -536,15 +438,15 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
                 .into(),
         ));
     }
-    match (ended.input, ended.why) {
-        (Err(e), _) => {
+    match (ended.input, ended.why, failed) {
+        (Err(e), _, failed) => {
             if let Some(text) = failed {
                 cli::warn("vb-fire", text);
             }
             Err(e)
         }
-        (Ok(()), Some(Why::Interrupted)) => Err(Error::Interrupted),
-        _ if failed.is_some() => failed.map_or(Ok(()), |text| Err(Error::Check(text))),
+        (Ok(()), Some(Why::Interrupted), _) => Err(Error::Interrupted),
+        (Ok(()), _, Some(text)) => Err(Error::Check(text)),
         _ if args.strict && ended.verdict == Verdict::ClientBound => Err(Error::Invalid(
             "the measurement is invalid (--strict): the client, and not the server, set some of the numbers".into(),
         )),

@@ -92,6 +92,12 @@ impl Tally {
         }
     }
 
+    /// Outputs of requests that never reached the server.
+    #[must_use]
+    pub fn not_sent(&self) -> u64 {
+        self.outcomes.get(ErrorKind::NotSent.name()).copied().unwrap_or(0)
+    }
+
     /// The most frequent error, and by how many requests.
     #[must_use]
     pub fn most_frequent(&self) -> Option<Frequent> {
@@ -104,14 +110,9 @@ impl Tally {
 
     /// Counts how true the times of a request are.
     pub fn trace(&mut self, traces: &Traces) {
-        let (sum, new) = (&mut self.stamps, traces.stamps);
-        sum.chunks += new.chunks;
-        sum.coalesced += new.coalesced;
-        sum.user += new.user;
-        sum.late += new.late;
-        sum.late_coalesced += new.late_coalesced;
-        // Every connection sees the same steps.
-        sum.clock_steps = sum.clock_steps.max(new.clock_steps);
+        // Every connection sees the same steps of the one clock.
+        let clock_steps = self.stamps.clock_steps.max(traces.stamps.clock_steps);
+        self.stamps = Stamps { clock_steps, ..self.stamps + traces.stamps };
         if let Some(again) = traces.retransmits {
             *self.retransmits.get_or_insert(0) += u64::from(again);
         }

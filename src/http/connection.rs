@@ -132,8 +132,20 @@ impl Server {
                 (Io::Tls(Box::new(stream)), Some(clock.now().since(connected)))
             }
         };
-        let (connect, idle_since) = (connected.since(begun), clock.now());
-        Ok(Connection { io, buffer: vec![0; BUFFER], start: 0, end: 0, address, connect, tls, idle_since, used: false })
+        let mut connection = Connection {
+            io,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            address,
+            connect: connected.since(begun),
+            tls,
+            idle_since: clock.now(),
+            used: false,
+            retransmits: None,
+        };
+        connection.retransmits = connection.socket().retransmits();
+        Ok(connection)
     }
 
     /// The first address that answers; each has its share of `limit`, so that one that is silent leaves time for others.
@@ -189,6 +201,9 @@ pub struct Connection {
     idle_since: Nanos,
     /// Whether it has carried a request.
     pub used: bool,
+    /// Segments sent again before the request that it carries: counted when the one before it was over, since a request
+    /// that is due has no time for it.
+    pub retransmits: Option<u32>,
 }
 
 impl Connection {

@@ -30,11 +30,8 @@ pub trait Exchange: Send + 'static {
     /// The next bytes of the body; `None`: it is over.
     fn next(&mut self) -> impl Future<Output = Result<Option<Piece<'_>>, Failure>> + Send;
 
-    /// What is known of its moments so far.
-    fn moments(&self) -> Moments;
-
-    /// The answer has been read to its end: the connection may carry another.
-    fn close(self);
+    /// It is over. `complete`: the answer has been read to its end, so that the connection may carry another.
+    fn end(self, complete: bool) -> Moments;
 }
 
 /// A request made ready: nothing of it is built once the clock runs.

@@ -19,7 +19,7 @@ use super::{
     connection::Server,
     exchange::{Exchange, Failure, Moments, Outgoing, Piece, Transport},
     question,
-    reply::Head,
+    reply::{self, Head},
     socket::Arrival,
 };
 use crate::{
@@ -98,10 +98,9 @@ impl Exchange for PortableExchange {
         let now = self.clock.now();
         (self.moments.first_byte, self.moments.head) = (Some(now), Some(now));
         let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
-        let media = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default();
         let head = Head {
             status: response.status(),
-            media: media.trim().to_ascii_lowercase(),
+            media: reply::media(text(header::CONTENT_TYPE).unwrap_or_default()),
             location: text(header::LOCATION).map(str::to_owned),
         };
         self.response = Some(response);
@@ -117,11 +116,10 @@ impl Exchange for PortableExchange {
         Ok(Some(Piece { arrival, bytes: &self.bytes }))
     }
 
-    fn moments(&self) -> Moments {
+    /// Reqwest looks after its connections itself.
+    fn end(self, _: bool) -> Moments {
         self.moments
     }
-
-    fn close(self) {}
 }
 
 /// The errors behind an error, from the outside in.

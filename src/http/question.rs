@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use reqwest::{Client, blocking, header::HeaderMap};
+use reqwest::{Client, ClientBuilder, blocking, header::HeaderMap};
 
 use super::tls;
 use crate::{
@@ -27,13 +27,9 @@ fn waiting() -> blocking::ClientBuilder {
 
 /// A client for tasks of a runtime, which sends `headers` with each question and asks only once.
 pub fn client(headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Client, Error> {
-    tls::install_provider();
-    Client::builder()
+    once(insecure, timeout)
         .no_proxy()
-        .retry(reqwest::retry::never())
         .default_headers(headers)
-        .danger_accept_invalid_certs(insecure)
-        .connect_timeout(timeout.duration())
         .timeout(timeout.duration())
         .build()
         .map_err(|e| cannot_set_up(&e))
@@ -47,18 +43,23 @@ pub fn streaming_client(
     insecure: bool,
     connect: Nanos,
 ) -> Result<Client, Error> {
-    tls::install_provider();
-    Client::builder()
+    once(insecure, connect)
         .resolve_to_addrs(host, addresses)
-        .retry(reqwest::retry::never())
         .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
         .pool_idle_timeout(Duration::from_secs(4))
         .tcp_nodelay(true)
-        .danger_accept_invalid_certs(insecure)
-        .connect_timeout(connect.duration())
         .build()
         .map_err(|e| cannot_set_up(&e))
+}
+
+/// What clients for tasks of a runtime have in common: nothing is asked twice.
+fn once(insecure: bool, connect: Nanos) -> ClientBuilder {
+    tls::install_provider();
+    Client::builder()
+        .retry(reqwest::retry::never())
+        .danger_accept_invalid_certs(insecure)
+        .connect_timeout(connect.duration())
 }
 
 fn cannot_set_up(e: &reqwest::Error) -> Error {

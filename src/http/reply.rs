@@ -95,8 +95,7 @@ fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong>
         named.map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
     };
     let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
-    let media = values(header::CONTENT_TYPE).next().unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media = media(&values(header::CONTENT_TYPE).next().unwrap_or_default());
     let head = Head { status, media, location: values(header::LOCATION).next() };
     let chunked = has(header::TRANSFER_ENCODING, "chunked");
     let framing = if matches!(code, 204 | 304) {
@@ -109,6 +108,12 @@ fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong>
     let close = has(header::CONNECTION, "close");
     let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
     Ok(Read { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
+}
+
+/// The media type of a `Content-Type`, as [`Head::media`] has it.
+#[must_use]
+pub fn media(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, Wrong> {

@@ -165,14 +165,16 @@ impl AsyncWrite for Socket {
 /// Keeps the kernel's stamping switched on: it begins about a millisecond after the first socket asks for it, and ends with
 /// the last.
 #[derive(Debug)]
-pub struct Stamping(#[allow(dead_code, reason = "held, never used")] Option<std::net::UdpSocket>);
+pub struct Stamping {
+    _held: Option<std::net::UdpSocket>,
+}
 
 impl Stamping {
     /// Switches it on, where there is any.
     #[must_use]
     pub fn on() -> Self {
         let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok();
-        Stamping(socket.filter(|socket| os::ask_for_stamps(socket).is_ok()))
+        Stamping { _held: socket.filter(|socket| os::ask_for_stamps(socket).is_ok()) }
     }
 }
 

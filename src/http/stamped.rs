@@ -49,8 +49,8 @@ impl Transport for Stamped {
     /// The threads take turns, but one that has an idle connection comes before one that has none.
     fn begin(&self, request: Outgoing) -> (usize, StampedExchange) {
         let turn = self.next.fetch_add(1, Relaxed);
-        let order = (0..self.pools.len()).map(|i| (turn + i) % self.pools.len());
-        let found = order.clone().find_map(|at| Some((at, Some(self.pools[at].take()?))));
+        let mut order = (0..self.pools.len()).map(|i| (turn + i) % self.pools.len());
+        let found = order.find_map(|at| Some((at, Some(self.pools[at].take()?))));
         let (at, connection) = found.unwrap_or((turn % self.pools.len(), None));
         let mut exchange = StampedExchange::new(Arc::clone(&self.pools[at]), request);
         if let Some(connection) = connection {
@@ -74,8 +74,7 @@ pub struct StampedExchange {
     framing: Framing,
     keep_alive: bool,
     moments: Moments,
-    /// The socket's counts when the request began.
-    retransmits: Option<u32>,
+    /// The socket's count when the request began.
     clock_steps: u32,
 }
 
@@ -89,7 +88,6 @@ impl StampedExchange {
             framing: Framing::Close,
             keep_alive: false,
             moments: Moments::default(),
-            retransmits: None,
             clock_steps: 0,
         }
     }
@@ -103,7 +101,6 @@ impl StampedExchange {
         connection.used = true;
         let socket = connection.socket_mut();
         socket.begin();
-        self.retransmits = socket.retransmits();
         self.clock_steps = socket.clock_steps();
         self.connection = Some(connection);
     }
@@ -192,25 +189,22 @@ impl Exchange for StampedExchange {
         Ok(Some(Piece { arrival: connection.arrival(), bytes: connection.bytes(place) }))
     }
 
-    fn moments(&self) -> Moments {
-        let Some(socket) = self.connection.as_ref().map(Connection::socket) else { return self.moments };
-        Moments {
+    fn end(self, complete: bool) -> Moments {
+        let Some(mut connection) = self.connection else { return self.moments };
+        let (socket, before) = (connection.socket(), connection.retransmits);
+        let retransmits = socket.retransmits();
+        let moments = Moments {
             first_write: socket.first_write,
             last_write: socket.last_write,
-            retransmits: socket.retransmits().zip(self.retransmits).map(|(now, then)| now.saturating_sub(then)),
+            retransmits: retransmits.zip(before).map(|(now, then)| now.saturating_sub(then)),
             clock_steps: socket.clock_steps().saturating_sub(self.clock_steps),
             ..self.moments
-        }
-    }
-
-    fn close(self) {
-        if let Some(connection) = self.connection
-            && self.keep_alive
-            && self.framing.is_over()
-            && connection.unused().is_empty()
-        {
+        };
+        if complete && self.keep_alive && self.framing.is_over() && connection.unused().is_empty() {
+            connection.retransmits = retransmits;
             self.pool.put(connection);
         }
+        moments
     }
 }
 

@@ -130,6 +130,22 @@ pub struct Stamps {
     pub clock_steps: u64,
 }
 
+impl std::ops::Add for Stamps {
+    type Output = Stamps;
+
+    /// Of both together, which saw steps of different clocks.
+    fn add(self, other: Stamps) -> Stamps {
+        Stamps {
+            chunks: self.chunks.saturating_add(other.chunks),
+            coalesced: self.coalesced.saturating_add(other.coalesced),
+            user: self.user.saturating_add(other.user),
+            late: self.late.saturating_add(other.late),
+            late_coalesced: self.late_coalesced.saturating_add(other.late_coalesced),
+            clock_steps: self.clock_steps.saturating_add(other.clock_steps),
+        }
+    }
+}
+
 /// What the client used of its machine while the clock ran.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]

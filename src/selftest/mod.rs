@@ -162,7 +162,7 @@ impl Args {
         SelftestRecord {
             format: FORMAT_VERSION,
             tool: concat!("vb-selftest ", env!("CARGO_PKG_VERSION")).into(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: cli::host(),
             date,
             settings: Settings {
                 max_concurrency: plan.max_concurrency,

@@ -1,6 +1,6 @@
 //! The client's error bar, from the end records of a run: of one client, or of all its hosts together.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, ops::Add};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -76,7 +76,7 @@ impl Client {
             threads: runs.iter().filter_map(|run| run.threads).reduce(u32::saturating_add),
             send_lag_ms: lags(|end| end.send_lag),
             read_lag_ms: lags(|end| end.read_lag),
-            stamps: ends.iter().filter_map(|end| end.stamps).reduce(added),
+            stamps: ends.iter().filter_map(|end| end.stamps).reduce(Stamps::add),
             cpu: clients().map(|client| client.cpu).reduce(|a, b| a + b),
             busiest_thread: share(&mut clients().map(|client| client.busiest_thread)),
             run_queue: share(&mut clients().filter_map(|client| client.run_queue)),
@@ -110,17 +110,6 @@ fn transports(runs: &[RunRecord]) -> Option<String> {
     names.sort_unstable();
     names.dedup();
     (!names.is_empty()).then(|| names.join(", "))
-}
-
-fn added(a: Stamps, b: Stamps) -> Stamps {
-    Stamps {
-        chunks: a.chunks.saturating_add(b.chunks),
-        coalesced: a.coalesced.saturating_add(b.coalesced),
-        user: a.user.saturating_add(b.user),
-        late: a.late.saturating_add(b.late),
-        late_coalesced: a.late_coalesced.saturating_add(b.late_coalesced),
-        clock_steps: a.clock_steps.saturating_add(b.clock_steps),
-    }
 }
 
 /// The worst verdict of any client, and the reasons of all, those of the worst first; of several hosts each with its
