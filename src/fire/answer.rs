@@ -4,6 +4,7 @@ use crate::{
     http::{
         exchange::Failure,
         openai::{Choice, Chunk, Metrics, Usage, error_message},
+        pattern::Pattern,
         socket::Arrival,
         sse::{Event, Events},
     },
@@ -18,6 +19,8 @@ const LATE: Nanos = Nanos(1_000_000);
 #[derive(Debug, Default)]
 pub struct Answer {
     events: Events,
+    /// What its chunks have in common.
+    pattern: Pattern,
     /// When the last bytes arrived.
     arrival: Arrival,
     /// The read that the last token came from.
@@ -123,7 +126,9 @@ impl Answer {
             }
             _ => {}
         }
-        let chunk: Chunk = match serde_json::from_slice(data) {
+        let repeated = self.pattern.read(data);
+        let repeats = repeated.is_some();
+        let chunk: Chunk = match repeated.map_or_else(|| serde_json::from_slice(data), Ok) {
             Ok(chunk) => chunk,
             Err(e) => {
                 let shown = error_message(&data[..data.len().min(80)]);
@@ -132,6 +137,9 @@ impl Answer {
         };
         if chunk.is_error() {
             return self.fail(ErrorKind::StreamError, error_message(data));
+        }
+        if !repeats {
+            self.pattern.learn(data, &chunk);
         }
         self.usage = chunk.usage.or(self.usage);
         self.metrics = chunk.metrics.or(self.metrics);

@@ -4,13 +4,14 @@
 //! exchange     a request and its answer, whichever way they are carried
 //!  ├─ stamped      connection ── reply (HTTP/1.1) ── tls ── socket: the kernel's stamps
 //!  └─ portable     reqwest
-//! sse, openai  what the bytes of an answer mean
+//! sse, openai, pattern   what the bytes of an answer mean
 //! question     HTTP off the stopwatch
 //! ```
 
 pub mod connection;
 pub mod exchange;
 pub mod openai;
+pub mod pattern;
 pub mod portable;
 pub mod question;
 mod reply;

@@ -145,9 +145,9 @@ pub struct Chunk<'a> {
     #[serde(default)]
     pub usage: Option<Usage>,
     #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+    pub(super) error: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    object: Option<Text<'a>>,
+    pub(super) object: Option<Text<'a>>,
     /// The server's own times.
     #[serde(default)]
     pub metrics: Option<Metrics>,
@@ -169,33 +169,33 @@ pub struct Choice<'a> {
     pub index: u32,
     /// Text of a completion.
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    pub(super) text: Option<Text<'a>>,
     /// A piece of a chat.
     #[serde(borrow, default)]
-    delta: Option<Delta<'a>>,
+    pub(super) delta: Option<Delta<'a>>,
     /// The ids of its tokens, where asked for (`return_token_ids`).
     #[serde(default)]
-    token_ids: Option<Vec<IgnoredAny>>,
+    pub(super) token_ids: Option<Vec<IgnoredAny>>,
     /// Why the answer ends here.
     #[serde(borrow, default)]
     pub finish_reason: Option<Text<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Delta<'a> {
+pub(super) struct Delta<'a> {
     #[serde(default)]
-    role: Option<IgnoredAny>,
+    pub(super) role: Option<IgnoredAny>,
     #[serde(borrow, default)]
-    content: Option<Text<'a>>,
+    pub(super) content: Option<Text<'a>>,
     #[serde(borrow, default)]
-    reasoning: Option<Text<'a>>,
+    pub(super) reasoning: Option<Text<'a>>,
     /// The older name, which other servers still use.
     #[serde(borrow, default)]
-    reasoning_content: Option<Text<'a>>,
+    pub(super) reasoning_content: Option<Text<'a>>,
     #[serde(default)]
-    tool_calls: Option<Vec<IgnoredAny>>,
+    pub(super) tool_calls: Option<Vec<IgnoredAny>>,
     #[serde(default)]
-    function_call: Option<IgnoredAny>,
+    pub(super) function_call: Option<IgnoredAny>,
 }
 
 /// Text that borrows from the event unless it holds escapes.
@@ -258,7 +258,12 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(f
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-impl Choice<'_> {
+impl<'a> Choice<'a> {
+    /// The first choice, bearing a piece of a chat.
+    pub(super) fn of(delta: Delta<'a>) -> Self {
+        Choice { delta: Some(delta), ..Choice::default() }
+    }
+
     /// The text of the answer proper.
     #[must_use]
     pub fn text(&self) -> &str {

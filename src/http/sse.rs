@@ -4,6 +4,8 @@
 //! one space behind the colon is dropped, lines that begin with a colon are comments, `data` lines are joined by LF, and
 //! a blank line ends the event.
 
+use memchr::{memchr, memchr2};
+
 /// The largest event that is read; beyond this a stream is broken rather than long.
 const LARGEST_EVENT: usize = 64 << 20;
 
@@ -43,7 +45,7 @@ impl Events {
                 bytes = &bytes[1..];
                 continue;
             }
-            let Some(end) = bytes.iter().position(|b| matches!(b, b'\n' | b'\r')) else {
+            let Some(end) = memchr2(b'\n', b'\r', bytes) else {
                 self.line.extend_from_slice(bytes);
                 break;
             };
@@ -104,7 +106,7 @@ impl Events {
 
 /// The field's name and value; `None` for a comment.
 fn value(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    match line.iter().position(|b| *b == b':') {
+    match memchr(b':', line) {
         Some(0) => None,
         Some(colon) => {
             let value = &line[colon + 1..];
