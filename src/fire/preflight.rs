@@ -40,7 +40,7 @@ enum Trouble {
 impl Preflight {
     /// Will send `headers` with each question.
     pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos) -> Result<Self, Error> {
-        let client = question::client(headers.map.clone(), insecure, timeout)?;
+        let client = question::client(base, headers.map.clone(), insecure, timeout)?;
         Ok(Preflight { client, base: base.clone(), scrub: headers.clone() })
     }
 
@@ -96,12 +96,15 @@ impl Preflight {
             // It answers, it only has no such page.
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(vec![]),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Trouble::Final(format!("{}; {KEY}", said()))),
+            status if status.is_redirection() => Err(Trouble::Final(format!("{}; {MOVED}", said()))),
             _ => Err(Trouble::Later(said())),
         }
     }
 }
 
 const KEY: &str = "set OPENAI_API_KEY, or give --header Authorization='Bearer KEY'";
+
+const MOVED: &str = "redirects are not followed: give the final address as --base-url";
 
 fn no_answer(url: &str, e: &reqwest::Error) -> String {
     format!("{url} does not answer ({})", question::reason(e))
@@ -138,7 +141,7 @@ pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[Strin
             return format!("the server has: {}; check --model and --endpoint", models.join(", "));
         }
         (ErrorKind::HttpStatus, Some(429)) => "the server limits its load: lower --request-rate or --max-concurrency",
-        (ErrorKind::HttpStatus, Some(300..400)) => "redirects are not followed: give the final address as --base-url",
+        (ErrorKind::HttpStatus, Some(300..400)) => MOVED,
         (ErrorKind::HttpStatus, Some(400..500)) => "the server does not take these requests: see its message",
         (ErrorKind::Protocol, _) => "is --base-url an OpenAI-compatible server, and --endpoint its path?",
         (ErrorKind::Reset, _) => {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use reqwest::{Client, ClientBuilder, blocking, header::HeaderMap};
+use reqwest::{Client, ClientBuilder, Url, blocking, header::HeaderMap};
 
 use super::tls;
 use crate::{
@@ -25,14 +25,15 @@ fn waiting() -> blocking::ClientBuilder {
     blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(Duration::from_mins(5))
 }
 
-/// A client for tasks of a runtime, which sends `headers` with each question and asks only once.
-pub fn client(headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Client, Error> {
-    once(insecure, timeout)
-        .no_proxy()
-        .default_headers(headers)
-        .timeout(timeout.duration())
-        .build()
-        .map_err(|e| cannot_set_up(&e))
+/// A client for tasks of a runtime, which sends `headers` with each question to `base`, asks only once and follows no
+/// redirect.
+pub fn client(base: &Url, headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Client, Error> {
+    let mut client = once(insecure, timeout).no_proxy().default_headers(headers).timeout(timeout.duration());
+    if base.scheme() == "http" {
+        // To read the system's certificates takes longer than all else that is done before the first request.
+        client = client.tls_certs_only([]);
+    }
+    client.build().map_err(|e| cannot_set_up(&e))
 }
 
 /// A client for answers that are read as they come, from a server whose name has been looked up: through the proxy of the
@@ -45,7 +46,6 @@ pub fn streaming_client(
 ) -> Result<Client, Error> {
     once(insecure, connect)
         .resolve_to_addrs(host, addresses)
-        .redirect(reqwest::redirect::Policy::none())
         .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
         .pool_idle_timeout(Duration::from_secs(4))
         .tcp_nodelay(true)
@@ -53,11 +53,12 @@ pub fn streaming_client(
         .map_err(|e| cannot_set_up(&e))
 }
 
-/// What clients for tasks of a runtime have in common: nothing is asked twice.
+/// What clients for tasks of a runtime have in common: nothing is asked twice, or elsewhere.
 fn once(insecure: bool, connect: Nanos) -> ClientBuilder {
     tls::install_provider();
     Client::builder()
         .retry(reqwest::retry::never())
+        .redirect(reqwest::redirect::Policy::none())
         .danger_accept_invalid_certs(insecure)
         .connect_timeout(connect.duration())
 }

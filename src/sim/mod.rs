@@ -50,6 +50,7 @@ use crate::{
     cli,
     config::ConfigFlag,
     error::Error,
+    tokens::Tokenizer,
     units::{Nanos, parse_count_u32, parse_duration},
 };
 
@@ -115,6 +116,9 @@ pub struct Args {
     #[arg(long, help_heading = ENGINE)]
     no_enable_prefix_caching: bool,
 
+    /// What reads the prompts: `builtin`, a tokenizer.json or its folder, or an id on the Hugging Face hub.
+    #[arg(long, help_heading = ANSWERS, value_name = "NAME", default_value = "builtin")]
+    tokenizer: String,
     /// Which answers are given, how long they are, and who gets a fault.
     #[arg(long, help_heading = ANSWERS, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -188,6 +192,7 @@ impl Args {
         Ok(Options {
             profile,
             seed: self.seed,
+            tokenizer: Some(Tokenizer::open(&self.tokenizer)?),
             models,
             api_key: self.api_key.or_else(|| std::env::var("VLLM_API_KEY").ok()).filter(|key| !key.is_empty()),
             faults: self.fault,

@@ -21,7 +21,7 @@ use super::{
     vocabulary::Vocabulary,
     wire::{SharedTap, Stream, Tap, Wire},
 };
-use crate::{clock::Clock, error::Error, pacer::Pacer};
+use crate::{clock::Clock, error::Error, pacer::Pacer, tokens::Tokenizer};
 
 /// What a server is to be.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +30,8 @@ pub struct Options {
     pub profile: Profile,
     /// Picks the texts, the lengths of answers that end by themselves, and who gets a fault.
     pub seed: u64,
+    /// What reads the prompts; `None`: the built-in one.
+    pub tokenizer: Option<Tokenizer>,
     /// The names of the model, the first being its own.
     pub models: Vec<String>,
     /// What clients must know; `None`: nothing.
@@ -54,13 +56,13 @@ pub struct Prepared {
 
 impl Prepared {
     /// Opens the files and builds the engine.
-    pub fn new(options: Options) -> Result<Self, Error> {
+    pub fn new(mut options: Options) -> Result<Self, Error> {
         let clock = Clock::start();
         let tls = options.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
         let truth = options.truth_log.as_deref().map(TruthLog::create).transpose()?.map(Rc::new);
         let server = Server {
             clock,
-            vocabulary: Rc::new(Vocabulary::builtin()?),
+            vocabulary: Rc::new(options.tokenizer.take().map_or_else(Vocabulary::builtin, Vocabulary::of)?),
             driver: Driver::new(Engine::new(options.profile.clone())?, clock),
             unnamed: Cell::new(0),
             options,

@@ -15,7 +15,7 @@ pub const END_OF_TEXT: u32 = 0;
 /// The longest answer that ends by itself.
 const LONGEST_STOP: u32 = 512;
 
-/// The built-in tokenizer, and the words that answers are made of.
+/// A tokenizer, and the words of it that answers are made of.
 #[derive(Debug)]
 pub struct Vocabulary {
     tokenizer: Tokenizer,
@@ -37,9 +37,16 @@ pub struct Length {
 }
 
 impl Vocabulary {
-    /// Loads the built-in tokenizer.
+    /// That of the built-in tokenizer.
     pub fn builtin() -> Result<Self, Error> {
-        let tokenizer = Tokenizer::builtin()?;
+        Self::of(Tokenizer::builtin()?)
+    }
+
+    /// That of a tokenizer.
+    ///
+    /// # Errors
+    /// It has no words.
+    pub fn of(tokenizer: Tokenizer) -> Result<Self, Error> {
         let ids = tokenizer.ordinary_ids();
         let mut words = Vec::new();
         let mut texts = vec![String::new(); ids.last().map_or(0, |last| *last as usize + 1)];
@@ -49,6 +56,10 @@ impl Vocabulary {
                 words.push(id);
                 texts[id as usize] = text;
             }
+        }
+        if words.is_empty() {
+            let message = format!("--tokenizer {} has no words: give one for text", tokenizer.name());
+            return Err(Error::Usage(message));
         }
         Ok(Vocabulary { tokenizer, words, texts })
     }
