@@ -4,7 +4,7 @@ use crate::{
     http::{
         exchange::Failure,
         openai::{Choice, Chunk, Metrics, Usage, error_message},
-        pattern::Pattern,
+        pattern::{Pattern, Piece},
         socket::Arrival,
         sse::{Event, Events},
     },
@@ -114,6 +114,13 @@ impl Answer {
         if self.done || self.failure.is_some() {
             return;
         }
+        if let Some((piece, text)) = self.pattern.read(data).filter(|_| name.is_empty()) {
+            self.token(arrival, piece == Piece::Answer, 0, None);
+            if piece == Piece::Answer {
+                self.text.push_str(text);
+            }
+            return;
+        }
         if name == b"error" {
             return self.fail(ErrorKind::StreamError, error_message(data));
         }
@@ -126,9 +133,7 @@ impl Answer {
             }
             _ => {}
         }
-        let repeated = self.pattern.read(data);
-        let repeats = repeated.is_some();
-        let chunk: Chunk = match repeated.map_or_else(|| serde_json::from_slice(data), Ok) {
+        let chunk: Chunk = match serde_json::from_slice(data) {
             Ok(chunk) => chunk,
             Err(e) => {
                 let shown = error_message(&data[..data.len().min(80)]);
@@ -138,13 +143,13 @@ impl Answer {
         if chunk.is_error() {
             return self.fail(ErrorKind::StreamError, error_message(data));
         }
-        if !repeats {
-            self.pattern.learn(data, &chunk);
-        }
+        self.pattern.learn(data, &chunk);
         self.usage = chunk.usage.or(self.usage);
         self.metrics = chunk.metrics.or(self.metrics);
         if chunk.choices.iter().any(Choice::bears_token) {
-            self.token(arrival, &chunk);
+            let answers = chunk.choices.iter().any(Choice::answers);
+            let ids = chunk.choices.iter().filter_map(Choice::token_ids).sum();
+            self.token(arrival, answers, ids, chunk.usage.and_then(|u| u.completion_tokens));
         } else if chunk.choices.iter().any(|choice| !choice.opens()) {
             let stamp = arrival.time;
             self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
@@ -164,18 +169,18 @@ impl Answer {
         }
     }
 
-    fn token(&mut self, arrival: Arrival, chunk: &Chunk) {
+    /// Takes a token-bearing chunk: whether it bears any of the answer proper, how many ids came with it, and the server's
+    /// count so far.
+    fn token(&mut self, arrival: Arrival, answers: bool, ids: usize, total: Option<u32>) {
         let stamp = arrival.time;
         self.stamped(arrival);
         if let Some(last) = self.last.replace(stamp) {
             self.itl.push(stamp.since(last));
         }
         self.first.get_or_insert(stamp);
-        if chunk.choices.iter().any(Choice::answers) {
+        if answers {
             self.proper.get_or_insert(stamp);
         }
-        let ids: usize = chunk.choices.iter().filter_map(Choice::token_ids).sum();
-        let total = chunk.usage.and_then(|u| u.completion_tokens);
         let tokens = match (ids, total) {
             (0, Some(total)) => total.saturating_sub(self.counted),
             (ids, _) => u32::try_from(ids).unwrap_or(u32::MAX),

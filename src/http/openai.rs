@@ -258,12 +258,7 @@ fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(f
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-impl<'a> Choice<'a> {
-    /// The first choice, bearing a piece of a chat.
-    pub(super) fn of(delta: Delta<'a>) -> Self {
-        Choice { delta: Some(delta), ..Choice::default() }
-    }
-
+impl Choice<'_> {
     /// The text of the answer proper.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -2,10 +2,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
-use smallvec::smallvec;
-
-use super::openai::{Choice, Chunk, Delta, Text};
+use super::openai::{Choice, Chunk, Delta};
 
 /// A chunk with its text left out.
 #[derive(Debug, Default)]
@@ -16,14 +13,14 @@ pub struct Pattern {
     piece: Piece,
 }
 
-/// Where a chunk has its text.
+/// What a chunk's text is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Piece {
+pub enum Piece {
+    /// Of the answer proper.
     #[default]
-    Text,
-    Content,
+    Answer,
+    /// Of the thoughts before it.
     Reasoning,
-    ReasoningContent,
 }
 
 impl Pattern {
@@ -38,24 +35,18 @@ impl Pattern {
         (self.before, self.piece) = (start, piece);
     }
 
-    /// What parsing `data` would give, if it differs from what was learned in its text only.
+    /// The text of `data`, and whether it is of the answer proper or reasoning, if it differs from what was learned in its
+    /// text only.
     #[must_use]
-    pub fn read<'a>(&self, data: &'a [u8]) -> Option<Chunk<'a>> {
+    pub fn read<'a>(&self, data: &'a [u8]) -> Option<(Piece, &'a str)> {
         let (before, behind) = self.around.split_at_checked(self.before)?;
         let text = data.strip_prefix(before)?.strip_suffix(behind)?;
         // What ends a string of JSON, or changes the meaning of what follows, is left to the parser.
-        let plain = !text.is_empty() && memchr2(b'"', b'\\', text).is_none() && text.iter().all(|byte| *byte >= b' ');
+        let plain = !text.is_empty() && text.iter().all(|byte| *byte >= b' ' && !matches!(byte, b'"' | b'\\'));
         if self.around.is_empty() || !plain {
             return None;
         }
-        let text = Some(Text(Cow::Borrowed(str::from_utf8(text).ok()?)));
-        let choice = match self.piece {
-            Piece::Text => Choice { text, ..Choice::default() },
-            Piece::Content => Choice::of(Delta { content: text, ..Delta::default() }),
-            Piece::Reasoning => Choice::of(Delta { reasoning: text, ..Delta::default() }),
-            Piece::ReasoningContent => Choice::of(Delta { reasoning_content: text, ..Delta::default() }),
-        };
-        Some(Chunk { choices: smallvec![choice], ..Chunk::default() })
+        Some((self.piece, str::from_utf8(text).ok()?))
     }
 }
 
@@ -67,12 +58,11 @@ fn only_text<'a>(chunk: &'a Chunk<'_>) -> Option<(Piece, &'a str)> {
         return None;
     }
     let (piece, text) = match (text, delta) {
-        (Some(text), None) => (Piece::Text, text),
+        (Some(text), None) => (Piece::Answer, text),
         (None, Some(Delta { role: None, content, reasoning, reasoning_content, tool_calls: None, function_call: None })) => {
             match (content, reasoning, reasoning_content) {
-                (Some(text), None, None) => (Piece::Content, text),
-                (None, Some(text), None) => (Piece::Reasoning, text),
-                (None, None, Some(text)) => (Piece::ReasoningContent, text),
+                (Some(text), None, None) => (Piece::Answer, text),
+                (None, Some(text), None) | (None, None, Some(text)) => (Piece::Reasoning, text),
                 _ => return None,
             }
         }
@@ -94,10 +84,18 @@ mod tests {
         serde_json::from_slice(data).ok()
     }
 
-    fn shown(chunk: &Chunk<'_>) -> String {
-        let Chunk { choices, usage, error, object: _, metrics } = chunk;
-        // The kind of object is told apart only as far as it is an error.
-        format!("{choices:?} {usage:?} {error:?} {} {metrics:?}", chunk.is_error())
+    /// What an answer takes from a chunk whose only news is its text; `None`: there is more.
+    fn news(chunk: &Chunk<'_>) -> Option<(Piece, String)> {
+        let [choice] = &chunk.choices[..] else { return None };
+        let more = choice.index > 0 || choice.finish_reason.is_some() || choice.token_ids().is_some() || choice.opens();
+        if more || chunk.is_error() || chunk.usage.is_some() || chunk.metrics.is_some() {
+            return None;
+        }
+        let reasoning = choice.delta.as_ref().and_then(|d| d.reasoning.as_ref().or(d.reasoning_content.as_ref()));
+        match reasoning {
+            Some(text) => choice.text().is_empty().then(|| (Piece::Reasoning, text.0.to_string())),
+            None => Some((Piece::Answer, choice.text().to_owned())),
+        }
     }
 
     const SHAPES: [&str; 6] = [
@@ -140,8 +138,8 @@ mod tests {
             for (shape, text) in shapes.iter().zip(&texts) {
                 let data = SHAPES[*shape].replace("TEXT", text);
                 let wanted = parsed(data.as_bytes());
-                if let Some(chunk) = pattern.read(data.as_bytes()) {
-                    prop_assert_eq!(Some(shown(&chunk)), wanted.as_ref().map(shown), "{}", data);
+                if let Some((piece, text)) = pattern.read(data.as_bytes()) {
+                    prop_assert_eq!(Some((piece, text.to_owned())), wanted.as_ref().and_then(news), "{}", data);
                 }
                 if let Some(chunk) = &wanted {
                     pattern.learn(data.as_bytes(), chunk);
