@@ -9,7 +9,7 @@
 #
 # VB_PEERS is where the peers go (default ~/.cache/vb-peers): vllm-rs 60 MB (a wheel of 340 MB is fetched for it), vllm 6 GB,
 # aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm takes a vLLM that is there. VB_BIN is a folder with the project's programs
-# instead of building them. TOKENIZER is a tokenizer.json for --gen. Needs Linux, two cores, python3 with venv and pip.
+# instead of building them. TOKENIZER is the tokenizer.json of a real model, for all of them. Needs Linux, two cores, python3 with venv and pip.
 set -euo pipefail
 
 vllm_rs=0.33.0 aiperf=0.13.0 guidellm=0.8.1

@@ -30,6 +30,10 @@ from check_vllm import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "tiny"
+# Of a run: fewer would be lost in what start-up costs this time and that.
+LEAST_REQUESTS = 512
+# A tokenizer.json for all of them; none: the built-in one.
+TOKENIZER = os.environ.get("TOKENIZER")
 INPUT_LEN = 8
 LIMIT = 180  # seconds that a client may take
 SECOND = 1_000_000_000
@@ -197,11 +201,11 @@ def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT, m
 class Simulator:
     """A fresh vb-sim on a core of its own, and what it says was sent."""
 
-    def __init__(self, bin_folder, core, folder, load, tls):
+    def __init__(self, tools, core, folder, load, tls):
         self.log = folder / "truth.ndjson"
         seqs = max(256, load.streams)
         argv = [
-            bin_folder / "vb-sim", "--port", "0", "--truth-log", self.log, "--step-base", f"{load.step}ms",
+            tools.bin / "vb-sim", "--port", "0", "--tokenizer", tools.model, "--truth-log", self.log, "--step-base", f"{load.step}ms",
             "--step-per-prefill-token", "0", "--step-per-context-token", "0", "--max-num-seqs", seqs,
             "--max-num-batched-tokens", seqs * 64, "--num-gpu-blocks", seqs * 32,
         ]  # fmt: skip
@@ -273,7 +277,7 @@ class Tools:
         """The requests of vb-fire, made once."""
         if (count, output_len) not in self.requests:
             path = folder / f"requests-{count}-{output_len}.ndjson"
-            argv = ["--input-len", INPUT_LEN, "--output-len", output_len, "--num-prompts", count]
+            argv = ["--tokenizer", self.model, "--input-len", INPUT_LEN, "--output-len", output_len, "--num-prompts", count]
             with open(path, "wb") as out:
                 subprocess.run([self.bin / "vb-gen", *map(str, argv)], stdout=out, check=True)
             self.requests[count, output_len] = path
@@ -441,13 +445,13 @@ class Bench:
         self.began = int(time.time())
         self.client_core, self.server_core = args.cores
         self.tools = Tools(pathlib.Path(args.bin).resolve(), folder / "model")
-        # The built-in tokenizer as a folder that the peers can load.
-        make_model(ROOT / "src/tokens/builtin.json", self.tools.model)
+        # As a folder that the peers can load.
+        make_model(TOKENIZER or ROOT / "src/tokens/builtin.json", self.tools.model)
 
     def once(self, client, load, output_len, count):
         """One client against a fresh server; what it used, what it reported, and what was true."""
         folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
-        sim = Simulator(self.tools.bin, self.server_core, folder, load, client.tls)
+        sim = Simulator(self.tools, self.server_core, folder, load, client.tls)
         run = Run(sim.url, load.streams, count, output_len, folder)
         argv, streams = client.command(run), client.streams(run)
         use = launch(argv, self.client_core, folder, env=client.env, metered=client.slow, **streams)
@@ -469,7 +473,8 @@ class Bench:
 
     def measure(self, client, load):
         """The long run, and a short one whose cost is taken off: what remains is the cost of chunks."""
-        count = load.streams * (self.args.slow_waves if client.slow else self.args.waves)
+        waves = self.args.slow_waves if client.slow else self.args.waves
+        count = max(load.streams * waves, LEAST_REQUESTS)
         base_use, _, base_truth, base = self.once(client, load, 2, count)
         if "failure" in base:
             return base
@@ -509,7 +514,9 @@ def last_words(folder):
 def compare(samples, truth):
     """Reported against true: as distributions, and request by request where the requests can be told apart."""
     answered = {i: t for i, t in truth.items() if t["sent"]}
-    true_ttft = [t["sent"][0] - t["received"] for t in answered.values()]
+    # From the kernel's stamp of the request, so that what many requests wait at the server for each other is not taken for the
+    # client's error.
+    true_ttft = [t["sent"][0] - t["arrived"] for t in answered.values()]
     true_itl = [b - a for t in answered.values() for a, b in zip(t["sent"], t["sent"][1:])]
     ttft = [s.ttft for s in samples]
     itl = [gap for s in samples for gap in s.itl or ()]
@@ -658,7 +665,7 @@ def parse_args():
     parser.add_argument("--output-len", type=int, default=100, help="tokens of each answer")
     parser.add_argument("--clients", nargs="+", metavar="NAME", help="only these, by their names in the document")
     parser.add_argument("--quick", action="store_true", help="one round of small loads, to try the script")
-    parser.add_argument("--gen", action="store_true", help="also time vb-gen, with the tokenizer.json named by TOKENIZER")
+    parser.add_argument("--gen", action="store_true", help="also time vb-gen, with the tokenizer.json named by TOKENIZER if there is one")
     parser.add_argument("--gen-prompts", type=int, default=10000, help="prompts for --gen")
     parser.add_argument("--stats", action="store_true", help="also time vb-stats")
     parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], metavar="N", help="the client's core and the server's")
@@ -711,13 +718,16 @@ def one(bench, client, load, number, data):
     say(f"round {number + 1}, {load}, {client.name}: {words} ({time.monotonic() - began:.0f} s)")
 
 
+def tokenizer_in_words():
+    if not TOKENIZER:
+        return "the built-in tokenizer of vb"
+    size = len(json.loads(pathlib.Path(TOKENIZER).read_text())["model"]["vocab"])
+    return f"the tokenizer of a real model, {size:,} tokens"
+
+
 def measure_tools(args, bench, data):
-    given = os.environ.get("TOKENIZER")
-    tokenizer = pathlib.Path(given or bench.tools.model / "tokenizer.json").resolve()
-    size = len(json.loads(tokenizer.read_text())["model"]["vocab"])
-    data["settings"].update(
-        gen_prompts=args.gen_prompts, gen_tokenizer=f"a tokenizer of {size:,} tokens" if given else "the built-in tokenizer"
-    )
+    tokenizer = (bench.tools.model / "tokenizer.json").resolve()
+    data["settings"].update(gen_prompts=args.gen_prompts)
     outputs = make_outputs(bench) if args.stats else None
     for number in range(min(3, args.rounds)):
         if args.gen:
@@ -762,7 +772,8 @@ def main():
     if args.rounds or args.solo_rounds:
         now = {
             "waves": args.waves, "slow_waves": args.slow_waves, "output_len": args.output_len, "input_len": INPUT_LEN,
-            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT,
+            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT, "least_requests": LEAST_REQUESTS,
+            "tokenizer": tokenizer_in_words(),
         }  # fmt: skip
         if data["settings"] and any(data["settings"].get(key) != value for key, value in now.items()):
             sys.exit("bench-peers: --with names runs with other waves, --output-len or --cores")

@@ -172,7 +172,8 @@ Is what a load generator reports what the server did? This page answers that by 
   continuous batching does, and it logs when it handed each one to the socket. That log is the truth.
 - The client has one core (number {client_core}), the server another ({server_core}). They talk over the loopback interface.
 - A load of `512x20` is a closed loop of 512 streams with a step of 20 ms. Each stream sends {waves} requests one after the other
-  ({slow_waves} with the clients in Python), with prompts of {input_len} tokens and answers of exactly {output_len}.
+  ({slow_waves} with the clients in Python), but all together at least {least_requests}, with prompts of {input_len} tokens and answers of
+  exactly {output_len}. The tokenizer, for all that need one: {tokenizer}.
 - In each round every client runs once on each of its loads, and the order rotates from round to round. Each run has a fresh
   server. Figures are medians over the rounds; where there is only one round, they are that round's.
 - A client that fails, or takes more than {limit} s, is in the table with the reason.
@@ -184,8 +185,8 @@ COLUMNS = """\
 What the columns mean:
 
 - **reported − true**: the percentile that the client reports, less the same percentile of the server's log. True TTFT is from the
-  moment when the server had read the request to its first token, so a client's TTFT holds as well the way of the request
-  to the server, and the wait in the server's socket: with hundreds of requests at once that is milliseconds, and no client's error.
+  kernel's stamp of the request at the server's socket to the first token, so that what many requests at once wait for each other
+  in the server is in both, and no client's error.
 - **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
 - **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
   a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. For the clients in
@@ -253,7 +254,7 @@ def report_gen(data):
         mean = medians(runs, of("mean_len"))
         rows.append([name, str(len(runs)), *cells, f"{mean:,.2f}" if mean else f"failed: {failures[0]}" if failures else "–"])
     settings = data["settings"]
-    words = f"{settings['gen_prompts']:,} random prompts of 1,024 tokens, with {settings['gen_tokenizer']}, on all cores."
+    words = f"{settings['gen_prompts']:,} random prompts of 1,024 tokens, with {settings['tokenizer']}, on all cores."
     head = ["program", "rounds", "wall, s", "CPU, s", "peak RSS, MB", "mean length, tokens"]
     return f"## Generating prompts\n\n{words} The mean length is the program's own count.\n\n{table(head, rows)}\n"
 

@@ -59,13 +59,14 @@ fn only_text<'a>(chunk: &'a Chunk<'_>) -> Option<(Piece, &'a str)> {
     }
     let (piece, text) = match (text, delta) {
         (Some(text), None) => (Piece::Answer, text),
-        (None, Some(Delta { role: None, content, reasoning, reasoning_content, tool_calls: None, function_call: None })) => {
-            match (content, reasoning, reasoning_content) {
-                (Some(text), None, None) => (Piece::Answer, text),
-                (None, Some(text), None) | (None, None, Some(text)) => (Piece::Reasoning, text),
-                _ => return None,
-            }
-        }
+        (
+            None,
+            Some(Delta { role: None, content, reasoning, reasoning_content, tool_calls: None, function_call: None }),
+        ) => match (content, reasoning, reasoning_content) {
+            (Some(text), None, None) => (Piece::Answer, text),
+            (None, Some(text), None) | (None, None, Some(text)) => (Piece::Reasoning, text),
+            _ => return None,
+        },
         _ => return None,
     };
     match &text.0 {
@@ -119,7 +120,7 @@ mod tests {
         let mut pattern = Pattern::default();
         let first = SHAPES[0].replace("TEXT", "x");
         pattern.learn(first.as_bytes(), &parsed(first.as_bytes()).unwrap());
-        for other in [r#"a\n"#, r#"a","finish_reason":"stop"#, "", "\n", "\u{7f}"] {
+        for other in [r"a\n", r#"a","finish_reason":"stop"#, "", "\n", "\u{7f}"] {
             let second = SHAPES[0].replace("TEXT", other);
             assert_eq!(pattern.read(second.as_bytes()).is_some(), other == "\u{7f}", "{other:?}");
         }

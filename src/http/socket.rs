@@ -77,6 +77,11 @@ impl Socket {
         self.wall.steps()
     }
 
+    /// Closing it is to reset the connection. A socket that refuses is gone already.
+    pub fn reset_when_closed(&self) {
+        let _ = self.tcp.set_zero_linger();
+    }
+
     /// Notes a read that returned bytes, `kernel` being the stamp that came with them.
     fn arrived(&mut self, kernel: Option<UnixNanos>) {
         let (now, arrival) = match kernel {

@@ -91,9 +91,11 @@ fn errors_by(pairs: &[Pair], by: By) -> Option<Errors> {
     let (mut ttft, mut itl, mut e2el) = (vec![], vec![], vec![]);
     for pair in pairs {
         let (Some(arrived), sent) = (pair.arrivals(by), &pair.truth.sent) else { continue };
-        // Both count from the client's start, which drops out of the difference.
-        ttft.extend(arrived.first().zip(sent.first()).map(|(a, s)| a.0.abs_diff(s.0)));
-        e2el.extend(arrived.last().zip(sent.last()).map(|(a, s)| a.0.abs_diff(s.0)));
+        // Without the server's own stamp both count from the client's, which then drops out of the difference.
+        let (start, asked) = (pair.start, pair.truth.arrived.unwrap_or(pair.start));
+        let error = |(a, s): (&UnixNanos, &UnixNanos)| a.since(start).0.abs_diff(s.since(asked).0);
+        ttft.extend(arrived.first().zip(sent.first()).map(error));
+        e2el.extend(arrived.last().zip(sent.last()).map(error));
         let gaps = arrived.windows(2).zip(sent.windows(2));
         itl.extend(gaps.map(|(a, s)| a[1].since(a[0]).0.abs_diff(s[1].since(s[0]).0)));
     }
@@ -198,6 +200,13 @@ mod tests {
         let user = all.user.unwrap();
         assert_eq!((told(user.ttft), told(user.itl), told(user.e2el)), ([2, 2, 2], [0, 5, 5], [7, 7, 7]));
         assert_eq!(told(send_to_read(&pairs).unwrap()), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_servers_own_stamp_of_the_request_tells_the_way_there_too() {
+        let (outputs, truths) = ([output()], [Truth { arrived: Some(at(1)), ..truth() }]);
+        let kernel = errors(&join(&outputs, &truths)).kernel.unwrap();
+        assert_eq!((told(kernel.ttft), told(kernel.itl), told(kernel.e2el)), ([2, 2, 2], [1, 2, 2], [5, 5, 5]));
     }
 
     #[test]

@@ -21,7 +21,13 @@ use super::{
     vocabulary::Vocabulary,
     wire::{SharedTap, Stream, Tap, Wire},
 };
-use crate::{clock::Clock, error::Error, pacer::Pacer, tokens::Tokenizer};
+use crate::{
+    clock::Clock,
+    error::Error,
+    http::socket::{Socket, Stamping},
+    pacer::Pacer,
+    tokens::Tokenizer,
+};
 
 /// What a server is to be.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +58,8 @@ pub struct Prepared {
     pacer: Pacer,
     truth: Option<Rc<TruthLog>>,
     tls: Option<TlsAcceptor>,
+    /// So that requests which arrive on a connection that is not accepted yet are stamped too.
+    stamping: Stamping,
 }
 
 impl Prepared {
@@ -67,12 +75,12 @@ impl Prepared {
             unnamed: Cell::new(0),
             options,
         };
-        Ok(Prepared { server: Rc::new(server), pacer: Pacer::start(clock)?, truth, tls })
+        Ok(Prepared { server: Rc::new(server), pacer: Pacer::start(clock)?, truth, tls, stamping: Stamping::on() })
     }
 
     /// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Prepared { server, pacer, truth, tls } = self;
+        let Prepared { server, pacer, truth, tls, stamping: _stamping } = self;
         let tasks = LocalSet::new();
         let done = tasks
             .run_until(async {
@@ -129,10 +137,8 @@ async fn accept(
 }
 
 /// Serves one connection to its end. How it ends is the client's business, and in the truth log.
-async fn connection(socket: TcpStream, server: Rc<Server>, tap: SharedTap, tls: Option<TlsAcceptor>) {
-    if socket.set_nodelay(true).is_err() {
-        return;
-    }
+async fn connection(tcp: TcpStream, server: Rc<Server>, tap: SharedTap, tls: Option<TlsAcceptor>) {
+    let socket = Socket::new(tcp, server.clock);
     let stream = match tls {
         None => Stream::Plain(socket),
         Some(tls) => match tls.accept(socket).await {

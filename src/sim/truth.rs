@@ -19,6 +19,9 @@ use crate::{
 pub struct Truth {
     /// The client's `x-request-id`, or a name that the server made up.
     pub request_id: String,
+    /// When the last of the request had reached the server's socket, by the kernel's stamp; `null`: there is none. A TTFT
+    /// that is true begins here: what the request waits from now on, it waits at the server.
+    pub arrived: Option<UnixNanos>,
     /// When the request had been read completely.
     pub received: UnixNanos,
     /// The HTTP status; `null`: no answer was begun.

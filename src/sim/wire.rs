@@ -8,14 +8,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::truth::{Truth, TruthLog};
-use crate::{clock::Clock, units::Nanos};
+use crate::{
+    clock::Clock,
+    http::socket::{Arrival, Socket},
+    units::Nanos,
+};
 
 /// A connection's bytes, with or without TLS.
 pub struct Wire {
@@ -26,9 +27,9 @@ pub struct Wire {
 /// What carries the bytes.
 pub enum Stream {
     /// TCP alone.
-    Plain(TcpStream),
+    Plain(Socket),
     /// TLS on it.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 /// The tap of a connection, which its answers and its wire share.
@@ -38,6 +39,8 @@ pub type SharedTap = Rc<RefCell<Tap>>;
 pub struct Tap {
     clock: Clock,
     log: Option<Rc<TruthLog>>,
+    /// What was read last.
+    arrival: Arrival,
     /// The request that is being answered.
     current: Option<Truth>,
     /// Tokens of chunks that were handed to hyper and have not been written yet.
@@ -53,14 +56,23 @@ pub struct Tap {
 impl Tap {
     /// The tap of a new connection; without a log it notes nothing.
     pub fn new(clock: Clock, log: Option<Rc<TruthLog>>) -> SharedTap {
-        let tap = Tap { clock, log, current: None, queued: vec![], complete: false, reset: false, corrupt: false };
-        Rc::new(RefCell::new(tap))
+        Rc::new(RefCell::new(Tap {
+            clock,
+            log,
+            arrival: Arrival::default(),
+            current: None,
+            queued: vec![],
+            complete: false,
+            reset: false,
+            corrupt: false,
+        }))
     }
 
-    /// A new request is being answered.
+    /// A new request, which has been read completely, is being answered.
     pub fn begin(&mut self, truth: Truth) {
         self.write_line();
-        self.current = self.log.is_some().then_some(truth);
+        let arrived = self.arrival.lag.map(|_| self.clock.unix(self.arrival.time));
+        self.current = self.log.is_some().then_some(Truth { arrived, ..truth });
         self.complete = false;
     }
 
@@ -125,25 +137,31 @@ impl Wire {
     }
 }
 
+impl Stream {
+    fn socket(&self) -> &Socket {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}
+
 impl Drop for Wire {
     fn drop(&mut self) {
         if self.tap.borrow().reset {
-            let socket = match &self.stream {
-                Stream::Plain(socket) => socket,
-                Stream::Tls(tls) => tls.get_ref().0,
-            };
-            // A socket that fails here is gone already.
-            let _ = socket.set_zero_linger();
+            self.stream.socket().reset_when_closed();
         }
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let read = match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        };
+        self.tap.borrow_mut().arrival = self.stream.socket().arrival;
+        read
     }
 }
 

@@ -122,7 +122,9 @@ fn what_the_client_saw_is_what_the_server_sent() {
         let start = output.start_time.unwrap();
         // One clock read by two programs, each with its own anchor: 50 µs is what those may differ by on a busy machine.
         let anchors = Nanos(50_000);
-        assert!(start < truth.received + anchors, "it is sent before it is received");
+        let arrived = truth.arrived.unwrap_or(truth.received);
+        assert!(start < arrived + anchors && arrived <= truth.received, "it is sent before it arrives, and then read");
+        assert!(output.ttft.unwrap() + anchors > truth.sent[0].since(arrived), "TTFT is no less than the server's");
         assert!(start + output.ttft.unwrap() + anchors > truth.sent[0], "nothing arrives before it is sent");
     }
 }

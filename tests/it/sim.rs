@@ -430,6 +430,8 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
         assert_eq!((truth.tokens.as_slice(), truth.sent.len()), ([1; 8].as_slice(), 8));
         assert_eq!((truth.prompt_tokens, truth.output_tokens, truth.status), (4, 8, Some(200)));
         assert_eq!(truth.finish_reason.as_deref(), Some("length"));
+        assert_eq!(truth.arrived.is_some(), cfg!(target_os = "linux"));
+        assert!(truth.arrived.is_none_or(|arrived| arrived <= truth.received), "{truth:?}");
         for (place, sent) in truth.sent.iter().enumerate() {
             // Four prompt tokens and a step, then a step for each token.
             let due = 4_000_000 + 4_000_000 * (place as u64 + 1);
