@@ -107,12 +107,18 @@ fn check_open_files(max_concurrency: Option<u32>) {
 /// The whole run, from the first question to the last record.
 async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
     let selftest = args.selftest()?;
-    let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect)?;
+    let portable = args.transport == TransportKind::Portable;
+    let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect, portable)?;
     if args.ready_check > Nanos(0) {
         preflight.ready(args.ready_check).await?;
     }
-    let mut server = preflight::connect(url, args.insecure, args.timeout_connect).await?;
-    server.keep_alive = !args.no_keep_alive;
+    // What lies between, a proxy perhaps, is reqwest's business there.
+    let server = if portable {
+        preflight.reachable().await?;
+        None
+    } else {
+        Some(preflight::connect(url, args.insecure, args.timeout_connect).await?)
+    };
     let model = match &args.model {
         Some(model) => model.clone(),
         None => preflight.model().await?,
@@ -129,13 +135,15 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let load = Load { args, template, headers, first, readers: &readers, stopper, schedule };
     let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
     let clock = Clock::start();
-    let ended = match args.transport {
-        TransportKind::Auto | TransportKind::Stamped => {
-            load.run(Stamped::new(&server, args.threads.into(), clock), run, input).await?
+    let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
+    let ended = match server {
+        Some(mut server) => {
+            server.keep_alive = keep_alive;
+            load.run(Stamped::new(&server, threads, clock), run, input).await?
         }
-        TransportKind::Portable => {
-            let (insecure, connect) = (args.insecure, args.timeout_connect);
-            load.run(Portable::new(&server, insecure, connect, args.threads.into(), clock)?, run, input).await?
+        None => {
+            let portable = Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock)?;
+            load.run(portable, run, input).await?
         }
     };
     readers.stop();

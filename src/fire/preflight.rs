@@ -12,7 +12,7 @@ use crate::{
         connection::{Server, join},
         exchange::Failure,
         openai::error_message,
-        question,
+        portable, question,
     },
     record::ErrorKind,
     units::{Nanos, SECOND},
@@ -38,10 +38,18 @@ enum Trouble {
 }
 
 impl Preflight {
-    /// Will send `headers` with each question.
-    pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos) -> Result<Self, Error> {
-        let client = question::client(base, headers.map.clone(), insecure, timeout)?;
+    /// Will send `headers` with each question, with `proxies` through that of the environment.
+    pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos, proxies: bool) -> Result<Self, Error> {
+        let client = question::client(base, headers.map.clone(), insecure, timeout, proxies)?;
         Ok(Preflight { client, base: base.clone(), scrub: headers.clone() })
+    }
+
+    /// Asks once, so that a server that is not there is told once and not by every request. Any answer will do.
+    pub async fn reachable(&self) -> Result<(), Error> {
+        match self.client.get(join(&self.base, "/v1/models")).send().await {
+            Err(e) if e.is_connect() => Err(not_there(&portable::before_head(&e))),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until the server answers, for at most `limit`.
@@ -112,13 +120,14 @@ fn no_answer(url: &str, e: &reqwest::Error) -> String {
 
 /// Opens one connection, so that a server that is not there is told once and not by every request.
 pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server, Error> {
-    let failed = |failure: Failure| {
-        Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None, &[])))
-    };
-    let mut server = Server::resolve(url, insecure, timeout).await.map_err(failed)?;
-    let connection = server.connect(Clock::start()).await.map_err(failed)?;
+    let mut server = Server::resolve(url, insecure, timeout).await.map_err(|failure| not_there(&failure))?;
+    let connection = server.connect(Clock::start()).await.map_err(|failure| not_there(&failure))?;
     server.prefer(connection.address);
     Ok(server)
+}
+
+fn not_there(failure: &Failure) -> Error {
+    Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None, &[])))
 }
 
 /// What the user may do about a failure. `models`: those that the server has, where the kind asks for them.

@@ -169,12 +169,6 @@ impl Server {
         let message = format!("no {what} to {} within {}", self.authority(), self.connect_timeout);
         Failure::new(ErrorKind::TimeoutConnect, message)
     }
-
-    /// Name and addresses, for a transport that opens its own connections.
-    #[must_use]
-    pub fn addresses(&self) -> (&str, &[SocketAddr]) {
-        (self.url.host_str().unwrap_or_default().trim_matches(['[', ']']), &self.addresses)
-    }
 }
 
 /// The stream of a connection. TLS stands above the stamps.

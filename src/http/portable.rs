@@ -16,7 +16,6 @@ use bytes::Bytes;
 use reqwest::{Client, Response, header};
 
 use super::{
-    connection::Server,
     exchange::{Exchange, Failure, Moments, Outgoing, Piece, Transport},
     question,
     reply::{self, Head},
@@ -39,8 +38,8 @@ pub struct Portable {
 
 impl Portable {
     /// For so many threads.
-    pub fn new(server: &Server, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
-        let client = |_| question::streaming_client(server.addresses(), server.keep_alive, insecure, connect);
+    pub fn new(keep_alive: bool, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
+        let client = |_| question::streaming_client(keep_alive, insecure, connect);
         let clients = (0..readers.max(1)).map(client).collect::<Result<_, _>>()?;
         Ok(Portable { clients, clock: Mutex::new(clock), next: 0.into() })
     }
@@ -137,7 +136,8 @@ fn of_tls(e: &io::Error) -> bool {
     e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
-fn before_head(e: &reqwest::Error) -> Failure {
+/// Why there is no answer.
+pub fn before_head(e: &reqwest::Error) -> Failure {
     let why = question::reason(e);
     if e.is_timeout() {
         return Failure::new(ErrorKind::TimeoutConnect, format!("no connection: {why}"));

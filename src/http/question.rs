@@ -1,6 +1,6 @@
 //! HTTP off the stopwatch: questions to a server about itself, and to the hub.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, Url, blocking, header::HeaderMap};
 
@@ -26,26 +26,22 @@ fn waiting() -> blocking::ClientBuilder {
 }
 
 /// A client for tasks of a runtime, which sends `headers` with each question to `base`, asks only once and follows no
-/// redirect.
-pub fn client(base: &Url, headers: HeaderMap, insecure: bool, timeout: Nanos) -> Result<Client, Error> {
-    let mut client = once(insecure, timeout).no_proxy().default_headers(headers).timeout(timeout.duration());
-    if base.scheme() == "http" {
-        // To read the system's certificates takes longer than all else that is done before the first request.
-        client = client.tls_certs_only([]);
+/// redirect; with `proxies` through that of the environment, if there is one.
+pub fn client(base: &Url, headers: HeaderMap, insecure: bool, timeout: Nanos, proxies: bool) -> Result<Client, Error> {
+    let mut client = once(insecure, timeout).default_headers(headers).timeout(timeout.duration());
+    if !proxies {
+        client = client.no_proxy();
+        if base.scheme() == "http" {
+            // To read the system's certificates takes longer than all else that is done before the first request.
+            client = client.tls_certs_only([]);
+        }
     }
     client.build().map_err(|e| cannot_set_up(&e))
 }
 
-/// A client for answers that are read as they come, from a server whose name has been looked up: through the proxy of the
-/// environment, if there is one.
-pub fn streaming_client(
-    (host, addresses): (&str, &[SocketAddr]),
-    keep_alive: bool,
-    insecure: bool,
-    connect: Nanos,
-) -> Result<Client, Error> {
+/// A client for answers that are read as they come: through the proxy of the environment, if there is one.
+pub fn streaming_client(keep_alive: bool, insecure: bool, connect: Nanos) -> Result<Client, Error> {
     once(insecure, connect)
-        .resolve_to_addrs(host, addresses)
         .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
         .pool_idle_timeout(Duration::from_secs(4))
         .tcp_nodelay(true)

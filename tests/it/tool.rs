@@ -20,7 +20,12 @@ pub fn command(tool: &str) -> Command {
         "vb-selftest" => env!("CARGO_BIN_EXE_vb-selftest"),
         other => panic!("no binary {other}"),
     };
-    Command::new(path)
+    let mut command = Command::new(path);
+    // Whoever runs the tests may be behind a proxy, which the tools then would ask for a server of the test.
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
+    }
+    command
 }
 
 /// What a finished tool left.

@@ -63,10 +63,11 @@ fn concurrency_is_exact_over_several_threads() {
     assert_eq!((outputs.len(), most_in_flight(&outputs)), (60, 5));
 }
 
-/// Reads a request to its end.
-fn read_request(stream: &mut TcpStream) {
+/// Reads a request to its end, and gives its first line.
+fn read_request(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
-    let (mut line, mut length) = (String::new(), 0);
+    let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
+    reader.read_line(&mut first).unwrap();
     while reader.read_line(&mut line).unwrap() > 2 {
         if let Some(value) = line.strip_prefix("content-length: ") {
             length = value.trim().parse().unwrap();
@@ -74,10 +75,110 @@ fn read_request(stream: &mut TcpStream) {
         line.clear();
     }
     reader.read_exact(&mut vec![0; length]).unwrap();
+    first
 }
 
 const ANSWER: &str =
     "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+
+fn answer() -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{ANSWER}", ANSWER.len())
+}
+
+#[test]
+fn the_portable_transport_goes_through_the_proxy_of_the_environment() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, tell) = (stream.unwrap(), tell.clone());
+            std::thread::spawn(move || {
+                let first = read_request(&mut stream);
+                stream.write_all(answer().as_bytes()).unwrap();
+                tell.send(first).unwrap();
+            });
+        }
+    });
+    // A server that nobody but the proxy can find.
+    let args =
+        ["--base-url", "http://server.invalid:8000", "--model", "m", "--max-concurrency", "1", "--no-keep-alive"];
+    let mut child = command("vb-fire")
+        .args(args)
+        .args(["--transport", "portable"])
+        .env("http_proxy", proxy)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(requests(2, "").as_bytes()).unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    assert_eq!(done.code, 0, "{}", done.stdout);
+    assert!(outputs(&done.stdout).1.iter().all(|o| o.success));
+    let asked: Vec<String> = asked.iter().take(3).collect();
+    assert!(asked[0].starts_with("GET http://server.invalid:8000/v1/models "), "{asked:?}");
+    for line in &asked[1..] {
+        assert!(line.starts_with("POST http://server.invalid:8000/v1/completions "), "{line}");
+    }
+}
+
+#[test]
+fn a_server_that_no_proxy_reaches_is_told_once() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let done = fire(&format!("http://{free}"), &["--model", "m", "--transport", "portable"], &requests(2, ""));
+    assert_eq!((done.code, done.stdout.as_str()), (4, ""), "{}", done.stderr);
+    assert!(done.stderr.contains("is the server running"), "{}", done.stderr);
+}
+
+#[test]
+fn the_portable_transport_speaks_http_2() {
+    use http_body_util::Full;
+    use hyper::{Request, Response, body::Bytes, server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+    let cert = CertificateDer::from_pem_file(tool::data("tls-cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(tool::data("tls-key.pem")).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
+    // It knows nothing else.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let (tell, versions) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let Ok(tls) = acceptor.accept(tcp).await else { continue };
+                let tell = tell.clone();
+                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    tell.send((request.method().clone(), request.version())).unwrap();
+                    let answer = Response::builder().header("content-type", "text/event-stream");
+                    std::future::ready(answer.body(Full::new(Bytes::from(ANSWER))))
+                });
+                let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service);
+                tokio::spawn(async move { drop(connection.await) });
+            }
+        });
+    });
+    let flags = ["--model", "m", "--transport", "portable", "--insecure", "--max-concurrency", "4"];
+    let done = fire(&url, &flags, &requests(12, ""));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(outputs(&done.stdout).1.iter().all(|o| o.success));
+    let seen: Vec<_> = versions.try_iter().collect();
+    assert!(seen.iter().all(|(_, version)| *version == hyper::Version::HTTP_2), "{seen:?}");
+    assert_eq!(seen.iter().filter(|(method, _)| method == "POST").count(), 12);
+}
 
 #[test]
 fn connections_are_open_before_the_clock_starts() {
@@ -88,12 +189,10 @@ fn connections_are_open_before_the_clock_starts() {
         // One to see that the server is there, and the three that were asked for: no request until all are accepted.
         let mut streams: Vec<TcpStream> = (0..4).map(|_| listener.accept().unwrap().0).collect();
         tell.send(streams.len()).unwrap();
-        let head =
-            format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n", ANSWER.len());
         // The first is closed by now, so it brings no request.
         for stream in &mut streams[1..] {
             read_request(stream);
-            stream.write_all(format!("{head}{ANSWER}").as_bytes()).unwrap();
+            stream.write_all(answer().as_bytes()).unwrap();
         }
     });
     let flags = ["--model", "m", "--preconnect", "3", "--max-concurrency", "3"];
