@@ -9,7 +9,8 @@
 #
 # VB_PEERS is where the peers go (default ~/.cache/vb-peers): vllm-rs 60 MB (a wheel of 340 MB is fetched for it), vllm 6 GB,
 # aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm takes a vLLM that is there. VB_BIN is a folder with the project's programs
-# instead of building them. TOKENIZER is the tokenizer.json of a real model, for all of them. Needs Linux, two cores, python3 with venv and pip.
+# (and `floor`, of examples/floor.rs) instead of building them. TOKENIZER is the tokenizer.json of a real model, for all of
+# them. Needs Linux, two cores, python3 with venv and pip.
 set -euo pipefail
 
 vllm_rs=0.33.0 aiperf=0.13.0 guidellm=0.8.1
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
     ;;
   --peers=*) peers=${1#--peers=} ;;
   -h | --help)
-    sed -n '2,15p' "$0" >&2
+    sed -n '2,14p' "$0" >&2
     exec python3 "$root/scripts/bench_peers.py" --help
     ;;
   *) args+=("$1") ;;
@@ -100,8 +101,13 @@ for name in $peers; do
   esac
 done
 
-bin=${VB_BIN:-$root/target/release}
-[ -n "${VB_BIN:-}" ] || cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml"
+if [ -n "${VB_BIN:-}" ]; then
+  bin=$VB_BIN floor=$VB_BIN/floor
+else
+  cargo build --release --locked --quiet --bins --example floor --manifest-path "$root/Cargo.toml"
+  bin=$root/target/release floor=$bin/examples/floor
+fi
+[ ! -x "$floor" ] || args+=(--floor "$floor")
 
 # A load of 4,096 streams needs that many sockets on either side.
 ulimit -n "$(ulimit -Hn)"

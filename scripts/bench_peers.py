@@ -30,6 +30,8 @@ from check_vllm import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "tiny"
+# The program of examples/floor.rs.
+FLOOR = "floor"
 # Of a run: fewer would be lost in what start-up costs this time and that.
 LEAST_REQUESTS = 512
 # A tokenizer.json for all of them; none: the built-in one.
@@ -480,21 +482,40 @@ class Bench:
             return base
         use, samples, truth, result = self.once(client, load, self.args.output_len, count)
         result.update(compare(samples, truth))
-        chunks = sum(len(t["sent"]) for t in truth.values()) - sum(len(t["sent"]) for t in base_truth.values())
-        cost = use.cpu_since(first_received(truth)) - base_use.cpu_since(first_received(base_truth))
-        # Less than nothing: it is lost in what varies between two runs.
-        if chunks > 0 and cost > 0:
-            result["cpu_us_per_chunk"] = cost / chunks * 1e6
+        result["cpu_us_per_chunk"] = cpu_per_chunk((use, truth), (base_use, base_truth))
         result.update(
             base_cpu_s=base_use.cpu, cpu_s=use.cpu, wall_s=use.wall, rss_mb=use.rss / 1e6,
             offered=count, lost=count - len(samples), base_start_up_ms=start_up(base_use, base_truth),
         )  # fmt: skip
         return result
 
+    def floor(self, load):
+        """The streams read by a program that makes nothing of them."""
+
+        def once(output_len):
+            folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+            sim = Simulator(self.tools, self.server_core, folder, load, tls=False)
+            use = launch([self.args.floor, sim.url, load.streams, output_len], self.client_core, folder)
+            truth = sim.stop()
+            if use.code != 0:
+                sys.exit(f"bench-peers: {FLOOR} ended with {use.code}: {last_words(folder)}")
+            return use, truth
+
+        base = once(2)
+        return {"cpu_us_per_chunk": cpu_per_chunk(once(self.args.output_len), base)}
+
     def start_up(self, client):
         """From the start of the process to its first request at the server."""
         use, samples, truth, result = self.once(client, Load(1, 5), 2, 1)
         return dict(result, start_up_ms=start_up(use, truth), cpu_s=use.cpu, rss_mb=use.rss / 1e6, lost=1 - len(samples))
+
+
+def cpu_per_chunk(long, short):
+    """The cost of the chunks between, in microseconds; None: it is lost in what varies between two runs."""
+    (use, truth), (base_use, base_truth) = long, short
+    chunks = sum(len(t["sent"]) for t in truth.values()) - sum(len(t["sent"]) for t in base_truth.values())
+    cost = use.cpu_since(first_received(truth)) - base_use.cpu_since(first_received(base_truth))
+    return cost / chunks * 1e6 if chunks > 0 and cost > 0 else None
 
 
 def first_received(truth):
@@ -583,7 +604,7 @@ def make_outputs(bench, megabytes=200):
     folder = bench.folder / "stats"
     folder.mkdir(exist_ok=True)
     path, source = folder / "outputs.ndjson", folder / "once.ndjson"
-    sim = Simulator(bench.tools.bin, bench.server_core, folder, Load(512, 5), False)
+    sim = Simulator(bench.tools, bench.server_core, folder, Load(512, 5), False)
     with open(bench.tools.requests_file(1024, 100, bench.folder)) as requests, open(source, "wb") as out:
         argv = [bench.tools.bin / "vb-fire", "--base-url", sim.url, "--model", MODEL, "--max-concurrency", "512"]
         subprocess.run(list(map(str, argv)), stdin=requests, stdout=out, stderr=subprocess.DEVNULL, check=True)
@@ -640,7 +661,7 @@ def make_clients(args, tools):
     for program, kind in ((args.vllm_rs, VllmRs), (args.vllm, VllmBench), (args.aiperf, Aiperf), (args.guidellm, Guidellm)):
         if program:
             found.append(kind(program, tools))
-    unknown = set(args.clients or ()) - {client.name for client in found}
+    unknown = set(args.clients or ()) - {client.name for client in found} - {FLOOR}
     if unknown:
         sys.exit(f"bench-peers: no client is called {sorted(unknown)[0]!r}; there are {', '.join(c.name for c in found)}")
     return [client for client in found if not args.clients or client.name in args.clients]
@@ -673,7 +694,7 @@ def parse_args():
     parser.add_argument("--with", type=pathlib.Path, nargs="+", default=[], dest="earlier", metavar="FILE",
                         help="put the raw numbers of earlier runs on this machine into the document too")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/ACCURACY.md", help="the document")
-    for name in ("--bin", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
+    for name in ("--bin", "--floor", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--missing", action="append", default=[], help=argparse.SUPPRESS)
     if parser.parse_known_args()[0].quick:
@@ -686,7 +707,9 @@ def parse_args():
 
 def measure_all(args, bench, clients, data):
     loads = list(dict.fromkeys([*args.loads, *args.slow_loads]))
-    for number in range(max(args.slow_rounds if c.slow else args.rounds for c in clients)):
+    floor = args.floor and (not args.clients or FLOOR in args.clients)
+    all_rounds = [args.slow_rounds if client.slow else args.rounds for client in clients] + [args.rounds if floor else 0]
+    for number in range(max(all_rounds)):
         turn = number % max(1, len(clients))
         order = clients[turn:] + clients[:turn]
         for client in order:
@@ -697,6 +720,9 @@ def measure_all(args, bench, clients, data):
                 rounds, wanted = (args.slow_rounds, args.slow_loads) if client.slow else (args.rounds, args.loads)
                 if number < rounds and load in wanted:
                     one(bench, client, load, number, data)
+            if floor and number < args.rounds and load in args.loads:
+                data["floor"].append(dict(bench.floor(load), load=str(load), round=f"{bench.began}-{number}"))
+                say(f"round {number + 1}, {load}, {FLOOR}: {show(data['floor'][-1]['cpu_us_per_chunk'])} µs per chunk")
         save(args, data)
     for number in range(args.solo_rounds):
         for client in (c for c in clients if c.name == "vb-fire"):
@@ -747,8 +773,8 @@ def take_earlier(paths, data):
             earlier = json.loads(path.read_text())
         except (OSError, ValueError) as e:
             sys.exit(f"bench-peers: {path} has no numbers of an earlier run: {e}")
-        for key in ("runs", "start_ups", "gen", "stats", "commands"):
-            data[key] += earlier[key]
+        for key in ("runs", "start_ups", "gen", "stats", "floor", "commands"):
+            data[key] += earlier.get(key, [])
         data["versions"] = list(dict.fromkeys([*data["versions"], *earlier["versions"]]))
         for key, value in earlier["settings"].items():
             if data["settings"].setdefault(key, value) != value:
@@ -766,7 +792,7 @@ def main():
     if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
         sys.exit("bench-peers: it needs two cores, one for the client and one for the server; name them with --cores")
     become_subreaper()
-    data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "start_ups": [], "gen": [], "stats": []}
+    data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "start_ups": [], "gen": [], "stats": [], "floor": []}
     data["missing"] = args.missing
     take_earlier(args.earlier, data)
     if args.rounds or args.solo_rounds:

@@ -55,7 +55,9 @@ ACCURACY_HEAD = [
     "ITL p99, reported − true, ms", "true ITL p99, ms", "ITL sd, reported / true, ms",
 ]  # fmt: skip
 
-COST_HEAD = ["client", "CPU per chunk, µs (least–most)", "CPU of the short run, ms", "peak RSS, MB", "requests lost"]
+COST_HEAD = [
+    "client", "CPU of the run, s", "CPU per chunk, µs (least–most)", "CPU of the short run, ms", "peak RSS, MB", "requests lost",
+]  # fmt: skip
 
 
 def whole(runs):
@@ -85,7 +87,7 @@ def cost_row(name, runs):
     cpu = [value for value in map(of("cpu_us_per_chunk"), good) if value is not None]
     between = f" ({show(min(cpu))}–{show(max(cpu))})" if len(cpu) > 1 else ""
     return [
-        name, show(medians(good, of("cpu_us_per_chunk"))) + between, show(medians(good, of("base_cpu_s", 1000))),
+        name, show(medians(good, of("cpu_s"))), show(medians(good, of("cpu_us_per_chunk"))) + between, show(medians(good, of("base_cpu_s", 1000))),
         show(medians(good, of("rss_mb"))), "; ".join(notes),
     ]  # fmt: skip
 
@@ -110,7 +112,7 @@ def paired_row(name, runs):
 
 
 RATIOS = [
-    ("CPU per chunk", of("cpu_us_per_chunk")), ("CPU of the short run", of("base_cpu_s")), ("peak RSS", of("rss_mb")),
+    ("CPU of the run", of("cpu_s")), ("CPU per chunk", of("cpu_us_per_chunk")), ("CPU of the short run", of("base_cpu_s")), ("peak RSS", of("rss_mb")),
     ("error of TTFT p99", excess("ttft.p99", "true_ttft.p99", MS)), ("error of ITL p99", excess("itl.p99", "true_itl.p99", MS)),
 ]  # fmt: skip
 
@@ -172,8 +174,8 @@ Is what a load generator reports what the server did? This page answers that by 
   continuous batching does, and it logs when it handed each one to the socket. That log is the truth.
 - The client has one core (number {client_core}), the server another ({server_core}). They talk over the loopback interface.
 - A load of `512x20` is a closed loop of 512 streams with a step of 20 ms. Each stream sends {waves} requests one after the other
-  ({slow_waves} with the clients in Python), but all together at least {least_requests}, with prompts of {input_len} tokens and answers of
-  exactly {output_len}. The tokenizer, for all that need one: {tokenizer}.
+  ({slow_waves} with the clients in Python), but all together at least {least_requests}, with prompts of {input_len} tokens and answers
+  of exactly {output_len}. The tokenizer, for all that need one: {tokenizer}.
 - In each round every client runs once on each of its loads, and the order rotates from round to round. Each run has a fresh
   server. Figures are medians over the rounds; where there is only one round, they are that round's.
 - A client that fails, or takes more than {limit} s, is in the table with the reason.
@@ -188,11 +190,20 @@ What the columns mean:
   kernel's stamp of the request at the server's socket to the first token, so that what many requests at once wait for each other
   in the server is in both, and no client's error.
 - **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
-- **CPU per chunk**: user and system time of the process and its children, of the run with answers of {output_len} tokens less that of
-  a short run with answers of 2, by the chunks between. The **short run** holds start-up and the work per request. For the clients in
+- **CPU of the run**: user and system time of the process and its children, from the start to the end.
+- **CPU per chunk**: that of the run, with answers of {output_len} tokens, less that of a short run with answers of 2, by the chunks
+  between. The **short run** holds start-up and the work per request. For the clients in
   Python both are counted from the first request on, because their start-up is longer than the run, and varies.
 - **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
 - **requests lost**: sent or not, those without a success in the client's result.
+"""
+
+FLOOR = """\
+## What reading alone costs
+
+CPU per chunk, µs. `examples/floor.rs` reads the same streams with the same stamps on one thread and makes nothing of them, so that
+what it takes is the kernel's and the event loop's. It wakes up as soon as a chunk is there; a client that comes later finds several
+streams ready at once, and wakes up less often.
 """
 
 PAIRED = """\
@@ -232,6 +243,8 @@ def report(data):
         rows = [paired_row(name, runs) for (there, name), runs in groups.items() if there == load]
         if any(rows):
             out.append(f"{load}:\n\n" + table(PAIRED_HEAD, [row for row in rows if row]) + "\n")
+    if data["floor"]:
+        out.append(report_floor(data, groups))
     rows = ratio_rows(groups, loads)
     if rows:
         out.append("## vb-fire against vllm-rs\n\nRatios within rounds, and their median; below 1 is less than vllm-rs.\n")
@@ -243,6 +256,16 @@ def report(data):
     if data["stats"]:
         out.append(report_stats(data))
     return "\n".join(out)
+
+
+def report_floor(data, groups):
+    rows = []
+    for load in dict.fromkeys(run["load"] for run in data["floor"]):
+        seen = [run["cpu_us_per_chunk"] for run in data["floor"] if run["load"] == load and run["cpu_us_per_chunk"] is not None]
+        theirs = [show(medians(whole(groups.get((load, name), [])), of("cpu_us_per_chunk"))) for name in ("vb-fire", VLLM_RS)]
+        rows.append([load, f"{show(statistics.median(seen))} ({show(min(seen))}–{show(max(seen))})" if seen else "–", *theirs])
+    head = ["load", "reading alone (least–most)", "vb-fire", VLLM_RS]
+    return f"{FLOOR}\n{table(head, rows)}\n"
 
 
 def report_gen(data):
