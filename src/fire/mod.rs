@@ -136,15 +136,12 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
-    let ended = match server {
-        Some(mut server) => {
-            server.keep_alive = keep_alive;
-            load.run(Stamped::new(&server, threads, clock), run, input).await?
-        }
-        None => {
-            let portable = Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock)?;
-            load.run(portable, run, input).await?
-        }
+    let ended = if let Some(mut server) = server {
+        server.keep_alive = keep_alive;
+        load.run(Stamped::new(&server, threads, clock), run, input).await?
+    } else {
+        let portable = Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock)?;
+        load.run(portable, run, input).await?
     };
     readers.stop();
     exit(args, &preflight, ended).await

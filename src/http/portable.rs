@@ -137,6 +137,7 @@ fn of_tls(e: &io::Error) -> bool {
 }
 
 /// Why there is no answer.
+#[must_use]
 pub fn before_head(e: &reqwest::Error) -> Failure {
     let why = question::reason(e);
     if e.is_timeout() {

@@ -3,6 +3,7 @@
 mod client;
 mod goodput;
 mod input;
+mod interval;
 mod line;
 mod metric;
 mod numpy;

@@ -54,9 +54,9 @@ pub fn std(values: &[f64]) -> f64 {
     ((0.0 + squares) / values.len() as f64).sqrt()
 }
 
-/// Brings the values that `percentiles` (and the median and the extremes) look at to where sorting would put them.
-/// Much cheaper than sorting; the rest stays in no particular order.
-pub fn settle(values: &mut [f64], percentiles: &[f64]) {
+/// Brings the values that `percentiles` (and the median and the extremes) and these `places` look at to where sorting would
+/// put them. Much cheaper than sorting; the rest stays in no particular order.
+pub fn settle(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
     let n = values.len();
     if n == 0 {
         return;
@@ -65,6 +65,10 @@ pub fn settle(values: &mut [f64], percentiles: &[f64]) {
     for p in percentiles {
         let (below, above, _) = place(n, *p);
         ranks.extend([below, above]);
+    }
+    for place in places {
+        let below = whole(*place).min(n - 1);
+        ranks.extend([below, (below + 1).min(n - 1)]);
     }
     ranks.sort_unstable();
     ranks.dedup();
@@ -101,12 +105,26 @@ pub fn percentile(settled: &[f64], p: f64) -> f64 {
     if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
 }
 
+/// The whole part of a place; 0 for one below 0 or none.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what such a cast does")]
+#[must_use]
+pub fn whole(place: f64) -> usize {
+    place as usize
+}
+
 /// The ranks on both sides of the percentile among `n` sorted values, and how far it lies between them.
 fn place(n: usize, p: f64) -> (usize, usize, f64) {
     let at = (n - 1) as f64 * (p / 100.0);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 ≤ p ≤ 100 is checked with the flags
-    let below = (at.floor() as usize).min(n - 1);
+    let below = whole(at).min(n - 1);
     (below, (below + 1).min(n - 1), at - below as f64)
+}
+
+/// What stands at a place of settled values, counted from 0; between two of them in proportion.
+#[must_use]
+pub fn at(settled: &[f64], place: f64) -> f64 {
+    let below = whole(place).min(settled.len() - 1);
+    let above = (below + 1).min(settled.len() - 1);
+    settled[below] + (settled[above] - settled[below]) * (place - below as f64)
 }
 
 #[cfg(test)]
@@ -143,7 +161,7 @@ mod tests {
             assert_eq!(mean(&values), want["mean"], "mean of {n}");
             assert_eq!(std(&values), want["std"], "std of {n}");
             let pairs: Vec<(f64, f64)> = serde_json::from_value(want["percentiles"].clone()).unwrap();
-            settle(&mut values, &pairs.iter().map(|p| p.0).collect::<Vec<_>>());
+            settle(&mut values, &pairs.iter().map(|p| p.0).collect::<Vec<_>>(), &[]);
             assert_eq!(median(&values), want["median"], "median of {n}");
             for (p, value) in pairs {
                 assert_eq!(percentile(&values, p).to_bits(), value.to_bits(), "p{p} of {n}");
@@ -158,7 +176,7 @@ mod tests {
         ) {
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
-            settle(&mut values, &[p]);
+            settle(&mut values, &[p], &[]);
             prop_assert_eq!(percentile(&values, p), percentile(&sorted, p));
             prop_assert_eq!(median(&values), median(&sorted));
             prop_assert_eq!((values[0], values[values.len() - 1]), (sorted[0], sorted[sorted.len() - 1]));

@@ -54,6 +54,21 @@ impl Table {
         self.row(label, format!("{value:.2}"));
     }
 
+    /// A statistic with its interval, or what can be said of it where there are too few values.
+    fn sure(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
+        let Some(summary) = summary else { return self.number(label, value) };
+        if let Some(few) = summary.too_few.get(name) {
+            let bound = summary.bound(name);
+            return self.line(&format!("{label:<40} {bound:<10} needs {}, has {}", few["needs"], few["has"]));
+        }
+        let [low, high] = [0, 1].map(|which| summary.end(name, which));
+        if low.is_none() && high.is_none() {
+            return self.number(label, value);
+        }
+        let [low, high] = [low, high].map(|end| end.map_or_else(|| "-".to_owned(), |end| format!("{end:.2}")));
+        self.line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
+    }
+
     fn totals(&mut self, result: &RunResult) {
         self.rule(" Serving Benchmark Result ", '=');
         self.row("Successful requests:", result.completed);
@@ -88,12 +103,19 @@ impl Table {
         let (Some(mean), Some(median)) = (value("mean"), value("median")) else { return };
         self.rule(metric.heading(), '-');
         let label = metric.label();
-        self.number(&format!("Mean {label} (ms):"), mean);
-        self.number(&format!("Median {label} (ms):"), median);
+        let summary = match metric {
+            Metric::Ttft => Some(&result.vb.from_start.ttft_ms),
+            Metric::Tpot => Some(&result.vb.tpot_ms),
+            Metric::Itl => Some(&result.vb.itl_per_chunk_ms),
+            Metric::E2el => Some(&result.vb.from_start.e2el_ms),
+            Metric::ClientQueueTime | Metric::E2elIncludingClientQueue => None,
+        };
+        self.sure(&format!("Mean {label} (ms):"), mean, "mean", summary);
+        self.sure(&format!("Median {label} (ms):"), median, "p50", summary);
         let percentiles = result.vb.tpot_ms.percentiles.keys();
         for name in percentiles {
             if let Some(value) = value(name) {
-                self.number(&format!("{} {label} (ms):", name.to_uppercase()), value);
+                self.sure(&format!("{} {label} (ms):", name.to_uppercase()), value, name, summary);
             }
         }
     }
@@ -113,7 +135,7 @@ impl Table {
         let estimated = if vb.itl_per_token_estimated { ", estimated" } else { "" };
         self.rule(&format!("Inter-token Latency (per token{estimated})"), '-');
         for (name, value) in statistics(&vb.itl_per_token_ms) {
-            self.number(&format!("{name} ITL per token (ms):"), value);
+            self.row(&format!("{name} ITL per token (ms):"), value);
         }
     }
 
@@ -127,7 +149,7 @@ impl Table {
         ];
         for (label, start, schedule) in both {
             for ((name, a), (_, b)) in statistics(start).into_iter().zip(statistics(schedule)) {
-                self.line(&format!("{:<22} {a:>12.2} {b:>14.2}", format!("{name} {label} (ms):")));
+                self.line(&format!("{:<22} {a:>12} {b:>14}", format!("{name} {label} (ms):")));
             }
         }
     }
@@ -195,11 +217,13 @@ impl Table {
     }
 }
 
-/// `Mean`, then the percentiles.
-fn statistics(summary: &Summary) -> Vec<(String, f64)> {
-    let mean = summary.mean.map(|mean| ("Mean".to_owned(), mean));
-    let percentiles =
-        summary.percentiles.iter().filter_map(|(name, value)| Some((name.to_uppercase(), value.as_f64()?)));
+/// `Mean`, then the percentiles, as they are shown.
+fn statistics(summary: &Summary) -> Vec<(String, String)> {
+    let mean = summary.mean.map(|mean| ("Mean".to_owned(), format!("{mean:.2}")));
+    let percentiles = summary.percentiles.iter().filter(|_| summary.n > 0).map(|(name, value)| {
+        let value = value.as_f64().map_or_else(|| summary.bound(name), |value| format!("{value:.2}"));
+        (name.to_uppercase(), value)
+    });
     mean.into_iter().chain(percentiles).collect()
 }
 

@@ -2,12 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     Options,
     client::{self, Client},
     goodput::Goodput,
-    metric::{Distribution, Metric},
+    interval::{self, Dependences, Interval},
+    metric::{Distribution, Metric, Precision},
     peak,
     recording::{Recording, Request},
     tokens,
@@ -122,20 +124,64 @@ pub struct Summary {
     pub percentiles: Object,
     /// The largest.
     pub max: Option<f64>,
+    /// Independent values that would tell the mean as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_effective: Option<f64>,
+    /// 95 % intervals of the `mean` and of each percentile, `[low, high]`; an end is `null` where there are too few values.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub intervals: Object,
+    /// The percentiles that are `null` for want of values: how many each `needs`, and how many it `has`.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub too_few: Object,
 }
 
 impl Summary {
     /// Of a distribution, with its unit multiplied by `scale`.
     fn of(told: &Distribution, scale: f64) -> Self {
         let some = |value: f64| (told.n > 0).then_some(value * scale);
-        Summary {
+        let percentiles = told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into()));
+        let mut summary = Summary {
             n: told.n,
             mean: some(told.mean),
             std: some(told.std),
             min: some(told.min),
-            percentiles: told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into())).collect(),
+            percentiles: percentiles.collect(),
             max: some(told.max),
+            ..Summary::default()
+        };
+        if let Some(precision) = &told.precision {
+            summary.qualify(precision, &told.percentiles, scale);
         }
+        summary
+    }
+
+    /// Says how sure the numbers are, and takes back those that are not.
+    fn qualify(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
+        let ends = |interval: &Interval| json!([interval.low, interval.high].map(|end| end.map(|end| end * scale)));
+        self.n_effective = Some(precision.effective);
+        self.intervals.insert("mean".into(), ends(&precision.mean));
+        for ((p, _), interval) in percentiles.iter().zip(&precision.percentiles) {
+            let name = format!("p{p}");
+            self.intervals.insert(name.clone(), ends(interval));
+            if let Some(needs) = interval::needed(*p).filter(|needs| (self.n as u64) < *needs) {
+                self.percentiles.insert(name.clone(), serde_json::Value::Null);
+                self.too_few.insert(name, json!({"needs": needs, "has": self.n}));
+            }
+        }
+    }
+}
+
+impl Summary {
+    /// An end of the interval of `mean` or a percentile: 0 is the lower, 1 the upper.
+    #[must_use]
+    pub fn end(&self, name: &str, which: usize) -> Option<f64> {
+        self.intervals.get(name)?.get(which)?.as_f64()
+    }
+
+    /// What can be said of a percentile for which there are too few values.
+    #[must_use]
+    pub fn bound(&self, name: &str) -> String {
+        self.end(name, 0).map_or_else(|| "-".to_owned(), |low| format!(">= {low:.2}"))
     }
 }
 
@@ -168,15 +214,23 @@ impl Vb {
     #[must_use]
     pub fn of(recording: Recording, options: &Options, duration: f64) -> (Self, Vec<(Metric, Distribution)>) {
         let told = |values: Vec<f64>| Distribution::of(values, &options.percentiles);
-        let of = |metric: Metric| told(metric.sample(&recording));
+        let in_time = in_time(&recording);
+        // The values in the order of the input, as vLLM adds them, and what they depend on in the order of time.
+        let sure = |of: &dyn Fn(&Request) -> Option<f64>| {
+            let ordered: Vec<f64> = in_time.iter().filter_map(|request| of(request)).collect();
+            let values = recording.successes().filter_map(of).collect();
+            Distribution::sure(values, &options.percentiles, &Dependences::of(&ordered, &options.percentiles))
+        };
+        let of = |metric: Metric| metric.of_request().map_or_else(Distribution::default, |value| sure(&value));
         let ms = |told: &Distribution| Summary::of(told, 1e3);
         let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
         let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
         let over_successes = |of: fn(&Request) -> Option<f64>| told(recording.successes().filter_map(of).collect());
-        let ttft_queue = over_successes(|r| Some(r.ttft? + r.queue_time?));
+        let ttft_queue = sure(&|r: &Request| Some(r.ttft? + r.queue_time?));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_token = tokens::gaps(&recording).map(told);
         let (verdict, reasons) = client::verdict(&recording);
+        let dependences = gaps_in_time(&recording, &options.percentiles);
         let vb = Vb {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
@@ -218,7 +272,7 @@ impl Vb {
             run_ids: recording.run_ids,
         };
         // Last, because it uses up the longest vector of all instead of copying it.
-        let itl = Distribution::of(recording.gaps, &options.percentiles);
+        let itl = Distribution::sure(recording.gaps, &options.percentiles, &dependences);
         let per_chunk = Summary::of(&itl, 1e3);
         let per_token = if per_token.is_none() { per_chunk.clone() } else { vb.itl_per_token_ms.clone() };
         let distributions = [
@@ -232,6 +286,32 @@ impl Vb {
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
         (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
     }
+}
+
+/// The successes in the order in which they were sent.
+fn in_time(recording: &Recording) -> Vec<&Request> {
+    let mut requests: Vec<&Request> = recording.successes().collect();
+    requests.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+    requests
+}
+
+/// How the gaps of all answers depend on each other.
+fn gaps_in_time(recording: &Recording, percentiles: &[f64]) -> Dependences {
+    let ends = |request: &Request| {
+        let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
+        recording.gaps_of(request).iter().map(move |gap| {
+            end += gap;
+            (end, *gap)
+        })
+    };
+    let each = |take: &mut dyn FnMut(f64, f64)| {
+        for (end, gap) in recording.successes().flat_map(ends) {
+            take(end, gap);
+        }
+    };
+    let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
+    each(&mut |end, _| (first, last) = (first.min(end), last.max(end)));
+    Dependences::over_time(&recording.gaps, (first, last), percentiles, each)
 }
 
 fn hosts(recording: &Recording) -> Vec<String> {

@@ -276,6 +276,44 @@ fn a_detailed_result_can_be_read_again() {
     }
 }
 
+/// Requests one after the other, each with two gaps; the TTFTs go round in a circle.
+fn many(count: u64) -> String {
+    let line = |i: u64| {
+        let ttft = 0.1 + ((i * 7919) % 1000) as f64 / 1e4;
+        format!(r#"{{"type":"output","success":true,"start_time":{},"ttft":{ttft},"itl":[0.02,0.03]}}"#, 1000 + i)
+            + "\n"
+    };
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn each_latency_says_how_sure_it_is() {
+    let got = result(&[], &many(1000));
+    let ttft = &got["vb"]["from_start"]["ttft_ms"];
+    for name in ["mean", "p50", "p90", "p99"] {
+        let [low, high] = [0, 1].map(|end| ttft["intervals"][name][end].as_f64().unwrap());
+        let value = ttft[name].as_f64().unwrap();
+        assert!(low < value && value < high && high - low < 20.0, "{name}: {low} {value} {high}");
+        assert_eq!(got[format!("{}_ttft_ms", if name == "p50" { "median" } else { name })], ttft[name]);
+    }
+    assert!(ttft["n_effective"].as_f64().unwrap() > 100.0 && ttft.get("too_few").is_none(), "{ttft}");
+    // Two gaps a second, each pair like the one before it.
+    assert_eq!(got["vb"]["itl_per_chunk_ms"]["intervals"]["p50"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_percentile_of_too_few_requests_is_a_bound() {
+    let done = run("vb-stats", &["--table", "always"], many(400));
+    let got: Value = serde_json::from_str(&done.stdout).unwrap();
+    let ttft = &got["vb"]["from_start"]["ttft_ms"];
+    assert!(ttft["p99"].is_null() && ttft["p90"].is_number(), "{ttft}");
+    assert_eq!(ttft["too_few"], serde_json::json!({"p99": {"needs": 662, "has": 400}}));
+    assert!(got["p99_ttft_ms"].is_number(), "vLLM's key keeps its value");
+    let bound = ttft["intervals"]["p99"][0].as_f64().unwrap();
+    let line = format!("P99 TTFT (ms):                           >= {bound:.2}  needs 662, has 400");
+    assert!(done.stderr.lines().any(|l| l == line), "{line}\n{}", done.stderr);
+}
+
 #[test]
 fn a_result_without_its_requests_or_beside_others_is_refused() {
     let plain = run("vb-stats", &[], RUN).stdout;
@@ -487,13 +525,13 @@ mod definitions {
 
     #[test]
     fn from_start() {
-        check(&[("/vb/from_start/ttft_ms/p50", 50.0), ("/vb/from_start/e2el_ms/max", 224.0)]);
+        check(&[("/vb/from_start/ttft_ms/mean", 56.0), ("/vb/from_start/e2el_ms/max", 224.0)]);
     }
 
     #[test]
     fn from_schedule() {
         // 50.1, 60.1, 280.1, 40.1 and 400.1.
-        check(&[("/vb/from_schedule/ttft_ms/p50", 60.1), ("/vb/from_schedule/ttft_ms/max", 400.1)]);
+        check(&[("/vb/from_schedule/ttft_ms/mean", 166.1), ("/vb/from_schedule/ttft_ms/max", 400.1)]);
         check(&[("/vb/from_schedule/e2el_ms/max", 450.1)]);
     }
 

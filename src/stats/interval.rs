@@ -1,0 +1,351 @@
+//! How sure a number is: 95 % intervals for percentiles and means, of values that may depend on each other.
+//!
+//! Requests that run at the same time share the server's fortunes, so a thousand of them say less than a thousand
+//! independent ones. How much less is estimated from the values in the order of time ([`Dependence`]); the intervals then
+//! are those of a smaller sample. `docs/METRICS.md` has the formulas and their sources.
+
+use statrs::{
+    distribution::{ContinuousCDF, StudentsT},
+    function::beta::beta_reg,
+};
+
+use super::numpy;
+
+/// The share of intervals that hold the truth.
+const CONFIDENCE: f64 = 0.95;
+
+/// The most blocks that a series is cut into: enough to see dependence over many lags, few enough to be quick.
+const BLOCKS: usize = 512;
+
+/// The blocks of a series in which neighbours that balance each other are believed.
+const LONG: usize = 100;
+
+/// An interval; an end that the sample is too small for is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Interval {
+    /// The lower end.
+    pub low: Option<f64>,
+    /// The upper end.
+    pub high: Option<f64>,
+}
+
+/// The fewest samples of which a percentile (0 to 100) can be told: MLPerf's early stopping with 99 % confidence, where the
+/// estimate is the second largest value. `None` for 0 and 100, which no sample tells.
+///
+/// The smallest n with `P(Binomial(n, p) ≥ n − 1) ≤ 1 %`.
+#[must_use]
+pub fn needed(percentile: f64) -> Option<u64> {
+    let p = percentile / 100.0;
+    // A low percentile is a high one of the values upside down.
+    let p = p.max(1.0 - p);
+    if p >= 1.0 {
+        return None;
+    }
+    let enough = |n: u64| {
+        let n = n as f64;
+        n * (1.0 - p) * p.powf(n - 1.0) + p.powf(n) <= 0.01
+    };
+    let mut high = 2;
+    while !enough(high) {
+        high *= 2;
+    }
+    let mut low = high / 2;
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if enough(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+/// How much the values of a series depend on their neighbours: what their sum varies by, against independent values.
+///
+/// The series is cut into blocks in the order of time. The variance of its sum is that of the blocks' deviations with their
+/// autocovariances, summed over pairs of lags while the pairs are positive (Geyer's initial positive sequence).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dependence {
+    /// Variance of the mean, against that of as many independent values.
+    design_effect: f64,
+}
+
+impl Dependence {
+    /// Of values in the order of time.
+    #[must_use]
+    pub fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+        let n = values.len();
+        let mean = values.clone().sum::<f64>() / n as f64;
+        let variance = values.clone().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+        let size = n.div_ceil(BLOCKS).max(1);
+        let mut blocks = vec![0.0; n.div_ceil(size)];
+        for (i, value) in values.enumerate() {
+            blocks[i / size] += value - mean;
+        }
+        Dependence::between(&blocks, variance * n as f64)
+    }
+
+    /// Of the deviations of blocks from what their sizes make expect, where independent values would let their sum vary by
+    /// `independent`. The blocks need not be of one size.
+    #[must_use]
+    pub fn between(blocks: &[f64], independent: f64) -> Self {
+        let covariance = |lag: usize| -> f64 { blocks.iter().zip(&blocks[lag..]).map(|(a, b)| a * b).sum() };
+        let own = covariance(0);
+        let noise = own * (2.0 / blocks.len() as f64).sqrt();
+        let mut sum = -own;
+        let mut smallest = f64::INFINITY;
+        for lag in (0..blocks.len().saturating_sub(1)).step_by(2) {
+            let pair = covariance(lag) + covariance(lag + 1);
+            // Of independent blocks it is that large by chance. To add it up would widen every interval.
+            if pair <= noise {
+                break;
+            }
+            // The true ones fall: what rises is noise (the initial monotone sequence).
+            smallest = smallest.min(pair);
+            sum += 2.0 * smallest;
+        }
+        let effect = sum / independent;
+        // In a short series chance alone makes values look as if they balanced each other.
+        let least = if blocks.len() < LONG { 1.0 } else { 0.5 };
+        Dependence { design_effect: if effect.is_finite() { effect.max(least) } else { 1.0 } }
+    }
+
+    /// The number of independent values that say as much as `n` of these.
+    #[must_use]
+    pub fn effective(self, n: usize) -> f64 {
+        (n as f64 / self.design_effect).max(1.0)
+    }
+}
+
+/// How much the values of a series depend on each other, for the mean and for each of its percentiles: whether a value is
+/// below the percentile is a series too.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dependences {
+    /// For the mean.
+    pub mean: Dependence,
+    /// For each percentile.
+    pub percentiles: Vec<Dependence>,
+}
+
+impl Dependences {
+    /// Of values in the order of time.
+    #[must_use]
+    pub fn of(values: &[f64], percentiles: &[f64]) -> Self {
+        let below = |limit: f64| Dependence::of(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
+        Dependences {
+            mean: Dependence::of(values.iter().copied()),
+            percentiles: about(values, percentiles).into_iter().map(below).collect(),
+        }
+    }
+
+    /// Of the gaps of many answers, `each` of which hands its own over with the moments at which they end. Gaps that end at
+    /// the same time belong together, whichever answer they are of.
+    #[must_use]
+    pub fn over_time(
+        gaps: &[f64],
+        span: (f64, f64),
+        percentiles: &[f64],
+        each: impl Fn(&mut dyn FnMut(f64, f64)),
+    ) -> Self {
+        let n = gaps.len() as f64;
+        let limits = about(gaps, percentiles);
+        let blocks = BLOCKS.min(gaps.len().max(1));
+        let width = (span.1 - span.0) / blocks as f64;
+        // For each block: the number of its gaps, their sum, and how many are below each percentile.
+        let mut sums = vec![vec![0.0; blocks]; limits.len() + 2];
+        let mut squares = 0.0;
+        let mean = gaps.iter().sum::<f64>() / n;
+        each(&mut |end, gap| {
+            let block = numpy::whole((end - span.0) / width).min(blocks - 1);
+            sums[0][block] += 1.0;
+            sums[1][block] += gap;
+            squares += (gap - mean).powi(2);
+            for (sum, limit) in sums[2..].iter_mut().zip(&limits) {
+                sum[block] += f64::from(u8::from(gap <= *limit));
+            }
+        });
+        let (counts, sums) = sums.split_at(1);
+        let between = |sums: &[f64], independent: Option<f64>| {
+            let share = sums.iter().sum::<f64>() / n;
+            let off: Vec<f64> = sums.iter().zip(&counts[0]).map(|(sum, count)| sum - share * count).collect();
+            Dependence::between(&off, independent.unwrap_or(n * share * (1.0 - share)))
+        };
+        Dependences {
+            mean: between(&sums[0], Some(squares)),
+            percentiles: sums[1..].iter().map(|sums| between(sums, None)).collect(),
+        }
+    }
+}
+
+/// The percentiles, more or less: of a part of the values where there are many.
+fn about(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
+    const MOST: usize = 1 << 16;
+    let mut some: Vec<f64> = values.iter().step_by(values.len().div_ceil(MOST).max(1)).copied().collect();
+    numpy::settle(&mut some, percentiles, &[]);
+    percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
+}
+
+/// The interval of a mean: Student's t with the effective sample size. `std` is that of the population.
+#[must_use]
+pub fn of_mean(mean: f64, std: f64, effective: f64) -> Interval {
+    let Ok(t) = StudentsT::new(0.0, 1.0, effective - 1.0) else { return Interval::default() };
+    let half = t.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)) * std / (effective - 1.0).sqrt();
+    Interval { low: Some(mean - half), high: Some(mean + half) }
+}
+
+/// The places of the ends of a percentile's interval in the sorted sample, counted from 0, with a fraction where they lie
+/// between two values.
+///
+/// The binomial distribution tells how probable it is that the k-th smallest of n values is above the percentile; between two
+/// values Nyblom's interpolation keeps the probability.
+#[must_use]
+pub fn places(percentile: f64, n: usize, effective: f64) -> Interval {
+    let tail = (1.0 - CONFIDENCE) / 2.0;
+    let whole = effective.floor();
+    let end = |probability| {
+        let rank = rank(percentile / 100.0, whole, probability)?;
+        // A smaller sample's rank, in this one.
+        Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
+    };
+    Interval { low: end(tail), high: end(1.0 - tail) }
+}
+
+/// The rank, counted from 1 and between whole ones, of the value that is above the `p`-quantile with this probability in
+/// samples of `n`; `None`: no value is.
+fn rank(p: f64, n: f64, probability: f64) -> Option<f64> {
+    if !(0.0 < p && p < 1.0) || n < 2.0 {
+        return None;
+    }
+    // P(the r-th smallest is above the quantile) = P(fewer than r are below it).
+    let above = |r: f64| if r < 1.0 { 0.0 } else { beta_reg(n - r + 1.0, r, 1.0 - p) };
+    let (mut low, mut high) = (0.0, n + 1.0);
+    while high - low > 1.0 {
+        let middle = f64::midpoint(low, high).floor();
+        if above(middle) <= probability { low = middle } else { high = middle }
+    }
+    if low < 1.0 || high > n {
+        return None;
+    }
+    let (a, b) = (above(low), above(high));
+    let odds = low * (1.0 - p) * (b - probability) / ((n - low) * p * (probability - a));
+    Some(low + 1.0 / (1.0 + odds))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::ChaCha8Rng;
+
+    use super::*;
+    use crate::rng;
+
+    const RUNS: u64 = 2000;
+
+    #[test]
+    fn the_fewest_samples_are_mlperfs() {
+        for (p, n) in [(50.0, 11), (90.0, 64), (95.0, 130), (97.0, 219), (99.0, 662), (99.9, 6636), (99.99, 66381)] {
+            assert_eq!(needed(p), Some(n), "p{p}");
+        }
+        assert_eq!((needed(1.0), needed(0.0), needed(100.0)), (needed(99.0), None, None));
+    }
+
+    /// Ranks from a table of order-statistic intervals: of 100 values the 40th and the 61st hold the median with 96.5 %,
+    /// the 41st and the 60th with 94.3 %.
+    #[test]
+    fn the_ends_are_between_the_right_ranks() {
+        let places = places(50.0, 100, 100.0);
+        assert!(
+            (39.0..40.0).contains(&places.low.unwrap()) && (59.0..60.0).contains(&places.high.unwrap()),
+            "{places:?}"
+        );
+        // 0.99^100 > 2.5 %: it is likely that all of them are below the percentile.
+        assert_eq!(super::places(99.0, 100, 100.0).high, None);
+        assert_eq!(super::places(50.0, 1, 1.0), Interval::default());
+    }
+
+    /// A made-up population: how to draw a value from the one before it, the mean, and the quantile function.
+    struct Population {
+        name: &'static str,
+        n: usize,
+        draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
+        mean: f64,
+        quantile: fn(f64) -> f64,
+    }
+
+    fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+        rng::unit(rng).max(f64::MIN_POSITIVE)
+    }
+
+    fn normal(rng: &mut ChaCha8Rng) -> f64 {
+        (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
+    }
+
+    fn normal_quantile(p: f64) -> f64 {
+        statrs::distribution::Normal::standard().inverse_cdf(p)
+    }
+
+    const SIGMA: f64 = 0.5;
+
+    fn populations() -> [Population; 4] {
+        [
+            Population {
+                name: "exponential",
+                n: 1000,
+                draw: |rng, _| rng::exponential(rng),
+                mean: 1.0,
+                quantile: |p| -(1.0 - p).ln(),
+            },
+            Population {
+                name: "log-normal",
+                n: 1000,
+                draw: |rng, _| (SIGMA * normal(rng)).exp(),
+                mean: (SIGMA * SIGMA / 2.0).exp(),
+                quantile: |p| (SIGMA * normal_quantile(p)).exp(),
+            },
+            // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
+            Population {
+                name: "bimodal",
+                n: 1000,
+                draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
+                mean: 2.5,
+                quantile: |p| if p < 0.8 { p / 0.8 } else { 10.0 + (p - 0.8) / 0.2 },
+            },
+            // Each is like the one before it (0.8).
+            Population {
+                name: "autocorrelated",
+                n: 4000,
+                draw: |rng, last| {
+                    *last = 0.8 * *last + 0.6 * normal(rng);
+                    (SIGMA * *last).exp()
+                },
+                mean: (SIGMA * SIGMA / 2.0).exp(),
+                quantile: |p| (SIGMA * normal_quantile(p)).exp(),
+            },
+        ]
+    }
+
+    #[test]
+    fn intervals_hold_the_truth_as_often_as_they_say() {
+        let percentiles = [50.0, 90.0, 99.0];
+        let mut all = Vec::new();
+        for population in populations() {
+            let mut held = [0_u32; 4];
+            for run in 0..RUNS {
+                let mut rng = rng::stream(run, population.name, 0);
+                let mut last = normal(&mut rng);
+                let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
+                let dependences = Dependences::of(&values, &percentiles);
+                let told = super::super::metric::Distribution::sure(values, &percentiles, &dependences);
+                let precision = told.precision.unwrap();
+                let holds = |interval: &Interval, truth: f64| {
+                    interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)
+                };
+                held[0] += u32::from(holds(&precision.mean, population.mean));
+                for (i, (p, interval)) in percentiles.iter().zip(&precision.percentiles).enumerate() {
+                    held[i + 1] += u32::from(holds(interval, (population.quantile)(p / 100.0)));
+                }
+            }
+            let coverage = held.map(|held| f64::from(held) / RUNS as f64);
+            all.push((population.name, coverage));
+        }
+        println!("mean, p50, p90, p99: {all:?}");
+        let close = |coverage: &[f64; 4]| coverage.iter().all(|share| (0.94..=0.96).contains(share));
+        assert!(all.iter().all(|(_, coverage)| close(coverage)), "mean, p50, p90, p99: {all:?}");
+    }
+}
