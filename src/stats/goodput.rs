@@ -4,7 +4,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::recording::{Recording, Request};
-use crate::units::{Nanos, parse_duration_in};
+use crate::{
+    record::Object,
+    units::{Nanos, parse_duration_in},
+};
 
 /// One limit: `ttft:200ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,32 +41,76 @@ impl SloMetric {
     }
 }
 
-/// Reads `ttft:200ms`; a bare number is milliseconds, as in vLLM.
-pub fn parse_slo(text: &str) -> Result<Slo, String> {
+/// Limits that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slos(pub Vec<Slo>);
+
+/// The limits of MLPerf Inference for its server and interactive scenarios, in milliseconds: TTFT and TPOT, or E2EL alone.
+/// Its rules and its configuration file differ in the TPOT of gpt-oss-120b-interactive: this is the rules'.
+const MLPERF: [(&str, &[(SloMetric, u64)]); 12] = {
+    use SloMetric::{E2el, Tpot, Ttft};
+    [
+        ("llama3.1-8b", &[(Ttft, 2000), (Tpot, 100)]),
+        ("llama3.1-8b-interactive", &[(Ttft, 500), (Tpot, 30)]),
+        ("llama2-70b", &[(Ttft, 2000), (Tpot, 200)]),
+        ("llama2-70b-interactive", &[(Ttft, 450), (Tpot, 40)]),
+        ("llama3.1-405b", &[(Ttft, 6000), (Tpot, 175)]),
+        ("llama3.1-405b-interactive", &[(Ttft, 4500), (Tpot, 80)]),
+        ("mixtral-8x7b", &[(Ttft, 2000), (Tpot, 200)]),
+        ("deepseek-r1", &[(Ttft, 2000), (Tpot, 80)]),
+        ("deepseek-r1-interactive", &[(Ttft, 1500), (Tpot, 15)]),
+        ("gpt-oss-120b", &[(Ttft, 3000), (Tpot, 80)]),
+        ("gpt-oss-120b-interactive", &[(Ttft, 2000), (Tpot, 20)]),
+        ("qwen3-vl", &[(E2el, 12_000)]),
+    ]
+};
+
+/// Reads `ttft:200ms`, where a bare number is milliseconds, as in vLLM; or the name of a set of limits,
+/// `mlperf:llama3.1-8b-interactive`.
+pub fn parse_slos(text: &str) -> Result<Slos, String> {
     let wrong = || format!("`{text}` is not a limit: write it as ttft:200ms, tpot:50ms or e2el:2s");
     let (name, limit) = text.split_once(':').ok_or_else(wrong)?;
+    if name.trim() == "mlperf" {
+        let known = || MLPERF.map(|(name, _)| name).join(", ");
+        let set = MLPERF.iter().find(|(name, _)| *name == limit.trim());
+        let (_, limits) = set.ok_or_else(|| format!("`{text}`: MLPerf has limits for {}", known()))?;
+        return Ok(Slos(
+            limits.iter().map(|(metric, ms)| Slo { metric: *metric, limit: Nanos(ms * 1_000_000) }).collect(),
+        ));
+    }
     let metric = [SloMetric::Ttft, SloMetric::Tpot, SloMetric::E2el].into_iter().find(|m| m.name() == name.trim());
-    Ok(Slo { metric: metric.ok_or_else(wrong)?, limit: parse_duration_in(limit, "ms").map_err(|_| wrong())? })
+    let limit = parse_duration_in(limit, "ms").map_err(|_| wrong())?;
+    Ok(Slos(vec![Slo { metric: metric.ok_or_else(wrong)?, limit }]))
 }
 
-/// Whether a request succeeded within all limits, with `wait` (seconds) before its start.
-fn is_good(request: &Request, slos: &[Slo], wait: f64) -> bool {
-    let within = |slo: &Slo| {
-        let value = match slo.metric {
+/// All limits that were given. Of one metric the last counts, so that one of a set can be replaced.
+#[must_use]
+pub fn combine(given: Vec<Slos>) -> Vec<Slo> {
+    let mut all: Vec<Slo> = Vec::new();
+    for slo in given.into_iter().flat_map(|slos| slos.0) {
+        all.retain(|other| other.metric != slo.metric);
+        all.push(slo);
+    }
+    all
+}
+
+impl Slo {
+    /// Whether a request succeeded within the limit, with `wait` (seconds) before its start.
+    fn is_kept(&self, request: &Request, wait: f64) -> bool {
+        let value = match self.metric {
             SloMetric::Ttft => request.ttft.map(|t| t + wait),
             SloMetric::Tpot => Some(request.tpot().unwrap_or_default()),
             SloMetric::E2el => request.latency.map(|t| t + wait),
         };
-        value.is_some_and(|value| slo.limit.as_secs_f64() >= value)
-    };
-    request.success && slos.iter().all(within)
+        request.success && value.is_some_and(|value| self.limit.as_secs_f64() >= value)
+    }
 }
 
 /// How many requests were good.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Goodput {
     /// The limits in milliseconds.
-    pub slos_ms: serde_json::Map<String, serde_json::Value>,
+    pub slos_ms: Object,
     /// Times counted from the start of each request, as vLLM does.
     pub from_start: Good,
     /// Times counted from when each request was due.
@@ -71,7 +118,7 @@ pub struct Goodput {
 }
 
 /// Requests that kept all limits.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Good {
     /// How many.
     pub requests: u64,
@@ -79,26 +126,45 @@ pub struct Good {
     pub per_s: f64,
     /// Out of all that were offered: those that failed or were never sent have missed. `null` when none was offered.
     pub attainment: Option<f64>,
+    /// The same for each limit alone.
+    pub attainment_of: Object,
+    /// Generated tokens of the good requests.
+    pub tokens: u64,
+    /// For each second of the run.
+    pub tokens_per_s: f64,
 }
 
 impl Goodput {
     /// Over all requests of the recording, which took `duration` seconds; `None` without limits.
     #[must_use]
     pub fn of(recording: &Recording, slos: &[Slo], duration: f64) -> Option<Self> {
-        let count = |wait: fn(&Request) -> f64| {
-            let good = recording.requests.iter().filter(|r| is_good(r, slos, wait(r))).count() as u64;
-            let offered = recording.requests.len();
-            Good {
-                requests: good,
-                per_s: if duration > 0.0 { good as f64 / duration } else { 0.0 },
-                attainment: (offered > 0).then(|| good as f64 / offered as f64),
-            }
-        };
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: count(|_| 0.0),
-            from_schedule: count(|r| r.queue_time.unwrap_or_default()),
+            from_start: Good::of(recording, slos, duration, |_| 0.0),
+            from_schedule: Good::of(recording, slos, duration, |r| r.queue_time.unwrap_or_default()),
         })
+    }
+}
+
+impl Good {
+    fn of(recording: &Recording, slos: &[Slo], duration: f64, wait: fn(&Request) -> f64) -> Self {
+        let keep = |slos: &[Slo]| {
+            let kept = recording.requests.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
+            kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))
+        };
+        let offered = recording.requests.len();
+        let share = |requests: u64| (offered > 0).then(|| requests as f64 / offered as f64);
+        let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
+        let alone = |slo: &Slo| (slo.metric.name().to_owned(), share(keep(&[*slo]).0).into());
+        let (requests, tokens) = keep(slos);
+        Good {
+            requests,
+            per_s: rate(requests),
+            attainment: share(requests),
+            attainment_of: slos.iter().map(alone).collect(),
+            tokens,
+            tokens_per_s: rate(tokens),
+        }
     }
 }
 
@@ -127,18 +193,28 @@ mod tests {
             Request::default(),
         ];
         let recording = Recording { requests, ..Recording::default() };
-        let slos = [parse_slo("ttft:200").unwrap(), parse_slo("tpot:10.5ms").unwrap()];
+        let slos = [parse_slos("ttft:200"), parse_slos("tpot:10.5ms")].map(|slos| slos.unwrap().0[0]);
         let goodput = Goodput::of(&recording, &slos, 4.0).unwrap();
-        assert_eq!(goodput.from_start, Good { requests: 2, per_s: 0.5, attainment: Some(0.4) });
-        assert_eq!(goodput.from_schedule, Good { requests: 1, per_s: 0.25, attainment: Some(0.2) });
+        let told = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);
+        assert_eq!(told(&goodput.from_start), (2, 0.5, Some(0.4), 22, 5.5));
+        assert_eq!(told(&goodput.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
+        let alone = &goodput.from_start.attainment_of;
+        assert_eq!((&alone["ttft"], &alone["tpot"]), (&0.4.into(), &0.6.into()));
         assert_eq!(Goodput::of(&recording, &[], 4.0), None);
     }
 
     #[test]
     fn limits_have_a_name_and_a_time() {
-        assert_eq!(parse_slo("e2el:2s").unwrap().limit, Nanos(2_000_000_000));
-        for text in ["ttft", "ttft:", "p99:3", "ttft:-1", "ttft:fast"] {
-            assert!(parse_slo(text).is_err(), "{text}");
+        assert_eq!(parse_slos("e2el:2s").unwrap().0[0].limit, Nanos(2_000_000_000));
+        for text in ["ttft", "ttft:", "p99:3", "ttft:-1", "ttft:fast", "mlperf", "mlperf:gpt-2"] {
+            assert!(parse_slos(text).is_err(), "{text}");
         }
+        let interactive = parse_slos("mlperf:llama3.1-8b-interactive").unwrap().0;
+        assert_eq!(interactive.iter().map(|s| s.limit.0 / 1_000_000).collect::<Vec<_>>(), [500, 30]);
+        assert!(parse_slos("mlperf:gpt-2").unwrap_err().contains("qwen3-vl"));
+        let given = ["mlperf:llama3.1-8b-interactive", "ttft:1s"].map(|text| parse_slos(text).unwrap());
+        let limits =
+            combine(given.to_vec()).iter().map(|s| (s.metric.name(), s.limit.0 / 1_000_000)).collect::<Vec<_>>();
+        assert_eq!(limits, [("tpot", 30), ("ttft", 1000)]);
     }
 }

@@ -22,7 +22,7 @@ use clap::ArgAction;
 pub use metric::Metric;
 
 use self::{
-    goodput::{Slo, parse_slo},
+    goodput::{Slo, Slos, parse_slos},
     result::RunResult,
 };
 use crate::{cli, config::ConfigFlag, error::Error, ndjson};
@@ -47,10 +47,10 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`. A bare number is milliseconds. Files come
-    /// before this or behind another flag.
-    #[arg(long, value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slo)]
-    goodput: Vec<Slo>,
+    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`, where a bare number is milliseconds, or MLPerf's
+    /// for a model: `mlperf:llama3.1-8b-interactive`. Files come before this or behind another flag.
+    #[arg(long, visible_alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
+    goodput: Vec<Slos>,
 
     /// The latencies to tell in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` may be added.
     #[arg(long, value_name = "LIST", default_value = "ttft,tpot,itl,e2el")]
@@ -147,7 +147,7 @@ impl Options {
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
             percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,
-            slos: args.goodput,
+            slos: goodput::combine(args.goodput),
             save_detailed: args.save_detailed,
             metadata: args.metadata,
             label: args.label,

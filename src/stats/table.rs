@@ -160,11 +160,15 @@ impl Table {
         let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
         self.rule("Goodput", '-');
         self.row("Limits:", limits.join(", "));
-        let (from_start, from_schedule) = (goodput.from_start, goodput.from_schedule);
-        for (label, good) in [("", from_start), (" from schedule", from_schedule)] {
+        for (label, good) in [("", &goodput.from_start), (" from schedule", &goodput.from_schedule)] {
             if label.is_empty() || bases_differ(vb) {
                 self.row(&format!("Good requests{label}:"), format!("{} of {}", good.requests, vb.offered));
                 self.number(&format!("Attainment{label} (%):"), good.attainment.unwrap_or_default() * 100.0);
+                for (name, share) in good.attainment_of.iter().filter(|_| good.attainment_of.len() > 1) {
+                    let share = share.as_f64().unwrap_or_default();
+                    self.number(&format!("  {name} alone{label} (%):"), share * 100.0);
+                }
+                self.number(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
             }
         }
     }
