@@ -88,6 +88,13 @@ pub fn columns(runs: &[Run]) -> Vec<String> {
     columns
 }
 
+/// Whether a key says how a run was made, and not what came of it: those before `duration`, and whatever is not vLLM's.
+#[must_use]
+pub fn is_setting(key: &str) -> bool {
+    let first = KEYS.iter().position(|(known, _)| *known == "duration");
+    rank(key).is_none_or(|(at, ..)| Some(at) < first)
+}
+
 /// Where a key stands in a result; `None` for one that vLLM does not write.
 fn rank(key: &str) -> Option<(usize, usize, u64)> {
     if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {

@@ -2,6 +2,7 @@
 
 mod columns;
 mod input;
+mod repeats;
 mod run;
 mod table;
 
@@ -14,7 +15,10 @@ use std::{
 
 use serde_json::Value;
 
-use self::run::Run;
+use self::{
+    repeats::{Shape, Sheet},
+    run::Run,
+};
 use crate::{cli, config::ConfigFlag, error::Error};
 
 const EXAMPLES: &str = "\
@@ -22,6 +26,7 @@ Examples:
   vb-agg results/Qwen3-8B_20261124_020748 > aggregate_results.csv
   vb-agg --header both --table always results/*/ > all.csv
   for c in 1 4 16; do vb-gen --num-prompts 100 | vb-fire --max-concurrency $c | vb-stats; done | vb-agg > sweep.csv
+  for i in 1 2 3 4 5; do vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats; done | vb-agg --repeats long
   vb-agg vllm-bench-*.json | duckdb -c \"select max_concurrency, p99_ttft_ms from read_csv('/dev/stdin')\"";
 
 /// Puts the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
@@ -34,6 +39,10 @@ pub struct Args {
     /// Result files, and folders that hold them; none or `-`: a stream of results on standard input.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// Put the runs of the same settings together: mean, 95 % interval and coefficient of variation of each number.
+    #[arg(long, value_enum, value_name = "SHAPE")]
+    repeats: Option<Shape>,
 
     /// The names of the columns: English (vLLM's keys), Chinese, or both in two rows.
     #[arg(long, value_enum, default_value_t = Header::En)]
@@ -60,7 +69,7 @@ enum Header {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let Args { paths, header, table, config: _ } = args;
+    let Args { paths, repeats, header, table, config: _ } = args;
     let paths = cli::inputs("vb-agg", &paths);
     cli::outlive_first_interrupt()?;
     let mut found = input::Found::default();
@@ -73,7 +82,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     if runs.is_empty() {
         return Err(Error::Input("no result of any run in the input".into()));
     }
-    write_csv(&runs, header)?;
+    let sheet = repeats.map_or_else(|| sheet(&runs), |shape| repeats::sheet(&runs, shape));
+    write_csv(&sheet, header)?;
     if table.applies() {
         cli::show(&table::table(&runs));
     }
@@ -96,23 +106,29 @@ fn shorten(runs: &mut [Run]) {
     }
 }
 
-fn write_csv(runs: &[Run], header: Header) -> Result<(), Error> {
+/// A row for each run.
+fn sheet(runs: &[Run]) -> Sheet {
+    let keys = columns::columns(runs);
+    let names = keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name));
+    let names = names.map(|name| (name.to_owned(), columns::chinese(name))).collect();
+    Sheet { names, rows: runs.iter().map(|run| row(run, &keys).collect()).collect() }
+}
+
+fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
     let failed = |e: csv::Error| match e.into_kind() {
         // As it is, so that a reader that left is seen as such.
         csv::ErrorKind::Io(e) => Error::stdout(e),
         other => Error::stdout(io::Error::other(format!("{other:?}"))),
     };
-    let keys = columns::columns(runs);
-    let names: Vec<&str> = keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name)).collect();
     let mut out = csv::Writer::from_writer(cli::stdout());
     if header != Header::Zh {
-        out.write_record(&names).map_err(failed)?;
+        out.write_record(sheet.names.iter().map(|(name, _)| name)).map_err(failed)?;
     }
     if header != Header::En {
-        out.write_record(names.iter().map(|name| columns::chinese(name))).map_err(failed)?;
+        out.write_record(sheet.names.iter().map(|(_, chinese)| chinese)).map_err(failed)?;
     }
-    for run in runs {
-        out.write_record(row(run, &keys)).map_err(failed)?;
+    for row in &sheet.rows {
+        out.write_record(row).map_err(failed)?;
     }
     out.flush().map_err(Error::stdout)
 }

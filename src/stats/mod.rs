@@ -19,7 +19,8 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-pub use metric::Metric;
+pub use interval::{Interval, of_mean as interval_of_mean};
+pub use metric::{Distribution, Metric};
 
 use self::{
     goodput::{Slo, Slos, parse_slos},

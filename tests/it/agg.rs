@@ -133,3 +133,56 @@ fn a_stream_of_vb_fire_is_told_once() {
     assert_eq!((done.code, done.stderr.matches("vb-fire").count()), (3, 1), "{}", done.stderr);
     assert!(done.stderr.contains("give it to vb-stats"), "{}", done.stderr);
 }
+
+/// Three repeats of one cell, and one of another.
+fn repeats(name: &str) -> PathBuf {
+    let folder = folder(name);
+    let result = |concurrency: u64, throughput: f64, file: &str| {
+        let text = format!(
+            r#"{{"date":"{file}","backend":"openai","model_id":"m","num_prompts":9,"max_concurrency":{concurrency},"duration":2.0,
+               "completed":9,"request_throughput":{throughput},"gpu":"H100","vb":{{"input_len":128,"output_len":64}}}}"#
+        );
+        fs::write(folder.join(file), text).unwrap();
+    };
+    result(4, 10.0, "a.json");
+    result(4, 12.0, "b.json");
+    result(4, 14.0, "c.json");
+    result(8, 20.0, "d.json");
+    folder
+}
+
+#[test]
+fn repeats_become_a_mean_with_its_interval() {
+    let folder = repeats("agg-repeats");
+    let long = run("vb-agg", &["--repeats", "long", folder.to_str().unwrap()], "");
+    assert_eq!(long.code, 0, "{}", long.stderr);
+    let lines: Vec<&str> = long.stdout.lines().collect();
+    assert_eq!(
+        lines[0],
+        "backend,model_id,num_prompts,max_concurrency,gpu,input_len,output_len,runs,metric,mean,low,high,cv"
+    );
+    // Student's t of two degrees of freedom is 4.3027; the standard deviation is 2, and its root of three is 1.1547.
+    let row = lines.iter().find(|l| l.contains(",request_throughput,12,")).unwrap();
+    let cells: Vec<&str> = row.split(',').collect();
+    assert_eq!(cells[..10], ["openai", "m", "9", "4", "H100", "128", "64", "3", "request_throughput", "12"]);
+    let number = |at: usize| cells[at].parse::<f64>().unwrap();
+    assert!((number(10) - 7.0317).abs() < 1e-3 && (number(11) - 16.9683).abs() < 1e-3, "{row}");
+    assert!((number(12) - 2.0 / 12.0).abs() < 1e-9, "{row}");
+    // One run has a mean, and nothing can be said of its spread.
+    assert!(lines.iter().any(|l| l.ends_with("8,H100,128,64,1,request_throughput,20,,,")), "{lines:?}");
+    assert_eq!(lines.len(), 1 + 2 * 3);
+}
+
+#[test]
+fn repeats_may_stand_side_by_side_and_in_chinese() {
+    let folder = repeats("agg-repeats-wide");
+    let wide = run("vb-agg", &["--repeats", "wide", "--header", "both", folder.to_str().unwrap()], "").stdout;
+    let lines: Vec<&str> = wide.lines().collect();
+    assert_eq!(lines.len(), 2 + 2);
+    assert!(
+        lines[0].ends_with("request_throughput,request_throughput_low,request_throughput_high,request_throughput_cv")
+    );
+    assert!(lines[1].contains("请求吞吐量 (req/s) 下限") && lines[1].contains("运行次数"), "{}", lines[1]);
+    let columns = lines[0].split(',').count();
+    assert!(lines.iter().all(|line| line.split(',').count() == columns), "{wide}");
+}
