@@ -71,6 +71,8 @@ pub struct Vb {
     pub itl_per_chunk_ms: Summary,
     /// Gaps between tokens.
     pub itl_per_token_ms: Summary,
+    /// The longest gap between two chunks of each request that has any.
+    pub longest_stall_ms: Summary,
     /// Whether the tokens of some chunks are not known and were spread evenly.
     pub itl_per_token_estimated: bool,
     /// Start → first token that is not reasoning.
@@ -256,6 +258,7 @@ impl Vb {
             tpot_ms: ms(&tpot),
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.as_ref().map(ms).unwrap_or_default(),
+            longest_stall_ms: ms(&sure(&|r: &Request| recording.gaps_of(r).iter().copied().reduce(f64::max))),
             itl_per_token_estimated: tokens::estimated(&recording),
             ttft_answer_ms: ms(&over_successes(|r| r.ttft_answer)),
             schedule_lag_ms: ms(&told(sent.filter_map(|r| r.queue_time).collect())),

@@ -541,6 +541,11 @@ mod definitions {
     }
 
     #[test]
+    fn longest_stall_ms() {
+        check(&[("/vb/longest_stall_ms/n", 5.0), ("/vb/longest_stall_ms/max", 50.0)]);
+    }
+
+    #[test]
     fn itl_per_chunk_ms() {
         check(&[("/vb/itl_per_chunk_ms/n", 21.0), ("/vb/itl_per_chunk_ms/max", 50.0)]);
     }
