@@ -263,6 +263,8 @@ fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRe
 /// A run that is over.
 struct Ended {
     written: Written,
+    /// Requests that were begun, each of which must have left a record.
+    started: u64,
     input: Result<(), Error>,
     why: Option<Why>,
     verdict: Verdict,
@@ -316,6 +318,7 @@ impl Load<'_> {
             0 => clock.now(),
             ended => Nanos(ended),
         };
+        let started = client.started.load(Relaxed);
         let client = watch.end(duration).await;
         let why = stopper.watch().why();
         let patience = (why == Some(Why::OutputStalled)).then_some(args.grace);
@@ -339,7 +342,7 @@ impl Load<'_> {
         {
             written.error = Some(source);
         }
-        Ok(Ended { written, input, why, verdict, reasons })
+        Ok(Ended { written, started, input, why, verdict, reasons })
     }
 }
 
@@ -425,6 +428,12 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
         cli::warn("vb-fire", format_args!("{}: {reason}", ended.verdict.name()));
     }
     let tally = &ended.written.tally;
+    let unrecorded = ended.started.saturating_sub(tally.offered - tally.not_sent());
+    if unrecorded > 0 {
+        return Err(Error::Invalid(format!(
+            "{unrecorded} requests were sent and have no record, because their tasks failed (above): report it, please"
+        )));
+    }
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
     let failed = match tally.most_frequent() {
         Some(most) if share > args.fail_above || tally.failed == tally.offered => {
