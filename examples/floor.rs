@@ -1,7 +1,7 @@
 //! What it costs to read streams of tokens and make nothing of them: stamped reads on one thread, and no more.
 //!
-//! `floor URL STREAMS TOKENS` opens so many connections to a vb-sim, sends a request on each, and reads to the end. No client
-//! that uses the same kernel can take less CPU; `scripts/bench-peers.sh` puts it beside the others for that.
+//! `floor URL STREAMS TOKENS` opens so many connections to a vb-sim, sends a request on each, and reads to the end. A client
+//! that wakes up for each chunk as this does cannot take less CPU; `scripts/bench-peers.sh` puts it beside the others for that.
 
 use std::{cell::RefCell, error::Error, future::poll_fn, pin::Pin, rc::Rc};
 
