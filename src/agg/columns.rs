@@ -112,6 +112,12 @@ fn rank(key: &str) -> Option<(usize, usize, u64)> {
     Some((metric, statistic, percentile.abs().to_bits()))
 }
 
+/// A column's key and its Chinese name.
+#[must_use]
+pub fn named(key: &str) -> (String, String) {
+    (key.to_owned(), chinese(key))
+}
+
 /// The Chinese name of a column; a key that is not vLLM's keeps its own.
 #[must_use]
 pub fn chinese(key: &str) -> String {

@@ -15,10 +15,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::{
-    repeats::{Shape, Sheet},
-    run::Run,
-};
+use self::{repeats::Shape, run::Run};
 use crate::{cli, config::ConfigFlag, error::Error};
 
 const EXAMPLES: &str = "\
@@ -106,11 +103,17 @@ fn shorten(runs: &mut [Run]) {
     }
 }
 
+/// A CSV: the names of its columns, each with the Chinese one, and the cells of its rows.
+struct Sheet {
+    names: Vec<(String, String)>,
+    rows: Vec<Vec<String>>,
+}
+
 /// A row for each run.
 fn sheet(runs: &[Run]) -> Sheet {
     let keys = columns::columns(runs);
-    let names = keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name));
-    let names = names.map(|name| (name.to_owned(), columns::chinese(name))).collect();
+    let names =
+        keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name)).map(columns::named).collect();
     Sheet { names, rows: runs.iter().map(|run| row(run, &keys).collect()).collect() }
 }
 
@@ -134,9 +137,14 @@ fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
 }
 
 fn row<'a>(run: &'a Run, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
-    let length = |length: Option<u64>| length.map_or_else(String::new, |n| n.to_string());
-    let last = [length(run.input_len), length(run.output_len), run.filename.clone()];
+    let [input_len, output_len] = lengths(run);
+    let last = [input_len, output_len, run.filename.clone()];
     keys.iter().map(|key| cell(run.scalars.get(key))).chain(last)
+}
+
+/// The cells of input and output length; empty where they are not known.
+fn lengths(run: &Run) -> [String; 2] {
+    [run.input_len, run.output_len].map(|length| length.map_or_else(String::new, |n| n.to_string()))
 }
 
 fn cell(value: Option<&Value>) -> String {

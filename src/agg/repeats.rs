@@ -1,10 +1,12 @@
 //! Runs that were made with the same settings, as one: the mean of each number, its interval and its spread.
 
 use super::{
+    Sheet, cell,
     columns::{self, LAST},
+    lengths,
     run::Run,
 };
-use crate::stats::{Distribution, Interval, interval_of_mean};
+use crate::stats::{Distribution, interval_of_mean};
 
 /// How the repeats of a cell are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,31 +20,21 @@ pub enum Shape {
 /// What is told of a number beside its mean, with its Chinese names.
 const BESIDE: [(&str, &str); 3] = [("low", "下限"), ("high", "上限"), ("cv", "变异系数")];
 
-/// The CSV: its names, each with the Chinese one, and its rows.
-pub struct Sheet {
-    /// The names of the columns.
-    pub names: Vec<(String, String)>,
-    /// The cells of each row.
-    pub rows: Vec<Vec<String>>,
-}
-
 /// One sheet of all runs.
 #[must_use]
-pub fn sheet(runs: &[Run], shape: Shape) -> Sheet {
+pub(super) fn sheet(runs: &[Run], shape: Shape) -> Sheet {
     let columns = columns::columns(runs);
     let (settings, numbers): (Vec<&String>, Vec<&String>) =
         columns.iter().filter(|key| *key != "date").partition(|key| columns::is_setting(key));
     let cells = cells(runs, &settings);
-    let translated = |key: &str| (key.to_owned(), columns::chinese(key));
-    let mut names: Vec<_> = settings.iter().map(|key| translated(key)).collect();
-    names.extend(LAST[..2].iter().map(|(name, chinese)| ((*name).to_owned(), (*chinese).to_owned())));
+    let lengths = LAST[..2].iter().map(|(name, _)| *name);
+    let mut names: Vec<_> = settings.iter().map(|key| key.as_str()).chain(lengths).map(columns::named).collect();
     names.push(("runs".into(), "运行次数".into()));
-    let beside = || BESIDE.map(|(name, chinese)| (name.to_owned(), chinese.to_owned()));
     let mut rows = Vec::new();
     match shape {
         Shape::Wide => {
             for key in &numbers {
-                names.push(translated(key));
+                names.push(columns::named(key));
                 names.extend(BESIDE.map(|(name, word)| (format!("{key}_{name}"), columns::chinese(key) + " " + word)));
             }
             for (setting, repeats) in &cells {
@@ -52,7 +44,7 @@ pub fn sheet(runs: &[Run], shape: Shape) -> Sheet {
         }
         Shape::Long => {
             names.extend([("metric".into(), "指标".into()), ("mean".into(), "均值".into())]);
-            names.extend(beside());
+            names.extend(BESIDE.map(|(name, chinese)| (name.into(), chinese.into())));
             for (setting, repeats) in &cells {
                 for key in &numbers {
                     let Some(told) = spread(repeats, key) else { continue };
@@ -69,9 +61,8 @@ pub fn sheet(runs: &[Run], shape: Shape) -> Sheet {
 fn cells<'a>(runs: &'a [Run], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a Run>)> {
     let mut cells: Vec<(Vec<String>, Vec<&Run>)> = Vec::new();
     for run in runs {
-        let lengths = [run.input_len, run.output_len].map(|n| n.map_or_else(String::new, |n| n.to_string()));
-        let setting: Vec<String> =
-            settings.iter().map(|key| super::cell(run.scalars.get(*key))).chain(lengths).collect();
+        let settings = settings.iter().map(|key| cell(run.scalars.get(*key)));
+        let setting: Vec<String> = settings.chain(lengths(run)).collect();
         match cells.iter_mut().find(|(known, _)| *known == setting) {
             Some((_, repeats)) => repeats.push(run),
             None => cells.push((setting, vec![run])),
@@ -88,9 +79,8 @@ fn spread(repeats: &[&Run], key: &str) -> Option<[String; 4]> {
     let values: Vec<f64> = repeats.iter().filter_map(|run| run.scalars.get(key)?.as_f64()).collect();
     let n = values.len() as f64;
     let told = Distribution::of(values, &[]);
-    let several = told.n > 1;
-    let interval = if several { interval_of_mean(told.mean, told.std, n) } else { Interval::default() };
-    let cv = (several && told.mean != 0.0).then(|| told.std * (n / (n - 1.0)).sqrt() / told.mean);
+    let interval = interval_of_mean(told.mean, told.std, n);
+    let cv = (told.n > 1 && told.mean != 0.0).then(|| told.std * (n / (n - 1.0)).sqrt() / told.mean);
     let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     (told.n > 0).then(|| [Some(told.mean), interval.low, interval.high, cv].map(shown))
 }

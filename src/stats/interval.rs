@@ -182,7 +182,8 @@ fn about(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
     percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
 }
 
-/// The interval of a mean: Student's t with the effective sample size. `std` is that of the population.
+/// The interval of a mean: Student's t with the effective sample size; without ends where that is one. `std` is that of the
+/// population.
 #[must_use]
 pub fn of_mean(mean: f64, std: f64, effective: f64) -> Interval {
     let Ok(t) = StudentsT::new(0.0, 1.0, effective - 1.0) else { return Interval::default() };

@@ -19,7 +19,7 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-pub use interval::{Interval, of_mean as interval_of_mean};
+pub use interval::of_mean as interval_of_mean;
 pub use metric::{Distribution, Metric};
 
 use self::{

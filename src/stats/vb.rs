@@ -171,9 +171,7 @@ impl Summary {
             }
         }
     }
-}
 
-impl Summary {
     /// An end of the interval of `mean` or a percentile: 0 is the lower, 1 the upper.
     #[must_use]
     pub fn end(&self, name: &str, which: usize) -> Option<f64> {
