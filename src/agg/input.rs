@@ -23,50 +23,53 @@ pub struct Found {
     pub broken: usize,
 }
 
+/// Hands the text of each file, of the results in folders, and of standard input for `-` (an empty path) over.
+pub fn texts(paths: &[PathBuf], mut take: impl FnMut(&[u8], &str)) -> Result<(), Error> {
+    for path in paths {
+        if path == Path::new("-") {
+            let mut text = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut text).map_err(|e| Error::read("stdin", e))?;
+            take(&text, "");
+        } else if path.is_dir() {
+            for file in results_in(path)? {
+                take(&read(&file)?, &file.display().to_string());
+            }
+        } else {
+            take(&read(path)?, &path.display().to_string());
+        }
+    }
+    Ok(())
+}
+
+/// The results right in a folder. Its `summary.json` repeats them, and other JSON is not for us.
+fn results_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| Error::read(folder, e))?.path();
+        let json = path.extension() == Some(OsStr::new("json"));
+        if json && path.is_file() && path.file_name() != Some(OsStr::new("summary.json")) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        cli::warn("vb-agg", format!("{}: no .json file in it", folder.display()));
+    }
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    BufReader::new(file).read_to_end(&mut text).map_err(|e| Error::read(path, e))?;
+    Ok(text)
+}
+
 impl Found {
     /// Reads files, the results in folders, and standard input for `-`.
     pub fn read(&mut self, paths: &[PathBuf]) -> Result<(), Error> {
-        for path in paths {
-            if path == Path::new("-") {
-                let mut text = Vec::new();
-                std::io::stdin().lock().read_to_end(&mut text).map_err(|e| Error::read("stdin", e))?;
-                self.take(&text, "");
-            } else if path.is_dir() {
-                self.read_folder(path)?;
-            } else {
-                self.read_file(path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The results right in a folder. Its `summary.json` repeats them, and other JSON is not for us.
-    fn read_folder(&mut self, folder: &Path) -> Result<(), Error> {
-        let entries = fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
-        let mut files = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|e| Error::read(folder, e))?.path();
-            let json = path.extension() == Some(OsStr::new("json"));
-            if json && path.is_file() && path.file_name() != Some(OsStr::new("summary.json")) {
-                files.push(path);
-            }
-        }
-        files.sort();
-        if files.is_empty() {
-            cli::warn("vb-agg", format!("{}: no .json file in it", folder.display()));
-        }
-        for path in files {
-            self.read_file(&path)?;
-        }
-        Ok(())
-    }
-
-    fn read_file(&mut self, path: &Path) -> Result<(), Error> {
-        let mut text = Vec::new();
-        let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
-        BufReader::new(file).read_to_end(&mut text).map_err(|e| Error::read(path, e))?;
-        self.take(&text, &path.display().to_string());
-        Ok(())
+        texts(paths, |text, path| self.take(text, path))
     }
 
     /// The results in `text`, which was read from `path` (empty: standard input): one behind the other, on one line or
@@ -124,6 +127,7 @@ fn after_line(text: &[u8], lines: usize) -> usize {
 }
 
 /// The name of an input in messages.
-fn source(path: &str) -> &str {
+#[must_use]
+pub fn source(path: &str) -> &str {
     if path.is_empty() { "stdin" } else { path }
 }

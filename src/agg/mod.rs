@@ -2,6 +2,7 @@
 
 mod columns;
 mod input;
+mod pool;
 mod repeats;
 mod run;
 mod table;
@@ -9,14 +10,14 @@ mod table;
 use std::{
     cmp::Ordering,
     collections::HashSet,
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
 use self::{repeats::Shape, run::Run};
-use crate::{cli, config::ConfigFlag, error::Error};
+use crate::{cli, config::ConfigFlag, error::Error, ndjson};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +25,7 @@ Examples:
   vb-agg --header both --table always results/*/ > all.csv
   for c in 1 4 16; do vb-gen --num-prompts 100 | vb-fire --max-concurrency $c | vb-stats; done | vb-agg > sweep.csv
   for i in 1 2 3 4 5; do vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats; done | vb-agg --repeats long
+  vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
   vb-agg vllm-bench-*.json | duckdb -c \"select max_concurrency, p99_ttft_ms from read_csv('/dev/stdin')\"";
 
 /// Puts the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
@@ -40,6 +42,11 @@ pub struct Args {
     /// Put the runs of the same settings together: mean, 95 % interval and coefficient of variation of each number.
     #[arg(long, value_enum, value_name = "SHAPE")]
     repeats: Option<Shape>,
+
+    /// Put all results together into one, with the percentiles of all their requests: hosts of one load, or repeats. They must
+    /// have been made with `vb-stats --histograms`. The result is JSON, as that of `vb-stats`.
+    #[arg(long, conflicts_with_all = ["repeats", "header"])]
+    pool: bool,
 
     /// The names of the columns: English (vLLM's keys), Chinese, or both in two rows.
     #[arg(long, value_enum, default_value_t = Header::En)]
@@ -66,9 +73,14 @@ enum Header {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let Args { paths, repeats, header, table, config: _ } = args;
+    let Args { paths, repeats, pool, header, table, config: _ } = args;
     let paths = cli::inputs("vb-agg", &paths);
     cli::outlive_first_interrupt()?;
+    if pool {
+        let mut out = cli::stdout();
+        ndjson::write(&mut out, &pool::pool(&paths)?)?;
+        return out.flush().map_err(Error::stdout);
+    }
     let mut found = input::Found::default();
     found.read(&paths)?;
     let mut runs = found.runs;

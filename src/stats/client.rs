@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, ops::Add};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::recording::Recording;
 use crate::{
@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// What the clients of a run tell of themselves. Several hosts: counters are added, of lags and shares the worst stands.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Client {
     /// How bytes were carried and stamped: `stamped` or `portable`; `null`: not told.
     pub transport: Option<String>,
@@ -37,7 +38,8 @@ pub struct Client {
 }
 
 /// Percentiles of a lag that the client took, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Lags {
     /// The median.
     pub p50: f64,
@@ -83,6 +85,28 @@ impl Client {
             wake_lag_ms: lags(|end| end.client?.wake_lag),
             retransmits: clients().filter_map(|client| client.retransmits).reduce(u64::saturating_add),
         })
+    }
+
+    /// Of both together.
+    #[must_use]
+    pub fn and(self, other: Client) -> Self {
+        let lags = |a: Option<Lags>, b: Option<Lags>| a.into_iter().chain(b).reduce(Lags::worst);
+        let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
+        let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(u64::saturating_add);
+        let mut transports: Vec<String> = self.transport.into_iter().chain(other.transport).collect();
+        transports.dedup();
+        Client {
+            transport: (!transports.is_empty()).then(|| transports.join(", ")),
+            threads: self.threads.into_iter().chain(other.threads).reduce(u32::saturating_add),
+            send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
+            read_lag_ms: lags(self.read_lag_ms, other.read_lag_ms),
+            stamps: self.stamps.into_iter().chain(other.stamps).reduce(Stamps::add),
+            cpu: self.cpu.into_iter().chain(other.cpu).reduce(|a, b| a + b),
+            busiest_thread: most(self.busiest_thread, other.busiest_thread),
+            run_queue: most(self.run_queue, other.run_queue),
+            wake_lag_ms: lags(self.wake_lag_ms, other.wake_lag_ms),
+            retransmits: sum(self.retransmits, other.retransmits),
+        }
     }
 
     /// In words, behind the verdict of a clean run.

@@ -1,9 +1,14 @@
 //! Goodput: the requests that were fast enough.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::recording::{Recording, Request};
+use super::{
+    distribution::Wanted,
+    fluidity::Fluidity,
+    part::Part,
+    recording::{Recording, Request},
+};
 use crate::{
     record::Object,
     units::{Nanos, parse_duration_in},
@@ -107,7 +112,8 @@ impl Slo {
 }
 
 /// How many requests were good.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Goodput {
     /// The limits in milliseconds.
     pub slos_ms: Object,
@@ -115,10 +121,13 @@ pub struct Goodput {
     pub from_start: Good,
     /// Times counted from when each request was due.
     pub from_schedule: Good,
+    /// Whether tokens came at the pace of the limits; `null` without both a limit of TTFT and one of TPOT.
+    pub fluidity: Option<Fluidity>,
 }
 
 /// Requests that kept all limits.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Good {
     /// How many.
     pub requests: u64,
@@ -135,25 +144,28 @@ pub struct Good {
 }
 
 impl Goodput {
-    /// Over all requests of the recording, which took `duration` seconds; `None` without limits.
+    /// Over all requests of a run, which took `duration` seconds; `None` without limits.
     #[must_use]
-    pub fn of(recording: &Recording, slos: &[Slo], duration: f64) -> Option<Self> {
+    pub fn of(recording: &Recording, whole: &Part, slos: &[Slo], duration: f64, wanted: &Wanted) -> Option<Self> {
+        let limit = |metric| slos.iter().find(|slo| slo.metric == metric).map(|slo| slo.limit.as_secs_f64());
+        let pace = limit(SloMetric::Ttft).zip(limit(SloMetric::Tpot));
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: Good::of(recording, slos, duration, |_| 0.0),
-            from_schedule: Good::of(recording, slos, duration, |r| r.queue_time.unwrap_or_default()),
+            from_start: Good::of(&whole.offered, slos, duration, |_| 0.0),
+            from_schedule: Good::of(&whole.offered, slos, duration, |r| r.queue_time.unwrap_or_default()),
+            fluidity: pace.map(|(ttft, tpot)| Fluidity::of(recording, whole, ttft, tpot, wanted)),
         })
     }
 }
 
 impl Good {
-    fn of(recording: &Recording, slos: &[Slo], duration: f64, wait: fn(&Request) -> f64) -> Self {
+    /// Among these requests, in a run of `duration` seconds, with a wait before the start of each.
+    pub fn of(offered: &[&Request], slos: &[Slo], duration: f64, wait: fn(&Request) -> f64) -> Self {
         let keep = |slos: &[Slo]| {
-            let kept = recording.requests.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
+            let kept = offered.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
             kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))
         };
-        let offered = recording.requests.len();
-        let share = |requests: u64| (offered > 0).then(|| requests as f64 / offered as f64);
+        let share = |requests: u64| (!offered.is_empty()).then(|| requests as f64 / offered.len() as f64);
         let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
         let alone = |slo: &Slo| (slo.metric.name().to_owned(), share(keep(&[*slo]).0).into());
         let (requests, tokens) = keep(slos);
@@ -193,14 +205,15 @@ mod tests {
             Request::default(),
         ];
         let recording = Recording { requests, ..Recording::default() };
+        let goodput = |slos: &[Slo]| Goodput::of(&recording, &Part::whole(&recording), slos, 4.0, &Wanted::default());
         let slos = [parse_slos("ttft:200"), parse_slos("tpot:10.5ms")].map(|slos| slos.unwrap().0[0]);
-        let goodput = Goodput::of(&recording, &slos, 4.0).unwrap();
+        let good = goodput(&slos).unwrap();
         let told = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);
-        assert_eq!(told(&goodput.from_start), (2, 0.5, Some(0.4), 22, 5.5));
-        assert_eq!(told(&goodput.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
-        let alone = &goodput.from_start.attainment_of;
+        assert_eq!(told(&good.from_start), (2, 0.5, Some(0.4), 22, 5.5));
+        assert_eq!(told(&good.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
+        let alone = &good.from_start.attainment_of;
         assert_eq!((&alone["ttft"], &alone["tpot"]), (&0.4.into(), &0.6.into()));
-        assert_eq!(Goodput::of(&recording, &[], 4.0), None);
+        assert_eq!(goodput(&[]), None);
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! Reads streams of records, or one result of vLLM, into a [`Recording`].
 
-use std::{
-    io::BufRead,
-    path::{Path, PathBuf},
-};
+use std::{io::BufRead, path::PathBuf};
 
 use serde::de::Error as _;
 
 use super::{
+    group::{By, Labels},
     line::{Kind, OutputLine},
     recording::Recording,
     vllm::VllmResult,
@@ -21,34 +19,51 @@ use crate::{
 
 /// How to read.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Reader {
+pub struct Reader<'a> {
     /// Keep texts, errors and the gaps of failures.
     pub detailed: bool,
     /// Count bad lines and go on.
     pub lenient: bool,
+    /// What requests are grouped by.
+    pub by: &'a [By],
 }
 
-impl Reader {
+impl Reader<'_> {
     /// Reads all of these, which may be parts or hosts of one run.
     pub fn read(self, paths: &[PathBuf]) -> Result<Recording, Error> {
-        let mut recording = Recording::default();
+        self.read_in_parts(paths, usize::MAX, |_| Ok(()))
+    }
+
+    /// The same, and whenever the requests weigh `most` they are given away to `tell`.
+    pub fn read_in_parts(
+        self,
+        paths: &[PathBuf],
+        most: usize,
+        mut tell: impl FnMut(Recording) -> Result<(), Error>,
+    ) -> Result<Recording, Error> {
+        let mut recording = Recording { labels: Labels::new(self.by), ..Recording::default() };
+        let mut check = |recording: &mut Recording| {
+            // A result of vLLM is one line, and in memory already.
+            if recording.weight() < most || recording.vllm.is_some() { Ok(()) } else { tell(recording.give()) }
+        };
         for path in paths {
-            self.read_file(path, &mut recording)?;
+            let (input, name) = cli::open(path)?;
+            if let Some(error) = self.read_lines(Lines::new(input, name), &mut recording, &mut check)? {
+                cli::warn("vb-stats", format!("{error}: the last line is cut off and was left out"));
+            }
         }
         Ok(recording)
     }
 
-    fn read_file(self, path: &Path, recording: &mut Recording) -> Result<(), Error> {
-        let (input, name) = cli::open(path)?;
-        if let Some(error) = self.read_lines(Lines::new(input, name), recording)? {
-            cli::warn("vb-stats", format!("{error}: the last line is cut off and was left out"));
-        }
-        Ok(())
-    }
-
     /// Reads to the end of one input. A last line that is cut off, as a killed writer leaves it, is noted and returned,
     /// and is no failure.
-    fn read_lines<R: BufRead>(self, mut lines: Lines<R>, recording: &mut Recording) -> Result<Option<Error>, Error> {
+    /// After each `check` looks at the recording.
+    fn read_lines<R: BufRead>(
+        self,
+        mut lines: Lines<R>,
+        recording: &mut Recording,
+        check: &mut dyn FnMut(&mut Recording) -> Result<(), Error>,
+    ) -> Result<Option<Error>, Error> {
         // The error of the line before: whether it is only a cut is known when no line follows.
         let mut wrong: Option<(bool, Error)> = None; // (may be a cut, what)
         while let Some(line) = lines.next_line()? {
@@ -66,6 +81,7 @@ impl Reader {
             } else {
                 self.take(line, recording)
             };
+            check(recording)?;
             wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
         }
         match wrong {
@@ -148,7 +164,11 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Recording, Error> {
         let mut recording = Recording::default();
-        Reader { detailed: true, lenient: false }.read_lines(Lines::new(bytes, "stdin"), &mut recording)?;
+        Reader { detailed: true, ..Reader::default() }.read_lines(
+            Lines::new(bytes, "stdin"),
+            &mut recording,
+            &mut |_| Ok(()),
+        )?;
         Ok(recording)
     }
 
@@ -208,7 +228,8 @@ mod tests {
             ) + &format!(r#""itl":[{gap},0.5],"chunk_tokens":[],"output_tokens":9,"phases":{{"done":{done}}}}}"#);
             let two = format!("{line}\n{}", line.replace("\"start_time\":", "\"start_time\":1"));
             if let Ok(recording) = read(two.as_bytes()) {
-                let options = super::super::Options { percentiles: vec![50.0], ..Default::default() };
+                let wanted = super::super::Wanted { percentiles: vec![50.0], histograms: true };
+                let options = super::super::Options { wanted, ..Default::default() };
                 let result = super::super::RunResult::of(recording, &options);
                 prop_assert_eq!(result.completed, 2);
             }

@@ -233,7 +233,10 @@ fn rank(p: f64, n: f64, probability: f64) -> Option<f64> {
 mod tests {
     use rand::rngs::ChaCha8Rng;
 
-    use super::*;
+    use super::{
+        super::distribution::{Distribution, Unit, Wanted},
+        *,
+    };
     use crate::rng;
 
     const RUNS: u64 = 2000;
@@ -332,13 +335,14 @@ mod tests {
                 let mut last = normal(&mut rng);
                 let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
                 let dependences = Dependences::of(&values, &percentiles);
-                let told = super::super::metric::Distribution::sure(values, &percentiles, &dependences);
+                let wanted = Wanted { percentiles: percentiles.to_vec(), histograms: false };
+                let told = Distribution::sure(values, Unit::Seconds, &wanted, &dependences);
                 let precision = told.precision.unwrap();
                 let holds = |interval: &Interval, truth: f64| {
                     interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)
                 };
                 held[0] += u32::from(holds(&precision.mean, population.mean));
-                for (i, (p, interval)) in percentiles.iter().zip(&precision.percentiles).enumerate() {
+                for (i, (p, (_, interval))) in percentiles.iter().zip(&precision.percentiles).enumerate() {
                     held[i + 1] += u32::from(holds(interval, (population.quantile)(p / 100.0)));
                 }
             }

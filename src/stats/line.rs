@@ -103,6 +103,9 @@ pub struct OutputLine<'a> {
     read_lag_max: Option<f64>,
     #[serde(borrow)]
     generated_text: Option<&'a RawValue>,
+    turn: Option<u32>,
+    #[serde(borrow)]
+    tags: Option<&'a RawValue>,
 }
 
 /// Text that may be `null` and is borrowed where it can be.
@@ -132,6 +135,10 @@ impl OutputLine<'_> {
             recording.errors.push(error.to_owned());
         }
         recording.belongs_to(Text::of(self.run_id.as_ref()));
+        if recording.labels.wanted() {
+            let tags = self.tags.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
+            recording.labels.push(&tags.unwrap_or_default(), self.turn);
+        }
         let request = self.request(recording, detailed);
         if request.success {
             self.count_tokens(recording);

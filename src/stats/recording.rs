@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
+use super::group::Labels;
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -10,6 +11,9 @@ use crate::{
 /// Distinct error messages that are counted; messages beyond are left to the counts by kind, so that a server which
 /// puts an id into each of them cannot fill the memory.
 const MOST_MESSAGES: usize = 10_000;
+
+/// What a request weighs, in gaps of 8 bytes.
+const ROW: usize = 25;
 
 /// One request. Times are seconds as doubles, as they stood in the input: vLLM's formulas are made of doubles, and its
 /// own files have times that are no whole nanoseconds.
@@ -104,10 +108,60 @@ pub struct Recording {
     pub cut: bool,
     /// The header of vLLM's own result, when that was the input.
     pub vllm: Option<Header>,
+    /// What is left of requests that were told already, because not all can be kept.
+    pub earlier: Earlier,
+    /// The tags and turns that requests are grouped by.
+    pub labels: Labels,
     /// For `--save-detailed`: the generated texts.
     pub texts: Vec<String>,
     /// For `--save-detailed`: the errors.
     pub errors: Vec<String>,
+}
+
+/// Requests that are kept no longer: one in so many of them, without gaps.
+#[derive(Debug, Default)]
+pub struct Earlier {
+    /// How many there were.
+    pub requests: u64,
+    /// Those that are kept.
+    sample: Vec<Request>,
+    /// The logarithm to base 2 of how many stand behind each of them.
+    halved: u32,
+}
+
+/// The most of them.
+const MOST_EARLIER: usize = 1 << 16;
+
+impl Earlier {
+    fn push(&mut self, requests: &[Request]) {
+        for request in requests {
+            if self.requests.is_multiple_of(self.one_in()) {
+                self.sample.push(Request { gaps: 0..0, chunks: Chunks::Single, ..request.clone() });
+            }
+            self.requests += 1;
+            if self.sample.len() >= MOST_EARLIER {
+                let mut even = false;
+                self.sample.retain(|_| {
+                    even = !even;
+                    even
+                });
+                self.halved += 1;
+            }
+        }
+    }
+
+    /// How many requests stand behind each that is kept.
+    #[must_use]
+    pub fn one_in(&self) -> u64 {
+        1 << self.halved
+    }
+
+    /// Those that are kept, and likewise of the requests that followed.
+    #[must_use]
+    pub fn with(&self, later: &[Request]) -> Vec<Request> {
+        let step = usize::try_from(self.one_in()).unwrap_or(usize::MAX);
+        self.sample.iter().chain(later.iter().step_by(step)).cloned().collect()
+    }
 }
 
 /// What a result of vLLM says beside its requests.
@@ -144,6 +198,34 @@ impl Recording {
         self.span = Some((first.min(time), last.max(time)));
     }
 
+    /// What it holds, counted in gaps: a request weighs as much as [`ROW`] of them.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.requests.len() * ROW + self.gaps.len() + self.failed_gaps.len() + self.chunk_tokens.len()
+    }
+
+    /// Gives its requests away, with all that belongs to them alone, and keeps what concerns the run.
+    pub fn give(&mut self) -> Recording {
+        self.earlier.push(&self.requests);
+        Recording {
+            requests: std::mem::take(&mut self.requests),
+            gaps: std::mem::take(&mut self.gaps),
+            failed_gaps: std::mem::take(&mut self.failed_gaps),
+            chunk_tokens: std::mem::take(&mut self.chunk_tokens),
+            read_lags: std::mem::take(&mut self.read_lags),
+            labels: self.labels.give(),
+            base: self.base,
+            runs: self.runs.clone(),
+            ..Recording::default()
+        }
+    }
+
+    /// The requests that were offered, also those that are kept no longer.
+    #[must_use]
+    pub fn offered(&self) -> u64 {
+        self.earlier.requests + self.requests.len() as u64
+    }
+
     /// Counts a failure.
     pub fn fail(&mut self, kind: Option<ErrorKind>, message: &str) {
         *self.failures.entry(kind).or_default() += 1;
@@ -175,21 +257,36 @@ impl Recording {
     }
 
     /// Seconds from the start of the run to its last outcome.
-    ///
-    /// From the `run` and `end` records; what they do not tell is taken from the requests. Several hosts: from the
-    /// first start to the last end.
     #[must_use]
     pub fn duration(&self) -> f64 {
         if let Some(header) = &self.vllm {
             return header.duration.unwrap_or_default();
         }
+        let without_instants = || self.ends.iter().map(|end| end.duration).max().unwrap_or_default();
+        self.bounds().map_or_else(without_instants, |(first, last)| last.since(first)).as_secs_f64()
+    }
+
+    /// The start of the run and its last outcome.
+    ///
+    /// From the `run` and `end` records; what they do not tell is taken from the requests. Several hosts: from the
+    /// first start to the last end. `None` without any instant.
+    #[must_use]
+    pub fn bounds(&self) -> Option<(UnixNanos, UnixNanos)> {
         let starts = self.runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);
-        let Some(first) = starts.chain(self.span.map(|s| s.0)).min() else {
-            return self.ends.iter().map(|end| end.duration).max().unwrap_or_default().as_secs_f64();
-        };
+        let first = starts.chain(self.span.map(|s| s.0)).min()?;
         let last = if self.complete() { self.last_end() } else { None };
-        let last = last.or(self.span.map(|s| s.1));
-        last.unwrap_or(first).since(first).as_secs_f64()
+        Some((first, last.or(self.span.map(|s| s.1)).unwrap_or(first)))
+    }
+
+    /// The start of the run, as the starts of requests count.
+    #[must_use]
+    pub fn origin(&self) -> f64 {
+        match (self.bounds(), self.base) {
+            (Some((first, _)), Some(base)) if first >= base => first.since(base).as_secs_f64(),
+            (Some((first, _)), Some(base)) => -base.since(first).as_secs_f64(),
+            // vLLM's own clock.
+            _ => self.requests.iter().filter_map(|r| r.start).reduce(f64::min).unwrap_or_default(),
+        }
     }
 
     /// Start and end of each run that has both. Hosts may share an id: their records are paired in their order.
@@ -237,7 +334,7 @@ impl Recording {
             && self.bad_lines == 0
             && !self.ends.is_empty()
             && self.run_ids.iter().all(ended)
-            && offered == self.requests.len() as u64
+            && offered == self.offered()
     }
 
     /// Requests that never reached the server: those that were due and those that were not yet.

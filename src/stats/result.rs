@@ -1,12 +1,13 @@
 //! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     Options,
-    metric::{Distribution, Metric},
+    distribution::Distribution,
+    metric::Metric,
     peak,
     recording::{Recording, Request},
     vb::Vb,
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// One run: what `vllm bench serve --save-result` writes, and `vb`.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct RunResult {
     /// The header, up to and without `duration`.
     #[serde(flatten)]
@@ -53,13 +54,15 @@ pub struct RunResult {
     /// With `--save-detailed`: the gaps between chunks of each request in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itls: Option<Vec<Vec<f64>>>,
-    /// The latency of each request in seconds, 0 for a failure.
-    pub latencies: Vec<f64>,
+    /// The latency of each request in seconds, 0 for a failure; absent where not all were kept, and in pooled results.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latencies: Option<Vec<f64>>,
     /// With `--save-detailed`: when each request was sent, 0 for one that was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_times: Option<StartTimes>,
-    /// How long each request waited in the client, in seconds.
-    pub queue_times: Vec<f64>,
+    /// How long each request waited in the client, in seconds; absent likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_times: Option<Vec<f64>>,
     /// With `--save-detailed`: the text of each answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_texts: Option<Vec<String>>,
@@ -92,9 +95,8 @@ pub enum StartTimes {
 impl RunResult {
     /// Computes everything. The recording gives up its gaps.
     #[must_use]
-    pub fn of(mut recording: Recording, options: &Options) -> Self {
+    pub(super) fn of(mut recording: Recording, options: &Options) -> Self {
         let duration = recording.duration();
-        let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
         let count = |of: fn(&Request) -> u64| recording.successes().map(of).sum::<u64>();
         let completed = count(|_| 1);
         let input = count(|r| u64::from(r.prompt_len));
@@ -116,24 +118,20 @@ impl RunResult {
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
         let (vb, distributions) = Vb::of(recording, options, duration);
-        RunResult {
+        let mut result = RunResult {
             header,
             duration,
             completed,
             failed,
             total_input_tokens: input,
             total_output_tokens: output,
-            request_throughput: rate(completed),
-            request_goodput: vb.goodput.as_ref().map(|g| g.from_start.per_s),
-            output_throughput: rate(output),
-            total_token_throughput: rate(input + output),
             input_lens,
             output_lens,
             ttfts,
             itls,
-            latencies,
+            latencies: Some(latencies),
             start_times,
-            queue_times,
+            queue_times: Some(queue_times),
             generated_texts: texts,
             errors,
             max_output_tokens_per_s: buckets.max_output_tokens_per_s,
@@ -141,7 +139,63 @@ impl RunResult {
             rtfx,
             metrics: metrics(extra, &distributions),
             vb,
+            ..RunResult::default()
+        };
+        result.set_rates();
+        result
+    }
+}
+
+/// The keys of a result that pooling needs, behind its header.
+#[derive(Deserialize)]
+struct Rest {
+    duration: f64,
+    completed: u64,
+    failed: u64,
+    total_input_tokens: u64,
+    total_output_tokens: u64,
+    max_output_tokens_per_s: f64,
+    max_concurrent_requests: u64,
+    vb: Vb,
+}
+
+impl RunResult {
+    /// Reads what `vb-stats` wrote, as far as pooling needs it.
+    pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
+        let keys: Object = serde_json::from_slice(text)?;
+        let header = keys.iter().take_while(|(key, _)| *key != "duration");
+        let header: Object = header.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let is_metric = |key: &str| Metric::of_key(key).is_some();
+        let metrics = keys.iter().filter(|(key, _)| is_metric(key)).map(|(key, value)| (key.clone(), value.clone()));
+        let metrics = metrics.collect();
+        let rest: Rest = serde_json::from_value(Value::Object(keys))?;
+        Ok(RunResult {
+            header,
+            duration: rest.duration,
+            completed: rest.completed,
+            failed: rest.failed,
+            total_input_tokens: rest.total_input_tokens,
+            total_output_tokens: rest.total_output_tokens,
+            max_output_tokens_per_s: rest.max_output_tokens_per_s,
+            max_concurrent_requests: rest.max_concurrent_requests,
+            metrics,
+            vb: rest.vb,
+            ..RunResult::default()
+        })
+    }
+
+    /// Sets the rates of totals and duration.
+    pub fn set_rates(&mut self) {
+        let rate = |count: u64| if self.duration > 0.0 { count as f64 / self.duration } else { 0.0 };
+        self.request_throughput = rate(self.completed);
+        self.output_throughput = rate(self.total_output_tokens);
+        self.total_token_throughput = rate(self.total_input_tokens + self.total_output_tokens);
+        if let Some(goodput) = &mut self.vb.goodput {
+            for good in [&mut goodput.from_start, &mut goodput.from_schedule] {
+                (good.per_s, good.tokens_per_s) = (rate(good.requests), rate(good.tokens));
+            }
         }
+        self.request_goodput = self.vb.goodput.as_ref().map(|goodput| goodput.from_start.per_s);
     }
 }
 
@@ -157,7 +211,8 @@ fn start_times(recording: &Recording) -> StartTimes {
 }
 
 /// The keys of the metrics, behind what else stood there.
-fn metrics(mut keys: Object, distributions: &[(Metric, Distribution)]) -> Object {
+#[must_use]
+pub fn metrics(mut keys: Object, distributions: &[(Metric, Distribution)]) -> Object {
     for (metric, told) in distributions {
         let name = metric.name();
         for (statistic, value) in [("mean", told.mean), ("median", told.median), ("std", told.std)] {
@@ -210,7 +265,7 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
         ("label", Value::Null),
         ("model_id", text(|run| &run.model)),
         ("tokenizer_id", tokenizer.into()),
-        ("num_prompts", recording.requests.len().into()),
+        ("num_prompts", recording.offered().into()),
         ("request_rate", rate.filter(|_| told).map_or("inf".into(), Value::from)),
         ("burstiness", runs.first().map_or(1.0, |run| run.burstiness).into()),
         ("max_concurrency", concurrency.filter(|_| told).into()),

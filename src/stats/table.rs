@@ -5,8 +5,12 @@ use serde_json::Value;
 use super::{
     client::Client,
     metric::Metric,
+    part::Numbers,
+    rate::Rate,
     result::RunResult,
-    vb::{Failure, Summary, Vb},
+    steady::Little,
+    summary::Summary,
+    vb::{Failure, Vb},
 };
 use crate::record::ErrorKind;
 
@@ -127,8 +131,100 @@ impl Table {
         if bases_differ(vb) {
             self.time_bases(vb);
         }
+        self.steady(vb);
         self.goodput(vb);
+        self.groups(vb);
         self.failures(vb);
+    }
+
+    /// The steady window beside the whole run, or why there is none.
+    fn steady(&mut self, vb: &Vb) {
+        let Some(steady) = &vb.steady else { return };
+        self.rule("Steady State", '-');
+        self.line(&format!("{}: {}", steady.verdict.words(), steady.why));
+        if let (Some(from), Some(to), Some(numbers)) = (steady.from_s, steady.to_s, &steady.numbers) {
+            let window = format!("{from:.1} - {to:.1} s");
+            self.line(&format!("{:<22} {:>12} {window:>18}", "", "whole run"));
+            self.row2("Requests:", vb.offered, numbers.offered);
+            let rates = [
+                ("Requests/s:", &vb.requests_per_s, &steady.requests_per_s),
+                ("Output tokens/s:", &vb.output_tokens_per_s, &steady.output_tokens_per_s),
+            ];
+            for (label, whole, window) in rates {
+                let window = window.unwrap_or_default();
+                let (whole, value) = (format!("{:.2}", whole.per_s), format!("{:.2}", window.per_s));
+                self.line(&format!("{label:<22} {whole:>12} {value:>18} {}", ends(&window)));
+            }
+            let latencies = [
+                ("TTFT", &vb.from_start.ttft_ms, &numbers.ttft_ms),
+                ("TPOT", &vb.tpot_ms, &numbers.tpot_ms),
+                ("ITL", &vb.itl_per_chunk_ms, &numbers.itl_ms),
+                ("E2EL", &vb.from_start.e2el_ms, &numbers.e2el_ms),
+            ];
+            for (label, whole, window) in latencies {
+                for ((name, a), (_, b)) in statistics(whole).into_iter().zip(statistics(window)) {
+                    self.row2(&format!("{name} {label} (ms):"), a, b);
+                }
+            }
+        }
+        if let Some(little) = &steady.little {
+            let Little { concurrency, rate, latency_s, gap } = little;
+            self.line(&format!(
+                "In flight {concurrency:.2}, rate x latency {:.2} ({rate:.2}/s x {latency_s:.3} s): {:+.1} %",
+                rate * latency_s,
+                gap * 100.0
+            ));
+        }
+        if let Some(together) = steady.lock_step {
+            self.line(&format!(
+                "Lock-step: about {together:.0} requests start at once, again and again, as those of one length do in a closed \
+                 loop; vary the lengths"
+            ));
+        }
+    }
+
+    fn row2(&mut self, label: &str, whole: impl std::fmt::Display, window: impl std::fmt::Display) {
+        self.line(&format!("{label:<22} {whole:>12} {window:>18}"));
+    }
+
+    fn groups(&mut self, vb: &Vb) {
+        let mut last = None;
+        for group in &vb.groups {
+            if last != Some(&group.by) {
+                self.numbers_head(&format!("By {}", group.by));
+                last = Some(&group.by);
+            }
+            self.numbers(&group.key, &group.numbers);
+        }
+        for (i, slice) in vb.slices.iter().enumerate() {
+            if i == 0 {
+                self.numbers_head("By time");
+            }
+            self.numbers(&format!("{} - {} s", slice.from_s, slice.to_s), &slice.numbers);
+        }
+    }
+
+    fn numbers_head(&mut self, heading: &str) {
+        self.rule(heading, '-');
+        self.line(&format!(
+            "{:<16} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "", "requests", "failed", "TTFT mean", "TTFT p50", "TPOT mean", "E2EL mean", "good (%)"
+        ));
+    }
+
+    fn numbers(&mut self, name: &str, numbers: &Numbers) {
+        let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+        let median = numbers.ttft_ms.percentiles.get("p50").and_then(Value::as_f64);
+        self.line(&format!(
+            "{name:<16} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            numbers.offered,
+            numbers.failed,
+            show(numbers.ttft_ms.mean),
+            show(median),
+            show(numbers.tpot_ms.mean),
+            show(numbers.e2el_ms.mean),
+            show(numbers.attainment.map(|share| share * 100.0)),
+        ));
     }
 
     fn per_token(&mut self, vb: &Vb) {
@@ -171,6 +267,10 @@ impl Table {
                 self.number(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
             }
         }
+        if let Some(fluidity) = &goodput.fluidity {
+            self.number("Mean fluidity:", fluidity.index.mean.unwrap_or_default());
+            self.row("Fluid requests:", format!("{} of {}", fluidity.fluid, vb.offered));
+        }
     }
 
     fn failures(&mut self, vb: &Vb) {
@@ -205,6 +305,10 @@ impl Table {
             words.push(format!("{} bad lines left out", vb.bad_lines));
         }
         self.line(&(words.join(", ") + "."));
+        if vb.percentile_error > 0.0 {
+            let percent = vb.percentile_error * 100.0;
+            self.line(&format!("Percentiles are from histograms: within {percent:.2} %."));
+        }
     }
 
     /// Whether the numbers are the server's; nothing of a stream that does not tell.
@@ -229,6 +333,11 @@ fn statistics(summary: &Summary) -> Vec<(String, String)> {
         (name.to_uppercase(), value)
     });
     mean.into_iter().chain(percentiles).collect()
+}
+
+/// The interval of a rate.
+fn ends(rate: &Rate) -> String {
+    rate.interval.map_or_else(String::new, |[low, high]| format!("[{low:.2}, {high:.2}]"))
 }
 
 /// Whether the two time bases tell different things: in an open loop, and wherever requests waited for their turn.

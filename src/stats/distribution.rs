@@ -1,0 +1,201 @@
+//! What is told of a sample: exactly, or from the histograms of its parts.
+
+use super::{
+    histogram::Histogram,
+    interval::{self, Dependences, Interval},
+    numpy,
+};
+
+/// What a sample counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unit {
+    /// Time, in seconds. A result tells milliseconds, a histogram nanoseconds.
+    #[default]
+    Seconds,
+    /// Tokens.
+    Tokens,
+    /// A share of 1. A histogram has millionths.
+    Share,
+}
+
+impl Unit {
+    /// What values are multiplied by in a result.
+    #[must_use]
+    pub fn in_results(self) -> f64 {
+        match self {
+            Unit::Seconds => 1e3,
+            Unit::Tokens | Unit::Share => 1.0,
+        }
+    }
+
+    /// What values are multiplied by in a histogram.
+    fn in_histograms(self) -> f64 {
+        match self {
+            Unit::Seconds => 1e9,
+            Unit::Tokens => 1.0,
+            Unit::Share => 1e6,
+        }
+    }
+}
+
+/// What is to be told of samples.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The percentiles, 0 to 100, in the order they were given.
+    pub percentiles: Vec<f64>,
+    /// Whether with a histogram, so that samples can be pooled.
+    pub histograms: bool,
+}
+
+/// What is told of a sample; all in the unit of its values, and 0 for an empty one, as in vLLM's result.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Distribution {
+    /// What it counts.
+    pub unit: Unit,
+    /// How many values.
+    pub n: usize,
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation of the population.
+    pub std: f64,
+    /// The median.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// Percentiles: which, and the value.
+    pub percentiles: Vec<(f64, f64)>,
+    /// How sure they are; `None`: not asked for.
+    pub precision: Option<Precision>,
+    /// All values, in buckets; `None`: not asked for.
+    pub histogram: Option<Histogram>,
+}
+
+/// How sure the numbers of a sample are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Precision {
+    /// Independent values that would tell the mean as well.
+    pub effective: f64,
+    /// The interval of the mean.
+    pub mean: Interval,
+    /// For each percentile: the independent values that would tell it as well, and its interval.
+    pub percentiles: Vec<(f64, Interval)>,
+}
+
+/// How the parts of a sample belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Together {
+    /// One after the other: each tells something new.
+    InTurn,
+    /// At the same time, as the hosts of one load: they share the server's fortunes.
+    AtOnce,
+}
+
+impl Distribution {
+    /// Of these values, whose order is lost.
+    #[must_use]
+    pub fn of(values: Vec<f64>, unit: Unit, wanted: &Wanted) -> Self {
+        Self::settle(values, unit, wanted, &[]).0
+    }
+
+    /// The same, with intervals for values that depend on each other like this.
+    #[must_use]
+    pub fn sure(values: Vec<f64>, unit: Unit, wanted: &Wanted, dependences: &Dependences) -> Self {
+        let n = values.len();
+        let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective(n)).collect();
+        let places = places(wanted, n, &effective);
+        let ends: Vec<f64> = places.iter().flat_map(|place| [place.low, place.high]).flatten().collect();
+        let (mut told, values) = Self::settle(values, unit, wanted, &ends);
+        told.qualify(dependences.mean.effective(n), &effective, &places, |place| numpy::at(&values, place));
+        told
+    }
+
+    /// Of all parts: the numbers that one sample of all their values would have, percentiles within
+    /// [`super::histogram::ERROR`]. `None` where a part has no histogram.
+    #[must_use]
+    pub fn pooled(parts: &[Distribution], wanted: &Wanted, together: Together) -> Option<Self> {
+        let unit = parts.first().map(|part| part.unit).unwrap_or_default();
+        let parts: Vec<&Distribution> = parts.iter().filter(|part| part.n > 0).collect();
+        let mut histograms = parts.iter().map(|part| part.histogram.as_ref());
+        let Some(first) = histograms.next() else { return Some(Self::of(vec![], unit, wanted)) };
+        let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merged(histogram?))?;
+        let at = |place: f64| histogram.at(place) / unit.in_histograms();
+        let n = parts.iter().map(|part| part.n).sum::<usize>();
+        let (mean, std) = moments(&parts, n);
+        let least = parts.iter().map(|part| part.min).fold(f64::INFINITY, f64::min);
+        let most = parts.iter().map(|part| part.max).fold(f64::NEG_INFINITY, f64::max);
+        let percentile = |p: f64| match p {
+            0.0 => least,
+            100.0 => most,
+            p => at((n - 1) as f64 * (p / 100.0)).clamp(least, most),
+        };
+        let mut told = Distribution {
+            unit,
+            n,
+            mean,
+            std,
+            median: percentile(50.0),
+            min: least,
+            max: most,
+            percentiles: wanted.percentiles.iter().map(|p| (*p, percentile(*p))).collect(),
+            precision: None,
+            histogram: None,
+        };
+        if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
+            let sum = |of: &dyn Fn(&Precision) -> f64| {
+                let each = precisions.iter().map(|precision| of(precision));
+                match together {
+                    Together::InTurn => each.sum(),
+                    Together::AtOnce => each.fold(1.0, f64::max),
+                }
+            };
+            let of = |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
+            let effective: Vec<f64> = (0..wanted.percentiles.len()).map(of).collect();
+            let places = places(wanted, n, &effective);
+            told.qualify(sum(&|precision| precision.effective), &effective, &places, at);
+        }
+        told.histogram = wanted.histograms.then_some(histogram);
+        Some(told)
+    }
+
+    fn qualify(&mut self, of_mean: f64, effective: &[f64], places: &[Interval], at: impl Fn(f64) -> f64) {
+        let between = |place: &Interval| Interval { low: place.low.map(&at), high: place.high.map(&at) };
+        self.precision = (self.n > 0).then(|| Precision {
+            effective: of_mean,
+            mean: interval::of_mean(self.mean, self.std, of_mean),
+            percentiles: effective.iter().copied().zip(places.iter().map(between)).collect(),
+        });
+    }
+
+    fn settle(mut values: Vec<f64>, unit: Unit, wanted: &Wanted, places: &[f64]) -> (Self, Vec<f64>) {
+        let (mean, std) = (numpy::mean(&values), numpy::std(&values));
+        numpy::settle(&mut values, &wanted.percentiles, places);
+        let told = Distribution {
+            unit,
+            n: values.len(),
+            mean,
+            std,
+            median: numpy::median(&values),
+            min: values.first().copied().unwrap_or_default(),
+            max: values.last().copied().unwrap_or_default(),
+            percentiles: wanted.percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
+            precision: None,
+            histogram: if wanted.histograms { Histogram::of(&values, unit.in_histograms()) } else { None },
+        };
+        (told, values)
+    }
+}
+
+/// Where the ends of the percentiles' intervals are among `n` sorted values.
+fn places(wanted: &Wanted, n: usize, effective: &[f64]) -> Vec<Interval> {
+    wanted.percentiles.iter().zip(effective).map(|(p, effective)| interval::places(*p, n, *effective)).collect()
+}
+
+/// The mean and the standard deviation of the `n` values of all parts.
+fn moments(parts: &[&Distribution], n: usize) -> (f64, f64) {
+    let over =
+        |of: &dyn Fn(&Distribution) -> f64| parts.iter().map(|part| part.n as f64 * of(part)).sum::<f64>() / n as f64;
+    let mean = over(&|part| part.mean);
+    (mean, over(&|part| part.std.powi(2) + (part.mean - mean).powi(2)).sqrt())
+}

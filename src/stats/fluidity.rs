@@ -1,0 +1,107 @@
+//! Fluidity: whether the tokens of an answer come at the pace at which they are read.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    distribution::{Unit, Wanted},
+    part::Part,
+    recording::{Recording, Request},
+    summary::Summary,
+    tokens,
+};
+
+/// The share of deadlines that a fluid answer meets.
+const FLUID: f64 = 0.9;
+
+/// The fluidity of the answers of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Fluidity {
+    /// The share of deadlines that each success met.
+    pub index: Summary,
+    /// Requests that met nine of ten.
+    pub fluid: u64,
+    /// Out of all that were offered; `null` when none was.
+    pub attainment: Option<f64>,
+}
+
+impl Fluidity {
+    /// With these limits of TTFT and TPOT, in seconds.
+    #[must_use]
+    pub fn of(recording: &Recording, part: &Part, ttft: f64, tpot: f64, wanted: &Wanted) -> Self {
+        let of = |request: &Request| of_request(recording, request, ttft, tpot);
+        let fluid = part.successes().filter_map(of).filter(|index| *index >= FLUID).count() as u64;
+        let offered = part.offered.len();
+        Fluidity {
+            index: Summary::of(&part.values(&of, Unit::Share, wanted)),
+            fluid,
+            attainment: (offered > 0).then(|| fluid as f64 / offered as f64),
+        }
+    }
+}
+
+/// The share of deadlines that an answer met: the fluidity index of Etalon. `None` without a token.
+///
+/// The first token is due after `ttft`, each other one `tpot` after the one before it; what comes early leaves slack for
+/// those behind it. A late one misses a deadline for each `tpot` that it is late, and the deadlines start anew from it.
+fn of_request(recording: &Recording, request: &Request, ttft: f64, tpot: f64) -> Option<f64> {
+    let first = request.ttft?;
+    let (mut slack, mut met, mut missed) = (0.0, 0.0, 0.0);
+    let mut token = |waited: f64, due: f64| {
+        slack += due - waited;
+        if slack >= 0.0 {
+            met += 1.0;
+        } else {
+            missed += (-slack / tpot).floor() + 1.0;
+            slack = 0.0;
+        }
+    };
+    let gaps = std::iter::once(first).chain(recording.gaps_of(request).iter().copied());
+    let (mut waited, mut due) = (0.0, ttft);
+    for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
+        waited += gap;
+        // The tokens of a chunk arrive together.
+        for _ in 0..tokens {
+            token(waited, due);
+            (waited, due) = (0.0, tpot);
+        }
+    }
+    (met + missed > 0.0).then(|| met / (met + missed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::recording::Chunks, *};
+
+    fn index(ttft: f64, gaps: &[f64], chunk_tokens: Option<&[u32]>) -> f64 {
+        let request = Request {
+            success: true,
+            ttft: Some(ttft),
+            gaps: 0..gaps.len(),
+            chunks: chunk_tokens.map_or(Chunks::Single, |tokens| Chunks::Known(0..tokens.len())),
+            ..Request::default()
+        };
+        let recording = Recording {
+            gaps: gaps.to_vec(),
+            chunk_tokens: chunk_tokens.unwrap_or_default().to_vec(),
+            ..Recording::default()
+        };
+        of_request(&recording, &request, 1.0, 0.125).unwrap()
+    }
+
+    #[test]
+    fn slack_is_carried_forward_and_a_stall_misses_many_deadlines() {
+        let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} and not {want}");
+        close(index(1.0, &[0.125, 0.125], None), 1.0);
+        // Half a second early: a stall of 0.625 is 0.5 + 0.125.
+        close(index(0.5, &[0.625, 0.125], None), 1.0);
+        // Without slack it misses at 0.125, 0.25, 0.375 and 0.5 s, and once more at its own end.
+        close(index(1.0, &[0.625, 0.125], None), 2.0 / 7.0);
+        // A first token that is late by 0.25 s.
+        close(index(1.25, &[], None), 0.0);
+        // Four tokens at once are read for half a second.
+        close(index(1.0, &[0.125, 0.5], Some(&[1, 4, 1])), 1.0);
+        close(index(1.0, &[0.125, 0.75], Some(&[1, 4, 1])), 5.0 / 8.0);
+    }
+}

@@ -1,0 +1,148 @@
+//! Counts of values in buckets of 0.1 %: what is kept of a sample that is too large to be kept, or that is to be pooled.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hdrhistogram::{
+    Histogram as Hdr,
+    serialization::{Deserializer as HdrReader, Serializer as _, V2DeflateSerializer},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
+
+use super::numpy;
+
+/// A value out of a histogram differs from the true one by this share at most: half a bucket, of which there are 1024 or more
+/// from each power of two to the next.
+pub const ERROR: f64 = 1.0 / 2048.0;
+
+/// Significant digits.
+const DIGITS: u8 = 3;
+
+/// The largest that is counted: larger ones count as this. In nanoseconds 36 years.
+const MOST: u64 = 1 << 60;
+
+/// An HDR histogram of whole numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram(Hdr<u64>);
+
+impl Histogram {
+    /// Of these values times `scale`, rounded to whole ones.
+    #[must_use]
+    pub fn of(values: &[f64], scale: f64) -> Option<Self> {
+        let mut counts = Hdr::new(DIGITS).ok()?;
+        for value in values {
+            counts.record(whole(value * scale)).ok()?;
+        }
+        Some(Histogram(counts))
+    }
+
+    /// How many values were counted.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// Counts the values of another too.
+    #[must_use]
+    pub fn merged(mut self, other: &Histogram) -> Option<Self> {
+        self.0.add(&other.0).ok()?;
+        Some(self)
+    }
+
+    /// What stands at a place of the sorted values, counted from 0; between two of them in proportion. 0 of nothing.
+    #[must_use]
+    pub fn at(&self, place: f64) -> f64 {
+        let below = numpy::whole(place) as u64;
+        let (a, b) = (self.ranked(below), self.ranked(below + 1));
+        a + (b - a) * (place - below as f64)
+    }
+
+    /// The value of a rank, counted from 0: the middle of its bucket.
+    fn ranked(&self, rank: u64) -> f64 {
+        let rank = rank.min(self.len().saturating_sub(1));
+        let mut seen = 0;
+        for bucket in self.0.iter_recorded() {
+            seen += bucket.count_at_value();
+            if seen > rank {
+                let value = bucket.value_iterated_to();
+                return f64::midpoint(self.0.lowest_equivalent(value) as f64, self.0.highest_equivalent(value) as f64);
+            }
+        }
+        0.0
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what such a cast does")]
+fn whole(value: f64) -> u64 {
+    (value.round() as u64).min(MOST)
+}
+
+/// As the text that HDR histograms exchange in all languages: V2, deflated, base64.
+impl Serialize for Histogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new().serialize(&self.0, &mut bytes).map_err(S::Error::custom)?;
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+}
+
+impl<'de> Deserialize<'de> for Histogram {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text.trim()).map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
+        let counts = HdrReader::new().deserialize(&mut bytes.as_slice());
+        let mut counts: Hdr<u64> = counts.map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
+        counts.auto(true);
+        Ok(Histogram(counts))
+    }
+}
+
+impl JsonSchema for Histogram {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Histogram".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "description": "HDR histogram, V2, deflated, base64"})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_text_is_that_of_other_languages() {
+        let text = serde_json::to_string(&Histogram::of(&[0.001, 0.002], 1e9).unwrap()).unwrap();
+        assert!(text.starts_with("\"HISTFAAA"), "{text}");
+        for wrong in ["\"HISTFAAA\"", "\"nothing\"", "\"\"", "7"] {
+            assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_stands_at_a_place_is_within_the_error(
+            mut values in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e-3, 0.0..1e4], 1..300), share in 0.0..=1.0
+        ) {
+            let histogram = Histogram::of(&values, 1e9).unwrap();
+            values.sort_by(f64::total_cmp);
+            let place = share * (values.len() - 1) as f64;
+            let (got, want) = (histogram.at(place) / 1e9, numpy::at(&values, place));
+            prop_assert!((got - want).abs() <= want * ERROR + 1e-9, "{got} for {want}");
+        }
+
+        #[test]
+        fn merged_ones_are_one_and_the_text_keeps_all(
+            a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
+        ) {
+            let of = |values: &[f64]| Histogram::of(values, 1e3).unwrap();
+            let both = of(&a).merged(&of(&b)).unwrap();
+            prop_assert_eq!(both.len() as usize, a.len() + b.len());
+            prop_assert!(both == of(&[a, b].concat()));
+            let text = serde_json::to_string(&both).unwrap();
+            prop_assert!(serde_json::from_str::<Histogram>(&text).unwrap() == both);
+        }
+    }
+}

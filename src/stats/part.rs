@@ -1,0 +1,137 @@
+//! A part of a run: some of its requests, and what is told of them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    distribution::{Distribution, Unit, Wanted},
+    goodput::{Good, Slo},
+    interval::Dependences,
+    metric::Metric,
+    recording::{Recording, Request},
+    summary::Summary,
+};
+
+/// Some of the requests of a run.
+#[derive(Debug)]
+pub struct Part<'a> {
+    recording: &'a Recording,
+    /// All that were offered, in the order of the input.
+    pub offered: Vec<&'a Request>,
+    /// The successes, in the order in which they were sent.
+    in_time: Vec<&'a Request>,
+}
+
+impl<'a> Part<'a> {
+    /// The whole run.
+    #[must_use]
+    pub fn whole(recording: &'a Recording) -> Self {
+        Self::of(recording, recording.requests.iter().collect())
+    }
+
+    /// These requests, which are in the order of the input.
+    #[must_use]
+    pub fn of(recording: &'a Recording, offered: Vec<&'a Request>) -> Self {
+        let mut in_time: Vec<&Request> = offered.iter().copied().filter(|r| r.success).collect();
+        in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+        Part { recording, offered, in_time }
+    }
+
+    /// The successes, in the order of the input.
+    pub fn successes(&self) -> impl Iterator<Item = &'a Request> {
+        self.offered.iter().copied().filter(|r| r.success)
+    }
+
+    /// The successes, in the order in which they were sent.
+    #[must_use]
+    pub fn in_time(&self) -> &[&'a Request] {
+        &self.in_time
+    }
+
+    /// A value of each success that has it: added in the order of the input, as vLLM adds them, and with what they depend
+    /// on each other in the order of time.
+    pub fn values(&self, of: &dyn Fn(&Request) -> Option<f64>, unit: Unit, wanted: &Wanted) -> Distribution {
+        let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| of(request)).collect();
+        let values = self.successes().filter_map(of).collect();
+        Distribution::sure(values, unit, wanted, &Dependences::of(&ordered, &wanted.percentiles))
+    }
+
+    /// How the gaps between the chunks of all answers, which are these, depend on each other.
+    pub fn dependences_of_gaps(&self, gaps: &[f64], percentiles: &[f64]) -> Dependences {
+        let ends = |request: &'a Request| {
+            let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
+            self.recording.gaps_of(request).iter().map(move |gap| {
+                end += gap;
+                (end, *gap)
+            })
+        };
+        let each = |take: &mut dyn FnMut(f64, f64)| {
+            for (end, gap) in self.successes().flat_map(ends) {
+                take(end, gap);
+            }
+        };
+        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
+        each(&mut |end, _| (first, last) = (first.min(end), last.max(end)));
+        Dependences::over_time(gaps, (first, last), percentiles, each)
+    }
+
+    /// The gaps between the chunks of all answers.
+    fn gaps(&self, wanted: &Wanted) -> Distribution {
+        let gaps: Vec<f64> = self.successes().flat_map(|r| self.recording.gaps_of(r)).copied().collect();
+        let dependences = self.dependences_of_gaps(&gaps, &wanted.percentiles);
+        Distribution::sure(gaps, Unit::Seconds, wanted, &dependences)
+    }
+}
+
+/// What is told of a part of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Numbers {
+    /// Requests that were due.
+    pub offered: u64,
+    /// Those that succeeded.
+    pub completed: u64,
+    /// Those that did not.
+    pub failed: u64,
+    /// Prompt tokens of the successes.
+    pub input_tokens: u64,
+    /// Generated tokens of the successes.
+    pub output_tokens: u64,
+    /// Start → first token.
+    pub ttft_ms: Summary,
+    /// Time per output token after the first, over requests.
+    pub tpot_ms: Summary,
+    /// Gaps between chunks.
+    pub itl_ms: Summary,
+    /// Start → last token.
+    pub e2el_ms: Summary,
+    /// Requests that kept all limits, out of all offered, from start; absent without limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attainment: Option<f64>,
+}
+
+impl Numbers {
+    /// Of a part, with these limits.
+    #[must_use]
+    pub fn of(part: &Part, wanted: &Wanted, slos: &[Slo]) -> Self {
+        let values = |metric: Metric| {
+            let of = metric.of_request();
+            Summary::of(&of.map_or_else(Distribution::default, |of| part.values(&of, Unit::Seconds, wanted)))
+        };
+        let sum = |of: fn(&Request) -> u64| part.successes().map(of).sum();
+        let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
+        let good = Good::of(&part.offered, slos, 0.0, |_| 0.0);
+        Numbers {
+            offered,
+            completed,
+            failed: offered - completed,
+            input_tokens: sum(|r| u64::from(r.prompt_len)),
+            output_tokens: sum(|r| u64::from(r.output_tokens)),
+            ttft_ms: values(Metric::Ttft),
+            tpot_ms: values(Metric::Tpot),
+            itl_ms: Summary::of(&part.gaps(wanted)),
+            e2el_ms: values(Metric::E2el),
+            attainment: good.attainment.filter(|_| !slos.is_empty()),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Throughput with its interval: batch means over slices of time.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    interval::{self, Dependence},
+    numpy,
+};
+
+/// The slices that the time is cut into, if they are long enough, and the fewest.
+const SLICES: f64 = 100.0;
+const FEWEST: f64 = 10.0;
+
+/// How much there was each second, and how sure that is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Rate {
+    /// For each second.
+    pub per_s: f64,
+    /// The 95 % interval, `[low, high]`; `null`: too little was seen.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// Counts in slices of a span of time.
+#[derive(Debug, Clone)]
+pub struct Slices {
+    from: f64,
+    to: f64,
+    counts: Vec<f64>,
+}
+
+impl Slices {
+    /// Of the time between these, in seconds; if it can be, a slice is no shorter than `cycle`, so that what comes once in each
+    /// cycle comes once in each slice.
+    #[must_use]
+    pub fn new(from: f64, to: f64, cycle: f64) -> Self {
+        let slices = ((to - from) / cycle).min(SLICES).max(FEWEST);
+        Slices { from, to, counts: vec![0.0; numpy::whole(slices)] }
+    }
+
+    /// Counts `n` that happened at a time; outside of the span it counts nothing.
+    pub fn count(&mut self, time: f64, n: f64) {
+        if (self.from..=self.to).contains(&time) {
+            let slice = numpy::whole((time - self.from) / (self.to - self.from) * self.counts.len() as f64);
+            let last = self.counts.len() - 1;
+            self.counts[slice.min(last)] += n;
+        }
+    }
+
+    /// What was counted, for each second.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        let seconds = self.to - self.from;
+        if seconds.is_nan() || seconds <= 0.0 {
+            return Rate::default();
+        }
+        let slices = self.counts.len();
+        let per_s = slices as f64 / seconds;
+        let mean = numpy::mean(&self.counts);
+        let effective = Dependence::of(self.counts.iter().copied()).effective(slices);
+        let ends = interval::of_mean(mean, numpy::std(&self.counts), effective);
+        let interval = ends.low.zip(ends.high).filter(|_| mean > 0.0);
+        Rate { per_s: mean * per_s, interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    /// Arrivals of a Poisson process, and of one whose rate swings slowly, as the load of a server does.
+    #[test]
+    fn intervals_of_rates_hold_the_truth_as_often_as_they_say() {
+        const RUNS: u64 = 1000;
+        for (name, like) in [("steady", 0.0), ("swinging", 0.6)] {
+            let mut held = 0;
+            for run in 0..RUNS {
+                let mut rng = rng::stream(run, name, 0);
+                let mut slices = Slices::new(0.0, 1000.0, 1.0);
+                let mut swing = 0.0;
+                for second in 0..1000_u32 {
+                    if second % 5 == 0 {
+                        swing = like * swing + (1.0_f64 - like * like).sqrt() * (rng::unit(&mut rng) - 0.5);
+                    }
+                    let rate = if like > 0.0 { 5.0 + 4.0 * swing } else { 5.0 };
+                    let mut time = rng::exponential(&mut rng) / rate;
+                    while time < 1.0 {
+                        slices.count(f64::from(second) + time, 3.0);
+                        time += rng::exponential(&mut rng) / rate;
+                    }
+                }
+                let [low, high] = slices.rate().interval.unwrap();
+                held += u64::from(low <= 15.0 && 15.0 <= high);
+            }
+            let coverage = held as f64 / RUNS as f64;
+            println!("{name}: {coverage}");
+            assert!((0.93..=0.97).contains(&coverage), "{name}: {coverage}");
+        }
+    }
+
+    #[test]
+    fn what_is_outside_is_not_counted() {
+        let mut slices = Slices::new(1.0, 3.0, 0.1);
+        [0.5, 1.0, 2.0, 3.0, 3.1].iter().for_each(|time| slices.count(*time, 2.0));
+        assert!((slices.rate().per_s - 3.0).abs() < 1e-12);
+        assert_eq!(Slices::new(1.0, 1.0, 0.1).rate(), Rate::default());
+    }
+}

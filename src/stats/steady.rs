@@ -1,0 +1,477 @@
+//! Whether a run was one steady state, and which part of it: without the warm-up, without the drain.
+//!
+//! Everything goes by *issue* time, the starts of the requests: what ends late cannot stretch the window.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    numpy,
+    part::{Numbers, Part},
+    peak,
+    rate::{Rate, Slices},
+    recording::{Recording, Request},
+    trend::{self, Trend},
+};
+use crate::units::Nanos;
+
+/// The fewest requests of a window.
+const REQUESTS: usize = 50;
+
+/// The fewest requests of a block, and the most blocks.
+const BLOCK: usize = 5;
+const BLOCKS: usize = 60;
+
+/// The fewest blocks that show a trend.
+const SERIES: usize = 10;
+
+/// The fewest median latencies that a window lasts: in fewer, what begins has hardly to do with what ends.
+const LATENCIES: f64 = 5.0;
+
+/// A trend counts that is less probable than this by chance, and that changes the metric by this share at least.
+const CHANCE: f64 = 0.005;
+const MATERIAL: f64 = 0.05;
+
+/// The share of latencies that have ended this long before the last request was sent.
+const DRAINED: f64 = 95.0;
+
+/// What a run did over its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stability {
+    /// The window is one steady state.
+    Steady,
+    /// Latencies rise: the numbers depend on how long the run lasts.
+    DriftingUp,
+    /// Latencies fall.
+    DriftingDown,
+    /// It cannot be told.
+    #[default]
+    TooShort,
+}
+
+impl Stability {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Stability::Steady => "steady",
+            Stability::DriftingUp => "drifting up",
+            Stability::DriftingDown => "drifting down",
+            Stability::TooShort => "too short to tell",
+        }
+    }
+}
+
+/// The steady part of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Steady {
+    /// Whether there is one.
+    pub verdict: Stability,
+    /// Why, in words.
+    pub why: String,
+    /// The window's first and last issue time in seconds from the start of the run; `null`: too few requests.
+    pub from_s: Option<f64>,
+    /// As above.
+    pub to_s: Option<f64>,
+    /// Successes that were sent in the window.
+    pub requests: u64,
+    /// TTFT, counted from the schedule in an open loop, over the window; `null`: too few requests.
+    pub ttft: Option<Drift>,
+    /// TPOT likewise; `null` also for answers of one token.
+    pub tpot: Option<Drift>,
+    /// In a run that drifts by a step: where, in seconds from the start of the run; `null`: there is none.
+    pub level_shift_s: Option<f64>,
+    /// Little's law in the window; `null` without one.
+    pub little: Option<Little>,
+    /// Closed loop: about so many requests start at once, again and again, in lock-step; `null`: they do not.
+    pub lock_step: Option<f64>,
+    /// Successes that ended in the window; `null` without one.
+    pub requests_per_s: Option<Rate>,
+    /// Tokens that arrived in the window; `null` without one.
+    pub output_tokens_per_s: Option<Rate>,
+    /// The numbers of the requests of the window; `null` unless it is steady.
+    pub numbers: Option<Numbers>,
+}
+
+/// A metric over the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Drift {
+    /// By how much it changes from the first to the last request of the window, as a share of its median.
+    pub change: f64,
+    /// How probable a trend as strong is by chance.
+    pub p: f64,
+}
+
+/// Little's law, L = λW: in a steady state requests in flight = rate × latency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Little {
+    /// L: requests in flight, averaged over the window.
+    pub concurrency: f64,
+    /// λ: requests sent each second.
+    pub rate: f64,
+    /// W: seconds that they took.
+    pub latency_s: f64,
+    /// L / (λW) − 1.
+    pub gap: f64,
+}
+
+/// What the steady state is looked for in.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The successes in the order in which they were sent.
+    pub in_time: &'a [&'a Request],
+    /// The start of the run, where the starts of requests count from.
+    pub origin: f64,
+    /// Whether requests were sent by a schedule; `None`: not told.
+    pub open_loop: Option<bool>,
+}
+
+/// A window of the time in which requests were sent: from the first to the last of them, in seconds as their starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Window {
+    /// The first.
+    pub from: f64,
+    /// The last.
+    pub to: f64,
+}
+
+impl Window {
+    /// Whether a request was sent in it.
+    #[must_use]
+    pub fn holds(self, request: &Request) -> bool {
+        request.start.is_some_and(|start| (self.from..=self.to).contains(&start))
+    }
+
+    fn seconds(self) -> f64 {
+        self.to - self.from
+    }
+}
+
+impl Steady {
+    /// Looks for it; with the window, if there are requests for one.
+    #[must_use]
+    pub fn of(run: &Run) -> (Self, Option<Window>) {
+        let timed: Vec<&Request> = run.in_time.iter().copied().filter(|r| r.start.is_some()).collect();
+        let drained = before_the_drain(&timed);
+        if drained.len() < REQUESTS {
+            let why = format!("{} requests were sent before the drain, and it takes {REQUESTS}", drained.len());
+            return (Steady { why, ..Steady::default() }, None);
+        }
+        let size = drained.len().div_ceil(BLOCKS).max(BLOCK);
+        let series: Vec<(&str, Vec<f64>)> = signals(run.open_loop)
+            .into_iter()
+            .filter_map(|(name, of)| Some((name, block_means(drained, size, of)?)))
+            .collect();
+        let skipped = series.iter().map(|(_, series)| trend::warm_up(series)).max().unwrap_or_default();
+        let members = &drained[skipped * size..];
+        let start = |request: Option<&&Request>| request.and_then(|r| r.start).unwrap_or_default();
+        let window = Window { from: start(members.first()), to: start(members.last()) };
+        let drifts: Vec<(&str, Drift)> =
+            series.iter().filter_map(|(name, series)| Some((*name, drift(&series[skipped..])?))).collect();
+        let named = |wanted: &str| drifts.iter().find(|(name, _)| *name == wanted).map(|(_, drift)| *drift);
+        let shift = series.iter().find_map(|(name, series)| Some((*name, shift(&series[skipped..])?)));
+        let (verdict, why) = judge(&drifts, shift, members, window);
+        let steady = Steady {
+            verdict,
+            why,
+            from_s: Some(window.from - run.origin),
+            to_s: Some(window.to - run.origin),
+            requests: members.len() as u64,
+            ttft: named("TTFT"),
+            tpot: named("TPOT"),
+            level_shift_s: shift.map(|(_, shift)| start(members.get(shift.block * size)) - run.origin),
+            lock_step: if run.open_loop == Some(false) { lock_step(members) } else { None },
+            ..Steady::default()
+        };
+        (steady, Some(window))
+    }
+
+    /// Adds what happened within the window.
+    #[must_use]
+    pub fn measured(mut self, window: Window, recording: &Recording) -> Self {
+        let sent: Vec<(f64, f64)> =
+            recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?))).collect();
+        self.little = little(&sent, window);
+        let (requests, tokens) = rates(recording, window);
+        (self.requests_per_s, self.output_tokens_per_s) = (Some(requests), Some(tokens));
+        self
+    }
+}
+
+/// The requests and the tokens of successes that arrived within a window, for each second.
+#[must_use]
+pub fn rates(recording: &Recording, window: Window) -> (Rate, Rate) {
+    let successes: Vec<&Request> = recording.successes().collect();
+    let cycle = percentile_of_latencies(&successes, 50.0);
+    let mut requests = Slices::new(window.from, window.to, cycle);
+    let mut tokens = requests.clone();
+    for request in recording.successes() {
+        let (Some(start), Some(latency)) = (request.start, request.latency) else { continue };
+        requests.count(start + latency, 1.0);
+    }
+    let origin = peak::first_start(recording);
+    peak::arrivals(recording, |time, n| tokens.count(origin + Nanos(time).as_secs_f64(), f64::from(n)));
+    (requests.rate(), tokens.rate())
+}
+
+/// The numbers of the requests of a window.
+#[must_use]
+pub fn part(recording: &Recording, window: Window) -> Part<'_> {
+    Part::of(recording, recording.requests.iter().filter(|r| window.holds(r)).collect())
+}
+
+type Value = fn(&Request) -> Option<f64>;
+
+/// What drifts when a server cannot keep up: the queue, and the steps.
+fn signals(open_loop: Option<bool>) -> [(&'static str, Value); 2] {
+    let waited: Value = |r| Some(r.ttft? + r.queue_time.unwrap_or_default());
+    let ttft: Value = |r| r.ttft;
+    [("TTFT", if open_loop == Some(true) { waited } else { ttft }), ("TPOT", Request::tpot)]
+}
+
+/// Those that nearly all ended before the last one was sent, and half of the time at least.
+fn before_the_drain<'r>(in_time: &'r [&'r Request]) -> &'r [&'r Request] {
+    let (Some(first), Some(last)) = (in_time.first().and_then(|r| r.start), in_time.last().and_then(|r| r.start))
+    else {
+        return &[];
+    };
+    let end = (last - percentile_of_latencies(in_time, DRAINED)).max(f64::midpoint(first, last));
+    &in_time[..in_time.partition_point(|r| r.start.is_some_and(|start| start <= end))]
+}
+
+fn percentile_of_latencies(requests: &[&Request], p: f64) -> f64 {
+    let mut latencies: Vec<f64> = requests.iter().filter_map(|r| r.latency).collect();
+    numpy::settle(&mut latencies, &[p], &[]);
+    numpy::percentile(&latencies, p)
+}
+
+/// The mean of each `size` requests; `None` where a block has none.
+fn block_means(requests: &[&Request], size: usize, of: Value) -> Option<Vec<f64>> {
+    // The odd ones at the end join the last block.
+    let blocks = requests.len() / size;
+    let block = |i: usize| &requests[i * size..if i + 1 == blocks { requests.len() } else { (i + 1) * size }];
+    let mean = |requests: &[&Request]| {
+        let values: Vec<f64> = requests.iter().filter_map(|r| of(r)).collect();
+        (!values.is_empty()).then(|| numpy::mean(&values))
+    };
+    (0..blocks).map(|i| mean(block(i))).collect()
+}
+
+fn drift(series: &[f64]) -> Option<Drift> {
+    if series.len() < SERIES {
+        return None;
+    }
+    let Trend { p, change } = trend::mann_kendall(series)?;
+    let mut values = series.to_vec();
+    numpy::settle(&mut values, &[], &[]);
+    let level = numpy::median(&values);
+    (level > 0.0).then(|| Drift { change: change / level, p })
+}
+
+fn judge(
+    drifts: &[(&str, Drift)],
+    shift: Option<(&str, Shift)>,
+    members: &[&Request],
+    window: Window,
+) -> (Stability, String) {
+    let drifting = |change: f64| if change > 0.0 { Stability::DriftingUp } else { Stability::DriftingDown };
+    let word = |change: f64| if change > 0.0 { "rises" } else { "falls" };
+    if let Some((name, Shift { change, p, .. })) = shift {
+        let percent = change.abs() * 100.0;
+        return (drifting(change), format!("{name} {} by {percent:.0} % at once (p = {p:.1e})", word(change)));
+    }
+    let real = drifts.iter().filter(|(_, drift)| drift.p < CHANCE && drift.change.abs() >= MATERIAL);
+    if let Some((name, Drift { change, p })) = real.min_by(|a, b| a.1.p.total_cmp(&b.1.p)) {
+        let (percent, seconds) = (change.abs() * 100.0, window.seconds());
+        let why = format!("{name} {} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", word(*change));
+        return (drifting(*change), why);
+    }
+    let latency = percentile_of_latencies(members, 50.0);
+    let lasted = window.seconds() / latency;
+    if members.len() < REQUESTS || drifts.is_empty() || lasted < LATENCIES {
+        let (n, lasted) = (members.len(), if lasted.is_finite() { lasted } else { 0.0 });
+        let has = format!("{n} requests in {lasted:.1} times the median latency are left");
+        return (
+            Stability::TooShort,
+            format!("{has} without warm-up and drain, and it takes {REQUESTS} in {LATENCIES:.0} times"),
+        );
+    }
+    (Stability::Steady, "no trend beyond chance".into())
+}
+
+/// A step from one level to another.
+#[derive(Debug, Clone, Copy)]
+struct Shift {
+    /// The block with which the other level begins.
+    block: usize,
+    /// The step, as a share of the median.
+    change: f64,
+    /// How probable one as strong is by chance.
+    p: f64,
+}
+
+/// The step of a series. A slope has a most likely place of a step too: the levels on both sides must be flat beside it.
+fn shift(series: &[f64]) -> Option<Shift> {
+    if series.len() < SERIES {
+        return None;
+    }
+    let (block, p) = trend::pettitt(series)?;
+    let (before, behind) = series.split_at(block);
+    let level = |side: &[f64]| {
+        let mut side = side.to_vec();
+        numpy::settle(&mut side, &[], &[]);
+        numpy::median(&side)
+    };
+    let slopes = |side: &[f64]| trend::mann_kendall(side).map_or(0.0, |trend| trend.change.abs());
+    let step = level(behind) - level(before);
+    let change = step / level(series);
+    let flat = slopes(before) + slopes(behind) < step.abs() * 0.7;
+    (p < CHANCE && flat && change.abs() >= MATERIAL).then_some(Shift { block, change, p })
+}
+
+/// How many requests start at once: with N at a time in equal distances, gaps between starts have CV² = N − 1; independent
+/// starts have 1. Told from four on, which is no chance.
+fn lock_step(in_time: &[&Request]) -> Option<f64> {
+    let starts: Vec<f64> = in_time.iter().filter_map(|r| r.start).collect();
+    let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let together = 1.0 + (numpy::std(&gaps) / numpy::mean(&gaps)).powi(2);
+    (together >= 4.0).then_some(together)
+}
+
+/// From start and time of all that were sent.
+fn little(sent: &[(f64, f64)], window: Window) -> Option<Little> {
+    let seconds = window.seconds();
+    let within: Vec<f64> =
+        sent.iter().filter(|(start, _)| (window.from..window.to).contains(start)).map(|(_, took)| *took).collect();
+    let overlap = |(start, took): &(f64, f64)| ((start + took).min(window.to) - start.max(window.from)).max(0.0);
+    let concurrency = sent.iter().map(overlap).sum::<f64>() / seconds;
+    let (rate, latency_s) = (within.len() as f64 / seconds, numpy::mean(&within));
+    let gap = concurrency / (rate * latency_s) - 1.0;
+    gap.is_finite().then_some(Little { concurrency, rate, latency_s, gap })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    /// What a made-up run is like.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Kind {
+        Flat,
+        /// Slower at the beginning, then flat.
+        WarmUp,
+        /// Latencies grow or shrink all along.
+        Ramp,
+        /// Each resembles the one before it, and it drifts.
+        Drift,
+        /// Another level from two thirds on.
+        Shift,
+        /// A hundred requests in two latencies.
+        Short,
+    }
+
+    /// Requests of an open loop at 20 a second, each of about a second: how their latencies go over the run.
+    fn run(kind: Kind, seed: u64, up: bool) -> Vec<Request> {
+        let mut rng = rng::stream(seed, "run", kind as u64);
+        let (n, every) = if kind == Kind::Short { (100_u32, 0.02) } else { (1000, 0.05) };
+        let (mut start, mut swing) = (0.0, 0.0);
+        (0..n)
+            .map(|i| {
+                start += every * rng::exponential(&mut rng);
+                swing = 0.5 * swing + rng::unit(&mut rng) - 0.5;
+                let noise = if kind == Kind::Drift { swing } else { rng::unit(&mut rng) - 0.5 };
+                let at = f64::from(i) / f64::from(n);
+                let level = match kind {
+                    Kind::Flat | Kind::Short => 1.0,
+                    Kind::WarmUp => 1.0 + 3.0 * (1.0 - at / 0.1).max(0.0),
+                    Kind::Ramp | Kind::Drift if up => 1.0 + at,
+                    Kind::Ramp | Kind::Drift => 2.0 - at,
+                    Kind::Shift if (at > 0.67) == up => 1.5,
+                    Kind::Shift => 1.0,
+                };
+                let ttft = 0.2 * level * (1.0 + 0.5 * noise);
+                let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::unit(&mut rng) - 0.5));
+                Request {
+                    success: true,
+                    start: Some(start),
+                    ttft: Some(ttft),
+                    latency: Some(latency),
+                    done: Some(latency),
+                    output_tokens: 50,
+                    ..Request::default()
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn verdicts_are_right_on_made_up_runs() {
+        let mut wrong = Vec::new();
+        let kinds = [Kind::Flat, Kind::Flat, Kind::WarmUp, Kind::Ramp, Kind::Drift, Kind::Shift, Kind::Short];
+        let runs = (0..210).map(|i| (kinds[i % kinds.len()], i as u64, i % 2 == 0));
+        for (kind, seed, up) in runs {
+            let requests = run(kind, seed, up);
+            let in_time: Vec<&Request> = requests.iter().collect();
+            let (steady, window) = Steady::of(&Run { in_time: &in_time, origin: 0.0, open_loop: Some(true) });
+            let want = match kind {
+                Kind::Flat | Kind::WarmUp => Stability::Steady,
+                Kind::Short => Stability::TooShort,
+                _ if up => Stability::DriftingUp,
+                _ => Stability::DriftingDown,
+            };
+            if steady.verdict != want {
+                wrong.push((kind, seed, steady.verdict, steady.why));
+                continue;
+            }
+            if kind == Kind::WarmUp {
+                assert!(window.unwrap().from > requests[60].start.unwrap(), "the warm-up is in the window of {seed}");
+            }
+            // What drifts and swings may look like a step.
+            if kind != Kind::Drift {
+                assert_eq!(kind == Kind::Shift, steady.level_shift_s.is_some(), "{kind:?} {seed}: {}", steady.why);
+            }
+            if kind == Kind::Shift {
+                let (at, last) = (steady.level_shift_s.unwrap(), requests[999].start.unwrap());
+                assert!((at / last - 0.67).abs() < 0.08, "{seed} shifts at {at} of {last} s");
+            }
+        }
+        // A step is now and then lost in the noise.
+        assert!(wrong.len() <= 2, "{} of 210: {wrong:?}", wrong.len());
+    }
+
+    #[test]
+    fn the_law_of_little_holds_where_it_must() {
+        // Always four in flight: one after the other, two seconds each.
+        let sent: Vec<(f64, f64)> = (0..40).map(|i| (f64::from(i) * 0.5, 2.0)).collect();
+        let told = little(&sent, Window { from: 4.0, to: 14.0 }).unwrap();
+        assert!((told.concurrency - 4.0).abs() < 1e-9 && (told.rate - 2.0).abs() < 1e-9, "{told:?}");
+        assert!(told.gap.abs() < 1e-9, "{told:?}");
+        assert_eq!(little(&[], Window { from: 0.0, to: 1.0 }), None);
+    }
+
+    #[test]
+    fn lock_step_is_told_and_chance_is_not() {
+        let mut rng = rng::stream(1, "starts", 0);
+        let at = |start: f64| Request { start: Some(start), ..Request::default() };
+        let waves: Vec<Request> = (0..200_u32).map(|i| at(f64::from(i / 16) + 0.01 * rng::unit(&mut rng))).collect();
+        let mut time = 0.0;
+        let poisson: Vec<Request> = (0..200)
+            .map(|_| {
+                time += rng::exponential(&mut rng);
+                at(time)
+            })
+            .collect();
+        let told = |requests: &[Request]| {
+            let mut in_time: Vec<&Request> = requests.iter().collect();
+            in_time.sort_by(|a, b| a.start.unwrap().total_cmp(&b.start.unwrap()));
+            lock_step(&in_time)
+        };
+        assert!((told(&waves).unwrap() - 16.0).abs() < 2.0, "{:?}", told(&waves));
+        assert_eq!(told(&poisson), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! A distribution as it stands in a result.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    distribution::{Distribution, Precision, Together, Unit, Wanted},
+    histogram::Histogram,
+    interval::{self, Interval},
+};
+use crate::record::Object;
+
+/// A distribution; everything but `n` is `null` for an empty one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Summary {
+    /// How many values.
+    pub n: usize,
+    /// The mean.
+    pub mean: Option<f64>,
+    /// The standard deviation of the population.
+    pub std: Option<f64>,
+    /// The smallest.
+    pub min: Option<f64>,
+    /// `p50` and so on, those of `--metric-percentiles`.
+    #[serde(flatten)]
+    pub percentiles: Object,
+    /// The largest.
+    pub max: Option<f64>,
+    /// Independent values that would tell the mean as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_effective: Option<f64>,
+    /// 95 % intervals of the `mean` and of each percentile, `[low, high]`; an end is `null` where there are too few values.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub intervals: Object,
+    /// The percentiles that are `null` for want of values: how many each `needs`, and how many it `has`.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub too_few: Object,
+    /// With `--histograms`: all values, so that summaries can be pooled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Pool>,
+}
+
+/// What is needed to put a sample together with others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pool {
+    /// HDR histogram (V2, deflated, base64) of nanoseconds where the summary has milliseconds, of millionths for shares of 1,
+    /// else of the summary's own unit.
+    pub hdr: Histogram,
+    /// For each percentile with an interval: independent values that would tell it as well.
+    pub n_effective: Object,
+}
+
+impl Summary {
+    /// Of a distribution.
+    #[must_use]
+    pub fn of(told: &Distribution) -> Self {
+        let scale = told.unit.in_results();
+        let some = |value: f64| (told.n > 0).then_some(value * scale);
+        let percentiles = told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into()));
+        let mut summary = Summary {
+            n: told.n,
+            mean: some(told.mean),
+            std: some(told.std),
+            min: some(told.min),
+            percentiles: percentiles.collect(),
+            max: some(told.max),
+            ..Summary::default()
+        };
+        if let Some(precision) = &told.precision {
+            summary.qualify(precision, &told.percentiles, scale);
+        }
+        summary.histogram = told.histogram.clone().map(|hdr| Pool { hdr, n_effective: effective(told) });
+        summary
+    }
+
+    /// Of the same values of all parts together, of which the first says which percentiles to tell. `None` where one has
+    /// values and no histogram of them.
+    #[must_use]
+    pub fn pooled(parts: &[&Summary], unit: Unit, together: Together, histograms: bool) -> Option<Distribution> {
+        let names = parts.first()?.percentiles.keys();
+        let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
+        let told: Vec<Distribution> = parts.iter().map(|part| part.told(unit, &percentiles)).collect();
+        Distribution::pooled(&told, &Wanted { percentiles, histograms }, together)
+    }
+
+    /// What it was made of, as far as pooling needs it.
+    fn told(&self, unit: Unit, percentiles: &[f64]) -> Distribution {
+        let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
+        let pool = self.histogram.as_ref().filter(|pool| pool.hdr.len() == self.n as u64);
+        let effective = |p: &f64| {
+            let told = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
+            (told.unwrap_or(1.0), Interval::default())
+        };
+        Distribution {
+            unit,
+            n: self.n,
+            mean: number(self.mean),
+            std: number(self.std),
+            min: number(self.min),
+            max: number(self.max),
+            precision: self.n_effective.map(|of_mean| Precision {
+                effective: of_mean,
+                mean: Interval::default(),
+                percentiles: percentiles.iter().map(effective).collect(),
+            }),
+            histogram: pool.map(|pool| pool.hdr.clone()),
+            ..Distribution::default()
+        }
+    }
+
+    /// Says how sure the numbers are, and takes back those that are not.
+    fn qualify(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
+        let ends = |interval: &Interval| json!([interval.low, interval.high].map(|end| end.map(|end| end * scale)));
+        self.n_effective = Some(precision.effective);
+        self.intervals.insert("mean".into(), ends(&precision.mean));
+        for ((p, _), (_, interval)) in percentiles.iter().zip(&precision.percentiles) {
+            let name = format!("p{p}");
+            self.intervals.insert(name.clone(), ends(interval));
+            if let Some(needs) = interval::needed(*p).filter(|needs| (self.n as u64) < *needs) {
+                self.percentiles.insert(name.clone(), Value::Null);
+                self.too_few.insert(name, json!({"needs": needs, "has": self.n}));
+            }
+        }
+    }
+
+    /// An end of the interval of `mean` or a percentile: 0 is the lower, 1 the upper.
+    #[must_use]
+    pub fn end(&self, name: &str, which: usize) -> Option<f64> {
+        self.intervals.get(name)?.get(which)?.as_f64()
+    }
+
+    /// What can be said of a percentile for which there are too few values.
+    #[must_use]
+    pub fn bound(&self, name: &str) -> String {
+        self.end(name, 0).map_or_else(|| "-".to_owned(), |low| format!(">= {low:.2}"))
+    }
+}
+
+/// The effective sample size of each percentile.
+fn effective(told: &Distribution) -> Object {
+    let sizes = told.precision.iter().flat_map(|precision| &precision.percentiles);
+    told.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::interval::Dependences, *};
+
+    fn wanted() -> Wanted {
+        Wanted { percentiles: vec![50.0], histograms: false }
+    }
+
+    #[test]
+    fn an_empty_distribution_has_no_mean() {
+        let empty = Summary::of(&Distribution::of(vec![], Unit::Seconds, &wanted()));
+        let json = serde_json::to_string(&empty).unwrap();
+        assert_eq!(json, r#"{"n":0,"mean":null,"std":null,"min":null,"p50":null,"max":null}"#);
+    }
+
+    proptest! {
+        /// Through their JSON, as `vb-agg --pool` gets them.
+        #[test]
+        fn pooled_parts_are_told_as_one_stream_is(
+            values in prop::collection::vec(prop_oneof![0.0..0.1, 1e-5..1e-3, 0.0..30.0], 2..400), cut in 0.0..1.0
+        ) {
+            let wanted = Wanted { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
+            let told = |values: &[f64]| {
+                let dependences = Dependences::of(values, &wanted.percentiles);
+                Distribution::sure(values.to_vec(), Unit::Seconds, &wanted, &dependences)
+            };
+            let at = super::super::numpy::whole(cut * values.len() as f64);
+            let parts = [&values[..at], &values[at..]].map(|values| {
+                let json = serde_json::to_string(&Summary::of(&told(values))).unwrap();
+                serde_json::from_str::<Summary>(&json).unwrap()
+            });
+            let pooled = Summary::pooled(&[&parts[0], &parts[1]], Unit::Seconds, Together::InTurn, false).unwrap();
+            let whole = told(&values);
+            let close = |a: f64, b: f64, share: f64| (a - b).abs() <= b.abs() * share + 1e-9;
+            prop_assert_eq!(pooled.n, whole.n);
+            for ((p, a), (_, b)) in pooled.percentiles.iter().zip(&whole.percentiles) {
+                prop_assert!(close(*a, *b, super::super::histogram::ERROR), "p{} is {} and not {}", p, a, b);
+            }
+            prop_assert!(close(pooled.mean, whole.mean, 1e-9) && close(pooled.std, whole.std, 1e-6));
+            prop_assert!(close(pooled.min, whole.min, 1e-12) && close(pooled.max, whole.max, 1e-12));
+        }
+    }
+}
