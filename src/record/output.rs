@@ -49,6 +49,9 @@ pub struct RequestFuncOutput {
     pub output_tokens: u32,
     /// As in the request.
     pub expected_output_len: Option<u32>,
+    /// As in the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_cached_len: Option<u32>,
     /// Prompt tokens that the server took from its prefix cache, when it says.
     pub cached_tokens: Option<u32>,
     /// Generated tokens that were reasoning, when the server says.
