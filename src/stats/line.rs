@@ -23,6 +23,8 @@ pub enum Kind {
     Run,
     /// The last line of a run.
     End,
+    /// What the server told of itself.
+    Scrape,
     /// A result of vLLM with its requests.
     Vllm,
     /// A result without its requests.
@@ -55,6 +57,7 @@ impl Kind {
             b"output" => Kind::Output,
             b"run" => Kind::Run,
             b"end" => Kind::End,
+            b"scrape" => Kind::Scrape,
             _ => Kind::Other,
         }
     }
@@ -87,6 +90,7 @@ pub struct OutputLine<'a> {
     prompt_len: Option<u32>,
     output_tokens: Option<u32>,
     expected_output_len: Option<u32>,
+    expected_cached_len: Option<u32>,
     cached_tokens: Option<u32>,
     reasoning_tokens: Option<u32>,
     #[serde(borrow)]
@@ -210,6 +214,9 @@ impl OutputLine<'_> {
     fn count_tokens(&self, recording: &mut Recording) {
         if let Some(n) = self.cached_tokens {
             *recording.cached_tokens.get_or_insert(0) += u64::from(n);
+        }
+        if let Some(meant) = self.expected_cached_len {
+            recording.meant.add(meant, self.prompt_len.unwrap_or_default(), self.cached_tokens);
         }
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);

@@ -1,5 +1,6 @@
 //! `vb-stats`: outputs in, one result out.
 
+mod cache;
 mod client;
 mod goodput;
 mod input;
@@ -10,6 +11,7 @@ mod numpy;
 mod peak;
 mod recording;
 mod result;
+mod server;
 mod table;
 mod tokens;
 mod vb;
@@ -138,6 +140,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     out.flush().map_err(Error::stdout)?;
     if table.applies() {
         cli::show(&table::table(&result));
+    } else {
+        result.vb.doubts().for_each(|doubt| cli::warn("vb-stats", doubt));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
+use super::{cache::Meant, server::Pages};
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -96,6 +97,10 @@ pub struct Recording {
     pub reasoning_tokens: Option<u64>,
     /// The worst read lag of each request that has one.
     pub read_lags: Vec<f64>,
+    /// What the servers told of themselves.
+    pub pages: Pages,
+    /// What the successes mean to be in the server's prefix cache.
+    pub meant: Meant,
     /// Lines of a type that is not for this tool.
     pub skipped: u64,
     /// Bad lines that `--lenient` passed over.

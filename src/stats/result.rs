@@ -115,7 +115,9 @@ impl RunResult {
         let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.behind)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
-        let (vb, distributions) = Vb::of(recording, options, duration);
+        let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.meant, recording.span);
+        let (mut vb, distributions) = Vb::of(recording, options, duration);
+        vb.hold_against(pages, meant, span);
         RunResult {
             header,
             duration,

@@ -6,15 +6,20 @@ use serde_json::json;
 
 use super::{
     Options,
+    cache::{Cache, Meant},
     client::{self, Client},
     goodput::Goodput,
     interval::{self, Dependences, Interval},
     metric::{Distribution, Metric, Precision},
     peak,
     recording::{Recording, Request},
+    server::{ClientView, Pages, Server},
     tokens,
 };
-use crate::record::{ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict};
+use crate::{
+    record::{ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
+    units::UnixNanos,
+};
 
 /// How many error messages are shown.
 const MESSAGES: usize = 5;
@@ -99,6 +104,10 @@ pub struct Vb {
     pub shortfall: Shortfall,
     /// Requests within the limits; `null` without `--goodput`.
     pub goodput: Option<Goodput>,
+    /// The prefix cache, as the requests mean it and as it was; `null`: they do not say.
+    pub cache: Option<Cache>,
+    /// What the server told of itself; `null` without `--scrape`.
+    pub server: Option<Server>,
 }
 
 /// Latencies in one time base.
@@ -270,6 +279,8 @@ impl Vb {
             token_sources: token_sources(&recording),
             shortfall: shortfall(&recording),
             goodput: Goodput::of(&recording, &options.slos, duration),
+            cache: None,
+            server: None,
             run_ids: recording.run_ids,
         };
         // Last, because it uses up the longest vector of all instead of copying it.
@@ -286,6 +297,32 @@ impl Vb {
         ];
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
         (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
+    }
+
+    /// Adds what the server told of itself, and holds the client's numbers against it.
+    pub fn hold_against(&mut self, pages: Pages, meant: Meant, span: Option<(UnixNanos, UnixNanos)>) {
+        let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        let stamps = self.client.as_ref().and_then(|client| client.stamps);
+        let completed = outcome("ok");
+        let client = ClientView {
+            sent: self.offered - outcome(ErrorKind::NotSent.name()),
+            completed,
+            ttft_ms: self.from_start.ttft_ms.mean,
+            itl_per_chunk_ms: self.itl_per_chunk_ms.mean,
+            itl_per_token_ms: self.itl_per_token_ms.mean,
+            e2el_ms: self.from_start.e2el_ms.mean,
+            kernel_stamps: stamps.is_some_and(|stamps| stamps.user * 100 < stamps.chunks),
+            span,
+        };
+        self.server = Server::of(pages, &client);
+        let scraped = self.server.as_ref().and_then(|server| server.prefix_cache);
+        self.cache = Cache::of(meant, completed, self.peak_concurrency, scraped);
+    }
+
+    /// What does not fit together between the client and the server, each in one line.
+    pub fn doubts(&self) -> impl Iterator<Item = &String> {
+        let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
+        cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
 }
 
