@@ -250,7 +250,9 @@ impl Args {
         if self.scrape.is_some() && self.scrape_interval == Nanos(0) {
             return Err(Error::Usage("--scrape-interval 0 would ask without a pause: give a time, as 1s".into()));
         }
-        parse_base_url(&self.base_url)
+        let url = parse_base_url(&self.base_url)?;
+        // What is wrong with the other is better told before anybody is asked anything.
+        self.scrape_url(&url).map(|_| url)
     }
 
     /// The page of `--scrape`, if one is to be read: by itself, the one beside the API of `base`.

@@ -25,8 +25,8 @@ pub fn table(result: &RunResult) -> String {
     table.beside_vllm(&result.vb);
     table.rule("", '=');
     table.stream(&result.vb);
-    table.client(&result.vb);
     result.vb.doubts().for_each(|doubt| table.line(&format!("server: {doubt}")));
+    table.client(&result.vb);
     table.text
 }
 
@@ -230,7 +230,9 @@ impl Table {
             }
             let Parts { client, server, queue, prefill, decode, frontend, outside } = parts;
             let cells = [Some(client), queue, prefill, decode, frontend, Some(outside), Some(server)];
-            let cells = cells.map(|ms| ms.map_or("-".to_owned(), |ms| format!("{ms:.2}")));
+            // No `-0.00`, which a difference of equal numbers may become.
+            let cells =
+                cells.map(|ms| ms.map_or("-".to_owned(), |ms| format!("{:.2}", (ms * 100.0).round() / 100.0 + 0.0)));
             self.line(&columns(&format!("Mean {name} (ms):"), cells.each_ref().map(String::as_str)));
         }
     }

@@ -165,3 +165,81 @@ fn unexplained(name: &str, parts: Parts, kernel_stamps: bool) -> Option<String> 
         format!("{outside:.2} ms of the mean {name} of {client:.2} ms are outside of the server's own count: {whose}")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn times(mean: f64) -> Option<Times> {
+        Some(Times { n: 10, mean, p50: None, p90: None, p99: None })
+    }
+
+    /// A server with these means in milliseconds, and a client that sent ten requests.
+    fn both(client_ttft: f64, server_ttft: f64, finished: u64) -> (Server, ClientView) {
+        let client = ClientView {
+            sent: 10,
+            completed: 10,
+            ttft_ms: Some(client_ttft),
+            kernel_stamps: true,
+            ..ClientView::default()
+        };
+        let mut server = Server {
+            ttft_ms: times(server_ttft),
+            finished: json!({"length": finished}).as_object().cloned(),
+            ..Server::default()
+        };
+        server.reconciled = Reconciled::of(&server, &client);
+        (server, client)
+    }
+
+    fn told(client_ttft: f64, server_ttft: f64, finished: u64) -> String {
+        let (server, client) = both(client_ttft, server_ttft, finished);
+        notes(&server, None, &client).join("; ")
+    }
+
+    #[test]
+    fn a_rest_is_worth_a_word_when_it_is_large_in_both_measures() {
+        assert_eq!(told(104.9, 100.0, 10), "", "below 5 ms");
+        assert_eq!(told(210.0, 200.0, 10), "", "below 5 %");
+        let note = told(110.0, 100.0, 10);
+        assert!(note.starts_with("10.00 ms of the mean TTFT of 110.00 ms") && note.contains("by the kernel"), "{note}");
+        let (server, client) = both(110.0, 100.0, 10);
+        let user = notes(&server, None, &ClientView { kernel_stamps: false, ..client }).join("");
+        assert!(user.ends_with("or this client's own lag"), "{user}");
+    }
+
+    #[test]
+    fn a_server_that_is_later_than_its_client_counts_others() {
+        assert_eq!((told(99.1, 100.0, 10), told(990.5, 1000.0, 10)), (String::new(), String::new()));
+        assert!(told(98.0, 100.0, 10).contains("which cannot be later"));
+    }
+
+    #[test]
+    fn requests_of_others_are_seen_by_their_number() {
+        assert!(told(1.0, 1.0, 11).starts_with("the server finished 11 requests and the clients here sent 10"));
+        assert!(told(1.0, 1.0, 9).starts_with("the server finished 9 requests and the clients here got 10 answers"));
+        let (server, client) = both(1.0, 1.0, 11);
+        // Three more were sent, and failed: any of them may have been finished there.
+        assert!(notes(&server, None, &ClientView { sent: 13, ..client }).is_empty());
+    }
+
+    #[test]
+    fn parts_that_are_not_all_known_leave_no_rest_of_the_server() {
+        let (mut server, client) = both(30.0, 25.0, 10);
+        server.queue_ms = times(2.0);
+        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        assert_eq!((parts.queue, parts.frontend, parts.outside), (Some(2.0), None, 5.0));
+        server.prefill_ms = times(20.0);
+        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        assert_eq!((parts.prefill, parts.frontend), (Some(20.0), Some(3.0)));
+    }
+
+    #[test]
+    fn hosts_may_differ_a_little_about_when_a_run_began() {
+        let at = |ms: u64| UnixNanos(SECOND * 1000 + ms * 1_000_000);
+        assert_eq!(uncovered((at(50), at(900)), (at(0), at(950))), None);
+        assert!(uncovered((at(200), at(900)), (at(0), at(950))).unwrap().contains("the first came 200.0 ms after"));
+    }
+}
