@@ -311,7 +311,7 @@ impl Vb {
             itl_per_chunk_ms: self.itl_per_chunk_ms.mean,
             itl_per_token_ms: self.itl_per_token_ms.mean,
             e2el_ms: self.from_start.e2el_ms.mean,
-            kernel_stamps: stamps.is_some_and(|stamps| stamps.user * 100 < stamps.chunks),
+            true_stamps: stamps.is_some_and(|s| (s.user + s.late_coalesced).saturating_mul(100) < s.chunks),
             span,
         };
         self.server = Server::of(pages, &client);

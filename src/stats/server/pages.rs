@@ -126,18 +126,18 @@ impl Gains {
         for (number, gain) in gained {
             *self.gained.entry(names[number as usize].clone()).or_default() += gain;
         }
-        let mut families: BTreeSet<&str> = BTreeSet::new();
-        for (number, _) in pages.iter().flat_map(|page| &page.values) {
-            let key = &names[*number as usize];
+        let mut families: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for (number, key) in (0..).zip(names) {
             if name(key) == CONFIG {
                 self.block_size = self.block_size.or_else(|| label(key, "block_size")?.parse().ok());
             } else if !counts(name(key)) {
-                families.insert(name(key));
+                families.entry(name(key)).or_default().push(number);
             }
         }
-        for family in families {
-            let gauge = Gauge::of(names, pages, family);
-            self.gauges.entry(family.to_owned()).or_default().push(gauge);
+        for (family, numbers) in families {
+            if let Some(gauge) = Gauge::of(pages, &numbers, family.ends_with("_perc")) {
+                self.gauges.entry(family.to_owned()).or_default().push(gauge);
+            }
         }
     }
 
@@ -168,35 +168,38 @@ fn counts(name: &str) -> bool {
 
 /// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
 fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
-    let counter = |number: u32| counts(name(&names[number as usize]));
+    let counter: Vec<bool> = names.iter().map(|key| counts(name(key))).collect();
+    let bucket: Vec<bool> = names.iter().map(|key| name(key).ends_with("_bucket")).collect();
+    let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
     let started = |page: &Page| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
-    let (mut last, mut gained, mut resets) = (HashMap::new(), BTreeMap::new(), 0);
     let (first, others) = (&pages[0], &pages[1..]);
-    let mut start = started(first);
-    for (number, value) in first.values.iter().filter(|(n, _)| counter(*n)) {
-        last.insert(*number, *value);
-        gained.insert(*number, 0.0);
-    }
+    let mut last: HashMap<u32, f64> = first.values.iter().copied().filter(is_counter).collect();
+    let mut gained: BTreeMap<u32, f64> = last.keys().map(|number| (*number, 0.0)).collect();
     // Samples are made with their first value, so one that is new has gained all of it. Not so those that a page lacks
     // because pages of the middle have no buckets.
-    let has_buckets = first.values.iter().any(|(n, _)| name(&names[*n as usize]).ends_with("_bucket"));
+    let has_buckets = first.values.iter().any(|(number, _)| bucket[*number as usize]);
+    let (mut start, mut resets) = (started(first), 0);
     for page in others {
-        let now = started(page).or(start);
-        let restarted = now != start && start.is_some();
-        start = now;
+        let now = started(page);
+        // The same process has counted on, whatever it seems: the clocks of two hosts put their pages in a wrong order.
+        let same = now.is_some() && now == start;
+        let restarted = now.is_some() && start.is_some() && !same;
+        start = now.or(start);
         let mut fell = false;
-        for (number, value) in page.values.iter().filter(|(n, _)| counter(*n)) {
-            let bucket = name(&names[*number as usize]).ends_with("_bucket");
-            let before = match last.insert(*number, *value) {
-                Some(before) if restarted || *value < before => {
-                    fell |= *value < before;
+        for (number, value) in page.values.iter().copied().filter(is_counter) {
+            let before = match last.get(&number).copied() {
+                Some(_) if restarted => 0.0,
+                Some(before) if value < before && same => continue,
+                Some(before) if value < before => {
+                    fell = true;
                     0.0
                 }
                 Some(before) => before,
-                None if bucket && !has_buckets => *value,
+                None if bucket[number as usize] && !has_buckets => value,
                 None => 0.0,
             };
-            *gained.entry(*number).or_default() += value - before;
+            *gained.entry(number).or_default() += value - before;
+            last.insert(number, value);
         }
         resets += u64::from(restarted || fell);
     }
@@ -204,22 +207,23 @@ fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
 }
 
 impl Gauge {
-    /// Of one server: over time, with all labels added up.
-    fn of(names: &[String], pages: &[Page], family: &str) -> Self {
+    /// Of one server: over time, with all its samples added up, or the mean of shares. `None`: there is none.
+    fn of(pages: &[Page], samples: &[u32], shares: bool) -> Option<Self> {
         let mine = |page: &Page| {
-            let values = page.values.iter().filter(|(number, _)| name(&names[*number as usize]) == family);
+            let values = page.values.iter().filter(|(number, _)| samples.contains(number));
             let (count, sum) = values.fold((0, 0.0), |(count, sum), (_, value)| (count + 1, sum + value));
             // A share of each engine's memory does not add up to a share of all memory.
-            let sum = if family.ends_with("_perc") { sum / f64::from(count.max(1)) } else { sum };
+            let sum = if shares { sum / f64::from(count.max(1)) } else { sum };
             (count > 0).then_some((page.time, sum))
         };
         let points: Vec<(UnixNanos, f64)> = pages.iter().filter_map(mine).collect();
+        let (first, last) = points.first().zip(points.last())?;
         let max = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
         let area =
             |pair: &[(UnixNanos, f64)]| pair[1].0.since(pair[0].0).as_secs_f64() * f64::midpoint(pair[0].1, pair[1].1);
-        let time = points.last().zip(points.first()).map_or(0.0, |(last, first)| last.0.since(first.0).as_secs_f64());
+        let time = last.0.since(first.0).as_secs_f64();
         let mean = if time > 0.0 { points.windows(2).map(area).sum::<f64>() / time } else { max };
-        Gauge { mean, max }
+        Some(Gauge { mean, max })
     }
 }
 
@@ -278,6 +282,14 @@ mod tests {
         assert_eq!((fell.of("vllm:a_total"), fell.of("vllm:b_total"), fell.resets), (Some(40.0), Some(4.0), 1));
         let told = gains(&[(0, json!({"vllm:a_total": 5, START: 1.5})), (1, json!({"vllm:a_total": 9, START: 1.75}))]);
         assert_eq!((told.of("vllm:a_total"), told.resets), (Some(9.0), 1));
+    }
+
+    /// Hosts have clocks of their own.
+    #[test]
+    fn pages_in_a_wrong_order_are_no_restart() {
+        let at = |n: u64, count: u64| (n, json!({"vllm:a_total": count, START: 1.5}));
+        let gains = gains(&[at(0, 10), at(1, 30), at(2, 29), at(3, 40)]);
+        assert_eq!((gains.of("vllm:a_total"), gains.resets), (Some(30.0), 0));
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub struct ClientView {
     pub itl_per_token_ms: Option<f64>,
     /// Start → last token.
     pub e2el_ms: Option<f64>,
-    /// Whether the kernel stamped what arrived, so that the client's own lag is no part of its times.
-    pub kernel_stamps: bool,
+    /// Whether the kernel stamped what arrived, and late reads bent none of it: the client's own lag is no part of its times.
+    pub true_stamps: bool,
     /// The first and the last moment of any request.
     pub span: Option<(UnixNanos, UnixNanos)>,
 }
@@ -114,7 +114,7 @@ pub fn notes(server: &Server, pages: Option<(UnixNanos, UnixNanos)>, client: &Cl
         notes.extend(other_load(server, client));
     }
     for (name, parts) in server.reconciled.each() {
-        notes.extend(unexplained(name, parts, client.kernel_stamps));
+        notes.extend(unexplained(name, parts, client.true_stamps));
     }
     notes
 }
@@ -148,7 +148,7 @@ fn other_load(server: &Server, client: &ClientView) -> Option<String> {
     })
 }
 
-fn unexplained(name: &str, parts: Parts, kernel_stamps: bool) -> Option<String> {
+fn unexplained(name: &str, parts: Parts, true_stamps: bool) -> Option<String> {
     let Parts { client, server, outside, .. } = parts;
     if -outside > SLACK_MS.max(client * SLACK_SHARE) {
         return Some(format!(
@@ -157,7 +157,7 @@ fn unexplained(name: &str, parts: Parts, kernel_stamps: bool) -> Option<String> 
         ));
     }
     (outside > REST_MS.max(client * REST_SHARE)).then(|| {
-        let whose = if kernel_stamps {
+        let whose = if true_stamps {
             "chunks are stamped by the kernel, so it is the network or the server's HTTP layer"
         } else {
             "it is the network, the server's HTTP layer, or this client's own lag"
@@ -172,8 +172,8 @@ mod tests {
 
     use super::*;
 
-    fn times(mean: f64) -> Option<Times> {
-        Some(Times { n: 10, mean, p50: None, p90: None, p99: None })
+    fn times(mean: f64) -> Times {
+        Times { n: 10, mean, p50: None, p90: None, p99: None }
     }
 
     /// A server with these means in milliseconds, and a client that sent ten requests.
@@ -182,11 +182,11 @@ mod tests {
             sent: 10,
             completed: 10,
             ttft_ms: Some(client_ttft),
-            kernel_stamps: true,
+            true_stamps: true,
             ..ClientView::default()
         };
         let mut server = Server {
-            ttft_ms: times(server_ttft),
+            ttft_ms: Some(times(server_ttft)),
             finished: json!({"length": finished}).as_object().cloned(),
             ..Server::default()
         };
@@ -206,7 +206,7 @@ mod tests {
         let note = told(110.0, 100.0, 10);
         assert!(note.starts_with("10.00 ms of the mean TTFT of 110.00 ms") && note.contains("by the kernel"), "{note}");
         let (server, client) = both(110.0, 100.0, 10);
-        let user = notes(&server, None, &ClientView { kernel_stamps: false, ..client }).join("");
+        let user = notes(&server, None, &ClientView { true_stamps: false, ..client }).join("");
         assert!(user.ends_with("or this client's own lag"), "{user}");
     }
 
@@ -228,10 +228,10 @@ mod tests {
     #[test]
     fn parts_that_are_not_all_known_leave_no_rest_of_the_server() {
         let (mut server, client) = both(30.0, 25.0, 10);
-        server.queue_ms = times(2.0);
+        server.queue_ms = Some(times(2.0));
         let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
         assert_eq!((parts.queue, parts.frontend, parts.outside), (Some(2.0), None, 5.0));
-        server.prefill_ms = times(20.0);
+        server.prefill_ms = Some(times(20.0));
         let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
         assert_eq!((parts.prefill, parts.frontend), (Some(20.0), Some(3.0)));
     }
