@@ -141,7 +141,7 @@ pub struct Phases {
 pub struct ServerTimes {
     /// Time in the server's queue.
     pub queue_time: Option<Nanos>,
-    /// Arrival at the server → first token.
+    /// To the first token, counted as the server does: vLLM 0.32 from the request's first turn, after the queue.
     pub ttft: Option<Nanos>,
 }
 

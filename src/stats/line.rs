@@ -105,6 +105,7 @@ pub struct OutputLine<'a> {
     ttft_answer: Option<f64>,
     phases: Option<PhasesLine>,
     read_lag_max: Option<f64>,
+    server: Option<ServerLine>,
     #[serde(borrow)]
     generated_text: Option<&'a RawValue>,
 }
@@ -117,6 +118,13 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[serde(default)]
 struct PhasesLine {
     done: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ServerLine {
+    queue_time: Option<f64>,
+    ttft: Option<f64>,
 }
 
 impl Text<'_> {
@@ -139,6 +147,10 @@ impl OutputLine<'_> {
         let request = self.request(recording, detailed);
         if request.success {
             self.count_tokens(recording);
+            if let Some(server) = &self.server {
+                recording.server_times.0.extend(server.queue_time);
+                recording.server_times.1.extend(server.ttft);
+            }
         } else {
             recording.fail(named_kind(Text::of(self.error_kind.as_ref())), error);
         }
@@ -149,8 +161,10 @@ impl OutputLine<'_> {
 
     fn check_times(&self) -> Result<(), serde_json::Error> {
         let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.done(), self.read_lag_max];
-        let mut times = times.iter().flatten().chain(self.gaps());
-        match times.find(|time| **time < 0.0) {
+        let told = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
+        let times = times.into_iter().chain(told.into_iter().flatten());
+        let mut times = times.flatten().chain(self.gaps().iter().copied());
+        match times.find(|time| *time < 0.0) {
             Some(time) => Err(Error::custom(format!("{time} is not a time in seconds, which is 0 or more"))),
             None => Ok(()),
         }

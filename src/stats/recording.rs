@@ -97,6 +97,8 @@ pub struct Recording {
     pub reasoning_tokens: Option<u64>,
     /// The worst read lag of each request that has one.
     pub read_lags: Vec<f64>,
+    /// What the server said of each success that tells: its time in the queue, and its TTFT.
+    pub server_times: (Vec<f64>, Vec<f64>),
     /// What the servers told of themselves.
     pub pages: Pages,
     /// What the successes mean to be in the server's prefix cache.

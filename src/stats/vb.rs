@@ -86,6 +86,10 @@ pub struct Vb {
     pub schedule_lag_ms: Summary,
     /// The worst delay between the kernel's receive stamp and the read, over requests that know it.
     pub read_lag_ms: Summary,
+    /// In the server's queue, over successes whose answer tells.
+    pub server_queue_ms: Summary,
+    /// To the first token as the server counts it, over successes whose answer tells.
+    pub server_ttft_ms: Summary,
     /// The most requests in flight at one instant.
     pub peak_concurrency: u64,
     /// The most tokens that arrived within any one second.
@@ -270,6 +274,8 @@ impl Vb {
             ttft_answer_ms: ms(&over_successes(|r| r.ttft_answer)),
             schedule_lag_ms: ms(&told(sent.filter_map(|r| r.queue_time).collect())),
             read_lag_ms: ms(&told(recording.read_lags.clone())),
+            server_queue_ms: ms(&told(recording.server_times.0.clone())),
+            server_ttft_ms: ms(&told(recording.server_times.1.clone())),
             peak_concurrency: peak::concurrency(&recording),
             peak_tokens_per_s: peak::token_rate(&recording),
             prompt_len: Summary::of(&over_successes(|r| Some(f64::from(r.prompt_len))), 1.0),

@@ -695,6 +695,17 @@ mod definitions {
     }
 
     #[test]
+    fn server_queue_ms() {
+        check_server(&[("/server_queue_ms/n", 4.0), ("/server_queue_ms/mean", 1.5), ("/server_queue_ms/max", 2.0)]);
+        check(&[("/vb/server_queue_ms/n", 0.0)]);
+    }
+
+    #[test]
+    fn server_ttft_ms() {
+        check_server(&[("/server_ttft_ms/n", 4.0), ("/server_ttft_ms/p50", 20.0)]);
+    }
+
+    #[test]
     fn reconciled() {
         check_server(&[
             ("/server/reconciled/ttft_ms/client", 30.0),
