@@ -19,7 +19,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT},
 };
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::Builder,
     sync::oneshot,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -80,22 +80,25 @@ impl Scraper {
             whole_before: false,
             warned: false,
         };
+        Scraper::start(reader, args.scrape_interval.duration()).await.map(Some)
+    }
+
+    /// Starts the thread, and waits for its first page.
+    async fn start(reader: Reader, pause: Duration) -> Result<Self, Error> {
         let (begun, first) = oneshot::channel();
-        let ((outlet, outlets), (end, ends), (done, ended)) =
-            (oneshot::channel(), oneshot::channel(), oneshot::channel());
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let thread = |runtime: Runtime, pause: Duration| {
-            thread::Builder::new().name("scrape".into()).spawn(move || {
-                runtime.block_on(follow(reader, pause, begun, outlets, ends));
-                let _ = done.send(());
-            })
+        let (outlet, outlets) = oneshot::channel();
+        let (end, ends) = oneshot::channel();
+        let (done, ended) = oneshot::channel();
+        let failed = |e| Error::Setup(format!("cannot start the thread that reads --scrape: {e}"));
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let life = move || {
+            runtime.block_on(follow(reader, pause, begun, outlets, ends));
+            let _ = done.send(());
         };
-        runtime
-            .and_then(|runtime| thread(runtime, args.scrape_interval.duration()))
-            .map_err(|e| Error::Setup(format!("cannot start the thread that reads --scrape: {e}")))?;
+        thread::Builder::new().name("scrape".into()).spawn(life).map_err(failed)?;
         // A thread that is gone has said why.
         let _ = first.await;
-        Ok(Some(Scraper { outlet, end, ended }))
+        Ok(Scraper { outlet, end, ended })
     }
 
     /// Writes the first page, and from now on one each interval; gives what ends that.

@@ -255,6 +255,28 @@ fn a_slow_page_holds_no_request_up() {
 }
 
 #[test]
+fn buckets_are_in_the_first_page_that_could_be_read() {
+    let sim = Sim::start(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().map(Result::unwrap).enumerate() {
+            head(&stream);
+            let page = if number < 2 { "" } else { "vllm:a_bucket{le=\"1\"} 1\nvllm:b_total 2\n" };
+            answer(&stream, page);
+        }
+    });
+    let mut fire = Slow::start(&["--base-url", &sim.url, "--scrape", &url, "--scrape-interval", "1ms"]);
+    while fire.read.matches("\"type\":\"scrape\"").count() < 5 {
+        fire.send(&requests(1, FULL));
+    }
+    let pages = scrapes(&fire.end().stdout);
+    let sizes: Vec<usize> = pages.iter().map(|page| page["metrics"].as_object().unwrap().len()).collect();
+    assert_eq!((&sizes[..5], sizes.last()), (&[0, 0, 2, 1, 1][..], Some(&2)));
+    assert!(pages[0]["error"].as_str().unwrap().starts_with("no sample there begins with vllm:"), "{}", pages[0]);
+}
+
+#[test]
 fn a_key_is_in_no_record_and_goes_to_no_other_server() {
     let key = "sk-very-secret-key";
     let sim = Sim::start(&["--api-key", key]);
