@@ -327,6 +327,8 @@ fn an_interrupted_run_still_has_its_last_page() {
     let mut fire = Slow::start(&["--base-url", &sim.url, "--scrape", "--scrape-interval", "1h"]);
     fire.send(&requests(2, FULL));
     rustix::process::kill_process(rustix::process::Pid::from_child(&fire.child), rustix::process::Signal::INT).unwrap();
+    // Its input stays open, so that nothing but the signal ends it.
+    fire.stdout.read_to_string(&mut fire.read).unwrap();
     let done = fire.end();
     assert_eq!(done.code, 130, "{}", done.stderr);
     assert_eq!(scrapes(&done.stdout).len(), 2);
