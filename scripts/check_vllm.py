@@ -157,6 +157,7 @@ class Checks:
         poisson = ["--request-rate", 20, "--max-concurrency", 16, "--num-warmups", 0]
         self.workload("completions, 20 requests a second", [*random, *builtin, "--seed", 4], poisson, 60)
         self.token_ids()
+        self.scraped()
         self.errors()
         self.stats(raw)
         self.sweep()
@@ -169,6 +170,67 @@ class Checks:
         ours = sum(sum(o.get("chunk_tokens", [1] * (len(o["itl"]) + 1))) for o in good)
         usage = sum(o["output_tokens"] for o in good)
         self.row("token ids in the chunks add up to usage", len(good) == 20 and ours == usage, f"{ours} and {usage}")
+
+    def scraped(self):
+        """--scrape: the server's own numbers, told as it tells them, and reconciled with ours."""
+        gen = ["--num-prompts", 100, "--input-len", 200, "--output-len", 16, "--seed", 6]
+        scrape = ["--max-concurrency", 4, "--num-warmups", 4, "--scrape", "--scrape-interval", "200ms"]
+        _, outputs, raw, _ = self.run(gen, scrape)
+        result, told = self.result(raw)
+        server = result["vb"]["server"]
+        pairs = [
+            ("requests", result["completed"], sum(server["finished"].values())),
+            ("first tokens", result["completed"], server["ttft_ms"]["n"]),
+            ("prompt tokens", result["total_input_tokens"], server["prompt_tokens"]),
+            ("output tokens", result["total_output_tokens"], server["generation_tokens"]),
+            ("gaps", sum(o["output_tokens"] - 1 for o in outputs), server["itl_ms"]["n"]),
+        ]
+        for what, ours, theirs in pairs:
+            self.row(f"--scrape: {what}, warm-ups left out", ours == theirs, f"{ours} and {theirs}")
+        last = [json.loads(line) for line in raw.splitlines() if b'"scrape"' in line[:20]][-1]["metrics"]
+        page = self.metrics()
+        summed = {}
+        for key, value in last.items():
+            name = key.split("{")[0]
+            summed[name] = summed.get(name, 0.0) + value
+        wrong = [name for name, value in summed.items() if name in page and abs(page[name] - value) > 1e-9 * abs(value)]
+        shown = f"{len(summed)} families, {len(wrong)} differ {wrong[:3]}"
+        self.row("--scrape: the last page is the server's", len(summed) > 30 and not wrong, shown)
+        for name, parts in server["reconciled"].items():
+            ms = {part: value for part, value in parts.items() if value is not None}
+            # A gap has no parts but what the server says of it.
+            not_parts = ("client", "server") if "frontend" in ms else ("client",)
+            rest = ms["client"] - sum(value for part, value in ms.items() if part not in not_parts)
+            # The clocks of vLLM's two processes are one, and its frontend cannot be early.
+            sane = abs(rest) < 1e-6 and ms.get("frontend", 0) > -0.1 and -1 < ms["outside"] < 50
+            self.row(f"--scrape: {name} adds up", sane, " ".join(f"{part} {value:.2f}" for part, value in ms.items()))
+        counts = [note for note in server["notes"] if "outside of the server" not in note]
+        cold = result["vb"]["cache"]
+        fits = not counts and cold["note"] is None and cold["cached_share"] == 0
+        self.row("--scrape: a run alone on a cold cache fits together", fits, f"{counts} {cold}")
+        _, _, raw, _ = self.run(gen, scrape)
+        result, told = self.result(raw)
+        note = result["vb"]["cache"]["note"] or ""
+        self.row("--scrape: the same seed again is told as a warm cache", "another --seed" in note and note in told, note)
+        self.other_load()
+
+    def other_load(self):
+        base = [self.bin / "vb-fire", "--base-url", self.url, "--model", MODEL, "--max-concurrency", "1"]
+        ours = subprocess.Popen([*base, "--scrape"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        line = b'{"prompt":"hi","expected_output_len":4,"body":{"ignore_eos":true}}\n'
+        ours.stdin.write(line)
+        ours.stdin.flush()
+        read = b""
+        while b'"output"' not in read:
+            read += ours.stdout.readline()
+        subprocess.run(base, input=line * 5, capture_output=True, timeout=60, check=True)
+        raw = read + ours.communicate(timeout=60)[0]
+        notes = self.result(raw)[0]["vb"]["server"]["notes"]
+        self.row("--scrape: other load is told", any("finished 6 requests and the clients here sent 1" in n for n in notes), notes[:1])
+
+    def result(self, raw):
+        done = self.tool("vb-stats", stdin=raw)
+        return json.loads(done.stdout), done.stderr.decode()
 
     def errors(self):
         long = json.dumps({"prompt": [5] * (MAX_LEN + 1000), "expected_output_len": 4}).encode()

@@ -10,7 +10,10 @@ use super::{attempt::Limits, dispatch::Slots};
 use crate::{
     config::ConfigFlag,
     error::Error,
-    http::{connection::parse_base_url, openai::Backend},
+    http::{
+        connection::{parse_base_url, parse_url},
+        openai::Backend,
+    },
     load,
     record::Object,
     units::{self, Nanos},
@@ -31,6 +34,7 @@ const SERVER: &str = "Server";
 const LOAD: &str = "Load";
 const LIMITS: &str = "Time limits of a request";
 const SAMPLING: &str = "Sampling (what is not given is the server's choice)";
+const SCRAPE: &str = "The server's own numbers";
 const OUTPUT: &str = "Output";
 
 /// Sends requests to a server and records when each token came back.
@@ -166,6 +170,23 @@ pub struct Args {
     #[arg(long, help_heading = SAMPLING, value_name = "JSON", value_parser = parse_object)]
     pub extra_body: Option<Object>,
 
+    /// Read the server's metrics before, during and after the load, into `scrape` records [URL: /metrics of --base-url].
+    #[arg(long, help_heading = SCRAPE, value_name = "URL", num_args = 0..=1, default_missing_value = "true")]
+    pub scrape: Option<String>,
+    /// The time between two of them.
+    #[arg(long, help_heading = SCRAPE, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration)]
+    pub scrape_interval: Nanos,
+    /// What the names of the metrics that are kept begin with.
+    #[arg(
+        long,
+        help_heading = SCRAPE,
+        value_name = "PREFIX",
+        num_args = 1..,
+        action = ArgAction::Append,
+        default_values = ["vllm:", "process_start_time_seconds"]
+    )]
+    pub scrape_match: Vec<String>,
+
     /// Names the run in every record [default: from the time and the process].
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub run_id: Option<String>,
@@ -226,7 +247,36 @@ impl Args {
         if self.max_concurrency == Some(0) {
             return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
         }
-        parse_base_url(&self.base_url)
+        if self.scrape.is_some() && self.scrape_interval == Nanos(0) {
+            return Err(Error::Usage("--scrape-interval 0 would ask without a pause: give a time, as 1s".into()));
+        }
+        let url = parse_base_url(&self.base_url)?;
+        // What is wrong with the other is better told before anybody is asked anything.
+        self.scrape_url(&url).map(|_| url)
+    }
+
+    /// The page of `--scrape`, if one is to be read: by itself, the one beside the API of `base`.
+    pub fn scrape_url(&self, base: &Url) -> Result<Option<Url>, Error> {
+        let mut url = match self.scrape.as_deref() {
+            // As a config says it.
+            None | Some("false") => return Ok(None),
+            Some("true") => {
+                let mut url = base.clone();
+                let path = base.path().trim_end_matches('/');
+                url.set_path(&format!("{}/metrics", path.strip_suffix("/v1").unwrap_or(path)));
+                url.set_query(None);
+                url
+            }
+            Some(text) => parse_url("--scrape", text)?,
+        };
+        if url.query().is_some() {
+            return Err(Error::Usage("--scrape takes a URL without a query, as http://127.0.0.1:8000/metrics".into()));
+        }
+        url.set_fragment(None);
+        if url.path() == "/" {
+            url.set_path("/metrics");
+        }
+        Ok(Some(url))
     }
 
     /// The path of the endpoint.
@@ -301,4 +351,35 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 fn parse_object(text: &str) -> Result<Object, String> {
     serde_json::from_str(text).map_err(|e| format!("this is not a JSON object: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn the_page_to_scrape_is_beside_the_api() {
+        let url = |argv: &[&str]| {
+            let args = Args::parse_from([&["vb-fire"], argv].concat());
+            args.scrape_url(&args.url()?).map(|url| url.map(|url| url.to_string()))
+        };
+        for (argv, want) in [
+            (&[][..], None),
+            (&["--scrape=false"], None),
+            (&["--scrape"], Some("http://127.0.0.1:8000/metrics")),
+            (&["--scrape", "--base-url", "http://h/v1"], Some("http://h/metrics")),
+            (&["--scrape", "--base-url", "http://h/llm/v1/"], Some("http://h/llm/metrics")),
+            (&["--scrape", "http://h:9"], Some("http://h:9/metrics")),
+            (&["--scrape", "https://h/a/b#c"], Some("https://h/a/b")),
+        ] {
+            assert_eq!(url(argv).unwrap().as_deref(), want, "{argv:?}");
+        }
+        for bad in ["h:9", "http://user:secret@h/", "http://h/metrics?token=secret", "ftp://h/"] {
+            let error = url(&["--scrape", bad]).unwrap_err().to_string();
+            assert!(error.starts_with("--scrape ") && !error.contains("secret"), "{error}");
+        }
+        assert!(url(&["--scrape", "--scrape-interval", "0"]).is_err());
+    }
 }

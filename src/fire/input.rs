@@ -82,6 +82,7 @@ impl Template {
             tags: sample.tags,
             prompt_len: sample.prompt_len.unwrap_or(0),
             expected_output_len: sample.expected_output_len,
+            expected_cached_len: sample.expected_cached_len,
             ..RequestFuncOutput::default()
         };
         Ok(RequestFuncInput { request: Outgoing::new(request), timestamp: sample.timestamp, output })

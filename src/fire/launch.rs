@@ -10,7 +10,7 @@ use super::{
     dispatch::{Launch, Slot},
     input::RequestFuncInput,
     reader::Readers,
-    sink::{Finished, What},
+    sink::{Entry, Finished, What},
     stop::{Stop, Why},
 };
 use crate::{
@@ -47,7 +47,7 @@ pub struct Attendant {
     /// What every attempt needs.
     pub client: Arc<Client>,
     /// To the sink.
-    pub outcomes: std_mpsc::Sender<Finished>,
+    pub entries: std_mpsc::Sender<Entry>,
     /// What waits there.
     pub backlog: Arc<Backlog>,
     /// How the run is ended.
@@ -66,7 +66,8 @@ impl Attendant {
         let size = done.size();
         self.backlog.more(size);
         // The sink is there until the last sender is gone.
-        let _ = self.outcomes.send(Finished { output, due, size, what: What::Attempt(Box::new(done)) });
+        let finished = Finished { output, due, size, what: What::Attempt(Box::new(done)) };
+        let _ = self.entries.send(Entry::Finished(finished));
         drop(self.alive);
     }
 }
@@ -113,7 +114,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
         let due = Due { scheduled, ready: scheduled };
-        let _ =
-            self.attendant.outcomes.send(Finished { output: request.output, due, size: 0, what: What::NotSent(why) });
+        let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
+        let _ = self.attendant.entries.send(Entry::Finished(finished));
     }
 }

@@ -6,6 +6,8 @@
 //! the bytes         writes the request        the answer                      writes
 //! ```
 //!
+//! With `--scrape` one more thread asks the server for its own numbers, which reach the sink the same way.
+//!
 //! The clock of the run starts when the first request is ready. Sending has a thread of its own, so that no answer that
 //! arrives meanwhile holds it up. Nothing waits for the sink, but what waits for it may not outgrow `--max-buffer`.
 
@@ -19,6 +21,7 @@ mod input;
 mod launch;
 mod preflight;
 mod reader;
+mod scrape;
 mod sink;
 mod stop;
 mod tally;
@@ -52,6 +55,7 @@ use self::{
     launch::{Attendant, Launcher},
     preflight::Preflight,
     reader::Readers,
+    scrape::{Outlet, Scraper},
     sink::{Progress, Sink, Written},
     stop::{Stopper, Why},
     usage::Watch,
@@ -132,7 +136,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     watch_signals(&stopper, args.grace)?;
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
-    let load = Load { args, template, headers, first, readers: &readers, stopper, schedule };
+    let load = Load { args, url, template, headers, first, readers: &readers, stopper, schedule };
     let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
@@ -150,6 +154,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
 /// A load that is about to be sent.
 struct Load<'a> {
     args: &'a Args,
+    url: &'a Url,
     template: Template,
     headers: Headers,
     first: SampleRequest,
@@ -165,8 +170,10 @@ impl Load<'_> {
         if self.args.num_warmups > 0 {
             warmup::run(&self, &*transport).await?;
         }
+        // Before connections are opened ahead, which the wait for a page would let grow old.
+        let scraper = Scraper::begin(self.args, self.url, &self.headers).await?;
         self.preconnect(&*transport).await;
-        self.measure(transport, run, input).await
+        self.measure(transport, run, input, scraper).await
     }
 
     /// Opens connections, so that opening them is no part of the load. Where that fails the requests tell.
@@ -273,7 +280,13 @@ struct Ended {
 
 impl Load<'_> {
     /// The measured part: the clock starts, requests are sent, all outcomes are written.
-    async fn measure<T: Transport>(self, transport: Arc<T>, mut run: RunRecord, input: Input) -> Result<Ended, Error> {
+    async fn measure<T: Transport>(
+        self,
+        transport: Arc<T>,
+        mut run: RunRecord,
+        input: Input,
+        scraper: Option<Scraper>,
+    ) -> Result<Ended, Error> {
         let Load { args, stopper, .. } = self;
         // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
         let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
@@ -283,7 +296,7 @@ impl Load<'_> {
         let run_id = run.run_id.clone();
         let client = Arc::new(Client::new(clock, args.limits()));
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
-        let (outcomes, receive) = std_mpsc::channel();
+        let (entries, receive) = std_mpsc::channel();
         // Between records on the same terminal it would only be in the way.
         let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
         let progress = shown.then(|| Progress { client: Arc::clone(&client), total: input.total });
@@ -299,12 +312,14 @@ impl Load<'_> {
             progress,
         };
         let sink = sink.start(receive)?;
+        let outlet = || Outlet { run_id: run_id.clone(), entries: entries.clone(), backlog: Arc::clone(&backlog) };
+        let scraping = scraper.map(|scraper| scraper.follow(outlet()));
         if let Some(limit) = args.max_seconds {
             stop_after(limit, stopper.clone());
         }
         let watch = Watch::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
-        let attendant = Attendant { client: Arc::clone(&client), outcomes, backlog, stop: stopper.watch(), alive };
+        let attendant = Attendant { client: Arc::clone(&client), entries, backlog, stop: stopper.watch(), alive };
         let mut launcher = Launcher::new(transport, self.readers, attendant);
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
         let left = dispatch(input.requests, self.schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
@@ -322,6 +337,11 @@ impl Load<'_> {
         let client = watch.end(duration).await;
         let why = stopper.watch().why();
         let patience = (why == Some(Why::OutputStalled)).then_some(args.grace);
+        // Nobody takes the last page of a run whose records are lost.
+        let taken = !matches!(why, Some(Why::OutputLost | Why::OutputStalled));
+        if let Some(scraping) = scraping.filter(|_| taken) {
+            scraping.end().await;
+        }
         let mut written = finish(sink, patience).await?;
         // After an early end the reader may wait for input that never comes.
         let input =

@@ -23,13 +23,28 @@ use crate::{
     clock::Clock,
     error::Error,
     ndjson,
-    record::{ErrorKind, RequestFuncOutput, RunRecord},
+    record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord},
     tokens::Tokenizer,
     units::Nanos,
 };
 
 /// How often the line of progress is written anew.
 const TICK: Duration = Duration::from_millis(500);
+
+/// What becomes a record.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the large one")]
+pub enum Entry {
+    /// A request that is over.
+    Finished(Finished),
+    /// What the server told of itself.
+    Scrape {
+        /// Without secrets.
+        record: ScrapeRecord,
+        /// Its share of the backlog, in bytes.
+        size: u64,
+    },
+}
 
 /// A request that is over.
 #[derive(Debug)]
@@ -97,27 +112,27 @@ pub struct Written {
 }
 
 impl Sink {
-    /// Starts the thread. It ends when all senders of outcomes are gone.
-    pub fn start(self, outcomes: mpsc::Receiver<Finished>) -> Result<thread::JoinHandle<Written>, Error> {
+    /// Starts the thread. It ends when all senders of entries are gone.
+    pub fn start(self, entries: mpsc::Receiver<Entry>) -> Result<thread::JoinHandle<Written>, Error> {
         let tally = Tally::new()?;
         thread::Builder::new()
             .name("sink".into())
-            .spawn(move || self.write(&outcomes, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
+            .spawn(move || self.write(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
             .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))
     }
 
-    fn write(self, outcomes: &mpsc::Receiver<Finished>, tally: Tally, mut out: impl Write) -> Written {
+    fn write(self, entries: &mpsc::Receiver<Entry>, tally: Tally, mut out: impl Write) -> Written {
         let mut written = Written { tally, error: None, lost: 0, unflushed: 0 };
         let first = ndjson::write(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::stdout));
         self.check(first, &mut written);
         let mut shown = Nanos(0);
         loop {
-            match outcomes.recv_timeout(TICK) {
-                Ok(outcome) => {
-                    self.record(outcome, &mut out, &mut written);
+            match entries.recv_timeout(TICK) {
+                Ok(entry) => {
+                    self.enter(entry, &mut out, &mut written);
                     // What is finished is on its way before we rest: a killed run loses none of it.
-                    while let Ok(outcome) = outcomes.try_recv() {
-                        self.record(outcome, &mut out, &mut written);
+                    while let Ok(entry) = entries.try_recv() {
+                        self.enter(entry, &mut out, &mut written);
                     }
                     let flushed = out.flush().map_err(Error::stdout);
                     self.check(flushed, &mut written);
@@ -134,6 +149,19 @@ impl Sink {
         }
         self.show_progress(&written.tally, true);
         written
+    }
+
+    fn enter(&self, entry: Entry, out: &mut impl Write, written: &mut Written) {
+        match entry {
+            Entry::Finished(outcome) => self.record(outcome, out, written),
+            Entry::Scrape { record, size } => {
+                if written.error.is_none() {
+                    let result = ndjson::write(out, &record);
+                    self.check(result, written);
+                }
+                self.backlog.less(size);
+            }
+        }
     }
 
     fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {

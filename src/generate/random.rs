@@ -82,6 +82,12 @@ impl<'a> Random<'a> {
         self.overhead
     }
 
+    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts share, once
+    /// the first has brought it. (Where the server adds some behind the prompt, it is a few less.)
+    pub fn meant_cached(&self, item: u64) -> Option<u32> {
+        if item == 0 { Some(0) } else { u32::try_from(self.shared()).ok() }
+    }
+
     /// Prompt `item`, with `own` tokens behind the shared ones.
     pub fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
         let mut rng = rng::stream(self.seed, PROMPT, item);
@@ -140,6 +146,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         let request = SampleRequest {
             prompt: Some(prompt),
             expected_output_len: Some(output),
+            expected_cached_len: random.meant_cached(item),
             body: plan.ignore_eos(),
             ..SampleRequest::default()
         };

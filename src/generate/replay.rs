@@ -93,6 +93,7 @@ impl Outcomes<'_> {
             prompt: Some(prompt),
             prompt_len: u32::try_from(fitted.got).ok(),
             expected_output_len: generated.or(outcome.expected_output_len),
+            expected_cached_len: random.meant_cached(item),
             timestamp: Some(outcome.scheduled_time.since(start)),
             session_id: outcome.session_id,
             turn: outcome.turn,

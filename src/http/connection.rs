@@ -56,18 +56,35 @@ pub struct Server {
 /// # Errors
 /// Says what is wrong with it; a password in it is not repeated.
 pub fn parse_base_url(text: &str) -> Result<Url, Error> {
-    let wrong = |what: &str| Error::Usage(format!("--base-url {what}, as in http://127.0.0.1:8000"));
     if text == "sim" {
-        return Err(wrong("`sim` is for scripts/sweep.sh, which starts vb-sim by itself; here give vb-sim's URL"));
+        return Err(wrong_url(
+            "--base-url",
+            "`sim` is for scripts/sweep.sh, which starts vb-sim by itself; here give vb-sim's URL",
+        ));
     }
-    let url = Url::parse(text).map_err(|e| wrong(&format!("`{text}` is not a URL ({e}): give one")))?;
+    parse_url("--base-url", text)
+}
+
+/// Parses the URL of a server, which was given with `flag`.
+///
+/// # Errors
+/// Says what is wrong with it; a password in it is not repeated.
+pub fn parse_url(flag: &str, text: &str) -> Result<Url, Error> {
+    let wrong = |what: &str| wrong_url(flag, what);
+    // Where a user stands, a password may stand beside it.
+    let shown = if text.contains('@') { "what was given" } else { text };
+    let url = Url::parse(text).map_err(|e| wrong(&format!("`{shown}` is not a URL ({e}): give one")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(wrong(&format!("`{text}` is not a server: begin it with http:// or https://")));
+        return Err(wrong(&format!("`{shown}` is not a server: begin it with http:// or https://")));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("holds a user or password: use --header Authorization=… and give the URL without them"));
     }
     Ok(url)
+}
+
+fn wrong_url(flag: &str, what: &str) -> Error {
+    Error::Usage(format!("{flag} {what}, as in http://127.0.0.1:8000"))
 }
 
 /// `base` and `endpoint` as one URL; a `/v1` at the end of the one and the start of the other is the same.

@@ -6,6 +6,7 @@
 //!  └─ portable     reqwest
 //! sse, openai, pattern   what the bytes of an answer mean
 //! question     HTTP off the stopwatch
+//! prometheus   the text of a `/metrics` page
 //! ```
 
 pub mod connection;
@@ -13,6 +14,7 @@ pub mod exchange;
 pub mod openai;
 pub mod pattern;
 pub mod portable;
+pub mod prometheus;
 pub mod question;
 mod reply;
 pub mod socket;

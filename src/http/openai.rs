@@ -249,7 +249,7 @@ pub struct Metrics {
     /// In the queue.
     #[serde(default)]
     pub queue_time_ms: Option<f64>,
-    /// Arrival → first token.
+    /// First turn → first token, as vLLM 0.32 has it.
     #[serde(default)]
     pub time_to_first_token_ms: Option<f64>,
 }

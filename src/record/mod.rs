@@ -8,10 +8,12 @@ use schemars::JsonSchema;
 mod output;
 mod request;
 mod run;
+mod scrape;
 
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use request::{Prompt, SampleRequest};
 pub use run::{ClientUse, ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, RunType, Stamps, Verdict};
+pub use scrape::{ScrapeRecord, ScrapeType};
 
 /// The version of the record format, in the `run` record of every stream.
 pub const FORMAT_VERSION: u32 = 1;
@@ -25,6 +27,8 @@ pub enum Line {
     Run(RunRecord),
     /// One for each request.
     Output(RequestFuncOutput),
+    /// The server's own numbers, with `--scrape`.
+    Scrape(ScrapeRecord),
     /// The last.
     End(EndRecord),
 }

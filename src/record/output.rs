@@ -49,6 +49,9 @@ pub struct RequestFuncOutput {
     pub output_tokens: u32,
     /// As in the request.
     pub expected_output_len: Option<u32>,
+    /// As in the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_cached_len: Option<u32>,
     /// Prompt tokens that the server took from its prefix cache, when it says.
     pub cached_tokens: Option<u32>,
     /// Generated tokens that were reasoning, when the server says.
@@ -138,7 +141,7 @@ pub struct Phases {
 pub struct ServerTimes {
     /// Time in the server's queue.
     pub queue_time: Option<Nanos>,
-    /// Arrival at the server → first token.
+    /// To the first token, counted as the server does: vLLM 0.32 from the request's first turn, after the queue.
     pub ttft: Option<Nanos>,
 }
 

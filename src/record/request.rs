@@ -32,6 +32,9 @@ pub struct SampleRequest {
     /// The most tokens to generate (`max_tokens`). Absent: the server's own limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_output_len: Option<u32>,
+    /// Tokens of the prompt that the workload means to be in the server's prefix cache by then. Absent: it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_cached_len: Option<u32>,
     /// When to send it, in seconds from the start of the run. Absent: as soon as there is room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Nanos>,

@@ -111,7 +111,8 @@ impl Driver {
 
     /// The text of `/metrics`.
     pub fn metrics_page(&self, model: &str) -> String {
-        self.metrics.borrow().page(&self.engine.borrow(), model).unwrap_or_default()
+        let began = self.clock.unix(Nanos(0));
+        self.metrics.borrow().page(&self.engine.borrow(), model, began).unwrap_or_default()
     }
 
     /// Empties the prefix cache, unless a request is running; says whether it did.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::engine::Engine;
-use crate::units::Nanos;
+use crate::units::{Nanos, UnixNanos};
 
 const LATENCY: &[f64] = &[
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
@@ -119,10 +119,13 @@ impl Default for Metrics {
 
 impl Metrics {
     /// The page, in Prometheus' text format.
-    pub fn page(&self, engine: &Engine, model: &str) -> Result<String, fmt::Error> {
+    pub fn page(&self, engine: &Engine, model: &str, began: UnixNanos) -> Result<String, fmt::Error> {
         let model = model.replace('\\', "\\\\").replace('"', "\\\"");
         let mut page = Page { text: String::new(), labels: format!("engine=\"0\",model_name=\"{model}\"") };
         let counted = engine.counters();
+        let process = "process_start_time_seconds";
+        page.head(process, GAUGE, "Start time of the process since unix epoch in seconds.")?;
+        writeln!(page.text, "{process} {:?}", began.as_secs_f64())?;
         page.value("num_requests_running", GAUGE, "Requests in the batch.", engine.num_running() as f64)?;
         page.value("num_requests_waiting", GAUGE, "Requests in the queue.", engine.num_waiting() as f64)?;
         page.value("kv_cache_usage_perc", GAUGE, "Share of KV blocks in use; 1 is all.", engine.kv_cache_usage())?;
@@ -220,8 +223,9 @@ mod tests {
         for seconds in [0.001, 0.003, 5000.0] {
             metrics.time_to_first_token.observe(seconds);
         }
-        let page = metrics.page(&engine, "a\"b").unwrap();
+        let page = metrics.page(&engine, "a\"b", UnixNanos(1_795_485_284_160_000_000)).unwrap();
         for line in [
+            "process_start_time_seconds 1795485284.16",
             "# TYPE vllm:prompt_tokens_total counter",
             r#"vllm:prompt_tokens_total{engine="0",model_name="a\"b"} 7.0"#,
             r#"vllm:num_requests_running{engine="0",model_name="a\"b"} 0.0"#,

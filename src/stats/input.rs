@@ -131,6 +131,7 @@ impl Reader<'_> {
                     recording.ends.push(end);
                 }
             }
+            Kind::Scrape => recording.pages.add(serde_json::from_slice(line)?),
             Kind::Vllm => {
                 serde_json::from_slice::<VllmResult>(line)?.add_to(recording, self.detailed);
             }

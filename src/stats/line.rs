@@ -23,6 +23,8 @@ pub enum Kind {
     Run,
     /// The last line of a run.
     End,
+    /// What the server told of itself.
+    Scrape,
     /// A result of vLLM with its requests.
     Vllm,
     /// A result without its requests.
@@ -55,6 +57,7 @@ impl Kind {
             b"output" => Kind::Output,
             b"run" => Kind::Run,
             b"end" => Kind::End,
+            b"scrape" => Kind::Scrape,
             _ => Kind::Other,
         }
     }
@@ -87,6 +90,7 @@ pub struct OutputLine<'a> {
     prompt_len: Option<u32>,
     output_tokens: Option<u32>,
     expected_output_len: Option<u32>,
+    expected_cached_len: Option<u32>,
     cached_tokens: Option<u32>,
     reasoning_tokens: Option<u32>,
     #[serde(borrow)]
@@ -101,6 +105,7 @@ pub struct OutputLine<'a> {
     ttft_answer: Option<f64>,
     phases: Option<PhasesLine>,
     read_lag_max: Option<f64>,
+    server: Option<ServerLine>,
     #[serde(borrow)]
     generated_text: Option<&'a RawValue>,
     turn: Option<u32>,
@@ -116,6 +121,13 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 #[serde(default)]
 struct PhasesLine {
     done: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ServerLine {
+    queue_time: Option<f64>,
+    ttft: Option<f64>,
 }
 
 impl Text<'_> {
@@ -142,6 +154,10 @@ impl OutputLine<'_> {
         let request = self.request(recording, detailed);
         if request.success {
             self.count_tokens(recording);
+            if let Some(server) = &self.server {
+                recording.server_times.0.extend(server.queue_time);
+                recording.server_times.1.extend(server.ttft);
+            }
         } else {
             recording.fail(named_kind(Text::of(self.error_kind.as_ref())), error);
         }
@@ -152,8 +168,10 @@ impl OutputLine<'_> {
 
     fn check_times(&self) -> Result<(), serde_json::Error> {
         let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.done(), self.read_lag_max];
-        let mut times = times.iter().flatten().chain(self.gaps());
-        match times.find(|time| **time < 0.0) {
+        let told = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
+        let times = times.into_iter().chain(told.into_iter().flatten());
+        let mut times = times.flatten().chain(self.gaps().iter().copied());
+        match times.find(|time| *time < 0.0) {
             Some(time) => Err(Error::custom(format!("{time} is not a time in seconds, which is 0 or more"))),
             None => Ok(()),
         }
@@ -217,6 +235,9 @@ impl OutputLine<'_> {
     fn count_tokens(&self, recording: &mut Recording) {
         if let Some(n) = self.cached_tokens {
             *recording.cached_tokens.get_or_insert(0) += u64::from(n);
+        }
+        if let Some(meant) = self.expected_cached_len {
+            recording.meant.add(meant, self.prompt_len.unwrap_or_default(), self.cached_tokens);
         }
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);

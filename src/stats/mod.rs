@@ -1,5 +1,6 @@
 //! `vb-stats`: outputs in, one result out.
 
+mod cache;
 mod client;
 mod distribution;
 mod fluidity;
@@ -17,6 +18,7 @@ mod pool;
 mod rate;
 mod recording;
 mod result;
+mod server;
 mod steady;
 mod summary;
 mod table;
@@ -157,16 +159,30 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<RunResult>();
     }
-    let table = args.table;
-    let (files, lenient, exact) = (cli::inputs("vb-stats", &args.files), args.lenient, args.exact);
+    let (table, exact, lenient) = (args.table, args.exact, args.lenient);
+    let files = cli::inputs("vb-stats", &args.files);
     let options = Options::checked(args)?;
     cli::outlive_first_interrupt()?;
     let reader = input::Reader { detailed: options.save_detailed, lenient, by: &options.by };
+    let result = read(reader, &files, exact, &options)?;
+    let mut out = cli::stdout();
+    ndjson::write(&mut out, &result)?;
+    out.flush().map_err(Error::stdout)?;
+    if table.applies() {
+        cli::show(&table::table(&result));
+    } else {
+        result.vb.doubts().for_each(|doubt| cli::warn("vb-stats", doubt));
+    }
+    Ok(())
+}
+
+/// Reads the requests and computes everything; a run that is too long to be kept in parts.
+fn read(reader: input::Reader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
     // The lists of every request are of every request: then all are kept.
     let most = if options.save_detailed { usize::MAX } else { exact };
     let in_part = Options { wanted: Wanted { histograms: true, ..options.wanted.clone() }, ..options.clone() };
     let mut earlier: Option<RunResult> = None;
-    let recording = reader.read_in_parts(&files, most, |part| {
+    let mut recording = reader.read_in_parts(files, most, |part| {
         let part = RunResult::of(part, &in_part);
         earlier = Some(match earlier.take() {
             None => part,
@@ -183,20 +199,16 @@ pub fn run(args: Args) -> Result<(), Error> {
             "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
         );
     }
-    let result = match earlier {
-        None => RunResult::of(recording, &options),
+    let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.meant, recording.span);
+    let mut result = match earlier {
+        None => RunResult::of(recording, options),
         Some(earlier) => {
             let last = RunResult::of(recording, &in_part);
             pool::parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
         }
     };
-    let mut out = cli::stdout();
-    ndjson::write(&mut out, &result)?;
-    out.flush().map_err(Error::stdout)?;
-    if table.applies() {
-        cli::show(&table::table(&result));
-    }
-    Ok(())
+    result.vb.hold_against(pages, meant, span);
+    Ok(result)
 }
 
 impl Options {

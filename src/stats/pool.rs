@@ -255,6 +255,8 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
         ttft_answer_ms: all.ms(|vb| &vb.ttft_answer_ms)?,
         schedule_lag_ms: all.ms(|vb| &vb.schedule_lag_ms)?,
         read_lag_ms: all.ms(|vb| &vb.read_lag_ms)?,
+        server_queue_ms: all.ms(|vb| &vb.server_queue_ms)?,
+        server_ttft_ms: all.ms(|vb| &vb.server_ttft_ms)?,
         peak_concurrency: all.peak(|vb| vb.peak_concurrency),
         peak_tokens_per_s: all.peak(|vb| vb.peak_tokens_per_s),
         prompt_len: all.summary(Unit::Tokens, |vb| &vb.prompt_len)?,
@@ -269,6 +271,9 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
             missing_tokens: all.sum(|vb| vb.shortfall.missing_tokens),
         },
         goodput: goodput(&all, duration)?,
+        // What servers count is told of the stream that their pages are in.
+        cache: None,
+        server: None,
         groups: groups(&all)?,
         slices: slices(&all)?,
     })

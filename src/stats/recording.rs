@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use super::group::Labels;
+use super::{cache::Meant, group::Labels, server::Pages};
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -100,6 +100,12 @@ pub struct Recording {
     pub reasoning_tokens: Option<u64>,
     /// The worst read lag of each request that has one.
     pub read_lags: Vec<f64>,
+    /// What the server said of each success that tells: its time in the queue, and its TTFT.
+    pub server_times: (Vec<f64>, Vec<f64>),
+    /// What the servers told of themselves.
+    pub pages: Pages,
+    /// What the successes mean to be in the server's prefix cache.
+    pub meant: Meant,
     /// Lines of a type that is not for this tool.
     pub skipped: u64,
     /// Bad lines that `--lenient` passed over.
@@ -213,6 +219,7 @@ impl Recording {
             failed_gaps: std::mem::take(&mut self.failed_gaps),
             chunk_tokens: std::mem::take(&mut self.chunk_tokens),
             read_lags: std::mem::take(&mut self.read_lags),
+            server_times: std::mem::take(&mut self.server_times),
             labels: self.labels.give(),
             base: self.base,
             runs: self.runs.clone(),

@@ -8,6 +8,7 @@ use super::{
     part::Numbers,
     rate::Rate,
     result::RunResult,
+    server::{Load, Parts, Server},
     steady::Little,
     summary::Summary,
     vb::{Failure, Vb},
@@ -28,6 +29,7 @@ pub fn table(result: &RunResult) -> String {
     table.beside_vllm(&result.vb);
     table.rule("", '=');
     table.stream(&result.vb);
+    result.vb.doubts().for_each(|doubt| table.line(&format!("server: {doubt}")));
     table.client(&result.vb);
     table.text
 }
@@ -135,6 +137,9 @@ impl Table {
         self.goodput(vb);
         self.groups(vb);
         self.failures(vb);
+        if let Some(server) = &vb.server {
+            self.server(server);
+        }
     }
 
     /// The steady window beside the whole run, or why there is none.
@@ -284,6 +289,51 @@ impl Table {
             if let Some(most) = vb.errors.iter().find(|m| name(m) == kind && !m.message.is_empty()) {
                 self.line(&format!("  {}x {}", most.count, most.message));
             }
+        }
+    }
+
+    /// What the server told of itself, and where the time went.
+    fn server(&mut self, server: &Server) {
+        self.rule("Server", '-');
+        if let Some(rate) = server.prefix_cache.and_then(|cache| cache.hit_rate) {
+            self.number("Prefix cache hit rate (%):", rate * 100.0);
+        }
+        let load = |load: Load, scale: f64| format!("{:.2} (max {:.2})", load.mean * scale, load.max * scale);
+        if let Some(usage) = server.kv_cache_usage {
+            self.row("Mean KV cache usage (%):", load(usage, 100.0));
+        }
+        for (label, gauge) in [("running", server.running), ("waiting", server.waiting)] {
+            if let Some(gauge) = gauge {
+                self.row(&format!("Mean requests {label}:"), load(gauge, 1.0));
+            }
+        }
+        if let Some(preemptions) = server.preemptions.filter(|n| *n > 0) {
+            self.row("Preemptions:", preemptions);
+        }
+        if let Some(spec) = &server.spec_decode {
+            self.number("Draft tokens accepted (%):", spec.acceptance_rate.unwrap_or_default() * 100.0);
+            self.number("Mean acceptance length:", spec.mean_acceptance_length.unwrap_or_default());
+        }
+        self.parts(server);
+    }
+
+    fn parts(&mut self, server: &Server) {
+        let columns = |name: &str, cells: [&str; 7]| {
+            let [client, queue, prefill, decode, frontend, outside, server] = cells;
+            format!(
+                "{name:<15} {client:>9} = {queue:>8} {prefill:>8} {decode:>8} {frontend:>8} {outside:>8}   {server:>9}"
+            )
+        };
+        for (i, (name, parts)) in server.reconciled.each().enumerate() {
+            if i == 0 {
+                self.line(&columns("", ["client", "queue", "prefill", "decode", "frontend", "outside", "server"]));
+            }
+            let Parts { client, server, queue, prefill, decode, frontend, outside } = parts;
+            let cells = [Some(client), queue, prefill, decode, frontend, Some(outside), Some(server)];
+            // No `-0.00`, which a difference of equal numbers may become.
+            let cells =
+                cells.map(|ms| ms.map_or("-".to_owned(), |ms| format!("{:.2}", (ms * 100.0).round() / 100.0 + 0.0)));
+            self.line(&columns(&format!("Mean {name} (ms):"), cells.each_ref().map(String::as_str)));
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Options,
+    cache::{Cache, Meant},
     client::{self, Client},
     distribution::{Distribution, Unit},
     goodput::Goodput,
@@ -14,6 +15,7 @@ use super::{
     peak,
     rate::Rate,
     recording::{Recording, Request},
+    server::{ClientView, Pages, Server},
     steady::{self, Run, Stability, Steady, Window},
     summary::Summary,
     tokens,
@@ -27,7 +29,7 @@ use crate::{
 const MESSAGES: usize = 5;
 
 /// What vLLM does not tell of a run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Vb {
     /// The version of the record format.
@@ -103,6 +105,10 @@ pub struct Vb {
     pub schedule_lag_ms: Summary,
     /// The worst delay between the kernel's receive stamp and the read, over requests that know it.
     pub read_lag_ms: Summary,
+    /// In the server's queue, over successes whose answer tells.
+    pub server_queue_ms: Summary,
+    /// To the first token as the server counts it, over successes whose answer tells.
+    pub server_ttft_ms: Summary,
     /// The most requests in flight at one instant.
     pub peak_concurrency: u64,
     /// The most tokens that arrived within any one second.
@@ -121,6 +127,12 @@ pub struct Vb {
     pub shortfall: Shortfall,
     /// Requests within the limits; `null` without `--goodput`.
     pub goodput: Option<Goodput>,
+    /// The prefix cache, as the requests mean it and as it was; `null`: they do not say.
+    #[serde(skip_deserializing)]
+    pub cache: Option<Cache>,
+    /// What the server told of itself; `null` without `--scrape`.
+    #[serde(skip_deserializing)]
+    pub server: Option<Server>,
     /// The groups of `--by`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
@@ -233,6 +245,8 @@ impl Vb {
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
             schedule_lag_ms: told(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
             read_lag_ms: told(recording.read_lags.clone(), Unit::Seconds),
+            server_queue_ms: told(recording.server_times.0.clone(), Unit::Seconds),
+            server_ttft_ms: told(recording.server_times.1.clone(), Unit::Seconds),
             peak_concurrency: peak::concurrency(&recording),
             peak_tokens_per_s: peak::token_rate(&recording),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
@@ -242,6 +256,8 @@ impl Vb {
             token_sources: token_sources(&recording),
             shortfall: shortfall(&recording),
             goodput: Goodput::of(&recording, &whole, &options.slos, duration, wanted),
+            cache: None,
+            server: None,
             groups: group::groups(&recording, options),
             slices: group::slices(&recording, options, origin),
             run_ids: recording.run_ids.clone(),
@@ -261,6 +277,32 @@ impl Vb {
         ];
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
         (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
+    }
+
+    /// Adds what the server told of itself, and holds the client's numbers against it.
+    pub fn hold_against(&mut self, pages: Pages, meant: Meant, span: Option<(UnixNanos, UnixNanos)>) {
+        let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        let stamps = self.client.as_ref().and_then(|client| client.stamps);
+        let completed = outcome("ok");
+        let client = ClientView {
+            sent: self.offered - outcome(ErrorKind::NotSent.name()),
+            completed,
+            ttft_ms: self.from_start.ttft_ms.mean,
+            itl_per_chunk_ms: self.itl_per_chunk_ms.mean,
+            itl_per_token_ms: self.itl_per_token_ms.mean,
+            e2el_ms: self.from_start.e2el_ms.mean,
+            true_stamps: stamps.is_some_and(|s| (s.user + s.late_coalesced).saturating_mul(100) < s.chunks),
+            span,
+        };
+        self.server = Server::of(pages, &client);
+        let scraped = self.server.as_ref().and_then(|server| server.prefix_cache);
+        self.cache = Cache::of(meant, completed, self.peak_concurrency, scraped);
+    }
+
+    /// What does not fit together between the client and the server, each in one line.
+    pub fn doubts(&self) -> impl Iterator<Item = &String> {
+        let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
+        cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
 }
 

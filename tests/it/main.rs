@@ -8,6 +8,7 @@ mod generate;
 mod layers;
 mod pipe;
 mod readme;
+mod scrape;
 mod selftest;
 mod sim;
 mod stats;

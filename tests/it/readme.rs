@@ -62,9 +62,12 @@ fn every_recipe_runs() {
         let done = tool::done(done);
         assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
         assert!(!done.stderr.contains("sk-your-key"), "{}", done.stderr);
+        // No recipe sends what another has sent.
+        assert!(!done.stderr.contains("prefix cache, where"), "{script}\n{}", done.stderr);
     }
     for (name, completed) in [
         ("result", 100),
+        ("server", 64),
         ("again", 40),
         ("open", 60),
         ("short", 20),
@@ -105,6 +108,8 @@ fn fixtures(folder: &Path) {
     let prompts: Vec<String> =
         (0..40).map(|i| format!("{{\"prompt\":\"Say {i} in French\",\"output_tokens\":8}}\n")).collect();
     std::fs::write(folder.join("prompts.jsonl"), prompts.concat()).unwrap();
+    let log: Vec<String> = (0..40).map(|i| format!("INFO Added request cmpl-vb-7-{i}-0-8f3a.\n")).collect();
+    std::fs::write(folder.join("vllm.log"), log.concat()).unwrap();
     let old = folder.join("old-results");
     std::fs::create_dir(&old).unwrap();
     std::fs::copy(data("stats-vllm-detailed.json"), old.join("detailed.json")).unwrap();

@@ -8,6 +8,8 @@ use crate::tool::{command, data, done, folder, golden, run};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");
+/// Four requests, and three pages of a server with two engines.
+const SERVER: &str = include_str!("../data/stats-server.ndjson");
 
 fn result(args: &[&str], stdin: &str) -> Value {
     let done = run("vb-stats", args, stdin);
@@ -59,6 +61,41 @@ fn a_run_gives_this_table() {
     let args = ["--table", "always", "--goodput", "ttft:100ms", "e2el:2s", "--metadata", "gpu=H100"];
     golden("stats-table.txt", &run("vb-stats", &args, RUN).stderr);
     assert_eq!(run("vb-stats", &[], RUN).stderr, "");
+    golden("stats-server-table.txt", &run("vb-stats", &["--table", "always"], SERVER).stderr);
+}
+
+/// vLLM has renamed some of its metrics.
+#[test]
+fn older_names_of_the_servers_numbers_are_known() {
+    let mut old = SERVER.replace("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc");
+    old = old.replace("vllm:prefix_cache_", "vllm:gpu_prefix_cache_");
+    old = old.replace("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds");
+    assert_ne!(old, SERVER);
+    assert_eq!(result(&[], &old)["vb"]["server"], result(&[], SERVER)["vb"]["server"]);
+}
+
+#[test]
+fn pages_that_do_not_span_the_load_are_told() {
+    let (whole, _) = SERVER.rsplit_once("{\"type\":\"scrape\"").unwrap();
+    let server = &result(&[], whole)["vb"]["server"];
+    let note = server["notes"][0].as_str().unwrap();
+    assert!(
+        note.starts_with("the pages do not span the load: the first came 0 ns after its start, the last 820.0 ms"),
+        "{note}"
+    );
+    assert_eq!((&server["scrapes"], &server["ttft_ms"]["p50"]), (&2.into(), &Value::Null), "the middle has no buckets");
+    assert_eq!(server["finished"]["length"], 2);
+}
+
+/// As `jq` leaves them when it takes a run apart by its tags.
+#[test]
+fn pages_of_a_run_count_once_in_whatever_order() {
+    let reversed: Vec<&str> = SERVER.lines().rev().collect();
+    let pages: Vec<&str> = SERVER.lines().filter(|line| line.contains("\"type\":\"scrape\"")).collect();
+    let twice = SERVER.to_owned() + &pages.join("\n");
+    let want = &result(&[], SERVER)["vb"]["server"];
+    assert_eq!(&result(&[], &reversed.join("\n"))["vb"]["server"], want);
+    assert_eq!(&result(&[], &twice)["vb"]["server"], want);
 }
 
 /// The end record of `RUN`, and the rest of it.
@@ -126,7 +163,8 @@ fn every_key_is_defined_in_the_manual() {
     let args = ["--save-detailed", "--percentile-metrics", metrics, "--goodput", "ttft:1"];
     let mut keys = BTreeSet::new();
     collect_keys(&result(&args, RUN), &mut keys);
-    assert!(keys.len() > 80, "{keys:?}");
+    collect_keys(&result(&args, SERVER), &mut keys);
+    assert!(keys.len() > 120, "{keys:?}");
     for key in keys {
         // The manual names statistics by pattern: `p{P}_{metric}_ms`.
         let pattern = ["mean_", "median_", "std_", "p50", "p90", "p99"].iter().any(|start| key.starts_with(start));
@@ -598,6 +636,102 @@ mod definitions {
     fn goodput() {
         check(&[("/vb/goodput/from_start/requests", 3.0), ("/vb/goodput/from_start/attainment", 3.0 / 9.0)]);
         check(&[("/vb/goodput/from_schedule/requests", 2.0), ("/vb/goodput/from_schedule/per_s", 2.0 / 3.75)]);
+    }
+
+    /// As `check`, of `SERVER`.
+    fn check_server(paths: &[(&str, f64)]) {
+        let result = result(&[], SERVER);
+        for (path, want) in paths {
+            let got = result.pointer(&format!("/vb{path}")).and_then(Value::as_f64);
+            let got = got.unwrap_or_else(|| panic!("no number at {path}"));
+            assert!((got - want).abs() <= want.abs() * 1e-6, "{path} is {got} and not {want}");
+        }
+    }
+
+    #[test]
+    fn server() {
+        check_server(&[
+            ("/server/scrapes", 3.0),
+            ("/server/failed_scrapes", 0.0),
+            ("/server/seconds", 3.0),
+            ("/server/resets", 0.0),
+            // Two of each engine.
+            ("/server/finished/length", 4.0),
+            ("/server/finished/stop", 0.0),
+            ("/server/prompt_tokens", 400.0),
+            ("/server/generation_tokens", 20.0),
+            ("/server/prefix_cache/queries", 400.0),
+            // 72 + 8 from outside, of each engine.
+            ("/server/prefix_cache/hits", 160.0),
+            ("/server/prefix_cache/hit_rate", 0.4),
+            ("/server/prefix_cache/block_size", 16.0),
+            ("/server/preemptions", 1.0),
+            // 0.2 and 0.4 in the middle of three pages, 0 before and behind.
+            ("/server/kv_cache_usage/mean", 0.15),
+            ("/server/kv_cache_usage/max", 0.3),
+            ("/server/running/mean", 1.5),
+            ("/server/running/max", 3.0),
+            ("/server/waiting/max", 1.0),
+            ("/server/spec_decode/acceptance_rate", 0.5),
+            ("/server/spec_decode/mean_acceptance_length", 2.5),
+            ("/server/spec_decode/acceptance_rate_of_position/1", 0.5),
+        ]);
+        check_server(&[
+            ("/server/ttft_ms/n", 4.0),
+            ("/server/ttft_ms/mean", 25.0),
+            // One up to 20 ms, three up to 40 ms: the second is a third of the way.
+            ("/server/ttft_ms/p50/value", 20.0 + 20.0 / 3.0),
+            ("/server/ttft_ms/p50/above", 20.0),
+            ("/server/ttft_ms/p50/upto", 40.0),
+            ("/server/ttft_ms/p90/value", 20.0 + 20.0 * 2.6 / 3.0),
+            ("/server/itl_ms/mean", 9.5),
+            ("/server/tpot_ms/mean", 9.5),
+            ("/server/e2el_ms/mean", 66.0),
+            ("/server/queue_ms/mean", 2.0),
+            ("/server/prefill_ms/mean", 20.0),
+            ("/server/decode_ms/mean", 38.0),
+            ("/server/inference_ms/mean", 58.0),
+        ]);
+    }
+
+    #[test]
+    fn server_queue_ms() {
+        check_server(&[("/server_queue_ms/n", 4.0), ("/server_queue_ms/mean", 1.5), ("/server_queue_ms/max", 2.0)]);
+        check(&[("/vb/server_queue_ms/n", 0.0)]);
+    }
+
+    #[test]
+    fn server_ttft_ms() {
+        check_server(&[("/server_ttft_ms/n", 4.0), ("/server_ttft_ms/p50", 20.0)]);
+    }
+
+    #[test]
+    fn reconciled() {
+        check_server(&[
+            ("/server/reconciled/ttft_ms/client", 30.0),
+            ("/server/reconciled/ttft_ms/server", 25.0),
+            ("/server/reconciled/ttft_ms/queue", 2.0),
+            ("/server/reconciled/ttft_ms/prefill", 20.0),
+            ("/server/reconciled/ttft_ms/frontend", 3.0),
+            ("/server/reconciled/ttft_ms/outside", 5.0),
+            ("/server/reconciled/itl_ms/outside", 0.5),
+            ("/server/reconciled/e2el_ms/client", 70.0),
+            ("/server/reconciled/e2el_ms/decode", 38.0),
+            ("/server/reconciled/e2el_ms/frontend", 6.0),
+            ("/server/reconciled/e2el_ms/outside", 4.0),
+        ]);
+        assert_eq!(result(&[], SERVER)["vb"]["server"]["notes"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn cache() {
+        check_server(&[
+            ("/cache/requests", 4.0),
+            ("/cache/meant_share", 3.0 * 64.0 / 400.0),
+            ("/cache/cached_share", 0.4),
+        ]);
+        let cache = &result(&[], SERVER)["vb"]["cache"];
+        assert_eq!((&cache["source"], &cache["note"]), (&"scrape".into(), &Value::Null));
     }
 
     #[test]

@@ -69,8 +69,13 @@ pub struct Sim {
 impl Sim {
     /// Starts one and waits until it is ready.
     pub fn start(args: &[&str]) -> Sim {
+        Sim::start_at(0, args)
+    }
+
+    /// As [`Sim::start`], on this port: one that another has just left.
+    pub fn start_at(port: u16, args: &[&str]) -> Sim {
         let mut child = command("vb-sim")
-            .args(["--port", "0"])
+            .args(["--port", &port.to_string()])
             .args(args)
             .env_remove("VLLM_API_KEY")
             .stdin(Stdio::null())

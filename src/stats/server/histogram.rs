@@ -1,0 +1,123 @@
+//! Percentiles of a histogram that is only known by its buckets: estimates, told with the bounds of their bucket.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// Counts of values up to each of some bounds, as Prometheus keeps them: each includes those before it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Buckets {
+    /// Upper bound, values up to it; in the order of the bounds, the last of which is infinite.
+    upto: Vec<(f64, f64)>,
+}
+
+/// A percentile, as far as buckets tell.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct Estimate {
+    /// As if the values of its bucket lay evenly between the bounds; the lower bound where there is no upper one.
+    pub value: f64,
+    /// It is above this.
+    pub above: f64,
+    /// And not above this; `null`: the bucket has no upper bound.
+    pub upto: Option<f64>,
+}
+
+impl Buckets {
+    /// Adds values to the bucket that ends at `bound`.
+    pub fn add(&mut self, bound: f64, upto: f64) {
+        match self.upto.binary_search_by(|(known, _)| known.total_cmp(&bound)) {
+            Ok(at) => self.upto[at].1 += upto,
+            Err(at) => self.upto.insert(at, (bound, upto)),
+        }
+    }
+
+    /// All values; 0 without a last bucket.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.upto.last().filter(|(bound, _)| *bound == f64::INFINITY).map_or(0.0, |(_, total)| *total)
+    }
+
+    /// The percentile (0 to 100) as Prometheus' `histogram_quantile` estimates it: linearly within its bucket, the first of
+    /// which begins at 0. `None` of no values.
+    #[must_use]
+    pub fn percentile(&self, percentile: f64) -> Option<Estimate> {
+        let total = self.total();
+        if total <= 0.0 {
+            return None;
+        }
+        let rank = percentile / 100.0 * total;
+        // The first bucket that holds values may be another than the first that reaches a rank of 0.
+        let at = self.upto.iter().position(|(_, upto)| *upto >= rank && *upto > 0.0)?;
+        let (above, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| self.upto[before]);
+        let (bound, upto) = self.upto[at];
+        if bound == f64::INFINITY {
+            return Some(Estimate { value: above, above, upto: None });
+        }
+        let value = above + (bound - above) * (rank - below) / (upto - below);
+        Some(Estimate { value, above, upto: Some(bound) })
+    }
+}
+
+impl Estimate {
+    /// In another unit.
+    #[must_use]
+    pub fn scaled(self, by: f64) -> Self {
+        Estimate { value: self.value * by, above: self.above * by, upto: self.upto.map(|upto| upto * by) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of values, by these bounds and infinity.
+    fn of(values: &[f64], bounds: &[f64]) -> Buckets {
+        let mut buckets = Buckets::default();
+        for bound in bounds.iter().copied().chain([f64::INFINITY]) {
+            buckets.add(bound, values.iter().filter(|v| **v <= bound).count() as f64);
+        }
+        buckets
+    }
+
+    #[test]
+    fn a_percentile_lies_evenly_within_its_bucket() {
+        let buckets = of(&[0.5, 1.5, 1.5, 3.0], &[1.0, 2.0, 4.0]);
+        for (p, value, above, upto) in [
+            (0.0, 0.0, 0.0, 1.0),
+            (25.0, 1.0, 0.0, 1.0),
+            (50.0, 1.5, 1.0, 2.0),
+            (75.0, 2.0, 1.0, 2.0),
+            (90.0, 3.2, 2.0, 4.0),
+        ] {
+            let got = buckets.percentile(p).unwrap();
+            assert!((got.value - value).abs() < 1e-12, "p{p}: {got:?}");
+            assert_eq!((got.above, got.upto), (above, Some(upto)), "p{p}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_last_bound_only_that_is_known() {
+        let far = of(&[9.0, 9.0], &[1.0, 4.0]);
+        assert_eq!(far.percentile(50.0), Some(Estimate { value: 4.0, above: 4.0, upto: None }));
+        assert_eq!(of(&[], &[1.0]).percentile(50.0), None);
+        assert_eq!(Buckets::default().percentile(50.0), None);
+    }
+
+    proptest! {
+        /// The value of that rank, found among the values themselves, is within the bounds that are told.
+        #[test]
+        fn the_true_value_is_within_the_bounds(
+            mut values in prop::collection::vec(0.001..20.0_f64, 1..200),
+            p in 0.0..100.0_f64,
+        ) {
+            let got = of(&values, &[0.5, 1.0, 2.0, 5.0, 10.0]).percentile(p).unwrap();
+            values.sort_by(f64::total_cmp);
+            let rank = (p / 100.0 * values.len() as f64).ceil().max(1.0);
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let value = values[rank as usize - 1];
+            prop_assert!(value > got.above && got.upto.is_none_or(|upto| value <= upto), "{value} {got:?}");
+            prop_assert!(got.value >= got.above && got.upto.is_none_or(|upto| got.value <= upto + 1e-9));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The server's own view of a run, from the pages that `vb-fire --scrape` read, and how the client's agrees with it.
+
+mod histogram;
+mod pages;
+mod reconcile;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use self::{histogram::Buckets, pages::Gains};
+pub use self::{
+    histogram::Estimate,
+    pages::{Gauge, Pages},
+    reconcile::{ClientView, Parts, Reconciled},
+};
+use crate::{http::prometheus::label, record::Object};
+
+/// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct Server {
+    /// The pages' addresses.
+    pub urls: Vec<String>,
+    /// Pages that were read.
+    pub scrapes: u64,
+    /// Pages that could not be read.
+    pub failed_scrapes: u64,
+    /// From the first page to the last, in seconds.
+    pub seconds: Option<f64>,
+    /// Times that a server began to count anew.
+    pub resets: u64,
+    /// Finished requests by the server's reason.
+    pub finished: Option<Object>,
+    /// Prompt tokens of the requests that began.
+    pub prompt_tokens: Option<u64>,
+    /// Generated tokens.
+    pub generation_tokens: Option<u64>,
+    /// The prefix cache.
+    pub prefix_cache: Option<PrefixCache>,
+    /// Times that a running request lost its memory.
+    pub preemptions: Option<u64>,
+    /// The share of the KV cache in use, from 0 to 1.
+    pub kv_cache_usage: Option<Load>,
+    /// Requests in the batch.
+    pub running: Option<Load>,
+    /// Requests in the queue.
+    pub waiting: Option<Load>,
+    /// Arrival → first token.
+    pub ttft_ms: Option<Times>,
+    /// Between the tokens of a request.
+    pub itl_ms: Option<Times>,
+    /// The mean of these in each request.
+    pub tpot_ms: Option<Times>,
+    /// Arrival → last token.
+    pub e2el_ms: Option<Times>,
+    /// In the queue.
+    pub queue_ms: Option<Times>,
+    /// First turn → first token.
+    pub prefill_ms: Option<Times>,
+    /// First token → last token.
+    pub decode_ms: Option<Times>,
+    /// First turn → last token.
+    pub inference_ms: Option<Times>,
+    /// Speculative decoding; `null`: none.
+    pub spec_decode: Option<SpecDecode>,
+    /// The client's means against the server's.
+    pub reconciled: Reconciled,
+    /// What does not fit together, each in one line.
+    pub notes: Vec<String>,
+}
+
+/// What the prefix cache did.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct PrefixCache {
+    /// Prompt tokens that were looked up.
+    pub queries: u64,
+    /// Of those, the ones found, also in a cache outside of the server.
+    pub hits: u64,
+    /// `hits` / `queries`; `null`: nothing was looked up.
+    pub hit_rate: Option<f64>,
+    /// The tokens of a block, which is in the cache as a whole or not at all; `null`: not told.
+    pub block_size: Option<u32>,
+}
+
+/// How a gauge stood.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct Load {
+    /// Its mean over time.
+    pub mean: f64,
+    /// The largest that a page showed.
+    pub max: f64,
+}
+
+/// A distribution of which the sum and the buckets are known, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+pub struct Times {
+    /// How many values.
+    pub n: u64,
+    /// Their mean, which is exact.
+    pub mean: f64,
+    /// The median, estimated; `null`: the buckets are not known for all values.
+    pub p50: Option<Estimate>,
+    /// The 90th percentile, estimated.
+    pub p90: Option<Estimate>,
+    /// The 99th percentile, estimated.
+    pub p99: Option<Estimate>,
+}
+
+/// What speculative decoding did.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct SpecDecode {
+    /// Drafts.
+    pub drafts: u64,
+    /// Tokens in them.
+    pub draft_tokens: u64,
+    /// Of those, the ones accepted.
+    pub accepted_tokens: u64,
+    /// `accepted_tokens` / `draft_tokens`; `null`: there was no draft.
+    pub acceptance_rate: Option<f64>,
+    /// Tokens of a step, with the one that needs no draft: 1 + `accepted_tokens` / `drafts`.
+    pub mean_acceptance_length: Option<f64>,
+    /// For each place in a draft, the share of the drafts whose token there was accepted.
+    pub acceptance_rate_of_position: Vec<f64>,
+}
+
+// vLLM has renamed some: the newest name first.
+const KV_CACHE: [&str; 2] = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
+const QUERIES: [&str; 2] = ["vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"];
+const HITS: [&str; 2] = ["vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"];
+const ITL: [&str; 2] = ["vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"];
+
+impl Server {
+    /// Of all pages of a run; `None` when none was asked for.
+    #[must_use]
+    pub fn of(pages: Pages, client: &ClientView) -> Option<Self> {
+        if pages.is_empty() {
+            return None;
+        }
+        let mut server = Server {
+            urls: pages.urls().cloned().collect(),
+            scrapes: pages.count(),
+            failed_scrapes: pages.failed,
+            ..Server::default()
+        };
+        if let Some(error) = &pages.error {
+            let (failed, all) = (pages.failed, pages.failed + server.scrapes);
+            server.notes.push(format!("{failed} of {all} pages could not be read: {error}"));
+        }
+        match pages.gains() {
+            Some(gains) => server.take(&gains, client),
+            None => server.notes.push("fewer than two pages were read, so nothing can be told".into()),
+        }
+        Some(server)
+    }
+
+    fn take(&mut self, gains: &Gains, client: &ClientView) {
+        let count = |name: &str| gains.of(name).map(whole);
+        let load = |name: &str| Load::of(gains.gauges(name), name.ends_with("_perc"));
+        let times = |name: &str| Times::of(gains, name);
+        self.seconds = gains.span.map(|(first, last)| last.since(first).as_secs_f64());
+        self.resets = gains.resets;
+        self.finished = finished(gains);
+        self.prompt_tokens = count("vllm:prompt_tokens_total");
+        self.generation_tokens = count("vllm:generation_tokens_total");
+        self.prefix_cache = PrefixCache::of(gains);
+        self.preemptions = count("vllm:num_preemptions_total");
+        self.kv_cache_usage = KV_CACHE.iter().find_map(|name| load(name));
+        self.running = load("vllm:num_requests_running");
+        self.waiting = load("vllm:num_requests_waiting");
+        self.ttft_ms = times("vllm:time_to_first_token_seconds");
+        self.itl_ms = ITL.iter().find_map(|name| times(name));
+        self.tpot_ms = times("vllm:request_time_per_output_token_seconds");
+        self.e2el_ms = times("vllm:e2e_request_latency_seconds");
+        self.queue_ms = times("vllm:request_queue_time_seconds");
+        self.prefill_ms = times("vllm:request_prefill_time_seconds");
+        self.decode_ms = times("vllm:request_decode_time_seconds");
+        self.inference_ms = times("vllm:request_inference_time_seconds");
+        self.spec_decode = SpecDecode::of(gains);
+        self.reconciled = Reconciled::of(self, client);
+        let notes = reconcile::notes(self, gains.span, client);
+        self.notes.extend(notes);
+    }
+
+    /// Requests that finished, whatever the reason; `None`: not told.
+    #[must_use]
+    pub fn finished(&self) -> Option<u64> {
+        self.finished.as_ref().map(|by_reason| by_reason.values().filter_map(serde_json::Value::as_u64).sum())
+    }
+}
+
+/// A count that was read as a double.
+fn whole(count: f64) -> u64 {
+    // `as` saturates; counters are whole and not negative.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let whole = count.round() as u64;
+    whole
+}
+
+fn finished(gains: &Gains) -> Option<Object> {
+    let mut by_reason = Object::new();
+    for (key, gain) in gains.samples("vllm:request_success_total") {
+        let reason = label(key, "finished_reason").unwrap_or_else(|| "unknown".into());
+        let so_far = by_reason.get(&reason).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        by_reason.insert(reason, (so_far + whole(gain)).into());
+    }
+    (!by_reason.is_empty()).then_some(by_reason)
+}
+
+impl PrefixCache {
+    fn of(gains: &Gains) -> Option<Self> {
+        let of = |names: &[&str]| names.iter().find_map(|name| gains.of(name));
+        // What is not found here is looked up outside, so queries there are no more queries.
+        let outside = gains.of("vllm:external_prefix_cache_hits_total").unwrap_or_default();
+        let (queries, hits) = (of(&QUERIES)?, of(&HITS)? + outside);
+        let hit_rate = (queries > 0.0).then(|| hits / queries);
+        Some(PrefixCache { queries: whole(queries), hits: whole(hits), hit_rate, block_size: gains.block_size })
+    }
+}
+
+impl Load {
+    /// Of several servers: counts are added, shares averaged. Not all had their largest at one moment, so of largest counts
+    /// the sum is a bound.
+    fn of(servers: &[Gauge], share: bool) -> Option<Self> {
+        let mean: f64 = servers.iter().map(|gauge| gauge.mean).sum();
+        let max = servers.iter().map(|gauge| gauge.max);
+        (!servers.is_empty()).then(|| {
+            if share {
+                Load { mean: mean / servers.len() as f64, max: max.fold(0.0, f64::max) }
+            } else {
+                Load { mean, max: max.sum() }
+            }
+        })
+    }
+}
+
+impl Times {
+    /// Of a histogram in seconds; `None` of no values.
+    fn of(gains: &Gains, name: &str) -> Option<Self> {
+        let [n, sum] = ["count", "sum"].map(|part| gains.of(&format!("{name}_{part}")));
+        let (n, sum) = n.zip(sum).filter(|(n, _)| *n > 0.0)?;
+        let mut buckets = Buckets::default();
+        for (key, gain) in gains.samples(&format!("{name}_bucket")) {
+            if let Some(bound) = label(key, "le").and_then(|bound| bound.parse().ok()) {
+                buckets.add(bound, gain);
+            }
+        }
+        // After a cut or a restart the buckets, which only two pages have, lack some of the values.
+        let known = (buckets.total() - n).abs() < 0.5;
+        let estimate = |p| buckets.percentile(p).filter(|_| known).map(|estimate| estimate.scaled(1e3));
+        let [p50, p90, p99] = [50.0, 90.0, 99.0].map(estimate);
+        Some(Times { n: whole(n), mean: sum / n * 1e3, p50, p90, p99 })
+    }
+}
+
+impl SpecDecode {
+    fn of(gains: &Gains) -> Option<Self> {
+        let of = |name: &str| gains.of(&format!("vllm:spec_decode_num_{name}_total"));
+        let (drafts, draft_tokens, accepted) = (of("drafts")?, of("draft_tokens")?, of("accepted_tokens")?);
+        let per = |count: f64, of: f64| (of > 0.0).then(|| count / of);
+        let mut positions: Vec<(usize, f64)> = Vec::new();
+        for (key, gain) in gains.samples("vllm:spec_decode_num_accepted_tokens_per_pos_total") {
+            let Some(position) = label(key, "position").and_then(|text| text.parse().ok()) else { continue };
+            match positions.iter_mut().find(|(known, _)| *known == position) {
+                Some((_, so_far)) => *so_far += gain,
+                None => positions.push((position, gain)),
+            }
+        }
+        positions.sort_by_key(|(position, _)| *position);
+        Some(SpecDecode {
+            drafts: whole(drafts),
+            draft_tokens: whole(draft_tokens),
+            accepted_tokens: whole(accepted),
+            acceptance_rate: per(accepted, draft_tokens),
+            mean_acceptance_length: per(accepted, drafts).map(|more| 1.0 + more),
+            acceptance_rate_of_position: positions.iter().filter_map(|(_, gain)| per(*gain, drafts)).collect(),
+        })
+    }
+}

@@ -1,0 +1,353 @@
+//! The pages of a run, and what its counters gained from the first to the last of them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use crate::{
+    http::prometheus::{label, name},
+    record::ScrapeRecord,
+    units::UnixNanos,
+};
+
+/// Families whose samples are kept begin with one of these.
+const KEPT: [&str; 2] = ["vllm:", START];
+
+/// When the server's process began, in Unix seconds.
+const START: &str = "process_start_time_seconds";
+
+/// The size of a block of the prefix cache stands among the labels of this one.
+const CONFIG: &str = "vllm:cache_config_info";
+
+/// What was read of the servers' metrics. Pages may come in any order, and twice.
+#[derive(Debug, Default)]
+pub struct Pages {
+    /// The number of each sample's name.
+    numbers: HashMap<String, u32>,
+    /// By their address.
+    of: BTreeMap<String, Vec<Page>>,
+    /// Pages that could not be read.
+    pub failed: u64,
+    /// Why: the first of them.
+    pub error: Option<String>,
+}
+
+#[derive(Debug)]
+struct Page {
+    time: UnixNanos,
+    values: Vec<(u32, f64)>,
+}
+
+/// What the counters of all servers gained, and how their gauges stood.
+#[derive(Debug, Default)]
+pub struct Gains {
+    /// By the name of the sample with its labels.
+    gained: BTreeMap<String, f64>,
+    gauges: BTreeMap<String, Vec<Gauge>>,
+    /// Times that a server began to count anew.
+    pub resets: u64,
+    /// The first and the last page of any server.
+    pub span: Option<(UnixNanos, UnixNanos)>,
+    /// The tokens of a block of the prefix cache.
+    pub block_size: Option<u32>,
+}
+
+/// How a gauge of one server stood while the run lasted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Gauge {
+    /// Its mean over time, as if it had moved evenly from page to page.
+    pub mean: f64,
+    /// The largest that a page showed.
+    pub max: f64,
+}
+
+impl Pages {
+    /// Takes a page, or notes why there is none.
+    pub fn add(&mut self, record: ScrapeRecord) {
+        if let Some(error) = record.error {
+            self.failed += 1;
+            self.error.get_or_insert(error);
+            return;
+        }
+        let kept = record.metrics.into_iter().filter(|(key, _)| KEPT.iter().any(|family| key.starts_with(family)));
+        let numbered = |(key, value): (String, Value)| {
+            let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
+            Some((*self.numbers.entry(key).or_insert(next), value.as_f64()?))
+        };
+        let values = kept.filter_map(numbered).collect();
+        self.of.entry(record.url).or_default().push(Page { time: record.time, values });
+    }
+
+    /// Whether nothing was asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty() && self.failed == 0
+    }
+
+    /// The addresses of the pages.
+    pub fn urls(&self) -> impl Iterator<Item = &String> {
+        self.of.keys()
+    }
+
+    /// Pages that were read, each counted once.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let times = |pages: &Vec<Page>| pages.iter().map(|page| page.time).collect::<BTreeSet<_>>().len();
+        self.of.values().map(|pages| times(pages) as u64).sum()
+    }
+
+    /// What was gained between the first and the last page of each server; `None` where no server has two.
+    #[must_use]
+    pub fn gains(self) -> Option<Gains> {
+        let mut names: Vec<String> = vec![String::new(); self.numbers.len()];
+        for (name, number) in self.numbers {
+            names[number as usize] = name;
+        }
+        let mut gains = Gains::default();
+        for mut pages in self.of.into_values() {
+            pages.sort_by_key(|page| page.time);
+            pages.dedup_by_key(|page| page.time);
+            if pages.len() > 1 {
+                gains.add(&names, &pages);
+            }
+        }
+        gains.span.is_some().then_some(gains)
+    }
+}
+
+impl Gains {
+    /// Adds the pages of one server, in the order of time.
+    fn add(&mut self, names: &[String], pages: &[Page]) {
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
+        let span = self.span.unwrap_or((first.time, last.time));
+        self.span = Some((span.0.min(first.time), span.1.max(last.time)));
+        let (gained, resets) = gained(names, pages);
+        self.resets += resets;
+        for (number, gain) in gained {
+            *self.gained.entry(names[number as usize].clone()).or_default() += gain;
+        }
+        let mut families: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for (number, key) in (0..).zip(names) {
+            if name(key) == CONFIG {
+                self.block_size = self.block_size.or_else(|| label(key, "block_size")?.parse().ok());
+            } else if !counts(name(key)) {
+                families.entry(name(key)).or_default().push(number);
+            }
+        }
+        for (family, numbers) in families {
+            if let Some(gauge) = Gauge::of(pages, &numbers, family.ends_with("_perc")) {
+                self.gauges.entry(family.to_owned()).or_default().push(gauge);
+            }
+        }
+    }
+
+    /// The samples of a counter by their names with labels, and what each gained.
+    pub fn samples<'a>(&'a self, counter: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        // The names of a family stand together.
+        let from = self.gained.range(counter.to_owned()..).take_while(move |(key, _)| key.starts_with(counter));
+        from.filter(move |(key, _)| name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
+    }
+
+    /// What a counter gained, over all its labels; `None`: there is no such counter.
+    #[must_use]
+    pub fn of(&self, counter: &str) -> Option<f64> {
+        self.samples(counter).map(|(_, gain)| gain).reduce(|a, b| a + b)
+    }
+
+    /// How the gauges of that name stood, one for each server. The labels of a server are added up.
+    #[must_use]
+    pub fn gauges(&self, family: &str) -> &[Gauge] {
+        self.gauges.get(family).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Whether samples of that name only grow, until their server begins anew.
+fn counts(name: &str) -> bool {
+    ["_total", "_sum", "_count", "_bucket"].iter().any(|end| name.ends_with(end))
+}
+
+/// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
+fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
+    let counter: Vec<bool> = names.iter().map(|key| counts(name(key))).collect();
+    let bucket: Vec<bool> = names.iter().map(|key| name(key).ends_with("_bucket")).collect();
+    let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
+    let started = |page: &Page| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
+    let (first, others) = (&pages[0], &pages[1..]);
+    let mut last: HashMap<u32, f64> = first.values.iter().copied().filter(is_counter).collect();
+    let mut gained: BTreeMap<u32, f64> = last.keys().map(|number| (*number, 0.0)).collect();
+    // Samples are made with their first value, so one that is new has gained all of it. Not so those that a page lacks
+    // because pages of the middle have no buckets.
+    let has_buckets = first.values.iter().any(|(number, _)| bucket[*number as usize]);
+    let (mut start, mut resets) = (started(first), 0);
+    for page in others {
+        let now = started(page);
+        // The same process has counted on, whatever it seems: the clocks of two hosts put their pages in a wrong order.
+        let same = now.is_some() && now == start;
+        let restarted = now.is_some() && start.is_some() && !same;
+        start = now.or(start);
+        let mut fell = false;
+        for (number, value) in page.values.iter().copied().filter(is_counter) {
+            let before = match last.get(&number).copied() {
+                Some(_) if restarted => 0.0,
+                Some(before) if value < before && same => continue,
+                Some(before) if value < before => {
+                    fell = true;
+                    0.0
+                }
+                Some(before) => before,
+                None if bucket[number as usize] && !has_buckets => value,
+                None => 0.0,
+            };
+            *gained.entry(number).or_default() += value - before;
+            last.insert(number, value);
+        }
+        resets += u64::from(restarted || fell);
+    }
+    (gained, resets)
+}
+
+impl Gauge {
+    /// Of one server: over time, with all its samples added up, or the mean of shares. `None`: there is none.
+    fn of(pages: &[Page], samples: &[u32], shares: bool) -> Option<Self> {
+        let mine = |page: &Page| {
+            let values = page.values.iter().filter(|(number, _)| samples.contains(number));
+            let (count, sum) = values.fold((0, 0.0), |(count, sum), (_, value)| (count + 1, sum + value));
+            // A share of each engine's memory does not add up to a share of all memory.
+            let sum = if shares { sum / f64::from(count.max(1)) } else { sum };
+            (count > 0).then_some((page.time, sum))
+        };
+        let points: Vec<(UnixNanos, f64)> = pages.iter().filter_map(mine).collect();
+        let (first, last) = points.first().zip(points.last())?;
+        let max = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+        let area =
+            |pair: &[(UnixNanos, f64)]| pair[1].0.since(pair[0].0).as_secs_f64() * f64::midpoint(pair[0].1, pair[1].1);
+        let time = last.0.since(first.0).as_secs_f64();
+        let mean = if time > 0.0 { points.windows(2).map(area).sum::<f64>() / time } else { max };
+        Some(Gauge { mean, max })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::units::SECOND;
+
+    fn page(seconds: u64, metrics: &Value) -> ScrapeRecord {
+        ScrapeRecord {
+            time: UnixNanos(seconds * SECOND),
+            url: "http://h/metrics".into(),
+            metrics: metrics.as_object().unwrap().clone(),
+            ..ScrapeRecord::default()
+        }
+    }
+
+    fn gains(pages: &[(u64, Value)]) -> Gains {
+        let mut all = Pages::default();
+        for (seconds, metrics) in pages {
+            all.add(page(*seconds, metrics));
+        }
+        all.gains().unwrap()
+    }
+
+    #[test]
+    fn what_a_counter_gained_is_added_over_its_labels() {
+        let gains = gains(&[
+            (
+                10,
+                json!({"vllm:a_total{engine=\"0\"}": 5, "vllm:a_total{engine=\"1\"}": 7, "vllm:ab_total": 1, "other_total": 1}),
+            ),
+            (
+                20,
+                json!({"vllm:a_total{engine=\"0\"}": 6, "vllm:a_total{engine=\"1\"}": 17, "vllm:a_total{engine=\"2\"}": 3, "vllm:ab_total": 9, "other_total": 2}),
+            ),
+        ]);
+        assert_eq!(
+            (gains.of("vllm:a_total"), gains.of("vllm:ab_total"), gains.of("other_total")),
+            (Some(14.0), Some(8.0), None)
+        );
+        assert_eq!((gains.of("vllm:a"), gains.resets), (None, 0));
+    }
+
+    #[test]
+    fn a_server_that_begins_anew_has_gained_what_it_shows() {
+        let fell = gains(&[
+            (0, json!({"vllm:a_total": 90, "vllm:b_total": 1})),
+            (1, json!({"vllm:a_total": 100, "vllm:b_total": 2})),
+            (2, json!({"vllm:a_total": 30, "vllm:b_total": 5})),
+        ]);
+        // Nobody can know of the second that it fell, as with Prometheus.
+        assert_eq!((fell.of("vllm:a_total"), fell.of("vllm:b_total"), fell.resets), (Some(40.0), Some(4.0), 1));
+        let told = gains(&[(0, json!({"vllm:a_total": 5, START: 1.5})), (1, json!({"vllm:a_total": 9, START: 1.75}))]);
+        assert_eq!((told.of("vllm:a_total"), told.resets), (Some(9.0), 1));
+    }
+
+    /// Hosts have clocks of their own.
+    #[test]
+    fn pages_in_a_wrong_order_are_no_restart() {
+        let at = |n: u64, count: u64| (n, json!({"vllm:a_total": count, START: 1.5}));
+        let gains = gains(&[at(0, 10), at(1, 30), at(2, 29), at(3, 40)]);
+        assert_eq!((gains.of("vllm:a_total"), gains.resets), (Some(30.0), 0));
+    }
+
+    #[test]
+    fn pages_count_once_and_in_the_order_of_time() {
+        let line = |n: u64| (n, json!({"vllm:a_total": n * n, "vllm:g": n}));
+        let want = gains(&[line(1), line(2), line(4)]);
+        let got = gains(&[line(4), line(1), line(2), line(4), line(1)]);
+        assert_eq!(
+            (got.of("vllm:a_total"), got.resets, got.gauges("vllm:g")),
+            (want.of("vllm:a_total"), 0, want.gauges("vllm:g"))
+        );
+        let mut pages = Pages::default();
+        for n in [4, 1, 4] {
+            pages.add(page(n, &line(n).1));
+        }
+        assert_eq!((pages.count(), pages.is_empty()), (2, false));
+    }
+
+    #[test]
+    fn gauges_are_weighed_by_time() {
+        let at = |n: u64, a: f64, b: f64| {
+            (
+                n,
+                json!({"vllm:run{e=\"0\"}": a, "vllm:run{e=\"1\"}": b, "vllm:use_perc{e=\"0\"}": a / 10.0, "vllm:use_perc{e=\"1\"}": b / 10.0}),
+            )
+        };
+        let gains = gains(&[at(0, 0.0, 0.0), at(1, 4.0, 2.0), at(4, 4.0, 2.0)]);
+        assert_eq!(gains.gauges("vllm:run"), [Gauge { mean: (3.0 + 18.0) / 4.0, max: 6.0 }]);
+        assert!((gains.gauges("vllm:use_perc")[0].max - 0.3).abs() < 1e-12);
+        assert_eq!(gains.gauges("vllm:none"), []);
+    }
+
+    #[test]
+    fn buckets_that_the_first_page_lacks_gain_nothing() {
+        let with = json!({"vllm:a_count": 5, "vllm:a_bucket{le=\"1\"}": 5});
+        let gains = gains(&[(0, json!({"vllm:a_count": 3})), (1, with)]);
+        assert_eq!((gains.of("vllm:a_bucket"), gains.of("vllm:a_count")), (Some(0.0), Some(2.0)));
+    }
+
+    #[test]
+    fn one_page_tells_nothing_and_a_failure_is_kept() {
+        let mut pages = Pages::default();
+        pages.add(page(0, &json!({"vllm:a_total": 1})));
+        pages.add(ScrapeRecord { error: Some("refused".into()), ..ScrapeRecord::default() });
+        assert_eq!((pages.failed, pages.error.as_deref(), pages.count()), (1, Some("refused"), 1));
+        assert!(pages.gains().is_none());
+    }
+
+    proptest! {
+        /// As Prometheus counts: the sum of all rises, where a fall is a rise from nothing.
+        #[test]
+        fn gains_are_those_of_prometheus(values in prop::collection::vec(0..1000_u32, 2..30)) {
+            let pages: Vec<_> = (0..).zip(&values).map(|(i, v)| (i, json!({"vllm:a_total": v}))).collect();
+            let got = gains(&pages);
+            let pairs = || values.windows(2).map(|pair| (pair[0], pair[1]));
+            let want: u32 = pairs().map(|(a, b)| if b < a { b } else { b - a }).sum();
+            prop_assert_eq!(got.of("vllm:a_total"), Some(f64::from(want)));
+            prop_assert_eq!(got.resets, pairs().filter(|(a, b)| b < a).count() as u64);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The client's means against the server's: where the time went, and what does not fit together.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{Server, Times};
+use crate::units::{Nanos, SECOND, UnixNanos};
+
+/// A rest of a latency that is smaller than this, or than this share of it, needs no explanation.
+const REST_MS: f64 = 5.0;
+const REST_SHARE: f64 = 0.05;
+
+/// As much may the server's mean be above the client's: their clocks tick, and their roundings differ.
+const SLACK_MS: f64 = 1.0;
+const SLACK_SHARE: f64 = 0.01;
+
+const ITL: &str = "ITL";
+
+/// What the clients of a run saw.
+#[derive(Debug, Clone, Default)]
+pub struct ClientView {
+    /// Requests that may have reached the server.
+    pub sent: u64,
+    /// Requests that succeeded.
+    pub completed: u64,
+    /// Means over successes, in milliseconds; `None`: of none.
+    pub ttft_ms: Option<f64>,
+    /// Gaps between chunks.
+    pub itl_per_chunk_ms: Option<f64>,
+    /// Gaps between tokens.
+    pub itl_per_token_ms: Option<f64>,
+    /// Start → last token.
+    pub e2el_ms: Option<f64>,
+    /// Whether the kernel stamped what arrived, and late reads bent none of it: the client's own lag is no part of its times.
+    pub true_stamps: bool,
+    /// The first and the last moment of any request.
+    pub span: Option<(UnixNanos, UnixNanos)>,
+}
+
+/// Means of the client and of the server, over the same requests if nothing else used the server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[allow(clippy::struct_field_names, reason = "they have their unit, as all keys of the result")]
+pub struct Reconciled {
+    /// Time to first token.
+    pub ttft_ms: Option<Parts>,
+    /// Between tokens.
+    pub itl_ms: Option<Parts>,
+    /// End to end.
+    pub e2el_ms: Option<Parts>,
+}
+
+/// A mean latency of the client and its parts, in milliseconds: `client` = `queue` + `prefill` + `decode` + `frontend` +
+/// `outside`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Parts {
+    /// As the client saw it.
+    pub client: f64,
+    /// As the server saw it.
+    pub server: f64,
+    /// In the engine's queue; `null`: no part of this latency, or not told.
+    pub queue: Option<f64>,
+    /// First turn → first token.
+    pub prefill: Option<f64>,
+    /// First token → last token.
+    pub decode: Option<f64>,
+    /// The rest of `server`: between its API and its engine.
+    pub frontend: Option<f64>,
+    /// `client` − `server`: the network, the server's HTTP layer, and the client.
+    pub outside: f64,
+}
+
+impl Reconciled {
+    /// Of all latencies that both know.
+    #[must_use]
+    pub fn of(server: &Server, client: &ClientView) -> Self {
+        let mean = |times: Option<Times>| times.map(|times| times.mean);
+        let (queue, prefill, decode) = (mean(server.queue_ms), mean(server.prefill_ms), mean(server.decode_ms));
+        let parts = |seen: Option<f64>, told: Option<Times>, parts: [Option<f64>; 3]| {
+            let (client, server) = seen.zip(mean(told))?;
+            let known: f64 = parts.iter().flatten().sum();
+            let [queue, prefill, decode] = parts;
+            let frontend = queue.and(prefill).map(|_| server - known);
+            Some(Parts { client, server, queue, prefill, decode, frontend, outside: client - server })
+        };
+        // vLLM counts a gap for each step of a request, which speculative decoding fills with several tokens.
+        let steps = server.spec_decode.as_ref().is_some_and(|spec| spec.drafts > 0);
+        let itl = if steps { client.itl_per_chunk_ms } else { client.itl_per_token_ms };
+        Reconciled {
+            ttft_ms: parts(client.ttft_ms, server.ttft_ms, [queue, prefill, None]),
+            itl_ms: parts(itl, server.itl_ms, [None; 3]),
+            e2el_ms: parts(client.e2el_ms, server.e2el_ms, [queue, prefill, decode]),
+        }
+    }
+
+    /// By their names.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, Parts)> {
+        let all = [("TTFT", self.ttft_ms), (ITL, self.itl_ms), ("E2EL", self.e2el_ms)];
+        all.into_iter().filter_map(|(name, parts)| Some((name, parts?)))
+    }
+}
+
+/// What does not fit together, the gravest first.
+pub fn notes(server: &Server, pages: Option<(UnixNanos, UnixNanos)>, client: &ClientView) -> Vec<String> {
+    let mut notes = Vec::new();
+    if server.resets > 0 {
+        let times = if server.resets == 1 { "once".to_owned() } else { format!("{} times", server.resets) };
+        notes.push(format!(
+            "the server began to count anew {times}: it was restarted, or several answer behind one address; what it had \
+             counted since the page before that is lost"
+        ));
+    }
+    let part = pages.zip(client.span).and_then(|(pages, load)| uncovered(pages, load));
+    let whole = part.is_none();
+    notes.extend(part);
+    if whole {
+        notes.extend(other_load(server, client));
+    }
+    for (name, parts) in server.reconciled.each() {
+        notes.extend(unexplained(name, parts, client.true_stamps));
+    }
+    notes
+}
+
+/// Pages that do not span the load: a run that was cut, or a server that did not answer.
+fn uncovered(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -> Option<String> {
+    let (late, early) = (pages.0.since(load.0), load.1.since(pages.1));
+    // Hosts of one run have clocks of their own.
+    (late.max(early) > Nanos(SECOND / 10)).then(|| {
+        format!(
+            "the pages do not span the load: the first came {late} after its start, the last {early} before its end"
+        )
+    })
+}
+
+fn other_load(server: &Server, client: &ClientView) -> Option<String> {
+    let finished = server.finished()?;
+    if finished > client.sent {
+        return Some(format!(
+            "the server finished {finished} requests and the clients here sent {}: others used it meanwhile (or requests ask \
+             for several answers), so its numbers are not of this load alone",
+            client.sent
+        ));
+    }
+    (finished < client.completed).then(|| {
+        format!(
+            "the server finished {finished} requests and the clients here got {} answers: it is not the only one that answers \
+             behind the address",
+            client.completed
+        )
+    })
+}
+
+fn unexplained(name: &str, parts: Parts, true_stamps: bool) -> Option<String> {
+    let Parts { client, server, outside, .. } = parts;
+    // Gaps may be shorter here than there: text that a server holds back, within a character, comes with the next token.
+    if name != ITL && -outside > SLACK_MS.max(client * SLACK_SHARE) {
+        return Some(format!(
+            "the mean {name} is {client:.2} ms here and {server:.2} ms at the server, which cannot be later: it counts other \
+             requests than these"
+        ));
+    }
+    (outside > REST_MS.max(client * REST_SHARE)).then(|| {
+        let whose = if true_stamps {
+            "chunks are stamped by the kernel, so it is the network or the server's HTTP layer"
+        } else {
+            "it is the network, the server's HTTP layer, or this client's own lag"
+        };
+        format!("{outside:.2} ms of the mean {name} of {client:.2} ms are outside of the server's own count: {whose}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn times(mean: f64) -> Times {
+        Times { n: 10, mean, p50: None, p90: None, p99: None }
+    }
+
+    /// A server with these means in milliseconds, and a client that sent ten requests.
+    fn both(client_ttft: f64, server_ttft: f64, finished: u64) -> (Server, ClientView) {
+        let client = ClientView {
+            sent: 10,
+            completed: 10,
+            ttft_ms: Some(client_ttft),
+            true_stamps: true,
+            ..ClientView::default()
+        };
+        let mut server = Server {
+            ttft_ms: Some(times(server_ttft)),
+            finished: json!({"length": finished}).as_object().cloned(),
+            ..Server::default()
+        };
+        server.reconciled = Reconciled::of(&server, &client);
+        (server, client)
+    }
+
+    fn told(client_ttft: f64, server_ttft: f64, finished: u64) -> String {
+        let (server, client) = both(client_ttft, server_ttft, finished);
+        notes(&server, None, &client).join("; ")
+    }
+
+    #[test]
+    fn a_rest_is_worth_a_word_when_it_is_large_in_both_measures() {
+        assert_eq!(told(104.9, 100.0, 10), "", "below 5 ms");
+        assert_eq!(told(210.0, 200.0, 10), "", "below 5 %");
+        let note = told(110.0, 100.0, 10);
+        assert!(note.starts_with("10.00 ms of the mean TTFT of 110.00 ms") && note.contains("by the kernel"), "{note}");
+        let (server, client) = both(110.0, 100.0, 10);
+        let user = notes(&server, None, &ClientView { true_stamps: false, ..client }).join("");
+        assert!(user.ends_with("or this client's own lag"), "{user}");
+    }
+
+    #[test]
+    fn a_server_that_is_later_than_its_client_counts_others() {
+        assert_eq!((told(99.1, 100.0, 10), told(990.5, 1000.0, 10)), (String::new(), String::new()));
+        assert!(told(98.0, 100.0, 10).contains("which cannot be later"));
+        let parts = Parts { client: 90.0, server: 100.0, outside: -10.0, ..Parts::default() };
+        assert_eq!(unexplained(ITL, parts, true), None, "held text makes gaps shorter");
+    }
+
+    #[test]
+    fn requests_of_others_are_seen_by_their_number() {
+        assert!(told(1.0, 1.0, 11).starts_with("the server finished 11 requests and the clients here sent 10"));
+        assert!(told(1.0, 1.0, 9).starts_with("the server finished 9 requests and the clients here got 10 answers"));
+        let (server, client) = both(1.0, 1.0, 11);
+        // Three more were sent, and failed: any of them may have been finished there.
+        assert!(notes(&server, None, &ClientView { sent: 13, ..client }).is_empty());
+    }
+
+    #[test]
+    fn parts_that_are_not_all_known_leave_no_rest_of_the_server() {
+        let (mut server, client) = both(30.0, 25.0, 10);
+        server.queue_ms = Some(times(2.0));
+        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        assert_eq!((parts.queue, parts.frontend, parts.outside), (Some(2.0), None, 5.0));
+        server.prefill_ms = Some(times(20.0));
+        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        assert_eq!((parts.prefill, parts.frontend), (Some(20.0), Some(3.0)));
+    }
+
+    #[test]
+    fn hosts_may_differ_a_little_about_when_a_run_began() {
+        let at = |ms: u64| UnixNanos(SECOND * 1000 + ms * 1_000_000);
+        assert_eq!(uncovered((at(50), at(900)), (at(0), at(950))), None);
+        assert!(uncovered((at(200), at(900)), (at(0), at(950))).unwrap().contains("the first came 200.0 ms after"));
+    }
+}
