@@ -1,7 +1,7 @@
 //! What is told of a sample: exactly, or from the histograms of its parts.
 
 use super::{
-    histogram::Histogram,
+    histogram::{self, Histogram},
     interval::{self, Dependences, Interval},
     numpy,
 };
@@ -154,6 +154,7 @@ impl Distribution {
             let effective: Vec<f64> = (0..wanted.percentiles.len()).map(of).collect();
             let places = places(wanted, n, &effective);
             told.qualify(sum(&|precision| precision.effective), &effective, &places, at);
+            told.widen(histogram::ERROR);
         }
         told.histogram = wanted.histograms.then_some(histogram);
         Some(told)
@@ -166,6 +167,14 @@ impl Distribution {
             mean: interval::of_mean(self.mean, self.std, of_mean),
             percentiles: effective.iter().copied().zip(places.iter().map(between)).collect(),
         });
+    }
+
+    /// Moves the ends of the percentiles' intervals by what they may be off.
+    fn widen(&mut self, share: f64) {
+        for (_, interval) in self.precision.iter_mut().flat_map(|precision| &mut precision.percentiles) {
+            interval.low = interval.low.map(|low| low * (1.0 - share));
+            interval.high = interval.high.map(|high| high * (1.0 + share));
+        }
     }
 
     fn settle(mut values: Vec<f64>, unit: Unit, wanted: &Wanted, places: &[f64]) -> (Self, Vec<f64>) {

@@ -12,6 +12,9 @@ use super::{
 const SLICES: f64 = 100.0;
 const FEWEST: f64 = 10.0;
 
+/// The fewest events that say how much a rate varies.
+const EVENTS: u64 = 20;
+
 /// How much there was each second, and how sure that is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -28,6 +31,7 @@ pub struct Slices {
     from: f64,
     to: f64,
     counts: Vec<f64>,
+    events: u64,
 }
 
 impl Slices {
@@ -36,7 +40,7 @@ impl Slices {
     #[must_use]
     pub fn new(from: f64, to: f64, cycle: f64) -> Self {
         let slices = ((to - from) / cycle).min(SLICES).max(FEWEST);
-        Slices { from, to, counts: vec![0.0; numpy::whole(slices)] }
+        Slices { from, to, counts: vec![0.0; numpy::whole(slices)], events: 0 }
     }
 
     /// Counts `n` that happened at a time; outside of the span it counts nothing.
@@ -45,6 +49,7 @@ impl Slices {
             let slice = numpy::whole((time - self.from) / (self.to - self.from) * self.counts.len() as f64);
             let last = self.counts.len() - 1;
             self.counts[slice.min(last)] += n;
+            self.events += 1;
         }
     }
 
@@ -60,7 +65,7 @@ impl Slices {
         let mean = numpy::mean(&self.counts);
         let effective = Dependence::of(self.counts.iter().copied()).effective(slices);
         let ends = interval::of_mean(mean, numpy::std(&self.counts), effective);
-        let interval = ends.low.zip(ends.high).filter(|_| mean > 0.0);
+        let interval = ends.low.zip(ends.high).filter(|_| self.events >= EVENTS);
         Rate { per_s: mean * per_s, interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]) }
     }
 }
@@ -105,6 +110,7 @@ mod tests {
         let mut slices = Slices::new(1.0, 3.0, 0.1);
         [0.5, 1.0, 2.0, 3.0, 3.1].iter().for_each(|time| slices.count(*time, 2.0));
         assert!((slices.rate().per_s - 3.0).abs() < 1e-12);
+        assert_eq!(slices.rate().interval, None, "of three events");
         assert_eq!(Slices::new(1.0, 1.0, 0.1).rate(), Rate::default());
     }
 }
