@@ -1,0 +1,155 @@
+//! The comparison for people: a table on the terminal, and Markdown for a comment.
+
+use super::report::{Number, Range, Report, Row, Verdict};
+
+const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
+
+/// The table for a terminal.
+#[must_use]
+pub fn text(report: &Report) -> String {
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(report.changes.iter().map(|row| cells(row, report.margin)));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let mut out = head(report, "");
+    let mut metric = "";
+    for (i, row) in rows.iter().enumerate() {
+        let now = i.checked_sub(1).map_or("", |i| report.changes[i].metric.as_str());
+        if i > 0 && now != metric && !is_single(metric, now) {
+            out.push('\n');
+        }
+        metric = now;
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            let pad = " ".repeat(width - cell.chars().count());
+            let left = column == 0 || column == 6;
+            line += &if left { format!("{cell}{pad}  ") } else { format!("{pad}{cell}  ") };
+        }
+        out += line.trim_end();
+        out.push('\n');
+    }
+    out + "\n" + &foot(report, "")
+}
+
+/// The table for a comment.
+#[must_use]
+pub fn markdown(report: &Report) -> String {
+    let mut out = head(report, "> ");
+    let line = |cells: [String; 7]| format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
+    out += &line(HEADINGS.map(str::to_owned));
+    out += "|---|--:|--:|--:|--:|--:|---|\n";
+    for row in &report.changes {
+        let mut cells = cells(row, report.margin);
+        if matches!(row.verdict, Verdict::Better | Verdict::Worse) {
+            cells[6] = format!("**{}**", cells[6]);
+        }
+        out += &line(cells);
+    }
+    out + "\n" + &foot(report, "- ")
+}
+
+/// Numbers that are one row each stand together.
+fn is_single(one: &str, other: &str) -> bool {
+    let single = |metric: &str| matches!(metric, "throughput" | "request_throughput" | "success");
+    single(one) && single(other)
+}
+
+/// The sides, and what speaks against comparing them.
+fn head(report: &Report, quote: &str) -> String {
+    let mut out = String::new();
+    for (name, side) in [("A", &report.a), ("B", &report.b)] {
+        let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
+        let failed = format!("{runs}{} requests, {} failed", side.requests, side.failed);
+        let end = if quote.is_empty() { "\n" } else { "\n\n" };
+        out += &format!("{name}: {} ({failed}){end}", side.files.join(" "));
+    }
+    for warning in &report.warnings {
+        out += &format!("{quote}! {warning}\n");
+    }
+    if quote.is_empty() || !report.warnings.is_empty() {
+        out.push('\n');
+    }
+    out
+}
+
+/// How to read it, and what became of the rules.
+fn foot(report: &Report, bullet: &str) -> String {
+    let mut out = format!(
+        "{bullet}p: how probable so large a change is between equals, corrected for {} comparisons (Holm).\n",
+        report.comparisons
+    );
+    let by_runs = |number: &Number| number.basis == "runs";
+    if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
+        out += bullet;
+        out += "*: the runs vary more than the requests in them let expect, so each run counts as one value.\n";
+    }
+    for check in &report.checks {
+        let result = match check.result {
+            super::check::Passed::Passed => "passed",
+            super::check::Passed::Failed => "FAILED",
+            super::check::Passed::Undecided => "undecided",
+        };
+        out += &format!("{bullet}{result}: fail if {}: {}\n", check.rule, check.why);
+    }
+    out
+}
+
+fn cells(row: &Row, margin: f64) -> [String; 7] {
+    let share = row.unit == "1";
+    let change = if share { Some(row.difference) } else { row.relative };
+    let by_runs = if row.a.basis == "runs" || row.b.basis == "runs" { "*" } else { "" };
+    [
+        name(row) + by_runs,
+        value(row, &row.a),
+        value(row, &row.b),
+        change.map_or_else(|| "-".into(), |change| percent(change.value, share)),
+        change.map_or_else(|| "-".into(), |change| interval(change, share)),
+        row.p_corrected.map_or_else(|| "-".into(), p_value),
+        verdict(row, margin),
+    ]
+}
+
+fn name(row: &Row) -> String {
+    let base = row.metric.trim_end_matches("_from_schedule");
+    let from = if base == row.metric { "" } else { " from schedule" };
+    match base {
+        "throughput" => "output tokens/s".into(),
+        "request_throughput" => "requests/s".into(),
+        "success" => "successes".into(),
+        latency => format!("{} {}{from} (ms)", latency.to_uppercase(), row.statistic),
+    }
+}
+
+fn value(row: &Row, number: &Number) -> String {
+    if row.unit == "1" {
+        return format!("{:.1} %", number.value * 100.0);
+    }
+    let digits = if number.value < 10.0 { 3 } else { 2 };
+    format!("{:.digits$}", number.value)
+}
+
+fn percent(share: f64, points: bool) -> String {
+    format!("{:+.1} {}", share * 100.0, if points { "pp" } else { "%" })
+}
+
+fn interval(range: Range, points: bool) -> String {
+    let end = |end: Option<f64>| end.map_or_else(|| "?".into(), |end| format!("{:+.1}", end * 100.0));
+    format!("{} … {} {}", end(range.low), end(range.high), if points { "pp" } else { "%" })
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.0001 { "<0.0001".into() } else { format!("{p:.4}") }
+}
+
+fn verdict(row: &Row, margin: f64) -> String {
+    let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
+    match row.verdict {
+        Verdict::Better => "better".into(),
+        Verdict::Worse => "worse".into(),
+        Verdict::Same => format!("same within {} {}", margin * 100.0, if row.unit == "1" { "pp" } else { "%" }),
+        Verdict::Undecided if more.is_empty() => "undecided".into(),
+        Verdict::Undecided => format!("undecided: needs {more}"),
+        Verdict::TooFew if more.is_empty() => "too few values".into(),
+        Verdict::TooFew => format!("too few values: needs {more}"),
+    }
+}
