@@ -107,10 +107,16 @@ impl Rule {
         let p = row.p_corrected.unwrap_or(1.0);
         match (beyond, p < ALPHA) {
             (false, _) => (Passed::Passed, told),
-            (true, true) => (Passed::Failed, format!("{told}, p = {p:.2}")),
-            (true, false) => (Passed::Undecided, format!("{told}, which may be chance (p = {p:.2})")),
+            (true, true) => (Passed::Failed, format!("{told}, {}", told_p(p))),
+            (true, false) => (Passed::Undecided, format!("{told}, which may be chance ({})", told_p(p))),
         }
     }
+}
+
+/// A p-value in words.
+#[must_use]
+pub fn told_p(p: f64) -> String {
+    if p < 0.0001 { "p < 0.0001".into() } else { format!("p = {p:.4}") }
 }
 
 /// `5%`, `+5 %`, `-2.5%`, as a share.

@@ -4,6 +4,8 @@ mod change;
 mod check;
 mod estimate;
 mod facts;
+#[cfg(test)]
+mod proof;
 mod report;
 mod side;
 mod table;

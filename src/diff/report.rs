@@ -296,10 +296,12 @@ fn row(
     }
 }
 
-/// Requests on top until there are enough values.
+/// Requests on top until there are enough values, or enough independent ones.
 fn more_values(of: &Candidate, requests: usize) -> Option<u64> {
-    let fewest = of.change.a.n.min(of.change.b.n) as f64;
-    let times = of.needs as f64 / fewest;
+    let (a, b) = (&of.change.a, &of.change.b);
+    let fewest = a.n.min(b.n);
+    let has = if (fewest as u64) < of.needs { fewest as f64 } else { a.effective.min(b.effective) };
+    let times = of.needs as f64 / has;
     (of.needs < u64::MAX && times > 1.0).then(|| whole((times - 1.0) * requests as f64))
 }
 

@@ -17,8 +17,11 @@ use crate::{
 /// The most pieces into which a run is cut to see how its throughput varies.
 const PIECES: usize = 20;
 
-/// Completions that a piece should have.
+/// Requests that a piece should have.
 const PER_PIECE: usize = 5;
+
+/// The shortest piece, in mean lives of a request: what is under way at a border counts on both sides of it.
+const LIVES_PER_PIECE: f64 = 2.0;
 
 /// The runs of one side.
 #[derive(Debug)]
@@ -206,30 +209,48 @@ impl Run {
     }
 
     /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch
-    /// means).
+    /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
+    /// step would else look like a server that stops and goes.
     fn rate(&self, weight: fn(&Request) -> f64) -> Option<Rate> {
-        let ended = |r: &Request| Some((r.start? + r.done.or(r.latency)?, weight(r)));
-        let ends: Vec<(f64, f64)> = self.recording.successes().filter_map(ended).collect();
+        let lived = |r: &Request| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
+        let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(lived).collect();
         let seconds = self.recording.duration();
-        let pieces = (ends.len() / PER_PIECE).min(PIECES);
-        let starts = self.recording.requests.iter().filter_map(|r| r.start);
-        let first = starts.fold(f64::INFINITY, f64::min);
-        let last = ends.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
-        if ends.len() < self.recording.successes().count() || seconds <= 0.0 || last <= first {
+        let first = lives.iter().map(|(start, ..)| *start).fold(f64::INFINITY, f64::min);
+        let last = lives.iter().map(|(_, end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
+        if lives.len() < self.recording.successes().count() || seconds <= 0.0 || last <= first {
             return None;
         }
-        let mut sums = vec![0.0; pieces.max(1)];
-        for (end, weight) in &ends {
-            let piece = numpy::whole((end - first) / (last - first) * pieces as f64);
-            sums[piece.min(pieces.saturating_sub(1))] += weight;
+        let length = lives.iter().map(|(start, end, _)| end - start).sum::<f64>() / lives.len() as f64;
+        let most = numpy::whole((last - first) / (length * LIVES_PER_PIECE));
+        let pieces = (lives.len() / PER_PIECE).min(most).clamp(1, PIECES);
+        let width = (last - first) / pieces as f64;
+        let mut sums = vec![0.0; pieces];
+        for (start, end, weight) in &lives {
+            spread(&mut sums, (start - first) / width, (end - first) / width, *weight);
         }
+        // What of independent requests the spreading takes from the variance of a piece.
+        let kept = 1.0 - (length / width / 3.0).min(0.5);
         let freedom = pieces as f64 - 1.0;
         Some(Rate {
-            total: sums.iter().sum(),
+            total: lives.iter().map(|(.., weight)| weight).sum(),
             seconds,
-            variance: (numpy::std(&sums) * pieces as f64).powi(2) / freedom,
-            freedom: freedom.max(0.0),
+            variance: (numpy::std(&sums) * pieces as f64).powi(2) / freedom / kept,
+            freedom,
         })
+    }
+}
+
+/// Adds a weight to the pieces between two places, in proportion.
+fn spread(sums: &mut [f64], from: f64, to: f64, weight: f64) {
+    let last = sums.len() - 1;
+    let (begin, end) = (numpy::whole(from).min(last), numpy::whole(to).min(last));
+    if begin == end || to <= from {
+        sums[begin] += weight;
+        return;
+    }
+    for (piece, sum) in sums.iter_mut().enumerate().take(end + 1).skip(begin) {
+        let inside = to.min(piece as f64 + 1.0) - from.max(piece as f64);
+        *sum += weight * inside / (to - from);
     }
 }
 

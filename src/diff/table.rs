@@ -1,6 +1,9 @@
 //! The comparison for people: a table on the terminal, and Markdown for a comment.
 
-use super::report::{Number, Range, Report, Row, Verdict};
+use super::{
+    check::{Passed, told_p},
+    report::{Number, Range, Report, Row, Verdict},
+};
 
 const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
 
@@ -85,9 +88,9 @@ fn foot(report: &Report, bullet: &str) -> String {
     }
     for check in &report.checks {
         let result = match check.result {
-            super::check::Passed::Passed => "passed",
-            super::check::Passed::Failed => "FAILED",
-            super::check::Passed::Undecided => "undecided",
+            Passed::Passed => "passed",
+            Passed::Failed => "FAILED",
+            Passed::Undecided => "undecided",
         };
         out += &format!("{bullet}{result}: fail if {}: {}\n", check.rule, check.why);
     }
@@ -133,12 +136,15 @@ fn percent(share: f64, points: bool) -> String {
 }
 
 fn interval(range: Range, points: bool) -> String {
+    if range.low.is_none() && range.high.is_none() {
+        return "-".into();
+    }
     let end = |end: Option<f64>| end.map_or_else(|| "?".into(), |end| format!("{:+.1}", end * 100.0));
     format!("{} … {} {}", end(range.low), end(range.high), if points { "pp" } else { "%" })
 }
 
 fn p_value(p: f64) -> String {
-    if p < 0.0001 { "<0.0001".into() } else { format!("{p:.4}") }
+    told_p(p).trim_start_matches("p ").trim_start_matches("= ").replace("< ", "<")
 }
 
 fn verdict(row: &Row, margin: f64) -> String {

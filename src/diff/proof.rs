@@ -1,0 +1,153 @@
+//! What the verdicts promise, counted in simulated comparisons.
+//!
+//! `VB_TRIALS` sets the comparisons of each kind: `scripts/check-statistics.sh` makes more of them, in a release build.
+
+use rand::rngs::ChaCha8Rng;
+
+use super::{
+    report::{Options, Report, Row, Verdict},
+    side::{Run, Side},
+};
+use crate::{
+    rng,
+    stats::recording::{Recording, Request},
+    units::UnixNanos,
+};
+
+const GAPS: usize = 4;
+
+fn trials(default: u64) -> u64 {
+    std::env::var("VB_TRIALS").map_or(default, |text| text.parse().unwrap())
+}
+
+fn options() -> Options {
+    Options { percentiles: vec![50.0, 90.0, 99.0], margin: 0.05, rules: Vec::new() }
+}
+
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    rng::unit(rng).max(f64::MIN_POSITIVE)
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
+}
+
+/// A made-up server: how the time that a request takes follows from the one before it.
+struct Server {
+    name: &'static str,
+    draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
+}
+
+const SERVERS: [Server; 4] = [
+    Server { name: "exponential", draw: |rng, _| rng::exponential(rng) },
+    Server { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
+    // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
+    Server {
+        name: "bimodal",
+        draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
+    },
+    // Each is like the one before it (0.8).
+    Server {
+        name: "autocorrelated",
+        draw: |rng, last| {
+            *last = 0.8 * *last + 0.6 * normal(rng);
+            (0.5 * *last).exp()
+        },
+    },
+];
+
+/// A run of `n` requests, whose first token takes `slower` times as long as the server's.
+fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
+    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
+    let mut recording = Recording { base: Some(UnixNanos(1_000_000_000)), ..Recording::default() };
+    let mut start = 0.0;
+    for i in 0..n {
+        start += 0.1 * rng::exponential(&mut rng);
+        let ttft = slower * 0.1 * (server.draw)(&mut rng, &mut of_ttft);
+        let first = recording.gaps.len();
+        for _ in 0..GAPS {
+            recording.gaps.push(0.01 * (server.draw)(&mut rng, &mut of_gaps));
+        }
+        let latency = ttft + recording.gaps[first..].iter().sum::<f64>();
+        let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
+        recording.requests.push(Request {
+            success,
+            prompt_len: 64,
+            output_tokens: 1 + GAPS as u32,
+            start: Some(start),
+            queue_time: Some(0.0),
+            ttft: Some(ttft),
+            latency: Some(latency),
+            done: Some(latency),
+            gaps: first..recording.gaps.len(),
+            ..Request::default()
+        });
+        let end = recording.instant(start + latency);
+        recording.stretch(UnixNanos(1_000_000_000));
+        recording.stretch(end);
+    }
+    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+}
+
+fn side(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Side {
+    Side { runs: vec![run(server, n, stream, slower)] }
+}
+
+fn called(report: &Report) -> bool {
+    report.changes.iter().any(|row| row.p_corrected.is_some_and(|p| p < super::change::ALPHA))
+}
+
+/// The family-wise error: all of the numbers of a comparison together.
+#[test]
+fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(250);
+    let mut all = Vec::new();
+    for server in &SERVERS {
+        let mut wrong = 0;
+        let mut each = std::collections::BTreeMap::<String, u32>::new();
+        for trial in 0..trials {
+            let n = [200, 400, 800, 1600][trial as usize % 4];
+            let (a, b) = (side(server, n, ("a", trial), 1.0), side(server, n, ("b", trial), 1.0));
+            let report = Report::of(&a, &b, &options());
+            wrong += u64::from(called(&report));
+            for row in &report.changes {
+                *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() +=
+                    u32::from(row.p_corrected.is_some_and(|p| p < 0.05));
+            }
+        }
+        each.retain(|_, n| *n > 0);
+        println!("{}: {wrong} of {trials}: {each:?}", server.name);
+        all.push((server.name, wrong));
+    }
+    let sum: u64 = all.iter().map(|(_, wrong)| wrong).sum();
+    assert!(sum * 20 <= trials * SERVERS.len() as u64, "of {trials} each: {all:?}");
+    // Of one server alone, chance is given its room.
+    let most = 0.05 * trials as f64 + 3.0 * (0.05 * 0.95 * trials as f64).sqrt();
+    assert!(all.iter().all(|(_, wrong)| (*wrong as f64) <= most), "of {trials} each: {all:?}");
+}
+
+fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
+    report.changes.iter().find(|row| row.metric == metric && row.statistic == statistic).unwrap()
+}
+
+#[test]
+fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
+    let trials = trials(100);
+    let server = Server { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
+    let mut found = 0;
+    let mut needed = 0;
+    for trial in 0..trials {
+        // A pilot that is too small says how many it takes.
+        let pilot = 400;
+        let (a, b) = (side(&server, pilot, ("pilot a", trial), 1.0), side(&server, pilot, ("pilot b", trial), 1.0));
+        let report = Report::of(&a, &b, &options());
+        let n = pilot + usize::try_from(find(&report, "ttft", "p50").needs_more.unwrap_or(0)).unwrap();
+        needed += n as u64;
+        let (a, b) = (side(&server, n, ("power a", trial), 1.0), side(&server, n, ("power b", trial), 1.05));
+        let report = Report::of(&a, &b, &options());
+        found += u64::from(find(&report, "ttft", "p50").verdict == Verdict::Worse);
+    }
+    println!("{found} of {trials}, with {} requests a side on average", needed / trials);
+    assert!(found * 10 >= trials * 8, "{found} of {trials}");
+}
