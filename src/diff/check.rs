@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     change::ALPHA,
-    report::{Row, Verdict},
+    report::{Row, SHARE, Verdict},
 };
 
 /// The metrics, and whether each has statistics to choose from.
@@ -96,7 +96,7 @@ impl Rule {
     }
 
     fn judge_row(&self, row: &Row) -> (Passed, String) {
-        let share = row.unit == "1";
+        let share = row.unit == SHARE;
         let change = if share { Some(row.difference) } else { row.relative };
         let Some(change) = change else { return (Passed::Undecided, "no relative change from or to 0".into()) };
         let told = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });

@@ -21,7 +21,7 @@ pub struct Estimate {
     /// How it varies.
     pub spread: Spread,
     /// Whether the runs, and not the requests, are taken as sampled.
-    pub by_runs: bool,
+    pub runs: bool,
 }
 
 /// How a number varies from sample to sample.
@@ -41,13 +41,13 @@ impl Estimate {
     /// A number of requests.
     #[must_use]
     pub fn new(value: f64, n: usize, effective: f64, spread: Spread) -> Self {
-        Estimate { value, n, effective, spread, by_runs: false }
+        Estimate { value, n, effective, spread, runs: false }
     }
 
     /// What was taken as sampled.
     #[must_use]
     pub fn basis(&self) -> &'static str {
-        if self.by_runs { "runs" } else { "requests" }
+        if self.runs { "runs" } else { "requests" }
     }
 
     /// The mean of values with this standard deviation.
@@ -104,21 +104,36 @@ impl Estimate {
     /// not requests are what was sampled. `each` has the number of each run.
     #[must_use]
     pub fn over_runs(self, each: &[f64]) -> Self {
-        let k = each.len() as f64;
-        if each.len() < 3 || each.iter().any(|value| *value <= 0.0) {
-            return self;
-        }
-        let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
-        let between = numpy::std(&logs) / (k - 1.0).sqrt();
+        let Some((between, freedom)) = between(each) else { return self };
         let within = match (self.low(interval::TAIL), self.high(interval::TAIL)) {
             (Some(low), Some(high)) if low > 0.0 => (high.ln() - low.ln()) / (2.0 * normal_tail(interval::TAIL)),
             _ => return self,
         };
-        if between <= within {
-            return self;
-        }
-        Estimate { effective: k, spread: Spread::Student(between, k - 1.0), by_runs: true, ..self }
+        if between <= within { self } else { self.sampled_by_runs(between, freedom) }
     }
+
+    /// The number over repeats, where there are enough of them: whatever varies within a run is in their differences.
+    #[must_use]
+    pub fn by_runs(self, each: &[f64]) -> Self {
+        match between(each) {
+            Some((error, freedom)) => self.sampled_by_runs(error, freedom),
+            None => self,
+        }
+    }
+
+    fn sampled_by_runs(self, error: f64, freedom: f64) -> Self {
+        Estimate { effective: freedom + 1.0, spread: Spread::Student(error, freedom), runs: true, ..self }
+    }
+}
+
+/// The relative standard error of the mean of these runs, with its degrees of freedom; `None`: fewer than three runs.
+fn between(each: &[f64]) -> Option<(f64, f64)> {
+    if each.len() < 3 || each.iter().any(|value| *value <= 0.0) {
+        return None;
+    }
+    let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
+    let freedom = each.len() as f64 - 1.0;
+    Some((numpy::std(&logs) / freedom.sqrt(), freedom))
 }
 
 /// What a standard normal value exceeds with the probability `tail`.

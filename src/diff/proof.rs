@@ -5,7 +5,8 @@
 use rand::rngs::ChaCha8Rng;
 
 use super::{
-    report::{Options, Report, Row, Verdict},
+    change::ALPHA,
+    report::{Options, Report, Row},
     side::{Run, Side},
 };
 use crate::{
@@ -56,7 +57,7 @@ const SERVERS: [Server; 4] = [
     },
 ];
 
-/// A run of `n` requests, whose first token takes `slower` times as long as the server's.
+/// A run of `n` requests, each of which takes `slower` times as long as the server's.
 fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
     let mut rng = rng::stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
@@ -67,7 +68,7 @@ fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
         let ttft = slower * 0.1 * (server.draw)(&mut rng, &mut of_ttft);
         let first = recording.gaps.len();
         for _ in 0..GAPS {
-            recording.gaps.push(0.01 * (server.draw)(&mut rng, &mut of_gaps));
+            recording.gaps.push(slower * 0.01 * (server.draw)(&mut rng, &mut of_gaps));
         }
         let latency = ttft + recording.gaps[first..].iter().sum::<f64>();
         let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
@@ -95,7 +96,31 @@ fn side(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Side {
 }
 
 fn called(report: &Report) -> bool {
-    report.changes.iter().any(|row| row.p_corrected.is_some_and(|p| p < super::change::ALPHA))
+    report.changes.iter().any(|row| row.p_corrected.is_some_and(|p| p < ALPHA))
+}
+
+/// How often the interval of a change holds the truth.
+#[test]
+fn intervals_of_a_change_hold_the_truth_as_often_as_they_say() {
+    let trials = trials(150);
+    let truth = 0.05;
+    let mut held = std::collections::BTreeMap::<String, (u64, u64)>::new();
+    for server in &SERVERS {
+        for trial in 0..trials {
+            let (a, b) = (side(server, 800, ("held a", trial), 1.0), side(server, 800, ("held b", trial), 1.0 + truth));
+            for row in Report::of(&a, &b, &options()).changes.iter().filter(|row| row.metric == "ttft") {
+                let told = row.relative.unwrap();
+                let inside = told.low.is_none_or(|low| low <= truth) && told.high.is_none_or(|high| truth <= high);
+                let (hits, of) = held.entry(format!("{} {}", server.name, row.statistic)).or_default();
+                (*hits, *of) = (*hits + u64::from(inside), *of + 1);
+            }
+        }
+    }
+    println!("{held:?}");
+    let least = 0.95 - 3.5 * (0.95 * 0.05 / trials as f64).sqrt() - 0.01;
+    assert!(held.values().all(|(hits, of)| *hits as f64 >= least * *of as f64), "{held:?}");
+    let (hits, of) = held.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    assert!(hits as f64 >= 0.94 * of as f64, "{held:?}");
 }
 
 /// The family-wise error: all of the numbers of a comparison together.
@@ -113,7 +138,7 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
             wrong += u64::from(called(&report));
             for row in &report.changes {
                 *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() +=
-                    u32::from(row.p_corrected.is_some_and(|p| p < 0.05));
+                    u32::from(row.p_corrected.is_some_and(|p| p < ALPHA));
             }
         }
         each.retain(|_, n| *n > 0);
@@ -127,6 +152,25 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
     assert!(all.iter().all(|(_, wrong)| (*wrong as f64) <= most), "of {trials} each: {all:?}");
 }
 
+/// Repeats that differ from each other by some percent more than their requests do, as on a real machine.
+#[test]
+fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(60);
+    let mut all = Vec::new();
+    for (repeats, differ) in [(3, 0.1), (4, 0.03), (4, 0.1), (8, 0.1)] {
+        let side = |name: &str, trial: u64| {
+            let mut rng = rng::stream(trial, name, 1);
+            let one = |i| run(&SERVERS[1], 200, (name, trial * 10 + i), (differ * normal(&mut rng)).exp());
+            Side { runs: (0..repeats).map(one).collect() }
+        };
+        let wrong = (0..trials).filter(|trial| called(&Report::of(&side("a", *trial), &side("b", *trial), &options())));
+        all.push((repeats, differ, wrong.count()));
+    }
+    println!("(repeats, how they differ, called different) of {trials}: {all:?}");
+    let sum: usize = all.iter().map(|(.., wrong)| wrong).sum();
+    assert!(sum as u64 * 20 <= trials * all.len() as u64, "of {trials} each: {all:?}");
+}
+
 fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
     report.changes.iter().find(|row| row.metric == metric && row.statistic == statistic).unwrap()
 }
@@ -135,18 +179,22 @@ fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
 fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
     let trials = trials(100);
     let server = Server { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
-    let mut found = 0;
-    let mut needed = 0;
-    for trial in 0..trials {
-        // A pilot that is too small says how many it takes.
-        let pilot = 400;
-        let (a, b) = (side(&server, pilot, ("pilot a", trial), 1.0), side(&server, pilot, ("pilot b", trial), 1.0));
+    let (mut found, mut needed, mut trial) = (0, 0, 0);
+    for pilot in 0.. {
+        // A pilot that is too small says how many it takes; one that is decided by chance asks for nothing.
+        let n = 400;
+        let (a, b) = (side(&server, n, ("pilot a", pilot), 1.0), side(&server, n, ("pilot b", pilot), 1.0));
         let report = Report::of(&a, &b, &options());
-        let n = pilot + usize::try_from(find(&report, "ttft", "p50").needs_more.unwrap_or(0)).unwrap();
+        let Some(more) = find(&report, "ttft", "p50").needs_more else { continue };
+        let n = n + usize::try_from(more).unwrap();
         needed += n as u64;
-        let (a, b) = (side(&server, n, ("power a", trial), 1.0), side(&server, n, ("power b", trial), 1.05));
+        let (a, b) = (side(&server, n, ("power a", pilot), 1.0), side(&server, n, ("power b", pilot), 1.05));
         let report = Report::of(&a, &b, &options());
-        found += u64::from(find(&report, "ttft", "p50").verdict == Verdict::Worse);
+        found += u64::from(find(&report, "ttft", "p50").p_corrected.is_some_and(|p| p < ALPHA));
+        trial += 1;
+        if trial == trials {
+            break;
+        }
     }
     println!("{found} of {trials}, with {} requests a side on average", needed / trials);
     assert!(found * 10 >= trials * 8, "{found} of {trials}");

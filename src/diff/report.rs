@@ -18,6 +18,9 @@ use crate::stats::{
 /// The version of this record.
 const FORMAT: u32 = 1;
 
+/// The unit of a share.
+pub const SHARE: &str = "1";
+
 /// What is compared, checked.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -235,7 +238,7 @@ fn candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate> {
     for (metric, unit, both) in rates {
         all.extend(both.map(|both| more(metric, "rate", unit, both)));
     }
-    all.push(more("success", "share", "1", (a.success_share(), b.success_share())));
+    all.push(more("success", "share", SHARE, (a.success_share(), b.success_share())));
     all
 }
 
@@ -268,7 +271,8 @@ fn row(
     let up = change.b.value > change.a.value;
     let verdict = match p_corrected {
         None => Verdict::TooFew,
-        Some(_) if change.within(margin) => Verdict::Same,
+        // Of failures no small share is one that does not matter.
+        Some(p) if change.within(margin) && (of.unit != SHARE || p >= ALPHA) => Verdict::Same,
         Some(p) if p < ALPHA && up == of.more_is_better => Verdict::Better,
         Some(p) if p < ALPHA => Verdict::Worse,
         Some(_) => Verdict::Undecided,
@@ -288,7 +292,7 @@ fn row(
         a: Number::of(&change.a, of.scale),
         b: Number::of(&change.b, of.scale),
         difference: Range::of(change.difference(), of.scale),
-        relative: if of.unit == "1" { None } else { change.relative().map(|relative| Range::of(relative, 1.0)) },
+        relative: if of.unit == SHARE { None } else { change.relative().map(|relative| Range::of(relative, 1.0)) },
         p,
         p_corrected,
         verdict,

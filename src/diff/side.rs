@@ -139,7 +139,7 @@ impl Side {
         let n = self.requests() - self.failed();
         let told = Estimate::new(total / seconds, n, freedom + 1.0, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
-        (seconds > 0.0).then(|| told.over_runs(&each))
+        (seconds > 0.0).then(|| told.by_runs(&each))
     }
 
     /// The share of requests that succeeded.

@@ -1,8 +1,9 @@
 //! The comparison for people: a table on the terminal, and Markdown for a comment.
 
 use super::{
+    change::ALPHA,
     check::{Passed, told_p},
-    report::{Number, Range, Report, Row, Verdict},
+    report::{Number, Range, Report, Row, SHARE, Verdict},
 };
 
 const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
@@ -84,7 +85,7 @@ fn foot(report: &Report, bullet: &str) -> String {
     let by_runs = |number: &Number| number.basis == "runs";
     if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
         out += bullet;
-        out += "*: the runs vary more than the requests in them let expect, so each run counts as one value.\n";
+        out += "*: each run counts as one value, since the runs vary more than their requests let expect, or tell more.\n";
     }
     for check in &report.checks {
         let result = match check.result {
@@ -98,7 +99,7 @@ fn foot(report: &Report, bullet: &str) -> String {
 }
 
 fn cells(row: &Row, margin: f64) -> [String; 7] {
-    let share = row.unit == "1";
+    let share = row.unit == SHARE;
     let change = if share { Some(row.difference) } else { row.relative };
     let by_runs = if row.a.basis == "runs" || row.b.basis == "runs" { "*" } else { "" };
     [
@@ -124,7 +125,7 @@ fn name(row: &Row) -> String {
 }
 
 fn value(row: &Row, number: &Number) -> String {
-    if row.unit == "1" {
+    if row.unit == SHARE {
         return format!("{:.1} %", number.value * 100.0);
     }
     let digits = if number.value < 10.0 { 3 } else { 2 };
@@ -148,11 +149,14 @@ fn p_value(p: f64) -> String {
 }
 
 fn verdict(row: &Row, margin: f64) -> String {
+    let within = format!("{} {}", margin * 100.0, if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         Verdict::Better => "better".into(),
         Verdict::Worse => "worse".into(),
-        Verdict::Same => format!("same within {} {}", margin * 100.0, if row.unit == "1" { "pp" } else { "%" }),
+        // It is no chance, and too little to matter.
+        Verdict::Same if row.p_corrected.is_some_and(|p| p < ALPHA) => format!("differs, but within {within}"),
+        Verdict::Same => format!("same within {within}"),
         Verdict::Undecided if more.is_empty() => "undecided".into(),
         Verdict::Undecided => format!("undecided: needs {more}"),
         Verdict::TooFew if more.is_empty() => "too few values".into(),
