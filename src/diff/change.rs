@@ -157,3 +157,114 @@ pub fn holm(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
     }
     corrected
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn share(hits: f64, of: usize) -> Estimate {
+        Estimate::new(hits / of as f64, of, of as f64, Spread::Share)
+    }
+
+    fn ranks(mut values: Vec<f64>, p: f64) -> Estimate {
+        values.sort_by(f64::total_cmp);
+        let value = crate::stats::numpy::percentile(&values, p);
+        Estimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
+    }
+
+    /// The example of Newcombe's paper (1998, method 10): 56 of 70 against 48 of 80.
+    #[test]
+    fn the_interval_of_two_shares_is_newcombes() {
+        let change = Change { a: share(48.0, 80), b: share(56.0, 70) };
+        let (value, told) = change.difference();
+        let near = |a: f64, b: f64| (a - b).abs() < 5e-5;
+        assert!(near(value, 0.2) && near(told.low.unwrap(), 0.0524) && near(told.high.unwrap(), 0.3339), "{told:?}");
+        assert!((0.005..0.02).contains(&change.p_value().unwrap()), "{:?}", change.p_value());
+    }
+
+    /// Two normal means have a z-test: with so much freedom, Student's t is normal.
+    #[test]
+    fn the_p_value_of_two_normal_numbers_is_that_of_the_z_test() {
+        let side = |value: f64, error: f64| Estimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
+        for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
+            let error = 0.05 / 2.0_f64.sqrt();
+            let p = Change { a: side(1.0, error), b: side(b, error) }.p_value().unwrap();
+            let want = 2.0 * Normal::standard().cdf(-z);
+            assert!((p / want - 1.0).abs() < 1e-3, "z {z}: {p} is not {want}");
+        }
+    }
+
+    #[test]
+    fn holms_correction_is_that_of_his_paper() {
+        let p = [Some(0.01), Some(0.04), None, Some(0.03), Some(0.005)];
+        let told: Vec<Option<f64>> = holm(&p).into_iter().map(|p| p.map(|p| (p * 1e6).round() / 1e6)).collect();
+        assert_eq!(told, [Some(0.03), Some(0.06), None, Some(0.06), Some(0.02)]);
+    }
+
+    #[test]
+    fn twice_the_precision_needs_four_times_the_requests() {
+        let side = |error| Estimate::new(1.0, 9, 9.0, Spread::Student(error, 1e9));
+        let times = |error| Change { a: side(error), b: side(error) }.times_needed(0.05, 0.05).unwrap();
+        assert!((times(0.2) / times(0.1) - 4.0).abs() < 1e-6);
+        // (√2·0.1 · (1.96 + 1.036) / ln 1.05)²
+        assert!((times(0.1) - 75.42).abs() < 0.05, "{}", times(0.1));
+    }
+
+    #[test]
+    fn numbers_of_zero_have_a_difference_and_no_ratio() {
+        let change = Change { a: ranks(vec![0.0; 50], 50.0), b: ranks((1..51).map(f64::from).collect(), 50.0) };
+        assert!(change.relative().is_none() && !change.within(0.05));
+        assert!(change.difference().1.low.unwrap() > 0.0 && change.p_value().unwrap() < 0.001);
+        assert_eq!(Change { a: change.b.clone(), b: change.a.clone() }.difference().0, -25.5);
+    }
+
+    proptest! {
+        /// Who is called A must not matter.
+        #[test]
+        fn turned_over_it_is_the_same_change(
+            a in prop::collection::vec(0.1..10.0, 20..60),
+            b in prop::collection::vec(0.1..10.0, 20..60),
+            p in 20.0..80.0,
+        ) {
+            let (a, b) = (ranks(a, p), ranks(b, p));
+            let (there, back) = (Change { a: a.clone(), b: b.clone() }, Change { a: b, b: a });
+            let near = |x: Option<f64>, y: Option<f64>| match (x, y) {
+                (Some(x), Some(y)) => (x - y).abs() < 1e-9 * (1.0 + x.abs()),
+                (x, y) => x.is_none() && y.is_none(),
+            };
+            let (one, other) = (there.relative().unwrap().1, back.relative().unwrap().1);
+            let turned = |end: Option<f64>| end.map(|end| 1.0 / (1.0 + end) - 1.0);
+            prop_assert!(near(one.low, turned(other.high)) && near(one.high, turned(other.low)), "{one:?} {other:?}");
+            prop_assert!(near(there.p_value(), back.p_value()));
+        }
+
+        /// The p-value and the interval are one statement.
+        #[test]
+        fn a_difference_is_sure_where_the_interval_leaves_zero_out(
+            a in prop::collection::vec(1.0..2.0, 40..80),
+            b in prop::collection::vec(1.0..2.0, 40..80),
+            slower in 0.8..1.3,
+        ) {
+            let b: Vec<f64> = b.iter().map(|v| v * slower).collect();
+            let change = Change { a: ranks(a, 50.0), b: ranks(b, 50.0) };
+            let told = change.relative().unwrap().1;
+            let outside = told.low.unwrap() > 0.0 || told.high.unwrap() < 0.0;
+            let p = change.p_value().unwrap();
+            prop_assert!(outside == (p < ALPHA) || (p - ALPHA).abs() < 1e-3, "{told:?} {p}");
+        }
+
+        /// Holm's p-values against the definition: rejected in order, until one is not.
+        #[test]
+        fn holm_rejects_what_the_definition_rejects(p in prop::collection::vec(0.0..0.2, 1..12)) {
+            let corrected = holm(&p.iter().copied().map(Some).collect::<Vec<_>>());
+            let mut sorted = p.clone();
+            sorted.sort_by(f64::total_cmp);
+            let step = |(i, p): &(usize, &f64)| **p * (sorted.len() - i) as f64 < ALPHA;
+            let rejected = sorted.iter().enumerate().take_while(step).count();
+            let told = corrected.iter().flatten().filter(|p| **p < ALPHA).count();
+            prop_assert_eq!(told, rejected);
+        }
+    }
+}

@@ -134,3 +134,34 @@ pub fn parse_margin(text: &str) -> Result<f64, String> {
 fn percentile(statistic: &str) -> Option<f64> {
     statistic.strip_prefix('p')?.parse().ok().filter(|p| *p > 0.0 && *p < 100.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_are_said() {
+        let rule = Rule::parse(" ttft.median>+5 % ").unwrap();
+        assert_eq!((rule.statistic.as_deref(), rule.percentile(), rule.above, rule.limit), (Some("p50"), Some(50.0), true, 0.05));
+        let rule = Rule::parse("throughput < -2.5%").unwrap();
+        assert_eq!((rule.metric.as_str(), rule.percentile(), rule.above, rule.limit), ("throughput", None, false, -0.025));
+        assert_eq!(Rule::parse("e2el.p99.90 > 1%").unwrap().statistic.as_deref(), Some("p99.9"));
+    }
+
+    #[test]
+    fn a_rule_that_makes_no_sense_is_told_with_the_cure() {
+        for (text, what) in [
+            ("ttft.p99 = 5%", "no > or <"),
+            ("ttft.p99 > 5", "`5` is not a change in percent"),
+            ("latency.p99 > 5%", "`latency` is none of ttft, tpot"),
+            ("ttft > 5%", "which statistic"),
+            ("ttft.p100 > 5%", "which statistic"),
+            ("throughput.mean > 5%", "throughput is one number"),
+        ] {
+            let error = Rule::parse(text).unwrap_err();
+            assert!(error.contains(what) && error.contains("write it as"), "{text}: {error}");
+        }
+        assert!(["5", "-5%", "0%", "100%", "x%"].iter().all(|text| parse_margin(text).is_err()));
+        assert_eq!(parse_margin("2 %").unwrap(), 0.02);
+    }
+}

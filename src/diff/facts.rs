@@ -19,7 +19,7 @@ pub fn warnings(a: &Side, b: &Side, changes: &[Row]) -> Vec<String> {
     let mut warnings: Vec<String> = failures(a, b, changes).into_iter().collect();
     for (name, of) in SETTINGS {
         let (of_a, of_b) = (values(a, of), values(b, of));
-        if of_a != of_b {
+        if of_a != of_b && !of_a.is_empty() && !of_b.is_empty() {
             warnings.push(format!("{name}: {} in A, {} in B", list(&of_a), list(&of_b)));
         }
     }
@@ -97,7 +97,7 @@ fn values(side: &Side, of: Setting) -> BTreeSet<String> {
 }
 
 fn list(values: &BTreeSet<String>) -> String {
-    if values.is_empty() { "not told".into() } else { values.iter().cloned().collect::<Vec<_>>().join(", ") }
+    values.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
 fn mean(side: &Side, of: Count) -> f64 {
