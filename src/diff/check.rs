@@ -38,7 +38,7 @@ pub struct Outcome {
     /// The rule.
     pub rule: String,
     /// What became of it.
-    pub result: Passed,
+    pub result: Fate,
     /// The change, in words.
     pub why: String,
 }
@@ -46,7 +46,7 @@ pub struct Outcome {
 /// What became of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Passed {
+pub enum Fate {
     /// The change is not beyond the limit.
     Passed,
     /// It is, and it is no chance.
@@ -63,9 +63,10 @@ impl Rule {
         let (name, limit) = (text[..at].trim(), text[at + 1..].trim());
         let limit = parse_percent(limit).ok_or_else(|| wrong(&format!("`{limit}` is not a change in percent")))?;
         let (metric, statistic) = name.split_once('.').map_or((name, None), |(m, s)| (m, Some(s)));
-        let known = METRICS.iter().find(|(known, _)| *known == metric).ok_or_else(|| {
-            wrong(&format!("`{metric}` is none of {}", METRICS.map(|(name, _)| name).join(", ")))
-        })?;
+        let known = METRICS
+            .iter()
+            .find(|(known, _)| *known == metric)
+            .ok_or_else(|| wrong(&format!("`{metric}` is none of {}", METRICS.map(|(name, _)| name).join(", "))))?;
         let statistic = match (known.1, statistic) {
             (true, Some("median")) => Some("p50".to_owned()),
             (true, Some("mean")) => Some("mean".to_owned()),
@@ -89,26 +90,26 @@ impl Rule {
     pub fn judge(&self, rows: &[Row]) -> Outcome {
         let of = |row: &&Row| row.metric == self.metric && self.statistic.as_ref().is_none_or(|s| *s == row.statistic);
         let (result, why) = match rows.iter().find(of) {
-            None => (Passed::Undecided, "no values of it on a side".to_owned()),
+            None => (Fate::Undecided, "no values of it on a side".to_owned()),
             Some(row) => self.judge_row(row),
         };
         Outcome { rule: self.text.clone(), result, why }
     }
 
-    fn judge_row(&self, row: &Row) -> (Passed, String) {
+    fn judge_row(&self, row: &Row) -> (Fate, String) {
         let share = row.unit == SHARE;
         let change = if share { Some(row.difference) } else { row.relative };
-        let Some(change) = change else { return (Passed::Undecided, "no relative change from or to 0".into()) };
+        let Some(change) = change else { return (Fate::Undecided, "no relative change from or to 0".into()) };
         let told = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
         if row.verdict == Verdict::TooFew {
-            return (Passed::Undecided, format!("{told}, of too few requests"));
+            return (Fate::Undecided, format!("{told}, of too few requests"));
         }
         let beyond = if self.above { change.value > self.limit } else { change.value < self.limit };
         let p = row.p_corrected.unwrap_or(1.0);
         match (beyond, p < ALPHA) {
-            (false, _) => (Passed::Passed, told),
-            (true, true) => (Passed::Failed, format!("{told}, {}", told_p(p))),
-            (true, false) => (Passed::Undecided, format!("{told}, which may be chance ({})", told_p(p))),
+            (false, _) => (Fate::Passed, told),
+            (true, true) => (Fate::Failed, format!("{told}, {}", told_p(p))),
+            (true, false) => (Fate::Undecided, format!("{told}, which may be chance ({})", told_p(p))),
         }
     }
 }
@@ -142,9 +143,15 @@ mod tests {
     #[test]
     fn rules_are_read_as_they_are_said() {
         let rule = Rule::parse(" ttft.median>+5 % ").unwrap();
-        assert_eq!((rule.statistic.as_deref(), rule.percentile(), rule.above, rule.limit), (Some("p50"), Some(50.0), true, 0.05));
+        assert_eq!(
+            (rule.statistic.as_deref(), rule.percentile(), rule.above, rule.limit),
+            (Some("p50"), Some(50.0), true, 0.05)
+        );
         let rule = Rule::parse("throughput < -2.5%").unwrap();
-        assert_eq!((rule.metric.as_str(), rule.percentile(), rule.above, rule.limit), ("throughput", None, false, -0.025));
+        assert_eq!(
+            (rule.metric.as_str(), rule.percentile(), rule.above, rule.limit),
+            ("throughput", None, false, -0.025)
+        );
         assert_eq!(Rule::parse("e2el.p99.90 > 1%").unwrap().statistic.as_deref(), Some("p99.9"));
     }
 
@@ -162,6 +169,6 @@ mod tests {
             assert!(error.contains(what) && error.contains("write it as"), "{text}: {error}");
         }
         assert!(["5", "-5%", "0%", "100%", "x%"].iter().all(|text| parse_margin(text).is_err()));
-        assert_eq!(parse_margin("2 %").unwrap(), 0.02);
+        assert_eq!(parse_margin("2 %"), Ok(0.02));
     }
 }

@@ -63,9 +63,7 @@ impl Estimate {
     #[must_use]
     pub fn low(&self, tail: f64) -> Option<f64> {
         match &self.spread {
-            Spread::Ranks(sorted, p) => {
-                Some(numpy::at(sorted, interval::low_place(*p, self.n, self.effective, tail)?))
-            }
+            Spread::Ranks(sorted, p) => Some(numpy::at(sorted, interval::low_place(*p, self.n, self.effective, tail)?)),
             Spread::Student(error, freedom) => Some(self.value * (-error * interval::student(*freedom, tail)?).exp()),
             Spread::Share => Some(self.wilson(tail).0),
             Spread::Unknown => None,

@@ -30,9 +30,11 @@ pub fn warnings(a: &Side, b: &Side, changes: &[Row]) -> Vec<String> {
         }
     }
     for (side, runs) in [("A", &a.runs), ("B", &b.runs)] {
-        warnings.extend(runs.iter().flat_map(|run| of_run(run).into_iter().map(move |w| (side, run, w))).map(
-            |(side, run, what)| format!("{side}: {}: {what}", run.name),
-        ));
+        warnings.extend(
+            runs.iter()
+                .flat_map(|run| of_run(run).into_iter().map(move |w| (side, run, w)))
+                .map(|(side, run, what)| format!("{side}: {}: {what}", run.name)),
+        );
     }
     warnings
 }
@@ -45,7 +47,9 @@ fn failures(a: &Side, b: &Side, changes: &[Row]) -> Option<String> {
     }
     let row = changes.iter().find(|row| row.metric == "success")?;
     let sure = match row.verdict {
-        Verdict::Better | Verdict::Worse => "latencies and throughput are of the successes only; compare nothing before this is understood",
+        Verdict::Better | Verdict::Worse => {
+            "latencies and throughput are of the successes only; compare nothing before this is understood"
+        }
         _ => "latencies and throughput are of the successes only",
     };
     let (of_a, of_b) = (share(a), share(b));

@@ -15,7 +15,7 @@ use std::{io::Write, path::PathBuf};
 use clap::ArgAction;
 
 use self::{
-    check::{Passed, Rule, parse_margin},
+    check::{Fate, Rule, parse_margin},
     report::{Options, Report},
     side::Side,
 };
@@ -133,10 +133,10 @@ fn sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec
 
 /// Says what became of the rules.
 fn checked(report: &Report) -> Result<(), Error> {
-    let of = |result: Passed| report.checks.iter().filter(move |check| check.result == result);
-    for check in of(Passed::Undecided) {
+    let of = |result: Fate| report.checks.iter().filter(move |check| check.result == result);
+    for check in of(Fate::Undecided) {
         cli::warn("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
     }
-    let failed: Vec<String> = of(Passed::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
+    let failed: Vec<String> = of(Fate::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Check(failed.join("; "))) }
 }

@@ -15,7 +15,7 @@ use crate::{
     units::UnixNanos,
 };
 
-const GAPS: usize = 4;
+const GAPS: u32 = 4;
 
 fn trials(default: u64) -> u64 {
     std::env::var("VB_TRIALS").map_or(default, |text| text.parse().unwrap())
@@ -43,10 +43,7 @@ const SERVERS: [Server; 4] = [
     Server { name: "exponential", draw: |rng, _| rng::exponential(rng) },
     Server { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
     // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
-    Server {
-        name: "bimodal",
-        draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
-    },
+    Server { name: "bimodal", draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) } },
     // Each is like the one before it (0.8).
     Server {
         name: "autocorrelated",
@@ -75,7 +72,7 @@ fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
         recording.requests.push(Request {
             success,
             prompt_len: 64,
-            output_tokens: 1 + GAPS as u32,
+            output_tokens: 1 + GAPS,
             start: Some(start),
             queue_time: Some(0.0),
             ttft: Some(ttft),
@@ -131,8 +128,7 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
     for server in &SERVERS {
         let mut wrong = 0;
         let mut each = std::collections::BTreeMap::<String, u32>::new();
-        for trial in 0..trials {
-            let n = [200, 400, 800, 1600][trial as usize % 4];
+        for (trial, n) in (0..trials).zip([200, 400, 800, 1600].into_iter().cycle()) {
             let (a, b) = (side(server, n, ("a", trial), 1.0), side(server, n, ("b", trial), 1.0));
             let report = Report::of(&a, &b, &options());
             wrong += u64::from(called(&report));

@@ -145,7 +145,7 @@ impl Side {
     /// The share of requests that succeeded.
     #[must_use]
     pub fn success_share(&self) -> Estimate {
-        let outcomes: Vec<f64> = self.runs.iter().flat_map(|run| run.outcomes()).collect();
+        let outcomes: Vec<f64> = self.runs.iter().flat_map(Run::outcomes).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
         let effective = Dependence::of(outcomes.iter().copied()).effective(n);
@@ -212,8 +212,8 @@ impl Run {
     /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
     /// step would else look like a server that stops and goes.
     fn rate(&self, weight: fn(&Request) -> f64) -> Option<Rate> {
-        let lived = |r: &Request| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
-        let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(lived).collect();
+        let times = |r: &Request| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
+        let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(times).collect();
         let seconds = self.recording.duration();
         let first = lives.iter().map(|(start, ..)| *start).fold(f64::INFINITY, f64::min);
         let last = lives.iter().map(|(_, end, _)| *end).fold(f64::NEG_INFINITY, f64::max);

@@ -2,8 +2,8 @@
 
 use super::{
     change::ALPHA,
-    check::{Passed, told_p},
-    report::{Number, Range, Report, Row, SHARE, Verdict},
+    check::{Fate, told_p},
+    report::{Number, Range, Report, Row, SHARE, Told, Verdict},
 };
 
 const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
@@ -23,13 +23,11 @@ pub fn text(report: &Report) -> String {
             out.push('\n');
         }
         metric = now;
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        let padded = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
             let pad = " ".repeat(width - cell.chars().count());
-            let left = column == 0 || column == 6;
-            line += &if left { format!("{cell}{pad}  ") } else { format!("{pad}{cell}  ") };
-        }
-        out += line.trim_end();
+            if matches!(column, 0 | 6) { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
+        });
+        out += padded.collect::<Vec<_>>().join("  ").trim_end();
         out.push('\n');
     }
     out + "\n" + &foot(report, "")
@@ -60,42 +58,39 @@ fn is_single(one: &str, other: &str) -> bool {
 
 /// The sides, and what speaks against comparing them.
 fn head(report: &Report, quote: &str) -> String {
-    let mut out = String::new();
-    for (name, side) in [("A", &report.a), ("B", &report.b)] {
+    let side = |(name, side): (&str, &Told)| {
         let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
-        let failed = format!("{runs}{} requests, {} failed", side.requests, side.failed);
-        let end = if quote.is_empty() { "\n" } else { "\n\n" };
-        out += &format!("{name}: {} ({failed}){end}", side.files.join(" "));
-    }
-    for warning in &report.warnings {
-        out += &format!("{quote}! {warning}\n");
-    }
-    if quote.is_empty() || !report.warnings.is_empty() {
-        out.push('\n');
-    }
-    out
+        format!("{name}: {} ({runs}{} requests, {} failed)", side.files.join(" "), side.requests, side.failed)
+    };
+    let between = if quote.is_empty() { "\n" } else { "\n\n" };
+    let sides = [("A", &report.a), ("B", &report.b)].map(side).join(between);
+    let warnings: Vec<String> = report.warnings.iter().map(|warning| format!("\n{quote}! {warning}")).collect();
+    let gap = if quote.is_empty() || warnings.is_empty() { "" } else { "\n" };
+    sides + gap + &warnings.concat() + "\n\n"
 }
 
 /// How to read it, and what became of the rules.
 fn foot(report: &Report, bullet: &str) -> String {
-    let mut out = format!(
-        "{bullet}p: how probable so large a change is between equals, corrected for {} comparisons (Holm).\n",
+    let mut lines = vec![format!(
+        "p: how probable so large a change is between equals, corrected for {} comparisons (Holm).",
         report.comparisons
-    );
+    )];
     let by_runs = |number: &Number| number.basis == "runs";
     if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
-        out += bullet;
-        out += "*: each run counts as one value, since the runs vary more than their requests let expect, or tell more.\n";
+        lines.push(
+            "*: each run counts as one value, since the runs vary more than their requests let expect, or tell more."
+                .into(),
+        );
     }
-    for check in &report.checks {
+    lines.extend(report.checks.iter().map(|check| {
         let result = match check.result {
-            Passed::Passed => "passed",
-            Passed::Failed => "FAILED",
-            Passed::Undecided => "undecided",
+            Fate::Passed => "passed",
+            Fate::Failed => "FAILED",
+            Fate::Undecided => "undecided",
         };
-        out += &format!("{bullet}{result}: fail if {}: {}\n", check.rule, check.why);
-    }
-    out
+        format!("{result}: fail if {}: {}", check.rule, check.why)
+    }));
+    lines.iter().map(|line| format!("{bullet}{line}\n")).collect::<Vec<_>>().concat()
 }
 
 fn cells(row: &Row, margin: f64) -> [String; 7] {

@@ -36,7 +36,7 @@ fn stream(n: u64, percent: u64, failing: Option<u64>) -> String {
     }
     lines.push(json!({"type": "end", "run_id": "r", "duration": seconds(n * 50 * percent / 100 + 200), "offered": n,
         "open_loop": false, "verdict": "clean"}));
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat()
 }
 
 /// Runs `vb-diff` in a folder with these files.
@@ -71,7 +71,8 @@ fn a_slower_server_gives_this_table_and_this_markdown_and_this_record() {
         let done = diff("diff-golden", &pair(), &[&PAIR[..], &rules, &["--format", format]].concat());
         assert_eq!(done.code, 1, "{}", done.stderr);
         assert!(done.stderr.starts_with("vb-diff: ttft.p90 > +5%: +12.0 %, p < 0.0001"), "{}", done.stderr);
-        let text = if format == "json" { serde_json::to_string_pretty(&record(&done)).unwrap() + "\n" } else { done.stdout };
+        let text =
+            if format == "json" { serde_json::to_string_pretty(&record(&done)).unwrap() + "\n" } else { done.stdout };
         golden(file, &text);
     }
 }
@@ -113,7 +114,10 @@ fn failures_are_told_before_anything_else() {
     assert_eq!(done.code, 1);
     assert!(done.stderr.contains("success < -1%: -50.0 points, p < 0.0001"), "{}", done.stderr);
     let first = done.stdout.lines().find(|line| line.starts_with('!')).unwrap();
-    assert!(first.starts_with("! failed requests: 0.0 % of A, 50.0 % of B: ") && first.contains("compare nothing"), "{first}");
+    assert!(
+        first.starts_with("! failed requests: 0.0 % of A, 50.0 % of B: ") && first.contains("compare nothing"),
+        "{first}"
+    );
     let successes = done.stdout.lines().find(|line| line.starts_with("successes")).unwrap();
     assert!(successes.ends_with("worse"), "{successes}");
 }
@@ -165,12 +169,18 @@ fn results_of_vllm_are_compared_too() {
     assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([]), &json!(200)));
     // vLLM's own file against ours: what they have in common is compared, what differs is told.
     let mixed = diff("diff-vllm", &files, &["v1.json", "v3.json"]);
-    assert!(mixed.code == 0 && mixed.stdout.contains("! output tokens: 32.0 in A, 5.0 in B"), "{}{}", mixed.stdout, mixed.stderr);
+    assert!(
+        mixed.code == 0 && mixed.stdout.contains("! output tokens: 32.0 in A, 5.0 in B"),
+        "{}{}",
+        mixed.stdout,
+        mixed.stderr
+    );
 }
 
 #[test]
 fn what_cannot_be_compared_is_said_in_a_line() {
-    let files = [("a", stream(20, 100, None)), ("empty", "\n".to_owned()), ("bad", "{\"type\":\"output\",\n{}\n".to_owned())];
+    let files =
+        [("a", stream(20, 100, None)), ("empty", "\n".to_owned()), ("bad", "{\"type\":\"output\",\n{}\n".to_owned())];
     for (args, code, what) in [
         (&["a"][..], 2, "only one file; write vb-diff A B"),
         (&[], 2, "no files to compare"),
@@ -220,7 +230,8 @@ const GEN: [&str; 2] = ["--gen", "--input-len 16 --output-len 4 --num-prompts 12
 #[test]
 fn two_servers_are_compared_in_turns() {
     let home = folder("ab-turns");
-    let args = [&["sim", "sim --step-base '20ms'", "--rounds", "3"], &GEN[..], &["--fire", "--max-concurrency 4"]].concat();
+    let args =
+        [&["sim", "sim --step-base '20ms'", "--rounds", "3"], &GEN[..], &["--fire", "--max-concurrency 4"]].concat();
     let done = ab(&home, &args);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
     let order: Vec<&str> = done.stderr.lines().filter_map(|line| line.strip_prefix("ab: round ")).collect();
