@@ -11,8 +11,12 @@ use super::{
 };
 use crate::{
     rng,
+    sim::{
+        Profile,
+        engine::{Engine, Job},
+    },
     stats::recording::{Recording, Request},
-    units::UnixNanos,
+    units::{Nanos, UnixNanos},
 };
 
 const GAPS: u32 = 4;
@@ -58,32 +62,77 @@ const SERVERS: [Server; 4] = [
 fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
     let mut rng = rng::stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
-    let mut recording = Recording { base: Some(UnixNanos(1_000_000_000)), ..Recording::default() };
+    let mut recording = empty();
     let mut start = 0.0;
     for i in 0..n {
         start += 0.1 * rng::exponential(&mut rng);
         let ttft = slower * 0.1 * (server.draw)(&mut rng, &mut of_ttft);
-        let first = recording.gaps.len();
-        for _ in 0..GAPS {
-            recording.gaps.push(slower * 0.01 * (server.draw)(&mut rng, &mut of_gaps));
-        }
-        let latency = ttft + recording.gaps[first..].iter().sum::<f64>();
+        let gaps: Vec<f64> = (0..GAPS).map(|_| slower * 0.01 * (server.draw)(&mut rng, &mut of_gaps)).collect();
         let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
-        recording.requests.push(Request {
-            success,
-            prompt_len: 64,
-            output_tokens: 1 + GAPS,
-            start: Some(start),
-            queue_time: Some(0.0),
-            ttft: Some(ttft),
-            latency: Some(latency),
-            done: Some(latency),
-            gaps: first..recording.gaps.len(),
-            ..Request::default()
-        });
-        let end = recording.instant(start + latency);
-        recording.stretch(UnixNanos(1_000_000_000));
-        recording.stretch(end);
+        add(&mut recording, success, start, ttft, &gaps);
+    }
+    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+}
+
+const BASE: UnixNanos = UnixNanos(1_000_000_000);
+
+fn empty() -> Recording {
+    Recording { base: Some(BASE), span: Some((BASE, BASE)), ..Recording::default() }
+}
+
+fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[f64]) {
+    let latency = ttft + gaps.iter().sum::<f64>();
+    let first = recording.gaps.len();
+    recording.gaps.extend_from_slice(if success { gaps } else { &[] });
+    recording.requests.push(Request {
+        success,
+        prompt_len: 64,
+        output_tokens: 1 + u32::try_from(gaps.len()).unwrap(),
+        start: Some(start),
+        queue_time: Some(0.0),
+        ttft: Some(ttft),
+        latency: Some(latency),
+        done: Some(latency),
+        gaps: first..recording.gaps.len(),
+        ..Request::default()
+    });
+    recording.stretch(recording.instant(start + latency));
+}
+
+/// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a
+/// schedule, or 16 at a time.
+fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
+    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let mut engine = Engine::new(Profile { prefix_caching: false, ..Profile::default() }).unwrap();
+    let mut starts = Vec::new();
+    let submit = |engine: &mut Engine, starts: &mut Vec<Nanos>, rng: &mut ChaCha8Rng, now: Nanos| {
+        let tokens = |n: u64| (0..).take(usize::try_from(n).unwrap()).collect();
+        let (prompt, output) = (tokens(rng::between(rng, 50, 800)), tokens(rng::between(rng, 4, 24)));
+        engine.submit(now, Job { id: starts.len() as u64, prompt, output });
+        starts.push(now);
+    };
+    let mut now = Nanos(0);
+    for _ in 0..if open { n } else { 16 } {
+        submit(&mut engine, &mut starts, &mut rng, now);
+        if open {
+            now = now + Nanos::from_secs_f64(0.03 * rng::exponential(&mut rng));
+        }
+    }
+    let mut tokens: Vec<Vec<f64>> = vec![Vec::new(); usize::try_from(n).unwrap()];
+    now = Nanos(0);
+    while let Some(step) = engine.step(now) {
+        now = step.ends_at;
+        for token in step.tokens {
+            tokens[usize::try_from(token.id).unwrap()].push(now.as_secs_f64());
+            if token.last && (starts.len() as u64) < n {
+                submit(&mut engine, &mut starts, &mut rng, now);
+            }
+        }
+    }
+    let mut recording = empty();
+    for (start, tokens) in starts.iter().zip(tokens) {
+        let gaps: Vec<f64> = tokens.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        add(&mut recording, true, start.as_secs_f64(), tokens[0] - start.as_secs_f64(), &gaps);
     }
     Run { name: format!("{}-{}", stream.0, stream.1), recording }
 }
@@ -146,6 +195,26 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
     // Of one server alone, chance is given its room.
     let most = 0.05 * trials as f64 + 3.0 * (0.05 * 0.95 * trials as f64).sqrt();
     assert!(all.iter().all(|(_, wrong)| (*wrong as f64) <= most), "of {trials} each: {all:?}");
+}
+
+/// The same of vb-sim's engine, whose requests wait for each other and whose gaps are steps of the batch.
+#[test]
+fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(60);
+    for open in [false, true] {
+        let side = |name: &str, trial: u64, n: u64| Side { runs: vec![engine_run(open, n, (name, trial))] };
+        let mut each = std::collections::BTreeMap::<String, u32>::new();
+        let mut wrong = 0;
+        for (trial, n) in (0..trials).zip([200, 400, 800].into_iter().cycle()) {
+            let report = Report::of(&side("a", trial, n), &side("b", trial, n), &options());
+            wrong += u64::from(called(&report));
+            for row in report.changes.iter().filter(|row| row.p_corrected.is_some_and(|p| p < ALPHA)) {
+                *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() += 1;
+            }
+        }
+        println!("engine, open loop {open}: {wrong} of {trials}: {each:?}");
+        assert!(wrong * 20 <= trials, "open loop {open}: {wrong} of {trials}: {each:?}");
+    }
 }
 
 /// Repeats that differ from each other by some percent more than their requests do, as on a real machine.
