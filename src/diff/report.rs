@@ -32,6 +32,9 @@ pub struct Options {
     pub rules: Vec<Rule>,
 }
 
+/// More than this many times the requests are not told: such a run is no steady state, and more of it tells no more.
+const MOST_TIMES: f64 = 1000.0;
+
 /// A comparison of two sides.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Report {
@@ -280,7 +283,8 @@ fn row(
     let needs_more = match verdict {
         Verdict::Undecided => {
             let times = change.times_needed(margin, ALPHA / comparisons as f64);
-            times.map(|times| whole((times - 1.0).max(0.0) * requests as f64))
+            let told = times.filter(|times| *times > 1.0 && *times < MOST_TIMES);
+            told.map(|times| whole((times - 1.0) * requests as f64))
         }
         Verdict::TooFew => more_values(of, requests),
         _ => None,

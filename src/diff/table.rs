@@ -15,7 +15,7 @@ pub fn text(report: &Report) -> String {
     rows.extend(report.changes.iter().map(|row| cells(row, report.margin)));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; 7] = std::array::from_fn(width);
-    let mut out = head(report, "");
+    let mut out = head(report, "\n", "! ");
     let mut metric = "";
     for (i, row) in rows.iter().enumerate() {
         let now = i.checked_sub(1).map_or("", |i| report.changes[i].metric.as_str());
@@ -36,7 +36,7 @@ pub fn text(report: &Report) -> String {
 /// The table for a comment.
 #[must_use]
 pub fn markdown(report: &Report) -> String {
-    let mut out = head(report, "> ");
+    let mut out = head(report, "\n\n", "- ⚠ ");
     let line = |cells: [String; 7]| format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     out += &line(HEADINGS.map(str::to_owned));
     out += "|---|--:|--:|--:|--:|--:|---|\n";
@@ -57,16 +57,15 @@ fn is_single(one: &str, other: &str) -> bool {
 }
 
 /// The sides, and what speaks against comparing them.
-fn head(report: &Report, quote: &str) -> String {
+fn head(report: &Report, between: &str, mark: &str) -> String {
     let side = |(name, side): (&str, &Told)| {
         let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
         format!("{name}: {} ({runs}{} requests, {} failed)", side.files.join(" "), side.requests, side.failed)
     };
-    let between = if quote.is_empty() { "\n" } else { "\n\n" };
     let sides = [("A", &report.a), ("B", &report.b)].map(side).join(between);
-    let warnings: Vec<String> = report.warnings.iter().map(|warning| format!("\n{quote}! {warning}")).collect();
-    let gap = if quote.is_empty() || warnings.is_empty() { "" } else { "\n" };
-    sides + gap + &warnings.concat() + "\n\n"
+    let warnings = report.warnings.iter().map(|warning| format!("{mark}{warning}"));
+    let warnings = warnings.collect::<Vec<_>>().join("\n");
+    if warnings.is_empty() { sides + "\n\n" } else { sides + between + &warnings + "\n\n" }
 }
 
 /// How to read it, and what became of the rules.
