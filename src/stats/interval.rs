@@ -198,7 +198,7 @@ pub fn student(freedom: f64, tail: f64) -> Option<f64> {
     if freedom > 1e5 {
         return Some(-Normal::standard().inverse_cdf(tail));
     }
-    Some(-StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(tail))
+    Some(StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(1.0 - tail))
 }
 
 /// The places of the ends of a percentile's interval in the sorted sample, counted from 0, with a fraction where they lie
