@@ -47,6 +47,7 @@ fn tools() -> Vec<Command> {
         crate::generate::Args::command(),
         crate::fire::Args::command(),
         crate::stats::Args::command(),
+        crate::diff::Args::command(),
         crate::agg::Args::command(),
         crate::sim::Args::command(),
         crate::selftest::Args::command(),

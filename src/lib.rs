@@ -34,6 +34,7 @@
 //! | [`generate`] | `vb-gen`: a dataset becomes requests |
 //! | [`fire`] | `vb-fire`: requests become outputs |
 //! | [`stats`] | `vb-stats`: the outputs of a run become one result, by the definitions of `docs/METRICS.md` |
+//! | [`diff`] | `vb-diff`: two sides of outputs become a verdict for each metric |
 //! | [`agg`] | `vb-agg`: results become a table |
 //! | [`sim`] | `vb-sim`: a server whose timing is known and whose faults are wanted |
 //! | [`selftest`] | `vb-selftest`: the client of this machine against the truth log of `vb-sim` |
@@ -43,6 +44,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data;
+pub mod diff;
 pub mod error;
 pub mod fire;
 pub mod generate;

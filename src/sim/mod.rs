@@ -15,7 +15,7 @@
 
 mod blocks;
 mod driver;
-mod engine;
+pub(crate) mod engine;
 mod events;
 mod fault;
 mod metrics;

@@ -5,14 +5,14 @@
 //! are those of a smaller sample. `docs/METRICS.md` has the formulas and their sources.
 
 use statrs::{
-    distribution::{ContinuousCDF, StudentsT},
+    distribution::{ContinuousCDF, Normal, StudentsT},
     function::beta::beta_reg,
 };
 
 use super::numpy;
 
-/// The share of intervals that hold the truth.
-const CONFIDENCE: f64 = 0.95;
+/// The share of intervals that lie above the truth, and of those below it: 95 % hold it.
+pub const TAIL: f64 = 0.025;
 
 /// The most blocks that a series is cut into: enough to see dependence over many lags, few enough to be quick.
 const BLOCKS: usize = 512;
@@ -186,9 +186,19 @@ fn about(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
 /// population.
 #[must_use]
 pub fn of_mean(mean: f64, std: f64, effective: f64) -> Interval {
-    let Ok(t) = StudentsT::new(0.0, 1.0, effective - 1.0) else { return Interval::default() };
-    let half = t.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)) * std / (effective - 1.0).sqrt();
+    let Some(t) = student(effective - 1.0, TAIL) else { return Interval::default() };
+    let half = t * std / (effective - 1.0).sqrt();
     Interval { low: Some(mean - half), high: Some(mean + half) }
+}
+
+/// What Student's t with this many degrees of freedom exceeds with the probability `tail`; `None` without any freedom.
+#[must_use]
+pub fn student(freedom: f64, tail: f64) -> Option<f64> {
+    // So near to it, the normal distribution is the same to four digits, and the other takes minutes.
+    if freedom > 1e5 {
+        return Some(-Normal::standard().inverse_cdf(tail));
+    }
+    Some(StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(1.0 - tail))
 }
 
 /// The places of the ends of a percentile's interval in the sorted sample, counted from 0, with a fraction where they lie
@@ -198,14 +208,26 @@ pub fn of_mean(mean: f64, std: f64, effective: f64) -> Interval {
 /// values Nyblom's interpolation keeps the probability.
 #[must_use]
 pub fn places(percentile: f64, n: usize, effective: f64) -> Interval {
-    let tail = (1.0 - CONFIDENCE) / 2.0;
+    Interval { low: low_place(percentile, n, effective, TAIL), high: high_place(percentile, n, effective, TAIL) }
+}
+
+/// The lower end of [`places`], below which the percentile is with the probability `tail`.
+#[must_use]
+pub fn low_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
+    place(percentile, n, effective, tail)
+}
+
+/// The upper end of [`places`], above which the percentile is with the probability `tail`.
+#[must_use]
+pub fn high_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
+    place(percentile, n, effective, 1.0 - tail)
+}
+
+fn place(percentile: f64, n: usize, effective: f64, probability: f64) -> Option<f64> {
     let whole = effective.floor();
-    let end = |probability| {
-        let rank = rank(percentile / 100.0, whole, probability)?;
-        // A smaller sample's rank, in this one.
-        Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
-    };
-    Interval { low: end(tail), high: end(1.0 - tail) }
+    let rank = rank(percentile / 100.0, whole, probability)?;
+    // A smaller sample's rank, in this one.
+    Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
 }
 
 /// The rank, counted from 1 and between whole ones, of the value that is above the `p`-quantile with this probability in
@@ -261,6 +283,14 @@ mod tests {
         // 0.99^100 > 2.5 %: it is likely that all of them are below the percentile.
         assert_eq!(super::places(99.0, 100, 100.0).high, None);
         assert_eq!(super::places(50.0, 1, 1.0), Interval::default());
+    }
+
+    #[test]
+    fn students_t_of_any_freedom_is_told_at_once() {
+        for (freedom, t) in [(1.0, 12.7062), (10.0, 2.2281), (1e5, 1.96), (1e9, 1.96), (1e15, 1.96)] {
+            assert!((student(freedom, TAIL).unwrap() - t).abs() < 1e-4, "{freedom}");
+        }
+        assert_eq!(student(0.0, TAIL), None);
     }
 
     /// A made-up population: how to draw a value from the one before it, the mean, and the quantile function.

@@ -7,16 +7,16 @@ mod fluidity;
 mod goodput;
 mod group;
 mod histogram;
-mod input;
-mod interval;
+pub(crate) mod input;
+pub(crate) mod interval;
 mod line;
 mod metric;
-mod numpy;
+pub(crate) mod numpy;
 mod part;
 mod peak;
 mod pool;
 mod rate;
-mod recording;
+pub(crate) mod recording;
 mod result;
 mod server;
 mod steady;
@@ -254,7 +254,8 @@ fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
         .collect()
 }
 
-fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
+/// The list of `--metric-percentiles`.
+pub(crate) fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
     let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile: write them as 50,90,99.9");
     let mut percentiles = Vec::new();
     for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {

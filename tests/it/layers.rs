@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["ndjson"],
     &["tokens", "data", "load", "http"],
     &["config", "cli"],
-    &["generate", "fire", "stats", "agg", "sim", "selftest"],
+    &["generate", "fire", "stats", "diff", "agg", "sim", "selftest"],
 ];
 
 /// What the order above does not hold, and why.
@@ -23,9 +23,12 @@ const ALLOWED: &[(&str, &str)] = &[
     ("config", "generate"), // the keys of a config are the flags of the tools
     ("config", "fire"),
     ("config", "stats"),
+    ("config", "diff"),
     ("config", "agg"),
     ("config", "sim"),
     ("config", "selftest"),
+    ("diff", "stats"),   // it reads the same streams, and compares the same metrics
+    ("diff", "sim"),     // its proof compares runs of the simulated engine, in virtual time
     ("agg", "stats"),    // what it reads is what vb-stats writes
     ("selftest", "sim"), // its truth log is what the client is held against
     ("tokens", "http"),  // TLS and the words of a server's error

@@ -15,6 +15,7 @@ pub fn command(tool: &str) -> Command {
         "vb-gen" => env!("CARGO_BIN_EXE_vb-gen"),
         "vb-fire" => env!("CARGO_BIN_EXE_vb-fire"),
         "vb-stats" => env!("CARGO_BIN_EXE_vb-stats"),
+        "vb-diff" => env!("CARGO_BIN_EXE_vb-diff"),
         "vb-agg" => env!("CARGO_BIN_EXE_vb-agg"),
         "vb-sim" => env!("CARGO_BIN_EXE_vb-sim"),
         "vb-selftest" => env!("CARGO_BIN_EXE_vb-selftest"),

@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Compares two servers: rounds of the same requests against A and B in turns, so that what drifts meanwhile meets both,
+# then vb-diff over all rounds.
+#
+#   scripts/ab.sh URL_A URL_B [--rounds N] [--gen FLAGS] [--fire FLAGS] [--diff FLAGS] [--config FILE]
+#                             [--dry-run] [--new] [--results DIR]
+#
+#   --rounds N     rounds, each with prompts of its own that both servers get; A goes first in every other one (default: 4)
+#   --gen FLAGS    for vb-gen, as '--input-len 512 --output-len 128 --num-prompts 300'
+#   --fire FLAGS   for vb-fire, as '--max-concurrency 32'
+#   --diff FLAGS   for vb-diff, as '--margin 2% --format markdown --fail-if "ttft.p99 > +5%"'
+#   --config FILE  a config for all three
+#   --dry-run      print the commands and do nothing
+#   --new          start a new folder even where unfinished rounds of the same command could be resumed
+#   --results DIR  where the folder of the rounds goes (default: results, beside scripts/)
+#
+# A URL may be 'sim', with flags of vb-sim behind it: scripts/ab.sh sim 'sim --step-base 12ms'.
+# Rounds that were cut (Ctrl-C, a crash, a server that died) go on where they were when the same command is run again.
+# The exit code is that of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
+set -uo pipefail
+
+say() { printf 'ab: %s\n' "$*" >&2; }
+die() { say "$2"; exit "$1"; }
+help() { # the comment at the head of this file
+  local line
+  while read -r line && [ -n "${line##[!#]*}" ]; do
+    case $line in '#!'*) ;; '# '*) printf '%s\n' "${line#\# }" ;; *) printf '\n' ;; esac
+  done <"${BASH_SOURCE[0]}"
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+results=$root/results rounds=4 gen='' fire='' diff='' config='' dry=false new=false
+urls=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --rounds | --gen | --fire | --diff | --config | --results)
+      [ $# -gt 1 ] || die 2 "$1 needs a value"
+      printf -v "${1#--}" %s "$2"
+      shift
+      ;;
+    --dry-run) dry=true ;;
+    --new) new=true ;;
+    -h | --help) help; exit 0 ;;
+    -*) die 2 "unknown flag $1; see scripts/ab.sh --help" ;;
+    *) urls+=("$1") ;;
+  esac
+  shift
+done
+[ ${#urls[@]} -eq 2 ] || die 2 'two servers to compare: scripts/ab.sh URL_A URL_B; see scripts/ab.sh --help'
+[[ $rounds =~ ^[1-9][0-9]*$ ]] || die 2 "--rounds $rounds: it is a number, 1 or more"
+
+# Flags in one text become words, with quotes as in a shell and nothing else of a shell: no expansion, no commands.
+words() { # name of the array, text
+  local -n into=$1
+  local word line
+  into=()
+  line=$(xargs -n 1 printf '%s\n' <<<"$2") || die 2 "the quotes of \`$2\` do not match"
+  while IFS= read -r word; do [ -z "$word" ] || into+=("$word"); done <<<"$line"
+}
+words gen_args "$gen"
+words fire_args "$fire"
+words diff_args "$diff"
+with_config=()
+[ -z "$config" ] || with_config=(--config "$config")
+
+bin=${VB_BIN:-$root/target/release}
+if [ -z "${VB_BIN:-}" ]; then
+  cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
+fi
+
+# The folder: the newest of this very command without a result, or a new one.
+settings=$(printf '%s\n' "a: ${urls[0]}" "b: ${urls[1]}" "rounds: $rounds" "gen: $gen" "fire: $fire" "config: $config" && [ -z "$config" ] || cat "$config") ||
+  die 4 "cannot read $config"
+folder='' seed=$(date +%s)
+if ! $new; then
+  for old in "$results"/ab_*/; do
+    [ -f "$old/settings" ] && [ "$settings" = "$(<"$old/settings")" ] && [ ! -f "$old/diff.json" ] && folder=${old%/}
+  done
+fi
+if [ -n "$folder" ]; then
+  say "resuming $folder (--new starts afresh)"
+  read -r seed <"$folder/seed" || die 4 "cannot read $folder/seed"
+else
+  stamp=$(date +%Y%m%d_%H%M%S)
+  while [ -e "$results/ab_$stamp" ]; do # other rounds may have begun in this second
+    sleep 0.1
+    stamp=$(date +%Y%m%d_%H%M%S)
+  done
+  folder=$results/ab_$stamp
+fi
+if ! $dry; then
+  mkdir -p "$folder" && printf '%s\n' "$settings" >"$folder/settings" && printf '%s\n' "$seed" >"$folder/seed" ||
+    die 4 "cannot write to $folder"
+fi
+
+# Simulated servers, each in a process group of its own, so that Ctrl-C lets them serve what is still in flight.
+sims=()
+finish() { [ ${#sims[@]} -eq 0 ] || kill "${sims[@]}" 2>/dev/null; }
+trap finish EXIT
+stopped=false
+trap 'stopped=true' INT TERM
+for i in 0 1; do
+  case ${urls[i]} in sim | 'sim '*) ;; *) continue ;; esac
+  words sim_args "${urls[i]#sim}"
+  if $dry; then
+    printf 'vb-sim'; printf ' %q' --port 0 ${sim_args[@]+"${sim_args[@]}"}; printf ' &\n'
+    urls[i]="http://127.0.0.1:PORT_$i"
+    continue
+  fi
+  rm -f "$folder/sim.$i"
+  set -m
+  "$bin/vb-sim" --port 0 ${sim_args[@]+"${sim_args[@]}"} >"$folder/sim.$i" &
+  sims+=($!)
+  set +m
+  until [ -s "$folder/sim.$i" ]; do
+    kill -0 $! 2>/dev/null || die 4 "vb-sim did not start"
+    sleep 0.05
+  done
+  read -r "urls[i]" <"$folder/sim.$i"
+  rm -f "$folder/sim.$i"
+done
+
+show() { printf '%s' "$1"; shift; printf ' %q' "$@"; }
+for ((round = 1; round <= rounds; round++)); do
+  requests=$folder/round$round.requests.ndjson
+  make=(${with_config[@]+"${with_config[@]}"} --base-url "${urls[0]}" ${gen_args[@]+"${gen_args[@]}"} --seed $((seed + round)))
+  if $dry; then
+    show vb-gen "${make[@]}"; printf ' > %q\n' "$requests"
+  elif [ ! -f "$requests" ]; then
+    "$bin/vb-gen" "${make[@]}" >"$requests.part" </dev/null && mv "$requests.part" "$requests" || die $? "vb-gen failed"
+  fi
+  order='0 1'
+  ((round % 2)) || order='1 0'
+  for i in $order; do
+    side=$([ "$i" = 0 ] && echo a || echo b)
+    outputs=$folder/round$round.$side.outputs.ndjson
+    send=(${with_config[@]+"${with_config[@]}"} --base-url "${urls[i]}" ${fire_args[@]+"${fire_args[@]}"})
+    if $dry; then
+      show vb-fire "${send[@]}"; printf ' < %q > %q\n' "$requests" "$outputs"
+      continue
+    fi
+    if [ -f "$outputs" ]; then
+      say "round $round/$rounds, $side: complete already"
+      continue
+    fi
+    say "round $round/$rounds, $side"
+    "$bin/vb-fire" "${send[@]}" <"$requests" >"$outputs.part"
+    code=$?
+    # 1: it ran, but more requests failed than --fail-above allows. vb-diff says what that means.
+    case $code in
+      0 | 1) $stopped || mv "$outputs.part" "$outputs" ;;
+      *) die "$code" "stopped in round $round; run the same command again to go on" ;;
+    esac
+    $stopped && die 130 "stopped in round $round; run the same command again to go on"
+  done
+done
+
+a=() b=()
+for ((round = 1; round <= rounds; round++)); do
+  a+=("$folder/round$round.a.outputs.ndjson")
+  b+=("$folder/round$round.b.outputs.ndjson")
+done
+compare=("${a[@]}" --vs "${b[@]}" ${with_config[@]+"${with_config[@]}"} ${diff_args[@]+"${diff_args[@]}"})
+if $dry; then
+  show vb-diff "${compare[@]}"; printf '\n'
+  exit 0
+fi
+"$bin/vb-diff" "${compare[@]}" </dev/null
+code=$?
+[ "$code" -le 1 ] || die "$code" "vb-diff failed"
+"$bin/vb-diff" "${compare[@]}" --format json >"$folder/diff.json" </dev/null 2>"$folder/diff.err"
+rm -f "$folder/diff.err"
+say "each round's requests and outputs are in $folder"
+exit "$code"

@@ -1,0 +1,5 @@
+//! `vb-diff`: arguments, then one call.
+
+fn main() -> std::process::ExitCode {
+    vb::cli::main("vb-diff", vb::diff::run)
+}

@@ -1,0 +1,269 @@
+//! From one side to the other: how large the change is, how sure that is, and what to call it.
+
+use statrs::distribution::{ContinuousCDF, Normal};
+
+use super::estimate::{Estimate, Spread, normal_tail};
+use crate::stats::interval::{Interval, TAIL};
+
+/// How sure a difference must be: it is by chance in at most this share of comparisons of equals.
+pub const ALPHA: f64 = 0.05;
+
+/// The share of true changes that the requests needed are planned to find: a little more than the 80 % that is promised,
+/// because a run knows its own error only roughly.
+const POWER: f64 = 0.85;
+
+/// A smaller p-value is not told from this one (2·10⁻⁹).
+const FARTHEST: f64 = 6.0;
+
+/// A number of both sides.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The number of A.
+    pub a: Estimate,
+    /// The number of B.
+    pub b: Estimate,
+}
+
+/// What is measured: the difference, or the difference of the logarithms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    Linear,
+    Log,
+}
+
+impl Scale {
+    fn of(self, value: f64) -> f64 {
+        match self {
+            Scale::Linear => value,
+            Scale::Log => value.ln(),
+        }
+    }
+}
+
+impl Change {
+    /// B − A with its 95 % interval.
+    #[must_use]
+    pub fn difference(&self) -> (f64, Interval) {
+        (self.b.value - self.a.value, self.interval(Scale::Linear))
+    }
+
+    /// B / A − 1 with its 95 % interval; `None` where a number is 0.
+    #[must_use]
+    pub fn relative(&self) -> Option<(f64, Interval)> {
+        let told = self.interval(Scale::Log);
+        let ends = Interval { low: told.low.map(f64::exp_m1), high: told.high.map(f64::exp_m1) };
+        self.positive().then(|| (self.b.value / self.a.value - 1.0, ends))
+    }
+
+    /// How probable so large a difference is between equals: the smallest probability with which 0 is outside of the
+    /// interval. `None`: there are too few values for any interval.
+    #[must_use]
+    pub fn p_value(&self) -> Option<f64> {
+        let scale = self.scale();
+        let now = self.interval(scale);
+        if now.low.is_none() || now.high.is_none() {
+            return None;
+        }
+        let up = self.b.value >= self.a.value;
+        let outside = |z: f64| {
+            let tail = Normal::standard().cdf(-z);
+            if up {
+                self.low(scale, tail).is_some_and(|low| low > 0.0)
+            } else {
+                self.high(scale, tail).is_some_and(|high| high < 0.0)
+            }
+        };
+        let (mut inside_from, mut outside_to) = (FARTHEST, 0.0);
+        for _ in 0..16 {
+            let middle = f64::midpoint(inside_from, outside_to);
+            if outside(middle) { outside_to = middle } else { inside_from = middle }
+        }
+        Some((2.0 * Normal::standard().cdf(-outside_to)).min(1.0))
+    }
+
+    /// How many times as many requests a change of `margin` needs to be found with the power, when a difference must be as
+    /// sure as `alpha`. `None`: there are too few values to tell.
+    #[must_use]
+    pub fn times_needed(&self, margin: f64, alpha: f64) -> Option<f64> {
+        let scale = self.scale();
+        let told = self.interval(scale);
+        let error = (told.high? - told.low?) / (2.0 * normal_tail(TAIL));
+        let sure = normal_tail(alpha / 2.0) + normal_tail(1.0 - POWER);
+        let least = if scale == Scale::Log { margin.ln_1p() } else { margin };
+        let times = |change: f64| (error * sure / change).powi(2);
+        if times(least) > 1.0 {
+            return Some(times(least));
+        }
+        // A change of the margin would have been seen. What remains is to tell this one from none, or from the margin.
+        let change = (scale.of(self.b.value) - scale.of(self.a.value)).abs();
+        Some(times(change.max(least - change)).max(1.0))
+    }
+
+    /// Whether the change is surely within the margin on both sides.
+    #[must_use]
+    pub fn within(&self, margin: f64) -> bool {
+        let told = match self.scale() {
+            Scale::Log => self.relative().map(|(_, told)| told),
+            Scale::Linear if self.is_share() => Some(self.difference().1),
+            Scale::Linear => None,
+        };
+        told.is_some_and(|told| {
+            told.low.is_some_and(|low| low >= -margin) && told.high.is_some_and(|high| high <= margin)
+        })
+    }
+
+    fn is_share(&self) -> bool {
+        matches!(self.a.spread, Spread::Share)
+    }
+
+    fn positive(&self) -> bool {
+        self.a.value > 0.0 && self.b.value > 0.0
+    }
+
+    /// Of shares the difference matters, of all else the ratio.
+    fn scale(&self) -> Scale {
+        if self.is_share() || !self.positive() { Scale::Linear } else { Scale::Log }
+    }
+
+    fn interval(&self, scale: Scale) -> Interval {
+        Interval { low: self.low(scale, TAIL), high: self.high(scale, TAIL) }
+    }
+
+    /// The lower end of the difference, by the ends of both numbers that lie towards each other (MOVER).
+    fn low(&self, scale: Scale, tail: f64) -> Option<f64> {
+        let (a, b) = (scale.of(self.a.value), scale.of(self.b.value));
+        let (a_high, b_low) = (scale.of(self.a.high(tail)?), scale.of(self.b.low(tail)?));
+        Some(b - a - (b - b_low).hypot(a_high - a)).filter(|end| end.is_finite())
+    }
+
+    /// The upper end likewise.
+    fn high(&self, scale: Scale, tail: f64) -> Option<f64> {
+        let (a, b) = (scale.of(self.a.value), scale.of(self.b.value));
+        let (a_low, b_high) = (scale.of(self.a.low(tail)?), scale.of(self.b.high(tail)?));
+        Some(b - a + (b_high - b).hypot(a - a_low)).filter(|end| end.is_finite())
+    }
+}
+
+/// Holm's correction: p-values so that the smallest of `m` is below 5 % in 5 % of comparisons of equals only.
+#[must_use]
+pub fn holm(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut order: Vec<(usize, f64)> = p_values.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
+    order.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let mut corrected = vec![None; p_values.len()];
+    let mut largest: f64 = 0.0;
+    for (rank, (i, p)) in order.iter().enumerate() {
+        largest = largest.max(p * (order.len() - rank) as f64).min(1.0);
+        corrected[*i] = Some(largest);
+    }
+    corrected
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn share(hits: f64, of: usize) -> Estimate {
+        Estimate::new(hits / of as f64, of, of as f64, Spread::Share)
+    }
+
+    fn ranks(mut values: Vec<f64>, p: f64) -> Estimate {
+        values.sort_by(f64::total_cmp);
+        let value = crate::stats::numpy::percentile(&values, p);
+        Estimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
+    }
+
+    /// The example of Newcombe's paper (1998, method 10): 56 of 70 against 48 of 80.
+    #[test]
+    fn the_interval_of_two_shares_is_newcombes() {
+        let change = Change { a: share(48.0, 80), b: share(56.0, 70) };
+        let (value, told) = change.difference();
+        let near = |a: f64, b: f64| (a - b).abs() < 5e-5;
+        assert!(near(value, 0.2) && near(told.low.unwrap(), 0.0524) && near(told.high.unwrap(), 0.3339), "{told:?}");
+        assert!((0.005..0.02).contains(&change.p_value().unwrap()), "{:?}", change.p_value());
+    }
+
+    /// Two normal means have a z-test: with so much freedom, Student's t is normal.
+    #[test]
+    fn the_p_value_of_two_normal_numbers_is_that_of_the_z_test() {
+        let side = |value: f64, error: f64| Estimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
+        for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
+            let error = 0.05 / 2.0_f64.sqrt();
+            let p = Change { a: side(1.0, error), b: side(b, error) }.p_value().unwrap();
+            let want = 2.0 * Normal::standard().cdf(-z);
+            assert!((p / want - 1.0).abs() < 1e-3, "z {z}: {p} is not {want}");
+        }
+    }
+
+    #[test]
+    fn holms_correction_is_that_of_his_paper() {
+        let p = [Some(0.01), Some(0.04), None, Some(0.03), Some(0.005)];
+        let told: Vec<Option<f64>> = holm(&p).into_iter().map(|p| p.map(|p| (p * 1e6).round() / 1e6)).collect();
+        assert_eq!(told, [Some(0.03), Some(0.06), None, Some(0.06), Some(0.02)]);
+    }
+
+    #[test]
+    fn twice_the_precision_needs_four_times_the_requests() {
+        let side = |error| Estimate::new(1.0, 9, 9.0, Spread::Student(error, 1e9));
+        let times = |error| Change { a: side(error), b: side(error) }.times_needed(0.05, 0.05).unwrap();
+        assert!((times(0.2) / times(0.1) - 4.0).abs() < 1e-6);
+        // (√2·0.1 · (1.96 + 1.036) / ln 1.05)²
+        assert!((times(0.1) - 75.42).abs() < 0.05, "{}", times(0.1));
+    }
+
+    #[test]
+    fn numbers_of_zero_have_a_difference_and_no_ratio() {
+        let change = Change { a: ranks(vec![0.0; 50], 50.0), b: ranks((1..51).map(f64::from).collect(), 50.0) };
+        assert!(change.relative().is_none() && !change.within(0.05));
+        assert!(change.difference().1.low.unwrap() > 0.0 && change.p_value().unwrap() < 0.001);
+    }
+
+    proptest! {
+        /// Who is called A must not matter.
+        #[test]
+        fn turned_over_it_is_the_same_change(
+            a in prop::collection::vec(0.1..10.0, 20..60),
+            b in prop::collection::vec(0.1..10.0, 20..60),
+            p in 20.0..80.0,
+        ) {
+            let (a, b) = (ranks(a, p), ranks(b, p));
+            let (there, back) = (Change { a: a.clone(), b: b.clone() }, Change { a: b, b: a });
+            let near = |x: Option<f64>, y: Option<f64>| match (x, y) {
+                (Some(x), Some(y)) => (x - y).abs() < 1e-9 * (1.0 + x.abs()),
+                (x, y) => x.is_none() && y.is_none(),
+            };
+            let (one, other) = (there.relative().unwrap().1, back.relative().unwrap().1);
+            let turned = |end: Option<f64>| end.map(|end| 1.0 / (1.0 + end) - 1.0);
+            prop_assert!(near(one.low, turned(other.high)) && near(one.high, turned(other.low)), "{one:?} {other:?}");
+            prop_assert!(near(there.p_value(), back.p_value()));
+        }
+
+        /// The p-value and the interval are one statement.
+        #[test]
+        fn a_difference_is_sure_where_the_interval_leaves_zero_out(
+            a in prop::collection::vec(1.0..2.0, 40..80),
+            b in prop::collection::vec(1.0..2.0, 40..80),
+            slower in 0.8..1.3,
+        ) {
+            let b: Vec<f64> = b.iter().map(|v| v * slower).collect();
+            let change = Change { a: ranks(a, 50.0), b: ranks(b, 50.0) };
+            let told = change.relative().unwrap().1;
+            let outside = told.low.unwrap() > 0.0 || told.high.unwrap() < 0.0;
+            let p = change.p_value().unwrap();
+            prop_assert!(outside == (p < ALPHA) || (p - ALPHA).abs() < 1e-3, "{told:?} {p}");
+        }
+
+        /// Holm's p-values against the definition: rejected in order, until one is not.
+        #[test]
+        fn holm_rejects_what_the_definition_rejects(p in prop::collection::vec(0.0..0.2, 1..12)) {
+            let corrected = holm(&p.iter().copied().map(Some).collect::<Vec<_>>());
+            let mut sorted = p.clone();
+            sorted.sort_by(f64::total_cmp);
+            let step = |(i, p): &(usize, &f64)| ALPHA > **p * (sorted.len() - i) as f64;
+            let rejected = sorted.iter().enumerate().take_while(step).count();
+            let told = corrected.iter().flatten().filter(|p| **p < ALPHA).count();
+            prop_assert_eq!(told, rejected);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! `--fail-if 'ttft.p99 > +5%'`: what must not be.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{
+    change::ALPHA,
+    report::{Row, SHARE, Verdict},
+};
+
+/// The metrics, and whether each has statistics to choose from.
+const METRICS: [(&str, bool); 9] = [
+    ("ttft", true),
+    ("tpot", true),
+    ("itl", true),
+    ("e2el", true),
+    ("ttft_from_schedule", true),
+    ("e2el_from_schedule", true),
+    ("throughput", false),
+    ("request_throughput", false),
+    ("success", false),
+];
+
+/// A limit on a change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// As it was given.
+    pub text: String,
+    metric: String,
+    statistic: Option<String>,
+    above: bool,
+    limit: f64,
+}
+
+/// What became of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Outcome {
+    /// The rule.
+    pub rule: String,
+    /// What became of it.
+    pub result: Fate,
+    /// The change, in words.
+    pub why: String,
+}
+
+/// What became of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// The change is not beyond the limit.
+    Passed,
+    /// It is, and it is no chance.
+    Failed,
+    /// It is, but it may be chance; or there are too few values.
+    Undecided,
+}
+
+impl Rule {
+    /// Of `METRIC[.STATISTIC] > CHANGE%` or `<`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| format!("{what}: write it as 'ttft.p99 > +5%' or 'throughput < -2%'");
+        let at = text.find(['<', '>']).ok_or_else(|| wrong("no > or <"))?;
+        let (name, limit) = (text[..at].trim(), text[at + 1..].trim());
+        let limit = parse_percent(limit).ok_or_else(|| wrong(&format!("`{limit}` is not a change in percent")))?;
+        let (metric, statistic) = name.split_once('.').map_or((name, None), |(m, s)| (m, Some(s)));
+        let known = METRICS
+            .iter()
+            .find(|(known, _)| *known == metric)
+            .ok_or_else(|| wrong(&format!("`{metric}` is none of {}", METRICS.map(|(name, _)| name).join(", "))))?;
+        let statistic = match (known.1, statistic) {
+            (true, Some("median")) => Some("p50".to_owned()),
+            (true, Some("mean")) => Some("mean".to_owned()),
+            (true, Some(s)) if percentile(s).is_some() => percentile(s).map(|p| format!("p{p}")),
+            (false, None) => None,
+            (true, _) => return Err(wrong(&format!("`{name}`: which statistic, mean or p99?"))),
+            (false, _) => return Err(wrong(&format!("`{name}`: {metric} is one number"))),
+        };
+        let above = text.as_bytes()[at] == b'>';
+        Ok(Rule { text: text.trim().into(), metric: metric.into(), statistic, above, limit })
+    }
+
+    /// The percentile that it asks for.
+    #[must_use]
+    pub fn percentile(&self) -> Option<f64> {
+        self.statistic.as_deref().and_then(percentile)
+    }
+
+    /// Holds it against the changes.
+    #[must_use]
+    pub fn judge(&self, rows: &[Row]) -> Outcome {
+        let of = |row: &&Row| row.metric == self.metric && self.statistic.as_ref().is_none_or(|s| *s == row.statistic);
+        let (result, why) = match rows.iter().find(of) {
+            None => (Fate::Undecided, "no values of it on a side".to_owned()),
+            Some(row) => self.judge_row(row),
+        };
+        Outcome { rule: self.text.clone(), result, why }
+    }
+
+    fn judge_row(&self, row: &Row) -> (Fate, String) {
+        let share = row.unit == SHARE;
+        let change = if share { Some(row.difference) } else { row.relative };
+        let Some(change) = change else { return (Fate::Undecided, "no relative change from or to 0".into()) };
+        let told = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
+        if row.verdict == Verdict::TooFew {
+            return (Fate::Undecided, format!("{told}, of too few requests"));
+        }
+        let beyond = if self.above { change.value > self.limit } else { change.value < self.limit };
+        let p = row.p_corrected.unwrap_or(1.0);
+        match (beyond, p < ALPHA) {
+            (false, _) => (Fate::Passed, told),
+            (true, true) => (Fate::Failed, format!("{told}, {}", told_p(p))),
+            (true, false) => (Fate::Undecided, format!("{told}, which may be chance ({})", told_p(p))),
+        }
+    }
+}
+
+/// A p-value in words.
+#[must_use]
+pub fn told_p(p: f64) -> String {
+    if p < 0.0001 { "p < 0.0001".into() } else { format!("p = {p:.4}") }
+}
+
+/// `5%`, `+5 %`, `-2.5%`, as a share.
+fn parse_percent(text: &str) -> Option<f64> {
+    let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
+    number.is_finite().then_some(number / 100.0)
+}
+
+/// A margin: a share, in percent, that is more than nothing.
+pub fn parse_margin(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is not a margin: write it as 5%");
+    parse_percent(text.trim()).filter(|margin| *margin > 0.0 && *margin < 1.0).ok_or_else(wrong)
+}
+
+fn percentile(statistic: &str) -> Option<f64> {
+    statistic.strip_prefix('p')?.parse().ok().filter(|p| *p > 0.0 && *p < 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_are_said() {
+        let rule = Rule::parse(" ttft.median>+5 % ").unwrap();
+        assert_eq!(
+            (rule.statistic.as_deref(), rule.percentile(), rule.above, rule.limit),
+            (Some("p50"), Some(50.0), true, 0.05)
+        );
+        let rule = Rule::parse("throughput < -2.5%").unwrap();
+        assert_eq!(
+            (rule.metric.as_str(), rule.percentile(), rule.above, rule.limit),
+            ("throughput", None, false, -0.025)
+        );
+        assert_eq!(Rule::parse("e2el.p99.90 > 1%").unwrap().statistic.as_deref(), Some("p99.9"));
+    }
+
+    #[test]
+    fn a_rule_that_makes_no_sense_is_told_with_the_cure() {
+        for (text, what) in [
+            ("ttft.p99 = 5%", "no > or <"),
+            ("ttft.p99 > 5", "`5` is not a change in percent"),
+            ("latency.p99 > 5%", "`latency` is none of ttft, tpot"),
+            ("ttft > 5%", "which statistic"),
+            ("ttft.p100 > 5%", "which statistic"),
+            ("throughput.mean > 5%", "throughput is one number"),
+        ] {
+            let error = Rule::parse(text).unwrap_err();
+            assert!(error.contains(what) && error.contains("write it as"), "{text}: {error}");
+        }
+        assert!(["5", "-5%", "0%", "100%", "x%"].iter().all(|text| parse_margin(text).is_err()));
+        assert_eq!(parse_margin("2 %"), Ok(0.02));
+    }
+}

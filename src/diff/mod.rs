@@ -1,0 +1,142 @@
+//! `vb-diff`: two sides of outputs in, a verdict for each metric out.
+
+mod change;
+mod check;
+mod estimate;
+mod facts;
+#[cfg(test)]
+mod proof;
+mod report;
+mod side;
+mod table;
+
+use std::{io::Write, path::PathBuf};
+
+use clap::ArgAction;
+
+use self::{
+    check::{Fate, Rule, parse_margin},
+    report::{Options, Report},
+    side::Side,
+};
+use crate::{cli, config::ConfigFlag, error::Error, ndjson, stats};
+
+const EXAMPLES: &str = "\
+Examples:
+  vb-diff old.outputs.ndjson new.outputs.ndjson
+  vb-diff a1.ndjson a2.ndjson a3.ndjson --vs b1.ndjson b2.ndjson b3.ndjson
+  vb-diff old.ndjson new.ndjson --fail-if 'ttft.p99 > +5%' --fail-if 'throughput < -2%'
+  vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json | jq '.changes[] | select(.verdict == \"worse\")'
+  vb-gen --num-prompts 500 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-diff old.ndjson -
+
+scripts/ab.sh makes the runs, in turns. docs/METRICS.md#vb-diff defines every number.";
+
+/// Compares two sides, A and B: what became better or worse, what is the same, and what these runs cannot tell.
+///
+/// For each latency and throughput it gives the change from A to B with a 95 % interval, a p-value that is corrected for the
+/// number of comparisons, and a verdict.
+#[derive(Debug, clap::Parser)]
+#[command(name = "vb-diff", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// A and B: streams of `vb-fire`, or results of `vllm bench serve --save-detailed`; with `--vs` all of them are A. `-`:
+    /// standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// The files of B, for several runs of a side.
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, num_args(1..))]
+    vs: Vec<PathBuf>,
+
+    /// The percentiles to compare.
+    #[arg(long, value_name = "LIST", default_value = "50,90,99")]
+    metric_percentiles: String,
+
+    /// A change up to this is none that matters.
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_margin)]
+    margin: f64,
+
+    /// End with exit code 1 if the change from A to B is beyond this and no chance: `ttft.p99 > +5%`, `throughput < -2%`.
+    #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = Rule::parse)]
+    fail_if: Vec<Rule>,
+
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
+    /// Leave out bad lines, instead of stopping.
+    #[arg(long)]
+    lenient: bool,
+
+    /// Print the JSON Schema of the comparison and leave.
+    #[arg(long)]
+    schema: bool,
+
+    #[command(flatten)]
+    config: ConfigFlag,
+}
+
+/// How to print a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// One line, for programs.
+    Json,
+    /// For a comment on a change.
+    Markdown,
+}
+
+/// Runs the tool.
+pub fn run(args: Args) -> Result<(), Error> {
+    if args.schema {
+        return cli::print_schema::<Report>();
+    }
+    let mut percentiles = stats::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
+    for p in args.fail_if.iter().filter_map(Rule::percentile) {
+        if !percentiles.contains(&p) {
+            percentiles.push(p);
+        }
+    }
+    percentiles.sort_by(f64::total_cmp);
+    let (a, b) = sides(args.files, args.vs)?;
+    cli::outlive_first_interrupt()?;
+    let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
+    let report = Report::of(&a, &b, &Options { percentiles, margin: args.margin, rules: args.fail_if });
+    let mut out = cli::stdout();
+    match args.format {
+        Format::Json => ndjson::write(&mut out, &report)?,
+        Format::Table => out.write_all(table::text(&report).as_bytes()).map_err(Error::stdout)?,
+        Format::Markdown => out.write_all(table::markdown(&report).as_bytes()).map_err(Error::stdout)?,
+    }
+    out.flush().map_err(Error::stdout)?;
+    checked(&report)
+}
+
+/// The files of A and those of B.
+fn sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
+    let wrong = |what: &str| Error::Usage(format!("{what}; write vb-diff A B, or vb-diff A1 A2 --vs B1 B2"));
+    let (a, b) = match (files.len(), vs.is_empty()) {
+        (2, true) => {
+            let b = files.split_off(1);
+            (files, b)
+        }
+        (0, _) => return Err(wrong("no files to compare")),
+        (1, true) => return Err(wrong("only one file")),
+        (_, true) => return Err(wrong("which of the files are A and which are B?")),
+        (_, false) => (files, vs),
+    };
+    if a.iter().chain(&b).filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(wrong("standard input (-) can be one file only"));
+    }
+    Ok((a, b))
+}
+
+/// Says what became of the rules.
+fn checked(report: &Report) -> Result<(), Error> {
+    let of = |result: Fate| report.checks.iter().filter(move |check| check.result == result);
+    for check in of(Fate::Undecided) {
+        cli::warn("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
+    }
+    let failed: Vec<String> = of(Fate::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
+    if failed.is_empty() { Ok(()) } else { Err(Error::Check(failed.join("; "))) }
+}

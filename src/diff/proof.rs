@@ -1,0 +1,266 @@
+//! What the verdicts promise, counted in simulated comparisons.
+//!
+//! `VB_TRIALS` sets the comparisons of each kind: `scripts/check-statistics.sh` makes more of them, in a release build.
+
+use rand::rngs::ChaCha8Rng;
+
+use super::{
+    change::ALPHA,
+    report::{Options, Report, Row},
+    side::{Run, Side},
+};
+use crate::{
+    rng,
+    sim::{
+        Profile,
+        engine::{Engine, Job},
+    },
+    stats::recording::{Recording, Request},
+    units::{Nanos, UnixNanos},
+};
+
+const GAPS: u32 = 4;
+
+fn trials(default: u64) -> u64 {
+    std::env::var("VB_TRIALS").map_or(default, |text| text.parse().unwrap())
+}
+
+fn options() -> Options {
+    Options { percentiles: vec![50.0, 90.0, 99.0], margin: 0.05, rules: Vec::new() }
+}
+
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    rng::unit(rng).max(f64::MIN_POSITIVE)
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
+}
+
+/// A made-up server: how the time that a request takes follows from the one before it.
+struct Server {
+    name: &'static str,
+    draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
+}
+
+const SERVERS: [Server; 4] = [
+    Server { name: "exponential", draw: |rng, _| rng::exponential(rng) },
+    Server { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
+    // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
+    Server { name: "bimodal", draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) } },
+    // Each is like the one before it (0.8).
+    Server {
+        name: "autocorrelated",
+        draw: |rng, last| {
+            *last = 0.8 * *last + 0.6 * normal(rng);
+            (0.5 * *last).exp()
+        },
+    },
+];
+
+/// A run of `n` requests, each of which takes `slower` times as long as the server's.
+fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
+    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
+    let mut recording = empty();
+    let mut start = 0.0;
+    for i in 0..n {
+        start += 0.1 * rng::exponential(&mut rng);
+        let ttft = slower * 0.1 * (server.draw)(&mut rng, &mut of_ttft);
+        let gaps: Vec<f64> = (0..GAPS).map(|_| slower * 0.01 * (server.draw)(&mut rng, &mut of_gaps)).collect();
+        let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
+        add(&mut recording, success, start, ttft, &gaps);
+    }
+    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+}
+
+const BASE: UnixNanos = UnixNanos(1_000_000_000);
+
+fn empty() -> Recording {
+    Recording { base: Some(BASE), span: Some((BASE, BASE)), ..Recording::default() }
+}
+
+fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[f64]) {
+    let latency = ttft + gaps.iter().sum::<f64>();
+    let first = recording.gaps.len();
+    recording.gaps.extend_from_slice(if success { gaps } else { &[] });
+    recording.requests.push(Request {
+        success,
+        prompt_len: 64,
+        output_tokens: 1 + u32::try_from(gaps.len()).unwrap(),
+        start: Some(start),
+        queue_time: Some(0.0),
+        ttft: Some(ttft),
+        latency: Some(latency),
+        done: Some(latency),
+        gaps: first..recording.gaps.len(),
+        ..Request::default()
+    });
+    recording.stretch(recording.instant(start + latency));
+}
+
+/// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a
+/// schedule, or 16 at a time.
+fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
+    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let mut engine = Engine::new(Profile { prefix_caching: false, ..Profile::default() }).unwrap();
+    let mut starts = Vec::new();
+    let submit = |engine: &mut Engine, starts: &mut Vec<Nanos>, rng: &mut ChaCha8Rng, now: Nanos| {
+        let tokens = |n: u64| (0..).take(usize::try_from(n).unwrap()).collect();
+        let (prompt, output) = (tokens(rng::between(rng, 50, 800)), tokens(rng::between(rng, 4, 24)));
+        engine.submit(now, Job { id: starts.len() as u64, prompt, output });
+        starts.push(now);
+    };
+    let mut now = Nanos(0);
+    for _ in 0..if open { n } else { 16 } {
+        submit(&mut engine, &mut starts, &mut rng, now);
+        if open {
+            now = now + Nanos::from_secs_f64(0.03 * rng::exponential(&mut rng));
+        }
+    }
+    let mut tokens: Vec<Vec<f64>> = vec![Vec::new(); usize::try_from(n).unwrap()];
+    now = Nanos(0);
+    while let Some(step) = engine.step(now) {
+        now = step.ends_at;
+        for token in step.tokens {
+            tokens[usize::try_from(token.id).unwrap()].push(now.as_secs_f64());
+            if token.last && (starts.len() as u64) < n {
+                submit(&mut engine, &mut starts, &mut rng, now);
+            }
+        }
+    }
+    let mut recording = empty();
+    for (start, tokens) in starts.iter().zip(tokens) {
+        let gaps: Vec<f64> = tokens.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        add(&mut recording, true, start.as_secs_f64(), tokens[0] - start.as_secs_f64(), &gaps);
+    }
+    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+}
+
+fn side(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Side {
+    Side { runs: vec![run(server, n, stream, slower)] }
+}
+
+fn called(report: &Report) -> bool {
+    report.changes.iter().any(|row| row.p_corrected.is_some_and(|p| p < ALPHA))
+}
+
+/// How often the interval of a change holds the truth.
+#[test]
+fn intervals_of_a_change_hold_the_truth_as_often_as_they_say() {
+    let trials = trials(150);
+    let truth = 0.05;
+    let mut held = std::collections::BTreeMap::<String, (u64, u64)>::new();
+    for server in &SERVERS {
+        for trial in 0..trials {
+            let (a, b) = (side(server, 800, ("held a", trial), 1.0), side(server, 800, ("held b", trial), 1.0 + truth));
+            for row in Report::of(&a, &b, &options()).changes.iter().filter(|row| row.metric == "ttft") {
+                let told = row.relative.unwrap();
+                let inside = told.low.is_none_or(|low| low <= truth) && told.high.is_none_or(|high| truth <= high);
+                let (hits, of) = held.entry(format!("{} {}", server.name, row.statistic)).or_default();
+                (*hits, *of) = (*hits + u64::from(inside), *of + 1);
+            }
+        }
+    }
+    println!("{held:?}");
+    let least = 0.95 - 3.5 * (0.95 * 0.05 / trials as f64).sqrt() - 0.01;
+    assert!(held.values().all(|(hits, of)| *hits as f64 >= least * *of as f64), "{held:?}");
+    let (hits, of) = held.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    assert!(hits as f64 >= 0.94 * of as f64, "{held:?}");
+}
+
+/// The family-wise error: all of the numbers of a comparison together.
+#[test]
+fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(250);
+    let mut all = Vec::new();
+    for server in &SERVERS {
+        let mut wrong = 0;
+        let mut each = std::collections::BTreeMap::<String, u32>::new();
+        for (trial, n) in (0..trials).zip([200, 400, 800, 1600].into_iter().cycle()) {
+            let (a, b) = (side(server, n, ("a", trial), 1.0), side(server, n, ("b", trial), 1.0));
+            let report = Report::of(&a, &b, &options());
+            wrong += u64::from(called(&report));
+            for row in &report.changes {
+                *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() +=
+                    u32::from(row.p_corrected.is_some_and(|p| p < ALPHA));
+            }
+        }
+        each.retain(|_, n| *n > 0);
+        println!("{}: {wrong} of {trials}: {each:?}", server.name);
+        all.push((server.name, wrong));
+    }
+    let sum: u64 = all.iter().map(|(_, wrong)| wrong).sum();
+    assert!(sum * 20 <= trials * SERVERS.len() as u64, "of {trials} each: {all:?}");
+    // Of one server alone, chance is given its room.
+    let most = 0.05 * trials as f64 + 3.0 * (0.05 * 0.95 * trials as f64).sqrt();
+    assert!(all.iter().all(|(_, wrong)| (*wrong as f64) <= most), "of {trials} each: {all:?}");
+}
+
+/// The same of vb-sim's engine, whose requests wait for each other and whose gaps are steps of the batch.
+#[test]
+fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(60);
+    for open in [false, true] {
+        let side = |name: &str, trial: u64, n: u64| Side { runs: vec![engine_run(open, n, (name, trial))] };
+        let mut each = std::collections::BTreeMap::<String, u32>::new();
+        let mut wrong = 0;
+        for (trial, n) in (0..trials).zip([200, 400, 800].into_iter().cycle()) {
+            let report = Report::of(&side("a", trial, n), &side("b", trial, n), &options());
+            wrong += u64::from(called(&report));
+            for row in report.changes.iter().filter(|row| row.p_corrected.is_some_and(|p| p < ALPHA)) {
+                *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() += 1;
+            }
+        }
+        println!("engine, open loop {open}: {wrong} of {trials}: {each:?}");
+        assert!(wrong * 20 <= trials, "open loop {open}: {wrong} of {trials}: {each:?}");
+    }
+}
+
+/// Repeats that differ from each other by some percent more than their requests do, as on a real machine.
+#[test]
+fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() {
+    let trials = trials(60);
+    let mut all = Vec::new();
+    for (repeats, differ) in [(3, 0.1), (4, 0.03), (4, 0.1), (8, 0.1)] {
+        let side = |name: &str, trial: u64| {
+            let mut rng = rng::stream(trial, name, 1);
+            let one = |i| run(&SERVERS[1], 200, (name, trial * 10 + i), (differ * normal(&mut rng)).exp());
+            Side { runs: (0..repeats).map(one).collect() }
+        };
+        let wrong = (0..trials).filter(|trial| called(&Report::of(&side("a", *trial), &side("b", *trial), &options())));
+        all.push((repeats, differ, wrong.count()));
+    }
+    println!("(repeats, how they differ, called different) of {trials}: {all:?}");
+    let sum: usize = all.iter().map(|(.., wrong)| wrong).sum();
+    assert!(sum as u64 * 20 <= trials * all.len() as u64, "of {trials} each: {all:?}");
+}
+
+fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
+    report.changes.iter().find(|row| row.metric == metric && row.statistic == statistic).unwrap()
+}
+
+#[test]
+fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
+    let trials = trials(100);
+    let server = Server { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
+    let (mut found, mut needed, mut trial) = (0, 0, 0);
+    for pilot in 0.. {
+        // A pilot that is too small says how many it takes; one that is decided by chance asks for nothing.
+        let n = 400;
+        let (a, b) = (side(&server, n, ("pilot a", pilot), 1.0), side(&server, n, ("pilot b", pilot), 1.0));
+        let report = Report::of(&a, &b, &options());
+        let Some(more) = find(&report, "ttft", "p50").needs_more else { continue };
+        let n = n + usize::try_from(more).unwrap();
+        needed += n as u64;
+        let (a, b) = (side(&server, n, ("power a", pilot), 1.0), side(&server, n, ("power b", pilot), 1.05));
+        let report = Report::of(&a, &b, &options());
+        found += u64::from(find(&report, "ttft", "p50").p_corrected.is_some_and(|p| p < ALPHA));
+        trial += 1;
+        if trial == trials {
+            break;
+        }
+    }
+    println!("{found} of {trials}, with {} requests a side on average", needed / trials);
+    assert!(found * 10 >= trials * 8, "{found} of {trials}");
+}

@@ -1,0 +1,263 @@
+//! One side of a comparison: its runs, and the numbers that they give together.
+
+use std::{path::PathBuf, rc::Rc};
+
+use super::estimate::{Estimate, Spread};
+use crate::{
+    error::Error,
+    stats::{
+        Metric,
+        input::Reader,
+        interval::{Dependence, Dependences},
+        numpy,
+        recording::{Recording, Request},
+    },
+};
+
+/// The most pieces into which a run is cut to see how its throughput varies.
+const PIECES: usize = 20;
+
+/// Requests that a piece should have.
+const PER_PIECE: usize = 5;
+
+/// The shortest piece, in mean lives of a request: what is under way at a border counts on both sides of it.
+const LIVES_PER_PIECE: f64 = 2.0;
+
+/// The runs of one side.
+#[derive(Debug)]
+pub struct Side {
+    /// The runs, repeats of each other.
+    pub runs: Vec<Run>,
+}
+
+/// One file.
+#[derive(Debug)]
+pub struct Run {
+    /// Its path.
+    pub name: String,
+    /// What was read from it.
+    pub recording: Recording,
+}
+
+impl Side {
+    /// Reads a run from each file.
+    pub fn read(paths: &[PathBuf], lenient: bool) -> Result<Self, Error> {
+        let read = |path: &PathBuf| {
+            let name = path.display().to_string();
+            let recording = Reader { lenient, ..Reader::default() }.read(std::slice::from_ref(path))?;
+            if recording.requests.is_empty() {
+                return Err(Error::Input(format!("{name}: no output of any request; is it a stream of vb-fire?")));
+            }
+            Ok(Run { name, recording })
+        };
+        Ok(Side { runs: paths.iter().map(read).collect::<Result<_, _>>()? })
+    }
+
+    /// Requests that were due.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.runs.iter().map(|run| run.recording.requests.len()).sum()
+    }
+
+    /// Those of them that failed.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.requests() - self.runs.iter().map(|run| run.recording.successes().count()).sum::<usize>()
+    }
+
+    /// Whether its requests waited in the client, so that the time from schedule is another than the time from start.
+    #[must_use]
+    pub fn waited(&self) -> bool {
+        self.runs.iter().any(|run| {
+            let sum = |of: fn(&Request) -> Option<f64>| run.recording.successes().filter_map(of).sum::<f64>();
+            run.recording.open_loop() == Some(true) && sum(|r| r.queue_time) > 0.01 * sum(|r| r.latency)
+        })
+    }
+
+    /// The mean of a latency and its percentiles, in this order.
+    #[must_use]
+    pub fn latencies(&self, of: Latency, percentiles: &[f64]) -> Vec<Estimate> {
+        let (values, dependences) = match of {
+            Latency::PerRequest(value) => {
+                let values: Vec<f64> = self.runs.iter().flat_map(|run| run.values(value)).collect();
+                let dependences = Dependences::of(&values, percentiles);
+                (values, dependences)
+            }
+            Latency::Gaps => self.gaps(percentiles),
+        };
+        let runs = self.runs.iter().map(|run| match of {
+            Latency::PerRequest(value) => numbers(run.values(value), percentiles).0,
+            Latency::Gaps => numbers(run.recording.gaps.clone(), percentiles).0,
+        });
+        let runs: Vec<Vec<f64>> = if self.runs.len() < 3 { Vec::new() } else { runs.collect() };
+        let (n, std) = (values.len(), numpy::std(&values));
+        if n == 0 {
+            return Vec::new();
+        }
+        let (numbers, sorted) = numbers(values, percentiles);
+        let mut told = vec![Estimate::of_mean(numbers[0], std, n, dependences.mean.effective(n))];
+        for ((p, value), dependence) in percentiles.iter().zip(&numbers[1..]).zip(&dependences.percentiles) {
+            let spread = Spread::Ranks(Rc::clone(&sorted), *p);
+            told.push(Estimate::new(*value, n, dependence.effective(n), spread));
+        }
+        let with_runs = |(i, told): (usize, Estimate)| {
+            let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
+            told.over_runs(&each)
+        };
+        told.into_iter().enumerate().map(with_runs).collect()
+    }
+
+    /// All gaps in the order of the requests, and how they depend on each other in time, the runs one behind the other.
+    fn gaps(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
+        let mut gaps: Vec<(f64, f64)> = Vec::new();
+        let mut offset = 0.0;
+        for run in &self.runs {
+            let own = run.gaps();
+            let first = own.iter().map(|(end, _)| *end).fold(f64::INFINITY, f64::min);
+            let last = own.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
+            gaps.extend(own.iter().map(|(end, gap)| (end - first + offset, *gap)));
+            offset += (last - first).max(0.0);
+        }
+        let values: Vec<f64> = gaps.iter().map(|(_, gap)| *gap).collect();
+        let dependences = Dependences::over_time(&values, (0.0, offset), percentiles, |take| {
+            for (end, gap) in &gaps {
+                take(*end, *gap);
+            }
+        });
+        (values, dependences)
+    }
+
+    /// What all runs completed per second of all runs, each request weighed like this; `None`: their times are not known.
+    #[must_use]
+    pub fn throughput(&self, weight: fn(&Request) -> f64) -> Option<Estimate> {
+        let rates: Vec<Rate> = self.runs.iter().map(|run| run.rate(weight)).collect::<Option<_>>()?;
+        let sum = |of: fn(&Rate) -> f64| rates.iter().map(of).sum::<f64>();
+        let (total, seconds, freedom) = (sum(|r| r.total), sum(|r| r.seconds), sum(|r| r.freedom));
+        let error = sum(|r| r.variance).sqrt() / total;
+        let known = total > 0.0 && seconds > 0.0 && freedom >= 1.0 && error.is_finite();
+        let spread = if known { Spread::Student(error, freedom) } else { Spread::Unknown };
+        let n = self.requests() - self.failed();
+        let told = Estimate::new(total / seconds, n, freedom + 1.0, spread);
+        let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
+        (seconds > 0.0).then(|| told.by_runs(&each))
+    }
+
+    /// The share of requests that succeeded.
+    #[must_use]
+    pub fn success_share(&self) -> Estimate {
+        let outcomes: Vec<f64> = self.runs.iter().flat_map(Run::outcomes).collect();
+        let n = outcomes.len();
+        let value = outcomes.iter().sum::<f64>() / n as f64;
+        let effective = Dependence::of(outcomes.iter().copied()).effective(n);
+        Estimate::new(value, n, effective, Spread::Share)
+    }
+}
+
+/// Which latency.
+#[derive(Debug, Clone, Copy)]
+pub enum Latency {
+    /// One value for each request that has it.
+    PerRequest(fn(&Request) -> Option<f64>),
+    /// All gaps between chunks.
+    Gaps,
+}
+
+impl From<Metric> for Latency {
+    fn from(metric: Metric) -> Self {
+        metric.of_request().map_or(Latency::Gaps, Latency::PerRequest)
+    }
+}
+
+/// What a run completed.
+struct Rate {
+    total: f64,
+    seconds: f64,
+    /// Of the total, from run to run.
+    variance: f64,
+    freedom: f64,
+}
+
+impl Run {
+    /// Its requests in the order in which they were sent.
+    fn in_time(&self) -> Vec<&Request> {
+        let mut requests: Vec<&Request> = self.recording.requests.iter().collect();
+        requests.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+        requests
+    }
+
+    /// The value of each success that has one, in the order of time.
+    fn values(&self, of: fn(&Request) -> Option<f64>) -> Vec<f64> {
+        self.in_time().into_iter().filter(|r| r.success).filter_map(of).collect()
+    }
+
+    /// 1 for each success and 0 for each failure, in the order of time.
+    fn outcomes(&self) -> Vec<f64> {
+        self.in_time().into_iter().map(|r| f64::from(u8::from(r.success))).collect()
+    }
+
+    /// The gaps of all successes, each with the moment of its end.
+    fn gaps(&self) -> Vec<(f64, f64)> {
+        let of = |request: &Request| {
+            let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
+            let ended = |gap: &f64| {
+                end += gap;
+                (end, *gap)
+            };
+            self.recording.gaps_of(request).iter().map(ended).collect::<Vec<_>>()
+        };
+        self.recording.successes().flat_map(of).collect()
+    }
+
+    /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch
+    /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
+    /// step would else look like a server that stops and goes.
+    fn rate(&self, weight: fn(&Request) -> f64) -> Option<Rate> {
+        let times = |r: &Request| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
+        let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(times).collect();
+        let seconds = self.recording.duration();
+        let first = lives.iter().map(|(start, ..)| *start).fold(f64::INFINITY, f64::min);
+        let last = lives.iter().map(|(_, end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
+        if lives.len() < self.recording.successes().count() || seconds <= 0.0 || last <= first {
+            return None;
+        }
+        let length = lives.iter().map(|(start, end, _)| end - start).sum::<f64>() / lives.len() as f64;
+        let most = numpy::whole((last - first) / (length * LIVES_PER_PIECE));
+        let pieces = (lives.len() / PER_PIECE).min(most).clamp(1, PIECES);
+        let width = (last - first) / pieces as f64;
+        let mut sums = vec![0.0; pieces];
+        for (start, end, weight) in &lives {
+            spread(&mut sums, (start - first) / width, (end - first) / width, *weight);
+        }
+        // What of independent requests the spreading takes from the variance of a piece.
+        let kept = 1.0 - (length / width / 3.0).min(0.5);
+        let freedom = pieces as f64 - 1.0;
+        Some(Rate {
+            total: lives.iter().map(|(.., weight)| weight).sum(),
+            seconds,
+            variance: (numpy::std(&sums) * pieces as f64).powi(2) / freedom / kept,
+            freedom,
+        })
+    }
+}
+
+/// Adds a weight to the pieces between two places, in proportion.
+fn spread(sums: &mut [f64], from: f64, to: f64, weight: f64) {
+    let last = sums.len() - 1;
+    let (begin, end) = (numpy::whole(from).min(last), numpy::whole(to).min(last));
+    if begin == end || to <= from {
+        sums[begin] += weight;
+        return;
+    }
+    for (piece, sum) in sums.iter_mut().enumerate().take(end + 1).skip(begin) {
+        let inside = to.min(piece as f64 + 1.0) - from.max(piece as f64);
+        *sum += weight * inside / (to - from);
+    }
+}
+
+/// The mean and the percentiles, and the sorted values.
+fn numbers(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
+    let mean = numpy::mean(&values);
+    values.sort_unstable_by(f64::total_cmp);
+    let told = percentiles.iter().map(|p| numpy::percentile(&values, *p));
+    (std::iter::once(mean).chain(told).collect(), values.into())
+}

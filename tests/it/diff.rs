@@ -1,0 +1,287 @@
+//! `vb-diff` through its binary, and `scripts/ab.sh`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::tool::{self, Done, Sim, command, folder, golden, root};
+
+/// Times of a made-up run, the same on every machine: whole numbers of milliseconds in a scrambled order.
+fn ttft_ms(i: u64) -> u64 {
+    40 + (i * 7919 + i * i * 31) % 61
+}
+
+/// A stream of vb-fire, each request of which takes `percent` of the times; every `failing`-th fails.
+fn stream(n: u64, percent: u64, failing: Option<u64>) -> String {
+    let start = 1_700_000_000_u64;
+    let seconds = |ms: u64| ms as f64 / 1e3;
+    let mut lines = vec![json!({"type": "run", "format": 1, "run_id": "r", "tool": "vb-fire", "host": "h",
+        "model": "m", "backend": "openai", "max_concurrency": 2, "clock": {"start": start}})];
+    for i in 0..n {
+        let failed = failing.is_some_and(|every| i % every == 0);
+        let gaps: Vec<f64> = (0..4).map(|k| seconds((8 + (i * 13 + k * 17) % 9) * percent) / 100.0).collect();
+        let ttft = seconds(ttft_ms(i) * percent) / 100.0;
+        let latency = ttft + gaps.iter().sum::<f64>();
+        let ms = i * 50 * percent / 100;
+        let begun = start as f64 + seconds(ms);
+        lines.push(json!({"type": "output", "run_id": "r", "request_id": i.to_string(), "success": !failed,
+            "error": if failed { "HTTP 500" } else { "" }, "error_kind": if failed { Some("http_status") } else { None },
+            "prompt_len": 64, "output_tokens": if failed { 0 } else { 5 }, "start_time": begun,
+            "scheduled_time": begun, "queue_time": 0, "ttft": ttft, "latency": latency, "itl": gaps,
+            "phases": {"done": latency}}));
+    }
+    lines.push(json!({"type": "end", "run_id": "r", "duration": seconds(n * 50 * percent / 100 + 200), "offered": n,
+        "open_loop": false, "verdict": "clean"}));
+    lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat()
+}
+
+/// Runs `vb-diff` in a folder with these files.
+fn diff(name: &str, files: &[(&str, String)], args: &[&str]) -> Done {
+    let home = folder(name);
+    for (file, text) in files {
+        fs::write(home.join(file), text).unwrap();
+    }
+    tool::done(command("vb-diff").args(args).current_dir(home).stdin(Stdio::null()).output().unwrap())
+}
+
+fn record(done: &Done) -> Value {
+    assert_eq!(done.stdout.lines().count(), 1, "{}", done.stderr);
+    serde_json::from_str(&done.stdout).unwrap()
+}
+
+fn row<'a>(record: &'a Value, metric: &str, statistic: &str) -> &'a Value {
+    let rows = record["changes"].as_array().unwrap();
+    rows.iter().find(|row| row["metric"] == metric && row["statistic"] == statistic).unwrap()
+}
+
+const PAIR: [&str; 2] = ["old.ndjson", "new.ndjson"];
+
+fn pair() -> [(&'static str, String); 2] {
+    [(PAIR[0], stream(700, 100, None)), (PAIR[1], stream(700, 112, None))]
+}
+
+#[test]
+fn a_slower_server_gives_this_table_and_this_markdown_and_this_record() {
+    let rules = ["--fail-if", "ttft.p90 > +5%", "throughput < -50%"];
+    for (format, file) in [("table", "diff-table.txt"), ("markdown", "diff-markdown.md"), ("json", "diff.json")] {
+        let done = diff("diff-golden", &pair(), &[&PAIR[..], &rules, &["--format", format]].concat());
+        assert_eq!(done.code, 1, "{}", done.stderr);
+        assert!(done.stderr.starts_with("vb-diff: ttft.p90 > +5%: +12.0 %, p < 0.0001"), "{}", done.stderr);
+        let text =
+            if format == "json" { serde_json::to_string_pretty(&record(&done)).unwrap() + "\n" } else { done.stdout };
+        golden(file, &text);
+    }
+}
+
+#[test]
+fn a_run_is_the_same_as_itself() {
+    let same = [(PAIR[0], stream(700, 100, None)), (PAIR[1], stream(700, 100, None))];
+    let done = diff("diff-same", &same, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p50 > 0%"]].concat());
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let record = record(&done);
+    assert_eq!(record["warnings"], json!([]));
+    for row in record["changes"].as_array().unwrap() {
+        assert!(row["verdict"] != "better" && row["verdict"] != "worse", "{row}");
+        assert_eq!(row["difference"]["value"], 0.0, "{row}");
+    }
+    assert_eq!(row(&record, "itl", "p50")["verdict"], "same");
+}
+
+#[test]
+fn of_too_few_requests_there_is_no_verdict_and_the_need_is_told() {
+    let few = [(PAIR[0], stream(100, 100, None)), (PAIR[1], stream(100, 200, None))];
+    let done = diff("diff-few", &few, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p99 > +5%"]].concat());
+    assert_eq!(done.code, 0, "what is undecided does not fail");
+    assert!(done.stderr.contains("undecided: ttft.p99 > +5%: +100.0 %, of too few requests"), "{}", done.stderr);
+    let record = record(&done);
+    let p99 = row(&record, "ttft", "p99");
+    assert_eq!((&p99["verdict"], &p99["p"], &p99["needs_more"]), (&json!("too_few"), &Value::Null, &json!(570)));
+    assert_eq!(row(&record, "ttft", "p50")["verdict"], "worse");
+    let told = record["changes"].as_array().unwrap().iter().filter(|row| !row["p"].is_null());
+    assert_eq!(record["comparisons"], told.count(), "only what can be told is corrected for");
+}
+
+/// A server that fails every second request has a short queue.
+#[test]
+fn failures_are_told_before_anything_else() {
+    let failing = [(PAIR[0], stream(700, 100, None)), (PAIR[1], stream(700, 80, Some(2)))];
+    let args = [&PAIR[..], &["--fail-if", "success < -1%"]].concat();
+    let done = diff("diff-failures", &failing, &args);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("success < -1%: -50.0 points, p < 0.0001"), "{}", done.stderr);
+    let first = done.stdout.lines().find(|line| line.starts_with('!')).unwrap();
+    assert!(
+        first.starts_with("! failed requests: 0.0 % of A, 50.0 % of B: ") && first.contains("compare nothing"),
+        "{first}"
+    );
+    let successes = done.stdout.lines().find(|line| line.starts_with("successes")).unwrap();
+    assert!(successes.ends_with("worse"), "{successes}");
+}
+
+#[test]
+fn runs_that_are_not_alike_are_compared_with_warnings() {
+    let other = stream(300, 100, None)
+        .replace("\"model\":\"m\"", "\"model\":\"other\"")
+        .replace("\"max_concurrency\":2", "\"max_concurrency\":4")
+        .replace("\"prompt_len\":64", "\"prompt_len\":128")
+        .replace("\"verdict\":\"clean\"", "\"verdict\":\"client_bound\"");
+    let whole = stream(300, 100, None);
+    let cut = whole[..whole.len() - 300].to_owned();
+    let done = diff("diff-unlike", &[(PAIR[0], cut), (PAIR[1], other)], &[&PAIR[..], &["--format", "json"]].concat());
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let warnings = record(&done)["warnings"].clone();
+    let told: Vec<&str> = warnings.as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    assert_eq!(
+        told,
+        [
+            "model: m in A, other in B",
+            "concurrency: 2 in A, 4 in B",
+            "prompt tokens: 64.0 in A, 128.0 in B on average",
+            "A: old.ndjson: it is not complete: not all of the run was seen",
+            "B: new.ndjson: its verdict is client_bound: the client set some of the numbers",
+        ]
+    );
+}
+
+/// Requests tell A's and B's runs apart by far, but runs of one side differ as much.
+#[test]
+fn repeats_that_differ_make_a_difference_of_two_runs_a_chance() {
+    let names = ["a1", "a2", "a3", "b1", "b2", "b3"];
+    let speeds = [100, 108, 116, 104, 112, 120];
+    let files: Vec<(&str, String)> = names.into_iter().zip(speeds.map(|speed| stream(200, speed, None))).collect();
+    let done = diff("diff-repeats", &files, &["a1", "a2", "a3", "--vs", "b1", "b2", "b3", "--format", "json"]);
+    let of_three = record(&done);
+    let mean = row(&of_three, "ttft", "mean");
+    assert_eq!((&mean["a"]["basis"], &mean["verdict"]), (&json!("runs"), &json!("undecided")), "{mean}");
+    let done = diff("diff-repeats", &files, &["a1", "b3", "--format", "json"]);
+    assert_eq!(row(&record(&done), "ttft", "mean")["verdict"], "worse");
+}
+
+#[test]
+fn results_of_vllm_are_compared_too() {
+    let vllm = include_str!("../data/stats-vllm-detailed.json");
+    let files = [("v1.json", vllm.to_owned()), ("v2.json", vllm.to_owned()), ("v3.json", stream(100, 100, None))];
+    let record = record(&diff("diff-vllm", &files, &["v1.json", "v2.json", "--format", "json"]));
+    assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([]), &json!(200)));
+    // vLLM's own file against ours: what they have in common is compared, what differs is told.
+    let mixed = diff("diff-vllm", &files, &["v1.json", "v3.json"]);
+    assert!(
+        mixed.code == 0 && mixed.stdout.contains("! output tokens: 32.0 in A, 5.0 in B"),
+        "{}{}",
+        mixed.stdout,
+        mixed.stderr
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_said_in_a_line() {
+    let files =
+        [("a", stream(20, 100, None)), ("empty", "\n".to_owned()), ("bad", "{\"type\":\"output\",\n{}\n".to_owned())];
+    for (args, code, what) in [
+        (&["a"][..], 2, "only one file; write vb-diff A B"),
+        (&[], 2, "no files to compare"),
+        (&["a", "a", "a"], 2, "which of the files are A and which are B?"),
+        (&["-", "-"], 2, "standard input (-) can be one file only"),
+        (&["a", "a", "--fail-if", "ttft > 5%"], 2, "which statistic"),
+        (&["a", "a", "--margin", "5"], 2, "`5` is not a margin: write it as 5%"),
+        (&["a", "empty"], 3, "empty: no output of any request"),
+        (&["a", "bad"], 3, "bad:1:"),
+        (&["a", "gone"], 4, "cannot read gone"),
+    ] {
+        let done = diff("diff-wrong", &files, args);
+        assert!(done.code == code && done.stderr.contains(what), "{args:?}: {} {}", done.code, done.stderr);
+        assert!(done.stdout.is_empty(), "{args:?}");
+    }
+    // Too little for any number is no error: it says what it needs.
+    let done = diff("diff-one", &[("a", stream(1, 100, None))], &["a", "a"]);
+    assert!(done.code == 0 && done.stdout.contains("too few values"), "{}{}", done.stdout, done.stderr);
+    let done = diff("diff-none", &[("a", stream(20, 100, Some(1)))], &["a", "a"]);
+    assert!(done.code == 0 && done.stdout.contains("100.0 % of A"), "{}{}", done.stdout, done.stderr);
+}
+
+#[test]
+fn the_schema_is_that_of_the_record() {
+    let schema: Value = serde_json::from_str(&diff("diff-schema", &[], &["--schema"]).stdout).unwrap();
+    let done = diff("diff-schema", &pair(), &[&PAIR[..], &["--format", "json"]].concat());
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&schema["properties"]), keys(&record(&done)));
+    assert_eq!(keys(&schema["$defs"]["Row"]["properties"]), keys(&record(&done)["changes"][0]));
+}
+
+fn ab(home: &Path, args: &[&str]) -> Done {
+    let bin = Path::new(env!("CARGO_BIN_EXE_vb-diff")).parent().unwrap();
+    let mut script = Command::new(root().join("scripts/ab.sh"));
+    script.args(args).arg("--results").arg(home.join("results")).env("VB_BIN", bin).stdin(Stdio::null());
+    tool::done(script.output().unwrap())
+}
+
+fn rounds(home: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(home.join("results")).unwrap().map(|e| e.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+const GEN: [&str; 2] = ["--gen", "--input-len 16 --output-len 4 --num-prompts 12"];
+
+#[test]
+fn two_servers_are_compared_in_turns() {
+    let home = folder("ab-turns");
+    let args =
+        [&["sim", "sim --step-base '20ms'", "--rounds", "3"], &GEN[..], &["--fire", "--max-concurrency 4"]].concat();
+    let done = ab(&home, &args);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    let order: Vec<&str> = done.stderr.lines().filter_map(|line| line.strip_prefix("ab: round ")).collect();
+    assert_eq!(order, ["1/3, a", "1/3, b", "2/3, b", "2/3, a", "3/3, a", "3/3, b"]);
+    let folders = rounds(&home);
+    let text = fs::read_to_string(folders[0].join("diff.json")).unwrap();
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&record["a"]["requests"], &record["b"]["failed"]), (&json!(36), &json!(0)));
+    assert_eq!(row(&record, "tpot", "p50")["verdict"], "worse", "{text}");
+    // Each round has prompts of its own.
+    let requests = |round| fs::read_to_string(folders[0].join(format!("round{round}.requests.ndjson"))).unwrap();
+    assert_ne!(requests(1), requests(2));
+    // A rule of the user's is the exit code.
+    let rule = ["--diff", "--fail-if 'tpot.p50 > +5%' --format markdown"];
+    let done = ab(&home, &[&args[..], &rule].concat());
+    assert!(done.code == 1 && done.stdout.contains("| **worse** |"), "{}{}", done.stdout, done.stderr);
+    assert_eq!(rounds(&home).len(), 2, "it was complete, so the same command is new rounds");
+}
+
+#[test]
+fn rounds_that_were_cut_go_on() {
+    let home = folder("ab-cut");
+    let sim = Sim::start(&[]);
+    let args = [&[sim.url.as_str(), sim.url.as_str(), "--rounds", "2"], &GEN[..]].concat();
+    let done = ab(&home, &args);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    // As if it had been cut in the last of them.
+    let folder = &rounds(&home)[0];
+    fs::remove_file(folder.join("diff.json")).unwrap();
+    fs::remove_file(folder.join("round2.a.outputs.ndjson")).unwrap();
+    let before = fs::read_to_string(folder.join("round1.a.outputs.ndjson")).unwrap();
+    let done = ab(&home, &args);
+    assert!(done.code == 0 && done.stderr.contains("resuming"), "{}", done.stderr);
+    assert_eq!(done.stderr.matches("complete already").count(), 3, "{}", done.stderr);
+    assert_eq!((rounds(&home).len(), fs::read_to_string(folder.join("round1.a.outputs.ndjson")).unwrap()), (1, before));
+}
+
+#[test]
+fn a_dry_run_of_ab_prints_what_it_would_run_and_errors_are_lines() {
+    let home = folder("ab-dry");
+    let done = ab(&home, &["sim", "sim", "--rounds", "2", "--dry-run", "--fire", "--max-concurrency 4"]);
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 2 + 2 * 3 + 1), "{}{}", done.stdout, done.stderr);
+    assert!(!home.join("results").exists(), "nothing is written");
+    for (args, what) in [
+        (&["http://127.0.0.1:1"][..], "two servers to compare"),
+        (&["a", "b", "--rounds", "0"], "it is a number, 1 or more"),
+        (&["a", "b", "--nothing"], "unknown flag --nothing"),
+        (&["a", "b", "--gen", "--input-len '16"], "the quotes of"),
+    ] {
+        let done = ab(&home, args);
+        assert!(done.code == 2 && done.stderr.contains(what), "{args:?}: {} {}", done.code, done.stderr);
+    }
+}
