@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Counts what vb-diff promises, in more simulated comparisons than the tests make, in a release build (about two minutes):
+# Counts what vb-diff promises, in more simulated comparisons than the tests make, in a release build:
 # equals are called different in at most 5 % of comparisons, repeats that vary too; intervals of a change hold the truth; and a
 # change of the margin is found in 80 % with as many requests as it said.
 #

@@ -148,7 +148,7 @@ fn called(report: &Report) -> bool {
 /// How often the interval of a change holds the truth.
 #[test]
 fn intervals_of_a_change_hold_the_truth_as_often_as_they_say() {
-    let trials = trials(150);
+    let trials = trials(80);
     let truth = 0.05;
     let mut held = std::collections::BTreeMap::<String, (u64, u64)>::new();
     for server in &SERVERS {
@@ -220,7 +220,7 @@ fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_
 /// Repeats that differ from each other by some percent more than their requests do, as on a real machine.
 #[test]
 fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() {
-    let trials = trials(60);
+    let trials = trials(40);
     let mut all = Vec::new();
     for (repeats, differ) in [(3, 0.1), (4, 0.03), (4, 0.1), (8, 0.1)] {
         let side = |name: &str, trial: u64| {
@@ -242,7 +242,7 @@ fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
 
 #[test]
 fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
-    let trials = trials(100);
+    let trials = trials(60);
     let server = Server { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
     let (mut found, mut needed, mut trial) = (0, 0, 0);
     for pilot in 0.. {
