@@ -209,6 +209,10 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
     let all = Pool { all: results.iter().map(|r| &r.vb).collect(), how };
     let first = all.all[0];
     let seconds: Vec<f64> = results.iter().map(|r| r.duration).collect();
+    let per_s = |of: fn(&RunResult) -> u64| {
+        let sum = results.iter().map(of).sum::<u64>() as f64;
+        if duration > 0.0 { sum / duration } else { 0.0 }
+    };
     let (verdict, reasons) = verdict(&all);
     let length = |of: fn(&Vb) -> Option<u64>| {
         let mean = all.mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
@@ -241,8 +245,8 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
         start_time: all.all.iter().filter_map(|vb| vb.start_time).min(),
         end_time: all.all.iter().filter_map(|vb| vb.end_time).max(),
         percentile_error: histogram::ERROR,
-        requests_per_s: rate(&all.each(|vb| &vb.requests_per_s), &seconds),
-        output_tokens_per_s: rate(&all.each(|vb| &vb.output_tokens_per_s), &seconds),
+        requests_per_s: rate(&all.each(|vb| &vb.requests_per_s), &seconds, per_s(|r| r.completed)),
+        output_tokens_per_s: rate(&all.each(|vb| &vb.output_tokens_per_s), &seconds, per_s(|r| r.total_output_tokens)),
         steady: None,
         from_start: latencies(|vb| &vb.from_start)?,
         from_schedule: latencies(|vb| &vb.from_schedule)?,
@@ -314,8 +318,8 @@ fn errors(all: &Pool<Vb>) -> Vec<Failure> {
     vb::most_frequent(counts.iter())
 }
 
-/// Hosts add up, and share the server's fortunes, so that what one is off by all are. Runs in turn weigh by their time.
-fn rate(all: &Pool<Rate>, seconds: &[f64]) -> Rate {
+/// The rate `per_s` of all, as uncertain as their own rates. Hosts add up, and share the server's fortunes, so that what one is off by all are. Runs in turn weigh by their time.
+fn rate(all: &Pool<Rate>, seconds: &[f64], per_s: f64) -> Rate {
     let total: f64 = seconds.iter().sum();
     let weight = |i: usize| match all.how.together {
         Together::AtOnce => 1.0,
@@ -324,13 +328,15 @@ fn rate(all: &Pool<Rate>, seconds: &[f64]) -> Rate {
     let weighed = |of: &dyn Fn(&Rate) -> Option<f64>| -> Option<Vec<f64>> {
         all.all.iter().enumerate().map(|(i, rate)| Some(weight(i) * of(rate)?)).collect()
     };
-    let per_s: f64 = weighed(&|rate| Some(rate.per_s)).unwrap_or_default().iter().sum();
+    // Hosts that begin and end apart have less together than their rates add up to.
+    let together = per_s / weighed(&|rate| Some(rate.per_s)).unwrap_or_default().iter().sum::<f64>();
     let half =
         weighed(&|rate| rate.interval.map(|[low, high]| (high - low) / 2.0)).map(|halves| match all.how.together {
             Together::AtOnce => halves.iter().sum(),
             Together::InTurn => halves.iter().map(|half| half * half).sum::<f64>().sqrt(),
         });
-    Rate { per_s, interval: half.map(|half| [(per_s - half).max(0.0), per_s + half]) }
+    let interval = half.map(|half: f64| half * together).filter(|half| half.is_finite());
+    Rate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
 }
 
 /// `Some(None)`: they have none, or not for the same limits.

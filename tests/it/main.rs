@@ -8,6 +8,7 @@ mod fire;
 mod generate;
 mod layers;
 mod pipe;
+mod pool;
 mod readme;
 mod scrape;
 mod selftest;

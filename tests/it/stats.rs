@@ -735,6 +735,73 @@ mod definitions {
     }
 
     #[test]
+    fn client_queue_time_ms() {
+        let result = run_result();
+        assert_eq!(result["vb"]["client_queue_time_ms"]["mean"], result["mean_client_queue_time_ms"]);
+    }
+
+    #[test]
+    fn requests_per_s() {
+        check(&[("/vb/requests_per_s/per_s", 5.0 / 3.75)]);
+        assert_eq!(run_result()["vb"]["requests_per_s"]["interval"], Value::Null, "of five requests");
+    }
+
+    #[test]
+    fn output_tokens_per_s() {
+        check(&[("/vb/output_tokens_per_s/per_s", 35.0 / 3.75)]);
+        let interval = &run_result()["vb"]["output_tokens_per_s"]["interval"];
+        assert!(interval[0].as_f64().unwrap() < 9.0 && interval[1].as_f64().unwrap() > 10.0, "{interval}");
+    }
+
+    #[test]
+    fn steady() {
+        let steady = &run_result()["vb"]["steady"];
+        assert_eq!((&steady["verdict"], &steady["numbers"]), (&"too_short".into(), &Value::Null));
+        assert!(steady["why"].as_str().unwrap().contains("it takes 50"), "{steady}");
+    }
+
+    /// By hand: request 2 meets its first deadline only and misses 1 + 2 + 1 + 1 + 1 + 1 + 1; request 3 is 20 ms late (2), then
+    /// 15 ms (2), and has six tokens in time; the others meet all.
+    #[test]
+    fn fluidity() {
+        let result = result(&["--goodput", "ttft:60ms", "tpot:15ms"], RUN);
+        let fluidity = &result["vb"]["goodput"]["fluidity"];
+        let near = |path: &str, want: f64| {
+            let got = fluidity.pointer(path).and_then(Value::as_f64).unwrap();
+            assert!((got - want).abs() < 1e-9, "{path}: {fluidity}");
+        };
+        near("/index/mean", (1.0 + 1.0 / 9.0 + 0.6 + 1.0 + 1.0) / 5.0);
+        near("/fluid", 3.0);
+        near("/attainment", 3.0 / 9.0);
+        assert_eq!(run_result()["vb"]["goodput"]["fluidity"], Value::Null, "without a limit of TPOT");
+    }
+
+    #[test]
+    fn groups() {
+        let result = result(&["--by", "input_len", "turn", "tag:a", "--goodput", "ttft:55ms"], RUN);
+        let told = |by: &str| {
+            let groups = result["vb"]["groups"].as_array().unwrap().iter().filter(|group| group["by"] == by);
+            groups.map(|g| (g["key"].as_str().unwrap().to_owned(), g["offered"].as_u64().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(told("input_len"), [("32-63".to_owned(), 9)]);
+        assert_eq!((told("turn"), told("tag:a")), (vec![("(none)".into(), 9)], vec![("(none)".into(), 9)]));
+        let group = &result["vb"]["groups"][0];
+        assert_eq!((&group["completed"], &group["failed"]), (&5.into(), &4.into()));
+        assert_eq!(group["e2el_ms"]["mean"], result["vb"]["from_start"]["e2el_ms"]["mean"]);
+        assert_eq!(group["itl_ms"]["mean"], result["vb"]["itl_per_chunk_ms"]["mean"]);
+        assert_eq!(group["attainment"], result["vb"]["goodput"]["from_start"]["attainment"]);
+    }
+
+    #[test]
+    fn slices() {
+        let result = result(&["--slice", "1s"], RUN);
+        let slices = result["vb"]["slices"].as_array().unwrap();
+        let told = slices.iter().map(|s| [&s["from_s"], &s["to_s"], &s["offered"], &s["output_tokens"]]);
+        let told: Vec<Vec<f64>> = told.map(|s| s.iter().map(|v| v.as_f64().unwrap()).collect()).collect();
+        assert_eq!(told, [[0.0, 1.0, 3.0, 24.0], [1.0, 2.0, 4.0, 6.0], [2.0, 3.0, 1.0, 5.0]]);
+    }
+
+    #[test]
     fn every_definition_has_a_test_of_its_name() {
         let headings = include_str!("../../docs/METRICS.md").lines().filter_map(|line| line.strip_prefix("### "));
         let names = headings.flat_map(|heading| heading.split(", ")).filter(|name| !name.contains(' '));
