@@ -47,11 +47,11 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// The change is not beyond the limit.
+    /// The change is not beyond the limit, nor is any end of its interval.
     Passed,
     /// It is, and it is no chance.
     Failed,
-    /// It is, but it may be chance; or there are too few values.
+    /// It may be, or may be chance; or there are too few values.
     Undecided,
 }
 
@@ -106,7 +106,13 @@ impl Rule {
         }
         let beyond = if self.above { change.value > self.limit } else { change.value < self.limit };
         let p = row.p_corrected.unwrap_or(1.0);
+        let end = if self.above { change.high } else { change.low };
+        let may_be = end.is_none_or(|end| if self.above { end > self.limit } else { end < self.limit });
         match (beyond, p < ALPHA) {
+            (false, _) if may_be => {
+                let end = end.map_or_else(|| "more".to_owned(), |end| format!("{:+.1} %", end * 100.0));
+                (Fate::Undecided, format!("{told}, but it may be {end}"))
+            }
             (false, _) => (Fate::Passed, told),
             (true, true) => (Fate::Failed, format!("{told}, {}", told_p(p))),
             (true, false) => (Fate::Undecided, format!("{told}, which may be chance ({})", told_p(p))),

@@ -44,7 +44,8 @@ impl Side {
     pub fn read(paths: &[PathBuf], lenient: bool) -> Result<Self, Error> {
         let read = |path: &PathBuf| {
             let name = path.display().to_string();
-            let recording = Reader { lenient, ..Reader::default() }.read(std::slice::from_ref(path))?;
+            let recording =
+                Reader { lenient, tool: "vb-diff", ..Reader::default() }.read(std::slice::from_ref(path))?;
             if recording.requests.is_empty() {
                 return Err(Error::Input(format!("{name}: no output of any request; is it a stream of vb-fire?")));
             }

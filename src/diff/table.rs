@@ -143,7 +143,8 @@ fn p_value(p: f64) -> String {
 }
 
 fn verdict(row: &Row, margin: f64) -> String {
-    let within = format!("{} {}", margin * 100.0, if row.unit == SHARE { "pp" } else { "%" });
+    // To a millionth, since 0.07 × 100 is not 7.
+    let within = format!("{} {}", (margin * 1e8).round() / 1e6, if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         Verdict::Better => "better".into(),

@@ -112,7 +112,7 @@ impl Distribution {
     }
 
     /// Of all parts: the numbers that one sample of all their values would have, percentiles within
-    /// [`super::histogram::ERROR`]. `None` where a part has no histogram.
+    /// the error of histograms. `None` where a part has no histogram.
     #[must_use]
     pub fn pooled(parts: &[Distribution], wanted: &Wanted, together: Together) -> Option<Self> {
         let unit = parts.first().map(|part| part.unit).unwrap_or_default();

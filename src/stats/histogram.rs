@@ -139,7 +139,7 @@ mod tests {
         ) {
             let of = |values: &[f64]| Histogram::of(values, 1e3).unwrap();
             let both = of(&a).merged(&of(&b)).unwrap();
-            prop_assert_eq!(both.len() as usize, a.len() + b.len());
+            prop_assert_eq!(both.len(), (a.len() + b.len()) as u64);
             prop_assert!(both == of(&[a, b].concat()));
             let text = serde_json::to_string(&both).unwrap();
             prop_assert!(serde_json::from_str::<Histogram>(&text).unwrap() == both);

@@ -26,6 +26,8 @@ pub struct Reader<'a> {
     pub lenient: bool,
     /// What requests are grouped by.
     pub by: &'a [By],
+    /// The program that reads, for its messages.
+    pub tool: &'static str,
 }
 
 impl Reader<'_> {
@@ -49,7 +51,7 @@ impl Reader<'_> {
         for path in paths {
             let (input, name) = cli::open(path)?;
             if let Some(error) = self.read_lines(Lines::new(input, name), &mut recording, &mut check)? {
-                cli::warn("vb-stats", format!("{error}: the last line is cut off and was left out"));
+                cli::warn(self.tool, format!("{error}: the last line is cut off and was left out"));
             }
         }
         Ok(recording)

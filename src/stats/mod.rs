@@ -163,7 +163,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let files = cli::inputs("vb-stats", &args.files);
     let options = Options::checked(args)?;
     cli::outlive_first_interrupt()?;
-    let reader = input::Reader { detailed: options.save_detailed, lenient, by: &options.by };
+    let reader = input::Reader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let result = read(reader, &files, exact, &options)?;
     let mut out = cli::stdout();
     ndjson::write(&mut out, &result)?;

@@ -2,7 +2,7 @@
 //!
 //! Percentiles come from the histograms of all together, and are never averaged.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter::once};
 
 use super::{
     client::Client,
@@ -49,7 +49,9 @@ fn overlap(a: &Vb, b: &Vb) -> bool {
 /// The earlier parts of a run with its last one, which knows what concerns the whole; with or without histograms.
 pub fn parts(earlier: RunResult, last: RunResult, histograms: bool) -> Result<RunResult, String> {
     let (header, duration, about) = (last.header.clone(), last.duration, last.vb.clone());
-    let mut all = pooled(&[earlier, last], How { together: Together::InTurn, histograms })?;
+    // Results are large: on the heap.
+    let both: Vec<RunResult> = once(earlier).chain(once(last)).collect();
+    let mut all = pooled(&both, How { together: Together::InTurn, histograms })?;
     (all.header, all.duration) = (header, duration);
     all.set_rates();
     let rate = |per_s| Rate { per_s, interval: None };
@@ -274,7 +276,7 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
             long: all.sum(|vb| vb.shortfall.long),
             missing_tokens: all.sum(|vb| vb.shortfall.missing_tokens),
         },
-        goodput: goodput(&all, duration)?,
+        goodput: goodput(&all, duration),
         // What servers count is told of the stream that their pages are in.
         cache: None,
         server: None,
@@ -339,14 +341,12 @@ fn rate(all: &Pool<Rate>, seconds: &[f64], per_s: f64) -> Rate {
     Rate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
 }
 
-/// `Some(None)`: they have none, or not for the same limits.
-fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Option<Goodput>> {
-    let Some(goodputs) = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<Vec<_>>>() else {
-        return Some(None);
-    };
+/// `None`: they have none, or not for the same limits.
+fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Goodput> {
+    let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
     let slos_ms = goodputs[0].slos_ms.clone();
     if goodputs.iter().any(|goodput| goodput.slos_ms != slos_ms) {
-        return Some(None);
+        return None;
     }
     let offered: Vec<f64> = all.all.iter().map(|vb| vb.offered as f64).collect();
     let good = |of: fn(&Goodput) -> &Good| {
@@ -369,21 +369,18 @@ fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Option<Goodput>> {
         }
     };
     let fluid: Option<Vec<&Fluidity>> = goodputs.iter().map(|goodput| goodput.fluidity.as_ref()).collect();
-    let fluidity = match fluid {
-        Some(fluid) => {
-            let fluid = Pool { all: fluid, how: all.how };
-            let (met, offered) = (fluid.sum(|f| f.fluid), offered.iter().sum::<f64>());
-            let attainment = (offered > 0.0).then(|| met as f64 / offered);
-            Some(Fluidity { index: fluid.summary(Unit::Share, |f| &f.index)?, fluid: met, attainment })
-        }
-        None => None,
-    };
-    Some(Some(Goodput {
+    let fluidity = fluid.and_then(|fluid| {
+        let fluid = Pool { all: fluid, how: all.how };
+        let (met, offered) = (fluid.sum(|f| f.fluid), offered.iter().sum::<f64>());
+        let attainment = (offered > 0.0).then(|| met as f64 / offered);
+        Some(Fluidity { index: fluid.summary(Unit::Share, |f| &f.index)?, fluid: met, attainment })
+    });
+    Some(Goodput {
         from_start: good(|goodput| &goodput.from_start),
         from_schedule: good(|goodput| &goodput.from_schedule),
         slos_ms: slos_ms.clone(),
         fluidity,
-    }))
+    })
 }
 
 fn numbers(all: &Pool<Numbers>) -> Option<Numbers> {

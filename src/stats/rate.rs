@@ -39,7 +39,8 @@ impl Slices {
     /// cycle comes once in each slice.
     #[must_use]
     pub fn new(from: f64, to: f64, cycle: f64) -> Self {
-        let slices = ((to - from) / cycle).min(SLICES).max(FEWEST);
+        let cycles = (to - from) / cycle;
+        let slices = if cycles.is_nan() { FEWEST } else { cycles.clamp(FEWEST, SLICES) };
         Slices { from, to, counts: vec![0.0; numpy::whole(slices)], events: 0 }
     }
 
@@ -108,7 +109,9 @@ mod tests {
     #[test]
     fn what_is_outside_is_not_counted() {
         let mut slices = Slices::new(1.0, 3.0, 0.1);
-        [0.5, 1.0, 2.0, 3.0, 3.1].iter().for_each(|time| slices.count(*time, 2.0));
+        for time in [0.5, 1.0, 2.0, 3.0, 3.1] {
+            slices.count(time, 2.0);
+        }
         assert!((slices.rate().per_s - 3.0).abs() < 1e-12);
         assert_eq!(slices.rate().interval, None, "of three events");
         assert_eq!(Slices::new(1.0, 1.0, 0.1).rate(), Rate::default());

@@ -280,15 +280,15 @@ fn judge(
 ) -> (Stability, String) {
     let drifting = |change: f64| if change > 0.0 { Stability::DriftingUp } else { Stability::DriftingDown };
     let word = |change: f64| if change > 0.0 { "rises" } else { "falls" };
-    if let Some((name, Shift { change, p, .. })) = shift {
-        let percent = change.abs() * 100.0;
-        return (drifting(change), format!("{name} {} by {percent:.0} % at once (p = {p:.1e})", word(change)));
-    }
     let real = drifts.iter().filter(|(_, drift)| drift.p < CHANCE && drift.change.abs() >= MATERIAL);
     if let Some((name, Drift { change, p })) = real.min_by(|a, b| a.1.p.total_cmp(&b.1.p)) {
         let (percent, seconds) = (change.abs() * 100.0, window.seconds());
         let why = format!("{name} {} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", word(*change));
         return (drifting(*change), why);
+    }
+    if let Some((name, Shift { change, p, .. })) = shift {
+        let percent = change.abs() * 100.0;
+        return (drifting(change), format!("{name} {} by {percent:.0} % at once (p = {p:.1e})", word(change)));
     }
     let latency = percentile_of_latencies(members, 50.0);
     let lasted = window.seconds() / latency;
@@ -387,12 +387,11 @@ mod tests {
                 let noise = if kind == Kind::Drift { swing } else { rng::unit(&mut rng) - 0.5 };
                 let at = f64::from(i) / f64::from(n);
                 let level = match kind {
-                    Kind::Flat | Kind::Short => 1.0,
                     Kind::WarmUp => 1.0 + 3.0 * (1.0 - at / 0.1).max(0.0),
                     Kind::Ramp | Kind::Drift if up => 1.0 + at,
                     Kind::Ramp | Kind::Drift => 2.0 - at,
                     Kind::Shift if (at > 0.67) == up => 1.5,
-                    Kind::Shift => 1.0,
+                    Kind::Flat | Kind::Short | Kind::Shift => 1.0,
                 };
                 let ttft = 0.2 * level * (1.0 + 0.5 * noise);
                 let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::unit(&mut rng) - 0.5));

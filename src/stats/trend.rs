@@ -15,9 +15,16 @@ pub struct Trend {
     pub change: f64,
 }
 
-/// Mann-Kendall's test, its variance corrected for autocorrelation as Hamed and Rao have it. `None` for fewer than four values.
+/// Mann-Kendall's test, its variance corrected for autocorrelation: as Hamed and Rao have it, or as of a series of which each
+/// value resembles the one before it, whichever is more. (The first alone finds a trend ten times too often in short series of
+/// that kind.) `None` for fewer than four values.
 #[must_use]
 pub fn mann_kendall(series: &[f64]) -> Option<Trend> {
+    corrected(series, |ranks| hamed_rao(ranks).max(first_order(ranks)))
+}
+
+/// The test, with a correction of the variance by the ranks of what is left without the trend, as deviations from their mean.
+fn corrected(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<Trend> {
     let n = series.len();
     if n < 4 {
         return None;
@@ -33,32 +40,47 @@ pub fn mann_kendall(series: &[f64]) -> Option<Trend> {
     let slope = middle(&mut slopes);
     let count = n as f64;
     let ties: f64 = tied(series).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
-    let variance = (count * (count - 1.0) * (2.0 * count + 5.0) - ties) / 18.0 * correction(series, slope);
+    let variance = (count * (count - 1.0) * (2.0 * count + 5.0) - ties) / 18.0 * correction(&deviations(series, slope));
     // One step towards zero: the balance is a whole number, and the normal distribution is not.
     let z = if variance > 0.0 { (balance - sign(balance)) / variance.sqrt() } else { 0.0 };
     Some(Trend { p: two_sided(z), change: slope * (count - 1.0) })
 }
 
-/// By what autocorrelation enlarges the variance: from the ranks of what is left without the trend, those lags only that are
-/// beyond chance. Never below 1: a series that swings is no better known for it.
-fn correction(series: &[f64], slope: f64) -> f64 {
-    let n = series.len() as f64;
+/// The ranks of a series without its trend, less their mean.
+fn deviations(series: &[f64], slope: f64) -> Vec<f64> {
     let rest: Vec<f64> = series.iter().enumerate().map(|(i, value)| value - slope * i as f64).collect();
-    let ranks = ranks(&rest);
-    let mean = f64::midpoint(n, 1.0);
-    let off: Vec<f64> = ranks.iter().map(|rank| rank - mean).collect();
+    let mean = f64::midpoint(series.len() as f64, 1.0);
+    ranks(&rest).iter().map(|rank| rank - mean).collect()
+}
+
+fn autocorrelation(off: &[f64], lag: usize) -> f64 {
     let own: f64 = off.iter().map(|v| v * v).sum();
+    let shared: f64 = off.iter().zip(&off[lag..]).map(|(a, b)| a * b).sum();
+    if own > 0.0 { shared / own } else { 0.0 }
+}
+
+/// By what autocorrelation enlarges the variance: of those lags only that are beyond chance. Never below 1: a series that swings
+/// is no better known for it.
+fn hamed_rao(off: &[f64]) -> f64 {
+    let n = off.len() as f64;
     let chance = 1.96 / n.sqrt();
     let mut sum = 0.0;
-    for lag in 1..series.len() - 2 {
-        let shared: f64 = off.iter().zip(&off[lag..]).map(|(a, b)| a * b).sum();
-        let correlation = shared / own;
+    for lag in 1..off.len() - 2 {
+        let correlation = autocorrelation(off, lag);
         if correlation.abs() > chance {
             let left = n - lag as f64;
             sum += left * (left - 1.0) * (left - 2.0) * correlation;
         }
     }
     (1.0 + 2.0 / (n * (n - 1.0) * (n - 2.0)) * sum).max(1.0)
+}
+
+/// The same of an autoregressive series of the first order, (1 + ρ) / (1 − ρ), with ρ set right for what a short series without
+/// its trend shows of it, (2 + 4ρ) / n less.
+fn first_order(off: &[f64]) -> f64 {
+    let seen = autocorrelation(off, 1);
+    let true_one = (seen + (2.0 + 4.0 * seen) / off.len() as f64).clamp(0.0, 0.95);
+    (1.0 + true_one) / (1.0 - true_one)
 }
 
 /// Pettitt's test: the place behind which the level is most likely another one, and how probable such a shift is by chance.
@@ -148,12 +170,12 @@ mod tests {
             (0..n).map(value).collect()
         };
         for (n, like, slope, p, per_step) in [
-            (40, 0.7, 0.0, 0.679_717_496_015_511, -0.003_674_808_840_074_462_6),
+            (40, 0.7, 0.0, 0.679_717_496_015_511, -0.003_674_808_840_074_463),
             (40, 0.7, 0.02, 0.081_445_242_592_486_76, 0.016_325_191_159_925_54),
-            (30, 0.0, 0.01, 0.038_493_604_971_814_654, 0.012_600_820_269_435_644),
+            (30, 0.0, 0.01, 0.038_493_604_971_814_65, 0.012_600_820_269_435_644),
             (60, 0.9, 0.01, 0.020_732_548_883_430_013, 0.013_280_453_000_938_204),
         ] {
-            let trend = mann_kendall(&series(n, like, slope)).unwrap();
+            let trend = corrected(&series(n, like, slope), hamed_rao).unwrap();
             assert!((trend.p - p).abs() < 1e-9, "{trend:?} for {n} {like} {slope}");
             assert!((trend.change - per_step * f64::from(n - 1)).abs() < 1e-9, "{trend:?}");
         }
@@ -184,7 +206,7 @@ mod tests {
             found += u32::from(mann_kendall(&series).unwrap().p < 0.005);
         }
         println!("{found} of 1000");
-        assert!(found < 50, "{found} of 1000");
+        assert!(found <= 10, "{found} of 1000");
     }
 
     #[test]

@@ -80,8 +80,11 @@ fn a_slower_server_gives_this_table_and_this_markdown_and_this_record() {
 #[test]
 fn a_run_is_the_same_as_itself() {
     let same = [(PAIR[0], stream(700, 100, None)), (PAIR[1], stream(700, 100, None))];
-    let done = diff("diff-same", &same, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p50 > 0%"]].concat());
+    let done = diff("diff-same", &same, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p50 > 50%"]].concat());
     assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let strict = diff("diff-same", &same, &[&PAIR[..], &["--fail-if", "ttft.p50 > 0%"]].concat());
+    assert_eq!(strict.code, 0, "what is undecided does not fail");
+    assert!(strict.stderr.contains("undecided: ttft.p50 > 0%: +0.0 %, but it may be +"), "{}", strict.stderr);
     let record = record(&done);
     assert_eq!(record["warnings"], json!([]));
     for row in record["changes"].as_array().unwrap() {

@@ -60,7 +60,7 @@ fn close(got: &Value, want: &Value, path: &str, except: &[&str]) {
             };
             assert_eq!(keys(got), keys(want), "{path}");
             want.iter().for_each(|(key, want)| {
-                close(&got.get(key).unwrap_or(&Value::Null), want, &format!("{path}/{key}"), except)
+                close(got.get(key).unwrap_or(&Value::Null), want, &format!("{path}/{key}"), except);
             });
         }
         (Value::Array(got), Value::Array(want)) => {
