@@ -158,6 +158,7 @@ class Checks:
         self.workload("completions, 20 requests a second", [*random, *builtin, "--seed", 4], poisson, 60)
         self.token_ids()
         self.scraped()
+        self.whole_and_in_parts()
         self.errors()
         self.stats(raw)
         self.sweep()
@@ -213,6 +214,35 @@ class Checks:
         note = result["vb"]["cache"]["note"] or ""
         self.row("--scrape: the same seed again is told as a warm cache", "another --seed" in note and note in told, note)
         self.other_load()
+
+    def whole_and_in_parts(self):
+        """A longer closed loop: its steady state, in parts and pooled against one piece, and against itself."""
+        gen = ["--num-prompts", 300, "--input-len", 64, "--output-len", 24, "--range-ratio", 0.5, "--seed", 8]
+        _, _, raw, _ = self.run(gen, ["--max-concurrency", 8, "--num-warmups", 8])
+        whole = self.result(raw)[0]
+        steady = whole["vb"]["steady"]
+        little = steady["little"]
+        # A busy CPU may drift; what is wrong is a window that is none, or a law that does not hold.
+        told = f"{steady['verdict']}: {steady['why']}; L {little['concurrency']:.2f}, gap {little['gap']:+.3f}"
+        sane = steady["verdict"] != "too_short" and abs(little["gap"]) < 0.1 and little["concurrency"] <= 8
+        self.row("steady state of a closed loop, and Little's law", sane, told)
+        keys = [k for k in whole if k.startswith("p") and k.endswith("_ms")]
+        off = lambda result: max(abs(result[k] / whole[k] - 1) for k in keys)
+        parts = json.loads(self.tool("vb-stats", "--exact", "2k", stdin=raw).stdout)
+        same = parts["completed"] == whole["completed"] and off(parts) < 0.0005
+        self.row("a run told in parts has the same percentiles", same, f"{len(keys)} percentiles, off by {off(parts):.6f}")
+        lines = raw.splitlines(keepends=True)
+        halves = [b"".join(lines[: len(lines) // 2]), b"".join(lines[len(lines) // 2 :])]
+        told = [self.tool("vb-stats", "--histograms", stdin=half).stdout for half in halves]
+        pooled = json.loads(self.tool("vb-agg", "--pool", stdin=b"".join(told)).stdout)
+        same = pooled["completed"] == whole["completed"] and off(pooled) < 0.0005
+        self.row("two halves pooled have the same percentiles", same, f"{len(keys)} percentiles, off by {off(pooled):.6f}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "run.ndjson"
+            path.write_bytes(raw)
+            report = json.loads(self.tool("vb-diff", path, path, "--format", "json").stdout)
+        verdicts = {row["verdict"] for row in report["changes"]}
+        self.row("vb-diff finds no difference of a run from itself", not verdicts & {"better", "worse"}, sorted(verdicts))
 
     def other_load(self):
         base = [self.bin / "vb-fire", "--base-url", self.url, "--model", MODEL, "--max-concurrency", "1"]

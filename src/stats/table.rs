@@ -75,6 +75,10 @@ impl Table {
         self.line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
     }
 
+    fn rate(&mut self, label: &str, value: f64, rate: &Rate) {
+        self.line(&format!("{label:<40} {value:<10.2} {}", ends(rate)));
+    }
+
     fn totals(&mut self, result: &RunResult) {
         self.rule(" Serving Benchmark Result ", '=');
         self.row("Successful requests:", result.completed);
@@ -88,11 +92,11 @@ impl Table {
         self.number("Benchmark duration (s):", result.duration);
         self.row("Total input tokens:", result.total_input_tokens);
         self.row("Total generated tokens:", result.total_output_tokens);
-        self.number("Request throughput (req/s):", result.request_throughput);
+        self.rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
         if let Some(goodput) = result.request_goodput {
             self.number("Request goodput (req/s):", goodput);
         }
-        self.number("Output token throughput (tok/s):", result.output_throughput);
+        self.rate("Output token throughput (tok/s):", result.output_throughput, &result.vb.output_tokens_per_s);
         self.number("Peak output token throughput (tok/s):", result.vb.peak_tokens_per_s as f64);
         self.number("Peak concurrent requests:", result.vb.peak_concurrency as f64);
         if result.rtfx > 0.0 {
