@@ -82,7 +82,8 @@ pub struct Args {
     #[arg(long, value_name = "LIST", default_value = "50,90,99")]
     metric_percentiles: String,
 
-    /// Tell the numbers of groups of requests too: `tag:NAME` (a tag of theirs), `turn`, `input_len`, `output_len`.
+    /// Tell the numbers of groups of requests too: `tag:NAME` (a tag of theirs), `turn`, `input_len`, `output_len`. Files come before
+    /// this or behind another flag.
     #[arg(long, value_name = "WHAT", action = ArgAction::Append, num_args(1..), value_parser = By::parse)]
     by: Vec<By>,
 

@@ -11,6 +11,7 @@ use super::{
     recording::{Recording, Request},
     summary::Summary,
 };
+use crate::record::Object;
 
 /// Some of the requests of a run.
 #[derive(Debug)]
@@ -108,6 +109,12 @@ pub struct Numbers {
     /// Requests that kept all limits, out of all offered, from start; absent without limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attainment: Option<f64>,
+    /// The same for each limit alone; absent without limits.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub attainment_of: Object,
+    /// Generated tokens of the requests that kept all limits; absent without limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub good_tokens: Option<u64>,
 }
 
 impl Numbers {
@@ -132,6 +139,8 @@ impl Numbers {
             itl_ms: Summary::of(&part.gaps(wanted)),
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
+            attainment_of: good.attainment_of,
+            good_tokens: (!slos.is_empty()).then_some(good.tokens),
         }
     }
 }

@@ -384,6 +384,11 @@ fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Goodput> {
 }
 
 fn numbers(all: &Pool<Numbers>) -> Option<Numbers> {
+    let limits = all.all.first().map(|n| n.attainment_of.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let alone = |name: String| {
+        let share = all.mean(|n| (n.offered as f64, n.attainment_of.get(&name).and_then(serde_json::Value::as_f64)));
+        (name, share.into())
+    };
     Some(Numbers {
         offered: all.sum(|n| n.offered),
         completed: all.sum(|n| n.completed),
@@ -395,6 +400,8 @@ fn numbers(all: &Pool<Numbers>) -> Option<Numbers> {
         itl_ms: all.ms(|n| &n.itl_ms)?,
         e2el_ms: all.ms(|n| &n.e2el_ms)?,
         attainment: all.mean(|n| (n.offered as f64, n.attainment)),
+        attainment_of: limits.into_iter().map(alone).collect(),
+        good_tokens: all.known(|n| n.good_tokens),
     })
 }
 

@@ -789,7 +789,9 @@ mod definitions {
         assert_eq!((&group["completed"], &group["failed"]), (&5.into(), &4.into()));
         assert_eq!(group["e2el_ms"]["mean"], result["vb"]["from_start"]["e2el_ms"]["mean"]);
         assert_eq!(group["itl_ms"]["mean"], result["vb"]["itl_per_chunk_ms"]["mean"]);
-        assert_eq!(group["attainment"], result["vb"]["goodput"]["from_start"]["attainment"]);
+        let good = &result["vb"]["goodput"]["from_start"];
+        assert_eq!((&group["attainment"], &group["attainment_of"]), (&good["attainment"], &good["attainment_of"]));
+        assert_eq!(group["good_tokens"], good["tokens"]);
     }
 
     #[test]
