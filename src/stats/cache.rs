@@ -2,7 +2,7 @@
 //! twice, and to measure a cache.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::server::PrefixCache;
 
@@ -39,7 +39,7 @@ impl Meant {
 }
 
 /// The prefix cache, as it was meant and as it was.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cache {
     /// Successes whose request says what it means.
     pub requests: u64,
@@ -48,7 +48,7 @@ pub struct Cache {
     /// The share that was; `null`: the server does not tell.
     pub cached_share: Option<f64>,
     /// Where that comes from: `usage` (of each answer) or `scrape` (the server's hit rate); `null`: nowhere.
-    pub source: Option<&'static str>,
+    pub source: Option<String>,
     /// What is wrong, in one line; `null`: nothing.
     pub note: Option<String>,
 }
@@ -66,7 +66,7 @@ impl Cache {
         // The server's rate is over all requests.
         let scrape =
             scraped.and_then(|cache| Some((cache.hit_rate?, "scrape"))).filter(|_| meant.requests == completed);
-        let (cached_share, source) = usage.or(scrape).unzip();
+        let (cached_share, source) = usage.or(scrape).map(|(share, source)| (share, source.to_owned())).unzip();
         let block = scraped.and_then(|cache| cache.block_size).unwrap_or(BLOCK);
         let meant_share = share(meant.tokens as f64);
         // A part of a block is not cached, and the first requests may all come before the prefix is.
@@ -134,7 +134,7 @@ mod tests {
     fn without_usage_the_servers_rate_counts_for_all_requests_only() {
         let silent = meant(100, 0, 256, None);
         let told = Cache::of(silent, 100, 8, Some(scraped(0.9, 16))).unwrap();
-        assert_eq!((told.cached_share, told.source), (Some(0.9), Some("scrape")));
+        assert_eq!((told.cached_share, told.source.as_deref()), (Some(0.9), Some("scrape")));
         assert!(told.note.is_some());
         assert_eq!(Cache::of(silent, 101, 8, Some(scraped(0.9, 16))).unwrap().cached_share, None);
         assert_eq!(Cache::of(silent, 100, 8, None).unwrap().note, None);

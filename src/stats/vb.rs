@@ -128,10 +128,8 @@ pub struct Vb {
     /// Requests within the limits; `null` without `--goodput`.
     pub goodput: Option<Goodput>,
     /// The prefix cache, as the requests mean it and as it was; `null`: they do not say.
-    #[serde(skip_deserializing)]
     pub cache: Option<Cache>,
     /// What the server told of itself; `null` without `--scrape`.
-    #[serde(skip_deserializing)]
     pub server: Option<Server>,
     /// The groups of `--by`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

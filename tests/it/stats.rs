@@ -385,7 +385,12 @@ fn wrong_options_are_named() {
 fn the_schema_is_json_and_names_the_keys() {
     let schema: Value = serde_json::from_str(&run("vb-stats", &["--schema"], "").stdout).unwrap();
     assert!(schema["properties"]["vb"].is_object());
-    assert!(schema["$defs"]["Vb"]["properties"]["peak_concurrency"].is_object());
+    let known = schema["$defs"]["Vb"]["properties"].as_object().unwrap();
+    let flags = ["--by", "turn", "--slice", "1s", "--histograms", "--goodput", "ttft:1s", "tpot:1s"];
+    let written = result(&flags, SERVER);
+    let missing: Vec<&String> =
+        written["vb"].as_object().unwrap().keys().filter(|key| !known.contains_key(*key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

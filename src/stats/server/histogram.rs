@@ -1,7 +1,7 @@
 //! Percentiles of a histogram that is only known by its buckets: estimates, told with the bounds of their bucket.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts of values up to each of some bounds, as Prometheus keeps them: each includes those before it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -11,7 +11,7 @@ pub struct Buckets {
 }
 
 /// A percentile, as far as buckets tell.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Estimate {
     /// As if the values of its bucket lay evenly between the bounds; the lower bound where there is no upper one.
     pub value: f64,

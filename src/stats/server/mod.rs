@@ -5,7 +5,7 @@ mod pages;
 mod reconcile;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::{histogram::Buckets, pages::Gains};
 pub use self::{
@@ -16,7 +16,7 @@ pub use self::{
 use crate::{http::prometheus::label, record::Object};
 
 /// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
     /// The pages' addresses.
     pub urls: Vec<String>,
@@ -69,7 +69,7 @@ pub struct Server {
 }
 
 /// What the prefix cache did.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PrefixCache {
     /// Prompt tokens that were looked up.
     pub queries: u64,
@@ -82,7 +82,7 @@ pub struct PrefixCache {
 }
 
 /// How a gauge stood.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Load {
     /// Its mean over time.
     pub mean: f64,
@@ -91,7 +91,7 @@ pub struct Load {
 }
 
 /// A distribution of which the sum and the buckets are known, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Times {
     /// How many values.
     pub n: u64,
@@ -106,7 +106,7 @@ pub struct Times {
 }
 
 /// What speculative decoding did.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SpecDecode {
     /// Drafts.
     pub drafts: u64,

@@ -1,7 +1,7 @@
 //! The client's means against the server's: where the time went, and what does not fit together.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Server, Times};
 use crate::units::{Nanos, SECOND, UnixNanos};
@@ -38,7 +38,7 @@ pub struct ClientView {
 }
 
 /// Means of the client and of the server, over the same requests if nothing else used the server.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[allow(clippy::struct_field_names, reason = "they have their unit, as all keys of the result")]
 pub struct Reconciled {
     /// Time to first token.
@@ -51,7 +51,7 @@ pub struct Reconciled {
 
 /// A mean latency of the client and its parts, in milliseconds: `client` = `queue` + `prefill` + `decode` + `frontend` +
 /// `outside`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Parts {
     /// As the client saw it.
     pub client: f64,
