@@ -174,17 +174,11 @@ impl Slots {
     }
 }
 
-/// The first start of a success that has a token; infinite without any.
-#[must_use]
-pub fn first_start(recording: &Recording) -> f64 {
-    recording.successes().filter(|r| r.ttft.is_some()).filter_map(|r| r.start).fold(f64::INFINITY, f64::min)
-}
-
 /// Calls `visit` with the time and the tokens of each chunk of the successes, request after request. Times are
-/// nanoseconds from the [first start](first_start).
-pub fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
+/// nanoseconds from the first start.
+fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
-    let origin = first_start(recording);
+    let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
     for (request, start, ttft) in timed() {
         let mut time = Nanos::from_secs_f64(start - origin).0.saturating_add(Nanos::from_secs_f64(ttft).0);
         let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);

@@ -30,6 +30,8 @@ pub struct Rate {
 pub struct Slices {
     from: f64,
     to: f64,
+    /// Slices in a second.
+    per_second: f64,
     counts: Vec<f64>,
     events: u64,
 }
@@ -41,13 +43,19 @@ impl Slices {
     pub fn new(from: f64, to: f64, cycle: f64) -> Self {
         let cycles = (to - from) / cycle;
         let slices = if cycles.is_nan() { FEWEST } else { cycles.clamp(FEWEST, SLICES) };
-        Slices { from, to, counts: vec![0.0; numpy::whole(slices)], events: 0 }
+        Slices {
+            from,
+            to,
+            per_second: slices.floor() / (to - from),
+            counts: vec![0.0; numpy::whole(slices)],
+            events: 0,
+        }
     }
 
     /// Counts `n` that happened at a time; outside of the span it counts nothing.
     pub fn count(&mut self, time: f64, n: f64) {
         if (self.from..=self.to).contains(&time) {
-            let slice = numpy::whole((time - self.from) / (self.to - self.from) * self.counts.len() as f64);
+            let slice = numpy::whole((time - self.from) * self.per_second);
             let last = self.counts.len() - 1;
             self.counts[slice.min(last)] += n;
             self.events += 1;

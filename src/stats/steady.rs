@@ -2,18 +2,19 @@
 //!
 //! Everything goes by *issue* time, the starts of the requests: what ends late cannot stretch the window.
 
+use std::iter::once;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     numpy,
     part::{Numbers, Part},
-    peak,
     rate::{Rate, Slices},
     recording::{Recording, Request},
+    tokens,
     trend::{self, Trend},
 };
-use crate::units::Nanos;
 
 /// The fewest requests of a window.
 const REQUESTS: usize = 50;
@@ -208,14 +209,21 @@ pub fn rates(recording: &Recording, window: Window) -> (Rate, Rate) {
     let successes: Vec<&Request> = recording.successes().collect();
     let cycle = percentile_of_latencies(&successes, 50.0);
     let mut requests = Slices::new(window.from, window.to, cycle);
-    let mut tokens = requests.clone();
-    for request in recording.successes() {
-        let (Some(start), Some(latency)) = (request.start, request.latency) else { continue };
-        requests.count(start + latency, 1.0);
+    let mut arrived = requests.clone();
+    for request in successes {
+        let Some(start) = request.start else { continue };
+        if let Some(latency) = request.latency {
+            requests.count(start + latency, 1.0);
+        }
+        let Some(ttft) = request.ttft else { continue };
+        let mut time = start + ttft;
+        let gaps = once(&0.0).chain(recording.gaps_of(request));
+        for (gap, n) in gaps.zip(tokens::per_chunk(recording, request)) {
+            time += gap;
+            arrived.count(time, f64::from(n));
+        }
     }
-    let origin = peak::first_start(recording);
-    peak::arrivals(recording, |time, n| tokens.count(origin + Nanos(time).as_secs_f64(), f64::from(n)));
-    (requests.rate(), tokens.rate())
+    (requests.rate(), arrived.rate())
 }
 
 /// The numbers of the requests of a window.
