@@ -13,6 +13,7 @@ use super::{
 use crate::stats::{
     Metric,
     interval::{self, Interval},
+    recording::Request,
 };
 
 /// The version of this record.
@@ -170,9 +171,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn enough(&self) -> bool {
+    /// The p-value; `None`: there are too few values.
+    fn p_value(&self) -> Option<f64> {
         let fewest = self.change.a.n.min(self.change.b.n) as u64;
-        fewest >= self.needs && self.change.p_value().is_some()
+        if fewest >= self.needs { self.change.p_value() } else { None }
     }
 }
 
@@ -181,7 +183,7 @@ impl Report {
     #[must_use]
     pub fn of(a: &Side, b: &Side, options: &Options) -> Self {
         let candidates = candidates(a, b, &options.percentiles);
-        let p: Vec<_> = candidates.iter().map(|c| if c.enough() { c.change.p_value() } else { None }).collect();
+        let p: Vec<_> = candidates.iter().map(Candidate::p_value).collect();
         let comparisons = p.iter().flatten().count();
         let requests = a.requests().min(b.requests());
         let judged = candidates.iter().zip(&p).zip(holm(&p));
@@ -218,8 +220,8 @@ fn candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate> {
         latencies(&mut all, (a, b), metric.name(), metric.into(), percentiles);
     }
     if a.waited() || b.waited() {
-        let ttft = Latency::PerRequest(|r| Some(r.ttft? + r.queue_time?));
-        let e2el = Latency::PerRequest(|r| Some(r.latency? + r.queue_time?));
+        let ttft = Latency::PerRequest(Request::ttft_from_schedule);
+        let e2el = Metric::E2elIncludingClientQueue.into();
         latencies(&mut all, (a, b), "ttft_from_schedule", ttft, percentiles);
         latencies(&mut all, (a, b), "e2el_from_schedule", e2el, percentiles);
     }

@@ -10,7 +10,7 @@ use crate::{
         input::Reader,
         interval::{Dependence, Dependences},
         numpy,
-        recording::{Recording, Request},
+        recording::{Recording, Request, in_time},
     },
 };
 
@@ -179,34 +179,19 @@ struct Rate {
 }
 
 impl Run {
-    /// Its requests in the order in which they were sent.
-    fn in_time(&self) -> Vec<&Request> {
-        let mut requests: Vec<&Request> = self.recording.requests.iter().collect();
-        requests.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
-        requests
-    }
-
     /// The value of each success that has one, in the order of time.
     fn values(&self, of: fn(&Request) -> Option<f64>) -> Vec<f64> {
-        self.in_time().into_iter().filter(|r| r.success).filter_map(of).collect()
+        in_time(self.recording.successes()).into_iter().filter_map(of).collect()
     }
 
     /// 1 for each success and 0 for each failure, in the order of time.
     fn outcomes(&self) -> Vec<f64> {
-        self.in_time().into_iter().map(|r| f64::from(u8::from(r.success))).collect()
+        in_time(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
     }
 
     /// The gaps of all successes, each with the moment of its end.
     fn gaps(&self) -> Vec<(f64, f64)> {
-        let of = |request: &Request| {
-            let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
-            let ended = |gap: &f64| {
-                end += gap;
-                (end, *gap)
-            };
-            self.recording.gaps_of(request).iter().map(ended).collect::<Vec<_>>()
-        };
-        self.recording.successes().flat_map(of).collect()
+        self.recording.successes().flat_map(|request| self.recording.gap_ends(request)).collect()
     }
 
     /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch

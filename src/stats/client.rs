@@ -69,22 +69,25 @@ impl Client {
         if !ends.iter().any(told) {
             return None;
         }
-        let lags =
-            |of: fn(&EndRecord) -> Option<Percentiles>| ends.iter().filter_map(of).map(Lags::of).reduce(Lags::worst);
-        let clients = || ends.iter().filter_map(|end| end.client);
-        let share = |shares: &mut dyn Iterator<Item = f64>| shares.reduce(f64::max);
-        Some(Client {
-            transport: transports(runs),
-            threads: runs.iter().filter_map(|run| run.threads).reduce(u32::saturating_add),
-            send_lag_ms: lags(|end| end.send_lag),
-            read_lag_ms: lags(|end| end.read_lag),
-            stamps: ends.iter().filter_map(|end| end.stamps).reduce(Stamps::add),
-            cpu: clients().map(|client| client.cpu).reduce(|a, b| a + b),
-            busiest_thread: share(&mut clients().map(|client| client.busiest_thread)),
-            run_queue: share(&mut clients().filter_map(|client| client.run_queue)),
-            wake_lag_ms: lags(|end| end.client?.wake_lag),
-            retransmits: clients().filter_map(|client| client.retransmits).reduce(u64::saturating_add),
-        })
+        runs.iter().map(Client::of_run).chain(ends.iter().map(Client::of_end)).reduce(Client::and)
+    }
+
+    fn of_run(run: &RunRecord) -> Self {
+        Client { transport: run.transport.clone(), threads: run.threads, ..Client::default() }
+    }
+
+    fn of_end(end: &EndRecord) -> Self {
+        Client {
+            send_lag_ms: end.send_lag.map(Lags::of),
+            read_lag_ms: end.read_lag.map(Lags::of),
+            stamps: end.stamps,
+            cpu: end.client.map(|client| client.cpu),
+            busiest_thread: end.client.map(|client| client.busiest_thread),
+            run_queue: end.client.and_then(|client| client.run_queue),
+            wake_lag_ms: end.client.and_then(|client| client.wake_lag).map(Lags::of),
+            retransmits: end.client.and_then(|client| client.retransmits),
+            ..Client::default()
+        }
     }
 
     /// Of both together.
@@ -93,10 +96,8 @@ impl Client {
         let lags = |a: Option<Lags>, b: Option<Lags>| a.into_iter().chain(b).reduce(Lags::worst);
         let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(u64::saturating_add);
-        let mut transports: Vec<String> = self.transport.into_iter().chain(other.transport).collect();
-        transports.dedup();
         Client {
-            transport: (!transports.is_empty()).then(|| transports.join(", ")),
+            transport: transports(self.transport.as_deref(), other.transport.as_deref()),
             threads: self.threads.into_iter().chain(other.threads).reduce(u32::saturating_add),
             send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
             read_lag_ms: lags(self.read_lag_ms, other.read_lag_ms),
@@ -129,8 +130,8 @@ impl Client {
 }
 
 /// `stamped`, or all that occur.
-fn transports(runs: &[RunRecord]) -> Option<String> {
-    let mut names: Vec<&str> = runs.iter().filter_map(|run| run.transport.as_deref()).collect();
+fn transports(a: Option<&str>, b: Option<&str>) -> Option<String> {
+    let mut names: Vec<&str> = a.into_iter().chain(b).flat_map(|names| names.split(", ")).collect();
     names.sort_unstable();
     names.dedup();
     (!names.is_empty()).then(|| names.join(", "))
@@ -155,4 +156,17 @@ pub fn verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
         }
     }
     (worst, reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_transport_is_named_once() {
+        let of = |name: &str| Client { transport: Some(name.into()), ..Client::default() };
+        let all = ["stamped", "portable", "stamped"].map(of).into_iter().reduce(Client::and);
+        assert_eq!(all.unwrap().transport.as_deref(), Some("portable, stamped"));
+        assert_eq!(Client::default().and(Client::default()), Client::default());
+    }
 }

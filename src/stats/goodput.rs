@@ -151,32 +151,37 @@ impl Goodput {
         let pace = limit(SloMetric::Ttft).zip(limit(SloMetric::Tpot));
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: Good::of(&whole.offered, slos, duration, |_| 0.0),
-            from_schedule: Good::of(&whole.offered, slos, duration, |r| r.queue_time.unwrap_or_default()),
+            from_start: Good::of(&whole.offered, slos, |_| 0.0).over(duration),
+            from_schedule: Good::of(&whole.offered, slos, |r| r.queue_time.unwrap_or_default()).over(duration),
             fluidity: pace.map(|(ttft, tpot)| Fluidity::of(recording, whole, ttft, tpot, wanted)),
         })
     }
 }
 
 impl Good {
-    /// Among these requests, in a run of `duration` seconds, with a wait before the start of each.
-    pub fn of(offered: &[&Request], slos: &[Slo], duration: f64, wait: fn(&Request) -> f64) -> Self {
+    /// Among these requests, with a wait before the start of each. The rates are those of [`Good::over`].
+    pub fn of(offered: &[&Request], slos: &[Slo], wait: fn(&Request) -> f64) -> Self {
         let keep = |slos: &[Slo]| {
             let kept = offered.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
             kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))
         };
         let share = |requests: u64| (!offered.is_empty()).then(|| requests as f64 / offered.len() as f64);
-        let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
         let alone = |slo: &Slo| (slo.metric.name().to_owned(), share(keep(&[*slo]).0).into());
         let (requests, tokens) = keep(slos);
         Good {
             requests,
-            per_s: rate(requests),
             attainment: share(requests),
             attainment_of: slos.iter().map(alone).collect(),
             tokens,
-            tokens_per_s: rate(tokens),
+            ..Good::default()
         }
+    }
+
+    /// In a run of `duration` seconds.
+    #[must_use]
+    pub fn over(self, duration: f64) -> Self {
+        let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
+        Good { per_s: rate(self.requests), tokens_per_s: rate(self.tokens), ..self }
     }
 }
 

@@ -71,9 +71,8 @@ impl Histogram {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what such a cast does")]
 fn whole(value: f64) -> u64 {
-    (value.round() as u64).min(MOST)
+    (numpy::whole(value.round()) as u64).min(MOST)
 }
 
 /// As the text that HDR histograms exchange in all languages: V2, deflated, base64.

@@ -8,7 +8,7 @@ use super::{
     goodput::{Good, Slo},
     interval::Dependences,
     metric::Metric,
-    recording::{Recording, Request},
+    recording::{Recording, Request, in_time},
     summary::Summary,
 };
 use crate::record::Object;
@@ -33,8 +33,7 @@ impl<'a> Part<'a> {
     /// These requests, which are in the order of the input.
     #[must_use]
     pub fn of(recording: &'a Recording, offered: Vec<&'a Request>) -> Self {
-        let mut in_time: Vec<&Request> = offered.iter().copied().filter(|r| r.success).collect();
-        in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+        let in_time = in_time(offered.iter().copied().filter(|r| r.success));
         Part { recording, offered, in_time }
     }
 
@@ -59,15 +58,8 @@ impl<'a> Part<'a> {
 
     /// How the gaps between the chunks of all answers, which are these, depend on each other.
     pub fn dependences_of_gaps(&self, gaps: &[f64], percentiles: &[f64]) -> Dependences {
-        let ends = |request: &'a Request| {
-            let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
-            self.recording.gaps_of(request).iter().map(move |gap| {
-                end += gap;
-                (end, *gap)
-            })
-        };
         let each = |take: &mut dyn FnMut(f64, f64)| {
-            for (end, gap) in self.successes().flat_map(ends) {
+            for (end, gap) in self.successes().flat_map(|request| self.recording.gap_ends(request)) {
                 take(end, gap);
             }
         };
@@ -127,7 +119,7 @@ impl Numbers {
         };
         let sum = |of: fn(&Request) -> u64| part.successes().map(of).sum();
         let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
-        let good = Good::of(&part.offered, slos, 0.0, |_| 0.0);
+        let good = Good::of(&part.offered, slos, |_| 0.0);
         Numbers {
             offered,
             completed,

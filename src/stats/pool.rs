@@ -142,23 +142,11 @@ fn header(results: &[RunResult], together: Together) -> Object {
 fn metrics(results: &[RunResult], how: How) -> Option<Object> {
     let shown = |metric: &Metric| results[0].metrics.contains_key(&format!("mean_{}_ms", metric.name()));
     let told = Metric::ALL.into_iter().filter(shown).map(|metric| {
-        let summaries: Vec<&Summary> = results.iter().map(|r| summary(&r.vb, metric)).collect();
+        let summaries: Vec<&Summary> = results.iter().map(|r| r.vb.latency(metric)).collect();
         Some((metric, Summary::pooled(&summaries, Unit::Seconds, how.together, false)?))
     });
     let told: Vec<(Metric, Distribution)> = told.collect::<Option<_>>()?;
     Some(result::metrics(Object::new(), &told))
-}
-
-/// The summary of one of vLLM's latencies.
-fn summary(vb: &Vb, metric: Metric) -> &Summary {
-    match metric {
-        Metric::Ttft => &vb.from_start.ttft_ms,
-        Metric::Tpot => &vb.tpot_ms,
-        Metric::Itl => &vb.itl_per_chunk_ms,
-        Metric::E2el => &vb.from_start.e2el_ms,
-        Metric::ClientQueueTime => &vb.client_queue_time_ms,
-        Metric::E2elIncludingClientQueue => &vb.from_schedule.e2el_ms,
-    }
 }
 
 /// Several of a kind, and how they belong together.
@@ -276,7 +264,7 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
             long: all.sum(|vb| vb.shortfall.long),
             missing_tokens: all.sum(|vb| vb.shortfall.missing_tokens),
         },
-        goodput: goodput(&all, duration),
+        goodput: goodput(&all),
         // What servers count is told of the stream that their pages are in.
         cache: None,
         server: None,
@@ -341,8 +329,8 @@ fn rate(all: &Pool<Rate>, seconds: &[f64], per_s: f64) -> Rate {
     Rate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
 }
 
-/// `None`: they have none, or not for the same limits.
-fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Goodput> {
+/// Without its rates, which [`RunResult::set_rates`] adds. `None`: they have none, or not for the same limits.
+fn goodput(all: &Pool<Vb>) -> Option<Goodput> {
     let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
     let slos_ms = goodputs[0].slos_ms.clone();
     if goodputs.iter().any(|goodput| goodput.slos_ms != slos_ms) {
@@ -357,15 +345,13 @@ fn goodput(all: &Pool<Vb>, duration: f64) -> Option<Goodput> {
         };
         let requests: u64 = goodputs.iter().map(|g| of(g).requests).sum();
         let tokens: u64 = goodputs.iter().map(|g| of(g).tokens).sum();
-        let per_s = |n: u64| if duration > 0.0 { n as f64 / duration } else { 0.0 };
         let alone = |name: &String| (name.clone(), share(&|good| good.attainment_of.get(name)?.as_f64()).into());
         Good {
             requests,
-            per_s: per_s(requests),
             attainment: share(&|good| good.attainment),
             attainment_of: slos_ms.keys().map(alone).collect(),
             tokens,
-            tokens_per_s: per_s(tokens),
+            ..Good::default()
         }
     };
     let fluid: Option<Vec<&Fluidity>> = goodputs.iter().map(|goodput| goodput.fluidity.as_ref()).collect();

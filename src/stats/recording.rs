@@ -46,12 +46,26 @@ pub struct Request {
 }
 
 impl Request {
+    /// Schedule → first token.
+    #[must_use]
+    pub fn ttft_from_schedule(&self) -> Option<f64> {
+        Some(self.ttft? + self.queue_time?)
+    }
+
     /// Time per output token: (latency − ttft) / (tokens − 1); `None` for fewer than two tokens.
     #[must_use]
     pub fn tpot(&self) -> Option<f64> {
         let (latency, ttft) = (self.latency?, self.ttft?);
         (self.output_tokens > 1).then(|| (latency - ttft) / f64::from(self.output_tokens - 1))
     }
+}
+
+/// Requests in the order in which they were sent.
+#[must_use]
+pub fn in_time<'a>(requests: impl Iterator<Item = &'a Request>) -> Vec<&'a Request> {
+    let mut in_time: Vec<&Request> = requests.collect();
+    in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+    in_time
 }
 
 /// How many tokens the chunks of a request have.
@@ -261,6 +275,15 @@ impl Recording {
     pub fn gaps_of(&self, request: &Request) -> &[f64] {
         let all = if request.success { &self.gaps } else { &self.failed_gaps };
         all.get(request.gaps.clone()).unwrap_or_default()
+    }
+
+    /// The gaps of one request, each behind the moment of its end.
+    pub fn gap_ends(&self, request: &Request) -> impl Iterator<Item = (f64, f64)> {
+        let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
+        self.gaps_of(request).iter().map(move |gap| {
+            end += gap;
+            (end, *gap)
+        })
     }
 
     /// Seconds from the start of the run to its last outcome.

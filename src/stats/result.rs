@@ -192,7 +192,7 @@ impl RunResult {
         self.total_token_throughput = rate(self.total_input_tokens + self.total_output_tokens);
         if let Some(goodput) = &mut self.vb.goodput {
             for good in [&mut goodput.from_start, &mut goodput.from_schedule] {
-                (good.per_s, good.tokens_per_s) = (rate(good.requests), rate(good.tokens));
+                *good = std::mem::take(good).over(self.duration);
             }
         }
         self.request_goodput = self.vb.goodput.as_ref().map(|goodput| goodput.from_start.per_s);

@@ -113,13 +113,8 @@ impl Table {
         let (Some(mean), Some(median)) = (value("mean"), value("median")) else { return };
         self.rule(metric.heading(), '-');
         let label = metric.label();
-        let summary = match metric {
-            Metric::Ttft => Some(&result.vb.from_start.ttft_ms),
-            Metric::Tpot => Some(&result.vb.tpot_ms),
-            Metric::Itl => Some(&result.vb.itl_per_chunk_ms),
-            Metric::E2el => Some(&result.vb.from_start.e2el_ms),
-            Metric::ClientQueueTime | Metric::E2elIncludingClientQueue => None,
-        };
+        let waiting = matches!(metric, Metric::ClientQueueTime | Metric::E2elIncludingClientQueue);
+        let summary = (!waiting).then(|| result.vb.latency(metric));
         self.sure(&format!("Mean {label} (ms):"), mean, "mean", summary);
         self.sure(&format!("Median {label} (ms):"), median, "p50", summary);
         let percentiles = result.vb.tpot_ms.percentiles.keys();

@@ -14,7 +14,7 @@ use super::{
     part::{Numbers, Part},
     peak,
     rate::Rate,
-    recording::{Recording, Request},
+    recording::{Recording, Request, in_time},
     server::{ClientView, Pages, Server},
     steady::{self, Run, Stability, Steady, Window},
     summary::Summary,
@@ -230,10 +230,7 @@ impl Vb {
             output_tokens_per_s,
             steady: steady_state(&recording, &whole, options, origin),
             from_start: Latencies { ttft_ms: Summary::of(&ttft), e2el_ms: Summary::of(&e2el) },
-            from_schedule: Latencies {
-                ttft_ms: sure(&|r: &Request| Some(r.ttft? + r.queue_time?)),
-                e2el_ms: Summary::of(&e2el_queue),
-            },
+            from_schedule: Latencies { ttft_ms: sure(&Request::ttft_from_schedule), e2el_ms: Summary::of(&e2el_queue) },
             tpot_ms: Summary::of(&tpot),
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.clone().unwrap_or_default(),
@@ -277,6 +274,19 @@ impl Vb {
         (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
     }
 
+    /// The distribution of one of vLLM's latencies.
+    #[must_use]
+    pub fn latency(&self, metric: Metric) -> &Summary {
+        match metric {
+            Metric::Ttft => &self.from_start.ttft_ms,
+            Metric::Tpot => &self.tpot_ms,
+            Metric::Itl => &self.itl_per_chunk_ms,
+            Metric::E2el => &self.from_start.e2el_ms,
+            Metric::ClientQueueTime => &self.client_queue_time_ms,
+            Metric::E2elIncludingClientQueue => &self.from_schedule.e2el_ms,
+        }
+    }
+
     /// Adds what the server told of itself, and holds the client's numbers against it.
     pub fn hold_against(&mut self, pages: Pages, meant: Meant, span: Option<(UnixNanos, UnixNanos)>) {
         let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
@@ -306,11 +316,10 @@ impl Vb {
 
 /// The steady part of the run, with its numbers.
 fn steady_state(recording: &Recording, whole: &Part, options: &Options, origin: f64) -> Option<Steady> {
-    let open_loop = recording.open_loop();
     if recording.earlier.requests > 0 {
         return Some(sampled(recording, origin));
     }
-    let run = Run { in_time: whole.in_time(), origin, open_loop };
+    let run = Run { in_time: whole.in_time(), origin, open_loop: recording.open_loop() };
     run.in_time.first()?;
     let (steady, window) = Steady::of(&run);
     let Some(window) = window else { return Some(steady) };
@@ -325,8 +334,7 @@ fn steady_state(recording: &Recording, whole: &Part, options: &Options, origin: 
 /// The steady part of a run of which not all requests were kept: without the numbers that need all.
 fn sampled(recording: &Recording, origin: f64) -> Steady {
     let sample = recording.earlier.with(&recording.requests);
-    let mut in_time: Vec<&Request> = sample.iter().filter(|r| r.success && r.start.is_some()).collect();
-    in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+    let in_time = in_time(sample.iter().filter(|r| r.success && r.start.is_some()));
     let (steady, _) = Steady::of(&Run { in_time: &in_time, origin, open_loop: recording.open_loop() });
     let one_in = recording.earlier.one_in();
     let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why };

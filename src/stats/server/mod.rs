@@ -13,6 +13,7 @@ pub use self::{
     pages::{Gauge, Pages},
     reconcile::{ClientView, Parts, Reconciled},
 };
+use super::numpy;
 use crate::{http::prometheus::label, record::Object};
 
 /// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
@@ -189,10 +190,7 @@ impl Server {
 
 /// A count that was read as a double.
 fn whole(count: f64) -> u64 {
-    // `as` saturates; counters are whole and not negative.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let whole = count.round() as u64;
-    whole
+    numpy::whole(count.round()) as u64
 }
 
 fn finished(gains: &Gains) -> Option<Object> {
