@@ -19,16 +19,13 @@
 # The exit code is that of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail
 
-say() { printf 'ab: %s\n' "$*" >&2; }
-die() { say "$2"; exit "$1"; }
-help() { # the comment at the head of this file
-  local line
-  while read -r line && [ -n "${line##[!#]*}" ]; do
-    case $line in '#!'*) ;; '# '*) printf '%s\n' "${line#\# }" ;; *) printf '\n' ;; esac
-  done <"${BASH_SOURCE[0]}"
-}
-
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+self=${BASH_SOURCE[0]}
+while [ -L "$self" ]; do # called by a link, it stands where the link leads
+  link=$(readlink "$self")
+  case $link in /*) self=$link ;; *) self=$(dirname "$self")/$link ;; esac
+done
+root=$(cd "$(dirname "$self")/.." && pwd)
+. "$root/scripts/base.sh"
 results=$root/results rounds=4 gen='' fire='' diff='' config='' dry=false new=false
 urls=()
 while [ $# -gt 0 ]; do
@@ -63,10 +60,7 @@ words diff_args "$diff"
 with_config=()
 [ -z "$config" ] || with_config=(--config "$config")
 
-bin=${VB_BIN:-$root/target/release}
-if [ -z "${VB_BIN:-}" ]; then
-  cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
-fi
+programs
 
 # The folder: the newest of this very command without a result, or a new one.
 settings=$(printf '%s\n' "a: ${urls[0]}" "b: ${urls[1]}" "rounds: $rounds" "gen: $gen" "fire: $fire" "config: $config" && [ -z "$config" ] || cat "$config") ||
@@ -81,24 +75,14 @@ if [ -n "$folder" ]; then
   say "resuming $folder (--new starts afresh)"
   read -r seed <"$folder/seed" || die 4 "cannot read $folder/seed"
 else
-  stamp=$(date +%Y%m%d_%H%M%S)
-  while [ -e "$results/ab_$stamp" ]; do # other rounds may have begun in this second
-    sleep 0.1
-    stamp=$(date +%Y%m%d_%H%M%S)
-  done
-  folder=$results/ab_$stamp
+  new_folder "$results/ab"
 fi
 if ! $dry; then
   mkdir -p "$folder" && printf '%s\n' "$settings" >"$folder/settings" && printf '%s\n' "$seed" >"$folder/seed" ||
     die 4 "cannot write to $folder"
 fi
 
-# Simulated servers, each in a process group of its own, so that Ctrl-C lets them serve what is still in flight.
-sims=()
-finish() { [ ${#sims[@]} -eq 0 ] || kill "${sims[@]}" 2>/dev/null; }
-trap finish EXIT
-stopped=false
-trap 'stopped=true' INT TERM
+catch_signals
 for i in 0 1; do
   case ${urls[i]} in sim | 'sim '*) ;; *) continue ;; esac
   words sim_args "${urls[i]#sim}"
@@ -107,17 +91,8 @@ for i in 0 1; do
     urls[i]="http://127.0.0.1:PORT_$i"
     continue
   fi
-  rm -f "$folder/sim.$i"
-  set -m
-  "$bin/vb-sim" --port 0 ${sim_args[@]+"${sim_args[@]}"} >"$folder/sim.$i" &
-  sims+=($!)
-  set +m
-  until [ -s "$folder/sim.$i" ]; do
-    kill -0 $! 2>/dev/null || die 4 "vb-sim did not start"
-    sleep 0.05
-  done
-  read -r "urls[i]" <"$folder/sim.$i"
-  rm -f "$folder/sim.$i"
+  start_sim "$folder/sim.$i" ${sim_args[@]+"${sim_args[@]}"}
+  urls[i]=$sim_url
 done
 
 show() { printf '%s' "$1"; shift; printf ' %q' "$@"; }

@@ -12,21 +12,13 @@
 # complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail
 
-say() { printf 'sweep: %s\n' "$*" >&2; }
-die() { say "$2"; exit "$1"; }
-help() { # the comment at the head of this file
-  local line
-  while read -r line && [ -n "${line##[!#]*}" ]; do
-    case $line in '#!'*) ;; '# '*) printf '%s\n' "${line#\# }" ;; *) printf '\n' ;; esac
-  done <"${BASH_SOURCE[0]}"
-}
-
 self=${BASH_SOURCE[0]}
 while [ -L "$self" ]; do # called by a link, it stands where the link leads
   link=$(readlink "$self")
   case $link in /*) self=$link ;; *) self=$(dirname "$self")/$link ;; esac
 done
 root=$(cd "$(dirname "$self")/.." && pwd)
+. "$root/scripts/base.sh"
 config='' results=$root/results dry=false new=false
 while [ $# -gt 0 ]; do
   case $1 in
@@ -41,10 +33,7 @@ while [ $# -gt 0 ]; do
 done
 config=${config:-$root/config.yaml}
 
-bin=${VB_BIN:-$root/target/release}
-if [ -z "${VB_BIN:-}" ]; then
-  cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
-fi
+programs
 
 # The grid. Without a seed of the user's the prompts are new in each sweep, so that a server's prefix cache cannot
 # hold those of the last one.
@@ -74,40 +63,21 @@ if [ -n "$folder" ]; then
   [ ! -f "$folder/seed" ] || { read -r old_seed <"$folder/seed" && seed=(--seed "$old_seed"); }
   cells=$(plan) || exit $?
 else
-  # Another sweep may have begun in this second.
-  while [ -e "$results/${name}_$stamp" ]; do
-    sleep 0.1
-    stamp=$(date +%Y%m%d_%H%M%S)
-  done
-  folder=$results/${name}_$stamp
+  new_folder "$results/$name"
 fi
 if ! $dry; then
   mkdir -p "$folder" && cp "$config" "$folder/config.yaml" || die 4 "cannot write to $folder"
   [ ${#seed[@]} -eq 0 ] || printf '%s\n' "${seed[1]}" >"$folder/seed"
 fi
 
-# The simulated server. In a process group of its own, so that Ctrl-C lets it serve what is still in flight.
-sim=''
-finish() { [ -z "$sim" ] || kill "$sim" 2>/dev/null; }
-trap finish EXIT
-stopped=false
-trap 'stopped=true' INT TERM
+catch_signals
 if [ "$base_url" = sim ]; then
   if $dry; then
     printf 'vb-sim'; printf ' %q' --config "$config" --port 0 ${served[@]+"${served[@]}"}; printf ' &\n'
     base_url='http://127.0.0.1:PORT'
   else
-    # One of a sweep that was cut would be read before the new one is written.
-    rm -f "$folder/sim.url"
-    set -m
-    "$bin/vb-sim" --config "$config" --port 0 ${served[@]+"${served[@]}"} >"$folder/sim.url" &
-    sim=$!
-    set +m
-    until [ -s "$folder/sim.url" ]; do
-      kill -0 "$sim" 2>/dev/null || die 4 "vb-sim did not start"
-      sleep 0.05
-    done
-    read -r base_url <"$folder/sim.url"
+    start_sim "$folder/sim.url" --config "$config" ${served[@]+"${served[@]}"}
+    base_url=$sim_url
   fi
 fi
 fire=(--config "$config" --base-url "$base_url")
@@ -153,7 +123,6 @@ if $dry; then
   exit 0
 fi
 "$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null && mv "$csv.part" "$csv" || die 4 "vb-agg failed"
-rm -f "$folder/sim.url"
 say "the table is $csv"
 say "each cell's requests, outputs and results are beside it"
 [ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above"

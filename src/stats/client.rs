@@ -97,7 +97,7 @@ impl Client {
         let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(u64::saturating_add);
         Client {
-            transport: transports(self.transport.as_deref(), other.transport.as_deref()),
+            transport: transports(self.transport.into_iter().chain(other.transport)),
             threads: self.threads.into_iter().chain(other.threads).reduce(u32::saturating_add),
             send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
             read_lag_ms: lags(self.read_lag_ms, other.read_lag_ms),
@@ -130,8 +130,9 @@ impl Client {
 }
 
 /// `stamped`, or all that occur.
-fn transports(a: Option<&str>, b: Option<&str>) -> Option<String> {
-    let mut names: Vec<&str> = a.into_iter().chain(b).flat_map(|names| names.split(", ")).collect();
+fn transports(told: impl Iterator<Item = String>) -> Option<String> {
+    let told: Vec<String> = told.collect();
+    let mut names: Vec<&str> = told.iter().flat_map(|names| names.split(", ")).collect();
     names.sort_unstable();
     names.dedup();
     (!names.is_empty()).then(|| names.join(", "))
