@@ -44,6 +44,9 @@ pub struct SampleRequest {
     /// Its place in the conversation, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turn: Option<u32>,
+    /// How long its user thinks: seconds between the last token of the turn before it and this one. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think_time: Option<Nanos>,
     /// The adapter to ask for, sent as the model's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<String>,
