@@ -1,7 +1,7 @@
 //! `vb-gen`: a dataset becomes requests.
 //!
 //! ```text
-//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | custom | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
+//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | custom | trace | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
 //! ```
 
 mod custom;
@@ -14,6 +14,7 @@ mod replay;
 mod rows;
 mod sharegpt;
 mod sonnet;
+mod trace;
 mod words;
 mod writer;
 
@@ -26,6 +27,7 @@ use self::{
     fit::Framed,
     grid::GridFormat,
     length::{OutputLen, RangeRatio},
+    trace::Form,
     writer::Writer,
 };
 use crate::{
@@ -54,10 +56,10 @@ pub struct Args {
     /// Where prompts come from.
     #[arg(long, help_heading = DATASET, value_enum, default_value_t = DatasetName::Random)]
     dataset_name: DatasetName,
-    /// The dataset's file; `-` is standard input (custom and replay).
+    /// The dataset's file; `-` is standard input (custom, replay and traces).
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
-    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay].
+    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay and traces].
     #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count)]
     num_prompts: Option<u64>,
     /// Another seed gives other prompts, which the server's prefix cache does not know.
@@ -105,7 +107,7 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     prefix_len: Option<u32>,
-    /// Send token ids instead of text (random and replay).
+    /// Send token ids instead of text (random, replay and traces).
     #[arg(long, help_heading = LENGTHS)]
     prompt_token_ids: bool,
     /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
@@ -153,6 +155,9 @@ pub struct Args {
     schema: bool,
 
     #[command(flatten)]
+    trace: trace::Flags,
+
+    #[command(flatten)]
     config: ConfigFlag,
 }
 
@@ -178,6 +183,38 @@ enum DatasetName {
     Custom,
     /// Requests or outcomes that were saved.
     Replay,
+    /// A trace of Mooncake's: times, lengths and shared blocks.
+    Mooncake,
+    /// A trace of Qwen's service (Bailian): times, lengths and shared blocks.
+    #[value(alias = "bailian")]
+    Qwen,
+    /// A trace of Azure's, of 2023 or 2024: times and lengths.
+    Azure,
+    /// `BurstGPT`: times and lengths.
+    Burstgpt,
+}
+
+impl DatasetName {
+    /// Whether it is a trace, and of which form.
+    fn trace(self) -> Option<Form> {
+        match self {
+            DatasetName::Mooncake => Some(Form::Mooncake),
+            DatasetName::Qwen => Some(Form::Qwen),
+            DatasetName::Azure => Some(Form::Azure),
+            DatasetName::Burstgpt => Some(Form::Burstgpt),
+            _ => None,
+        }
+    }
+
+    /// Whether it lives in a file of the user's.
+    fn needs_file(self) -> bool {
+        !matches!(self, DatasetName::Random | DatasetName::Sonnet)
+    }
+
+    /// Whether a load was saved in it, which is sent whole unless a number is asked for.
+    fn is_saved(self) -> bool {
+        self == DatasetName::Replay || self.trace().is_some()
+    }
 }
 
 /// What was asked for, checked and with its defaults.
@@ -231,11 +268,11 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, Random, Replay, Sharegpt, Sonnet};
+        use DatasetName::{Custom, Random};
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
-        if self.prompt_token_ids && !matches!(dataset, Random | Replay) {
-            return wrong("--prompt-token-ids works with --dataset-name random and replay only");
+        if self.prompt_token_ids && dataset != Random && !dataset.is_saved() {
+            return wrong("--prompt-token-ids works with --dataset-name random, replay and traces only");
         }
         if self.prompt_token_ids && self.backend == Backend::OpenaiChat {
             return wrong("--prompt-token-ids works with --backend openai only: a chat takes text");
@@ -243,11 +280,19 @@ impl Args {
         if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
             return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
         }
-        if self.num_prompts == Some(0) && matches!(dataset, Random | Sonnet) {
+        if self.num_prompts == Some(0) && !dataset.needs_file() {
             return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
         }
-        if matches!(dataset, Sharegpt | Custom | Replay) && self.dataset_path.is_none() {
+        if dataset.needs_file() && self.dataset_path.is_none() {
             return wrong("this dataset needs a file: --dataset-path FILE");
+        }
+        if let Some(flag) = self.trace.given().filter(|_| dataset.trace().is_none()) {
+            return wrong(&format!(
+                "{flag} works with the traces only: --dataset-name mooncake, qwen, azure or burstgpt"
+            ));
+        }
+        if dataset.trace().is_some() && self.prefix_len.is_some_and(|tokens| tokens > 0) {
+            return wrong("--prefix-len would change what the trace says of prompts: leave it out");
         }
         Ok(())
     }
@@ -280,7 +325,7 @@ impl Args {
             tokenizer,
             chat,
             seed: self.seed,
-            num_prompts: self.num_prompts.unwrap_or(if self.dataset_name == DatasetName::Replay { 0 } else { 1000 }),
+            num_prompts: self.num_prompts.unwrap_or(if self.dataset_name.is_saved() { 0 } else { 1000 }),
             dataset_path: self.dataset_path,
             input_len: self.input_len.unwrap_or(if sonnet { 550 } else { 1024 }),
             output_len: self.output_len,
@@ -313,7 +358,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let dataset = args.dataset_name;
+    let (dataset, trace) = (args.dataset_name, args.trace.clone());
     let plan = args.plan()?;
     let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
     match dataset {
@@ -322,6 +367,10 @@ pub fn run(args: Args) -> Result<(), Error> {
         DatasetName::Sonnet => sonnet::run(&plan, &mut writer)?,
         DatasetName::Custom => custom::run(&plan, &mut writer)?,
         DatasetName::Replay => replay::run(&plan, &mut writer)?,
+        DatasetName::Mooncake => trace::run(Form::Mooncake, &plan, &trace, &mut writer)?,
+        DatasetName::Qwen => trace::run(Form::Qwen, &plan, &trace, &mut writer)?,
+        DatasetName::Azure => trace::run(Form::Azure, &plan, &trace, &mut writer)?,
+        DatasetName::Burstgpt => trace::run(Form::Burstgpt, &plan, &trace, &mut writer)?,
     }
     writer.finish()
 }

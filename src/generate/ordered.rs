@@ -1,7 +1,7 @@
 //! Items made by several threads and taken in their order, with a bounded number waiting.
 
 use std::{
-    sync::mpsc::{Receiver, TryRecvError, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     thread,
 };
 
@@ -32,35 +32,65 @@ pub fn ordered<T: Send>(
     make: impl Fn(u64) -> Option<T> + Sync,
     mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
 ) -> Result<(), Error> {
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = threads();
     thread::scope(|scope| {
         let make = &make;
-        let lanes: Vec<Receiver<T>> = (0..threads)
-            .map(|lane| {
-                let (sender, receiver) = sync_channel(AHEAD);
-                scope.spawn(move || {
-                    // The sending fails once the taker has left, whatever its reason.
-                    (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))
-                });
-                receiver
-            })
-            .collect();
-        for lane in lanes.iter().cycle() {
-            let item = match lane.try_recv() {
-                Ok(item) => Some(item),
-                Err(TryRecvError::Disconnected) => None,
-                Err(TryRecvError::Empty) => {
-                    take(Turn::Wait)?;
-                    lane.recv().ok()
-                }
-            };
-            let Some(item) = item else { break };
-            if take(Turn::Item(item))? == More::No {
-                break;
-            }
-        }
-        Ok(())
+        let lanes = (0..threads).map(|lane| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            scope.spawn(move || {
+                // The sending fails once the taker has left, whatever its reason.
+                (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))
+            });
+            receiver
+        });
+        in_turn(&lanes.collect::<Vec<_>>(), &mut take)
     })
+}
+
+/// As [`ordered`], of what `items` gives, which one thread asks for.
+pub fn ordered_from<I: Send, T: Send>(
+    mut items: impl Iterator<Item = I> + Send,
+    make: impl Fn(I) -> T + Sync,
+    mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
+) -> Result<(), Error> {
+    thread::scope(|scope| {
+        let make = &make;
+        let (inputs, lanes): (Vec<SyncSender<I>>, Vec<Receiver<T>>) = (0..threads())
+            .map(|_| {
+                let (input, given) = sync_channel(AHEAD);
+                let (sender, receiver) = sync_channel(AHEAD);
+                scope.spawn(move || given.into_iter().map(make).try_for_each(|item| sender.send(item)));
+                (input, receiver)
+            })
+            .unzip();
+        scope.spawn(move || inputs.iter().cycle().try_for_each(|input| input.send(items.next()?).ok()));
+        let taken = in_turn(&lanes, &mut take);
+        drop(lanes);
+        taken
+    })
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Takes one item of each lane in turn.
+fn in_turn<T>(lanes: &[Receiver<T>], take: &mut impl FnMut(Turn<T>) -> Result<More, Error>) -> Result<(), Error> {
+    for lane in lanes.iter().cycle() {
+        let item = match lane.try_recv() {
+            Ok(item) => Some(item),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => {
+                take(Turn::Wait)?;
+                lane.recv().ok()
+            }
+        };
+        let Some(item) = item else { break };
+        if take(Turn::Item(item))? == More::No {
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -86,6 +116,26 @@ mod tests {
             (i < 500).then_some(i)
         };
         assert_eq!(collect(slow, usize::MAX), (0..500).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn what_one_thread_asks_for_comes_in_order_and_ends_with_the_taker() {
+        for most in [1, 3, 500, usize::MAX] {
+            let mut got = Vec::new();
+            let items = (0..500_u64).chain((most < 501).then_some(500..u64::MAX).into_iter().flatten());
+            ordered_from(
+                items,
+                |i| i * 2,
+                |turn| {
+                    if let Turn::Item(item) = turn {
+                        got.push(item);
+                    }
+                    Ok(if got.len() < most { More::Yes } else { More::No })
+                },
+            )
+            .unwrap();
+            assert_eq!(got, (0..most.min(500) as u64).map(|i| i * 2).collect::<Vec<u64>>());
+        }
     }
 
     #[test]

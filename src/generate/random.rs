@@ -36,6 +36,7 @@ enum Kind<'a> {
 /// The purposes of the random streams.
 const PROMPT: &str = "prompt";
 const PREFIX: &str = "prefix";
+const BLOCK: &str = "block";
 
 impl<'a> Random<'a> {
     /// For text that the server tokenizes.
@@ -111,6 +112,60 @@ impl<'a> Random<'a> {
             }
         }
     }
+
+    /// Prompt `item` of `want` tokens in all, made of `blocks` of `size` tokens each: a block has the same tokens wherever
+    /// its name comes. What the server adds takes the place of the first tokens, so that blocks begin where they do in the
+    /// trace; what the blocks do not cover is the prompt's own.
+    pub fn of_blocks(&self, item: u64, blocks: &[u64], size: usize, want: usize) -> Result<(Prompt, Fitted), Error> {
+        // Something must be sent, however short it was.
+        let own = want.saturating_sub(self.overhead).max(1);
+        let parts = parts(blocks, size, self.overhead, own, item);
+        match &self.kind {
+            Kind::Ids { ids, heads, .. } => {
+                let mut prompt = Vec::with_capacity(own);
+                for part in parts {
+                    let mut rng = rng::stream(self.seed, part.purpose, part.name);
+                    prompt.push(heads[place(part.name, heads.len())]);
+                    prompt.extend((1..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
+                }
+                Ok((Prompt::Ids(prompt), Fitted { want, got: own }))
+            }
+            Kind::Text { framed, words, .. } => {
+                let mut draft = Draft::default();
+                for (at, part) in parts.into_iter().enumerate() {
+                    let mut rng = rng::stream(self.seed, part.purpose, part.name);
+                    draft.push(words.head(part.name, at == 0));
+                    (1..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
+                }
+                let mut rng = rng::stream(self.seed, PROMPT, item);
+                let fitted = want.max(self.overhead + 1);
+                let (text, got) = draft.fit(fitted, |text| framed.count(text), || words.draw(&mut rng))?;
+                Ok((Prompt::Text(text), Fitted { want, got }))
+            }
+        }
+    }
+}
+
+/// Tokens of a prompt that one random stream makes.
+struct Part {
+    purpose: &'static str,
+    name: u64,
+    tokens: usize,
+}
+
+/// The `own` tokens from place `start` on as parts of blocks; behind the last block they are the item's.
+fn parts(blocks: &[u64], size: usize, start: usize, own: usize, item: u64) -> Vec<Part> {
+    let (mut place, end, mut parts) = (start, start + own, Vec::with_capacity(blocks.len() + 1));
+    while place < end {
+        let block = place.checked_div(size).and_then(|at| blocks.get(at));
+        let part = match block {
+            Some(name) => Part { purpose: BLOCK, name: *name, tokens: (size - place % size).min(end - place) },
+            None => Part { purpose: PROMPT, name: item, tokens: end - place },
+        };
+        place += part.tokens;
+        parts.push(part);
+    }
+    parts
 }
 
 /// The ids that prompts may be made of.
@@ -183,6 +238,39 @@ mod tests {
                 assert!(a[..7] == b[..7] && a[7] != b[7]);
             }
         }
+    }
+
+    #[test]
+    fn a_block_has_the_same_tokens_wherever_its_name_comes() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        let framed = Framed::new(&tokenizer, false).unwrap();
+        let both = [Random::text(framed, 1, 0).unwrap(), Random::ids(&tokenizer, 1, 0).unwrap()];
+        for random in both {
+            let tokens = |item, blocks: &[u64], want| {
+                let (prompt, fitted) = random.of_blocks(item, blocks, 16, want).unwrap();
+                assert_eq!(fitted, Fitted { want, got: want });
+                match prompt {
+                    Prompt::Ids(ids) => ids,
+                    Prompt::Text(text) => tokenizer.encode(&text, true).unwrap(),
+                    other => panic!("{other:?}"),
+                }
+            };
+            let (a, b) = (tokens(0, &[7, 8, 9], 40), tokens(1, &[7, 8, 10], 41));
+            assert_eq!((a.len(), b.len()), (40, 41));
+            assert!(a[..32] == b[..32] && a[32] != b[32]);
+            let (c, d) = (tokens(2, &[7], 30), tokens(3, &[7], 30));
+            assert!(c[..16] == d[..16] && c[16] != d[16], "behind the blocks each is its own");
+            assert_eq!(tokens(4, &[], 5).len(), 5);
+        }
+    }
+
+    #[test]
+    fn what_the_server_adds_takes_the_place_of_the_first_tokens() {
+        let places = |start, own| parts(&[7, 8], 16, start, own, 99).into_iter().map(|p| (p.name, p.tokens)).collect();
+        let all: Vec<(u64, usize)> = places(1, 39);
+        assert_eq!(all, [(7, 15), (8, 16), (99, 8)]);
+        let late: Vec<(u64, usize)> = places(20, 4);
+        assert_eq!(late, [(8, 4)]);
     }
 
     #[test]

@@ -16,5 +16,6 @@ mod sim;
 mod stats;
 mod sweep;
 mod tool;
+mod trace;
 mod transport;
 mod verdict;

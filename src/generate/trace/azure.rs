@@ -1,0 +1,68 @@
+//! Azure's LLM inference traces of 2023 and 2024, tables with a row for each request:
+//!
+//! ```text
+//! TIMESTAMP,ContextTokens,GeneratedTokens
+//! 2023-11-16 18:15:46.6805900,374,44
+//! 2024-05-10 00:00:00.009930+00:00,1200,33
+//! ```
+
+use std::io::Read;
+
+use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
+
+use super::{Rows, TraceRow, table::Table};
+use crate::{error::Error, units::Nanos};
+
+/// A file of them.
+pub struct Azure<R> {
+    table: Table<R>,
+    time: usize,
+    input: usize,
+    output: usize,
+}
+
+impl<R: Read> Azure<R> {
+    /// Finds the columns.
+    pub fn new(table: Table<R>) -> Result<Self, Error> {
+        let [time, input, output] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"].map(|name| table.column(name));
+        Ok(Azure { time: time?, input: input?, output: output?, table })
+    }
+}
+
+impl<R: Read + Send> Rows for Azure<R> {
+    fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
+        if !self.table.advance()? {
+            return Ok(None);
+        }
+        Ok(Some(TraceRow {
+            time: self.table.field(self.time, instant)?,
+            input: self.table.field(self.input, |text| text.parse().ok())?,
+            output: self.table.field(self.output, |text| text.parse().ok())?,
+            line: self.table.line(),
+            ..TraceRow::default()
+        }))
+    }
+}
+
+/// A date and time; one that does not say where is as good as any other, since only differences count.
+fn instant(text: &str) -> Option<Nanos> {
+    let zoned = || text.parse::<Timestamp>().ok();
+    let civil = || TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();
+    u64::try_from(zoned().or_else(civil)?.as_nanosecond()).ok().map(Nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_keep_all_their_digits() {
+        let at = |text| instant(text).unwrap();
+        let early = at("2023-11-16 18:15:46.6805900");
+        assert_eq!(at("2023-11-16 18:15:50.9951690").since(early), Nanos(4_314_579_000));
+        assert_eq!(at("2023-11-16T18:15:46.680590Z"), early);
+        assert_eq!(at("2023-11-16 19:15:46.680590+01:00"), early);
+        assert_eq!(at("2023-11-17 00:00:00").since(at("2023-11-16 23:59:59.5")), Nanos(500_000_000));
+        assert_eq!(instant("soon"), None);
+    }
+}

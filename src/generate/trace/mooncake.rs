@@ -1,0 +1,40 @@
+//! Mooncake's traces (FAST '25), a JSON object a line:
+//!
+//! ```json
+//! {"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51]}
+//! ```
+//!
+//! Times are milliseconds. A hash id names a block of 512 tokens and all that stands before it.
+
+use std::io::BufRead;
+
+use serde::Deserialize;
+
+use super::{Rows, TraceRow};
+use crate::{error::Error, ndjson::Lines, units::Nanos};
+
+/// A file of them.
+pub struct Mooncake<R>(pub Lines<R>);
+
+#[derive(Deserialize)]
+struct Record {
+    timestamp: f64,
+    input_length: u32,
+    output_length: u32,
+    #[serde(default)]
+    hash_ids: Vec<u64>,
+}
+
+impl<R: BufRead + Send> Rows for Mooncake<R> {
+    fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
+        let Some(record) = self.0.next_record::<Record>()? else { return Ok(None) };
+        Ok(Some(TraceRow {
+            time: Nanos::from_secs_f64(record.timestamp / 1e3),
+            input: record.input_length,
+            output: record.output_length,
+            blocks: record.hash_ids,
+            tags: None,
+            line: self.0.number(),
+        }))
+    }
+}

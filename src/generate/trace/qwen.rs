@@ -1,0 +1,50 @@
+//! The traces of Qwen's service at Alibaba Cloud (Bailian), a JSON object a line:
+//!
+//! ```json
+//! {"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.114, "input_length": 521, "output_length": 132, "type": "text", "turn": 2, "hash_ids": [1089, 1090]}
+//! ```
+//!
+//! Times are seconds. A hash id names a block of 16 tokens and all that stands before it. A later turn of a chat came when
+//! its user sent it, and its prompt holds the answers of that day: turns are no sessions here, but requests with a time.
+
+use std::io::BufRead;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Rows, TraceRow};
+use crate::{error::Error, ndjson::Lines, record::Object, units::Nanos};
+
+/// A file of them.
+pub struct Qwen<R>(pub Lines<R>);
+
+#[derive(Deserialize)]
+struct Record {
+    timestamp: f64,
+    input_length: u32,
+    output_length: u32,
+    #[serde(default)]
+    hash_ids: Vec<u64>,
+    /// Who and what it was.
+    #[serde(flatten)]
+    rest: Object,
+}
+
+/// What travels on as tags.
+const TAGS: [&str; 4] = ["chat_id", "parent_chat_id", "turn", "type"];
+
+impl<R: BufRead + Send> Rows for Qwen<R> {
+    fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
+        let Some(mut record) = self.0.next_record::<Record>()? else { return Ok(None) };
+        let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));
+        let tags: Object = tags.filter(|(_, value)| !matches!(value, Value::Object(_) | Value::Array(_))).collect();
+        Ok(Some(TraceRow {
+            time: Nanos::from_secs_f64(record.timestamp),
+            input: record.input_length,
+            output: record.output_length,
+            blocks: record.hash_ids,
+            tags: (!tags.is_empty()).then_some(tags),
+            line: self.0.number(),
+        }))
+    }
+}

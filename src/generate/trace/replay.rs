@@ -1,0 +1,221 @@
+//! The rows of a trace that are to be sent, and when: its window, its speed, and its laps.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    Flags, Form, Rows, TraceRow, azure::Azure, burstgpt::BurstGpt, mooncake::Mooncake, qwen::Qwen, table::Table,
+};
+use crate::{cli, error::Error, ndjson::Lines, units::Nanos};
+
+/// A row that is to be sent.
+#[derive(Debug, PartialEq)]
+pub struct Due {
+    /// The row.
+    pub row: TraceRow,
+    /// When, from the first row that is sent.
+    pub at: Nanos,
+    /// The row's blocks under the names of its lap.
+    pub blocks: Vec<u64>,
+    /// Tokens of its prompt that a cache without end would have; `None`: the trace does not tell.
+    pub cached: Option<u32>,
+}
+
+/// Goes through a trace, once or several times.
+pub struct Replay<'a> {
+    form: Form,
+    path: PathBuf,
+    name: String,
+    flags: &'a Flags,
+    rows: Box<dyn Rows>,
+    lap: u64,
+    /// What was left out of the laps before.
+    left_out: Option<String>,
+    /// The first row of all, by the trace's own time; and the first and last that are sent, with how many they are.
+    origin: Option<Nanos>,
+    first: Nanos,
+    last: Nanos,
+    sent: u64,
+    /// The time between the same row in two laps, in the trace's own time.
+    period: Nanos,
+    seen: Seen,
+}
+
+impl<'a> Replay<'a> {
+    /// At the beginning of the file.
+    pub fn new(form: Form, path: &Path, flags: &'a Flags) -> Result<Self, Error> {
+        if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
+            return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
+        }
+        let (rows, name) = open(form, path, flags)?;
+        Ok(Replay {
+            form,
+            path: path.to_path_buf(),
+            name,
+            flags,
+            rows,
+            lap: 0,
+            left_out: None,
+            origin: None,
+            first: Nanos(0),
+            last: Nanos(0),
+            sent: 0,
+            period: Nanos(0),
+            seen: Seen::default(),
+        })
+    }
+
+    /// The next row that is to be sent; `None`: there are no more.
+    pub fn next_due(&mut self) -> Result<Option<Due>, Error> {
+        loop {
+            match self.next_in_window()? {
+                Some(row) => return self.due(row).map(Some),
+                None if !self.next_lap()? => return Ok(None),
+                None => {}
+            }
+        }
+    }
+
+    /// What was left out of each lap, in words.
+    pub fn left_out(&self) -> Option<String> {
+        self.left_out.clone().or_else(|| self.rows.left_out())
+    }
+
+    fn next_in_window(&mut self) -> Result<Option<TraceRow>, Error> {
+        while let Some(row) = self.rows.next_row()? {
+            let origin = *self.origin.get_or_insert(row.time);
+            let own = row.time.since(origin);
+            if row.time < origin || self.flags.to.is_some_and(|to| own >= to) {
+                if row.time < origin {
+                    return Err(self.out_of_order(&row));
+                }
+                return Ok(None);
+            }
+            if own >= self.flags.from.unwrap_or_default() {
+                return Ok(Some(row));
+            }
+        }
+        Ok(None)
+    }
+
+    fn out_of_order(&self, row: &TraceRow) -> Error {
+        let (name, line) = (&self.name, row.line);
+        Error::Input(format!("{name}:{line}: this row came before the one above it: sort the trace by time first"))
+    }
+
+    fn due(&mut self, row: TraceRow) -> Result<Due, Error> {
+        if self.sent == 0 {
+            (self.first, self.last) = (row.time, row.time);
+        }
+        if row.time < self.last {
+            return Err(self.out_of_order(&row));
+        }
+        self.last = row.time;
+        if self.lap == 0 {
+            self.sent += 1;
+        }
+        let own = row.time.since(self.first) + Nanos(self.period.0.saturating_mul(self.lap));
+        // Below 2^53 ns, a hundred days, without any loss.
+        let at = Nanos::from_secs_f64(own.as_secs_f64() / self.flags.speed.unwrap_or(1.0));
+        let at = if self.flags.speed.is_none() { own } else { at };
+        let cached = self.seen.cached(&row, self.form.block_size());
+        // Names of other laps are other names: to its servers each lap is new.
+        let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
+        Ok(Due { row, at, blocks, cached })
+    }
+
+    /// Goes back to the beginning, if there is to be another lap.
+    fn next_lap(&mut self) -> Result<bool, Error> {
+        let laps = self.flags.laps.unwrap_or(1);
+        if self.sent == 0 || (laps > 0 && self.lap + 1 >= laps) {
+            return Ok(false);
+        }
+        if self.lap == 0 {
+            let span = self.last.since(self.first);
+            // One gap more than there are between the rows, so that the laps follow each other at the trace's own rate.
+            self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
+        }
+        self.left_out = self.left_out.take().or_else(|| self.rows.left_out());
+        self.rows = open(self.form, &self.path, self.flags)?.0;
+        self.lap += 1;
+        self.last = self.first;
+        self.seen = Seen::default();
+        Ok(true)
+    }
+}
+
+fn open(form: Form, path: &Path, flags: &Flags) -> Result<(Box<dyn Rows>, String), Error> {
+    let (input, name) = cli::open(path)?;
+    let table = |input| Table::new(input, name.clone());
+    let rows: Box<dyn Rows> = match form {
+        Form::Mooncake => Box::new(Mooncake(Lines::new(input, name.clone()))),
+        Form::Qwen => Box::new(Qwen(Lines::new(input, name.clone()))),
+        Form::Azure => Box::new(Azure::new(table(input)?)?),
+        Form::Burstgpt => {
+            let model = flags.burstgpt_model.as_deref().unwrap_or("GPT-4");
+            Box::new(BurstGpt::new(table(input)?, model)?)
+        }
+    };
+    Ok((rows, name))
+}
+
+/// The blocks that were sent: a bit for each. Traces number their blocks as they come, so there are few gaps.
+#[derive(Debug, Default)]
+struct Seen {
+    bits: Vec<u64>,
+    lost: bool,
+}
+
+/// Beyond this number of a block the bits would fill more than 128 MiB, and nothing is told any more.
+const MOST_BLOCKS: u64 = 1 << 30;
+
+impl Seen {
+    /// Tokens of the row in its leading blocks that came before; its blocks are known from now on.
+    fn cached(&mut self, row: &TraceRow, block_size: u32) -> Option<u32> {
+        self.lost |= row.blocks.iter().any(|block| *block >= MOST_BLOCKS);
+        if row.blocks.is_empty() || self.lost {
+            return None;
+        }
+        let known = row.blocks.iter().take_while(|block| self.has(**block)).count();
+        row.blocks.iter().for_each(|block| self.put(*block));
+        // The last token is computed in any case, since the answer begins there.
+        let tokens = u32::try_from(known).ok()?.saturating_mul(block_size);
+        Some(tokens.min(row.input.saturating_sub(1)))
+    }
+
+    fn has(&self, block: u64) -> bool {
+        let (word, bit) = place(block);
+        self.bits.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
+    }
+
+    fn put(&mut self, block: u64) {
+        let (word, bit) = place(block);
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << bit;
+    }
+}
+
+fn place(block: u64) -> (usize, u64) {
+    (usize::try_from(block / 64).unwrap_or(usize::MAX), block % 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(input: u32, blocks: &[u64]) -> TraceRow {
+        TraceRow { input, blocks: blocks.to_vec(), ..TraceRow::default() }
+    }
+
+    #[test]
+    fn cached_tokens_are_those_of_the_leading_blocks_that_came_before() {
+        let mut seen = Seen::default();
+        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), Some(0));
+        assert_eq!(seen.cached(&row(1500, &[0, 2, 1]), 512), Some(512), "a block behind a new one is not found");
+        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), Some(999), "the last token is always computed");
+        assert_eq!(seen.cached(&row(9, &[]), 512), None);
+        assert_eq!(seen.cached(&row(9, &[1 << 40]), 512), None, "too far apart to keep a bit of each");
+        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), None, "and now it cannot tell any more");
+    }
+}

@@ -1,0 +1,170 @@
+//! Traces through the binary of `vb-gen`.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use vb::tokens::Tokenizer;
+
+use crate::tool::{data, folder, golden, run};
+
+/// The path of a file in `tests/data`.
+fn path(name: &str) -> String {
+    data(name).to_str().unwrap().to_owned()
+}
+
+/// Runs `vb-gen` over a trace, which must succeed: its requests, and what it says.
+fn generate(form: &str, file: &str, args: &[&str]) -> (Vec<Value>, String) {
+    let done = run("vb-gen", &[&["--dataset-name", form, "--dataset-path", file], args].concat(), "");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    (done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), done.stderr)
+}
+
+fn rows(file: &str) -> Vec<Value> {
+    fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn times(requests: &[Value]) -> Vec<f64> {
+    requests.iter().map(|r| r["timestamp"].as_f64().unwrap()).collect()
+}
+
+/// The prompt's tokens as a server would count them.
+fn tokens(request: &Value, tokenizer: &Tokenizer) -> Vec<u32> {
+    match &request["prompt"] {
+        Value::String(text) => tokenizer.encode(text, true).unwrap(),
+        ids => serde_json::from_value(ids.clone()).unwrap(),
+    }
+}
+
+#[test]
+fn lengths_times_and_shared_blocks_are_those_of_the_trace() {
+    let file = path("trace-mooncake.jsonl");
+    let (rows, tokenizer) = (rows(&file), Tokenizer::builtin().unwrap());
+    for kind in [&["--prompt-token-ids"][..], &[]] {
+        let (requests, told) = generate("mooncake", &file, kind);
+        assert_eq!((requests.len(), told.as_str()), (rows.len(), ""));
+        let prompts: Vec<Vec<u32>> = requests.iter().map(|r| tokens(r, &tokenizer)).collect();
+        let first = rows[0]["timestamp"].as_u64().unwrap();
+        for ((row, request), prompt) in rows.iter().zip(&requests).zip(&prompts) {
+            assert_eq!(json!(prompt.len()), row["input_length"]);
+            assert_eq!(request["prompt_len"], row["input_length"]);
+            assert_eq!(request["expected_output_len"], row["output_length"]);
+            let due = (row["timestamp"].as_u64().unwrap() - first) as f64 / 1e3;
+            assert_eq!(request["timestamp"].as_f64(), Some(due));
+            assert_eq!(request["body"]["ignore_eos"], true);
+        }
+        // Two prompts agree exactly as far as their leading blocks do.
+        let blocks = |row: &Value| -> Vec<u64> { serde_json::from_value(row["hash_ids"].clone()).unwrap() };
+        for (i, a) in prompts.iter().enumerate() {
+            for (j, b) in prompts.iter().enumerate().skip(i + 1) {
+                let shared = blocks(&rows[i]).iter().zip(blocks(&rows[j])).take_while(|(x, y)| **x == *y).count();
+                let alike = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+                assert!(alike >= shared * 512 && alike < shared * 512 + 3, "{i} {j}: {alike} tokens, {shared} blocks");
+            }
+        }
+        let cached: Vec<u64> = requests.iter().map(|r| r["expected_cached_len"].as_u64().unwrap()).collect();
+        assert!(cached[0] == 0 && cached[1..].iter().all(|n| n % 512 == 0) && cached[1] == 512, "{cached:?}");
+    }
+}
+
+#[test]
+fn chats_are_as_long_as_the_trace_says_with_their_template() {
+    let folder = folder("trace-chat");
+    fs::write(folder.join("tokenizer.json"), vb::tokens::BUILTIN).unwrap();
+    let template = r#"{"chat_template":"<{{ messages[0].content }}> and answer:"}"#;
+    fs::write(folder.join("tokenizer_config.json"), template).unwrap();
+    let args = ["--backend", "openai-chat", "--tokenizer", folder.to_str().unwrap()];
+    let (requests, told) = generate("qwen", &path("trace-qwen.jsonl"), &args);
+    let lengths: Vec<&Value> = requests.iter().map(|r| &r["prompt_len"]).collect();
+    assert_eq!(lengths, [40, 20, 72]);
+    assert!(!told.contains("exactly"), "{told}");
+}
+
+#[test]
+fn rows_of_every_form_are_read() {
+    let (requests, told) = generate("qwen", &path("trace-qwen.jsonl"), &["--prompt-token-ids"]);
+    assert_eq!(times(&requests), [0.0, 0.25, 14.864]);
+    assert_eq!(requests[2]["tags"], json!({"chat_id": 3, "parent_chat_id": 1, "turn": 2, "type": "text"}));
+    assert_eq!(requests[2]["expected_cached_len"], 32);
+    assert_eq!(requests[1]["expected_output_len"], 1);
+    assert!(told.contains("1 rows have no answer in the trace"), "{told}");
+
+    let (requests, _) = generate("azure", &path("trace-azure.csv"), &["--num-prompts", "3", "--prompt-token-ids"]);
+    assert_eq!(times(&requests), [0.0, 4.314_579, 4.541_877]);
+    assert_eq!((&requests[0]["prompt_len"], &requests[0]["expected_output_len"]), (&json!(374), &json!(44)));
+
+    let (requests, told) = generate("burstgpt", &path("trace-burstgpt.csv"), &["--prompt-token-ids"]);
+    assert_eq!(times(&requests), [0.0, 94.5]);
+    assert_eq!(requests[1]["tags"], json!({"model": "GPT-4", "log_type": "API log"}));
+    assert!(told.contains("left out of the trace: 1 rows of models other than GPT-4"), "{told}");
+    assert!(told.contains("1 failures, which have no response"), "{told}");
+    let (all, _) = generate("burstgpt", &path("trace-burstgpt.csv"), &["--burstgpt-model", "all"]);
+    assert_eq!(times(&all), [0.0, 40.5, 135.0]);
+}
+
+#[test]
+fn a_window_of_a_trace_is_sent_from_its_own_beginning_at_any_speed() {
+    let file = path("trace-mooncake.jsonl");
+    let (whole, _) = generate("mooncake", &file, &["--prompt-token-ids"]);
+    let whole = times(&whole);
+    let (some, _) = generate("mooncake", &file, &["--prompt-token-ids", "--from", "5s", "--to", "20s", "--speed", "2"]);
+    let want: Vec<f64> = whole.iter().copied().filter(|t| (5.0..20.0).contains(t)).collect();
+    let want: Vec<f64> = want.iter().map(|t| (t - want[0]) / 2.0).collect();
+    assert!(want.len() > 3 && want.len() < whole.len());
+    assert_eq!(times(&some), want);
+}
+
+#[test]
+fn laps_follow_each_other_with_new_prompts() {
+    let file = path("trace-qwen.jsonl");
+    let (requests, _) = generate("qwen", &file, &["--prompt-token-ids", "--loop", "2"]);
+    // A span of 14.864 s with two gaps: the next lap begins one mean gap behind it.
+    assert_eq!(times(&requests), [0.0, 0.25, 14.864, 22.296, 22.546, 37.16]);
+    assert_ne!(requests[0]["prompt"], requests[3]["prompt"]);
+    assert_eq!(requests[3]["expected_cached_len"], 0);
+    let ids: Vec<u32> = serde_json::from_value(requests[3]["prompt"].clone()).unwrap();
+    let later: Vec<u32> = serde_json::from_value(requests[5]["prompt"].clone()).unwrap();
+    assert_eq!(ids[..32], later[..32], "blocks are shared within a lap");
+    let (endless, _) = generate("qwen", &file, &["--prompt-token-ids", "--loop", "--num-prompts", "10"]);
+    assert_eq!(endless.len(), 10);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_of_a_trace() {
+    let args = ["--dataset-name", "qwen", "--dataset-path", &path("trace-qwen.jsonl"), "--seed", "3"];
+    golden("gen-trace.ndjson", &run("vb-gen", &args, "").stdout);
+}
+
+#[test]
+fn what_is_wrong_with_a_trace_is_told_with_its_place() {
+    let folder = folder("trace-wrong");
+    let azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,9,9\n";
+    let mooncake = r#"{"timestamp":9,"input_length":9,"output_length":9,"hash_ids":[0]}"#;
+    let burst = "--burstgpt-model";
+    for (form, content, args, code, want) in [
+        ("azure", format!("{azure}later,9,9\n"), &[][..], 3, ":3: `later` in the column `TIMESTAMP`"),
+        ("azure", format!("{azure}2023-11-16 18:15:45,9,9\n"), &[], 3, ":3: this row came before the one above it"),
+        ("azure", "a,b\n1,2\n".into(), &[], 3, ":1: no column `TIMESTAMP`; there are a, b"),
+        ("mooncake", format!("{mooncake}\n{{\"timestamp\":10}}\n"), &[], 3, ":2:16: missing field `input_length`"),
+        ("mooncake", mooncake.into(), &["--from", "5s"], 3, "has no row in the window"),
+        ("mooncake", mooncake.into(), &["--loop"], 2, "add --num-prompts"),
+        ("mooncake", mooncake.into(), &[burst, "all"], 2, "works with --dataset-name burstgpt only"),
+        ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "--prefix-len would change"),
+        ("custom", "{\"prompt\":\"hi\"}".into(), &["--speed", "2"], 2, "--speed works with the traces only"),
+    ] {
+        let file = folder.join("trace");
+        fs::write(&file, content).unwrap();
+        let all = [&["--dataset-name", form, "--dataset-path", file.to_str().unwrap()], args].concat();
+        let done = run("vb-gen", &all, "");
+        assert!(done.code == code && done.stderr.contains(want), "{form} {args:?}: {done:?}");
+    }
+}
+
+#[test]
+fn a_prompt_shorter_than_what_the_server_adds_is_counted_as_a_misfit() {
+    let folder = folder("trace-short");
+    let file = folder.join("trace");
+    fs::write(&file, r#"{"timestamp":0,"input_length":0,"output_length":2,"hash_ids":[]}"#).unwrap();
+    let (requests, told) = generate("mooncake", file.to_str().unwrap(), &[]);
+    assert_eq!(requests[0]["prompt_len"], 1);
+    assert!(told.contains("1 of 1 prompts could not be made exactly as long"), "{told}");
+}
