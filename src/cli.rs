@@ -80,6 +80,12 @@ pub fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
     Ok((Box::new(BufReader::with_capacity(1 << 16, file)), path.display().to_string()))
 }
 
+/// The environment's `OPENAI_API_KEY`, unless it is empty.
+#[must_use]
+pub fn api_key() -> Option<String> {
+    std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty())
+}
+
 /// The inputs that were named, or standard input. A terminal there is a mistake worth a word.
 #[must_use]
 pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {

@@ -24,9 +24,11 @@
 //! | [`pacer`] | waiting for an instant, to a tenth of a millisecond |
 //! | | |
 //! | [`data`] | dataset files, read row by row, and the sonnets |
-//! | [`http`] | connections with stamps, server-sent events, the OpenAI API; questions off the stopwatch |
+//! | [`http`] | connections with stamps, server-sent events; questions off the stopwatch |
 //! | [`load`] | when each request is due, decided before any clock runs |
 //! | [`tokens`] | tokenizers: built in, from a file, from the hub, or the server's own |
+//! | | |
+//! | [`backend`] | the APIs that servers speak: bodies of requests, pieces of replies |
 //! | | |
 //! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
 //! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag, which it asks the tools for |
@@ -40,6 +42,7 @@
 //! | [`selftest`] | `vb-selftest`: the client of this machine against the truth log of `vb-sim` |
 
 pub mod agg;
+pub mod backend;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,10 +1,10 @@
 //! One answer as it arrives: stamped bytes in, tokens and an outcome out. It knows no socket and no clock.
 
 use crate::{
+    backend::{Choice, Delta, Metrics, Part, Protocol, Usage, pattern::Pattern},
     http::{
-        exchange::Failure,
-        openai::{Choice, Chunk, Metrics, Usage, error_message},
-        pattern::{Pattern, Piece},
+        exchange::{Cut, Failure, error_message},
+        lines::Lines,
         socket::Arrival,
         sse::{Event, Events},
     },
@@ -18,7 +18,11 @@ const LATE: Nanos = Nanos(1_000_000);
 /// What has arrived of an answer.
 #[derive(Debug, Default)]
 pub struct Answer {
+    protocol: Protocol,
+    /// What cuts its bytes: which one is in use, [`Protocol::cut`] says.
     events: Events,
+    lines: Lines,
+    body: Vec<u8>,
     /// What its chunks have in common.
     pattern: Pattern,
     /// When the last bytes arrived.
@@ -41,24 +45,30 @@ pub struct Answer {
     /// The server's running count at the last chunk.
     counted: u32,
     so_far: u64,
-    usage: Option<Usage>,
+    usage: Usage,
     metrics: Option<Metrics>,
     finish_reason: Option<String>,
     /// A bit for each of the `n` answers to the prompt that has begun, and that has given its finish reason.
     begun: u64,
     finished: u64,
     text: String,
+    /// Tokens came in a reply of one piece, which has no first one.
+    unseen: bool,
     done: bool,
     failure: Option<Failure>,
 }
 
+/// The longest reply in one piece that is read.
+const LARGEST_BODY: usize = 256 << 20;
+
 impl Answer {
     /// With room for so many tokens, so that a chunk allocates nothing.
     #[must_use]
-    pub fn expecting(tokens: Option<u32>) -> Self {
-        // An answer may be shorter by far than its limit.
-        let room = tokens.unwrap_or(0).min(1024) as usize;
+    pub fn expecting(protocol: Protocol, tokens: Option<u32>) -> Self {
+        // An answer may be shorter by far than its limit, and one in one piece has no gaps.
+        let room = if protocol.cut() == Cut::Whole { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
         Answer {
+            protocol,
             itl: Vec::with_capacity(room),
             chunk_tokens: Vec::with_capacity(room),
             read_lag: Vec::with_capacity(room),
@@ -67,17 +77,37 @@ impl Answer {
         }
     }
 
-    /// Takes bytes of the event stream.
+    /// How it is cut into pieces.
+    #[must_use]
+    pub fn cut(&self) -> Cut {
+        self.protocol.cut()
+    }
+
+    /// Takes bytes of the reply.
     ///
     /// # Errors
-    /// The stream says that the request failed, or is no stream of chunks: reading on is of no use.
+    /// The reply says that the request failed, or is none of its API: reading on is of no use.
     pub fn push(&mut self, arrival: Arrival, bytes: &[u8]) -> Result<(), Failure> {
         self.arrival = arrival;
-        let mut events = std::mem::take(&mut self.events);
-        let fits = events.push(bytes, |event| self.event(arrival, event));
-        self.events = events;
-        if fits.is_err() {
-            self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
+        match self.cut() {
+            Cut::Events => {
+                let mut events = std::mem::take(&mut self.events);
+                if events.push(bytes, |event| self.event(arrival, event)).is_err() {
+                    self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
+                }
+                self.events = events;
+            }
+            Cut::Lines => {
+                let mut lines = std::mem::take(&mut self.lines);
+                if lines.push(bytes, |data| self.event(arrival, Event { name: b"", data })).is_err() {
+                    self.fail(ErrorKind::Protocol, "a line is longer than 64 MiB: are these lines of JSON?");
+                }
+                self.lines = lines;
+            }
+            Cut::Whole if self.body.len() + bytes.len() > LARGEST_BODY => {
+                self.fail(ErrorKind::Protocol, "the reply is larger than 256 MiB");
+            }
+            Cut::Whole => self.body.extend_from_slice(bytes),
         }
         self.failure.clone().map_or(Ok(()), Err)
     }
@@ -110,13 +140,15 @@ impl Answer {
         self.failure.get_or_insert_with(|| Failure::new(kind, message));
     }
 
+    /// Takes an event, or a line.
     fn event(&mut self, arrival: Arrival, Event { name, data }: Event<'_>) {
         if self.done || self.failure.is_some() {
             return;
         }
-        if let Some((piece, text)) = self.pattern.read(data).filter(|_| name.is_empty()) {
-            self.token(arrival, piece == Piece::Answer, 0, None);
-            if piece == Piece::Answer {
+        let event = Event { name, data };
+        if let Some((part, text)) = self.pattern.read(event) {
+            self.token(arrival, part == Part::Answer, 0, None);
+            if part == Part::Answer {
                 self.text.push_str(text);
             }
             return;
@@ -133,38 +165,88 @@ impl Answer {
             }
             _ => {}
         }
-        let chunk: Chunk = match serde_json::from_slice(data) {
-            Ok(chunk) => chunk,
+        match self.protocol.api.read(event) {
+            Ok(delta) => {
+                self.pattern.learn(event, &delta);
+                self.delta(arrival, delta);
+            }
             Err(e) => {
                 let shown = error_message(&data[..data.len().min(80)]);
-                return self.fail(ErrorKind::Protocol, format!("an event of the stream is not a chunk ({e}): {shown}"));
+                self.fail(ErrorKind::Protocol, format!("an event of the stream is not a chunk ({e}): {shown}"));
             }
-        };
-        if chunk.is_error() {
-            return self.fail(ErrorKind::StreamError, error_message(data));
         }
-        self.pattern.learn(data, &chunk);
-        self.usage = chunk.usage.or(self.usage);
-        self.metrics = chunk.metrics.or(self.metrics);
-        if chunk.choices.iter().any(Choice::bears_token) {
-            let answers = chunk.choices.iter().any(Choice::answers);
-            let ids = chunk.choices.iter().filter_map(Choice::token_ids).sum();
-            self.token(arrival, answers, ids, chunk.usage.and_then(|u| u.completion_tokens));
-        } else if chunk.choices.iter().any(|choice| !choice.opens()) {
+    }
+
+    /// Takes what an event brings.
+    fn delta(&mut self, arrival: Arrival, mut delta: Delta<'_>) {
+        if let Some(error) = delta.error {
+            return self.fail(ErrorKind::StreamError, error);
+        }
+        let told = delta.usage.completion_tokens;
+        if delta.cumulative {
+            delta.choices.iter_mut().for_each(|choice| self.cut_old(choice, told));
+        }
+        self.usage = delta.usage.or(self.usage);
+        self.metrics = delta.metrics.or(self.metrics);
+        if delta.choices.iter().any(Choice::bears_token) {
+            let answers = delta.choices.iter().any(Choice::answers);
+            let ids = delta.choices.iter().map(|choice| choice.ids).sum();
+            self.token(arrival, answers, ids, told);
+        } else if delta.choices.iter().any(|choice| !choice.opens) {
             let stamp = arrival.time;
             self.silent = Some((self.silent.map_or(stamp, |(first, _)| first), stamp));
         }
-        for choice in &chunk.choices {
+        self.choices(&delta);
+        self.done |= delta.done;
+    }
+
+    /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text.
+    fn cut_old(&self, choice: &mut Choice<'_>, told: Option<u32>) {
+        let new = choice.text.get(self.text.len()..).unwrap_or_default().to_owned();
+        if new.is_empty() {
+            choice.ids = told.map_or(0, |told| told.saturating_sub(self.counted)) as usize;
+        }
+        choice.text = new.into();
+    }
+
+    /// Takes the texts and the reasons to stop.
+    fn choices(&mut self, delta: &Delta<'_>) {
+        for choice in &delta.choices {
             // Beyond 64 answers to one prompt nobody goes; they would count as the last of these.
             let bit = 1 << choice.index.min(63);
             self.begun |= bit;
-            // Servers exist that send an empty one with every chunk; it says nothing.
-            if let Some(reason) = choice.finish_reason.as_ref().filter(|reason| !reason.0.is_empty()) {
-                self.finish_reason = Some(reason.0.clone().into_owned());
+            if let Some(reason) = &choice.finish {
+                self.finish_reason = Some(reason.clone().into_owned());
                 self.finished |= bit;
             }
-            if choice.index == 0 {
-                self.text.push_str(choice.text());
+            if choice.index == 0 && choice.part != Part::Reasoning {
+                self.text.push_str(&choice.text);
+            }
+        }
+    }
+
+    /// Takes a reply in one piece: its end is known, and when its tokens came is not.
+    fn whole(&mut self) {
+        let body = std::mem::take(&mut self.body);
+        let arrival = self.arrival;
+        match self.protocol.api.whole(&body) {
+            Ok(Delta { error: Some(error), .. }) => self.fail(ErrorKind::StreamError, error),
+            Ok(delta) => {
+                self.last = Some(arrival.time);
+                self.stamped(arrival);
+                self.usage = delta.usage;
+                self.metrics = delta.metrics;
+                self.done = delta.done;
+                self.choices(&delta);
+                self.unseen = delta.choices.iter().any(Choice::bears_token) || delta.usage.completion_tokens > Some(0);
+                if self.unseen {
+                    self.chunk_tokens.push(0);
+                    self.so_far += u64::from(delta.usage.completion_tokens.unwrap_or(1));
+                }
+            }
+            Err(e) => {
+                let shown = error_message(&body[..body.len().min(80)]);
+                self.fail(ErrorKind::Protocol, format!("the reply is none of this API ({e}): {shown}"));
             }
         }
     }
@@ -220,9 +302,15 @@ impl Answer {
         count: impl FnOnce(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) {
-        let mut events = std::mem::take(&mut self.events);
         let arrival = self.arrival;
-        events.finish(|event| self.event(arrival, event));
+        match self.cut() {
+            Cut::Events => std::mem::take(&mut self.events).finish(|event| self.event(arrival, event)),
+            Cut::Lines => {
+                std::mem::take(&mut self.lines).finish(|data| self.event(arrival, Event { name: b"", data }));
+            }
+            Cut::Whole if broken.is_none() => self.whole(),
+            Cut::Whole => {}
+        }
         self.hear_the_silent();
         match self.judge(broken) {
             None => output.success = true,
@@ -259,7 +347,7 @@ impl Answer {
     /// An answer may end within a character, and then a server that holds incomplete characters back sends no text at
     /// all. When it counts tokens all the same, the chunks without text must have been theirs.
     fn hear_the_silent(&mut self) {
-        let counted = self.usage.and_then(|u| u.completion_tokens).unwrap_or(0);
+        let counted = self.usage.completion_tokens.unwrap_or(0);
         if let Some((first, last)) = self.silent.filter(|_| counted > 0 && !self.has_token()) {
             self.first = Some(first);
             self.proper = Some(first);
@@ -283,18 +371,20 @@ impl Answer {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        if !self.done && (self.finished == 0 || self.begun != self.finished) {
+        let silent_end = !self.protocol.api.tells_end() && self.chunks() > 0;
+        if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
             return Some(Failure::new(ErrorKind::Truncated, message));
         }
-        (!self.has_token()).then(|| Failure::new(ErrorKind::Empty, "a complete answer without a token"))
+        let empty = self.protocol.api.generates() && !self.has_token() && !self.unseen;
+        empty.then(|| Failure::new(ErrorKind::Empty, "a complete answer without a token"))
     }
 
     fn tokens(&self, count: impl FnOnce(&str) -> Option<u32>, output: &mut RequestFuncOutput) {
-        let usage = self.usage.unwrap_or_default();
+        let usage = self.usage;
         output.prompt_len = usage.prompt_tokens.unwrap_or(output.prompt_len);
-        output.cached_tokens = usage.cached_tokens();
-        output.reasoning_tokens = usage.reasoning_tokens();
+        output.cached_tokens = usage.cached_tokens;
+        output.reasoning_tokens = usage.reasoning_tokens;
         let chunks = u32::try_from(self.chunks()).unwrap_or(u32::MAX);
         let all_known = chunks > 0 && self.chunk_tokens.iter().all(|n| *n > 0);
         let (tokens, source) = if let Some(tokens) = usage.completion_tokens {

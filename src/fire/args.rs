@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::{attempt::Limits, dispatch::Slots};
 use crate::{
+    backend::{Backend, Protocol},
     config::ConfigFlag,
     error::Error,
     http::{
         connection::{parse_base_url, parse_url},
-        openai::Backend,
+        exchange::Cut,
     },
     load,
     record::Object,
@@ -56,6 +57,12 @@ pub struct Args {
     /// The API to speak.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "openai")]
     pub backend: Backend,
+    /// Ask for replies in one piece: then nobody sees a first token, and TTFT, TPOT and ITL are null.
+    #[arg(long, help_heading = SERVER)]
+    pub no_stream: bool,
+    /// The file that describes the API of --backend template.
+    #[arg(long, help_heading = SERVER, value_name = "FILE")]
+    pub template: Option<PathBuf>,
     /// The path of the endpoint [default: the backend's usual one].
     #[arg(long, help_heading = SERVER, value_name = "PATH")]
     pub endpoint: Option<String>,
@@ -279,10 +286,15 @@ impl Args {
         Ok(Some(url))
     }
 
+    /// The API, and how it replies.
+    pub fn protocol(&self) -> Result<Protocol, Error> {
+        Ok(Protocol { api: self.backend.api(self.template.as_deref())?, stream: !self.no_stream })
+    }
+
     /// The path of the endpoint.
     #[must_use]
-    pub fn endpoint(&self) -> &str {
-        self.endpoint.as_deref().unwrap_or(self.backend.endpoint())
+    pub fn endpoint(&self, protocol: Protocol) -> &str {
+        self.endpoint.as_deref().unwrap_or(protocol.endpoint())
     }
 
     /// A place for each request that may be in flight.
@@ -312,23 +324,19 @@ impl Args {
         Ok(Some(record))
     }
 
-    /// How long a request may take.
+    /// How long a request may take. Before a reply in one piece there is nothing to be seen of its first token.
     #[must_use]
-    pub fn limits(&self) -> Limits {
-        Limits { first_token: self.timeout_first_token, stall: self.timeout_stall, total: self.timeout_total }
+    pub fn limits(&self, protocol: Protocol) -> Limits {
+        let whole = protocol.cut() == Cut::Whole;
+        let first_token = if whole { self.timeout_total } else { self.timeout_first_token };
+        Limits { first_token, stall: self.timeout_stall, total: self.timeout_total }
     }
 
     /// The sampling flags as parts of a request body.
     #[must_use]
     pub fn sampling(&self) -> Object {
         let number = |x: Option<f64>| x.map(|x| json!(x));
-        let logprobs = self.logprobs.map(|n| json!(n));
-        let chat_logprobs = (self.backend == Backend::OpenaiChat && self.logprobs.is_some()).then(|| json!(true));
-        let (logprobs, top_logprobs) = match chat_logprobs {
-            Some(on) => (Some(on), logprobs),
-            None => (logprobs, None),
-        };
-        let given: [(&str, Option<Value>); 10] = [
+        let given: [(&str, Option<Value>); 9] = [
             ("temperature", number(self.temperature)),
             ("top_p", number(self.top_p)),
             ("top_k", self.top_k.map(|k| json!(k))),
@@ -336,8 +344,7 @@ impl Args {
             ("frequency_penalty", number(self.frequency_penalty)),
             ("presence_penalty", number(self.presence_penalty)),
             ("repetition_penalty", number(self.repetition_penalty)),
-            ("logprobs", logprobs),
-            ("top_logprobs", top_logprobs),
+            ("logprobs", self.logprobs.map(|n| json!(n))),
             ("ignore_eos", self.ignore_eos.then(|| json!(true))),
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()

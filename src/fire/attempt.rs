@@ -18,11 +18,9 @@ use tokio::time::timeout;
 
 use super::{answer::Answer, stop::Stop};
 use crate::{
+    backend::Protocol,
     clock::Clock,
-    http::{
-        exchange::{Exchange, Failure, Moments},
-        openai::error_message,
-    },
+    http::exchange::{Exchange, Failure, Moments, error_message},
     record::{ErrorKind, RequestFuncOutput, Stamps},
     units::Nanos,
 };
@@ -47,6 +45,8 @@ pub struct Limits {
 pub struct Client {
     /// The clock of the run.
     pub clock: Clock,
+    /// The API.
+    pub protocol: Protocol,
     /// How long a request may take.
     pub limits: Limits,
     /// When the last outcome so far was known, in nanoseconds of the clock.
@@ -60,8 +60,8 @@ pub struct Client {
 impl Client {
     /// With no request sent yet.
     #[must_use]
-    pub fn new(clock: Clock, limits: Limits) -> Self {
-        Client { clock, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
+    pub fn new(clock: Clock, protocol: Protocol, limits: Limits) -> Self {
+        Client { clock, protocol, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
     }
 }
 
@@ -98,7 +98,7 @@ pub struct Traces {
 
 /// Sends one request and reads its answer to the end, whatever the end is.
 pub async fn attempt(client: &Client, mut exchange: impl Exchange, expected: Option<u32>, stop: &mut Stop) -> Attempt {
-    let mut attempt = Attempt { answer: Answer::expecting(expected), ..Attempt::default() };
+    let mut attempt = Attempt { answer: Answer::expecting(client.protocol, expected), ..Attempt::default() };
     let pulse = Pulse::new(client.clock.now());
     let broken = {
         let ends = pin!(async {
@@ -160,8 +160,9 @@ impl Attempt {
 async fn talk(exchange: &mut impl Exchange, attempt: &mut Attempt, pulse: &Pulse) -> Result<(), Failure> {
     let head = exchange.head().await?;
     attempt.status = Some(head.status.as_u16());
-    if !head.begins_stream() {
-        return Err(head.failure(&said(exchange).await));
+    let cut = attempt.answer.cut();
+    if !head.begins(cut) {
+        return Err(head.failure(cut, &said(exchange).await));
     }
     while let Some(piece) = exchange.next().await? {
         attempt.answer.push(piece.arrival, piece.bytes)?;

@@ -2,7 +2,7 @@
 
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
-use crate::error::Error;
+use crate::{backend::Protocol, error::Error};
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "***";
@@ -16,16 +16,18 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// From `NAME=VALUE` flags, which win over the API key of the environment.
-    pub fn new(flags: &[String], api_key: Option<String>) -> Result<Self, Error> {
+    /// What the protocol wants, and `NAME=VALUE` flags, which win over it and over the API key of the environment.
+    pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol) -> Result<Self, Error> {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.map.insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.cut().media().0));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
+        let bad_key = |_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into());
+        for (name, value) in protocol.api.headers(api_key.as_deref()) {
+            headers.map.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(bad_key)?);
+        }
         if let Some(key) = api_key {
-            let value = HeaderValue::from_str(&format!("Bearer {key}"))
-                .map_err(|_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into()))?;
-            headers.map.insert(AUTHORIZATION, value);
+            headers.map.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).map_err(bad_key)?);
             headers.secrets.push(key);
         }
         for flag in flags {
@@ -83,7 +85,7 @@ mod tests {
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         let flags = ["Authorization=Bearer sk-12345678".to_owned(), "x-team=red".to_owned()];
-        let headers = Headers::new(&flags, Some("env-key".into())).unwrap();
+        let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default()).unwrap();
         assert_eq!(headers.map[AUTHORIZATION], "Bearer sk-12345678");
         assert_eq!(headers.scrub("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
         let argv =
@@ -93,7 +95,7 @@ mod tests {
             ["vb-fire", "--header", "Authorization=***", "x-team=***", "--model", "m", "--header=a=***"]
         );
         for bad in ["sk-12345678", "a b=sk-12345678", "a=sk-12345678\n"] {
-            let error = Headers::new(&[bad.to_owned()], None).unwrap_err().to_string();
+            let error = Headers::new(&[bad.to_owned()], None, Protocol::default()).unwrap_err().to_string();
             assert!(!error.contains("sk-12345678"), "{error}");
         }
     }

@@ -13,13 +13,14 @@ use std::{
 use bytes::Bytes;
 use hyper::{
     Request, Uri,
-    header::{HOST, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    backend::{self, Protocol},
     error::Error,
-    http::{exchange::Outgoing, openai::Backend},
+    http::exchange::Outgoing,
     ndjson::Lines,
     record::{Object, RequestFuncOutput, SampleRequest},
     units::Nanos,
@@ -43,7 +44,7 @@ pub struct RequestFuncInput {
 #[derive(Debug, Clone)]
 pub struct Template {
     /// The API.
-    pub backend: Backend,
+    pub protocol: Protocol,
     /// Where to.
     pub uri: Uri,
     /// The headers of each.
@@ -62,14 +63,15 @@ impl Template {
     /// # Errors
     /// Says what is wrong with the request.
     pub fn ready(&self, sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
-        let body = self.backend.body(&sample, &self.model, &self.flags, &self.extra)?;
-        let body = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
+        let payload = backend::payload(self.protocol, &sample, &self.model, &self.flags, &self.extra)?;
         let request_id = sample.request_id.unwrap_or_else(|| format!("line-{number}"));
         let id = HeaderValue::from_str(&request_id).ok().filter(|_| request_id.is_ascii());
         let id =
             id.ok_or_else(|| format!("the request_id {request_id:?} cannot be sent as a header: use plain ASCII"))?;
-        let mut request = Request::post(&self.uri).body(Bytes::from(body)).map_err(|e| e.to_string())?;
+        let mut request = Request::post(&self.uri).body(Bytes::from(payload.bytes)).map_err(|e| e.to_string())?;
         *request.headers_mut() = self.headers.clone();
+        let kind = HeaderValue::from_str(&payload.content_type).map_err(|e| e.to_string())?;
+        request.headers_mut().insert(CONTENT_TYPE, kind);
         if let Some(host) = self.uri.authority() {
             let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
             request.headers_mut().entry(HOST).or_insert(host);
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn lines_before_a_bad_one_are_sent() {
         let template = Template {
-            backend: Backend::Openai,
+            protocol: Protocol::default(),
             uri: "http://h:1/v1/completions".parse().unwrap(),
             headers: HeaderMap::new(),
             model: "m".into(),

@@ -62,11 +62,16 @@ use self::{
     verdict::{Evidence, judge},
 };
 use crate::{
+    backend::Protocol,
     cli,
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join, exchange::Transport, openai::api_key, portable::Portable, socket::Stamping, stamped::Stamped,
+        connection::join,
+        exchange::{Cut, Transport},
+        portable::Portable,
+        socket::Stamping,
+        stamped::Stamped,
     },
     load::Schedule,
     ndjson,
@@ -86,14 +91,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let url = args.url()?;
     let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed);
-    let headers = Headers::new(&args.header, api_key())?;
+    let protocol = args.protocol()?;
+    let headers = Headers::new(&args.header, cli::api_key(), protocol)?;
     check_open_files(args.max_concurrency);
     // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &url, schedule, headers));
+    let done = runtime.block_on(load(args, &url, protocol, schedule, headers));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
@@ -109,7 +115,7 @@ fn check_open_files(max_concurrency: Option<u32>) {
 }
 
 /// The whole run, from the first question to the last record.
-async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+async fn load(args: &Args, url: &Url, protocol: Protocol, schedule: Schedule, headers: Headers) -> Result<(), Error> {
     let selftest = args.selftest()?;
     let portable = args.transport == TransportKind::Portable;
     let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect, portable)?;
@@ -125,9 +131,11 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     };
     let model = match &args.model {
         Some(model) => model.clone(),
-        None => preflight.model().await?,
+        None if protocol.api.sends_model() => preflight.model().await?,
+        // It is for the records only.
+        None => preflight.known_models().await.into_iter().next().unwrap_or_else(|| args.backend.name().into()),
     };
-    let template = template(args, url, &headers, &model)?;
+    let template = template(args, url, protocol, &headers, &model)?;
     let mut input = input::read(io::BufReader::new(io::stdin()), template.clone())?;
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request(&input));
@@ -137,7 +145,7 @@ async fn load(args: &Args, url: &Url, schedule: Schedule, headers: Headers) -> R
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
     let load = Load { args, url, template, headers, first, readers: &readers, stopper, schedule };
-    let run = RunRecord { selftest, ..run_record(args, url, &load.headers, model) };
+    let run = RunRecord { selftest, ..run_record(args, url, protocol, &load.headers, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let ended = if let Some(mut server) = server {
@@ -203,12 +211,13 @@ fn no_request(input: &Input) -> Error {
     }
 }
 
-fn template(args: &Args, url: &Url, headers: &Headers, model: &str) -> Result<Template, Error> {
-    let uri: Uri = join(url, args.endpoint())
+fn template(args: &Args, url: &Url, protocol: Protocol, headers: &Headers, model: &str) -> Result<Template, Error> {
+    let endpoint = args.endpoint(protocol);
+    let uri: Uri = join(url, endpoint)
         .parse()
-        .map_err(|e| Error::Usage(format!("--endpoint {} makes no URL with --base-url: {e}", args.endpoint())))?;
+        .map_err(|e| Error::Usage(format!("--endpoint {endpoint} makes no URL with --base-url: {e}")))?;
     Ok(Template {
-        backend: args.backend,
+        protocol,
         uri,
         headers: headers.map.clone(),
         model: model.to_owned(),
@@ -243,7 +252,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
     Ok(())
 }
 
-fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRecord {
+fn run_record(args: &Args, url: &Url, protocol: Protocol, headers: &Headers, model: String) -> RunRecord {
     let default_id = || format!("{:x}-{:x}", unix_now().0 / 1_000_000, std::process::id());
     RunRecord {
         format: FORMAT_VERSION,
@@ -255,7 +264,8 @@ fn run_record(args: &Args, url: &Url, headers: &Headers, model: String) -> RunRe
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name().into(),
         base_url: url.as_str().trim_end_matches('/').into(),
-        endpoint: args.endpoint().into(),
+        endpoint: args.endpoint(protocol).into(),
+        stream: (protocol.cut() == Cut::Whole).then_some(false),
         request_rate: args.request_rate.filter(|r| r.is_finite()),
         burstiness: args.burstiness,
         max_concurrency: args.max_concurrency,
@@ -294,7 +304,7 @@ impl Load<'_> {
         transport.set_clock(clock);
         run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
         let run_id = run.run_id.clone();
-        let client = Arc::new(Client::new(clock, args.limits()));
+        let client = Arc::new(Client::new(clock, self.template.protocol, args.limits(self.template.protocol)));
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
         // Between records on the same terminal it would only be in the way.

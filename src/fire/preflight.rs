@@ -10,8 +10,7 @@ use crate::{
     error::Error,
     http::{
         connection::{Server, join},
-        exchange::Failure,
-        openai::error_message,
+        exchange::{Failure, error_message},
         portable, question,
     },
     record::ErrorKind,

@@ -23,7 +23,7 @@ pub async fn run(load: &Load<'_>, transport: &impl Transport) -> Result<(), Erro
     let args = load.args;
     let clock = Clock::start();
     transport.set_clock(clock);
-    let client = Arc::new(Client::new(clock, args.limits()));
+    let client = Arc::new(Client::new(clock, load.template.protocol, args.limits(load.template.protocol)));
     let slots = args.slots();
     let mut tasks = Vec::new();
     for number in 0..args.num_warmups {

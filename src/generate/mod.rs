@@ -31,10 +31,10 @@ use self::{
     writer::Writer,
 };
 use crate::{
+    backend::Backend,
     cli,
     config::ConfigFlag,
     error::Error,
-    http::openai::{Backend, api_key},
     record::{Object, SampleRequest},
     tokens::{Server, Tokenizer},
     units::{parse_count, parse_count_u32},
@@ -117,7 +117,7 @@ pub struct Args {
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
     #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     tokenizer: String,
-    /// The API that the requests are for: with openai-chat, lengths are those of the whole rendered chat.
+    /// The API that the requests are for: for those of chats, lengths are those of the whole rendered chat.
     #[arg(long, help_heading = COUNTING, value_enum, default_value_t = Backend::Openai)]
     backend: Backend,
     /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
@@ -274,8 +274,11 @@ impl Args {
         if self.prompt_token_ids && dataset != Random && !dataset.is_saved() {
             return wrong("--prompt-token-ids works with --dataset-name random, replay and traces only");
         }
-        if self.prompt_token_ids && self.backend == Backend::OpenaiChat {
-            return wrong("--prompt-token-ids works with --backend openai only: a chat takes text");
+        if self.prompt_token_ids && !self.backend.takes_ids() {
+            let backend = self.backend.name();
+            return wrong(&format!(
+                "--prompt-token-ids does not work with --backend {backend}, which takes text: use openai"
+            ));
         }
         if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
             return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
@@ -301,7 +304,7 @@ impl Args {
         if self.tokenizer != "server" {
             return Tokenizer::open(&self.tokenizer);
         }
-        Server::new(&self.base_url, self.model.clone(), api_key()).map(Tokenizer::from_server)
+        Server::new(&self.base_url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
     }
 
     fn plan(self) -> Result<Plan, Error> {
@@ -313,7 +316,7 @@ impl Args {
             DatasetName::Sonnet => 150,
             _ => 128,
         };
-        let chat = self.backend == Backend::OpenaiChat;
+        let chat = self.backend.is_chat();
         if chat && !tokenizer.knows_chats() {
             warn(format!(
                 "the tokenizer {} has no chat template: prompt_len counts the text alone, and the server will count more; \

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper::{Request, StatusCode};
+use serde_json::Value;
 
 use super::{reply::Head, socket::Arrival};
 use crate::{clock::Clock, record::ErrorKind, units::Nanos};
@@ -110,23 +111,102 @@ impl Failure {
     }
 }
 
-/// What the head of an answer says about it.
-impl Head {
-    /// Whether a stream of events follows. Servers exist that forget its type; these two types are certainly none.
+/// How a reply is cut into pieces that mean something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Cut {
+    /// Server-sent events.
+    #[default]
+    Events,
+    /// A JSON object a line.
+    Lines,
+    /// Not at all: one JSON document.
+    Whole,
+}
+
+impl Cut {
+    /// The media type to ask for, and its name in messages.
     #[must_use]
-    pub fn begins_stream(&self) -> bool {
-        self.status == StatusCode::OK && !matches!(self.media.as_str(), "text/html" | "application/json")
+    pub fn media(self) -> (&'static str, &'static str) {
+        match self {
+            Cut::Events => ("text/event-stream", "an event stream"),
+            Cut::Lines => ("application/x-ndjson", "lines of JSON"),
+            Cut::Whole => ("application/json", "JSON"),
+        }
     }
 
-    /// The failure that an answer which is no stream of events is; `said` is its body, in one line.
+    /// Whether a reply of this type is certainly cut in another way. Servers exist that forget to tell the type.
+    fn excludes(self, media: &str) -> bool {
+        media == "text/html"
+            || match self {
+                Cut::Events => media == "application/json",
+                Cut::Lines => media == "text/event-stream",
+                Cut::Whole => matches!(media, "text/event-stream" | "application/x-ndjson"),
+            }
+    }
+}
+
+/// What the head of an answer says about it.
+impl Head {
+    /// Whether what follows may be a reply that is cut so.
     #[must_use]
-    pub fn failure(&self, said: &str) -> Failure {
+    pub fn begins(&self, cut: Cut) -> bool {
+        self.status == StatusCode::OK && !cut.excludes(&self.media)
+    }
+
+    /// The failure that an answer is which is no reply cut so; `said` is its body, in one line.
+    #[must_use]
+    pub fn failure(&self, cut: Cut, said: &str) -> Failure {
         if self.status == StatusCode::OK {
-            let message = format!("the server answered {}, not an event stream: {said}", self.media);
+            let message = format!("the server answered {}, not {}: {said}", self.media, cut.media().1);
             return Failure::new(ErrorKind::Protocol, message);
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
         Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", self.status))
+    }
+}
+
+/// The message of an error as servers phrase it, in one line: `{"error":{"message":…}}`, `{"error":"…"}`,
+/// `{"message":…}`, `{"detail":…}`, or whatever text there is.
+#[must_use]
+pub fn error_message(body: &[u8]) -> String {
+    const LONGEST: usize = 400;
+    let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let error = value.get("error").unwrap_or(&value);
+    let found = [error.get("message"), error.get("detail"), Some(error)];
+    let text = match found.into_iter().flatten().find_map(Value::as_str) {
+        Some(text) => text.to_owned(),
+        None if value.is_null() => String::from_utf8_lossy(body).into_owned(),
+        None => error.to_string(),
+    };
+    // Control characters would move about on the terminal that shows it.
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut line: String = words.collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(LONGEST) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_in_the_words_of_the_server() {
+        for (body, want) in [
+            (r#"{"error":{"message":"too\n long","code":400}}"#, "too long"),
+            (r#"{"error":"\u001b[2Jbusy\u0000"}"#, "[2Jbusy"),
+            (r#"{"error":"busy"}"#, "busy"),
+            (r#"{"object":"error","message":"no"}"#, "no"),
+            (r#"{"detail":"Not Found"}"#, "Not Found"),
+            (r#"{"detail":[{"loc":1}]}"#, r#"{"detail":[{"loc":1}]}"#),
+            ("<html>\n<b>Bad Gateway</b>", "<html> <b>Bad Gateway</b>"),
+            ("", ""),
+        ] {
+            assert_eq!(error_message(body.as_bytes()), want);
+        }
+        assert_eq!(error_message("é".repeat(1000).as_bytes()).chars().count(), 401);
     }
 }

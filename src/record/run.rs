@@ -35,6 +35,9 @@ pub struct RunRecord {
     pub base_url: String,
     /// The path of the endpoint.
     pub endpoint: String,
+    /// `false`: replies come in one piece. Absent: they are streamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<bool>,
     /// Requests per second; `null`: no limit.
     pub request_rate: Option<f64>,
     /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     error::Error,
     http::{
-        openai::error_message,
+        exchange::error_message,
         question::{reason, server_client},
     },
 };

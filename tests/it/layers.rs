@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["record", "pacer"],
     &["ndjson"],
     &["tokens", "data", "load", "http"],
+    &["backend"],
     &["config", "cli"],
     &["generate", "fire", "stats", "diff", "agg", "sim", "selftest"],
 ];

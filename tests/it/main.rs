@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
+mod backends;
 mod config;
 mod diff;
 mod fire;

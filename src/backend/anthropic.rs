@@ -1,0 +1,199 @@
+//! Anthropic's messages: `/v1/messages`. A request, and events of its reply:
+//!
+//! ```text
+//! {"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":16,"stream":true}
+//!
+//! event: message_start
+//! data: {"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":0}, …}}
+//!
+//! event: content_block_delta
+//! data: {"type":"content_block_delta","delta":{"type":"text_delta","text":" there"},"index":0}
+//!
+//! event: message_delta
+//! data: {"type":"message_delta","delta":{"stop_reason":"max_tokens"},"usage":{"output_tokens":2}}
+//!
+//! event: message_stop
+//! data: {"type":"message_stop"}
+//! ```
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, json};
+
+use super::{Api, Choice, Delta, Part, Usage, parse, prompt};
+use crate::{
+    http::{exchange::error_message, sse::Event},
+    record::{Object, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Messages;
+
+/// This API wants a limit in every request.
+const LIMIT: u32 = 1024;
+
+impl Api for Messages {
+    fn endpoint(&self, _stream: bool) -> &'static str {
+        "/v1/messages"
+    }
+
+    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        let mut messages = prompt::messages(request)?;
+        let is_system = |message: &Value| message["role"] == "system";
+        let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
+        messages.retain(|message| !is_system(message));
+        prompt::map_parts(&mut messages, part);
+        let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
+        if !system.is_empty() {
+            let texts: Vec<&str> = system.iter().filter_map(Value::as_str).collect();
+            body.insert("system".into(), texts.join("\n").into());
+        }
+        body.insert("max_tokens".into(), request.expected_output_len.unwrap_or(LIMIT).into());
+        body.insert("stream".into(), stream.into());
+        Ok(body)
+    }
+
+    fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
+        let version = ("anthropic-version", "2023-06-01".to_owned());
+        [Some(version), key.map(|key| ("x-api-key", key.to_owned()))].into_iter().flatten().collect()
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        let told: Told = parse(event.data)?;
+        let mut delta = Delta::default();
+        match &*told.kind {
+            "message_start" => delta.usage = told.message.and_then(|m| m.usage).map(Counts::usage).unwrap_or_default(),
+            "content_block_delta" => delta.choices.extend(told.delta.and_then(Piece::choice)),
+            "message_delta" => {
+                delta.usage = told.usage.map(Counts::usage).unwrap_or_default();
+                let finish = told.delta.and_then(|piece| piece.stop_reason).map(name);
+                delta.choices.push(Choice { finish, ..Choice::default() });
+            }
+            "message_stop" => delta.done = true,
+            "error" => delta.error = Some(error_message(event.data)),
+            // The beginnings and ends of blocks, and signs of life.
+            _ => {}
+        }
+        Ok(delta)
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let told: Told = parse(body)?;
+        if told.kind == "error" {
+            return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
+        }
+        let blocks = told.content.ok_or("it has no `content`")?;
+        let text: String = blocks.iter().filter(|b| b.kind == "text").map(|b| &*b.text).collect();
+        let part = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
+            (true, true) => Part::Call,
+            (true, false) if blocks.iter().any(|b| b.kind == "thinking") => Part::Reasoning,
+            _ => Part::Answer,
+        };
+        let choice = Choice { text: text.into(), part, finish: told.stop_reason.map(name), ..Choice::default() };
+        let usage = told.usage.map(Counts::usage).unwrap_or_default();
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
+    }
+}
+
+/// A content part of OpenAI's as this API has it.
+fn part(part: &Value) -> Value {
+    let Some(url) = prompt::image_url(part) else { return part.clone() };
+    let source = match prompt::data_url(url) {
+        Some((media, data)) => json!({"type": "base64", "media_type": media, "data": data}),
+        None => json!({"type": "url", "url": url}),
+    };
+    json!({"type": "image", "source": source})
+}
+
+/// The reason to stop, as OpenAI's APIs name it.
+fn name(reason: Cow<'_, str>) -> Cow<'_, str> {
+    match &*reason {
+        "max_tokens" => "length".into(),
+        "end_turn" | "stop_sequence" => "stop".into(),
+        "tool_use" => "tool_calls".into(),
+        _ => reason,
+    }
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    delta: Option<Piece<'a>>,
+    #[serde(default)]
+    usage: Option<Counts>,
+    #[serde(default)]
+    message: Option<Start>,
+    #[serde(borrow, default)]
+    content: Option<Vec<Block<'a>>>,
+    #[serde(borrow, default)]
+    stop_reason: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Start {
+    usage: Option<Counts>,
+}
+
+#[derive(Deserialize)]
+struct Block<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    text: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Piece<'a> {
+    #[serde(borrow, default)]
+    text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    thinking: Option<Cow<'a, str>>,
+    #[serde(default)]
+    partial_json: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    stop_reason: Option<Cow<'a, str>>,
+}
+
+impl<'a> Piece<'a> {
+    /// `None`: a signature, which bears no token.
+    fn choice(self) -> Option<Choice<'a>> {
+        let (part, text) = match self {
+            Piece { text: Some(text), .. } => (Part::Answer, text),
+            Piece { thinking: Some(text), .. } => (Part::Reasoning, text),
+            Piece { partial_json: Some(_), .. } => (Part::Call, Cow::default()),
+            _ => return None,
+        };
+        Some(Choice { text, part, ..Choice::default() })
+    }
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Counts {
+    #[serde(rename = "input_tokens")]
+    input: Option<u32>,
+    #[serde(rename = "output_tokens")]
+    output: Option<u32>,
+    #[serde(rename = "cache_read_input_tokens")]
+    cache_read: Option<u32>,
+    #[serde(rename = "cache_creation_input_tokens")]
+    cache_creation: Option<u32>,
+}
+
+impl Counts {
+    /// Anthropic's `input_tokens` leaves out what went through the cache.
+    fn usage(self) -> Usage {
+        let cached = self.cache_read;
+        let beside = cached.unwrap_or(0) + self.cache_creation.unwrap_or(0);
+        Usage {
+            prompt_tokens: self.input.map(|tokens| tokens + beside),
+            // The start counts what was generated before it, which is nothing yet.
+            completion_tokens: self.output.filter(|tokens| *tokens > 0),
+            cached_tokens: cached.filter(|tokens| *tokens > 0),
+            reasoning_tokens: None,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Transcription: `/v1/audio/transcriptions`, a form with the audio as a file. The audio is the request's `input_audio` part:
+//!
+//! ```text
+//! {"multi_modal_data":{"type":"input_audio","input_audio":{"data":"UklGR…","format":"wav"}}}
+//!
+//! model=m  file=audio.wav  stream=true  stream_include_usage=true  max_completion_tokens=16
+//!
+//! data: {"object":"transcription.chunk","choices":[{"delta":{"content":" there"},"finish_reason":null}], …}
+//! ```
+//!
+//! In one piece the reply is `{"text":"there", …}`, which counts no tokens. `--endpoint /v1/audio/translations` translates.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use super::{Api, Choice, Delta, Payload, completions::limit, openai, parse, prompt};
+use crate::{
+    http::{exchange::error_message, sse::Event},
+    record::{Object, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Audio;
+
+impl Api for Audio {
+    fn endpoint(&self, _stream: bool) -> &'static str {
+        "/v1/audio/transcriptions"
+    }
+
+    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        let mut body = Object::from_iter([("model".into(), model.into())]);
+        limit(&mut body, "max_completion_tokens", request);
+        body.insert("stream".into(), stream.into());
+        if stream {
+            body.insert("stream_include_usage".into(), true.into());
+            body.insert("stream_continuous_usage_stats".into(), true.into());
+        }
+        Ok(body)
+    }
+
+    fn encode(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
+        let (format, audio) = audio(request)?;
+        let boundary = boundary(&audio);
+        let mut bytes = Vec::with_capacity(audio.len() + 1024);
+        for (name, value) in body {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            bytes.extend_from_slice(
+                format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").as_bytes(),
+            );
+        }
+        let head = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"audio.{format}\"\r\n\
+             content-type: audio/{format}\r\n\r\n"
+        );
+        bytes.extend_from_slice(head.as_bytes());
+        bytes.extend_from_slice(&audio);
+        bytes.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+        Ok(Payload { bytes, content_type: format!("multipart/form-data; boundary={boundary}") })
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        openai::read(event.data)
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let told: Told = parse(body)?;
+        if told.error.is_some() {
+            return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
+        }
+        let text = told.text.ok_or("it has no `text`")?;
+        let choice = Choice { text: text.into(), ..Choice::default() };
+        Ok(Delta { choices: [choice].into_iter().collect(), done: true, ..Delta::default() })
+    }
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    text: Option<String>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+/// The format and the bytes of the request's audio.
+fn audio(request: &SampleRequest) -> Result<(&str, Vec<u8>), String> {
+    let mut parts = request.multi_modal_data.as_ref().into_iter().flat_map(prompt::parts);
+    let found = parts.find_map(|part| part.get("input_audio"));
+    let found = found.ok_or("this backend needs audio: `multi_modal_data` with an `input_audio` part")?;
+    let data = found.get("data").and_then(Value::as_str).ok_or("its `input_audio` has no `data`")?;
+    let bytes =
+        BASE64_STANDARD.decode(data).map_err(|e| format!("the `data` of its `input_audio` is not base64: {e}"))?;
+    let format = found.get("format").and_then(Value::as_str).unwrap_or("wav");
+    let plain = !format.is_empty() && format.bytes().all(|b| b.is_ascii_alphanumeric());
+    if plain { Ok((format, bytes)) } else { Err(format!("the `format` of its `input_audio` is no name: {format:?}")) }
+}
+
+/// What separates the parts of the form: a line that its bytes do not have.
+fn boundary(audio: &[u8]) -> String {
+    let taken = |text: &str| memchr::memmem::find(audio, text.as_bytes()).is_some();
+    let mut number = 0_u64;
+    loop {
+        let text = format!("vb-part-{number}");
+        if !taken(&text) {
+            return text;
+        }
+        number += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Protocol, *};
+
+    #[test]
+    fn a_form_holds_the_keys_and_the_audio_byte_for_byte() {
+        let audio = b"RIFF vb-part-0 \r\n--";
+        let line = format!(
+            r#"{{"expected_output_len":4,"multi_modal_data":[{{"type":"input_audio","input_audio":{{"data":"{}","format":"wav"}}}}],
+               "body":{{"language":"en"}}}}"#,
+            BASE64_STANDARD.encode(audio)
+        );
+        let request: SampleRequest = serde_json::from_str(&line).unwrap();
+        let none = Object::new();
+        let payload =
+            super::super::payload(Protocol { api: &Audio, stream: false }, &request, "m", &none, &none).unwrap();
+        assert_eq!(payload.content_type, "multipart/form-data; boundary=vb-part-1");
+        let text = String::from_utf8(payload.bytes).unwrap();
+        for part in [
+            "name=\"model\"\r\n\r\nm\r\n",
+            "name=\"max_completion_tokens\"\r\n\r\n4\r\n",
+            "name=\"language\"\r\n\r\nen\r\n",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(text.contains(
+            "filename=\"audio.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF vb-part-0 \r\n--\r\n--vb-part-1--\r\n"
+        ));
+        for bad in [
+            r#"{"input_audio":{"data":"?"}}"#,
+            r#"{"input_audio":{}}"#,
+            r#"{"input_audio":{"data":"","format":"a/b"}}"#,
+        ] {
+            let request =
+                SampleRequest { multi_modal_data: Some(serde_json::from_str(bad).unwrap()), ..request.clone() };
+            assert!(Audio.encode(&none, &request).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! OpenAI's chats: `/v1/chat/completions`. A request, and one chunk of its reply:
+//!
+//! ```json
+//! {"model":"m","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":16,"stream":true,"stream_options":{"include_usage":true}}
+//! {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" there"},"finish_reason":null}]}
+//! ```
+//!
+//! Reasoning comes as `reasoning` or `reasoning_content`, calls of tools as `tool_calls`.
+
+use super::{
+    Api, Delta,
+    completions::{limit, streaming},
+    openai, prompt,
+};
+use crate::{
+    http::sse::Event,
+    record::{Object, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Chat;
+
+impl Api for Chat {
+    fn endpoint(&self, _stream: bool) -> &'static str {
+        "/v1/chat/completions"
+    }
+
+    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        let messages = prompt::messages(request)?;
+        let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
+        limit(&mut body, "max_completion_tokens", request);
+        streaming(&mut body, stream);
+        Ok(body)
+    }
+
+    fn arrange(&self, body: &mut Object) {
+        // A completion's `logprobs` is a number; a chat has it as a switch and a number.
+        if let Some(count) = body.get("logprobs").and_then(serde_json::Value::as_u64) {
+            body.insert("logprobs".into(), true.into());
+            body.entry("top_logprobs").or_insert_with(|| count.into());
+        }
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        openai::read(event.data)
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        openai::whole(body)
+    }
+}

@@ -1,0 +1,55 @@
+//! OpenAI's completions: `/v1/completions`. A request, and one chunk of its reply:
+//!
+//! ```json
+//! {"model":"m","prompt":"hi","max_tokens":16,"stream":true,"stream_options":{"include_usage":true}}
+//! {"id":"cmpl-1","choices":[{"index":0,"text":" there","finish_reason":null}]}
+//! ```
+
+use serde_json::json;
+
+use super::{Api, Delta, openai, prompt};
+use crate::{
+    http::sse::Event,
+    record::{Object, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Completions;
+
+impl Api for Completions {
+    fn endpoint(&self, _stream: bool) -> &'static str {
+        "/v1/completions"
+    }
+
+    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        let prompt = serde_json::to_value(prompt::one(request)?).map_err(|e| e.to_string())?;
+        let mut body = Object::from_iter([("model".into(), model.into()), ("prompt".into(), prompt)]);
+        limit(&mut body, "max_tokens", request);
+        streaming(&mut body, stream);
+        Ok(body)
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        openai::read(event.data)
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        openai::whole(body)
+    }
+}
+
+/// The most tokens to generate, under the name that the API has for it.
+pub fn limit(body: &mut Object, key: &str, request: &SampleRequest) {
+    if let Some(tokens) = request.expected_output_len {
+        body.insert(key.into(), tokens.into());
+    }
+}
+
+/// Whether the reply comes as a stream, which then is to end with the usage.
+pub fn streaming(body: &mut Object, stream: bool) {
+    body.insert("stream".into(), stream.into());
+    if stream {
+        body.insert("stream_options".into(), json!({"include_usage": true}));
+    }
+}

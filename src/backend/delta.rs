@@ -1,0 +1,109 @@
+//! What a piece of a reply brings, whichever API it came by.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use smallvec::SmallVec;
+
+/// What an event, a line, or a whole reply brings, borrowed from its bytes as far as can be.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Delta<'a> {
+    /// Pieces of the answers; none in one that only counts.
+    pub choices: SmallVec<[Choice<'a>; 1]>,
+    /// Tokens so far, as the server counts them.
+    pub usage: Usage,
+    /// The server's own times.
+    pub metrics: Option<Metrics>,
+    /// The reply is complete with this.
+    pub done: bool,
+    /// The request failed, in the server's words.
+    pub error: Option<String>,
+    /// The texts are all that was generated so far, and not what is new.
+    pub cumulative: bool,
+}
+
+/// A piece of one of the answers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Choice<'a> {
+    /// Which of `n` answers.
+    pub index: u32,
+    /// Its text.
+    pub text: Cow<'a, str>,
+    /// What kind of text it is.
+    pub part: Part,
+    /// How many token ids came with it; 0 where the server sends none.
+    pub ids: usize,
+    /// Why the answer ends here, in the server's words.
+    pub finish: Option<Cow<'a, str>>,
+    /// It opens an answer and bears nothing of it.
+    pub opens: bool,
+}
+
+/// The kinds of text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Part {
+    /// The answer proper.
+    #[default]
+    Answer,
+    /// Thoughts before it.
+    Reasoning,
+    /// A call of a tool, which has no text of the answer but bears tokens of it.
+    Call,
+}
+
+impl Choice<'_> {
+    /// Whether it brings reasoning.
+    #[must_use]
+    pub fn reasons(&self) -> bool {
+        self.part == Part::Reasoning && !self.text.is_empty()
+    }
+
+    /// Whether it bears a token of the answer proper: text or a call. Never what opens an answer, nor the empty end.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.part == Part::Call || (self.part == Part::Answer && !self.text.is_empty())
+    }
+
+    /// Whether it bears a token at all.
+    #[must_use]
+    pub fn bears_token(&self) -> bool {
+        self.answers() || self.reasons() || self.ids > 0
+    }
+}
+
+/// A server's count of tokens; each number is `None` where it does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: Option<u32>,
+    /// Tokens generated so far, over all answers to the prompt.
+    pub completion_tokens: Option<u32>,
+    /// Prompt tokens found in the prefix cache.
+    pub cached_tokens: Option<u32>,
+    /// Generated tokens that were reasoning.
+    pub reasoning_tokens: Option<u32>,
+}
+
+impl Usage {
+    /// It, and what `earlier` says beside.
+    #[must_use]
+    pub fn or(self, earlier: Usage) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens.or(earlier.prompt_tokens),
+            completion_tokens: self.completion_tokens.or(earlier.completion_tokens),
+            cached_tokens: self.cached_tokens.or(earlier.cached_tokens),
+            reasoning_tokens: self.reasoning_tokens.or(earlier.reasoning_tokens),
+        }
+    }
+}
+
+/// vLLM's times of a request, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub struct Metrics {
+    /// In the queue.
+    #[serde(default)]
+    pub queue_time_ms: Option<f64>,
+    /// First turn → first token, as vLLM 0.32 has it.
+    #[serde(default)]
+    pub time_to_first_token_ms: Option<f64>,
+}

@@ -1,0 +1,136 @@
+//! The chunks of one answer differ, nearly all of them, in their text only: the rest need not be parsed again.
+
+use std::borrow::Cow;
+
+use super::{Delta, Part, Usage};
+use crate::http::sse::Event;
+
+/// A chunk with its text left out.
+#[derive(Debug, Default)]
+pub struct Pattern {
+    /// The event's name, and what stands before and behind the text, one after the other; empty: there is no pattern.
+    around: Vec<u8>,
+    named: usize,
+    before: usize,
+    part: Part,
+}
+
+impl Pattern {
+    /// Remembers `event`, of which `delta` was read, if it holds nothing but text that another may replace.
+    pub fn learn(&mut self, event: Event<'_>, delta: &Delta<'_>) {
+        self.around.clear();
+        let Some((part, text)) = only_text(delta) else { return };
+        let Some(start) = text.as_ptr().addr().checked_sub(event.data.as_ptr().addr()) else { return };
+        let (before, behind) = (event.data.get(..start), event.data.get(start + text.len()..));
+        let (Some(before), Some(behind)) = (before, behind) else { return };
+        for piece in [event.name, before, behind] {
+            self.around.extend_from_slice(piece);
+        }
+        (self.named, self.before, self.part) = (event.name.len(), event.name.len() + start, part);
+    }
+
+    /// The text of `event`, and what kind it is, if it differs from what was learned in its text only.
+    #[must_use]
+    pub fn read<'a>(&self, event: Event<'a>) -> Option<(Part, &'a str)> {
+        let (before, behind) = self.around.split_at_checked(self.before)?;
+        let (name, before) = before.split_at_checked(self.named)?;
+        let text = event.data.strip_prefix(before)?.strip_suffix(behind)?;
+        // What ends a string of JSON, or changes the meaning of what follows, is left to the parser.
+        let plain = !text.is_empty() && text.iter().all(|byte| *byte >= b' ' && !matches!(byte, b'"' | b'\\'));
+        if self.around.is_empty() || !plain || event.name != name {
+            return None;
+        }
+        Some((self.part, str::from_utf8(text).ok()?))
+    }
+}
+
+/// The text of a chunk of one choice that says nothing else, and stands in it as it is.
+fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(Part, &'a str)> {
+    let Delta { choices, usage, metrics: None, done: false, error: None, cumulative: false } = delta else {
+        return None;
+    };
+    let [choice] = &choices[..] else { return None };
+    let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens;
+    if more || *usage != Usage::default() || choice.part == Part::Call {
+        return None;
+    }
+    match &choice.text {
+        Cow::Borrowed(text) if !text.is_empty() => Some((choice.part, text)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::openai, *};
+
+    fn parsed(data: &[u8]) -> Option<Delta<'_>> {
+        openai::read(data).ok()
+    }
+
+    fn event(data: &[u8]) -> Event<'_> {
+        Event { name: b"", data }
+    }
+
+    /// What an answer takes from a chunk whose only news is its text; `None`: there is more.
+    fn news(delta: &Delta<'_>) -> Option<(Part, String)> {
+        let [choice] = &delta.choices[..] else { return None };
+        let more = choice.index > 0 || choice.finish.is_some() || choice.ids > 0 || choice.opens;
+        if more || delta.error.is_some() || delta.usage != Usage::default() || delta.metrics.is_some() {
+            return None;
+        }
+        Some((choice.part, choice.text.to_string()))
+    }
+
+    const SHAPES: [&str; 6] = [
+        r#"{"id":"a","object":"text_completion","choices":[{"index":0,"text":"TEXT","finish_reason":null}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"content":"TEXT"},"token_ids":null}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"reasoning":"TEXT"}}],"usage":null}"#,
+        r#"{"choices":[{"index":0,"delta":{"reasoning_content":"TEXT"}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"TEXT"}}]}"#,
+        r#"{"choices":[{"index":0,"text":"TEXT","token_ids":[1]}],"usage":{"completion_tokens":3}}"#,
+    ];
+
+    #[test]
+    fn which_chunks_repeat() {
+        for (shape, repeats) in SHAPES.iter().zip([true, true, true, true, false, false]) {
+            let (first, second) = (shape.replace("TEXT", "one"), shape.replace("TEXT", " zwei ü"));
+            let mut pattern = Pattern::default();
+            assert!(pattern.read(event(first.as_bytes())).is_none());
+            pattern.learn(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
+            assert_eq!(pattern.read(event(second.as_bytes())).is_some(), repeats, "{shape}");
+        }
+        let mut pattern = Pattern::default();
+        let first = SHAPES[0].replace("TEXT", "x");
+        pattern.learn(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
+        for other in [r"a\n", r#"a","finish_reason":"stop"#, "", "\n", "\u{7f}"] {
+            let second = SHAPES[0].replace("TEXT", other);
+            assert_eq!(pattern.read(event(second.as_bytes())).is_some(), other == "\u{7f}", "{other:?}");
+        }
+        assert!(pattern.read(event(SHAPES[0].replace("TEXT", "\u{0}").as_bytes())).is_none());
+        assert!(pattern.read(event(first.replace("index\":0", "index\":1").as_bytes())).is_none());
+        assert!(pattern.read(event(first.replace("null}", "\"stop\"}").as_bytes())).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_says_what_the_parser_would_not(
+            shapes in prop::collection::vec(0..SHAPES.len(), 1..12),
+            texts in prop::collection::vec(r#"[ab\\"n\n ü]{0,5}|","text":"|\}\]"#, 12),
+        ) {
+            let mut pattern = Pattern::default();
+            for (shape, text) in shapes.iter().zip(&texts) {
+                let data = SHAPES[*shape].replace("TEXT", text);
+                let wanted = parsed(data.as_bytes());
+                if let Some((part, text)) = pattern.read(event(data.as_bytes())) {
+                    prop_assert_eq!(Some((part, text.to_owned())), wanted.as_ref().and_then(news), "{}", data);
+                }
+                if let Some(chunk) = &wanted {
+                    pattern.learn(event(data.as_bytes()), chunk);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The prompt of a request, in the forms that APIs want.
+
+use serde_json::{Value, json};
+
+use crate::record::{Prompt, SampleRequest};
+
+/// Text or token ids of one prompt.
+pub fn one(request: &SampleRequest) -> Result<&Prompt, String> {
+    if request.multi_modal_data.is_some() {
+        return Err("`multi_modal_data` needs a chat: use --backend openai-chat".into());
+    }
+    match &request.prompt {
+        Some(Prompt::Texts(_) | Prompt::IdLists(_)) => {
+            Err("a list of prompts cannot be timed as one stream: send one a line".into())
+        }
+        Some(prompt) => Ok(prompt),
+        None if request.messages.is_some() => {
+            Err("the request has `messages`, not `prompt`: use --backend openai-chat".into())
+        }
+        None => Err("the request has no `prompt`".into()),
+    }
+}
+
+/// The text of one prompt.
+pub fn text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a str, String> {
+    match one(request)? {
+        Prompt::Text(text) => Ok(text),
+        _ => Err(format!("token ids cannot be sent to --backend {backend}: send text")),
+    }
+}
+
+/// One prompt or a list of them, as JSON.
+pub fn any(request: &SampleRequest) -> Result<Value, String> {
+    let prompt = request.prompt.as_ref().ok_or("the request has no `prompt`")?;
+    serde_json::to_value(prompt).map_err(|e| e.to_string())
+}
+
+/// The messages of a chat, which a text becomes by itself; content parts stand behind the last one's text.
+pub fn messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
+    let mut messages = match (&request.messages, &request.prompt) {
+        (Some(messages), _) => messages.clone(),
+        (None, Some(Prompt::Text(text))) => vec![json!({"role": "user", "content": text})],
+        (None, Some(_)) => return Err("token ids cannot be sent as a chat: use --backend openai".into()),
+        (None, None) => return Err("the request has neither `messages` nor `prompt`".into()),
+    };
+    if let Some(parts) = &request.multi_modal_data {
+        attach(&mut messages, parts)?;
+    }
+    Ok(messages)
+}
+
+/// Puts content parts behind the text of the last message.
+fn attach(messages: &mut [Value], parts: &Value) -> Result<(), String> {
+    let content = messages
+        .last_mut()
+        .and_then(|m| m.get_mut("content"))
+        .ok_or("`multi_modal_data` needs a message with `content`")?;
+    let mut all = match content.take() {
+        Value::Array(list) => list,
+        text => vec![json!({"type": "text", "text": text})],
+    };
+    all.extend(self::parts(parts).cloned());
+    *content = all.into();
+    Ok(())
+}
+
+/// One content part or a list of them, one after the other.
+pub fn parts(parts: &Value) -> impl Iterator<Item = &Value> {
+    match parts {
+        Value::Array(list) => list.iter(),
+        part => std::slice::from_ref(part).iter(),
+    }
+}
+
+/// Changes each content part of the messages that is an object; a content that is text stays as it is.
+pub fn map_parts(messages: &mut [Value], mut change: impl FnMut(&Value) -> Value) {
+    for content in messages.iter_mut().filter_map(|m| m.get_mut("content")) {
+        if let Value::Array(list) = content {
+            for part in list {
+                *part = change(part);
+            }
+        }
+    }
+}
+
+/// The address in an `image_url` part of OpenAI's.
+pub fn image_url(part: &Value) -> Option<&str> {
+    let url = part.get("image_url")?;
+    url.as_str().or_else(|| url.get("url")?.as_str())
+}
+
+/// The type and the base64 text of a `data:` address.
+pub fn data_url(url: &str) -> Option<(&str, &str)> {
+    url.strip_prefix("data:")?.split_once(";base64,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_go_behind_the_text_of_the_last_message() {
+        let request: SampleRequest =
+            serde_json::from_str(r#"{"prompt":"hi","multi_modal_data":{"type":"image_url"}}"#).unwrap();
+        let want = json!([{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]}]);
+        assert_eq!(Value::from(messages(&request).unwrap()), want);
+        let wrong: SampleRequest = serde_json::from_str(r#"{"messages":[],"multi_modal_data":{}}"#).unwrap();
+        assert!(messages(&wrong).unwrap_err().contains("a message with `content`"));
+        assert!(text(&request, "tgi").unwrap_err().contains("needs a chat"));
+    }
+
+    #[test]
+    fn data_addresses_are_taken_apart() {
+        assert_eq!(data_url("data:image/jpeg;base64,QUJD"), Some(("image/jpeg", "QUJD")));
+        assert_eq!(data_url("https://h/a.jpg"), None);
+        assert_eq!(image_url(&json!({"image_url": {"url": "u"}})), Some("u"));
+        assert_eq!(image_url(&json!({"image_url": "u"})), Some("u"));
+    }
+}

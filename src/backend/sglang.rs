@@ -1,0 +1,107 @@
+//! `SGLang`'s own API: `/generate`. A request, and events of its reply:
+//!
+//! ```text
+//! {"text":"hi","sampling_params":{"max_new_tokens":16},"stream":true}
+//!
+//! data: {"text":" there","meta_info":{"finish_reason":null,"prompt_tokens":1,"completion_tokens":1,"cached_tokens":0}}
+//! data: {"text":" there!","meta_info":{"finish_reason":{"type":"length","length":2},"prompt_tokens":1,"completion_tokens":2}}
+//! data: [DONE]
+//! ```
+//!
+//! Each event has all of the text so far, and the tokens so far: so the tokens of each chunk are known.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Api, Choice, Delta, Usage, completions::limit, move_into, parse, prompt};
+use crate::{
+    http::{exchange::error_message, sse::Event},
+    record::{Object, Prompt, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Sglang;
+
+impl Api for Sglang {
+    fn endpoint(&self, _stream: bool) -> &'static str {
+        "/generate"
+    }
+
+    fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
+        let prompt = prompt::one(request)?;
+        let key = if matches!(prompt, Prompt::Text(_)) { "text" } else { "input_ids" };
+        let mut params = Object::new();
+        limit(&mut params, "max_new_tokens", request);
+        let mut body = Object::from_iter([
+            (key.into(), prompt::any(request)?),
+            ("sampling_params".into(), params.into()),
+            ("stream".into(), stream.into()),
+        ]);
+        if let Some(adapter) = &request.lora {
+            body.insert("lora_path".into(), adapter.as_str().into());
+        }
+        Ok(body)
+    }
+
+    fn sampling(&self) -> Option<&'static str> {
+        Some("sampling_params")
+    }
+
+    fn arrange(&self, body: &mut Object) {
+        move_into(body, "sampling_params", &["ignore_eos", "min_new_tokens"]);
+    }
+
+    fn sends_model(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        let told: Told = parse(event.data)?;
+        if told.error.is_some() {
+            return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
+        }
+        let meta = told.meta_info.ok_or("it has no `meta_info`")?;
+        let usage = Usage {
+            prompt_tokens: meta.prompt_tokens,
+            completion_tokens: meta.completion_tokens,
+            cached_tokens: meta.cached_tokens.filter(|tokens| *tokens > 0),
+            reasoning_tokens: None,
+        };
+        let choice =
+            Choice { text: told.text, finish: meta.finish_reason.map(|reason| reason.kind), ..Choice::default() };
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, cumulative: true, ..Delta::default() })
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let delta = self.read(Event { name: b"", data: body })?;
+        Ok(Delta { done: true, ..delta })
+    }
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow, default)]
+    text: Cow<'a, str>,
+    #[serde(borrow, default)]
+    meta_info: Option<Meta<'a>>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow, default)]
+    finish_reason: Option<Reason<'a>>,
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
+    cached_tokens: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Reason<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+}

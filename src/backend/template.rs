@@ -1,0 +1,258 @@
+//! Any other API, described in a file: a body in Jinja, and where in the reply what stands.
+//!
+//! ```yaml
+//! endpoint: /generate
+//! body: |
+//!   {"inputs": {{ prompt | tojson }}, "max": {{ expected_output_len }}, "stream": {{ stream | tojson }}}
+//! stream: events              # or `lines` of JSON; without it replies come in one piece
+//! text: /token/text           # JSON pointers into an event, a line, or the whole reply
+//! finish: /details/finish_reason
+//! output_tokens: /details/generated_tokens
+//! ```
+//!
+//! `docs/BACKENDS.md` lists all its keys. The names in the body are those of the request (`prompt`, `messages`,
+//! `expected_output_len`, …) with `model` and `stream`; the sampling flags are added at its top.
+
+use std::{borrow::Cow, path::Path};
+
+use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Api, Choice, Delta, Part, Usage};
+use crate::{
+    error::Error,
+    http::{
+        exchange::{Cut, error_message},
+        sse::Event,
+    },
+    record::{Object, SampleRequest},
+};
+
+/// An API from a file.
+#[derive(Debug)]
+pub struct Template {
+    file: File,
+    environment: Environment<'static>,
+    name: String,
+}
+
+/// What the file says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// The path of the endpoint.
+    endpoint: String,
+    /// The body of a request: Jinja that makes a JSON object.
+    body: String,
+    /// How a streaming reply is cut.
+    #[serde(default)]
+    stream: Option<StreamKind>,
+    /// Where the new text is.
+    #[serde(default)]
+    text: Option<String>,
+    /// Where the thoughts are.
+    #[serde(default)]
+    reasoning: Option<String>,
+    /// Whether the text is all so far and not what is new.
+    #[serde(default)]
+    cumulative: bool,
+    /// Where the reason to stop is.
+    #[serde(default)]
+    finish: Option<String>,
+    #[serde(default)]
+    prompt_tokens: Option<String>,
+    #[serde(default)]
+    output_tokens: Option<String>,
+    #[serde(default)]
+    cached_tokens: Option<String>,
+    /// Where an error is told: anything there but null, false and an empty text is one.
+    #[serde(default)]
+    error: Option<String>,
+    /// Where it stands that the reply is complete: anything but null and false.
+    #[serde(default)]
+    done: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StreamKind {
+    Events,
+    Lines,
+}
+
+const BODY: &str = "body";
+
+impl Template {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong in it.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    fn parse(text: &str, name: &str) -> Result<Self, Error> {
+        let wrong = |what: &dyn std::fmt::Display| Error::Usage(format!("--template {name}: {what}"));
+        let file: File = serde_yaml::from_str(text).map_err(|e| wrong(&e))?;
+        for (key, pointer) in file.pointers() {
+            if !pointer.is_empty() && !pointer.starts_with('/') {
+                return Err(wrong(&format!("`{key}` is a JSON pointer and begins with a slash: /{pointer}")));
+            }
+        }
+        if file.text.is_none() && file.stream.is_some() {
+            return Err(wrong(&"a stream needs `text`: where the new text is"));
+        }
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.add_template_owned(BODY, file.body.clone()).map_err(|e| wrong(&format!("`body`: {e}")))?;
+        Ok(Template { file, environment, name: name.to_owned() })
+    }
+
+    /// What stands where a pointer points to; nothing for null.
+    fn at<'v>(value: &'v Value, pointer: Option<&String>) -> Option<&'v Value> {
+        value.pointer(pointer?).filter(|found| !found.is_null())
+    }
+
+    fn delta<'a>(&self, data: &[u8], whole: bool) -> Result<Delta<'a>, String> {
+        let value: Value = super::parse(data)?;
+        let file = &self.file;
+        let at = |pointer: &Option<String>| Self::at(&value, pointer.as_ref());
+        let told = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
+        let error = at(&file.error).filter(told).map(|found| error_message(found.to_string().as_bytes()));
+        let text = |pointer: &Option<String>| at(pointer).and_then(Value::as_str).map(str::to_owned);
+        let number = |pointer: &Option<String>| at(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+        let (answer, thoughts) = (text(&file.text).unwrap_or_default(), text(&file.reasoning).unwrap_or_default());
+        let thinks = answer.is_empty() && !thoughts.is_empty();
+        let (part, text_) = if thinks { (Part::Reasoning, thoughts) } else { (Part::Answer, answer) };
+        if whole && error.is_none() && file.text.is_some() && at(&file.text).is_none() {
+            return Err(format!("nothing stands at {}", file.text.as_deref().unwrap_or_default()));
+        }
+        let finish =
+            at(&file.finish).filter(told).map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
+        let choice = Choice { text: Cow::Owned(text_), part, finish: finish.map(Cow::Owned), ..Choice::default() };
+        let usage = Usage {
+            prompt_tokens: number(&file.prompt_tokens),
+            completion_tokens: number(&file.output_tokens),
+            cached_tokens: number(&file.cached_tokens).filter(|tokens| *tokens > 0),
+            reasoning_tokens: None,
+        };
+        let done = whole || at(&file.done).is_some_and(|found| told(&found));
+        let choices = [choice].into_iter().filter(|_| file.text.is_some()).collect();
+        Ok(Delta { choices, usage, done, error, cumulative: file.cumulative && !whole, ..Delta::default() })
+    }
+}
+
+impl File {
+    fn pointers(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        [
+            ("text", &self.text),
+            ("reasoning", &self.reasoning),
+            ("finish", &self.finish),
+            ("prompt_tokens", &self.prompt_tokens),
+            ("output_tokens", &self.output_tokens),
+            ("cached_tokens", &self.cached_tokens),
+            ("error", &self.error),
+            ("done", &self.done),
+        ]
+        .into_iter()
+        .filter_map(|(key, pointer)| Some((key, pointer.as_ref()?)))
+    }
+}
+
+impl Api for Template {
+    fn endpoint(&self, _stream: bool) -> &str {
+        &self.file.endpoint
+    }
+
+    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        let wrong = |what: &dyn std::fmt::Display| format!("the `body` of --template {}: {what}", self.name);
+        let template = self.environment.get_template(BODY).map_err(|e| wrong(&e))?;
+        let asked = minijinja::Value::from(Serde(request));
+        let text = template.render(context! { model => model, stream => stream, ..asked }).map_err(|e| wrong(&e))?;
+        serde_json::from_str(&text).map_err(|e| wrong(&format!("it makes no JSON object: {e}")))
+    }
+
+    fn sends_model(&self) -> bool {
+        self.file.body.contains("model")
+    }
+
+    fn cut(&self, stream: bool) -> Cut {
+        match self.file.stream.filter(|_| stream) {
+            Some(StreamKind::Events) => Cut::Events,
+            Some(StreamKind::Lines) => Cut::Lines,
+            None => Cut::Whole,
+        }
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        self.delta(event.data, false)
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        self.delta(body, true)
+    }
+
+    fn generates(&self) -> bool {
+        self.file.text.is_some()
+    }
+
+    fn tells_end(&self) -> bool {
+        self.file.finish.is_some() || self.file.done.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "
+endpoint: /generate
+body: |
+  {\"inputs\": {{ prompt | tojson }}, \"max\": {{ expected_output_len }}, \"stream\": {{ stream | tojson }}}
+stream: events
+text: /token/text
+finish: /details/finish_reason
+output_tokens: /details/generated_tokens
+error: /error
+";
+
+    #[test]
+    fn the_body_is_made_of_the_request() {
+        let template = Template::parse(FILE, "t.yaml").unwrap();
+        let request: SampleRequest =
+            serde_json::from_str(r#"{"prompt":"say \"hi\"","expected_output_len":3}"#).unwrap();
+        let body = template.body(&request, "m", true).unwrap();
+        assert_eq!(serde_json::to_string(&body).unwrap(), r#"{"inputs":"say \"hi\"","max":3,"stream":true}"#);
+        let short: SampleRequest = serde_json::from_str(r#"{"prompt":"hi"}"#).unwrap();
+        let error = template.body(&short, "m", true).unwrap_err();
+        assert!(error.contains("the `body` of --template t.yaml") && error.contains("undefined"), "{error}");
+    }
+
+    #[test]
+    fn pointers_find_what_a_reply_says() {
+        let template = Template::parse(FILE, "t.yaml").unwrap();
+        let read = |data: &'static [u8]| template.read(Event { name: b"", data }).unwrap();
+        let first = read(br#"{"token":{"text":" a"},"details":null}"#);
+        assert_eq!((&*first.choices[0].text, first.choices[0].finish.is_none()), (" a", true));
+        let last = read(br#"{"token":{"text":"b"},"details":{"finish_reason":"length","generated_tokens":2}}"#);
+        assert_eq!((last.choices[0].finish.as_deref(), last.usage.completion_tokens), (Some("length"), Some(2)));
+        assert_eq!(read(br#"{"error":"overloaded"}"#).error.as_deref(), Some("overloaded"));
+        assert!(template.whole(br#"{"other":1}"#).is_err() && template.whole(b"oops").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_told_with_its_key() {
+        for (text, want) in [
+            ("endpoint: /g\nbody: '{}'\ntext: token", "`text` is a JSON pointer"),
+            ("endpoint: /g\nbody: '{}'\nstream: events", "a stream needs `text`"),
+            ("endpoint: /g\nbody: '{{ oops'\ntext: /a", "`body`: syntax error"),
+            ("endpoint: /g\nbody: '{}'\nbdoy: 1", "unknown field `bdoy`"),
+            ("body: '{}'", "missing field `endpoint`"),
+        ] {
+            let error = Template::parse(text, "t.yaml").unwrap_err().to_string();
+            assert!(error.starts_with("--template t.yaml: ") && error.contains(want), "{error}");
+        }
+    }
+}

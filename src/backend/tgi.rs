@@ -1,0 +1,128 @@
+//! Hugging Face's Text Generation Inference: `/generate_stream` and `/generate`. A request, and events of its reply:
+//!
+//! ```text
+//! {"inputs":"hi","parameters":{"max_new_tokens":16,"details":true},"stream":true}
+//!
+//! data: {"index":1,"token":{"id":612,"text":" there","logprob":-0.4,"special":false},"generated_text":null,"details":null}
+//! data: {"index":2,"token":{…},"generated_text":" there!","details":{"finish_reason":"length","generated_tokens":2,"input_length":3}}
+//! ```
+//!
+//! Each event is one token. The last has the whole text; there is no `[DONE]`.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::{Api, Choice, Delta, Usage, completions::limit, move_into, parse, prompt};
+use crate::{
+    http::{exchange::error_message, sse::Event},
+    record::{Object, SampleRequest},
+};
+
+/// The API.
+#[derive(Debug)]
+pub struct Tgi;
+
+impl Api for Tgi {
+    fn endpoint(&self, stream: bool) -> &'static str {
+        if stream { "/generate_stream" } else { "/generate" }
+    }
+
+    fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
+        let mut parameters = Object::new();
+        limit(&mut parameters, "max_new_tokens", request);
+        parameters.insert("details".into(), true.into());
+        if let Some(adapter) = &request.lora {
+            parameters.insert("adapter_id".into(), adapter.as_str().into());
+        }
+        Ok(Object::from_iter([
+            ("inputs".into(), prompt::text(request, "tgi")?.into()),
+            ("parameters".into(), parameters.into()),
+            ("stream".into(), stream.into()),
+        ]))
+    }
+
+    fn sampling(&self) -> Option<&'static str> {
+        Some("parameters")
+    }
+
+    fn arrange(&self, body: &mut Object) {
+        move_into(body, "parameters", &["seed"]);
+    }
+
+    fn sends_model(&self) -> bool {
+        false
+    }
+
+    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        let told: Told = parse(event.data)?;
+        if told.error.is_some() {
+            return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
+        }
+        let token = told.token.ok_or("it has no `token`")?;
+        let (finish, usage) = told.details.map_or_else(Default::default, Details::end);
+        let choice = Choice {
+            text: if token.special { Cow::default() } else { token.text },
+            ids: 1,
+            finish,
+            ..Choice::default()
+        };
+        Ok(Delta {
+            choices: [choice].into_iter().collect(),
+            usage,
+            done: told.generated_text.is_some(),
+            ..Delta::default()
+        })
+    }
+
+    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let told: Told = parse(body)?;
+        if told.error.is_some() {
+            return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
+        }
+        let text = told.generated_text.ok_or("it has no `generated_text`")?;
+        let (finish, usage) = told.details.map_or_else(Default::default, Details::end);
+        let choice = Choice { text, finish, ..Choice::default() };
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
+    }
+}
+
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow, default)]
+    token: Option<Token<'a>>,
+    #[serde(borrow, default)]
+    generated_text: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    details: Option<Details<'a>>,
+    #[serde(borrow, default)]
+    error: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct Token<'a> {
+    #[serde(borrow, default)]
+    text: Cow<'a, str>,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Details<'a> {
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'a, str>>,
+    generated_tokens: Option<u32>,
+    input_length: Option<u32>,
+}
+
+impl<'a> Details<'a> {
+    fn end(self) -> (Option<Cow<'a, str>>, Usage) {
+        let usage =
+            Usage { prompt_tokens: self.input_length, completion_tokens: self.generated_tokens, ..Usage::default() };
+        let finish = self.finish_reason.map(|reason| match &*reason {
+            "eos_token" | "stop_sequence" => "stop".into(),
+            _ => reason,
+        });
+        (finish, usage)
+    }
+}

@@ -1,0 +1,411 @@
+//! Every API through the binary of `vb-fire`, against a server that plays recorded replies.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    fire::records,
+    tool::{Done, data, folder, run},
+};
+
+/// A reply as a server sends it, complete when the connection closes in good order.
+struct Played {
+    url: String,
+    /// The requests, head and body.
+    asked: mpsc::Receiver<String>,
+}
+
+/// A server that gives this reply to every request.
+fn play(status: &str, media: &str, body: impl Into<Vec<u8>>) -> Played {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = mpsc::channel();
+    let (head, body) = (format!("HTTP/1.1 {status}\r\ncontent-type: {media}\r\n"), body.into());
+    thread::spawn(move || {
+        let serve = |mut stream: TcpStream| {
+            let request = read_request(&mut stream);
+            if !request.is_empty() {
+                let head = format!("{head}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+                let _ = tell.send(request);
+            }
+        };
+        listener.incoming().map_while(Result::ok).for_each(serve);
+    });
+    Played { url, asked }
+}
+
+/// Reads a request to its end.
+fn read_request(stream: &mut TcpStream) -> String {
+    let mut reader = BufReader::new(stream);
+    let (mut request, mut length) = (String::new(), 0);
+    while !request.ends_with("\r\n\r\n") && reader.read_line(&mut request).unwrap_or(0) > 0 {
+        if let Some(value) = request.lines().last().and_then(|line| line.strip_prefix("content-length: ")) {
+            length = value.parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    request + &String::from_utf8(body).unwrap()
+}
+
+fn fixture(name: &str) -> String {
+    fs::read_to_string(data("backends").join(name)).unwrap()
+}
+
+/// Sends one request to a backend.
+fn fire(url: &str, backend: &str, args: &[&str], line: &str) -> Done {
+    run("vb-fire", &[&["--base-url", url, "--backend", backend, "--model", "tiny"], args].concat(), line)
+}
+
+fn output(done: &Done) -> Value {
+    let (_, outputs, _) = records(&done.stdout);
+    outputs.into_iter().next().unwrap_or_else(|| panic!("{done:?}"))
+}
+
+/// What is told of a reply, one line.
+fn told(output: &Value) -> String {
+    let text = |key: &str| output[key].as_str().unwrap_or("-").to_owned();
+    let chunks = output["ttft"].is_number().then(|| output["itl"].as_array().unwrap().len() + 1);
+    format!(
+        "prompt {} cached {} tokens {} by {} chunks {} finish {} text {:?}",
+        output["prompt_len"],
+        output["cached_tokens"],
+        output["output_tokens"],
+        text("token_source"),
+        chunks.map_or("-".into(), |n| n.to_string()),
+        text("finish_reason"),
+        text("generated_text"),
+    )
+}
+
+const HI: &str = "{\"prompt\":\"hi\",\"prompt_len\":1,\"expected_output_len\":4}\n";
+const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
+const AUDIO: &str =
+    "{\"multi_modal_data\":{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}}\n";
+
+const TGI: &str = r#"data: {"index":1,"token":{"id":1,"text":" a","logprob":-0.1,"special":false},"generated_text":null,"details":null}
+
+data: {"index":2,"token":{"id":2,"text":"</s>","logprob":-0.1,"special":true},"generated_text":" a","details":{"finish_reason":"eos_token","generated_tokens":2,"input_length":3}}
+
+"#;
+const SGLANG: &str = r#"data: {"text":" a","meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":1,"cached_tokens":2}}
+
+data: {"text":" a","meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":2,"cached_tokens":2}}
+
+data: {"text":" a\u00e9!","meta_info":{"finish_reason":{"type":"length","length":4},"prompt_tokens":3,"completion_tokens":4,"cached_tokens":2}}
+
+data: [DONE]
+
+"#;
+const TENSORRT: &str = r#"data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" a"}
+
+data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" b"}
+
+"#;
+const OLLAMA: &str = r#"{"model":"m","created_at":"t","message":{"role":"assistant","content":"","thinking":"hm"},"done":false}
+{"model":"m","created_at":"t","message":{"role":"assistant","content":" a"},"done":false}
+{"model":"m","created_at":"t","message":{"role":"assistant","content":""},"done":true,"done_reason":"length","total_duration":9,"prompt_eval_count":3,"eval_count":2}
+"#;
+const TRANSCRIPTION: &str = r#"data: {"id":"trsc-1","object":"transcription.chunk","created":1,"model":"m","choices":[{"delta":{"content":" a"},"finish_reason":null,"stop_reason":null}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}
+
+data: {"id":"trsc-1","object":"transcription.chunk","created":1,"model":"m","choices":[{"delta":{"content":" b"},"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}
+
+data: {"id":"trsc-1","object":"transcription.chunk","created":1,"model":"m","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}
+
+data: [DONE]
+
+"#;
+const EVENTS: &str = "text/event-stream; charset=utf-8";
+
+#[test]
+fn streams_of_every_api_are_read() {
+    let thee = "text \"henAgainst speechving mans whereon\"";
+    for (backend, line, media, body, want) in [
+        (
+            "openai-responses",
+            HI,
+            EVENTS,
+            fixture("responses.txt"),
+            format!("prompt 13 cached null tokens 6 by usage chunks 6 finish length {thee}"),
+        ),
+        (
+            "anthropic",
+            HI,
+            EVENTS,
+            fixture("messages.txt"),
+            "prompt 13 cached null tokens 6 by usage chunks 6 finish length text \"eth newerumphcuse reckonouchs\""
+                .into(),
+        ),
+        (
+            "openai",
+            HI,
+            EVENTS,
+            fixture("completions-n2.txt"),
+            "prompt 2 cached null tokens 8 by usage chunks 7 finish length text \"ixedwardgrim\"".into(),
+        ),
+        (
+            "tgi",
+            HI,
+            EVENTS,
+            TGI.into(),
+            "prompt 3 cached null tokens 2 by usage chunks 2 finish stop text \" a\"".into(),
+        ),
+        (
+            "sglang",
+            HI,
+            EVENTS,
+            SGLANG.into(),
+            "prompt 3 cached 2 tokens 4 by usage chunks 3 finish length text \" aé!\"".into(),
+        ),
+        (
+            "tensorrt-llm",
+            HI,
+            EVENTS,
+            TENSORRT.into(),
+            "prompt 1 cached null tokens 2 by chunks chunks 2 finish - text \" a b\"".into(),
+        ),
+        (
+            "ollama",
+            HI,
+            "application/x-ndjson",
+            OLLAMA.into(),
+            "prompt 3 cached null tokens 2 by usage chunks 2 finish length text \" a\"".into(),
+        ),
+        (
+            "openai-audio",
+            AUDIO,
+            EVENTS,
+            TRANSCRIPTION.into(),
+            "prompt 3 cached null tokens 2 by usage chunks 2 finish stop text \" a b\"".into(),
+        ),
+    ] {
+        let played = play("200 OK", media, body.clone());
+        let done = fire(&played.url, backend, &[], line);
+        assert_eq!((done.code, told(&output(&done))), (0, want), "{backend}: {done:?}");
+        // Without its last event it is cut, but for an API that does not say where it ends.
+        let lines = media != EVENTS;
+        let end = body.trim_end().rfind(if lines { "\n" } else { "\n\n" }).unwrap() + if lines { 1 } else { 2 };
+        let cut = match backend {
+            "openai" | "openai-audio" => body[..body.find("\"finish_reason\":\"").unwrap()].rfind("data:").unwrap(),
+            "anthropic" => body.find("event: message_delta").unwrap(),
+            "sglang" => body[..end - 2].rfind("data:").unwrap(),
+            _ => end,
+        };
+        let done = fire(&play("200 OK", media, &body[..cut]).url, backend, &[], line);
+        let want = if backend == "tensorrt-llm" { json!(null) } else { json!("truncated") };
+        assert_eq!(output(&done)["error_kind"], want, "{backend}: {done:?}");
+    }
+}
+
+#[test]
+fn tokens_of_each_chunk_are_known_where_the_server_counts_as_it_goes() {
+    let done = fire(&play("200 OK", EVENTS, SGLANG).url, "sglang", &[], HI);
+    assert_eq!(output(&done)["chunk_tokens"], json!([1, 1, 2]));
+    let done = fire(&play("200 OK", EVENTS, TRANSCRIPTION).url, "openai-audio", &[], AUDIO);
+    assert_eq!(output(&done)["chunk_tokens"], json!(null), "one each");
+}
+
+#[test]
+fn calls_of_tools_bear_tokens_in_every_api() {
+    for (backend, name) in [("openai-chat", "chat-tool.txt"), ("anthropic", "messages-tool.txt")] {
+        let body = fixture(name);
+        let deltas = body.matches("\"arguments\":").count() + body.matches("\"partial_json\":").count();
+        let done = fire(&play("200 OK", EVENTS, body).url, backend, &[], HI);
+        let output = output(&done);
+        assert_eq!(output["itl"].as_array().unwrap().len() + 1, deltas, "{backend}: {output}");
+        assert!(output["output_tokens"].as_u64() > Some(2) && output["success"] == true, "{backend}: {output}");
+    }
+}
+
+#[test]
+fn replies_in_one_piece_have_an_end_and_no_first_token() {
+    let sglang =
+        r#"{"text":" a b","meta_info":{"finish_reason":{"type":"length"},"prompt_tokens":3,"completion_tokens":2}}"#;
+    let tgi = r#"{"generated_text":" a b","details":{"finish_reason":"length","generated_tokens":2,"input_length":3}}"#;
+    let tensorrt = r#"{"model_name":"ensemble","text_output":" a b"}"#;
+    let ollama = r#"{"message":{"role":"assistant","content":" a b"},"done":true,"done_reason":"stop","prompt_eval_count":3,"eval_count":2}"#;
+    let completion = r#"{"choices":[{"index":0,"text":" a b","finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+    let usual = "prompt 3 cached null tokens 2 by usage chunks - finish length text \" a b\"";
+    for (backend, line, body, want) in [
+        ("openai", HI, completion.to_owned(), usual),
+        (
+            "openai-chat",
+            HI,
+            fixture("chat-n2.json"),
+            "prompt 10 cached null tokens 8 by usage chunks - finish length text \"swwardine diseased\"",
+        ),
+        ("openai-chat", HI, fixture("chat-tool.json"), ""),
+        (
+            "openai-responses",
+            HI,
+            fixture("responses.json"),
+            "prompt 13 cached null tokens 6 by usage chunks - finish length text \"ail\u{fffd} hold sheTill slave\"",
+        ),
+        (
+            "anthropic",
+            HI,
+            fixture("messages.json"),
+            "prompt 13 cached null tokens 6 by usage chunks - finish length text \" suppcess return witness ofpped\"",
+        ),
+        (
+            "openai-embeddings",
+            HI,
+            fixture("embeddings.json"),
+            "prompt 4 cached null tokens 0 by - chunks - finish - text \"\"",
+        ),
+        ("vllm-pooling", HI, fixture("pooling.json"), "prompt 4 cached null tokens 0 by - chunks - finish - text \"\""),
+        (
+            "vllm-rerank",
+            RANK,
+            fixture("rerank.json"),
+            "prompt 10 cached null tokens 0 by - chunks - finish - text \"\"",
+        ),
+        (
+            "openai-audio",
+            AUDIO,
+            r#"{"text":" a b","usage":{"type":"duration","seconds":3}}"#.into(),
+            "prompt 0 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
+        ),
+        ("tgi", HI, tgi.into(), usual),
+        ("sglang", HI, sglang.into(), usual),
+        (
+            "tensorrt-llm",
+            HI,
+            tensorrt.into(),
+            "prompt 1 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
+        ),
+        ("ollama", HI, ollama.into(), "prompt 3 cached null tokens 2 by usage chunks - finish stop text \" a b\""),
+    ] {
+        let done = fire(&play("200 OK", "application/json", body.clone()).url, backend, &["--no-stream"], line);
+        let output = output(&done);
+        assert!(want.is_empty() || told(&output) == want, "{backend}: {}", told(&output));
+        assert_eq!((done.code, &output["success"]), (0, &json!(true)), "{backend}: {done:?}");
+        assert!(
+            output["ttft"].is_null() && output["tpot"].is_null() && output["latency"].as_f64() > Some(0.0),
+            "{output}"
+        );
+        assert!(done.stdout.contains("\"stream\":false"), "{}", done.stdout);
+        // Its half is no reply.
+        let half = body[..body.len() / 2].replace('\u{fffd}', "");
+        let done = fire(&play("200 OK", "application/json", half).url, backend, &["--no-stream"], line);
+        assert_eq!(self::output(&done)["error_kind"], "protocol", "{backend}: {done:?}");
+    }
+}
+
+#[test]
+fn what_generates_nothing_is_told_without_tokens() {
+    let played = play("200 OK", "application/json", fixture("embeddings.json"));
+    let done = fire(&played.url, "openai-embeddings", &[], &HI.repeat(5));
+    let result = run("vb-stats", &["--table", "always", "--goodput", "e2el:10s"], &done.stdout);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    let json: Value = serde_json::from_str(&result.stdout).unwrap();
+    assert_eq!(
+        (&json["completed"], &json["total_input_tokens"], &json["total_output_tokens"]),
+        (&json!(5), &json!(20), &json!(0))
+    );
+    assert!(json["mean_e2el_ms"].as_f64() > Some(0.0) && json["request_goodput"].as_f64() > Some(0.0), "{json}");
+    assert!(!result.stderr.contains("NaN") && !result.stderr.contains("inf"), "{}", result.stderr);
+}
+
+#[test]
+fn errors_are_told_in_the_words_of_each_api() {
+    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    let named = format!("event: error\ndata: {error}\n\n");
+    let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"Overloaded\"}}}\n\n";
+    let tgi = "data: {\"error\":\"Overloaded\",\"error_type\":\"overloaded\"}\n\n";
+    for (backend, media, body) in [
+        ("anthropic", EVENTS, named),
+        ("openai-responses", EVENTS, failed.into()),
+        ("tgi", EVENTS, tgi.into()),
+        ("sglang", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
+        ("tensorrt-llm", EVENTS, "data: {\"error\":\"Overloaded\"}\n\n".into()),
+        ("ollama", "application/x-ndjson", "{\"error\":\"Overloaded\"}\n".into()),
+    ] {
+        let output = output(&fire(&play("200 OK", media, body).url, backend, &[], HI));
+        assert_eq!(
+            (&output["error_kind"], &output["error"]),
+            (&json!("stream_error"), &json!("Overloaded")),
+            "{backend}"
+        );
+    }
+    for (backend, name) in [("anthropic", "messages_error.json"), ("openai-embeddings", "embeddings_error.json")] {
+        let output = output(&fire(&play("404 Not Found", "application/json", fixture(name)).url, backend, &[], HI));
+        assert_eq!(output["error_kind"], "http_status");
+        assert!(output["error"].as_str().unwrap().contains("The model `nope` does not exist."), "{output}");
+    }
+    let done = fire(&play("200 OK", "application/json", "{}").url, "ollama", &["--no-stream"], HI);
+    assert!(output(&done)["error"].as_str().unwrap().contains("it has no `message`"), "{done:?}");
+}
+
+#[test]
+fn requests_go_where_each_api_wants_them_with_its_headers() {
+    let asked = |backend: &str, args: &[&str], line: &str| {
+        let played = play("200 OK", EVENTS, "data: [DONE]\n\n");
+        fire(&played.url, backend, args, line);
+        played.asked.try_iter().last().unwrap()
+    };
+    for (backend, args, line, path) in [
+        ("openai-responses", &[][..], HI, "/v1/responses"),
+        ("openai-embeddings", &[], HI, "/v1/embeddings"),
+        ("vllm-pooling", &[], HI, "/pooling"),
+        ("vllm-rerank", &[], RANK, "/v1/rerank"),
+        ("tgi", &[], HI, "/generate_stream"),
+        ("tgi", &["--no-stream"], HI, "/generate"),
+        ("sglang", &[], HI, "/generate"),
+        ("tensorrt-llm", &[], HI, "/v2/models/ensemble/generate_stream"),
+        ("tensorrt-llm", &["--no-stream"], HI, "/v2/models/ensemble/generate"),
+        ("ollama", &[], HI, "/api/chat"),
+        ("ollama", &["--endpoint", "/other"], HI, "/other"),
+    ] {
+        let request = asked(backend, args, line);
+        assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{backend}: {request}");
+        assert!(request.contains("content-type: application/json\r\n"), "{request}");
+    }
+    let request = asked("anthropic", &["--header", "anthropic-version=later"], HI);
+    assert!(request.contains("anthropic-version: later\r\n"), "{request}");
+    let request = asked("openai-audio", &[], AUDIO);
+    assert!(request.contains("content-type: multipart/form-data; boundary=vb-part-0\r\n"), "{request}");
+    assert!(
+        request.contains("filename=\"audio.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--vb-part-0--"),
+        "{request}"
+    );
+}
+
+#[test]
+fn a_server_without_models_needs_no_model() {
+    let played = play("200 OK", EVENTS, TGI);
+    let done = run("vb-fire", &["--base-url", &played.url, "--backend", "tgi"], HI);
+    let (record, _, _) = records(&done.stdout);
+    assert_eq!((done.code, &record["model"]), (0, &json!("tgi")), "{done:?}");
+}
+
+#[test]
+fn a_template_speaks_to_a_server_that_nobody_knew() {
+    let folder = folder("template");
+    let file = folder.join("tgi.yaml");
+    let body =
+        "{\"inputs\": {{ prompt | tojson }}, \"max\": {{ expected_output_len }}, \"stream\": {{ stream | tojson }}}";
+    let text = format!(
+        "endpoint: /mine\nbody: |\n  {body}\nstream: events\ntext: /token/text\nfinish: /details/finish_reason\n\
+         prompt_tokens: /details/input_length\noutput_tokens: /details/generated_tokens\nerror: /error\n"
+    );
+    fs::write(&file, text).unwrap();
+    let args = ["--template", file.to_str().unwrap(), "--temperature", "0.5"];
+    let played = play("200 OK", EVENTS, TGI);
+    let done = fire(&played.url, "template", &args, HI);
+    let want = "prompt 3 cached null tokens 2 by usage chunks 2 finish eos_token text \" a</s>\"";
+    assert_eq!((done.code, told(&output(&done)).as_str()), (0, want), "{done:?}");
+    let request = played.asked.try_iter().last().unwrap();
+    assert!(request.starts_with("POST /mine HTTP/1.1"), "{request}");
+    assert!(request.ends_with(r#"{"inputs":"hi","max":4,"stream":true,"temperature":0.5}"#), "{request}");
+    let done = fire(&played.url, "template", &["--template", "/no/such.yaml"], HI);
+    assert!(done.code != 0 && done.stderr.contains("/no/such.yaml"), "{done:?}");
+}
