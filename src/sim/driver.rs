@@ -13,6 +13,7 @@ use super::{
     engine::{Engine, Job, RequestId, Step},
     metrics::Metrics,
     truth::{Truth, TruthLog},
+    vocabulary::END_OF_TEXT,
 };
 use crate::{cli, clock::Clock, error::Error, pacer::Pacer, units::Nanos};
 
@@ -33,6 +34,7 @@ pub struct Driver {
 struct Live {
     progress: Rc<RefCell<Progress>>,
     stops: bool,
+    prompt_only: bool,
     prompt_tokens: u64,
     arrived: Nanos,
     admitted: Nanos,
@@ -89,6 +91,15 @@ impl Driver {
         })
     }
 
+    /// Queues a prompt that is computed and nothing else. To the engine it ends with the token that nobody asks for.
+    pub fn submit_prompt(self: &Rc<Self>, prompt: &[u32]) -> Ticket {
+        let ticket = self.submit(prompt, [END_OF_TEXT].into(), true);
+        if let Some(live) = self.live.borrow_mut().get_mut(&ticket.id) {
+            live.prompt_only = true;
+        }
+        ticket
+    }
+
     /// Queues a request that arrives now. `stops`: it will end by itself.
     pub fn submit(self: &Rc<Self>, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
         let now = self.clock.now();
@@ -97,6 +108,7 @@ impl Driver {
         let live = Live {
             progress: Rc::clone(&progress),
             stops,
+            prompt_only: false,
             prompt_tokens: prompt.len() as u64,
             arrived: now,
             admitted: now,
@@ -187,6 +199,10 @@ impl Live {
     }
 
     fn count(&mut self, now: Nanos, index: usize, metrics: &mut Metrics) {
+        if self.prompt_only {
+            (self.first, self.latest) = (now, now);
+            return;
+        }
         metrics.generation_tokens += 1;
         if index == 0 {
             self.first = now;
@@ -205,7 +221,9 @@ impl Live {
         }
         let decode = self.latest.since(self.first);
         metrics.request_prompt_tokens.observe(self.prompt_tokens as f64);
-        metrics.request_generation_tokens.observe(tokens as f64);
+        if !self.prompt_only {
+            metrics.request_generation_tokens.observe(tokens as f64);
+        }
         metrics.e2e_request_latency.time(self.latest.since(self.arrived));
         metrics.request_queue_time.time(self.admitted.since(self.arrived));
         metrics.request_inference_time.time(self.latest.since(self.admitted));

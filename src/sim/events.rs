@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::api::{Dialect, Ending};
+
 /// The event that ends a stream.
 pub const DONE: &str = "data: [DONE]\n\n";
 
@@ -66,12 +68,6 @@ impl Format {
         Format { chat, head, prompt_tokens, cached_tokens: 0, continuous_usage: false, prompt_ids: None }
     }
 
-    /// Whether it is a chat.
-    #[must_use]
-    pub fn is_chat(&self) -> bool {
-        self.chat
-    }
-
     /// The event with the role, which opens a chat.
     #[must_use]
     pub fn role(&self) -> String {
@@ -86,8 +82,7 @@ impl Format {
     }
 
     /// An event with tokens, or with a finish reason, or with neither.
-    #[must_use]
-    pub fn chunk(&self, chunk: Chunk<'_>) -> String {
+    fn event(&self, chunk: Chunk<'_>) -> String {
         let mut event = String::with_capacity(self.head.len() + chunk.text.len() + 224);
         event.push_str(&self.head);
         if self.chat {
@@ -141,7 +136,7 @@ impl Format {
 
     fn push_continuous_usage(&self, event: &mut String, generated: u32) {
         if self.continuous_usage {
-            let mut usage = self.usage(generated, None);
+            let mut usage = self.counts(generated, None);
             if self.chat {
                 usage.insert_str(usage.len() - 1, ",\"completion_tokens_details\":null");
             }
@@ -160,8 +155,7 @@ impl Format {
     }
 
     /// The usage as JSON. The prefix cache is told when it gave something, as vLLM does.
-    #[must_use]
-    pub fn usage(&self, generated: u32, reasoning: Option<u32>) -> String {
+    fn counts(&self, generated: u32, reasoning: Option<u32>) -> String {
         let prompt = self.prompt_tokens;
         let total = prompt + generated;
         let mut usage = format!(r#"{{"prompt_tokens":{prompt},"total_tokens":{total},"completion_tokens":{generated}"#);
@@ -178,13 +172,42 @@ impl Format {
 
     /// The event that tells of an error of the engine.
     #[must_use]
-    pub fn error() -> String {
+    pub fn failure() -> String {
         format!("data: {}\n\n", error_body(500, "InternalServerError", None, "EngineCore encountered an issue."))
     }
+}
 
-    /// An event that stops in the middle of its JSON.
-    #[must_use]
-    pub fn broken(&self) -> String {
+impl Dialect for Format {
+    fn opening(&mut self) -> Vec<String> {
+        self.chat.then(|| self.role()).into_iter().collect()
+    }
+
+    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
+        self.event(chunk)
+    }
+
+    fn ending(&mut self, ending: Ending<'_>) -> Vec<String> {
+        let usages = (0..ending.usages).map(|_| self.usage_event(ending.usage));
+        usages.chain(ending.done.then(|| DONE.into())).collect()
+    }
+
+    fn is_chat(&self) -> bool {
+        self.chat
+    }
+
+    fn usage(&self, generated: u32, reasoning: Option<u32>) -> String {
+        self.counts(generated, reasoning)
+    }
+
+    fn set_cached_tokens(&mut self, tokens: u32) {
+        self.cached_tokens = tokens;
+    }
+
+    fn error(&self) -> Vec<String> {
+        vec![Format::failure(), DONE.into()]
+    }
+
+    fn broken(&self) -> String {
         format!("{}{{\"index\":0,\n\n", self.head)
     }
 }
@@ -273,7 +296,8 @@ mod tests {
         let chunks =
             parts.iter().flat_map(|part| [true, false].map(|first| Chunk { part: *part, first, ..Chunk::default() }));
         let usage = format.usage_event(&format.usage(4, Some(2)));
-        for event in chunks.map(|chunk| format.chunk(chunk)).chain([format.role(), usage, Format::error()]) {
+        let role = format.role();
+        for event in chunks.map(|chunk| format.chunk(chunk)).chain([role, usage, Format::failure()]) {
             let json = event.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
             serde_json::from_str::<Value>(json).unwrap_or_else(|e| panic!("{e}: {json}"));
         }

@@ -1,7 +1,7 @@
 //! `vb-sim`: an OpenAI-compatible server whose timing is a model, known to the nanosecond, and whose faults are wanted.
 //!
 //! ```text
-//! server ── routes ── request        connections, endpoints, bodies
+//! server ── routes ── request, api   connections, endpoints, bodies
 //!             │
 //!           driver ── engine ── blocks, profile      real time │ virtual time
 //!             │
@@ -13,6 +13,7 @@
 //! It shares nothing with `vb-fire` but units, clock, tokens and randomness, so that one can check the other.
 //! `docs/SIM.md` is its manual.
 
+mod api;
 mod blocks;
 mod driver;
 pub(crate) mod engine;

@@ -44,22 +44,34 @@ impl Refusal {
 pub struct Body {
     /// The model's name; absent: the only one.
     pub model: Option<String>,
-    prompt: Option<Prompt>,
-    messages: Option<Vec<Value>>,
-    max_tokens: Option<i64>,
-    max_completion_tokens: Option<i64>,
-    min_tokens: Option<u32>,
-    ignore_eos: Option<bool>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    return_token_ids: Option<bool>,
-    n: Option<i64>,
-    vb_fault: Option<String>,
+    /// As vLLM has it.
+    pub prompt: Option<Prompt>,
+    /// As vLLM has it.
+    pub messages: Option<Vec<Value>>,
+    /// As vLLM has it.
+    pub max_tokens: Option<i64>,
+    /// As vLLM has it.
+    pub max_completion_tokens: Option<i64>,
+    /// As vLLM has it.
+    pub min_tokens: Option<u32>,
+    /// As vLLM has it.
+    pub ignore_eos: Option<bool>,
+    /// As vLLM has it.
+    pub stream: Option<bool>,
+    /// As vLLM has it.
+    pub stream_options: Option<StreamOptions>,
+    /// As vLLM has it.
+    pub return_token_ids: Option<bool>,
+    /// As vLLM has it.
+    pub n: Option<i64>,
+    /// As vLLM has it.
+    pub vb_fault: Option<String>,
 }
 
+/// What a stream is to have beside the answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct StreamOptions {
+pub struct StreamOptions {
     include_usage: Option<bool>,
     continuous_usage_stats: Option<bool>,
 }
@@ -81,8 +93,6 @@ pub struct TokenizeBody {
 /// A generation request that can be served.
 #[derive(Debug)]
 pub struct Ask {
-    /// Whether it is a chat.
-    pub chat: bool,
     /// The model's name, as in the answer.
     pub model: String,
     /// The tokens of the prompt.
@@ -149,7 +159,6 @@ impl Body {
         let max_tokens = self.max_tokens(chat, prompt.len(), room)?;
         let options = self.stream_options.unwrap_or_default();
         Ok(Ask {
-            chat,
             model,
             prompt,
             length: Length {

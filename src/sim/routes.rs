@@ -12,10 +12,11 @@ use hyper::{
 use serde_json::{Value, json};
 
 use super::{
+    api::{Api, Named, Whole, pooling::Pooling},
     driver::{Driver, Ticket},
-    events::{FINGERPRINT, Format, error_body},
+    events::{FINGERPRINT, error_body},
     fault::{self, Fault, FaultKind},
-    request::{self, Ask, Body, Refusal, TokenizeBody},
+    request::{self, Ask, Refusal, TokenizeBody},
     script::{Answer, Script},
     server::Options,
     stream::EventStream,
@@ -59,8 +60,8 @@ impl std::error::Error for Dropped {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
-    Completions,
-    Chat,
+    Generate(Api),
+    Pool(Pooling),
     Models,
     Health,
     Version,
@@ -72,8 +73,6 @@ enum Route {
 
 fn route(path: &str) -> Option<(Route, Method)> {
     Some(match path {
-        "/v1/completions" => (Route::Completions, Method::POST),
-        "/v1/chat/completions" => (Route::Chat, Method::POST),
         "/v1/models" => (Route::Models, Method::GET),
         "/health" | "/ping" => (Route::Health, Method::GET),
         "/version" => (Route::Version, Method::GET),
@@ -81,7 +80,11 @@ fn route(path: &str) -> Option<(Route, Method)> {
         "/detokenize" => (Route::Detokenize, Method::POST),
         "/reset_prefix_cache" => (Route::ResetPrefixCache, Method::POST),
         "/metrics" => (Route::Metrics, Method::GET),
-        _ => return None,
+        _ => match (Api::of(path), Pooling::of(path)) {
+            (Some(api), _) => (Route::Generate(api), Method::POST),
+            (None, Some(pooling)) => (Route::Pool(pooling), Method::POST),
+            (None, None) => return None,
+        },
     })
 }
 
@@ -107,7 +110,8 @@ impl Server {
             return Ok(answer);
         }
         match route {
-            Route::Completions | Route::Chat => self.generate(request, route == Route::Chat, tap).await,
+            Route::Generate(api) => self.generate(request, api, tap).await,
+            Route::Pool(pooling) => self.pool(request, pooling, tap).await,
             Route::Tokenize | Route::Detokenize => {
                 let answer = self.tokenize(request, route == Route::Tokenize).await;
                 Ok(answer.unwrap_or_else(|refusal| json_answer(refusal.status, &refusal.body)))
@@ -128,8 +132,11 @@ impl Server {
 
     fn is_allowed(&self, request: &Request<Incoming>) -> bool {
         let Some(key) = &self.options.api_key else { return true };
-        let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        given
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if header("x-api-key") == Some(key) {
+            return true;
+        }
+        header(AUTHORIZATION.as_str())
             .and_then(|value| value.split_once(' '))
             .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && given == key)
     }
@@ -169,24 +176,22 @@ impl Server {
     async fn generate(
         &self,
         request: Request<Incoming>,
-        chat: bool,
+        api: Api,
         tap: SharedTap,
     ) -> Result<Response<AnyBody>, Dropped> {
         let name = self.name(&request);
-        let bytes = read(request).await;
-        let received = self.clock.now();
-        tap.borrow_mut().begin(Truth {
-            request_id: name.clone(),
-            received: self.clock.unix(received),
-            ..Truth::default()
-        });
+        let kind = content_type(&request).to_owned();
+        // A form is one whatever else it says.
+        let bytes = if api == Api::Audio { read_any(request).await } else { read(request).await };
+        self.received(&name, &tap);
         let ask = bytes.and_then(|bytes| {
-            let body: Body = request::parse(&bytes)?;
-            body.check(chat, &self.options.models, self.options.profile.max_model_len, &self.vocabulary)
+            let (api, body) = api.body(&bytes, &kind)?;
+            let room = self.options.profile.max_model_len;
+            Ok((api, body.check(api.is_chat(), &self.options.models, room, &self.vocabulary)?))
         });
-        let ask = match ask {
+        let (api, ask) = match ask {
             Ok(ask) => ask,
-            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &refusal.body))),
+            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &api.refusal(refusal.body)))),
         };
         let fault = ask.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
         tap.borrow_mut().note(|truth| {
@@ -196,8 +201,46 @@ impl Server {
         if let Some(answer) = instead(fault, &tap).await? {
             return Ok(noted(&tap, answer));
         }
-        let exchange = Exchange { server: self, ask, name, fault, tap };
+        let exchange = Exchange { server: self, api, ask, name, fault, tap };
         if exchange.ask.stream { Ok(exchange.stream()) } else { Ok(exchange.whole().await) }
+    }
+
+    /// Computes prompts and generates nothing.
+    async fn pool(
+        &self,
+        request: Request<Incoming>,
+        pooling: Pooling,
+        tap: SharedTap,
+    ) -> Result<Response<AnyBody>, Dropped> {
+        let name = self.name(&request);
+        let bytes = read(request).await;
+        self.received(&name, &tap);
+        let (models, room) = (&self.options.models, self.options.profile.max_model_len);
+        let asked = match bytes.and_then(|bytes| pooling.ask(&bytes, models, room, &self.vocabulary)) {
+            Ok(asked) => asked,
+            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &refusal.body))),
+        };
+        let fault = fault::choose(&self.options.faults, self.options.seed, &name);
+        let tokens = asked.prompts.iter().map(Vec::len).sum::<usize>();
+        tap.borrow_mut().note(|truth| {
+            truth.prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+            truth.fault = fault.map(|fault| fault.to_string());
+        });
+        if let Some(answer) = instead(fault, &tap).await? {
+            return Ok(noted(&tap, answer));
+        }
+        let tickets: Vec<Ticket> = asked.prompts.iter().map(|prompt| self.driver.submit_prompt(prompt)).collect();
+        for mut ticket in tickets {
+            ticket.finished().await;
+        }
+        let reply = pooling.reply(&asked, &name, self.unix_seconds(), self.options.seed);
+        Ok(noted(&tap, json_answer(StatusCode::OK, &reply)))
+    }
+
+    /// Notes that a request is there.
+    fn received(&self, name: &str, tap: &SharedTap) {
+        let received = self.clock.unix(self.clock.now());
+        tap.borrow_mut().begin(Truth { request_id: name.to_owned(), received, ..Truth::default() });
     }
 
     /// The client's `x-request-id`, or one of our own.
@@ -255,6 +298,7 @@ fn status_fault(code: u16, name: &str) -> Response<AnyBody> {
 /// A request that is served, and what serves it.
 struct Exchange<'a> {
     server: &'a Server,
+    api: Api,
     ask: Ask,
     name: String,
     fault: Option<Fault>,
@@ -263,7 +307,7 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     fn id(&self) -> String {
-        let kind = if self.ask.chat { "chatcmpl" } else { "cmpl" };
+        let kind = if self.api == Api::Chat { "chatcmpl" } else { "cmpl" };
         format!("{kind}-{}", self.name)
     }
 
@@ -289,19 +333,17 @@ impl Exchange<'_> {
 
     fn stream(self) -> Response<AnyBody> {
         let (output, ticket) = self.submit();
-        let prompt_tokens = u32::try_from(self.ask.prompt.len()).unwrap_or(u32::MAX);
-        let created = self.server.unix_seconds();
-        let mut format = Format::new(self.ask.chat, &self.id(), created, &self.ask.model, prompt_tokens);
-        format.continuous_usage = self.ask.continuous_usage && !self.has(FaultKind::NoUsage);
         let finish = self.finish();
-        format.prompt_ids = self.ask.return_token_ids.then_some(self.ask.prompt);
+        let dialect = self.api.dialect(self.named());
+        let media = dialect.media();
         let script = Script::new(Answer {
-            format,
+            dialect,
             vocabulary: Rc::clone(&self.server.vocabulary),
             output,
             finish,
             tokens_per_chunk: self.server.options.tokens_per_chunk as usize,
-            include_usage: self.ask.include_usage,
+            // Only OpenAI's own want to be asked for it.
+            include_usage: self.ask.include_usage || !matches!(self.api, Api::Completions | Api::Chat),
             fault: self.fault,
         });
         self.tap.borrow_mut().note(|truth| {
@@ -309,8 +351,19 @@ impl Exchange<'_> {
             // Until the stream is over, the reason is that of its plan; `Progress::tell` corrects it.
             truth.finish_reason = Some(finish.into());
         });
-        let kind = "text/event-stream; charset=utf-8";
-        with_kind(StatusCode::OK, Some(kind), Either::Right(EventStream::new(script, ticket, self.tap)))
+        with_kind(StatusCode::OK, Some(media), Either::Right(EventStream::new(script, ticket, self.tap)))
+    }
+
+    fn named(&self) -> Named {
+        Named {
+            name: self.name.clone(),
+            created: self.server.unix_seconds(),
+            model: self.ask.model.clone(),
+            prompt_tokens: u32::try_from(self.ask.prompt.len()).unwrap_or(u32::MAX),
+            max_tokens: self.ask.length.max_tokens,
+            continuous_usage: self.ask.continuous_usage && !self.has(FaultKind::NoUsage),
+            prompt_ids: self.ask.return_token_ids.then(|| self.ask.prompt.clone()),
+        }
     }
 
     async fn whole(self) -> Response<AnyBody> {
@@ -327,8 +380,13 @@ impl Exchange<'_> {
         }
         let tokens = u32::try_from(output.len()).unwrap_or(u32::MAX);
         self.tap.borrow_mut().queue(tokens);
-        let answer = json_answer(StatusCode::OK, &self.whole_body(&output, cached));
-        noted(&self.tap, answer)
+        let mut dialect = self.api.dialect(self.named());
+        dialect.set_cached_tokens(cached);
+        let text = self.server.vocabulary.texts(&output);
+        let usage = !self.has(FaultKind::NoUsage);
+        let whole = Whole { text: &text, generated: tokens, finish: self.finish(), usage };
+        let body = dialect.whole(whole).unwrap_or_else(|| self.whole_body(&output, cached));
+        noted(&self.tap, json_answer(StatusCode::OK, &body))
     }
 
     /// The answer in one piece, as vLLM writes it.
@@ -341,7 +399,7 @@ impl Exchange<'_> {
             "prompt_tokens_details": details, "completion_tokens_details": null});
         let usage = if self.has(FaultKind::NoUsage) { Value::Null } else { usage };
         let (id, model, created) = (self.id(), &self.ask.model, self.server.unix_seconds());
-        if self.ask.chat {
+        if self.api == Api::Chat {
             let message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": null,
                 "audio": null, "function_call": null, "reasoning": null});
             let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish,
@@ -371,10 +429,19 @@ fn noted(tap: &SharedTap, answer: Response<AnyBody>) -> Response<AnyBody> {
 
 /// Reads a body that says it is JSON.
 async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let is_json = kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    let kind = content_type(&request).split(';').next().unwrap_or_default();
+    let is_json = kind.trim().eq_ignore_ascii_case("application/json");
+    let body = read_any(request).await?;
+    if is_json { Ok(body) } else { Err(request::not_json()) }
+}
+
+async fn read_any(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let body = request.into_body().collect().await.map_err(|e| Refusal::bad(None, &e.to_string()))?;
-    if is_json { Ok(body.to_bytes()) } else { Err(request::not_json()) }
+    Ok(body.to_bytes())
+}
+
+fn content_type(request: &Request<Incoming>) -> &str {
+    request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn json_answer(status: StatusCode, body: &Value) -> Response<AnyBody> {

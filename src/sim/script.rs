@@ -7,7 +7,8 @@ use std::{collections::VecDeque, rc::Rc};
 use bytes::Bytes;
 
 use super::{
-    events::{Chunk, DONE, Format, Part},
+    api::{Dialect, Ending},
+    events::{Chunk, Part},
     fault::{Fault, FaultKind},
     vocabulary::Vocabulary,
 };
@@ -36,7 +37,7 @@ pub enum Piece {
 /// What an answer is made of.
 pub struct Answer {
     /// How its events look.
-    pub format: Format,
+    pub dialect: Box<dyn Dialect>,
     /// The texts of its tokens.
     pub vocabulary: Rc<Vocabulary>,
     /// Its tokens.
@@ -107,7 +108,7 @@ impl Script {
 
     /// The prefix cache gave so many tokens of the prompt.
     pub fn set_cached_tokens(&mut self, tokens: u32) {
-        self.answer.format.cached_tokens = tokens;
+        self.answer.dialect.set_cached_tokens(tokens);
     }
 
     /// So many more tokens were generated; `finished`: and no more will be.
@@ -145,13 +146,13 @@ impl Script {
             FaultKind::Reset => vec![Piece::Pause, Piece::Reset, Piece::Break],
             FaultKind::Cut => vec![Piece::Pause, Piece::Break],
             FaultKind::EndEarly => vec![Piece::End],
-            FaultKind::ErrorInStream => vec![data(Format::error()), data(DONE.into()), Piece::End],
+            FaultKind::ErrorInStream => self.answer.dialect.error().into_iter().map(data).chain([Piece::End]).collect(),
             FaultKind::BadChunking => {
-                let event = self.answer.format.chunk(Chunk { text: " lost", ..Chunk::default() });
+                let event = self.answer.dialect.chunk(Chunk { text: " lost", ..Chunk::default() });
                 vec![Piece::Pause, Piece::Corrupt, data(event), Piece::Pause, Piece::Break]
             }
             FaultKind::BadJson => {
-                self.pieces.push_back(data(self.answer.format.broken()));
+                self.pieces.push_back(data(self.answer.dialect.broken()));
                 return;
             }
             _ => return,
@@ -161,17 +162,19 @@ impl Script {
     }
 
     fn open(&mut self) {
-        if self.answer.format.is_chat() && !self.opened {
-            self.push_event(self.answer.format.role(), 0);
+        if !std::mem::replace(&mut self.opened, true) {
+            for event in self.answer.dialect.opening() {
+                self.push_event(event, 0);
+            }
         }
-        self.opened = true;
     }
 
     fn push_tokens(&mut self, last: bool) {
         self.open();
         if self.fault() == Some(FaultKind::EmptyChunks) {
             let generated = self.generated();
-            self.push_event(self.answer.format.chunk(Chunk { generated, ..Chunk::default() }), 0);
+            let event = self.answer.dialect.chunk(Chunk { generated, ..Chunk::default() });
+            self.push_event(event, 0);
         }
         let output = Rc::clone(&self.answer.output);
         let ids = &output[self.sent..self.sent + self.waiting];
@@ -184,7 +187,7 @@ impl Script {
         }
     }
 
-    fn token_event(&self, ids: &[u32], last: bool) -> String {
+    fn token_event(&mut self, ids: &[u32], last: bool) -> String {
         let (answer, fault) = (&self.answer, self.fault());
         let apart = matches!(fault, Some(FaultKind::FinishEmpty | FaultKind::DoneOnly));
         let mut text = answer.vocabulary.texts(ids);
@@ -192,7 +195,7 @@ impl Script {
             text.push_str("é🙂");
         }
         let usage = (last && answer.include_usage && fault == Some(FaultKind::UsageInChoices)).then(|| self.usage());
-        answer.format.chunk(Chunk {
+        let chunk = Chunk {
             text: &text,
             ids,
             part: self.part(),
@@ -201,13 +204,15 @@ impl Script {
             first: self.sent == 0,
             usage: usage.as_deref(),
             fingerprint: last && !answer.include_usage,
-        })
+        };
+        self.answer.dialect.chunk(chunk)
     }
 
     fn end(&mut self) {
         if self.fault() == Some(FaultKind::FinishEmpty) {
             let chunk = Chunk { finish: Some(self.finish()), generated: self.generated(), ..Chunk::default() };
-            self.push_event(self.answer.format.chunk(chunk), 0);
+            let event = self.answer.dialect.chunk(chunk);
+            self.push_event(event, 0);
         }
         let usages = match self.fault() {
             _ if !self.answer.include_usage => 0,
@@ -215,11 +220,12 @@ impl Script {
             Some(FaultKind::DoubleUsage) => 2,
             _ => 1,
         };
-        for _ in 0..usages {
-            self.push_event(self.answer.format.usage_event(&self.usage()), 0);
-        }
-        if self.fault() != Some(FaultKind::NoDone) {
-            self.push_event(DONE.into(), 0);
+        let usage = self.usage();
+        let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { self.generated() };
+        let done = self.fault() != Some(FaultKind::NoDone);
+        let ending = Ending { finish: self.finish(), generated, usages, usage: &usage, done };
+        for event in self.answer.dialect.ending(ending) {
+            self.push_event(event, 0);
         }
         self.write_held();
         self.pieces.push_back(Piece::End);
@@ -229,7 +235,8 @@ impl Script {
     fn end_empty(&mut self) {
         self.open();
         let chunk = Chunk { finish: Some("stop"), first: true, ..Chunk::default() };
-        self.push_event(self.answer.format.chunk(chunk), 0);
+        let event = self.answer.dialect.chunk(chunk);
+        self.push_event(event, 0);
         self.end();
     }
 
@@ -240,13 +247,13 @@ impl Script {
     fn usage(&self) -> String {
         let total = u32::try_from(self.answer.output.len()).unwrap_or(u32::MAX);
         let reasoning =
-            (self.fault() == Some(FaultKind::Reasoning) && self.answer.format.is_chat()).then_some(total / 2);
+            (self.fault() == Some(FaultKind::Reasoning) && self.answer.dialect.is_chat()).then_some(total / 2);
         let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { total };
-        self.answer.format.usage(generated, reasoning)
+        self.answer.dialect.usage(generated, reasoning)
     }
 
     fn finish(&self) -> &'static str {
-        let calls = self.fault() == Some(FaultKind::ToolCalls) && self.answer.format.is_chat();
+        let calls = self.fault() == Some(FaultKind::ToolCalls) && self.answer.dialect.is_chat();
         if calls { "tool_calls" } else { self.answer.finish }
     }
 
@@ -261,6 +268,9 @@ impl Script {
     }
 
     fn push_event(&mut self, event: String, tokens: u32) {
+        if event.is_empty() {
+            return;
+        }
         let note = (tokens > 0).then_some(Piece::Tokens(tokens));
         match self.answer.fault {
             Some(Fault { kind: FaultKind::Split, n }) => {
@@ -278,7 +288,7 @@ impl Script {
                     self.write_held();
                 }
             }
-            Some(Fault { kind: FaultKind::Crlf, .. }) => {
+            Some(Fault { kind: FaultKind::Crlf, .. }) if event.starts_with("data: ") => {
                 self.pieces.extend(note.into_iter().chain([data(odd(&event))]));
             }
             _ => self.pieces.extend(note.into_iter().chain([data(event)])),
@@ -324,12 +334,12 @@ fn odd(event: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::events::Format, *};
 
     fn script(chat: bool, output: usize, fault: Option<&str>) -> Script {
         let output: Vec<u32> = (300..).take(output).collect();
         Script::new(Answer {
-            format: Format::new(chat, "x", 1, "tiny", 3),
+            dialect: Box::new(Format::new(chat, "x", 1, "tiny", 3)),
             vocabulary: Rc::new(Vocabulary::builtin().unwrap()),
             output: output.into(),
             finish: "length",

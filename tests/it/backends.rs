@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fire::records,
-    tool::{Done, data, folder, run},
+    tool::{Done, Sim, data, folder, run, truths},
 };
 
 /// A reply as a server sends it, complete when the connection closes in good order.
@@ -377,6 +377,110 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
         request.contains("filename=\"audio.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--vb-part-0--"),
         "{request}"
     );
+}
+
+/// What each backend is sent, and whether the whole answer counts its tokens.
+fn every_backend(count: usize) -> Vec<(&'static str, String, bool)> {
+    let hi = |i| {
+        format!(
+            "{{\"request_id\":\"r{i}\",\"prompt\":\"Say {i} words\",\"expected_output_len\":6,\"body\":{{\"ignore_eos\":true}}}}\n"
+        )
+    };
+    let sound = |i| {
+        let head = "\"multi_modal_data\":{\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}";
+        format!("{{\"request_id\":\"r{i}\",{head},\"expected_output_len\":6,\"body\":{{\"ignore_eos\":true}}}}\n")
+    };
+    let lines = |line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let mut all = Vec::new();
+    for backend in ["openai", "openai-chat", "openai-responses", "anthropic", "tgi", "sglang", "tensorrt-llm", "ollama"]
+    {
+        all.push((backend, lines(&hi), backend != "tensorrt-llm"));
+    }
+    all.push(("openai-audio", lines(&sound), false));
+    all
+}
+
+#[test]
+fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
+    let folder = folder("backends-truth");
+    let log = folder.join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "2ms"]);
+    let mut seen = Vec::new();
+    for (backend, lines, _) in every_backend(4) {
+        let lines = lines.replace(":\"r", &format!(":\"{backend}-"));
+        let done = fire(&sim.url, backend, &["--max-concurrency", "2"], &lines);
+        assert_eq!(done.code, 0, "{backend}: {done:?}");
+        let (_, outputs, _) = records(&done.stdout);
+        for output in &outputs {
+            let counted = if backend == "tensorrt-llm" { "chunks" } else { "usage" };
+            assert_eq!((&output["output_tokens"], &output["token_source"]), (&json!(6), &json!(counted)), "{backend}");
+            assert_eq!(output["itl"].as_array().unwrap().len(), 5, "{backend}: {output}");
+        }
+        seen.extend(outputs);
+    }
+    sim.stop();
+    let truths = truths(&log);
+    assert_eq!(truths.len(), seen.len());
+    for truth in truths {
+        let output = seen.iter().find(|output| output["request_id"] == truth.request_id.as_str()).unwrap();
+        assert_eq!((truth.sent.len(), &truth.tokens), (6, &vec![1; 6]), "{output}");
+        // No token is seen before it was sent, by more than two readings of one clock may differ.
+        let start = output["start_time"].as_f64().unwrap();
+        let first = start + output["ttft"].as_f64().unwrap();
+        let last = start + output["latency"].as_f64().unwrap();
+        assert!(first + 1e-4 > truth.sent[0].as_secs_f64() && last + 1e-4 > truth.sent[5].as_secs_f64(), "{output}");
+    }
+}
+
+#[test]
+fn vb_sim_answers_in_one_piece_in_each_api() {
+    let sim = Sim::start(&[]);
+    for (backend, lines, counts) in every_backend(3) {
+        let done = fire(&sim.url, backend, &["--no-stream"], &lines);
+        assert_eq!(done.code, 0, "{backend}: {done:?}");
+        for output in records(&done.stdout).1 {
+            assert!(output["ttft"].is_null() && output["success"] == true, "{backend}: {output}");
+            assert!(!counts || output["output_tokens"] == 6, "{backend}: {output}");
+        }
+    }
+    let texts = "{\"prompt\":[\"one two\",\"three\",\"four five six\"]}\n";
+    let ids = "{\"prompt\":[[1,2],[3]]}\n{\"prompt\":[1,2,3]}\n";
+    for (backend, lines, prompt) in [
+        ("openai-embeddings", "{\"prompt\":\"one two\"}\n", 2),
+        ("openai-embeddings", ids, 3),
+        ("vllm-pooling", texts, 9),
+        ("vllm-rerank", texts, 9),
+    ] {
+        let done = fire(&sim.url, backend, &[], lines);
+        assert_eq!(done.code, 0, "{backend}: {done:?}");
+        for output in records(&done.stdout).1 {
+            assert_eq!((&output["prompt_len"], &output["output_tokens"]), (&json!(prompt), &json!(0)), "{backend}");
+        }
+    }
+}
+
+#[test]
+fn faults_of_every_api_are_told_for_what_they_are() {
+    let sim = Sim::start(&[]);
+    for (backend, lines, _) in every_backend(1) {
+        for (fault, want) in [
+            ("error_in_stream@2", "stream_error"),
+            ("cut@2", "reset truncated"),
+            ("end_early@2", "truncated"),
+            ("bad_json@2", "protocol"),
+            ("split", ""),
+            ("coalesce", ""),
+            ("status_503", "http_status"),
+        ] {
+            // One without an end of its own looks complete.
+            let want = if backend == "tensorrt-llm" && fault.starts_with("end_early") { "" } else { want };
+            let key = format!("\"ignore_eos\":true,\"vb_fault\":\"{fault}\"");
+            let lines = lines.replace("\"ignore_eos\":true", &key);
+            let kind = &output(&fire(&sim.url, backend, &[], &lines))["error_kind"];
+            let told = kind.as_str().unwrap_or("");
+            assert!(want.split(' ').any(|w| w == told), "{backend} {fault}: {told}");
+        }
+    }
 }
 
 #[test]

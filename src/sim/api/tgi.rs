@@ -1,0 +1,90 @@
+//! Text Generation Inference 3: `/generate_stream` and `/generate`, after its `OpenAPI` description.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Dialect, Ending, FAILURE, Named, Whole, event, text};
+use crate::{
+    record::Prompt,
+    sim::{
+        events::Chunk,
+        request::{self, Body, Refusal},
+        vocabulary::END_OF_TEXT,
+    },
+};
+
+#[derive(Deserialize)]
+struct Request {
+    inputs: String,
+    #[serde(default)]
+    parameters: Parameters,
+    stream: Option<bool>,
+    ignore_eos: Option<bool>,
+    vb_fault: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Parameters {
+    max_new_tokens: Option<i64>,
+}
+
+/// Whether a request to `/generate` is for this API.
+pub fn is_its(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(bytes).is_ok_and(|body| body.get("inputs").is_some())
+}
+
+/// The request in vLLM's words.
+pub fn body(bytes: &[u8], stream: bool) -> Result<Body, Refusal> {
+    let request: Request = request::parse(bytes)?;
+    Ok(Body {
+        prompt: Some(Prompt::Text(request.inputs)),
+        max_tokens: Some(request.parameters.max_new_tokens.unwrap_or(100)),
+        stream: Some(stream || request.stream == Some(true)),
+        ignore_eos: request.ignore_eos,
+        vb_fault: request.vb_fault,
+        ..Body::default()
+    })
+}
+
+/// How it is written.
+pub struct Tgi {
+    named: Named,
+    text: String,
+}
+
+impl Tgi {
+    /// For one answer.
+    pub fn new(named: Named) -> Self {
+        Tgi { named, text: String::new() }
+    }
+
+    fn details(&self, finish: &str, generated: u32) -> Value {
+        let finish = if finish == "stop" { "eos_token" } else { finish };
+        json!({"finish_reason": finish, "generated_tokens": generated, "seed": null,
+            "input_length": self.named.prompt_tokens})
+    }
+}
+
+impl Dialect for Tgi {
+    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
+        self.text.push_str(text(&chunk));
+        let last = chunk.finish.map(|finish| self.details(finish, chunk.generated));
+        let special = chunk.ids == [END_OF_TEXT];
+        let token = json!({"id": chunk.ids.last(), "text": text(&chunk), "logprob": -1.0, "special": special});
+        let whole = last.is_some().then_some(&self.text);
+        event(&json!({"index": chunk.generated, "token": token, "generated_text": whole, "details": last}))
+    }
+
+    fn ending(&mut self, _: Ending<'_>) -> Vec<String> {
+        vec![]
+    }
+
+    fn error(&self) -> Vec<String> {
+        vec![event(&json!({"error": FAILURE, "error_type": "generation"}))]
+    }
+
+    fn whole(&self, whole: Whole<'_>) -> Option<Value> {
+        Some(json!({"generated_text": whole.text, "details": self.details(whole.finish, whole.generated)}))
+    }
+}
