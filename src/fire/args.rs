@@ -15,7 +15,7 @@ use crate::{
         connection::{parse_base_url, parse_url},
         exchange::Cut,
     },
-    load,
+    load::{self, Rate},
     record::Object,
     units::{self, Nanos},
 };
@@ -102,9 +102,25 @@ pub struct Args {
     /// The most requests in flight [default: no limit].
     #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
     pub max_concurrency: Option<u32>,
-    /// Requests per second; `inf` sends as fast as there is room. Without it the requests' own timestamps are obeyed.
-    #[arg(long, help_heading = LOAD, value_name = "RATE", value_parser = load::parse_rate)]
-    pub request_rate: Option<f64>,
+    /// Requests per second; `inf` sends as fast as there is room. A rate over time is written as 5:30s,5-50:1m,50 (5~50: by
+    /// the same factor each second), or @FILE, a table of seconds and rates. Without it the requests' own timestamps are obeyed.
+    #[arg(long, help_heading = LOAD, value_name = "RATE")]
+    pub request_rate: Option<Rate>,
+    /// vLLM's ramp: a rate that grows from --ramp-up-start-rps to --ramp-up-end-rps within --ramp-up-time.
+    #[arg(long, help_heading = LOAD, value_enum, value_name = "HOW")]
+    pub ramp_up_strategy: Option<Growth>,
+    /// Requests per second where the ramp begins.
+    #[arg(long, help_heading = LOAD, value_name = "RATE")]
+    pub ramp_up_start_rps: Option<f64>,
+    /// Requests per second where it ends, and from there on.
+    #[arg(long, help_heading = LOAD, value_name = "RATE")]
+    pub ramp_up_end_rps: Option<f64>,
+    /// How long it takes.
+    #[arg(long, help_heading = LOAD, value_name = "TIME", value_parser = units::parse_duration)]
+    pub ramp_up_time: Option<Nanos>,
+    /// So many requests at one instant, one burst after the other at --request-rate all together.
+    #[arg(long, help_heading = LOAD, value_name = "N", default_value = "1", value_parser = units::parse_count_u32)]
+    pub burst_size: u32,
     /// The shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even.
     #[arg(long, help_heading = LOAD, value_name = "SHAPE", default_value = "1", value_parser = load::parse_burstiness)]
     pub burstiness: f64,
@@ -226,6 +242,15 @@ pub struct Args {
     config: ConfigFlag,
 }
 
+/// `--ramp-up-strategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Growth {
+    /// By the same amount each second.
+    Linear,
+    /// By the same factor each second.
+    Exponential,
+}
+
 /// `--transport`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TransportKind {
@@ -284,6 +309,38 @@ impl Args {
             url.set_path("/metrics");
         }
         Ok(Some(url))
+    }
+
+    /// The rate of --request-rate, or of the ramp; `None`: the requests' own timestamps.
+    pub fn rate(&self) -> Result<Option<Rate>, Error> {
+        let wrong = |what: &str| Err(Error::Usage(what.into()));
+        let ramp = (self.ramp_up_strategy, self.ramp_up_start_rps, self.ramp_up_end_rps, self.ramp_up_time);
+        let rate = match ramp {
+            (None, None, None, None) => self.request_rate.clone(),
+            _ if self.request_rate.is_some() => {
+                return wrong("--request-rate and --ramp-up-… are two rates: give one (as 1-9:60s,9, say)");
+            }
+            (Some(how), Some(start), Some(end), Some(time)) => {
+                Some(Rate::ramp(start, end, time, how == Growth::Exponential).map_err(Error::Usage)?)
+            }
+            (_, _, _, None) => {
+                return wrong(
+                    "a ramp needs --ramp-up-time: it goes by time here, not by the number of requests, which a stream does not tell",
+                );
+            }
+            _ => {
+                return wrong(
+                    "a ramp needs --ramp-up-strategy, --ramp-up-start-rps, --ramp-up-end-rps and --ramp-up-time",
+                );
+            }
+        };
+        if self.burst_size == 0 {
+            return wrong("--burst-size 0 would send nothing: 1 is no burst");
+        }
+        if self.burst_size > 1 && rate.as_ref().is_none_or(Rate::is_free) {
+            return wrong("--burst-size needs a --request-rate, which says how often bursts come");
+        }
+        Ok(rate)
     }
 
     /// The API, and how it replies.

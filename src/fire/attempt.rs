@@ -70,6 +70,8 @@ impl Client {
 pub struct Due {
     /// By the schedule, in an open loop; in a closed one as `ready`.
     pub scheduled: Nanos,
+    /// When it had been read; 0 when it was there before anybody asked.
+    pub read: Nanos,
     /// When nothing but the client kept it back any more: it was due, had its slot, and had been read.
     pub ready: Nanos,
 }

@@ -178,7 +178,7 @@ pub async fn dispatch<L: Launch>(
             return 0;
         };
         let ready = freed.max(read).max(due.unwrap_or_default());
-        launch.start(request, Due { scheduled: due.unwrap_or(ready), ready }, slot);
+        launch.start(request, Due { scheduled: due.unwrap_or(ready), read, ready }, slot);
     }
     launch.rest();
     let since = pace.now();

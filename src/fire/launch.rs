@@ -15,6 +15,10 @@ use super::{
 };
 use crate::{
     http::exchange::{Exchange, Transport},
+    load::{
+        Arrivals,
+        arrivals::{Moments, Told},
+    },
     record::RequestFuncOutput,
     units::Nanos,
 };
@@ -26,6 +30,8 @@ pub struct Launcher<'a, T: Transport> {
     attendant: Attendant,
     /// Whether a request had a time of its own.
     pub timed: bool,
+    /// What was sent when.
+    arrivals: Arrivals,
     /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
     begun: Vec<Vec<Begun<T::Exchange>>>,
 }
@@ -75,9 +81,16 @@ impl Attendant {
 impl<'a, T: Transport> Launcher<'a, T> {
     /// With nothing sent yet.
     #[must_use]
-    pub fn new(transport: Arc<T>, readers: &'a Readers, attendant: Attendant) -> Self {
+    pub fn new(transport: Arc<T>, readers: &'a Readers, attendant: Attendant, arrivals: Arrivals) -> Self {
         let begun = readers.handles().map(|_| vec![]).collect();
-        Launcher { transport, readers, attendant, timed: false, begun }
+        Launcher { transport, readers, attendant, timed: false, arrivals, begun }
+    }
+}
+
+impl<T: Transport> Launcher<'_, T> {
+    /// Nothing more is sent: what is to be told of it, and no more senders from here.
+    pub fn end(self) -> Option<Told> {
+        self.arrivals.end()
     }
 }
 
@@ -90,6 +103,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
 
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
         let RequestFuncInput { request, output, timestamp } = request;
+        let sent = self.attendant.client.clock.now();
+        self.arrivals.sent(Moments { planned: due.scheduled, read: due.read, ready: due.ready, sent });
         let (at, exchange) = self.transport.begin(request);
         self.attendant.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
@@ -111,9 +126,10 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
+        self.arrivals.never(scheduled);
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
-        let due = Due { scheduled, ready: scheduled };
+        let due = Due { scheduled, read: Nanos(0), ready: scheduled };
         let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }

@@ -73,10 +73,16 @@ use crate::{
         socket::Stamping,
         stamped::Stamped,
     },
-    load::Schedule,
+    load::{
+        Arrivals, Rate, Schedule,
+        arrivals::{GapLaw, Late, Told},
+    },
     ndjson,
     pacer::Sleeper,
-    record::{ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, Line, NotSent, RunRecord, SampleRequest, Verdict},
+    record::{
+        self, ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, GapTest, LateCounts, Line, NotSent, RunRecord,
+        SampleRequest, Verdict,
+    },
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -90,7 +96,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return cli::print_schema::<Line>();
     }
     let url = args.url()?;
-    let schedule = Schedule::new(args.request_rate, args.burstiness, args.seed);
+    let rate = args.rate()?;
     let protocol = args.protocol()?;
     let headers = Headers::new(&args.header, cli::api_key(), protocol)?;
     check_open_files(args.max_concurrency);
@@ -99,7 +105,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &url, protocol, schedule, headers));
+    let done = runtime.block_on(load(args, &url, protocol, rate, headers));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
@@ -115,7 +121,7 @@ fn check_open_files(max_concurrency: Option<u32>) {
 }
 
 /// The whole run, from the first question to the last record.
-async fn load(args: &Args, url: &Url, protocol: Protocol, schedule: Schedule, headers: Headers) -> Result<(), Error> {
+async fn load(args: &Args, url: &Url, protocol: Protocol, rate: Option<Rate>, headers: Headers) -> Result<(), Error> {
     let selftest = args.selftest()?;
     let portable = args.transport == TransportKind::Portable;
     let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect, portable)?;
@@ -144,8 +150,8 @@ async fn load(args: &Args, url: &Url, protocol: Protocol, schedule: Schedule, he
     watch_signals(&stopper, args.grace)?;
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
-    let load = Load { args, url, template, headers, first, readers: &readers, stopper, schedule };
-    let run = RunRecord { selftest, ..run_record(args, url, protocol, &load.headers, model) };
+    let load = Load { args, url, template, headers, first, readers: &readers, stopper, rate };
+    let run = RunRecord { selftest, ..run_record(&load, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let ended = if let Some(mut server) = server {
@@ -168,7 +174,7 @@ struct Load<'a> {
     first: SampleRequest,
     readers: &'a Readers,
     stopper: Stopper,
-    schedule: Schedule,
+    rate: Option<Rate>,
 }
 
 impl Load<'_> {
@@ -252,7 +258,9 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
     Ok(())
 }
 
-fn run_record(args: &Args, url: &Url, protocol: Protocol, headers: &Headers, model: String) -> RunRecord {
+fn run_record(load: &Load<'_>, model: String) -> RunRecord {
+    let Load { args, url, headers, rate, .. } = load;
+    let protocol = load.template.protocol;
     let default_id = || format!("{:x}-{:x}", unix_now().0 / 1_000_000, std::process::id());
     RunRecord {
         format: FORMAT_VERSION,
@@ -266,7 +274,9 @@ fn run_record(args: &Args, url: &Url, protocol: Protocol, headers: &Headers, mod
         base_url: url.as_str().trim_end_matches('/').into(),
         endpoint: args.endpoint(protocol).into(),
         stream: (protocol.cut() == Cut::Whole).then_some(false),
-        request_rate: args.request_rate.filter(|r| r.is_finite()),
+        request_rate: rate.as_ref().and_then(Rate::number),
+        rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
+        burst_size: Some(args.burst_size).filter(|size| *size > 1),
         burstiness: args.burstiness,
         max_concurrency: args.max_concurrency,
         num_warmups: args.num_warmups,
@@ -330,12 +340,13 @@ impl Load<'_> {
         let watch = Watch::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
         let attendant = Attendant { client: Arc::clone(&client), entries, backlog, stop: stopper.watch(), alive };
-        let mut launcher = Launcher::new(transport, self.readers, attendant);
+        let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
+        let mut launcher = Launcher::new(transport, self.readers, attendant, arrivals(args, self.rate.as_ref()));
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
-        let left = dispatch(input.requests, self.schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
-        let by_schedule = args.request_rate.map_or(launcher.timed, f64::is_finite);
+        let left = dispatch(input.requests, schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
+        let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
         let open_loop = Some(by_schedule || args.max_concurrency.is_none());
-        drop(launcher);
+        let told = launcher.end().filter(|_| by_schedule);
         // Ends when the last task has dropped its sender.
         while gone.recv().await.is_some() {}
         // Neither the wait for more input nor a slow reader is a part of it. Without any outcome it is the time until now.
@@ -362,6 +373,7 @@ impl Load<'_> {
             run_id,
             duration,
             open_loop,
+            arrivals: told.map(arrivals_record),
             client: Some(evidence.client),
             verdict: Some(verdict),
             reasons: reasons.clone(),
@@ -373,6 +385,23 @@ impl Load<'_> {
             written.error = Some(source);
         }
         Ok(Ended { written, started, input, why, verdict, reasons })
+    }
+}
+
+/// What watches the sending, with the law of the gaps where there is one.
+fn arrivals(args: &Args, rate: Option<&Rate>) -> Arrivals {
+    let profile = rate.and_then(Rate::over_time).filter(|_| args.burst_size == 1);
+    Arrivals::new(profile.and_then(|profile| GapLaw::new(profile, args.burstiness)))
+}
+
+fn arrivals_record(told: Told) -> record::Arrivals {
+    let Late { no_slot, input, client } = told.late;
+    record::Arrivals {
+        planned: told.planned,
+        distance: told.distance,
+        p: told.p,
+        gaps: told.gaps.map(|(distance, p)| GapTest { distance, p }),
+        late: LateCounts { no_slot, input, client },
     }
 }
 

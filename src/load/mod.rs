@@ -1,6 +1,12 @@
-//! When each request is due: load schedules as data, without a clock.
+//! When each request is due: load schedules as data, without a clock. And whether they were sent then.
+
+pub mod arrivals;
+mod profile;
 
 use rand::rngs::ChaCha8Rng;
+
+use self::profile::Profile;
+pub use self::{arrivals::Arrivals, profile::Rate};
 
 use crate::{rng, units::Nanos};
 
@@ -14,35 +20,53 @@ pub enum Schedule {
     /// As soon as there is room, whatever the requests say (`--request-rate inf`).
     Free,
     /// A process of arrivals at a mean rate.
-    Arrivals(Box<Arrivals>),
+    Arrivals(Box<Process>),
 }
 
 /// Arrivals with gaps from a gamma distribution.
+///
+/// Where the rate changes with time, the same process of rate 1 is moved through the inverse of the requests due by then, ∫ rate: so
+/// as many come in any time as the profile says, whatever the gaps.
 ///
 /// Gaps have the mean 1/rate and the coefficient of variation 1/√burstiness: 1 is a Poisson process (exponential
 /// gaps), smaller is burstier, infinity is a metronome. As in vLLM the first request comes after the first gap; unlike
 /// there, nothing is rescaled afterwards to end at a round time, which would make the process something else.
 #[derive(Debug)]
-pub struct Arrivals {
-    rate: f64,
+pub struct Process {
+    pace: Pace,
     burstiness: f64,
+    /// Requests that arrive at one instant.
+    burst: u64,
     rng: ChaCha8Rng,
+    /// Requests and bursts so far.
     count: u64,
+    bursts: u64,
     last: Nanos,
 }
 
+/// The rate of a process.
+#[derive(Debug)]
+enum Pace {
+    /// Always the same, in bursts per second.
+    Constant(f64),
+    /// By the time, with the requests that were planned by the last burst.
+    Profile(Profile, f64),
+}
+
 impl Schedule {
-    /// From the flags: no `rate` obeys the requests, an infinite one is [`Schedule::Free`].
+    /// From the flags: no `rate` obeys the requests, an infinite one is [`Schedule::Free`]. `burst` requests arrive at one
+    /// instant, and gaps are between bursts, so that the rate stays what it is.
     #[must_use]
-    pub fn new(rate: Option<f64>, burstiness: f64, seed: u64) -> Self {
-        match rate {
-            None => Schedule::Own,
-            Some(rate) if rate.is_infinite() => Schedule::Free,
-            Some(rate) => {
-                let rng = rng::stream(seed, "arrivals", 0);
-                Schedule::Arrivals(Box::new(Arrivals { rate, burstiness, rng, count: 0, last: Nanos(0) }))
-            }
-        }
+    pub fn new(rate: Option<&Rate>, burstiness: f64, burst: u32, seed: u64) -> Self {
+        let Some(rate) = rate else { return Schedule::Own };
+        let burst = burst.max(1).into();
+        let pace = match (rate.number(), rate.over_time()) {
+            (Some(rate), _) => Pace::Constant(rate / burst as f64),
+            (None, Some(profile)) => Pace::Profile(profile, 0.0),
+            (None, None) => return Schedule::Free,
+        };
+        let rng = rng::stream(seed, "arrivals", 0);
+        Schedule::Arrivals(Box::new(Process { pace, burstiness, burst, rng, count: 0, bursts: 0, last: Nanos(0) }))
     }
 
     /// When the next request is due, given its own `timestamp`; `None`: as soon as there is room.
@@ -55,28 +79,39 @@ impl Schedule {
     }
 }
 
-impl Arrivals {
+impl Process {
     fn next(&mut self) -> Nanos {
-        self.count += 1;
-        if self.burstiness.is_infinite() {
-            // By multiplication, so that no rounding adds up over a long run.
-            self.last = Nanos::from_secs_f64(self.count as f64 / self.rate);
-        } else {
-            // The exponential is the gamma of shape 1, by one logarithm instead of several draws.
-            let gap = if self.burstiness.to_bits() == 1.0_f64.to_bits() {
-                rng::exponential(&mut self.rng)
-            } else {
-                rng::gamma(&mut self.rng, self.burstiness) / self.burstiness
-            };
-            self.last = self.last + Nanos::from_secs_f64(gap / self.rate);
+        if self.count.is_multiple_of(self.burst) {
+            self.bursts += 1;
+            self.last = self.next_burst();
         }
+        self.count += 1;
         self.last
     }
-}
 
-/// Requests per second as it is typed: a number above 0, or `inf`.
-pub fn parse_rate(text: &str) -> Result<f64, String> {
-    positive(text).ok_or_else(|| format!("`{text}` is not a number of requests per second above 0, nor `inf`"))
+    fn next_burst(&mut self) -> Nanos {
+        let even = self.burstiness.is_infinite();
+        let gap = if even { 1.0 } else { self.gap() };
+        match &mut self.pace {
+            // By multiplication, so that no rounding adds up over a long run.
+            Pace::Constant(rate) if even => Nanos::from_secs_f64(self.bursts as f64 / *rate),
+            Pace::Constant(rate) => self.last + Nanos::from_secs_f64(gap / *rate),
+            Pace::Profile(profile, planned) => {
+                *planned += gap * self.burst as f64;
+                profile.when(*planned)
+            }
+        }
+    }
+
+    /// A gap in bursts: its mean is 1.
+    fn gap(&mut self) -> f64 {
+        // The exponential is the gamma of shape 1, by one logarithm instead of several draws.
+        if self.burstiness.to_bits() == 1.0_f64.to_bits() {
+            rng::exponential(&mut self.rng)
+        } else {
+            rng::gamma(&mut self.rng, self.burstiness) / self.burstiness
+        }
+    }
 }
 
 /// The shape of the gaps as it is typed: a number above 0, or `inf`.
@@ -97,7 +132,7 @@ mod tests {
     use crate::units::SECOND;
 
     fn gaps(rate: f64, burstiness: f64, seed: u64, n: usize) -> Vec<f64> {
-        let mut schedule = Schedule::new(Some(rate), burstiness, seed);
+        let mut schedule = Schedule::new(Some(&Rate::constant(rate)), burstiness, 1, seed);
         let times: Vec<Nanos> = (0..n).map(|_| schedule.due(None).unwrap()).collect();
         let firsts = std::iter::once(Nanos(0)).chain(times.iter().copied());
         times.iter().zip(firsts).map(|(now, before)| now.since(before).as_secs_f64()).collect()
@@ -132,9 +167,45 @@ mod tests {
         assert!(distance * n.sqrt() < 1.63, "beyond the 1 % point: {}", distance * n.sqrt());
     }
 
+    fn due(rate: &str, burstiness: f64, burst: u32, n: usize) -> Vec<Nanos> {
+        let mut schedule = Schedule::new(Some(&rate.parse().unwrap()), burstiness, burst, 1);
+        (0..n).map(|_| schedule.due(None).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_profile_that_never_changes_is_the_rate_itself() {
+        for burstiness in [f64::INFINITY, 1.0, 0.3] {
+            let (plain, profile) = (due("20", burstiness, 1, 500), due("20:7s,20", burstiness, 1, 500));
+            let off = plain.iter().zip(&profile).map(|(a, b)| a.0.abs_diff(b.0)).max();
+            assert!(off < Some(1000), "{burstiness}: {off:?} ns, by rounding each gap");
+        }
+    }
+
+    #[test]
+    fn as_many_come_in_each_time_as_the_profile_says() {
+        let rate = "10:20s,10-100:60s,100~10:60s,0:30s,50";
+        let profile = rate.parse::<Rate>().unwrap().over_time().unwrap();
+        for (burstiness, burst) in [(f64::INFINITY, 1), (1.0, 1), (4.0, 5)] {
+            let times = due(rate, burstiness, burst, 12_000);
+            for seconds in [10, 20, 50, 80, 120, 140, 160, 200] {
+                let at = Nanos(seconds * SECOND);
+                let (came, planned) = (times.partition_point(|t| *t <= at) as f64, profile.count(at));
+                let sd = if burstiness.is_infinite() { 1.0 } else { (planned * f64::from(burst) / burstiness).sqrt() };
+                assert!((came - planned).abs() <= 4.0 * sd + f64::from(burst), "{seconds} s: {came} of {planned}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_burst_comes_at_one_instant_and_the_rate_stays() {
+        let times = due("100", f64::INFINITY, 4, 12);
+        let ms: Vec<u64> = times.iter().map(|t| t.0 / 1_000_000).collect();
+        assert_eq!(ms, [40, 40, 40, 40, 80, 80, 80, 80, 120, 120, 120, 120]);
+    }
+
     #[test]
     fn a_metronome_does_not_drift() {
-        let mut schedule = Schedule::new(Some(3.0), f64::INFINITY, 0);
+        let mut schedule = Schedule::new(Some(&Rate::constant(3.0)), f64::INFINITY, 1, 0);
         let last = (0..3_000_000).filter_map(|_| schedule.due(None)).last();
         assert_eq!(last, Some(Nanos(1_000_000 * SECOND)));
     }
@@ -143,7 +214,7 @@ mod tests {
         #[test]
         fn times_never_go_back_and_repeat_with_the_seed(rate in 0.01..1e5, burstiness in 0.05..50.0, seed: u64) {
             let run = || {
-                let mut schedule = Schedule::new(Some(rate), burstiness, seed);
+                let mut schedule = Schedule::new(Some(&Rate::constant(rate)), burstiness, 1, seed);
                 (0..50).map(|_| schedule.due(Some(Nanos(5))).unwrap()).collect::<Vec<_>>()
             };
             let times = run();
@@ -154,13 +225,13 @@ mod tests {
 
     #[test]
     fn without_a_rate_the_requests_say_when() {
-        let mut own = Schedule::new(None, 1.0, 0);
+        let mut own = Schedule::new(None, 1.0, 1, 0);
         assert_eq!((own.due(Some(Nanos(9))), own.due(None)), (Some(Nanos(9)), None));
-        let mut free = Schedule::new(Some(f64::INFINITY), 1.0, 0);
+        let mut free = Schedule::new(Some(&"inf".parse().unwrap()), 1.0, 1, 0);
         assert_eq!(free.due(Some(Nanos(9))), None);
         for text in ["0", "-1", "nan", "fast", ""] {
-            assert!(parse_rate(text).is_err() && parse_burstiness(text).is_err(), "{text}");
+            assert!(parse_burstiness(text).is_err(), "{text}");
         }
-        assert_eq!((parse_rate("inf"), parse_burstiness(" 0.5 ")), (Ok(f64::INFINITY), Ok(0.5)));
+        assert_eq!(parse_burstiness(" 0.5 "), Ok(0.5));
     }
 }

@@ -12,7 +12,10 @@ mod scrape;
 
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use request::{Prompt, SampleRequest};
-pub use run::{ClientUse, ClockAnchor, EndRecord, EndType, NotSent, Percentiles, RunRecord, RunType, Stamps, Verdict};
+pub use run::{
+    Arrivals, ClientUse, ClockAnchor, EndRecord, EndType, GapTest, LateCounts, NotSent, Percentiles, RunRecord,
+    RunType, Stamps, Verdict,
+};
 pub use scrape::{ScrapeRecord, ScrapeType};
 
 /// The version of the record format, in the `run` record of every stream.

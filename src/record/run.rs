@@ -40,6 +40,12 @@ pub struct RunRecord {
     pub stream: Option<bool>,
     /// Requests per second; `null`: no limit.
     pub request_rate: Option<f64>,
+    /// The rate over time as it was asked for, where it is not the same all the time (`request_rate` is `null` then).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_profile: Option<String>,
+    /// Requests that arrive at one instant. Absent: 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub burst_size: Option<u32>,
     /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier.
     pub burstiness: f64,
     /// The most requests in flight; `null`: no limit.
@@ -97,6 +103,9 @@ pub struct EndRecord {
     pub interrupted: bool,
     /// Whether requests were sent by a schedule (a rate, their timestamps, or all at once) and not when others ended.
     pub open_loop: Option<bool>,
+    /// Whether requests were sent when they were planned; absent where they had no plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arrivals: Option<Arrivals>,
     /// How late requests were handed to the socket against their schedule; `null` when nothing was sent.
     /// In an open loop with a limit on concurrency this includes waiting for a slot.
     pub schedule_lag: Option<Percentiles>,
@@ -113,6 +122,46 @@ pub struct EndRecord {
     pub verdict: Option<Verdict>,
     /// Why the verdict is not `clean`, each in one line.
     pub reasons: Vec<String>,
+}
+
+/// The requests of a run that had a plan, and whether they were sent by it. `docs/METRICS.md` says how it is tested.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Arrivals {
+    /// Requests that were due.
+    pub planned: u64,
+    /// The largest share of them that was due and not yet sent at some moment: Kolmogorov and Smirnov's distance between the
+    /// planned and the realised arrivals.
+    pub distance: f64,
+    /// The probability of such a distance, or a larger one, by chance.
+    pub p: f64,
+    /// The gaps between the requests sent, against the distribution that was asked for; `null` for even gaps, bursts, and
+    /// requests with times of their own, which have none.
+    pub gaps: Option<GapTest>,
+    /// Requests that were sent more than a millisecond behind their plan, by what kept them last.
+    pub late: LateCounts,
+}
+
+/// A test of the gaps between requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct GapTest {
+    /// Kolmogorov and Smirnov's distance of the gaps from their distribution.
+    pub distance: f64,
+    /// The probability of such a distance, or a larger one, by chance.
+    pub p: f64,
+}
+
+/// What kept requests that were late.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct LateCounts {
+    /// No slot was free (`--max-concurrency`).
+    pub no_slot: u64,
+    /// They came too late from standard input.
+    pub input: u64,
+    /// The client itself.
+    pub client: u64,
 }
 
 /// How the token-bearing chunks of a run were stamped.

@@ -33,7 +33,8 @@ use crate::{
     clock::{Clock, unix_now},
     config::ConfigFlag,
     error::Error,
-    load, ndjson,
+    load::Rate,
+    ndjson,
     record::FORMAT_VERSION,
     units::{Nanos, SECOND, UnixNanos, parse_count_u32, parse_duration},
 };
@@ -65,8 +66,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = parse_count_u32)]
     max_concurrency: Option<u32>,
     /// Requests per second.
-    #[arg(long, value_name = "RATE", value_parser = load::parse_rate)]
-    request_rate: Option<f64>,
+    #[arg(long, value_name = "RATE")]
+    request_rate: Option<Rate>,
     /// Passed on to vb-fire: threads that read answers.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
@@ -137,8 +138,11 @@ impl Args {
                 "--max-concurrency, --output-len, --step and --seconds must be more than 0".into(),
             ));
         }
+        if self.request_rate.as_ref().is_some_and(|rate| rate.profile().is_some()) {
+            return Err(Error::Usage("vb-selftest needs one --request-rate: the highest of your profile".into()));
+        }
         // An infinite rate is none.
-        let request_rate = self.request_rate.filter(|rate| rate.is_finite());
+        let request_rate = self.request_rate.as_ref().and_then(Rate::number);
         let fitting = u32::try_from(self.seconds.0 / self.step.0).unwrap_or(u32::MAX).saturating_sub(1);
         Ok(Plan {
             max_concurrency: self.max_concurrency.or(request_rate.is_none().then_some(CONCURRENCY)),

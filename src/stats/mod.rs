@@ -1,5 +1,6 @@
 //! `vb-stats`: outputs in, one result out.
 
+mod arrivals;
 mod cache;
 mod client;
 mod distribution;

@@ -5,6 +5,7 @@
 use std::{collections::HashMap, iter::once};
 
 use super::{
+    arrivals,
     client::Client,
     distribution::{Distribution, Together, Unit},
     fluidity::Fluidity,
@@ -224,6 +225,7 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
         verdict,
         reasons,
         client: all.all.iter().filter_map(|vb| vb.client.clone()).reduce(Client::and),
+        arrivals: all.all.iter().filter_map(|vb| vb.arrivals).reduce(arrivals::both),
         skipped_lines: all.sum(|vb| vb.skipped_lines),
         bad_lines: all.sum(|vb| vb.bad_lines),
         offered: all.sum(|vb| vb.offered),

@@ -388,7 +388,10 @@ impl Recording {
         if !told.is_empty() {
             return Some(told.contains(&true));
         }
-        let open = |run: &RunRecord| run.request_rate.is_some() || run.max_concurrency.is_none();
+        let open = |run: &RunRecord| {
+            let scheduled = run.request_rate.is_some() || run.rate_profile.is_some();
+            scheduled || run.max_concurrency.is_none()
+        };
         (!self.runs.is_empty()).then(|| self.runs.iter().any(open))
     }
 }

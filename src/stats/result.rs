@@ -256,6 +256,8 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
     let started = started.chain(recording.span.map(|s| s.0)).min().unwrap_or_else(clock::unix_now);
     // Several hosts share the load: their limits add up, and one without a limit has none.
     let rate: Option<f64> = runs.iter().map(|run| run.request_rate).sum();
+    // vLLM has a number or "inf" here; a rate that changes is neither.
+    let profile = runs.iter().find_map(|run| run.rate_profile.clone()).map(Value::from);
     let concurrency: Option<u64> = runs.iter().map(|run| run.max_concurrency.map(u64::from)).sum();
     let told = !runs.is_empty();
     [
@@ -266,7 +268,7 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
         ("model_id", text(|run| &run.model)),
         ("tokenizer_id", tokenizer.into()),
         ("num_prompts", recording.offered().into()),
-        ("request_rate", rate.filter(|_| told).map_or("inf".into(), Value::from)),
+        ("request_rate", profile.or_else(|| Some(rate.filter(|_| told)?.into())).unwrap_or_else(|| "inf".into())),
         ("burstiness", runs.first().map_or(1.0, |run| run.burstiness).into()),
         ("max_concurrency", concurrency.filter(|_| told).into()),
     ]

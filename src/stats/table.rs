@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{
+    arrivals,
     client::Client,
     metric::Metric,
     part::Numbers,
@@ -370,6 +371,9 @@ impl Table {
             [reason] => format!(": {reason}"),
             [reason, others @ ..] => format!(": {reason} (and {} more, in vb.reasons)", others.len()),
         };
+        if let Some(told) = &vb.arrivals {
+            self.line(&arrivals::words(told));
+        }
         self.line(&format!("client: {}{why}", verdict.name()));
     }
 }

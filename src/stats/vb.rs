@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Options,
+    Options, arrivals,
     cache::{Cache, Meant},
     client::{self, Client},
     distribution::{Distribution, Unit},
@@ -21,7 +21,7 @@ use super::{
     tokens,
 };
 use crate::{
-    record::{ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
+    record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
     units::UnixNanos,
 };
 
@@ -55,6 +55,8 @@ pub struct Vb {
     pub reasons: Vec<String>,
     /// What the clients tell of themselves; `null`: nothing.
     pub client: Option<Client>,
+    /// Whether requests were sent when they were planned; `null`: they had no plan, or it is not told.
+    pub arrivals: Option<Arrivals>,
     /// Lines of a type this tool does not read.
     pub skipped_lines: u64,
     /// Lines that `--lenient` passed over.
@@ -214,6 +216,7 @@ impl Vb {
             verdict,
             reasons,
             client: Client::of(&recording),
+            arrivals: recording.ends.iter().filter_map(|end| end.arrivals).reduce(arrivals::both),
             skipped_lines: recording.skipped,
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,

@@ -454,6 +454,19 @@ mod definitions {
     }
 
     #[test]
+    fn arrivals() {
+        check(&[
+            ("/vb/arrivals/planned", 8.0),
+            ("/vb/arrivals/distance", 0.25),
+            ("/vb/arrivals/p", 0.9),
+            ("/vb/arrivals/gaps/distance", 0.2),
+            ("/vb/arrivals/gaps/p", 0.6),
+            ("/vb/arrivals/late/no_slot", 1.0),
+            ("/vb/arrivals/late/client", 2.0),
+        ]);
+    }
+
+    #[test]
     fn client() {
         check(&[
             ("/vb/client/threads", 1.0),

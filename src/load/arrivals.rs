@@ -1,0 +1,329 @@
+//! Whether requests were sent when they were planned: how much was behind, what kept it, and two tests of Kolmogorov and Smirnov.
+
+use std::collections::VecDeque;
+
+use statrs::distribution::{ContinuousCDF, Gamma};
+
+use super::profile::Profile;
+use crate::units::Nanos;
+
+/// Moments closer than this are the same: what a request is late by on a machine that does other things too.
+pub const TOLERANCE: Nanos = Nanos(1_000_000);
+
+/// What a gap may be off by, where two requests are due at nearly the same time: sending one takes time too.
+const GAP_TOLERANCE: Nanos = Nanos(100_000);
+
+/// Bins of probability for the gaps: the distance is known to 1/8192.
+const BINS: usize = 8192;
+
+/// The gaps that a schedule draws, in planned requests: gamma distributed with mean 1.
+#[derive(Debug, Clone)]
+pub struct GapLaw {
+    profile: Profile,
+    gamma: Gamma,
+}
+
+impl GapLaw {
+    /// Of arrivals by `profile` with gaps of this shape; `None`: even gaps, which have no distribution to test.
+    #[must_use]
+    pub fn new(profile: Profile, burstiness: f64) -> Option<Self> {
+        let gamma = Gamma::new(burstiness, burstiness).ok().filter(|_| burstiness.is_finite())?;
+        Some(GapLaw { profile, gamma })
+    }
+}
+
+/// Watches requests being sent, in their order. Its memory is that of the requests that are behind.
+#[derive(Debug)]
+pub struct Arrivals {
+    law: Option<GapLaw>,
+    /// Planned and sent so far.
+    planned: u64,
+    sent: u64,
+    /// When those were sent for which it is not known yet how many were due by then, with how many were sent before.
+    open: VecDeque<(Nanos, u64)>,
+    /// The most that were due and not yet sent.
+    behind: u64,
+    /// By the cause.
+    late: Late,
+    last: Option<f64>,
+    /// Gaps by the probability that their law gives to one that is longer, or shorter, by the tolerance.
+    longer: Vec<u32>,
+    shorter: Vec<u32>,
+    gaps: u64,
+}
+
+/// Requests that were sent more than [`TOLERANCE`] behind their schedule, by what kept them last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Late {
+    /// No slot was free.
+    pub no_slot: u64,
+    /// They had not been read from the input.
+    pub input: u64,
+    /// The client itself.
+    pub client: u64,
+}
+
+/// What kept a request.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Moments {
+    /// When it was due.
+    pub planned: Nanos,
+    /// When it had been read; 0: before anybody asked.
+    pub read: Nanos,
+    /// When nothing but the client kept it back.
+    pub ready: Nanos,
+    /// When it was sent.
+    pub sent: Nanos,
+}
+
+/// What is told of a run's arrivals.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Told {
+    /// Requests that were due.
+    pub planned: u64,
+    /// The largest share of them that was due and not sent at some moment.
+    pub distance: f64,
+    /// The probability of such a distance between two samples of one distribution.
+    pub p: f64,
+    /// The distance of the gaps' distribution from the law that was asked for, and its probability.
+    pub gaps: Option<(f64, f64)>,
+    /// What was sent late.
+    pub late: Late,
+}
+
+impl Arrivals {
+    /// With nothing sent.
+    #[must_use]
+    pub fn new(law: Option<GapLaw>) -> Self {
+        let bins = || if law.is_some() { vec![0; BINS] } else { vec![] };
+        let (longer, shorter) = (bins(), bins());
+        Arrivals {
+            law,
+            planned: 0,
+            sent: 0,
+            open: VecDeque::new(),
+            behind: 0,
+            late: Late::default(),
+            last: None,
+            longer,
+            shorter,
+            gaps: 0,
+        }
+    }
+
+    /// A request is sent.
+    pub fn sent(&mut self, moments: Moments) {
+        self.plan(moments.planned);
+        self.count_late(moments);
+        // What was due within the tolerance is in time.
+        self.open.push_back((moments.sent.since(TOLERANCE), self.sent));
+        self.sent += 1;
+        self.gap(moments.sent);
+    }
+
+    /// A request was due, and is never sent.
+    pub fn never(&mut self, planned: Nanos) {
+        self.plan(planned);
+    }
+
+    fn plan(&mut self, planned: Nanos) {
+        while let Some((sent, before)) = self.open.front().copied()
+            && sent < planned
+        {
+            self.close(before);
+            self.open.pop_front();
+        }
+        self.planned += 1;
+    }
+
+    /// All that was due before that request was sent is known.
+    fn close(&mut self, before: u64) {
+        // It itself was due, and is sent at this moment.
+        self.behind = self.behind.max(self.planned.saturating_sub(before + 1));
+    }
+
+    fn count_late(&mut self, Moments { planned, read, ready, sent }: Moments) {
+        if sent.since(planned) <= TOLERANCE {
+            return;
+        }
+        let cause = match () {
+            () if sent.since(ready) > TOLERANCE => &mut self.late.client,
+            () if read >= ready && read > planned => &mut self.late.input,
+            () => &mut self.late.no_slot,
+        };
+        *cause += 1;
+    }
+
+    fn gap(&mut self, sent: Nanos) {
+        let Some(law) = &self.law else { return };
+        let now = law.profile.count(sent);
+        let slack = law.profile.count(sent + GAP_TOLERANCE) - now;
+        if let Some(gap) = self.last.replace(now).map(|last| now - last) {
+            for (bins, gap) in [(&mut self.longer, gap + slack), (&mut self.shorter, gap - slack)] {
+                let bin = bin(law.gamma.cdf(gap.max(0.0)));
+                bins[bin] = bins[bin].saturating_add(1);
+            }
+            self.gaps += 1;
+        }
+    }
+
+    /// The end: nothing more will be planned.
+    #[must_use]
+    pub fn end(mut self) -> Option<Told> {
+        while let Some((_, before)) = self.open.pop_front() {
+            self.close(before);
+        }
+        // Those that were never sent were behind to the last.
+        self.behind = self.behind.max(self.planned - self.sent);
+        if self.planned == 0 {
+            return None;
+        }
+        let n = self.planned as f64;
+        let distance = self.behind as f64 / n;
+        let gaps = (self.gaps > 0).then(|| {
+            let distance = self.gap_distance();
+            (distance, probability(distance, self.gaps as f64))
+        });
+        Some(Told { planned: self.planned, distance, p: probability(distance, n / 2.0), gaps, late: self.late })
+    }
+
+    /// How far the gaps are from their law, at the ends of the bins: the least of all gaps that are within the tolerance.
+    fn gap_distance(&self) -> f64 {
+        let share = |count: u64| count as f64 / self.gaps as f64;
+        let (mut longer, mut shorter, mut worst) = (0, 0, 0.0_f64);
+        for (bin, (long, short)) in (1..).zip(self.longer.iter().zip(&self.shorter)) {
+            longer += u64::from(*long);
+            shorter += u64::from(*short);
+            let law = f64::from(bin) / BINS as f64;
+            worst = worst.max(share(longer) - law).max(law - share(shorter));
+        }
+        worst
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 1
+fn bin(probability: f64) -> usize {
+    ((probability * BINS as f64) as usize).min(BINS - 1)
+}
+
+/// The probability that Kolmogorov and Smirnov's distance is `distance` or more by chance, with `n` effective observations
+/// (for two samples of n each it is n/2): Stephens, "EDF statistics for goodness of fit", JASA 69 (1974).
+#[must_use]
+pub fn probability(distance: f64, n: f64) -> f64 {
+    let root = libm::sqrt(n);
+    let lambda = (root + 0.12 + 0.11 / root) * distance;
+    if lambda < 0.2 {
+        return 1.0;
+    }
+    let term = |k: i32| {
+        let sign = if k % 2 == 1 { 1.0 } else { -1.0 };
+        sign * libm::exp(-2.0 * f64::from(k * k) * lambda * lambda)
+    };
+    (2.0 * (1..=100).map(term).sum::<f64>()).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::Rate, *};
+    use crate::rng;
+
+    fn ms(n: u64) -> Nanos {
+        Nanos(n * 1_000_000)
+    }
+
+    /// The largest number that was planned and not sent, at any moment of sending, by looking at each.
+    fn brute(planned: &[Nanos], sent: &[Nanos]) -> u64 {
+        let behind = |(place, sent): (usize, &Nanos)| {
+            let due = planned.iter().filter(|p| **p <= sent.since(TOLERANCE)).count();
+            due.saturating_sub(place + 1) as u64
+        };
+        sent.iter().enumerate().map(behind).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_behind_is_counted_as_it_goes(
+            gaps in prop::collection::vec(0..8_u64, 1..60), delays in prop::collection::vec(0..30_u64, 60),
+        ) {
+            let mut arrivals = Arrivals::new(None);
+            let (mut due, mut free) = (0, 0);
+            let (mut planned, mut sent) = (Vec::new(), Vec::new());
+            for (gap, delay) in gaps.iter().zip(delays) {
+                due += gap;
+                // One at a time, each at a moment of its own, as a client sends.
+                free = due.max(free + 1) + delay / 20 * delay;
+                planned.push(ms(due));
+                sent.push(ms(free));
+                let at = Moments { planned: ms(due), sent: ms(free), ready: ms(due), ..Moments::default() };
+                arrivals.sent(at);
+            }
+            let told = arrivals.end().unwrap();
+            let want = brute(&planned, &sent) as f64 / planned.len() as f64;
+            prop_assert!((told.distance - want).abs() < 1e-12, "{} and {want}: {planned:?} {sent:?}", told.distance);
+        }
+    }
+
+    /// Arrivals of `rate`, sent by a client that takes `service` for each.
+    fn run(rate: f64, burstiness: f64, service: Nanos) -> Told {
+        let profile = Rate::constant(rate).over_time().unwrap();
+        let mut arrivals = Arrivals::new(GapLaw::new(profile, burstiness));
+        let mut rng = rng::stream(1, "test", 0);
+        let (mut planned, mut free) = (Nanos(0), Nanos(0));
+        for _ in 0..5000 {
+            let gap = rng::gamma(&mut rng, burstiness) / burstiness / rate;
+            planned = planned + Nanos::from_secs_f64(gap);
+            free = planned.max(free + service);
+            arrivals.sent(Moments { planned, read: Nanos(0), ready: planned, sent: free });
+        }
+        arrivals.end().unwrap()
+    }
+
+    #[test]
+    fn a_client_that_keeps_up_passes_and_one_that_does_not_fails() {
+        for burstiness in [0.5, 1.0, 4.0] {
+            let good = run(1000.0, burstiness, Nanos(20_000));
+            assert!(good.p > 0.9 && good.gaps.unwrap().1 > 0.01 && good.late.client < 50, "{good:?}");
+            let slow = run(1000.0, burstiness, Nanos(1_200_000));
+            assert!(slow.p < 1e-6 && slow.gaps.unwrap().1 < 1e-6 && slow.late.client > 1000, "{slow:?}");
+        }
+        // The right number in the wrong order of gaps is seen as well.
+        let profile = Rate::constant(100.0).over_time().unwrap();
+        let mut even = Arrivals::new(GapLaw::new(profile, 1.0));
+        (1..1000)
+            .for_each(|i| even.sent(Moments { planned: ms(i * 10), ready: ms(i * 10), sent: ms(i * 10), read: ms(0) }));
+        let told = even.end().unwrap();
+        assert!(told.p > 0.9 && told.gaps.unwrap().1 < 1e-6, "{told:?}");
+    }
+
+    #[test]
+    fn causes_are_told_apart_and_what_is_never_sent_is_behind() {
+        let mut arrivals = Arrivals::new(None);
+        let at = |planned, read, ready, sent| Moments {
+            planned: ms(planned),
+            read: ms(read),
+            ready: ms(ready),
+            sent: ms(sent),
+        };
+        for moments in [at(0, 0, 0, 1), at(10, 0, 15, 15), at(20, 27, 27, 27), at(30, 0, 30, 35), at(40, 0, 45, 50)] {
+            arrivals.sent(moments);
+        }
+        arrivals.never(ms(60));
+        arrivals.never(ms(70));
+        let told = arrivals.end().unwrap();
+        assert_eq!(told.late, Late { no_slot: 1, input: 1, client: 2 });
+        assert!((told.distance - 2.0 / 7.0).abs() < 1e-12, "{told:?}");
+        assert!(Arrivals::new(None).end().is_none());
+    }
+
+    #[test]
+    fn the_probabilities_are_those_of_the_tables() {
+        // Smirnov's table: 5 % at 1.358, 1 % at 1.628, for many observations.
+        for (lambda, want) in [(1.358, 0.05), (1.628, 0.01), (1.949, 0.001)] {
+            let n = 1e8_f64;
+            assert!((probability(lambda / n.sqrt(), n) - want).abs() < 2e-4 * (1.0 + want), "{lambda}");
+        }
+        assert!((probability(0.0, 100.0) - 1.0).abs() < f64::EPSILON);
+    }
+}

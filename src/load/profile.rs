@@ -1,0 +1,357 @@
+//! Rates that change with time, as data: what is typed, and how many requests are due by when.
+
+use std::{fs, path::Path, str::FromStr};
+
+use crate::units::{Nanos, SECOND, parse_duration};
+
+/// How many requests a second: `--request-rate`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rate {
+    /// As it was typed.
+    text: String,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Shape {
+    /// As fast as there is room.
+    Free,
+    /// The same all the time.
+    Constant(f64),
+    /// By the time.
+    Profile(Profile),
+}
+
+/// A rate over time: pieces one behind the other, of which the last goes on for ever.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    pieces: Vec<Piece>,
+}
+
+/// A piece of a profile.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Piece {
+    /// Requests per second where it begins,
+    from: f64,
+    /// and where it ends.
+    to: f64,
+    /// Seconds; infinite for the last.
+    length: f64,
+    /// Whether it grows by the same factor in the same time, and not by the same amount.
+    exponential: bool,
+}
+
+impl Rate {
+    /// `constant` requests a second.
+    #[must_use]
+    pub fn constant(rate: f64) -> Self {
+        Rate { text: rate.to_string(), shape: Shape::Constant(rate) }
+    }
+
+    /// vLLM's ramp: from `start` to `end` requests a second within `time`, and `end` from there on.
+    ///
+    /// # Errors
+    /// The rates or the time make no ramp.
+    pub fn ramp(start: f64, end: f64, time: Nanos, exponential: bool) -> Result<Self, String> {
+        let between = if exponential { '~' } else { '-' };
+        format!("{start}{between}{end}:{}s,{end}", time.as_secs_f64()).parse()
+    }
+
+    /// Requests per second, where they are the same all the time and limited.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        if let Shape::Constant(rate) = self.shape { Some(rate) } else { None }
+    }
+
+    /// Whether there is no schedule: each request is due as soon as there is room.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.shape == Shape::Free
+    }
+
+    /// The profile as it was typed, where the rate changes with time.
+    #[must_use]
+    pub fn profile(&self) -> Option<&str> {
+        matches!(self.shape, Shape::Profile(_)).then_some(self.text.as_str())
+    }
+
+    /// How many requests are due by when; `None`: there is no schedule.
+    #[must_use]
+    pub fn over_time(&self) -> Option<Profile> {
+        match &self.shape {
+            Shape::Free => None,
+            Shape::Constant(rate) => Some(Profile { pieces: vec![Piece::hold(*rate)] }),
+            Shape::Profile(profile) => Some(profile.clone()),
+        }
+    }
+}
+
+/// `4`, `inf`, `5:30s,5-50:1m,50`, `5~50:1m`, or `@rates.csv`.
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let shape = match (number(text), text.strip_prefix('@')) {
+            (Some(rate), _) if rate.is_infinite() => Shape::Free,
+            (Some(rate), _) if rate > 0.0 => Shape::Constant(rate),
+            (None, Some(path)) => Shape::Profile(Profile::from_csv(Path::new(path))?),
+            (None, None) if text.contains(':') || text.contains(',') => Shape::Profile(text.parse()?),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no rate: write requests per second above 0, `inf`, or a profile as 5:30s,5-50:1m,50"
+                ));
+            }
+        };
+        Ok(Rate { text: text.to_owned(), shape })
+    }
+}
+
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|rate: &f64| *rate >= 0.0)
+}
+
+impl FromStr for Profile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pieces = text.split(',').map(str::parse).collect::<Result<Vec<Piece>, String>>()?;
+        let held = pieces.iter().rev().skip(1).find(|piece| piece.length.is_infinite());
+        if held.is_some() {
+            return Err(format!("in `{text}` only the last part may be without a time: it goes on for ever"));
+        }
+        Profile::of(pieces).map_err(|what| format!("`{text}`: {what}"))
+    }
+}
+
+impl FromStr for Piece {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("`{text}` is no part of a profile: write RATE:TIME, FROM-TO:TIME or FROM~TO:TIME, as 5-50:1m");
+        let (rates, length) = match text.trim().split_once(':') {
+            Some((rates, time)) => (rates, parse_duration(time)?.as_secs_f64()),
+            None => (text, f64::INFINITY),
+        };
+        let ramp = |sign: char| rates.split_once(sign).map(|(from, to)| (number(from), number(to)));
+        let (from, to, exponential) = match (ramp('~'), ramp('-')) {
+            (Some((from, to)), _) => (from, to, true),
+            (None, Some((from, to))) => (from, to, false),
+            (None, None) => (number(rates), number(rates), false),
+        };
+        let (Some(from), Some(to)) = (from, to) else { return Err(wrong()) };
+        let finite = from.is_finite() && to.is_finite();
+        let endless_ramp = length.is_infinite() && from.to_bits() != to.to_bits();
+        if !finite || endless_ramp || (exponential && (from <= 0.0 || to <= 0.0)) {
+            return Err(wrong());
+        }
+        Ok(Piece { from, to, length, exponential })
+    }
+}
+
+impl Profile {
+    /// Adds that the last rate goes on.
+    fn of(mut pieces: Vec<Piece>) -> Result<Self, String> {
+        let last = pieces.last().map_or(0.0, |piece| piece.to);
+        if last <= 0.0 {
+            return Err("the last rate goes on for ever, so it must be above 0 (--max-seconds ends a run)".into());
+        }
+        pieces.retain(|piece| piece.length > 0.0);
+        if pieces.last().is_none_or(|piece| piece.length.is_finite()) {
+            pieces.push(Piece::hold(last));
+        }
+        Ok(Profile { pieces })
+    }
+
+    /// A table of times in seconds and rates: the rate goes in a straight line from one to the next, and the last goes on.
+    fn from_csv(path: &Path) -> Result<Self, String> {
+        let name = path.display();
+        let text = fs::read_to_string(path).map_err(|e| format!("cannot read {name}: {e}"))?;
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let mut fields = line.split(',').map(number);
+            match (fields.next().flatten(), fields.next().flatten()) {
+                (Some(time), Some(rate)) if points.last().is_none_or(|last| last.0 <= time) && rate.is_finite() => {
+                    points.push((time, rate));
+                }
+                // A header.
+                _ if points.is_empty() && at == 0 => {}
+                _ => {
+                    return Err(format!(
+                        "{name}:{}: `{line}` is no time in seconds and rate, or comes before the line above it",
+                        at + 1
+                    ));
+                }
+            }
+        }
+        let first = points.first().map(|(time, rate)| (0.0, if *time > 0.0 { *rate } else { 0.0 }));
+        let starts = first.filter(|_| points.first().is_some_and(|(time, _)| *time > 0.0));
+        let all: Vec<(f64, f64)> = starts.into_iter().chain(points).collect();
+        let piece = |pair: &[(f64, f64)]| Piece {
+            from: pair[0].1,
+            to: pair[1].1,
+            length: pair[1].0 - pair[0].0,
+            exponential: false,
+        };
+        let mut pieces: Vec<Piece> = all.windows(2).map(piece).collect();
+        pieces.extend(all.last().map(|(_, rate)| Piece::hold(*rate)));
+        Profile::of(pieces).map_err(|what| format!("{name}: {what}"))
+    }
+
+    /// When so many requests are due: the time t at which ∫₀ᵗ rate = `count`.
+    #[must_use]
+    pub fn when(&self, count: f64) -> Nanos {
+        let (mut left, mut time) = (count, 0.0);
+        for piece in &self.pieces {
+            let all = piece.count(piece.length);
+            if left <= all && all > 0.0 {
+                time += piece.when(left);
+                break;
+            }
+            left -= all;
+            time += piece.length;
+        }
+        Nanos::from_secs_f64(time)
+    }
+
+    /// How many requests are due by `time`: ∫₀ᵗ rate.
+    #[must_use]
+    pub fn count(&self, time: Nanos) -> f64 {
+        let (mut left, mut count) = (time.0 as f64 / SECOND as f64, 0.0);
+        for piece in &self.pieces {
+            count += piece.count(left.min(piece.length));
+            left -= piece.length;
+            if left <= 0.0 {
+                break;
+            }
+        }
+        count
+    }
+}
+
+impl Piece {
+    fn hold(rate: f64) -> Self {
+        Piece { from: rate, to: rate, length: f64::INFINITY, exponential: false }
+    }
+
+    fn is_flat(&self) -> bool {
+        self.from.to_bits() == self.to.to_bits()
+    }
+
+    /// Requests in its first `time` seconds.
+    fn count(&self, time: f64) -> f64 {
+        if self.is_flat() {
+            // Nothing in an endless pause.
+            return if self.from > 0.0 { self.from * time } else { 0.0 };
+        }
+        if self.exponential {
+            let growth = libm::log(self.to / self.from) / self.length;
+            return self.from * libm::expm1(growth * time) / growth;
+        }
+        let slope = (self.to - self.from) / self.length;
+        time * (self.from + slope * time / 2.0)
+    }
+
+    /// The time at which it has had so many.
+    fn when(&self, count: f64) -> f64 {
+        if self.is_flat() {
+            return count / self.from;
+        }
+        if self.exponential {
+            let growth = libm::log(self.to / self.from) / self.length;
+            return libm::log1p(count * growth / self.from) / growth;
+        }
+        let slope = (self.to - self.from) / self.length;
+        // The root of a quadratic in the form that loses no digits.
+        let root = libm::sqrt((self.from * self.from + 2.0 * slope * count).max(0.0));
+        2.0 * count / (self.from + root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn profile(text: &str) -> Profile {
+        text.parse::<Rate>().unwrap().over_time().unwrap()
+    }
+
+    #[test]
+    fn so_many_are_due_by_then() {
+        let steps = profile("5:30s,0:10s,5-50:1m,50");
+        let at = |seconds: u64| steps.count(Nanos(seconds * SECOND));
+        for (time, want) in [(0, 0.0), (10, 50.0), (30, 150.0), (40, 150.0), (100, 150.0 + 1650.0), (110, 2300.0)] {
+            assert!((at(time) - want).abs() < 1e-9, "{time}: {} and {want}", at(time));
+        }
+        let ramp = profile("1~100:10s");
+        // From 1 to 100 by the same factor each second: ∫ = 99 · 10 / ln 100.
+        assert!((ramp.count(Nanos(10 * SECOND)) - 990.0 / 100.0_f64.ln()).abs() < 1e-9);
+        assert!((ramp.count(Nanos(11 * SECOND)) - ramp.count(Nanos(10 * SECOND)) - 100.0).abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn when_is_the_inverse_of_count(
+            pieces in prop::collection::vec((0.0..200.0_f64, 0.0..200.0_f64, 0.01..90.0_f64, any::<bool>()), 1..6),
+            last in 0.1..500.0_f64,
+            counts in prop::collection::vec(0.0..50_000.0_f64, 1..20),
+        ) {
+            let part = |(from, to, time, exponential): &(f64, f64, f64, bool)| {
+                let exponential = *exponential && *from > 0.01 && *to > 0.01;
+                format!("{from}{}{to}:{time}s", if exponential { '~' } else { '-' })
+            };
+            let text = pieces.iter().map(part).chain([last.to_string()]).collect::<Vec<_>>().join(",");
+            let profile = profile(&text);
+            let mut sorted = counts;
+            sorted.sort_by(f64::total_cmp);
+            let times: Vec<Nanos> = sorted.iter().map(|count| profile.when(*count)).collect();
+            prop_assert!(times.is_sorted());
+            for (count, time) in sorted.iter().zip(times) {
+                let back = profile.count(time);
+                prop_assert!((back - count).abs() < 1e-6 * (1.0 + count), "{text}: {count} at {time} is {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_is_straight_lines_between_its_points() {
+        let path = std::env::temp_dir().join(format!("vb-rates-{}.csv", std::process::id()));
+        fs::write(&path, "time,rate\n0,10\n10,20\n\n10,40\n20,40\n").unwrap();
+        let profile = profile(&format!("@{}", path.display()));
+        for (time, want) in [(10, 150.0), (20, 550.0), (30, 950.0)] {
+            assert!((profile.count(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
+        }
+        fs::write(&path, "5,10\n4,1\n").unwrap();
+        let error = format!("@{}", path.display()).parse::<Rate>().unwrap_err();
+        assert!(error.contains(".csv:2: `4,1`"), "{error}");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_rate_is_told_with_its_part() {
+        for (text, want) in [
+            ("0", "is no rate"),
+            ("-1", "is no rate"),
+            ("nan", "is no rate"),
+            ("fast", "is no rate"),
+            ("", "is no rate"),
+            ("5,6:10s", "only the last part"),
+            ("5-6", "is no rate"),
+            ("1:1s,5-6", "`5-6` is no part"),
+            ("0~6:10s", "`0~6:10s` is no part"),
+            ("5:10s,0", "the last rate goes on"),
+            ("5:soon", "soon"),
+            ("@/no/such.csv", "cannot read /no/such.csv"),
+        ] {
+            let error = text.parse::<Rate>().unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+        assert!("inf".parse::<Rate>().unwrap().is_free());
+        assert_eq!("2.5".parse::<Rate>().unwrap().number(), Some(2.5));
+        let ramp = Rate::ramp(1.0, 9.0, Nanos(60 * SECOND), false).unwrap();
+        assert_eq!((ramp.number(), ramp.profile()), (None, Some("1-9:60s,9")));
+    }
+}

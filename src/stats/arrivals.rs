@@ -1,0 +1,69 @@
+//! Whether requests were sent when they were planned, as the clients of a run tell it.
+
+use crate::record::{Arrivals, GapTest, LateCounts};
+
+/// Of two clients together: counts are added, and of each test the worse result stands.
+#[must_use]
+pub fn both(a: Arrivals, b: Arrivals) -> Arrivals {
+    let worse = |a: GapTest, b: GapTest| if b.p < a.p { b } else { a };
+    let (distance, p) = if b.p < a.p { (b.distance, b.p) } else { (a.distance, a.p) };
+    Arrivals {
+        planned: a.planned.saturating_add(b.planned),
+        distance,
+        p,
+        gaps: a.gaps.into_iter().chain(b.gaps).reduce(worse),
+        late: LateCounts {
+            no_slot: a.late.no_slot.saturating_add(b.late.no_slot),
+            input: a.late.input.saturating_add(b.late.input),
+            client: a.late.client.saturating_add(b.late.client),
+        },
+    }
+}
+
+/// In one line.
+#[must_use]
+pub fn words(told: &Arrivals) -> String {
+    let Arrivals { planned, distance, p, gaps, late } = told;
+    let gaps = gaps.map_or_else(String::new, |gaps| format!(", gaps p {}", probability(gaps.p)));
+    let causes = [("no slot", late.no_slot), ("late input", late.input), ("the client", late.client)];
+    let causes: Vec<String> =
+        causes.iter().filter(|(_, n)| *n > 0).map(|(cause, n)| format!("{n} by {cause}")).collect();
+    let late = if causes.is_empty() { "none late".into() } else { format!("late: {}", causes.join(", ")) };
+    format!(
+        "arrivals: {planned} planned, at most {:.1} % behind (p {}{gaps}), {late}",
+        distance * 100.0,
+        probability(*p)
+    )
+}
+
+fn probability(p: f64) -> String {
+    if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_clients_the_worse_test_stands_and_counts_are_added() {
+        let good = Arrivals {
+            planned: 10,
+            distance: 0.0,
+            p: 1.0,
+            gaps: Some(GapTest { distance: 0.01, p: 0.4 }),
+            ..Arrivals::default()
+        };
+        let late = LateCounts { no_slot: 3, input: 0, client: 1 };
+        let bad =
+            Arrivals { planned: 20, distance: 0.3, p: 1e-9, gaps: Some(GapTest { distance: 0.2, p: 0.002 }), late };
+        let told = both(good, bad);
+        assert_eq!(told, both(bad, good));
+        assert_eq!((told.planned, told.p, told.late), (30, 1e-9, late));
+        let line = "arrivals: 30 planned, at most 30.0 % behind (p < 0.001, gaps p 0.002), late: 3 by no slot, 1 by the client";
+        assert_eq!(words(&told), line);
+        assert_eq!(
+            words(&Arrivals { gaps: None, ..good }),
+            "arrivals: 10 planned, at most 0.0 % behind (p 1.000), none late"
+        );
+    }
+}
