@@ -54,6 +54,8 @@ pub struct Answer {
     text: String,
     /// Tokens came in a reply of one piece, which has no first one.
     unseen: bool,
+    /// Its last bytes are read.
+    settled: bool,
     done: bool,
     failure: Option<Failure>,
 }
@@ -291,6 +293,30 @@ impl Answer {
         self.stamps
     }
 
+    /// The answer is over: reads what its last bytes left open. `whole`: it was read to its end.
+    pub fn settle(&mut self, whole: bool) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let arrival = self.arrival;
+        match self.cut() {
+            Cut::Events => std::mem::take(&mut self.events).finish(|event| self.event(arrival, event)),
+            Cut::Lines => {
+                std::mem::take(&mut self.lines).finish(|data| self.event(arrival, Event { name: b"", data }));
+            }
+            Cut::Whole if whole => self.whole(),
+            Cut::Whole => {}
+        }
+        self.hear_the_silent();
+    }
+
+    /// What it says, and when its last token came, if it is whole; `None`: it has failed.
+    pub fn reply(&mut self, broken: Option<&Failure>) -> Option<(String, Option<Nanos>)> {
+        self.settle(broken.is_none());
+        let good = self.judge(broken.cloned()).is_none();
+        good.then(|| (self.text.clone(), self.last))
+    }
+
     /// The answer is over: writes what it was into `output`, whose request began at `start`.
     ///
     /// `broken` is why reading ended, when it did not end well. `count` counts the tokens of a text, for a server that
@@ -302,16 +328,7 @@ impl Answer {
         count: impl FnOnce(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) {
-        let arrival = self.arrival;
-        match self.cut() {
-            Cut::Events => std::mem::take(&mut self.events).finish(|event| self.event(arrival, event)),
-            Cut::Lines => {
-                std::mem::take(&mut self.lines).finish(|data| self.event(arrival, Event { name: b"", data }));
-            }
-            Cut::Whole if broken.is_none() => self.whole(),
-            Cut::Whole => {}
-        }
-        self.hear_the_silent();
+        self.settle(broken.is_none());
         match self.judge(broken) {
             None => output.success = true,
             Some(failure) => {

@@ -3,10 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use clap::ArgAction;
+use hyper::header::HeaderName;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::{attempt::Limits, dispatch::Slots};
+use super::{attempt::Limits, balance::Balance, dispatch::Slots, lora::Assignment, thinking::ThinkTime};
 use crate::{
     backend::{Backend, Protocol},
     config::ConfigFlag,
@@ -51,9 +52,19 @@ const OUTPUT: &str = "Output";
     after_help = EXAMPLES
 )]
 pub struct Args {
-    /// The server.
-    #[arg(long, help_heading = SERVER, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub base_url: String,
+    /// The server, or several that share the load.
+    #[arg(
+        long,
+        help_heading = SERVER,
+        value_name = "URL",
+        num_args = 1..,
+        action = ArgAction::Append,
+        default_value = "http://127.0.0.1:8000"
+    )]
+    pub base_url: Vec<String>,
+    /// Which of several servers a request goes to. A session stays with its own.
+    #[arg(long, help_heading = SERVER, value_enum, default_value = "round-robin")]
+    pub balance: Balance,
     /// The API to speak.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "openai")]
     pub backend: Backend,
@@ -130,6 +141,34 @@ pub struct Args {
     /// Requests to send before the clock starts, with prompts of their own; their outcomes are not recorded.
     #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
     pub num_warmups: u32,
+    /// The most requests that wait for their first token, of those in flight [default: no limit].
+    #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
+    pub max_prefill_concurrency: Option<u32>,
+    /// How long a user thinks after an answer: 2s, or exp:2s for exponential times of that mean. It keeps the slot; in a
+    /// session it is the default for turns that do not say.
+    #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "0")]
+    pub think_time: ThinkTime,
+    /// The most sessions at once, each from its first turn to its last, think times included [default: no limit].
+    #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
+    pub max_sessions: Option<u32>,
+    /// The header that names a request's session, as X-Session-ID.
+    #[arg(long, help_heading = LOAD, value_name = "NAME")]
+    pub session_header: Option<String>,
+    /// Adapters for requests that name none; the tag `lora` says which.
+    #[arg(long, help_heading = LOAD, value_name = "NAME", num_args = 1.., action = ArgAction::Append)]
+    pub lora_modules: Vec<String>,
+    /// How they are given out. A session keeps its own.
+    #[arg(long, help_heading = LOAD, value_enum, default_value = "random")]
+    pub lora_assignment: Assignment,
+    /// With zipf, the k-th is asked for in proportion to 1/k^ALPHA.
+    #[arg(long, help_heading = LOAD, value_name = "ALPHA", default_value_t = 1.0)]
+    pub lora_zipf_alpha: f64,
+    /// The share of the requests that the client leaves before their end, on purpose.
+    #[arg(long, help_heading = LOAD, value_name = "SHARE", value_parser = parse_share)]
+    pub cancel_rate: Option<f64>,
+    /// How long after their start.
+    #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "500ms", value_parser = units::parse_duration)]
+    pub cancel_after: Nanos,
     /// Start nothing new after this time [default: go on to the end of the input].
     #[arg(long, help_heading = LOAD, value_name = "TIME", value_parser = units::parse_duration)]
     pub max_seconds: Option<Nanos>,
@@ -274,17 +313,38 @@ impl TransportKind {
 }
 
 impl Args {
-    /// The server's URL, checked together with the numbers that clap cannot check.
-    pub fn url(&self) -> Result<Url, Error> {
+    /// The servers' URLs, checked together with the numbers that clap cannot check.
+    pub fn urls(&self) -> Result<Vec<Url>, Error> {
         if self.max_concurrency == Some(0) {
             return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
         }
         if self.scrape.is_some() && self.scrape_interval == Nanos(0) {
             return Err(Error::Usage("--scrape-interval 0 would ask without a pause: give a time, as 1s".into()));
         }
-        let url = parse_base_url(&self.base_url)?;
+        for (flag, count) in
+            [("--max-prefill-concurrency", self.max_prefill_concurrency), ("--max-sessions", self.max_sessions)]
+        {
+            if count == Some(0) {
+                return Err(Error::Usage(format!("{flag} 0 would send nothing; leave it out for no limit")));
+            }
+        }
+        let urls = self.base_url.iter().map(|url| parse_base_url(url)).collect::<Result<Vec<Url>, Error>>()?;
+        if urls.len() > 1 && self.scrape.as_deref() == Some("true") {
+            return Err(Error::Usage(
+                "--scrape reads one page: with several --base-url say which, as --scrape URL".into(),
+            ));
+        }
         // What is wrong with the other is better told before anybody is asked anything.
-        self.scrape_url(&url).map(|_| url)
+        urls.first().map(|url| self.scrape_url(url)).transpose()?;
+        Ok(urls)
+    }
+
+    /// The header of --session-header.
+    pub fn session_header(&self) -> Result<Option<HeaderName>, Error> {
+        let parse = |name: &String| {
+            name.parse().map_err(|_| Error::Usage(format!("--session-header {name}: this is no name of a header")))
+        };
+        self.session_header.as_ref().map(parse).transpose()
     }
 
     /// The page of `--scrape`, if one is to be read: by itself, the one beside the API of `base`.
@@ -357,7 +417,7 @@ impl Args {
     /// A place for each request that may be in flight.
     #[must_use]
     pub fn slots(&self) -> Slots {
-        Slots::new(self.max_concurrency)
+        Slots::new(self.max_concurrency, self.max_prefill_concurrency)
     }
 
     /// Connections to open before the clock starts.
@@ -427,7 +487,7 @@ mod tests {
     fn the_page_to_scrape_is_beside_the_api() {
         let url = |argv: &[&str]| {
             let args = Args::parse_from([&["vb-fire"], argv].concat());
-            args.scrape_url(&args.url()?).map(|url| url.map(|url| url.to_string()))
+            args.scrape_url(&args.urls()?[0]).map(|url| url.map(|url| url.to_string()))
         };
         for (argv, want) in [
             (&[][..], None),

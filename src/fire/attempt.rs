@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{answer::Answer, stop::Stop};
+use super::{answer::Answer, dispatch::Slot, stop::Stop};
 use crate::{
     backend::Protocol,
     clock::Clock,
@@ -74,6 +74,8 @@ pub struct Due {
     pub read: Nanos,
     /// When nothing but the client kept it back any more: it was due, had its slot, and had been read.
     pub ready: Nanos,
+    /// It is a later turn of a conversation, due by what became of the one before and not by the schedule.
+    pub follows: bool,
 }
 
 /// What became of a request, with times counted from the start of the run.
@@ -99,20 +101,39 @@ pub struct Traces {
 }
 
 /// Sends one request and reads its answer to the end, whatever the end is.
-pub async fn attempt(client: &Client, mut exchange: impl Exchange, expected: Option<u32>, stop: &mut Stop) -> Attempt {
+///
+/// `abandon`: the client leaves so long after the start. `slot` is told of the first token.
+pub async fn attempt(
+    client: &Client,
+    mut exchange: impl Exchange,
+    expected: Option<u32>,
+    abandon: Option<Nanos>,
+    slot: &mut Slot,
+    stop: &mut Stop,
+) -> Attempt {
     let mut attempt = Attempt { answer: Answer::expecting(client.protocol, expected), ..Attempt::default() };
     let pulse = Pulse::new(client.clock.now());
+    let leave = async {
+        match abandon {
+            Some(after) => tokio::time::sleep(after.duration()).await,
+            None => std::future::pending().await,
+        }
+    };
     let broken = {
         let ends = pin!(async {
             tokio::select! {
                 failure = pulse.watch(client) => failure,
                 () = stop.cancelled() => Failure::new(ErrorKind::Cancelled, "stopped while it ran"),
+                () = leave => {
+                    let after = abandon.unwrap_or_default();
+                    Failure::new(ErrorKind::Abandoned, format!("left on purpose {after} after its start (--cancel-rate)"))
+                }
             }
         });
         let mut ends = Seldom::new(ends);
         tokio::select! {
             biased;
-            result = talk(&mut exchange, &mut attempt, &pulse) => result.err(),
+            result = talk(&mut exchange, &mut attempt, &pulse, slot) => result.err(),
             failure = &mut ends => Some(failure),
         }
     };
@@ -128,6 +149,12 @@ impl Attempt {
     #[must_use]
     pub fn size(&self) -> u64 {
         (size_of::<Self>() + self.answer.heap()) as u64
+    }
+
+    /// What the server said, and when its last token came; `None`: the request failed.
+    pub fn reply(&mut self) -> Option<(String, Nanos)> {
+        let (text, last) = self.answer.reply(self.broken.as_ref())?;
+        Some((text, last.unwrap_or(self.end)))
     }
 
     /// Writes what became of the request into `output`; see [`Answer::finish`] for `count`.
@@ -159,7 +186,12 @@ impl Attempt {
     }
 }
 
-async fn talk(exchange: &mut impl Exchange, attempt: &mut Attempt, pulse: &Pulse) -> Result<(), Failure> {
+async fn talk(
+    exchange: &mut impl Exchange,
+    attempt: &mut Attempt,
+    pulse: &Pulse,
+    slot: &mut Slot,
+) -> Result<(), Failure> {
     let head = exchange.head().await?;
     attempt.status = Some(head.status.as_u16());
     let cut = attempt.answer.cut();
@@ -168,7 +200,11 @@ async fn talk(exchange: &mut impl Exchange, attempt: &mut Attempt, pulse: &Pulse
     }
     while let Some(piece) = exchange.next().await? {
         attempt.answer.push(piece.arrival, piece.bytes)?;
-        pulse.beat(piece.arrival.time, attempt.answer.has_token());
+        let has_token = attempt.answer.has_token();
+        pulse.beat(piece.arrival.time, has_token);
+        if has_token {
+            slot.first_token(piece.arrival.time);
+        }
     }
     Ok(())
 }

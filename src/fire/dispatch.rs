@@ -1,7 +1,8 @@
-//! Starts each request when it is due and there is room: the closed loop, the open loop, and both at once.
+//! Starts each request when it is due and there is room: the closed loop, the open loop, both at once, and conversations.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,48 +14,59 @@ use tokio::{
 
 use super::{
     attempt::Due,
+    session::{Gate, MOST_PARKED, Sessions},
     stop::{Stop, Why},
 };
 use crate::{load::Schedule, pacer::Sleeper, units::Nanos};
 
-/// Places for the requests in flight, and since when each free one has been free.
+/// Places of one kind, and since when each free one has been free.
 #[derive(Debug, Clone)]
-pub struct Slots {
-    places: Arc<Semaphore>,
+struct Places {
+    free: Arc<Semaphore>,
     /// Empty without a limit: then there was always room.
     freed: Arc<Mutex<VecDeque<Nanos>>>,
     limited: bool,
 }
 
-/// A place among the requests in flight. It is free again when this is dropped.
+/// One of them. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Slot {
-    slots: Slots,
-    _place: OwnedSemaphorePermit,
+struct Place {
+    places: Places,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Slots {
-    /// So many; `None`: no limit.
-    #[must_use]
-    pub fn new(count: Option<u32>) -> Self {
-        let places = Arc::new(Semaphore::new(count.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
-        Slots { places, freed: Arc::default(), limited: count.is_some() }
+/// Places for the requests in flight, and for those that wait for their first token.
+#[derive(Debug, Clone)]
+pub struct Slots {
+    flight: Places,
+    prefill: Option<Places>,
+}
+
+/// A place among the requests in flight, and first among those without a token.
+#[derive(Debug)]
+pub struct Slot {
+    flight: Place,
+    prefill: Option<Place>,
+}
+
+impl Places {
+    fn new(count: Option<u32>) -> Self {
+        let free = Arc::new(Semaphore::new(count.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
+        Places { free, freed: Arc::default(), limited: count.is_some() }
     }
 
-    /// A place that is free now, and since when.
-    fn try_take(&self) -> Option<(Slot, Nanos)> {
-        Some(self.taken(Arc::clone(&self.places).try_acquire_owned().ok()?))
+    fn try_take(&self) -> Option<(Place, Nanos)> {
+        Some(self.taken(Arc::clone(&self.free).try_acquire_owned().ok()?))
     }
 
-    /// Waits for a free place; also gives the moment when it had become free.
-    pub async fn take(&self) -> Option<(Slot, Nanos)> {
-        Some(self.taken(Arc::clone(&self.places).acquire_owned().await.ok()?))
+    async fn take(&self) -> Option<(Place, Nanos)> {
+        Some(self.taken(Arc::clone(&self.free).acquire_owned().await.ok()?))
     }
 
-    fn taken(&self, place: OwnedSemaphorePermit) -> (Slot, Nanos) {
+    fn taken(&self, permit: OwnedSemaphorePermit) -> (Place, Nanos) {
         // At the start all are free, and none was ever freed.
         let freed = self.freed().pop_front().unwrap_or_default();
-        (Slot { slots: self.clone(), _place: place }, freed)
+        (Place { places: self.clone(), _permit: permit }, freed)
     }
 
     fn freed(&self) -> MutexGuard<'_, VecDeque<Nanos>> {
@@ -62,12 +74,59 @@ impl Slots {
     }
 }
 
-impl Slot {
+impl Place {
     /// Frees the place, and notes that it happened `now`.
-    pub fn free(self, now: Nanos) {
-        if self.slots.limited {
-            self.slots.freed().push_back(now);
+    fn free(self, now: Nanos) {
+        if self.places.limited {
+            self.places.freed().push_back(now);
         }
+    }
+}
+
+impl Slots {
+    /// So many in flight, and of these so many without a token; `None`: no limit.
+    #[must_use]
+    pub fn new(flight: Option<u32>, prefill: Option<u32>) -> Self {
+        Slots { flight: Places::new(flight), prefill: prefill.map(|count| Places::new(Some(count))) }
+    }
+
+    /// A place that is free now, and since when.
+    fn try_take(&self) -> Option<(Slot, Nanos)> {
+        let prefill = match &self.prefill {
+            Some(places) => Some(places.try_take()?),
+            None => None,
+        };
+        Some(Slot::of(self.flight.try_take()?, prefill))
+    }
+
+    /// Waits for a free place; also gives the moment when it had become free.
+    pub async fn take(&self) -> Option<(Slot, Nanos)> {
+        let flight = self.flight.take().await?;
+        let prefill = match &self.prefill {
+            Some(places) => Some(places.take().await?),
+            None => None,
+        };
+        Some(Slot::of(flight, prefill))
+    }
+}
+
+impl Slot {
+    fn of((flight, freed): (Place, Nanos), prefill: Option<(Place, Nanos)>) -> (Slot, Nanos) {
+        let freed = prefill.as_ref().map_or(freed, |(_, at)| freed.max(*at));
+        (Slot { flight, prefill: prefill.map(|(place, _)| place) }, freed)
+    }
+
+    /// The request has its first token: another may begin its own.
+    pub fn first_token(&mut self, now: Nanos) {
+        if let Some(place) = self.prefill.take() {
+            place.free(now);
+        }
+    }
+
+    /// Frees the place, and notes that it happened `now`.
+    pub fn free(mut self, now: Nanos) {
+        self.first_token(now);
+        self.flight.free(now);
     }
 }
 
@@ -98,6 +157,12 @@ pub trait Launch {
     type Request;
     /// The request's own time, if it has one.
     fn timestamp(&self, request: &Self::Request) -> Option<Nanos>;
+    /// The conversation that it is a turn of.
+    fn session<'r>(&self, request: &'r Self::Request) -> Option<&'r str>;
+    /// How long its user thinks before it.
+    fn think_time(&mut self, request: &Self::Request) -> Nanos;
+    /// Puts the server's `replies` where the request has room for them; `None`: it comes back as [`News::Filled`].
+    fn fill(&mut self, request: Self::Request, replies: Vec<String>, due: Nanos) -> Option<Self::Request>;
     /// Sends it, now.
     fn start(&mut self, request: Self::Request, due: Due, slot: Slot);
     /// Nothing more is to be sent this moment: whatever `start` has put off is done now.
@@ -106,11 +171,52 @@ pub trait Launch {
     fn never(&mut self, request: Self::Request, scheduled: Nanos, why: Why);
 }
 
+/// What is heard of conversations.
+#[derive(Debug)]
+pub enum News<R> {
+    /// A turn is over.
+    Ended {
+        /// Of which.
+        session: String,
+        /// Its last token, or its failure.
+        at: Nanos,
+        /// The answer; `None`: it failed.
+        reply: Option<String>,
+    },
+    /// A turn has its replies.
+    Filled {
+        /// It.
+        request: R,
+        /// When it is due.
+        due: Nanos,
+    },
+    /// A turn could not be made of the replies.
+    Unfilled {
+        /// It, without them.
+        request: R,
+        /// When it was due.
+        due: Nanos,
+    },
+}
+
 /// The requests to come.
 struct Queue<R> {
     requests: mpsc::Receiver<R>,
+    news: mpsc::UnboundedReceiver<News<R>>,
     schedule: Schedule,
+    /// Of the input, the next that may go without waiting for another.
     next: Option<Next<R>>,
+    /// Turns whose time is known, the earliest first.
+    turns: BinaryHeap<Reverse<Turn<R>>>,
+    count: u64,
+    sessions: Sessions<R>,
+    most_sessions: usize,
+    /// When the last session was over, of those that `most_sessions` counts.
+    left: Nanos,
+    /// Turns that are being filled.
+    filling: u64,
+    /// The input is over.
+    over: bool,
 }
 
 /// The request at the head.
@@ -122,36 +228,251 @@ struct Next<R> {
     read: Nanos,
 }
 
+/// A later turn of a conversation. Of two that are due at once, the one that was known first goes first.
+struct Turn<R> {
+    due: Nanos,
+    number: u64,
+    request: R,
+}
+
+impl<R> PartialEq for Turn<R> {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl<R> Eq for Turn<R> {}
+
+impl<R> PartialOrd for Turn<R> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<R> Ord for Turn<R> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.due, self.number).cmp(&(other.due, other.number))
+    }
+}
+
+/// What may go first.
+enum Choice {
+    /// The head of the input.
+    Next,
+    /// A turn of a conversation.
+    Turn,
+    /// Nothing before that time, or before something is heard.
+    Wait(Option<Nanos>),
+    /// There is nothing any more.
+    Over,
+}
+
 impl<R> Queue<R> {
-    /// The next request, which stays where it is; `None`: there is none.
-    async fn peek(&mut self, pace: &impl Pace, launch: &mut impl Launch<Request = R>) -> Option<&Next<R>> {
-        if self.next.is_none() {
-            let (request, read) = if let Ok(request) = self.requests.try_recv() {
-                (request, Nanos(0))
-            } else {
-                launch.rest();
-                (self.requests.recv().await?, pace.now())
-            };
+    /// Takes in what is there without waiting for it.
+    fn look(&mut self, launch: &mut impl Launch<Request = R>) {
+        while let Ok(news) = self.news.try_recv() {
+            self.hear(news, launch);
+        }
+        while self.wants_input() {
+            match self.requests.try_recv() {
+                Ok(request) => self.admit(request, Nanos(0), launch),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => self.end_of_input(),
+            }
+        }
+    }
+
+    fn wants_input(&self) -> bool {
+        self.next.is_none() && !self.over && self.sessions.parked() < MOST_PARKED
+    }
+
+    fn end_of_input(&mut self) {
+        self.over = true;
+        self.sessions.moved_on(None);
+    }
+
+    fn admit(&mut self, request: R, read: Nanos, launch: &mut impl Launch<Request = R>) {
+        let Some(id) = launch.session(&request).map(str::to_owned) else {
+            self.sessions.moved_on(None);
             let due = self.schedule.due(launch.timestamp(&request));
             self.next = Some(Next { request, due, read });
+            return;
+        };
+        match self.sessions.arrive(&id, request) {
+            Gate::First(request) => {
+                let due = self.schedule.due(launch.timestamp(&request));
+                self.next = Some(Next { request, due, read });
+            }
+            Gate::Next(request, ended) => self.follow(&id, request, ended, launch),
+            Gate::Parked => {}
+            Gate::Lost(request) => launch.never(request, read, Why::EarlierTurn),
         }
-        self.next.as_ref()
     }
+
+    /// The turn before `request` was over at `ended`.
+    fn follow(&mut self, id: &str, request: R, ended: Nanos, launch: &mut impl Launch<Request = R>) {
+        let thought = ended + launch.think_time(&request);
+        let due = launch.timestamp(&request).map_or(thought, |own| own.max(thought));
+        match launch.fill(request, self.sessions.replies(id), due) {
+            Some(request) => self.push(request, due),
+            None => self.filling += 1,
+        }
+    }
+
+    fn push(&mut self, request: R, due: Nanos) {
+        self.count += 1;
+        self.turns.push(Reverse(Turn { due, number: self.count, request }));
+    }
+
+    fn hear(&mut self, news: News<R>, launch: &mut impl Launch<Request = R>) {
+        match news {
+            News::Ended { session, at, reply } => {
+                let live = self.sessions.live();
+                let (next, lost) = self.sessions.ended(&session, at, reply);
+                if self.sessions.live() < live {
+                    self.left = at;
+                }
+                if let Some(request) = next {
+                    self.follow(&session, request, at, launch);
+                }
+                lost.into_iter().for_each(|request| launch.never(request, at, Why::EarlierTurn));
+            }
+            News::Filled { request, due } => {
+                self.filling -= 1;
+                self.push(request, due);
+            }
+            News::Unfilled { request, due } => {
+                self.filling -= 1;
+                let session = launch.session(&request).map(str::to_owned);
+                launch.never(request, due, Why::EarlierTurn);
+                let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
+                lost.into_iter().for_each(|request| launch.never(request, due, Why::EarlierTurn));
+            }
+        }
+    }
+
+    /// What goes first, of what is known.
+    fn choose(&self, now: Nanos, launch: &impl Launch<Request = R>) -> Choice {
+        let turn = self.turns.peek().map(|Reverse(turn)| turn.due);
+        let full =
+            |next: &&Next<R>| launch.session(&next.request).is_some() && self.sessions.live() >= self.most_sessions;
+        let next = self.next.as_ref().filter(|next| !full(next)).map(|next| next.due.unwrap_or_default());
+        match (turn, next) {
+            // What was begun goes on before anything new begins.
+            (Some(turn), next) if turn <= now && next.is_none_or(|next| turn <= next || next == Nanos(0)) => {
+                Choice::Turn
+            }
+            (_, Some(next)) if next <= now => Choice::Next,
+            (Some(turn), _) if turn <= now => Choice::Turn,
+            (turn, next) if turn.is_some() || next.is_some() => Choice::Wait(turn.into_iter().chain(next).min()),
+            _ if self.over && self.next.is_none() && self.filling == 0 && self.sessions.parked() == 0 => Choice::Over,
+            _ => Choice::Wait(None),
+        }
+    }
+
+    /// Waits for the time, or for something that may go before it.
+    async fn wait(&mut self, due: Option<Nanos>, pace: &impl Pace, launch: &mut impl Launch<Request = R>) {
+        let wants_input = self.wants_input();
+        let time = async {
+            match due {
+                Some(due) => pace.until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(news) = self.news.recv() => self.hear(news, launch),
+            request = self.requests.recv(), if wants_input => match request {
+                Some(request) => self.admit(request, pace.now(), launch),
+                None => self.end_of_input(),
+            },
+            () = time => {}
+        }
+    }
+
+    /// Takes out what goes first, and says since when its session may go and whether it follows another turn.
+    fn take(&mut self, choice: &Choice, launch: &impl Launch<Request = R>) -> Option<(Next<R>, Nanos, bool)> {
+        if let Choice::Turn = choice {
+            let Reverse(Turn { due, request, .. }) = self.turns.pop()?;
+            return Some((Next { request, due: Some(due), read: Nanos(0) }, Nanos(0), true));
+        }
+        let next = self.next.take()?;
+        let Some(id) = launch.session(&next.request) else { return Some((next, Nanos(0), false)) };
+        self.sessions.begin(id);
+        let limited = self.most_sessions < usize::MAX;
+        Some((next, if limited { self.left } else { Nanos(0) }, false))
+    }
+
+    /// All that was due by `since` was offered, and is told; gives how many were not due yet.
+    async fn close(mut self, since: Nanos, why: Why, pace: &impl Pace, launch: &mut impl Launch<Request = R>) -> u64 {
+        while let Some(Reverse(turn)) = self.turns.pop() {
+            if turn.due > since {
+                self.turns.push(Reverse(turn));
+                break;
+            }
+            launch.never(turn.request, turn.due, why);
+        }
+        loop {
+            if self.next.is_none() && !self.over {
+                match timeout(LAST_LINES, self.requests.recv()).await {
+                    Ok(Some(request)) => self.admit(request, pace.now(), launch),
+                    Ok(None) => self.end_of_input(),
+                    Err(_) => break,
+                }
+            }
+            let due = |next: &Next<R>| next.due.is_some_and(|due| due <= since);
+            match self.next.take_if(|next| due(next)) {
+                Some(Next { request, due, .. }) => launch.never(request, due.unwrap_or_default(), why),
+                None if self.next.is_some() || self.over => break,
+                None => {}
+            }
+        }
+        let mut not_due = u64::from(self.next.is_some()) + self.turns.len() as u64 + self.filling;
+        not_due += self.sessions.drain().len() as u64;
+        while self.requests.try_recv().is_ok() {
+            not_due += 1;
+        }
+        not_due
+    }
+}
+
+/// Where requests and news of them come from, and by what they go.
+pub struct Sources<R> {
+    /// Requests, in the order of lines.
+    pub requests: mpsc::Receiver<R>,
+    /// What becomes of turns.
+    pub news: mpsc::UnboundedReceiver<News<R>>,
+    /// When each is due.
+    pub schedule: Schedule,
+    /// The most sessions at once; `None`: no limit.
+    pub most_sessions: Option<u32>,
 }
 
 /// Takes requests in their order and starts each at its time, until there are no more or the run is stopped.
 ///
 /// A slot is taken before the request is awaited, so that memory stays bounded and a request starts the moment that its
-/// time has come. Returns how many requests were read but not due when the run was stopped.
+/// time has come. Of a conversation one turn is in flight, and the next is due when its user has read the answer and thought.
+/// Returns how many requests were read but not due when the run was stopped.
 pub async fn dispatch<L: Launch>(
-    requests: mpsc::Receiver<L::Request>,
-    schedule: Schedule,
+    sources: Sources<L::Request>,
     slots: &Slots,
     pace: &impl Pace,
     mut stop: Stop,
     launch: &mut L,
 ) -> u64 {
-    let mut queue = Queue { requests, schedule, next: None };
+    let mut queue = Queue {
+        requests: sources.requests,
+        news: sources.news,
+        schedule: sources.schedule,
+        next: None,
+        turns: BinaryHeap::new(),
+        count: 0,
+        sessions: Sessions::default(),
+        most_sessions: sources.most_sessions.map_or(usize::MAX, |most| most as usize),
+        left: Nanos(0),
+        filling: 0,
+        over: false,
+    };
     loop {
         let next = async {
             let (slot, freed) = if let Some(taken) = slots.try_take() {
@@ -160,40 +481,38 @@ pub async fn dispatch<L: Launch>(
                 launch.rest();
                 slots.take().await?
             };
-            if let Some(due) = queue.peek(pace, launch).await?.due
-                && due > pace.now()
-            {
-                launch.rest();
-                pace.until(due).await;
+            loop {
+                let now = pace.now();
+                queue.look(launch);
+                match queue.choose(now, launch) {
+                    Choice::Over => return None,
+                    Choice::Wait(due) => {
+                        launch.rest();
+                        queue.wait(due, pace, launch).await;
+                    }
+                    choice => {
+                        let (next, left, follows) = queue.take(&choice, launch)?;
+                        return Some((slot, freed.max(left), next, follows));
+                    }
+                }
             }
-            Some((slot, freed))
         };
         let next = tokio::select! {
             biased;
             () = stop.draining() => break,
             next = next => next,
         };
-        let (Some((slot, freed)), Some(Next { request, due, read })) = (next, queue.next.take()) else {
+        let Some((slot, freed, Next { request, due, read }, follows)) = next else {
             launch.rest();
             return 0;
         };
         let ready = freed.max(read).max(due.unwrap_or_default());
-        launch.start(request, Due { scheduled: due.unwrap_or(ready), read, ready }, slot);
+        launch.start(request, Due { scheduled: due.unwrap_or(ready), read, ready, follows }, slot);
     }
     launch.rest();
-    let since = pace.now();
     let why = stop.why().unwrap_or(Why::Interrupted);
-    while let Ok(Some(Next { due: Some(due), .. })) = timeout(LAST_LINES, queue.peek(pace, launch)).await
-        && *due <= since
-        && let Some(Next { request, due: Some(due), .. }) = queue.next.take()
-    {
-        launch.never(request, due, why);
-    }
-    let mut not_due = u64::from(queue.next.is_some());
-    while queue.requests.try_recv().is_ok() {
-        not_due += 1;
-    }
-    not_due
+    let since = pace.now();
+    queue.close(since, why, pace, launch).await
 }
 
 #[cfg(test)]
@@ -218,37 +537,89 @@ mod tests {
 
     type Log = Rc<RefCell<Vec<String>>>;
 
-    /// Requests are their own timestamps in seconds; each takes `service`.
+    /// A request: its time in seconds, its session, and how long its user thinks.
+    #[derive(Debug, Clone, Copy, Default)]
+    struct Asked {
+        name: &'static str,
+        at: Option<u64>,
+        session: Option<&'static str>,
+        think: u64,
+        /// It waits to be filled.
+        open: bool,
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Requests that take `service` each.
     struct Fake {
         begun: Instant,
         service: Duration,
+        prefill: Duration,
         log: Log,
+        news: mpsc::UnboundedSender<News<Asked>>,
+        fails: &'static str,
     }
 
     impl Launch for Fake {
-        type Request = Option<u64>;
-        fn timestamp(&self, request: &Self::Request) -> Option<Nanos> {
-            request.map(|s| Nanos(s * 1_000_000_000))
+        type Request = Asked;
+        fn timestamp(&self, request: &Asked) -> Option<Nanos> {
+            request.at.map(|s| Nanos(s * SECOND))
         }
-        fn start(&mut self, _: Self::Request, due: Due, slot: Slot) {
-            let (begun, service) = (self.begun, self.service);
-            let seconds = |t: Nanos| t.0 / 1_000_000_000;
+        fn session<'r>(&self, request: &'r Asked) -> Option<&'r str> {
+            request.session
+        }
+        fn think_time(&mut self, request: &Asked) -> Nanos {
+            Nanos(request.think * SECOND)
+        }
+        fn fill(&mut self, request: Asked, replies: Vec<String>, due: Nanos) -> Option<Asked> {
+            if !request.open {
+                return Some(request);
+            }
+            assert!(replies.iter().all(|reply| reply == "said"), "{replies:?}");
+            self.log.borrow_mut().push(format!("{} hears {}", request.name, replies.len()));
+            self.news.send(News::Filled { request, due }).unwrap();
+            None
+        }
+        fn start(&mut self, request: Asked, due: Due, mut slot: Slot) {
+            let (begun, service, prefill) = (self.begun, self.service, self.prefill);
+            let seconds = |t: Nanos| t.0 / SECOND;
             let late = Paused(begun).now().since(due.ready);
             assert!(late < Nanos(10_000_000), "nothing but the time kept it back");
-            self.log.borrow_mut().push(format!("{}@{}", seconds(due.scheduled), begun.elapsed().as_secs()));
+            let line = format!("{}{}@{}", request.name, seconds(due.scheduled), begun.elapsed().as_secs());
+            self.log.borrow_mut().push(line);
+            let (news, fails) = (self.news.clone(), self.fails == request.name && !request.name.is_empty());
             tokio::spawn(async move {
-                sleep(service).await;
-                slot.free(Paused(begun).now());
+                sleep(prefill).await;
+                slot.first_token(Paused(begun).now());
+                sleep(service - prefill).await;
+                let at = Paused(begun).now();
+                if let Some(session) = request.session {
+                    let reply = (!fails).then(|| "said".into());
+                    let _ = news.send(News::Ended { session: session.into(), at, reply });
+                }
+                slot.free(at);
             });
         }
         fn rest(&mut self) {}
-        fn never(&mut self, _: Self::Request, scheduled: Nanos, _: Why) {
-            self.log.borrow_mut().push(format!("{} never", scheduled.0 / 1_000_000_000));
+        fn never(&mut self, request: Asked, scheduled: Nanos, why: Why) {
+            let why = if why == Why::EarlierTurn { "lost" } else { "never" };
+            self.log.borrow_mut().push(format!("{}{} {why}", request.name, scheduled.0 / SECOND));
         }
     }
 
-    /// What was started when (`due@started`, in seconds), and how many were not due at the end.
-    async fn run(requests: &[Option<u64>], slots: u32, service: u64, end: Option<u64>) -> (Vec<String>, u64) {
+    /// How a test goes.
+    struct Setting {
+        slots: u32,
+        prefill: Option<(u32, u64)>,
+        service: u64,
+        sessions: Option<u32>,
+        end: Option<u64>,
+        fails: &'static str,
+    }
+
+    const PLAIN: Setting = Setting { slots: 100, prefill: None, service: 10, sessions: None, end: None, fails: "" };
+
+    async fn play(requests: &[Asked], setting: Setting) -> (Vec<String>, u64) {
         let begun = Instant::now();
         let (send, receive) = mpsc::channel(2);
         let feed = requests.to_vec();
@@ -257,22 +628,87 @@ mod tests {
                 let _ = send.send(request).await;
             }
         });
+        let (news, heard) = mpsc::unbounded_channel();
         let (log, stopper) = (Log::default(), Stopper::default());
-        let mut launch = Fake { begun, service: Duration::from_secs(service), log: Rc::clone(&log) };
-        let (stop, slots, pace) = (stopper.watch(), Slots::new(Some(slots)), Paused(begun));
+        let (service, prefill) = (Duration::from_secs(setting.service), setting.prefill.map_or(0, |(_, time)| time));
+        let prefill = Duration::from_secs(prefill);
+        let mut launch = Fake { begun, service, prefill, log: Rc::clone(&log), news, fails: setting.fails };
+        let slots = Slots::new(Some(setting.slots), setting.prefill.map(|(count, _)| count));
+        let (stop, pace) = (stopper.watch(), Paused(begun));
         let ending = async {
-            if let Some(end) = end {
+            if let Some(end) = setting.end {
                 sleep(Duration::from_secs(end)).await;
                 stopper.drain(Why::MaxSeconds);
             }
             std::future::pending::<()>().await;
         };
+        let sources =
+            Sources { requests: receive, news: heard, schedule: Schedule::Own, most_sessions: setting.sessions };
         let left = tokio::select! {
-            left = dispatch(receive, Schedule::Own, &slots, &pace, stop, &mut launch) => left,
+            left = dispatch(sources, &slots, &pace, stop, &mut launch) => left,
             () = ending => 0,
         };
         let log = log.borrow().clone();
         (log, left)
+    }
+
+    /// What was started when (`due@started`, in seconds), and how many were not due at the end.
+    async fn run(requests: &[Option<u64>], slots: u32, service: u64, end: Option<u64>) -> (Vec<String>, u64) {
+        let asked: Vec<Asked> = requests.iter().map(|at| Asked { at: *at, ..Asked::default() }).collect();
+        play(&asked, Setting { slots, service, end, ..PLAIN }).await
+    }
+
+    /// A turn of session `a` or `b`, whose user thinks so long before it.
+    fn turn(name: &'static str, think: u64) -> Asked {
+        Asked { name, session: Some(&name[..1]), think, open: think > 0, ..Asked::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_follow_each_other_after_their_users_have_thought() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("a2 ", 1), turn("b0 ", 0), turn("b1 ", 2)];
+        let (log, left) = play(&asked, PLAIN).await;
+        let want =
+            ["a0 0@0", "b0 0@0", "a1  hears 1", "b1  hears 1", "b1 12@12", "a1 15@15", "a2  hears 2", "a2 26@26"];
+        assert_eq!((log, left), (want.map(String::from).to_vec(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_user_keeps_a_place_among_the_sessions_while_thinking() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("b0 ", 0), turn("c0 ", 0)];
+        let (log, _) = play(&asked, Setting { sessions: Some(1), ..PLAIN }).await;
+        let starts: Vec<&String> = log.iter().filter(|line| line.contains('@')).collect();
+        // The next user comes when the last turn of the one before is over.
+        assert_eq!(starts, ["a0 0@0", "a1 15@15", "b0 25@25", "c0 35@35"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_begun_goes_on_before_anything_new() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 0), turn("b0 ", 0), turn("c0 ", 0)];
+        let (log, _) = play(&asked, Setting { slots: 1, ..PLAIN }).await;
+        assert_eq!(log, ["a0 0@0", "a1 10@10", "b0 20@20", "c0 30@30"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failed_turn_the_session_is_over_and_its_turns_are_told() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("a2 ", 5), turn("b0 ", 0), turn("b1 ", 5)];
+        let (log, left) = play(&asked, Setting { fails: "a0 ", ..PLAIN }).await;
+        let want = ["a0 0@0", "b0 0@0", "a1 10 lost", "a2 10 lost", "b1  hears 1", "b1 15@15"];
+        assert_eq!((log, left), (want.map(String::from).to_vec(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_end_turns_that_were_due_were_offered_and_others_not() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 1), turn("b0 ", 0), turn("b1 ", 60), turn("b2 ", 1)];
+        let (log, left) = play(&asked, Setting { slots: 2, end: Some(30), service: 10, ..PLAIN }).await;
+        assert!(log.contains(&"a1 11@11".to_owned()) && !log.iter().any(|line| line.contains("never")), "{log:?}");
+        assert_eq!(left, 2, "b1 thinks, and b2 waits for it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_wait_for_their_first_token() {
+        let asked = [Asked::default(); 4];
+        let (log, _) = play(&asked, Setting { prefill: Some((1, 2)), ..PLAIN }).await;
+        assert_eq!(log, ["0@0", "2@2", "4@4", "6@6"]);
     }
 
     #[tokio::test(start_paused = true)]

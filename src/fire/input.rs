@@ -13,16 +13,20 @@ use std::{
 use bytes::Bytes;
 use hyper::{
     Request, Uri,
-    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue},
+    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue},
 };
+use serde_json::Value;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
+use super::lora::Mix;
 use crate::{
     backend::{self, Protocol},
     error::Error,
     http::exchange::Outgoing,
     ndjson::Lines,
     record::{Object, RequestFuncOutput, SampleRequest},
+    rng,
     units::Nanos,
 };
 
@@ -32,12 +36,25 @@ const READ_AHEAD: usize = 256;
 /// One request made ready.
 #[derive(Debug)]
 pub struct RequestFuncInput {
-    /// The whole request, body included.
-    pub request: Outgoing,
+    /// The whole request, body included, or what it is to be made of.
+    pub prepared: Prepared,
     /// As in the request.
     pub timestamp: Option<Nanos>,
+    /// As in the request.
+    pub think_time: Option<Nanos>,
+    /// The client is to leave so long after the start; `None`: it stays.
+    pub abandon: Option<Nanos>,
     /// Its output, as far as that repeats the request.
     pub output: RequestFuncOutput,
+}
+
+/// How far a request is.
+#[derive(Debug)]
+pub enum Prepared {
+    /// It can be sent: one for each server.
+    Ready(SmallVec<[Outgoing; 1]>),
+    /// It waits for what the server says to the turns before it.
+    Open(Box<SampleRequest>),
 }
 
 /// How requests are made ready.
@@ -45,16 +62,39 @@ pub struct RequestFuncInput {
 pub struct Template {
     /// The API.
     pub protocol: Protocol,
-    /// Where to.
-    pub uri: Uri,
+    /// Where to: one for each server.
+    pub uris: Vec<Uri>,
     /// The headers of each.
     pub headers: HeaderMap,
+    /// The header that names the conversation.
+    pub session_header: Option<HeaderName>,
     /// The model's name.
     pub model: String,
     /// Sampling flags.
     pub flags: Object,
     /// `--extra-body`.
     pub extra: Object,
+    /// Adapters for requests that name none.
+    pub mix: Option<Mix>,
+    /// What is left before its end.
+    pub abandon: Option<Abandon>,
+}
+
+/// `--cancel-rate` and `--cancel-after`.
+#[derive(Debug, Clone, Copy)]
+pub struct Abandon {
+    /// The share of the requests that the client leaves,
+    pub share: f64,
+    /// so long after their start.
+    pub after: Nanos,
+    /// Which they are.
+    pub seed: u64,
+}
+
+impl Abandon {
+    fn of(self, number: u64) -> Option<Nanos> {
+        (rng::unit(&mut rng::stream(self.seed, "cancel", number)) < self.share).then_some(self.after)
+    }
 }
 
 impl Template {
@@ -62,33 +102,78 @@ impl Template {
     ///
     /// # Errors
     /// Says what is wrong with the request.
-    pub fn ready(&self, sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
-        let payload = backend::payload(self.protocol, &sample, &self.model, &self.flags, &self.extra)?;
-        let request_id = sample.request_id.unwrap_or_else(|| format!("line-{number}"));
-        let id = HeaderValue::from_str(&request_id).ok().filter(|_| request_id.is_ascii());
-        let id =
-            id.ok_or_else(|| format!("the request_id {request_id:?} cannot be sent as a header: use plain ASCII"))?;
-        let mut request = Request::post(&self.uri).body(Bytes::from(payload.bytes)).map_err(|e| e.to_string())?;
-        *request.headers_mut() = self.headers.clone();
-        let kind = HeaderValue::from_str(&payload.content_type).map_err(|e| e.to_string())?;
-        request.headers_mut().insert(CONTENT_TYPE, kind);
-        if let Some(host) = self.uri.authority() {
-            let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
-            request.headers_mut().entry(HOST).or_insert(host);
-        }
-        request.headers_mut().insert("x-request-id", id);
+    pub fn ready(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
+        let request_id = sample.request_id.take().unwrap_or_else(|| format!("line-{number}"));
         let output = RequestFuncOutput {
             request_id,
-            session_id: sample.session_id,
+            session_id: sample.session_id.clone(),
             turn: sample.turn,
-            tags: sample.tags,
+            tags: sample.tags.take(),
             prompt_len: sample.prompt_len.unwrap_or(0),
             expected_output_len: sample.expected_output_len,
             expected_cached_len: sample.expected_cached_len,
             ..RequestFuncOutput::default()
         };
-        Ok(RequestFuncInput { request: Outgoing::new(request), timestamp: sample.timestamp, output })
+        let (timestamp, think_time) = (sample.timestamp, sample.think_time);
+        let prepared = if holes(&mut sample).next().is_some() {
+            if sample.session_id.is_none() {
+                return Err(
+                    "`messages` has a place for the server's reply, and there is no `session_id` to say whose".into()
+                );
+            }
+            Prepared::Open(Box::new(sample))
+        } else {
+            Prepared::Ready(self.outgoing(&sample, &output.request_id)?)
+        };
+        let abandon = self.abandon.and_then(|abandon| abandon.of(number));
+        Ok(RequestFuncInput { prepared, timestamp, think_time, abandon, output })
     }
+
+    /// Puts `replies` where the chat has room for them.
+    ///
+    /// # Errors
+    /// There are too few.
+    pub fn fill(&self, mut sample: SampleRequest, replies: Vec<String>, request_id: &str) -> Result<Prepared, String> {
+        let mut replies = replies.into_iter();
+        for hole in holes(&mut sample) {
+            *hole = replies.next().ok_or("it has more places for replies than there were turns before it")?.into();
+        }
+        self.outgoing(&sample, request_id).map(Prepared::Ready)
+    }
+
+    fn outgoing(&self, sample: &SampleRequest, request_id: &str) -> Result<SmallVec<[Outgoing; 1]>, String> {
+        let payload = backend::payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
+        let text = |what: &str, text: &str| {
+            let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
+            value.ok_or_else(|| format!("the {what} {text:?} cannot be sent as a header: use plain ASCII"))
+        };
+        let mut headers = self.headers.clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&payload.content_type).map_err(|e| e.to_string())?);
+        headers.insert("x-request-id", text("request_id", request_id)?);
+        if let (Some(name), Some(session)) = (&self.session_header, &sample.session_id) {
+            headers.insert(name.clone(), text("session_id", session)?);
+        }
+        let body = Bytes::from(payload.bytes);
+        self.uris.iter().map(|uri| outgoing(uri, headers.clone(), body.clone())).collect()
+    }
+}
+
+fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Outgoing, String> {
+    if let Some(host) = uri.authority() {
+        let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
+        headers.entry(HOST).or_insert(host);
+    }
+    let mut request = Request::post(uri).body(body).map_err(|e| e.to_string())?;
+    *request.headers_mut() = headers;
+    Ok(Outgoing::new(request))
+}
+
+/// The places in a chat where what the server says belongs: the content of its messages that is null.
+fn holes(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> {
+    let messages = sample.messages.iter_mut().flatten().filter(|message| message["role"] == "assistant");
+    messages
+        .filter(|message| message.get("tool_calls").is_none())
+        .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
 }
 
 /// Requests as they come, from a thread of their own.
@@ -131,9 +216,14 @@ fn read_all(
     first: oneshot::Sender<SampleRequest>,
 ) -> Result<u64, Error> {
     let mut lines = Lines::new(input, "stdin");
-    let (mut first, mut read) = (Some(first), 0);
-    while let Some(sample) = lines.next_record::<SampleRequest>()? {
+    let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
+    while let Some(mut sample) = lines.next_record::<SampleRequest>()? {
         let copy = first.is_some().then(|| sample.clone());
+        if let Some(mix) = mix.as_mut().filter(|_| sample.lora.is_none()) {
+            let adapter = mix.next(sample.session_id.as_deref()).to_owned();
+            sample.tags.get_or_insert_default().insert("lora".into(), adapter.as_str().into());
+            sample.lora = Some(adapter);
+        }
         let ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);
@@ -150,27 +240,72 @@ fn read_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend;
 
-    #[test]
-    fn lines_before_a_bad_one_are_sent() {
-        let template = Template {
+    fn template() -> Template {
+        Template {
             protocol: Protocol::default(),
-            uri: "http://h:1/v1/completions".parse().unwrap(),
+            uris: vec!["http://h:1/v1/completions".parse().unwrap(), "http://i:2/v1/completions".parse().unwrap()],
             headers: HeaderMap::new(),
+            session_header: Some(HeaderName::from_static("x-session-id")),
             model: "m".into(),
             flags: Object::new(),
             extra: Object::new(),
-        };
+            mix: None,
+            abandon: None,
+        }
+    }
+
+    fn sent(prepared: &Prepared) -> &[Outgoing] {
+        match prepared {
+            Prepared::Ready(requests) => requests,
+            Prepared::Open(open) => panic!("{open:?}"),
+        }
+    }
+
+    #[test]
+    fn lines_before_a_bad_one_are_sent() {
         let text = &b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"request_id\":\"x\"}\n{\"prompt\":}\n"[..];
-        let mut input = read(text, template).unwrap();
+        let mut input = read(text, template()).unwrap();
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
-            assert_eq!(request.request.request.headers()[HOST], "h:1");
-            assert_eq!(request.request.request.headers()["x-request-id"], request.output.request_id.as_str());
+            for (request_of, host) in sent(&request.prepared).iter().zip(["h:1", "i:2"]) {
+                assert_eq!(request_of.request.headers()[HOST], host);
+                assert_eq!(request_of.request.headers()["x-request-id"], request.output.request_id.as_str());
+            }
             ids.push(request.output.request_id);
         }
         assert_eq!(ids, ["line-1", "x"]);
         assert_eq!(input.end.recv().unwrap().unwrap_err().to_string(), "stdin:3:11: expected value");
         assert!(input.first.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_turn_waits_for_the_replies_that_it_has_room_for() {
+        let template =
+            Template { protocol: Protocol { api: Backend::OpenaiChat.api(None).unwrap(), stream: true }, ..template() };
+        let line = r#"{"session_id":"s","messages":[{"role":"user","content":"a"},{"role":"assistant","content":null},{"role":"user","content":"b"}]}"#;
+        let sample: SampleRequest = serde_json::from_str(line).unwrap();
+        let open = |sample: SampleRequest| match template.ready(sample, 1).unwrap().prepared {
+            Prepared::Open(open) => *open,
+            Prepared::Ready(_) => panic!("it has no place"),
+        };
+        let filled = template.fill(open(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
+        let request = &sent(&filled)[0].request;
+        assert_eq!(request.headers()["x-session-id"], "s");
+        let body: Value = serde_json::from_slice(request.body()).unwrap();
+        assert_eq!(body["messages"][1]["content"], "A");
+        assert!(template.fill(open(sample.clone()), vec![], "r").unwrap_err().contains("more places"));
+        let alone = SampleRequest { session_id: None, ..sample };
+        assert!(template.ready(alone, 1).unwrap_err().contains("no `session_id`"));
+    }
+
+    #[test]
+    fn as_many_are_abandoned_as_were_asked_for_and_the_seed_says_which() {
+        let abandon = Abandon { share: 0.3, after: Nanos(5), seed: 1 };
+        let left: Vec<u64> = (0..10_000).filter(|n| abandon.of(*n) == Some(Nanos(5))).collect();
+        assert!(left.len().abs_diff(3000) < 150, "{}", left.len());
+        assert_eq!(left[..5], (0..).filter(|n| abandon.of(*n).is_some()).take(5).collect::<Vec<_>>());
+        assert!((0..100).all(|n| Abandon { share: 0.0, ..abandon }.of(n).is_none()));
     }
 }

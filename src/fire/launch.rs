@@ -2,18 +2,23 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc};
 
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use super::{
     attempt::{Client, Due, attempt},
     backlog::Backlog,
-    dispatch::{Launch, Slot},
-    input::RequestFuncInput,
+    balance::{Balancer, Share},
+    dispatch::{Launch, News, Slot},
+    input::{Prepared, RequestFuncInput, Template},
     reader::Readers,
     sink::{Entry, Finished, What},
     stop::{Stop, Why},
+    thinking::Thinking,
 };
 use crate::{
+    cli,
+    clock::Clock,
     http::exchange::{Exchange, Transport},
     load::{
         Arrivals,
@@ -25,9 +30,13 @@ use crate::{
 
 /// Starts each request at its time, and leaves its answer to a reader.
 pub struct Launcher<'a, T: Transport> {
-    transport: Arc<T>,
+    servers: Vec<Server<T>>,
+    balancer: Balancer,
     readers: &'a Readers,
     attendant: Attendant,
+    thinking: Thinking,
+    /// Makes turns of conversations ready.
+    template: Arc<Template>,
     /// Whether a request had a time of its own.
     pub timed: bool,
     /// What was sent when.
@@ -36,12 +45,24 @@ pub struct Launcher<'a, T: Transport> {
     begun: Vec<Vec<Begun<T::Exchange>>>,
 }
 
+/// A server, and the way there.
+pub struct Server<T> {
+    /// Carries requests to it.
+    pub transport: Arc<T>,
+    /// Its name in outputs; `None`: there is one only.
+    pub name: Option<String>,
+}
+
 /// A request whose reader does not know of it yet.
 struct Begun<E> {
     exchange: E,
     output: RequestFuncOutput,
     due: Due,
+    abandon: Option<Nanos>,
+    /// How long its slot stays taken after its end.
+    pause: Nanos,
     slot: Slot,
+    share: Option<Share>,
 }
 
 /// So many requests are begun, at the most, before their reader is woken: half a millisecond of sending.
@@ -58,16 +79,32 @@ pub struct Attendant {
     pub backlog: Arc<Backlog>,
     /// How the run is ended.
     pub stop: Stop,
+    /// To the dispatcher.
+    pub news: mpsc::UnboundedSender<News<RequestFuncInput>>,
     /// Held by every task, so that the last one can be awaited.
     pub alive: mpsc::Sender<()>,
 }
 
 impl Attendant {
     async fn attend(mut self, begun: Begun<impl Exchange>) {
-        let Begun { exchange, output, due, slot } = begun;
-        let done = attempt(&self.client, exchange, output.expected_output_len, &mut self.stop).await;
+        let Begun { exchange, output, due, abandon, pause, mut slot, share } = begun;
+        let expected = output.expected_output_len;
+        let mut done = attempt(&self.client, exchange, expected, abandon, &mut slot, &mut self.stop).await;
         let now = self.client.clock.now();
-        slot.free(now);
+        drop(share);
+        if let Some(session) = output.session_id.clone() {
+            let reply = done.reply();
+            let at = reply.as_ref().map_or(now, |(_, last)| *last);
+            // The dispatcher may have ended meanwhile.
+            let _ = self.news.send(News::Ended { session, at, reply: reply.map(|(text, _)| text) });
+        }
+        if pause == Nanos(0) {
+            slot.free(now);
+        } else {
+            slot.first_token(now);
+            let stop = self.stop.clone();
+            tokio::spawn(think(slot, self.client.clock, now + pause, stop));
+        }
         self.client.ended.fetch_max(now.0, Relaxed);
         let size = done.size();
         self.backlog.more(size);
@@ -78,16 +115,30 @@ impl Attendant {
     }
 }
 
-impl<'a, T: Transport> Launcher<'a, T> {
-    /// With nothing sent yet.
-    #[must_use]
-    pub fn new(transport: Arc<T>, readers: &'a Readers, attendant: Attendant, arrivals: Arrivals) -> Self {
-        let begun = readers.handles().map(|_| vec![]).collect();
-        Launcher { transport, readers, attendant, timed: false, arrivals, begun }
+/// Keeps a slot until its user has thought.
+async fn think(slot: Slot, clock: Clock, until: Nanos, mut stop: Stop) {
+    tokio::select! {
+        () = stop.draining() => {}
+        () = tokio::time::sleep(until.since(clock.now()).duration()) => slot.free(until),
     }
 }
 
-impl<T: Transport> Launcher<'_, T> {
+impl<'a, T: Transport> Launcher<'a, T> {
+    /// With nothing sent yet.
+    #[must_use]
+    pub fn new(
+        servers: Vec<Server<T>>,
+        balancer: Balancer,
+        readers: &'a Readers,
+        attendant: Attendant,
+        template: Arc<Template>,
+        thinking: Thinking,
+        arrivals: Arrivals,
+    ) -> Self {
+        let begun = readers.handles().map(|_| vec![]).collect();
+        Launcher { servers, balancer, readers, attendant, thinking, template, timed: false, arrivals, begun }
+    }
+
     /// Nothing more is sent: what is to be told of it, and no more senders from here.
     pub fn end(self) -> Option<Told> {
         self.arrivals.end()
@@ -101,14 +152,52 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         request.timestamp
     }
 
+    fn session<'r>(&self, request: &'r RequestFuncInput) -> Option<&'r str> {
+        request.output.session_id.as_deref()
+    }
+
+    fn think_time(&mut self, request: &RequestFuncInput) -> Nanos {
+        request.think_time.unwrap_or_else(|| self.thinking.draw())
+    }
+
+    fn fill(&mut self, request: RequestFuncInput, replies: Vec<String>, due: Nanos) -> Option<RequestFuncInput> {
+        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, abandon, output } = request
+        else {
+            return Some(request);
+        };
+        let (template, news) = (Arc::clone(&self.template), self.attendant.news.clone());
+        // Not on the thread that sends: a long chat takes its time.
+        tokio::task::spawn_blocking(move || {
+            let filled = template.fill(*open, replies, &output.request_id);
+            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, abandon, output };
+            let news_of = match filled {
+                Ok(prepared) => News::Filled { request: ready(prepared), due },
+                Err(e) => {
+                    cli::warn("vb-fire", format_args!("a turn cannot be made of the replies before it: {e}"));
+                    News::Unfilled { request: ready(Prepared::Ready(SmallVec::new())), due }
+                }
+            };
+            let _ = news.send(news_of);
+        });
+        None
+    }
+
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let RequestFuncInput { request, output, timestamp } = request;
+        let RequestFuncInput { prepared, timestamp, abandon, mut output, .. } = request;
+        let Prepared::Ready(mut requests) = prepared else { return };
+        let (place, share) = self.balancer.next(output.session_id.as_deref());
+        let server = &self.servers[place];
+        output.base_url.clone_from(&server.name);
         let sent = self.attendant.client.clock.now();
-        self.arrivals.sent(Moments { planned: due.scheduled, read: due.read, ready: due.ready, sent });
-        let (at, exchange) = self.transport.begin(request);
+        if !due.follows {
+            self.arrivals.sent(Moments { planned: due.scheduled, read: due.read, ready: due.ready, sent });
+        }
+        let (at, exchange) = server.transport.begin(requests.swap_remove(place));
         self.attendant.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
-        self.begun[at].push(Begun { exchange, output, due, slot });
+        // A conversation's user thinks before its next turn, and others may come meanwhile.
+        let pause = if output.session_id.is_some() { Nanos(0) } else { self.thinking.draw() };
+        self.begun[at].push(Begun { exchange, output, due, abandon, pause, slot, share });
         if self.begun[at].len() == AT_ONCE {
             self.rest();
         }
@@ -126,10 +215,12 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        self.arrivals.never(scheduled);
+        if why != Why::EarlierTurn {
+            self.arrivals.never(scheduled);
+        }
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
-        let due = Due { scheduled, read: Nanos(0), ready: scheduled };
+        let due = Due { scheduled, ready: scheduled, ..Due::default() };
         let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }

@@ -15,16 +15,20 @@ mod answer;
 mod args;
 mod attempt;
 mod backlog;
+mod balance;
 mod dispatch;
 mod headers;
 mod input;
 mod launch;
+mod lora;
 mod preflight;
 mod reader;
 mod scrape;
+mod session;
 mod sink;
 mod stop;
 mod tally;
+mod thinking;
 mod usage;
 mod verdict;
 mod warmup;
@@ -49,15 +53,18 @@ use self::{
     args::TransportKind,
     attempt::Client,
     backlog::Backlog,
-    dispatch::dispatch,
+    balance::Balancer,
+    dispatch::{Sources, dispatch},
     headers::Headers,
-    input::{Input, Template},
-    launch::{Attendant, Launcher},
+    input::{Abandon, Input, Template},
+    launch::{Attendant, Launcher, Server},
+    lora::Mix,
     preflight::Preflight,
     reader::Readers,
     scrape::{Outlet, Scraper},
     sink::{Progress, Sink, Written},
     stop::{Stopper, Why},
+    thinking::Thinking,
     usage::Watch,
     verdict::{Evidence, judge},
 };
@@ -95,7 +102,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<Line>();
     }
-    let url = args.url()?;
+    let urls = args.urls()?;
     let rate = args.rate()?;
     let protocol = args.protocol()?;
     let headers = Headers::new(&args.header, cli::api_key(), protocol)?;
@@ -105,7 +112,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &url, protocol, rate, headers));
+    let done = runtime.block_on(load(args, &urls, protocol, rate, headers));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
@@ -121,27 +128,38 @@ fn check_open_files(max_concurrency: Option<u32>) {
 }
 
 /// The whole run, from the first question to the last record.
-async fn load(args: &Args, url: &Url, protocol: Protocol, rate: Option<Rate>, headers: Headers) -> Result<(), Error> {
+async fn load(
+    args: &Args,
+    urls: &[Url],
+    protocol: Protocol,
+    rate: Option<Rate>,
+    headers: Headers,
+) -> Result<(), Error> {
+    let url = &urls[0];
     let selftest = args.selftest()?;
     let portable = args.transport == TransportKind::Portable;
-    let preflight = Preflight::new(url, &headers, args.insecure, args.timeout_connect, portable)?;
-    if args.ready_check > Nanos(0) {
-        preflight.ready(args.ready_check).await?;
+    let asker = |url| Preflight::new(url, &headers, args.insecure, args.timeout_connect, portable);
+    let preflight = asker(url)?;
+    let mut servers = Vec::new();
+    for url in urls {
+        let preflight = asker(url)?;
+        if args.ready_check > Nanos(0) {
+            preflight.ready(args.ready_check).await?;
+        }
+        // What lies between, a proxy perhaps, is reqwest's business there.
+        if portable {
+            preflight.reachable().await?;
+        } else {
+            servers.push(preflight::connect(url, args.insecure, args.timeout_connect).await?);
+        }
     }
-    // What lies between, a proxy perhaps, is reqwest's business there.
-    let server = if portable {
-        preflight.reachable().await?;
-        None
-    } else {
-        Some(preflight::connect(url, args.insecure, args.timeout_connect).await?)
-    };
     let model = match &args.model {
         Some(model) => model.clone(),
         None if protocol.api.sends_model() => preflight.model().await?,
         // It is for the records only.
         None => preflight.known_models().await.into_iter().next().unwrap_or_else(|| args.backend.name().into()),
     };
-    let template = template(args, url, protocol, &headers, &model)?;
+    let template = template(args, urls, protocol, &headers, &model)?;
     let mut input = input::read(io::BufReader::new(io::stdin()), template.clone())?;
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request(&input));
@@ -150,16 +168,18 @@ async fn load(args: &Args, url: &Url, protocol: Protocol, rate: Option<Rate>, he
     watch_signals(&stopper, args.grace)?;
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
-    let load = Load { args, url, template, headers, first, readers: &readers, stopper, rate };
+    let load = Load { args, urls, template, headers, first, readers: &readers, stopper, rate };
     let run = RunRecord { selftest, ..run_record(&load, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
-    let ended = if let Some(mut server) = server {
-        server.keep_alive = keep_alive;
-        load.run(Stamped::new(&server, threads, clock), run, input).await?
+    let ended = if portable {
+        let portable = || Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock);
+        let all = urls.iter().map(|_| portable()).collect::<Result<Vec<Portable>, Error>>()?;
+        load.run(all, run, input).await?
     } else {
-        let portable = Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock)?;
-        load.run(portable, run, input).await?
+        servers.iter_mut().for_each(|server| server.keep_alive = keep_alive);
+        let all = servers.iter().map(|server| Stamped::new(server, threads, clock)).collect();
+        load.run(all, run, input).await?
     };
     readers.stop();
     exit(args, &preflight, ended).await
@@ -168,7 +188,7 @@ async fn load(args: &Args, url: &Url, protocol: Protocol, rate: Option<Rate>, he
 /// A load that is about to be sent.
 struct Load<'a> {
     args: &'a Args,
-    url: &'a Url,
+    urls: &'a [Url],
     template: Template,
     headers: Headers,
     first: SampleRequest,
@@ -178,21 +198,24 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Over this transport: first the warm-up, then the measured part.
-    async fn run<T: Transport>(self, transport: T, run: RunRecord, input: Input) -> Result<Ended, Error> {
-        let transport = Arc::new(transport);
+    /// Over these transports, one to each server: first the warm-up, then the measured part.
+    async fn run<T: Transport>(self, transports: Vec<T>, run: RunRecord, input: Input) -> Result<Ended, Error> {
+        let transports: Vec<Arc<T>> = transports.into_iter().map(Arc::new).collect();
         if self.args.num_warmups > 0 {
-            warmup::run(&self, &*transport).await?;
+            warmup::run(&self, &transports).await?;
         }
         // Before connections are opened ahead, which the wait for a page would let grow old.
-        let scraper = Scraper::begin(self.args, self.url, &self.headers).await?;
-        self.preconnect(&*transport).await;
-        self.measure(transport, run, input, scraper).await
+        let scraper = Scraper::begin(self.args, &self.urls[0], &self.headers).await?;
+        let ahead = self.args.connections_ahead().div_ceil(transports.len());
+        for transport in &transports {
+            self.preconnect(&**transport, ahead).await;
+        }
+        self.measure(transports, run, input, scraper).await
     }
 
-    /// Opens connections, so that opening them is no part of the load. Where that fails the requests tell.
-    async fn preconnect(&self, transport: &impl Transport) {
-        let (count, threads) = (self.args.connections_ahead(), usize::from(self.args.threads));
+    /// Opens so many connections, so that opening them is no part of the load. Where that fails the requests tell.
+    async fn preconnect(&self, transport: &impl Transport, count: usize) {
+        let threads = usize::from(self.args.threads);
         let share = |at| count / threads + usize::from(at < count % threads);
         let opening: Vec<_> =
             (0..threads).map(|at| self.readers.handle(at).spawn(transport.preconnect(at, share(at)))).collect();
@@ -217,18 +240,23 @@ fn no_request(input: &Input) -> Error {
     }
 }
 
-fn template(args: &Args, url: &Url, protocol: Protocol, headers: &Headers, model: &str) -> Result<Template, Error> {
+fn template(args: &Args, urls: &[Url], protocol: Protocol, headers: &Headers, model: &str) -> Result<Template, Error> {
     let endpoint = args.endpoint(protocol);
-    let uri: Uri = join(url, endpoint)
-        .parse()
-        .map_err(|e| Error::Usage(format!("--endpoint {endpoint} makes no URL with --base-url: {e}")))?;
+    let uri = |url: &Url| {
+        let made = join(url, endpoint).parse::<Uri>();
+        made.map_err(|e| Error::Usage(format!("--endpoint {endpoint} makes no URL with --base-url: {e}")))
+    };
+    let abandon = |share| Abandon { share, after: args.cancel_after, seed: args.seed };
     Ok(Template {
         protocol,
-        uri,
+        uris: urls.iter().map(uri).collect::<Result<_, _>>()?,
         headers: headers.map.clone(),
+        session_header: args.session_header()?,
         model: model.to_owned(),
         flags: args.sampling(),
         extra: args.extra_body.clone().unwrap_or_default(),
+        mix: Mix::new(&args.lora_modules, args.lora_assignment, args.lora_zipf_alpha, args.seed),
+        abandon: args.cancel_rate.map(abandon),
     })
 }
 
@@ -259,7 +287,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
 }
 
 fn run_record(load: &Load<'_>, model: String) -> RunRecord {
-    let Load { args, url, headers, rate, .. } = load;
+    let Load { args, urls, headers, rate, .. } = load;
     let protocol = load.template.protocol;
     let default_id = || format!("{:x}-{:x}", unix_now().0 / 1_000_000, std::process::id());
     RunRecord {
@@ -271,7 +299,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         model,
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name().into(),
-        base_url: url.as_str().trim_end_matches('/').into(),
+        base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
         endpoint: args.endpoint(protocol).into(),
         stream: (protocol.cut() == Cut::Whole).then_some(false),
         request_rate: rate.as_ref().and_then(Rate::number),
@@ -285,6 +313,11 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         threads: Some(args.threads.into()),
         ..RunRecord::default()
     }
+}
+
+/// A server as records name it.
+fn server_name(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
 }
 
 /// A run that is over.
@@ -302,7 +335,7 @@ impl Load<'_> {
     /// The measured part: the clock starts, requests are sent, all outcomes are written.
     async fn measure<T: Transport>(
         self,
-        transport: Arc<T>,
+        transports: Vec<Arc<T>>,
         mut run: RunRecord,
         input: Input,
         scraper: Option<Scraper>,
@@ -311,7 +344,7 @@ impl Load<'_> {
         // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
         let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
         let clock = Clock::start();
-        transport.set_clock(clock);
+        transports.iter().for_each(|transport| transport.set_clock(clock));
         run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
         let run_id = run.run_id.clone();
         let client = Arc::new(Client::new(clock, self.template.protocol, args.limits(self.template.protocol)));
@@ -339,11 +372,28 @@ impl Load<'_> {
         }
         let watch = Watch::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
-        let attendant = Attendant { client: Arc::clone(&client), entries, backlog, stop: stopper.watch(), alive };
+        let (news, heard) = mpsc::unbounded_channel();
+        let attendant = Attendant { client: Arc::clone(&client), entries, backlog, stop: stopper.watch(), news, alive };
         let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
-        let mut launcher = Launcher::new(transport, self.readers, attendant, arrivals(args, self.rate.as_ref()));
+        let name = |url| (self.urls.len() > 1).then(|| server_name(url));
+        let servers: Vec<_> = transports
+            .into_iter()
+            .zip(self.urls)
+            .map(|(transport, url)| Server { transport, name: name(url) })
+            .collect();
+        let balancer = Balancer::new(args.balance, servers.len());
+        let mut launcher = Launcher::new(
+            servers,
+            balancer,
+            self.readers,
+            attendant,
+            Arc::new(self.template),
+            Thinking::new(args.think_time, args.seed),
+            arrivals(args, self.rate.as_ref()),
+        );
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
-        let left = dispatch(input.requests, schedule, &slots, &pace, stopper.watch(), &mut launcher).await;
+        let sources = Sources { requests: input.requests, news: heard, schedule, most_sessions: args.max_sessions };
+        let left = dispatch(sources, &slots, &pace, stopper.watch(), &mut launcher).await;
         let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
         let open_loop = Some(by_schedule || args.max_concurrency.is_none());
         let told = launcher.end().filter(|_| by_schedule);

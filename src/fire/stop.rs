@@ -22,6 +22,8 @@ pub enum Why {
     OutputLost,
     /// The reader of the records takes them too slowly for `--max-buffer`.
     OutputStalled,
+    /// A turn before it, in the same conversation, has failed. This ends no run, only the conversation.
+    EarlierTurn,
 }
 
 impl Why {
@@ -31,6 +33,7 @@ impl Why {
             Why::MaxSeconds => "--max-seconds was over",
             Why::Interrupted => "interrupted by a signal",
             Why::OutputLost => "the records could not be written",
+            Why::EarlierTurn => "an earlier turn of its session failed",
             Why::OutputStalled => "the reader of the records was too slow for --max-buffer",
         }
     }

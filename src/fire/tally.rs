@@ -83,7 +83,8 @@ impl Tally {
         }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name.to_owned()).or_default() += 1;
-        if let Some(kind) = output.error_kind {
+        // What the client left on purpose is no failure.
+        if let Some(kind) = output.error_kind.filter(|kind| *kind != ErrorKind::Abandoned) {
             self.failed += 1;
             let key = (kind, output.status, output.error.clone());
             if self.errors.len() < MESSAGES || self.errors.contains_key(&key) {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     Load,
     attempt::{Client, Due, attempt},
-    input::RequestFuncInput,
+    input::{Prepared, RequestFuncInput},
 };
 use crate::{
     cli,
@@ -19,22 +19,24 @@ use crate::{
 };
 
 /// Sends the warm-up requests, as many at a time as the load will have in flight.
-pub async fn run(load: &Load<'_>, transport: &impl Transport) -> Result<(), Error> {
+pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result<(), Error> {
     let args = load.args;
     let clock = Clock::start();
-    transport.set_clock(clock);
+    transports.iter().for_each(|transport| transport.set_clock(clock));
     let client = Arc::new(Client::new(clock, load.template.protocol, args.limits(load.template.protocol)));
     let slots = args.slots();
     let mut tasks = Vec::new();
     for number in 0..args.num_warmups {
         let sample = scrambled(&load.first, args.seed, number);
         let ready = load.template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
-        let Some((slot, _)) = slots.take().await else { break };
-        let RequestFuncInput { request, mut output, .. } = ready;
+        // A chat that waits for replies has none before it.
+        let RequestFuncInput { prepared: Prepared::Ready(mut requests), mut output, .. } = ready else { continue };
+        let Some((mut slot, _)) = slots.take().await else { break };
         let (client, mut stop) = (Arc::clone(&client), load.stopper.watch());
-        let (at, exchange) = transport.begin(request);
+        let place = number as usize % transports.len();
+        let (at, exchange) = transports[place].begin(requests.swap_remove(place));
         tasks.push(load.readers.handle(at).spawn(async move {
-            let done = attempt(&client, exchange, None, &mut stop).await;
+            let done = attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             done.finish(client.clock, Due::default(), |_| None, &mut output);
             output.error

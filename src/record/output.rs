@@ -20,6 +20,9 @@ pub struct RequestFuncOutput {
     pub kind: OutputType,
     /// The run it belongs to.
     pub run_id: String,
+    /// The server that it was sent to; absent where there was one only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
     /// As in the request, and as the server saw it in `x-request-id`.
     pub request_id: String,
     /// As in the request.
@@ -219,13 +222,15 @@ pub enum ErrorKind {
     Empty,
     /// Stopped by the user while it ran.
     Cancelled,
-    /// Due, but never sent: the run ended first.
+    /// The client left on purpose (`--cancel-rate`): neither a success nor a failure of the server.
+    Abandoned,
+    /// Due, but never sent: the run ended first, or an earlier turn of its session failed.
     NotSent,
 }
 
 impl ErrorKind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [ErrorKind; 15] = [
+    pub const ALL: [ErrorKind; 16] = [
         ErrorKind::Connect,
         ErrorKind::Dns,
         ErrorKind::Tls,
@@ -240,6 +245,7 @@ impl ErrorKind {
         ErrorKind::Protocol,
         ErrorKind::Empty,
         ErrorKind::Cancelled,
+        ErrorKind::Abandoned,
         ErrorKind::NotSent,
     ];
 
@@ -261,6 +267,7 @@ impl ErrorKind {
             ErrorKind::Protocol => "protocol",
             ErrorKind::Empty => "empty",
             ErrorKind::Cancelled => "cancelled",
+            ErrorKind::Abandoned => "abandoned",
             ErrorKind::NotSent => "not_sent",
         }
     }

@@ -160,7 +160,10 @@ impl Goodput {
 
 impl Good {
     /// Among these requests, with a wait before the start of each. The rates are those of [`Good::over`].
+    ///
+    /// What the client left on purpose was not offered to the end, and does not count.
     pub fn of(offered: &[&Request], slos: &[Slo], wait: fn(&Request) -> f64) -> Self {
+        let offered: Vec<&Request> = offered.iter().copied().filter(|request| !request.abandoned).collect();
         let keep = |slos: &[Slo]| {
             let kept = offered.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
             kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))

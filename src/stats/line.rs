@@ -197,6 +197,7 @@ impl OutputLine<'_> {
         }
         Request {
             success: self.success,
+            abandoned: named_kind(Text::of(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
             prompt_len: self.prompt_len.unwrap_or_default(),
             output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
             expected_output_len: self.expected_output_len,

@@ -21,6 +21,8 @@ const ROW: usize = 25;
 pub struct Request {
     /// Whether the whole answer arrived.
     pub success: bool,
+    /// Whether the client left it on purpose, so that it is neither good nor bad.
+    pub abandoned: bool,
     /// Prompt tokens.
     pub prompt_len: u32,
     /// Generated tokens.

@@ -107,6 +107,7 @@ impl VllmResult {
         }
         Request {
             success,
+            abandoned: false,
             prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
             output_tokens,
             // A request that was never sent has a 0 there.

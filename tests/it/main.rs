@@ -13,6 +13,7 @@ mod pool;
 mod readme;
 mod scrape;
 mod selftest;
+mod sessions;
 mod shapes;
 mod sim;
 mod stats;
