@@ -1,8 +1,10 @@
 """The checks of scripts/check-vllm.sh: what our programs say against what a real vLLM says.
 
-check_vllm.py model TOKENIZER_JSON FOLDER    writes a tiny Llama with random weights around a tokenizer
+check_vllm.py model TOKENIZER_JSON FOLDER    writes a tiny Llama with random weights around a tokenizer, and two adapters
+                                             for it, FOLDER-one and FOLDER-two
 check_vllm.py ready URL PID                  waits until the server answers, or its process is gone
-check_vllm.py check URL BIN MODEL_FOLDER     runs the checks and prints a table; exit 1 if one fails
+check_vllm.py check URL POOLING BIN MODEL    runs the checks against a server that generates and one that pools, whose
+                                             model is in the folder MODEL, and prints a table; exit 1 if one fails
 
 It needs only the standard library, and numpy-free arithmetic is enough for it.
 """
@@ -10,8 +12,10 @@ It needs only the standard library, and numpy-free arithmetic is enough for it.
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,7 +24,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "tiny"
-MAX_LEN = 2048
+MAX_LEN = 8192
 
 
 def make_model(tokenizer, folder):
@@ -32,15 +36,38 @@ def make_model(tokenizer, folder):
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": size, "hidden_size": 128,
         "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 32, "hidden_act": "silu", "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+        "head_dim": 32, "hidden_act": "silu", "max_position_embeddings": MAX_LEN, "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
         "torch_dtype": "bfloat16",
     }
     template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 4096, "chat_template": template}
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_LEN, "chat_template": template}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 0}))
+
+
+def make_adapter(folder, seed):
+    """A LoRA of rank 4 with random weights, in the form of PEFT, as safetensors has it: a header of JSON and the numbers."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    header, data = {}, b""
+    for layer in range(2):
+        for module, size in [("q_proj", 128), ("v_proj", 64)]:
+            name = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            for part, shape in [("lora_A", [4, 128]), ("lora_B", [size, 4])]:
+                numbers = [draw.gauss(0, 0.5) for _ in range(shape[0] * shape[1])]
+                start = len(data)
+                data += struct.pack(f"<{len(numbers)}f", *numbers)
+                header[f"{name}.{part}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": [start, len(data)]}
+    text = json.dumps(header).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    config = {
+        "peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM",
+        "target_modules": ["q_proj", "v_proj"], "base_model_name_or_path": MODEL,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def wait_ready(url, pid):
@@ -265,9 +292,9 @@ class Checks:
     def errors(self):
         long = json.dumps({"prompt": [5] * (MAX_LEN + 1000), "expected_output_len": 4}).encode()
         for name, stdin, extra, want in [
-            ("an over-long prompt", long, [], "maximum context length is 2048"),
+            ("an over-long prompt", long, [], f"maximum context length is {MAX_LEN}"),
             ("an unknown model", b'{"prompt":"hi"}', ["--model", "nope"], "does not exist"),
-            ("max_tokens beyond the model's length", b'{"prompt":"hi","expected_output_len":5000}', [], "max_tokens"),
+            ("max_tokens beyond the model's length", b'{"prompt":"hi","expected_output_len":50000}', [], "max_tokens"),
             ("a wrong path", b'{"prompt":"hi"}', ["--endpoint", "/v1/nothing"], "Not Found"),
         ]:
             base = ["--base-url", self.url, "--model", MODEL, *extra]

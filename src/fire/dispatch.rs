@@ -335,7 +335,9 @@ impl<R> Queue<R> {
                 if let Some(request) = next {
                     self.follow(&session, request, at, launch);
                 }
-                lost.into_iter().for_each(|request| launch.never(request, at, Why::EarlierTurn));
+                for request in lost {
+                    launch.never(request, at, Why::EarlierTurn);
+                }
             }
             News::Filled { request, due } => {
                 self.filling -= 1;
@@ -346,7 +348,9 @@ impl<R> Queue<R> {
                 let session = launch.session(&request).map(str::to_owned);
                 launch.never(request, due, Why::EarlierTurn);
                 let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
-                lost.into_iter().for_each(|request| launch.never(request, due, Why::EarlierTurn));
+                for request in lost {
+                    launch.never(request, due, Why::EarlierTurn);
+                }
             }
         }
     }

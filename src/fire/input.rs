@@ -50,6 +50,7 @@ pub struct RequestFuncInput {
 
 /// How far a request is.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub enum Prepared {
     /// It can be sent: one for each server.
     Ready(SmallVec<[Outgoing; 1]>),

@@ -177,7 +177,9 @@ async fn load(
         let all = urls.iter().map(|_| portable()).collect::<Result<Vec<Portable>, Error>>()?;
         load.run(all, run, input).await?
     } else {
-        servers.iter_mut().for_each(|server| server.keep_alive = keep_alive);
+        for server in &mut servers {
+            server.keep_alive = keep_alive;
+        }
         let all = servers.iter().map(|server| Stamped::new(server, threads, clock)).collect();
         load.run(all, run, input).await?
     };
@@ -344,7 +346,9 @@ impl Load<'_> {
         // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
         let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
         let clock = Clock::start();
-        transports.iter().for_each(|transport| transport.set_clock(clock));
+        for transport in &transports {
+            transport.set_clock(clock);
+        }
         run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
         let run_id = run.run_id.clone();
         let client = Arc::new(Client::new(clock, self.template.protocol, args.limits(self.template.protocol)));

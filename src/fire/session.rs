@@ -134,7 +134,9 @@ impl<R> Sessions<R> {
     pub fn moved_on(&mut self, id: Option<&str>) {
         if self.latest.as_deref() != id {
             let before = std::mem::replace(&mut self.latest, id.map(str::to_owned));
-            before.into_iter().for_each(|before| self.leave(&before));
+            if let Some(before) = before {
+                self.leave(&before);
+            }
         }
     }
 

@@ -22,7 +22,9 @@ use crate::{
 pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result<(), Error> {
     let args = load.args;
     let clock = Clock::start();
-    transports.iter().for_each(|transport| transport.set_clock(clock));
+    for transport in transports {
+        transport.set_clock(clock);
+    }
     let client = Arc::new(Client::new(clock, load.template.protocol, args.limits(load.template.protocol)));
     let slots = args.slots();
     let mut tasks = Vec::new();
