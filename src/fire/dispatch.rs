@@ -595,7 +595,7 @@ mod tests {
             tokio::spawn(async move {
                 sleep(prefill).await;
                 slot.first_token(Paused(begun).now());
-                sleep(service - prefill).await;
+                sleep(service.saturating_sub(prefill)).await;
                 let at = Paused(begun).now();
                 if let Some(session) = request.session {
                     let reply = (!fails).then(|| "said".into());

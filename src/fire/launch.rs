@@ -89,14 +89,18 @@ impl Attendant {
     async fn attend(mut self, begun: Begun<impl Exchange>) {
         let Begun { exchange, output, due, abandon, pause, mut slot, share } = begun;
         let expected = output.expected_output_len;
+        let mut turn = output.session_id.clone().map(|session| InFlight {
+            session: Some(session),
+            at: due.scheduled,
+            news: self.news.clone(),
+        });
         let mut done = attempt(&self.client, exchange, expected, abandon, &mut slot, &mut self.stop).await;
         let now = self.client.clock.now();
         drop(share);
-        if let Some(session) = output.session_id.clone() {
+        if let Some(turn) = &mut turn {
             let reply = done.reply();
             let at = reply.as_ref().map_or(now, |(_, last)| *last);
-            // The dispatcher may have ended meanwhile.
-            let _ = self.news.send(News::Ended { session, at, reply: reply.map(|(text, _)| text) });
+            turn.over(at, reply.map(|(text, _)| text));
         }
         if pause == Nanos(0) {
             slot.free(now);
@@ -112,6 +116,28 @@ impl Attendant {
         let finished = Finished { output, due, size, what: What::Attempt(Box::new(done)) };
         let _ = self.entries.send(Entry::Finished(finished));
         drop(self.alive);
+    }
+}
+
+/// A turn of a conversation that is in flight. Its end is told whatever happens to its task, since others wait for it.
+struct InFlight {
+    session: Option<String>,
+    at: Nanos,
+    news: mpsc::UnboundedSender<News<RequestFuncInput>>,
+}
+
+impl InFlight {
+    fn over(&mut self, at: Nanos, reply: Option<String>) {
+        if let Some(session) = self.session.take() {
+            // The dispatcher may have ended meanwhile.
+            let _ = self.news.send(News::Ended { session, at, reply });
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.over(self.at, None);
     }
 }
 

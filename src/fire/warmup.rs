@@ -67,6 +67,7 @@ fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
     let mut sample = model.clone();
     sample.request_id = Some(format!("warmup-{number}"));
     sample.timestamp = None;
+    sample.session_id = None;
     match &mut sample.prompt {
         Some(Prompt::Text(text)) => *text = scrambled_text(text, seed, number),
         Some(Prompt::Ids(ids)) => scramble_ids(ids, seed, number),

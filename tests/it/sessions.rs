@@ -19,9 +19,8 @@ fn conversation(id: &str, turns: usize, keys: &str) -> String {
         messages.push(json!({"role": "user", "content": format!("{id} asks {turn}")}));
         let chat = Value::from(messages.clone());
         let length = "\"expected_output_len\":6,\"body\":{\"ignore_eos\":true}";
-        lines += &format!(
-            "{{\"request_id\":\"{id}-{turn}\",\"session_id\":\"{id}\",\"turn\":{turn},\"messages\":{chat},{keys}{length}}}\n"
-        );
+        let names = format!("\"request_id\":\"{id}-{turn}\",\"session_id\":\"{id}\",\"turn\":{turn}");
+        lines = lines + &format!("{{{names},\"messages\":{chat},{keys}{length}}}\n");
         messages.push(json!({"role": "assistant", "content": null}));
     }
     lines
@@ -166,7 +165,7 @@ fn several_servers_share_the_load_and_each_output_says_which() {
             "--model",
             "tiny",
         ];
-        let done = crate::tool::run("vb-fire", &args, &requests(20, ""));
+        let done = crate::tool::run("vb-fire", &args, requests(20, ""));
         assert_eq!(done.code, 0, "{balance} {transport}: {}", done.stderr);
         let (run, outputs, _) = records(&done.stdout);
         assert_eq!(run["base_url"], both.as_str());
@@ -184,7 +183,7 @@ fn several_servers_share_the_load_and_each_output_says_which() {
         servers.entry(output["session_id"].as_str().unwrap()).or_default().push(output["base_url"].as_str().unwrap());
     }
     assert!(servers.values().all(|urls| urls.len() == 3 && urls.iter().all(|url| url == &urls[0])), "{servers:?}");
-    let scrape = crate::tool::run("vb-fire", &["--base-url", &sims[0].url, &sims[1].url, "--scrape"], &requests(1, ""));
+    let scrape = crate::tool::run("vb-fire", &["--base-url", &sims[0].url, &sims[1].url, "--scrape"], requests(1, ""));
     assert!(scrape.code == 2 && scrape.stderr.contains("say which"), "{scrape:?}");
 }
 
