@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{
     Plan,
     fit::Framed,
     length::OutputLen,
+    media::Media,
     rows::{self, Kept},
     warn,
     writer::{Fitted, Writer},
@@ -24,6 +26,8 @@ use crate::{
 #[derive(Deserialize)]
 struct Extra {
     output_tokens: Option<u32>,
+    #[serde(flatten)]
+    media: Media,
 }
 
 /// Writes `--num-prompts` rows, or all.
@@ -70,14 +74,44 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
         })?,
         None => request.expected_output_len.unwrap_or(plan.output_tokens()),
     });
+    illustrate(row, &mut request, &extra.media, plan)?;
     let measured = match request.prompt_len {
         Some(len) => len as usize,
-        None => measure(row, &request, framed)?,
+        None => match extra.media.text() {
+            Some(text) => framed.count(&text)?,
+            None => measure(row, &request, framed)?,
+        },
     };
     Ok(Some((request, Fitted::as_is(measured))))
 }
 
-/// The number of prompt tokens that the server will report.
+/// Puts the row's images and sound into the request.
+fn illustrate(row: &Row, request: &mut SampleRequest, media: &Media, plan: &Plan) -> Result<(), Error> {
+    let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let mut parts = media.parts(row, folder)?;
+    if let Some(content) = media.content(row, folder)? {
+        if request.prompt.is_some() || request.messages.is_some() {
+            return Err(row.wrong("`content` is a whole prompt: leave out `prompt` and `messages`"));
+        }
+        request.messages = Some(vec![json!({"role": "user", "content": content})]);
+    }
+    if parts.is_empty() {
+        return Ok(());
+    }
+    if plan.completions {
+        return Err(row.wrong("images and sound need a chat: --backend openai-chat"));
+    }
+    if let Some(given) = request.multi_modal_data.take() {
+        match given {
+            Value::Array(list) => parts.splice(0..0, list),
+            part => parts.splice(0..0, vec![part]),
+        };
+    }
+    request.multi_modal_data = Some(parts.into());
+    Ok(())
+}
+
+/// The number of prompt tokens that the server will report. What images and sound become is the model's affair.
 fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => framed.count(text),
