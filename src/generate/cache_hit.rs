@@ -19,6 +19,7 @@ const HEADING: &str = "Cache hits (random)";
 
 /// The flags of controlled cache hits.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
 pub struct CacheArgs {
     /// The share of all prompt tokens that is meant to be found in the server's prefix cache, as 0.6.
     #[arg(long, help_heading = HEADING, value_name = "SHARE", value_parser = parse_share)]
@@ -92,7 +93,7 @@ impl Wish {
             *known = share.len.max(*known);
             shares.push(share);
         }
-        // A block for each prompt is what may be left over where lengths are few.
+        // Rounding leaves part of a block; a little more where prompts are too short for what the last ones owe.
         let left = (self.ratio * total - given).abs();
         (left <= f64::from(self.block).max(total * 0.005)).then_some(shares)
     }
@@ -145,8 +146,8 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
         let (own, output) = lengths.of(plan.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
         // What the server adds is in front, and in the first block.
-        let shared = share.len.saturating_sub(overhead) as usize;
-        let prefix = random.prefix(u64::from(share.prefix), shared)?;
+        let len = share.len.saturating_sub(overhead) as usize;
+        let prefix = random.prefix(u64::from(share.prefix), len)?;
         let (prompt, fitted) = random.behind(&prefix, item, own.saturating_sub(prefix.len))?;
         let request = SampleRequest {
             prompt: Some(prompt),

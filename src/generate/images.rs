@@ -19,6 +19,7 @@ const HEADING: &str = "Dataset random-mm";
 
 /// The flags of random-mm.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
 pub struct ImageArgs {
     /// Images in each request.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value_t = 1)]

@@ -16,34 +16,27 @@ pub struct Media {
     image_files: Vec<String>,
     /// A file of sound.
     audio: Option<String>,
-    /// Text and images in their order.
-    content: Option<Vec<Value>>,
+    /// Text and images in their order. Rows of text may have a key of this name that is something else.
+    content: Option<Value>,
 }
 
 impl Media {
     /// Content parts for behind the prompt; none for a row of text alone.
     pub fn parts(&self, row: &Row, folder: &Path) -> Result<Vec<Value>, Error> {
-        let mut parts = Vec::new();
-        for file in &self.image_files {
-            parts.push(image(row, folder, file)?);
-        }
-        if let Some(file) = &self.audio {
-            parts.push(audio(row, folder, file)?);
-        }
-        Ok(parts)
-    }
-
-    /// The text of the content, with line ends between its pieces as vLLM has it for templates that take text alone.
-    pub fn text(&self) -> Option<String> {
-        let texts = self.content.as_ref()?.iter().filter_map(|part| part["text"].as_str());
-        Some(texts.collect::<Vec<_>>().join("\n"))
+        let images = self.image_files.iter().map(|file| image(row, folder, file));
+        images.chain(self.audio.iter().map(|file| audio(row, folder, file))).collect()
     }
 
     /// The content of a user's message, where the row lists it.
     pub fn content(&self, row: &Row, folder: &Path) -> Result<Option<Vec<Value>>, Error> {
-        let Some(content) = &self.content else { return Ok(None) };
+        let Some(Value::Array(content)) = &self.content else { return Ok(None) };
         content.iter().map(|part| prepared(row, folder, part)).collect::<Result<_, _>>().map(Some)
     }
+}
+
+/// The text of content parts, with line ends between its pieces as vLLM has it for templates that take text alone.
+pub fn text(content: &[Value]) -> String {
+    content.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// A part whose file, if it names one, is read.

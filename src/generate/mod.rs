@@ -73,7 +73,7 @@ pub struct Args {
     /// Another seed gives other prompts, which the server's prefix cache does not know.
     #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Keep the order of the file.
+    /// Keep the order of the file; of prefixes, one after the other.
     #[arg(long, help_heading = DATASET)]
     disable_shuffle: bool,
     /// Stop where the file has no more rows, instead of writing some of them twice.
@@ -92,8 +92,8 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     input_len: Option<u32>,
-    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom, gsp and
-    /// spec_bench: 256; speed_bench: 4096; sharegpt: the length of the real answer].
+    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom, Spec-Bench
+    /// and shared prefixes: 256; SPEED-Bench: 4096; sharegpt: the length of the real answer].
     #[arg(
         long,
         help_heading = LENGTHS,
@@ -115,7 +115,7 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     prefix_len: Option<u32>,
-    /// Send token ids instead of text (random and replay).
+    /// Send token ids instead of text (random, prefixes and replay).
     #[arg(long, help_heading = LENGTHS)]
     prompt_token_ids: bool,
     /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.

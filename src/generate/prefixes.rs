@@ -16,8 +16,9 @@ use crate::{
 
 const HEADING: &str = "Dataset prefix_repetition";
 
-/// The flags of prefix_repetition.
+/// The flags of `prefix_repetition`.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
 pub struct RepetitionArgs {
     /// Tokens of each prefix.
     #[arg(

@@ -170,11 +170,17 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 
 /// Writes `--num-prompts` random requests.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let batch = plan.flags.batch()?;
+    let batched = batch.random_batch_size != 1 || batch.no_reranker;
     if let Some(args) = &plan.flags.cache {
+        if batched {
+            return Err(Error::Usage(
+                "--cache-hit-ratio counts one text a request: leave out --random-batch-size".into(),
+            ));
+        }
         return cache_hit::run(plan, args, writer);
     }
-    let batch = plan.flags.batch()?;
-    if batch.random_batch_size != 1 || batch.no_reranker {
+    if batched {
         return rerank::batches(plan, &batch, writer);
     }
     write(plan, writer, |_, _| Ok(()))

@@ -13,6 +13,7 @@ const HEADING: &str = "Dataset generated-shared-prefix";
 
 /// The flags of generated-shared-prefix.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
 pub struct SharedArgs {
     /// How many system prompts there are.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "64", value_parser = parse_count_u32)]

@@ -14,7 +14,7 @@ use crate::{
     record::{Object, Prompt, SampleRequest},
 };
 
-/// The flags of spec_bench.
+/// The flags of `spec_bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SpecArgs {
     /// Take the questions of this category only, as `writing` or `qa`.

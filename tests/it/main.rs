@@ -3,6 +3,7 @@
 
 mod agg;
 mod config;
+mod datasets;
 mod diff;
 mod fire;
 mod generate;
