@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
 use rand::Rng;
 use serde_json::{Value, json};
 
@@ -137,6 +137,7 @@ fn image(size: Size, rng: &mut impl Rng) -> Result<Value, Error> {
     // The quality and the halved colours that Pillow, and so vLLM, writes by default.
     let mut encoder = Encoder::new(&mut jpeg, 75);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
     encoder
         .encode(&pixels, size.width, size.height, ColorType::Rgb)
         .map_err(|e| Error::Usage(format!("an image of {}x{} pixels: {e}", size.height, size.width)))?;

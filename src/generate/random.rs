@@ -250,6 +250,27 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(12))]
+        /// Whatever the seed and the lengths: exact across the joint, and shorter prefixes are the beginnings of longer ones.
+        #[test]
+        fn prefixes_of_all_lengths_are_tokens_of_their_own(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
+            let tokenizer = Tokenizer::builtin().unwrap();
+            let framed = Framed::new(&tokenizer, false).unwrap();
+            let random = Random::text(framed, seed, 0).unwrap();
+            let ids = |prompt: &Prompt| tokenizer.encode(&text(prompt.clone()), true).unwrap();
+            let whole = ids(&random.prefix(number, long).unwrap().prompt);
+            assert_eq!(whole.len(), long);
+            for len in [long / 2, long] {
+                let prefix = random.prefix(number, len).unwrap();
+                let (prompt, fitted) = random.behind(&prefix, number, own).unwrap();
+                let prompt = ids(&prompt);
+                assert_eq!((fitted.want, prompt.len()), (fitted.got, len + own));
+                assert_eq!(prompt[..len], whole[..len]);
+            }
+        }
+    }
+
     #[test]
     fn seeds_share_nothing_to_speak_of() {
         let tokenizer = Tokenizer::builtin().unwrap();
