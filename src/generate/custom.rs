@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{
     Plan,
     fit::Framed,
     length::OutputLen,
+    media::{self, Media},
     rows::{self, Kept},
     warn,
     writer::{Fitted, Writer},
@@ -70,14 +72,40 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
         })?,
         None => request.expected_output_len.unwrap_or(plan.output_tokens()),
     });
-    let measured = match request.prompt_len {
-        Some(len) => len as usize,
-        None => measure(row, &request, framed)?,
+    let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
+    let measured = match (request.prompt_len, &content) {
+        (Some(len), _) => len as usize,
+        (None, Some(content)) => framed.count(&media::text(content))?,
+        (None, None) => measure(row, &request, framed)?,
     };
+    if let Some(content) = content {
+        request.messages = Some(vec![json!({"role": "user", "content": content})]);
+    }
+    attach(row, &mut request, media.parts(row, folder)?, plan)?;
     Ok(Some((request, Fitted::as_is(measured))))
 }
 
-/// The number of prompt tokens that the server will report.
+/// Puts the row's images and sound behind what the request has of the kind.
+fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &Plan) -> Result<(), Error> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    if plan.completions {
+        return Err(row.wrong("images and sound need a chat: --backend openai-chat"));
+    }
+    let mut all = match request.multi_modal_data.take() {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list,
+        Some(part) => vec![part],
+    };
+    all.extend(parts);
+    request.multi_modal_data = Some(all.into());
+    Ok(())
+}
+
+/// The number of prompt tokens that the server will report. What images and sound become is the model's affair.
 fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => framed.count(text),
@@ -85,6 +113,8 @@ fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, 
         (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
         (None, Some(messages)) => framed.tokenizer.count_chat(messages),
-        (None, None) => Err(row.wrong("neither `prompt` nor `messages`: a request needs one of them")),
+        (None, None) => {
+            Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))
+        }
     }
 }

@@ -25,6 +25,11 @@ impl<'a> Framed<'a> {
         Ok(Framed { tokenizer, chat, special })
     }
 
+    /// For texts that get special tokens only together with another one.
+    pub fn bare(tokenizer: &'a Tokenizer) -> Self {
+        Framed { tokenizer, chat: false, special: 0 }
+    }
+
     /// The number of tokens that the server will report for `text`.
     pub fn count(&self, text: &str) -> Result<usize, Error> {
         if self.chat {

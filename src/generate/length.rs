@@ -1,5 +1,6 @@
 //! How long prompts and answers are to be.
 
+use rand::Rng;
 use serde::Deserialize;
 
 use crate::{error::Error, rng};
@@ -51,6 +52,12 @@ impl std::str::FromStr for OutputLen {
     }
 }
 
+/// A share as it is typed: from 0 to 1.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not a share: write a number from 0 to 1, as 0.6"))
+}
+
 /// A uniform draw of whole numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -59,6 +66,25 @@ pub struct Range {
 }
 
 impl Range {
+    /// SGLang's rule: ⌊n·r⌋ to n, and 1 at the least.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
+    pub fn up_to(n: u32, ratio: f64) -> Self {
+        Range { low: ((f64::from(n) * ratio).floor() as u64).max(1), high: u64::from(n).max(1) }
+    }
+
+    /// ⌊n(1−r)⌋ to ⌈n(1+r)⌉, from 0 and up to `most`; `None` if all of that is above it.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
+    pub fn around_within(n: u32, ratio: f64, most: u32) -> Option<Self> {
+        let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
+        let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
+        (low <= u64::from(most)).then(|| Range { low, high: high.min(u64::from(most)) })
+    }
+
+    /// One of its numbers.
+    pub fn draw(&self, rng: &mut impl Rng) -> usize {
+        usize::try_from(rng::between(rng, self.low, self.high)).unwrap_or(usize::MAX)
+    }
+
     /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
     pub fn around(n: u32, ratio: f64) -> Self {
@@ -79,18 +105,22 @@ impl Lengths {
     /// Tokens of prompt and answer of `item`.
     pub fn of(&self, seed: u64, item: u64) -> (usize, u32) {
         let mut rng = rng::stream(seed, "lengths", item);
-        let input = rng::between(&mut rng, self.input.low, self.input.high);
-        let output = rng::between(&mut rng, self.output.low, self.output.high);
-        (usize::try_from(input).unwrap_or(usize::MAX), u32::try_from(output).unwrap_or(u32::MAX))
+        let input = self.input.draw(&mut rng);
+        (input, u32::try_from(self.output.draw(&mut rng)).unwrap_or(u32::MAX))
     }
 }
 
 /// What is left of `total` tokens behind the `overhead` that the server adds.
 pub fn without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
+    rest("--input-len", total, overhead, what)
+}
+
+/// What is left of the `total` tokens that `flag` asks for.
+pub fn rest(flag: &str, total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
     let rest = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|rest| *rest > 0);
     rest.ok_or_else(|| {
         Error::Usage(format!(
-            "--input-len {total} has no room for {what}, {overhead} tokens: make it {} or more",
+            "{flag} {total} has no room for {what}, {overhead} tokens: make it {} or more",
             overhead + 1
         ))
     })

@@ -1,19 +1,28 @@
 //! `vb-gen`: a dataset becomes requests.
 //!
 //! ```text
-//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | custom | trace | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
+//! Args ─▶ Plan ─▶ a file for each dataset ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
 //! ```
 
+mod cache_hit;
 mod custom;
 mod fit;
+mod flags;
 mod grid;
+mod images;
 mod length;
+mod media;
 mod ordered;
+mod prefixes;
 mod random;
 mod replay;
+mod rerank;
 mod rows;
+mod shared_prefix;
 mod sharegpt;
 mod sonnet;
+mod spec_bench;
+mod speed_bench;
 mod trace;
 mod words;
 mod writer;
@@ -25,6 +34,7 @@ use serde_json::Value;
 
 use self::{
     fit::Framed,
+    flags::DatasetFlags,
     grid::GridFormat,
     length::{OutputLen, RangeRatio},
     trace::Form,
@@ -65,7 +75,7 @@ pub struct Args {
     /// Another seed gives other prompts, which the server's prefix cache does not know.
     #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Keep the order of the file.
+    /// Keep the order of the file; of prefixes, one after the other.
     #[arg(long, help_heading = DATASET)]
     disable_shuffle: bool,
     /// Stop where the file has no more rows, instead of writing some of them twice.
@@ -84,13 +94,13 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     input_len: Option<u32>,
-    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom: 256;
-    /// sharegpt: the length of the real answer].
+    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom, Spec-Bench
+    /// and shared prefixes: 256; SPEED-Bench: 4096; sharegpt: the length of the real answer].
     #[arg(
         long,
         help_heading = LENGTHS,
         value_name = "TOKENS",
-        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len"],
+        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len", "prefix-repetition-output-len", "gsp-output-len", "spec-bench-output-len", "speed-bench-output-len"],
         allow_hyphen_values = true
     )]
     output_len: Option<OutputLen>,
@@ -107,7 +117,7 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     prefix_len: Option<u32>,
-    /// Send token ids instead of text (random, replay and traces).
+    /// Send token ids instead of text (random, prefixes, replay and traces).
     #[arg(long, help_heading = LENGTHS)]
     prompt_token_ids: bool,
     /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
@@ -156,7 +166,8 @@ pub struct Args {
 
     #[command(flatten)]
     trace: trace::Flags,
-
+    #[command(flatten)]
+    flags: DatasetFlags,
     #[command(flatten)]
     config: ConfigFlag,
 }
@@ -177,6 +188,22 @@ enum DatasetName {
     Random,
     /// Real conversations: the first question, and the length of its answer.
     Sharegpt,
+    /// Random text with images of noise, for chats.
+    RandomMm,
+    /// A random query and documents to rank.
+    RandomRerank,
+    /// Random text behind a few prefixes that repeat.
+    #[value(name = "prefix_repetition", alias = "prefix-repetition")]
+    PrefixRepetition,
+    /// Groups of random questions, each behind a system prompt of its own.
+    #[value(alias = "gsp")]
+    GeneratedSharedPrefix,
+    /// The questions of Spec-Bench.
+    #[value(name = "spec_bench", alias = "spec-bench")]
+    SpecBench,
+    /// The prompts of SPEED-Bench.
+    #[value(name = "speed_bench", alias = "speed-bench")]
+    SpeedBench,
     /// Lines of Shakespeare's sonnets, built in.
     Sonnet,
     /// Your own prompts: lines with `prompt` or `messages`.
@@ -206,14 +233,27 @@ impl DatasetName {
         }
     }
 
-    /// Whether it lives in a file of the user's.
-    fn needs_file(self) -> bool {
-        !matches!(self, DatasetName::Random | DatasetName::Sonnet)
-    }
-
     /// Whether a load was saved in it, which is sent whole unless a number is asked for.
     fn is_saved(self) -> bool {
         self == DatasetName::Replay || self.trace().is_some()
+    }
+}
+
+impl DatasetName {
+    /// Whether its requests are made up, and not the rows of a file.
+    fn is_made_up(self) -> bool {
+        use DatasetName::{GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank, Sonnet};
+        matches!(self, Random | RandomMm | RandomRerank | PrefixRepetition | GeneratedSharedPrefix | Sonnet)
+    }
+
+    /// Tokens to generate, unless it is said.
+    fn default_output_len(self) -> u32 {
+        match self {
+            DatasetName::Custom | DatasetName::GeneratedSharedPrefix | DatasetName::SpecBench => 256,
+            DatasetName::SpeedBench => 4096,
+            DatasetName::Sonnet => 150,
+            _ => 128,
+        }
     }
 }
 
@@ -222,9 +262,14 @@ impl DatasetName {
 struct Plan {
     tokenizer: Tokenizer,
     chat: bool,
+    /// Whether prompts go to `/v1/completions`.
+    completions: bool,
     seed: u64,
     /// 0: all rows.
     num_prompts: u64,
+    /// The number, if it was given.
+    num_prompts_typed: Option<u64>,
+    flags: DatasetFlags,
     dataset_path: Option<PathBuf>,
     input_len: u32,
     output_len: Option<OutputLen>,
@@ -268,11 +313,16 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, Random};
+        use DatasetName::{Custom, GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank};
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
-        if self.prompt_token_ids && dataset != Random && !dataset.is_saved() {
-            return wrong("--prompt-token-ids works with --dataset-name random, replay and traces only");
+        self.flags.check(dataset)?;
+        let made_of_ids = matches!(dataset, Random | PrefixRepetition | GeneratedSharedPrefix) || dataset.is_saved();
+        if self.prompt_token_ids && !made_of_ids {
+            return wrong(
+                "--prompt-token-ids works with --dataset-name random, prefix_repetition, generated-shared-prefix, \
+                 replay and traces only",
+            );
         }
         if self.prompt_token_ids && !self.backend.takes_ids() {
             let backend = self.backend.name();
@@ -283,12 +333,6 @@ impl Args {
         if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
             return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
         }
-        if self.num_prompts == Some(0) && !dataset.needs_file() {
-            return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
-        }
-        if dataset.needs_file() && self.dataset_path.is_none() {
-            return wrong("this dataset needs a file: --dataset-path FILE");
-        }
         if let Some(flag) = self.trace.given().filter(|_| dataset.trace().is_none()) {
             return wrong(&format!(
                 "{flag} works with the traces only: --dataset-name mooncake, qwen, azure or burstgpt"
@@ -296,6 +340,36 @@ impl Args {
         }
         if dataset.trace().is_some() && self.prefix_len.is_some_and(|tokens| tokens > 0) {
             return wrong("--prefix-len would change what the trace says of prompts: leave it out");
+        }
+        if self.num_prompts == Some(0) && dataset.is_made_up() {
+            return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
+        }
+        if !dataset.is_made_up() && self.dataset_path.is_none() {
+            return wrong("this dataset needs a file: --dataset-path FILE");
+        }
+        let fixed = match dataset {
+            PrefixRepetition => Some("say --prefix-repetition-prefix-len and --prefix-repetition-suffix-len"),
+            GeneratedSharedPrefix => Some("say --gsp-system-prompt-len, --gsp-question-len and --gsp-range-ratio"),
+            DatasetName::SpecBench | DatasetName::SpeedBench => Some("its prompts are as long as they are"),
+            _ => None,
+        };
+        if let Some(cure) = fixed
+            && (self.input_len.is_some() || self.prefix_len.is_some() || self.range_ratio != RangeRatio::default())
+        {
+            return Err(Error::Usage(format!(
+                "this dataset takes no --input-len, --prefix-len or --range-ratio: {cure}"
+            )));
+        }
+        if dataset == RandomRerank && (self.output_len.is_some() || self.prefix_len.is_some() || self.no_ignore_eos) {
+            return wrong("random-rerank takes no --output-len, --prefix-len or --no-ignore-eos: nothing is generated");
+        }
+        if dataset == RandomRerank && self.backend.is_chat() {
+            return wrong(
+                "a query and documents are no chat: --dataset-name random-rerank is for --backend vllm-rerank",
+            );
+        }
+        if dataset == RandomMm && !self.backend.is_chat() {
+            return wrong("images need a chat: --dataset-name random-mm works with --backend openai-chat");
         }
         Ok(())
     }
@@ -311,11 +385,6 @@ impl Args {
         self.check()?;
         let tokenizer = self.tokenizer()?;
         let sonnet = self.dataset_name == DatasetName::Sonnet;
-        let default_output_len = match self.dataset_name {
-            DatasetName::Custom => 256,
-            DatasetName::Sonnet => 150,
-            _ => 128,
-        };
         let chat = self.backend.is_chat();
         if chat && !tokenizer.knows_chats() {
             warn(format!(
@@ -327,12 +396,15 @@ impl Args {
         Ok(Plan {
             tokenizer,
             chat,
+            completions: self.backend == Backend::Openai,
             seed: self.seed,
             num_prompts: self.num_prompts.unwrap_or(if self.dataset_name.is_saved() { 0 } else { 1000 }),
+            num_prompts_typed: self.num_prompts,
+            flags: self.flags,
             dataset_path: self.dataset_path,
             input_len: self.input_len.unwrap_or(if sonnet { 550 } else { 1024 }),
             output_len: self.output_len,
-            default_output_len,
+            default_output_len: self.dataset_name.default_output_len(),
             range_ratio: self.range_ratio,
             prefix_len: self.prefix_len.unwrap_or(if sonnet { 200 } else { 0 }),
             prompt_token_ids: self.prompt_token_ids,
@@ -366,6 +438,12 @@ pub fn run(args: Args) -> Result<(), Error> {
     let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
     match dataset {
         DatasetName::Random => random::run(&plan, &mut writer)?,
+        DatasetName::RandomMm => images::run(&plan, &mut writer)?,
+        DatasetName::RandomRerank => rerank::run(&plan, &mut writer)?,
+        DatasetName::PrefixRepetition => prefixes::run(&plan, &mut writer)?,
+        DatasetName::GeneratedSharedPrefix => shared_prefix::run(&plan, &mut writer)?,
+        DatasetName::SpecBench => spec_bench::run(&plan, &mut writer)?,
+        DatasetName::SpeedBench => speed_bench::run(&plan, &mut writer)?,
         DatasetName::Sharegpt => sharegpt::run(&plan, &mut writer)?,
         DatasetName::Sonnet => sonnet::run(&plan, &mut writer)?,
         DatasetName::Custom => custom::run(&plan, &mut writer)?,

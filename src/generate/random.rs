@@ -3,9 +3,10 @@
 use rand::Rng;
 
 use super::{
-    Plan,
+    Plan, cache_hit,
     fit::{Draft, Framed},
     length::{self, Lengths, Range},
+    rerank,
     words::{Words, place},
     writer::{Fitted, Writer},
 };
@@ -23,14 +24,22 @@ pub struct Random<'a> {
     kind: Kind<'a>,
     /// Tokens that the server puts round a prompt.
     overhead: usize,
-    /// Tokens of the shared prefix.
-    prefix_len: usize,
+    /// What all prompts share.
+    prefix: Prefix,
+}
+
+/// What several prompts begin with.
+#[derive(Debug)]
+pub struct Prefix {
+    pub prompt: Prompt,
+    /// Its tokens, without those that the server adds.
+    pub len: usize,
 }
 
 #[derive(Debug)]
 enum Kind<'a> {
-    Text { framed: Framed<'a>, words: Words, prefix: String },
-    Ids { ids: Vec<u32>, heads: Vec<u32>, prefix: Vec<u32> },
+    Text { framed: Framed<'a>, words: Words },
+    Ids { ids: Vec<u32>, heads: Vec<u32> },
 }
 
 /// The purposes of the random streams.
@@ -41,16 +50,8 @@ const BLOCK: &str = "block";
 impl<'a> Random<'a> {
     /// For text that the server tokenizes.
     pub fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
-        let words = Words::of(framed.tokenizer, seed)?;
-        let mut draft = Draft::default();
-        let mut rng = rng::stream(seed, PREFIX, 0);
-        if prefix_len > 0 {
-            draft.push(words.head(rng.next_u64(), true));
-            (1..prefix_len).for_each(|_| draft.push(words.draw(&mut rng)));
-        }
-        let (prefix, prefix_len) =
-            draft.fit(prefix_len, |text| framed.tokenizer.count(text), || words.draw(&mut rng))?;
-        Ok(Random { seed, overhead: framed.overhead()?, prefix_len, kind: Kind::Text { framed, words, prefix } })
+        let kind = Kind::Text { framed, words: Words::of(framed.tokenizer, seed)? };
+        Self::behind_one(kind, seed, framed.overhead()?, prefix_len)
     }
 
     /// For token ids that the server takes as they are.
@@ -58,9 +59,14 @@ impl<'a> Random<'a> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
         rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
-        let mut rng = rng::stream(seed, PREFIX, 0);
-        let prefix = (0..prefix_len).map(|_| ids[rng::index(&mut rng, ids.len())]).collect();
-        Ok(Random { seed, overhead: 0, prefix_len, kind: Kind::Ids { ids, heads, prefix } })
+        Self::behind_one(Kind::Ids { ids, heads }, seed, 0, prefix_len)
+    }
+
+    fn behind_one(kind: Kind<'a>, seed: u64, overhead: usize, prefix_len: usize) -> Result<Self, Error> {
+        let none = Prefix { prompt: Prompt::Ids(Vec::new()), len: 0 };
+        let mut random = Random { seed, kind, overhead, prefix: none };
+        random.prefix = random.prefix(0, prefix_len)?;
+        Ok(random)
     }
 
     /// By the plan's choice of text or ids.
@@ -75,7 +81,7 @@ impl<'a> Random<'a> {
 
     /// Tokens that every prompt has beside its own: what the server adds, and the prefix.
     pub fn shared(&self) -> usize {
-        self.overhead + self.prefix_len
+        self.overhead + self.prefix.len
     }
 
     /// Tokens that the server adds.
@@ -91,17 +97,48 @@ impl<'a> Random<'a> {
 
     /// Prompt `item`, with `own` tokens behind the shared ones.
     pub fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
-        let mut rng = rng::stream(self.seed, PROMPT, item);
-        let want = self.shared() + own;
+        self.behind(&self.prefix, item, own)
+    }
+
+    /// A prefix that some prompts share, of exactly `len` tokens. Its shorter forms are what it begins with, and texts each begin with another word.
+    pub fn prefix(&self, number: u64, len: usize) -> Result<Prefix, Error> {
+        let first = rng::stream(self.seed, PREFIX, 0).next_u64();
+        let mut rng = rng::stream(self.seed, PREFIX, number);
         match &self.kind {
-            Kind::Ids { ids, heads, prefix } => {
+            Kind::Ids { ids, .. } => {
+                let prefix = (0..len).map(|_| ids[rng::index(&mut rng, ids.len())]).collect();
+                Ok(Prefix { prompt: Prompt::Ids(prefix), len })
+            }
+            Kind::Text { framed, words } => {
+                let mut draft = Draft::default();
+                if len > 0 {
+                    // Passed over, since the first head is drawn from the same stream.
+                    rng.next_u64();
+                    draft.push(words.head(first.wrapping_add(number), true));
+                    (1..len).for_each(|_| draft.push(words.draw(&mut rng)));
+                }
+                let (text, len) = draft.fit(len, |text| framed.tokenizer.count(text), || words.draw(&mut rng))?;
+                Ok(Prefix { prompt: Prompt::Text(text), len })
+            }
+        }
+    }
+
+    /// Prompt `item`, with `own` tokens behind a prefix.
+    pub fn behind(&self, prefix: &Prefix, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
+        let mut rng = rng::stream(self.seed, PROMPT, item);
+        let want = self.overhead + prefix.len + own;
+        match &self.kind {
+            Kind::Ids { ids, heads } => {
                 let mut prompt = Vec::with_capacity(want);
-                prompt.extend_from_slice(prefix);
+                if let Prompt::Ids(prefix) = &prefix.prompt {
+                    prompt.extend_from_slice(prefix);
+                }
                 prompt.extend((0..own.min(1)).map(|_| heads[place(item, heads.len())]));
                 prompt.extend((1..own).map(|_| ids[rng::index(&mut rng, ids.len())]));
                 Ok((Prompt::Ids(prompt), Fitted { want, got: want }))
             }
-            Kind::Text { framed, words, prefix } => {
+            Kind::Text { framed, words } => {
+                let prefix = if let Prompt::Text(text) = &prefix.prompt { text } else { "" };
                 let mut draft = Draft::after(prefix);
                 if own > 0 {
                     draft.push(words.head(item, prefix.is_empty()));
@@ -188,24 +225,52 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 
 /// Writes `--num-prompts` random requests.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let batch = plan.flags.batch()?;
+    let batched = batch.random_batch_size != 1 || batch.no_reranker;
+    if let Some(args) = &plan.flags.cache {
+        if batched {
+            return Err(Error::Usage(
+                "--cache-hit-ratio counts one text a request: leave out --random-batch-size".into(),
+            ));
+        }
+        return cache_hit::run(plan, args, writer);
+    }
+    if batched {
+        return rerank::batches(plan, &batch, writer);
+    }
+    write(plan, writer, |_, _| Ok(()))
+}
+
+/// Writes `--num-prompts` random requests, to each of which `add` may add something.
+pub fn write(
+    plan: &Plan,
+    writer: &mut Writer,
+    add: impl Fn(u64, &mut SampleRequest) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
     let random = Random::of(plan)?;
-    let what = if plan.chat { "the chat template" } else { "the special tokens" };
-    let input = length::without(plan.input_len, random.overhead(), what)?;
-    let lengths = Lengths {
-        input: Range::around(input, plan.range_ratio.input),
-        output: Range::around(plan.output_tokens(), plan.range_ratio.output),
-    };
+    let lengths = lengths(plan, &random)?;
     writer.write_numbered(plan.num_prompts, |item| {
         let (own, output) = lengths.of(plan.seed, item);
         let (prompt, fitted) = random.prompt(item, own)?;
-        let request = SampleRequest {
+        let mut request = SampleRequest {
             prompt: Some(prompt),
             expected_output_len: Some(output),
             expected_cached_len: random.meant_cached(item),
             body: plan.ignore_eos(),
             ..SampleRequest::default()
         };
+        add(item, &mut request)?;
         Ok((request, fitted))
+    })
+}
+
+/// The plan's lengths: of what prompts have beside that which they share, and of answers.
+pub fn lengths(plan: &Plan, random: &Random) -> Result<Lengths, Error> {
+    let what = if plan.chat { "the chat template" } else { "the special tokens" };
+    let input = length::without(plan.input_len, random.overhead(), what)?;
+    Ok(Lengths {
+        input: Range::around(input, plan.range_ratio.input),
+        output: Range::around(plan.output_tokens(), plan.range_ratio.output),
     })
 }
 
@@ -236,6 +301,27 @@ mod tests {
             assert_eq!(a.len(), 8 + i);
             for b in &prompts[..i] {
                 assert!(a[..7] == b[..7] && a[7] != b[7]);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(12))]
+        /// Whatever the seed and the lengths: exact across the joint, and shorter prefixes are the beginnings of longer ones.
+        #[test]
+        fn prefixes_of_all_lengths_are_tokens_of_their_own(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
+            let tokenizer = Tokenizer::builtin().unwrap();
+            let framed = Framed::new(&tokenizer, false).unwrap();
+            let random = Random::text(framed, seed, 0).unwrap();
+            let ids = |prompt: &Prompt| tokenizer.encode(&text(prompt.clone()), true).unwrap();
+            let whole = ids(&random.prefix(number, long).unwrap().prompt);
+            assert_eq!(whole.len(), long);
+            for len in [long / 2, long] {
+                let prefix = random.prefix(number, len).unwrap();
+                let (prompt, fitted) = random.behind(&prefix, number, own).unwrap();
+                let prompt = ids(&prompt);
+                assert_eq!((fitted.want, prompt.len()), (fitted.got, len + own));
+                assert_eq!(prompt[..len], whole[..len]);
             }
         }
     }

@@ -161,6 +161,20 @@ impl Tokenizer {
         Ok(self.encode("a", true)?.len().saturating_sub(self.encode("a", false)?.len()))
     }
 
+    /// How many special tokens a pair of texts gets, as a cross-encoder reads it: `[CLS] query [SEP] document [SEP]`.
+    pub fn special_tokens_added_to_pair(&self) -> Result<usize, Error> {
+        let Engine::Local(local, _) = &self.engine else {
+            return Err(Error::Usage(
+                "/tokenize of a server takes no pairs of texts: name the model's own tokenizer, as --tokenizer BAAI/bge-reranker-base"
+                    .into(),
+            ));
+        };
+        let pair = local
+            .encode_fast(("a", "a"), true)
+            .map_err(|e| Error::Input(format!("the tokenizer {} cannot encode a pair of texts: {e}", self.name)))?;
+        Ok(pair.len().saturating_sub(2 * self.encode("a", false)?.len()))
+    }
+
     /// The ids that are neither special nor added, in ascending order; none for a server, which does not list them.
     #[must_use]
     pub fn ordinary_ids(&self) -> Vec<u32> {

@@ -4,6 +4,7 @@
 mod agg;
 mod backends;
 mod config;
+mod datasets;
 mod diff;
 mod fire;
 mod generate;

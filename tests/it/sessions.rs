@@ -14,16 +14,16 @@ const CHAT: [&str; 2] = ["--backend", "openai-chat"];
 /// The lines of a conversation of so many turns.
 fn conversation(id: &str, turns: usize, keys: &str) -> String {
     let mut messages: Vec<Value> = Vec::new();
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for turn in 0..turns {
         messages.push(json!({"role": "user", "content": format!("{id} asks {turn}")}));
         let chat = Value::from(messages.clone());
         let length = "\"expected_output_len\":6,\"body\":{\"ignore_eos\":true}";
         let names = format!("\"request_id\":\"{id}-{turn}\",\"session_id\":\"{id}\",\"turn\":{turn}");
-        lines = lines + &format!("{{{names},\"messages\":{chat},{keys}{length}}}\n");
+        lines.push(format!("{{{names},\"messages\":{chat},{keys}{length}}}\n"));
         messages.push(json!({"role": "assistant", "content": null}));
     }
-    lines
+    lines.concat()
 }
 
 fn by_id(outputs: &[Value]) -> BTreeMap<&str, &Value> {

@@ -1,0 +1,227 @@
+//! `--cache-hit-ratio` with `--dataset-name random`: prompts of which a known share is in the server's prefix cache.
+//!
+//! A prompt that is warm begins with some whole blocks of one of a few prefixes; the first prompt of each prefix brings it and
+//! is a miss. How many blocks each one shares follows from all lengths at once, so that the share comes out as asked
+//! over the run and is the same at its beginning and at its end.
+
+use std::collections::HashMap;
+
+use super::{
+    Plan,
+    length::parse_share,
+    random::{self, Random},
+    warn,
+    writer::Writer,
+};
+use crate::{error::Error, record::SampleRequest, rng, units::parse_count_u32};
+
+const HEADING: &str = "Cache hits (random)";
+
+/// The flags of controlled cache hits.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
+pub struct CacheArgs {
+    /// The share of all prompt tokens that is meant to be found in the server's prefix cache, as 0.6.
+    #[arg(long, help_heading = HEADING, value_name = "SHARE", value_parser = parse_share)]
+    cache_hit_ratio: Option<f64>,
+    /// The share of requests that find anything there; the rest is wholly new.
+    #[arg(
+        long,
+        help_heading = HEADING,
+        value_name = "SHARE",
+        alias = "random-cache-hit-fraction",
+        default_value = "1",
+        value_parser = parse_share
+    )]
+    cache_hit_fraction: f64,
+    /// How many prefixes there are to find [default: 8, and fewer for short runs].
+    #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
+    cache_hit_prefixes: Option<u32>,
+    /// Tokens of a block of the server's cache, which holds whole blocks only.
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "16", value_parser = parse_count_u32)]
+    cache_block_size: u32,
+}
+
+/// What a request has of a prefix.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Share {
+    prefix: u32,
+    /// Tokens of it that the prompt begins with, those that the server adds included.
+    len: u32,
+    /// Of those, the tokens that requests before it have brought.
+    cached: u32,
+}
+
+/// What is asked of the shares of a run.
+struct Wish {
+    ratio: f64,
+    block: u32,
+    prefixes: u32,
+}
+
+impl Wish {
+    /// The shares of prompts of these lengths, each with whether it may be warm; `None`: not to be reached.
+    fn shares(&self, prompts: &[(u32, bool)]) -> Option<Vec<Share>> {
+        let total: f64 = prompts.iter().map(|(len, _)| f64::from(*len)).sum();
+        let warm = || prompts.iter().filter(|(_, warm)| *warm);
+        // The first of each prefix bring it.
+        let hits: f64 = warm().skip(self.prefixes as usize).map(|(len, _)| f64::from(*len)).sum();
+        let share = if self.ratio > 0.0 { self.ratio * total / hits } else { 0.0 };
+        let mut longest: HashMap<u32, u32> = HashMap::new();
+        let (mut owed, mut given, mut nth) = (0.0, 0.0, 0);
+        let mut shares = Vec::with_capacity(prompts.len());
+        for (len, warm) in prompts {
+            if !warm || self.ratio <= 0.0 {
+                shares.push(Share::default());
+                continue;
+            }
+            let prefix = nth % self.prefixes;
+            nth += 1;
+            // A server computes one token at the least.
+            let most = len.saturating_sub(1) / self.block * self.block;
+            let share = match longest.get(&prefix) {
+                None => Share { prefix, len: most, cached: 0 },
+                Some(known) => {
+                    owed += share * f64::from(*len);
+                    let len = nearest(owed, self.block).min(most);
+                    Share { prefix, len, cached: len.min(*known) }
+                }
+            };
+            owed -= f64::from(share.cached);
+            given += f64::from(share.cached);
+            let known = longest.entry(prefix).or_default();
+            *known = share.len.max(*known);
+            shares.push(share);
+        }
+        // Rounding leaves part of a block; a little more where prompts are too short for what the last ones owe.
+        let left = (self.ratio * total - given).abs();
+        (left <= f64::from(self.block).max(total * 0.005)).then_some(shares)
+    }
+}
+
+/// The multiple of `block` that is nearest to `tokens`.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates
+fn nearest(tokens: f64, block: u32) -> u32 {
+    ((tokens / f64::from(block)).round() as u32).saturating_mul(block)
+}
+
+/// Writes `--num-prompts` random requests that share as much as they should.
+pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Error> {
+    let wrong = |what: &str| Err(Error::Usage(what.into()));
+    let Some(ratio) = args.cache_hit_ratio else {
+        return wrong("--cache-hit-fraction, --cache-hit-prefixes and --cache-block-size go with --cache-hit-ratio");
+    };
+    if plan.prefix_len > 0 {
+        return wrong("--cache-hit-ratio makes its own prefixes: leave out --prefix-len");
+    }
+    if plan.chat {
+        return wrong(
+            "--cache-hit-ratio works with --backend openai only: what a chat template adds is not known by blocks",
+        );
+    }
+    if args.cache_block_size == 0 || args.cache_hit_prefixes == Some(0) {
+        return wrong("--cache-block-size and --cache-hit-prefixes are 1 or more");
+    }
+    let random = Random::of(plan)?;
+    let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX);
+    let lengths = random::lengths(plan, &random)?;
+    let prompts: Vec<(u32, bool)> = (0..plan.num_prompts)
+        .map(|item| {
+            let own = u32::try_from(lengths.of(plan.seed, item).0).unwrap_or(u32::MAX);
+            let warm = rng::unit(&mut rng::stream(plan.seed, "warm", item)) < args.cache_hit_fraction;
+            (own.saturating_add(overhead), warm)
+        })
+        .collect();
+    let few = u32::try_from(plan.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
+    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few) };
+    let Some(shares) = wish.shares(&prompts) else {
+        return Err(Error::Usage(format!(
+            "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
+             whole blocks of {}: ask for more or longer prompts, fewer prefixes, or less",
+            plan.num_prompts, wish.prefixes, wish.block
+        )));
+    };
+    tell(&prompts, &shares, &wish);
+    writer.write_numbered(plan.num_prompts, |item| {
+        let (own, output) = lengths.of(plan.seed, item);
+        let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
+        // What the server adds is in front, and in the first block.
+        let len = share.len.saturating_sub(overhead) as usize;
+        let prefix = random.prefix(u64::from(share.prefix), len)?;
+        let (prompt, fitted) = random.behind(&prefix, item, own.saturating_sub(prefix.len))?;
+        let request = SampleRequest {
+            prompt: Some(prompt),
+            expected_output_len: Some(output),
+            expected_cached_len: Some(share.cached),
+            body: plan.ignore_eos(),
+            ..SampleRequest::default()
+        };
+        Ok((request, fitted))
+    })
+}
+
+fn tell(prompts: &[(u32, bool)], shares: &[Share], wish: &Wish) {
+    let total: u64 = prompts.iter().map(|(len, _)| u64::from(*len)).sum();
+    let cached: u64 = shares.iter().map(|share| u64::from(share.cached)).sum();
+    let hits = shares.iter().filter(|share| share.cached > 0).count();
+    warn(format!(
+        "{:.2} % of {total} prompt tokens are meant to be in the prefix cache: {hits} of {} requests find whole blocks of {} \
+         behind {} prefixes, each of which is missed once",
+        100.0 * cached as f64 / total.max(1) as f64,
+        prompts.len(),
+        wish.block,
+        wish.prefixes
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn equal_prompts_share_evenly_from_the_beginning() {
+        let wish = Wish { ratio: 0.5, block: 16, prefixes: 2 };
+        let shares = wish.shares(&[(256, true); 100]).unwrap();
+        assert_eq!(shares[0], Share { prefix: 0, len: 240, cached: 0 });
+        assert_eq!(shares[1], Share { prefix: 1, len: 240, cached: 0 });
+        // 50 % over all is 51.02 % of the 98 that may hit: 130.6 tokens, in blocks of 16.
+        assert!(shares[2..].iter().all(|s| (s.cached == 128 || s.cached == 144) && s.len == s.cached));
+        let cached: u32 = shares.iter().map(|s| s.cached).sum();
+        assert!(cached.abs_diff(12_800) <= 8, "{cached}");
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_not_claimed() {
+        let wish = |ratio, prefixes| Wish { ratio, block: 16, prefixes };
+        assert!(wish(0.9, 5).shares(&[(256, true); 10]).is_none());
+        assert!(wish(0.5, 1).shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
+        assert!(wish(0.5, 1).shares(&[(256, false); 100]).is_none());
+        assert!(wish(0.0, 1).shares(&[(256, true); 10]).unwrap().iter().all(|s| *s == Share::default()));
+    }
+
+    proptest! {
+        /// A cache that is a set of blocks finds what each request says it will.
+        #[test]
+        fn the_cache_finds_what_was_said(
+            lens in proptest::collection::vec(40..600_u32, 100..300), ratio in 0.05..0.7, prefixes in 1..6_u32, cold in 2..9_usize,
+        ) {
+            let prompts: Vec<(u32, bool)> = lens.iter().enumerate().map(|(i, len)| (*len, i % cold != 1)).collect();
+            let wish = Wish { ratio, block: 16, prefixes };
+            let Some(shares) = wish.shares(&prompts) else { return Ok(()) };
+            let mut known = std::collections::HashSet::new();
+            let (mut total, mut hits) = (0, 0);
+            for ((len, warm), share) in prompts.iter().zip(&shares) {
+                prop_assert!(share.len < *len && share.len % 16 == 0 && (*warm || share.len == 0));
+                let blocks = (0..share.len / 16).map(|block| (share.prefix, block));
+                let found = blocks.clone().take_while(|block| known.contains(block)).count();
+                prop_assert_eq!(u32::try_from(found).unwrap() * 16, share.cached);
+                known.extend(blocks);
+                total += len;
+                hits += share.cached;
+            }
+            prop_assert!((f64::from(hits) / f64::from(total) - ratio).abs() < 0.01);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! `--dataset-name random-mm`: random text, and images of random noise behind it.
+
+use std::str::FromStr;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
+use rand::Rng;
+use serde_json::{Value, json};
+
+use super::{
+    Plan,
+    length::{Range, parse_share},
+    random,
+    writer::Writer,
+};
+use crate::{error::Error, record::Object, rng};
+
+const HEADING: &str = "Dataset random-mm";
+
+/// The flags of random-mm.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
+pub struct ImageArgs {
+    /// Images in each request.
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value_t = 1)]
+    random_mm_base_items_per_request: u32,
+    /// Vary their number by up to this share either way.
+    #[arg(long, help_heading = HEADING, value_name = "RATIO", default_value = "0", value_parser = parse_share)]
+    random_mm_num_mm_items_range_ratio: f64,
+    /// The most that a request may have of each kind, as the server limits it.
+    #[arg(long, help_heading = HEADING, value_name = "JSON", default_value = r#"{"image":255,"video":1}"#)]
+    random_mm_limit_mm_per_prompt: Limits,
+    /// The sizes of images, as `(height,width,frames)` or `HEIGHTxWIDTH`, and how often each comes.
+    #[arg(
+        long,
+        help_heading = HEADING,
+        value_name = "JSON",
+        default_value = r#"{"(256,256,1)":0.5,"(720,1280,1)":0.5}"#
+    )]
+    random_mm_bucket_config: Buckets,
+}
+
+/// How many images a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limits {
+    image: u32,
+}
+
+impl FromStr for Limits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no limit: write {{\"image\":255}}");
+        let object: Object = serde_json::from_str(text).map_err(|_| wrong())?;
+        if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "image" | "video")) {
+            return Err(format!("there is no limit for `{key}`: the kinds are image and video"));
+        }
+        let limit = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
+        object.values().try_for_each(|value| limit(value).map(drop))?;
+        // As with the server's flag of that name: what is not named has no limit.
+        Ok(Limits { image: object.get("image").map_or(Ok(u32::MAX), limit)? })
+    }
+}
+
+/// Sizes of images in pixels, each with the running sum of how often it comes.
+#[derive(Debug, Clone, PartialEq)]
+struct Buckets(Vec<(Size, f64)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    height: u16,
+    width: u16,
+}
+
+impl FromStr for Buckets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // vLLM takes Python's own notation, whose keys are bare.
+        let quoted = if text.contains('"') { text.to_owned() } else { text.replace('(', "\"(").replace(')', ")\"") };
+        let object: Object = serde_json::from_str(&quoted).map_err(|_| {
+            format!(
+                "`{text}` is no set of sizes: write {{\"(256,256,1)\":0.5,\"(720,1280,1)\":0.5}} or {{\"256x256\":1}}"
+            )
+        })?;
+        let (mut buckets, mut sum) = (Vec::new(), 0.0);
+        for (key, weight) in &object {
+            let weight = weight.as_f64().filter(|weight| *weight >= 0.0);
+            let weight = weight.ok_or_else(|| format!("`{key}` comes a number of 0 or more often"))?;
+            let size = size(key)?;
+            if weight > 0.0 {
+                sum += weight;
+                let size = size.ok_or_else(|| {
+                    format!("`{key}` is a video, which vb-gen does not make: give it 0, or 1 frame for an image")
+                })?;
+                buckets.push((size, sum));
+            }
+        }
+        if buckets.is_empty() {
+            return Err(format!("`{text}` has no size that comes at all"));
+        }
+        Ok(Buckets(buckets))
+    }
+}
+
+impl Buckets {
+    fn draw(&self, rng: &mut impl Rng) -> Size {
+        let u = rng::unit(rng) * self.0.last().map_or(0.0, |(_, sum)| *sum);
+        let at = self.0.partition_point(|(_, sum)| *sum <= u).min(self.0.len() - 1);
+        self.0[at].0
+    }
+}
+
+/// `(256,256,1)` or `256x256`; `None` for a video.
+fn size(key: &str) -> Result<Option<Size>, String> {
+    let wrong = || format!("`{key}` is no size: write (height,width,frames) or HEIGHTxWIDTH, up to 65535 pixels each");
+    let parts: Vec<u16> = key
+        .trim()
+        .trim_start_matches('(')
+        .trim_end_matches(')')
+        .split([',', 'x'])
+        .map(|part| part.trim().parse().ok().filter(|n| *n > 0))
+        .collect::<Option<_>>()
+        .ok_or_else(wrong)?;
+    match parts[..] {
+        [height, width] | [height, width, 1] => Ok(Some(Size { height, width })),
+        [_, _, _] => Ok(None),
+        _ => Err(wrong()),
+    }
+}
+
+/// An image of noise as a content part of a chat.
+fn image(size: Size, rng: &mut impl Rng) -> Result<Value, Error> {
+    let mut pixels = vec![0; usize::from(size.height) * usize::from(size.width) * 3];
+    rng.fill_bytes(&mut pixels);
+    let mut jpeg = Vec::new();
+    // The quality and the halved colours that Pillow, and so vLLM, writes by default.
+    let mut encoder = Encoder::new(&mut jpeg, 75);
+    encoder.set_sampling_factor(SamplingFactor::F_2_2);
+    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
+    encoder
+        .encode(&pixels, size.width, size.height, ColorType::Rgb)
+        .map_err(|e| Error::Usage(format!("an image of {}x{} pixels: {e}", size.height, size.width)))?;
+    let url = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
+    Ok(json!({"type": "image_url", "image_url": {"url": url}}))
+}
+
+/// Writes `--num-prompts` random requests with images.
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let args = plan.flags.images()?;
+    let limit = args.random_mm_limit_mm_per_prompt.image;
+    let base = args.random_mm_base_items_per_request;
+    let Some(range) = Range::around_within(base, args.random_mm_num_mm_items_range_ratio, limit) else {
+        return Err(Error::Usage(format!(
+            "--random-mm-base-items-per-request {base} is over the limit of {limit} images in --random-mm-limit-mm-per-prompt"
+        )));
+    };
+    random::write(plan, writer, |item, request| {
+        let mut rng = rng::stream(plan.seed, "images", item);
+        let images = (0..range.draw(&mut rng))
+            .map(|_| image(args.random_mm_bucket_config.draw(&mut rng), &mut rng))
+            .collect::<Result<Vec<Value>, Error>>()?;
+        request.multi_modal_data = (!images.is_empty()).then(|| images.into());
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_vllms_notation_and_in_a_short_one() {
+        let want = Buckets(vec![(Size { height: 256, width: 128 }, 0.5), (Size { height: 720, width: 1280 }, 0.75)]);
+        for text in [
+            r#"{"(256,128,1)":0.5,"(720, 1280, 1)":0.25,"(720,1280,16)":0}"#,
+            "{(256, 128, 1): 0.5, (720, 1280, 1): 0.25, (720, 1280, 16): 0.0}",
+            r#"{"256x128":0.5,"720x1280x1":0.25}"#,
+        ] {
+            assert_eq!(text.parse(), Ok(want.clone()), "{text}");
+        }
+        for (text, word) in [
+            (r#"{"(720,1280,16)":1}"#, "is a video"),
+            (r#"{"256x0":1}"#, "is no size"),
+            (r#"{"256":1}"#, "is no size"),
+            (r#"{"256x256":-1}"#, "0 or more"),
+            (r#"{"256x256":0}"#, "no size that comes"),
+            ("256x256", "is no set of sizes"),
+        ] {
+            let error = text.parse::<Buckets>().unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn limits_are_of_known_kinds() {
+        assert_eq!(r#"{"image":3,"video":0}"#.parse(), Ok(Limits { image: 3 }));
+        assert_eq!("{}".parse(), Ok(Limits { image: u32::MAX }));
+        assert!(r#"{"sound":3}"#.parse::<Limits>().is_err() && r#"{"image":-3}"#.parse::<Limits>().is_err());
+    }
+
+    #[test]
+    fn sizes_come_as_often_as_they_should() {
+        let buckets: Buckets = r#"{"8x8":3,"16x8":1}"#.parse().unwrap();
+        let mut rng = rng::stream(1, "test", 0);
+        let tall = (0..4000).filter(|_| buckets.draw(&mut rng).height == 16).count();
+        assert!((900..1100).contains(&tall), "{tall}");
+    }
+}

@@ -1,0 +1,154 @@
+//! `--dataset-name prefix_repetition`, and what other datasets need to put prompts behind one of several prefixes.
+
+use std::collections::HashMap;
+
+use super::{
+    Plan, length,
+    random::Random,
+    writer::{Fitted, Writer},
+};
+use crate::{
+    error::Error,
+    record::{Object, SampleRequest},
+    rng,
+    units::parse_count_u32,
+};
+
+const HEADING: &str = "Dataset prefix_repetition";
+
+/// The flags of `prefix_repetition`.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
+pub struct RepetitionArgs {
+    /// Tokens of each prefix.
+    #[arg(
+        long,
+        help_heading = HEADING,
+        value_name = "TOKENS",
+        default_value = "256",
+        value_parser = parse_count_u32
+    )]
+    prefix_repetition_prefix_len: u32,
+    /// Tokens of each prompt behind its prefix, those that the server adds included.
+    #[arg(
+        long,
+        help_heading = HEADING,
+        value_name = "TOKENS",
+        default_value = "256",
+        value_parser = parse_count_u32
+    )]
+    prefix_repetition_suffix_len: u32,
+    /// How many prefixes there are.
+    #[arg(
+        long,
+        help_heading = HEADING,
+        value_name = "N",
+        default_value = "10",
+        value_parser = parse_count_u32
+    )]
+    prefix_repetition_num_prefixes: u32,
+}
+
+/// Which prefix each request has, in the order in which requests are written: 4 bytes are kept of each.
+#[derive(Debug)]
+pub struct Uses {
+    prefixes: Vec<u32>,
+    /// The request that brings each prefix.
+    first: HashMap<u32, u64>,
+}
+
+impl Uses {
+    /// In this order.
+    pub fn of(prefixes: Vec<u32>) -> Self {
+        let mut first = HashMap::new();
+        for (item, prefix) in (0..).zip(&prefixes) {
+            first.entry(*prefix).or_insert(item);
+        }
+        Uses { prefixes, first }
+    }
+
+    /// Each prefix as often as any other; the first ones once more, where that does not come out even.
+    pub fn evenly(count: u64, prefixes: u32) -> Vec<u32> {
+        (0..prefixes).cycle().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
+    }
+
+    /// The prefix of request `item`, and whether a request before it has brought it.
+    pub fn at(&self, item: u64) -> (u32, bool) {
+        let prefix = usize::try_from(item).ok().and_then(|item| self.prefixes.get(item)).copied().unwrap_or_default();
+        (prefix, self.first.get(&prefix).is_some_and(|first| *first < item))
+    }
+
+    /// How many requests there are.
+    pub fn count(&self) -> u64 {
+        self.prefixes.len() as u64
+    }
+}
+
+/// Requests that are behind prefixes.
+pub struct Prefixed<'a> {
+    pub random: Random<'a>,
+    pub uses: Uses,
+    /// The tag that tells the prefix.
+    pub tag: &'static str,
+}
+
+impl Prefixed<'_> {
+    /// Request `item`: `own` tokens behind a prefix of `prefix_len`.
+    pub fn request(
+        &self,
+        plan: &Plan,
+        item: u64,
+        (prefix_len, own, output): (usize, usize, u32),
+    ) -> Result<(SampleRequest, Fitted), Error> {
+        let (number, warm) = self.uses.at(item);
+        let prefix = self.random.prefix(u64::from(number), prefix_len)?;
+        let (prompt, fitted) = self.random.behind(&prefix, item, own)?;
+        // What the server adds is the same for all, so only the very first request brings it.
+        let added = if item == 0 { 0 } else { self.random.overhead() };
+        let cached = if warm { added + prefix.len } else { added };
+        let request = SampleRequest {
+            prompt: Some(prompt),
+            expected_output_len: Some(output),
+            expected_cached_len: u32::try_from(cached).ok(),
+            body: plan.ignore_eos(),
+            tags: Some(Object::from_iter([(self.tag.to_owned(), number.into())])),
+            ..SampleRequest::default()
+        };
+        Ok((request, fitted))
+    }
+}
+
+/// Writes `--num-prompts` requests, each behind one of the prefixes.
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let args = plan.flags.repetition()?;
+    if args.prefix_repetition_num_prefixes == 0 {
+        return Err(Error::Usage("--prefix-repetition-num-prefixes is 1 or more".into()));
+    }
+    let random = Random::of(plan)?;
+    let what = "what the server adds to a prompt";
+    let suffix =
+        length::rest("--prefix-repetition-suffix-len", args.prefix_repetition_suffix_len, random.overhead(), what)?;
+    let mut order = Uses::evenly(plan.num_prompts, args.prefix_repetition_num_prefixes);
+    if plan.shuffle {
+        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));
+    } else {
+        order.sort_unstable();
+    }
+    let prefixed = Prefixed { random, uses: Uses::of(order), tag: "prefix" };
+    let lengths = (args.prefix_repetition_prefix_len as usize, suffix as usize, plan.output_tokens());
+    writer.write_numbered(plan.num_prompts, |item| prefixed.request(plan, item, lengths))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remainder_is_kept_and_the_first_use_of_each_prefix_is_known() {
+        assert_eq!(Uses::evenly(7, 3), [0, 1, 2, 0, 1, 2, 0]);
+        let uses = Uses::of(vec![2, 2, 0, 2, 0, 1]);
+        let warm: Vec<(u32, bool)> = (0..6).map(|item| uses.at(item)).collect();
+        assert_eq!(warm, [(2, false), (2, true), (0, false), (2, true), (0, true), (1, false)]);
+        assert_eq!(uses.count(), 6);
+    }
+}

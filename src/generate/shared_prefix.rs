@@ -1,0 +1,140 @@
+//! `--dataset-name generated-shared-prefix`: groups of questions, each group behind a system prompt of its own.
+
+use super::{
+    Plan,
+    length::{self, Range, parse_share},
+    prefixes::{Prefixed, Uses},
+    random::Random,
+    writer::Writer,
+};
+use crate::{error::Error, rng, units::parse_count_u32};
+
+const HEADING: &str = "Dataset generated-shared-prefix";
+
+/// The flags of generated-shared-prefix.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
+pub struct SharedArgs {
+    /// How many system prompts there are.
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value = "64", value_parser = parse_count_u32)]
+    gsp_num_groups: u32,
+    /// Questions to each, on the average; or say --num-prompts [default: 16].
+    #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
+    gsp_prompts_per_group: Option<u32>,
+    /// Tokens of a system prompt.
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "2048", value_parser = parse_count_u32)]
+    gsp_system_prompt_len: u32,
+    /// Tokens of a question, those that the server adds included.
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "128", value_parser = parse_count_u32)]
+    gsp_question_len: u32,
+    /// Lengths vary from this share of what was asked for up to it: 1 is no variation.
+    #[arg(long, help_heading = HEADING, value_name = "SHARE", default_value = "1", value_parser = parse_share)]
+    gsp_range_ratio: f64,
+    /// How often each system prompt comes.
+    #[arg(long, help_heading = HEADING, value_enum, default_value_t = Popularity::Uniform)]
+    gsp_group_distribution: Popularity,
+    /// How uneven zipf is: group k of 1, 2, … comes in proportion to 1/k to this power [default: 1].
+    #[arg(long, help_heading = HEADING, value_name = "ALPHA", value_parser = parse_alpha)]
+    gsp_zipf_alpha: Option<f64>,
+    /// Write group after group, instead of shuffled.
+    #[arg(long, help_heading = HEADING)]
+    gsp_ordered: bool,
+}
+
+/// How often each group comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Popularity {
+    /// Each as often as any other.
+    Uniform,
+    /// A few often, most seldom.
+    Zipf,
+}
+
+fn parse_alpha(text: &str) -> Result<f64, String> {
+    let alpha = text.trim().parse().ok().filter(|alpha: &f64| *alpha >= 0.0 && alpha.is_finite());
+    alpha.ok_or_else(|| format!("`{text}` is not a number of 0 or more"))
+}
+
+/// Writes the groups' requests.
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let args = plan.flags.shared()?;
+    let random = Random::of(plan)?;
+    let question = length::rest(
+        "--gsp-question-len",
+        args.gsp_question_len,
+        random.overhead(),
+        "what the server adds to a prompt",
+    )?;
+    let [system, question, output] =
+        [args.gsp_system_prompt_len, question, plan.output_tokens()].map(|n| Range::up_to(n, args.gsp_range_ratio));
+    let prefixed = Prefixed { random, uses: Uses::of(order(plan, &args)?), tag: "group" };
+    writer.write_numbered(prefixed.uses.count(), |item| {
+        let group = u64::from(prefixed.uses.at(item).0);
+        // No system prompt at all is a fair thing to compare with, though a range begins at 1.
+        let system = match args.gsp_system_prompt_len {
+            0 => 0,
+            _ => system.draw(&mut rng::stream(plan.seed, "system", group)),
+        };
+        let mut rng = rng::stream(plan.seed, "lengths", item);
+        let question = question.draw(&mut rng);
+        let output = u32::try_from(output.draw(&mut rng)).unwrap_or(u32::MAX);
+        prefixed.request(plan, item, (system, question, output))
+    })
+}
+
+/// The group of each request.
+fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
+    let wrong = |what: &str| Err(Error::Usage(what.into()));
+    let zipf = args.gsp_group_distribution == Popularity::Zipf;
+    if args.gsp_num_groups == 0 {
+        return wrong("--gsp-num-groups is 1 or more");
+    }
+    if args.gsp_zipf_alpha.is_some() && !zipf {
+        return wrong("--gsp-zipf-alpha goes with --gsp-group-distribution zipf");
+    }
+    let groups = args.gsp_num_groups;
+    let count = match (plan.num_prompts_typed, args.gsp_prompts_per_group) {
+        (Some(_), Some(_)) => return wrong("--num-prompts and --gsp-prompts-per-group say the same thing: give one"),
+        (Some(count), None) => count,
+        (None, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
+    };
+    let mut order = if zipf {
+        let bounds = zipf_bounds(groups, args.gsp_zipf_alpha.unwrap_or(1.0));
+        let draw = |item| {
+            let u = rng::unit(&mut rng::stream(plan.seed, "groups", item));
+            let rank = bounds.partition_point(|bound| *bound <= u * bounds.last().copied().unwrap_or_default());
+            u32::try_from(rank).unwrap_or(u32::MAX).min(groups - 1)
+        };
+        (0..count).map(draw).collect()
+    } else {
+        Uses::evenly(count, groups)
+    };
+    if args.gsp_ordered {
+        order.sort_unstable();
+    } else {
+        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));
+    }
+    Ok(order)
+}
+
+/// The running sums of 1/k^α for k = 1 … `groups`.
+fn zipf_bounds(groups: u32, alpha: f64) -> Vec<f64> {
+    let weights = (1..=groups).map(|rank| libm::pow(f64::from(rank), -alpha));
+    weights
+        .scan(0.0, |sum, weight| {
+            *sum += weight;
+            Some(*sum)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zipf_halves_with_the_second_rank() {
+        assert_eq!(zipf_bounds(3, 1.0), [1.0, 1.5, 1.5 + 1.0 / 3.0]);
+        assert_eq!(zipf_bounds(3, 0.0), [1.0, 2.0, 3.0]);
+    }
+}

@@ -1,0 +1,62 @@
+//! `--dataset-name speed_bench`: the prompts of SPEED-Bench, a file for each subset.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Plan, rows, spec_bench::asked, writer::Writer};
+use crate::{data::Rows, error::Error};
+
+const HEADING: &str = "Dataset speed_bench";
+
+/// The flags of `speed_bench`.
+#[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names)] // a field is named as its flag
+pub struct SpeedArgs {
+    /// Which file of a folder to take, as `throughput_8k` [default: qualitative].
+    #[arg(long, help_heading = HEADING, value_name = "NAME")]
+    speed_bench_dataset_subset: Option<String>,
+    /// Take the prompts of this category only, as `coding` or `low_entropy`.
+    #[arg(long, help_heading = HEADING, value_name = "NAME")]
+    speed_bench_category: Option<String>,
+}
+
+/// What is read of a prompt.
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Message>,
+    #[serde(default)]
+    category: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: String,
+}
+
+/// Writes `--num-prompts` prompts.
+pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
+    let args = plan.flags.speed()?;
+    let framed = plan.framed()?;
+    rows::run(plan, &Rows::of_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?, writer, |row| {
+        let chat: Chat = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+        if args.speed_bench_category.is_some() && args.speed_bench_category != chat.category {
+            return Ok(None);
+        }
+        let question = chat.messages.into_iter().next().map(|message| message.content);
+        asked(plan, framed, row, question, chat.category.unwrap_or_default())
+    })
+}
+
+/// The file itself, or that of the subset in a folder.
+fn file(plan: &Plan, subset: Option<&str>) -> Result<PathBuf, Error> {
+    let path = plan.file()?;
+    if path.is_dir() {
+        return Ok(path.join(format!("{}.jsonl", subset.unwrap_or("qualitative"))));
+    }
+    if subset.is_some() {
+        let what = "--speed-bench-dataset-subset picks a file of a folder, and --dataset-path is a file already";
+        return Err(Error::Usage(what.into()));
+    }
+    Ok(path.to_path_buf())
+}
