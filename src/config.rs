@@ -19,7 +19,7 @@ use crate::error::{Error, without_place};
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFlag {
     /// Take values from this file; flags win over it.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 }
 

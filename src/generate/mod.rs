@@ -12,6 +12,7 @@ mod grid;
 mod images;
 mod length;
 mod media;
+mod mix;
 mod ordered;
 mod prefixes;
 mod random;
@@ -37,6 +38,7 @@ use self::{
     flags::DatasetFlags,
     grid::GridFormat,
     length::{OutputLen, RangeRatio},
+    mix::MixArgs,
     trace::Form,
     writer::Writer,
 };
@@ -61,8 +63,11 @@ const OUTPUT: &str = "Output";
 /// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
 /// gives the same bytes on any machine.
 #[derive(Debug, clap::Parser)]
-#[command(name = "vb-gen", version, after_help = EXAMPLES)]
+#[command(name = "vb-gen", version, after_help = EXAMPLES, disable_help_subcommand = true, subcommand_precedence_over_arg = true)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Where prompts come from.
     #[arg(long, help_heading = DATASET, value_enum, default_value_t = DatasetName::Random)]
     dataset_name: DatasetName,
@@ -70,10 +75,10 @@ pub struct Args {
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
     /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay and traces].
-    #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count)]
+    #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count, global = true)]
     num_prompts: Option<u64>,
     /// Another seed gives other prompts, which the server's prefix cache does not know.
-    #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0)]
+    #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0, global = true)]
     seed: u64,
     /// Keep the order of the file; of prefixes, one after the other.
     #[arg(long, help_heading = DATASET)]
@@ -147,7 +152,8 @@ pub struct Args {
         value_name = "KEY=VALUE",
         value_parser = cli::parse_pair,
         action = ArgAction::Append,
-        num_args(1..)
+        num_args(1..),
+        global = true
     )]
     tag: Vec<(String, String)>,
     /// Write the cells of the config's grid instead of requests [default format: json].
@@ -179,7 +185,15 @@ Examples:
   vb-gen --dataset-name sharegpt --dataset-path sharegpt.json --tokenizer ./model | tee requests.ndjson | vb-fire ...
   jq -c '{prompt: .question}' mine.jsonl | vb-gen --dataset-name custom --dataset-path - --num-prompts 0 | vb-fire ...
   vb-gen --dataset-name replay --dataset-path outputs.ndjson | vb-fire ...
+  vb-gen --dataset-name mooncake --dataset-path conversation_trace.jsonl --to 10m --speed 2 | vb-fire ...
+  vb-gen mix 0.7=chat.ndjson 0.3=<(vb-gen --input-dist lognormal:2000,1500 --num-prompts 1000) | vb-fire ...
   vb-gen --grid tsv --config config.yaml | while IFS=$'\\t' read -r in out mc np seed name; do ...; done";
+
+/// What else the tool does.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Mix(MixArgs),
+}
 
 /// The datasets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -433,9 +447,13 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
+    if let Some(Command::Mix(mix)) = &args.command {
+        mix::run(mix, args.seed, args.num_prompts.unwrap_or(0), &mut writer)?;
+        return writer.finish();
+    }
     let (dataset, trace) = (args.dataset_name, args.trace.clone());
     let plan = args.plan()?;
-    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
     match dataset {
         DatasetName::Random => random::run(&plan, &mut writer)?,
         DatasetName::RandomMm => images::run(&plan, &mut writer)?,
