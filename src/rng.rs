@@ -53,7 +53,7 @@ pub fn shuffle<T>(list: &mut [T], rng: &mut impl Rng) {
 }
 
 /// The standard normal distribution, by Marsaglia's polar method.
-fn normal(rng: &mut impl Rng) -> f64 {
+pub fn normal(rng: &mut impl Rng) -> f64 {
     loop {
         let (u, v) = (2.0 * unit(rng) - 1.0, 2.0 * unit(rng) - 1.0);
         let s = u * u + v * v;

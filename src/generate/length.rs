@@ -3,6 +3,7 @@
 use rand::Rng;
 use serde::Deserialize;
 
+use super::distribution::Distribution;
 use crate::{error::Error, rng};
 
 /// By how much lengths vary: the share of the length on either side, from 0 up to but not including 1.
@@ -91,6 +92,12 @@ impl Range {
         let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
         let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
         Range { low: low.max(1), high: high.max(1) }
+    }
+
+    /// The same with `more` added to each of its numbers, as a distribution.
+    pub fn distribution(self, more: u32) -> Result<Distribution, String> {
+        let end = |end: u64| u32::try_from(end).unwrap_or(u32::MAX).saturating_add(more);
+        Distribution::uniform(end(self.low), end(self.high))
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod cache_hit;
 mod custom;
+mod distribution;
+mod draws;
 mod fit;
 mod flags;
 mod grid;
@@ -24,6 +26,7 @@ mod sharegpt;
 mod sonnet;
 mod spec_bench;
 mod speed_bench;
+mod table;
 mod trace;
 mod words;
 mod writer;
@@ -34,6 +37,7 @@ use clap::ArgAction;
 use serde_json::Value;
 
 use self::{
+    draws::LengthArgs,
     fit::Framed,
     flags::DatasetFlags,
     grid::GridFormat,
@@ -171,6 +175,8 @@ pub struct Args {
     schema: bool,
 
     #[command(flatten)]
+    lengths: LengthArgs,
+    #[command(flatten)]
     trace: trace::Flags,
     #[command(flatten)]
     flags: DatasetFlags,
@@ -295,6 +301,7 @@ struct Plan {
     shuffle: bool,
     oversample: bool,
     lenient: bool,
+    lengths: LengthArgs,
 }
 
 impl Plan {
@@ -331,6 +338,16 @@ impl Args {
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
         self.flags.check(dataset)?;
+        self.lengths.check()?;
+        if (self.lengths.input() || self.lengths.output()) && dataset != Random {
+            return wrong("--input-dist, --output-dist, --lengths and --scenario work with --dataset-name random only");
+        }
+        if self.lengths.input() && (self.input_len.is_some() || self.range_ratio.input > 0.0) {
+            return wrong("prompt lengths are said twice: leave out --input-len and --range-ratio");
+        }
+        if self.lengths.output() && (self.output_len.is_some() || self.range_ratio.output > 0.0) {
+            return wrong("answer lengths are said twice: leave out --output-len and --range-ratio");
+        }
         let made_of_ids = matches!(dataset, Random | PrefixRepetition | GeneratedSharedPrefix) || dataset.is_saved();
         if self.prompt_token_ids && !made_of_ids {
             return wrong(
@@ -426,6 +443,7 @@ impl Args {
             shuffle: !self.disable_shuffle,
             oversample: !self.no_oversample,
             lenient: self.lenient,
+            lengths: self.lengths,
         })
     }
 }

@@ -4,6 +4,7 @@ use rand::Rng;
 
 use super::{
     Plan, cache_hit,
+    draws::Draws,
     fit::{Draft, Framed},
     length::{self, Lengths, Range},
     rerank,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    record::{Prompt, SampleRequest},
+    record::{Object, Prompt, SampleRequest},
     rng,
     tokens::Tokenizer,
 };
@@ -227,6 +228,12 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let batch = plan.flags.batch()?;
     let batched = batch.random_batch_size != 1 || batch.no_reranker;
+    let ranges_only = batched || plan.flags.cache.is_some();
+    if ranges_only && (plan.lengths.input() || plan.lengths.output()) {
+        return Err(Error::Usage(
+            "--cache-hit-ratio and --random-batch-size go with --input-len, --output-len and --range-ratio only".into(),
+        ));
+    }
     if let Some(args) = &plan.flags.cache {
         if batched {
             return Err(Error::Usage(
@@ -248,30 +255,41 @@ pub fn write(
     add: impl Fn(u64, &mut SampleRequest) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let random = Random::of(plan)?;
-    let lengths = lengths(plan, &random)?;
+    let lengths = draws(plan, &random)?;
     writer.write_numbered(plan.num_prompts, |item| {
-        let (own, output) = lengths.of(plan.seed, item);
+        let drawn = lengths.draw(plan.seed, item);
+        let input = drawn.input as usize;
+        // A pair of a file may be shorter than what the server adds: the writer counts it as a misfit.
+        let own = input.saturating_sub(random.overhead()).max(1);
         let (prompt, fitted) = random.prompt(item, own)?;
         let mut request = SampleRequest {
             prompt: Some(prompt),
-            expected_output_len: Some(output),
+            expected_output_len: Some(drawn.output),
             expected_cached_len: random.meant_cached(item),
             body: plan.ignore_eos(),
+            tags: drawn.scenario.map(|name| Object::from_iter([("scenario".to_owned(), name.into())])),
             ..SampleRequest::default()
         };
         add(item, &mut request)?;
-        Ok((request, fitted))
+        Ok((request, Fitted { want: input + random.shared() - random.overhead(), ..fitted }))
     })
 }
 
-/// The plan's lengths: of what prompts have beside that which they share, and of answers.
+/// The plan's range of lengths: of what prompts have beside that which they share, and of answers.
 pub fn lengths(plan: &Plan, random: &Random) -> Result<Lengths, Error> {
     let what = if plan.chat { "the chat template" } else { "the special tokens" };
-    let input = length::without(plan.input_len, random.overhead(), what)?;
+    // Not where nobody asked for this length.
+    let input = if plan.lengths.input() { 1 } else { length::without(plan.input_len, random.overhead(), what)? };
     Ok(Lengths {
         input: Range::around(input, plan.range_ratio.input),
         output: Range::around(plan.output_tokens(), plan.range_ratio.output),
     })
+}
+
+/// The plan's lengths, wherever they come from.
+fn draws(plan: &Plan, random: &Random) -> Result<Draws, Error> {
+    let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX - 1);
+    Draws::of(&plan.lengths, lengths(plan, random)?, overhead, !plan.shuffle)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod diff;
 mod fire;
 mod generate;
 mod layers;
+mod lengths;
 mod mix;
 mod pipe;
 mod pool;

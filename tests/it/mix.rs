@@ -12,7 +12,7 @@ fn lines(text: &str) -> Vec<Value> {
 
 fn file(folder: &Path, name: &str, requests: impl IntoIterator<Item = Value>) -> String {
     let path = folder.join(name);
-    let text: String = requests.into_iter().map(|request| format!("{request}\n")).collect();
+    let text: String = requests.into_iter().map(|request| request.to_string() + "\n").collect();
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }

@@ -10,7 +10,7 @@ use std::io::Read;
 
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::{Rows, TraceRow, table::Table};
+use super::{super::table::Table, Rows, TraceRow};
 use crate::{error::Error, units::Nanos};
 
 /// A file of them.

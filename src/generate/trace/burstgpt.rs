@@ -10,7 +10,7 @@
 
 use std::io::Read;
 
-use super::{Rows, TraceRow, table::Table};
+use super::{super::table::Table, Rows, TraceRow};
 use crate::{error::Error, record::Object, units::Nanos};
 
 /// A file of them.

@@ -11,7 +11,6 @@ mod burstgpt;
 mod mooncake;
 mod qwen;
 mod replay;
-mod table;
 
 use clap::Args;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Flags, Form, Rows, TraceRow, azure::Azure, burstgpt::BurstGpt, mooncake::Mooncake, qwen::Qwen, table::Table,
+    super::table::Table, Flags, Form, Rows, TraceRow, azure::Azure, burstgpt::BurstGpt, mooncake::Mooncake, qwen::Qwen,
 };
 use crate::{cli, error::Error, ndjson::Lines, units::Nanos};
 

@@ -1,4 +1,4 @@
-//! A trace in a CSV file, whose columns are found by name.
+//! A CSV file, whose columns are found by name.
 
 use std::io::Read;
 
@@ -53,6 +53,11 @@ impl<R: Read> Table<R> {
             let column = self.header.get(column).map_or("", String::as_str);
             Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line()))
         })
+    }
+
+    /// A field of the row that counts at least one.
+    pub fn count(&self, column: usize) -> Result<u32, Error> {
+        self.field(column, |text| text.parse().ok().filter(|count| *count > 0))
     }
 
     /// The line of the row.

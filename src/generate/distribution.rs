@@ -1,0 +1,237 @@
+//! Distributions of lengths in tokens: whole numbers within limits, the same draws on every machine.
+
+use rand::Rng;
+
+use crate::rng;
+
+/// A distribution of lengths, from 1 token up.
+///
+/// Written `128`, `uniform:100,200`, `normal:MEAN,SD`, `lognormal:MEAN,SD` (both of the lengths themselves) or
+/// `zipf:ALPHA,MAX`, each with `,min=…` and `,max=…` if wanted. What lies outside the limits is drawn again, not moved
+/// to the limit, where it would pile up: the distribution is the truncated one, and its mean may differ a little.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Distribution {
+    shape: Shape,
+    low: u32,
+    high: u32,
+    /// Of zipf: the probability of each length from `low` on and of all before it, not yet divided by their sum.
+    cumulative: Vec<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Shape {
+    Uniform,
+    /// Mean and standard deviation before rounding to whole tokens.
+    Normal(f64, f64),
+    /// Those of the logarithm.
+    LogNormal(f64, f64),
+    /// The probability of k is in proportion to k to the power of minus this.
+    Zipf(f64),
+}
+
+/// The longest length of zipf, of which a table is kept.
+const LONGEST_ZIPF: u32 = 1 << 20;
+/// How often a draw outside the limits is repeated. At the least 1 in 100 is within, so this never ends.
+const TRIES: usize = 100_000;
+
+const HOW: &str = "write 128, uniform:100,200, normal:480,240, lognormal:2000,1500 or zipf:1.2,4096, \
+                   each with ,min=N and ,max=N if wanted";
+
+impl Distribution {
+    /// All whole numbers from `low` to `high` alike.
+    pub fn uniform(low: u32, high: u32) -> Result<Self, String> {
+        Self::new(Shape::Uniform, low, high)
+    }
+
+    /// The normal distribution, rounded.
+    pub fn normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
+        if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(u32::MAX)) {
+            return Err(format!("a mean of {mean} and a standard deviation of {sd} are no lengths"));
+        }
+        Self::new(Shape::Normal(mean, sd), low, high)
+    }
+
+    /// The log-normal distribution whose own mean and standard deviation are these, rounded: σ² = ln(1 + sd²/mean²),
+    /// µ = ln mean − σ²/2.
+    fn log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
+        // The check is the same.
+        Self::normal(mean, sd, 1, u32::MAX)?;
+        let variance = libm::log1p(sd * sd / (mean * mean));
+        Self::new(Shape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
+    }
+
+    /// Zipf's, from `low` to `high`.
+    fn zipf(alpha: f64, low: u32, high: u32) -> Result<Self, String> {
+        if !(alpha >= 0.0 && alpha.is_finite()) {
+            return Err(format!("zipf's exponent {alpha} is not a number from 0 up"));
+        }
+        if high > LONGEST_ZIPF {
+            return Err(format!("zipf's longest length is {LONGEST_ZIPF} at the most"));
+        }
+        Self::new(Shape::Zipf(alpha), low, high)
+    }
+
+    fn new(shape: Shape, low: u32, high: u32) -> Result<Self, String> {
+        let low = low.max(1);
+        if low > high {
+            return Err(format!("no length is at least {low} and at most {high}"));
+        }
+        let mut distribution = Distribution { shape, low, high, cumulative: Vec::new() };
+        match shape {
+            Shape::Zipf(alpha) => {
+                let mut sum = 0.0;
+                let add = |k| {
+                    sum += libm::pow(f64::from(k), -alpha);
+                    sum
+                };
+                distribution.cumulative = (low..=high).map(add).collect();
+            }
+            Shape::Normal(..) | Shape::LogNormal(..) => {
+                let mut rng = rng::stream(0, "limits", 0);
+                let within = (0..2000).filter(|_| distribution.try_draw(&mut rng).is_some()).count();
+                if within < 20 {
+                    return Err(format!("hardly any of its lengths is at least {low} and at most {high}"));
+                }
+            }
+            Shape::Uniform => {}
+        }
+        Ok(distribution)
+    }
+
+    /// The same with nothing under `floor`.
+    pub fn at_least(&self, floor: u32) -> Result<Self, String> {
+        Self::new(self.shape, self.low.max(floor), self.high)
+    }
+
+    /// A length.
+    pub fn draw(&self, rng: &mut impl Rng) -> u32 {
+        (0..TRIES).find_map(|_| self.try_draw(rng)).unwrap_or(self.low)
+    }
+
+    /// A length, unless it lies outside the limits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, and the limits are looked at
+    fn try_draw(&self, rng: &mut impl Rng) -> Option<u32> {
+        let length = match self.shape {
+            Shape::Uniform => rng::between(rng, self.low.into(), self.high.into()) as f64,
+            Shape::Normal(mean, sd) => mean + sd * rng::normal(rng),
+            Shape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::normal(rng)),
+            Shape::Zipf(_) => {
+                let all = self.cumulative.last().copied().unwrap_or_default();
+                let point = rng::unit(rng) * all;
+                let place = self.cumulative.partition_point(|sum| *sum <= point);
+                f64::from(self.low) + place.min(self.cumulative.len() - 1) as f64
+            }
+        };
+        let whole = (length + 0.5).floor();
+        (whole >= f64::from(self.low) && whole <= f64::from(self.high)).then_some(whole as u32)
+    }
+}
+
+impl std::str::FromStr for Distribution {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a distribution of lengths: {HOW}");
+        let (name, rest) = text.trim().split_once(':').unwrap_or(("constant", text.trim()));
+        let (mut numbers, mut min, mut max) = (Vec::new(), 1, None);
+        for part in rest.split(',').map(str::trim) {
+            match part.split_once('=') {
+                Some(("min", n)) => min = crate::units::parse_count_u32(n)?,
+                Some(("max", n)) => max = Some(crate::units::parse_count_u32(n)?),
+                Some(_) => return Err(wrong()),
+                None => numbers.push(part),
+            }
+        }
+        let count = |text: &str| crate::units::parse_count_u32(text).map_err(|_| wrong());
+        let real = |text: &str| text.parse::<f64>().map_err(|_| wrong());
+        let high = max.unwrap_or(u32::MAX);
+        let made = match (name, &numbers[..]) {
+            ("constant", [n]) => count(n).and_then(|n| Self::uniform(n.max(min), n.min(high))),
+            ("uniform", [a, b]) => Self::uniform(count(a)?.max(min), count(b)?.min(high)),
+            ("normal", [mean, sd]) => Self::normal(real(mean)?, real(sd)?, min, high),
+            ("lognormal", [mean, sd]) => Self::log_normal(real(mean)?, real(sd)?, min, high),
+            ("zipf", [alpha, longest]) => Self::zipf(real(alpha)?, min, count(longest)?.min(high)),
+            _ => return Err(wrong()),
+        };
+        made.map_err(|what| if what.contains("not a distribution") { what } else { format!("`{text}`: {what}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(text: &str, n: u64) -> Vec<u32> {
+        let distribution: Distribution = text.parse().unwrap();
+        let mut rng = rng::stream(1, "test", 0);
+        (0..n).map(|_| distribution.draw(&mut rng)).collect()
+    }
+
+    fn mean_sd(values: &[u32]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        (mean, (values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n).sqrt())
+    }
+
+    #[test]
+    fn means_and_deviations_are_those_asked_for() {
+        for (text, mean, sd) in [
+            ("128", 128.0, 0.0),
+            ("constant:1k", 1000.0, 0.0),
+            ("uniform:100,200", 150.0, 29.15),
+            ("normal:480,80", 480.0, 80.0),
+            ("lognormal:2000,1500", 2000.0, 1500.0),
+        ] {
+            let (got_mean, got_sd) = mean_sd(&drawn(text, 40_000));
+            assert!((got_mean / mean - 1.0).abs() < 0.01, "{text}: mean {got_mean}");
+            assert!((got_sd - sd).abs() <= sd * 0.03, "{text}: sd {got_sd}");
+        }
+    }
+
+    #[test]
+    fn zipf_has_its_frequencies() {
+        let values = drawn("zipf:1,4", 24_000);
+        // 1, 1/2, 1/3, 1/4 of their sum, 25/12.
+        for (k, share) in [(1, 0.48), (2, 0.24), (3, 0.16), (4, 0.12)] {
+            let got = values.iter().filter(|v| **v == k).count() as f64 / 24_000.0;
+            assert!((got - share).abs() < 0.01, "{k}: {got}");
+        }
+        assert_eq!(drawn("zipf:1,9,min=9", 5), [9; 5]);
+    }
+
+    #[test]
+    fn what_lies_outside_the_limits_is_drawn_again_and_does_not_pile_up() {
+        let values = drawn("normal:100,100,min=50,max=150", 20_000);
+        assert!(values.iter().all(|v| (50..=150).contains(v)));
+        let at_limits = values.iter().filter(|v| **v == 50 || **v == 150).count();
+        // About 1 in 100 each, where moving them there would give 3 in 10 each.
+        assert!(at_limits < 800, "{at_limits}");
+        // φ and Φ at ±½: the sd of the truncated one is 100·√(1 − φ(½)/(Φ(½) − ½)) = 28.4.
+        let (mean, sd) = mean_sd(&values);
+        assert!((mean - 100.0).abs() < 1.0 && (sd - 28.4).abs() < 0.8, "{mean} {sd}");
+    }
+
+    #[test]
+    fn the_draws_are_pinned() {
+        let pinned = ["normal:480,240", "lognormal:480,240", "zipf:1.2,4096"].map(|text| drawn(text, 4));
+        assert_eq!(pinned, [[512, 433, 889, 916], [458, 392, 960, 1013], [335, 206, 1, 1]]);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        for (text, want) in [
+            ("", "is not a distribution of lengths: write 128"),
+            ("gauss:1,2", "is not a distribution"),
+            ("normal:1", "is not a distribution"),
+            ("uniform:9,5", "no length is at least 9 and at most 5"),
+            ("normal:10,1,min=500", "hardly any of its lengths is at least 500"),
+            ("normal:-3,1", "are no lengths"),
+            ("zipf:-1,5", "zipf's exponent"),
+            ("zipf:1,2m", "zipf's longest length"),
+            ("0", "no length is at least 1 and at most 0"),
+        ] {
+            let error = text.parse::<Distribution>().unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+}
