@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{
-    Plan,
+    Plan, chat_text,
     fit::Framed,
     length::OutputLen,
     rows::{self, Kept},
@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     ndjson::Lines,
     record::{Prompt, SampleRequest},
+    tokens::Chat,
 };
 
 /// What a row has beside the keys of a request.
@@ -70,9 +71,11 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
         })?,
         None => request.expected_output_len.unwrap_or(plan.output_tokens()),
     });
-    let measured = match request.prompt_len {
-        Some(len) => len as usize,
-        None => measure(row, &request, framed)?,
+    let (request, counted) = chat_text::ready(request, plan, framed)?;
+    let measured = match (request.prompt_len, counted) {
+        (Some(len), _) => len as usize,
+        (None, Some(counted)) => counted,
+        (None, None) => measure(row, &request, framed)?,
     };
     Ok(Some((request, Fitted::as_is(measured))))
 }
@@ -84,7 +87,7 @@ fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, 
         (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
         (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
-        (None, Some(messages)) => framed.tokenizer.count_chat(messages),
+        (None, Some(messages)) => framed.tokenizer.count_chat_with(Chat { messages, body: request.body.as_ref() }),
         (None, None) => Err(row.wrong("neither `prompt` nor `messages`: a request needs one of them")),
     }
 }

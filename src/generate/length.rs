@@ -1,5 +1,6 @@
 //! How long prompts and answers are to be.
 
+use rand::Rng;
 use serde::Deserialize;
 
 use crate::{error::Error, rng};
@@ -65,6 +66,11 @@ impl Range {
         let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
         let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
         Range { low: low.max(1), high: high.max(1) }
+    }
+
+    /// The next number of a stream.
+    pub fn draw(self, rng: &mut impl Rng) -> u32 {
+        u32::try_from(rng::between(rng, self.low, self.high)).unwrap_or(u32::MAX)
     }
 }
 

@@ -1,17 +1,22 @@
 //! `vb-gen`: a dataset becomes requests.
 //!
 //! ```text
-//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | custom | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
+//! Args ─▶ Plan ─▶ random | sonnet | sharegpt | multi-turn | hf | custom | replay ─▶ fit (exact lengths) ─▶ writer ─▶ stdout
 //! ```
 
+mod chat_text;
+mod conversation;
 mod custom;
 mod fit;
 mod grid;
+mod hf;
 mod length;
+mod multi_turn;
 mod ordered;
 mod random;
 mod replay;
 mod rows;
+mod session;
 mod sharegpt;
 mod sonnet;
 mod words;
@@ -25,7 +30,10 @@ use serde_json::Value;
 use self::{
     fit::Framed,
     grid::GridFormat,
+    hf::HfArgs,
     length::{OutputLen, RangeRatio},
+    multi_turn::Shape,
+    session::{SessionArgs, SessionPlan},
     writer::Writer,
 };
 use crate::{
@@ -72,6 +80,10 @@ pub struct Args {
     /// Take what is whole of a file that was cut, and leave out bad rows.
     #[arg(long, help_heading = DATASET)]
     lenient: bool,
+    #[command(flatten)]
+    hf: HfArgs,
+    #[command(flatten)]
+    sessions: SessionArgs,
 
     /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
     #[arg(
@@ -88,7 +100,7 @@ pub struct Args {
         long,
         help_heading = LENGTHS,
         value_name = "TOKENS",
-        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len"],
+        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len", "hf-output-len"],
         allow_hyphen_values = true
     )]
     output_len: Option<OutputLen>,
@@ -112,6 +124,9 @@ pub struct Args {
     #[arg(long, help_heading = LENGTHS)]
     no_ignore_eos: bool,
 
+    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom and hf).
+    #[arg(long, help_heading = COUNTING)]
+    apply_chat_template: bool,
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
     #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     tokenizer: String,
@@ -172,6 +187,10 @@ enum DatasetName {
     Random,
     /// Real conversations: the first question, and the length of its answer.
     Sharegpt,
+    /// Conversations of random words of exact length.
+    MultiTurn,
+    /// A Hugging Face dataset from a local file: parquet, JSON, JSONL or CSV.
+    Hf,
     /// Lines of Shakespeare's sonnets, built in.
     Sonnet,
     /// Your own prompts: lines with `prompt` or `messages`.
@@ -199,6 +218,11 @@ struct Plan {
     shuffle: bool,
     oversample: bool,
     lenient: bool,
+    apply_chat_template: bool,
+    multi_turn: bool,
+    sessions: SessionPlan,
+    shape: Shape,
+    hf: HfArgs,
 }
 
 impl Plan {
@@ -231,7 +255,7 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, Random, Replay, Sharegpt, Sonnet};
+        use DatasetName::{Custom, Hf, MultiTurn, Random, Replay, Sharegpt, Sonnet};
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
         if self.prompt_token_ids && !matches!(dataset, Random | Replay) {
@@ -243,13 +267,20 @@ impl Args {
         if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
             return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
         }
-        if self.num_prompts == Some(0) && matches!(dataset, Random | Sonnet) {
+        if self.num_prompts == Some(0) && matches!(dataset, Random | Sonnet | MultiTurn) {
             return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
         }
-        if matches!(dataset, Sharegpt | Custom | Replay) && self.dataset_path.is_none() {
+        if matches!(dataset, Sharegpt | Hf | Custom | Replay) && self.dataset_path.is_none() {
             return wrong("this dataset needs a file: --dataset-path FILE");
         }
-        Ok(())
+        if self.apply_chat_template && (self.backend != Backend::Openai || !matches!(dataset, Custom | Hf)) {
+            return wrong(
+                "--apply-chat-template works with --backend openai and --dataset-name custom or hf only: \
+                 the server of a chat applies it itself",
+            );
+        }
+        self.hf.check(dataset)?;
+        self.sessions.check(dataset, self.backend)
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Error> {
@@ -264,7 +295,7 @@ impl Args {
         let tokenizer = self.tokenizer()?;
         let sonnet = self.dataset_name == DatasetName::Sonnet;
         let default_output_len = match self.dataset_name {
-            DatasetName::Custom => 256,
+            DatasetName::Custom | DatasetName::Hf => 256,
             DatasetName::Sonnet => 150,
             _ => 128,
         };
@@ -280,7 +311,14 @@ impl Args {
             tokenizer,
             chat,
             seed: self.seed,
-            num_prompts: self.num_prompts.unwrap_or(if self.dataset_name == DatasetName::Replay { 0 } else { 1000 }),
+            num_prompts: self.num_prompts.unwrap_or(
+                // Conversations that are counted are not cut.
+                if self.dataset_name == DatasetName::Replay || self.sessions.num_conversations.is_some() {
+                    0
+                } else {
+                    1000
+                },
+            ),
             dataset_path: self.dataset_path,
             input_len: self.input_len.unwrap_or(if sonnet { 550 } else { 1024 }),
             output_len: self.output_len,
@@ -292,6 +330,11 @@ impl Args {
             shuffle: !self.disable_shuffle,
             oversample: !self.no_oversample,
             lenient: self.lenient,
+            apply_chat_template: self.apply_chat_template,
+            multi_turn: self.sessions.multi_turn,
+            sessions: SessionPlan::of(&self.sessions),
+            shape: Shape::of(&self.sessions),
+            hf: self.hf,
         })
     }
 }
@@ -319,6 +362,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     match dataset {
         DatasetName::Random => random::run(&plan, &mut writer)?,
         DatasetName::Sharegpt => sharegpt::run(&plan, &mut writer)?,
+        DatasetName::MultiTurn => multi_turn::run(&plan, &mut writer)?,
+        DatasetName::Hf => hf::run(&plan, &mut writer)?,
         DatasetName::Sonnet => sonnet::run(&plan, &mut writer)?,
         DatasetName::Custom => custom::run(&plan, &mut writer)?,
         DatasetName::Replay => replay::run(&plan, &mut writer)?,

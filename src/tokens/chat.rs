@@ -74,9 +74,7 @@ impl ChatTemplate {
         let mut environment = python_like().map_err(|e| unusable(&name, &e))?;
         for (key, source) in [(TEMPLATE, Some(default)), (TOOL_USE, tool_use)] {
             let Some(source) = source else { continue };
-            environment
-                .add_template_owned(key, without_generation_marks(source))
-                .map_err(|e| unusable(&name, &e))?;
+            environment.add_template_owned(key, without_generation_marks(source)).map_err(|e| unusable(&name, &e))?;
         }
         let mut template = ChatTemplate { environment, tokens, takes_parts: true, name };
         template.takes_parts = template.walks_through_parts();
@@ -314,7 +312,8 @@ mod tests {
 
     #[test]
     fn parts_become_one_text_where_the_template_knows_no_parts() {
-        let parts = [json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})];
+        let parts =
+            [json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})];
         assert_eq!(render("{{ messages[0].content }}", &parts).unwrap(), "a\nb");
         let walks = "{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}";
         assert_eq!(render(walks, &parts).unwrap(), "[a][b]");

@@ -259,10 +259,7 @@ mod tests {
         );
         let small = json!({"b": [1, "é😀"], "a": {}});
         let pretty = Dumps { ascii: true, indent: Some(2), sort_keys: true, ..Dumps::default() };
-        assert_eq!(
-            pretty.write(&small),
-            "{\n  \"a\": {},\n  \"b\": [\n    1,\n    \"\\u00e9\\ud83d\\ude00\"\n  ]\n}"
-        );
+        assert_eq!(pretty.write(&small), "{\n  \"a\": {},\n  \"b\": [\n    1,\n    \"\\u00e9\\ud83d\\ude00\"\n  ]\n}");
         let tight = Dumps { separators: Some((",".into(), ":".into())), ..Dumps::default() };
         assert_eq!(tight.write(&small), "{\"b\":[1,\"é😀\"],\"a\":{}}");
     }
@@ -278,7 +275,10 @@ mod tests {
     fn dates_are_those_of_the_calendar() {
         let at = |seconds: u64, format: &str| strftime(format, UnixNanos(seconds * 1_000_000_000)).unwrap();
         assert_eq!(at(0, "%Y-%m-%d %H:%M:%S %A"), "1970-01-01 00:00:00 Thursday");
-        assert_eq!(at(1_709_210_096, "%d %b %Y, %a %H:%M:%S, %F, 100%%"), "29 Feb 2024, Thu 12:34:56, 2024-02-29, 100%");
+        assert_eq!(
+            at(1_709_210_096, "%d %b %Y, %a %H:%M:%S, %F, 100%%"),
+            "29 Feb 2024, Thu 12:34:56, 2024-02-29, 100%"
+        );
         assert_eq!(at(1_735_689_599, "%B %-d %y"), "December 31 24");
         assert_eq!(at(4_107_542_400, "%F"), "2100-03-01");
         assert_eq!(strftime("%Q", UnixNanos(0)), None);
