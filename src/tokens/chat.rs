@@ -123,6 +123,8 @@ fn python_like() -> Result<Environment<'static>, minijinja::Error> {
     environment.set_formatter(|out: &mut Output, _: &mut State, value: &Jinja| Ok(out.write_str(&shown(value)?)?));
     environment.add_filter("string", |value: &Jinja| shown(value));
     environment.add_filter("tojson", tojson);
+    // This engine would walk through `none`, which Python does not.
+    environment.add_test("iterable", |value: &Jinja| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
     });
@@ -281,6 +283,9 @@ mod tests {
         let source = "{{ none }} {{ true }} {{ x }}|{{ messages[0].content | tojson(indent=1) }}|{{ [1, 'a'] }}|{{ 2.0 | string }}";
         let message = json!({"role": "user", "content": {"<é>": [1, null]}});
         assert_eq!(render(source, &[message]).unwrap(), "None True |{\n \"<é>\": [\n  1,\n  null\n ]\n}|[1, 'a']|2.0");
+        let tests =
+            "{{ none is iterable }} {{ 'a' is iterable }} {{ [] is iterable }} {{ 1 is iterable }} {{ x is iterable }}";
+        assert_eq!(render(tests, &[]).unwrap(), "False True True False True");
         let refused = render("{{ strftime_now('%Q') }}", &[]).unwrap_err().to_string();
         assert!(refused.contains("%Q"), "{refused}");
         assert_eq!(render("{{ strftime_now('%Y')[:2] }}{{ pad_token }}", &[]).unwrap(), "20");
