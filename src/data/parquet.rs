@@ -40,7 +40,7 @@ mod with {
     use serde_json::{Map, Value};
 
     use crate::{
-        data::{Rows, rows::Numbered, spool::Spool, table::Pick},
+        data::{Rows, spool::Spool, table::Pick},
         error::Error,
     };
 

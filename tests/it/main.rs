@@ -3,6 +3,7 @@
 
 mod agg;
 mod config;
+mod conversations;
 mod diff;
 mod fire;
 mod generate;
@@ -15,6 +16,7 @@ mod selftest;
 mod sim;
 mod stats;
 mod sweep;
+mod tables;
 mod tool;
 mod transport;
 mod verdict;
