@@ -14,7 +14,8 @@ const USED: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
 /// The request as this run's endpoint takes it, and the length of its prompt if it became text here.
 ///
-/// With `--apply-chat-template` a text is a chat of one message.
+/// With `--apply-chat-template` a text is a chat of one message. Without a template messages stay what they are: `vb-fire` says
+/// what to do if it is to send them as text.
 pub fn ready(mut request: SampleRequest, plan: &Plan, framed: Framed) -> Result<(SampleRequest, Option<usize>), Error> {
     if plan.chat {
         return Ok((request, None));
@@ -25,7 +26,8 @@ pub fn ready(mut request: SampleRequest, plan: &Plan, framed: Framed) -> Result<
         request.messages = Some(vec![json!({"role": "user", "content": text})]);
         request.prompt = None;
     }
-    if request.messages.is_none() || request.prompt.is_some() {
+    let unasked = !plan.apply_chat_template && !framed.tokenizer.has_template();
+    if request.messages.is_none() || request.prompt.is_some() || unasked {
         return Ok((request, None));
     }
     flattened(request, framed).map(|(request, len)| (request, Some(len)))

@@ -64,7 +64,7 @@ fn run_each(
     let make = |row: usize| -> Result<Outcome, Error> {
         let Some(row) = rows.read(row)? else { return Ok(Outcome::LeftOut) };
         match make(&row) {
-            Ok(Some(made)) => Ok(Outcome::Kept(made)),
+            Ok(Some(requests)) => Ok(Outcome::Kept(requests)),
             Ok(None) => Ok(Outcome::LeftOut),
             Err(e @ Error::Input(_)) if plan.lenient => Ok(Outcome::Bad(e)),
             Err(e) => Err(e),
@@ -109,8 +109,8 @@ fn once_through(
                         warn(format!("{e}; left out"));
                     }
                 }
-                Outcome::Kept(made) => {
-                    write(plan, made, writer)?;
+                Outcome::Kept(requests) => {
+                    write(plan, requests, writer)?;
                     kept.extend(row);
                 }
             }
@@ -137,12 +137,12 @@ fn again(
             match turn {
                 Turn::Wait => writer.flush()?,
                 Turn::Item(outcome) => {
-                    if let Outcome::Kept(mut made) = outcome? {
+                    if let Outcome::Kept(mut requests) = outcome? {
                         // The id, unlike the text, must be its own.
-                        if let Made::Request(request) = &mut made {
+                        if let Made::Request(request) = &mut requests {
                             request.0.request_id = None;
                         }
-                        write(plan, made, writer)?;
+                        write(plan, requests, writer)?;
                     }
                 }
             }

@@ -281,3 +281,32 @@ pub fn turns(
     }
     Ok(turns)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn think_times_are_a_time_or_a_distribution_with_its_mean() {
+        let time = |text: &str| text.parse::<ThinkTime>();
+        assert_eq!(time("2s"), Ok(ThinkTime::Constant(Nanos(2_000_000_000))));
+        assert_eq!(time("constant:200ms"), Ok(ThinkTime::Constant(Nanos(200_000_000))));
+        assert_eq!(time("exp:1"), time("exponential:1000ms"));
+        for text in ["", "exp:", "exp", "log:2s", "-1s", "exp:-1s"] {
+            assert!(time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_turn_but_the_first_has_a_think_time_of_its_own() {
+        let mean = ThinkTime::Exponential(Nanos(1_000_000_000));
+        assert_eq!(mean.before(1, 0, 0), None);
+        let all: std::collections::BTreeSet<Option<Nanos>> =
+            (0..20).flat_map(|session| (1..20).map(move |turn| mean.before(1, session, turn))).collect();
+        assert_eq!(all.len(), 20 * 19);
+        // A sum of the draws up to the turn would grow with it.
+        let late =
+            (0..200).filter_map(|session| mean.before(1, session, 30)).map(Nanos::as_secs_f64).sum::<f64>() / 200.0;
+        assert!((0.7..1.3).contains(&late), "{late}");
+    }
+}

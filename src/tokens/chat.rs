@@ -29,6 +29,7 @@ impl<'a> From<&'a [Value]> for Chat<'a> {
 
 impl<'a> Chat<'a> {
     /// What the body says under `key`, unless it is null.
+    #[must_use]
     pub fn value(&self, key: &str) -> Option<&'a Value> {
         self.body?.get(key).filter(|value| !value.is_null())
     }
@@ -146,6 +147,7 @@ fn shown(value: &Jinja) -> Result<String, minijinja::Error> {
 }
 
 /// `json.dumps` with the defaults that transformers gives it: text stays as it is.
+#[allow(clippy::needless_pass_by_value)] // as filters get them
 fn tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
     let dumps = Dumps {
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),

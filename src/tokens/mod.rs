@@ -135,6 +135,12 @@ impl Tokenizer {
         self.is_remote() || self.chat.is_some()
     }
 
+    /// Whether it can make text of a chat here ([`Tokenizer::render_chat`]).
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.chat.is_some()
+    }
+
     /// The number of tokens of a chat as the model gets it: template, roles and the opening of the answer included.
     ///
     /// Without a template ([`Tokenizer::knows_chats`]) it is the number of tokens of the texts alone.
