@@ -78,11 +78,11 @@ fn step(state: State, byte: u8) -> Result<State, &'static str> {
             state
         }
         (State::Before, b'[') => State::List { depth: 0 },
-        (State::Before, _) => return Err("a list `[ … ]` of conversations should begin here"),
+        (State::Before, _) => return Err("a list `[ … ]` of objects should begin here"),
         (State::After, _) => return Err("the list is over, but the file goes on"),
         (State::List { depth: 0 }, b'{') => State::List { depth: 1 },
         (State::List { depth: 0 }, b']') => State::After,
-        (State::List { depth: 0 }, _) => return Err("a conversation `{ … }` should begin here"),
+        (State::List { depth: 0 }, _) => return Err("an object `{ … }` should begin here"),
         (State::List { depth }, b'{' | b'[') => State::List { depth: depth + 1 },
         (State::List { depth }, b'}' | b']') => State::List { depth: depth - 1 },
         (State::List { depth }, b'"') => State::Text { depth, escaped: false },
@@ -94,7 +94,7 @@ fn at_the_end(state: State) -> Option<&'static str> {
     match state {
         State::Before => Some("the file is empty"),
         State::List { depth: 0 } => Some("the file ends before its list does"),
-        State::List { .. } => Some("the file ends in the middle of a conversation"),
+        State::List { .. } => Some("the file ends in the middle of an object"),
         State::Text { .. } => Some("the file ends in the middle of a string"),
         State::After => None,
     }
@@ -129,10 +129,10 @@ mod tests {
     fn a_cut_is_told_with_its_byte() {
         for (text, byte, what) in [
             ("", 0, "the file is empty"),
-            ("{}", 0, "a list `[ … ]` of conversations should begin here"),
-            ("[{},3]", 4, "a conversation `{ … }` should begin here"),
+            ("{}", 0, "a list `[ … ]` of objects should begin here"),
+            ("[{},3]", 4, "an object `{ … }` should begin here"),
             (r#"[{},{"a":"b"#, 11, "the file ends in the middle of a string"),
-            ("[{},{", 5, "the file ends in the middle of a conversation"),
+            ("[{},{", 5, "the file ends in the middle of an object"),
             ("[{}", 3, "the file ends before its list does"),
             ("[{}]x", 4, "the list is over, but the file goes on"),
         ] {

@@ -1,7 +1,10 @@
 //! What ships with the project, and the files that datasets come in.
 
 mod json_list;
+mod parquet;
 mod rows;
+mod spool;
+pub mod table;
 
 pub use rows::{Row, Rows};
 

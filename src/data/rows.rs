@@ -28,6 +28,8 @@ pub struct Rows {
     file: Mutex<File>,
     name: String,
     spans: Vec<Span>,
+    /// What stands between the name and the number of a row: `:` before lines.
+    counted: &'static str,
 }
 
 /// One row, and what messages call its place.
@@ -51,20 +53,25 @@ impl Rows {
         let note = match cut {
             Some(cut) if !lenient || count == 0 => {
                 return Err(Error::Input(format!(
-                    "{cut} (after {count} whole conversations): get the whole file, or pass --lenient to use those"
+                    "{cut} (after {count} whole objects): get the whole file, or pass --lenient to use those"
                 )));
             }
-            Some(cut) => Some(format!("{cut}; taking the {count} whole conversations before it")),
+            Some(cut) => Some(format!("{cut}; taking the {count} whole objects before it")),
             None => None,
         };
-        Ok((Rows { file: Mutex::new(file), name, spans: listing.spans }, note))
+        Ok((Self::of_spans(file, name, listing.spans, ":"), note))
     }
 
     /// A file with a JSON object on each line that is not blank.
     pub fn of_lines(path: &Path) -> Result<Self, Error> {
         let (file, name) = open(path)?;
         let spans = lines(buffered(&file)).map_err(|e| Error::read(path, e))?;
-        Ok(Rows { file: Mutex::new(file), name, spans })
+        Ok(Self::of_spans(file, name, spans, ":"))
+    }
+
+    /// A file in which the rows were found already; `name` is where messages say they are.
+    pub(super) fn of_spans(file: File, name: String, spans: Vec<Span>, counted: &'static str) -> Self {
+        Rows { file: Mutex::new(file), name, spans, counted }
     }
 
     /// How many there are.
@@ -83,7 +90,7 @@ impl Rows {
             .map_err(|source| Error::Read { from: self.name.clone(), source })?;
         let place = match span.line {
             0 => format!("{}: byte {}", self.name, span.offset),
-            line => format!("{}:{line}", self.name),
+            number => format!("{}{}{number}", self.name, self.counted),
         };
         Ok(Some(Row { json, place }))
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Plan,
+    Plan, chat_text,
     fit::Framed,
     length::OutputLen,
     media::{self, Media},
@@ -20,6 +20,7 @@ use crate::{
     error::Error,
     ndjson::Lines,
     record::{Prompt, SampleRequest},
+    tokens::Chat,
 };
 
 /// What a row has beside the keys of a request.
@@ -75,9 +76,15 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
     let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let folder = plan.file()?.parent().unwrap_or(Path::new(""));
     let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
-    let measured = match (request.prompt_len, &content) {
+    let (mut request, counted) = chat_text::ready(request, plan, framed)?;
+    let counted = match (counted, &content) {
+        (Some(counted), _) => Some(counted),
+        (None, Some(content)) => Some(framed.count(&media::text(content))?),
+        (None, None) => None,
+    };
+    let measured = match (request.prompt_len, counted) {
         (Some(len), _) => len as usize,
-        (None, Some(content)) => framed.count(&media::text(content))?,
+        (None, Some(counted)) => counted,
         (None, None) => measure(row, &request, framed)?,
     };
     if let Some(content) = content {
@@ -112,7 +119,7 @@ fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, 
         (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
         (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
-        (None, Some(messages)) => framed.tokenizer.count_chat(messages),
+        (None, Some(messages)) => framed.tokenizer.count_chat_with(Chat { messages, body: request.body.as_ref() }),
         (None, None) => {
             Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))
         }

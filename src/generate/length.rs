@@ -81,11 +81,6 @@ impl Range {
         (low <= u64::from(most)).then(|| Range { low, high: high.min(u64::from(most)) })
     }
 
-    /// One of its numbers.
-    pub fn draw(&self, rng: &mut impl Rng) -> usize {
-        usize::try_from(rng::between(rng, self.low, self.high)).unwrap_or(usize::MAX)
-    }
-
     /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
     pub fn around(n: u32, ratio: f64) -> Self {
@@ -98,6 +93,11 @@ impl Range {
     pub fn distribution(self, more: u32) -> Result<Distribution, String> {
         let end = |end: u64| u32::try_from(end).unwrap_or(u32::MAX).saturating_add(more);
         Distribution::uniform(end(self.low), end(self.high))
+    }
+
+    /// One of its numbers.
+    pub fn draw(self, rng: &mut impl Rng) -> u32 {
+        u32::try_from(rng::between(rng, self.low, self.high)).unwrap_or(u32::MAX)
     }
 }
 
@@ -113,7 +113,7 @@ impl Lengths {
     pub fn of(&self, seed: u64, item: u64) -> (usize, u32) {
         let mut rng = rng::stream(seed, "lengths", item);
         let input = self.input.draw(&mut rng);
-        (input, u32::try_from(self.output.draw(&mut rng)).unwrap_or(u32::MAX))
+        (input as usize, self.output.draw(&mut rng))
     }
 }
 

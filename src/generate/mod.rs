@@ -5,22 +5,27 @@
 //! ```
 
 mod cache_hit;
+mod chat_text;
+mod conversation;
 mod custom;
 mod distribution;
 mod draws;
 mod fit;
 mod flags;
 mod grid;
+mod hf;
 mod images;
 mod length;
 mod media;
 mod mix;
+mod multi_turn;
 mod ordered;
 mod prefixes;
 mod random;
 mod replay;
 mod rerank;
 mod rows;
+mod session;
 mod shared_prefix;
 mod sharegpt;
 mod sonnet;
@@ -41,8 +46,11 @@ use self::{
     fit::Framed,
     flags::DatasetFlags,
     grid::GridFormat,
+    hf::HfArgs,
     length::{OutputLen, RangeRatio},
     mix::MixArgs,
+    multi_turn::Shape,
+    session::{SessionArgs, SessionPlan},
     trace::Form,
     writer::Writer,
 };
@@ -93,6 +101,10 @@ pub struct Args {
     /// Take what is whole of a file that was cut, and leave out bad rows.
     #[arg(long, help_heading = DATASET)]
     lenient: bool,
+    #[command(flatten)]
+    hf: HfArgs,
+    #[command(flatten)]
+    sessions: SessionArgs,
 
     /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
     #[arg(
@@ -109,7 +121,7 @@ pub struct Args {
         long,
         help_heading = LENGTHS,
         value_name = "TOKENS",
-        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len", "prefix-repetition-output-len", "gsp-output-len", "spec-bench-output-len", "speed-bench-output-len"],
+        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len", "prefix-repetition-output-len", "gsp-output-len", "spec-bench-output-len", "speed-bench-output-len", "hf-output-len"],
         allow_hyphen_values = true
     )]
     output_len: Option<OutputLen>,
@@ -133,6 +145,9 @@ pub struct Args {
     #[arg(long, help_heading = LENGTHS)]
     no_ignore_eos: bool,
 
+    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom and hf).
+    #[arg(long, help_heading = COUNTING)]
+    apply_chat_template: bool,
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
     #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     tokenizer: String,
@@ -224,6 +239,10 @@ enum DatasetName {
     /// The prompts of SPEED-Bench.
     #[value(name = "speed_bench", alias = "speed-bench")]
     SpeedBench,
+    /// Conversations of random words of exact length.
+    MultiTurn,
+    /// A Hugging Face dataset from a local file: parquet, JSON, JSONL or CSV.
+    Hf,
     /// Lines of Shakespeare's sonnets, built in.
     Sonnet,
     /// Your own prompts: lines with `prompt` or `messages`.
@@ -262,14 +281,14 @@ impl DatasetName {
 impl DatasetName {
     /// Whether its requests are made up, and not the rows of a file.
     fn is_made_up(self) -> bool {
-        use DatasetName::{GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank, Sonnet};
-        matches!(self, Random | RandomMm | RandomRerank | PrefixRepetition | GeneratedSharedPrefix | Sonnet)
+        use DatasetName::{GeneratedSharedPrefix, MultiTurn, PrefixRepetition, Random, RandomMm, RandomRerank, Sonnet};
+        matches!(self, Random | RandomMm | RandomRerank | PrefixRepetition | GeneratedSharedPrefix | Sonnet | MultiTurn)
     }
 
     /// Tokens to generate, unless it is said.
     fn default_output_len(self) -> u32 {
         match self {
-            DatasetName::Custom | DatasetName::GeneratedSharedPrefix | DatasetName::SpecBench => 256,
+            DatasetName::Custom | DatasetName::Hf | DatasetName::GeneratedSharedPrefix | DatasetName::SpecBench => 256,
             DatasetName::SpeedBench => 4096,
             DatasetName::Sonnet => 150,
             _ => 128,
@@ -302,6 +321,11 @@ struct Plan {
     oversample: bool,
     lenient: bool,
     lengths: LengthArgs,
+    apply_chat_template: bool,
+    multi_turn: bool,
+    sessions: SessionPlan,
+    shape: Shape,
+    hf: HfArgs,
 }
 
 impl Plan {
@@ -334,7 +358,7 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank};
+        use DatasetName::{Custom, GeneratedSharedPrefix, Hf, PrefixRepetition, Random, RandomMm, RandomRerank};
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
         self.flags.check(dataset)?;
@@ -402,7 +426,14 @@ impl Args {
         if dataset == RandomMm && !self.backend.is_chat() {
             return wrong("images need a chat: --dataset-name random-mm works with --backend openai-chat");
         }
-        Ok(())
+        if self.apply_chat_template && (self.backend.is_chat() || !matches!(dataset, Custom | Hf)) {
+            return wrong(
+                "--apply-chat-template works with --backend openai and --dataset-name custom or hf only: \
+                 the server of a chat applies it itself",
+            );
+        }
+        self.hf.check(dataset)?;
+        self.sessions.check(dataset, self.backend)
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Error> {
@@ -429,7 +460,10 @@ impl Args {
             chat,
             completions: self.backend == Backend::Openai,
             seed: self.seed,
-            num_prompts: self.num_prompts.unwrap_or(if self.dataset_name.is_saved() { 0 } else { 1000 }),
+            num_prompts: self.num_prompts.unwrap_or(
+                // Conversations that are counted are not cut.
+                if self.dataset_name.is_saved() || self.sessions.num_conversations.is_some() { 0 } else { 1000 },
+            ),
             num_prompts_typed: self.num_prompts,
             flags: self.flags,
             dataset_path: self.dataset_path,
@@ -444,6 +478,11 @@ impl Args {
             oversample: !self.no_oversample,
             lenient: self.lenient,
             lengths: self.lengths,
+            apply_chat_template: self.apply_chat_template,
+            multi_turn: self.sessions.multi_turn,
+            sessions: SessionPlan::of(&self.sessions),
+            shape: Shape::of(&self.sessions),
+            hf: self.hf,
         })
     }
 }
@@ -481,6 +520,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         DatasetName::SpecBench => spec_bench::run(&plan, &mut writer)?,
         DatasetName::SpeedBench => speed_bench::run(&plan, &mut writer)?,
         DatasetName::Sharegpt => sharegpt::run(&plan, &mut writer)?,
+        DatasetName::MultiTurn => multi_turn::run(&plan, &mut writer)?,
+        DatasetName::Hf => hf::run(&plan, &mut writer)?,
         DatasetName::Sonnet => sonnet::run(&plan, &mut writer)?,
         DatasetName::Custom => custom::run(&plan, &mut writer)?,
         DatasetName::Replay => replay::run(&plan, &mut writer)?,

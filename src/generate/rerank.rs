@@ -71,7 +71,7 @@ impl<'a> Ranking<'a> {
         let mut texts = vec![query];
         let mut fitted = Fitted { want: 0, got: 0 };
         for number in first + 1..=first + self.documents {
-            let own = self.document.draw(&mut rng::stream(self.seed, "lengths", number));
+            let own = self.document.draw(&mut rng::stream(self.seed, "lengths", number)) as usize;
             let (document, len) = self.text(number, own)?;
             fitted.want += self.query + own + self.pair;
             fitted.got += got + len + self.pair;

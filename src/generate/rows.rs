@@ -3,6 +3,7 @@
 use super::{
     Plan,
     ordered::{More, Turn, ordered},
+    session::Turns,
     warn,
     writer::{Fitted, Writer},
 };
@@ -16,9 +17,15 @@ use crate::{
 /// A request and its measured prompt, or `None` for a row that the dataset's rule leaves out.
 pub type Kept = Option<(SampleRequest, Fitted)>;
 
+/// What a row became.
+enum Made {
+    Request(Box<(SampleRequest, Fitted)>),
+    Session(Turns),
+}
+
 /// What became of a row.
 enum Outcome {
-    Kept(Box<(SampleRequest, Fitted)>),
+    Kept(Made),
     LeftOut,
     /// With `--lenient`.
     Bad(Error),
@@ -31,28 +38,43 @@ pub fn run(
     writer: &mut Writer,
     make: impl Fn(&Row) -> Result<Kept, Error> + Sync,
 ) -> Result<(), Error> {
+    run_each(plan, rows, writer, |row| Ok(make(row)?.map(|kept| Made::Request(Box::new(kept)))))
+}
+
+/// As [`run`], with a conversation of each row; `make` gives none for a row that is left out.
+pub fn run_sessions(
+    plan: &Plan,
+    rows: &Rows,
+    writer: &mut Writer,
+    make: impl Fn(&Row) -> Result<Turns, Error> + Sync,
+) -> Result<(), Error> {
+    run_each(plan, rows, writer, |row| Ok(Some(make(row)?).filter(|turns| !turns.is_empty()).map(Made::Session)))
+}
+
+fn run_each(
+    plan: &Plan,
+    rows: &Rows,
+    writer: &mut Writer,
+    make: impl Fn(&Row) -> Result<Option<Made>, Error> + Sync,
+) -> Result<(), Error> {
     let mut order: Vec<usize> = (0..rows.count()).collect();
     if plan.shuffle {
         rng::shuffle(&mut order, &mut rng::stream(plan.seed, "rows", 0));
     }
-    let most = if plan.num_prompts == 0 { u64::MAX } else { plan.num_prompts };
     let make = |row: usize| -> Result<Outcome, Error> {
         let Some(row) = rows.read(row)? else { return Ok(Outcome::LeftOut) };
         match make(&row) {
-            Ok(Some(kept)) => Ok(Outcome::Kept(Box::new(kept))),
+            Ok(Some(requests)) => Ok(Outcome::Kept(requests)),
             Ok(None) => Ok(Outcome::LeftOut),
             Err(e @ Error::Input(_)) if plan.lenient => Ok(Outcome::Bad(e)),
             Err(e) => Err(e),
         }
     };
-    let kept = once_through(&order, most, writer, &make)?;
+    let kept = once_through(plan, &order, writer, &make)?;
     if kept.is_empty() {
         return Err(Error::Input(format!("none of the {} rows is a usable request", rows.count())));
     }
-    if most == u64::MAX || kept.len() as u64 == most {
-        return Ok(());
-    }
-    let missing = most - kept.len() as u64;
+    let Some(missing) = plan.missing(writer) else { return Ok(()) };
     let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.count());
     if !plan.oversample {
         warn(format!("{there}: wrote those"));
@@ -62,13 +84,13 @@ pub fn run(
         "{there}: {missing} are written a second time, which the server's prefix cache will notice; \
          --no-oversample stops at what there is"
     ));
-    again(plan.seed, &kept, missing, writer, &make)
+    again(plan, &kept, writer, &make)
 }
 
 /// Writes the rows in this order until there are enough; gives those that were kept.
 fn once_through(
+    plan: &Plan,
     order: &[usize],
-    most: u64,
     writer: &mut Writer,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<Vec<usize>, Error> {
@@ -87,12 +109,12 @@ fn once_through(
                         warn(format!("{e}; left out"));
                     }
                 }
-                Outcome::Kept(request) => {
-                    writer.write_fitted(request.0, request.1)?;
+                Outcome::Kept(requests) => {
+                    write(plan, requests, writer)?;
                     kept.extend(row);
                 }
             }
-            Ok(if kept.len() as u64 == most { More::No } else { More::Yes })
+            Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
         },
     )?;
     if bad > 1 {
@@ -101,30 +123,37 @@ fn once_through(
     Ok(kept)
 }
 
-/// Writes `missing` more, each drawn from those that were kept.
+/// Writes more until there are enough, each drawn from the rows that were kept.
 fn again(
-    seed: u64,
+    plan: &Plan,
     kept: &[usize],
-    missing: u64,
     writer: &mut Writer,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<(), Error> {
-    let draw = |item| kept[rng::index(&mut rng::stream(seed, "oversample", item), kept.len())];
+    let draw = |item| kept[rng::index(&mut rng::stream(plan.seed, "oversample", item), kept.len())];
     ordered(
-        |item| (item < missing).then(|| make(draw(item))),
+        |item| Some(make(draw(item))),
         |turn| {
             match turn {
                 Turn::Wait => writer.flush()?,
                 Turn::Item(outcome) => {
-                    if let Outcome::Kept(request) = outcome? {
-                        let mut request = *request;
+                    if let Outcome::Kept(mut requests) = outcome? {
                         // The id, unlike the text, must be its own.
-                        request.0.request_id = None;
-                        writer.write_fitted(request.0, request.1)?;
+                        if let Made::Request(request) = &mut requests {
+                            request.0.request_id = None;
+                        }
+                        write(plan, requests, writer)?;
                     }
                 }
             }
-            Ok(More::Yes)
+            Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
         },
     )
+}
+
+fn write(plan: &Plan, made: Made, writer: &mut Writer) -> Result<(), Error> {
+    match made {
+        Made::Request(request) => writer.write_fitted(request.0, request.1),
+        Made::Session(turns) => plan.write_session(turns, writer),
+    }
 }

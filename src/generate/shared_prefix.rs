@@ -73,11 +73,11 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         // No system prompt at all is a fair thing to compare with, though a range begins at 1.
         let system = match args.gsp_system_prompt_len {
             0 => 0,
-            _ => system.draw(&mut rng::stream(plan.seed, "system", group)),
+            _ => system.draw(&mut rng::stream(plan.seed, "system", group)) as usize,
         };
         let mut rng = rng::stream(plan.seed, "lengths", item);
-        let question = question.draw(&mut rng);
-        let output = u32::try_from(output.draw(&mut rng)).unwrap_or(u32::MAX);
+        let question = question.draw(&mut rng) as usize;
+        let output = output.draw(&mut rng);
         prefixed.request(plan, item, (system, question, output))
     })
 }

@@ -1,12 +1,15 @@
-//! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer has.
+//! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer has; with
+//! `--multi-turn` all of their questions, turn by turn.
 
 use serde::Deserialize;
 
 use super::{
     Plan,
+    conversation::{Conversation, Message},
     fit::Framed,
     length::OutputLen,
     rows::{self, Kept},
+    session::Turns,
     warn,
     writer::{Fitted, Writer},
 };
@@ -18,7 +21,7 @@ use crate::{
 
 /// What is read of a conversation.
 #[derive(Deserialize)]
-struct Conversation {
+struct Opening {
     #[serde(default, alias = "conversation")]
     conversations: Vec<Turn>,
 }
@@ -44,11 +47,26 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         warn(cut);
     }
     let framed = plan.framed()?;
+    if plan.multi_turn {
+        return rows::run_sessions(plan, &rows, writer, |row| session(row, plan, framed));
+    }
     rows::run(plan, &rows, writer, |row| request(row, framed, plan.output_len))
 }
 
+/// What is read of a conversation of which all turns are taken.
+#[derive(Deserialize)]
+struct Long {
+    #[serde(default, alias = "conversation")]
+    conversations: Vec<Message>,
+}
+
+fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
+    let Long { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    Conversation::of(conversations).turns(plan, framed)
+}
+
 fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
-    let conversation: Conversation = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let conversation: Opening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let mut turns = conversation.conversations.into_iter();
     let (Some(question), Some(answer)) = (turns.next(), turns.next()) else { return Ok(None) };
     let prompt_len = framed.count(&question.value)?;

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     ndjson,
     record::{Object, SampleRequest},
+    units::Nanos,
 };
 
 /// How long a prompt should have become, and how long it is.
@@ -30,6 +31,7 @@ pub struct Writer {
     prefix: String,
     tags: Option<Object>,
     written: u64,
+    sessions: u64,
     misfits: u64,
     worst: usize,
 }
@@ -37,12 +39,36 @@ pub struct Writer {
 impl Writer {
     /// Ids are `prefix` and a number; `tags` go into every request.
     pub fn new(prefix: String, tags: Option<Object>) -> Self {
-        Writer { out: cli::stdout(), prefix, tags, written: 0, misfits: 0, worst: 0 }
+        Writer { out: cli::stdout(), prefix, tags, written: 0, sessions: 0, misfits: 0, worst: 0 }
     }
 
     /// How many requests were written.
     pub fn written(&self) -> u64 {
         self.written
+    }
+
+    /// How many conversations were written.
+    pub fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
+    /// Writes the turns of a conversation, in their order, as a session of its own.
+    ///
+    /// `pause` gives the time that the user of this session (counted from 0) thinks before this turn.
+    pub fn write_session(
+        &mut self,
+        turns: Vec<(SampleRequest, Fitted)>,
+        pause: impl Fn(u64, u32) -> Option<Nanos>,
+    ) -> Result<(), Error> {
+        let session = self.sessions;
+        for ((mut request, fitted), turn) in turns.into_iter().zip(0..) {
+            request.session_id = Some(format!("{}session-{session}", self.prefix));
+            request.turn = Some(turn);
+            request.think_time = pause(session, turn);
+            self.write_fitted(request, fitted)?;
+        }
+        self.sessions += 1;
+        Ok(())
     }
 
     /// Writes the requests 0, 1, … up to `count`, which several threads make.

@@ -2,71 +2,213 @@
 
 use std::path::Path;
 
-use minijinja::{Environment, ErrorKind, context, syntax::SyntaxConfig, value::Serde};
-use serde_json::Value;
+use minijinja::{
+    Environment, ErrorKind, Output, State, Value as Jinja,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde, ValueKind},
+};
+use serde_json::{Map, Value, json};
 
-use crate::error::Error;
+use super::python::{self, Dumps};
+use crate::{clock::unix_now, error::Error, record::Object};
+
+/// What a template is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Chat<'a> {
+    /// As the OpenAI API has them.
+    pub messages: &'a [Value],
+    /// The rest of the request's body, of which `tools`, `documents` and `chat_template_kwargs` reach the template.
+    pub body: Option<&'a Object>,
+}
+
+impl<'a> From<&'a [Value]> for Chat<'a> {
+    fn from(messages: &'a [Value]) -> Self {
+        Chat { messages, body: None }
+    }
+}
+
+impl<'a> Chat<'a> {
+    /// What the body says under `key`, unless it is null.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&'a Value> {
+        self.body?.get(key).filter(|value| !value.is_null())
+    }
+}
 
 /// The template that ships beside a `tokenizer.json`, ready to render.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    /// `bos_token` and its like, as the model has them.
+    tokens: Map<String, Value>,
+    /// Whether it walks through the parts of a message; else it gets their texts as one.
+    takes_parts: bool,
     /// Where it was found, for messages.
     name: String,
 }
 
 const TEMPLATE: &str = "chat_template";
+/// The name of the template that a model may have for chats with tools.
+const TOOL_USE: &str = "tool_use";
 
 impl ChatTemplate {
-    /// From `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`; `None` if the model has none.
+    /// From `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else `chat_template.json`; `None` if the
+    /// model has none.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, Error> {
-        let config_path = folder.join("tokenizer_config.json");
-        let config: Value = match read_if_there(&config_path)? {
-            Some(text) => serde_json::from_str(&text)
-                .map_err(|e| Error::Usage(format!("{} is not JSON: {e}", config_path.display())))?,
-            None => Value::Null,
+        let path = |name: &str| folder.join(name);
+        let config_path = path("tokenizer_config.json");
+        let config = read_json(&config_path)?;
+        let (templates, found) = if let Some(source) = read_if_there(&path("chat_template.jinja"))? {
+            (Value::String(source), path("chat_template.jinja"))
+        } else if !config[TEMPLATE].is_null() {
+            (config[TEMPLATE].clone(), config_path)
+        } else {
+            // Models that see images keep it beside what prepares those.
+            (read_json(&path("chat_template.json"))?[TEMPLATE].take(), path("chat_template.json"))
         };
-        let jinja = folder.join("chat_template.jinja");
-        let (source, path) = match read_if_there(&jinja)? {
-            Some(source) => (source, jinja),
-            None => match default_template(&config["chat_template"]) {
-                Some(source) => (source.to_owned(), config_path),
-                None => return Ok(None),
-            },
-        };
-        let token = |key: &str| text_or(&config[key], "content").to_owned();
-        Self::parse(source, token("bos_token"), token("eos_token"), path.display().to_string()).map(Some)
+        let Some(default) = template_named(&templates, "default") else { return Ok(None) };
+        let tool_use = template_named(&templates, TOOL_USE).filter(|_| templates.is_array());
+        Self::parse(default, tool_use, special_tokens(&config), found.display().to_string()).map(Some)
     }
 
-    fn parse(source: String, bos: String, eos: String, name: String) -> Result<Self, Error> {
-        let mut environment = Environment::new();
-        // The dialect that transformers gives to templates: Jinja blocks leave no white space, and values are Python's.
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| unusable(&name, &e))?);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
-        });
-        environment.add_template_owned(TEMPLATE, source).map_err(|e| unusable(&name, &e))?;
-        Ok(ChatTemplate { environment, bos, eos, name })
+    fn parse(default: &str, tool_use: Option<&str>, tokens: Map<String, Value>, name: String) -> Result<Self, Error> {
+        let mut environment = python_like().map_err(|e| unusable(&name, &e))?;
+        for (key, source) in [(TEMPLATE, Some(default)), (TOOL_USE, tool_use)] {
+            let Some(source) = source else { continue };
+            environment.add_template_owned(key, without_generation_marks(source)).map_err(|e| unusable(&name, &e))?;
+        }
+        let mut template = ChatTemplate { environment, tokens, takes_parts: true, name };
+        template.takes_parts = template.walks_through_parts();
+        Ok(template)
+    }
+
+    /// Whether a message made of parts comes out as their text. vLLM looks into the template for the same thing.
+    fn walks_through_parts(&self) -> bool {
+        let probe = [json!({"role": "user", "content": [{"type": "text", "text": "PROBE"}]})];
+        self.write(Chat::from(&probe[..])).is_ok_and(|text| text.contains("PROBE") && !text.contains("'type'"))
     }
 
     /// The text that the model gets, up to where its answer begins.
-    pub fn render(&self, messages: &[Value]) -> Result<String, Error> {
-        self.environment
-            .get_template(TEMPLATE)
-            .and_then(|template| {
-                template.render(context! {
-                    messages => minijinja::Value::from(Serde(messages)),
-                    add_generation_prompt => true,
-                    bos_token => self.bos.as_str(),
-                    eos_token => self.eos.as_str(),
-                })
-            })
-            .map_err(|e| unusable(&self.name, &e))
+    pub fn render(&self, chat: Chat) -> Result<String, Error> {
+        let done = if self.takes_parts || !chat.messages.iter().any(|message| message["content"].is_array()) {
+            self.write(chat)
+        } else {
+            let messages: Vec<Value> = chat.messages.iter().map(with_text_for_parts).collect();
+            self.write(Chat { messages: &messages, ..chat })
+        };
+        done.map_err(|e| unusable(&self.name, &e))
     }
+
+    fn write(&self, chat: Chat) -> Result<String, minijinja::Error> {
+        let mut given = self.tokens.clone();
+        given.insert("messages".into(), chat.messages.into());
+        given.insert("add_generation_prompt".into(), true.into());
+        for key in ["tools", "documents"] {
+            // Both are always there, as in Python: `none` if not given.
+            given.insert(key.into(), chat.value(key).cloned().unwrap_or_default());
+        }
+        if let Some(Value::Object(more)) = chat.value("chat_template_kwargs") {
+            given.extend(more.clone());
+        }
+        let tool_use = chat.value("tools").and_then(|_| self.environment.get_template(TOOL_USE).ok());
+        let template = tool_use.map_or_else(|| self.environment.get_template(TEMPLATE), Ok)?;
+        template.render(Jinja::from(Serde(given)))
+    }
+}
+
+/// The dialect that transformers gives to templates: Jinja blocks leave no white space, and values are Python's.
+fn python_like() -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_formatter(|out: &mut Output, _: &mut State, value: &Jinja| Ok(out.write_str(&shown(value)?)?));
+    environment.add_filter("string", |value: &Jinja| shown(value));
+    environment.add_filter("tojson", tojson);
+    // This engine would walk through `none`, which Python does not.
+    environment.add_test("iterable", |value: &Jinja| !value.is_none() && value.try_iter().is_ok());
+    environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
+    });
+    environment.add_function("strftime_now", |format: String| {
+        python::strftime(&format, unix_now()).ok_or_else(|| {
+            minijinja::Error::new(ErrorKind::InvalidOperation, format!("cannot write a date as `{format}`"))
+        })
+    });
+    Ok(environment)
+}
+
+/// A value as Python's `str` shows it; nothing for one that is not defined.
+fn shown(value: &Jinja) -> Result<String, minijinja::Error> {
+    Ok(match value.kind() {
+        ValueKind::Undefined => String::new(),
+        ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
+        _ => python::str(&as_json(value)?),
+    })
+}
+
+/// `json.dumps` with the defaults that transformers gives it: text stays as it is.
+#[allow(clippy::needless_pass_by_value)] // as filters get them
+fn tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
+    let dumps = Dumps {
+        ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        indent: options.get("indent")?,
+        separators: options.get::<Option<Vec<String>>>("separators")?.and_then(|pair| {
+            let [comma, colon] = <[String; 2]>::try_from(pair).ok()?;
+            Some((comma, colon))
+        }),
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    options.assert_all_used()?;
+    Ok(dumps.write(&as_json(value)?))
+}
+
+fn as_json(value: &Jinja) -> Result<Value, minijinja::Error> {
+    serde_json::to_value(value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
+}
+
+/// `{% generation %} … {% endgeneration %}` marks what a model learns to say. It is written like any other text, which an `if`
+/// does as well, and that this engine knows.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        out.push_str(before);
+        out.push_str("{%");
+        let Some((inside, after)) = tag.split_once("%}") else {
+            rest = tag;
+            break;
+        };
+        let word = inside.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
+        match word {
+            "generation" => out.push_str(&inside.replace(word, "if true")),
+            "endgeneration" => out.push_str(&inside.replace(word, "endif")),
+            _ => out.push_str(inside),
+        }
+        out.push_str("%}");
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// All that the config calls a token: `bos_token`, `image_token`, …, each a string or an object that holds one.
+fn special_tokens(config: &Value) -> Map<String, Value> {
+    let tokens = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
+    let texts = tokens.filter_map(|(key, value)| {
+        let text = value.as_str().or_else(|| value["content"].as_str())?;
+        Some((key.clone(), text.into()))
+    });
+    texts.collect()
+}
+
+/// The message with the texts of its parts as one, a line each, as vLLM does for templates that know no parts.
+fn with_text_for_parts(message: &Value) -> Value {
+    let mut message = message.clone();
+    if let Value::Array(parts) = &message["content"] {
+        let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+        message["content"] = texts.join("\n").into();
+    }
+    message
 }
 
 fn unusable(name: &str, e: &minijinja::Error) -> Error {
@@ -83,15 +225,16 @@ fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// A string itself, or the string under `key` of an object; empty for anything else.
-fn text_or<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.as_str().or_else(|| value[key].as_str()).unwrap_or_default()
+/// A file of JSON; null if there is none.
+fn read_json(path: &Path) -> Result<Value, Error> {
+    let Some(text) = read_if_there(path)? else { return Ok(Value::Null) };
+    serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{} is not JSON: {e}", path.display())))
 }
 
-/// One template, or the one called `default` in a list of named ones.
-fn default_template(value: &Value) -> Option<&str> {
-    let default = || value.as_array()?.iter().find(|t| t["name"] == "default")?["template"].as_str();
-    value.as_str().or_else(default)
+/// The only template, or the one of this name in a list.
+fn template_named<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    let listed = || value.as_array()?.iter().find(|t| t["name"] == name)?["template"].as_str();
+    value.as_str().or_else(listed)
 }
 
 /// The text of a message, content parts that are not text left out.
@@ -110,7 +253,8 @@ mod tests {
     use super::*;
 
     fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
-        ChatTemplate::parse(source.into(), "<s>".into(), "</s>".into(), "here".into())?.render(messages)
+        let tokens = special_tokens(&json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null}));
+        ChatTemplate::parse(source, None, tokens, "here".into())?.render(messages.into())
     }
 
     #[test]
@@ -130,9 +274,56 @@ mod tests {
     #[test]
     fn the_default_of_several_templates_is_taken() {
         let many = json!([{"name": "tool_use", "template": "a"}, {"name": "default", "template": "b"}]);
-        assert_eq!(default_template(&many), Some("b"));
-        assert_eq!(default_template(&json!("a")), Some("a"));
-        assert_eq!(default_template(&Value::Null), None);
+        assert_eq!(template_named(&many, "default"), Some("b"));
+        assert_eq!(template_named(&many, TOOL_USE), Some("a"));
+        assert_eq!(template_named(&json!("a"), "default"), Some("a"));
+        assert_eq!(template_named(&Value::Null, "default"), None);
+    }
+
+    #[test]
+    fn values_are_written_as_python_writes_them() {
+        let source = "{{ none }} {{ true }} {{ x }}|{{ messages[0].content | tojson(indent=1) }}|{{ [1, 'a'] }}|{{ 2.0 | string }}";
+        let message = json!({"role": "user", "content": {"<é>": [1, null]}});
+        assert_eq!(render(source, &[message]).unwrap(), "None True |{\n \"<é>\": [\n  1,\n  null\n ]\n}|[1, 'a']|2.0");
+        let tests =
+            "{{ none is iterable }} {{ 'a' is iterable }} {{ [] is iterable }} {{ 1 is iterable }} {{ x is iterable }}";
+        assert_eq!(render(tests, &[]).unwrap(), "False True True False True");
+        let refused = render("{{ strftime_now('%Q') }}", &[]).unwrap_err().to_string();
+        assert!(refused.contains("%Q"), "{refused}");
+        assert_eq!(render("{{ strftime_now('%Y')[:2] }}{{ pad_token }}", &[]).unwrap(), "20");
+    }
+
+    #[test]
+    fn what_a_model_learns_to_say_is_written_like_any_other_text() {
+        let source = "a \n{%- generation -%} \n b {% endgeneration %}\nc{% if true %} d{% endif %} {% open";
+        assert_eq!(
+            without_generation_marks(source),
+            "a \n{%- if true -%} \n b {% endif %}\nc{% if true %} d{% endif %} {% open"
+        );
+    }
+
+    #[test]
+    fn tools_reach_the_template_that_is_made_for_them() {
+        let template = ChatTemplate::parse(
+            "{{ tools is none }}{{ extra }}",
+            Some("{{ tools[0].name }}{{ extra }}"),
+            Map::new(),
+            "here".into(),
+        )
+        .unwrap();
+        let body = json!({"tools": [{"name": "f"}], "chat_template_kwargs": {"extra": 7}});
+        let chat = |body| Chat { messages: &[], body };
+        assert_eq!(template.render(chat(body.as_object())).unwrap(), "f7");
+        assert_eq!(template.render(chat(None)).unwrap(), "True");
+    }
+
+    #[test]
+    fn parts_become_one_text_where_the_template_knows_no_parts() {
+        let parts =
+            [json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})];
+        assert_eq!(render("{{ messages[0].content }}", &parts).unwrap(), "a\nb");
+        let walks = "{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}";
+        assert_eq!(render(walks, &parts).unwrap(), "[a][b]");
     }
 
     #[test]

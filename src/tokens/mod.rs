@@ -2,6 +2,7 @@
 
 mod chat;
 mod hub;
+mod python;
 mod segments;
 mod server;
 
@@ -12,6 +13,7 @@ use tokenizers::Tokenizer as Local;
 
 use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
 use crate::error::Error;
+pub use chat::Chat;
 pub use server::Server;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
@@ -133,15 +135,38 @@ impl Tokenizer {
         self.is_remote() || self.chat.is_some()
     }
 
+    /// Whether it can make text of a chat here ([`Tokenizer::render_chat`]).
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.chat.is_some()
+    }
+
     /// The number of tokens of a chat as the model gets it: template, roles and the opening of the answer included.
     ///
     /// Without a template ([`Tokenizer::knows_chats`]) it is the number of tokens of the texts alone.
     pub fn count_chat(&self, messages: &[Value]) -> Result<usize, Error> {
+        self.count_chat_with(messages.into())
+    }
+
+    /// As [`Tokenizer::count_chat`], with the tools and the template's own settings of the request.
+    pub fn count_chat_with(&self, chat: Chat) -> Result<usize, Error> {
         match (&self.engine, &self.chat) {
-            (Engine::Server(server), _) => server.count_chat(messages),
+            (Engine::Server(server), _) => server.count_chat(chat),
             // The template writes the special tokens itself.
-            (Engine::Local(..), Some(template)) => self.count(&template.render(messages)?),
-            (Engine::Local(..), None) => messages.iter().map(|m| self.count(&chat::text(m))).sum(),
+            (Engine::Local(..), Some(template)) => self.count(&template.render(chat)?),
+            (Engine::Local(..), None) => chat.messages.iter().map(|m| self.count(&chat::text(m))).sum(),
+        }
+    }
+
+    /// The text that a chat becomes, up to where the answer begins; for endpoints that take text.
+    pub fn render_chat(&self, chat: Chat) -> Result<String, Error> {
+        match &self.chat {
+            Some(template) => template.render(chat),
+            None => Err(Error::Usage(format!(
+                "--tokenizer {} has no chat template, which makes text of `messages`: give --tokenizer the model's folder \
+                 or its id on the hub, or --backend openai-chat, whose server applies it",
+                self.name
+            ))),
         }
     }
 

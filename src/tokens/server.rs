@@ -7,6 +7,7 @@ use reqwest::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+use super::chat::Chat;
 use crate::{
     error::Error,
     http::{
@@ -63,8 +64,14 @@ impl Server {
     }
 
     /// The length of a chat, template included.
-    pub(super) fn count_chat(&self, messages: &[Value]) -> Result<usize, Error> {
-        let tokens: Tokens = self.ask("/tokenize", json!({"messages": messages, "add_generation_prompt": true}))?;
+    pub(super) fn count_chat(&self, chat: Chat) -> Result<usize, Error> {
+        let mut question = json!({"messages": chat.messages, "add_generation_prompt": true});
+        for key in ["tools", "chat_template_kwargs"] {
+            if let Some(value) = chat.value(key) {
+                question[key] = value.clone();
+            }
+        }
+        let tokens: Tokens = self.ask("/tokenize", question)?;
         Ok(tokens.count)
     }
 

@@ -4,6 +4,7 @@
 mod agg;
 mod backends;
 mod config;
+mod conversations;
 mod datasets;
 mod diff;
 mod fire;
@@ -21,6 +22,7 @@ mod shapes;
 mod sim;
 mod stats;
 mod sweep;
+mod tables;
 mod tool;
 mod trace;
 mod transport;

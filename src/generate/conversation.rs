@@ -1,0 +1,162 @@
+//! Conversations as datasets hold them, in the ways of `ShareGPT` and of the `OpenAI` API.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Plan,
+    fit::Framed,
+    length::OutputLen,
+    session::{self, Exchange, Turns},
+    writer::Fitted,
+};
+use crate::error::Error;
+
+/// A message: `{"role":…,"content":…}`, or `{"from":…,"value":…}`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Message {
+    #[serde(alias = "from", default)]
+    role: String,
+    #[serde(alias = "value", default)]
+    content: Option<String>,
+}
+
+/// Who speaks, whatever the dataset calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaker {
+    System,
+    User,
+    Model,
+}
+
+impl Message {
+    fn speaker(&self) -> Option<Speaker> {
+        match self.role.as_str() {
+            "system" => Some(Speaker::System),
+            "user" | "human" | "prompter" => Some(Speaker::User),
+            "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" => Some(Speaker::Model),
+            _ => None,
+        }
+    }
+}
+
+/// What both sides said, question by question.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// What stands in front.
+    pub system: Option<String>,
+    /// Questions and their answers.
+    pub pairs: Vec<(String, String)>,
+}
+
+impl Conversation {
+    /// As far as questions and answers follow each other, neither empty. Answers in front of the first question, which are
+    /// the middle of something longer, are passed over.
+    pub fn of(messages: Vec<Message>) -> Self {
+        let mut conversation = Conversation::default();
+        let mut messages = messages
+            .into_iter()
+            .skip_while(|message| message.speaker() == Some(Speaker::Model))
+            .map(|message| (message.speaker(), message.content.unwrap_or_default()))
+            .peekable();
+        if let Some((_, text)) = messages.next_if(|(speaker, _)| *speaker == Some(Speaker::System)) {
+            conversation.system = Some(text).filter(|text| !text.is_empty());
+        }
+        while let (Some((Some(Speaker::User), question)), Some((Some(Speaker::Model), answer))) =
+            (messages.next(), messages.next())
+        {
+            if question.trim().is_empty() || answer.trim().is_empty() {
+                break;
+            }
+            conversation.pairs.push((question, answer));
+        }
+        conversation
+    }
+
+    /// The messages up to the first answer, and that answer; no messages if no user says anything.
+    pub fn opening(messages: Vec<Message>) -> (Vec<Value>, Option<String>) {
+        let mut opening = Vec::new();
+        let mut asked = false;
+        for message in messages {
+            let role = match message.speaker() {
+                Some(Speaker::Model) if asked => return (opening, message.content),
+                // The middle of something longer.
+                Some(Speaker::Model) => continue,
+                Some(Speaker::System) => "system",
+                Some(Speaker::User) => "user",
+                None => break,
+            };
+            asked |= role == "user";
+            opening.push(json!({"role": role, "content": message.content.unwrap_or_default()}));
+        }
+        if !asked {
+            opening.clear();
+        }
+        (opening, None)
+    }
+
+    /// A request for each question, with the length of its answer, or the length that was asked for.
+    pub fn turns(self, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
+        let pairs = self.pairs.into_iter().take(plan.sessions.max_turns.map_or(usize::MAX, |n| n as usize));
+        let exchanges = pairs
+            .map(|(user, reply)| {
+                let reply_len = match plan.output_len {
+                    Some(OutputLen::Tokens(n)) => n,
+                    // The answer is generated, so it has no special tokens in front.
+                    _ => u32::try_from(framed.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
+                };
+                Ok(Exchange { user, reply, reply_len })
+            })
+            .collect::<Result<Vec<Exchange>, Error>>()?;
+        let turns = session::turns(plan, framed, self.system.as_deref(), &exchanges, 0, None)?;
+        Ok(turns.into_iter().map(|(request, len)| (request, Fitted::as_is(len))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conversation(messages: Value) -> Conversation {
+        Conversation::of(serde_json::from_value(messages).unwrap())
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    #[test]
+    fn both_ways_of_writing_are_read() {
+        let theirs =
+            json!([{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]);
+        let openai = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"}]);
+        let want = Conversation { system: Some("s".into()), pairs: pairs(&[("a", "b")]) };
+        assert_eq!(
+            (conversation(theirs), conversation(openai)),
+            (
+                Conversation { ..want },
+                conversation(json!([
+            {"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "model", "content": "b"}]))
+            )
+        );
+    }
+
+    #[test]
+    fn it_goes_as_far_as_both_sides_take_turns() {
+        let say = |who: &str, text: &str| json!({"from": who, "value": text});
+        let odd = json!([
+            say("gpt", "x"),
+            say("human", "a"),
+            say("gpt", "b"),
+            say("human", "c"),
+            say("human", "d"),
+            say("gpt", "e")
+        ]);
+        assert_eq!(conversation(odd).pairs, pairs(&[("a", "b")]));
+        let empty = json!([say("human", "a"), say("gpt", "b"), say("human", "c"), say("gpt", " ")]);
+        assert_eq!(conversation(empty).pairs, pairs(&[("a", "b")]));
+        assert_eq!(conversation(json!([say("human", "a")])), Conversation::default());
+        assert_eq!(conversation(json!([{"role": "user", "content": null}, say("gpt", "b")])).pairs, []);
+    }
+}

@@ -1,0 +1,165 @@
+//! Datasets as people publish them, through `vb-gen`'s binary.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use vb::tokens::Tokenizer;
+
+use crate::tool::{Done, folder, run};
+
+/// Writes a file of these bytes, and runs `--dataset-name hf` over it.
+fn hf(name: &str, ending: &str, content: impl AsRef<[u8]>, more: &[&str]) -> Done {
+    let path = folder(&format!("tables-{name}")).join(format!("d.{ending}"));
+    fs::write(&path, content).unwrap();
+    let args =
+        ["--dataset-name", "hf", "--dataset-path", path.to_str().unwrap(), "--num-prompts", "0", "--disable-shuffle"];
+    run("vb-gen", &[&args[..], more].concat(), "")
+}
+
+fn lines(done: &Done) -> Vec<Value> {
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+const CSV: &str =
+    "id,question,answer\n1,\"Shall I, compare\nthee\",to a summers day\n2,,empty\n3,And now,\n4,\"a \"\"b\"\"\",c\n";
+
+#[test]
+fn the_same_rows_give_the_same_requests_in_every_format() {
+    let rows = [("Shall I, compare\nthee", "to a summers day"), ("", "empty"), ("And now", ""), ("a \"b\"", "c")];
+    let objects: Vec<Value> = rows.iter().map(|(q, a)| json!({"question": q, "answer": a})).collect();
+    let json_lines: String = objects.iter().map(|row| row.to_string() + "\n").collect();
+    let csv = hf("csv", "csv", CSV, &[]);
+    assert!(csv.stderr.contains("in the column `question`, real answers in `answer`"), "{}", csv.stderr);
+    let requests = lines(&csv);
+    assert_eq!(requests.len(), 3, "an empty question is none");
+    assert_eq!(requests[0]["prompt"], "Shall I, compare\nthee");
+    let count = |text: &str| Tokenizer::builtin().unwrap().count(text).unwrap();
+    assert_eq!(requests[0]["expected_output_len"], count("to a summers day"));
+    assert_eq!(requests[1]["expected_output_len"], 1, "an answer has a token at least");
+    for done in [
+        hf("lines", "jsonl", &json_lines, &[]),
+        hf("json-lines", "json", format!("\u{feff}{json_lines}"), &[]),
+        hf("json-list", "json", serde_json::to_string_pretty(&objects).unwrap(), &[]),
+        hf("tsv", "TSV", CSV.replace(',', "\t").replace("I\t", "I,"), &[]),
+    ] {
+        assert_eq!(done.stdout, csv.stdout);
+    }
+}
+
+#[test]
+fn columns_and_lengths_can_be_named() {
+    let rows = "{\"a\":\"one\",\"b\":\"two\",\"c\":\"three four five\"}\n";
+    let named = lines(&hf("named", "jsonl", rows, &["--hf-column", "prompt=b", "output=c"]));
+    let count = Tokenizer::builtin().unwrap().count("three four five").unwrap();
+    assert_eq!((&named[0]["prompt"], &named[0]["expected_output_len"]), (&json!("two"), &json!(count)));
+    let text = lines(&hf("text", "jsonl", rows, &["--hf-text-column", "a", "--hf-output-len", "9"]));
+    assert_eq!((&text[0]["prompt"], &text[0]["expected_output_len"]), (&json!("one"), &json!(9)));
+    let default = lines(&hf("default", "jsonl", rows, &["--hf-text-column", "a"]));
+    assert_eq!(default[0]["expected_output_len"], 256);
+    let unknown = hf("unknown", "jsonl", rows, &["--hf-column", "picture=a"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("a prompt, messages or output"), "{unknown:?}");
+    let none = hf("none", "jsonl", rows, &[]);
+    assert!(none.code == 2 && none.stderr.contains("its columns: a, b, c"), "{none:?}");
+}
+
+#[test]
+fn conversations_open_a_chat_or_go_on_turn_by_turn() {
+    let row = json!({"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two three"}, {"role": "user", "content": "four"},
+        {"role": "assistant", "content": "five"}]});
+    let chat = ["--backend", "openai-chat"];
+    let opening = lines(&hf("opening", "jsonl", row.to_string(), &chat));
+    assert_eq!(
+        opening[0]["messages"],
+        json!([{"role": "system", "content": "be brief"}, {"role": "user", "content": "one"}])
+    );
+    let turns = lines(&hf("turns", "jsonl", row.to_string(), &[&chat[..], &["--multi-turn"]].concat()));
+    assert_eq!((turns.len(), &turns[1]["messages"][2]), (2, &json!({"role": "assistant", "content": null})));
+    let text = hf("text-turns", "jsonl", "{\"prompt\":\"a\"}", &[&chat[..], &["--multi-turn"]].concat());
+    assert!(text.code == 3 && text.stderr.contains(":1: --multi-turn needs a column of conversations"), "{text:?}");
+}
+
+#[test]
+fn a_bad_row_is_told_with_its_place_or_left_out() {
+    for (name, ending, content, place) in [
+        ("bad-csv", "csv", "prompt,x\na,b\nc\nd,e\n", "d.csv:3: 1 fields, but the first line has 2"),
+        ("bad-utf8", "csv", "prompt,x\na,b\n\u{e9},c\nd,e\n", "d.csv:3: "),
+        (
+            "bad-lines",
+            "jsonl",
+            "{\"prompt\":\"a\"}\n{\"prompt\":7}\n{\"prompt\":\"d\"}\n",
+            "d.jsonl:2: `prompt` is neither text",
+        ),
+    ] {
+        let latin: Vec<u8> = content.chars().map(|c| u8::try_from(c).unwrap()).collect();
+        let strict = hf(name, ending, &latin, &[]);
+        assert!(strict.code == 3 && strict.stderr.contains(place), "{strict:?}");
+        let lenient = hf(name, ending, &latin, &["--lenient"]);
+        assert_eq!(lines(&lenient).len(), 2, "{}", lenient.stderr);
+        assert!(lenient.stderr.contains("left out"), "{}", lenient.stderr);
+    }
+}
+
+#[test]
+fn what_is_no_table_is_refused_with_what_is_one() {
+    let done = hf("odd", "xlsx", "", &[]);
+    assert!(done.code == 2 && done.stderr.contains(".parquet, .json, .jsonl, .csv"), "{done:?}");
+    for (name, ending) in [("empty-lines", "jsonl"), ("empty-csv", "csv"), ("empty-json", "json")] {
+        let done = hf(name, ending, "", &[]);
+        assert!(done.code > 1 && done.stderr.starts_with("vb-gen: "), "{done:?}");
+    }
+    let folder = folder("tables-no-shards");
+    let done = run("vb-gen", &["--dataset-name", "hf", "--dataset-path", folder.to_str().unwrap()], "");
+    assert!(done.code == 2 && done.stderr.contains("no .parquet file in it"), "{done:?}");
+}
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn without_the_feature_parquet_is_refused_with_the_cure() {
+    let done = hf("parquet", "parquet", "PAR1", &[]);
+    assert!(done.code == 2 && done.stderr.contains("--features parquet"), "{done:?}");
+}
+
+#[cfg(feature = "parquet")]
+mod parquet {
+    use serde_json::json;
+
+    use super::{hf, lines};
+    use crate::tool::{data, run};
+
+    fn generate(name: &str, more: &[&str]) -> Vec<serde_json::Value> {
+        let path = data(name);
+        let args = [
+            "--dataset-name",
+            "hf",
+            "--dataset-path",
+            path.to_str().unwrap(),
+            "--num-prompts",
+            "0",
+            "--disable-shuffle",
+        ];
+        lines(&run("vb-gen", &[&args[..], more].concat(), ""))
+    }
+
+    #[test]
+    fn text_and_its_answers_are_read() {
+        let requests = generate("hf-questions.parquet", &[]);
+        let lens: Vec<_> = requests.iter().map(|r| r["expected_output_len"].as_u64().unwrap()).collect();
+        assert_eq!(lens, [4, 5, 6, 256, 8], "no answer: the default; no question: no request");
+        assert_eq!(requests[2]["prompt"], "How far is it to number 2, by “foot”?");
+    }
+
+    #[test]
+    fn the_shards_of_a_folder_are_one_dataset() {
+        let turns = generate("hf-shards", &["--backend", "openai-chat", "--multi-turn"]);
+        assert_eq!(turns.len(), 6);
+        assert_eq!(turns[4]["messages"], json!([{"role": "user", "content": "question 2 first"}]));
+    }
+
+    #[test]
+    fn a_file_that_is_none_is_told() {
+        let done = hf("no-parquet", "parquet", "this is no parquet", &[]);
+        assert!(done.code == 3 && done.stderr.contains("d.parquet: "), "{done:?}");
+    }
+}
