@@ -18,18 +18,32 @@ bin=${VB_BIN:-$root/target/release}
 
 "$dir/venv/bin/python" "$root/scripts/check_vllm.py" model "$root/src/tokens/builtin.json" "$dir/model"
 
-port=$("$dir/venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+free_port() { "$dir/venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+port=$(free_port)
+pooling=$(free_port)
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_TARGET_DEVICE=cpu
 export VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 VLLM_SERVER_DEV_MODE=1
-PATH=$dir/venv/bin:$PATH vllm serve "$dir/model" --served-model-name tiny --load-format dummy --dtype bfloat16 \
-  --max-model-len 2048 --max-num-seqs 64 --max-num-batched-tokens 4096 --enforce-eager --host 127.0.0.1 --port "$port" \
-  >"$dir/serve.log" 2>&1 &
+PATH=$dir/venv/bin:$PATH
+serve() {
+  exec vllm serve "$dir/model" --served-model-name tiny --load-format dummy --dtype bfloat16 --max-model-len 8192 \
+    --max-num-batched-tokens 4096 --enforce-eager --host 127.0.0.1 "$@"
+}
+# One that generates, with two adapters and calls of tools, and one that embeds.
+serve --port "$port" --max-num-seqs 64 --enable-lora --max-loras 2 --max-lora-rank 8 \
+  --lora-modules "one=$dir/model-one" "two=$dir/model-two" \
+  --enable-auto-tool-choice --tool-call-parser pythonic >"$dir/serve.log" 2>&1 &
 server=$!
-trap 'kill "$server" 2>/dev/null; wait "$server" 2>/dev/null || true' EXIT
+serve --port "$pooling" --max-num-seqs 16 --runner pooling --convert embed >"$dir/pooling.log" 2>&1 &
+embedder=$!
+trap 'kill "$server" "$embedder" 2>/dev/null; wait "$server" "$embedder" 2>/dev/null || true' EXIT
 
-echo "check-vllm: waiting for vLLM on port $port (its log: $dir/serve.log)" >&2
-if ! "$dir/venv/bin/python" "$root/scripts/check_vllm.py" ready "http://127.0.0.1:$port" "$server"; then
-  tail -n 20 "$dir/serve.log" >&2
-  exit 1
-fi
-PATH=$dir/venv/bin:$PATH "$dir/venv/bin/python" "$root/scripts/check_vllm.py" check "http://127.0.0.1:$port" "$bin" "$dir/model"
+check() { "$dir/venv/bin/python" "$root/scripts/check_vllm.py" "$@"; }
+echo "check-vllm: waiting for vLLM on the ports $port and $pooling (its logs: $dir/serve.log, $dir/pooling.log)" >&2
+for one in "$port $server serve" "$pooling $embedder pooling"; do
+  read -r at pid log <<<"$one"
+  if ! check ready "http://127.0.0.1:$at" "$pid"; then
+    tail -n 20 "$dir/$log.log" >&2
+    exit 1
+  fi
+done
+check check "http://127.0.0.1:$port" "http://127.0.0.1:$pooling" "$bin" "$dir/model"

@@ -353,14 +353,23 @@ def main():
     command, *args = sys.argv[1:]
     if command == "model":
         make_model(*args)
+        for name, seed in [("one", 1), ("two", 2)]:
+            make_adapter(f"{args[1]}-{name}", seed)
     elif command == "ready":
         wait_ready(*args)
     else:
-        checks = Checks(*args)
-        checks.all()
-        shutil.rmtree(checks.folder)
-        bad = [name for name, passed, _ in checks.rows if not passed]
-        print(f"\n{len(checks.rows) - len(bad)} passed, {len(bad)} failed")
+        # They build on this module, which would otherwise be read before it is whole.
+        from check_vllm_apis import ApiChecks, PoolingChecks
+
+        url, pooling, *rest = args
+        rows = []
+        for kind, server in [(Checks, url), (ApiChecks, url), (PoolingChecks, pooling)]:
+            checks = kind(server, *rest)
+            checks.all()
+            shutil.rmtree(checks.folder)
+            rows += checks.rows
+        bad = [name for name, passed, _ in rows if not passed]
+        print(f"\n{len(rows) - len(bad)} passed, {len(bad)} failed")
         sys.exit(1 if bad else 0)
 
 

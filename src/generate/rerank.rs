@@ -52,8 +52,8 @@ impl<'a> Ranking<'a> {
         if args.no_reranker {
             let texts = Random::text(plan.framed()?, plan.seed, 0)?;
             let own = length::without(plan.input_len, texts.overhead(), "the special tokens")?;
-            // vLLM counts the query with each document anew, and a token of padding between them.
-            let pair = 2 * texts.overhead() + 1;
+            // vLLM counts the query with each document anew, and between them a token of padding where there is one.
+            let pair = 2 * texts.overhead() + usize::from(plan.tokenizer.pads());
             return Ok(ranking(texts, own, own, pair));
         }
         let pair = plan.tokenizer.special_tokens_added_to_pair()?;
