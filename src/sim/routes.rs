@@ -184,12 +184,13 @@ impl Server {
         // A form is one whatever else it says.
         let bytes = if api == Api::Audio { read_any(request).await } else { read(request).await };
         self.received(&name, &tap);
+        // `/generate` is of two APIs, and the body says of which.
+        let api = bytes.as_ref().map_or(api, |bytes| api.settle(bytes));
         let ask = bytes.and_then(|bytes| {
-            let (api, body) = api.body(&bytes, &kind)?;
             let room = self.options.profile.max_model_len;
-            Ok((api, body.check(api.is_chat(), &self.options.models, room, &self.vocabulary)?))
+            api.body(&bytes, &kind)?.check(api.is_chat(), &self.options.models, room, &self.vocabulary)
         });
-        let (api, ask) = match ask {
+        let ask = match ask {
             Ok(ask) => ask,
             Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &api.refusal(refusal.body)))),
         };
@@ -220,7 +221,7 @@ impl Server {
             Ok(asked) => asked,
             Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &refusal.body))),
         };
-        let fault = fault::choose(&self.options.faults, self.options.seed, &name);
+        let fault = asked.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
         let tokens = asked.prompts.iter().map(Vec::len).sum::<usize>();
         tap.borrow_mut().note(|truth| {
             truth.prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);

@@ -462,6 +462,16 @@ fn vb_sim_answers_in_one_piece_in_each_api() {
 #[test]
 fn faults_of_every_api_are_told_for_what_they_are() {
     let sim = Sim::start(&[]);
+    let pooled = "{\"prompt\":\"one\",\"body\":{\"vb_fault\":\"status_503\"}}\n";
+    assert_eq!(output(&fire(&sim.url, "openai-embeddings", &[], pooled))["status"], 503);
+    for (backend, body, want) in [
+        ("openai-embeddings", "\"dimensions\":4000000000", "dimensions must be from 1 to 65536"),
+        ("tgi", "\"parameters\":{\"max_new_tokens\":0}", "max_tokens must be at least 1"),
+    ] {
+        let line = format!("{{\"prompt\":\"one\",\"body\":{{{body}}}}}\n");
+        let told = output(&fire(&sim.url, backend, &["--no-stream"], &line));
+        assert!(told["status"].as_u64() >= Some(400) && told["error"].as_str().unwrap().contains(want), "{told}");
+    }
     for (backend, lines, _) in every_backend(1) {
         for (fault, want) in [
             ("error_in_stream@2", "stream_error"),

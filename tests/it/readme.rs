@@ -22,7 +22,14 @@ fn both_languages_show_the_same_commands_and_output() {
 
 #[test]
 fn the_commands_of_the_manuals_run() {
-    let manuals = ["docs/DATASETS.md", "docs/FORMAT.md", "docs/METRICS.md", "docs/SELFTEST.md", "docs/SIM.md"];
+    let manuals = [
+        "docs/BACKENDS.md",
+        "docs/DATASETS.md",
+        "docs/FORMAT.md",
+        "docs/METRICS.md",
+        "docs/SELFTEST.md",
+        "docs/SIM.md",
+    ];
     let scripts: Vec<String> = manuals.iter().flat_map(|page| blocks(page)).collect();
     assert!(!scripts.is_empty());
     for script in scripts {
@@ -79,6 +86,15 @@ fn every_recipe_runs() {
         ("https", 10),
         ("run", 300),
         ("old", 200),
+        ("talks", 24),
+        ("trace", 14),
+        ("ramp", 80),
+        ("mix", 50),
+        ("messages", 20),
+        ("whole", 20),
+        ("vectors", 20),
+        ("ranks", 20),
+        ("mine", 10),
     ] {
         let Ok(text) = std::fs::read_to_string(folder.join(format!("{name}.json"))) else {
             assert!(!has_jq, "{name}.json was not written");
@@ -110,6 +126,7 @@ fn fixtures(folder: &Path) {
     std::fs::write(folder.join("prompts.jsonl"), prompts.concat()).unwrap();
     let log: Vec<String> = (0..40).map(|i| format!("INFO Added request cmpl-vb-7-{i}-0-8f3a.\n")).collect();
     std::fs::write(folder.join("vllm.log"), log.concat()).unwrap();
+    std::fs::copy(data("trace-mooncake.jsonl"), folder.join("conversation_trace.jsonl")).unwrap();
     let old = folder.join("old-results");
     std::fs::create_dir(&old).unwrap();
     std::fs::copy(data("stats-vllm-detailed.json"), old.join("detailed.json")).unwrap();

@@ -55,13 +55,33 @@ fn fields<'a>(bytes: &'a [u8], boundary: &str) -> Vec<(String, &'a [u8])> {
         .collect()
 }
 
-/// Tokens of a sound: at least one.
+/// Tokens of a sound: at least one, and no more than any model has room for.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small, not negative, and `as` saturates
 fn tokens(sound: &[u8]) -> u32 {
-    let rate = sound.get(28..32).filter(|_| sound.starts_with(b"RIFF"));
-    let rate = rate.and_then(|bytes| bytes.try_into().ok()).map_or(32_000, u32::from_le_bytes).max(1);
-    let seconds = sound.len().saturating_sub(44) as f64 / f64::from(rate);
-    ((seconds * A_SECOND).ceil() as u32).max(1)
+    let (bytes, a_second) = wav(sound).unwrap_or((sound.len(), 32_000));
+    let seconds = bytes as f64 / f64::from(a_second);
+    ((seconds * A_SECOND).ceil() as u32).clamp(1, MOST)
+}
+
+/// A prompt of more tokens is refused by any profile.
+const MOST: u32 = 1 << 20;
+
+/// The bytes of a WAV file's samples, and those of a second; `None`: it is another file.
+fn wav(file: &[u8]) -> Option<(usize, u32)> {
+    let mut rest = file.strip_prefix(b"RIFF")?.get(4..)?.strip_prefix(b"WAVE")?;
+    let mut rate = None;
+    while let Some((head, body)) = rest.split_at_checked(8) {
+        let size = u32::from_le_bytes(head[4..].try_into().ok()?) as usize;
+        match &head[..4] {
+            b"fmt " => rate = Some(u32::from_le_bytes(body.get(8..12)?.try_into().ok()?)),
+            // A file that is being written says a size that it does not have.
+            b"data" => return Some((size.min(body.len()), rate.filter(|rate| *rate > 0)?)),
+            _ => {}
+        }
+        // Chunks begin at even places.
+        rest = body.get(size + size % 2..)?;
+    }
+    None
 }
 
 /// How it is written.
@@ -108,5 +128,34 @@ impl Dialect for Audio {
         Some(
             json!({"text": whole.text, "usage": {"type": "duration", "seconds": self.named.prompt_tokens.div_ceil(50)}}),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(name: &str, body: &[u8]) -> Vec<u8> {
+        let padding = &[0][..body.len() % 2];
+        [name.as_bytes(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body, padding].concat()
+    }
+
+    fn sound(rate: u32, before: &[u8], samples: usize) -> Vec<u8> {
+        let format = [&[1, 0, 1, 0, 0x80, 0x3e, 0, 0][..], &rate.to_le_bytes(), &[2, 0, 16, 0]].concat();
+        let chunks = [before.to_vec(), chunk("fmt ", &format), chunk("data", &vec![0; samples])].concat();
+        chunk("RIFF", &[b"WAVE".to_vec(), chunks].concat())
+    }
+
+    #[test]
+    fn a_second_of_sound_is_fifty_tokens_wherever_its_head_says_so() {
+        assert_eq!(tokens(&sound(32_000, &[], 32_000)), 50);
+        assert_eq!(tokens(&sound(32_000, &chunk("LIST", b"odd"), 16_000)), 25);
+        assert_eq!((tokens(b"RIFF"), tokens(b"")), (1, 1));
+    }
+
+    #[test]
+    fn a_head_that_says_nonsense_costs_nothing() {
+        assert!(tokens(&sound(0, &[], 3_000_000)) < 5000);
+        assert_eq!(tokens(&sound(1, &[], 1_000_000)), MOST);
     }
 }

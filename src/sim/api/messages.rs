@@ -121,7 +121,7 @@ impl Dialect for Messages {
             named_event(&json!({"type": "message_stop"})),
         ];
         if !ending.done {
-            events.truncate(1);
+            events.pop();
         }
         events
     }

@@ -31,6 +31,8 @@ pub enum Api {
     /// `/v1/audio/transcriptions` and `…/translations`.
     Audio,
     /// TGI's `/generate_stream`.
+    TgiStream,
+    /// TGI's `/generate`.
     Tgi,
     /// `/generate`, which both TGI and `SGLang` have: the keys of the body tell which.
     Generate,
@@ -147,7 +149,7 @@ impl Api {
             "/v1/responses" => Api::Responses,
             "/v1/messages" => Api::Messages,
             "/v1/audio/transcriptions" | "/v1/audio/translations" => Api::Audio,
-            "/generate_stream" => Api::Tgi,
+            "/generate_stream" => Api::TgiStream,
             "/generate" => Api::Generate,
             "/api/chat" => Api::Ollama,
             _ => match path.strip_prefix("/v2/models/")?.split_once('/')?.1 {
@@ -163,20 +165,29 @@ impl Api {
         matches!(self, Api::Chat | Api::Responses | Api::Messages | Api::Ollama)
     }
 
-    /// The request in vLLM's words, and the API that it is of.
-    pub fn body(self, bytes: &[u8], content_type: &str) -> Result<(Self, Body), Refusal> {
-        Ok(match self {
-            Api::Completions | Api::Chat => (self, super::request::parse(bytes)?),
-            Api::Responses => (self, responses::body(bytes)?),
-            Api::Messages => (self, messages::body(bytes)?),
-            Api::Audio => (self, audio::body(bytes, content_type)?),
-            Api::Tgi => (self, tgi::body(bytes, true)?),
-            Api::Generate if tgi::is_its(bytes) => (Api::Tgi, tgi::body(bytes, false)?),
-            Api::Generate | Api::Sglang => (Api::Sglang, sglang::body(bytes)?),
-            Api::TritonStream => (self, triton::body(bytes, true)?),
-            Api::Triton => (self, triton::body(bytes, false)?),
-            Api::Ollama => (self, ollama::body(bytes)?),
-        })
+    /// The API that a body at this endpoint is of.
+    pub fn settle(self, bytes: &[u8]) -> Self {
+        match self {
+            Api::Generate if tgi::is_its(bytes) => Api::Tgi,
+            Api::Generate => Api::Sglang,
+            _ => self,
+        }
+    }
+
+    /// The request in vLLM's words.
+    pub fn body(self, bytes: &[u8], content_type: &str) -> Result<Body, Refusal> {
+        match self {
+            Api::Completions | Api::Chat => super::request::parse(bytes),
+            Api::Responses => responses::body(bytes),
+            Api::Messages => messages::body(bytes),
+            Api::Audio => audio::body(bytes, content_type),
+            Api::Tgi => tgi::body(bytes, false),
+            Api::TgiStream => tgi::body(bytes, true),
+            Api::Generate | Api::Sglang => sglang::body(bytes),
+            Api::TritonStream => triton::body(bytes, true),
+            Api::Triton => triton::body(bytes, false),
+            Api::Ollama => ollama::body(bytes),
+        }
     }
 
     /// How the answer is written.
@@ -192,7 +203,7 @@ impl Api {
             Api::Responses => Box::new(responses::Responses::new(named)),
             Api::Messages => Box::new(messages::Messages::new(named)),
             Api::Audio => Box::new(audio::Audio::new(named)),
-            Api::Tgi => Box::new(tgi::Tgi::new(named)),
+            Api::Tgi | Api::TgiStream => Box::new(tgi::Tgi::new(named)),
             Api::Generate | Api::Sglang => Box::new(sglang::Sglang::new(named)),
             Api::TritonStream | Api::Triton => Box::new(triton::Triton),
             Api::Ollama => Box::new(ollama::Ollama::new(named)),
@@ -206,7 +217,7 @@ impl Api {
             Api::Messages => {
                 json!({"type": "error", "error": {"type": error["type"], "message": error["message"]}})
             }
-            Api::Tgi => json!({"error": error["message"], "error_type": "validation"}),
+            Api::Tgi | Api::TgiStream => json!({"error": error["message"], "error_type": "validation"}),
             Api::Ollama | Api::Triton | Api::TritonStream => json!({"error": error["message"]}),
             _ => body,
         }

@@ -1,5 +1,6 @@
 //! Ollama's `/api/chat`: a JSON object a line. The durations are left at 0.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -51,8 +52,13 @@ impl Ollama {
         Ollama { named }
     }
 
+    fn created(&self) -> String {
+        let seconds = i64::try_from(self.named.created).unwrap_or_default();
+        Timestamp::from_second(seconds).unwrap_or_default().to_string()
+    }
+
     fn reply(&self, message: &Value, done: bool) -> Value {
-        json!({"model": self.named.model, "created_at": self.named.created.to_string(), "message": message, "done": done})
+        json!({"model": self.named.model, "created_at": self.created(), "message": message, "done": done})
     }
 
     fn end(&self, message: &Value, finish: &str, generated: u32, usage: bool) -> Value {

@@ -10,6 +10,7 @@ use crate::{
     record::Prompt,
     rng,
     sim::{
+        fault::Fault,
         request::{self, Refusal},
         vocabulary::Vocabulary,
     },
@@ -28,6 +29,9 @@ pub enum Pooling {
 /// Numbers in a vector.
 const DIMENSIONS: u32 = 64;
 
+/// More than any model has.
+const MOST_DIMENSIONS: u32 = 1 << 16;
+
 /// A request.
 #[derive(Debug)]
 pub struct Asked {
@@ -35,6 +39,8 @@ pub struct Asked {
     pub model: String,
     /// The prompts to compute.
     pub prompts: Vec<Vec<u32>>,
+    /// The fault that the request itself asks for.
+    pub fault: Option<Fault>,
     /// The texts that are ranked.
     documents: Vec<String>,
     dimensions: u32,
@@ -49,6 +55,7 @@ struct Request {
     text_1: Option<String>,
     text_2: Option<Texts>,
     dimensions: Option<u32>,
+    vb_fault: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -74,6 +81,13 @@ impl Pooling {
     pub fn ask(self, bytes: &[u8], models: &[String], room: u32, vocabulary: &Vocabulary) -> Result<Asked, Refusal> {
         let request: Request = request::parse(bytes)?;
         let model = request::model(request.model.as_deref(), models)?;
+        let dimensions = request.dimensions.unwrap_or(DIMENSIONS);
+        if !(1..=MOST_DIMENSIONS).contains(&dimensions) {
+            let message = format!("dimensions must be from 1 to {MOST_DIMENSIONS}, got {dimensions}.");
+            return Err(Refusal::bad(Some("dimensions"), &message));
+        }
+        let fault = request.vb_fault.as_deref().map(str::parse).transpose();
+        let fault = fault.map_err(|e: String| Refusal::bad(Some("vb_fault"), &e))?;
         let encode = |text: &String| vocabulary.encode(text).map_err(|e| Refusal::bad(Some("input"), &e.to_string()));
         let (documents, prompts) = match self {
             Pooling::Embeddings | Pooling::Whatever => {
@@ -104,7 +118,7 @@ impl Pooling {
             let message = format!("Each input must have at least one token and fewer than {room}.");
             return Err(Refusal::bad(Some("input"), &message));
         }
-        Ok(Asked { model, prompts, documents, dimensions: request.dimensions.unwrap_or(DIMENSIONS) })
+        Ok(Asked { model, prompts, fault, documents, dimensions })
     }
 
     /// The reply.
