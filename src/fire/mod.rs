@@ -399,7 +399,8 @@ impl Load<'_> {
         let sources = Sources { requests: input.requests, news: heard, schedule, most_sessions: args.max_sessions };
         let left = dispatch(sources, &slots, &pace, stopper.watch(), &mut launcher).await;
         let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
-        let open_loop = Some(by_schedule || args.max_concurrency.is_none());
+        // Users of whom there are so many at once close the loop too.
+        let open_loop = Some(by_schedule || args.max_concurrency.is_none() && args.max_sessions.is_none());
         let told = launcher.end().filter(|_| by_schedule);
         // Ends when the last task has dropped its sender.
         while gone.recv().await.is_some() {}

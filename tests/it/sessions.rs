@@ -89,8 +89,9 @@ fn sessions_are_users_and_think_between_turns() {
     let lines: String = ["a", "b", "c"].iter().map(|id| conversation(id, 2, "")).collect();
     let args = [&CHAT[..], &["--max-sessions", "1", "--think-time", "30ms"]].concat();
     let done = fire(&sim.url, &args, &lines);
-    let (_, outputs, _) = records(&done.stdout);
+    let (_, outputs, end_record) = records(&done.stdout);
     assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!(end_record["open_loop"], false);
     let mut order: Vec<&Value> = outputs.iter().collect();
     order.sort_by(|a, b| start(a).total_cmp(&start(b)));
     let ids: Vec<&str> = order.iter().map(|o| o["request_id"].as_str().unwrap()).collect();
