@@ -346,7 +346,7 @@ impl<R> Queue<R> {
             News::Unfilled { request, due } => {
                 self.filling -= 1;
                 let session = launch.session(&request).map(str::to_owned);
-                launch.never(request, due, Why::EarlierTurn);
+                launch.never(request, due, Why::NoReply);
                 let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
                 for request in lost {
                     launch.never(request, due, Why::EarlierTurn);

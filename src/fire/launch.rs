@@ -165,6 +165,16 @@ impl<'a, T: Transport> Launcher<'a, T> {
         Launcher { servers, balancer, readers, attendant, thinking, template, timed: false, arrivals, begun }
     }
 
+    /// A first turn that waits for replies, as when the lines before it were cut off: there will be none.
+    fn unanswered(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
+        let now = self.attendant.client.clock.now();
+        slot.free(now);
+        if let Some(session) = request.output.session_id.clone() {
+            let _ = self.attendant.news.send(News::Ended { session, at: now, reply: None });
+        }
+        self.never(request, due.scheduled, Why::NoReply);
+    }
+
     /// Nothing more is sent: what is to be told of it, and no more senders from here.
     pub fn end(self) -> Option<Told> {
         self.arrivals.end()
@@ -209,8 +219,10 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let RequestFuncInput { prepared, timestamp, abandon, mut output, .. } = request;
-        let Prepared::Ready(mut requests) = prepared else { return };
+        let RequestFuncInput { prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, .. } = request
+        else {
+            return self.unanswered(request, due, slot);
+        };
         let (place, share) = self.balancer.next(output.session_id.as_deref());
         let server = &self.servers[place];
         output.base_url.clone_from(&server.name);
@@ -241,7 +253,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        if why != Why::EarlierTurn {
+        if !matches!(why, Why::EarlierTurn | Why::NoReply) {
             self.arrivals.never(scheduled);
         }
         let client = &self.attendant.client;

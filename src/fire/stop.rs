@@ -24,6 +24,8 @@ pub enum Why {
     OutputStalled,
     /// A turn before it, in the same conversation, has failed. This ends no run, only the conversation.
     EarlierTurn,
+    /// It has a place for a reply that the server never gave. This ends no run either.
+    NoReply,
 }
 
 impl Why {
@@ -33,6 +35,7 @@ impl Why {
             Why::MaxSeconds => "--max-seconds was over",
             Why::Interrupted => "interrupted by a signal",
             Why::OutputLost => "the records could not be written",
+            Why::NoReply => "it has places for more replies than there were turns before it",
             Why::EarlierTurn => "an earlier turn of its session failed",
             Why::OutputStalled => "the reader of the records was too slow for --max-buffer",
         }

@@ -122,6 +122,21 @@ fn what_makes_no_session_is_told_with_its_line() {
         + "{\"session_id\":\"s\",\"messages\":[{\"role\":\"assistant\",\"content\":null},{\"role\":\"assistant\",\"content\":null}]}\n";
     let done = fire(&sim.url, &CHAT, &many);
     assert!(done.code == 1 && done.stderr.contains("more places for replies than there were turns"), "{done:?}");
+    // Lines whose first turns were cut off: none is lost, and none is sent.
+    let rest = conversation("a", 3, "").lines().skip(1).map(|line| format!("{line}\n")).collect::<String>();
+    let done = fire(
+        &sim.url,
+        &[&CHAT[..], &["--fail-above", "1", "--max-concurrency", "1"]].concat(),
+        &(rest + &conversation("b", 1, "")),
+    );
+    let (_, outputs, _) = records(&done.stdout);
+    let told = |id: &str| by_id(&outputs)[id]["error"].as_str().unwrap().to_owned();
+    assert_eq!(outputs.len(), 3);
+    assert!(
+        told("a-1").contains("more replies than there were turns") && told("a-2").contains("an earlier turn"),
+        "{outputs:?}"
+    );
+    assert_eq!(told("b-0"), "");
     for (args, want) in [
         (["--max-sessions", "0"], "would send nothing"),
         (["--max-prefill-concurrency", "0"], "would send nothing"),
