@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 
-use super::{Api, Choice, Delta, Part, Usage, parse, prompt};
+use super::{Api, Choice, Delta, Part, Text, Usage, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -64,7 +64,11 @@ impl Api for Messages {
         let told: Told = parse(event.data)?;
         let mut delta = Delta::default();
         match &*told.kind {
-            "message_start" => delta.usage = told.message.and_then(|m| m.usage).map(Counts::usage).unwrap_or_default(),
+            "message_start" => {
+                let usage = told.message.and_then(|m| m.usage).map(Counts::usage).unwrap_or_default();
+                // Of the answer it counts no more than its beginning.
+                delta.usage = Usage { completion_tokens: None, ..usage };
+            }
             "content_block_delta" => delta.choices.extend(told.delta.and_then(Piece::choice)),
             "message_delta" => {
                 delta.usage = told.usage.map(Counts::usage).unwrap_or_default();
@@ -149,9 +153,9 @@ struct Block<'a> {
 #[derive(Deserialize)]
 struct Piece<'a> {
     #[serde(borrow, default)]
-    text: Option<Cow<'a, str>>,
+    text: Option<Text<'a>>,
     #[serde(borrow, default)]
-    thinking: Option<Cow<'a, str>>,
+    thinking: Option<Text<'a>>,
     #[serde(default)]
     partial_json: Option<IgnoredAny>,
     #[serde(borrow, default)]
@@ -162,8 +166,8 @@ impl<'a> Piece<'a> {
     /// `None`: a signature, which bears no token.
     fn choice(self) -> Option<Choice<'a>> {
         let (part, text) = match self {
-            Piece { text: Some(text), .. } => (Part::Answer, text),
-            Piece { thinking: Some(text), .. } => (Part::Reasoning, text),
+            Piece { text: Some(Text(text)), .. } => (Part::Answer, text),
+            Piece { thinking: Some(Text(text)), .. } => (Part::Reasoning, text),
             Piece { partial_json: Some(_), .. } => (Part::Call, Cow::default()),
             _ => return None,
         };
@@ -187,13 +191,36 @@ impl Counts {
     /// Anthropic's `input_tokens` leaves out what went through the cache.
     fn usage(self) -> Usage {
         let cached = self.cache_read;
-        let beside = cached.unwrap_or(0) + self.cache_creation.unwrap_or(0);
+        let beside = cached.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
         Usage {
-            prompt_tokens: self.input.map(|tokens| tokens + beside),
-            // The start counts what was generated before it, which is nothing yet.
-            completion_tokens: self.output.filter(|tokens| *tokens > 0),
-            cached_tokens: cached.filter(|tokens| *tokens > 0),
+            prompt_tokens: self.input.map(|tokens| tokens.saturating_add(beside)),
+            completion_tokens: self.output,
+            cached_tokens: cached,
             reasoning_tokens: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(data: &str) -> Usage {
+        Messages.read(Event { name: b"", data: data.as_bytes() }).unwrap().usage
+    }
+
+    #[test]
+    fn the_cache_is_part_of_the_prompt_and_a_beginning_counts_no_answer() {
+        let start = |counts: &str| usage(&format!(r#"{{"type":"message_start","message":{{"usage":{{{counts}}}}}}}"#));
+        let cached =
+            start(r#""input_tokens":3,"cache_read_input_tokens":4,"cache_creation_input_tokens":5,"output_tokens":1"#);
+        let want =
+            Usage { prompt_tokens: Some(12), completion_tokens: None, cached_tokens: Some(4), reasoning_tokens: None };
+        assert_eq!(cached, want);
+        assert_eq!(start(r#""input_tokens":3,"cache_read_input_tokens":0"#).cached_tokens, Some(0), "a miss is told");
+        let most = start(r#""input_tokens":4294967295,"cache_read_input_tokens":4294967295"#);
+        assert_eq!(most.prompt_tokens, Some(u32::MAX));
+        let end = usage(r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}"#);
+        assert_eq!((end.prompt_tokens, end.completion_tokens), (None, Some(7)));
     }
 }

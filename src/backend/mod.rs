@@ -26,7 +26,7 @@ pub mod template;
 mod tensorrt_llm;
 mod tgi;
 
-use std::{fmt, path::Path};
+use std::{borrow::Cow, fmt, path::Path};
 
 pub use delta::{Choice, Delta, Metrics, Part, Usage};
 
@@ -158,8 +158,7 @@ pub trait Api: fmt::Debug + Send + Sync {
     /// # Errors
     /// Says what the request lacks.
     fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
-        let bytes = serde_json::to_vec(body).map_err(|e| e.to_string())?;
-        Ok(Payload { bytes, content_type: "application/json".into() })
+        json(body)
     }
 
     /// Headers beside the usual ones; `key` is the API key.
@@ -277,6 +276,15 @@ fn move_into(body: &mut Object, into: &str, keys: &[&str]) {
     }
 }
 
+fn json(body: &Object) -> Result<Payload, String> {
+    let bytes = serde_json::to_vec(body).map_err(|e| e.to_string())?;
+    Ok(Payload { bytes, content_type: "application/json".into() })
+}
+
+/// Text that borrows from the reply unless it holds escapes. (An `Option<Cow<str>>` is a copy always, whatever serde is told.)
+#[derive(Debug, Default, serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// Reads JSON, or says why it is not what was due.
 fn parse<'a, T: serde::Deserialize<'a>>(data: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(data).map_err(|e| e.to_string())
@@ -377,6 +385,7 @@ mod tests {
             (Backend::VllmRerank, r#"{"prompt":"hi"}"#, "[query, document, …]"),
             (Backend::OpenaiAudio, r#"{"prompt":"hi"}"#, "input_audio"),
             (Backend::Openai, r#"{"prompt":["a","b"]}"#, "send one a line"),
+            (Backend::Sglang, r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
         ] {
             let error = body(backend, line, true).unwrap_err();
             assert!(error.contains(cure), "{}: {error}", backend.name());

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Usage, completions::limit, move_into, parse, prompt};
+use super::{Api, Choice, Delta, Part, Text, Usage, completions::limit, move_into, parse, prompt};
 use crate::{
     http::{
         exchange::{Cut, error_message},
@@ -64,7 +64,9 @@ impl Api for Ollama {
             Usage { prompt_tokens: told.prompt_eval_count, completion_tokens: told.eval_count, ..Usage::default() };
         let (part, text) = match message {
             Message { tool_calls: Some(calls), .. } if !calls.is_empty() => (Part::Call, Cow::default()),
-            Message { content, thinking: Some(thinking), .. } if content.is_empty() => (Part::Reasoning, thinking),
+            Message { content, thinking: Some(Text(thinking)), .. } if content.is_empty() => {
+                (Part::Reasoning, thinking)
+            }
             Message { content, .. } => (Part::Answer, content),
         };
         let finish = told.done.then(|| told.done_reason.unwrap_or_else(|| "stop".into()));
@@ -109,7 +111,7 @@ struct Message<'a> {
     #[serde(borrow, default)]
     content: Cow<'a, str>,
     #[serde(borrow, default)]
-    thinking: Option<Cow<'a, str>>,
+    thinking: Option<Text<'a>>,
     #[serde(default)]
     tool_calls: Option<Vec<IgnoredAny>>,
 }

@@ -1,12 +1,10 @@
 //! What the chunks and replies of OpenAI's completions and chats have in common, as vLLM writes them.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{Choice, Delta, Metrics, Part, Usage, parse};
+use super::{Choice, Delta, Metrics, Part, Text, Usage, parse};
 use crate::http::exchange::error_message;
 
 /// Reads a chunk of a stream, or a reply in one piece.
@@ -85,10 +83,6 @@ struct Message<'a> {
     #[serde(default)]
     function_call: Option<IgnoredAny>,
 }
-
-/// Text that borrows from the event unless it holds escapes.
-#[derive(Debug, Default, Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 struct RawUsage {

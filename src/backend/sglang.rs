@@ -8,14 +8,15 @@
 //! data: [DONE]
 //! ```
 //!
-//! Each event has all of the text so far, and the tokens so far: so the tokens of each chunk are known.
+//! Each event has all of the text so far, and the tokens so far: so the tokens of each chunk are known. What it cannot do is told
+//! in a stream that began well, as `{"finish_reason":{"type":"abort","message":"…"}}`.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Choice, Delta, Usage, completions::limit, move_into, parse, prompt};
+use super::{Api, Choice, Delta, Payload, Text, Usage, completions::limit, json, move_into, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, Prompt, SampleRequest},
@@ -54,6 +55,14 @@ impl Api for Sglang {
         move_into(body, "sampling_params", &["ignore_eos", "min_new_tokens"]);
     }
 
+    fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
+        let answers = body.get("sampling_params").and_then(|params| params["n"].as_u64());
+        if answers > Some(1) {
+            return Err("`n` answers come mixed in one stream of --backend sglang: use --backend openai".into());
+        }
+        json(body)
+    }
+
     fn sends_model(&self) -> bool {
         false
     }
@@ -64,10 +73,16 @@ impl Api for Sglang {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
         let meta = told.meta_info.ok_or("it has no `meta_info`")?;
+        if let Some(Reason { kind, message }) = &meta.finish_reason
+            && kind == "abort"
+        {
+            let error = message.as_ref().map_or("aborted", |text| &*text.0).to_owned();
+            return Ok(Delta { error: Some(error), ..Delta::default() });
+        }
         let usage = Usage {
             prompt_tokens: meta.prompt_tokens,
             completion_tokens: meta.completion_tokens,
-            cached_tokens: meta.cached_tokens.filter(|tokens| *tokens > 0),
+            cached_tokens: meta.cached_tokens,
             reasoning_tokens: None,
         };
         let choice =
@@ -104,4 +119,6 @@ struct Meta<'a> {
 struct Reason<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    message: Option<Text<'a>>,
 }

@@ -135,7 +135,7 @@ impl Template {
         let usage = Usage {
             prompt_tokens: number(&file.prompt_tokens),
             completion_tokens: number(&file.output_tokens),
-            cached_tokens: number(&file.cached_tokens).filter(|tokens| *tokens > 0),
+            cached_tokens: number(&file.cached_tokens),
             reasoning_tokens: None,
         };
         let done = whole || at(&file.done).is_some_and(|found| told(&found));

@@ -9,12 +9,10 @@
 //! It counts no tokens and says neither why nor that an answer ends: a stream is over when the server ends it in good order.
 //! `--endpoint` names another model than `ensemble`.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Choice, Delta, completions::limit, parse, prompt};
+use super::{Api, Choice, Delta, Text, completions::limit, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -48,7 +46,7 @@ impl Api for TensorrtLlm {
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let text = told.text_output.ok_or("it has no `text_output`")?;
+        let Text(text) = told.text_output.ok_or("it has no `text_output`")?;
         Ok(Delta { choices: [Choice { text, ..Choice::default() }].into_iter().collect(), ..Delta::default() })
     }
 
@@ -65,7 +63,7 @@ impl Api for TensorrtLlm {
 #[derive(Deserialize)]
 struct Told<'a> {
     #[serde(borrow, default)]
-    text_output: Option<Cow<'a, str>>,
+    text_output: Option<Text<'a>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }

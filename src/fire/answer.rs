@@ -1,5 +1,7 @@
 //! One answer as it arrives: stamped bytes in, tokens and an outcome out. It knows no socket and no clock.
 
+use std::borrow::Cow;
+
 use crate::{
     backend::{Choice, Delta, Metrics, Part, Protocol, Usage, pattern::Pattern},
     http::{
@@ -130,7 +132,8 @@ impl Answer {
     #[must_use]
     pub fn heap(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + self.text.capacity()
+        let bytes = self.text.capacity() + self.body.capacity();
+        times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + bytes
     }
 
     /// The number of token-bearing chunks.
@@ -204,11 +207,14 @@ impl Answer {
 
     /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text.
     fn cut_old(&self, choice: &mut Choice<'_>, told: Option<u32>) {
-        let new = choice.text.get(self.text.len()..).unwrap_or_default().to_owned();
-        if new.is_empty() {
+        let old = self.text.len();
+        choice.text = match std::mem::take(&mut choice.text) {
+            Cow::Borrowed(all) => all.get(old..).unwrap_or_default().into(),
+            Cow::Owned(all) => all.get(old..).unwrap_or_default().to_owned().into(),
+        };
+        if choice.text.is_empty() {
             choice.ids = told.map_or(0, |told| told.saturating_sub(self.counted)) as usize;
         }
-        choice.text = new.into();
     }
 
     /// Takes the texts and the reasons to stop.
@@ -560,6 +566,14 @@ mod tests {
         assert_eq!((output.stamp, output.coalesced, output.read_lag_max), (Stamp::Kernel, 3, Some(ms(5))));
         assert_eq!(output.read_lag.unwrap().len(), output.itl.len() + 1);
         assert_eq!(output.latency, Some(Nanos(600)));
+    }
+
+    #[test]
+    fn a_body_that_waits_to_be_read_counts_as_memory() {
+        let protocol = Protocol { stream: false, ..Protocol::default() };
+        let mut answer = Answer::expecting(protocol, None);
+        answer.push(read(1, 1), &vec![b' '; 1 << 20]).unwrap();
+        assert!(answer.heap() >= 1 << 20);
     }
 
     #[test]

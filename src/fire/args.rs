@@ -405,7 +405,14 @@ impl Args {
 
     /// The API, and how it replies.
     pub fn protocol(&self) -> Result<Protocol, Error> {
-        Ok(Protocol { api: self.backend.api(self.template.as_deref())?, stream: !self.no_stream })
+        let api = self.backend.api(self.template.as_deref())?;
+        if let Some(key) = self.sampling().keys().next().filter(|_| !api.generates()) {
+            let (flag, backend) = (key.replace('_', "-"), self.backend.name());
+            return Err(Error::Usage(format!(
+                "--{flag} has no use with --backend {backend}, which generates nothing: leave it out"
+            )));
+        }
+        Ok(Protocol { api, stream: !self.no_stream })
     }
 
     /// The path of the endpoint.

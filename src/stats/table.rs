@@ -98,7 +98,10 @@ impl Table {
             self.number("Request goodput (req/s):", goodput);
         }
         self.rate("Output token throughput (tok/s):", result.output_throughput, &result.vb.output_tokens_per_s);
-        self.number("Peak output token throughput (tok/s):", result.vb.peak_tokens_per_s as f64);
+        match result.vb.peak_tokens_per_s {
+            0 if result.total_output_tokens > 0 => self.row("Peak output token throughput (tok/s):", "-"),
+            peak => self.number("Peak output token throughput (tok/s):", peak as f64),
+        }
         self.number("Peak concurrent requests:", result.vb.peak_concurrency as f64);
         if result.rtfx > 0.0 {
             self.number("RTFx (Inverse Real-Time Factor):", result.rtfx);
@@ -116,6 +119,10 @@ impl Table {
         let label = metric.label();
         let waiting = matches!(metric, Metric::ClientQueueTime | Metric::E2elIncludingClientQueue);
         let summary = (!waiting).then(|| result.vb.latency(metric));
+        // vLLM's keys are 0 then, which would be read as a time.
+        if result.completed > 0 && summary.is_some_and(|summary| summary.n == 0) {
+            return self.line(&format!("{:<40} {:<10} no request has any", format!("Mean {label} (ms):"), "-"));
+        }
         self.sure(&format!("Mean {label} (ms):"), mean, "mean", summary);
         self.sure(&format!("Median {label} (ms):"), median, "p50", summary);
         let percentiles = result.vb.tpot_ms.percentiles.keys();

@@ -313,6 +313,11 @@ fn what_generates_nothing_is_told_without_tokens() {
     );
     assert!(json["mean_e2el_ms"].as_f64() > Some(0.0) && json["request_goodput"].as_f64() > Some(0.0), "{json}");
     assert!(!result.stderr.contains("NaN") && !result.stderr.contains("inf"), "{}", result.stderr);
+    let shown: Vec<&str> = result.stderr.lines().filter(|line| line.contains("TTFT")).collect();
+    assert_eq!(shown.len(), 1, "a time that nobody saw is not shown as 0: {}", result.stderr);
+    assert!(shown[0].ends_with("-          no request has any"), "{shown:?}");
+    let done = fire(&played.url, "openai-embeddings", &["--top-k", "3"], HI);
+    assert!(done.code == 2 && done.stderr.contains("--top-k has no use"), "{done:?}");
 }
 
 #[test]
@@ -327,6 +332,12 @@ fn errors_are_told_in_the_words_of_each_api() {
         ("tgi", EVENTS, tgi.into()),
         ("sglang", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
         ("tensorrt-llm", EVENTS, "data: {\"error\":\"Overloaded\"}\n\n".into()),
+        (
+            "sglang",
+            EVENTS,
+            "data: {\"text\":\"\",\"meta_info\":{\"finish_reason\":{\"type\":\"abort\",\"message\":\"Overloaded\",\"status_code\":400}}}\n\n"
+                .into(),
+        ),
         ("ollama", "application/x-ndjson", "{\"error\":\"Overloaded\"}\n".into()),
     ] {
         let output = output(&fire(&play("200 OK", media, body).url, backend, &[], HI));
