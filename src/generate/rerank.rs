@@ -35,26 +35,28 @@ struct Ranking<'a> {
     /// Tokens of each query and document of its own.
     query: usize,
     document: Range,
-    /// Tokens that the server counts for each pair beside those.
-    pair: usize,
+    /// Tokens that the server adds to a pair, or to each text that it reads alone.
+    added: usize,
+    /// It reads the query and each document alone, and so the query once.
+    alone: bool,
 }
 
 impl<'a> Ranking<'a> {
     fn new(plan: &'a Plan, args: &BatchArgs) -> Result<Self, Error> {
-        let ranking = |texts, query: u32, document, pair| Ranking {
+        let ranking = |texts, query: u32, document, added| Ranking {
             texts,
             seed: plan.seed,
             documents: u64::from(args.random_batch_size),
             query: query as usize,
             document: Range::around(document, plan.range_ratio.input),
-            pair,
+            added,
+            alone: args.no_reranker,
         };
         if args.no_reranker {
             let texts = Random::text(plan.framed()?, plan.seed, 0)?;
             let own = length::without(plan.input_len, texts.overhead(), "the special tokens")?;
-            // vLLM counts the query with each document anew, and between them a token of padding where there is one.
-            let pair = 2 * texts.overhead() + usize::from(plan.tokenizer.pads());
-            return Ok(ranking(texts, own, own, pair));
+            let added = texts.overhead();
+            return Ok(ranking(texts, own, own, added));
         }
         let pair = plan.tokenizer.special_tokens_added_to_pair()?;
         let texts = Random::text(Framed::bare(&plan.tokenizer), plan.seed, 0)?;
@@ -63,18 +65,23 @@ impl<'a> Ranking<'a> {
         Ok(ranking(texts, own / 2, own - own / 2, pair))
     }
 
-    /// Request `item`, whose length is that of all its pairs.
+    /// Request `item`, whose length is that of all its pairs, or of all its texts.
     fn request(&self, item: u64) -> Result<(SampleRequest, Fitted), Error> {
         // Numbers of texts, which tell them apart.
         let first = item * (self.documents + 1);
         let (query, got) = self.text(first, self.query)?;
         let mut texts = vec![query];
-        let mut fitted = Fitted { want: 0, got: 0 };
+        let mut fitted = if self.alone {
+            Fitted { want: self.query + self.added, got: got + self.added }
+        } else {
+            Fitted { want: 0, got: 0 }
+        };
+        let with_each = |query: usize| if self.alone { 0 } else { query };
         for number in first + 1..=first + self.documents {
             let own = self.document.draw(&mut rng::stream(self.seed, "lengths", number)) as usize;
             let (document, len) = self.text(number, own)?;
-            fitted.want += self.query + own + self.pair;
-            fitted.got += got + len + self.pair;
+            fitted.want += with_each(self.query) + own + self.added;
+            fitted.got += with_each(got) + len + self.added;
             texts.push(document);
         }
         Ok((SampleRequest { prompt: Some(Prompt::Texts(texts)), ..SampleRequest::default() }, fitted))

@@ -225,11 +225,6 @@ fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Whether the tokenizer in this folder has a token for padding.
-pub fn pads(folder: &Path) -> Result<bool, Error> {
-    read_json(&folder.join("tokenizer_config.json")).map(|config| !config["pad_token"].is_null())
-}
-
 /// A file of JSON; null if there is none.
 fn read_json(path: &Path) -> Result<Value, Error> {
     let Some(text) = read_if_there(path)? else { return Ok(Value::Null) };

@@ -26,7 +26,6 @@ pub struct Tokenizer {
     engine: Engine,
     name: String,
     chat: Option<Arc<ChatTemplate>>,
-    pads: bool,
 }
 
 /// Who does the work.
@@ -76,7 +75,6 @@ impl Tokenizer {
         let mut tokenizer = Self::from_json(&json, &path.display().to_string())?;
         if let Some(folder) = file.parent() {
             tokenizer.chat = ChatTemplate::from_folder(folder)?.map(Arc::new);
-            tokenizer.pads = chat::pads(folder)?;
         }
         Ok(tokenizer)
     }
@@ -89,30 +87,19 @@ impl Tokenizer {
         local.with_padding(None);
         local.with_truncation(None).map_err(|e| Error::Usage(format!("{name}: {e}")))?;
         let segments = Segments::of(&local).map(Arc::new);
-        Ok(Tokenizer {
-            engine: Engine::Local(Box::new(local), segments),
-            name: name.to_owned(),
-            chat: None,
-            pads: false,
-        })
+        Ok(Tokenizer { engine: Engine::Local(Box::new(local), segments), name: name.to_owned(), chat: None })
     }
 
     /// The tokenizer of a running server, by its `/tokenize` and `/detokenize`.
     #[must_use]
     pub fn from_server(server: Server) -> Self {
-        Tokenizer { engine: Engine::Server(server), name: "server".into(), chat: None, pads: false }
+        Tokenizer { engine: Engine::Server(server), name: "server".into(), chat: None }
     }
 
     /// How it was named: `builtin`, a path, an id on the hub, or `server`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Whether the model's tokenizer has a token for padding, by the `tokenizer_config.json` beside it.
-    #[must_use]
-    pub fn pads(&self) -> bool {
-        self.pads
     }
 
     /// Whether each question costs a round trip.
