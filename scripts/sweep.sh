@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a sweep: for each cell of the config's grid  vb-gen > requests, vb-fire < requests > outputs, vb-stats < outputs,
-# then vb-agg over all cells.
+# then vb-agg over all cells. A config with a dataset_name and no input_output takes the lengths of the dataset.
 #
 #   scripts/sweep.sh [config.yaml] [--dry-run] [--new] [--results DIR]
 #
@@ -88,7 +88,9 @@ while read -r _; do total=$((total + 1)); done <<<"$cells"
 while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   number=$((number + 1))
   path=$folder/$cell
-  gen_args=(--config "$config" --base-url "$base_url" --input-len "$input" --output-len "$output" --num-prompts "$prompts" --seed "$cell_seed")
+  gen_args=(--config "$config" --base-url "$base_url")
+  [ "$input" = - ] || gen_args+=(--input-len "$input" --output-len "$output")
+  gen_args+=(--num-prompts "$prompts" --seed "$cell_seed")
   fire_args=("${fire[@]}" --max-concurrency "$concurrency")
   if $dry; then
     printf 'vb-gen'; printf ' %q' "${gen_args[@]}"; printf ' > %q\n' "$path.requests.ndjson"

@@ -23,14 +23,16 @@ pub struct ConfigFlag {
     pub config: Option<PathBuf>,
 }
 
-/// The keys that describe a sweep: two of its own, and two flags that a script needs to know.
+/// The keys that describe a sweep: two of its own, and three flags that a script needs to know.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Grid {
     /// The model's name at the server.
     pub model: Option<String>,
     /// The server, or `sim` for the simulated one.
     pub base_url: Option<String>,
-    /// Pairs of input and output length, in tokens.
+    /// Where prompts come from.
+    pub dataset_name: Option<String>,
+    /// Pairs of input and output length, in tokens; none: the lengths are those of the dataset.
     #[serde(default)]
     pub input_output: Vec<(u32, u32)>,
     /// Pairs of concurrency and number of prompts.
@@ -124,9 +126,10 @@ pub fn grid(path: &Path) -> Result<Grid, Error> {
     let file = File::read(path)?;
     let grid: Grid = serde_yaml::from_str(&file.text).map_err(|e| yaml_error(&file.name, &e))?;
     for (key, pairs) in [("input_output", &grid.input_output), ("concurrency_prompts", &grid.concurrency_prompts)] {
-        if pairs.is_empty() {
-            let what = format!("`{key}` needs at least one pair, as in `{key}: [[128, 64]]`");
-            return Err(file.wrong(key, &what));
+        let lengths = key == "input_output";
+        if pairs.is_empty() && !(lengths && grid.dataset_name.is_some()) {
+            let or = if lengths { ", or `dataset_name` a dataset with lengths of its own" } else { "" };
+            return Err(file.wrong(key, &format!("`{key}` needs at least one pair, as in `{key}: [[128, 64]]`{or}")));
         }
         if let Some((a, b)) = pairs.iter().find(|(a, b)| *a == 0 || *b == 0) {
             return Err(file.wrong(key, &format!("`{key}`: [{a}, {b}] has a zero")));

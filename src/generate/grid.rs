@@ -19,8 +19,9 @@ pub enum GridFormat {
 /// One cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Cell {
-    input_len: u32,
-    output_len: u32,
+    /// `None`, as the output length: the lengths are those of the dataset.
+    input_len: Option<u32>,
+    output_len: Option<u32>,
     max_concurrency: u32,
     num_prompts: u32,
     seed: u64,
@@ -47,25 +48,36 @@ impl Cell {
     fn tsv(&self) -> String {
         let Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model } = self;
         let [base_url, model] = [base_url, model].map(|text| text.as_deref().unwrap_or("-"));
+        let [input_len, output_len] =
+            [input_len, output_len].map(|n| n.map_or_else(|| "-".to_owned(), |n| n.to_string()));
         format!("{input_len}\t{output_len}\t{max_concurrency}\t{num_prompts}\t{seed}\t{name}\t{base_url}\t{model}")
     }
 }
 
-/// Every pair of lengths with every pair of load.
+/// Every pair of lengths with every pair of load; without lengths, every load once.
 fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
+    let mut lengths: Vec<_> = grid.input_output.iter().map(|&(input, output)| (Some(input), Some(output))).collect();
+    if lengths.is_empty() {
+        lengths.push((None, None));
+    }
     let mut taken = HashSet::new();
     let mut cells = Vec::new();
-    for &(input_len, output_len) in &grid.input_output {
+    for (input_len, output_len) in lengths {
+        let what = match (input_len, output_len) {
+            (Some(input), Some(output)) => format!("io{input}x{output}"),
+            _ => grid.dataset_name.clone().unwrap_or_default(),
+        };
         for &(max_concurrency, num_prompts) in &grid.concurrency_prompts {
-            let mut seed = seed(base, [input_len, output_len, max_concurrency, num_prompts]);
-            let mut name = format!("bench_io{input_len}x{output_len}_mc{max_concurrency}_np{num_prompts}");
+            let lengths = [input_len, output_len].map(Option::unwrap_or_default);
+            let mut seed = seed(base, [lengths[0], lengths[1], max_concurrency, num_prompts]);
+            let mut name = format!("bench_{what}_mc{max_concurrency}_np{num_prompts}");
             // A cell that comes twice is a repetition: with other prompts, and files of its own.
             for run in 2.. {
                 if taken.insert(seed) {
                     break;
                 }
                 seed = seed.wrapping_add(1);
-                name = format!("bench_io{input_len}x{output_len}_mc{max_concurrency}_np{num_prompts}_run{run}");
+                name = format!("bench_{what}_mc{max_concurrency}_np{num_prompts}_run{run}");
             }
             let (base_url, model) = (grid.base_url.clone(), grid.model.clone());
             cells.push(Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model });
@@ -92,6 +104,7 @@ mod tests {
         config::Grid {
             model: None,
             base_url: Some("sim".into()),
+            dataset_name: None,
             input_output: input_output.to_vec(),
             concurrency_prompts: concurrency_prompts.to_vec(),
         }
@@ -115,5 +128,15 @@ mod tests {
         let names: Vec<&str> = twice.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["bench_io128x64_mc8_np80", "bench_io128x64_mc8_np80_run2"]);
         assert!(twice[0].tsv().ends_with("_np80\tsim\t-"), "{}", twice[0].tsv());
+    }
+
+    #[test]
+    fn without_lengths_a_load_is_a_cell() {
+        let grid = config::Grid { dataset_name: Some("sharegpt".into()), ..grid(&[], &[(8, 80), (8, 80)]) };
+        let twice = cells(&grid, 0);
+        assert_ne!(twice[0].seed, twice[1].seed);
+        let names: Vec<&str> = twice.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["bench_sharegpt_mc8_np80", "bench_sharegpt_mc8_np80_run2"]);
+        assert!(twice[0].tsv().starts_with("-\t-\t8\t80\t"), "{}", twice[0].tsv());
     }
 }

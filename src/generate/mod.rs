@@ -286,6 +286,22 @@ impl DatasetName {
         matches!(self, Random | RandomMm | RandomRerank | PrefixRepetition | GeneratedSharedPrefix | Sonnet | MultiTurn)
     }
 
+    /// Where prompt lengths come from, unless from `--input-len`.
+    fn own_lengths(self) -> Option<&'static str> {
+        use DatasetName::{Custom, Hf, Replay, Sharegpt, SpecBench, SpeedBench};
+        match self {
+            DatasetName::PrefixRepetition => {
+                Some("say --prefix-repetition-prefix-len and --prefix-repetition-suffix-len")
+            }
+            DatasetName::GeneratedSharedPrefix => {
+                Some("say --gsp-system-prompt-len, --gsp-question-len and --gsp-range-ratio")
+            }
+            Sharegpt | Custom | Hf | Replay | SpecBench | SpeedBench => Some("its prompts are as long as they are"),
+            _ if self.trace().is_some() => Some("its prompts are as long as the trace says"),
+            _ => None,
+        }
+    }
+
     /// Tokens to generate, unless it is said.
     fn default_output_len(self) -> u32 {
         match self {
@@ -394,27 +410,26 @@ impl Args {
                 "{flag} works with the traces only: --dataset-name mooncake, qwen, azure or burstgpt"
             ));
         }
-        if dataset.trace().is_some() && self.prefix_len.is_some_and(|tokens| tokens > 0) {
-            return wrong("--prefix-len would change what the trace says of prompts: leave it out");
-        }
         if self.num_prompts == Some(0) && dataset.is_made_up() {
             return wrong("--num-prompts 0 is all rows of a file, and this dataset has none: give a number");
         }
         if !dataset.is_made_up() && self.dataset_path.is_none() {
             return wrong("this dataset needs a file: --dataset-path FILE");
         }
-        let fixed = match dataset {
-            PrefixRepetition => Some("say --prefix-repetition-prefix-len and --prefix-repetition-suffix-len"),
-            GeneratedSharedPrefix => Some("say --gsp-system-prompt-len, --gsp-question-len and --gsp-range-ratio"),
-            DatasetName::SpecBench | DatasetName::SpeedBench => Some("its prompts are as long as they are"),
-            _ => None,
-        };
-        if let Some(cure) = fixed
-            && (self.input_len.is_some() || self.prefix_len.is_some() || self.range_ratio != RangeRatio::default())
+        // Outcomes that are replayed get random prompts, which may share a prefix.
+        let prefix = self.prefix_len.is_some() && dataset != DatasetName::Replay;
+        if let Some(cure) = dataset.own_lengths()
+            && (self.input_len.is_some() || prefix || self.range_ratio != RangeRatio::default())
         {
             return Err(Error::Usage(format!(
                 "this dataset takes no --input-len, --prefix-len or --range-ratio: {cure}"
             )));
+        }
+        if dataset.is_saved() && self.output_len.is_some() {
+            return wrong("this dataset takes no --output-len: its answers are as long as it says");
+        }
+        if dataset == DatasetName::Sonnet && self.range_ratio != RangeRatio::default() {
+            return wrong("sonnet takes no --range-ratio: its prompts are whole lines, up to --input-len tokens");
         }
         if dataset == RandomRerank && (self.output_len.is_some() || self.prefix_len.is_some() || self.no_ignore_eos) {
             return wrong("random-rerank takes no --output-len, --prefix-len or --no-ignore-eos: nothing is generated");

@@ -1,6 +1,7 @@
 //! `scripts/sweep.sh`: one command from a config to a table, which goes on where it was cut.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
@@ -88,6 +89,37 @@ fn a_sweep_ends_in_a_table_with_everything_beside_it() {
     let prompts = |i: usize| fs::read_to_string(folders[i].join("bench_io16x4_mc1_np2.requests.ndjson")).unwrap();
     assert_eq!(folders.len(), 2);
     assert_ne!(prompts(0), prompts(1), "a server's prefix cache must not hold the last sweep's prompts");
+}
+
+#[test]
+fn a_dataset_with_lengths_of_its_own_needs_none_in_the_grid() {
+    let home = folder("sweep-dataset");
+    let turn = |from: &str, words: usize| format!(r#"{{"from":"{from}","value":"{}"}}"#, "a word ".repeat(words));
+    let talk = |id: usize| format!(r#"{{"id":"{id}","conversations":[{},{}]}}"#, turn("human", 9 + id), turn("gpt", 8));
+    let talks: Vec<String> = (0..6).map(talk).collect();
+    let file = home.join("sharegpt.json");
+    fs::write(&file, format!("[{}]", talks.join(","))).unwrap();
+    let text = format!(
+        "model: m\nbase_url: sim\ndataset_name: sharegpt\ndataset_path: {}\nconcurrency_prompts: [[1, 3], [2, 6]]\n",
+        file.display()
+    );
+    let config = config(&home, &text);
+    let done = sweep(&config, &[]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let result = &sweeps(&config)[0];
+    let names: Vec<String> = files(result, ".json").into_iter().map(|f| f.0).collect();
+    assert_eq!(names, ["bench_sharegpt_mc1_np3.json", "bench_sharegpt_mc2_np6.json"]);
+    let requests = fs::read_to_string(result.join("bench_sharegpt_mc2_np6.requests.ndjson")).unwrap();
+    let lengths: BTreeSet<u64> = requests
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["prompt_len"].as_u64().unwrap())
+        .collect();
+    assert!(lengths.len() == 6 && lengths.iter().all(|len| *len < 100), "{lengths:?}");
+
+    let without = text.replace("dataset_name: sharegpt\n", "");
+    fs::write(&config, without).unwrap();
+    let done = sweep(&config, &["--new"]);
+    assert!(done.code == 2 && done.stderr.contains("or `dataset_name` a dataset with"), "{}", done.stderr);
 }
 
 #[test]

@@ -148,7 +148,9 @@ fn what_is_wrong_with_a_trace_is_told_with_its_place() {
         ("mooncake", mooncake.into(), &["--from", "5s"], 3, "has no row in the window"),
         ("mooncake", mooncake.into(), &["--loop"], 2, "add --num-prompts"),
         ("mooncake", mooncake.into(), &[burst, "all"], 2, "works with --dataset-name burstgpt only"),
-        ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "--prefix-len would change"),
+        ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "as long as the trace says"),
+        ("mooncake", mooncake.into(), &["--input-len", "9"], 2, "as long as the trace says"),
+        ("mooncake", mooncake.into(), &["--output-len", "9"], 2, "takes no --output-len"),
         ("custom", "{\"prompt\":\"hi\"}".into(), &["--speed", "2"], 2, "--speed works with the traces only"),
     ] {
         let file = folder.join("trace");
