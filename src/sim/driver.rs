@@ -58,24 +58,45 @@ pub struct Progress {
     waker: Option<Waker>,
 }
 
-impl Progress {
-    /// Tells the truth log what the engine did for the request.
-    pub fn tell(&self, truth: &mut Truth) {
-        truth.queue_time = self.queue_time;
-        truth.cached_tokens = self.cached_tokens;
-        truth.output_tokens = u32::try_from(self.generated).unwrap_or(u32::MAX);
-        if !self.finished {
-            truth.finish_reason = None;
-        }
-    }
-}
-
 /// The right to the tokens of one request; dropping it takes an unfinished request out of the engine.
 pub struct Ticket {
     driver: Rc<Driver>,
     id: RequestId,
     progress: Rc<RefCell<Progress>>,
     taken: usize,
+}
+
+/// The tickets of a request, for `n` answers to each of its prompts.
+pub struct Tickets {
+    /// One for each answer.
+    pub each: Vec<Ticket>,
+    /// Answers to each prompt.
+    pub n: usize,
+}
+
+impl Tickets {
+    /// Tokens of the prompts that were in the prefix cache, by the first answer to each.
+    pub fn cached_tokens(&self) -> u32 {
+        self.each.iter().step_by(self.n.max(1)).map(|ticket| ticket.progress.borrow().cached_tokens).sum()
+    }
+
+    /// Waits for all tokens.
+    pub async fn finished(&mut self) {
+        for ticket in &mut self.each {
+            ticket.finished().await;
+        }
+    }
+
+    /// Tells the truth log what the engine did for the request.
+    pub fn tell(&self, truth: &mut Truth) {
+        truth.queue_time = self.each.first().and_then(|ticket| ticket.progress.borrow().queue_time);
+        truth.cached_tokens = self.cached_tokens();
+        let generated: usize = self.each.iter().map(|ticket| ticket.progress.borrow().generated).sum();
+        truth.output_tokens = u32::try_from(generated).unwrap_or(u32::MAX);
+        if !self.each.iter().all(|ticket| ticket.progress.borrow().finished) {
+            truth.finish_reason = None;
+        }
+    }
 }
 
 impl Driver {
@@ -253,11 +274,6 @@ impl Ticket {
     /// Waits for the last token.
     pub async fn finished(&mut self) {
         while !std::future::poll_fn(|cx| self.poll_tokens(cx)).await.1 {}
-    }
-
-    /// How far the request is.
-    pub fn progress(&self) -> std::cell::Ref<'_, Progress> {
-        self.progress.borrow()
     }
 }
 

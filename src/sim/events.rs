@@ -21,19 +21,27 @@ pub struct Format {
     pub cached_tokens: u32,
     /// Whether events tell the usage so far.
     pub continuous_usage: bool,
-    /// The tokens of the prompt for the first event, when token ids were asked for.
-    pub prompt_ids: Option<Vec<u32>>,
+    /// The tokens of the prompts for their first events, when token ids were asked for.
+    pub prompt_ids: Option<Vec<Vec<u32>>>,
+    /// Answers to each prompt.
+    pub n: usize,
+    /// Answers to all prompts.
+    pub answers: usize,
 }
 
 /// What an event brings.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chunk<'a> {
+    /// Which of several answers it belongs to.
+    pub answer: usize,
     /// Its text, without need of escapes.
     pub text: &'a str,
     /// Its tokens.
     pub ids: &'a [u32],
     /// What kind of text it is.
-    pub part: Part,
+    pub part: Part<'a>,
+    /// How likely its tokens were, as JSON, where that was asked for.
+    pub logprobs: Option<&'a str>,
     /// Why the answer ends here, if it does.
     pub finish: Option<&'a str>,
     /// Tokens up to and with these.
@@ -48,14 +56,14 @@ pub struct Chunk<'a> {
 
 /// The kinds of text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Part {
+pub enum Part<'a> {
     /// The answer proper.
     #[default]
     Content,
     /// Thoughts, under this key.
     Reasoning(&'static str),
-    /// The arguments of a tool call.
-    ToolCall,
+    /// The arguments of a call of this tool.
+    ToolCall(&'a str),
 }
 
 impl Format {
@@ -65,18 +73,20 @@ impl Format {
         let object = if chat { "chat.completion.chunk" } else { "text_completion" };
         let (id, model) = (json!(id), json!(model));
         let head = format!(r#"data: {{"id":{id},"object":"{object}","created":{created},"model":{model},"choices":["#);
-        Format { chat, head, prompt_tokens, cached_tokens: 0, continuous_usage: false, prompt_ids: None }
+        let (cached_tokens, continuous_usage, prompt_ids) = (0, false, None);
+        Format { chat, head, prompt_tokens, cached_tokens, continuous_usage, prompt_ids, n: 1, answers: 1 }
     }
 
-    /// The event with the role, which opens a chat.
+    /// The event with the role, which opens an answer of a chat.
     #[must_use]
-    pub fn role(&self) -> String {
+    pub fn role(&self, answer: usize) -> String {
         let mut event = self.head.clone();
-        event
-            .push_str(r#"{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#);
+        // Writing to a string cannot fail.
+        let _ = write!(event, r#"{{"index":{answer},"#);
+        event.push_str(r#""delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#);
         self.push_continuous_usage(&mut event, 0);
         event.push_str(",\"prompt_token_ids\":");
-        push_ids(&mut event, self.prompt_ids.as_deref());
+        push_ids(&mut event, self.prompt_of(answer));
         event.push_str(",\"prompt_text\":null}\n\n");
         event
     }
@@ -102,30 +112,35 @@ impl Format {
         event
     }
 
+    /// The prompt that an answer is to, when token ids were asked for.
+    fn prompt_of(&self, answer: usize) -> Option<&[u32]> {
+        self.prompt_ids.as_ref()?.get(answer / self.n.max(1)).map(Vec::as_slice)
+    }
+
     fn push_choice(&self, event: &mut String, chunk: Chunk<'_>) {
-        event.extend([r#"{"index":0,"text":""#, chunk.text, r#"","logprobs":null,"finish_reason":"#]);
+        let _ = write!(event, r#"{{"index":{},"text":""#, chunk.answer);
+        event.extend([chunk.text, r#"","logprobs":"#, chunk.logprobs.unwrap_or("null"), r#","finish_reason":"#]);
         push_reason(event, chunk.finish);
         event.push_str(r#","stop_reason":null,"prompt_token_ids":"#);
-        push_ids(event, self.prompt_ids.as_deref().filter(|_| chunk.first));
+        push_ids(event, self.prompt_of(chunk.answer).filter(|_| chunk.first));
         event.push_str(",\"token_ids\":");
         push_ids(event, self.prompt_ids.as_ref().map(|_| chunk.ids));
     }
 
     fn push_delta(&self, event: &mut String, chunk: Chunk<'_>) {
-        event.push_str(r#"{"index":0,"delta":{"#);
+        let _ = write!(event, r#"{{"index":{},"delta":{{"#, chunk.answer);
         match chunk.part {
             Part::Content => event.extend([r#""content":""#, chunk.text, "\""]),
             Part::Reasoning(key) => event.extend(["\"", key, r#"":""#, chunk.text, "\""]),
-            Part::ToolCall if chunk.first => event.extend([
-                r#""tool_calls":[{"index":0,"id":"call_0","type":"function","function":{"name":"recite","arguments":""#,
-                chunk.text,
-                "\"}}]",
-            ]),
-            Part::ToolCall => {
+            Part::ToolCall(name) if chunk.first => {
+                event.push_str(r#""tool_calls":[{"id":"call_0","type":"function","index":0,"function":{"name":"#);
+                event.extend([&json!(name).to_string(), r#","arguments":""#, chunk.text, "\"}}]"]);
+            }
+            Part::ToolCall(_) => {
                 event.extend([r#""tool_calls":[{"index":0,"function":{"arguments":""#, chunk.text, "\"}}]"]);
             }
         }
-        event.push_str(r#"},"logprobs":null,"finish_reason":"#);
+        event.extend([r#"},"logprobs":"#, chunk.logprobs.unwrap_or("null"), r#","finish_reason":"#]);
         push_reason(event, chunk.finish);
         if chunk.finish.is_some() {
             event.push_str(",\"stop_reason\":null");
@@ -179,7 +194,7 @@ impl Format {
 
 impl Dialect for Format {
     fn opening(&mut self) -> Vec<String> {
-        self.chat.then(|| self.role()).into_iter().collect()
+        if self.chat { (0..self.answers).map(|answer| self.role(answer)).collect() } else { vec![] }
     }
 
     fn chunk(&mut self, chunk: Chunk<'_>) -> String {
@@ -264,7 +279,7 @@ mod tests {
         assert_eq!(text.chunk(chunk), format!("{head}{plain},\"usage\":{usage}}}\n\n"));
         assert_eq!(text.usage_event(&text.usage(1, None)), format!("{head}],\"usage\":{usage},{fingerprint}}}\n\n"));
         text.continuous_usage = false;
-        text.prompt_ids = Some(vec![1, 2]);
+        text.prompt_ids = Some(vec![vec![1, 2]]);
         let ids =
             plain.replace(r#"prompt_token_ids":null,"token_ids":null"#, r#"prompt_token_ids":[1,2],"token_ids":[7]"#);
         assert_eq!(text.chunk(chunk), format!("{head}{ids}}}\n\n"));
@@ -276,7 +291,7 @@ mod tests {
         let head =
             r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":17,"model":"tiny","choices":["#;
         let role = r#"{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"prompt_token_ids":null,"prompt_text":null}"#;
-        assert_eq!(chat.role(), format!("{head}{role}\n\n"));
+        assert_eq!(chat.role(0), format!("{head}{role}\n\n"));
         let chunk = Chunk { text: " hi", ids: &[7], generated: 1, ..Chunk::default() };
         let plain = r#"{"index":0,"delta":{"content":" hi"},"logprobs":null,"finish_reason":null,"token_ids":null}]}"#;
         assert_eq!(chat.chunk(chunk), format!("{head}{plain}\n\n"));
@@ -292,11 +307,11 @@ mod tests {
     fn every_event_is_json() {
         let mut format = Format::new(true, "a\"b", 1, "m\\n", 3);
         format.cached_tokens = 2;
-        let parts = [Part::Content, Part::Reasoning("reasoning"), Part::ToolCall];
+        let parts = [Part::Content, Part::Reasoning("reasoning"), Part::ToolCall("a\"b")];
         let chunks =
             parts.iter().flat_map(|part| [true, false].map(|first| Chunk { part: *part, first, ..Chunk::default() }));
         let usage = format.usage_event(&format.usage(4, Some(2)));
-        let role = format.role();
+        let role = format.role(1);
         for event in chunks.map(|chunk| format.chunk(chunk)).chain([role, usage, Format::failure()]) {
             let json = event.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
             serde_json::from_str::<Value>(json).unwrap_or_else(|e| panic!("{e}: {json}"));

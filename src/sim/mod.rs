@@ -19,6 +19,7 @@ mod driver;
 pub(crate) mod engine;
 mod events;
 mod fault;
+mod logprobs;
 mod metrics;
 mod profile;
 mod request;

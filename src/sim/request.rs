@@ -11,6 +11,12 @@ use super::{
 };
 use crate::record::Prompt;
 
+/// The most answers to a request.
+const MOST_ANSWERS: usize = 1024;
+
+/// vLLM's `--max-logprobs`.
+const MOST_LIKELY: usize = 20;
+
 /// A refusal: a status and vLLM's words.
 #[derive(Debug, PartialEq)]
 pub struct Refusal {
@@ -64,6 +70,14 @@ pub struct Body {
     pub return_token_ids: Option<bool>,
     /// As vLLM has it.
     pub n: Option<i64>,
+    /// As vLLM has it: a number, and a switch in a chat.
+    pub logprobs: Option<Value>,
+    /// As vLLM has it.
+    pub top_logprobs: Option<i64>,
+    /// As vLLM has it.
+    pub tools: Option<Vec<Value>>,
+    /// As vLLM has it.
+    pub tool_choice: Option<Value>,
     /// As vLLM has it.
     pub vb_fault: Option<String>,
 }
@@ -95,8 +109,14 @@ pub struct TokenizeBody {
 pub struct Ask {
     /// The model's name, as in the answer.
     pub model: String,
-    /// The tokens of the prompt.
-    pub prompt: Vec<u32>,
+    /// The tokens of each prompt.
+    pub prompts: Vec<Vec<u32>>,
+    /// Answers to each prompt.
+    pub n: usize,
+    /// How many likely tokens are told for each token; `None`: not even how likely the token was.
+    pub logprobs: Option<usize>,
+    /// The tool that the answer has to call.
+    pub tool: Option<Tool>,
     /// How long the answer may be.
     pub length: Length,
     /// Whether the answer is a stream.
@@ -109,6 +129,15 @@ pub struct Ask {
     pub return_token_ids: bool,
     /// The fault that the request itself asks for.
     pub fault: Option<Fault>,
+}
+
+/// A tool that has to be called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Whether any would have done. vLLM then says that the answer ended with calls.
+    pub any: bool,
 }
 
 /// Reads JSON of the form `T`.
@@ -140,6 +169,13 @@ pub fn model(asked: Option<&str>, known: &[String]) -> Result<String, Refusal> {
     }
 }
 
+impl Ask {
+    /// Tokens of all prompts.
+    pub fn prompt_tokens(&self) -> u32 {
+        u32::try_from(self.prompts.iter().map(Vec::len).sum::<usize>()).unwrap_or(u32::MAX)
+    }
+}
+
 impl Body {
     /// Checks a request for an endpoint as vLLM would.
     pub fn check(self, chat: bool, models: &[String], room: u32, vocabulary: &Vocabulary) -> Result<Ask, Refusal> {
@@ -149,18 +185,25 @@ impl Body {
             let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
             return Err(Refusal::bad(Some("stream_options"), message));
         }
-        if let Some(n) = self.n.filter(|n| *n != 1) {
-            let message = format!("n must be 1 with vb-sim, got {n}. (parameter=n, value={n})");
-            return Err(Refusal::bad(Some("n"), &message));
-        }
+        let n = self.n()?;
+        let logprobs = if chat { self.chat_logprobs() } else { self.logprobs() }?;
+        let tool = if chat { self.tool()? } else { None };
         let fault = self.vb_fault.as_deref().map(str::parse).transpose();
         let fault = fault.map_err(|e: String| Refusal::bad(Some("vb_fault"), &e))?;
-        let prompt = if chat { self.chat_tokens(vocabulary) } else { self.prompt_tokens(vocabulary) }?;
-        let max_tokens = self.max_tokens(chat, prompt.len(), room)?;
+        let prompts = if chat { vec![self.chat_tokens(vocabulary)?] } else { self.prompt_tokens(vocabulary)? };
+        if prompts.len() * n > MOST_ANSWERS {
+            let message = format!("vb-sim gives at most {MOST_ANSWERS} answers to a request. (parameter=n, value={n})");
+            return Err(Refusal::bad(Some("n"), &message));
+        }
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
+        let max_tokens = self.max_tokens(chat, longest, room)?;
         let options = self.stream_options.unwrap_or_default();
         Ok(Ask {
             model,
-            prompt,
+            prompts,
+            n,
+            logprobs,
+            tool,
             length: Length {
                 max_tokens,
                 min_tokens: self.min_tokens.unwrap_or(0),
@@ -174,23 +217,67 @@ impl Body {
         })
     }
 
-    fn prompt_tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, Refusal> {
-        let ids = match &self.prompt {
-            Some(Prompt::Text(text)) => encode(vocabulary, text)?,
-            Some(Prompt::Ids(ids)) => ids.clone(),
-            Some(Prompt::Texts(texts)) if texts.len() == 1 => encode(vocabulary, &texts[0])?,
-            Some(Prompt::IdLists(lists)) if lists.len() == 1 => lists[0].clone(),
-            Some(_) => {
-                let message = "vb-sim takes one prompt a request. (parameter=prompt)";
-                return Err(Refusal::bad(Some("prompt"), message));
+    fn n(&self) -> Result<usize, Refusal> {
+        let n = self.n.unwrap_or(1);
+        usize::try_from(n)
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| Refusal::bad(Some("n"), &format!("n must be at least 1, got {n}. (parameter=n, value={n})")))
+    }
+
+    /// How many likely tokens a completion is to tell.
+    fn logprobs(&self) -> Result<Option<usize>, Refusal> {
+        let asked = self.logprobs.as_ref().filter(|asked| !asked.is_null());
+        asked.map(|asked| likely("logprobs", asked.as_i64())).transpose()
+    }
+
+    /// How many likely tokens a chat is to tell.
+    fn chat_logprobs(&self) -> Result<Option<usize>, Refusal> {
+        let on = self.logprobs.as_ref() == Some(&Value::Bool(true));
+        if !on && self.top_logprobs.is_some_and(|n| n > 0) {
+            let message = "when using `top_logprobs`, `logprobs` must be set to true. (parameter=top_logprobs)";
+            return Err(Refusal::bad(Some("top_logprobs"), message));
+        }
+        on.then(|| likely("top_logprobs", Some(self.top_logprobs.unwrap_or(0)))).transpose()
+    }
+
+    /// The tool that has to be called: the one that is named, or the first one where any will do.
+    fn tool(&self) -> Result<Option<Tool>, Refusal> {
+        let Some(choice) =
+            self.tool_choice.as_ref().filter(|c| !matches!(c.as_str(), Some("auto" | "none")) && !c.is_null())
+        else {
+            return Ok(None);
+        };
+        let names: Vec<&str> =
+            self.tools.iter().flatten().filter_map(|tool| tool["function"]["name"].as_str()).collect();
+        let wanted = choice["function"]["name"].as_str();
+        let found = match (choice.as_str(), wanted) {
+            (Some("required"), _) => names.first().map(|name| (name, true)),
+            (_, Some(wanted)) => names.iter().find(|name| **name == wanted).map(|name| (name, false)),
+            _ => None,
+        };
+        found.map(|(name, any)| Some(Tool { name: (*name).to_owned(), any })).ok_or_else(|| {
+            let message =
+                "`tool_choice` must name one of `tools`, or be `required` where there are any. (parameter=tool_choice)";
+            Refusal::bad(Some("tool_choice"), message)
+        })
+    }
+
+    fn prompt_tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>, Refusal> {
+        let prompts = match &self.prompt {
+            Some(Prompt::Text(text)) => vec![encode(vocabulary, text)?],
+            Some(Prompt::Ids(ids)) => vec![ids.clone()],
+            Some(Prompt::Texts(texts)) => {
+                texts.iter().map(|text| encode(vocabulary, text)).collect::<Result<_, _>>()?
             }
+            Some(Prompt::IdLists(lists)) => lists.clone(),
             None => Vec::new(),
         };
-        if ids.is_empty() {
+        if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
             let message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)";
             return Err(Refusal::bad(Some("prompt"), message));
         }
-        Ok(ids)
+        Ok(prompts)
     }
 
     fn chat_tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, Refusal> {
@@ -241,6 +328,15 @@ impl TokenizeBody {
     }
 }
 
+/// How many likely tokens are told: what was asked for, as far as vLLM allows it.
+fn likely(param: &str, asked: Option<i64>) -> Result<usize, Refusal> {
+    asked.and_then(|asked| usize::try_from(asked).ok()).filter(|n| *n <= MOST_LIKELY).ok_or_else(|| {
+        let asked = asked.map_or_else(|| "no number".into(), |asked| asked.to_string());
+        let message = format!("{param} must be from 0 to {MOST_LIKELY}, got {asked}. (parameter={param})");
+        Refusal::bad(Some(param), &message)
+    })
+}
+
 /// The refusal of a body without a key that it needs.
 pub fn missing(key: &str) -> Refusal {
     let place = format!("body.{key}");
@@ -270,7 +366,7 @@ mod tests {
         let ask = check(false, r#"{"prompt":[1,2,3],"a_key_of_tomorrow":{}}"#).unwrap();
         assert_eq!((ask.model.as_str(), ask.length.max_tokens, ask.stream), ("tiny", 16, false));
         let ask = check(true, r#"{"model":"lora","messages":[{"role":"user","content":"hi"}],"stream":null}"#).unwrap();
-        assert_eq!(ask.length.max_tokens as usize, 20 - ask.prompt.len());
+        assert_eq!(ask.length.max_tokens as usize, 20 - ask.prompts[0].len());
     }
 
     #[test]
@@ -280,6 +376,25 @@ mod tests {
         let ids: Vec<u32> = (0..20).collect();
         let refusal = check(false, &format!(r#"{{"prompt":{ids:?}}}"#)).unwrap_err();
         assert!(refusal.body.to_string().contains("This model's maximum context length is 20 tokens. However, your"));
+    }
+
+    #[test]
+    fn several_answers_are_asked_for_in_two_ways() {
+        let ask = check(false, r#"{"prompt":["a b","c"],"n":3,"logprobs":2}"#).unwrap();
+        assert_eq!((ask.prompts.len(), ask.n, ask.logprobs), (2, 3, Some(2)));
+        let tools =
+            r#""tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]"#;
+        for (choice, want) in [
+            (r#""auto""#, None),
+            ("null", None),
+            (r#""required""#, Some(("f", true))),
+            (r#"{"type":"function","function":{"name":"g"}}"#, Some(("g", false))),
+        ] {
+            let chat = r#""messages":[{"role":"user","content":"hi"}],"logprobs":true"#;
+            let ask = check(true, &format!(r#"{{{chat},{tools},"tool_choice":{choice}}}"#)).unwrap();
+            let tool = ask.tool.as_ref().map(|tool| (tool.name.as_str(), tool.any));
+            assert_eq!((tool, ask.logprobs), (want, Some(0)), "{choice}");
+        }
     }
 
     #[test]
@@ -298,11 +413,27 @@ mod tests {
                 "BadRequestError",
                 "max_tokens=21 cannot be greater than",
             ),
-            (false, r#"{"prompt":["a","b"]}"#, 400, "BadRequestError", "vb-sim takes one prompt"),
-            (false, r#"{"prompt":"a","n":2}"#, 400, "BadRequestError", "n must be 1"),
+            (false, r#"{"prompt":["a",""]}"#, 400, "BadRequestError", "Either prompt or prompt_embeds must be"),
+            (false, r#"{"prompt":"a","n":0}"#, 400, "BadRequestError", "n must be at least 1, got 0"),
+            (false, r#"{"prompt":["a","b"],"n":900}"#, 400, "BadRequestError", "vb-sim gives at most 1024 answers"),
+            (false, r#"{"prompt":"a","logprobs":21}"#, 400, "BadRequestError", "logprobs must be from 0 to 20, got 21"),
             (false, r#"{"prompt":"a","stream_options":{}}"#, 400, "BadRequestError", "Stream options can only be"),
             (false, r#"{"prompt":"a","vb_fault":"flood"}"#, 400, "BadRequestError", "no fault is called `flood`"),
             (true, r#"{"prompt":"a"}"#, 400, "Bad Request", "1 validation error:\n  {'type': 'missing', 'loc'"),
+            (
+                true,
+                r#"{"messages":[{"role":"user"}],"top_logprobs":2}"#,
+                400,
+                "BadRequestError",
+                "when using `top_logprobs`",
+            ),
+            (
+                true,
+                r#"{"messages":[{"role":"user"}],"tool_choice":"required"}"#,
+                400,
+                "BadRequestError",
+                "`tool_choice` must name",
+            ),
             (true, r#"{"messages":[]}"#, 400, "BadRequestError", "Cannot apply chat template to an empty"),
         ] {
             let refusal = check(chat, body).unwrap_err();

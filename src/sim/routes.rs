@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 
 use super::{
     api::{Api, Named, Whole, pooling::Pooling},
-    driver::{Driver, Ticket},
+    driver::{Driver, Ticket, Tickets},
     events::{FINGERPRINT, error_body},
     fault::{self, Fault, FaultKind},
+    logprobs,
     request::{self, Ask, Refusal, TokenizeBody},
     script::{Answer, Script},
     server::Options,
@@ -196,7 +197,7 @@ impl Server {
         };
         let fault = ask.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
         tap.borrow_mut().note(|truth| {
-            truth.prompt_tokens = u32::try_from(ask.prompt.len()).unwrap_or(u32::MAX);
+            truth.prompt_tokens = ask.prompt_tokens();
             truth.fault = fault.map(|fault| fault.to_string());
         });
         if let Some(answer) = instead(fault, &tap).await? {
@@ -313,7 +314,11 @@ impl Exchange<'_> {
     }
 
     fn finish(&self) -> &'static str {
-        if self.ask.length.ignore_eos && !self.has(FaultKind::Empty) { "length" } else { "stop" }
+        match &self.ask.tool {
+            _ if self.ask.length.ignore_eos && !self.has(FaultKind::Empty) => "length",
+            Some(tool) if tool.any => "tool_calls",
+            _ => "stop",
+        }
     }
 
     fn has(&self, kind: FaultKind) -> bool {
@@ -321,27 +326,36 @@ impl Exchange<'_> {
     }
 
     /// Queues the request. An answer that is to be empty needs no engine.
-    fn submit(&self) -> (Rc<[u32]>, Option<Ticket>) {
-        if self.has(FaultKind::Empty) {
-            return (Rc::new([]), None);
+    fn submit(&self) -> (Vec<Rc<[u32]>>, Tickets) {
+        let Exchange { server, ask, .. } = self;
+        let (mut outputs, mut tickets) = (Vec::new(), Tickets { each: Vec::new(), n: ask.n });
+        for prompt in &ask.prompts {
+            for which in 0..ask.n as u64 {
+                if self.has(FaultKind::Empty) {
+                    outputs.push(Rc::new([]) as Rc<[u32]>);
+                    continue;
+                }
+                let output: Rc<[u32]> = server.vocabulary.answer(server.options.seed, prompt, which, ask.length).into();
+                let stops = output.last() == Some(&END_OF_TEXT);
+                tickets.each.push(server.driver.submit(prompt, Rc::clone(&output), stops));
+                outputs.push(output);
+            }
         }
-        let output = self.server.vocabulary.answer(self.server.options.seed, &self.ask.prompt, self.ask.length);
-        let output: Rc<[u32]> = output.into();
-        let stops = output.last() == Some(&END_OF_TEXT);
-        let ticket = self.server.driver.submit(&self.ask.prompt, Rc::clone(&output), stops);
-        (output, Some(ticket))
+        (outputs, tickets)
     }
 
     fn stream(self) -> Response<AnyBody> {
-        let (output, ticket) = self.submit();
+        let (outputs, tickets) = self.submit();
         let finish = self.finish();
         let dialect = self.api.dialect(self.named());
         let media = dialect.media();
         let script = Script::new(Answer {
             dialect,
             vocabulary: Rc::clone(&self.server.vocabulary),
-            output,
+            outputs,
             finish,
+            tool: self.ask.tool.map(|tool| tool.name),
+            logprobs: self.ask.logprobs,
             tokens_per_chunk: self.server.options.tokens_per_chunk as usize,
             // Only OpenAI's own want to be asked for it.
             include_usage: self.ask.include_usage || !matches!(self.api, Api::Completions | Api::Chat),
@@ -349,10 +363,10 @@ impl Exchange<'_> {
         });
         self.tap.borrow_mut().note(|truth| {
             truth.status = Some(200);
-            // Until the stream is over, the reason is that of its plan; `Progress::tell` corrects it.
+            // Until the stream is over, the reason is that of its plan; `Tickets::tell` corrects it.
             truth.finish_reason = Some(finish.into());
         });
-        with_kind(StatusCode::OK, Some(media), Either::Right(EventStream::new(script, ticket, self.tap)))
+        with_kind(StatusCode::OK, Some(media), Either::Right(EventStream::new(script, tickets, self.tap)))
     }
 
     fn named(&self) -> Named {
@@ -360,62 +374,80 @@ impl Exchange<'_> {
             name: self.name.clone(),
             created: self.server.unix_seconds(),
             model: self.ask.model.clone(),
-            prompt_tokens: u32::try_from(self.ask.prompt.len()).unwrap_or(u32::MAX),
+            prompt_tokens: self.ask.prompt_tokens(),
             max_tokens: self.ask.length.max_tokens,
             continuous_usage: self.ask.continuous_usage && !self.has(FaultKind::NoUsage),
-            prompt_ids: self.ask.return_token_ids.then(|| self.ask.prompt.clone()),
+            prompt_ids: self.ask.return_token_ids.then(|| self.ask.prompts.clone()),
+            n: self.ask.n,
+            answers: self.ask.prompts.len() * self.ask.n,
         }
     }
 
     async fn whole(self) -> Response<AnyBody> {
-        let (output, ticket) = self.submit();
-        let mut cached = 0;
-        if let Some(mut ticket) = ticket {
-            ticket.finished().await;
-            let progress = ticket.progress();
-            cached = progress.cached_tokens;
+        let (outputs, mut tickets) = self.submit();
+        if !tickets.each.is_empty() {
+            tickets.finished().await;
             self.tap.borrow_mut().note(|truth| {
                 truth.finish_reason = Some(self.finish().into());
-                progress.tell(truth);
+                tickets.tell(truth);
             });
         }
-        let tokens = u32::try_from(output.len()).unwrap_or(u32::MAX);
+        let cached = tickets.cached_tokens();
+        let tokens = u32::try_from(outputs.iter().map(|output| output.len()).sum::<usize>()).unwrap_or(u32::MAX);
         self.tap.borrow_mut().queue(tokens);
         let mut dialect = self.api.dialect(self.named());
         dialect.set_cached_tokens(cached);
-        let text = self.server.vocabulary.texts(&output);
+        let text = outputs.first().map(|output| self.server.vocabulary.texts(output)).unwrap_or_default();
         let usage = !self.has(FaultKind::NoUsage);
         let whole = Whole { text: &text, generated: tokens, finish: self.finish(), usage };
-        let body = dialect.whole(whole).unwrap_or_else(|| self.whole_body(&output, cached));
+        let body = dialect.whole(whole).unwrap_or_else(|| self.whole_body(&outputs, tokens, cached));
         noted(&self.tap, json_answer(StatusCode::OK, &body))
     }
 
     /// The answer in one piece, as vLLM writes it.
-    fn whole_body(&self, output: &[u32], cached: u32) -> Value {
+    fn whole_body(&self, outputs: &[Rc<[u32]>], generated: u32, cached: u32) -> Value {
         let ids = |ids: &[u32]| self.ask.return_token_ids.then(|| ids.to_vec());
-        let (text, finish) = (self.server.vocabulary.texts(output), self.finish());
-        let (prompt, generated) = (self.ask.prompt.len(), output.len());
+        let prompt = self.ask.prompt_tokens();
         let details = (cached > 0).then(|| json!({"cached_tokens": cached}));
         let usage = json!({"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated,
             "prompt_tokens_details": details, "completion_tokens_details": null});
         let usage = if self.has(FaultKind::NoUsage) { Value::Null } else { usage };
         let (id, model, created) = (self.id(), &self.ask.model, self.server.unix_seconds());
+        let choices = outputs.iter().enumerate();
         if self.api == Api::Chat {
-            let message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": null,
-                "audio": null, "function_call": null, "reasoning": null});
-            let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": finish,
-                "stop_reason": null, "token_ids": ids(output), "routed_experts": null});
+            let choices: Vec<Value> = choices.map(|(index, output)| self.chat_choice(index, output)).collect();
             return json!({"id": id, "object": "chat.completion", "created": created, "model": model,
-                "choices": [choice], "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage,
-                "prompt_logprobs": null, "prompt_token_ids": ids(&self.ask.prompt), "prompt_text": null,
-                "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null});
+                "choices": choices, "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage,
+                "prompt_logprobs": null, "prompt_token_ids": self.ask.prompts.first().map(|prompt| ids(prompt)),
+                "prompt_text": null, "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null});
         }
-        let choice = json!({"index": 0, "text": text, "logprobs": null, "finish_reason": finish, "stop_reason": null,
-            "token_ids": ids(output), "prompt_logprobs": null, "prompt_token_ids": ids(&self.ask.prompt),
-            "routed_experts": null});
-        json!({"id": id, "object": "text_completion", "created": created, "model": model, "choices": [choice],
-            "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage, "kv_transfer_params": null,
-            "ec_transfer_params": null, "metrics": null})
+        let vocabulary = &self.server.vocabulary;
+        let choice = |(index, output): (usize, &Rc<[u32]>)| {
+            let logprobs = self.ask.logprobs.map(|top| logprobs::of_completion(vocabulary, output, top, 0));
+            json!({"index": index, "text": vocabulary.texts(output), "logprobs": logprobs, "finish_reason": self.finish(),
+                "stop_reason": null, "token_ids": ids(output), "prompt_logprobs": null,
+                "prompt_token_ids": self.ask.prompts.get(index / self.ask.n).map(|prompt| ids(prompt)),
+                "routed_experts": null})
+        };
+        json!({"id": id, "object": "text_completion", "created": created, "model": model,
+            "choices": choices.map(choice).collect::<Vec<_>>(), "service_tier": null, "system_fingerprint": FINGERPRINT,
+            "usage": usage, "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null})
+    }
+
+    fn chat_choice(&self, index: usize, output: &[u32]) -> Value {
+        let vocabulary = &self.server.vocabulary;
+        let text = vocabulary.texts(output);
+        let mut message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": null,
+            "audio": null, "function_call": null});
+        if let Some(tool) = &self.ask.tool {
+            message["content"] = "".into();
+            message["tool_calls"] = json!([{"id": "call_0", "type": "function",
+                "function": {"name": tool.name, "arguments": text}}]);
+        }
+        message["reasoning"] = Value::Null;
+        let logprobs = self.ask.logprobs.map(|top| logprobs::of_chat(vocabulary, output, top));
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish(), "stop_reason": null,
+            "token_ids": self.ask.return_token_ids.then(|| output.to_vec()), "routed_experts": null})
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     api::{Dialect, Ending},
     events::{Chunk, Part},
     fault::{Fault, FaultKind},
+    logprobs,
     vocabulary::Vocabulary,
 };
 
@@ -40,10 +41,14 @@ pub struct Answer {
     pub dialect: Box<dyn Dialect>,
     /// The texts of its tokens.
     pub vocabulary: Rc<Vocabulary>,
-    /// Its tokens.
-    pub output: Rc<[u32]>,
-    /// Why it ends, in vLLM's words.
+    /// The tokens of the answer, or of each of several.
+    pub outputs: Vec<Rc<[u32]>>,
+    /// Why each of them ends, in vLLM's words.
     pub finish: &'static str,
+    /// The tool whose arguments they are.
+    pub tool: Option<String>,
+    /// How many likely tokens are told for each token, if any of that.
+    pub logprobs: Option<usize>,
     /// Tokens in each event after the first.
     pub tokens_per_chunk: usize,
     /// Whether the usage was asked for.
@@ -55,10 +60,8 @@ pub struct Answer {
 /// A stream in the making.
 pub struct Script {
     answer: Answer,
-    /// Tokens in events so far.
-    sent: usize,
-    /// Tokens that wait for more, to share an event.
-    waiting: usize,
+    /// How far each output is.
+    places: Vec<Place>,
     opened: bool,
     tripped: bool,
     ended: bool,
@@ -67,14 +70,25 @@ pub struct Script {
     pieces: VecDeque<Piece>,
 }
 
+/// How far an output is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    /// Tokens in events so far.
+    sent: usize,
+    /// Their characters.
+    chars: usize,
+    /// Tokens that wait for more, to share an event.
+    waiting: usize,
+    finished: bool,
+}
+
 impl Script {
     /// The script of an answer that has no token yet.
     #[must_use]
     pub fn new(answer: Answer) -> Self {
         let mut script = Script {
+            places: vec![Place::default(); answer.outputs.len()],
             answer,
-            sent: 0,
-            waiting: 0,
             opened: false,
             tripped: false,
             ended: false,
@@ -95,9 +109,14 @@ impl Script {
     }
 
     /// Tokens that were put into events.
+    fn sent(&self) -> usize {
+        self.places.iter().map(|place| place.sent).sum()
+    }
+
+    /// Whether an output needs no token any more.
     #[must_use]
-    pub fn sent(&self) -> usize {
-        self.sent
+    pub fn finished(&self, which: usize) -> bool {
+        self.places.get(which).is_none_or(|place| place.finished)
     }
 
     /// Whether no token is needed any more.
@@ -111,21 +130,22 @@ impl Script {
         self.answer.dialect.set_cached_tokens(tokens);
     }
 
-    /// So many more tokens were generated; `finished`: and no more will be.
-    pub fn advance(&mut self, tokens: usize, finished: bool) {
+    /// So many more tokens of an output were generated; `finished`: and no more will be.
+    pub fn advance(&mut self, which: usize, tokens: usize, finished: bool) {
         let group = match self.answer.fault {
             Some(Fault { kind: FaultKind::MultiToken, n }) => n as usize,
             _ => self.answer.tokens_per_chunk,
         };
         for i in 1..=tokens {
-            self.waiting += 1;
+            let place = &mut self.places[which];
+            place.waiting += 1;
             let last = finished && i == tokens;
-            if (last || self.sent == 0 || self.waiting >= group) && !self.ended {
+            if (last || place.sent == 0 || place.waiting >= group) && !self.ended {
                 self.trip();
                 if self.ended {
                     return;
                 }
-                self.push_tokens(last);
+                self.push_tokens(which, last);
             }
         }
     }
@@ -137,7 +157,7 @@ impl Script {
     /// Lets a fault in the middle of the stream happen when its time has come.
     fn trip(&mut self) {
         let Some(Fault { kind, n }) = self.answer.fault else { return };
-        if self.tripped || self.sent < n as usize {
+        if self.tripped || self.sent() < n as usize {
             return;
         }
         self.tripped = true;
@@ -169,39 +189,62 @@ impl Script {
         }
     }
 
-    fn push_tokens(&mut self, last: bool) {
+    fn push_tokens(&mut self, which: usize, last: bool) {
         self.open();
+        let Place { sent, waiting, .. } = self.places[which];
         if self.fault() == Some(FaultKind::EmptyChunks) {
-            let generated = self.generated();
-            let event = self.answer.dialect.chunk(Chunk { generated, ..Chunk::default() });
+            let chunk = Chunk { answer: which, generated: count(sent), ..Chunk::default() };
+            let event = self.answer.dialect.chunk(chunk);
             self.push_event(event, 0);
         }
-        let output = Rc::clone(&self.answer.output);
-        let ids = &output[self.sent..self.sent + self.waiting];
-        let event = self.token_event(ids, last);
-        self.sent += self.waiting;
-        self.push_event(event, u32::try_from(ids.len()).unwrap_or(u32::MAX));
-        self.waiting = 0;
-        if last {
+        let output = Rc::clone(&self.answer.outputs[which]);
+        let ids = &output[sent..sent + waiting];
+        let event = self.token_event(which, ids, last);
+        let place = &mut self.places[which];
+        (place.sent, place.waiting, place.finished) = (sent + waiting, 0, last);
+        self.push_event(event, count(ids.len()));
+        if last && self.fault() == Some(FaultKind::FinishEmpty) {
+            let generated = count(output.len());
+            let chunk = Chunk { answer: which, finish: Some(self.finish()), generated, ..Chunk::default() };
+            let event = self.answer.dialect.chunk(chunk);
+            self.push_event(event, 0);
+        }
+        if self.places.iter().all(|place| place.finished) {
             self.end();
         }
     }
 
-    fn token_event(&mut self, ids: &[u32], last: bool) -> String {
+    fn token_event(&mut self, which: usize, ids: &[u32], last: bool) -> String {
+        let Place { sent, chars, .. } = self.places[which];
         let (answer, fault) = (&self.answer, self.fault());
         let apart = matches!(fault, Some(FaultKind::FinishEmpty | FaultKind::DoneOnly));
         let mut text = answer.vocabulary.texts(ids);
+        self.places[which].chars += text.chars().count();
         if fault == Some(FaultKind::Split) {
             text.push_str("é🙂");
         }
-        let usage = (last && answer.include_usage && fault == Some(FaultKind::UsageInChoices)).then(|| self.usage());
+        let logprobs = answer.logprobs.map(|top| {
+            let vocabulary = &answer.vocabulary;
+            let told = if answer.dialect.is_chat() {
+                logprobs::of_chat(vocabulary, ids, top)
+            } else {
+                logprobs::of_completion(vocabulary, ids, top, chars)
+            };
+            told.to_string()
+        });
+        let all = self.places.iter().enumerate().all(|(other, place)| place.finished || other == which);
+        let usage =
+            (last && all && answer.include_usage && fault == Some(FaultKind::UsageInChoices)).then(|| self.usage());
+        let tool = self.answer.tool.as_deref();
         let chunk = Chunk {
+            answer: which,
             text: &text,
             ids,
-            part: self.part(),
+            part: self.part(which, tool),
+            logprobs: logprobs.as_deref(),
             finish: (last && !apart).then(|| self.finish()),
-            generated: self.generated() + u32::try_from(ids.len()).unwrap_or(u32::MAX),
-            first: self.sent == 0,
+            generated: count(sent + ids.len()),
+            first: sent == 0,
             usage: usage.as_deref(),
             fingerprint: last && !answer.include_usage,
         };
@@ -209,11 +252,6 @@ impl Script {
     }
 
     fn end(&mut self) {
-        if self.fault() == Some(FaultKind::FinishEmpty) {
-            let chunk = Chunk { finish: Some(self.finish()), generated: self.generated(), ..Chunk::default() };
-            let event = self.answer.dialect.chunk(chunk);
-            self.push_event(event, 0);
-        }
         let usages = match self.fault() {
             _ if !self.answer.include_usage => 0,
             Some(FaultKind::NoUsage | FaultKind::UsageInChoices) => 0,
@@ -234,18 +272,20 @@ impl Script {
 
     fn end_empty(&mut self) {
         self.open();
-        let chunk = Chunk { finish: Some("stop"), first: true, ..Chunk::default() };
-        let event = self.answer.dialect.chunk(chunk);
-        self.push_event(event, 0);
+        for answer in 0..self.places.len() {
+            let chunk = Chunk { answer, finish: Some("stop"), first: true, ..Chunk::default() };
+            let event = self.answer.dialect.chunk(chunk);
+            self.push_event(event, 0);
+        }
         self.end();
     }
 
     fn generated(&self) -> u32 {
-        u32::try_from(self.sent).unwrap_or(u32::MAX)
+        count(self.sent())
     }
 
     fn usage(&self) -> String {
-        let total = u32::try_from(self.answer.output.len()).unwrap_or(u32::MAX);
+        let total = count(self.answer.outputs.iter().map(|output| output.len()).sum());
         let reasoning =
             (self.fault() == Some(FaultKind::Reasoning) && self.answer.dialect.is_chat()).then_some(total / 2);
         let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { total };
@@ -257,13 +297,13 @@ impl Script {
         if calls { "tool_calls" } else { self.answer.finish }
     }
 
-    fn part(&self) -> Part {
-        let first_half = self.sent < self.answer.output.len() / 2;
+    fn part<'a>(&self, which: usize, tool: Option<&'a str>) -> Part<'a> {
+        let first_half = self.places[which].sent < self.answer.outputs[which].len() / 2;
         match self.fault() {
             Some(FaultKind::Reasoning) if first_half => Part::Reasoning("reasoning"),
             Some(FaultKind::ReasoningContent) if first_half => Part::Reasoning("reasoning_content"),
-            Some(FaultKind::ToolCalls) => Part::ToolCall,
-            _ => Part::Content,
+            Some(FaultKind::ToolCalls) => Part::ToolCall("recite"),
+            _ => tool.map_or(Part::Content, Part::ToolCall),
         }
     }
 
@@ -301,6 +341,10 @@ impl Script {
             self.pieces.push_back(data(events));
         }
     }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn data(event: String) -> Piece {
@@ -341,8 +385,10 @@ mod tests {
         Script::new(Answer {
             dialect: Box::new(Format::new(chat, "x", 1, "tiny", 3)),
             vocabulary: Rc::new(Vocabulary::builtin().unwrap()),
-            output: output.into(),
+            outputs: vec![output.into()],
             finish: "length",
+            tool: None,
+            logprobs: None,
             tokens_per_chunk: 1,
             include_usage: true,
             fault: fault.map(|text| text.parse().unwrap()),
@@ -351,9 +397,9 @@ mod tests {
 
     /// All pieces of an answer whose tokens come one at a time.
     fn play(mut script: Script) -> Vec<Piece> {
-        let tokens = script.answer.output.len();
+        let tokens = script.answer.outputs[0].len();
         for i in 1..=tokens {
-            script.advance(1, i == tokens);
+            script.advance(0, 1, i == tokens);
         }
         std::iter::from_fn(|| script.next_piece()).collect()
     }
@@ -386,7 +432,7 @@ mod tests {
     fn the_first_token_comes_alone_and_the_others_in_groups() {
         assert_eq!(tokens(&play(script(false, 8, Some("multi_token@3")))), [1, 3, 3, 1]);
         let mut late = script(false, 8, None);
-        late.advance(8, true);
+        late.advance(0, 8, true);
         let pieces: Vec<_> = std::iter::from_fn(|| late.next_piece()).collect();
         assert_eq!(tokens(&pieces), [1; 8], "tokens that come together still get an event each");
     }

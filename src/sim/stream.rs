@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 
 use super::{
-    driver::Ticket,
+    driver::Tickets,
     script::{Piece, Script},
     wire::SharedTap,
 };
@@ -21,16 +21,32 @@ type NextFrame = Option<Result<Frame<Bytes>, io::Error>>;
 /// The body of a streaming answer.
 pub struct EventStream {
     script: Script,
-    /// `None`: the script needs no tokens.
-    ticket: Option<Ticket>,
+    /// None, where the script needs no tokens.
+    tickets: Tickets,
     tap: SharedTap,
     hangs: bool,
 }
 
 impl EventStream {
-    /// Plays `script` with the tokens of `ticket`, and notes on `tap` what leaves.
-    pub fn new(script: Script, ticket: Option<Ticket>, tap: SharedTap) -> Self {
-        EventStream { script, ticket, tap, hangs: false }
+    /// Plays `script` with the tokens of `tickets`, and notes on `tap` what leaves.
+    pub fn new(script: Script, tickets: Tickets, tap: SharedTap) -> Self {
+        EventStream { script, tickets, tap, hangs: false }
+    }
+
+    /// Takes the tokens that are there of every answer; says whether there were any.
+    fn take_tokens(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut took = false;
+        for which in 0..self.tickets.each.len() {
+            if self.script.finished(which) || self.script.ended() {
+                continue;
+            }
+            if let Poll::Ready((tokens, finished)) = self.tickets.each[which].poll_tokens(cx) {
+                self.script.set_cached_tokens(self.tickets.cached_tokens());
+                self.script.advance(which, tokens, finished);
+                took = true;
+            }
+        }
+        took
     }
 
     /// Does what comes next; `None`: nothing does before more tokens come.
@@ -71,12 +87,12 @@ impl Body for EventStream {
             if let Some(done) = this.play(cx) {
                 return done;
             }
-            let Some(ticket) = this.ticket.as_mut().filter(|_| !this.script.ended()) else { return Poll::Ready(None) };
-            let Poll::Ready((tokens, finished)) = ticket.poll_tokens(cx) else { return Poll::Pending };
-            if this.script.sent() == 0 {
-                this.script.set_cached_tokens(ticket.progress().cached_tokens);
+            if this.script.ended() {
+                return Poll::Ready(None);
             }
-            this.script.advance(tokens, finished);
+            if !this.take_tokens(cx) {
+                return Poll::Pending;
+            }
         }
     }
 }
@@ -85,8 +101,8 @@ impl Body for EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         let mut tap = self.tap.borrow_mut();
-        if let Some(ticket) = &self.ticket {
-            tap.note(|truth| ticket.progress().tell(truth));
+        if !self.tickets.each.is_empty() {
+            tap.note(|truth| self.tickets.tell(truth));
         }
         tap.complete();
     }

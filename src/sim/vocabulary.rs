@@ -80,19 +80,25 @@ impl Vocabulary {
         self.texts.get(id as usize).map_or("", String::as_str)
     }
 
+    /// One of the words, of which there are fewer than numbers.
+    #[must_use]
+    pub fn word(&self, number: u32) -> u32 {
+        self.words[number as usize % self.words.len()]
+    }
+
     /// The text of an answer.
     #[must_use]
     pub fn texts(&self, ids: &[u32]) -> String {
         ids.iter().map(|id| self.text(*id)).collect()
     }
 
-    /// The answer to a prompt: the same for the same seed, prompt and length.
+    /// Answer number `which` to a prompt: the same for the same seed, prompt and length.
     ///
     /// With `ignore_eos` it has exactly `max_tokens` tokens. Else it ends by itself, after a length drawn evenly from
     /// `min_tokens` to `max_tokens`, but not beyond 512; then its last token is [`END_OF_TEXT`].
     #[must_use]
-    pub fn answer(&self, seed: u64, prompt: &[u32], length: Length) -> Vec<u32> {
-        let mut rng = rng::stream(seed, "answer", chain(0, prompt));
+    pub fn answer(&self, seed: u64, prompt: &[u32], which: u64, length: Length) -> Vec<u32> {
+        let mut rng = rng::stream(seed, "answer", chain(which, prompt));
         let longest = length.max_tokens.min(LONGEST_STOP.max(length.min_tokens));
         let shortest = length.min_tokens.clamp(1, longest);
         // Drawn in any case, so that `ignore_eos` changes the length and not the words.
@@ -154,14 +160,14 @@ mod tests {
         assert!(vocabulary.words.len() > 1000, "{}", vocabulary.words.len());
         let all = vocabulary.words.clone();
         assert_eq!(vocabulary.encode(&vocabulary.texts(&all)).unwrap(), all);
-        let answer = vocabulary.answer(1, &[1, 2, 3], length(100, true));
+        let answer = vocabulary.answer(1, &[1, 2, 3], 0, length(100, true));
         assert_eq!(vocabulary.encode(&vocabulary.texts(&answer)).unwrap(), answer);
     }
 
     #[test]
     fn an_answer_depends_on_seed_and_prompt_only() {
         let vocabulary = Vocabulary::builtin().unwrap();
-        let answer = |seed, prompt: &[u32]| vocabulary.answer(seed, prompt, length(50, true));
+        let answer = |seed, prompt: &[u32]| vocabulary.answer(seed, prompt, 0, length(50, true));
         assert_eq!(answer(1, &[1, 2]), answer(1, &[1, 2]));
         assert_ne!(answer(1, &[1, 2]), answer(2, &[1, 2]));
         assert_ne!(answer(1, &[1, 2]), answer(1, &[2, 1]));
@@ -171,13 +177,13 @@ mod tests {
     fn an_answer_ends_by_itself_within_its_limits() {
         let vocabulary = Vocabulary::builtin().unwrap();
         for prompt in 0..200 {
-            let answer = vocabulary.answer(0, &[prompt], length(20, false));
+            let answer = vocabulary.answer(0, &[prompt], 0, length(20, false));
             assert!((1..=20).contains(&answer.len()));
             assert_eq!(answer.iter().position(|id| *id == END_OF_TEXT), Some(answer.len() - 1));
-            let long = vocabulary.answer(0, &[prompt], Length { min_tokens: 600, ..length(100_000, false) });
+            let long = vocabulary.answer(0, &[prompt], 0, Length { min_tokens: 600, ..length(100_000, false) });
             assert_eq!(long.len(), 600);
         }
-        assert_eq!(vocabulary.answer(0, &[1], Length { min_tokens: 30, ..length(20, false) }).len(), 20);
+        assert_eq!(vocabulary.answer(0, &[1], 0, Length { min_tokens: 30, ..length(20, false) }).len(), 20);
     }
 
     #[test]

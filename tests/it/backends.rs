@@ -471,6 +471,37 @@ fn vb_sim_answers_in_one_piece_in_each_api() {
 }
 
 #[test]
+fn all_answers_of_a_request_are_counted_and_a_called_tool_is_an_answer() {
+    let folder = folder("backends-answers");
+    let log = folder.join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
+    let line =
+        "{\"request_id\":\"a\",\"prompt\":\"one two\",\"expected_output_len\":5,\"body\":{\"ignore_eos\":true}}\n";
+    for (backend, likely) in [("openai", "2"), ("openai-chat", "true,\"top_logprobs\":2")] {
+        let body = format!("{{\"n\":3,\"logprobs\":{likely}}}");
+        let streamed = output(&fire(&sim.url, backend, &["--extra-body", &body], line));
+        assert_eq!(
+            (&streamed["output_tokens"], streamed["itl"].as_array().unwrap().len()),
+            (&json!(15), 14),
+            "{streamed}"
+        );
+        let whole = output(&fire(&sim.url, backend, &["--no-stream", "--extra-body", &body], line));
+        assert_eq!((&whole["output_tokens"], &whole["prompt_len"]), (&json!(15), &streamed["prompt_len"]));
+        assert_eq!(whole["generated_text"], streamed["generated_text"], "the text is the first answer's");
+    }
+    let tools = "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\",\"ignore_eos\":false}";
+    for how in [&["--extra-body", tools][..], &["--extra-body", tools, "--no-stream"]] {
+        let called = output(&fire(&sim.url, "openai-chat", how, &line.replace("true", "false")));
+        assert_eq!((&called["success"], &called["finish_reason"]), (&json!(true), &json!("tool_calls")), "{called}");
+    }
+    sim.stop();
+    let truths = truths(&log);
+    let tokens: Vec<u32> = truths[..4].iter().map(|truth| truth.tokens.iter().sum()).collect();
+    assert_eq!((tokens, truths[0].output_tokens), (vec![15; 4], 15));
+    assert_eq!((truths[0].sent.len(), truths[1].sent.len()), (15, 1));
+}
+
+#[test]
 fn faults_of_every_api_are_told_for_what_they_are() {
     let sim = Sim::start(&[]);
     let pooled = "{\"prompt\":\"one\",\"body\":{\"vb_fault\":\"status_503\"}}\n";

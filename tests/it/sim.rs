@@ -675,3 +675,130 @@ fn check_content(sim: &Sim, kind: FaultKind) {
     };
     assert_eq!((tokens, usages), want, "{name}");
 }
+
+#[test]
+fn vectors_and_ranks_come_as_they_are_asked_for() {
+    let sim = Sim::start(&[]);
+    let vector = |format: &str| {
+        let body = json!({"input": "hi", "dimensions": 3, "encoding_format": format});
+        post(&sim, "/v1/embeddings", &body).json()["data"][0]["embedding"].clone()
+    };
+    let numbers: Vec<f64> = vector("float").as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, vector("base64").as_str().unwrap());
+    let bytes = bytes.unwrap();
+    assert_eq!((numbers.len(), bytes.len()), (3, 12));
+    for (number, bytes) in numbers.iter().zip(bytes.chunks(4)) {
+        assert!((number - f64::from(f32::from_le_bytes(bytes.try_into().unwrap()))).abs() < 1e-6);
+    }
+    assert_eq!(post(&sim, "/v1/embeddings", &json!({"input": "hi", "encoding_format": "hex"})).status(), 400);
+
+    let body = json!({"query": "a", "documents": ["one", {"text": "two"}, "three"], "top_n": 2});
+    let all = post(&sim, "/rerank", &json!({"query": "a", "documents": ["one", "two", "three"]})).json();
+    let best = post(&sim, "/rerank", &body).json();
+    assert_eq!(best["results"].as_array().unwrap()[..], all["results"].as_array().unwrap()[..2]);
+}
+
+/// The keys of objects in their order, and what kind of value each has. An array is as its first item; what is null on one
+/// side may be anything on the other.
+fn shape(value: &Value) -> Value {
+    match value {
+        // Of a completion's likely tokens, which are keys.
+        Value::Object(map) if map.values().all(|value| value.as_f64().is_some_and(|p| p < 0.0)) => json!(map.len()),
+        Value::Object(map) => json!(map.iter().map(|(key, value)| json!([key, shape(value)])).collect::<Vec<_>>()),
+        Value::Array(list) => json!({"list of": list.first().map(shape)}),
+        Value::String(_) => json!("text"),
+        Value::Number(_) => json!("number"),
+        Value::Bool(_) => json!("switch"),
+        Value::Null => Value::Null,
+    }
+}
+
+/// Whether two shapes are the same, but for what is null or empty on one side.
+fn fits(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Null, _) | (_, Value::Null) => true,
+        (Value::Object(a), Value::Object(b)) => fits(&a["list of"], &b["list of"]),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a[0] == b[0] && fits(&a[1], &b[1]))
+        }
+        (a, b) => a == b,
+    }
+}
+
+#[track_caller]
+fn assert_shape(name: &str, got: &Value, want: &Value) {
+    let [got, want] = [got, want].map(shape);
+    assert!(fits(&got, &want), "{name}\n got {got}\nwant {want}");
+}
+
+/// What tells an event of one kind from those of another.
+fn kind(event: &Value) -> String {
+    let choice = &event["choices"][0];
+    let delta = choice["delta"].as_object().map(|delta| delta.keys().cloned().collect::<Vec<_>>());
+    let first_call = choice.pointer("/delta/tool_calls/0/id").is_some();
+    // That of a chat that ends has a key more.
+    format!("{} {} {delta:?} {first_call} {}", event["type"], choice.is_null(), choice["finish_reason"].is_null())
+}
+
+#[test]
+fn the_answers_of_every_api_of_vllm_have_the_keys_of_vllm() {
+    let sim = Sim::start(&[]);
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    let tool = json!([{"type": "function", "function": {"name": "recite", "parameters": {}}}]);
+    let named = json!({"type": "function", "function": {"name": "recite"}});
+    let usage = json!({"include_usage": true});
+    let pair = json!({"query": "Shall I", "documents": ["compare thee", "to a summers day"]});
+    for (path, body, file) in [
+        ("/v1/responses", json!({"input": "hi", "max_output_tokens": 6, "ignore_eos": true}), "responses.json"),
+        (
+            "/v1/responses",
+            json!({"input": "hi", "max_output_tokens": 6, "ignore_eos": true, "stream": true}),
+            "responses.txt",
+        ),
+        ("/v1/messages", json!({"messages": hi, "max_tokens": 6, "ignore_eos": true}), "messages.json"),
+        ("/v1/messages", json!({"messages": hi, "max_tokens": 6, "ignore_eos": true, "stream": true}), "messages.txt"),
+        ("/v1/messages", json!({"messages": hi, "max_tokens": 6, "model": "nope"}), "messages_error.json"),
+        ("/v1/embeddings", json!({"input": ["hi"]}), "embeddings.json"),
+        ("/v1/embeddings", json!({"input": ["hi"], "model": "nope"}), "embeddings_error.json"),
+        ("/pooling", json!({"input": ["hi"]}), "pooling.json"),
+        ("/rerank", pair, "rerank.json"),
+        (
+            COMPLETIONS,
+            json!({"prompt": "hi", "max_tokens": 4, "ignore_eos": true, "n": 2, "logprobs": 2, "stream": true, "stream_options": usage}),
+            "completions-n2.txt",
+        ),
+        (
+            CHAT,
+            json!({"messages": hi, "max_tokens": 4, "ignore_eos": true, "n": 2, "logprobs": true, "top_logprobs": 2}),
+            "chat-n2.json",
+        ),
+        (CHAT, json!({"messages": hi, "tools": tool, "tool_choice": named, "max_tokens": 8}), "chat-tool.json"),
+        (
+            CHAT,
+            json!({"messages": hi, "tools": tool, "tool_choice": named, "max_tokens": 8, "stream": true, "stream_options": usage}),
+            "chat-tool.txt",
+        ),
+    ] {
+        let real = std::fs::read_to_string(data(&format!("backends/{file}"))).unwrap();
+        let reply = post(&sim, path, &body);
+        if body["stream"] != true {
+            assert_shape(file, &reply.json(), &serde_json::from_str(&real).unwrap());
+            continue;
+        }
+        let events = |data: Vec<String>| -> Vec<(String, Value)> {
+            let events = data.iter().filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap());
+            let mut events: Vec<_> = events.map(|event: Value| (kind(&event), event)).collect();
+            // One of each kind that comes several times in a row, or in turn.
+            let mut seen = std::collections::HashSet::new();
+            events.retain(|(kind, _)| seen.insert(kind.clone()));
+            events
+        };
+        let real = Reply { body: real, head: String::new(), whole: true, broken: false, end: End::Closed };
+        let [got, want] = [&reply, &real].map(|reply| events(reply.data()));
+        let kinds = |events: &[(String, Value)]| events.iter().map(|(kind, _)| kind.clone()).collect::<Vec<_>>();
+        assert_eq!(kinds(&got), kinds(&want), "{file}");
+        for ((kind, got), (_, want)) in got.iter().zip(&want) {
+            assert_shape(&format!("{file}: {kind}"), got, want);
+        }
+    }
+}

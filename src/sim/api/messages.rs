@@ -50,6 +50,10 @@ impl Messages {
         Messages { named, cached: 0, open: None, blocks: 0 }
     }
 
+    fn id(&self) -> String {
+        format!("chatcmpl-{}", self.named.name)
+    }
+
     /// What went through the cache is counted beside the input.
     fn usage(&self, generated: u32) -> Value {
         let mut usage = json!({"input_tokens": self.named.prompt_tokens - self.cached, "output_tokens": generated});
@@ -78,7 +82,8 @@ fn reason(finish: &str) -> &str {
 
 impl Dialect for Messages {
     fn opening(&mut self) -> Vec<String> {
-        vec![named_event(&json!({"type": "message_start", "message": {"id": self.named.name, "type": "message",
+        let id = self.id();
+        vec![named_event(&json!({"type": "message_start", "message": {"id": id, "type": "message",
             "role": "assistant", "content": [], "model": self.named.model, "stop_reason": null, "stop_sequence": null,
             "usage": self.usage(0)}}))]
     }
@@ -90,9 +95,9 @@ impl Dialect for Messages {
                 json!({"type": "thinking", "thinking": "", "signature": ""}),
                 json!({"type": "thinking_delta", "thinking": text(&chunk)}),
             ),
-            Part::ToolCall => (
+            Part::ToolCall(name) => (
                 "tool_use",
-                json!({"type": "tool_use", "id": "call_0", "name": "recite", "input": {}}),
+                json!({"type": "tool_use", "id": "call_0", "name": name, "input": {}}),
                 json!({"type": "input_json_delta", "partial_json": text(&chunk)}),
             ),
             _ => ("text", json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": text(&chunk)})),
@@ -140,7 +145,7 @@ impl Dialect for Messages {
 
     fn whole(&self, whole: Whole<'_>) -> Option<Value> {
         let usage = if whole.usage { self.usage(whole.generated) } else { Value::Null };
-        Some(json!({"id": self.named.name, "type": "message", "role": "assistant",
+        Some(json!({"id": self.id(), "type": "message", "role": "assistant",
             "content": [{"type": "text", "text": whole.text}], "model": self.named.model,
             "stop_reason": reason(whole.finish), "usage": usage}))
     }

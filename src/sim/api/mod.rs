@@ -61,8 +61,12 @@ pub struct Named {
     pub max_tokens: u32,
     /// Whether each of OpenAI's events tells the usage so far.
     pub continuous_usage: bool,
-    /// The prompt, where its token ids were asked for.
-    pub prompt_ids: Option<Vec<u32>>,
+    /// The prompts, where their token ids were asked for.
+    pub prompt_ids: Option<Vec<Vec<u32>>>,
+    /// Answers to each prompt.
+    pub n: usize,
+    /// Answers to all prompts.
+    pub answers: usize,
 }
 
 /// What is known of an answer at its end.
@@ -198,6 +202,7 @@ impl Api {
                 let mut format = Format::new(self == Api::Chat, &id, named.created, &named.model, named.prompt_tokens);
                 format.continuous_usage = named.continuous_usage;
                 format.prompt_ids = named.prompt_ids;
+                (format.n, format.answers) = (named.n, named.answers);
                 Box::new(format)
             }
             Api::Responses => Box::new(responses::Responses::new(named)),

@@ -79,8 +79,8 @@ impl Dialect for Ollama {
     fn chunk(&mut self, chunk: Chunk<'_>) -> String {
         let message = match chunk.part {
             _ if thinks(&chunk) => json!({"role": "assistant", "content": "", "thinking": text(&chunk)}),
-            Part::ToolCall => json!({"role": "assistant", "content": "",
-                "tool_calls": [{"function": {"name": "recite", "arguments": {"text": text(&chunk)}}}]}),
+            Part::ToolCall(name) => json!({"role": "assistant", "content": "",
+                "tool_calls": [{"function": {"name": name, "arguments": {"text": text(&chunk)}}}]}),
             _ => json!({"role": "assistant", "content": text(&chunk)}),
         };
         format!("{}\n", self.reply(&message, false))

@@ -2,6 +2,7 @@
 //!
 //! A prompt is computed as any other, and its result is a small vector that depends on the prompt only.
 
+use base64::Engine;
 use rand::Rng;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,7 +44,10 @@ pub struct Asked {
     pub fault: Option<Fault>,
     /// The texts that are ranked.
     documents: Vec<String>,
+    /// How many of them are told.
+    best: usize,
     dimensions: u32,
+    base64: bool,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +55,9 @@ struct Request {
     model: Option<String>,
     input: Option<Prompt>,
     query: Option<String>,
-    documents: Option<Vec<String>>,
+    documents: Option<Vec<Document>>,
+    top_n: Option<usize>,
+    encoding_format: Option<String>,
     text_1: Option<String>,
     text_2: Option<Texts>,
     dimensions: Option<u32>,
@@ -63,6 +69,21 @@ struct Request {
 enum Texts {
     One(String),
     Several(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Document {
+    Plain(String),
+    Object { text: String },
+}
+
+impl Document {
+    fn text(self) -> String {
+        match self {
+            Document::Plain(text) | Document::Object { text } => text,
+        }
+    }
 }
 
 impl Pooling {
@@ -88,6 +109,16 @@ impl Pooling {
         }
         let fault = request.vb_fault.as_deref().map(str::parse).transpose();
         let fault = fault.map_err(|e: String| Refusal::bad(Some("vb_fault"), &e))?;
+        let base64 = match request.encoding_format.as_deref() {
+            None | Some("float") => false,
+            Some("base64") => true,
+            Some(other) => {
+                let message = format!("encoding_format must be float or base64, got {other}.");
+                return Err(Refusal::bad(Some("encoding_format"), &message));
+            }
+        };
+        // As in vLLM, 0 is all of them.
+        let best = request.top_n.filter(|n| *n > 0).unwrap_or(usize::MAX);
         let encode = |text: &String| vocabulary.encode(text).map_err(|e| Refusal::bad(Some("input"), &e.to_string()));
         let (documents, prompts) = match self {
             Pooling::Embeddings | Pooling::Whatever => {
@@ -106,7 +137,7 @@ impl Pooling {
                 let texts = match request.text_2 {
                     Some(Texts::One(text)) => Some(vec![text]),
                     Some(Texts::Several(texts)) => Some(texts),
-                    None => request.documents,
+                    None => request.documents.map(|all| all.into_iter().map(Document::text).collect()),
                 };
                 let texts = texts.ok_or_else(|| request::missing("documents"))?;
                 let prompts = std::iter::once(&query).chain(&texts).map(encode).collect::<Result<_, _>>()?;
@@ -118,7 +149,7 @@ impl Pooling {
             let message = format!("Each input must have at least one token and fewer than {room}.");
             return Err(Refusal::bad(Some("input"), &message));
         }
-        Ok(Asked { model, prompts, fault, documents, dimensions })
+        Ok(Asked { model, prompts, fault, documents, best, dimensions, base64 })
     }
 
     /// The reply.
@@ -132,7 +163,9 @@ impl Pooling {
                 "data": data, "usage": usage})
         };
         let each = |object: &str, key: &str| -> Vec<Value> {
-            let item = |(index, vector)| json!({"index": index, "object": object, key: vector});
+            let told = |vector: &[f64]| if asked.base64 { base64(vector).into() } else { json!(vector) };
+            let item =
+                |(index, vector): (usize, &Vec<f64>)| json!({"index": index, "object": object, key: told(vector)});
             vectors.iter().enumerate().map(item).collect()
         };
         let scores = || vectors.iter().skip(1).map(|v| v.iter().zip(&vectors[0]).map(|(a, b)| a * b).sum::<f64>());
@@ -152,10 +185,17 @@ impl Pooling {
                 };
                 json!({"id": format!("score-{name}"), "model": asked.model,
                     "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-                    "results": results.into_iter().map(item).collect::<Vec<_>>()})
+                    "results": results.into_iter().take(asked.best).map(item).collect::<Vec<_>>()})
             }
         }
     }
+}
+
+/// Its numbers as 32 bits each, the lowest byte first.
+fn base64(vector: &[f64]) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "such are the numbers of a model")]
+    let bytes: Vec<u8> = vector.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect();
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 /// A vector of length 1.

@@ -67,6 +67,10 @@ impl Responses {
     fn event(&mut self, mut data: Value, kind: &str) -> String {
         data["sequence_number"] = self.sequence.into();
         data["type"] = kind.into();
+        // Those of an event itself are in the order of the alphabet.
+        if let Value::Object(keys) = &mut data {
+            keys.sort_keys();
+        }
         self.sequence += 1;
         named_event(&data)
     }
@@ -87,16 +91,19 @@ impl Responses {
             "tool_choice": "none", "tools": [], "top_p": 1.0, "background": false,
             "max_output_tokens": self.named.max_tokens, "max_tool_calls": null, "previous_response_id": null,
             "prompt": null, "reasoning": null, "service_tier": "auto", "status": status, "text": null,
-            "top_logprobs": null, "truncation": "disabled", "usage": usage, "user": null})
+            "top_logprobs": null, "truncation": "disabled", "usage": usage, "user": null, "presence_penalty": 0.0,
+            "frequency_penalty": 0.0, "kv_transfer_params": null, "ec_transfer_params": null, "input_messages": null,
+            "output_messages": null})
     }
 
     fn finished(&self, text: &str, finish: &str, generated: u32, with_usage: bool) -> Value {
         let whole = finish != "length";
         let incomplete = if whole { Value::Null } else { json!({"reason": "max_output_tokens"}) };
         let prompt = self.named.prompt_tokens;
-        let usage = json!({"input_tokens": prompt, "input_tokens_details": {"cached_tokens": self.cached},
-            "output_tokens": generated, "output_tokens_details": {"reasoning_tokens": 0, "tool_output_tokens": 0},
-            "total_tokens": prompt + generated});
+        let usage = json!({"input_tokens": prompt, "input_tokens_details": {"cached_tokens": self.cached,
+            "cache_write_tokens": 0, "input_tokens_per_turn": [], "cached_tokens_per_turn": []}, "output_tokens": generated,
+            "output_tokens_details": {"reasoning_tokens": 0, "tool_output_tokens": 0, "output_tokens_per_turn": [],
+            "tool_output_tokens_per_turn": []}, "total_tokens": prompt + generated});
         let usage = if with_usage { usage } else { Value::Null };
         let status = if whole { "completed" } else { "incomplete" };
         self.response(status, &[self.item(Some(text), "completed")], &incomplete, &usage)
