@@ -41,6 +41,8 @@ pub fn messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
         (Some(messages), _) => messages.clone(),
         (None, Some(Prompt::Text(text))) => vec![json!({"role": "user", "content": text})],
         (None, Some(_)) => return Err("token ids cannot be sent as a chat: use --backend openai".into()),
+        // An image or a sound may be all that is asked.
+        (None, None) if request.multi_modal_data.is_some() => vec![json!({"role": "user", "content": []})],
         (None, None) => return Err("the request has neither `messages` nor `prompt`".into()),
     };
     if let Some(parts) = &request.multi_modal_data {
@@ -104,6 +106,9 @@ mod tests {
             serde_json::from_str(r#"{"prompt":"hi","multi_modal_data":{"type":"image_url"}}"#).unwrap();
         let want = json!([{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]}]);
         assert_eq!(Value::from(messages(&request).unwrap()), want);
+        let alone: SampleRequest = serde_json::from_str(r#"{"multi_modal_data":{"type":"input_audio"}}"#).unwrap();
+        let want = json!([{"role": "user", "content": [{"type": "input_audio"}]}]);
+        assert_eq!(Value::from(messages(&alone).unwrap()), want);
         let wrong: SampleRequest = serde_json::from_str(r#"{"messages":[],"multi_modal_data":{}}"#).unwrap();
         assert!(messages(&wrong).unwrap_err().contains("a message with `content`"));
         assert!(text(&request, "tgi").unwrap_err().contains("needs a chat"));

@@ -32,6 +32,7 @@ mod with {
         sync::Arc,
     };
 
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use parquet::{
         file::reader::{FileReader, SerializedFileReader},
         record::{Field, List, Row},
@@ -72,7 +73,12 @@ mod with {
     }
 
     fn object(row: &Row) -> Map<String, Value> {
-        row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()
+        let cell = |(name, field): (&String, &Field)| match field {
+            // As Hugging Face keeps images and sound.
+            Field::Bytes(bytes) if name == "bytes" => (name.clone(), STANDARD.encode(bytes.data()).into()),
+            field => (name.clone(), value(field)),
+        };
+        row.get_column_iter().map(cell).collect()
     }
 
     fn list(list: &List) -> Value {
@@ -94,8 +100,11 @@ mod with {
             Field::Float(x) => (*x).into(),
             Field::Double(x) => (*x).into(),
             Field::Str(text) => text.as_str().into(),
-            // Text that its writer did not mark as such.
-            Field::Bytes(bytes) => String::from_utf8_lossy(bytes.data()).into(),
+            // Text that its writer did not mark as such, or no text at all.
+            Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+                Ok(text) => text.into(),
+                Err(_) => STANDARD.encode(bytes.data()).into(),
+            },
             Field::Group(row) => object(row).into(),
             Field::ListInternal(items) => list(items),
             // Dates, decimals and maps, which no prompt is made of.

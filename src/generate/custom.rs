@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Plan, chat_text,
@@ -75,6 +75,7 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
     });
     let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let parts = media.parts(row, folder)?;
     let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
     let (mut request, counted) = chat_text::ready(request, plan, framed)?;
     let counted = match (counted, &content) {
@@ -85,41 +86,24 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
     let measured = match (request.prompt_len, counted) {
         (Some(len), _) => len as usize,
         (None, Some(counted)) => counted,
-        (None, None) => measure(row, &request, framed)?,
+        (None, None) => measure(row, &request, framed, !parts.is_empty())?,
     };
     if let Some(content) = content {
         request.messages = Some(vec![json!({"role": "user", "content": content})]);
     }
-    attach(row, &mut request, media.parts(row, folder)?, plan)?;
+    media::attach(row, &mut request, parts, plan)?;
     Ok(Some((request, Fitted::as_is(measured))))
 }
 
-/// Puts the row's images and sound behind what the request has of the kind.
-fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &Plan) -> Result<(), Error> {
-    if parts.is_empty() {
-        return Ok(());
-    }
-    if plan.completions {
-        return Err(row.wrong("images and sound need a chat: --backend openai-chat"));
-    }
-    let mut all = match request.multi_modal_data.take() {
-        None => Vec::new(),
-        Some(Value::Array(list)) => list,
-        Some(part) => vec![part],
-    };
-    all.extend(parts);
-    request.multi_modal_data = Some(all.into());
-    Ok(())
-}
-
 /// The number of prompt tokens that the server will report. What images and sound become is the model's affair.
-fn measure(row: &Row, request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
+fn measure(row: &Row, request: &SampleRequest, framed: Framed, has_media: bool) -> Result<usize, Error> {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => framed.count(text),
         (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
         (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
         (None, Some(messages)) => framed.tokenizer.count_chat_with(Chat { messages, body: request.body.as_ref() }),
+        (None, None) if has_media => Ok(0),
         (None, None) => {
             Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))
         }

@@ -1,5 +1,7 @@
 //! `--dataset-name hf`: a Hugging Face dataset from a local file, whatever its columns are called.
 
+use std::path::Path;
+
 use clap::ArgAction;
 use serde_json::{Map, Value};
 
@@ -8,6 +10,7 @@ use super::{
     conversation::{Conversation, Message},
     fit::Framed,
     length::OutputLen,
+    media,
     rows::{self, Kept},
     session::Turns,
     warn,
@@ -26,7 +29,8 @@ use crate::{
 #[command(next_help_heading = "Dataset")]
 pub struct HfArgs {
     /// Which column is what, as prompt=question: `prompt` (text), `messages` (a conversation), `output` (the real answer)
-    /// (hf) [default: the first that has a usual name, said on standard error].
+    /// [default: the first that has a usual name, said on standard error]; `image` and `audio`, which are sent only if they are
+    /// named (hf).
     #[arg(
         long,
         value_name = "WHAT=COLUMN",
@@ -47,11 +51,10 @@ impl HfArgs {
         if given && dataset != DatasetName::Hf {
             return Err(Error::Usage("--hf-column and --hf-text-column work with --dataset-name hf only".into()));
         }
-        let unknown =
-            self.hf_column.iter().find(|(what, _)| !["prompt", "messages", "output"].contains(&what.as_str()));
+        let unknown = self.hf_column.iter().find(|(what, _)| !WHAT.contains(&what.as_str()));
         match unknown {
             Some((what, _)) => Err(Error::Usage(format!(
-                "--hf-column {what}: a column is a prompt, messages or output, as in --hf-column prompt=question"
+                "--hf-column {what}: a column is a prompt, messages, output, image or audio, as in --hf-column prompt=question"
             ))),
             None => Ok(()),
         }
@@ -63,17 +66,27 @@ impl HfArgs {
     }
 }
 
+/// What a column may be.
+const WHAT: [&str; 5] = ["prompt", "messages", "output", "image", "audio"];
+
 /// What columns are called, the surest names first.
 const PROMPTS: &[&str] = &["prompt", "question", "instruction", "problem", "query", "text", "input", "content"];
 const MESSAGES: &[&str] = &["messages", "conversations", "conversation"];
 const OUTPUTS: &[&str] = &["output", "response", "answer", "completion", "solution", "chosen"];
 
+/// Names of columns that are said to be there, as they are not sent unless they are named.
+const MEDIA: &[&str] = &["image", "images", "audio"];
+
 /// Where a row keeps what.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Columns {
-    /// The prompt, or the conversation.
-    input: String,
+    /// The prompt, or the conversation; `None`: there are images or sound alone.
+    input: Option<String>,
     output: Option<String>,
+    image: Option<String>,
+    audio: Option<String>,
+    /// A column that looks like one of those and was not named.
+    unsent: Option<String>,
 }
 
 impl Columns {
@@ -90,26 +103,42 @@ impl Columns {
             Some(column) if !there(column) => Err(missing(&format!("no column `{column}`"))),
             column => Ok(column),
         };
-        let usual = |list: &[&'static str]| list.iter().copied().find(|name| there(name));
+        // A column that was named is not something else as well.
+        let free = |name: &str| !args.hf_column.iter().any(|(_, column)| column == name);
+        let usual = |list: &[&'static str]| list.iter().copied().find(|name| there(name) && free(name));
         let (prompt, messages) = (asked("prompt")?, asked("messages")?);
         if prompt.is_some() && messages.is_some() {
             return Err(Error::Usage("a prompt and messages: name the column of one of them, not of both".into()));
         }
         let input = prompt.or(messages).or_else(|| usual(MESSAGES)).or_else(|| usual(PROMPTS));
-        let input = input.ok_or_else(|| missing("no column with a usual name"))?.to_owned();
-        let output = asked("output")?.or_else(|| usual(OUTPUTS)).filter(|column| *column != input).map(str::to_owned);
-        Ok(Columns { input, output })
+        let (image, audio) = (asked("image")?, asked("audio")?);
+        if input.is_none() && image.is_none() && audio.is_none() {
+            return Err(missing("no column with a usual name"));
+        }
+        let output = asked("output")?.or_else(|| usual(OUTPUTS)).filter(|column| Some(*column) != input);
+        let unsent = usual(MEDIA).filter(|column| ![input, output].contains(&Some(*column)));
+        let [input, output, image, audio, unsent] =
+            [input, output, image, audio, unsent].map(|column| column.map(str::to_owned));
+        Ok(Columns { input, output, image, audio, unsent })
     }
 
     fn names(&self) -> Vec<String> {
-        [&self.input].into_iter().chain(&self.output).cloned().collect()
+        [&self.input, &self.output, &self.image, &self.audio].into_iter().flatten().cloned().collect()
     }
 
     fn said(&self) -> String {
-        match &self.output {
-            Some(output) => format!("prompts are in the column `{}`, real answers in `{output}`", self.input),
-            None => format!("prompts are in the column `{}`", self.input),
-        }
+        let of = |what: &str, column: &Option<String>| column.as_ref().map(|column| format!("{what} in `{column}`"));
+        let said = [
+            of("prompts", &self.input),
+            of("real answers", &self.output),
+            of("images", &self.image),
+            of("sound", &self.audio),
+        ];
+        let unsent = self.unsent.as_ref().map_or_else(String::new, |column| {
+            let what = if column == "audio" { "audio" } else { "image" };
+            format!("; what is in `{column}` is not sent: --hf-column {what}={column} sends it")
+        });
+        format!("columns: {}{unsent}", said.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -122,7 +151,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         Ok(columns.names())
     })?;
     note.into_iter().for_each(warn);
-    if plan.hf.hf_column.is_empty() {
+    if plan.hf.hf_column.is_empty() || columns.unsent.is_some() {
         warn(columns.said());
     }
     let framed = plan.framed()?;
@@ -138,31 +167,56 @@ enum Input {
     Chat(Vec<Message>),
 }
 
-fn cells(row: &Row, columns: &Columns) -> Result<(Option<Input>, Option<String>), Error> {
+/// The cells of a row, by their columns.
+struct Cells {
+    input: Option<Input>,
+    output: Option<String>,
+    /// Content parts.
+    media: Vec<Value>,
+}
+
+fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
     let mut cells: Map<String, Value> = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    let input = match cells.remove(&columns.input) {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(Input::Text(text)),
-        Some(list @ Value::Array(_)) => {
-            let chat = serde_json::from_value(list);
-            let wrong = |e| row.wrong(&format!("`{}` is not a list of messages: {e}", columns.input));
-            Some(Input::Chat(chat.map_err(wrong)?))
+    let mut take =
+        |column: &Option<String>| column.as_ref().and_then(|column| cells.remove(column)).unwrap_or_default();
+    let name = columns.input.as_deref().unwrap_or_default();
+    let input = match take(&columns.input) {
+        Value::Null => None,
+        Value::String(text) => Some(Input::Text(text)),
+        Value::Array(list) => {
+            // Some datasets have a list of turns, each a list of messages.
+            let messages: Vec<Value> = list
+                .into_iter()
+                .flat_map(|item| match item {
+                    Value::Array(turn) => turn,
+                    message => vec![message],
+                })
+                .collect();
+            let chat = serde_json::from_value(messages.into());
+            Some(Input::Chat(chat.map_err(|e| row.wrong(&format!("`{name}` is not a list of messages: {e}")))?))
         }
-        Some(_) => return Err(row.wrong(&format!("`{}` is neither text nor a list of messages", columns.input))),
+        _ => return Err(row.wrong(&format!("`{name}` is neither text nor a list of messages"))),
     };
-    let output = columns.output.as_ref().and_then(|column| cells.remove(column)).and_then(|cell| match cell {
+    let output = match take(&columns.output) {
         Value::String(text) => Some(text),
         _ => None,
-    });
-    Ok((input, output))
+    };
+    let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let mut media = media::images(row, folder, &take(&columns.image))?;
+    media.extend(media::sounds(row, folder, &take(&columns.audio))?);
+    Ok(Cells { input, output, media })
 }
 
 fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
-    match cells(row, columns)?.0 {
+    let cells = cells(row, columns, plan)?;
+    if !cells.media.is_empty() {
+        return Err(row.wrong("--multi-turn sends no images or sound: leave out --hf-column image and audio"));
+    }
+    match cells.input {
         Some(Input::Chat(messages)) => Conversation::of(messages).turns(plan, framed),
         Some(Input::Text(_)) => Err(row.wrong(&format!(
             "--multi-turn needs a column of conversations, and `{}` is text: name one with --hf-column messages=NAME",
-            columns.input
+            columns.input.as_deref().unwrap_or_default()
         ))),
         None => Ok(Turns::new()),
     }
@@ -170,7 +224,7 @@ fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
 
 /// The prompt, or a conversation up to its first answer.
 fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
-    let (input, output) = cells(row, columns)?;
+    let Cells { input, output, media } = cells(row, columns, plan)?;
     let (request, output) = match input {
         Some(Input::Text(text)) if !text.trim().is_empty() => {
             (SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, output)
@@ -182,6 +236,7 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
             }
             (SampleRequest { messages: Some(messages), ..SampleRequest::default() }, answer.or(output))
         }
+        None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), output),
         _ => return Ok(None),
     };
     let (mut request, counted) = chat_text::ready(request, plan, framed)?;
@@ -194,8 +249,9 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
         (Some(len), ..) => len,
         (None, Some(messages), _) => framed.tokenizer.count_chat_with(Chat::from(&messages[..]))?,
         (None, None, Some(Prompt::Text(text))) => framed.count(text)?,
-        (None, None, _) => return Ok(None),
+        (None, None, _) => 0,
     };
+    media::attach(row, &mut request, media, plan)?;
     Ok(Some((request, Fitted::as_is(len))))
 }
 
@@ -203,7 +259,7 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
 mod tests {
     use super::*;
 
-    fn columns(flags: &[(&str, &str)], names: &[&str]) -> Result<(String, Option<String>), String> {
+    fn columns(flags: &[(&str, &str)], names: &[&str]) -> Result<(Option<String>, Option<String>), String> {
         let pair = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
         let args = HfArgs { hf_column: flags.iter().map(pair).collect(), hf_text_column: None };
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
@@ -213,10 +269,15 @@ mod tests {
 
     #[test]
     fn columns_are_found_by_their_usual_names() {
-        let some = |a: &str, b: &str| Ok((a.to_owned(), Some(b.to_owned())));
+        let some = |a: &str, b: &str| Ok((Some(a.to_owned()), Some(b.to_owned())));
         assert_eq!(columns(&[], &["answer", "question"]), some("question", "answer"));
         assert_eq!(columns(&[], &["prompt", "messages", "output"]), some("messages", "output"));
-        assert_eq!(columns(&[("prompt", "q")], &["q", "messages"]), Ok(("q".into(), None)));
+        assert_eq!(columns(&[("prompt", "q")], &["q", "messages"]), Ok((Some("q".into()), None)));
+        // What was named is not the prompt as well.
+        assert_eq!(
+            columns(&[("audio", "sound"), ("output", "text")], &["sound", "text"]),
+            Ok((None, Some("text".into())))
+        );
         assert_eq!(columns(&[("output", "o"), ("messages", "m")], &["o", "m"]), some("m", "o"));
     }
 

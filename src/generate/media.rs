@@ -1,4 +1,4 @@
-//! Images and sound beside a row of `--dataset-name custom`: files become content parts of a chat.
+//! Images and sound beside the text of a row: files, or what a column holds, become content parts of a chat.
 
 use std::path::Path;
 
@@ -6,7 +6,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{data::Row, error::Error};
+use super::Plan;
+use crate::{data::Row, error::Error, record::SampleRequest};
 
 /// What a row may have beside its text.
 #[derive(Debug, Default, Deserialize)]
@@ -39,6 +40,79 @@ pub fn text(content: &[Value]) -> String {
     content.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
+/// Puts the row's images and sound behind what the request has of the kind, for an API that takes them.
+pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &Plan) -> Result<(), Error> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    if plan.completions {
+        return Err(row.wrong("images and sound need a chat: --backend openai-chat"));
+    }
+    let mut all = match request.multi_modal_data.take() {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list,
+        Some(part) => vec![part],
+    };
+    all.extend(parts);
+    request.multi_modal_data = Some(all.into());
+    Ok(())
+}
+
+/// The images of a cell: a file, an address, `{"bytes":…}` or `{"path":…}` as Hugging Face keeps them, or a list of these.
+pub fn images(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
+    each(cell, &mut |cell| match held(row, folder, cell)? {
+        Held::Place(place) => image(row, folder, place),
+        Held::Bytes(bytes, name) => Ok(image_part(&image_url(row, &bytes, name)?)),
+    })
+}
+
+/// The sounds of a cell, likewise.
+pub fn sounds(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
+    each(cell, &mut |cell| match held(row, folder, cell)? {
+        Held::Place(place) => audio(row, folder, place),
+        Held::Bytes(bytes, name) => {
+            let format = ending(name).or_else(|| sound_kind(&bytes).map(str::to_owned));
+            let format = format
+                .ok_or_else(|| row.wrong(&format!("{name} is no sound of a known kind: WAV, FLAC, Ogg or MP3")))?;
+            Ok(sound_part(&bytes, &format))
+        }
+    })
+}
+
+fn each(cell: &Value, make: &mut impl FnMut(&Value) -> Result<Value, Error>) -> Result<Vec<Value>, Error> {
+    match cell {
+        Value::Null => Ok(vec![]),
+        Value::Array(list) => list.iter().filter(|cell| !cell.is_null()).map(make).collect(),
+        cell => Ok(vec![make(cell)?]),
+    }
+}
+
+/// What a cell holds.
+enum Held<'a> {
+    /// A file, or an address.
+    Place(&'a str),
+    /// The bytes, and what they are called.
+    Bytes(Vec<u8>, &'a str),
+}
+
+fn held<'a>(row: &Row, folder: &Path, cell: &'a Value) -> Result<Held<'a>, Error> {
+    let decoded = |text: &str| STANDARD.decode(text).ok();
+    let path = cell["path"].as_str();
+    match (cell, cell["bytes"].as_str(), path) {
+        // Base64 may stand where a file's name would.
+        (Value::String(text), ..) => match decoded(text).filter(|_| text.len() > 64 && !folder.join(text).exists()) {
+            Some(bytes) => Ok(Held::Bytes(bytes, "what is in the column")),
+            None => Ok(Held::Place(text)),
+        },
+        (_, Some(bytes), _) => {
+            let bytes = decoded(bytes).ok_or_else(|| row.wrong("the `bytes` are not base64"))?;
+            Ok(Held::Bytes(bytes, path.unwrap_or("what is in the column")))
+        }
+        (_, None, Some(path)) => Ok(Held::Place(path)),
+        _ => Err(row.wrong("neither a file, nor an address, nor an object with `bytes` or `path`")),
+    }
+}
+
 /// A part whose file, if it names one, is read.
 fn prepared(row: &Row, folder: &Path, part: &Value) -> Result<Value, Error> {
     let kind = part["type"].as_str().unwrap_or_default();
@@ -66,19 +140,34 @@ fn image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
     let url = if ["http://", "https://", "data:"].iter().any(|scheme| file.starts_with(scheme)) {
         file.to_owned()
     } else {
-        let bytes = read(row, folder, file)?;
-        let kind = image_kind(&bytes)
-            .ok_or_else(|| row.wrong(&format!("{file} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP")))?;
-        format!("data:image/{kind};base64,{}", STANDARD.encode(bytes))
+        image_url(row, &read(row, folder, file)?, file)?
     };
-    Ok(json!({"type": "image_url", "image_url": {"url": url}}))
+    Ok(image_part(&url))
+}
+
+/// The bytes as an address.
+fn image_url(row: &Row, bytes: &[u8], name: &str) -> Result<String, Error> {
+    let kind = image_kind(bytes)
+        .ok_or_else(|| row.wrong(&format!("{name} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP")))?;
+    Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
+}
+
+fn image_part(url: &str) -> Value {
+    json!({"type": "image_url", "image_url": {"url": url}})
 }
 
 fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
-    let format = Path::new(file).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    let format = format.ok_or_else(|| row.wrong(&format!("{file} has no ending, as .wav, that says what it is")))?;
-    let data = STANDARD.encode(read(row, folder, file)?);
-    Ok(json!({"type": "input_audio", "input_audio": {"data": data, "format": format}}))
+    let format =
+        ending(file).ok_or_else(|| row.wrong(&format!("{file} has no ending, as .wav, that says what it is")))?;
+    Ok(sound_part(&read(row, folder, file)?, &format))
+}
+
+fn sound_part(bytes: &[u8], format: &str) -> Value {
+    json!({"type": "input_audio", "input_audio": {"data": STANDARD.encode(bytes), "format": format}})
+}
+
+fn ending(file: &str) -> Option<String> {
+    Path::new(file).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase)
 }
 
 /// A file whose place is counted from the folder of the dataset.
@@ -95,6 +184,17 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
         [b'G', b'I', b'F', b'8', ..] => Some("gif"),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("webp"),
         [b'B', b'M', ..] => Some("bmp"),
+        _ => None,
+    }
+}
+
+/// By the first bytes.
+fn sound_kind(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', ..] => Some("wav"),
+        [b'f', b'L', b'a', b'C', ..] => Some("flac"),
+        [b'O', b'g', b'g', b'S', ..] => Some("ogg"),
+        [b'I', b'D', b'3', ..] | [0xFF, 0xE0..=0xFF, ..] => Some("mp3"),
         _ => None,
     }
 }

@@ -10,7 +10,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use vb::tokens::{BUILTIN, Tokenizer};
 
-use crate::tool::{Sim, folder, golden, run};
+use crate::{
+    fire::records,
+    tool::{Sim, folder, golden, run},
+};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -339,6 +342,16 @@ fn files_beside_custom_rows_are_sent_with_them() {
     );
     assert_eq!((&requests[0]["prompt_len"], &requests[2]["prompt_len"]), (&json!(2), &json!(3)));
     refused(&words, 3, "rows.jsonl:1: images and sound need a chat");
+
+    let path = file(&folder, "sound.jsonl", "{\"audio\":\"media/b.wav\"}\n");
+    let words =
+        format!("--dataset-name custom --dataset-path {path} --num-prompts 0 --backend openai-audio --output-len 3");
+    let sound = &generate(&words)[0];
+    assert_eq!((&sound["prompt"], &sound["prompt_len"]), (&Value::Null, &json!(0)));
+    let sim = Sim::start(&[]);
+    let done =
+        run("vb-fire", &["--base-url", &sim.url, "--backend", "openai-audio", "--ignore-eos"], format!("{sound}\n"));
+    assert_eq!(records(&done.stdout).1[0]["output_tokens"], 3, "{done:?}");
 
     for (row, word) in [
         (r#"{"prompt":"a","image_files":["none.png"]}"#, "bad.jsonl:2: cannot read "),

@@ -30,7 +30,7 @@ fn the_same_rows_give_the_same_requests_in_every_format() {
     let objects: Vec<Value> = rows.iter().map(|(q, a)| json!({"question": q, "answer": a})).collect();
     let json_lines: String = objects.iter().map(|row| row.to_string() + "\n").collect();
     let csv = hf("csv", "csv", CSV, &[]);
-    assert!(csv.stderr.contains("in the column `question`, real answers in `answer`"), "{}", csv.stderr);
+    assert!(csv.stderr.contains("columns: prompts in `question`, real answers in `answer`"), "{}", csv.stderr);
     let requests = lines(&csv);
     assert_eq!(requests.len(), 3, "an empty question is none");
     assert_eq!(requests[0]["prompt"], "Shall I, compare\nthee");
@@ -58,7 +58,7 @@ fn columns_and_lengths_can_be_named() {
     let default = lines(&hf("default", "jsonl", rows, &["--hf-text-column", "a"]));
     assert_eq!(default[0]["expected_output_len"], 256);
     let unknown = hf("unknown", "jsonl", rows, &["--hf-column", "picture=a"]);
-    assert!(unknown.code == 2 && unknown.stderr.contains("a prompt, messages or output"), "{unknown:?}");
+    assert!(unknown.code == 2 && unknown.stderr.contains("a prompt, messages, output, image or audio"), "{unknown:?}");
     let none = hf("none", "jsonl", rows, &[]);
     assert!(none.code == 2 && none.stderr.contains("its columns: a, b, c"), "{none:?}");
 }
@@ -78,6 +78,58 @@ fn conversations_open_a_chat_or_go_on_turn_by_turn() {
     assert_eq!((turns.len(), &turns[1]["messages"][2]), (2, &json!({"role": "assistant", "content": null})));
     let text = hf("text-turns", "jsonl", "{\"prompt\":\"a\"}", &[&chat[..], &["--multi-turn"]].concat());
     assert!(text.code == 3 && text.stderr.contains(":1: --multi-turn needs a column of conversations"), "{text:?}");
+}
+
+/// One pixel.
+const GIF: &str = "R0lGODlhAQABAAAAACwAAAAAAQABAAA=";
+
+#[test]
+fn images_and_sound_are_sent_if_their_columns_are_named() {
+    let home = folder("hf-media");
+    fs::write(home.join("dot.gif"), b"GIF89a.").unwrap();
+    fs::write(home.join("a.wav"), b"RIFF....WAVEfmt ").unwrap();
+    let long = GIF.repeat(3);
+    let rows = [
+        json!({"question": "one", "image": "dot.gif", "audio": {"path": "a.wav"}, "text": "said"}),
+        json!({"question": "two", "image": [{"bytes": GIF, "path": null}, "https://h/b.png"], "audio": null}),
+        json!({"question": "three", "image": long.replace('=', "A"), "audio": null}),
+    ];
+    let rows: String = rows.iter().map(|row| row.to_string() + "\n").collect();
+    let path = home.join("d.jsonl");
+    fs::write(&path, &rows).unwrap();
+    let base =
+        ["--dataset-name", "hf", "--dataset-path", path.to_str().unwrap(), "--num-prompts", "0", "--disable-shuffle"];
+    let generate = |more: &[&str]| run("vb-gen", &[&base[..], more].concat(), "");
+
+    let without = generate(&["--backend", "openai-chat"]);
+    assert!(without.stderr.contains("`image` is not sent: --hf-column image=image sends it"), "{}", without.stderr);
+    assert!(lines(&without).iter().all(|request| request["multi_modal_data"].is_null()));
+
+    let made = lines(&generate(&["--backend", "openai-chat", "--hf-column", "image=image", "audio=audio"]));
+    let gif = |text: &str| json!({"type": "image_url", "image_url": {"url": format!("data:image/gif;base64,{text}")}});
+    let sound = json!({"type": "input_audio", "input_audio": {"data": "UklGRi4uLi5XQVZFZm10IA==", "format": "wav"}});
+    assert_eq!(made[0]["multi_modal_data"], json!([gif("R0lGODlhLg=="), sound]));
+    let address = json!({"type": "image_url", "image_url": {"url": "https://h/b.png"}});
+    assert_eq!(made[1]["multi_modal_data"], json!([gif(GIF), address]));
+    assert_eq!(made[2]["multi_modal_data"].as_array().unwrap().len(), 1);
+    assert_eq!((&made[0]["prompt"], &made[0]["prompt_len"]), (&json!("one"), &json!(1)));
+
+    // Sound alone, for transcription; what was said is the answer, and no prompt.
+    let columns = ["--hf-column", "audio=audio", "output=text", "prompt=none"];
+    assert!(generate(&columns).stderr.contains("no column `none`"));
+    let alone = home.join("alone.jsonl");
+    fs::write(&alone, rows.replace("\"question\"", "\"id\"")).unwrap();
+    let args =
+        ["--dataset-name", "hf", "--dataset-path", alone.to_str().unwrap(), "--num-prompts", "1", "--disable-shuffle"];
+    let words = ["--backend", "openai-audio", "--hf-column", "audio=audio", "output=text"];
+    let made = lines(&run("vb-gen", &[&args[..], &words].concat(), ""));
+    assert_eq!((&made[0]["prompt"], &made[0]["multi_modal_data"]), (&Value::Null, &json!([sound])));
+
+    let done = generate(&["--hf-column", "image=image"]);
+    assert!(done.code == 3 && done.stderr.contains(":1: images and sound need a chat"), "{done:?}");
+    fs::write(home.join("dot.gif"), b"no image").unwrap();
+    let done = generate(&["--backend", "openai-chat", "--hf-column", "image=image"]);
+    assert!(done.code == 3 && done.stderr.contains("dot.gif is no image of a known kind"), "{done:?}");
 }
 
 #[test]
@@ -155,6 +207,22 @@ mod parquet {
         let turns = generate("hf-shards", &["--backend", "openai-chat", "--multi-turn"]);
         assert_eq!(turns.len(), 6);
         assert_eq!(turns[4]["messages"], json!([{"role": "user", "content": "question 2 first"}]));
+    }
+
+    #[test]
+    fn images_and_sound_are_read_as_the_hub_keeps_them() {
+        let columns = ["--backend", "openai-chat", "--hf-column", "image=images", "audio=audio"];
+        let made = generate("hf-media.parquet", &columns);
+        let kinds = |i: usize| -> Vec<String> {
+            let parts = made[i]["multi_modal_data"].as_array().unwrap().iter();
+            parts.map(|part| part["type"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(kinds(0), ["image_url", "input_audio"]);
+        assert_eq!(kinds(1), ["image_url", "image_url", "input_audio"]);
+        let url = made[0].pointer("/multi_modal_data/0/image_url/url").unwrap().as_str().unwrap();
+        assert!(url.starts_with("data:image/png;base64,iVBORw0KGgo"), "{url}");
+        assert_eq!(made[1].pointer("/multi_modal_data/2/input_audio/format").unwrap(), "wav");
+        assert_eq!(made[0]["messages"], json!([{"role": "user", "content": "What is red?"}]));
     }
 
     #[test]
