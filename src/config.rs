@@ -32,7 +32,7 @@ pub struct Grid {
     pub base_url: Option<String>,
     /// Where prompts come from.
     pub dataset_name: Option<String>,
-    /// Pairs of input and output length, in tokens; none: the lengths are those of the dataset.
+    /// Pairs of input and output length (0: nothing is generated), in tokens; none: the lengths are those of the dataset.
     #[serde(default)]
     pub input_output: Vec<(u32, u32)>,
     /// Pairs of concurrency and number of prompts.
@@ -131,7 +131,8 @@ pub fn grid(path: &Path) -> Result<Grid, Error> {
             let or = if lengths { ", or `dataset_name` a dataset with lengths of its own" } else { "" };
             return Err(file.wrong(key, &format!("`{key}` needs at least one pair, as in `{key}: [[128, 64]]`{or}")));
         }
-        if let Some((a, b)) = pairs.iter().find(|(a, b)| *a == 0 || *b == 0) {
+        // An output length may be 0: some APIs generate nothing.
+        if let Some((a, b)) = pairs.iter().find(|(a, b)| *a == 0 || (*b == 0 && !lengths)) {
             return Err(file.wrong(key, &format!("`{key}`: [{a}, {b}] has a zero")));
         }
     }

@@ -115,7 +115,7 @@ pub struct Args {
         value_parser = parse_count_u32
     )]
     input_len: Option<u32>,
-    /// Tokens to generate; -1 with custom: each row's `output_tokens` [default: 128; sonnet: 150; custom, Spec-Bench
+    /// Tokens to generate; -1 with custom: each row's `output_tokens`; 0 for APIs that generate nothing [default: 128; sonnet: 150; custom, Spec-Bench
     /// and shared prefixes: 256; SPEED-Bench: 4096; sharegpt: the length of the real answer].
     #[arg(
         long,
@@ -402,6 +402,15 @@ impl Args {
                 "--prompt-token-ids does not work with --backend {backend}, which takes text: use openai"
             ));
         }
+        match (self.generates(), self.output_len) {
+            (true, Some(OutputLen::Tokens(0))) => {
+                return wrong("--output-len 0: an answer has at least 1 token (-1: each row's own length)");
+            }
+            (false, Some(len)) if len != OutputLen::Tokens(0) => {
+                return wrong("nothing is generated here: leave out --output-len, or make it 0");
+            }
+            _ => {}
+        }
         if self.output_len == Some(OutputLen::PerRow) && dataset != Custom {
             return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has");
         }
@@ -431,8 +440,8 @@ impl Args {
         if dataset == DatasetName::Sonnet && self.range_ratio != RangeRatio::default() {
             return wrong("sonnet takes no --range-ratio: its prompts are whole lines, up to --input-len tokens");
         }
-        if dataset == RandomRerank && (self.output_len.is_some() || self.prefix_len.is_some() || self.no_ignore_eos) {
-            return wrong("random-rerank takes no --output-len, --prefix-len or --no-ignore-eos: nothing is generated");
+        if dataset == RandomRerank && (self.prefix_len.is_some() || self.no_ignore_eos) {
+            return wrong("random-rerank takes no --prefix-len or --no-ignore-eos: nothing is generated");
         }
         if dataset == RandomRerank && self.backend.is_chat() {
             return wrong(
@@ -450,6 +459,11 @@ impl Args {
         }
         self.hf.check(dataset)?;
         self.sessions.check(dataset, self.backend)
+    }
+
+    /// Whether the server generates tokens for these requests. A template may.
+    fn generates(&self) -> bool {
+        self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, |api| api.generates())
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Error> {
@@ -520,7 +534,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags));
+    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags), args.generates());
     if let Some(Command::Mix(mix)) = &args.command {
         mix::run(mix, args.seed, args.num_prompts.unwrap_or(0), &mut writer)?;
         return writer.finish();

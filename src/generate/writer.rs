@@ -30,6 +30,7 @@ pub struct Writer {
     out: BufWriter<StdoutLock<'static>>,
     prefix: String,
     tags: Option<Object>,
+    generates: bool,
     written: u64,
     sessions: u64,
     misfits: u64,
@@ -37,9 +38,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Ids are `prefix` and a number; `tags` go into every request.
-    pub fn new(prefix: String, tags: Option<Object>) -> Self {
-        Writer { out: cli::stdout(), prefix, tags, written: 0, sessions: 0, misfits: 0, worst: 0 }
+    /// Ids are `prefix` and a number; `tags` go into every request. Where nothing is generated, no length is asked for.
+    pub fn new(prefix: String, tags: Option<Object>, generates: bool) -> Self {
+        Writer { out: cli::stdout(), prefix, tags, generates, written: 0, sessions: 0, misfits: 0, worst: 0 }
     }
 
     /// How many requests were written.
@@ -107,6 +108,9 @@ impl Writer {
         }
         if let Some(tags) = &self.tags {
             request.tags.get_or_insert_default().extend(tags.clone());
+        }
+        if !self.generates {
+            request.expected_output_len = None;
         }
         ndjson::write(&mut self.out, &request)?;
         self.written += 1;

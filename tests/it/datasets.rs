@@ -381,6 +381,8 @@ fn flags_of_another_dataset_are_refused() {
         ("--dataset-name random-mm", "--backend openai-chat"),
         ("--dataset-name random-rerank --backend openai-chat", "no chat"),
         ("--dataset-name random-rerank --output-len 5", "nothing is generated"),
+        ("--backend openai-embeddings --output-len 5", "nothing is generated"),
+        ("--output-len 0", "at least 1 token"),
         ("--dataset-name random-rerank --input-len 1", "make it 2 or more"),
         ("--dataset-name random-rerank --random-batch-size 0", "1 or more"),
         ("--dataset-name random-rerank --tokenizer server", "name the model's own tokenizer"),

@@ -182,6 +182,26 @@ fn sweeps_of_the_same_second_have_folders_of_their_own() {
     }
 }
 
+/// A grid's pairs have an output length, and 0 is one.
+#[test]
+fn a_sweep_over_an_api_that_generates_nothing() {
+    for (name, keys) in [
+        ("sweep-rerank", "backend: vllm-rerank\ndataset_name: random-rerank\nrandom_batch_size: 2\n"),
+        ("sweep-vectors", "backend: openai-embeddings\n"),
+    ] {
+        let grid = GRID.replace("[[16, 4], [24, 40]]", "[[16, 0]]").replace("[1, 2], ", "");
+        let config = config(&folder(name), &(grid + keys));
+        let done = sweep(&config, &[]);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let folders = sweeps(&config);
+        let read = |end: &str| fs::read_to_string(folders[0].join(&files(&folders[0], end)[0].0)).unwrap();
+        let requests = read(".requests.ndjson");
+        assert!(!requests.contains("expected_output_len"), "{requests}");
+        let result: serde_json::Value = serde_json::from_str(&read(".json")).unwrap();
+        assert_eq!((&result["completed"], &result["failed"]), (&8.into(), &0.into()), "{result}");
+    }
+}
+
 #[test]
 fn a_dry_run_prints_pipelines_that_run() {
     let sim = Sim::start(&["--served-model-name", "my/model"]);
