@@ -128,7 +128,7 @@ class PoolingChecks(Checks):
     """Embeddings, pooling and rerank against a second server."""
 
     def all(self):
-        one = ["--num-prompts", 30, "--input-len", 60, "--range-ratio", 0.5, "--output-len", 1]
+        one = ["--num-prompts", 30, "--input-len", 60, "--range-ratio", 0.5]
         self.pooled("embeddings", "openai-embeddings", [*one, "--seed", 1], 30)
         self.pooled("embeddings, ids", "openai-embeddings", [*one, "--prompt-token-ids", "--seed", 2], 30)
         self.pooled("embeddings, batches of 4", "openai-embeddings", [*one, "--random-batch-size", 4, "--seed", 3], None)
