@@ -102,6 +102,12 @@ impl Backend {
         matches!(self, Openai | OpenaiEmbeddings | VllmPooling | Sglang | Template)
     }
 
+    /// Whether images or sound may stand beside the text.
+    #[must_use]
+    pub fn takes_media(self) -> bool {
+        self.is_chat() || matches!(self, Backend::OpenaiAudio | Backend::Template)
+    }
+
     /// The API itself. `template` is the file of --template, which goes with [`Backend::Template`].
     ///
     /// # Errors

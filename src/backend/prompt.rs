@@ -4,11 +4,17 @@ use serde_json::{Value, json};
 
 use crate::record::{Prompt, SampleRequest};
 
+/// Refuses images and sound, which an API without a place for them would leave out without a word.
+pub fn without_media(request: &SampleRequest) -> Result<(), String> {
+    match request.multi_modal_data {
+        Some(_) => Err("`multi_modal_data` needs a chat: use --backend openai-chat".into()),
+        None => Ok(()),
+    }
+}
+
 /// Text or token ids of one prompt.
 pub fn one(request: &SampleRequest) -> Result<&Prompt, String> {
-    if request.multi_modal_data.is_some() {
-        return Err("`multi_modal_data` needs a chat: use --backend openai-chat".into());
-    }
+    without_media(request)?;
     match &request.prompt {
         Some(Prompt::Texts(_) | Prompt::IdLists(_)) => {
             Err("a list of prompts cannot be timed as one stream: send one a line".into())
@@ -31,6 +37,7 @@ pub fn text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a str, St
 
 /// One prompt or a list of them, as JSON.
 pub fn any(request: &SampleRequest) -> Result<Value, String> {
+    without_media(request)?;
     let prompt = request.prompt.as_ref().ok_or("the request has no `prompt`")?;
     serde_json::to_value(prompt).map_err(|e| e.to_string())
 }
@@ -112,6 +119,7 @@ mod tests {
         let wrong: SampleRequest = serde_json::from_str(r#"{"messages":[],"multi_modal_data":{}}"#).unwrap();
         assert!(messages(&wrong).unwrap_err().contains("a message with `content`"));
         assert!(text(&request, "tgi").unwrap_err().contains("needs a chat"));
+        assert!(any(&request).unwrap_err().contains("needs a chat"));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! {"results":[{"index":1,"document":{"text":"she"},"relevance_score":0.7}],"usage":{"total_tokens":4}}
 //! ```
 
-use super::{Api, Delta, embeddings, embeddings::Embeddings};
+use super::{Api, Delta, embeddings, embeddings::Embeddings, prompt};
 use crate::{
     http::{exchange::Cut, sse::Event},
     record::{Object, Prompt, SampleRequest},
@@ -21,6 +21,7 @@ impl Api for Rerank {
     }
 
     fn body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
+        prompt::without_media(request)?;
         let Some(Prompt::Texts(texts)) = &request.prompt else {
             return Err("reranking needs a `prompt` that is a list of texts: [query, document, …]".into());
         };

@@ -45,8 +45,8 @@ pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &
     if parts.is_empty() {
         return Ok(());
     }
-    if plan.completions {
-        return Err(row.wrong("images and sound need a chat: --backend openai-chat"));
+    if !plan.takes_media {
+        return Err(row.wrong("images and sound need an API that takes them, as --backend openai-chat"));
     }
     let mut all = match request.multi_modal_data.take() {
         None => Vec::new(),

@@ -125,8 +125,10 @@ fn images_and_sound_are_sent_if_their_columns_are_named() {
     let made = lines(&run("vb-gen", &[&args[..], &words].concat(), ""));
     assert_eq!((&made[0]["prompt"], &made[0]["multi_modal_data"]), (&Value::Null, &json!([sound])));
 
-    let done = generate(&["--hf-column", "image=image"]);
-    assert!(done.code == 3 && done.stderr.contains(":1: images and sound need a chat"), "{done:?}");
+    for backend in ["openai", "openai-embeddings", "tgi"] {
+        let done = generate(&["--backend", backend, "--hf-column", "image=image"]);
+        assert!(done.code == 3 && done.stderr.contains(":1: images and sound need an API that takes"), "{done:?}");
+    }
     fs::write(home.join("dot.gif"), b"no image").unwrap();
     let done = generate(&["--backend", "openai-chat", "--hf-column", "image=image"]);
     assert!(done.code == 3 && done.stderr.contains("dot.gif is no image of a known kind"), "{done:?}");
