@@ -45,6 +45,37 @@ pub fn index(rng: &mut impl Rng, len: usize) -> usize {
     usize::try_from(between(rng, 0, (len as u64).saturating_sub(1))).unwrap_or_default()
 }
 
+/// Places in a list, each drawn in proportion to a weight of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weighted {
+    /// The sum of the weights up to each place.
+    sums: Vec<f64>,
+}
+
+impl Weighted {
+    /// With these weights, which are not negative; at the least one is more than 0.
+    pub fn new(weights: impl IntoIterator<Item = f64>) -> Self {
+        let add = |sum: &mut f64, weight| {
+            *sum += weight;
+            Some(*sum)
+        };
+        Weighted { sums: weights.into_iter().scan(0.0, add).collect() }
+    }
+
+    /// Zipf's law for the numbers `low` to `high`: k comes in proportion to 1/k to the power of `alpha`. Place 0 is `low`.
+    #[must_use]
+    pub fn zipf(low: u32, high: u32, alpha: f64) -> Self {
+        Self::new((low..=high).map(|k| libm::pow(f64::from(k), -alpha)))
+    }
+
+    /// A place.
+    pub fn draw(&self, rng: &mut impl Rng) -> usize {
+        let point = unit(rng) * self.sums.last().copied().unwrap_or_default();
+        // Rounding may leave a crumb behind the last.
+        self.sums.partition_point(|sum| *sum <= point).min(self.sums.len().saturating_sub(1))
+    }
+}
+
 /// Fisher and Yates's shuffle. Written out, since that of a library may change from one version to the next.
 pub fn shuffle<T>(list: &mut [T], rng: &mut impl Rng) {
     for i in (1..list.len()).rev() {

@@ -220,6 +220,28 @@ pub fn parse_count_u32(text: &str) -> Result<u32, String> {
     u32::try_from(parse_count(text)?).map_err(|_| format!("`{text}` is too large"))
 }
 
+/// The most tokens that a prompt or an answer may be asked to have: 16,777,216, longer than any model's context, and short
+/// enough that no sum of a few overflows.
+pub const MOST_TOKENS: u32 = 1 << 24;
+
+/// As [`parse_count`], for lengths in tokens, up to [`MOST_TOKENS`].
+pub fn parse_tokens(text: &str) -> Result<u32, String> {
+    let tokens = u32::try_from(parse_count(text)?).ok().filter(|tokens| *tokens <= MOST_TOKENS);
+    tokens.ok_or_else(|| format!("`{text}` is too large: {MOST_TOKENS} tokens at the most"))
+}
+
+/// A share as it is typed: from 0 to 1.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not a share: write a number from 0 to 1, as 0.6"))
+}
+
+/// The exponent of Zipf's law as it is typed.
+pub fn parse_alpha(text: &str) -> Result<f64, String> {
+    let alpha = text.trim().parse().ok().filter(|alpha: &f64| *alpha >= 0.0 && alpha.is_finite());
+    alpha.ok_or_else(|| format!("`{text}` is not a number of 0 or more"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -271,5 +293,8 @@ mod tests {
         for text in ["", "k", "1.5", "-3", "1.0001k"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
+        assert_eq!(parse_tokens("16777216"), Ok(MOST_TOKENS));
+        assert!(parse_tokens("16777217").is_err() && parse_tokens("5g").is_err());
+        assert!(parse_share("1.1").is_err() && parse_share("nan").is_err() && parse_alpha("nan").is_err());
     }
 }

@@ -7,16 +7,16 @@ use hyper::header::HeaderName;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::{attempt::Limits, balance::Balance, dispatch::Slots, lora::Assignment, thinking::ThinkTime};
+use super::{attempt::Limits, balance::Balance, dispatch::Slots, lora::Assignment};
 use crate::{
     backend::{Backend, Protocol},
     config::ConfigFlag,
     error::Error,
     http::{
-        connection::{parse_base_url, parse_url},
+        connection::{parse_base_url, parse_url, root},
         exchange::Cut,
     },
-    load::{self, Rate},
+    load::{self, Rate, ThinkTime},
     record::Object,
     units::{self, Nanos},
 };
@@ -163,10 +163,10 @@ pub struct Args {
     #[arg(long, help_heading = LOAD, value_enum, default_value = "random")]
     pub lora_assignment: Assignment,
     /// With zipf, the k-th is asked for in proportion to 1/k^ALPHA.
-    #[arg(long, help_heading = LOAD, value_name = "ALPHA", default_value_t = 1.0)]
+    #[arg(long, help_heading = LOAD, value_name = "ALPHA", default_value = "1", value_parser = units::parse_alpha)]
     pub lora_zipf_alpha: f64,
     /// The share of the requests that the client leaves before their end, on purpose.
-    #[arg(long, help_heading = LOAD, value_name = "SHARE", value_parser = parse_share)]
+    #[arg(long, help_heading = LOAD, value_name = "SHARE", value_parser = units::parse_share)]
     pub cancel_rate: Option<f64>,
     /// How long after their start.
     #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "500ms", value_parser = units::parse_duration)]
@@ -270,7 +270,7 @@ pub struct Args {
     #[arg(long, help_heading = OUTPUT, value_name = "FILE")]
     pub attach_selftest: Option<PathBuf>,
     /// Exit with 1 when more than this share of the requests failed.
-    #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = parse_share)]
+    #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = units::parse_share)]
     pub fail_above: f64,
     /// Exit with 5 when the verdict is `client_bound`: the client, and not the server, set some of the numbers.
     #[arg(long, help_heading = OUTPUT)]
@@ -354,13 +354,7 @@ impl Args {
         let mut url = match self.scrape.as_deref() {
             // As a config says it.
             None | Some("false") => return Ok(None),
-            Some("true") => {
-                let mut url = base.clone();
-                let path = base.path().trim_end_matches('/');
-                url.set_path(&format!("{}/metrics", path.strip_suffix("/v1").unwrap_or(path)));
-                url.set_query(None);
-                url
-            }
+            Some("true") => parse_url("--scrape", &format!("{}/metrics", root(base)))?,
             Some(text) => parse_url("--scrape", text)?,
         };
         if url.query().is_some() {
@@ -475,11 +469,6 @@ impl Args {
         ];
         given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("`{text}` is not a share, from 0 to 1"))
 }
 
 fn parse_object(text: &str) -> Result<Object, String> {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc};
 
+use rand::rngs::ChaCha8Rng;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
@@ -14,14 +15,13 @@ use super::{
     reader::Readers,
     sink::{Entry, Finished, What},
     stop::{Stop, Why},
-    thinking::Thinking,
 };
 use crate::{
     cli,
     clock::Clock,
     http::exchange::{Exchange, Transport},
     load::{
-        Arrivals,
+        Arrivals, ThinkTime,
         arrivals::{Moments, Told},
     },
     record::RequestFuncOutput,
@@ -34,7 +34,7 @@ pub struct Launcher<'a, T: Transport> {
     balancer: Balancer,
     readers: &'a Readers,
     attendant: Attendant,
-    thinking: Thinking,
+    thinking: (ThinkTime, ChaCha8Rng),
     /// Makes turns of conversations ready.
     template: Arc<Template>,
     /// Whether a request had a time of its own.
@@ -158,11 +158,17 @@ impl<'a, T: Transport> Launcher<'a, T> {
         readers: &'a Readers,
         attendant: Attendant,
         template: Arc<Template>,
-        thinking: Thinking,
+        thinking: (ThinkTime, ChaCha8Rng),
         arrivals: Arrivals,
     ) -> Self {
         let begun = readers.handles().map(|_| vec![]).collect();
         Launcher { servers, balancer, readers, attendant, thinking, template, timed: false, arrivals, begun }
+    }
+
+    /// How long a user thinks now.
+    fn pause(&mut self) -> Nanos {
+        let (time, rng) = &mut self.thinking;
+        time.draw(rng)
     }
 
     /// A first turn that waits for replies, as when the lines before it were cut off: there will be none.
@@ -193,7 +199,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn think_time(&mut self, request: &RequestFuncInput) -> Nanos {
-        request.think_time.unwrap_or_else(|| self.thinking.draw())
+        request.think_time.unwrap_or_else(|| self.pause())
     }
 
     fn fill(&mut self, request: RequestFuncInput, replies: Vec<String>, due: Nanos) -> Option<RequestFuncInput> {
@@ -234,7 +240,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         self.attendant.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
         // A conversation's user thinks before its next turn, and others may come meanwhile.
-        let pause = if output.session_id.is_some() { Nanos(0) } else { self.thinking.draw() };
+        let pause = if output.session_id.is_some() { Nanos(0) } else { self.pause() };
         self.begun[at].push(Begun { exchange, output, due, abandon, pause, slot, share });
         if self.begun[at].len() == AT_ONCE {
             self.rest();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::rng;
+use crate::rng::{self, Weighted};
 
 /// How adapters are given out. The first two names are vLLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -19,8 +19,8 @@ pub enum Assignment {
 #[derive(Debug, Clone)]
 pub struct Mix {
     names: Vec<String>,
-    /// For random and zipf: the sums of the shares up to each.
-    shares: Option<Vec<f64>>,
+    /// How often each comes; `None`: in turn.
+    shares: Option<Weighted>,
     seed: u64,
     count: usize,
     sessions: HashMap<String, usize>,
@@ -30,17 +30,11 @@ impl Mix {
     /// Of these adapters; `None`: there is none.
     #[must_use]
     pub fn new(names: &[String], assignment: Assignment, alpha: f64, seed: u64) -> Option<Self> {
-        let weight = |place: usize| match assignment {
-            Assignment::Zipf => libm::pow(place as f64 + 1.0, -alpha),
-            _ => 1.0,
+        let shares = match assignment {
+            Assignment::RoundRobin => None,
+            Assignment::Random => Some(Weighted::new(names.iter().map(|_| 1.0))),
+            Assignment::Zipf => Some(Weighted::zipf(1, u32::try_from(names.len()).unwrap_or(u32::MAX), alpha)),
         };
-        let total: f64 = (0..names.len()).map(weight).sum();
-        let mut sum = 0.0;
-        let mut share = |place: usize| {
-            sum += weight(place) / total;
-            sum
-        };
-        let shares = (assignment != Assignment::RoundRobin).then(|| (0..names.len()).map(&mut share).collect());
         let mix = Mix { names: names.to_vec(), shares, seed, count: 0, sessions: HashMap::new() };
         (!names.is_empty()).then_some(mix)
     }
@@ -59,10 +53,7 @@ impl Mix {
         self.count += 1;
         match &self.shares {
             None => (self.count - 1) % self.names.len(),
-            Some(shares) => {
-                let drawn = rng::unit(&mut rng::stream(self.seed, "lora", self.count as u64));
-                shares.partition_point(|share| *share <= drawn).min(self.names.len() - 1)
-            }
+            Some(shares) => shares.draw(&mut rng::stream(self.seed, "lora", self.count as u64)),
         }
     }
 }

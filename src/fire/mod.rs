@@ -28,7 +28,6 @@ mod session;
 mod sink;
 mod stop;
 mod tally;
-mod thinking;
 mod usage;
 mod verdict;
 mod warmup;
@@ -64,7 +63,6 @@ use self::{
     scrape::{Outlet, Scraper},
     sink::{Progress, Sink, Written},
     stop::{Stopper, Why},
-    thinking::Thinking,
     usage::Watch,
     verdict::{Evidence, judge},
 };
@@ -90,6 +88,7 @@ use crate::{
         self, ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, GapTest, LateCounts, Line, NotSent, RunRecord,
         SampleRequest, Verdict,
     },
+    rng,
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -392,7 +391,7 @@ impl Load<'_> {
             self.readers,
             attendant,
             Arc::new(self.template),
-            Thinking::new(args.think_time, args.seed),
+            (args.think_time, rng::stream(args.seed, "thinking", 0)),
             arrivals(args, self.rate.as_ref()),
         );
         let (slots, pace) = (args.slots(), Sleeper::new(clock));

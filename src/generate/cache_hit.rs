@@ -8,12 +8,16 @@ use std::collections::HashMap;
 
 use super::{
     Plan,
-    length::parse_share,
     random::{self, Random},
     warn,
     writer::Writer,
 };
-use crate::{error::Error, record::SampleRequest, rng, units::parse_count_u32};
+use crate::{
+    error::Error,
+    record::SampleRequest,
+    rng,
+    units::{parse_count_u32, parse_share, parse_tokens},
+};
 
 const HEADING: &str = "Cache hits (random)";
 
@@ -38,7 +42,7 @@ pub struct CacheArgs {
     #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
     cache_hit_prefixes: Option<u32>,
     /// Tokens of a block of the server's cache, which holds whole blocks only.
-    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "16", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "16", value_parser = parse_tokens)]
     cache_block_size: u32,
 }
 

@@ -2,7 +2,10 @@
 
 use rand::Rng;
 
-use crate::rng;
+use crate::{
+    rng::{self, Weighted},
+    units::{MOST_TOKENS, parse_tokens},
+};
 
 /// A distribution of lengths, from 1 token up.
 ///
@@ -14,8 +17,8 @@ pub struct Distribution {
     shape: Shape,
     low: u32,
     high: u32,
-    /// Of zipf: the probability of each length from `low` on and of all before it, not yet divided by their sum.
-    cumulative: Vec<f64>,
+    /// Of zipf: how often each length from `low` on comes.
+    weighted: Option<Weighted>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +48,7 @@ impl Distribution {
 
     /// The normal distribution, rounded.
     pub fn normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
-        if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(u32::MAX)) {
+        if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(MOST_TOKENS)) {
             return Err(format!("a mean of {mean} and a standard deviation of {sd} are no lengths"));
         }
         Self::new(Shape::Normal(mean, sd), low, high)
@@ -55,7 +58,7 @@ impl Distribution {
     /// µ = ln mean − σ²/2.
     fn log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
         // The check is the same.
-        Self::normal(mean, sd, 1, u32::MAX)?;
+        Self::normal(mean, sd, 1, MOST_TOKENS)?;
         let variance = libm::log1p(sd * sd / (mean * mean));
         Self::new(Shape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
     }
@@ -76,16 +79,12 @@ impl Distribution {
         if low > high {
             return Err(format!("no length is at least {low} and at most {high}"));
         }
-        let mut distribution = Distribution { shape, low, high, cumulative: Vec::new() };
+        if high > MOST_TOKENS {
+            return Err(format!("{high} is too large: {MOST_TOKENS} tokens at the most"));
+        }
+        let mut distribution = Distribution { shape, low, high, weighted: None };
         match shape {
-            Shape::Zipf(alpha) => {
-                let mut sum = 0.0;
-                let add = |k| {
-                    sum += libm::pow(f64::from(k), -alpha);
-                    sum
-                };
-                distribution.cumulative = (low..=high).map(add).collect();
-            }
+            Shape::Zipf(alpha) => distribution.weighted = Some(Weighted::zipf(low, high, alpha)),
             Shape::Normal(..) | Shape::LogNormal(..) => {
                 let mut rng = rng::stream(0, "limits", 0);
                 let within = (0..2000).filter(|_| distribution.try_draw(&mut rng).is_some()).count();
@@ -116,10 +115,8 @@ impl Distribution {
             Shape::Normal(mean, sd) => mean + sd * rng::normal(rng),
             Shape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::normal(rng)),
             Shape::Zipf(_) => {
-                let all = self.cumulative.last().copied().unwrap_or_default();
-                let point = rng::unit(rng) * all;
-                let place = self.cumulative.partition_point(|sum| *sum <= point);
-                f64::from(self.low) + place.min(self.cumulative.len() - 1) as f64
+                let place = self.weighted.as_ref().map_or(0, |weighted| weighted.draw(rng));
+                f64::from(self.low) + place as f64
             }
         };
         let whole = (length + 0.5).floor();
@@ -136,15 +133,15 @@ impl std::str::FromStr for Distribution {
         let (mut numbers, mut min, mut max) = (Vec::new(), 1, None);
         for part in rest.split(',').map(str::trim) {
             match part.split_once('=') {
-                Some(("min", n)) => min = crate::units::parse_count_u32(n)?,
-                Some(("max", n)) => max = Some(crate::units::parse_count_u32(n)?),
+                Some(("min", n)) => min = parse_tokens(n)?,
+                Some(("max", n)) => max = Some(parse_tokens(n)?),
                 Some(_) => return Err(wrong()),
                 None => numbers.push(part),
             }
         }
-        let count = |text: &str| crate::units::parse_count_u32(text).map_err(|_| wrong());
+        let count = |text: &str| parse_tokens(text).map_err(|_| wrong());
         let real = |text: &str| text.parse::<f64>().map_err(|_| wrong());
-        let high = max.unwrap_or(u32::MAX);
+        let high = max.unwrap_or(MOST_TOKENS);
         let made = match (name, &numbers[..]) {
             ("constant", [n]) => count(n).and_then(|n| Self::uniform(n.max(min), n.min(high))),
             ("uniform", [a, b]) => Self::uniform(count(a)?.max(min), count(b)?.min(high)),

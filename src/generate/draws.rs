@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgAction;
 
 use super::{LENGTHS, distribution::Distribution, length::Lengths, table::Table};
-use crate::{cli, error::Error, rng};
+use crate::{cli, error::Error, rng, units::MOST_TOKENS};
 
 /// The flags of lengths that are not one number.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -76,7 +76,7 @@ impl std::str::FromStr for Scenario {
         let name: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let (kind, rest) = name.split_at_checked(1).ok_or_else(wrong)?;
         let pairs = rest.split('/').map(pair).collect::<Option<Vec<[u32; 2]>>>().ok_or_else(wrong)?;
-        let normal = |[mean, sd]: [u32; 2]| Distribution::normal(mean.into(), sd.into(), 1, u32::MAX);
+        let normal = |[mean, sd]: [u32; 2]| Distribution::normal(mean.into(), sd.into(), 1, MOST_TOKENS);
         let uniform = |[low, high]: [u32; 2]| Distribution::uniform(low, high);
         let (input, output) = match (kind, &pairs[..]) {
             ("D" | "d", [[input, output]]) => (uniform([*input, *input]), uniform([*output, *output])),

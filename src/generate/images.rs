@@ -7,13 +7,13 @@ use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{
-    Plan,
-    length::{Range, parse_share},
-    random,
-    writer::Writer,
+use super::{Plan, length::Range, random, writer::Writer};
+use crate::{
+    error::Error,
+    record::Object,
+    rng::{self, Weighted},
+    units::parse_share,
 };
-use crate::{error::Error, record::Object, rng};
 
 const HEADING: &str = "Dataset random-mm";
 
@@ -62,9 +62,12 @@ impl FromStr for Limits {
     }
 }
 
-/// Sizes of images in pixels, each with the running sum of how often it comes.
+/// Sizes of images in pixels, and how often each comes.
 #[derive(Debug, Clone, PartialEq)]
-struct Buckets(Vec<(Size, f64)>);
+struct Buckets {
+    sizes: Vec<Size>,
+    weighted: Weighted,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Size {
@@ -83,31 +86,29 @@ impl FromStr for Buckets {
                 "`{text}` is no set of sizes: write {{\"(256,256,1)\":0.5,\"(720,1280,1)\":0.5}} or {{\"256x256\":1}}"
             )
         })?;
-        let (mut buckets, mut sum) = (Vec::new(), 0.0);
+        let (mut sizes, mut weights) = (Vec::new(), Vec::new());
         for (key, weight) in &object {
             let weight = weight.as_f64().filter(|weight| *weight >= 0.0);
             let weight = weight.ok_or_else(|| format!("`{key}` comes a number of 0 or more often"))?;
             let size = size(key)?;
             if weight > 0.0 {
-                sum += weight;
                 let size = size.ok_or_else(|| {
                     format!("`{key}` is a video, which vb-gen does not make: give it 0, or 1 frame for an image")
                 })?;
-                buckets.push((size, sum));
+                sizes.push(size);
+                weights.push(weight);
             }
         }
-        if buckets.is_empty() {
+        if sizes.is_empty() {
             return Err(format!("`{text}` has no size that comes at all"));
         }
-        Ok(Buckets(buckets))
+        Ok(Buckets { sizes, weighted: Weighted::new(weights) })
     }
 }
 
 impl Buckets {
     fn draw(&self, rng: &mut impl Rng) -> Size {
-        let u = rng::unit(rng) * self.0.last().map_or(0.0, |(_, sum)| *sum);
-        let at = self.0.partition_point(|(_, sum)| *sum <= u).min(self.0.len() - 1);
-        self.0[at].0
+        self.sizes[self.weighted.draw(rng)]
     }
 }
 
@@ -171,7 +172,10 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_vllms_notation_and_in_a_short_one() {
-        let want = Buckets(vec![(Size { height: 256, width: 128 }, 0.5), (Size { height: 720, width: 1280 }, 0.75)]);
+        let want = Buckets {
+            sizes: vec![Size { height: 256, width: 128 }, Size { height: 720, width: 1280 }],
+            weighted: Weighted::new([0.5, 0.25]),
+        };
         for text in [
             r#"{"(256,128,1)":0.5,"(720, 1280, 1)":0.25,"(720,1280,16)":0}"#,
             "{(256, 128, 1): 0.5, (720, 1280, 1): 0.25, (720, 1280, 16): 0.0}",

@@ -45,15 +45,9 @@ impl std::str::FromStr for OutputLen {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
             "-1" => Ok(OutputLen::PerRow),
-            number => crate::units::parse_count_u32(number).map(OutputLen::Tokens),
+            number => crate::units::parse_tokens(number).map(OutputLen::Tokens),
         }
     }
-}
-
-/// A share as it is typed: from 0 to 1.
-pub fn parse_share(text: &str) -> Result<f64, String> {
-    let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("`{text}` is not a share: write a number from 0 to 1, as 0.6"))
 }
 
 /// A uniform draw of whole numbers, both ends included.
@@ -154,7 +148,7 @@ mod tests {
     fn minus_one_is_each_rows_own() {
         assert_eq!("-1".parse(), Ok(OutputLen::PerRow));
         assert_eq!("2k".parse(), Ok(OutputLen::Tokens(2000)));
-        assert!("-2".parse::<OutputLen>().is_err());
+        assert!("-2".parse::<OutputLen>().is_err() && "17m".parse::<OutputLen>().is_err());
     }
 
     #[test]

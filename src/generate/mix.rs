@@ -3,7 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::{warn, writer::Writer};
-use crate::{cli, error::Error, ndjson::Lines, record::SampleRequest, rng, units::Nanos};
+use crate::{
+    cli,
+    error::Error,
+    ndjson::Lines,
+    record::SampleRequest,
+    rng::{self, Weighted},
+    units::Nanos,
+};
 
 /// Mixes saved requests: by weight (0.7=chat.ndjson 0.3=code.ndjson), or by their timestamps (a.ndjson b.ndjson).
 ///
@@ -123,17 +130,9 @@ fn by_weight(
     most: u64,
     writer: &mut Writer,
 ) -> Result<(), Error> {
-    let total: f64 = weights.iter().sum();
+    let weighted = Weighted::new(weights.iter().copied());
     for item in 0..most {
-        let mut left = rng::unit(&mut rng::stream(seed, "mix", item)) * total;
-        let place = weights.iter().position(|weight| {
-            left -= weight;
-            left < 0.0
-        });
-        // Rounding may leave a crumb behind the last.
-        let Some(stream) = place.map_or(streams.len().checked_sub(1), Some).and_then(|i| streams.get_mut(i)) else {
-            break;
-        };
+        let stream = &mut streams[weighted.draw(&mut rng::stream(seed, "mix", item))];
         let Some(request) = stream.next_untimed()? else {
             warn(format!(
                 "{} has no more requests: ended after {item}, since going on would change the weights",

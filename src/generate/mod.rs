@@ -61,7 +61,7 @@ use crate::{
     error::Error,
     record::{Object, SampleRequest},
     tokens::{Server, Tokenizer},
-    units::{parse_count, parse_count_u32},
+    units::{parse_count, parse_tokens},
 };
 
 // The headings of `--help`.
@@ -112,7 +112,7 @@ pub struct Args {
         help_heading = LENGTHS,
         value_name = "TOKENS",
         aliases = ["random-input-len", "sonnet-input-len"],
-        value_parser = parse_count_u32
+        value_parser = parse_tokens
     )]
     input_len: Option<u32>,
     /// Tokens to generate; -1 with custom: each row's `output_tokens`; 0 for APIs that generate nothing [default: 128; sonnet: 150; custom, Spec-Bench
@@ -135,7 +135,7 @@ pub struct Args {
         help_heading = LENGTHS,
         value_name = "TOKENS",
         aliases = ["random-prefix-len", "sonnet-prefix-len"],
-        value_parser = parse_count_u32
+        value_parser = parse_tokens
     )]
     prefix_len: Option<u32>,
     /// Send token ids instead of text (random, prefixes, replay and traces).
@@ -318,8 +318,8 @@ impl DatasetName {
 struct Plan {
     tokenizer: Tokenizer,
     chat: bool,
-    /// Whether prompts go to `/v1/completions`.
-    completions: bool,
+    /// Whether images and sound may go with the text.
+    takes_media: bool,
     seed: u64,
     /// 0: all rows.
     num_prompts: u64,
@@ -488,7 +488,7 @@ impl Args {
         Ok(Plan {
             tokenizer,
             chat,
-            completions: self.backend == Backend::Openai,
+            takes_media: self.backend.takes_media(),
             seed: self.seed,
             num_prompts: self.num_prompts.unwrap_or(
                 // Conversations that are counted are not cut.

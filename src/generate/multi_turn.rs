@@ -8,6 +8,7 @@ use super::{
     length::Range,
     ordered::{More, Turn, ordered},
     session::{Exchange, Replies, SessionArgs, Turns, turns},
+    warn,
     words::Words,
     writer::{Fitted, Writer},
 };
@@ -40,16 +41,28 @@ impl Shape {
 /// Writes `--num-conversations` conversations, or `--num-prompts` turns.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let maker = Maker::new(plan)?;
+    let mut cut = 0;
     ordered(
         |item| Some(maker.conversation(item)),
         |turn| {
             match turn {
                 Turn::Wait => writer.flush()?,
-                Turn::Item(turns) => plan.write_session(turns?, writer)?,
+                Turn::Item(made) => {
+                    let (turns, is_cut) = made?;
+                    cut += u64::from(is_cut);
+                    plan.write_session(turns, writer)?;
+                }
             }
             Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
         },
-    )
+    )?;
+    if cut > 0 {
+        warn(format!(
+            "{cut} conversations have fewer turns than asked for: the next would exceed --max-model-len {}",
+            plan.sessions.max_model_len
+        ));
+    }
+    Ok(())
 }
 
 /// Makes conversations, each from its number alone.
@@ -85,7 +98,8 @@ impl<'a> Maker<'a> {
         draft.fit(len as usize, count, || self.words.draw(rng))
     }
 
-    fn conversation(&self, item: u64) -> Result<Turns, Error> {
+    /// Its turns, and whether it has fewer than it should, since they would be too long for the model.
+    fn conversation(&self, item: u64) -> Result<(Turns, bool), Error> {
         let Plan { seed, shape, range_ratio, prefix_len, .. } = *self.plan;
         let mut lengths = rng::stream(seed, "lengths", item);
         let mut rng = rng::stream(seed, "prompt", item);
@@ -123,8 +137,10 @@ impl<'a> Maker<'a> {
                 self.plan.sessions.max_model_len
             )));
         }
+        let cut = made.len() < exchanges.len();
         let fitted =
             |(len, (want, got)): (usize, (usize, usize))| Fitted { want: (len + want).saturating_sub(got), got: len };
-        Ok(made.into_iter().zip(misfits).map(|((request, len), misfit)| (request, fitted((len, misfit)))).collect())
+        let turns = made.into_iter().zip(misfits).map(|((request, len), misfit)| (request, fitted((len, misfit))));
+        Ok((turns.collect(), cut))
     }
 }

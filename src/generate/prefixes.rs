@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     record::{Object, SampleRequest},
     rng,
-    units::parse_count_u32,
+    units::{parse_count_u32, parse_tokens},
 };
 
 const HEADING: &str = "Dataset prefix_repetition";
@@ -26,7 +26,7 @@ pub struct RepetitionArgs {
         help_heading = HEADING,
         value_name = "TOKENS",
         default_value = "256",
-        value_parser = parse_count_u32
+        value_parser = parse_tokens
     )]
     prefix_repetition_prefix_len: u32,
     /// Tokens of each prompt behind its prefix, those that the server adds included.
@@ -35,7 +35,7 @@ pub struct RepetitionArgs {
         help_heading = HEADING,
         value_name = "TOKENS",
         default_value = "256",
-        value_parser = parse_count_u32
+        value_parser = parse_tokens
     )]
     prefix_repetition_suffix_len: u32,
     /// How many prefixes there are.

@@ -73,7 +73,14 @@ struct Outcomes<'a> {
 impl Outcomes<'_> {
     /// A random prompt of the same length, due at the same time, to be answered at the same length.
     fn request(&mut self, row: &Row, outcome: RequestFuncOutput, item: u64) -> Result<SampleRequest, Error> {
-        let start = *self.start.get_or_insert(outcome.scheduled_time);
+        let due = outcome.scheduled_time;
+        let start = *self.start.get_or_insert(due);
+        if due < start {
+            return Err(row.wrong(
+                "due before the first line, from which times count, since a run writes outcomes as they end: \
+                 keep its `run` line, or sort them by `scheduled_time` first",
+            ));
+        }
         let random = match &mut self.random {
             Some(random) => random,
             none => none.insert(Random::of(self.plan)?),
@@ -81,7 +88,7 @@ impl Outcomes<'_> {
         let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared()).filter(|own| *own > 0) else {
             return Err(row.wrong(&format!(
                 "`prompt_len` is {}, but {} tokens are already taken by what all prompts share; \
-                 filter such outcomes out",
+                 leave such outcomes out, as with jq -c 'select(.success != false)'",
                 outcome.prompt_len,
                 random.shared()
             )));
@@ -94,7 +101,7 @@ impl Outcomes<'_> {
             prompt_len: u32::try_from(fitted.got).ok(),
             expected_output_len: generated.or(outcome.expected_output_len),
             expected_cached_len: random.meant_cached(item),
-            timestamp: Some(outcome.scheduled_time.since(start)),
+            timestamp: Some(due.since(start)),
             session_id: outcome.session_id,
             turn: outcome.turn,
             body: self.plan.ignore_eos(),

@@ -11,10 +11,11 @@ use super::{
 use crate::{
     backend::Backend,
     error::Error,
+    load::ThinkTime,
     record::{Object, SampleRequest},
     rng,
     tokens::Chat,
-    units::{Nanos, parse_count, parse_count_u32, parse_duration},
+    units::{MOST_TOKENS, parse_count, parse_count_u32, parse_tokens},
 };
 
 /// The requests of a conversation in their order, with the lengths of their prompts.
@@ -38,8 +39,8 @@ pub struct SessionArgs {
     /// [default: not at all].
     #[arg(long, value_name = "TIME")]
     pub think_time: Option<ThinkTime>,
-    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192].
-    #[arg(long, value_name = "TOKENS", value_parser = parse_count_u32)]
+    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit].
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub max_model_len: Option<u32>,
     /// The most turns of a conversation: longer ones are cut (sharegpt and hf), or the upper end of what is drawn
     /// (multi-turn, with --min-turns).
@@ -52,11 +53,11 @@ pub struct SessionArgs {
     #[arg(long, value_name = "N", alias = "multi-turn-num-turns", value_parser = parse_count_u32)]
     pub num_turns: Option<u32>,
     /// Tokens that the user says in each turn after the first, where it is --input-len (multi-turn) [default: --input-len].
-    #[arg(long, value_name = "TOKENS", value_parser = parse_count_u32)]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub per_turn_input_len: Option<u32>,
     /// Tokens in front of a conversation that are its own, as a document that it is about; behind --prefix-len, which all
     /// conversations share (multi-turn) [default: 0].
-    #[arg(long, value_name = "TOKENS", value_parser = parse_count_u32)]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub conversation_prefix_len: Option<u32>,
 }
 
@@ -126,44 +127,6 @@ pub enum Replies {
     Dataset,
 }
 
-/// How long users think before a turn that is not their first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ThinkTime {
-    /// Always as long.
-    Constant(Nanos),
-    /// Exponentially distributed with this mean.
-    Exponential(Nanos),
-}
-
-impl std::str::FromStr for ThinkTime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None => parse_duration(text).map(ThinkTime::Constant),
-            Some(("constant", time)) => parse_duration(time).map(ThinkTime::Constant),
-            Some(("exp" | "exponential", mean)) => parse_duration(mean).map(ThinkTime::Exponential),
-            Some((other, _)) => Err(format!("`{other}` is no way to think: write 2s, or exp:2s for a mean of 2 s")),
-        }
-    }
-}
-
-impl ThinkTime {
-    /// The time before this turn of this session.
-    fn before(self, seed: u64, session: u64, turn: u32) -> Option<Nanos> {
-        match self {
-            _ if turn == 0 => None,
-            ThinkTime::Constant(time) => Some(time),
-            ThinkTime::Exponential(mean) => {
-                let mut rng = rng::stream(seed, "think", session);
-                // One draw a turn, of which the last is this turn's.
-                let share = (0..turn).fold(0.0, |_, _| rng::exponential(&mut rng));
-                Some(Nanos::from_secs_f64(mean.as_secs_f64() * share))
-            }
-        }
-    }
-}
-
 /// What the user says in a turn, and what is known of the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchange {
@@ -192,7 +155,7 @@ impl SessionPlan {
         SessionPlan {
             replies: args.replies.unwrap_or_default(),
             think_time: args.think_time,
-            max_model_len: args.max_model_len.unwrap_or(8192),
+            max_model_len: args.max_model_len.unwrap_or(if args.multi_turn { 8192 } else { MOST_TOKENS }),
             max_turns: args.max_turns,
             num_conversations: args.num_conversations,
         }
@@ -222,7 +185,11 @@ impl Plan {
             turns.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         }
         let think = self.sessions.think_time;
-        writer.write_session(turns, |session, turn| think?.before(self.seed, session, turn))
+        let mut rng = rng::stream(self.seed, "think", writer.sessions());
+        for (request, _) in turns.iter_mut().skip(1) {
+            request.think_time = think.map(|think| think.draw(&mut rng));
+        }
+        writer.write_session(turns)
     }
 }
 
@@ -280,33 +247,4 @@ pub fn turns(
         known.push(said(counted));
     }
     Ok(turns)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn think_times_are_a_time_or_a_distribution_with_its_mean() {
-        let time = |text: &str| text.parse::<ThinkTime>();
-        assert_eq!(time("2s"), Ok(ThinkTime::Constant(Nanos(2_000_000_000))));
-        assert_eq!(time("constant:200ms"), Ok(ThinkTime::Constant(Nanos(200_000_000))));
-        assert_eq!(time("exp:1"), time("exponential:1000ms"));
-        for text in ["", "exp:", "exp", "log:2s", "-1s", "exp:-1s"] {
-            assert!(time(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn each_turn_but_the_first_has_a_think_time_of_its_own() {
-        let mean = ThinkTime::Exponential(Nanos(1_000_000_000));
-        assert_eq!(mean.before(1, 0, 0), None);
-        let all: std::collections::BTreeSet<Option<Nanos>> =
-            (0..20).flat_map(|session| (1..20).map(move |turn| mean.before(1, session, turn))).collect();
-        assert_eq!(all.len(), 20 * 19);
-        // A sum of the draws up to the turn would grow with it.
-        let late =
-            (0..200).filter_map(|session| mean.before(1, session, 30)).map(Nanos::as_secs_f64).sum::<f64>() / 200.0;
-        assert!((0.7..1.3).contains(&late), "{late}");
-    }
 }

@@ -2,12 +2,16 @@
 
 use super::{
     Plan,
-    length::{self, Range, parse_share},
+    length::{self, Range},
     prefixes::{Prefixed, Uses},
     random::Random,
     writer::Writer,
 };
-use crate::{error::Error, rng, units::parse_count_u32};
+use crate::{
+    error::Error,
+    rng::{self, Weighted},
+    units::{parse_alpha, parse_count_u32, parse_share, parse_tokens},
+};
 
 const HEADING: &str = "Dataset generated-shared-prefix";
 
@@ -22,10 +26,10 @@ pub struct SharedArgs {
     #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
     gsp_prompts_per_group: Option<u32>,
     /// Tokens of a system prompt.
-    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "2048", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "2048", value_parser = parse_tokens)]
     gsp_system_prompt_len: u32,
     /// Tokens of a question, those that the server adds included.
-    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "128", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "128", value_parser = parse_tokens)]
     gsp_question_len: u32,
     /// Lengths vary from this share of what was asked for up to it: 1 is no variation.
     #[arg(long, help_heading = HEADING, value_name = "SHARE", default_value = "1", value_parser = parse_share)]
@@ -48,11 +52,6 @@ enum Popularity {
     Uniform,
     /// A few often, most seldom.
     Zipf,
-}
-
-fn parse_alpha(text: &str) -> Result<f64, String> {
-    let alpha = text.trim().parse().ok().filter(|alpha: &f64| *alpha >= 0.0 && alpha.is_finite());
-    alpha.ok_or_else(|| format!("`{text}` is not a number of 0 or more"))
 }
 
 /// Writes the groups' requests.
@@ -99,11 +98,10 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
         (None, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
     };
     let mut order = if zipf {
-        let bounds = zipf_bounds(groups, args.gsp_zipf_alpha.unwrap_or(1.0));
+        let popularity = Weighted::zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
         let draw = |item| {
-            let u = rng::unit(&mut rng::stream(plan.seed, "groups", item));
-            let rank = bounds.partition_point(|bound| *bound <= u * bounds.last().copied().unwrap_or_default());
-            u32::try_from(rank).unwrap_or(u32::MAX).min(groups - 1)
+            let place = popularity.draw(&mut rng::stream(plan.seed, "groups", item));
+            u32::try_from(place).unwrap_or_default()
         };
         (0..count).map(draw).collect()
     } else {
@@ -115,26 +113,4 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
         rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));
     }
     Ok(order)
-}
-
-/// The running sums of 1/k^α for k = 1 … `groups`.
-fn zipf_bounds(groups: u32, alpha: f64) -> Vec<f64> {
-    let weights = (1..=groups).map(|rank| libm::pow(f64::from(rank), -alpha));
-    weights
-        .scan(0.0, |sum, weight| {
-            *sum += weight;
-            Some(*sum)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zipf_halves_with_the_second_rank() {
-        assert_eq!(zipf_bounds(3, 1.0), [1.0, 1.5, 1.5 + 1.0 / 3.0]);
-        assert_eq!(zipf_bounds(3, 0.0), [1.0, 2.0, 3.0]);
-    }
 }

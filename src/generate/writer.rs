@@ -8,7 +8,6 @@ use crate::{
     error::Error,
     ndjson,
     record::{Object, SampleRequest},
-    units::Nanos,
 };
 
 /// How long a prompt should have become, and how long it is.
@@ -54,18 +53,11 @@ impl Writer {
     }
 
     /// Writes the turns of a conversation, in their order, as a session of its own.
-    ///
-    /// `pause` gives the time that the user of this session (counted from 0) thinks before this turn.
-    pub fn write_session(
-        &mut self,
-        turns: Vec<(SampleRequest, Fitted)>,
-        pause: impl Fn(u64, u32) -> Option<Nanos>,
-    ) -> Result<(), Error> {
+    pub fn write_session(&mut self, turns: Vec<(SampleRequest, Fitted)>) -> Result<(), Error> {
         let session = self.sessions;
         for ((mut request, fitted), turn) in turns.into_iter().zip(0..) {
             request.session_id = Some(format!("{}session-{session}", self.prefix));
             request.turn = Some(turn);
-            request.think_time = pause(session, turn);
             self.write_fitted(request, fitted)?;
         }
         self.sessions += 1;

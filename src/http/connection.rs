@@ -62,7 +62,11 @@ pub fn parse_base_url(text: &str) -> Result<Url, Error> {
             "`sim` is for scripts/sweep.sh, which starts vb-sim by itself; here give vb-sim's URL",
         ));
     }
-    parse_url("--base-url", text)
+    let url = parse_url("--base-url", text)?;
+    if url.query().is_some() {
+        return Err(wrong_url("--base-url", "takes no query, which belongs to the --endpoint: give a server"));
+    }
+    Ok(url)
 }
 
 /// Parses the URL of a server, which was given with `flag`.
@@ -71,11 +75,11 @@ pub fn parse_base_url(text: &str) -> Result<Url, Error> {
 /// Says what is wrong with it; a password in it is not repeated.
 pub fn parse_url(flag: &str, text: &str) -> Result<Url, Error> {
     let wrong = |what: &str| wrong_url(flag, what);
-    // Where a user stands, a password may stand beside it.
-    let shown = if text.contains('@') { "what was given" } else { text };
-    let url = Url::parse(text).map_err(|e| wrong(&format!("`{shown}` is not a URL ({e}): give one")))?;
+    // Where a user stands, a password may stand beside it; and in a query, a key.
+    let shown = if text.contains(['@', '?']) { "what was given" } else { &format!("`{text}`") };
+    let url = Url::parse(text).map_err(|e| wrong(&format!("{shown} is not a URL ({e}): give one")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(wrong(&format!("`{shown}` is not a server: begin it with http:// or https://")));
+        return Err(wrong(&format!("{shown} is not a server: begin it with http:// or https://")));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("holds a user or password: use --header Authorization=… and give the URL without them"));
@@ -90,12 +94,24 @@ fn wrong_url(flag: &str, what: &str) -> Error {
 /// `base` and `endpoint` as one URL; a `/v1` at the end of the one and the start of the other is the same.
 #[must_use]
 pub fn join(base: &Url, endpoint: &str) -> String {
-    let base = base.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
     let endpoint = format!("/{}", endpoint.trim_start_matches('/'));
-    match base.strip_suffix("/v1") {
-        Some(root) if endpoint.starts_with("/v1/") => format!("{root}{endpoint}"),
-        _ => format!("{base}{endpoint}"),
+    if endpoint.starts_with("/v1/") {
+        format!("{}{endpoint}", root(base))
+    } else {
+        format!("{}{endpoint}", plain(base))
     }
+}
+
+/// The server of `base` without the `/v1` of its API: its other pages stand beside that.
+#[must_use]
+pub fn root(base: &Url) -> &str {
+    let plain = plain(base);
+    plain.strip_suffix("/v1").unwrap_or(plain)
+}
+
+/// Without query, fragment and a slash at the end.
+fn plain(base: &Url) -> &str {
+    base.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/')
 }
 
 impl Server {

@@ -2,11 +2,12 @@
 
 pub mod arrivals;
 mod profile;
+mod think;
 
 use rand::rngs::ChaCha8Rng;
 
 use self::profile::Profile;
-pub use self::{arrivals::Arrivals, profile::Rate};
+pub use self::{arrivals::Arrivals, profile::Rate, think::ThinkTime};
 
 use crate::{rng, units::Nanos};
 

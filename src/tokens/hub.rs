@@ -26,7 +26,7 @@ pub struct Hub {
 }
 
 /// What is fetched; all but the first may be missing.
-const FILES: [&str; 3] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
 
 /// Whether `name` has the form `name` or `organisation/name`.
 pub fn is_id(name: &str) -> bool {

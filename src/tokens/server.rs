@@ -1,9 +1,6 @@
 //! A running server's own tokenizer, over its `/tokenize` and `/detokenize`.
 
-use reqwest::{
-    Url,
-    blocking::{Client, Response},
-};
+use reqwest::blocking::{Client, Response};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -11,6 +8,7 @@ use super::chat::Chat;
 use crate::{
     error::Error,
     http::{
+        connection::{parse_base_url, root},
         exchange::error_message,
         question::{reason, server_client},
     },
@@ -20,7 +18,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Server {
     client: Client,
-    base: Url,
+    /// Without a slash at the end.
+    base: String,
     model: Option<String>,
     api_key: Option<String>,
 }
@@ -28,7 +27,7 @@ pub struct Server {
 /// By hand: the key must not end up in a message.
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("base", &self.shown("")).field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("Server").field("base", &self.base).field("model", &self.model).finish_non_exhaustive()
     }
 }
 
@@ -47,13 +46,7 @@ struct Text {
 impl Server {
     /// The server at `base_url`; `model` is the name it is asked by, and `api_key` goes with each request.
     pub fn new(base_url: &str, model: Option<String>, api_key: Option<String>) -> Result<Self, Error> {
-        let trimmed = base_url.trim_end_matches('/').trim_end_matches("/v1");
-        let base = Url::parse(trimmed).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(base) = base else {
-            return Err(Error::Usage(
-                "--tokenizer server needs the address of a server, as in --base-url http://127.0.0.1:8000".into(),
-            ));
-        };
+        let base = root(&parse_base_url(base_url)?).to_owned();
         Ok(Server { client: server_client()?, base, model, api_key })
     }
 
@@ -85,32 +78,19 @@ impl Server {
         if let Some(model) = &self.model {
             question["model"] = json!(model);
         }
-        let mut request = self.client.post(self.url(path)).json(&question);
+        let mut request = self.client.post(format!("{}{path}", self.base)).json(&question);
         if let Some(key) = &self.api_key {
             request = request.bearer_auth(key);
         }
         let failed = |what: String| {
             let cure = "give --tokenizer a tokenizer.json, its folder or an id on the hub instead";
-            Error::Setup(format!("cannot tokenize at {}: {what}; {cure}", self.shown(path)))
+            Error::Setup(format!("cannot tokenize at {}: {what}; {cure}", format_args!("{}{path}", self.base)))
         };
         let answer = request.send().map_err(|e| failed(reason(&e)))?;
         if !answer.status().is_success() {
             return Err(failed(refusal(answer)));
         }
         answer.json().map_err(|e| failed(reason(&e)))
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base.as_str().trim_end_matches('/'))
-    }
-
-    /// The address for messages: without any user and password.
-    fn shown(&self, path: &str) -> String {
-        let mut url = self.base.clone();
-        // Fails only for addresses that cannot have either.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        format!("{}{path}", url.as_str().trim_end_matches('/'))
     }
 }
 
@@ -130,16 +110,19 @@ mod tests {
     #[test]
     fn an_address_is_taken_with_or_without_the_version() {
         for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
-            assert_eq!(Server::new(base, None, None).unwrap().url("/tokenize"), "http://h:1/tokenize");
+            assert_eq!(Server::new(base, None, None).unwrap().base, "http://h:1");
         }
-        for base in ["", "sim", "127.0.0.1:8000", "ftp://h"] {
+        for base in ["", "sim", "127.0.0.1:8000", "ftp://h", "http://me:secret@h:1", "http://h/?key=secret"] {
             assert_eq!(Server::new(base, None, None).unwrap_err().exit_code(), 2, "{base}");
         }
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let server = Server::new("http://me:secret@h:1", None, Some("sk-secret".into())).unwrap();
+        let server = Server::new("http://h:1", None, Some("sk-secret".into())).unwrap();
         assert!(!format!("{server:?}").contains("secret"));
+        for base in ["http://me:secret@h:1", "http://h/?key=secret", "h?key=secret"] {
+            assert!(!Server::new(base, None, None).unwrap_err().to_string().contains("secret"));
+        }
     }
 }

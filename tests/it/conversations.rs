@@ -42,6 +42,19 @@ fn undated(text: &str) -> String {
     format!("{before}Current date: DATE{}", &after["2000-01-01".len()..])
 }
 
+/// What is made up has every turn that was asked for, and where a limit takes some away, that is said.
+#[test]
+fn made_up_conversations_are_not_cut_without_a_word() {
+    let model = model("conv-uncut", PLAIN);
+    let chat = ["--dataset-name", "multi-turn", "--backend", "openai-chat", "--tokenizer", &model];
+    let long = [&chat[..], &["--num-conversations", "1", "--num-turns", "12", "--per-turn-input-len", "1024"]].concat();
+    let whole = run("vb-gen", &long, "");
+    assert_eq!((whole.stdout.lines().count(), whole.stderr.as_str()), (12, ""));
+    let cut = run("vb-gen", &[&long[..], &["--max-model-len", "8192"]].concat(), "");
+    assert!((1..12).contains(&cut.stdout.lines().count()));
+    assert!(cut.stderr.contains("1 conversations have fewer turns than asked for"), "{}", cut.stderr);
+}
+
 #[test]
 fn real_templates_give_the_texts_that_transformers_gives() {
     let read = |name: &str| fs::read_to_string(data("templates").join(name)).unwrap();

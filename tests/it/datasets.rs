@@ -341,7 +341,7 @@ fn files_beside_custom_rows_are_sent_with_them() {
         json!([{"role": "user", "content": [text("Thou"), png, text("art"), image("data:image/png;base64,AA==")]}])
     );
     assert_eq!((&requests[0]["prompt_len"], &requests[2]["prompt_len"]), (&json!(2), &json!(3)));
-    refused(&words, 3, "rows.jsonl:1: images and sound need a chat");
+    refused(&words, 3, "rows.jsonl:1: images and sound need an API that takes them");
 
     let path = file(&folder, "sound.jsonl", "{\"audio\":\"media/b.wav\"}\n");
     let words =

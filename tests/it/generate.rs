@@ -170,6 +170,10 @@ fn answer(first: &str, body: &[u8], authorized: bool, tokenizer: &Tokenizer) -> 
     if first.starts_with("GET /org/name/resolve/main/tokenizer.json ") {
         return ("200 OK", BUILTIN.to_owned());
     }
+    if first.starts_with("GET /org/name/resolve/main/chat_template.json ") {
+        let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+        return ("200 OK", json!({"chat_template": template}).to_string());
+    }
     if !first.starts_with("POST /tokenize ") {
         return ("404 Not Found", String::new());
     }
@@ -229,6 +233,9 @@ fn a_tokenizer_of_the_hub_is_fetched_once() {
     let fetched = with_server(&args, &vars);
     assert_eq!((fetched.code, lines(&fetched.stdout).len()), (0, 1), "{}", fetched.stderr);
     assert_eq!(with_server(&args, &offline).stdout, fetched.stdout);
+    // Its template came with it, from the last of the places where models have it.
+    let chat = with_server(&[&args[..], &["--backend", "openai-chat"]].concat(), &offline);
+    assert!(chat.code == 0 && !chat.stderr.contains("no chat template"), "{chat:?}");
 }
 
 #[test]
@@ -382,6 +389,18 @@ fn saved_outcomes_become_a_load_of_the_same_shape() {
     assert!(requests.iter().all(|r| tokenizer.count(text(r)).unwrap() as u64 == r["prompt_len"].as_u64().unwrap()));
 }
 
+/// Without the run's own line, times count from the first outcome; one that was due earlier must not become due with it.
+#[test]
+fn outcomes_out_of_their_order_need_the_start_of_their_run() {
+    let saved =
+        [3, 1].map(|at| json!({"type": "output", "scheduled_time": at, "prompt_len": 9}).to_string()).join("\n");
+    let args = ["--dataset-name", "replay", "--dataset-path", "-"];
+    let done = run("vb-gen", &args, &saved);
+    assert!(done.code == 3 && done.stderr.contains("stdin:2: due before the first line"), "{done:?}");
+    let sorted: Vec<&str> = saved.lines().rev().collect();
+    assert_eq!(run("vb-gen", &args, &sorted.join("\n")).code, 0);
+}
+
 #[test]
 fn the_grid_is_written_cell_by_cell() {
     let folder = folder("gen-grid");
@@ -437,7 +456,8 @@ fn what_does_not_go_together_is_told() {
         (&["--dataset-name", "custom"], "--dataset-path"),
         (&["--dataset-name", "sonnet", "--input-len", "100"], "make it 201 or more"),
         (&["--tokenizer", "./nothing/here"], "no tokenizer `./nothing/here`"),
-        (&["--tokenizer", "server", "--base-url", "sim"], "--base-url http"),
+        (&["--tokenizer", "server", "--base-url", "sim"], "--base-url `sim`"),
+        (&["--tokenizer", "server", "--base-url", "nowhere"], "as in http://127.0.0.1:8000"),
         (&["--range-ratio", "1"], "each under 1"),
     ] {
         let done = run("vb-gen", args, "");

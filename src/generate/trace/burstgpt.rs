@@ -10,8 +10,8 @@
 
 use std::io::Read;
 
-use super::{super::table::Table, Rows, TraceRow};
-use crate::{error::Error, record::Object, units::Nanos};
+use super::{super::table::Table, Rows, TraceRow, instant};
+use crate::{error::Error, record::Object};
 
 /// A file of them.
 pub struct BurstGpt<R> {
@@ -71,9 +71,9 @@ impl<R: Read + Send> Rows for BurstGpt<R> {
                 self.failures += 1;
                 continue;
             }
-            let seconds = |text: &str| text.parse().ok().filter(|t: &f64| t.is_finite() && *t >= 0.0);
+            let time = |text: &str| instant(text.parse().ok()?).ok();
             return Ok(Some(TraceRow {
-                time: Nanos::from_secs_f64(self.table.field(self.time, seconds)?),
+                time: self.table.field(self.time, time)?,
                 input: self.tokens(self.input)?,
                 output,
                 tags: Some(self.tags()),

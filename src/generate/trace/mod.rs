@@ -88,6 +88,18 @@ pub struct TraceRow {
     line: u64,
 }
 
+/// An instant of a trace as its files write it.
+///
+/// # Errors
+/// It is before 0 or later than what is counted in nanoseconds: such times would all become one.
+fn instant(seconds: f64) -> Result<Nanos, String> {
+    const MOST: f64 = 1e10;
+    if (0.0..=MOST).contains(&seconds) {
+        return Ok(Nanos::from_secs_f64(seconds));
+    }
+    Err(format!("the time {seconds} s is not from 0 to {MOST} s"))
+}
+
 /// The rows of a trace, in their order.
 trait Rows: Send {
     /// The next; `None`: there are no more.

@@ -10,8 +10,8 @@ use std::io::BufRead;
 
 use serde::Deserialize;
 
-use super::{Rows, TraceRow};
-use crate::{error::Error, ndjson::Lines, units::Nanos};
+use super::{Rows, TraceRow, instant};
+use crate::{error::Error, ndjson::Lines};
 
 /// A file of them.
 pub struct Mooncake<R>(pub Lines<R>);
@@ -29,7 +29,7 @@ impl<R: BufRead + Send> Rows for Mooncake<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
         let Some(record) = self.0.next_record::<Record>()? else { return Ok(None) };
         Ok(Some(TraceRow {
-            time: Nanos::from_secs_f64(record.timestamp / 1e3),
+            time: instant(record.timestamp / 1e3).map_err(|what| self.0.wrong(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,

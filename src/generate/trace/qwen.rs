@@ -12,8 +12,8 @@ use std::io::BufRead;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Rows, TraceRow};
-use crate::{error::Error, ndjson::Lines, record::Object, units::Nanos};
+use super::{Rows, TraceRow, instant};
+use crate::{error::Error, ndjson::Lines, record::Object};
 
 /// A file of them.
 pub struct Qwen<R>(pub Lines<R>);
@@ -39,7 +39,7 @@ impl<R: BufRead + Send> Rows for Qwen<R> {
         let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));
         let tags: Object = tags.filter(|(_, value)| !matches!(value, Value::Object(_) | Value::Array(_))).collect();
         Ok(Some(TraceRow {
-            time: Nanos::from_secs_f64(record.timestamp),
+            time: instant(record.timestamp).map_err(|what| self.0.wrong(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,

@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 use super::{
     super::table::Table, Flags, Form, Rows, TraceRow, azure::Azure, burstgpt::BurstGpt, mooncake::Mooncake, qwen::Qwen,
 };
-use crate::{cli, error::Error, ndjson::Lines, units::Nanos};
+use crate::{
+    cli,
+    error::Error,
+    ndjson::Lines,
+    units::{MOST_TOKENS, Nanos},
+};
 
 /// A row that is to be sent.
 #[derive(Debug, PartialEq)]
@@ -82,6 +87,12 @@ impl<'a> Replay<'a> {
 
     fn next_in_window(&mut self) -> Result<Option<TraceRow>, Error> {
         while let Some(row) = self.rows.next_row()? {
+            if row.input.max(row.output) > MOST_TOKENS {
+                let (name, line) = (&self.name, row.line);
+                return Err(Error::Input(format!(
+                    "{name}:{line}: more than {MOST_TOKENS} tokens, longer than any context"
+                )));
+            }
             let origin = *self.origin.get_or_insert(row.time);
             let own = row.time.since(origin);
             if row.time < origin || self.flags.to.is_some_and(|to| own >= to) {

@@ -1,0 +1,69 @@
+//! How long users think between an answer and what they ask next.
+
+use std::str::FromStr;
+
+use rand::Rng;
+
+use crate::{
+    rng,
+    units::{Nanos, parse_duration},
+};
+
+/// A think time as it is typed: `2s`, or `exp:2s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThinkTime {
+    /// Always as long.
+    Constant(Nanos),
+    /// Exponentially distributed with this mean.
+    Exponential(Nanos),
+}
+
+/// Nobody thinks.
+impl Default for ThinkTime {
+    fn default() -> Self {
+        ThinkTime::Constant(Nanos(0))
+    }
+}
+
+impl FromStr for ThinkTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().split_once(':') {
+            None => parse_duration(text).map(ThinkTime::Constant),
+            Some(("constant", time)) => parse_duration(time).map(ThinkTime::Constant),
+            Some(("exp" | "exponential", mean)) => parse_duration(mean).map(ThinkTime::Exponential),
+            Some((other, _)) => Err(format!("`{other}` is no way to think: write 2s, or exp:2s for a mean of 2 s")),
+        }
+    }
+}
+
+impl ThinkTime {
+    /// How long this time.
+    pub fn draw(self, rng: &mut impl Rng) -> Nanos {
+        match self {
+            ThinkTime::Constant(time) => time,
+            ThinkTime::Exponential(mean) => Nanos::from_secs_f64(mean.as_secs_f64() * rng::exponential(rng)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn think_times_are_fixed_or_exponential() {
+        let time = |text: &str| text.parse::<ThinkTime>();
+        let rng = &mut rng::stream(1, "test", 0);
+        for fixed in ["2s", "constant:2s"] {
+            assert_eq!(time(fixed).unwrap().draw(rng), Nanos(2_000_000_000));
+        }
+        let drawn = time("exp:200ms").unwrap();
+        let mean = (0..20_000).map(|_| drawn.draw(rng).as_secs_f64()).sum::<f64>() / 20_000.0;
+        assert!((mean / 0.2 - 1.0).abs() < 0.03, "{mean}");
+        for wrong in ["", "exp:soon", "exp:-1s", "normal:2s"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}
