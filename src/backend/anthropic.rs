@@ -18,10 +18,10 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Text, Usage, parse, prompt};
+use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, parse, prompt, sampling::listed};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -41,18 +41,25 @@ impl Api for Messages {
 
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
-        let is_system = |message: &Value| message["role"] == "system";
+        let is_system = |message: &Value| message["role"] == "system" || message["role"] == "developer";
         let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
         messages.retain(|message| !is_system(message));
         prompt::map_parts(&mut messages, part);
         let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
         if !system.is_empty() {
-            let texts: Vec<&str> = system.iter().filter_map(Value::as_str).collect();
-            body.insert("system".into(), texts.join("\n").into());
+            body.insert("system".into(), instructions(&system));
         }
         body.insert("max_tokens".into(), request.expected_output_len.unwrap_or(LIMIT).into());
         body.insert("stream".into(), stream.into());
         Ok(body)
+    }
+
+    fn sampling(&self) -> Sampling {
+        Sampling { within: None, known: Some(KNOWN) }
+    }
+
+    fn arrange(&self, body: &mut Object) {
+        listed(body.get_mut("stop_sequences"));
     }
 
     fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
@@ -76,7 +83,7 @@ impl Api for Messages {
                 delta.choices.push(Choice { finish, ..Choice::default() });
             }
             "message_stop" => delta.done = true,
-            "error" => delta.error = Some(error_message(event.data)),
+            _ if told.is_error() => delta.error = Some(error_message(event.data)),
             // The beginnings and ends of blocks, and signs of life.
             _ => {}
         }
@@ -85,7 +92,7 @@ impl Api for Messages {
 
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let told: Told = parse(body)?;
-        if told.kind == "error" {
+        if told.is_error() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
         let blocks = told.content.ok_or("it has no `content`")?;
@@ -98,6 +105,25 @@ impl Api for Messages {
         let choice = Choice { text: text.into(), part, finish: told.stop_reason.map(name), ..Choice::default() };
         let usage = told.usage.map(Counts::usage).unwrap_or_default();
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
+    }
+}
+
+/// More than these is refused by Anthropic's own service.
+const KNOWN: &[(&str, &str)] =
+    &[("temperature", "temperature"), ("top_p", "top_p"), ("top_k", "top_k"), ("stop", "stop_sequences")];
+
+/// One text of those of all messages of the system; their parts, where any has parts.
+fn instructions(contents: &[Value]) -> Value {
+    let texts: Option<Vec<&str>> = contents.iter().map(Value::as_str).collect();
+    match texts {
+        Some(texts) => texts.join("\n").into(),
+        None => contents
+            .iter()
+            .flat_map(|content| match content {
+                Value::Array(parts) => parts.clone(),
+                text => vec![json!({"type": "text", "text": text})],
+            })
+            .collect(),
     }
 }
 
@@ -135,6 +161,14 @@ struct Told<'a> {
     content: Option<Vec<Block<'a>>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+}
+
+impl Told<'_> {
+    fn is_error(&self) -> bool {
+        self.kind == "error" || self.error.is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -156,19 +190,19 @@ struct Piece<'a> {
     text: Option<Text<'a>>,
     #[serde(borrow, default)]
     thinking: Option<Text<'a>>,
-    #[serde(default)]
-    partial_json: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    partial_json: Option<Text<'a>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
 }
 
 impl<'a> Piece<'a> {
-    /// `None`: a signature, which bears no token.
+    /// `None`: a signature, or the opening of a call, which bear no token.
     fn choice(self) -> Option<Choice<'a>> {
         let (part, text) = match self {
             Piece { text: Some(Text(text)), .. } => (Part::Answer, text),
             Piece { thinking: Some(Text(text)), .. } => (Part::Reasoning, text),
-            Piece { partial_json: Some(_), .. } => (Part::Call, Cow::default()),
+            Piece { partial_json: Some(Text(json)), .. } if !json.is_empty() => (Part::Call, Cow::default()),
             _ => return None,
         };
         Some(Choice { text, part, ..Choice::default() })

@@ -10,11 +10,13 @@
 //!
 //! In one piece the reply is `{"text":"there", …}`, which counts no tokens. `--endpoint /v1/audio/translations` translates.
 
+use std::borrow::Cow;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Payload, completions::limit, openai, parse, prompt};
+use super::{Api, Choice, Delta, Payload, Sampling, Usage, completions::limit, openai, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -40,15 +42,24 @@ impl Api for Audio {
         Ok(body)
     }
 
+    fn sampling(&self) -> Sampling {
+        Sampling { within: None, known: Some(KNOWN) }
+    }
+
     fn encode(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
         let (format, audio) = audio(request)?;
         let boundary = boundary(&audio);
         let mut bytes = Vec::with_capacity(audio.len() + 1024);
         for (name, value) in body {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            bytes.extend_from_slice(
-                format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n").as_bytes(),
-            );
+            // A form has lists as fields that come again, and null as one that does not come.
+            let values = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
+            for value in values.iter().filter(|value| !value.is_null()) {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                bytes.extend_from_slice(
+                    format!("--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{text}\r\n")
+                        .as_bytes(),
+                );
+            }
         }
         let head = format!(
             "--{boundary}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"audio.{format}\"\r\n\
@@ -60,8 +71,20 @@ impl Api for Audio {
         Ok(Payload { bytes, content_type: format!("multipart/form-data; boundary={boundary}") })
     }
 
+    /// vLLM's chunks are those of a chat; OpenAI's own service has events of its own.
     fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
-        openai::read(event.data)
+        if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
+            return openai::read(event.data);
+        }
+        let told: Told = parse(event.data)?;
+        let mut delta = Delta { usage: told.usage(), ..Delta::default() };
+        match &*told.kind {
+            "transcript.text.delta" => delta.choices.push(Choice { text: told.delta, ..Choice::default() }),
+            "transcript.text.done" => delta.done = true,
+            // The text once more, by speakers.
+            _ => {}
+        }
+        Ok(delta)
     }
 
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
@@ -69,17 +92,53 @@ impl Api for Audio {
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
+        let usage = told.usage();
         let text = told.text.ok_or("it has no `text`")?;
         let choice = Choice { text: text.into(), ..Choice::default() };
-        Ok(Delta { choices: [choice].into_iter().collect(), done: true, ..Delta::default() })
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
 
+/// Those of vLLM; OpenAI's own service has the first alone.
+const KNOWN: &[(&str, &str)] = &[
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("seed", "seed"),
+];
+
 #[derive(Deserialize)]
 struct Told<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    delta: Cow<'a, str>,
     text: Option<String>,
+    #[serde(default)]
+    usage: Option<Counts>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+}
+
+/// OpenAI's count; of seconds of sound there is nothing to be told here.
+#[derive(Deserialize)]
+struct Counts {
+    input_tokens: Option<u32>,
+    output_tokens: Option<u32>,
+}
+
+impl Told<'_> {
+    fn usage(&self) -> Usage {
+        self.usage.as_ref().map_or_else(Usage::default, |counts| Usage {
+            prompt_tokens: counts.input_tokens,
+            completion_tokens: counts.output_tokens,
+            ..Usage::default()
+        })
+    }
 }
 
 /// The format and the bytes of the request's audio.

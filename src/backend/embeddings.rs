@@ -11,7 +11,7 @@
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::{Api, Delta, Usage, parse, prompt};
+use super::{Api, Delta, Sampling, Usage, parse, prompt};
 use crate::{
     http::{
         exchange::{Cut, error_message},
@@ -33,8 +33,8 @@ impl Api for Embeddings {
         Ok(Object::from_iter([("model".into(), model.into()), ("input".into(), prompt::any(request)?)]))
     }
 
-    fn arrange(&self, body: &mut Object) {
-        body.remove("ignore_eos");
+    fn sampling(&self) -> Sampling {
+        Sampling::NONE
     }
 
     fn cut(&self, _stream: bool) -> Cut {

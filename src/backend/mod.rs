@@ -21,6 +21,7 @@ mod pooling;
 mod prompt;
 mod rerank;
 mod responses;
+mod sampling;
 mod sglang;
 pub mod template;
 mod tensorrt_llm;
@@ -29,6 +30,7 @@ mod tgi;
 use std::{borrow::Cow, fmt, path::Path};
 
 pub use delta::{Choice, Delta, Metrics, Part, Usage};
+pub use sampling::Sampling;
 
 use crate::{
     error::Error,
@@ -151,9 +153,9 @@ pub trait Api: fmt::Debug + Send + Sync {
     /// Says what the request lacks for this API.
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String>;
 
-    /// The object of the body that sampling flags belong into; `None`: they stand at its top.
-    fn sampling(&self) -> Option<&'static str> {
-        None
+    /// Where its sampling parameters stand.
+    fn sampling(&self) -> Sampling {
+        Sampling::VLLM
     }
 
     /// Puts keys where this API has them, once the whole body is together.
@@ -245,7 +247,7 @@ impl Protocol {
 }
 
 /// The payload of a request: its own keys, then the sampling `flags`, then `extra` (--extra-body), then its own `body`, where a
-/// later key replaces an earlier one.
+/// later key replaces an earlier one and objects are merged.
 ///
 /// # Errors
 /// Says what the request lacks for this API.
@@ -257,29 +259,17 @@ pub fn payload(
     extra: &Object,
 ) -> Result<Payload, String> {
     let mut body = api.body(request, request.lora.as_deref().unwrap_or(model), stream)?;
-    match api.sampling().map(|key| body.entry(key).or_insert_with(|| Object::new().into())) {
-        Some(serde_json::Value::Object(inner)) => add(inner, flags),
-        _ => add(&mut body, flags),
+    let sampling = api.sampling();
+    let mut own = request.body.clone().unwrap_or_default();
+    if !sampling.has("ignore_eos") {
+        // `vb-gen` puts it into its requests whatever the server, and some refuse what they do not know.
+        own.remove("ignore_eos");
     }
-    add(&mut body, extra);
-    request.body.iter().for_each(|own| add(&mut body, own));
+    for part in [flags, extra, &own] {
+        sampling::add(&mut body, &sampling.place(part));
+    }
     api.arrange(&mut body);
     api.encode(&body, request)
-}
-
-fn add(body: &mut Object, part: &Object) {
-    body.extend(part.iter().map(|(key, value)| (key.clone(), value.clone())));
-}
-
-/// Moves keys that stand at the top of the body into the object `into`.
-fn move_into(body: &mut Object, into: &str, keys: &[&str]) {
-    for key in keys {
-        if let Some(value) = body.remove(*key)
-            && let Some(serde_json::Value::Object(inner)) = body.get_mut(into)
-        {
-            inner.insert((*key).to_owned(), value);
-        }
-    }
 }
 
 fn json(body: &Object) -> Result<Payload, String> {
@@ -349,37 +339,90 @@ mod tests {
                 true,
                 tail(json!({"model": "m", "input": "hi", "max_output_tokens": 4, "stream": true, "store": false})),
             ),
-            (Anthropic, hi, true, tail(json!({"model": "m", "messages": user, "max_tokens": 4, "stream": true}))),
+            (
+                Anthropic,
+                hi,
+                true,
+                json!({"model": "m", "messages": user, "max_tokens": 4, "stream": true, "temperature": 0.5,
+                    "top_p": 0.8, "seed": 1}),
+            ),
             (
                 Tgi,
                 hi,
                 true,
                 json!({"inputs": "hi", "parameters": {"max_new_tokens": 4, "details": true, "temperature": 0.5,
-                    "top_p": 0.9, "seed": 1}, "stream": true, "top_p": 0.8, "ignore_eos": true}),
+                    "top_p": 0.8, "seed": 1}, "stream": true}),
             ),
             (
                 Sglang,
                 ids,
                 true,
-                json!({"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 4, "temperature": 0.5, "top_p": 0.9,
-                    "ignore_eos": true}, "stream": true, "top_p": 0.8, "seed": 2}),
+                json!({"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 4, "temperature": 0.5, "top_p": 0.8,
+                    "sampling_seed": 2, "ignore_eos": true}, "stream": true}),
             ),
             (
                 TensorrtLlm,
                 hi,
                 false,
-                tail(json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "", "stream": false})),
+                json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "", "stream": false,
+                    "temperature": 0.5, "top_p": 0.8, "seed": 1}),
             ),
             (
                 Ollama,
                 hi,
                 true,
-                json!({"model": "m", "messages": user, "stream": true, "options": {"num_predict": 4, "temperature": 0.5,
-                    "top_p": 0.9, "seed": 1}, "top_p": 0.8, "ignore_eos": true}),
+                json!({"model": "m", "messages": user, "stream": true, "truncate": false,
+                    "options": {"num_predict": 4, "temperature": 0.5, "top_p": 0.8, "seed": 1}}),
             ),
         ] {
             assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend.name());
         }
+    }
+
+    /// A request's own object for the API's parameters stands beside what is in there already.
+    #[test]
+    fn parameters_go_where_the_api_has_them_under_its_names() {
+        let line =
+            |body: serde_json::Value| json!({"prompt": "hi", "expected_output_len": 4, "body": body}).to_string();
+        let sent = |backend, own| body(backend, &line(own), true).unwrap();
+        let ollama = sent(Backend::Ollama, json!({"options": {"num_ctx": 8192}, "logprobs": 2, "stop": "x"}));
+        let options =
+            json!({"num_predict": 4, "temperature": 0.5, "top_p": 0.8, "seed": 1, "num_ctx": 8192, "stop": ["x"]});
+        assert_eq!((&ollama["options"], &ollama["logprobs"]), (&options, &json!(true)));
+        assert_eq!(ollama["top_logprobs"], 2);
+        let sglang = sent(Backend::Sglang, json!({"sampling_params": {"stop": "x"}, "logprobs": 3, "min_tokens": 4}));
+        let params = json!({"max_new_tokens": 4, "temperature": 0.5, "top_p": 0.8, "sampling_seed": 1, "stop": "x",
+            "min_new_tokens": 4});
+        assert_eq!((&sglang["sampling_params"], &sglang["return_logprob"]), (&params, &json!(true)));
+        assert_eq!(sglang["top_logprobs_num"], 3);
+        // Out of their range there, where they would change nothing.
+        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "parameters": {"stop": "x"}}));
+        let parameters = json!({"max_new_tokens": 4, "details": true, "seed": 1, "stop": ["x"]});
+        assert_eq!(tgi["parameters"], parameters);
+        let anthropic = sent(Backend::Anthropic, json!({"stop": "x", "ignore_eos": true}));
+        assert_eq!((&anthropic["stop_sequences"], &anthropic["ignore_eos"]), (&json!(["x"]), &json!(null)));
+        let responses = sent(Backend::OpenaiResponses, json!({"logprobs": 2}));
+        assert_eq!(
+            (&responses["top_logprobs"], &responses["include"]),
+            (&json!(2), &json!(["message.output_text.logprobs"]))
+        );
+    }
+
+    #[test]
+    fn messages_keep_all_their_parts() {
+        let text = |text: &str| json!([{"type": "text", "text": text}]);
+        let talk = json!({"messages": [{"role": "system", "content": text("Be brief.")}, {"role": "developer", "content": "Now."},
+            {"role": "user", "content": text("hi")}, {"role": "assistant", "content": text("ho")}]})
+        .to_string();
+        let sent = body(Backend::Anthropic, &talk, true).unwrap();
+        assert_eq!(sent["system"], json!([{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Now."}]));
+        assert_eq!(sent["messages"].as_array().unwrap().len(), 2);
+        let sent = body(Backend::OpenaiResponses, &talk, true).unwrap();
+        assert_eq!(sent["input"][3]["content"], json!([{"type": "output_text", "text": "ho"}]));
+        assert_eq!(sent["input"][2]["content"], json!([{"type": "input_text", "text": "hi"}]));
+        let far =
+            json!({"prompt": "hi", "multi_modal_data": {"type": "image_url", "image_url": {"url": "https://h/a.png"}}});
+        assert!(body(Backend::Ollama, &far.to_string(), true).unwrap_err().contains("`data:` addresses"));
     }
 
     #[test]

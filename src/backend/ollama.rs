@@ -11,7 +11,12 @@ use std::borrow::Cow;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Text, Usage, completions::limit, move_into, parse, prompt};
+use super::{
+    Api, Choice, Delta, Part, Sampling, Text, Usage,
+    completions::limit,
+    parse, prompt,
+    sampling::{listed, take},
+};
 use crate::{
     http::{
         exchange::{Cut, error_message},
@@ -31,23 +36,29 @@ impl Api for Ollama {
 
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
-        messages.iter_mut().for_each(plain);
+        messages.iter_mut().try_for_each(plain)?;
         let mut options = Object::new();
         limit(&mut options, "num_predict", request);
         Ok(Object::from_iter([
             ("model".into(), model.into()),
             ("messages".into(), messages.into()),
             ("stream".into(), stream.into()),
+            // By itself it leaves out the oldest messages of a chat that is too long, which then is another one.
+            ("truncate".into(), false.into()),
             ("options".into(), options.into()),
         ]))
     }
 
-    fn sampling(&self) -> Option<&'static str> {
-        Some("options")
+    fn sampling(&self) -> Sampling {
+        Sampling { within: Some("options"), known: Some(KNOWN) }
     }
 
     fn arrange(&self, body: &mut Object) {
-        move_into(body, "options", &["seed"]);
+        if let Some(count) = take(body, "options", "logprobs") {
+            body.insert("logprobs".into(), true.into());
+            body.insert("top_logprobs".into(), count);
+        }
+        listed(body.get_mut("options").and_then(|options| options.get_mut("stop")));
     }
 
     fn cut(&self, stream: bool) -> Cut {
@@ -63,7 +74,9 @@ impl Api for Ollama {
         let usage =
             Usage { prompt_tokens: told.prompt_eval_count, completion_tokens: told.eval_count, ..Usage::default() };
         let (part, text) = match message {
-            Message { tool_calls: Some(calls), .. } if !calls.is_empty() => (Part::Call, Cow::default()),
+            Message { content, tool_calls: Some(calls), .. } if content.is_empty() && !calls.is_empty() => {
+                (Part::Call, Cow::default())
+            }
             Message { content, thinking: Some(Text(thinking)), .. } if content.is_empty() => {
                 (Part::Reasoning, thinking)
             }
@@ -80,17 +93,39 @@ impl Api for Ollama {
 }
 
 /// Content parts as this API has them: one text, and the images beside it.
-fn plain(message: &mut Value) {
-    let Some(parts) = message.get("content").and_then(Value::as_array) else { return };
-    let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
-    let images = parts.iter().filter_map(prompt::image_url).filter_map(prompt::data_url);
-    let images: Vec<&str> = images.map(|(_, data)| data).collect();
-    let (text, images) = (Value::from(texts.concat()), Value::from(images));
-    message["content"] = text;
-    if images.as_array().is_some_and(|list| !list.is_empty()) {
-        message["images"] = images;
+fn plain(message: &mut Value) -> Result<(), String> {
+    let Some(parts) = message.get("content").and_then(Value::as_array) else { return Ok(()) };
+    let (mut text, mut images) = (String::new(), Vec::new());
+    for part in parts {
+        if let Some(more) = part["text"].as_str() {
+            text.push_str(more);
+        } else if let Some((_, data)) = prompt::image_url(part).and_then(prompt::data_url) {
+            images.push(Value::from(data));
+        } else {
+            return Err(
+                "--backend ollama takes text, and images as `data:` addresses: use --backend openai-chat".into()
+            );
+        }
     }
+    message["content"] = text.into();
+    if !images.is_empty() {
+        message["images"] = images.into();
+    }
+    Ok(())
 }
+
+const KNOWN: &[(&str, &str)] = &[
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("repetition_penalty", "repeat_penalty"),
+    ("logprobs", "logprobs"),
+    ("seed", "seed"),
+    ("stop", "stop"),
+];
 
 #[derive(Deserialize)]
 struct Told<'a> {

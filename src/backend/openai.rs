@@ -26,7 +26,8 @@ pub fn whole(data: &[u8]) -> Result<Delta<'_>, String> {
     if delta.error.is_none() && delta.choices.is_empty() {
         return Err("it has no `choices`".into());
     }
-    Ok(delta)
+    // There is nothing to come, even where no reason for the end is told.
+    Ok(Delta { done: true, ..delta })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,6 +74,9 @@ struct Message<'a> {
     role: Option<IgnoredAny>,
     #[serde(borrow, default)]
     content: Option<Text<'a>>,
+    /// The answer where the model does not want to give one.
+    #[serde(borrow, default)]
+    refusal: Option<Text<'a>>,
     #[serde(borrow, default)]
     reasoning: Option<Text<'a>>,
     /// The older name, which other servers still use.
@@ -145,8 +149,8 @@ impl<'a> Message<'a> {
         if self.tool_calls.is_some_and(|calls| !calls.is_empty()) || self.function_call.is_some() {
             return (Part::Call, self.content);
         }
-        if filled(&self.content) {
-            return (Part::Answer, self.content);
+        if let Some(text) = [self.content, self.refusal].into_iter().find(filled) {
+            return (Part::Answer, text);
         }
         match [self.reasoning, self.reasoning_content].into_iter().find(filled) {
             Some(text) => (Part::Reasoning, text),

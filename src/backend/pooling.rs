@@ -5,7 +5,7 @@
 //! {"object":"list","data":[{"index":0,"object":"pooling","data":[0.1,-0.2]}],"usage":{"prompt_tokens":1,"total_tokens":1}}
 //! ```
 
-use super::{Api, Delta, embeddings, embeddings::Embeddings};
+use super::{Api, Delta, Sampling, embeddings, embeddings::Embeddings};
 use crate::{
     http::{exchange::Cut, sse::Event},
     record::{Object, SampleRequest},
@@ -24,8 +24,8 @@ impl Api for Pooling {
         Embeddings.body(request, model, stream)
     }
 
-    fn arrange(&self, body: &mut Object) {
-        Embeddings.arrange(body);
+    fn sampling(&self) -> Sampling {
+        Sampling::NONE
     }
 
     fn cut(&self, _stream: bool) -> Cut {

@@ -5,7 +5,7 @@
 //! {"results":[{"index":1,"document":{"text":"she"},"relevance_score":0.7}],"usage":{"total_tokens":4}}
 //! ```
 
-use super::{Api, Delta, embeddings, embeddings::Embeddings, prompt};
+use super::{Api, Delta, Sampling, embeddings, prompt};
 use crate::{
     http::{exchange::Cut, sse::Event},
     record::{Object, Prompt, SampleRequest},
@@ -36,8 +36,8 @@ impl Api for Rerank {
         ]))
     }
 
-    fn arrange(&self, body: &mut Object) {
-        Embeddings.arrange(body);
+    fn sampling(&self) -> Sampling {
+        Sampling::NONE
     }
 
     fn cut(&self, _stream: bool) -> Cut {

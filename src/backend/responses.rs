@@ -39,6 +39,15 @@ impl Api for Responses {
         Ok(body)
     }
 
+    fn arrange(&self, body: &mut Object) {
+        // A completion's `logprobs` is a number; here they are asked for in two places.
+        if let Some(count) = body.remove("logprobs") {
+            body.entry("top_logprobs").or_insert(count);
+            let include = body.entry("include").or_insert_with(|| json!([]));
+            include.as_array_mut().into_iter().for_each(|list| list.push("message.output_text.logprobs".into()));
+        }
+    }
+
     fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         let kind = if event.name.is_empty() { told.kind.as_bytes() } else { event.name };
@@ -48,13 +57,15 @@ impl Api for Responses {
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
                 delta.choices.push(told.piece(Part::Reasoning));
             }
-            b"response.function_call_arguments.delta" | b"response.mcp_call_arguments.delta" => {
-                delta.choices.push(told.piece(Part::Call));
-            }
+            b"response.function_call_arguments.delta"
+            | b"response.mcp_call_arguments.delta"
+            | b"response.custom_tool_call_input.delta"
+            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.call()),
             b"response.completed" | b"response.incomplete" | b"response.failed" => match told.response {
                 Some(response) => return Ok(response.end(event.data)),
                 None => return Err("it has no `response`".into()),
             },
+            _ if kind == b"error" || told.error.is_some() => delta.error = Some(error_message(event.data)),
             // That something begins or ends, and its text once more.
             _ => {}
         }
@@ -88,11 +99,16 @@ fn input(request: &SampleRequest) -> Result<Value, String> {
         return prompt::text(request, "openai-responses").map(Value::from);
     }
     let mut messages = prompt::messages(request)?;
-    prompt::map_parts(&mut messages, |part| match (part["text"].as_str(), prompt::image_url(part)) {
-        (Some(text), _) => json!({"type": "input_text", "text": text}),
-        (None, Some(url)) => json!({"type": "input_image", "image_url": url, "detail": "auto"}),
-        _ => part.clone(),
-    });
+    for message in &mut messages {
+        let name = if message["role"] == "assistant" { "output_text" } else { "input_text" };
+        prompt::map_parts(std::slice::from_mut(message), |part| {
+            match (part["text"].as_str(), prompt::image_url(part)) {
+                (Some(text), _) => json!({"type": name, "text": text}),
+                (None, Some(url)) => json!({"type": "input_image", "image_url": url, "detail": "auto"}),
+                _ => part.clone(),
+            }
+        });
+    }
     Ok(messages.into())
 }
 
@@ -104,6 +120,8 @@ struct Told<'a> {
     delta: Cow<'a, str>,
     #[serde(borrow, default)]
     response: Option<Response<'a>>,
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -137,7 +155,7 @@ struct Item<'a> {
 struct Content<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, alias = "refusal")]
     text: Cow<'a, str>,
 }
 
@@ -158,12 +176,17 @@ struct Details {
 /// The parts of an item that are of the answer; an item may have none.
 fn content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Content<'de>>, D::Error> {
     let all = Option::<Vec<Content<'de>>>::deserialize(from)?.unwrap_or_default();
-    Ok(all.into_iter().filter(|part| part.kind == "output_text").collect())
+    Ok(all.into_iter().filter(|part| matches!(&*part.kind, "output_text" | "refusal")).collect())
 }
 
 impl<'a> Told<'a> {
     fn piece(&self, part: Part) -> Choice<'a> {
         Choice { text: self.delta.clone(), part, ..Choice::default() }
+    }
+
+    /// A piece of a call, whose text is not the answer's; `None`: it opens one.
+    fn call(&self) -> Option<Choice<'a>> {
+        (!self.delta.is_empty()).then(|| Choice { part: Part::Call, ..Choice::default() })
     }
 }
 

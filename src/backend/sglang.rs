@@ -16,7 +16,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Choice, Delta, Payload, Text, Usage, completions::limit, json, move_into, parse, prompt};
+use super::{
+    Api, Choice, Delta, Payload, Sampling, Text, Usage, completions::limit, json, parse, prompt, sampling::take,
+};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, Prompt, SampleRequest},
@@ -47,12 +49,15 @@ impl Api for Sglang {
         Ok(body)
     }
 
-    fn sampling(&self) -> Option<&'static str> {
-        Some("sampling_params")
+    fn sampling(&self) -> Sampling {
+        Sampling { within: Some("sampling_params"), known: Some(KNOWN) }
     }
 
     fn arrange(&self, body: &mut Object) {
-        move_into(body, "sampling_params", &["ignore_eos", "min_new_tokens"]);
+        if let Some(count) = take(body, "sampling_params", "logprobs") {
+            body.insert("return_logprob".into(), true.into());
+            body.insert("top_logprobs_num".into(), count);
+        }
     }
 
     fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
@@ -95,6 +100,22 @@ impl Api for Sglang {
         Ok(Delta { done: true, ..delta })
     }
 }
+
+const KNOWN: &[(&str, &str)] = &[
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("min_p", "min_p"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("logprobs", "logprobs"),
+    ("ignore_eos", "ignore_eos"),
+    ("min_tokens", "min_new_tokens"),
+    ("seed", "sampling_seed"),
+    ("stop", "stop"),
+    ("n", "n"),
+];
 
 #[derive(Deserialize)]
 struct Told<'a> {

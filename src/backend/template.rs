@@ -131,7 +131,10 @@ impl Template {
         }
         let finish =
             at(&file.finish).filter(told).map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
-        let choice = Choice { text: Cow::Owned(text_), part, finish: finish.map(Cow::Owned), ..Choice::default() };
+        // Where there is no place for a text, none can be held back: that is no token, however many are counted.
+        let opens = at(&file.text).is_none();
+        let choice =
+            Choice { text: Cow::Owned(text_), part, finish: finish.map(Cow::Owned), opens, ..Choice::default() };
         let usage = Usage {
             prompt_tokens: number(&file.prompt_tokens),
             completion_tokens: number(&file.output_tokens),

@@ -12,7 +12,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Api, Choice, Delta, Text, completions::limit, parse, prompt};
+use super::{Api, Choice, Delta, Sampling, Text, completions::limit, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -37,6 +37,10 @@ impl Api for TensorrtLlm {
         Ok(body)
     }
 
+    fn sampling(&self) -> Sampling {
+        Sampling { within: None, known: Some(KNOWN) }
+    }
+
     fn sends_model(&self) -> bool {
         false
     }
@@ -59,6 +63,17 @@ impl Api for TensorrtLlm {
         false
     }
 }
+
+const KNOWN: &[(&str, &str)] = &[
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("presence_penalty", "presence_penalty"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("seed", "seed"),
+    ("stop", "stop_words"),
+];
 
 #[derive(Deserialize)]
 struct Told<'a> {

@@ -12,8 +12,9 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Api, Choice, Delta, Usage, completions::limit, move_into, parse, prompt};
+use super::{Api, Choice, Delta, Sampling, Usage, completions::limit, parse, prompt, sampling::listed};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -42,12 +43,20 @@ impl Api for Tgi {
         ]))
     }
 
-    fn sampling(&self) -> Option<&'static str> {
-        Some("parameters")
+    fn sampling(&self) -> Sampling {
+        Sampling { within: Some("parameters"), known: Some(KNOWN) }
     }
 
     fn arrange(&self, body: &mut Object) {
-        move_into(body, "parameters", &["seed"]);
+        let Some(Value::Object(parameters)) = body.get_mut("parameters") else { return };
+        // What means "leave it alone" elsewhere is out of range here, and greedy is what it does without a temperature.
+        let outside = |name: &str, value: &Value| match (name, value.as_f64()) {
+            ("temperature", Some(value)) => value <= 0.0,
+            ("top_p", Some(value)) => value >= 1.0,
+            _ => false,
+        };
+        parameters.retain(|name, value| !outside(name, value));
+        listed(parameters.get_mut("stop"));
     }
 
     fn sends_model(&self) -> bool {
@@ -86,6 +95,17 @@ impl Api for Tgi {
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
+
+const KNOWN: &[(&str, &str)] = &[
+    ("temperature", "temperature"),
+    ("top_p", "top_p"),
+    ("top_k", "top_k"),
+    ("frequency_penalty", "frequency_penalty"),
+    ("repetition_penalty", "repetition_penalty"),
+    ("logprobs", "top_n_tokens"),
+    ("seed", "seed"),
+    ("stop", "stop"),
+];
 
 #[derive(Deserialize)]
 struct Told<'a> {

@@ -54,6 +54,8 @@ pub struct Answer {
     begun: u64,
     finished: u64,
     text: String,
+    /// Bytes of reasoning, of a server that repeats all before.
+    reasoned: usize,
     /// Tokens came in a reply of one piece, which has no first one.
     unseen: bool,
     /// Its last bytes are read.
@@ -205,14 +207,20 @@ impl Answer {
         self.done |= delta.done;
     }
 
-    /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text.
-    fn cut_old(&self, choice: &mut Choice<'_>, told: Option<u32>) {
-        let old = self.text.len();
+    /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text: then the
+    /// server's count tells, where it has counted from the first chunk on.
+    fn cut_old(&mut self, choice: &mut Choice<'_>, told: Option<u32>) {
+        let reasons = choice.reasons();
+        let old = if reasons { self.reasoned } else { self.text.len() };
         choice.text = match std::mem::take(&mut choice.text) {
             Cow::Borrowed(all) => all.get(old..).unwrap_or_default().into(),
             Cow::Owned(all) => all.get(old..).unwrap_or_default().to_owned().into(),
         };
-        if choice.text.is_empty() {
+        if reasons {
+            self.reasoned += choice.text.len();
+        }
+        let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
+        if choice.text.is_empty() && counts && !choice.opens {
             choice.ids = told.map_or(0, |told| told.saturating_sub(self.counted)) as usize;
         }
     }

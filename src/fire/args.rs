@@ -402,11 +402,10 @@ impl Args {
     /// The API, and how it replies.
     pub fn protocol(&self) -> Result<Protocol, Error> {
         let api = self.backend.api(self.template.as_deref())?;
-        if let Some(key) = self.sampling().keys().next().filter(|_| !api.generates()) {
+        if let Some(key) = self.sampling().keys().find(|key| !api.sampling().has(key)) {
             let (flag, backend) = (key.replace('_', "-"), self.backend.name());
-            return Err(Error::Usage(format!(
-                "--{flag} has no use with --backend {backend}, which generates nothing: leave it out"
-            )));
+            let why = if api.generates() { "whose API has no such thing" } else { "which generates nothing" };
+            return Err(Error::Usage(format!("--{flag} has no use with --backend {backend}, {why}: leave it out")));
         }
         Ok(Protocol { api, stream: !self.no_stream })
     }

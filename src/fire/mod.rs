@@ -85,7 +85,7 @@ use crate::{
     ndjson,
     pacer::Sleeper,
     record::{
-        self, ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, GapTest, LateCounts, Line, NotSent, RunRecord,
+        self, ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, GapTest, LateCounts, Line, NotSent, Object, RunRecord,
         SampleRequest, Verdict,
     },
     rng,
@@ -104,7 +104,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let urls = args.urls()?;
     let rate = args.rate()?;
     let protocol = args.protocol()?;
-    let headers = Headers::new(&args.header, cli::api_key(), protocol)?;
+    let mut headers = Headers::new(&args.header, cli::api_key(), protocol)?;
+    headers.hide(args.extra_body.as_ref().unwrap_or(&Object::new()));
     check_open_files(args.max_concurrency);
     // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()

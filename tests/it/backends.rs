@@ -225,6 +225,73 @@ fn calls_of_tools_bear_tokens_in_every_api() {
     }
 }
 
+/// What opens a part of an answer bears no token; what does not want to answer answers; and calls are no text.
+#[test]
+fn each_piece_is_what_it_is_in_its_api() {
+    let events = |list: &[&str]| list.iter().map(|data| format!("data: {data}\n\n")).collect::<String>();
+    for (backend, line, body, want) in [
+        (
+            "openai-responses",
+            HI,
+            events(&[
+                r#"{"type":"response.output_text.delta","delta":"Let me look. "}"#,
+                r#"{"type":"response.custom_tool_call_input.delta","delta":""}"#,
+                r#"{"type":"response.custom_tool_call_input.delta","delta":"Rome"}"#,
+                r#"{"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":3,"output_tokens":5}}}"#,
+            ]),
+            "prompt 3 cached null tokens 5 by usage chunks 2 finish stop text \"Let me look. \"",
+        ),
+        (
+            "anthropic",
+            HI,
+            events(&[
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}"#,
+                r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":""}}"#,
+                r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{\"a\":"}}"#,
+                r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"1}"}}"#,
+                r#"{"type":"message_delta","delta":{"stop_reason":"tool_use"},"usage":{"output_tokens":4}}"#,
+                r#"{"type":"message_stop"}"#,
+            ]),
+            "prompt 3 cached null tokens 4 by usage chunks 2 finish tool_calls text \"\"",
+        ),
+        (
+            "openai-chat",
+            HI,
+            events(&[
+                r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null,"refusal":null}}]}"#,
+                r#"{"choices":[{"index":0,"delta":{"refusal":"I will"}}]}"#,
+                r#"{"choices":[{"index":0,"delta":{"refusal":" not."}}]}"#,
+                r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+                "[DONE]",
+            ]),
+            "prompt 1 cached null tokens 2 by chunks chunks 2 finish stop text \"I will not.\"",
+        ),
+        (
+            "openai-audio",
+            AUDIO,
+            events(&[
+                r#"{"type":"transcript.text.delta","delta":"a"}"#,
+                r#"{"type":"transcript.text.delta","delta":" b"}"#,
+                r#"{"type":"transcript.text.done","text":"a b","usage":{"type":"tokens","input_tokens":14,"output_tokens":2}}"#,
+            ]),
+            "prompt 14 cached null tokens 2 by usage chunks 2 finish - text \"a b\"",
+        ),
+        (
+            "ollama",
+            HI,
+            "{\"message\":{\"content\":\"a\",\"tool_calls\":[{}]},\"done\":true,\"eval_count\":9,\"prompt_eval_count\":3}\n".into(),
+            "prompt 3 cached null tokens 9 by usage chunks 1 finish stop text \"a\"",
+        ),
+    ] {
+        let media = if backend == "ollama" { "application/x-ndjson" } else { EVENTS };
+        let output = output(&fire(&play("200 OK", media, body).url, backend, &[], line));
+        assert_eq!((told(&output).as_str(), &output["success"]), (want, &json!(true)), "{backend}: {output}");
+    }
+    let whole = r#"{"choices":[{"index":0,"message":{"content":null,"refusal":"No."},"finish_reason":null}]}"#;
+    let output = output(&fire(&play("200 OK", "application/json", whole).url, "openai-chat", &["--no-stream"], HI));
+    assert_eq!((&output["success"], &output["generated_text"]), (&json!(true), &json!("No.")), "{output}");
+}
+
 #[test]
 fn replies_in_one_piece_have_an_end_and_no_first_token() {
     let sglang =
@@ -316,8 +383,10 @@ fn what_generates_nothing_is_told_without_tokens() {
     let shown: Vec<&str> = result.stderr.lines().filter(|line| line.contains("TTFT")).collect();
     assert_eq!(shown.len(), 1, "a time that nobody saw is not shown as 0: {}", result.stderr);
     assert!(shown[0].ends_with("-          no request has any"), "{shown:?}");
-    let done = fire(&played.url, "openai-embeddings", &["--top-k", "3"], HI);
-    assert!(done.code == 2 && done.stderr.contains("--top-k has no use"), "{done:?}");
+    for (backend, flag) in [("openai-embeddings", "--top-k"), ("tgi", "--min-p"), ("anthropic", "--logprobs")] {
+        let done = fire(&played.url, backend, &[flag, "1"], HI);
+        assert!(done.code == 2 && done.stderr.contains(&format!("{flag} has no use with")), "{done:?}");
+    }
 }
 
 #[test]
@@ -328,6 +397,10 @@ fn errors_are_told_in_the_words_of_each_api() {
     let tgi = "data: {\"error\":\"Overloaded\",\"error_type\":\"overloaded\"}\n\n";
     for (backend, media, body) in [
         ("anthropic", EVENTS, named),
+        // As gateways tell it.
+        ("anthropic", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
+        ("openai-responses", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
+        ("openai-responses", EVENTS, "data: {\"type\":\"error\",\"message\":\"Overloaded\"}\n\n".into()),
         ("openai-responses", EVENTS, failed.into()),
         ("tgi", EVENTS, tgi.into()),
         ("sglang", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
@@ -390,16 +463,15 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
     );
 }
 
+/// vb-sim takes it in every API, and not all of the real servers do.
+const TO_THE_END: &str = r#"{"ignore_eos":true}"#;
+
 /// What each backend is sent, and whether the whole answer counts its tokens.
 fn every_backend(count: usize) -> Vec<(&'static str, String, bool)> {
-    let hi = |i| {
-        format!(
-            "{{\"request_id\":\"r{i}\",\"prompt\":\"Say {i} words\",\"expected_output_len\":6,\"body\":{{\"ignore_eos\":true}}}}\n"
-        )
-    };
+    let hi = |i| format!("{{\"request_id\":\"r{i}\",\"prompt\":\"Say {i} words\",\"expected_output_len\":6}}\n");
     let sound = |i| {
         let head = "\"multi_modal_data\":{\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}";
-        format!("{{\"request_id\":\"r{i}\",{head},\"expected_output_len\":6,\"body\":{{\"ignore_eos\":true}}}}\n")
+        format!("{{\"request_id\":\"r{i}\",{head},\"expected_output_len\":6}}\n")
     };
     let lines = |line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
     let mut all = Vec::new();
@@ -419,7 +491,7 @@ fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
     let mut seen = Vec::new();
     for (backend, lines, _) in every_backend(4) {
         let lines = lines.replace(":\"r", &format!(":\"{backend}-"));
-        let done = fire(&sim.url, backend, &["--max-concurrency", "2"], &lines);
+        let done = fire(&sim.url, backend, &["--max-concurrency", "2", "--extra-body", TO_THE_END], &lines);
         assert_eq!(done.code, 0, "{backend}: {done:?}");
         let (_, outputs, _) = records(&done.stdout);
         for output in &outputs {
@@ -447,7 +519,7 @@ fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
 fn vb_sim_answers_in_one_piece_in_each_api() {
     let sim = Sim::start(&[]);
     for (backend, lines, counts) in every_backend(3) {
-        let done = fire(&sim.url, backend, &["--no-stream"], &lines);
+        let done = fire(&sim.url, backend, &["--no-stream", "--extra-body", TO_THE_END], &lines);
         assert_eq!(done.code, 0, "{backend}: {done:?}");
         for output in records(&done.stdout).1 {
             assert!(output["ttft"].is_null() && output["success"] == true, "{backend}: {output}");
@@ -526,9 +598,8 @@ fn faults_of_every_api_are_told_for_what_they_are() {
         ] {
             // One without an end of its own looks complete.
             let want = if backend == "tensorrt-llm" && fault.starts_with("end_early") { "" } else { want };
-            let key = format!("\"ignore_eos\":true,\"vb_fault\":\"{fault}\"");
-            let lines = lines.replace("\"ignore_eos\":true", &key);
-            let kind = &output(&fire(&sim.url, backend, &[], &lines))["error_kind"];
+            let body = format!("{{\"ignore_eos\":true,\"vb_fault\":\"{fault}\"}}");
+            let kind = &output(&fire(&sim.url, backend, &["--extra-body", &body], &lines))["error_kind"];
             let told = kind.as_str().unwrap_or("");
             assert!(want.split(' ').any(|w| w == told), "{backend} {fault}: {told}");
         }
@@ -564,4 +635,28 @@ fn a_template_speaks_to_a_server_that_nobody_knew() {
     assert!(request.ends_with(r#"{"inputs":"hi","max":4,"stream":true,"temperature":0.5}"#), "{request}");
     let done = fire(&played.url, "template", &["--template", "/no/such.yaml"], HI);
     assert!(done.code != 0 && done.stderr.contains("/no/such.yaml"), "{done:?}");
+}
+
+/// Text that repeats all before it, told by a server that counts at the end only; and a place where no text ever stands.
+#[test]
+fn a_template_counts_what_is_new_and_nothing_else() {
+    let folder = folder("template-new");
+    let file = folder.join("all.yaml");
+    let keys = "endpoint: /mine\nbody: '{}'\nstream: events\nreasoning: /thought\ncumulative: true\nfinish: /end\noutput_tokens: /count\n";
+    fs::write(&file, format!("{keys}text: /text\n")).unwrap();
+    let body = [
+        "\"thought\":\"x\"",
+        "\"thought\":\"x\"",
+        "\"text\":\"a\"",
+        "\"text\":\"ab\"",
+        "\"text\":\"ab\",\"end\":\"stop\",\"count\":9",
+    ];
+    let body = body.map(|keys| format!("data: {{{keys}}}\n\n")).concat();
+    let args = ["--template", file.to_str().unwrap()];
+    let output = output(&fire(&play("200 OK", EVENTS, body.clone()).url, "template", &args, HI));
+    let want = "prompt 1 cached null tokens 9 by usage chunks 3 finish stop text \"ab\"";
+    assert_eq!(told(&output), want, "{output}");
+    fs::write(&file, format!("{keys}text: /wrong\n").replace("reasoning", "#")).unwrap();
+    let output = self::output(&fire(&play("200 OK", EVENTS, body).url, "template", &args, HI));
+    assert_eq!((&output["success"], &output["error_kind"]), (&json!(false), &json!("empty")), "{output}");
 }
