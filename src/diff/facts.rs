@@ -64,7 +64,13 @@ const SETTINGS: [(&str, Setting); 6] = [
     ("API", |run| setting(run, |r| Some(r.backend.clone()), "backend")),
     ("request rate", |run| setting(run, |r| Some(number(r.request_rate)), "request_rate")),
     ("concurrency", |run| setting(run, |r| Some(number(r.max_concurrency)), "max_concurrency")),
-    ("burstiness", |run| setting(run, |r| r.request_rate.map(|_| r.burstiness.to_string()), "burstiness")),
+    ("burstiness", |run| {
+        setting(
+            run,
+            |r| r.request_rate.map(|_| r.burstiness.map_or("inf".into(), |shape| shape.to_string())),
+            "burstiness",
+        )
+    }),
     ("seed of the arrivals", |run| setting(run, |r| r.request_rate.map(|_| r.seed.to_string()), "seed")),
 ];
 

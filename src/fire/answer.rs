@@ -324,6 +324,11 @@ impl Answer {
         self.hear_the_silent();
     }
 
+    /// What it says so far; `None`: it has failed.
+    pub fn heard(&self) -> Option<String> {
+        self.failure.is_none().then(|| self.text.clone())
+    }
+
     /// What it says, and when its last token came, if it is whole; `None`: it has failed.
     pub fn reply(&mut self, broken: Option<&Failure>) -> Option<(String, Option<Nanos>)> {
         self.settle(broken.is_none());

@@ -320,6 +320,9 @@ impl Args {
         if self.max_concurrency == Some(0) {
             return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
         }
+        if self.max_seconds == Some(Nanos(0)) {
+            return Err(Error::Usage("--max-seconds 0 would send nothing; leave it out for no limit".into()));
+        }
         if self.scrape.is_some() && self.scrape_interval == Nanos(0) {
             return Err(Error::Usage("--scrape-interval 0 would ask without a pause: give a time, as 1s".into()));
         }

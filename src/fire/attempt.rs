@@ -151,8 +151,12 @@ impl Attempt {
         (size_of::<Self>() + self.answer.heap()) as u64
     }
 
-    /// What the server said, and when its last token came; `None`: the request failed.
+    /// What the server said, and when its last token came, or when the client left it on purpose; `None`: the request failed.
     pub fn reply(&mut self) -> Option<(String, Nanos)> {
+        if self.broken.as_ref().is_some_and(|failure| failure.kind == ErrorKind::Abandoned) {
+            // Its user has heard so much, and goes on from there.
+            return Some((self.answer.heard()?, self.end));
+        }
         let (text, last) = self.answer.reply(self.broken.as_ref())?;
         Some((text, last.unwrap_or(self.end)))
     }

@@ -130,6 +130,9 @@ impl Slot {
     }
 }
 
+/// Requests that are read ahead of those that are not due yet, to find the turns of conversations that go on.
+const MOST_AHEAD: usize = 1024;
+
 /// How long to wait, after the end, for lines of a pipe that were due before it.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
@@ -159,6 +162,8 @@ pub trait Launch {
     fn timestamp(&self, request: &Self::Request) -> Option<Nanos>;
     /// The conversation that it is a turn of.
     fn session<'r>(&self, request: &'r Self::Request) -> Option<&'r str>;
+    /// When it had arrived, counted from the start of the run; 0 when it was there before anybody asked.
+    fn read(&self, request: &Self::Request) -> Nanos;
     /// How long its user thinks before it.
     fn think_time(&mut self, request: &Self::Request) -> Nanos;
     /// Puts the server's `replies` where the request has room for them; `None`: it comes back as [`News::Filled`].
@@ -167,8 +172,8 @@ pub trait Launch {
     fn start(&mut self, request: Self::Request, due: Due, slot: Slot);
     /// Nothing more is to be sent this moment: whatever `start` has put off is done now.
     fn rest(&mut self);
-    /// It was due at `scheduled` but never sent: it was offered all the same.
-    fn never(&mut self, request: Self::Request, scheduled: Nanos, why: Why);
+    /// It was due at `due.scheduled` but never sent: it was offered all the same.
+    fn never(&mut self, request: Self::Request, due: Due, why: Why);
 }
 
 /// What is heard of conversations.
@@ -204,10 +209,14 @@ struct Queue<R> {
     requests: mpsc::Receiver<R>,
     news: mpsc::UnboundedReceiver<News<R>>,
     schedule: Schedule,
-    /// Of the input, the next that may go without waiting for another.
-    next: Option<Next<R>>,
+    /// Of the input, in its order, what may go without waiting for another: requests alone, and first turns.
+    singles: VecDeque<Next<R>>,
+    firsts: VecDeque<Next<R>>,
+    /// The latest time that the input has given to a request.
+    latest: Nanos,
     /// Turns whose time is known, the earliest first.
     turns: BinaryHeap<Reverse<Turn<R>>>,
+    /// Requests and turns so far.
     count: u64,
     sessions: Sessions<R>,
     most_sessions: usize,
@@ -219,13 +228,15 @@ struct Queue<R> {
     over: bool,
 }
 
-/// The request at the head.
+/// A request that waits for nothing but its time and a place.
 struct Next<R> {
     request: R,
     /// By the schedule; `None`: as soon as there is room.
     due: Option<Nanos>,
     /// When it had been read; 0 when it was there before anybody asked.
     read: Nanos,
+    /// Its place in the input.
+    number: u64,
 }
 
 /// A later turn of a conversation. Of two that are due at once, the one that was known first goes first.
@@ -257,8 +268,10 @@ impl<R> Ord for Turn<R> {
 
 /// What may go first.
 enum Choice {
-    /// The head of the input.
-    Next,
+    /// The next request alone.
+    Single,
+    /// The next first turn.
+    First,
     /// A turn of a conversation.
     Turn,
     /// Nothing before that time, or before something is heard.
@@ -269,21 +282,30 @@ enum Choice {
 
 impl<R> Queue<R> {
     /// Takes in what is there without waiting for it.
-    fn look(&mut self, launch: &mut impl Launch<Request = R>) {
+    fn look(&mut self, pace: &impl Pace, launch: &mut impl Launch<Request = R>) {
         while let Ok(news) = self.news.try_recv() {
             self.hear(news, launch);
         }
         while self.wants_input() {
             match self.requests.try_recv() {
-                Ok(request) => self.admit(request, Nanos(0), launch),
+                Ok(request) => self.admit(request, pace.now(), launch),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.end_of_input(),
             }
         }
     }
 
+    /// Whether to read on: for something to send; and for the next turns of conversations, which may stand behind requests that
+    /// are not due yet.
     fn wants_input(&self) -> bool {
-        self.next.is_none() && !self.over && self.sessions.parked() < MOST_PARKED
+        let ahead = self.singles.len() + self.firsts.len();
+        let most = if self.sessions.any() { MOST_AHEAD } else { 1 };
+        !self.over && ahead < most && self.sessions.parked() < MOST_PARKED
+    }
+
+    /// How many of the input wait for nothing but their time and a place.
+    fn ahead(&self) -> usize {
+        self.singles.len() + self.firsts.len()
     }
 
     fn end_of_input(&mut self) {
@@ -291,28 +313,41 @@ impl<R> Queue<R> {
         self.sessions.moved_on(None);
     }
 
-    fn admit(&mut self, request: R, read: Nanos, launch: &mut impl Launch<Request = R>) {
+    fn admit(&mut self, request: R, now: Nanos, launch: &mut impl Launch<Request = R>) {
         let Some(id) = launch.session(&request).map(str::to_owned) else {
             self.sessions.moved_on(None);
-            let due = self.schedule.due(launch.timestamp(&request));
-            self.next = Some(Next { request, due, read });
+            let next = self.next(request, now, launch);
+            self.singles.push_back(next);
             return;
         };
         match self.sessions.arrive(&id, request) {
             Gate::First(request) => {
-                let due = self.schedule.due(launch.timestamp(&request));
-                self.next = Some(Next { request, due, read });
+                let next = self.next(request, now, launch);
+                self.firsts.push_back(next);
             }
             Gate::Next(request, ended) => self.follow(&id, request, ended, launch),
             Gate::Parked => {}
-            Gate::Lost(request) => launch.never(request, read, Why::EarlierTurn),
+            Gate::Lost(request) => {
+                launch.never(request, Due { scheduled: now, follows: true, ..Due::default() }, Why::EarlierTurn)
+            }
         }
+    }
+
+    fn next(&mut self, request: R, now: Nanos, launch: &impl Launch<Request = R>) -> Next<R> {
+        let due = self.schedule.due(launch.timestamp(&request));
+        // A line that stands behind a later one was hidden by it: it was not there until now.
+        let hidden = due.is_some_and(|due| due < self.latest);
+        let read = if hidden { now } else { launch.read(&request) };
+        self.latest = self.latest.max(due.unwrap_or_default());
+        self.count += 1;
+        Next { request, due, read, number: self.count }
     }
 
     /// The turn before `request` was over at `ended`.
     fn follow(&mut self, id: &str, request: R, ended: Nanos, launch: &mut impl Launch<Request = R>) {
         let thought = ended + launch.think_time(&request);
-        let due = launch.timestamp(&request).map_or(thought, |own| own.max(thought));
+        let own = launch.timestamp(&request).filter(|_| matches!(self.schedule, Schedule::Own));
+        let due = own.map_or(thought, |own| own.max(thought));
         match launch.fill(request, self.sessions.replies(id), due) {
             Some(request) => self.push(request, due),
             None => self.filling += 1,
@@ -335,9 +370,7 @@ impl<R> Queue<R> {
                 if let Some(request) = next {
                     self.follow(&session, request, at, launch);
                 }
-                for request in lost {
-                    launch.never(request, at, Why::EarlierTurn);
-                }
+                self.lose(lost, at, launch);
             }
             News::Filled { request, due } => {
                 self.filling -= 1;
@@ -346,30 +379,41 @@ impl<R> Queue<R> {
             News::Unfilled { request, due } => {
                 self.filling -= 1;
                 let session = launch.session(&request).map(str::to_owned);
-                launch.never(request, due, Why::NoReply);
+                launch.never(request, Due { scheduled: due, follows: true, ..Due::default() }, Why::NoReply);
                 let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
-                for request in lost {
-                    launch.never(request, due, Why::EarlierTurn);
-                }
+                self.lose(lost, due, launch);
             }
         }
     }
 
+    /// Turns of a conversation that is over.
+    fn lose(&mut self, turns: Vec<R>, at: Nanos, launch: &mut impl Launch<Request = R>) {
+        for request in turns {
+            launch.never(request, Due { scheduled: at, follows: true, ..Due::default() }, Why::EarlierTurn);
+        }
+    }
+
     /// What goes first, of what is known.
-    fn choose(&self, now: Nanos, launch: &impl Launch<Request = R>) -> Choice {
+    fn choose(&self, now: Nanos) -> Choice {
         let turn = self.turns.peek().map(|Reverse(turn)| turn.due);
-        let full =
-            |next: &&Next<R>| launch.session(&next.request).is_some() && self.sessions.live() >= self.most_sessions;
-        let next = self.next.as_ref().filter(|next| !full(next)).map(|next| next.due.unwrap_or_default());
+        let first = self.firsts.front().filter(|_| self.sessions.live() < self.most_sessions);
+        let ranked = |next: Option<&Next<R>>| next.map(|next| (next.due.unwrap_or_default(), next.number));
+        let (first, single) = (ranked(first), ranked(self.singles.front()));
+        let head = match (first, single) {
+            (Some(first), Some(single)) if first < single => Choice::First,
+            (Some(_), None) => Choice::First,
+            _ => Choice::Single,
+        };
+        let next = first.into_iter().chain(single).min().map(|(due, _)| due);
         match (turn, next) {
             // What was begun goes on before anything new begins.
             (Some(turn), next) if turn <= now && next.is_none_or(|next| turn <= next || next == Nanos(0)) => {
                 Choice::Turn
             }
-            (_, Some(next)) if next <= now => Choice::Next,
+            (_, Some(next)) if next <= now => head,
             (Some(turn), _) if turn <= now => Choice::Turn,
             (turn, next) if turn.is_some() || next.is_some() => Choice::Wait(turn.into_iter().chain(next).min()),
-            _ if self.over && self.next.is_none() && self.filling == 0 && self.sessions.parked() == 0 => Choice::Over,
+            _ if self.over && self.ahead() == 0 && self.filling == 0 && self.sessions.parked() == 0 => Choice::Over,
             _ => Choice::Wait(None),
         }
     }
@@ -397,42 +441,72 @@ impl<R> Queue<R> {
     /// Takes out what goes first, and says since when its session may go and whether it follows another turn.
     fn take(&mut self, choice: &Choice, launch: &impl Launch<Request = R>) -> Option<(Next<R>, Nanos, bool)> {
         if let Choice::Turn = choice {
-            let Reverse(Turn { due, request, .. }) = self.turns.pop()?;
-            return Some((Next { request, due: Some(due), read: Nanos(0) }, Nanos(0), true));
+            let Reverse(Turn { due, number, request }) = self.turns.pop()?;
+            return Some((Next { request, due: Some(due), read: Nanos(0), number }, Nanos(0), true));
         }
-        let next = self.next.take()?;
-        let Some(id) = launch.session(&next.request) else { return Some((next, Nanos(0), false)) };
-        self.sessions.begin(id);
+        if let Choice::Single = choice {
+            return Some((self.singles.pop_front()?, Nanos(0), false));
+        }
+        let next = self.firsts.pop_front()?;
+        self.sessions.begin(launch.session(&next.request)?);
         let limited = self.most_sessions < usize::MAX;
         Some((next, if limited { self.left } else { Nanos(0) }, false))
     }
 
+    /// Of the input, the next that the schedule had due by `since`.
+    fn pop_due(&mut self, since: Nanos) -> Option<Next<R>> {
+        let rank = |waiting: &VecDeque<Next<R>>| {
+            let next = waiting.front().filter(|next| next.due.is_some_and(|due| due <= since))?;
+            Some((next.due, next.number))
+        };
+        match (rank(&self.singles), rank(&self.firsts)) {
+            (single, Some(first)) if single.is_none_or(|single| first < single) => self.firsts.pop_front(),
+            (Some(_), _) => self.singles.pop_front(),
+            _ => None,
+        }
+    }
+
     /// All that was due by `since` was offered, and is told; gives how many were not due yet.
-    async fn close(mut self, since: Nanos, why: Why, pace: &impl Pace, launch: &mut impl Launch<Request = R>) -> u64 {
+    ///
+    /// Lines that were due may still have to be read. That ends with the first that was not; and when the run is cancelled, since
+    /// input may have no end.
+    async fn close(
+        mut self,
+        since: Nanos,
+        why: Why,
+        pace: &impl Pace,
+        mut stop: Stop,
+        launch: &mut impl Launch<Request = R>,
+    ) -> u64 {
         while let Some(Reverse(turn)) = self.turns.pop() {
             if turn.due > since {
                 self.turns.push(Reverse(turn));
                 break;
             }
-            launch.never(turn.request, turn.due, why);
+            launch.never(turn.request, Due { scheduled: turn.due, follows: true, ..Due::default() }, why);
         }
         loop {
-            if self.next.is_none() && !self.over {
-                match timeout(LAST_LINES, self.requests.recv()).await {
-                    Ok(Some(request)) => self.admit(request, pace.now(), launch),
-                    Ok(None) => self.end_of_input(),
-                    Err(_) => break,
-                }
+            while let Some(Next { request, due, .. }) = self.pop_due(since) {
+                let scheduled = due.unwrap_or_default();
+                launch.never(request, Due { scheduled, ..Due::default() }, why);
             }
-            let due = |next: &Next<R>| next.due.is_some_and(|due| due <= since);
-            match self.next.take_if(|next| due(next)) {
-                Some(Next { request, due, .. }) => launch.never(request, due.unwrap_or_default(), why),
-                None if self.next.is_some() || self.over => break,
-                None => {}
+            if self.ahead() > 0 || self.over || self.sessions.parked() >= MOST_PARKED {
+                break;
+            }
+            let line = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                line = timeout(LAST_LINES, self.requests.recv()) => line,
+            };
+            match line {
+                Ok(Some(request)) => self.admit(request, pace.now(), launch),
+                Ok(None) => self.end_of_input(),
+                Err(_) => break,
             }
         }
-        let mut not_due = u64::from(self.next.is_some()) + self.turns.len() as u64 + self.filling;
+        let mut not_due = self.ahead() as u64 + self.turns.len() as u64 + self.filling;
         not_due += self.sessions.drain().len() as u64;
+        self.requests.close();
         while self.requests.try_recv().is_ok() {
             not_due += 1;
         }
@@ -468,7 +542,9 @@ pub async fn dispatch<L: Launch>(
         requests: sources.requests,
         news: sources.news,
         schedule: sources.schedule,
-        next: None,
+        singles: VecDeque::new(),
+        firsts: VecDeque::new(),
+        latest: Nanos(0),
         turns: BinaryHeap::new(),
         count: 0,
         sessions: Sessions::default(),
@@ -487,8 +563,8 @@ pub async fn dispatch<L: Launch>(
             };
             loop {
                 let now = pace.now();
-                queue.look(launch);
-                match queue.choose(now, launch) {
+                queue.look(pace, launch);
+                match queue.choose(now) {
                     Choice::Over => return None,
                     Choice::Wait(due) => {
                         launch.rest();
@@ -506,7 +582,7 @@ pub async fn dispatch<L: Launch>(
             () = stop.draining() => break,
             next = next => next,
         };
-        let Some((slot, freed, Next { request, due, read }, follows)) = next else {
+        let Some((slot, freed, Next { request, due, read, .. }, follows)) = next else {
             launch.rest();
             return 0;
         };
@@ -516,7 +592,7 @@ pub async fn dispatch<L: Launch>(
     launch.rest();
     let why = stop.why().unwrap_or(Why::Interrupted);
     let since = pace.now();
-    queue.close(since, why, pace, launch).await
+    queue.close(since, why, pace, stop, launch).await
 }
 
 #[cfg(test)]
@@ -572,6 +648,9 @@ mod tests {
         fn session<'r>(&self, request: &'r Asked) -> Option<&'r str> {
             request.session
         }
+        fn read(&self, _: &Asked) -> Nanos {
+            Nanos(0)
+        }
         fn think_time(&mut self, request: &Asked) -> Nanos {
             Nanos(request.think * SECOND)
         }
@@ -605,9 +684,9 @@ mod tests {
             });
         }
         fn rest(&mut self) {}
-        fn never(&mut self, request: Asked, scheduled: Nanos, why: Why) {
+        fn never(&mut self, request: Asked, due: Due, why: Why) {
             let why = if why == Why::EarlierTurn { "lost" } else { "never" };
-            self.log.borrow_mut().push(format!("{}{} {why}", request.name, scheduled.0 / SECOND));
+            self.log.borrow_mut().push(format!("{}{} {why}", request.name, due.scheduled.0 / SECOND));
         }
     }
 
@@ -706,6 +785,52 @@ mod tests {
         let (log, left) = play(&asked, Setting { slots: 2, end: Some(30), service: 10, ..PLAIN }).await;
         assert!(log.contains(&"a1 11@11".to_owned()) && !log.iter().any(|line| line.contains("never")), "{log:?}");
         assert_eq!(left, 2, "b1 thinks, and b2 waits for it");
+    }
+
+    /// The next turn may stand behind others that are not due yet.
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_does_not_wait_for_lines_in_front_of_it_that_are_not_due() {
+        let at = |seconds| Some(seconds);
+        let asked = [
+            Asked { at: at(0), ..turn("a0 ", 0) },
+            Asked { name: "late ", at: at(100), ..Asked::default() },
+            Asked { at: at(200), ..turn("b0 ", 0) },
+            turn("a1 ", 5),
+        ];
+        let (log, _) = play(&asked, PLAIN).await;
+        assert_eq!(log, ["a0 0@0", "a1  hears 1", "a1 15@15", "late 100@100", "b0 200@200"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_alone_does_not_wait_for_a_place_among_the_sessions() {
+        let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("b0 ", 0), Asked { name: "alone ", ..Asked::default() }];
+        let (log, _) = play(&asked, Setting { sessions: Some(1), ..PLAIN }).await;
+        let starts: Vec<&String> = log.iter().filter(|line| line.contains('@')).collect();
+        assert_eq!(starts, ["a0 0@0", "alone 0@0", "a1 15@15", "b0 25@25"]);
+    }
+
+    /// Endless input whose lines never become anything that could be sent: turns of a session in flight, or requests long due.
+    #[tokio::test(start_paused = true)]
+    async fn input_without_an_end_does_not_hold_up_the_end() {
+        for asked in [turn("a", 0), Asked { at: Some(0), ..Asked::default() }] {
+            let (send, receive) = mpsc::channel(2);
+            tokio::spawn(async move { while send.send(asked).await.is_ok() {} });
+            let (news, heard) = mpsc::unbounded_channel();
+            let (begun, stopper) = (Instant::now(), Stopper::default());
+            let (service, prefill) = (Duration::from_secs(1000), Duration::ZERO);
+            let mut launch = Fake { begun, service, prefill, log: Log::default(), news, fails: "" };
+            let sources = Sources { requests: receive, news: heard, schedule: Schedule::Own, most_sessions: None };
+            let (slots, stop, pace) = (Slots::new(Some(2), None), stopper.watch(), Paused(begun));
+            let ending = async {
+                sleep(Duration::from_secs(5)).await;
+                stopper.drain(Why::MaxSeconds);
+                // The grace is over.
+                tokio::task::yield_now().await;
+                stopper.cancel(Why::MaxSeconds);
+            };
+            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &pace, stop, &mut launch));
+            assert_eq!(begun.elapsed().as_secs(), 5);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Requests from standard input, made ready to send before any clock runs.
 
 use std::{
-    io::BufRead,
+    io::{self, BufRead, Read},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -15,6 +15,10 @@ use hyper::{
     Request, Uri,
     header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue},
 };
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
@@ -22,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::lora::Mix;
 use crate::{
     backend::{self, Protocol},
+    clock::Clock,
     error::Error,
     http::exchange::Outgoing,
     ndjson::Lines,
@@ -42,6 +47,8 @@ pub struct RequestFuncInput {
     pub timestamp: Option<Nanos>,
     /// As in the request.
     pub think_time: Option<Nanos>,
+    /// When it had arrived, by the clock of the input; 0 when it was there before anybody asked.
+    pub read: Nanos,
     /// The client is to leave so long after the start; `None`: it stays.
     pub abandon: Option<Nanos>,
     /// Its output, as far as that repeats the request.
@@ -127,7 +134,7 @@ impl Template {
             Prepared::Ready(self.outgoing(&sample, &output.request_id)?)
         };
         let abandon = self.abandon.and_then(|abandon| abandon.of(number));
-        Ok(RequestFuncInput { prepared, timestamp, think_time, abandon, output })
+        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), abandon, output })
     }
 
     /// Puts `replies` where the chat has room for them.
@@ -186,32 +193,72 @@ pub struct Input {
     pub first: oneshot::Receiver<SampleRequest>,
     /// Requests in all, once the end has been read; 0 before.
     pub total: Arc<AtomicU64>,
+    /// What `read` of requests counts by.
+    pub clock: Clock,
     /// How reading ended. It may still go on when a run was stopped.
     pub end: std_mpsc::Receiver<Result<(), Error>>,
 }
 
+/// Standard input, which notes when it had to be waited for: what comes at once had been there before.
+#[derive(Debug)]
+pub struct Stdin(pub Waited);
+
+/// When input was last waited for.
+#[derive(Debug, Clone)]
+pub struct Waited {
+    clock: Clock,
+    last: Arc<AtomicU64>,
+}
+
+impl Waited {
+    /// Not yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Waited { clock: Clock::start(), last: Arc::default() }
+    }
+}
+
+impl Read for Stdin {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut stdin = io::stdin().lock();
+        let there = loop {
+            match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())) {
+                Err(Errno::INTR) => {}
+                // What cannot be asked is told by its own read.
+                polled => break polled != Ok(0),
+            }
+        };
+        let read = stdin.read(buffer)?;
+        if !there {
+            self.0.last.store(self.0.clock.now().0, Relaxed);
+        }
+        Ok(read)
+    }
+}
+
 /// Starts reading.
-pub fn read(input: impl BufRead + Send + 'static, template: Template) -> Result<Input, Error> {
+pub fn read(input: impl BufRead + Send + 'static, waited: Waited, template: Template) -> Result<Input, Error> {
     let (send, requests) = mpsc::channel(READ_AHEAD);
     let (send_first, first) = oneshot::channel();
     let (send_end, end) = std_mpsc::channel();
     let total = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&total);
+    let (count, clock) = (Arc::clone(&total), waited.clock);
     thread::Builder::new()
         .name("input".into())
         .spawn(move || {
-            let ended = read_all(input, &template, &send, send_first);
+            let ended = read_all(input, &waited, &template, &send, send_first);
             drop(send);
             let ended = ended.map(|read| count.store(read, Relaxed));
             // Nobody asks any more when the run was stopped.
             let _ = send_end.send(ended);
         })
         .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))?;
-    Ok(Input { requests, first, total, end })
+    Ok(Input { requests, first, total, clock, end })
 }
 
 fn read_all(
     input: impl BufRead,
+    waited: &Waited,
     template: &Template,
     send: &mpsc::Sender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
@@ -225,7 +272,8 @@ fn read_all(
             sample.tags.get_or_insert_default().insert("lora".into(), adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
+        let mut ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
+        ready.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);
         }
@@ -267,7 +315,7 @@ mod tests {
     #[test]
     fn lines_before_a_bad_one_are_sent() {
         let text = &b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"request_id\":\"x\"}\n{\"prompt\":}\n"[..];
-        let mut input = read(text, template()).unwrap();
+        let mut input = read(text, Waited::new(), template()).unwrap();
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
             for (request_of, host) in sent(&request.prepared).iter().zip(["h:1", "i:2"]) {

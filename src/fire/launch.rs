@@ -39,6 +39,8 @@ pub struct Launcher<'a, T: Transport> {
     template: Arc<Template>,
     /// Whether a request had a time of its own.
     pub timed: bool,
+    /// How long the clock of the input had run when that of the run started.
+    pub lead: Nanos,
     /// What was sent when.
     arrivals: Arrivals,
     /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
@@ -162,7 +164,18 @@ impl<'a, T: Transport> Launcher<'a, T> {
         arrivals: Arrivals,
     ) -> Self {
         let begun = readers.handles().map(|_| vec![]).collect();
-        Launcher { servers, balancer, readers, attendant, thinking, template, timed: false, arrivals, begun }
+        Launcher {
+            servers,
+            balancer,
+            readers,
+            attendant,
+            thinking,
+            template,
+            timed: false,
+            lead: Nanos(0),
+            arrivals,
+            begun,
+        }
     }
 
     /// How long a user thinks now.
@@ -178,7 +191,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
         if let Some(session) = request.output.session_id.clone() {
             let _ = self.attendant.news.send(News::Ended { session, at: now, reply: None });
         }
-        self.never(request, due.scheduled, Why::NoReply);
+        self.never(request, due, Why::NoReply);
     }
 
     /// Nothing more is sent: what is to be told of it, and no more senders from here.
@@ -194,6 +207,10 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         request.timestamp
     }
 
+    fn read(&self, request: &RequestFuncInput) -> Nanos {
+        request.read.since(self.lead)
+    }
+
     fn session<'r>(&self, request: &'r RequestFuncInput) -> Option<&'r str> {
         request.output.session_id.as_deref()
     }
@@ -203,7 +220,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn fill(&mut self, request: RequestFuncInput, replies: Vec<String>, due: Nanos) -> Option<RequestFuncInput> {
-        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, abandon, output } = request
+        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output } = request
         else {
             return Some(request);
         };
@@ -211,7 +228,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         // Not on the thread that sends: a long chat takes its time.
         tokio::task::spawn_blocking(move || {
             let filled = template.fill(*open, replies, &output.request_id);
-            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, abandon, output };
+            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output };
             let news_of = match filled {
                 Ok(prepared) => News::Filled { request: ready(prepared), due },
                 Err(e) => {
@@ -258,13 +275,14 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         }
     }
 
-    fn never(&mut self, request: RequestFuncInput, scheduled: Nanos, why: Why) {
-        if !matches!(why, Why::EarlierTurn | Why::NoReply) {
+    fn never(&mut self, request: RequestFuncInput, due: Due, why: Why) {
+        let scheduled = due.scheduled;
+        if !due.follows && why != Why::NoReply {
             self.arrivals.never(scheduled);
         }
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
-        let due = Due { scheduled, ready: scheduled, ..Due::default() };
+        let due = Due { ready: scheduled, ..due };
         let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }

@@ -55,7 +55,7 @@ use self::{
     balance::Balancer,
     dispatch::{Sources, dispatch},
     headers::Headers,
-    input::{Abandon, Input, Template},
+    input::{Abandon, Input, Stdin, Template, Waited},
     launch::{Attendant, Launcher, Server},
     lora::Mix,
     preflight::Preflight,
@@ -160,7 +160,9 @@ async fn load(
         None => preflight.known_models().await.into_iter().next().unwrap_or_else(|| args.backend.name().into()),
     };
     let template = template(args, urls, protocol, &headers, &model)?;
-    let mut input = input::read(io::BufReader::new(io::stdin()), template.clone())?;
+    let waited = Waited::new();
+    let stdin = io::BufReader::with_capacity(1 << 16, Stdin(waited.clone()));
+    let mut input = input::read(stdin, waited, template.clone())?;
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request(&input));
     };
@@ -307,7 +309,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         request_rate: rate.as_ref().and_then(Rate::number),
         rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
         burst_size: Some(args.burst_size).filter(|size| *size > 1),
-        burstiness: args.burstiness,
+        burstiness: Some(args.burstiness).filter(|shape| shape.is_finite()),
         max_concurrency: args.max_concurrency,
         num_warmups: args.num_warmups,
         seed: args.seed,
@@ -395,6 +397,7 @@ impl Load<'_> {
             (args.think_time, rng::stream(args.seed, "thinking", 0)),
             arrivals(args, self.rate.as_ref()),
         );
+        launcher.lead = input.clock.now().since(clock.now());
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
         let sources = Sources { requests: input.requests, news: heard, schedule, most_sessions: args.max_sessions };
         let left = dispatch(sources, &slots, &pace, stopper.watch(), &mut launcher).await;
@@ -512,7 +515,7 @@ fn end_record(written: &Written, left: u64, why: Option<Why>, input: &Result<(),
     let why_not = match (why, input) {
         (Some(why), _) => Some(why.words().to_owned()),
         (None, Err(e)) => Some(e.to_string()),
-        (None, Ok(())) => None,
+        (None, Ok(())) => tally.why_not_sent().map(str::to_owned),
     };
     EndRecord {
         offered: tally.offered,

@@ -4,7 +4,7 @@ use reqwest::{Client, StatusCode, Url};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::headers::Headers;
+use super::{headers::Headers, stop::Why};
 use crate::{
     clock::Clock,
     error::Error,
@@ -154,6 +154,12 @@ pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[Strin
         (ErrorKind::Protocol, _) => "is --base-url an OpenAI-compatible server, and --endpoint its path?",
         (ErrorKind::Reset, _) => {
             "look at the server's log; for one that closes connections after each answer, give --no-keep-alive"
+        }
+        (ErrorKind::NotSent, _) if message.ends_with(Why::EarlierTurn.words()) => {
+            "look at the turns that failed: the others were theirs to lead to"
+        }
+        (ErrorKind::NotSent, _) if message.ends_with(Why::NoReply.words()) => {
+            "were the first lines of these conversations cut off?"
         }
         (ErrorKind::Cancelled | ErrorKind::NotSent, _) => "the run was ended early",
         _ => "look at the server's log",

@@ -1,6 +1,6 @@
 //! Conversations: which turn may go, and what its users have heard so far. It knows no time and sends nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::units::Nanos;
 
@@ -14,8 +14,10 @@ pub const MOST_PARKED: usize = 16_384;
 #[derive(Debug)]
 pub struct Sessions<R> {
     known: HashMap<String, Session<R>>,
-    /// Those that rest, the longest resting first; some may have been woken since.
-    resting: VecDeque<String>,
+    /// Those that rest, the longest resting first.
+    resting: BTreeMap<u64, String>,
+    /// How often any has come to rest.
+    rests: u64,
     /// Whose line was read last: more of its lines may follow.
     latest: Option<String>,
     parked: usize,
@@ -32,6 +34,8 @@ struct Session<R> {
     ended: Nanos,
     failed: bool,
     begun: bool,
+    /// Its place among those that rest.
+    resting: Option<u64>,
     /// It counts as one of the users at once.
     live: bool,
 }
@@ -51,7 +55,7 @@ pub enum Gate<R> {
 
 impl<R> Default for Sessions<R> {
     fn default() -> Self {
-        Sessions { known: HashMap::new(), resting: VecDeque::new(), latest: None, parked: 0, live: 0 }
+        Sessions { known: HashMap::new(), resting: BTreeMap::new(), rests: 0, latest: None, parked: 0, live: 0 }
     }
 }
 
@@ -67,6 +71,7 @@ impl<R> Sessions<R> {
                 ended: Nanos(0),
                 failed: false,
                 begun: false,
+                resting: None,
                 live: false,
             };
             self.known.insert(id.to_owned(), session);
@@ -81,6 +86,9 @@ impl<R> Sessions<R> {
             return Gate::Parked;
         }
         session.busy = true;
+        if let Some(place) = session.resting.take() {
+            self.resting.remove(&place);
+        }
         self.live += usize::from(!std::mem::replace(&mut session.live, true));
         Gate::Next(turn, session.ended)
     }
@@ -125,6 +133,11 @@ impl<R> Sessions<R> {
         self.live
     }
 
+    /// Whether there is any conversation whose lines may still come.
+    pub fn any(&self) -> bool {
+        !self.known.is_empty()
+    }
+
     /// Turns that wait for the one before them.
     pub fn parked(&self) -> usize {
         self.parked
@@ -143,13 +156,17 @@ impl<R> Sessions<R> {
     /// Nothing is known to come for session `id`. It may be forgotten when many more have come to this.
     fn rest(&mut self, id: &str) {
         self.leave(id);
-        self.resting.push_back(id.to_owned());
-        while self.resting.len() > RESTING {
-            let Some(oldest) = self.resting.pop_front() else { break };
-            let rests = |s: &Session<R>| !s.busy && s.parked.is_empty();
-            if self.known.get(&oldest).is_some_and(rests) && self.latest.as_deref() != Some(&oldest) {
-                self.known.remove(&oldest);
-            }
+        let Some(session) = self.known.get_mut(id) else { return };
+        self.rests += 1;
+        if let Some(place) = session.resting.replace(self.rests) {
+            self.resting.remove(&place);
+        }
+        self.resting.insert(self.rests, id.to_owned());
+        if self.resting.len() > RESTING
+            && let Some((_, oldest)) = self.resting.pop_first()
+            && let Some(forgotten) = self.known.remove(&oldest)
+        {
+            self.live -= usize::from(forgotten.live);
         }
     }
 
@@ -203,6 +220,21 @@ mod tests {
         sessions.arrive("a", 2);
         assert_eq!(sessions.ended("a", Nanos(1), None), (None, vec![1, 2]));
         assert_eq!((sessions.arrive("a", 3), sessions.parked()), (Gate::Lost(3), 0));
+    }
+
+    #[test]
+    fn a_session_that_rests_again_and_again_is_not_forgotten() {
+        let mut sessions = Sessions::default();
+        for turn in 0..200 {
+            for id in (0..50).map(|i| format!("s{i}")) {
+                match sessions.arrive(&id, turn) {
+                    Gate::First(0) => sessions.begin(&id),
+                    gate => assert_eq!(gate, Gate::Next(turn, Nanos(turn - 1)), "{id}"),
+                }
+                assert_eq!(sessions.ended(&id, Nanos(turn), Some(String::new())), (None, vec![]));
+            }
+        }
+        assert_eq!(sessions.resting.len(), 50);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     backlog::Backlog,
     headers::Headers,
     stop::{Stopper, Why},
-    tally::Tally,
+    tally::{NOT_SENT, Tally},
 };
 use crate::{
     cli,
@@ -172,7 +172,7 @@ impl Sink {
             What::NotSent(why) => {
                 output.scheduled_time = self.clock.unix(due.scheduled);
                 output.error_kind = Some(ErrorKind::NotSent);
-                output.error = format!("due, but never sent: {}", why.words());
+                output.error = format!("{NOT_SENT}{}", why.words());
                 Traces::default()
             }
         };

@@ -11,6 +11,9 @@ use crate::{
     units::Nanos,
 };
 
+/// What stands in front of the reason in the error of a request that was due and never sent.
+pub const NOT_SENT: &str = "due, but never sent: ";
+
 /// Different messages that are told apart; a server that puts an id into each would otherwise fill the memory.
 const MESSAGES: usize = 1000;
 
@@ -99,6 +102,14 @@ impl Tally {
         self.outcomes.get(ErrorKind::NotSent.name()).copied().unwrap_or(0)
     }
 
+    /// Why most of those were not sent.
+    #[must_use]
+    pub fn why_not_sent(&self) -> Option<&str> {
+        let not_sent = self.errors.iter().filter(|((kind, ..), _)| *kind == ErrorKind::NotSent);
+        let ((.., message), _) = not_sent.max_by_key(|((.., message), count)| (**count, message.as_str()))?;
+        Some(message.strip_prefix(NOT_SENT).unwrap_or(message))
+    }
+
     /// The most frequent error, and by how many requests.
     #[must_use]
     pub fn most_frequent(&self) -> Option<Frequent> {
@@ -143,7 +154,8 @@ impl Tally {
     /// The mean latency of the successes.
     #[must_use]
     pub fn mean_latency(&self) -> Option<Nanos> {
-        self.latencies.0.checked_div(self.offered - self.failed).map(Nanos)
+        let successes = self.outcomes.get("ok").copied().unwrap_or(0);
+        self.latencies.0.checked_div(successes).map(Nanos)
     }
 }
 

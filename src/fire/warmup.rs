@@ -33,8 +33,14 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
         let ready = load.template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
         // A chat that waits for replies has none before it.
         let RequestFuncInput { prepared: Prepared::Ready(mut requests), mut output, .. } = ready else { continue };
-        let Some((mut slot, _)) = slots.take().await else { break };
         let (client, mut stop) = (Arc::clone(&client), load.stopper.watch());
+        let taken = tokio::select! {
+            biased;
+            // Nothing new is begun then.
+            () = stop.draining() => None,
+            taken = slots.take() => taken,
+        };
+        let Some((mut slot, _)) = taken else { break };
         let place = number as usize % transports.len();
         let (at, exchange) = transports[place].begin(requests.swap_remove(place));
         tasks.push(load.readers.handle(at).spawn(async move {

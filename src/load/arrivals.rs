@@ -52,7 +52,8 @@ pub struct Arrivals {
     gaps: u64,
 }
 
-/// Requests that were sent more than [`TOLERANCE`] behind their schedule, by what kept them last.
+/// Requests that were sent more than [`TOLERANCE`] behind their schedule, by what kept them: the client, if it took the larger
+/// part of the delay; else what ended last, the wait for a slot or for the input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Late {
     /// No slot was free.
@@ -147,7 +148,7 @@ impl Arrivals {
             return;
         }
         let cause = match () {
-            () if sent.since(ready) > TOLERANCE => &mut self.late.client,
+            () if sent.since(ready) >= ready.since(planned) => &mut self.late.client,
             () if read >= ready && read > planned => &mut self.late.input,
             () => &mut self.late.no_slot,
         };

@@ -168,15 +168,20 @@ impl Profile {
     fn from_csv(path: &Path) -> Result<Self, String> {
         let name = path.display();
         let text = fs::read_to_string(path).map_err(|e| format!("cannot read {name}: {e}"))?;
+        // Spreadsheets put a mark in front.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let header =
+            |line: &str| line.split(',').all(|field| field.trim().starts_with(|c: char| c.is_alphabetic() || c == '"'));
         let mut points: Vec<(f64, f64)> = Vec::new();
         for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let mut fields = line.split(',').map(number);
             match (fields.next().flatten(), fields.next().flatten()) {
-                (Some(time), Some(rate)) if points.last().is_none_or(|last| last.0 <= time) && rate.is_finite() => {
+                _ if at == 0 && header(line) => {}
+                (Some(time), Some(rate))
+                    if points.last().is_none_or(|last| last.0 <= time) && time.is_finite() && rate.is_finite() =>
+                {
                     points.push((time, rate));
                 }
-                // A header.
-                _ if points.is_empty() && at == 0 => {}
                 _ => {
                     return Err(format!(
                         "{name}:{}: `{line}` is no time in seconds and rate, or comes before the line above it",
@@ -324,9 +329,21 @@ mod tests {
         for (time, want) in [(10, 150.0), (20, 550.0), (30, 950.0)] {
             assert!((profile.count(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
         }
-        fs::write(&path, "5,10\n4,1\n").unwrap();
-        let error = format!("@{}", path.display()).parse::<Rate>().unwrap_err();
-        assert!(error.contains(".csv:2: `4,1`"), "{error}");
+        // As a spreadsheet writes it.
+        fs::write(&path, "\u{feff}0,10\n10,20\n").unwrap();
+        let marked = self::profile(&format!("@{}", path.display()));
+        assert!((marked.count(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
+        for (text, place) in [
+            ("5,10\n4,1\n", ":2: `4,1`"),
+            ("0,-10\n1,20\n", ":1: `0,-10`"),
+            ("0,nan\n1,20\n", ":1: `0,nan`"),
+            ("0;10\n1;20\n", ":1: `0;10`"),
+            ("0,10\ninf,20\n", ":2: `inf,20`"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = format!("@{}", path.display()).parse::<Rate>().unwrap_err();
+            assert!(error.contains(place), "{error}");
+        }
         fs::remove_file(&path).unwrap();
     }
 

@@ -46,8 +46,9 @@ pub struct RunRecord {
     /// Requests that arrive at one instant. Absent: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_size: Option<u32>,
-    /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier.
-    pub burstiness: f64,
+    /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier; `null`: infinite, which
+    /// makes the gaps even.
+    pub burstiness: Option<f64>,
     /// The most requests in flight; `null`: no limit.
     pub max_concurrency: Option<u32>,
     /// Requests sent before the clock started; their outcomes are not in the stream.

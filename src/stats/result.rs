@@ -269,7 +269,7 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
         ("tokenizer_id", tokenizer.into()),
         ("num_prompts", recording.offered().into()),
         ("request_rate", profile.or_else(|| Some(rate.filter(|_| told)?.into())).unwrap_or_else(|| "inf".into())),
-        ("burstiness", runs.first().map_or(1.0, |run| run.burstiness).into()),
+        ("burstiness", runs.first().map_or(Some(1.0), |run| run.burstiness).into()),
         ("max_concurrency", concurrency.filter(|_| told).into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))

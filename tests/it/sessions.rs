@@ -81,6 +81,27 @@ fn a_turn_that_fails_ends_its_session_and_says_so() {
         assert_eq!(outputs[turn]["error"], "due, but never sent: an earlier turn of its session failed");
     }
     assert_eq!((&outputs["b-1"]["success"], &end_record["not_sent"]["count"]), (&json!(true), &json!(2)));
+    assert_eq!(end_record["not_sent"]["why"], "an earlier turn of its session failed");
+}
+
+/// A user who leaves an answer has heard a part of it, and asks on.
+#[test]
+fn what_the_client_leaves_on_purpose_ends_no_session() {
+    let sim = Sim::start(&["--step-base", "20ms"]);
+    let lines = conversation("a", 3, "");
+    let done = fire(&sim.url, &[&CHAT[..], &["--cancel-rate", "1", "--cancel-after", "30ms"]].concat(), &lines);
+    let (_, outputs, end) = records(&done.stdout);
+    assert_eq!((done.code, outputs.len(), &end["outcomes"]), (0, 3, &json!({"abandoned": 3})), "{done:?}");
+}
+
+#[test]
+fn an_early_end_plans_no_later_turns() {
+    let sim = Sim::start(&["--step-base", "20ms"]);
+    let lines: String = (0..30).map(|i| conversation(&format!("s{i}"), 3, "")).collect();
+    let rate = ["--request-rate", "50", "--burstiness", "inf", "--max-concurrency", "2", "--max-seconds", "500ms"];
+    let (_, outputs, end) = records(&fire(&sim.url, &[&CHAT[..], &rate].concat(), &lines).stdout);
+    let first = |output: &&Value| output["turn"] == 0;
+    assert_eq!(end["arrivals"]["planned"], outputs.iter().filter(first).count(), "{end}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Load shapes through `vb-fire`: planned as data, realised as planned, and told where they were not.
 
-use std::fs;
+use std::{fs, io::Write, process::Stdio, thread::sleep, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use serde_json::{Value, json};
 
 use crate::{
     fire::{fire, records, requests},
-    tool::{Sim, folder, run},
+    tool::{Sim, command, folder, run, truths},
 };
 
 /// The run record, the outputs and the end record of a load.
@@ -54,6 +56,7 @@ fn the_ramp_of_vllm_goes_by_time() {
         (&[&args[..], &["--request-rate", "1"]].concat(), "two rates"),
         (&["--burst-size", "4"], "--burst-size needs a --request-rate"),
         (&["--burst-size", "0", "--request-rate", "1"], "1 is no burst"),
+        (&["--max-seconds", "0"], "would send nothing"),
         (&["--request-rate", "5:10s,0"], "the last rate goes on for ever"),
     ] {
         let done = fire(&sim.url, args, &requests(1, ""));
@@ -101,6 +104,62 @@ fn what_could_not_be_sent_in_time_is_told_with_its_cause() {
     let (planned, sent) = (end["arrivals"]["planned"].as_u64().unwrap(), end["outcomes"]["ok"].as_u64().unwrap());
     let never = end["outcomes"]["not_sent"].as_u64().unwrap();
     assert!(planned == sent + never && never > 5, "{end}");
+}
+
+/// Even gaps are an infinite burstiness, which JSON has no number for.
+#[test]
+fn every_reader_takes_a_run_with_even_gaps() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    let done = fire(&sim.url, &["--request-rate", "200", "--burstiness", "inf"], &requests(5, ""));
+    let result = run("vb-stats", &[], &done.stdout);
+    assert_eq!(result.code, 0, "{}", result.stderr);
+    let result: Value = serde_json::from_str(&result.stdout).unwrap();
+    assert_eq!((&result["burstiness"], &result["completed"]), (&Value::Null, &json!(5)));
+    assert_eq!(run("vb-gen", &["--dataset-name", "replay", "--dataset-path", "-"], &done.stdout).code, 0);
+}
+
+/// Lines that come in a block after a pause were all late by the input, and not one of them by the client.
+#[test]
+fn a_producer_that_pauses_is_told_as_late_input() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    let mut child = command("vb-fire")
+        .args(["--base-url", &sim.url, "--request-rate", "200", "--burstiness", "inf"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(requests(5, "").as_bytes()).unwrap();
+    sleep(Duration::from_millis(700));
+    stdin.write_all(requests(60, "").as_bytes()).unwrap();
+    drop(stdin);
+    let done = child.wait_with_output().unwrap();
+    let (_, _, end) = records(&String::from_utf8(done.stdout).unwrap());
+    let late = &end["arrivals"]["late"];
+    assert!(late["input"].as_u64() > late["client"].as_u64() && late["input"].as_u64() > Some(30), "{late}");
+}
+
+#[test]
+fn a_warm_up_ends_with_the_first_signal() {
+    let log = folder("warm-up-signal").join("truth.ndjson");
+    let sim = Sim::start(&["--step-base", "50ms", "--truth-log", log.to_str().unwrap()]);
+    let args = ["--base-url", &sim.url, "--num-warmups", "1000", "--max-concurrency", "1", "--grace", "20s"];
+    let mut child = command("vb-fire")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(requests(1, "").as_bytes()).unwrap();
+    while !fs::read_to_string(&log).is_ok_and(|text| text.contains("request_id")) {
+        sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+    sim.stop();
+    assert!(truths(&log).len() < 500);
 }
 
 #[test]
