@@ -327,9 +327,7 @@ impl<R> Queue<R> {
             }
             Gate::Next(request, ended) => self.follow(&id, request, ended, launch),
             Gate::Parked => {}
-            Gate::Lost(request) => {
-                launch.never(request, Due { scheduled: now, follows: true, ..Due::default() }, Why::EarlierTurn)
-            }
+            Gate::Lost(request) => lose(vec![request], now, launch),
         }
     }
 
@@ -370,7 +368,7 @@ impl<R> Queue<R> {
                 if let Some(request) = next {
                     self.follow(&session, request, at, launch);
                 }
-                self.lose(lost, at, launch);
+                lose(lost, at, launch);
             }
             News::Filled { request, due } => {
                 self.filling -= 1;
@@ -381,15 +379,8 @@ impl<R> Queue<R> {
                 let session = launch.session(&request).map(str::to_owned);
                 launch.never(request, Due { scheduled: due, follows: true, ..Due::default() }, Why::NoReply);
                 let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
-                self.lose(lost, due, launch);
+                lose(lost, due, launch);
             }
-        }
-    }
-
-    /// Turns of a conversation that is over.
-    fn lose(&mut self, turns: Vec<R>, at: Nanos, launch: &mut impl Launch<Request = R>) {
-        for request in turns {
-            launch.never(request, Due { scheduled: at, follows: true, ..Due::default() }, Why::EarlierTurn);
         }
     }
 
@@ -511,6 +502,13 @@ impl<R> Queue<R> {
             not_due += 1;
         }
         not_due
+    }
+}
+
+/// Tells of turns whose conversation is over.
+fn lose<R>(turns: Vec<R>, at: Nanos, launch: &mut impl Launch<Request = R>) {
+    for request in turns {
+        launch.never(request, Due { scheduled: at, follows: true, ..Due::default() }, Why::EarlierTurn);
     }
 }
 

@@ -28,9 +28,9 @@ fn is_scheme(word: &str) -> bool {
 }
 
 /// `text` without `secret`, and without its beginning where the rest of it was cut off.
-fn hidden(text: String, secret: &str) -> String {
+fn hidden(text: &str, secret: &str) -> String {
     let beginning: String = secret.chars().take(TELLING).collect();
-    let (mut clean, mut rest) = (String::new(), text.as_str());
+    let (mut clean, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(&beginning) {
         clean.push_str(&rest[..at]);
         clean.push_str(HIDDEN);
@@ -106,7 +106,7 @@ impl Headers {
     /// `text` without secrets: servers like to repeat a wrong key in their error.
     #[must_use]
     pub fn scrub(&self, text: String) -> String {
-        self.secrets.iter().filter(|secret| secret.len() >= SHORTEST).fold(text, |text, secret| hidden(text, secret))
+        self.secrets.iter().filter(|secret| secret.len() >= SHORTEST).fold(text, |text, secret| hidden(&text, secret))
     }
 
     /// The command line without the values of headers, and without any secret elsewhere.

@@ -55,7 +55,7 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    backend::Backend,
+    backend::{self, Backend},
     cli,
     config::ConfigFlag,
     error::Error,
@@ -463,7 +463,7 @@ impl Args {
 
     /// Whether the server generates tokens for these requests. A template may.
     fn generates(&self) -> bool {
-        self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, |api| api.generates())
+        self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, backend::Api::generates)
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Error> {

@@ -228,7 +228,7 @@ fn calls_of_tools_bear_tokens_in_every_api() {
 /// What opens a part of an answer bears no token; what does not want to answer answers; and calls are no text.
 #[test]
 fn each_piece_is_what_it_is_in_its_api() {
-    let events = |list: &[&str]| list.iter().map(|data| format!("data: {data}\n\n")).collect::<String>();
+    let events = |list: &[&str]| list.iter().map(|data| ["data: ", data, "\n\n"].concat()).collect::<String>();
     for (backend, line, body, want) in [
         (
             "openai-responses",

@@ -398,7 +398,7 @@ fn outcomes_out_of_their_order_need_the_start_of_their_run() {
     let done = run("vb-gen", &args, &saved);
     assert!(done.code == 3 && done.stderr.contains("stdin:2: due before the first line"), "{done:?}");
     let sorted: Vec<&str> = saved.lines().rev().collect();
-    assert_eq!(run("vb-gen", &args, &sorted.join("\n")).code, 0);
+    assert_eq!(run("vb-gen", &args, sorted.join("\n")).code, 0);
 }
 
 #[test]
