@@ -8,8 +8,8 @@
 #   --new          start a new folder even where an unfinished sweep of this config could be resumed
 #   --results DIR  where the folder of the sweep goes (default: results, beside scripts/)
 #
-# A sweep that was cut (Ctrl-C, a crash, a server that died) goes on where it was when the same command is run again:
-# complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
+# A sweep that was cut (Ctrl-C, a crash, a server that died), or in which cells failed, goes on where it was when the same
+# command is run again: complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -55,7 +55,8 @@ folder=''
 if ! $new; then
   for old in "$results/${name}"_*/; do
     [ -f "$old/config.yaml" ] && [ "$text" = "$(<"$old/config.yaml")" ] || continue
-    compgen -G "$old/aggregate_results_*.csv" >/dev/null || folder=${old%/}
+    # Without a table, or with one that says of a cell that it failed.
+    compgen -G "$old/aggregate_results_*.csv" >/dev/null && ! compgen -G "$old/*.failed" >/dev/null || folder=${old%/}
   done
 fi
 if [ -n "$folder" ]; then
@@ -124,7 +125,9 @@ if $dry; then
   printf 'vb-agg %q > %q\n' "$folder" "$csv"
   exit 0
 fi
-"$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null && mv "$csv.part" "$csv" || die 4 "vb-agg failed"
+"$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null || die 4 "vb-agg failed"
+rm -f "$folder"/aggregate_results_*.csv # of the day on which a cell failed
+mv "$csv.part" "$csv" || die 4 "cannot write $csv"
 say "the table is $csv"
 say "each cell's requests, outputs and results are beside it"
-[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above"
+[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above; the same command tries these cells again"
