@@ -236,6 +236,12 @@ pub fn parse_share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| format!("`{text}` is not a share: write a number from 0 to 1, as 0.6"))
 }
 
+/// A number as it is typed, which JSON can say: no `nan`, nothing infinite.
+pub fn parse_finite(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is not a number"))
+}
+
 /// The exponent of Zipf's law as it is typed.
 pub fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = text.trim().parse().ok().filter(|alpha: &f64| *alpha >= 0.0 && alpha.is_finite());
@@ -296,5 +302,6 @@ mod tests {
         assert_eq!(parse_tokens("16777216"), Ok(MOST_TOKENS));
         assert!(parse_tokens("16777217").is_err() && parse_tokens("5g").is_err());
         assert!(parse_share("1.1").is_err() && parse_share("nan").is_err() && parse_alpha("nan").is_err());
+        assert!(parse_finite("-1.5") == Ok(-1.5) && parse_finite("nan").is_err() && parse_finite("inf").is_err());
     }
 }

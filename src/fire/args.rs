@@ -207,25 +207,25 @@ pub struct Args {
     #[arg(long, help_heading = SAMPLING)]
     pub ignore_eos: bool,
     /// Sampling temperature.
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub temperature: Option<f64>,
     /// Nucleus sampling.
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub top_p: Option<f64>,
     /// The number of tokens to sample from.
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub top_k: Option<i64>,
     /// The least probability of a token, against the likeliest.
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub min_p: Option<f64>,
     /// Penalty for tokens by how often they occurred.
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub frequency_penalty: Option<f64>,
     /// Penalty for tokens that occurred at all.
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub presence_penalty: Option<f64>,
     /// Penalty for repetition (vLLM).
-    #[arg(long, help_heading = SAMPLING, value_name = "X")]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
     pub repetition_penalty: Option<f64>,
     /// Log probabilities to return for each token.
     #[arg(long, help_heading = SAMPLING, value_name = "N")]

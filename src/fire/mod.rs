@@ -345,8 +345,8 @@ impl Load<'_> {
         scraper: Option<Scraper>,
     ) -> Result<Ended, Error> {
         let Load { args, stopper, .. } = self;
-        // For servers that send no usage. Not having one is no reason to stop: chunks are counted then.
-        let tokenizer = args.tokenizer.as_deref().and_then(|name| Tokenizer::open_local(name).ok().flatten());
+        // For servers that send no usage. One that is not on this machine is no reason to stop: chunks are counted then.
+        let tokenizer = args.tokenizer.as_deref().map(Tokenizer::open_local).transpose()?.flatten();
         let clock = Clock::start();
         for transport in &transports {
             transport.set_clock(clock);
