@@ -151,9 +151,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         Ok(columns.names())
     })?;
     note.into_iter().for_each(warn);
-    if plan.hf.hf_column.is_empty() || columns.unsent.is_some() {
-        warn(columns.said());
-    }
+    warn(columns.said());
     let framed = plan.framed()?;
     if plan.multi_turn {
         return rows::run_sessions(plan, &rows, writer, |row| session(row, &columns, plan, framed));

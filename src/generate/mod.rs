@@ -86,10 +86,10 @@ pub struct Args {
     /// The dataset's file; `-` is standard input (custom, replay and traces).
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
-    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay and traces].
+    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay, traces and mix].
     #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count, global = true)]
     num_prompts: Option<u64>,
-    /// Another seed gives other prompts, which the server's prefix cache does not know.
+    /// Another seed gives other prompts, which the server's prefix cache does not know; and other draws of mix.
     #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0, global = true)]
     seed: u64,
     /// Keep the order of the file; of prefixes, one after the other.
@@ -195,7 +195,7 @@ pub struct Args {
     trace: trace::Flags,
     #[command(flatten)]
     flags: DatasetFlags,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = OUTPUT)]
     config: ConfigFlag,
 }
 
@@ -277,9 +277,7 @@ impl DatasetName {
     fn is_saved(self) -> bool {
         self == DatasetName::Replay || self.trace().is_some()
     }
-}
 
-impl DatasetName {
     /// Whether its requests are made up, and not the rows of a file.
     fn is_made_up(self) -> bool {
         use DatasetName::{GeneratedSharedPrefix, MultiTurn, PrefixRepetition, Random, RandomMm, RandomRerank, Sonnet};
@@ -534,7 +532,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let mut writer = Writer::new(prefix, (!tags.is_empty()).then_some(tags), args.generates());
+    let mut writer =
+        Writer::new(prefix, (!tags.is_empty()).then_some(tags), args.generates(), args.sessions.max_model_len);
     if let Some(Command::Mix(mix)) = &args.command {
         mix::run(mix, args.seed, args.num_prompts.unwrap_or(0), &mut writer)?;
         return writer.finish();

@@ -39,7 +39,8 @@ pub struct SessionArgs {
     /// [default: not at all].
     #[arg(long, value_name = "TIME")]
     pub think_time: Option<ThinkTime>,
-    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit].
+    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit]; of other
+    /// requests, those that are longer are counted.
     #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
     pub max_model_len: Option<u32>,
     /// The most turns of a conversation: longer ones are cut (sharegpt and hf), or the upper end of what is drawn
@@ -84,7 +85,6 @@ impl SessionArgs {
                 ("--num-conversations", self.num_conversations.is_some()),
                 ("--replies", self.replies.is_some()),
                 ("--think-time", self.think_time.is_some()),
-                ("--max-model-len", self.max_model_len.is_some()),
                 ("--max-turns", self.max_turns.is_some()),
             ] {
                 if given {

@@ -89,6 +89,8 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         let request = SampleRequest {
             prompt: Some(Prompt::Text(text)),
             expected_output_len: Some(plan.output_tokens()),
+            // As with random, once the first has brought what all share.
+            expected_cached_len: if item == 0 { Some(0) } else { u32::try_from(sonnets.shared_len).ok() },
             ..SampleRequest::default()
         };
         Ok((request, fitted))

@@ -30,6 +30,9 @@ pub struct Writer {
     prefix: String,
     tags: Option<Object>,
     generates: bool,
+    /// What the model takes; `None`: it is not known.
+    max_model_len: Option<u32>,
+    too_long: u64,
     written: u64,
     sessions: u64,
     misfits: u64,
@@ -38,8 +41,19 @@ pub struct Writer {
 
 impl Writer {
     /// Ids are `prefix` and a number; `tags` go into every request. Where nothing is generated, no length is asked for.
-    pub fn new(prefix: String, tags: Option<Object>, generates: bool) -> Self {
-        Writer { out: cli::stdout(), prefix, tags, generates, written: 0, sessions: 0, misfits: 0, worst: 0 }
+    pub fn new(prefix: String, tags: Option<Object>, generates: bool, max_model_len: Option<u32>) -> Self {
+        Writer {
+            out: cli::stdout(),
+            prefix,
+            tags,
+            generates,
+            max_model_len,
+            too_long: 0,
+            written: 0,
+            sessions: 0,
+            misfits: 0,
+            worst: 0,
+        }
     }
 
     /// How many requests were written.
@@ -104,6 +118,8 @@ impl Writer {
         if !self.generates {
             request.expected_output_len = None;
         }
+        let len = request.prompt_len.unwrap_or(0).saturating_add(request.expected_output_len.unwrap_or(0));
+        self.too_long += u64::from(self.max_model_len.is_some_and(|most| len > most));
         ndjson::write(&mut self.out, &request)?;
         self.written += 1;
         Ok(())
@@ -122,6 +138,12 @@ impl Writer {
             super::warn(format!(
                 "{misfits} of {written} prompts could not be made exactly as long as asked (at worst {worst} tokens off); \
                  their prompt_len is the true length"
+            ));
+        }
+        if let (1.., Some(most)) = (self.too_long, self.max_model_len) {
+            super::warn(format!(
+                "{} of {} requests are longer than --max-model-len {most}, prompt and answer together: the server will refuse them",
+                self.too_long, self.written
             ));
         }
         Ok(())

@@ -349,8 +349,11 @@ fn files_beside_custom_rows_are_sent_with_them() {
     let sound = &generate(&words)[0];
     assert_eq!((&sound["prompt"], &sound["prompt_len"]), (&Value::Null, &json!(0)));
     let sim = Sim::start(&[]);
-    let done =
-        run("vb-fire", &["--base-url", &sim.url, "--backend", "openai-audio", "--ignore-eos"], format!("{sound}\n"));
+    let done = run(
+        "vb-fire",
+        &["--base-url", &sim.url, "--backend", "openai-audio", "--extra-body", "{\"ignore_eos\":true}"],
+        format!("{sound}\n"),
+    );
     assert_eq!(records(&done.stdout).1[0]["output_tokens"], 3, "{done:?}");
 
     for (row, word) in [

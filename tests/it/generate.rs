@@ -463,6 +463,15 @@ fn what_does_not_go_together_is_told() {
         let done = run("vb-gen", args, "");
         assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(word), "{args:?}: {done:?}");
     }
+    for args in [
+        &["--dataset-name", "prefix_repetition", "--num-prompts", "100000000000"][..],
+        &["--dataset-name", "gsp", "--gsp-num-groups", "4g"],
+    ] {
+        let done = run("vb-gen", args, "");
+        assert!(done.code == 2 && done.stderr.contains("are too many"), "{done:?}");
+    }
+    let long = run("vb-gen", &["--num-prompts", "3", "--max-model-len", "100"], "");
+    assert!(long.code == 0 && long.stderr.contains("3 of 3 requests are longer than --max-model-len 100"), "{long:?}");
     let done = run("vb-gen", &["--dataset-name", "sharegpt", "--dataset-path", "/no/such/file"], "");
     assert!(done.code == 4 && done.stderr.contains("/no/such/file"), "{done:?}");
 }
