@@ -10,7 +10,8 @@
 //!           wire ── truth                            bytes → socket, and when
 //! ```
 //!
-//! It shares nothing with `vb-fire` but units, clock, tokens and randomness, so that one can check the other.
+//! It shares nothing with `vb-fire` but what lies under both, so that one can check the other: units, clock, tokens, randomness, the
+//! form of a prompt, command lines, and the sleep and the kernel's stamps of its own socket.
 //! `docs/SIM.md` is its manual.
 
 mod api;

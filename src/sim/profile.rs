@@ -1,6 +1,9 @@
 //! What the simulated engine is: the cost of a step and the limits of the scheduler.
 
-use crate::{error::Error, units::Nanos};
+use crate::{
+    error::Error,
+    units::{MOST_TOKENS, Nanos},
+};
 
 /// The constants of one model on one kind of GPU.
 ///
@@ -69,6 +72,9 @@ pub const PROFILES: [Profile; 3] = [
     },
 ];
 
+/// The most KV blocks, each of which is kept track of.
+const MOST_BLOCKS: u32 = 1 << 24;
+
 impl Default for Profile {
     fn default() -> Self {
         let [tiny, ..] = PROFILES;
@@ -104,6 +110,13 @@ impl Profile {
         if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Usage(format!("{flag} must be more than 0")));
         }
+        if self.num_gpu_blocks > MOST_BLOCKS || self.max_model_len > MOST_TOKENS {
+            return Err(Error::Usage(format!(
+                "--num-gpu-blocks {} or --max-model-len {} is more than any server has: {MOST_BLOCKS} blocks and \
+                 {MOST_TOKENS} tokens at the most",
+                self.num_gpu_blocks, self.max_model_len
+            )));
+        }
         if self.max_model_len < 2 {
             return Err(Error::Usage("--max-model-len must be at least 2: a prompt token and an answer token".into()));
         }
@@ -137,6 +150,8 @@ mod tests {
     fn a_cache_too_small_for_one_request_is_refused() {
         let profile = Profile { num_gpu_blocks: 2, max_model_len: 33, ..Profile::default() };
         assert!(profile.check().unwrap_err().to_string().contains("hold 32 tokens"));
+        assert!(Profile { num_gpu_blocks: u32::MAX, ..Profile::default() }.check().is_err());
+        assert!(Profile { max_model_len: u32::MAX, num_gpu_blocks: 1 << 24, ..Profile::default() }.check().is_err());
         assert!(Profile { step_base: Nanos(0), ..Profile::default() }.check().is_err());
     }
 }

@@ -201,6 +201,7 @@ fn options_that_cannot_be_are_refused() {
         (vec!["--fault", "flood"], "no fault is called `flood`"),
         (vec!["--profile", "gpt-9"], "llama3.1-8b-h100"),
         (vec!["--num-gpu-blocks", "3"], "--max-model-len"),
+        (vec!["--num-gpu-blocks", "4g", "--max-model-len", "4g"], "more than any server has"),
         (vec!["--tls-cert", "x.pem"], "go together"),
         (vec!["--tls-cert", "/nowhere/x.pem", "--tls-key", "/nowhere/y.pem"], "/nowhere/x.pem"),
         (vec!["--step-base", "fast"], "not a duration"),
