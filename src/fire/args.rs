@@ -7,7 +7,7 @@ use hyper::header::HeaderName;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::{attempt::Limits, balance::Balance, dispatch::Slots, lora::Assignment};
+use super::{attempt::Limits, balance::Balance, lora::Assignment, slots::Slots};
 use crate::{
     backend::{Backend, Protocol},
     config::ConfigFlag,

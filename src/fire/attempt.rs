@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{answer::Answer, dispatch::Slot, stop::Stop};
+use super::{answer::Answer, slots::Slot, stop::Stop};
 use crate::{
     backend::Protocol,
     clock::Clock,

@@ -10,10 +10,11 @@ use super::{
     attempt::{Client, Due, attempt},
     backlog::Backlog,
     balance::{Balancer, Share},
-    dispatch::{Launch, News, Slot},
+    dispatch::{Launch, News},
     input::{Prepared, RequestFuncInput, Template},
     reader::Readers,
     sink::{Entry, Finished, What},
+    slots::Slot,
     stop::{Stop, Why},
 };
 use crate::{

@@ -26,6 +26,7 @@ mod reader;
 mod scrape;
 mod session;
 mod sink;
+mod slots;
 mod stop;
 mod tally;
 mod usage;
