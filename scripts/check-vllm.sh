@@ -18,9 +18,22 @@ bin=${VB_BIN:-$root/target/release}
 
 "$dir/venv/bin/python" "$root/scripts/check_vllm.py" model "$root/src/tokens/builtin.json" "$dir/model"
 
-free_port() { "$dir/venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-port=$(free_port)
-pooling=$(free_port)
+# Below the ports that the system gives out by itself: what else starts meanwhile, the other server too, takes none of these.
+free_port() {
+  "$dir/venv/bin/python" - "$1" <<'PYTHON'
+import socket, sys
+for port in range(int(sys.argv[1]), 32768):
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+PYTHON
+}
+port=$(free_port 18000)
+pooling=$(free_port $((port + 1)))
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1 VLLM_TARGET_DEVICE=cpu
 export VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1 VLLM_SERVER_DEV_MODE=1
 PATH=$dir/venv/bin:$PATH

@@ -39,7 +39,8 @@ pub struct Arrivals {
     /// Planned and sent so far.
     planned: u64,
     sent: u64,
-    /// When those were sent for which it is not known yet how many were due by then, with how many were sent before.
+    /// When those were sent for which it is not known yet how many were due by then, with how many were sent before; and with the
+    /// request itself, unless it was late.
     open: VecDeque<(Nanos, u64)>,
     /// The most that were due and not yet sent.
     behind: u64,
@@ -116,8 +117,8 @@ impl Arrivals {
     pub fn sent(&mut self, moments: Moments) {
         self.plan(moments.planned);
         self.count_late(moments);
-        // What was due within the tolerance is in time.
-        self.open.push_back((moments.sent.since(TOLERANCE), self.sent));
+        let in_time = moments.sent < moments.planned + TOLERANCE;
+        self.open.push_back((moments.sent, self.sent + u64::from(in_time)));
         self.sent += 1;
         self.gap(moments.sent);
     }
@@ -129,7 +130,7 @@ impl Arrivals {
 
     fn plan(&mut self, planned: Nanos) {
         while let Some((sent, before)) = self.open.front().copied()
-            && sent < planned
+            && sent < planned + TOLERANCE
         {
             self.close(before);
             self.open.pop_front();
@@ -137,10 +138,9 @@ impl Arrivals {
         self.planned += 1;
     }
 
-    /// All that was due before that request was sent is known.
+    /// All that was due when a request was about to be sent is known.
     fn close(&mut self, before: u64) {
-        // It itself was due, and is sent at this moment.
-        self.behind = self.behind.max(self.planned.saturating_sub(before + 1));
+        self.behind = self.behind.max(self.planned.saturating_sub(before));
     }
 
     fn count_late(&mut self, Moments { planned, read, ready, sent }: Moments) {
@@ -234,11 +234,11 @@ mod tests {
         Nanos(n * 1_000_000)
     }
 
-    /// The largest number that was planned and not sent, at any moment of sending, by looking at each.
+    /// The largest number that was planned and not sent, just before any was sent, by looking at each.
     fn brute(planned: &[Nanos], sent: &[Nanos]) -> u64 {
         let behind = |(place, sent): (usize, &Nanos)| {
-            let due = planned.iter().filter(|p| **p <= sent.since(TOLERANCE)).count();
-            due.saturating_sub(place + 1) as u64
+            let due = planned.iter().filter(|p| **p + TOLERANCE <= *sent).count();
+            due.saturating_sub(place) as u64
         };
         sent.iter().enumerate().map(behind).max().unwrap_or(0)
     }
@@ -296,6 +296,19 @@ mod tests {
             .for_each(|i| even.sent(Moments { planned: ms(i * 10), ready: ms(i * 10), sent: ms(i * 10), read: ms(0) }));
         let told = even.end().unwrap();
         assert!(told.p > 0.9 && told.gaps.unwrap().1 < 1e-6, "{told:?}");
+    }
+
+    #[test]
+    fn what_is_sent_at_once_is_in_time_from_the_very_beginning() {
+        for start in [0, 500] {
+            let mut arrivals = Arrivals::new(None);
+            let sent = |place: u64| Nanos(start * 1_000_000 + place * 40_000);
+            (0..20).for_each(|i| {
+                arrivals.sent(Moments { planned: ms(start), read: ms(0), ready: ms(start), sent: sent(i) });
+            });
+            let told = arrivals.end().unwrap();
+            assert!(told.distance == 0.0 && told.late == Late::default(), "{told:?}");
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ enum Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     pieces: Vec<Piece>,
+    /// For each piece the seconds, and the requests due, before it: a table of a day has a row for each second.
+    before: Vec<(f64, f64)>,
 }
 
 /// A piece of a profile.
@@ -80,7 +82,7 @@ impl Rate {
     pub fn over_time(&self) -> Option<Profile> {
         match &self.shape {
             Shape::Free => None,
-            Shape::Constant(rate) => Some(Profile { pieces: vec![Piece::hold(*rate)] }),
+            Shape::Constant(rate) => Some(Profile::summed(vec![Piece::hold(*rate)])),
             Shape::Profile(profile) => Some(profile.clone()),
         }
     }
@@ -134,12 +136,11 @@ impl FromStr for Piece {
             Some((rates, time)) => (rates, parse_duration(time)?.as_secs_f64()),
             None => (text, f64::INFINITY),
         };
-        let ramp = |sign: char| rates.split_once(sign).map(|(from, to)| (number(from), number(to)));
-        let (from, to, exponential) = match (ramp('~'), ramp('-')) {
-            (Some((from, to)), _) => (from, to, true),
-            (None, Some((from, to))) => (from, to, false),
-            (None, None) => (number(rates), number(rates), false),
-        };
+        // The sign of an exponent, as in 1e-3, is none between two rates.
+        let minus = |(at, _): &(usize, &str)| !rates[..*at].ends_with(['e', 'E']);
+        let at = rates.find('~').or_else(|| rates.match_indices('-').find(minus).map(|(at, _)| at));
+        let (from, to) = at.map_or((rates, rates), |at| (&rates[..at], &rates[at + 1..]));
+        let (from, to, exponential) = (number(from), number(to), rates.contains('~'));
         let (Some(from), Some(to)) = (from, to) else { return Err(wrong()) };
         let finite = from.is_finite() && to.is_finite();
         let endless_ramp = length.is_infinite() && from.to_bits() != to.to_bits();
@@ -161,7 +162,17 @@ impl Profile {
         if pieces.last().is_none_or(|piece| piece.length.is_finite()) {
             pieces.push(Piece::hold(last));
         }
-        Ok(Profile { pieces })
+        Ok(Profile::summed(pieces))
+    }
+
+    fn summed(pieces: Vec<Piece>) -> Self {
+        let mut sum = (0.0, 0.0);
+        let before = |piece: &Piece| {
+            let so_far = sum;
+            sum = (sum.0 + piece.length, sum.1 + piece.count(piece.length));
+            so_far
+        };
+        Profile { before: pieces.iter().map(before).collect(), pieces }
     }
 
     /// A table of times in seconds and rates: the rate goes in a straight line from one to the next, and the last goes on.
@@ -170,13 +181,15 @@ impl Profile {
         let text = fs::read_to_string(path).map_err(|e| format!("cannot read {name}: {e}"))?;
         // Spreadsheets put a mark in front.
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let header =
-            |line: &str| line.split(',').all(|field| field.trim().starts_with(|c: char| c.is_alphabetic() || c == '"'));
+        let unquoted = |field: &str| field.trim().trim_matches('"').trim().to_owned();
+        // A header, in whatever words, is a first line without a number.
+        let header = |line: &str| line.split(',').all(|field| unquoted(field).parse::<f64>().is_err());
         let mut points: Vec<(f64, f64)> = Vec::new();
-        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let mut fields = line.split(',').map(number);
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+        for (place, (at, line)) in lines.enumerate() {
+            let mut fields = line.split(',').map(|field| number(&unquoted(field)));
             match (fields.next().flatten(), fields.next().flatten()) {
-                _ if at == 0 && header(line) => {}
+                _ if place == 0 && header(line) => {}
                 (Some(time), Some(rate))
                     if points.last().is_none_or(|last| last.0 <= time) && time.is_finite() && rate.is_finite() =>
                 {
@@ -189,6 +202,9 @@ impl Profile {
                     ));
                 }
             }
+        }
+        if points.is_empty() {
+            return Err(format!("{name}: it has no row: write lines of a time in seconds and a rate, as 0,10"));
         }
         let first = points.first().map(|(time, rate)| (0.0, if *time > 0.0 { *rate } else { 0.0 }));
         let starts = first.filter(|_| points.first().is_some_and(|(time, _)| *time > 0.0));
@@ -207,31 +223,20 @@ impl Profile {
     /// When so many requests are due: the time t at which ∫₀ᵗ rate = `count`.
     #[must_use]
     pub fn when(&self, count: f64) -> Nanos {
-        let (mut left, mut time) = (count, 0.0);
-        for piece in &self.pieces {
-            let all = piece.count(piece.length);
-            if left <= all && all > 0.0 {
-                time += piece.when(left);
-                break;
-            }
-            left -= all;
-            time += piece.length;
-        }
-        Nanos::from_secs_f64(time)
+        // The first piece that ends with as many; what ends with none is a pause at the beginning.
+        let at = self.before.partition_point(|(_, due)| *due < count).saturating_sub(1);
+        let pieces = self.pieces.iter().zip(&self.before).skip(at);
+        let found = pieces.skip_while(|(piece, _)| piece.count(piece.length) <= 0.0).next();
+        found.map_or(Nanos(0), |(piece, (time, due))| Nanos::from_secs_f64(time + piece.when(count - due)))
     }
 
     /// How many requests are due by `time`: ∫₀ᵗ rate.
     #[must_use]
     pub fn count(&self, time: Nanos) -> f64 {
-        let (mut left, mut count) = (time.0 as f64 / SECOND as f64, 0.0);
-        for piece in &self.pieces {
-            count += piece.count(left.min(piece.length));
-            left -= piece.length;
-            if left <= 0.0 {
-                break;
-            }
-        }
-        count
+        let seconds = time.0 as f64 / SECOND as f64;
+        let after = self.before.partition_point(|(start, _)| *start <= seconds);
+        let place = after.checked_sub(1).and_then(|at| self.pieces.get(at).zip(self.before.get(at)));
+        place.map_or(0.0, |(piece, (start, due))| due + piece.count((seconds - start).min(piece.length)))
     }
 }
 
@@ -291,6 +296,9 @@ mod tests {
         for (time, want) in [(0, 0.0), (10, 50.0), (30, 150.0), (40, 150.0), (100, 150.0 + 1650.0), (110, 2300.0)] {
             assert!((at(time) - want).abs() < 1e-9, "{time}: {} and {want}", at(time));
         }
+        // The first time of all at which so many are due: before a pause, and after one at the beginning.
+        assert_eq!((steps.when(150.0), profile("0:10s,5").when(0.0)), (Nanos(30 * SECOND), Nanos(10 * SECOND)));
+        assert_eq!(profile("1e-1:10s,5e-1-1.5E0:10s,5").when(11.0), Nanos(20 * SECOND));
         let ramp = profile("1~100:10s");
         // From 1 to 100 by the same factor each second: ∫ = 99 · 10 / ln 100.
         assert!((ramp.count(Nanos(10 * SECOND)) - 990.0 / 100.0_f64.ln()).abs() < 1e-9);
@@ -330,14 +338,16 @@ mod tests {
             assert!((profile.count(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
         }
         // As a spreadsheet writes it.
-        fs::write(&path, "\u{feff}0,10\n10,20\n").unwrap();
+        fs::write(&path, "\u{feff}# rates\n\n\"time\",\"rate\"\n\"0\",\"10\"\n10,20\n").unwrap();
         let marked = self::profile(&format!("@{}", path.display()));
         assert!((marked.count(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
         for (text, place) in [
             ("5,10\n4,1\n", ":2: `4,1`"),
             ("0,-10\n1,20\n", ":1: `0,-10`"),
             ("0,nan\n1,20\n", ":1: `0,nan`"),
-            ("0;10\n1;20\n", ":1: `0;10`"),
+            ("0;10\n1;20\n", ":2: `1;20`"),
+            ("", ": it has no row"),
+            ("# at night\ntime,rate\n", ": it has no row"),
             ("0,10\ninf,20\n", ":2: `inf,20`"),
         ] {
             fs::write(&path, text).unwrap();
