@@ -12,8 +12,12 @@ use crate::{clock::Clock, error::Error, units::Nanos};
 #[derive(Debug, Clone, Copy)]
 pub struct Sleeper(Clock);
 
-/// What is left to the thread's own sleep: more than the runtime's timer may be late, and little enough to hold up a signal.
-const REST: Nanos = Nanos(3_000_000);
+/// What is left to the thread's own sleep: more than the runtime's timer may be late.
+pub const REST: Nanos = Nanos(3_000_000);
+
+/// That sleep is cut into pieces of this, between which the runtime gets to what has come meanwhile: a signal, a timer, the end of
+/// an answer.
+const SLICE: Nanos = Nanos(200_000);
 
 impl Sleeper {
     /// For the calling thread.
@@ -35,7 +39,14 @@ impl Sleeper {
         if far > Nanos(0) {
             tokio::time::sleep(far.duration()).await;
         }
-        thread::sleep(at.since(self.now()).duration());
+        loop {
+            tokio::task::yield_now().await;
+            let left = at.since(self.now());
+            if left == Nanos(0) {
+                return;
+            }
+            thread::sleep(left.min(SLICE).duration());
+        }
     }
 }
 
@@ -95,6 +106,15 @@ fn sleep_exactly() {}
 mod tests {
     use super::*;
     use crate::units::SECOND;
+
+    /// A thread that sleeps for what is left must let others run meanwhile.
+    #[tokio::test]
+    async fn others_run_while_it_waits() {
+        let sleeper = Sleeper::new(Clock::start());
+        let other = tokio::spawn(tokio::task::yield_now());
+        sleeper.until(sleeper.now() + REST).await;
+        assert!(other.is_finished());
+    }
 
     #[tokio::test]
     async fn it_is_never_early() {

@@ -303,6 +303,18 @@ pub enum TransportKind {
     Portable,
 }
 
+/// Headers that a session's name would break.
+const OWN_HEADERS: [&str; 8] = [
+    "accept",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "x-request-id",
+];
+
 impl TransportKind {
     /// The name of the one that is used.
     #[must_use]
@@ -347,7 +359,13 @@ impl Args {
     /// The header of --session-header.
     pub fn session_header(&self) -> Result<Option<HeaderName>, Error> {
         let parse = |name: &String| {
-            name.parse().map_err(|_| Error::Usage(format!("--session-header {name}: this is no name of a header")))
+            let header: HeaderName = name
+                .parse()
+                .map_err(|_| Error::Usage(format!("--session-header {name}: this is no name of a header")))?;
+            if OWN_HEADERS.contains(&header.as_str()) {
+                return Err(Error::Usage(format!("--session-header {name}: this header has a meaning of its own")));
+            }
+            Ok(header)
         };
         self.session_header.as_ref().map(parse).transpose()
     }
@@ -410,7 +428,14 @@ impl Args {
             let why = if api.generates() { "whose API has no such thing" } else { "which generates nothing" };
             return Err(Error::Usage(format!("--{flag} has no use with --backend {backend}, {why}: leave it out")));
         }
-        Ok(Protocol { api, stream: !self.no_stream })
+        let protocol = Protocol { api, stream: !self.no_stream };
+        if self.max_prefill_concurrency.is_some() && protocol.cut() == Cut::Whole {
+            return Err(Error::Usage(
+                "replies must be streamed for --max-prefill-concurrency: nobody sees the first token of one that comes in one piece"
+                    .into(),
+            ));
+        }
+        Ok(protocol)
     }
 
     /// The path of the endpoint.
@@ -425,10 +450,10 @@ impl Args {
         Slots::new(self.max_concurrency, self.max_prefill_concurrency)
     }
 
-    /// Connections to open before the clock starts.
+    /// Connections to open before the clock starts, of which the system allows `most`.
     #[must_use]
-    pub fn connections_ahead(&self) -> usize {
-        self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize
+    pub fn connections_ahead(&self, most: usize) -> usize {
+        (self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize).min(most)
     }
 
     /// The record of `--attach-selftest`.

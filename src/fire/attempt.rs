@@ -151,6 +151,12 @@ impl Attempt {
         (size_of::<Self>() + self.answer.heap()) as u64
     }
 
+    /// Whether the server, or the way there, failed it.
+    pub fn failed(&self) -> bool {
+        let ours = |kind| matches!(kind, ErrorKind::Abandoned | ErrorKind::Cancelled);
+        self.broken.as_ref().is_some_and(|failure| !ours(failure.kind))
+    }
+
     /// What the server said, and when its last token came, or when the client left it on purpose; `None`: the request failed.
     pub fn reply(&mut self) -> Option<(String, Nanos)> {
         if self.broken.as_ref().is_some_and(|failure| failure.kind == ErrorKind::Abandoned) {

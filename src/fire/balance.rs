@@ -6,7 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
+
+/// So long a failure counts as a request in flight: a server that fails at once would else seem idle, and get them all.
+const LINGERING: Duration = Duration::from_secs(1);
 
 /// `--balance`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -30,6 +34,16 @@ pub struct Balancer {
 /// A request in flight at a server. It is none any more when this is dropped.
 #[derive(Debug)]
 pub struct Share(Arc<AtomicU64>);
+
+impl Share {
+    /// Its request has failed: it is one in flight for a while yet.
+    pub fn linger(self) {
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGERING).await;
+            drop(self);
+        });
+    }
+}
 
 impl Drop for Share {
     fn drop(&mut self) {
@@ -90,6 +104,17 @@ mod tests {
         drop(first);
         assert_eq!((c, least.next(None).0), (1, 0));
         assert!(Balancer::new(Balance::LeastLoaded, 1).next(None).1.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_fails_at_once_does_not_seem_idle() {
+        let mut least = Balancer::new(Balance::LeastLoaded, 2);
+        let (_, failed) = least.next(None);
+        failed.unwrap().linger();
+        tokio::task::yield_now().await;
+        assert_eq!(least.next(None).0, 1);
+        tokio::time::sleep(LINGERING * 2).await;
+        assert_eq!(least.next(None).0, 0);
     }
 
     #[test]

@@ -10,14 +10,22 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     attempt::Due,
-    session::{Gate, MOST_PARKED, Sessions},
+    session::{self, Gate, Sessions},
     slots::{Slot, Slots},
-    stop::{Stop, Why},
+    stop::{Stop, Stopper, Why},
 };
 use crate::{load::Schedule, pacer::Sleeper, units::Nanos};
 
-/// Requests that are read ahead of those that are not due yet, to find the turns of conversations that go on.
+/// Requests that are read ahead of those that are not due yet, to find the turns of conversations that go on; while the later
+/// turns found on the way take no more bytes than that.
 const MOST_AHEAD: usize = 1024;
+const MOST_AHEAD_WEIGHT: u64 = 64 << 20;
+
+/// Later turns may take so many bytes, where what goes next stands behind them.
+const MOST_WEIGHT: u64 = 1 << 30;
+
+/// After so long without a wait the runtime is let at what has come: a signal, or the end of `--max-seconds`.
+const BREATH: Nanos = Nanos(1_000_000);
 
 /// How long to wait, after the end, for lines of a pipe that were due before it.
 const LAST_LINES: Duration = Duration::from_millis(200);
@@ -50,10 +58,19 @@ pub trait Launch {
     fn session<'r>(&self, request: &'r Self::Request) -> Option<&'r str>;
     /// When it had arrived, counted from the start of the run; 0 when it was there before anybody asked.
     fn read(&self, request: &Self::Request) -> Nanos;
+    /// Whether it says that it begins a conversation.
+    fn begins(&self, request: &Self::Request) -> bool;
+    /// What it takes of the memory, in bytes.
+    fn weight(&self, request: &Self::Request) -> u64;
     /// How long its user thinks before it.
     fn think_time(&mut self, request: &Self::Request) -> Nanos;
     /// Puts the server's `replies` where the request has room for them; `None`: it comes back as [`News::Filled`].
-    fn fill(&mut self, request: Self::Request, replies: Vec<String>, due: Nanos) -> Option<Self::Request>;
+    fn fill(
+        &mut self,
+        request: Self::Request,
+        replies: impl FnOnce() -> Vec<String>,
+        due: Due,
+    ) -> Option<Self::Request>;
     /// Sends it, now.
     fn start(&mut self, request: Self::Request, due: Due, slot: Slot);
     /// Nothing more is to be sent this moment: whatever `start` has put off is done now.
@@ -71,6 +88,8 @@ pub enum News<R> {
         session: String,
         /// Its last token, or its failure.
         at: Nanos,
+        /// The end of the reply, which may come a while later.
+        over: Nanos,
         /// The answer; `None`: it failed.
         reply: Option<String>,
     },
@@ -79,14 +98,14 @@ pub enum News<R> {
         /// It.
         request: R,
         /// When it is due.
-        due: Nanos,
+        due: Due,
     },
     /// A turn could not be made of the replies.
     Unfilled {
         /// It, without them.
         request: R,
         /// When it was due.
-        due: Nanos,
+        due: Due,
     },
 }
 
@@ -108,10 +127,14 @@ struct Queue<R> {
     most_sessions: usize,
     /// When the last session was over, of those that `most_sessions` counts.
     left: Nanos,
+    /// Turns whose session had given up its place among those, and must wait for another; with the end of the turn before.
+    returning: VecDeque<(String, R, Nanos)>,
     /// Turns that are being filled.
     filling: u64,
     /// The input is over.
     over: bool,
+    /// So many turns wait that the input could not be read in time.
+    full: bool,
 }
 
 /// A request that waits for nothing but its time and a place.
@@ -127,7 +150,7 @@ struct Next<R> {
 
 /// A later turn of a conversation. Of two that are due at once, the one that was known first goes first.
 struct Turn<R> {
-    due: Nanos,
+    due: Due,
     number: u64,
     request: R,
 }
@@ -148,7 +171,7 @@ impl<R> PartialOrd for Turn<R> {
 
 impl<R> Ord for Turn<R> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.due, self.number).cmp(&(other.due, other.number))
+        (self.due.scheduled, self.number).cmp(&(other.due.scheduled, other.number))
     }
 }
 
@@ -172,6 +195,13 @@ impl<R> Queue<R> {
         while let Ok(news) = self.news.try_recv() {
             self.hear(news, launch);
         }
+        while self.sessions.live() < self.most_sessions
+            && let Some((id, request, ended)) = self.returning.pop_front()
+        {
+            self.sessions.resume(&id);
+            // It had been read, but until now it had no place.
+            self.follow(&id, request, ended, pace.now(), launch);
+        }
         while self.wants_input() {
             match self.requests.try_recv() {
                 Ok(request) => self.admit(request, pace.now(), launch),
@@ -179,14 +209,15 @@ impl<R> Queue<R> {
                 Err(mpsc::error::TryRecvError::Disconnected) => self.end_of_input(),
             }
         }
+        let room = self.sessions.live() < self.most_sessions;
+        self.full |= room && !self.over && self.ahead() == 0 && self.sessions.weight() >= MOST_WEIGHT;
     }
 
     /// Whether to read on: for something to send; and for the next turns of conversations, which may stand behind requests that
     /// are not due yet.
     fn wants_input(&self) -> bool {
-        let ahead = self.singles.len() + self.firsts.len();
-        let most = if self.sessions.any() { MOST_AHEAD } else { 1 };
-        !self.over && ahead < most && self.sessions.parked() < MOST_PARKED
+        let most = if self.sessions.any() && self.sessions.weight() < MOST_AHEAD_WEIGHT { MOST_AHEAD } else { 1 };
+        !self.over && self.ahead() < most && self.sessions.weight() < MOST_WEIGHT
     }
 
     /// How many of the input wait for nothing but their time and a place.
@@ -206,12 +237,14 @@ impl<R> Queue<R> {
             self.singles.push_back(next);
             return;
         };
-        match self.sessions.arrive(&id, request) {
+        let turn = session::Turn { weight: launch.weight(&request), begins: launch.begins(&request), request };
+        match self.sessions.arrive(&id, turn) {
             Gate::First(request) => {
                 let next = self.next(request, now, launch);
                 self.firsts.push_back(next);
             }
-            Gate::Next(request, ended) => self.follow(&id, request, ended, launch),
+            Gate::Next(request, ended) => self.follow(&id, request, ended, now, launch),
+            Gate::Returns(request, ended) => self.returning.push_back((id, request, ended)),
             Gate::Parked => {}
             Gate::Lost(request) => lose(vec![request], now, launch),
         }
@@ -219,40 +252,42 @@ impl<R> Queue<R> {
 
     fn next(&mut self, request: R, now: Nanos, launch: &impl Launch<Request = R>) -> Next<R> {
         let due = self.schedule.due(launch.timestamp(&request));
-        // A line that stands behind a later one was hidden by it: it was not there until now.
-        let hidden = due.is_some_and(|due| due < self.latest);
+        // A line that stands behind a later one was hidden by it, and one behind too many turns by those: it was not there until
+        // now.
+        let hidden = self.full || due.is_some_and(|due| due < self.latest);
         let read = if hidden { now } else { launch.read(&request) };
         self.latest = self.latest.max(due.unwrap_or_default());
         self.count += 1;
         Next { request, due, read, number: self.count }
     }
 
-    /// The turn before `request` was over at `ended`.
-    fn follow(&mut self, id: &str, request: R, ended: Nanos, launch: &mut impl Launch<Request = R>) {
+    /// The turn before `request` was over at `ended`; `read`: since when it could go by itself.
+    fn follow(&mut self, id: &str, request: R, ended: Nanos, read: Nanos, launch: &mut impl Launch<Request = R>) {
         let thought = ended + launch.think_time(&request);
         let own = launch.timestamp(&request).filter(|_| matches!(self.schedule, Schedule::Own));
-        let due = own.map_or(thought, |own| own.max(thought));
-        match launch.fill(request, self.sessions.replies(id), due) {
+        let scheduled = own.map_or(thought, |own| own.max(thought));
+        let due = Due { scheduled, read, follows: true, ..Due::default() };
+        match launch.fill(request, || self.sessions.replies(id), due) {
             Some(request) => self.push(request, due),
             None => self.filling += 1,
         }
     }
 
-    fn push(&mut self, request: R, due: Nanos) {
+    fn push(&mut self, request: R, due: Due) {
         self.count += 1;
         self.turns.push(Reverse(Turn { due, number: self.count, request }));
     }
 
     fn hear(&mut self, news: News<R>, launch: &mut impl Launch<Request = R>) {
         match news {
-            News::Ended { session, at, reply } => {
+            News::Ended { session, at, over, reply } => {
                 let live = self.sessions.live();
                 let (next, lost) = self.sessions.ended(&session, at, reply);
                 if self.sessions.live() < live {
-                    self.left = at;
+                    self.left = over;
                 }
                 if let Some(request) = next {
-                    self.follow(&session, request, at, launch);
+                    self.follow(&session, request, at, over, launch);
                 }
                 lose(lost, at, launch);
             }
@@ -263,16 +298,17 @@ impl<R> Queue<R> {
             News::Unfilled { request, due } => {
                 self.filling -= 1;
                 let session = launch.session(&request).map(str::to_owned);
-                launch.never(request, Due { scheduled: due, follows: true, ..Due::default() }, Why::NoReply);
-                let (_, lost) = session.map_or_else(Default::default, |id| self.sessions.ended(&id, due, None));
-                lose(lost, due, launch);
+                launch.never(request, due, Why::NoReply);
+                if let Some(session) = session {
+                    self.hear(News::Ended { session, at: due.scheduled, over: due.scheduled, reply: None }, launch);
+                }
             }
         }
     }
 
     /// What goes first, of what is known.
     fn choose(&self, now: Nanos) -> Choice {
-        let turn = self.turns.peek().map(|Reverse(turn)| turn.due);
+        let turn = self.turns.peek().map(|Reverse(turn)| turn.due.scheduled);
         let first = self.firsts.front().filter(|_| self.sessions.live() < self.most_sessions);
         let ranked = |next: Option<&Next<R>>| next.map(|next| (next.due.unwrap_or_default(), next.number));
         let (first, single) = (ranked(first), ranked(self.singles.front()));
@@ -290,9 +326,14 @@ impl<R> Queue<R> {
             (_, Some(next)) if next <= now => head,
             (Some(turn), _) if turn <= now => Choice::Turn,
             (turn, next) if turn.is_some() || next.is_some() => Choice::Wait(turn.into_iter().chain(next).min()),
-            _ if self.over && self.ahead() == 0 && self.filling == 0 && self.sessions.parked() == 0 => Choice::Over,
+            _ if self.over && self.ahead() == 0 && self.waiting() == 0 => Choice::Over,
             _ => Choice::Wait(None),
         }
+    }
+
+    /// Turns that are known and cannot go yet: their time is not.
+    fn waiting(&self) -> u64 {
+        self.filling + (self.sessions.parked() + self.returning.len()) as u64
     }
 
     /// Waits for the time, or for something that may go before it.
@@ -319,7 +360,8 @@ impl<R> Queue<R> {
     fn take(&mut self, choice: &Choice, launch: &impl Launch<Request = R>) -> Option<(Next<R>, Nanos, bool)> {
         if let Choice::Turn = choice {
             let Reverse(Turn { due, number, request }) = self.turns.pop()?;
-            return Some((Next { request, due: Some(due), read: Nanos(0), number }, Nanos(0), true));
+            let Due { scheduled, read, .. } = due;
+            return Some((Next { request, due: Some(scheduled), read, number }, Nanos(0), true));
         }
         if let Choice::Single = choice {
             return Some((self.singles.pop_front()?, Nanos(0), false));
@@ -356,18 +398,19 @@ impl<R> Queue<R> {
         launch: &mut impl Launch<Request = R>,
     ) -> u64 {
         while let Some(Reverse(turn)) = self.turns.pop() {
-            if turn.due > since {
+            if turn.due.scheduled > since {
                 self.turns.push(Reverse(turn));
                 break;
             }
-            launch.never(turn.request, Due { scheduled: turn.due, follows: true, ..Due::default() }, why);
+            launch.never(turn.request, turn.due, why);
         }
+        self.sessions.close();
         loop {
             while let Some(Next { request, due, .. }) = self.pop_due(since) {
                 let scheduled = due.unwrap_or_default();
                 launch.never(request, Due { scheduled, ..Due::default() }, why);
             }
-            if self.ahead() > 0 || self.over || self.sessions.parked() >= MOST_PARKED {
+            if self.ahead() > 0 || self.over {
                 break;
             }
             let line = tokio::select! {
@@ -381,8 +424,7 @@ impl<R> Queue<R> {
                 Err(_) => break,
             }
         }
-        let mut not_due = self.ahead() as u64 + self.turns.len() as u64 + self.filling;
-        not_due += self.sessions.drain().len() as u64;
+        let mut not_due = self.ahead() as u64 + self.turns.len() as u64 + self.waiting();
         self.requests.close();
         while self.requests.try_recv().is_ok() {
             not_due += 1;
@@ -408,20 +450,32 @@ pub struct Sources<R> {
     pub schedule: Schedule,
     /// The most sessions at once; `None`: no limit.
     pub most_sessions: Option<u32>,
+    /// Nothing is begun from then on; `None`: no limit.
+    pub end: Option<Nanos>,
+}
+
+/// What is left when nothing more is sent.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Requests that were read but not due when the run was stopped.
+    pub not_due: u64,
+    /// So many turns of conversations had to wait that the input could not be read in time.
+    pub full: bool,
 }
 
 /// Takes requests in their order and starts each at its time, until there are no more or the run is stopped.
 ///
 /// A slot is taken before the request is awaited, so that memory stays bounded and a request starts the moment that its
 /// time has come. Of a conversation one turn is in flight, and the next is due when its user has read the answer and thought.
-/// Returns how many requests were read but not due when the run was stopped.
 pub async fn dispatch<L: Launch>(
     sources: Sources<L::Request>,
     slots: &Slots,
     pace: &impl Pace,
-    mut stop: Stop,
+    stopper: &Stopper,
     launch: &mut L,
-) -> u64 {
+) -> Left {
+    let mut stop = stopper.watch();
+    let mut breath = pace.now();
     let mut queue = Queue {
         requests: sources.requests,
         news: sources.news,
@@ -434,11 +488,17 @@ pub async fn dispatch<L: Launch>(
         sessions: Sessions::default(),
         most_sessions: sources.most_sessions.map_or(usize::MAX, |most| most as usize),
         left: Nanos(0),
+        returning: VecDeque::new(),
         filling: 0,
         over: false,
+        full: false,
     };
     loop {
         let next = async {
+            if pace.now().since(breath) > BREATH {
+                tokio::task::yield_now().await;
+                breath = pace.now();
+            }
             let (slot, freed) = if let Some(taken) = slots.try_take() {
                 taken
             } else {
@@ -447,12 +507,21 @@ pub async fn dispatch<L: Launch>(
             };
             loop {
                 let now = pace.now();
+                if sources.end.is_some_and(|end| now >= end) {
+                    stopper.drain(Why::MaxSeconds);
+                    std::future::pending::<()>().await;
+                }
                 queue.look(pace, launch);
                 match queue.choose(now) {
                     Choice::Over => return None,
                     Choice::Wait(due) => {
                         launch.rest();
                         queue.wait(due, pace, launch).await;
+                    }
+                    // The slot's last user still thinks, for a moment.
+                    _ if freed > now => {
+                        launch.rest();
+                        queue.wait(Some(freed), pace, launch).await;
                     }
                     choice => {
                         let (next, left, follows) = queue.take(&choice, launch)?;
@@ -468,20 +537,24 @@ pub async fn dispatch<L: Launch>(
         };
         let Some((slot, freed, Next { request, due, read, .. }, follows)) = next else {
             launch.rest();
-            return 0;
+            return Left { not_due: 0, full: queue.full };
         };
         let ready = freed.max(read).max(due.unwrap_or_default());
         launch.start(request, Due { scheduled: due.unwrap_or(ready), read, ready, follows }, slot);
     }
     launch.rest();
     let why = stop.why().unwrap_or(Why::Interrupted);
-    let since = pace.now();
-    queue.close(since, why, pace, stop, launch).await
+    let since = sources.end.filter(|_| why == Why::MaxSeconds).map_or(pace.now(), |end| end.min(pace.now()));
+    let full = queue.full;
+    Left { not_due: queue.close(since, why, pace, stop, launch).await, full }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::RefCell, rc::Rc};
+    use std::{
+        cell::{Cell, RefCell},
+        rc::Rc,
+    };
 
     use tokio::time::{Instant, sleep, sleep_until};
 
@@ -510,6 +583,9 @@ mod tests {
         think: u64,
         /// It waits to be filled.
         open: bool,
+        /// When its line comes, and what it takes of the memory.
+        comes: u64,
+        weight: u64,
     }
 
     const SECOND: u64 = 1_000_000_000;
@@ -532,16 +608,23 @@ mod tests {
         fn session<'r>(&self, request: &'r Asked) -> Option<&'r str> {
             request.session
         }
-        fn read(&self, _: &Asked) -> Nanos {
-            Nanos(0)
+        fn read(&self, request: &Asked) -> Nanos {
+            Nanos(request.comes * SECOND)
         }
         fn think_time(&mut self, request: &Asked) -> Nanos {
             Nanos(request.think * SECOND)
         }
-        fn fill(&mut self, request: Asked, replies: Vec<String>, due: Nanos) -> Option<Asked> {
+        fn begins(&self, _: &Asked) -> bool {
+            false
+        }
+        fn weight(&self, request: &Asked) -> u64 {
+            request.weight
+        }
+        fn fill(&mut self, request: Asked, replies: impl FnOnce() -> Vec<String>, due: Due) -> Option<Asked> {
             if !request.open {
                 return Some(request);
             }
+            let replies = replies();
             assert!(replies.iter().all(|reply| reply == "said"), "{replies:?}");
             self.log.borrow_mut().push(format!("{} hears {}", request.name, replies.len()));
             self.news.send(News::Filled { request, due }).unwrap();
@@ -562,7 +645,7 @@ mod tests {
                 let at = Paused(begun).now();
                 if let Some(session) = request.session {
                     let reply = (!fails).then(|| "said".into());
-                    let _ = news.send(News::Ended { session: session.into(), at, reply });
+                    let _ = news.send(News::Ended { session: session.into(), at, over: at, reply });
                 }
                 slot.free(at);
             });
@@ -592,6 +675,7 @@ mod tests {
         let feed = requests.to_vec();
         tokio::spawn(async move {
             for request in feed {
+                sleep_until(begun + Duration::from_secs(request.comes)).await;
                 let _ = send.send(request).await;
             }
         });
@@ -601,7 +685,7 @@ mod tests {
         let prefill = Duration::from_secs(prefill);
         let mut launch = Fake { begun, service, prefill, log: Rc::clone(&log), news, fails: setting.fails };
         let slots = Slots::new(Some(setting.slots), setting.prefill.map(|(count, _)| count));
-        let (stop, pace) = (stopper.watch(), Paused(begun));
+        let pace = Paused(begun);
         let ending = async {
             if let Some(end) = setting.end {
                 sleep(Duration::from_secs(end)).await;
@@ -609,14 +693,20 @@ mod tests {
             }
             std::future::pending::<()>().await;
         };
-        let sources =
-            Sources { requests: receive, news: heard, schedule: Schedule::Own, most_sessions: setting.sessions };
+        let sources = Sources {
+            requests: receive,
+            news: heard,
+            schedule: Schedule::Own,
+            most_sessions: setting.sessions,
+            end: setting.end.map(|seconds| Nanos(seconds * SECOND)),
+        };
         let left = tokio::select! {
-            left = dispatch(sources, &slots, &pace, stop, &mut launch) => left,
-            () = ending => 0,
+            left = dispatch(sources, &slots, &pace, &stopper, &mut launch) => left,
+            () = ending => Left::default(),
         };
         let log = log.borrow().clone();
-        (log, left)
+        assert_eq!(left.full, requests.iter().any(|asked| asked.weight >= MOST_WEIGHT));
+        (log, left.not_due)
     }
 
     /// What was started when (`due@started`, in seconds), and how many were not due at the end.
@@ -646,6 +736,28 @@ mod tests {
         let starts: Vec<&String> = log.iter().filter(|line| line.contains('@')).collect();
         // The next user comes when the last turn of the one before is over.
         assert_eq!(starts, ["a0 0@0", "a1 15@15", "b0 25@25", "c0 35@35"]);
+    }
+
+    /// Its line comes when its place has been given to another, and its time is over: the client is not what kept it.
+    #[tokio::test(start_paused = true)]
+    async fn a_user_who_comes_back_waits_for_a_place_again() {
+        let late = |asked| Asked { comes: 15, ..asked };
+        let asked = [turn("a0 ", 0), turn("b0 ", 0), late(turn("a1 ", 0)), late(turn("c0 ", 0))];
+        let (log, _) = play(&asked, Setting { sessions: Some(1), ..PLAIN }).await;
+        assert_eq!(log, ["a0 0@0", "b0 10@10", "a1 10@20", "c0 30@30"]);
+        let (log, _) = play(&asked, PLAIN).await;
+        assert_eq!(log, ["a0 0@0", "b0 0@0", "a1 10@15", "c0 15@15"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_that_wait_are_read_up_to_a_limit_and_what_that_delays_is_told() {
+        let asked = [
+            Asked { at: Some(0), ..turn("a0 ", 0) },
+            Asked { weight: MOST_WEIGHT, ..turn("a1 ", 0) },
+            Asked { at: Some(1), ..turn("b0 ", 0) },
+        ];
+        let (log, _) = play(&asked, PLAIN).await;
+        assert_eq!(log, ["a0 0@0", "b0 1@10", "a1 10@10"]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -696,15 +808,16 @@ mod tests {
     /// Endless input whose lines never become anything that could be sent: turns of a session in flight, or requests long due.
     #[tokio::test(start_paused = true)]
     async fn input_without_an_end_does_not_hold_up_the_end() {
-        for asked in [turn("a", 0), Asked { at: Some(0), ..Asked::default() }] {
+        for asked in [Asked { weight: 1 << 16, ..turn("a", 0) }, Asked { at: Some(0), ..Asked::default() }] {
             let (send, receive) = mpsc::channel(2);
             tokio::spawn(async move { while send.send(asked).await.is_ok() {} });
             let (news, heard) = mpsc::unbounded_channel();
             let (begun, stopper) = (Instant::now(), Stopper::default());
             let (service, prefill) = (Duration::from_secs(1000), Duration::ZERO);
             let mut launch = Fake { begun, service, prefill, log: Log::default(), news, fails: "" };
-            let sources = Sources { requests: receive, news: heard, schedule: Schedule::Own, most_sessions: None };
-            let (slots, stop, pace) = (Slots::new(Some(2), None), stopper.watch(), Paused(begun));
+            let schedule = Schedule::Own;
+            let sources = Sources { requests: receive, news: heard, schedule, most_sessions: None, end: None };
+            let (slots, pace) = (Slots::new(Some(2), None), Paused(begun));
             let ending = async {
                 sleep(Duration::from_secs(5)).await;
                 stopper.drain(Why::MaxSeconds);
@@ -712,9 +825,40 @@ mod tests {
                 tokio::task::yield_now().await;
                 stopper.cancel(Why::MaxSeconds);
             };
-            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &pace, stop, &mut launch));
+            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &pace, &stopper, &mut launch));
             assert_eq!(begun.elapsed().as_secs(), 5);
         }
+    }
+
+    /// Time that passes by itself, so that nothing is ever waited for.
+    struct Busy(Cell<u64>);
+
+    impl Pace for Busy {
+        fn now(&self) -> Nanos {
+            Nanos(self.0.replace(self.0.get() + 100_000))
+        }
+        fn until(&self, _: Nanos) -> impl Future<Output = ()> + Send {
+            std::future::ready(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_without_a_pause_between_them_do_not_hold_up_a_signal() {
+        let (send, receive) = mpsc::channel(1000);
+        for _ in 0..1000 {
+            send.try_send(Asked { at: Some(0), ..Asked::default() }).unwrap();
+        }
+        let (news, heard) = mpsc::unbounded_channel();
+        let (begun, stopper, log) = (Instant::now(), Stopper::default(), Log::default());
+        let (service, prefill) = (Duration::ZERO, Duration::ZERO);
+        let mut launch = Fake { begun, service, prefill, log: Rc::clone(&log), news, fails: "" };
+        let schedule = Schedule::Own;
+        let sources = Sources { requests: receive, news: heard, schedule, most_sessions: None, end: None };
+        let signal = stopper.clone();
+        tokio::spawn(async move { signal.drain(Why::Interrupted) });
+        dispatch(sources, &Slots::new(None, None), &Busy(Cell::new(0)), &stopper, &mut launch).await;
+        let begun = log.borrow().iter().filter(|line| line.contains('@')).count();
+        assert!(begun < 20, "{begun} were sent after it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,8 +61,19 @@ pub struct RequestFuncInput {
 pub enum Prepared {
     /// It can be sent: one for each server.
     Ready(SmallVec<[Outgoing; 1]>),
-    /// It waits for what the server says to the turns before it.
-    Open(Box<SampleRequest>),
+    /// It waits for what the server says to the turns before it, as JSON: read, a long chat is several times as large.
+    Open(Box<[u8]>),
+}
+
+impl RequestFuncInput {
+    /// What it takes of the memory, in bytes, about.
+    pub fn weight(&self) -> u64 {
+        let prompt = match &self.prepared {
+            Prepared::Ready(requests) => requests.first().map_or(0, |one| one.request.body().len()),
+            Prepared::Open(open) => open.len(),
+        };
+        (size_of::<Self>() + prompt) as u64
+    }
 }
 
 /// How requests are made ready.
@@ -129,7 +140,7 @@ impl Template {
                     "`messages` has a place for the server's reply, and there is no `session_id` to say whose".into()
                 );
             }
-            Prepared::Open(Box::new(sample))
+            Prepared::Open(serde_json::to_vec(&sample).map_err(|e| e.to_string())?.into())
         } else {
             Prepared::Ready(self.outgoing(&sample, &output.request_id)?)
         };
@@ -141,7 +152,8 @@ impl Template {
     ///
     /// # Errors
     /// There are too few.
-    pub fn fill(&self, mut sample: SampleRequest, replies: Vec<String>, request_id: &str) -> Result<Prepared, String> {
+    pub fn fill(&self, open: &[u8], replies: Vec<String>, request_id: &str) -> Result<Prepared, String> {
+        let mut sample: SampleRequest = serde_json::from_slice(open).map_err(|e| e.to_string())?;
         let mut replies = replies.into_iter();
         for hole in holes(&mut sample) {
             *hole = replies.next().ok_or("it has more places for replies than there were turns before it")?.into();
@@ -179,8 +191,14 @@ fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Outgoing, 
 /// The places in a chat where what the server says belongs: the content of its messages that is null.
 fn holes(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> {
     let messages = sample.messages.iter_mut().flatten().filter(|message| message["role"] == "assistant");
+    // SDKs write `"tool_calls": null` of messages that call none.
+    let calls = |message: &Value| match message.get("tool_calls") {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(calls)) => !calls.is_empty(),
+        Some(_) => true,
+    };
     messages
-        .filter(|message| message.get("tool_calls").is_none())
+        .filter(move |message| !calls(message))
         .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
 }
 
@@ -267,9 +285,10 @@ fn read_all(
     let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
     while let Some(mut sample) = lines.next_record::<SampleRequest>()? {
         let copy = first.is_some().then(|| sample.clone());
-        if let Some(mix) = mix.as_mut().filter(|_| sample.lora.is_none()) {
-            let adapter = mix.next(sample.session_id.as_deref()).to_owned();
-            sample.tags.get_or_insert_default().insert("lora".into(), adapter.as_str().into());
+        if let Some(mix) = &mut mix {
+            let own = sample.lora.take();
+            let adapter = own.unwrap_or_else(|| mix.next(sample.session_id.as_deref()).to_owned());
+            sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
         let mut ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
@@ -336,15 +355,15 @@ mod tests {
         let line = r#"{"session_id":"s","messages":[{"role":"user","content":"a"},{"role":"assistant","content":null},{"role":"user","content":"b"}]}"#;
         let sample: SampleRequest = serde_json::from_str(line).unwrap();
         let open = |sample: SampleRequest| match template.ready(sample, 1).unwrap().prepared {
-            Prepared::Open(open) => *open,
+            Prepared::Open(open) => open,
             Prepared::Ready(_) => panic!("it has no place"),
         };
-        let filled = template.fill(open(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
+        let filled = template.fill(&open(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
         let request = &sent(&filled)[0].request;
         assert_eq!(request.headers()["x-session-id"], "s");
         let body: Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(body["messages"][1]["content"], "A");
-        assert!(template.fill(open(sample.clone()), vec![], "r").unwrap_err().contains("more places"));
+        assert!(template.fill(&open(sample.clone()), vec![], "r").unwrap_err().contains("more places"));
         let alone = SampleRequest { session_id: None, ..sample };
         assert!(template.ready(alone, 1).unwrap_err().contains("no `session_id`"));
     }

@@ -1,6 +1,10 @@
 //! Sending: each request is begun at its time on the thread that keeps the schedule, and its answer left to a reader.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+    mpsc as std_mpsc,
+};
 
 use rand::rngs::ChaCha8Rng;
 use smallvec::SmallVec;
@@ -25,6 +29,7 @@ use crate::{
         Arrivals, ThinkTime,
         arrivals::{Moments, Told},
     },
+    pacer::REST,
     record::RequestFuncOutput,
     units::Nanos,
 };
@@ -38,6 +43,8 @@ pub struct Launcher<'a, T: Transport> {
     thinking: (ThinkTime, ChaCha8Rng),
     /// Makes turns of conversations ready.
     template: Arc<Template>,
+    /// Whether it was said that one could not be made.
+    unfilled: Arc<AtomicBool>,
     /// Whether a request had a time of its own.
     pub timed: bool,
     /// How long the clock of the input had run when that of the run started.
@@ -99,11 +106,14 @@ impl Attendant {
         });
         let mut done = attempt(&self.client, exchange, expected, abandon, &mut slot, &mut self.stop).await;
         let now = self.client.clock.now();
-        drop(share);
+        match share {
+            Some(share) if done.failed() => share.linger(),
+            share => drop(share),
+        }
         if let Some(turn) = &mut turn {
             let reply = done.reply();
             let at = reply.as_ref().map_or(now, |(_, last)| *last);
-            turn.over(at, reply.map(|(text, _)| text));
+            turn.over(at, now, reply.map(|(text, _)| text));
         }
         if pause == Nanos(0) {
             slot.free(now);
@@ -130,25 +140,27 @@ struct InFlight {
 }
 
 impl InFlight {
-    fn over(&mut self, at: Nanos, reply: Option<String>) {
+    fn over(&mut self, at: Nanos, over: Nanos, reply: Option<String>) {
         if let Some(session) = self.session.take() {
             // The dispatcher may have ended meanwhile.
-            let _ = self.news.send(News::Ended { session, at, reply });
+            let _ = self.news.send(News::Ended { session, at, over, reply });
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.over(self.at, None);
+        self.over(self.at, self.at, None);
     }
 }
 
 /// Keeps a slot until its user has thought.
 async fn think(slot: Slot, clock: Clock, until: Nanos, mut stop: Stop) {
+    // The runtime's timer rings late. It is set early, and who takes the slot waits for the moment itself.
+    let early = until.since(clock.now()).since(REST);
     tokio::select! {
         () = stop.draining() => {}
-        () = tokio::time::sleep(until.since(clock.now()).duration()) => slot.free(until),
+        () = tokio::time::sleep(early.duration()) => slot.free(until),
     }
 }
 
@@ -172,6 +184,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
             attendant,
             thinking,
             template,
+            unfilled: Arc::default(),
             timed: false,
             lead: Nanos(0),
             arrivals,
@@ -190,7 +203,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
         let now = self.attendant.client.clock.now();
         slot.free(now);
         if let Some(session) = request.output.session_id.clone() {
-            let _ = self.attendant.news.send(News::Ended { session, at: now, reply: None });
+            let _ = self.attendant.news.send(News::Ended { session, at: now, over: now, reply: None });
         }
         self.never(request, due, Why::NoReply);
     }
@@ -216,24 +229,41 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         request.output.session_id.as_deref()
     }
 
+    fn begins(&self, request: &RequestFuncInput) -> bool {
+        request.output.turn == Some(0)
+    }
+
+    fn weight(&self, request: &RequestFuncInput) -> u64 {
+        request.weight()
+    }
+
     fn think_time(&mut self, request: &RequestFuncInput) -> Nanos {
         request.think_time.unwrap_or_else(|| self.pause())
     }
 
-    fn fill(&mut self, request: RequestFuncInput, replies: Vec<String>, due: Nanos) -> Option<RequestFuncInput> {
+    fn fill(
+        &mut self,
+        request: RequestFuncInput,
+        replies: impl FnOnce() -> Vec<String>,
+        due: Due,
+    ) -> Option<RequestFuncInput> {
         let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output } = request
         else {
             return Some(request);
         };
-        let (template, news) = (Arc::clone(&self.template), self.attendant.news.clone());
+        let (template, news, replies) = (Arc::clone(&self.template), self.attendant.news.clone(), replies());
+        let said = Arc::clone(&self.unfilled);
         // Not on the thread that sends: a long chat takes its time.
         tokio::task::spawn_blocking(move || {
-            let filled = template.fill(*open, replies, &output.request_id);
+            let filled = template.fill(&open, replies, &output.request_id);
             let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output };
             let news_of = match filled {
                 Ok(prepared) => News::Filled { request: ready(prepared), due },
                 Err(e) => {
-                    cli::warn("vb-fire", format_args!("a turn cannot be made of the replies before it: {e}"));
+                    if !said.swap(true, Relaxed) {
+                        let what = "a turn cannot be made of the replies before it (others like it are in the records)";
+                        cli::warn("vb-fire", format_args!("{what}: {e}"));
+                    }
                     News::Unfilled { request: ready(Prepared::Ready(SmallVec::new())), due }
                 }
             };
@@ -283,8 +313,11 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         }
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
+        self.timed |= request.timestamp.is_some();
         let due = Due { ready: scheduled, ..due };
-        let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
+        let size = size_of::<Finished>() as u64 + request.output.request_id.len() as u64;
+        self.attendant.backlog.more(size);
+        let finished = Finished { output: request.output, due, size, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }
 }

@@ -46,6 +46,7 @@ use reqwest::Url;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinSet,
     time::sleep,
 };
 
@@ -107,25 +108,29 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let protocol = args.protocol()?;
     let mut headers = Headers::new(&args.header, cli::api_key(), protocol)?;
     headers.hide(args.extra_body.as_ref().unwrap_or(&Object::new()));
-    check_open_files(args.max_concurrency);
+    let open_files = check_open_files(args.max_concurrency);
     // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::Setup(format!("cannot start the runtime: {e}")))?;
-    let done = runtime.block_on(load(args, &urls, protocol, rate, headers));
+    let done = runtime.block_on(load(args, &urls, protocol, rate, headers, open_files));
     // A thread that still waits for standard input must not hold the exit up.
     runtime.shutdown_background();
     done
 }
 
-/// Each request in flight has a connection: warns where those may be too many for the system.
-fn check_open_files(max_concurrency: Option<u32>) {
+/// Files that are open beside those of connections.
+const OTHER_FILES: u64 = 32;
+
+/// Each request in flight has a connection: warns where those may be too many for the system. Gives how many there may be.
+fn check_open_files(max_concurrency: Option<u32>) -> usize {
     let allowed = cli::raise_open_files();
-    let needed = u64::from(max_concurrency.unwrap_or(0)) + 32;
+    let needed = u64::from(max_concurrency.unwrap_or(0)) + OTHER_FILES;
     if allowed < needed {
         cli::warn("vb-fire", format_args!("{needed} open files are needed and {allowed} allowed: raise `ulimit -n`"));
     }
+    usize::try_from(allowed.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX)
 }
 
 /// The whole run, from the first question to the last record.
@@ -135,6 +140,7 @@ async fn load(
     protocol: Protocol,
     rate: Option<Rate>,
     headers: Headers,
+    open_files: usize,
 ) -> Result<(), Error> {
     let url = &urls[0];
     let selftest = args.selftest()?;
@@ -171,7 +177,7 @@ async fn load(
     watch_signals(&stopper, args.grace)?;
     let readers = Readers::start(args.threads.into())?;
     let _stamping = Stamping::on();
-    let load = Load { args, urls, template, headers, first, readers: &readers, stopper, rate };
+    let load = Load { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files };
     let run = RunRecord { selftest, ..run_record(&load, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
@@ -200,6 +206,8 @@ struct Load<'a> {
     readers: &'a Readers,
     stopper: Stopper,
     rate: Option<Rate>,
+    /// Connections that the system allows.
+    open_files: usize,
 }
 
 impl Load<'_> {
@@ -211,9 +219,20 @@ impl Load<'_> {
         }
         // Before connections are opened ahead, which the wait for a page would let grow old.
         let scraper = Scraper::begin(self.args, &self.urls[0], &self.headers).await?;
-        let ahead = self.args.connections_ahead().div_ceil(transports.len());
-        for transport in &transports {
-            self.preconnect(&**transport, ahead).await;
+        // A short input, which has been read by now, needs no more than one for each request.
+        let known = usize::try_from(input.total.load(Relaxed)).unwrap_or(usize::MAX);
+        let needed = if known == 0 { usize::MAX } else { known };
+        let ahead = self.args.connections_ahead(self.open_files).min(needed).div_ceil(transports.len());
+        let mut stop = self.stopper.watch();
+        tokio::select! {
+            biased;
+            // Nothing will be sent.
+            () = stop.draining() => {}
+            () = async {
+                for transport in &transports {
+                    self.preconnect(&**transport, ahead).await;
+                }
+            } => {}
         }
         self.measure(transports, run, input, scraper).await
     }
@@ -222,10 +241,13 @@ impl Load<'_> {
     async fn preconnect(&self, transport: &impl Transport, count: usize) {
         let threads = usize::from(self.args.threads);
         let share = |at| count / threads + usize::from(at < count % threads);
-        let opening: Vec<_> =
-            (0..threads).map(|at| self.readers.handle(at).spawn(transport.preconnect(at, share(at)))).collect();
-        for opened in opening {
-            if let Ok(Err(failure)) = opened.await {
+        // Whoever gives up waiting for them ends them.
+        let mut opening = JoinSet::new();
+        for at in 0..threads {
+            opening.spawn_on(transport.preconnect(at, share(at)), self.readers.handle(at));
+        }
+        while let Some(opened) = opening.join_next().await {
+            if let Ok(Err(failure)) = opened {
                 let cure = preflight::cure(failure.kind, &failure.message, None, &[]);
                 cli::warn("vb-fire", format_args!("opening {count} connections ahead: {}; {cure}", failure.message));
                 return;
@@ -400,8 +422,14 @@ impl Load<'_> {
         );
         launcher.lead = input.clock.now().since(clock.now());
         let (slots, pace) = (args.slots(), Sleeper::new(clock));
-        let sources = Sources { requests: input.requests, news: heard, schedule, most_sessions: args.max_sessions };
-        let left = dispatch(sources, &slots, &pace, stopper.watch(), &mut launcher).await;
+        let sources = Sources {
+            requests: input.requests,
+            news: heard,
+            schedule,
+            most_sessions: args.max_sessions,
+            end: args.max_seconds,
+        };
+        let left = dispatch(sources, &slots, &pace, &stopper, &mut launcher).await;
         let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
         // Users of whom there are so many at once close the loop too.
         let open_loop = Some(by_schedule || args.max_concurrency.is_none() && args.max_sessions.is_none());
@@ -426,7 +454,7 @@ impl Load<'_> {
         // After an early end the reader may wait for input that never comes.
         let input =
             if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-        let evidence = evidence(args, &written, client, by_schedule, duration);
+        let evidence = Evidence { hidden: left.full, ..evidence(args, &written, client, by_schedule, duration) };
         let (verdict, reasons) = judge(&evidence);
         let end = EndRecord {
             run_id,
@@ -436,7 +464,7 @@ impl Load<'_> {
             client: Some(evidence.client),
             verdict: Some(verdict),
             reasons: reasons.clone(),
-            ..end_record(&written, left, why, &input)
+            ..end_record(&written, left.not_due, why, &input)
         };
         if written.error.is_none()
             && let Err(Error::Write { source, .. }) = write_end(&end)
@@ -508,6 +536,7 @@ fn evidence(args: &Args, written: &Written, client: ClientUse, by_schedule: bool
         latency: tally.mean_latency(),
         duration,
         sent: tally.offered - tally.not_sent(),
+        hidden: false,
     }
 }
 

@@ -7,9 +7,6 @@ use crate::units::Nanos;
 /// Sessions that rest, whose last turn that is known is over, of which so many are remembered: more turns may come.
 const RESTING: usize = 4096;
 
-/// Turns that wait for the one before them, of all sessions together: beyond, no more input is read.
-pub const MOST_PARKED: usize = 16_384;
-
 /// The sessions of a run that are not forgotten yet. `R` is a turn.
 #[derive(Debug)]
 pub struct Sessions<R> {
@@ -21,14 +18,18 @@ pub struct Sessions<R> {
     /// Whose line was read last: more of its lines may follow.
     latest: Option<String>,
     parked: usize,
+    /// What those that wait take of the memory, in bytes.
+    weight: u64,
     live: usize,
+    /// Turns that would have to wait are counted and not kept, since nothing is sent any more.
+    closed: bool,
 }
 
 #[derive(Debug)]
 struct Session<R> {
     /// A turn is in flight, or on its way to be.
     busy: bool,
-    parked: VecDeque<R>,
+    parked: VecDeque<Turn<R>>,
     replies: Vec<String>,
     /// When its last turn was over.
     ended: Nanos,
@@ -40,6 +41,17 @@ struct Session<R> {
     live: bool,
 }
 
+/// A turn as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn<R> {
+    /// It.
+    pub request: R,
+    /// What it takes of the memory, in bytes.
+    pub weight: u64,
+    /// It begins a conversation, perhaps one with a name that was used before.
+    pub begins: bool,
+}
+
 /// Whether a turn may go.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Gate<R> {
@@ -47,6 +59,8 @@ pub enum Gate<R> {
     First(R),
     /// The turn before it was over at that time.
     Next(R, Nanos),
+    /// So it was, but its session counts as one of the users no more: it comes back by [`Sessions::resume`].
+    Returns(R, Nanos),
     /// It waits.
     Parked,
     /// A turn before it has failed.
@@ -55,14 +69,26 @@ pub enum Gate<R> {
 
 impl<R> Default for Sessions<R> {
     fn default() -> Self {
-        Sessions { known: HashMap::new(), resting: BTreeMap::new(), rests: 0, latest: None, parked: 0, live: 0 }
+        Sessions {
+            known: HashMap::new(),
+            resting: BTreeMap::new(),
+            rests: 0,
+            latest: None,
+            parked: 0,
+            weight: 0,
+            live: 0,
+            closed: false,
+        }
     }
 }
 
 impl<R> Sessions<R> {
     /// A turn of session `id` was read.
-    pub fn arrive(&mut self, id: &str, turn: R) -> Gate<R> {
+    pub fn arrive(&mut self, id: &str, turn: Turn<R>) -> Gate<R> {
         self.moved_on(Some(id));
+        if turn.begins && self.known.get(id).is_some_and(|session| !session.busy && session.begun) {
+            self.forget(id);
+        }
         let Some(session) = self.known.get_mut(id) else {
             let session = Session {
                 busy: false,
@@ -75,28 +101,37 @@ impl<R> Sessions<R> {
                 live: false,
             };
             self.known.insert(id.to_owned(), session);
-            return Gate::First(turn);
+            return Gate::First(turn.request);
         };
-        if session.failed {
-            return Gate::Lost(turn);
-        }
         if session.busy || !session.begun {
-            session.parked.push_back(turn);
             self.parked += 1;
+            if !self.closed {
+                self.weight += turn.weight;
+                session.parked.push_back(turn);
+            }
             return Gate::Parked;
+        }
+        if session.failed {
+            return Gate::Lost(turn.request);
         }
         session.busy = true;
         if let Some(place) = session.resting.take() {
             self.resting.remove(&place);
         }
-        self.live += usize::from(!std::mem::replace(&mut session.live, true));
-        Gate::Next(turn, session.ended)
+        if session.live { Gate::Next(turn.request, session.ended) } else { Gate::Returns(turn.request, session.ended) }
     }
 
     /// The first turn of session `id` starts: it is one of the users from now on.
     pub fn begin(&mut self, id: &str) {
         if let Some(session) = self.known.get_mut(id) {
             (session.busy, session.begun) = (true, true);
+        }
+        self.resume(id);
+    }
+
+    /// Session `id` is one of the users again.
+    pub fn resume(&mut self, id: &str) {
+        if let Some(session) = self.known.get_mut(id) {
             self.live += usize::from(!std::mem::replace(&mut session.live, true));
         }
     }
@@ -108,19 +143,21 @@ impl<R> Sessions<R> {
         session.failed |= reply.is_none();
         session.replies.extend(reply);
         session.busy = false;
-        if session.failed {
-            let lost: Vec<R> = session.parked.drain(..).collect();
-            self.parked -= lost.len();
-            self.rest(id);
-            return (None, lost);
-        }
+        // After a failure nothing goes but a conversation that begins anew.
+        let failed = session.failed;
+        let lost_to = session.parked.iter().position(|turn| !failed || turn.begins).unwrap_or(session.parked.len());
+        let lost: Vec<Turn<R>> = session.parked.drain(..lost_to).collect();
         let next = session.parked.pop_front();
+        if next.as_ref().is_some_and(|turn| turn.begins) {
+            (session.failed, session.replies) = (false, vec![]);
+        }
         session.busy = next.is_some();
-        self.parked -= usize::from(next.is_some());
+        self.parked -= lost.len() + usize::from(next.is_some());
+        self.weight -= lost.iter().chain(&next).map(|turn| turn.weight).sum::<u64>();
         if next.is_none() {
             self.rest(id);
         }
-        (next, vec![])
+        (next.map(|turn| turn.request), lost.into_iter().map(|turn| turn.request).collect())
     }
 
     /// What the server has answered to the turns of session `id` so far.
@@ -141,6 +178,11 @@ impl<R> Sessions<R> {
     /// Turns that wait for the one before them.
     pub fn parked(&self) -> usize {
         self.parked
+    }
+
+    /// What those take of the memory, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// The last line read is of session `id`, or of none.
@@ -164,9 +206,16 @@ impl<R> Sessions<R> {
         self.resting.insert(self.rests, id.to_owned());
         if self.resting.len() > RESTING
             && let Some((_, oldest)) = self.resting.pop_first()
-            && let Some(forgotten) = self.known.remove(&oldest)
         {
-            self.live -= usize::from(forgotten.live);
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, id: &str) {
+        let Some(forgotten) = self.known.remove(id) else { return };
+        self.live -= usize::from(forgotten.live);
+        if let Some(place) = forgotten.resting {
+            self.resting.remove(&place);
         }
     }
 
@@ -180,10 +229,10 @@ impl<R> Sessions<R> {
         }
     }
 
-    /// Takes all turns that wait.
-    pub fn drain(&mut self) -> Vec<R> {
-        self.parked = 0;
-        self.known.values_mut().flat_map(|session| session.parked.drain(..)).collect()
+    /// Nothing is sent any more: no turn that waits is kept, and those still to come are only counted among [`Self::parked`].
+    pub fn close(&mut self) {
+        self.closed = true;
+        self.known.values_mut().for_each(|session| session.parked.clear());
     }
 }
 
@@ -191,35 +240,71 @@ impl<R> Sessions<R> {
 mod tests {
     use super::*;
 
+    fn turn<R>(request: R) -> Turn<R> {
+        Turn { request, weight: 3, begins: false }
+    }
+
     #[test]
     fn one_turn_at_a_time_in_the_order_of_lines() {
         let mut sessions = Sessions::default();
-        assert_eq!(sessions.arrive("a", 0), Gate::First(0));
-        assert_eq!(sessions.arrive("a", 1), Gate::Parked, "the first has not begun");
+        assert_eq!(sessions.arrive("a", turn(0)), Gate::First(0));
+        assert_eq!(sessions.arrive("a", turn(1)), Gate::Parked, "the first has not begun");
         sessions.begin("a");
-        assert_eq!(sessions.arrive("b", 10), Gate::First(10));
+        assert_eq!(sessions.arrive("b", turn(10)), Gate::First(10));
         assert_eq!((sessions.parked(), sessions.live()), (1, 1));
         assert_eq!(sessions.ended("a", Nanos(7), Some("x".into())), (Some(1), vec![]));
-        assert_eq!(sessions.arrive("a", 2), Gate::Parked);
+        assert_eq!(sessions.arrive("a", turn(2)), Gate::Parked);
         assert_eq!(sessions.ended("a", Nanos(9), Some("y".into())), (Some(2), vec![]));
         assert_eq!(sessions.replies("a"), ["x", "y"]);
         assert_eq!(sessions.ended("a", Nanos(11), Some("z".into())), (None, vec![]));
         assert_eq!(sessions.live(), 1, "its lines may go on");
-        assert_eq!(sessions.arrive("a", 3), Gate::Next(3, Nanos(11)));
+        assert_eq!(sessions.arrive("a", turn(3)), Gate::Next(3, Nanos(11)));
         sessions.ended("a", Nanos(12), Some("!".into()));
         sessions.moved_on(None);
-        assert_eq!(sessions.live(), 0);
+        assert_eq!((sessions.live(), sessions.weight()), (0, 0));
+        assert_eq!(sessions.arrive("a", turn(4)), Gate::Returns(4, Nanos(12)), "others may have its place");
+        sessions.resume("a");
+        assert_eq!(sessions.live(), 1);
+    }
+
+    #[test]
+    fn a_name_that_is_used_again_is_another_conversation() {
+        let begins = |request| Turn { begins: true, ..turn(request) };
+        let mut sessions = Sessions::default();
+        assert_eq!(sessions.arrive("a", begins(0)), Gate::First(0));
+        sessions.begin("a");
+        assert_eq!(sessions.arrive("a", turn(1)), Gate::Parked);
+        assert_eq!(sessions.arrive("a", begins(10)), Gate::Parked, "one at a time");
+        assert_eq!(sessions.arrive("a", turn(11)), Gate::Parked);
+        assert_eq!(sessions.ended("a", Nanos(1), None), (Some(10), vec![1]));
+        assert_eq!(sessions.replies("a"), [""; 0]);
+        assert_eq!(sessions.ended("a", Nanos(2), Some("x".into())), (Some(11), vec![]));
+        assert_eq!(sessions.replies("a"), ["x"]);
+        assert_eq!(sessions.ended("a", Nanos(3), None), (None, vec![]));
+        assert_eq!(sessions.arrive("a", begins(20)), Gate::First(20));
+        assert_eq!((sessions.parked(), sessions.weight(), sessions.live()), (0, 0, 0));
+    }
+
+    #[test]
+    fn at_the_end_turns_are_counted_and_not_kept() {
+        let mut sessions = Sessions::default();
+        sessions.arrive("a", turn(0));
+        sessions.arrive("a", turn(1));
+        sessions.close();
+        sessions.arrive("a", turn(2));
+        assert_eq!(sessions.parked(), 2);
+        assert!(sessions.known["a"].parked.is_empty());
     }
 
     #[test]
     fn after_a_failure_nothing_of_the_session_goes() {
         let mut sessions = Sessions::default();
-        sessions.arrive("a", 0);
+        sessions.arrive("a", turn(0));
         sessions.begin("a");
-        sessions.arrive("a", 1);
-        sessions.arrive("a", 2);
+        sessions.arrive("a", turn(1));
+        sessions.arrive("a", turn(2));
         assert_eq!(sessions.ended("a", Nanos(1), None), (None, vec![1, 2]));
-        assert_eq!((sessions.arrive("a", 3), sessions.parked()), (Gate::Lost(3), 0));
+        assert_eq!((sessions.arrive("a", turn(3)), sessions.parked()), (Gate::Lost(3), 0));
     }
 
     #[test]
@@ -227,9 +312,9 @@ mod tests {
         let mut sessions = Sessions::default();
         for turn in 0..200 {
             for id in (0..50).map(|i| format!("s{i}")) {
-                match sessions.arrive(&id, turn) {
+                match sessions.arrive(&id, self::turn(turn)) {
                     Gate::First(0) => sessions.begin(&id),
-                    gate => assert_eq!(gate, Gate::Next(turn, Nanos(turn - 1)), "{id}"),
+                    gate => assert_eq!(gate, Gate::Returns(turn, Nanos(turn - 1)), "{id}"),
                 }
                 assert_eq!(sessions.ended(&id, Nanos(turn), Some(String::new())), (None, vec![]));
             }
@@ -242,11 +327,11 @@ mod tests {
         let mut sessions = Sessions::default();
         for i in 0..RESTING + 10 {
             let id = format!("s{i}");
-            sessions.arrive(&id, i);
+            sessions.arrive(&id, turn(i));
             sessions.begin(&id);
             sessions.ended(&id, Nanos(0), Some(String::new()));
         }
         assert!(sessions.known.len() <= RESTING + 1 && sessions.live() == 1, "{}", sessions.known.len());
-        assert_eq!(sessions.arrive("s0", 0), Gate::First(0));
+        assert_eq!(sessions.arrive("s0", turn(0)), Gate::First(0));
     }
 }

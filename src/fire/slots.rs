@@ -1,7 +1,8 @@
 //! Places for requests in flight, and since when each is free.
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::BinaryHeap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,9 +14,17 @@ use crate::units::Nanos;
 #[derive(Debug, Clone)]
 struct Places {
     free: Arc<Semaphore>,
-    /// Empty without a limit: then there was always room.
-    freed: Arc<Mutex<VecDeque<Nanos>>>,
-    limited: bool,
+    /// `None` without a limit: then there was always room.
+    freed: Option<Arc<Mutex<Freed>>>,
+}
+
+/// Since when each free place of a limited number is free.
+#[derive(Debug, Default)]
+struct Freed {
+    /// So many were never taken.
+    unused: u32,
+    /// The others, the earliest first. A moment may be to come.
+    at: BinaryHeap<Reverse<Nanos>>,
 }
 
 /// One of them. It is free again when this is dropped.
@@ -42,7 +51,8 @@ pub struct Slot {
 impl Places {
     fn new(count: Option<u32>) -> Self {
         let free = Arc::new(Semaphore::new(count.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
-        Places { free, freed: Arc::default(), limited: count.is_some() }
+        let freed = count.map(|unused| Arc::new(Mutex::new(Freed { unused, ..Freed::default() })));
+        Places { free, freed }
     }
 
     fn try_take(&self) -> Option<(Place, Nanos)> {
@@ -54,21 +64,31 @@ impl Places {
     }
 
     fn taken(&self, permit: OwnedSemaphorePermit) -> (Place, Nanos) {
-        // At the start all are free, and none was ever freed.
-        let freed = self.freed().pop_front().unwrap_or_default();
+        let freed = self.freed().map_or(Nanos(0), |mut freed| freed.take());
         (Place { places: self.clone(), _permit: permit }, freed)
     }
 
-    fn freed(&self) -> MutexGuard<'_, VecDeque<Nanos>> {
-        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn freed(&self) -> Option<MutexGuard<'_, Freed>> {
+        Some(self.freed.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Freed {
+    fn take(&mut self) -> Nanos {
+        if self.unused > 0 {
+            self.unused -= 1;
+            return Nanos(0);
+        }
+        // One that its holder gave up without a word has none.
+        self.at.pop().map_or(Nanos(0), |Reverse(at)| at)
     }
 }
 
 impl Place {
-    /// Frees the place, and notes that it happened `now`.
-    fn free(self, now: Nanos) {
-        if self.places.limited {
-            self.places.freed().push_back(now);
+    /// Frees the place, from `at` on.
+    fn free(self, at: Nanos) {
+        if let Some(mut freed) = self.places.freed() {
+            freed.at.push(Reverse(at));
         }
     }
 }
@@ -80,7 +100,7 @@ impl Slots {
         Slots { flight: Places::new(flight), prefill: prefill.map(|count| Places::new(Some(count))) }
     }
 
-    /// A place that is free now, and since when.
+    /// A place that is free now or at that moment, which may be to come.
     pub fn try_take(&self) -> Option<(Slot, Nanos)> {
         let prefill = match &self.prefill {
             Some(places) => Some(places.try_take()?),
@@ -89,7 +109,7 @@ impl Slots {
         Some(Slot::of(self.flight.try_take()?, prefill))
     }
 
-    /// Waits for a free place; also gives the moment when it had become free.
+    /// Waits for a free place; also gives the moment from which on it is free, which may be to come.
     pub async fn take(&self) -> Option<(Slot, Nanos)> {
         let flight = self.flight.take().await?;
         let prefill = match &self.prefill {
@@ -113,9 +133,30 @@ impl Slot {
         }
     }
 
-    /// Frees the place, and notes that it happened `now`.
-    pub fn free(mut self, now: Nanos) {
-        self.first_token(now);
-        self.flight.free(now);
+    /// Frees the place, from `at` on, which may be to come a little later: whoever takes it waits for that.
+    pub fn free(mut self, at: Nanos) {
+        self.first_token(at);
+        self.flight.free(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_was_never_taken_comes_first_and_then_the_one_that_is_free_first() {
+        let slots = Slots::new(Some(3), None);
+        let take = || slots.try_take().unwrap();
+        let ((a, _), (b, _)) = (take(), take());
+        a.free(Nanos(9));
+        let (c, unused) = take();
+        assert_eq!(unused, Nanos(0));
+        b.free(Nanos(5));
+        // Given up without a word.
+        drop(c);
+        let freed: Vec<Nanos> = (0..3).map(|_| take()).map(|(slot, at)| (std::mem::forget(slot), at).1).collect();
+        assert_eq!(freed, [Nanos(5), Nanos(9), Nanos(0)]);
+        assert!(slots.try_take().is_none());
     }
 }

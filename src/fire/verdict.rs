@@ -33,6 +33,8 @@ pub struct Evidence {
     pub duration: Nanos,
     /// Requests that were sent.
     pub sent: u64,
+    /// Whether so many turns of conversations had to wait that the lines behind them could not be read in time.
+    pub hidden: bool,
 }
 
 /// Above which values a number makes a run suspect, and above which client-bound.
@@ -108,7 +110,7 @@ pub fn judge(evidence: &Evidence) -> (Verdict, Vec<String>) {
         found.extend(stamps_itself.then(|| wake_lag(evidence)));
     }
     found.push(if evidence.by_schedule { late_sending(evidence) } else { turn_round(evidence) });
-    found.push(retransmits(evidence));
+    found.extend([retransmits(evidence), hidden(evidence)]);
     let mut found: Vec<(Verdict, String)> = found.into_iter().flatten().collect();
     found.sort_by_key(|(verdict, _)| Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Clean, |(verdict, _)| *verdict);
@@ -272,6 +274,12 @@ fn retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
+fn hidden(evidence: &Evidence) -> Option<(Verdict, String)> {
+    let what = "so many later turns of conversations had to be kept (1 GiB) that the conversations behind them began late: make \
+                them shorter, or give several clients a part of them each";
+    evidence.hidden.then(|| (Verdict::Suspect, what.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +304,14 @@ mod tests {
             latency: Some(Nanos(2 * SECOND)),
             duration: Nanos(60 * SECOND),
             sent: 1000,
+            hidden: false,
         }
+    }
+
+    #[test]
+    fn conversations_that_began_late_are_told() {
+        let (verdict, reasons) = judge(&Evidence { hidden: true, ..kernel() });
+        assert!(verdict == Verdict::Suspect && reasons[0].contains("began late"), "{reasons:?}");
     }
 
     /// The same without kernel stamps.

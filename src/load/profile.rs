@@ -225,8 +225,8 @@ impl Profile {
     pub fn when(&self, count: f64) -> Nanos {
         // The first piece that ends with as many; what ends with none is a pause at the beginning.
         let at = self.before.partition_point(|(_, due)| *due < count).saturating_sub(1);
-        let pieces = self.pieces.iter().zip(&self.before).skip(at);
-        let found = pieces.skip_while(|(piece, _)| piece.count(piece.length) <= 0.0).next();
+        let mut pieces = self.pieces.iter().zip(&self.before).skip(at);
+        let found = pieces.find(|(piece, _)| piece.count(piece.length) > 0.0);
         found.map_or(Nanos(0), |(piece, (time, due))| Nanos::from_secs_f64(time + piece.when(count - due)))
     }
 

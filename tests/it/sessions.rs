@@ -163,6 +163,7 @@ fn what_makes_no_session_is_told_with_its_line() {
         (["--max-sessions", "0"], "would send nothing"),
         (["--max-prefill-concurrency", "0"], "would send nothing"),
         (["--session-header", "a b"], "no name of a header"),
+        (["--session-header", "Content-Length"], "a meaning of its own"),
         (["--think-time", "exp:soon"], "soon"),
     ] {
         let done = fire(&sim.url, &args, &requests(1, ""));
@@ -251,6 +252,8 @@ fn requests_left_on_purpose_are_no_failures() {
 #[test]
 fn few_wait_for_their_first_token_at_once() {
     let sim = Sim::start(&["--step-base", "10ms"]);
+    let whole = fire(&sim.url, &["--max-prefill-concurrency", "1", "--no-stream"], &requests(1, ""));
+    assert!(whole.code == 2 && whole.stderr.contains("must be streamed"), "{whole:?}");
     let done = fire(&sim.url, &["--max-prefill-concurrency", "1"], &requests(6, ""));
     assert_eq!(done.code, 0, "{}", done.stderr);
     let (_, outputs, _) = records(&done.stdout);

@@ -162,6 +162,19 @@ fn a_warm_up_ends_with_the_first_signal() {
     assert!(truths(&log).len() < 500);
 }
 
+/// Requests with times are an open loop, also if none of these was ever sent.
+#[test]
+fn times_that_were_never_kept_are_a_plan_all_the_same() {
+    let sim = Sim::start(&["--step-base", "20ms"]);
+    let timed = "{\"prompt\":\"a\",\"timestamp\":0.1}\n".repeat(20);
+    let lines = format!("{{\"prompt\":\"x\",\"expected_output_len\":400,\"body\":{{\"ignore_eos\":true}}}}\n{timed}");
+    let done = fire(&sim.url, &["--max-concurrency", "1", "--max-seconds", "500ms", "--grace", "100ms"], &lines);
+    let (_, outputs, end) = records(&done.stdout);
+    assert_eq!((outputs.len(), &end["open_loop"], &end["outcomes"]["not_sent"]), (21, &json!(true), &json!(20)));
+    assert_eq!(end["arrivals"]["planned"], 21);
+    assert!(end["arrivals"]["distance"].as_f64().unwrap() > 0.9);
+}
+
 #[test]
 fn a_closed_loop_has_no_plan() {
     let sim = Sim::start(&["--step-base", "1ms"]);

@@ -280,6 +280,26 @@ fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
     assert!(done.code == 4 && done.stderr.contains("takes none"), "{} {}", done.code, done.stderr);
 }
 
+/// What was never sent is told too, and waits for the reader like all else.
+#[test]
+fn records_of_what_was_not_sent_count_as_waiting() {
+    let sim = Sim::start(&["--fault", "status_500"]);
+    let flags = ["--base-url", &sim.url, "--max-concurrency", "1", "--max-buffer", "1M", "--grace", "100ms"];
+    let vb = command("vb-fire").args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = vb.unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    // Its first turn fails, and those behind it have no end: until the reader of the records has had enough.
+    let endless = std::thread::spawn(move || {
+        let turns = "{\"prompt\":\"a\",\"session_id\":\"s\"}\n".repeat(1000);
+        while pipe.write_all(turns.as_bytes()).is_ok() {}
+    });
+    let held = child.stdout.take().unwrap();
+    let done = tool::done(child.wait_with_output().unwrap());
+    drop(held);
+    endless.join().unwrap();
+    assert!(done.code == 4 && done.stderr.contains("--max-buffer"), "{} {}", done.code, done.stderr);
+}
+
 /// Whether no request is in flight, by the server's own metrics.
 fn sim_is_quiet(url: &str) -> bool {
     let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
