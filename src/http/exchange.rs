@@ -172,7 +172,8 @@ impl Head {
 pub fn error_message(body: &[u8]) -> String {
     const LONGEST: usize = 400;
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let error = value.get("error").unwrap_or(&value);
+    // Some say `"error":null` beside their message.
+    let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(&value);
     let found = [error.get("message"), error.get("detail"), Some(error)];
     let text = match found.into_iter().flatten().find_map(Value::as_str) {
         Some(text) => text.to_owned(),
@@ -200,6 +201,8 @@ mod tests {
             (r#"{"error":"\u001b[2Jbusy\u0000"}"#, "[2Jbusy"),
             (r#"{"error":"busy"}"#, "busy"),
             (r#"{"object":"error","message":"no"}"#, "no"),
+            (r#"{"error":null,"message":"the real reason"}"#, "the real reason"),
+            (r#"{"error":null}"#, r#"{"error":null}"#),
             (r#"{"detail":"Not Found"}"#, "Not Found"),
             (r#"{"detail":[{"loc":1}]}"#, r#"{"detail":[{"loc":1}]}"#),
             ("<html>\n<b>Bad Gateway</b>", "<html> <b>Bad Gateway</b>"),
