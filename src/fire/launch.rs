@@ -13,6 +13,7 @@ use super::{
     dispatch::{Launch, News, Slot},
     input::{Prepared, RequestFuncInput, Template},
     reader::Readers,
+    secrets::Secrets,
     sink::{Entry, Finished, What},
     stop::{Stop, Why},
 };
@@ -59,6 +60,7 @@ pub struct Server<T> {
 struct Begun<E> {
     exchange: E,
     output: RequestFuncOutput,
+    secrets: Secrets,
     due: Due,
     abandon: Option<Nanos>,
     /// How long its slot stays taken after its end.
@@ -89,7 +91,7 @@ pub struct Attendant {
 
 impl Attendant {
     async fn attend(mut self, begun: Begun<impl Exchange>) {
-        let Begun { exchange, output, due, abandon, pause, mut slot, share } = begun;
+        let Begun { exchange, output, secrets, due, abandon, pause, mut slot, share } = begun;
         let expected = output.expected_output_len;
         let mut turn = output.session_id.clone().map(|session| InFlight {
             session: Some(session),
@@ -115,7 +117,7 @@ impl Attendant {
         let size = done.size();
         self.backlog.more(size);
         // The sink is there until the last sender is gone.
-        let finished = Finished { output, due, size, what: What::Attempt(Box::new(done)) };
+        let finished = Finished { output, secrets, due, size, what: What::Attempt(Box::new(done)) };
         let _ = self.entries.send(Entry::Finished(finished));
         drop(self.alive);
     }
@@ -220,7 +222,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn fill(&mut self, request: RequestFuncInput, replies: Vec<String>, due: Nanos) -> Option<RequestFuncInput> {
-        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output } = request
+        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output, secrets } =
+            request
         else {
             return Some(request);
         };
@@ -228,7 +231,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         // Not on the thread that sends: a long chat takes its time.
         tokio::task::spawn_blocking(move || {
             let filled = template.fill(*open, replies, &output.request_id);
-            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output };
+            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output, secrets };
             let news_of = match filled {
                 Ok(prepared) => News::Filled { request: ready(prepared), due },
                 Err(e) => {
@@ -242,7 +245,9 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let RequestFuncInput { prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, .. } = request
+        let RequestFuncInput {
+            prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, secrets, ..
+        } = request
         else {
             return self.unanswered(request, due, slot);
         };
@@ -258,7 +263,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         self.timed |= timestamp.is_some();
         // A conversation's user thinks before its next turn, and others may come meanwhile.
         let pause = if output.session_id.is_some() { Nanos(0) } else { self.pause() };
-        self.begun[at].push(Begun { exchange, output, due, abandon, pause, slot, share });
+        self.begun[at].push(Begun { exchange, output, secrets, due, abandon, pause, slot, share });
         if self.begun[at].len() == AT_ONCE {
             self.rest();
         }
@@ -283,7 +288,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
         let due = Due { ready: scheduled, ..due };
-        let finished = Finished { output: request.output, due, size: 0, what: What::NotSent(why) };
+        let RequestFuncInput { output, secrets, .. } = request;
+        let finished = Finished { output, secrets, due, size: 0, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }
 }

@@ -24,6 +24,7 @@ mod lora;
 mod preflight;
 mod reader;
 mod scrape;
+mod secrets;
 mod session;
 mod sink;
 mod stop;
@@ -61,6 +62,7 @@ use self::{
     preflight::Preflight,
     reader::Readers,
     scrape::{Outlet, Scraper},
+    secrets::without_keys,
     sink::{Progress, Sink, Written},
     stop::{Stopper, Why},
     usage::Watch,
@@ -105,7 +107,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let rate = args.rate()?;
     let protocol = args.protocol()?;
     let mut headers = Headers::new(&args.header, cli::api_key(), protocol)?;
-    headers.hide(args.extra_body.as_ref().unwrap_or(&Object::new()));
+    headers.secrets.add_body(args.extra_body.as_ref().unwrap_or(&Object::new()));
+    headers.secrets.add_query(args.endpoint(protocol));
     check_open_files(args.max_concurrency);
     // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -248,7 +251,8 @@ fn template(args: &Args, urls: &[Url], protocol: Protocol, headers: &Headers, mo
     let endpoint = args.endpoint(protocol);
     let uri = |url: &Url| {
         let made = join(url, endpoint).parse::<Uri>();
-        made.map_err(|e| Error::Usage(format!("--endpoint {endpoint} makes no URL with --base-url: {e}")))
+        let shown = without_keys(endpoint);
+        made.map_err(|e| Error::Usage(format!("--endpoint {shown} makes no URL with --base-url: {e}")))
     };
     let abandon = |share| Abandon { share, after: args.cancel_after, seed: args.seed };
     Ok(Template {
@@ -304,7 +308,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name().into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
-        endpoint: args.endpoint(protocol).into(),
+        endpoint: without_keys(args.endpoint(protocol)),
         stream: (protocol.cut() == Cut::Whole).then_some(false),
         request_rate: rate.as_ref().and_then(Rate::number),
         rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
