@@ -228,7 +228,7 @@ impl Load<'_> {
             (0..threads).map(|at| self.readers.handle(at).spawn(transport.preconnect(at, share(at)))).collect();
         for opened in opening {
             if let Ok(Err(failure)) = opened.await {
-                let cure = preflight::cure(failure.kind, &failure.message, None, &[]);
+                let cure = preflight::cure(failure.kind, &failure.message, None);
                 cli::warn("vb-fire", format_args!("opening {count} connections ahead: {}; {cure}", failure.message));
                 return;
             }
@@ -559,7 +559,7 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
     let failed = match tally.most_frequent() {
         Some(most) if share > args.fail_above || tally.failed == tally.offered => {
             let models = if most.status == Some(404) { preflight.known_models().await } else { vec![] };
-            let cure = preflight::cure(most.kind, &most.message, most.status, &models);
+            let cure = preflight::cure_of(&most, args.backend, &models);
             Some(format!(
                 "{} of {} requests failed; most often ({}) {}: {}; {cure}",
                 tally.failed, tally.offered, most.count, most.kind, most.message

@@ -29,7 +29,7 @@ use crate::{
     cli,
     clock::Clock,
     error::Error,
-    http::{prometheus, question},
+    http::{exchange::status_line, prometheus, question},
     record::{Object, ScrapeRecord},
     units::Nanos,
 };
@@ -228,7 +228,7 @@ impl Reader {
     async fn page(&self) -> Result<String, String> {
         let answer = self.client.get(self.url.clone()).send().await.map_err(|e| why(&e))?;
         if answer.status() != StatusCode::OK {
-            return Err(format!("the answer is HTTP {}", answer.status()));
+            return Err(format!("the answer is HTTP {}", status_line(answer.status())));
         }
         text(answer).await
     }

@@ -138,7 +138,7 @@ impl Cut {
     fn excludes(self, media: &str) -> bool {
         media == "text/html"
             || match self {
-                Cut::Events => media == "application/json",
+                Cut::Events => matches!(media, "application/json" | "application/x-ndjson"),
                 Cut::Lines => media == "text/event-stream",
                 Cut::Whole => matches!(media, "text/event-stream" | "application/x-ndjson"),
             }
@@ -162,8 +162,15 @@ impl Head {
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", self.status))
+        Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", status_line(self.status)))
     }
+}
+
+/// A status in words, which those that no standard knows have not.
+#[must_use]
+pub fn status_line(status: StatusCode) -> String {
+    let reason = status.canonical_reason().map_or_else(String::new, |reason| format!(" {reason}"));
+    format!("{}{reason}", status.as_str())
 }
 
 /// The message of an error as servers phrase it, in one line: `{"error":{"message":…}}`, `{"error":"…"}`,
@@ -193,6 +200,23 @@ pub fn error_message(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn head(status: u16, media: &str) -> Head {
+        Head { status: StatusCode::from_u16(status).unwrap(), media: media.to_owned(), location: None }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told_by_its_head() {
+        for (head, want) in [
+            (head(529, ""), "HTTP 529: busy"),
+            (head(503, ""), "HTTP 503 Service Unavailable: busy"),
+            (head(200, "application/x-ndjson"), "the server answered application/x-ndjson, not an event stream: busy"),
+        ] {
+            assert!(!head.begins(Cut::Events), "{head:?}");
+            assert_eq!(head.failure(Cut::Events, "busy").message, want);
+        }
+        assert!(head(200, "text/plain").begins(Cut::Events), "servers forget to tell the type");
+    }
 
     #[test]
     fn errors_in_the_words_of_the_server() {

@@ -269,7 +269,7 @@ fn the_most_frequent_error_is_said_with_its_cure() {
         ("status_401", "OPENAI_API_KEY"),
         ("status_429", "lower --request-rate"),
         ("status_500", "server's log"),
-        ("html_200", "OpenAI-compatible"),
+        ("html_200", "the API of --backend openai,"),
     ] {
         let done = fire(&sim.url, &[], &requests(2, &format!("\"body\":{{\"vb_fault\":\"{fault}\"}},")));
         assert!(
