@@ -1,6 +1,8 @@
 //! The headers of every request, and the secrets among them.
 
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 
 use super::secrets::{HIDDEN, SHORTEST, Secrets, is_secret, without_keys};
 use crate::{backend::Protocol, error::Error};
@@ -26,6 +28,8 @@ impl Headers {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.cut().media().0));
+        // What is packed comes in blocks, whose times are none of the tokens'.
+        headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
         headers.secrets.add(api_key.clone());
         let is_key =

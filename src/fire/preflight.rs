@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     http::{
         connection::{Server, join},
-        exchange::{Cut, Failure, error_message, status_line},
+        exchange::{COMPRESSED, Cut, Failure, error_message, status_line},
         portable, question,
     },
     record::ErrorKind,
@@ -141,6 +141,10 @@ pub fn cure_of(most: &Frequent, backend: Backend, models: &[String]) -> String {
         (ErrorKind::HttpStatus, Some(404)) if !models.is_empty() => {
             format!("the server has: {}; check --model and --endpoint", models.join(", "))
         }
+        (ErrorKind::Protocol, _) if most.message.starts_with(COMPRESSED) => {
+            "turn that off at the server or at the proxy before it; without --header accept-encoding it is asked not to"
+                .into()
+        }
         (ErrorKind::Protocol, _) if most.message.starts_with(&in_one_piece) => {
             "if it does not stream, give --no-stream; else see its message".into()
         }
@@ -195,6 +199,7 @@ mod tests {
         for (message, want) in [
             ("the server answered text/html, not lines of JSON: x", "--backend ollama"),
             ("the server answered application/json, not an event stream: x", "--no-stream"),
+            ("the server compresses its replies (gzip)", "turn that off"),
         ] {
             assert!(cure(message).contains(want), "{message}");
         }

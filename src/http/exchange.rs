@@ -145,23 +145,34 @@ impl Cut {
     }
 }
 
+/// How the failure begins that a compressed reply is: a stream that is packed comes in blocks, and not token by token.
+pub const COMPRESSED: &str = "the server compresses its replies";
+
 /// What the head of an answer says about it.
 impl Head {
     /// Whether what follows may be a reply that is cut so.
     #[must_use]
     pub fn begins(&self, cut: Cut) -> bool {
-        self.status == StatusCode::OK && !cut.excludes(&self.media)
+        self.status == StatusCode::OK && !cut.excludes(&self.media) && self.encoding.is_none()
     }
 
     /// The failure that an answer is which is no reply cut so; `said` is its body, in one line.
     #[must_use]
     pub fn failure(&self, cut: Cut, said: &str) -> Failure {
         if self.status == StatusCode::OK {
+            if let Some(encoding) = &self.encoding {
+                let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens come");
+                return Failure::new(ErrorKind::Protocol, message);
+            }
             let message = format!("the server answered {}, not {}: {said}", self.media, cut.media().1);
             return Failure::new(ErrorKind::Protocol, message);
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
-        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        let said = match &self.encoding {
+            Some(encoding) => format!(", its text compressed ({encoding})"),
+            None if said.is_empty() => String::new(),
+            None => format!(": {said}"),
+        };
         Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", status_line(self.status)))
     }
 }
@@ -201,21 +212,30 @@ pub fn error_message(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn head(status: u16, media: &str) -> Head {
-        Head { status: StatusCode::from_u16(status).unwrap(), media: media.to_owned(), location: None }
+    fn head(status: u16, media: &str, encoding: Option<&str>) -> Head {
+        let (media, encoding) = (media.to_owned(), encoding.map(str::to_owned));
+        Head { status: StatusCode::from_u16(status).unwrap(), media, location: None, encoding }
     }
 
     #[test]
     fn what_is_no_reply_is_told_by_its_head() {
         for (head, want) in [
-            (head(529, ""), "HTTP 529: busy"),
-            (head(503, ""), "HTTP 503 Service Unavailable: busy"),
-            (head(200, "application/x-ndjson"), "the server answered application/x-ndjson, not an event stream: busy"),
+            (head(529, "", None), "HTTP 529: busy"),
+            (head(503, "", None), "HTTP 503 Service Unavailable: busy"),
+            (head(503, "", Some("gzip")), "HTTP 503 Service Unavailable, its text compressed (gzip)"),
+            (
+                head(200, "text/event-stream", Some("br")),
+                "the server compresses its replies (br), which hides when their tokens come",
+            ),
+            (
+                head(200, "application/x-ndjson", None),
+                "the server answered application/x-ndjson, not an event stream: busy",
+            ),
         ] {
             assert!(!head.begins(Cut::Events), "{head:?}");
             assert_eq!(head.failure(Cut::Events, "busy").message, want);
         }
-        assert!(head(200, "text/plain").begins(Cut::Events), "servers forget to tell the type");
+        assert!(head(200, "text/plain", None).begins(Cut::Events), "servers forget to tell the type");
     }
 
     #[test]

@@ -453,6 +453,10 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
         assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{backend}: {request}");
         assert!(request.contains("content-type: application/json\r\n"), "{request}");
     }
+    let request = asked("openai", &[], HI);
+    assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
+    let request = asked("openai", &["--header", "Accept-Encoding=br", "--transport", "portable"], HI);
+    assert!(request.contains("\r\naccept-encoding: br\r\n") && !request.contains("identity"), "{request}");
     let request = asked("anthropic", &["--header", "anthropic-version=later"], HI);
     assert!(request.contains("anthropic-version: later\r\n"), "{request}");
     let request = asked("openai-audio", &[], AUDIO);

@@ -241,6 +241,21 @@ fn http_in_odd_shapes_is_read() {
     }
 }
 
+/// Packed bytes are told as such, and not read as a broken stream.
+#[test]
+fn a_reply_that_is_compressed_is_told_with_its_cure() {
+    for transport in ["stamped", "portable"] {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n";
+        let url = server_that_says(format!("{head}content-length: 4\r\nconnection: close\r\n\r\n\u{1f}\u{1f}ab"));
+        let done = fire(&url, &["--model", "m", "--transport", transport], &requests(1, ""));
+        let (_, outputs, _) = records(&done.stdout);
+        let (kind, error) = (&outputs[0]["error_kind"], outputs[0]["error"].as_str().unwrap());
+        assert_eq!(kind, "protocol", "{transport}: {error}");
+        assert!(error.starts_with("the server compresses its replies (gzip)"), "{transport}: {error}");
+        assert!(done.stderr.contains("turn that off"), "{transport}: {}", done.stderr);
+    }
+}
+
 #[test]
 fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
     let sim = Sim::start(&["--step-base", "1ms"]);
