@@ -3,9 +3,14 @@
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
+use reqwest::Url;
 
 use super::secrets::{HIDDEN, SHORTEST, Secrets, is_secret, without_keys};
 use crate::{backend::Protocol, error::Error};
+
+/// It takes a key in one header only: a `Bearer` is a token of another kind there. Servers that speak its API beside their own
+/// (vLLM with --api-key) read the `Bearer`.
+const ANTHROPIC: &str = "api.anthropic.com";
 
 /// How an `Authorization` begins.
 fn is_scheme(word: &str) -> bool {
@@ -22,9 +27,9 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// What the protocol wants, and `NAME=VALUE` flags, which win over it; with a key of their own, that of the environment
-    /// is not sent.
-    pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol) -> Result<Self, Error> {
+    /// What the protocol wants of the servers at `urls`, and `NAME=VALUE` flags, which win over it; with a key of their own,
+    /// that of the environment is not sent.
+    pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol, urls: &[Url]) -> Result<Self, Error> {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.cut().media().0));
@@ -37,10 +42,13 @@ impl Headers {
         let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
         let api_key = api_key.filter(|_| !flags.iter().any(own_key));
         let bad_key = |_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into());
-        for (name, value) in protocol.api.headers(api_key.as_deref()) {
+        let own = protocol.api.headers(api_key.as_deref());
+        let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC));
+        let one_key = at_anthropic && own.iter().any(|(name, _)| is_key(name));
+        for (name, value) in own {
             headers.map.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(bad_key)?);
         }
-        if let Some(key) = api_key {
+        if let Some(key) = api_key.filter(|_| !one_key) {
             headers.map.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).map_err(bad_key)?);
         }
         for flag in flags {
@@ -96,11 +104,24 @@ impl Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend;
+
+    #[test]
+    fn anthropic_is_shown_its_key_once() {
+        let sent = |backend: Backend, url: &str| {
+            let protocol = Protocol { api: backend.api(None).unwrap(), stream: true };
+            let headers = Headers::new(&[], Some("sk-12345678".into()), protocol, &[url.parse().unwrap()]).unwrap();
+            ["x-api-key", "authorization"].map(|name| headers.map.contains_key(name))
+        };
+        assert_eq!(sent(Backend::Anthropic, "https://api.anthropic.com"), [true, false]);
+        assert_eq!(sent(Backend::Anthropic, "http://127.0.0.1:8000"), [true, true]);
+        assert_eq!(sent(Backend::OpenaiChat, "https://api.anthropic.com/v1"), [false, true], "its other API");
+    }
 
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         let flags = ["Authorization=Bearer sk-12345678".to_owned(), "x-team=red".to_owned()];
-        let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default()).unwrap();
+        let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.map[AUTHORIZATION], "Bearer sk-12345678");
         assert_eq!(headers.scrub("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
         let argv =
@@ -114,12 +135,13 @@ mod tests {
             headers.scrub_argv(argv.map(String::from)),
             ["--endpoint", "/x?key=***&a=b", "--endpoint=/x?sig=***"]
         );
-        let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default()).unwrap();
+        let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.scrub("key abc1234 is wrong, max".into()), "key *** is wrong, max");
-        let headers = Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default()).unwrap();
+        let headers =
+            Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert!(!headers.map.contains_key(AUTHORIZATION));
         for bad in ["sk-12345678", "a b=sk-12345678", "a=sk-12345678\n"] {
-            let error = Headers::new(&[bad.to_owned()], None, Protocol::default()).unwrap_err().to_string();
+            let error = Headers::new(&[bad.to_owned()], None, Protocol::default(), &[]).unwrap_err().to_string();
             assert!(!error.contains("sk-12345678"), "{error}");
         }
     }

@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let urls = args.urls()?;
     let rate = args.rate()?;
     let protocol = args.protocol()?;
-    let mut headers = Headers::new(&args.header, cli::api_key(), protocol)?;
+    let mut headers = Headers::new(&args.header, cli::api_key(), protocol, &urls)?;
     headers.secrets.add_body(args.extra_body.as_ref().unwrap_or(&Object::new()));
     headers.secrets.add_query(args.endpoint(protocol));
     check_open_files(args.max_concurrency);

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn the_key_goes_to_its_server_only() {
         let headers =
-            Headers::new(&["x-team=red".to_owned()], Some("sk-12345678".into()), Protocol::default()).unwrap();
+            Headers::new(&["x-team=red".to_owned()], Some("sk-12345678".into()), Protocol::default(), &[]).unwrap();
         let base: Url = "http://h:8000/v1".parse().unwrap();
         let own = headers_for(&"http://h:8000/metrics".parse().unwrap(), &base, &headers);
         assert_eq!(
