@@ -124,6 +124,12 @@ impl Answer {
         self.first.is_some()
     }
 
+    /// Whether it has said itself that it is complete. A finish reason is not enough: usage may come behind it.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
     /// The tokens that have arrived, one for a chunk that does not say more.
     #[must_use]
     pub fn tokens_so_far(&self) -> u64 {

@@ -113,7 +113,7 @@ impl Attendant {
             let stop = self.stop.clone();
             tokio::spawn(think(slot, self.client.clock, now + pause, stop));
         }
-        self.client.ended.fetch_max(now.0, Relaxed);
+        self.client.ended.fetch_max(done.end().0, Relaxed);
         let size = done.size();
         self.backlog.more(size);
         // The sink is there until the last sender is gone.
