@@ -425,6 +425,13 @@ fn errors_are_told_in_the_words_of_each_api() {
         assert_eq!(output["error_kind"], "http_status");
         assert!(output["error"].as_str().unwrap().contains("The model `nope` does not exist."), "{output}");
     }
+    // A 200 that is no stream at all, whatever its head says.
+    for media in ["text/plain", "application/x-ndjson", EVENTS] {
+        let body = "{\"error\":{\"message\":\"Overloaded\"}}\n";
+        let output = output(&fire(&play("200 OK", media, body).url, "openai", &[], HI));
+        assert_eq!(output["error_kind"], "protocol", "{output}");
+        assert!(output["error"].as_str().unwrap().ends_with("not an event stream: Overloaded"), "{output}");
+    }
     let done = fire(&play("200 OK", "application/json", "{}").url, "ollama", &["--no-stream"], HI);
     assert!(output(&done)["error"].as_str().unwrap().contains("it has no `message`"), "{done:?}");
 }
