@@ -8,7 +8,7 @@ use crate::{
         exchange::{Cut, Failure, error_message},
         lines::Lines,
         socket::Arrival,
-        sse::{Event, Events},
+        sse::{self, Event, Events},
     },
     record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps, TokenSource},
     units::Nanos,
@@ -58,11 +58,17 @@ pub struct Answer {
     reasoned: usize,
     /// Tokens came in a reply of one piece, which has no first one.
     unseen: bool,
+    /// The beginning of a body in which no event has come yet.
+    opening: Vec<u8>,
+    heard: bool,
     /// Its last bytes are read.
     settled: bool,
     done: bool,
     failure: Option<Failure>,
 }
+
+/// How much is kept of a body that may be no event stream, to tell what it says.
+const OPENING: usize = 4 << 10;
 
 /// The longest reply in one piece that is read.
 const LARGEST_BODY: usize = 256 << 20;
@@ -102,6 +108,10 @@ impl Answer {
                     self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
                 }
                 self.events = events;
+                if !self.heard {
+                    let room = OPENING - self.opening.len();
+                    self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                }
             }
             Cut::Lines => {
                 let mut lines = std::mem::take(&mut self.lines);
@@ -122,6 +132,12 @@ impl Answer {
     #[must_use]
     pub fn has_token(&self) -> bool {
         self.first.is_some()
+    }
+
+    /// Whether it has said itself that it is complete. A finish reason is not enough: usage may come behind it.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.done
     }
 
     /// The tokens that have arrived, one for a chunk that does not say more.
@@ -149,6 +165,7 @@ impl Answer {
 
     /// Takes an event, or a line.
     fn event(&mut self, arrival: Arrival, Event { name, data }: Event<'_>) {
+        self.heard = true;
         if self.done || self.failure.is_some() {
             return;
         }
@@ -409,6 +426,10 @@ impl Answer {
         }
         let silent_end = !self.protocol.api.tells_end() && self.chunks() > 0;
         if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
+            if !self.heard && !sse::may_begin(&self.opening) {
+                let message = format!("the reply is not {}: {}", self.cut().media().1, error_message(&self.opening));
+                return Some(Failure::new(ErrorKind::Protocol, message));
+            }
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
             return Some(Failure::new(ErrorKind::Truncated, message));
         }
@@ -527,6 +548,29 @@ mod tests {
         ] {
             let output = answer(&events, broken);
             assert_eq!((output.error_kind, output.success), (kind, kind.is_none()), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_without_an_event_is_told_in_its_own_words() {
+        for (body, want) in [
+            (&[r#"{"error":{"message":"boom"}}"#][..], "the reply is not an event stream: boom"),
+            (&["{\"error\":", "{\"message\":\"boom\"}}\n"], "the reply is not an event stream: boom"),
+            (&["data lost: ", "no upstream\n\n"], "the reply is not an event stream: data lost: no upstream"),
+            (&[": ping\n\n", ": ping\n\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
+            (&["\u{feff}\r\ndata: {\"choi"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
+            (&["\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
+            (&[], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
+        ] {
+            let mut answer = Answer::default();
+            for piece in body {
+                answer.push(read(1, 1), piece.as_bytes()).unwrap();
+            }
+            let mut output = RequestFuncOutput::default();
+            answer.finish(Nanos(0), None, |_| None, &mut output);
+            assert_eq!(output.error, want);
+            let kind = if want.contains("not an") { ErrorKind::Protocol } else { ErrorKind::Truncated };
+            assert_eq!(output.error_kind, Some(kind), "{want}");
         }
     }
 

@@ -207,25 +207,25 @@ pub struct Args {
     #[arg(long, help_heading = SAMPLING)]
     pub ignore_eos: bool,
     /// Sampling temperature.
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub temperature: Option<f64>,
     /// Nucleus sampling.
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub top_p: Option<f64>,
     /// The number of tokens to sample from.
-    #[arg(long, help_heading = SAMPLING, value_name = "N")]
+    #[arg(long, help_heading = SAMPLING, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<i64>,
     /// The least probability of a token, against the likeliest.
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub min_p: Option<f64>,
     /// Penalty for tokens by how often they occurred.
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub frequency_penalty: Option<f64>,
     /// Penalty for tokens that occurred at all.
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub presence_penalty: Option<f64>,
     /// Penalty for repetition (vLLM).
-    #[arg(long, help_heading = SAMPLING, value_name = "X", value_parser = units::parse_finite)]
+    #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub repetition_penalty: Option<f64>,
     /// Log probabilities to return for each token.
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
@@ -507,6 +507,18 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn a_sampling_value_may_be_negative() {
+        let flags =
+            ["temperature", "top-p", "top-k", "min-p", "frequency-penalty", "presence-penalty", "repetition-penalty"];
+        for flag in flags {
+            let args = Args::try_parse_from(["vb-fire", &format!("--{flag}"), "-1"]).unwrap();
+            assert_eq!(args.sampling()[&flag.replace('-', "_")].as_f64(), Some(-1.0), "{flag}");
+        }
+        let args = Args::try_parse_from(["vb-fire", "--presence-penalty", "-0.5"]).unwrap();
+        assert_eq!(args.presence_penalty, Some(-0.5));
+    }
 
     #[test]
     fn the_page_to_scrape_is_beside_the_api() {

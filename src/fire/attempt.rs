@@ -29,6 +29,10 @@ use crate::{
 const LONGEST_FAILURE: usize = 1 << 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a body may go on behind its complete answer. Its end comes with the answer's or right behind it, and lets the
+/// connection be used again; a server or a proxy that leaves it open would hold the slot until --timeout-stall.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
 /// How long a request may take. The names are those of the flags and of the kinds of failure.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -84,6 +88,8 @@ pub struct Attempt {
     answer: Answer,
     moments: Moments,
     end: Nanos,
+    /// When the last event of an answer came whose body did not end with it.
+    open_since: Option<Nanos>,
     broken: Option<Failure>,
     status: Option<u16>,
 }
@@ -137,7 +143,7 @@ pub async fn attempt(
             failure = &mut ends => Some(failure),
         }
     };
-    attempt.end = client.clock.now();
+    attempt.end = attempt.open_since.unwrap_or_else(|| client.clock.now());
     attempt.moments = exchange.end(broken.is_none());
     attempt.broken = broken;
     client.tokens.fetch_add(attempt.answer.tokens_so_far(), Relaxed);
@@ -145,6 +151,12 @@ pub async fn attempt(
 }
 
 impl Attempt {
+    /// When its answer ended, or its failure.
+    #[must_use]
+    pub fn end(&self) -> Nanos {
+        self.end
+    }
+
     /// Bytes that it holds, more or less.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -215,7 +227,21 @@ async fn talk(
         if has_token {
             slot.first_token(piece.arrival.time);
         }
+        if attempt.answer.is_done() {
+            attempt.open_since = Some(piece.arrival.time);
+            if let Ok(ended) = timeout(AFTERWARDS, rest(exchange)).await {
+                ended?;
+                attempt.open_since = None;
+            }
+            return Ok(());
+        }
     }
+    Ok(())
+}
+
+/// Reads what is left of a body.
+async fn rest(exchange: &mut impl Exchange) -> Result<(), Failure> {
+    while exchange.next().await?.is_some() {}
     Ok(())
 }
 

@@ -1,43 +1,20 @@
 //! The headers of every request, and the secrets among them.
 
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
+use reqwest::Url;
 
-use serde_json::Value;
+use super::secrets::{HIDDEN, SHORTEST, Secrets, is_secret, without_keys};
+use crate::{backend::Protocol, error::Error};
 
-use crate::{backend::Protocol, error::Error, record::Object};
-
-/// What stands in the place of a secret.
-const HIDDEN: &str = "***";
-
-/// The shortest secret. Shorter ones, as the `x` of servers that want any key, would be found in every other word.
-const SHORTEST: usize = 4;
-
-/// How much of a secret's beginning gives it away.
-const TELLING: usize = 8;
-
-/// Whether a header or a key of a body says by its name that it holds a secret.
-fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    let ends = ["key", "token", "secret", "password", "authorization", "cookie"];
-    ends.iter().any(|end| name.ends_with(end))
-}
+/// It takes a key in one header only: a `Bearer` is a token of another kind there. Servers that speak its API beside their own
+/// (vLLM with --api-key) read the `Bearer`.
+const ANTHROPIC: &str = "api.anthropic.com";
 
 /// How an `Authorization` begins.
 fn is_scheme(word: &str) -> bool {
     ["bearer", "basic", "token"].contains(&word.to_ascii_lowercase().as_str())
-}
-
-/// `text` without `secret`, and without its beginning where the rest of it was cut off.
-fn hidden(text: &str, secret: &str) -> String {
-    let beginning: String = secret.chars().take(TELLING).collect();
-    let (mut clean, mut rest) = (String::new(), text);
-    while let Some(at) = rest.find(&beginning) {
-        clean.push_str(&rest[..at]);
-        clean.push_str(HIDDEN);
-        let same = rest[at..].chars().zip(secret.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8());
-        rest = &rest[at + same.sum::<usize>()..];
-    }
-    clean + rest
 }
 
 /// Headers for every request, and what must never be shown of them.
@@ -45,27 +22,33 @@ fn hidden(text: &str, secret: &str) -> String {
 pub struct Headers {
     /// The headers, without `x-request-id`.
     pub map: HeaderMap,
-    secrets: Vec<String>,
+    /// What is hidden in all that is shown.
+    pub secrets: Secrets,
 }
 
 impl Headers {
-    /// What the protocol wants, and `NAME=VALUE` flags, which win over it; with a key of their own, that of the environment
-    /// is not sent.
-    pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol) -> Result<Self, Error> {
+    /// What the protocol wants of the servers at `urls`, and `NAME=VALUE` flags, which win over it; with a key of their own,
+    /// that of the environment is not sent.
+    pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol, urls: &[Url]) -> Result<Self, Error> {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.cut().media().0));
+        // What is packed comes in blocks, whose times are none of the tokens'.
+        headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
-        headers.secrets.extend(api_key.clone());
+        headers.secrets.add(api_key.clone());
         let is_key =
             |name: &str| ["authorization", "x-api-key", "api-key"].contains(&name.to_ascii_lowercase().as_str());
         let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
         let api_key = api_key.filter(|_| !flags.iter().any(own_key));
         let bad_key = |_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into());
-        for (name, value) in protocol.api.headers(api_key.as_deref()) {
+        let own = protocol.api.headers(api_key.as_deref());
+        let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC));
+        let one_key = at_anthropic && own.iter().any(|(name, _)| is_key(name));
+        for (name, value) in own {
             headers.map.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(bad_key)?);
         }
-        if let Some(key) = api_key {
+        if let Some(key) = api_key.filter(|_| !one_key) {
             headers.map.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).map_err(bad_key)?);
         }
         for flag in flags {
@@ -86,30 +69,18 @@ impl Headers {
         // `Bearer KEY` must not be shown, nor `KEY` alone. Any other header may hold a secret, if it is as long as one.
         let least = if is_secret(key.as_str()) { SHORTEST } else { 8 };
         let words = value.split_whitespace().filter(|word| word.len() >= least && !is_scheme(word));
-        self.secrets.extend(words.map(str::to_owned));
+        self.secrets.add(words.map(str::to_owned));
         self.map.insert(key, header);
         Ok(())
     }
 
-    /// Hides the values of keys like `api_key` in what is added to the body of every request.
-    pub fn hide(&mut self, body: &Object) {
-        for (key, value) in body {
-            match value {
-                Value::String(text) if is_secret(key) => self.secrets.push(text.clone()),
-                Value::Object(inner) => self.hide(inner),
-                Value::Array(list) => list.iter().filter_map(Value::as_object).for_each(|inner| self.hide(inner)),
-                _ => {}
-            }
-        }
-    }
-
-    /// `text` without secrets: servers like to repeat a wrong key in their error.
+    /// `text` without secrets.
     #[must_use]
     pub fn scrub(&self, text: String) -> String {
-        self.secrets.iter().filter(|secret| secret.len() >= SHORTEST).fold(text, |text, secret| hidden(&text, secret))
+        self.secrets.scrub(text)
     }
 
-    /// The command line without the values of headers, and without any secret elsewhere.
+    /// The command line without the values of headers, without keys in addresses, and without any secret elsewhere.
     #[must_use]
     pub fn scrub_argv(&self, argv: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut value_follows = false;
@@ -120,7 +91,7 @@ impl Headers {
             let shown = match arg.strip_prefix("--header=") {
                 Some(flag) => format!("--header={}", name_only(flag)),
                 None if value_follows && !is_flag => name_only(&arg),
-                None => arg.clone(),
+                None => without_keys(&arg),
             };
             // `--header` takes several values, so it holds until the next flag.
             value_follows = if is_flag { arg == "--header" } else { value_follows };
@@ -133,11 +104,24 @@ impl Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Backend;
+
+    #[test]
+    fn anthropic_is_shown_its_key_once() {
+        let sent = |backend: Backend, url: &str| {
+            let protocol = Protocol { api: backend.api(None).unwrap(), stream: true };
+            let headers = Headers::new(&[], Some("sk-12345678".into()), protocol, &[url.parse().unwrap()]).unwrap();
+            ["x-api-key", "authorization"].map(|name| headers.map.contains_key(name))
+        };
+        assert_eq!(sent(Backend::Anthropic, "https://api.anthropic.com"), [true, false]);
+        assert_eq!(sent(Backend::Anthropic, "http://127.0.0.1:8000"), [true, true]);
+        assert_eq!(sent(Backend::OpenaiChat, "https://api.anthropic.com/v1"), [false, true], "its other API");
+    }
 
     #[test]
     fn secrets_are_hidden_wherever_they_stand() {
         let flags = ["Authorization=Bearer sk-12345678".to_owned(), "x-team=red".to_owned()];
-        let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default()).unwrap();
+        let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.map[AUTHORIZATION], "Bearer sk-12345678");
         assert_eq!(headers.scrub("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
         let argv =
@@ -146,19 +130,18 @@ mod tests {
             headers.scrub_argv(argv.map(String::from)),
             ["vb-fire", "--header", "Authorization=***", "x-team=***", "--model", "m", "--header=a=***"]
         );
-        // Where a long message was cut, the key may have been.
-        assert_eq!(headers.scrub("bad key sk-12345…".into()), "bad key ***…");
-        assert_eq!(headers.scrub("sk-123456 and sk-12345678, sk-other".into()), "*** and ***, sk-other");
-        let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default()).unwrap();
+        let argv = ["--endpoint", "/x?key=k&a=b", "--endpoint=/x?sig=k"];
+        assert_eq!(
+            headers.scrub_argv(argv.map(String::from)),
+            ["--endpoint", "/x?key=***&a=b", "--endpoint=/x?sig=***"]
+        );
+        let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.scrub("key abc1234 is wrong, max".into()), "key *** is wrong, max");
-        let mut headers = Headers::default();
-        let body = r#"{"api_key":"sk-3456","max_tokens":9,"metadata":[{"auth-token":"tttt"}],"stop":"stop"}"#;
-        headers.hide(&serde_json::from_str(body).unwrap());
-        assert_eq!(headers.scrub("sk-3456 tttt stop".into()), "*** *** stop");
-        let headers = Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default()).unwrap();
+        let headers =
+            Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert!(!headers.map.contains_key(AUTHORIZATION));
         for bad in ["sk-12345678", "a b=sk-12345678", "a=sk-12345678\n"] {
-            let error = Headers::new(&[bad.to_owned()], None, Protocol::default()).unwrap_err().to_string();
+            let error = Headers::new(&[bad.to_owned()], None, Protocol::default(), &[]).unwrap_err().to_string();
             assert!(!error.contains("sk-12345678"), "{error}");
         }
     }

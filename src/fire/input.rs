@@ -23,7 +23,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::lora::Mix;
+use super::{lora::Mix, secrets::Secrets};
 use crate::{
     backend::{self, Protocol},
     clock::Clock,
@@ -53,6 +53,8 @@ pub struct RequestFuncInput {
     pub abandon: Option<Nanos>,
     /// Its output, as far as that repeats the request.
     pub output: RequestFuncOutput,
+    /// What must not be shown of its own body.
+    pub secrets: Secrets,
 }
 
 /// How far a request is.
@@ -134,6 +136,8 @@ impl Template {
             ..RequestFuncOutput::default()
         };
         let (timestamp, think_time) = (sample.timestamp, sample.think_time);
+        let mut secrets = Secrets::default();
+        sample.body.iter().for_each(|body| secrets.add_body(body));
         let prepared = if holes(&mut sample).next().is_some() {
             if sample.session_id.is_none() {
                 return Err(
@@ -145,7 +149,7 @@ impl Template {
             Prepared::Ready(self.outgoing(&sample, &output.request_id)?)
         };
         let abandon = self.abandon.and_then(|abandon| abandon.of(number));
-        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), abandon, output })
+        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), abandon, output, secrets })
     }
 
     /// Puts `replies` where the chat has room for them.

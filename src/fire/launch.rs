@@ -17,6 +17,7 @@ use super::{
     dispatch::{Launch, News},
     input::{Prepared, RequestFuncInput, Template},
     reader::Readers,
+    secrets::Secrets,
     sink::{Entry, Finished, What},
     slots::Slot,
     stop::{Stop, Why},
@@ -67,6 +68,7 @@ pub struct Server<T> {
 struct Begun<E> {
     exchange: E,
     output: RequestFuncOutput,
+    secrets: Secrets,
     due: Due,
     abandon: Option<Nanos>,
     /// How long its slot stays taken after its end.
@@ -97,7 +99,7 @@ pub struct Attendant {
 
 impl Attendant {
     async fn attend(mut self, begun: Begun<impl Exchange>) {
-        let Begun { exchange, output, due, abandon, pause, mut slot, share } = begun;
+        let Begun { exchange, output, secrets, due, abandon, pause, mut slot, share } = begun;
         let expected = output.expected_output_len;
         let mut turn = output.session_id.clone().map(|session| InFlight {
             session: Some(session),
@@ -122,11 +124,11 @@ impl Attendant {
             let stop = self.stop.clone();
             tokio::spawn(think(slot, self.client.clock, now + pause, stop));
         }
-        self.client.ended.fetch_max(now.0, Relaxed);
+        self.client.ended.fetch_max(done.end().0, Relaxed);
         let size = done.size();
         self.backlog.more(size);
         // The sink is there until the last sender is gone.
-        let finished = Finished { output, due, size, what: What::Attempt(Box::new(done)) };
+        let finished = Finished { output, secrets, due, size, what: What::Attempt(Box::new(done)) };
         let _ = self.entries.send(Entry::Finished(finished));
         drop(self.alive);
     }
@@ -247,7 +249,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         replies: impl FnOnce() -> Vec<String>,
         due: Due,
     ) -> Option<RequestFuncInput> {
-        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output } = request
+        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output, secrets } =
+            request
         else {
             return Some(request);
         };
@@ -256,7 +259,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         // Not on the thread that sends: a long chat takes its time.
         tokio::task::spawn_blocking(move || {
             let filled = template.fill(&open, replies, &output.request_id);
-            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output };
+            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output, secrets };
             let news_of = match filled {
                 Ok(prepared) => News::Filled { request: ready(prepared), due },
                 Err(e) => {
@@ -273,7 +276,9 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     }
 
     fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let RequestFuncInput { prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, .. } = request
+        let RequestFuncInput {
+            prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, secrets, ..
+        } = request
         else {
             return self.unanswered(request, due, slot);
         };
@@ -289,7 +294,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         self.timed |= timestamp.is_some();
         // A conversation's user thinks before its next turn, and others may come meanwhile.
         let pause = if output.session_id.is_some() { Nanos(0) } else { self.pause() };
-        self.begun[at].push(Begun { exchange, output, due, abandon, pause, slot, share });
+        self.begun[at].push(Begun { exchange, output, secrets, due, abandon, pause, slot, share });
         if self.begun[at].len() == AT_ONCE {
             self.rest();
         }
@@ -315,9 +320,10 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         client.ended.fetch_max(client.clock.now().0, Relaxed);
         self.timed |= request.timestamp.is_some();
         let due = Due { ready: scheduled, ..due };
-        let size = size_of::<Finished>() as u64 + request.output.request_id.len() as u64;
+        let RequestFuncInput { output, secrets, .. } = request;
+        let size = size_of::<Finished>() as u64 + output.request_id.len() as u64;
         self.attendant.backlog.more(size);
-        let finished = Finished { output: request.output, due, size, what: What::NotSent(why) };
+        let finished = Finished { output, secrets, due, size, what: What::NotSent(why) };
         let _ = self.attendant.entries.send(Entry::Finished(finished));
     }
 }

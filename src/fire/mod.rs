@@ -24,6 +24,7 @@ mod lora;
 mod preflight;
 mod reader;
 mod scrape;
+mod secrets;
 mod session;
 mod sink;
 mod slots;
@@ -63,6 +64,7 @@ use self::{
     preflight::Preflight,
     reader::Readers,
     scrape::{Outlet, Scraper},
+    secrets::without_keys,
     sink::{Progress, Sink, Written},
     stop::{Stopper, Why},
     usage::Watch,
@@ -106,8 +108,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let urls = args.urls()?;
     let rate = args.rate()?;
     let protocol = args.protocol()?;
-    let mut headers = Headers::new(&args.header, cli::api_key(), protocol)?;
-    headers.hide(args.extra_body.as_ref().unwrap_or(&Object::new()));
+    let mut headers = Headers::new(&args.header, cli::api_key(), protocol, &urls)?;
+    headers.secrets.add_body(args.extra_body.as_ref().unwrap_or(&Object::new()));
+    headers.secrets.add_query(args.endpoint(protocol));
     let open_files = check_open_files(args.max_concurrency);
     // This thread sends; what arrives is read by others.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -248,7 +251,7 @@ impl Load<'_> {
         }
         while let Some(opened) = opening.join_next().await {
             if let Ok(Err(failure)) = opened {
-                let cure = preflight::cure(failure.kind, &failure.message, None, &[]);
+                let cure = preflight::cure(failure.kind, &failure.message, None);
                 cli::warn("vb-fire", format_args!("opening {count} connections ahead: {}; {cure}", failure.message));
                 return;
             }
@@ -271,7 +274,8 @@ fn template(args: &Args, urls: &[Url], protocol: Protocol, headers: &Headers, mo
     let endpoint = args.endpoint(protocol);
     let uri = |url: &Url| {
         let made = join(url, endpoint).parse::<Uri>();
-        made.map_err(|e| Error::Usage(format!("--endpoint {endpoint} makes no URL with --base-url: {e}")))
+        let shown = without_keys(endpoint);
+        made.map_err(|e| Error::Usage(format!("--endpoint {shown} makes no URL with --base-url: {e}")))
     };
     let abandon = |share| Abandon { share, after: args.cancel_after, seed: args.seed };
     Ok(Template {
@@ -327,7 +331,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name().into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
-        endpoint: args.endpoint(protocol).into(),
+        endpoint: without_keys(args.endpoint(protocol)),
         stream: (protocol.cut() == Cut::Whole).then_some(false),
         request_rate: rate.as_ref().and_then(Rate::number),
         rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
@@ -585,7 +589,7 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
     let failed = match tally.most_frequent() {
         Some(most) if share > args.fail_above || tally.failed == tally.offered => {
             let models = if most.status == Some(404) { preflight.known_models().await } else { vec![] };
-            let cure = preflight::cure(most.kind, &most.message, most.status, &models);
+            let cure = preflight::cure_of(&most, args.backend, &models);
             Some(format!(
                 "{} of {} requests failed; most often ({}) {}: {}; {cure}",
                 tally.failed, tally.offered, most.count, most.kind, most.message

@@ -4,13 +4,14 @@ use reqwest::{Client, StatusCode, Url};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{headers::Headers, stop::Why};
+use super::{headers::Headers, stop::Why, tally::Frequent};
 use crate::{
+    backend::Backend,
     clock::Clock,
     error::Error,
     http::{
         connection::{Server, join},
-        exchange::{Failure, error_message},
+        exchange::{COMPRESSED, Cut, Failure, error_message, status_line},
         portable, question,
     },
     record::ErrorKind,
@@ -91,7 +92,10 @@ impl Preflight {
         let response = self.client.get(&url).send().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
-        let said = || self.scrub.scrub(format!("{url} answered HTTP {status}: {}", error_message(&body)));
+        let said = || {
+            let status = status_line(status);
+            self.scrub.scrub(format!("{url} answered HTTP {status}: {}", error_message(&body)))
+        };
         match status {
             StatusCode::OK => {
                 let list: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -126,13 +130,35 @@ pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server
 }
 
 fn not_there(failure: &Failure) -> Error {
-    Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None, &[])))
+    Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None)))
 }
 
-/// What the user may do about a failure. `models`: those that the server has, where the kind asks for them.
+/// What the user may do about the failure of requests to `backend`. `models`: those that the server has, where it was asked.
 #[must_use]
-pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[String]) -> String {
-    let text = match (kind, status) {
+pub fn cure_of(most: &Frequent, backend: Backend, models: &[String]) -> String {
+    let in_one_piece = format!("the server answered {}, not ", Cut::Whole.media().0);
+    match (most.kind, most.status) {
+        (ErrorKind::HttpStatus, Some(404)) if !models.is_empty() => {
+            format!("the server has: {}; check --model and --endpoint", models.join(", "))
+        }
+        (ErrorKind::Protocol, _) if most.message.starts_with(COMPRESSED) => {
+            "turn that off at the server or at the proxy before it; without --header accept-encoding it is asked not to"
+                .into()
+        }
+        (ErrorKind::Protocol, _) if most.message.starts_with(&in_one_piece) => {
+            "if it does not stream, give --no-stream; else see its message".into()
+        }
+        (ErrorKind::Protocol, _) => {
+            format!("does --base-url speak the API of --backend {}, and is --endpoint its path?", backend.name())
+        }
+        (kind, status) => cure(kind, &most.message, status).into(),
+    }
+}
+
+/// What the user may do about a failure.
+#[must_use]
+pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>) -> &'static str {
+    match (kind, status) {
         (ErrorKind::Connect, _) if message.contains("open files") => "raise `ulimit -n`, or give --max-concurrency",
         (ErrorKind::Connect, _) => "is the server running, and is --base-url right? (--ready-check 60s waits for it)",
         (ErrorKind::Dns, _) => "check the name in --base-url",
@@ -142,16 +168,10 @@ pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[Strin
             "look at the server, lower the load, or raise the limit"
         }
         (ErrorKind::HttpStatus, Some(401 | 403)) => KEY,
-        (ErrorKind::HttpStatus, Some(404)) if models.is_empty() => {
-            "check --model, --endpoint and the path of --base-url"
-        }
-        (ErrorKind::HttpStatus, Some(404)) => {
-            return format!("the server has: {}; check --model and --endpoint", models.join(", "));
-        }
+        (ErrorKind::HttpStatus, Some(404)) => "check --model, --endpoint and the path of --base-url",
         (ErrorKind::HttpStatus, Some(429)) => "the server limits its load: lower --request-rate or --max-concurrency",
         (ErrorKind::HttpStatus, Some(300..400)) => MOVED,
         (ErrorKind::HttpStatus, Some(400..500)) => "the server does not take these requests: see its message",
-        (ErrorKind::Protocol, _) => "is --base-url an OpenAI-compatible server, and --endpoint its path?",
         (ErrorKind::Reset, _) => {
             "look at the server's log; for one that closes connections after each answer, give --no-keep-alive"
         }
@@ -163,6 +183,25 @@ pub fn cure(kind: ErrorKind, message: &str, status: Option<u16>, models: &[Strin
         }
         (ErrorKind::Cancelled | ErrorKind::NotSent, _) => "the run was ended early",
         _ => "look at the server's log",
-    };
-    text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cure_of_a_broken_answer_fits_what_came() {
+        let cure = |message: &str| {
+            let most = Frequent { kind: ErrorKind::Protocol, status: Some(200), message: message.into(), count: 1 };
+            cure_of(&most, Backend::Ollama, &[])
+        };
+        for (message, want) in [
+            ("the server answered text/html, not lines of JSON: x", "--backend ollama"),
+            ("the server answered application/json, not an event stream: x", "--no-stream"),
+            ("the server compresses its replies (gzip)", "turn that off"),
+        ] {
+            assert!(cure(message).contains(want), "{message}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
     cli,
     clock::Clock,
     error::Error,
-    http::{prometheus, question},
+    http::{exchange::status_line, prometheus, question},
     record::{Object, ScrapeRecord},
     units::Nanos,
 };
@@ -228,7 +228,7 @@ impl Reader {
     async fn page(&self) -> Result<String, String> {
         let answer = self.client.get(self.url.clone()).send().await.map_err(|e| why(&e))?;
         if answer.status() != StatusCode::OK {
-            return Err(format!("the answer is HTTP {}", answer.status()));
+            return Err(format!("the answer is HTTP {}", status_line(answer.status())));
         }
         text(answer).await
     }
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn the_key_goes_to_its_server_only() {
         let headers =
-            Headers::new(&["x-team=red".to_owned()], Some("sk-12345678".into()), Protocol::default()).unwrap();
+            Headers::new(&["x-team=red".to_owned()], Some("sk-12345678".into()), Protocol::default(), &[]).unwrap();
         let base: Url = "http://h:8000/v1".parse().unwrap();
         let own = headers_for(&"http://h:8000/metrics".parse().unwrap(), &base, &headers);
         assert_eq!(

@@ -15,6 +15,7 @@ use super::{
     attempt::{Attempt, Client, Due, Traces},
     backlog::Backlog,
     headers::Headers,
+    secrets::Secrets,
     stop::{Stopper, Why},
     tally::{NOT_SENT, Tally},
 };
@@ -51,6 +52,8 @@ pub enum Entry {
 pub struct Finished {
     /// What is known of it so far.
     pub output: RequestFuncOutput,
+    /// What must not be shown of its own body.
+    pub secrets: Secrets,
     /// When it was to be sent.
     pub due: Due,
     /// Its share of the backlog, in bytes.
@@ -165,7 +168,7 @@ impl Sink {
     }
 
     fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {
-        let Finished { mut output, due, size, what } = outcome;
+        let Finished { mut output, secrets, due, size, what } = outcome;
         output.run_id.clone_from(&self.run.run_id);
         let traces = match what {
             What::Attempt(attempt) => attempt.finish(self.clock, due, |text| self.count(text), &mut output),
@@ -176,7 +179,7 @@ impl Sink {
                 Traces::default()
             }
         };
-        output.error = self.headers.scrub(output.error);
+        output.error = self.headers.scrub(secrets.scrub(output.error));
         if !self.keep_text {
             output.generated_text = None;
         }

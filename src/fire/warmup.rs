@@ -32,7 +32,9 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
         let sample = scrambled(&load.first, args.seed, number);
         let ready = load.template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
         // A chat that waits for replies has none before it.
-        let RequestFuncInput { prepared: Prepared::Ready(mut requests), mut output, .. } = ready else { continue };
+        let RequestFuncInput { prepared: Prepared::Ready(mut requests), mut output, secrets, .. } = ready else {
+            continue;
+        };
         let (client, mut stop) = (Arc::clone(&client), load.stopper.watch());
         let taken = tokio::select! {
             biased;
@@ -47,7 +49,7 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
             let done = attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             done.finish(client.clock, Due::default(), |_| None, &mut output);
-            output.error
+            secrets.scrub(output.error)
         }));
     }
     let (mut failed, mut error) = (0, String::new());

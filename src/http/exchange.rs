@@ -138,32 +138,50 @@ impl Cut {
     fn excludes(self, media: &str) -> bool {
         media == "text/html"
             || match self {
-                Cut::Events => media == "application/json",
+                Cut::Events => matches!(media, "application/json" | "application/x-ndjson"),
                 Cut::Lines => media == "text/event-stream",
                 Cut::Whole => matches!(media, "text/event-stream" | "application/x-ndjson"),
             }
     }
 }
 
+/// How the failure begins that a compressed reply is: a stream that is packed comes in blocks, and not token by token.
+pub const COMPRESSED: &str = "the server compresses its replies";
+
 /// What the head of an answer says about it.
 impl Head {
     /// Whether what follows may be a reply that is cut so.
     #[must_use]
     pub fn begins(&self, cut: Cut) -> bool {
-        self.status == StatusCode::OK && !cut.excludes(&self.media)
+        self.status == StatusCode::OK && !cut.excludes(&self.media) && self.encoding.is_none()
     }
 
     /// The failure that an answer is which is no reply cut so; `said` is its body, in one line.
     #[must_use]
     pub fn failure(&self, cut: Cut, said: &str) -> Failure {
         if self.status == StatusCode::OK {
+            if let Some(encoding) = &self.encoding {
+                let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens come");
+                return Failure::new(ErrorKind::Protocol, message);
+            }
             let message = format!("the server answered {}, not {}: {said}", self.media, cut.media().1);
             return Failure::new(ErrorKind::Protocol, message);
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
-        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", self.status))
+        let said = match &self.encoding {
+            Some(encoding) => format!(", its text compressed ({encoding})"),
+            None if said.is_empty() => String::new(),
+            None => format!(": {said}"),
+        };
+        Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", status_line(self.status)))
     }
+}
+
+/// A status in words, which those that no standard knows have not.
+#[must_use]
+pub fn status_line(status: StatusCode) -> String {
+    let reason = status.canonical_reason().map_or_else(String::new, |reason| format!(" {reason}"));
+    format!("{}{reason}", status.as_str())
 }
 
 /// The message of an error as servers phrase it, in one line: `{"error":{"message":…}}`, `{"error":"…"}`,
@@ -172,7 +190,8 @@ impl Head {
 pub fn error_message(body: &[u8]) -> String {
     const LONGEST: usize = 400;
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    let error = value.get("error").unwrap_or(&value);
+    // Some say `"error":null` beside their message.
+    let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(&value);
     let found = [error.get("message"), error.get("detail"), Some(error)];
     let text = match found.into_iter().flatten().find_map(Value::as_str) {
         Some(text) => text.to_owned(),
@@ -193,6 +212,32 @@ pub fn error_message(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    fn head(status: u16, media: &str, encoding: Option<&str>) -> Head {
+        let (media, encoding) = (media.to_owned(), encoding.map(str::to_owned));
+        Head { status: StatusCode::from_u16(status).unwrap(), media, location: None, encoding }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told_by_its_head() {
+        for (head, want) in [
+            (head(529, "", None), "HTTP 529: busy"),
+            (head(503, "", None), "HTTP 503 Service Unavailable: busy"),
+            (head(503, "", Some("gzip")), "HTTP 503 Service Unavailable, its text compressed (gzip)"),
+            (
+                head(200, "text/event-stream", Some("br")),
+                "the server compresses its replies (br), which hides when their tokens come",
+            ),
+            (
+                head(200, "application/x-ndjson", None),
+                "the server answered application/x-ndjson, not an event stream: busy",
+            ),
+        ] {
+            assert!(!head.begins(Cut::Events), "{head:?}");
+            assert_eq!(head.failure(Cut::Events, "busy").message, want);
+        }
+        assert!(head(200, "text/plain", None).begins(Cut::Events), "servers forget to tell the type");
+    }
+
     #[test]
     fn errors_in_the_words_of_the_server() {
         for (body, want) in [
@@ -200,6 +245,8 @@ mod tests {
             (r#"{"error":"\u001b[2Jbusy\u0000"}"#, "[2Jbusy"),
             (r#"{"error":"busy"}"#, "busy"),
             (r#"{"object":"error","message":"no"}"#, "no"),
+            (r#"{"error":null,"message":"the real reason"}"#, "the real reason"),
+            (r#"{"error":null}"#, r#"{"error":null}"#),
             (r#"{"detail":"Not Found"}"#, "Not Found"),
             (r#"{"detail":[{"loc":1}]}"#, r#"{"detail":[{"loc":1}]}"#),
             ("<html>\n<b>Bad Gateway</b>", "<html> <b>Bad Gateway</b>"),

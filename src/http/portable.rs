@@ -101,6 +101,7 @@ impl Exchange for PortableExchange {
             status: response.status(),
             media: reply::media(text(header::CONTENT_TYPE).unwrap_or_default()),
             location: text(header::LOCATION).map(str::to_owned),
+            encoding: text(header::CONTENT_ENCODING).and_then(reply::encoding),
         };
         self.response = Some(response);
         Ok(head)

@@ -19,6 +19,8 @@ pub struct Head {
     pub media: String,
     /// Where a redirect leads.
     pub location: Option<String>,
+    /// How the body is compressed; `None`: it is not.
+    pub encoding: Option<String>,
 }
 
 /// How the body of an answer is framed, and how far it has been read.
@@ -96,7 +98,8 @@ fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong>
     };
     let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
     let media = media(&values(header::CONTENT_TYPE).next().unwrap_or_default());
-    let head = Head { status, media, location: values(header::LOCATION).next() };
+    let encoding = encoding(&values(header::CONTENT_ENCODING).next().unwrap_or_default());
+    let head = Head { status, media, location: values(header::LOCATION).next(), encoding };
     let chunked = has(header::TRANSFER_ENCODING, "chunked");
     let framing = if matches!(code, 204 | 304) {
         Framing::Length(0)
@@ -114,6 +117,13 @@ fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong>
 #[must_use]
 pub fn media(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The compression that a `Content-Encoding` tells of, as [`Head::encoding`] has it.
+#[must_use]
+pub fn encoding(content_encoding: &str) -> Option<String> {
+    let encoding = content_encoding.trim().to_ascii_lowercase();
+    (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
 fn length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, Wrong> {
@@ -290,7 +300,17 @@ mod tests {
         }
         let read = head(text.as_bytes()).unwrap().unwrap();
         assert_eq!((read.len, read.head.status, read.head.media.as_str()), (end, StatusCode::OK, "text/event-stream"));
-        assert_eq!((read.framing, read.keep_alive), (CHUNKED, true));
+        assert_eq!((read.framing, read.keep_alive, read.head.encoding), (CHUNKED, true, None));
+    }
+
+    #[test]
+    fn a_body_is_compressed_or_is_itself() {
+        for (line, want) in
+            [("", None), ("Content-Encoding: Identity\r\n", None), ("content-encoding: GZip\r\n", Some("gzip"))]
+        {
+            let read = head(format!("HTTP/1.1 200 OK\r\n{line}\r\n").as_bytes()).unwrap().unwrap();
+            assert_eq!(read.head.encoding.as_deref(), want);
+        }
     }
 
     #[test]

@@ -120,6 +120,14 @@ impl Events {
     }
 }
 
+/// Whether a body that begins so may be an event stream: nothing has come yet, or a comment or a field.
+#[must_use]
+pub fn may_begin(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
+    let field = memchr(b':', bytes).map(|colon| &bytes[..colon]);
+    bytes.is_empty() || matches!(field, Some(b"" | b"data" | b"event" | b"id" | b"retry"))
+}
+
 /// The field's name and value; `None` for a comment.
 fn value(line: &[u8]) -> Option<(&[u8], &[u8])> {
     match memchr(b':', line) {

@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     http::{
         connection::{parse_base_url, root},
-        exchange::error_message,
+        exchange::{error_message, status_line},
         question::{reason, server_client},
     },
 };
@@ -96,7 +96,7 @@ impl Server {
 
 /// The status, and the server's own words where it gives any.
 fn refusal(answer: Response) -> String {
-    let status = answer.status();
+    let status = status_line(answer.status());
     match answer.bytes().map(|body| error_message(&body)) {
         Ok(said) if !said.is_empty() => format!("HTTP {status}: {said}"),
         _ => format!("HTTP {status}"),

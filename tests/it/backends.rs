@@ -425,6 +425,13 @@ fn errors_are_told_in_the_words_of_each_api() {
         assert_eq!(output["error_kind"], "http_status");
         assert!(output["error"].as_str().unwrap().contains("The model `nope` does not exist."), "{output}");
     }
+    // A 200 that is no stream at all, whatever its head says.
+    for media in ["text/plain", "application/x-ndjson", EVENTS] {
+        let body = "{\"error\":{\"message\":\"Overloaded\"}}\n";
+        let output = output(&fire(&play("200 OK", media, body).url, "openai", &[], HI));
+        assert_eq!(output["error_kind"], "protocol", "{output}");
+        assert!(output["error"].as_str().unwrap().ends_with("not an event stream: Overloaded"), "{output}");
+    }
     let done = fire(&play("200 OK", "application/json", "{}").url, "ollama", &["--no-stream"], HI);
     assert!(output(&done)["error"].as_str().unwrap().contains("it has no `message`"), "{done:?}");
 }
@@ -453,6 +460,10 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
         assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{backend}: {request}");
         assert!(request.contains("content-type: application/json\r\n"), "{request}");
     }
+    let request = asked("openai", &[], HI);
+    assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
+    let request = asked("openai", &["--header", "Accept-Encoding=br", "--transport", "portable"], HI);
+    assert!(request.contains("\r\naccept-encoding: br\r\n") && !request.contains("identity"), "{request}");
     let request = asked("anthropic", &["--header", "anthropic-version=later"], HI);
     assert!(request.contains("anthropic-version: later\r\n"), "{request}");
     let request = asked("openai-audio", &[], AUDIO);

@@ -269,7 +269,7 @@ fn the_most_frequent_error_is_said_with_its_cure() {
         ("status_401", "OPENAI_API_KEY"),
         ("status_429", "lower --request-rate"),
         ("status_500", "server's log"),
-        ("html_200", "OpenAI-compatible"),
+        ("html_200", "the API of --backend openai,"),
     ] {
         let done = fire(&sim.url, &[], &requests(2, &format!("\"body\":{{\"vb_fault\":\"{fault}\"}},")));
         assert!(
@@ -404,6 +404,25 @@ fn secrets_are_sent_and_never_shown() {
         }
         assert_eq!(code == 1, done.stderr.contains("set OPENAI_API_KEY"));
     }
+}
+
+/// A server that repeats what it was sent: the keys in an address and in a request's own body.
+#[test]
+fn keys_in_addresses_and_bodies_are_never_shown() {
+    let error = "{\"error\":{\"message\":\"no such key: sk-of-body, and none of /x?key=sk-of-query\"}}";
+    let head = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: ";
+    let url = server_that_says(format!("{head}{}\r\n\r\n{error}", error.len()));
+    let line = requests(2, "\"body\":{\"auth\":{\"api_key\":\"sk-of-body\"}},");
+    for endpoint in [&["--endpoint", "/x?key=sk-of-query&a=b"][..], &["--endpoint=/x?key=sk-of-query&a=b"]] {
+        let done = fire(&url, &[endpoint, &["--model", "m", "--num-warmups", "1"]].concat(), &line);
+        let (run, outputs, _) = records(&done.stdout);
+        assert_eq!(run["endpoint"], "/x?key=***&a=b");
+        assert!(outputs[0]["error"].as_str().unwrap().ends_with("no such key: ***, and none of /x?key=***"));
+        let shown = done.stdout + &done.stderr;
+        assert!(done.code == 1 && !shown.contains("sk-of"), "{shown}");
+    }
+    let done = fire(&url, &["--model", "m", "--endpoint", "/x y?key=sk-of-query"], &line);
+    assert!(done.code == 2 && done.stderr.contains("key=***") && !done.stderr.contains("sk-of"), "{}", done.stderr);
 }
 
 #[test]

@@ -241,6 +241,61 @@ fn http_in_odd_shapes_is_read() {
     }
 }
 
+/// A server or a proxy that never ends its bodies holds no slot for longer than a moment.
+#[test]
+fn a_body_that_is_left_open_behind_its_answer_does_not_hold_the_slot() {
+    let piece = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
+    let line = "{\"message\":{\"content\":\"a\"},\"done\":true,\"done_reason\":\"stop\"}\n";
+    for (backend, media, body) in
+        [("openai", "text/event-stream", piece(ANSWER)), ("ollama", "application/x-ndjson", piece(line))]
+    {
+        for transport in ["stamped", "portable"] {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {media}\r\ntransfer-encoding: chunked\r\n\r\n");
+            let url = server_that_stays(head + &body);
+            let flags = ["--backend", backend, "--model", "m", "--transport", transport, "--max-concurrency", "1"];
+            let done = fire(&url, &[&flags[..], &["--timeout-stall", "20s"]].concat(), &requests(2, ""));
+            let (_, outputs, end) = records(&done.stdout);
+            assert_eq!((done.code, outputs.len()), (0, 2), "{backend} {transport}: {}", done.stderr);
+            for output in outputs {
+                assert_eq!((&output["success"], &output["reused"]), (&true.into(), &false.into()), "{output}");
+                assert_eq!(output["phases"]["done"], output["latency"], "the last event's time: {output}");
+            }
+            let duration = end["duration"].as_f64().unwrap();
+            assert!((0.9..5.0).contains(&duration), "one wait between the two, and none behind them: {duration}");
+        }
+    }
+}
+
+/// Answers every request with these bytes and closes nothing.
+fn server_that_stays(answer: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, answer) = (stream.unwrap(), answer.clone());
+            std::thread::spawn(move || {
+                while !read_request(&mut stream).is_empty() && stream.write_all(answer.as_bytes()).is_ok() {}
+            });
+        }
+    });
+    url
+}
+
+/// Packed bytes are told as such, and not read as a broken stream.
+#[test]
+fn a_reply_that_is_compressed_is_told_with_its_cure() {
+    for transport in ["stamped", "portable"] {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n";
+        let url = server_that_says(format!("{head}content-length: 4\r\nconnection: close\r\n\r\n\u{1f}\u{1f}ab"));
+        let done = fire(&url, &["--model", "m", "--transport", transport], &requests(1, ""));
+        let (_, outputs, _) = records(&done.stdout);
+        let (kind, error) = (&outputs[0]["error_kind"], outputs[0]["error"].as_str().unwrap());
+        assert_eq!(kind, "protocol", "{transport}: {error}");
+        assert!(error.starts_with("the server compresses its replies (gzip)"), "{transport}: {error}");
+        assert!(done.stderr.contains("turn that off"), "{transport}: {}", done.stderr);
+    }
+}
+
 #[test]
 fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
     let sim = Sim::start(&["--step-base", "1ms"]);
