@@ -71,6 +71,13 @@ impl Choice<'_> {
     }
 }
 
+/// What went wrong, by a finish reason: engines end an answer that they give up as they end one that is whole, with a reason
+/// of its own.
+#[must_use]
+pub fn given_up(finish: &str) -> Option<String> {
+    matches!(finish, "abort" | "error").then(|| format!("the server ended the answer: {finish}"))
+}
+
 /// A server's count of tokens; each number is `None` where it does not say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -4,15 +4,18 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{Choice, Delta, Metrics, Part, Text, Usage, parse};
+use super::{Choice, Delta, Metrics, Part, Text, Usage, delta::given_up, parse};
 use crate::http::exchange::error_message;
 
 /// Reads a chunk of a stream, or a reply in one piece.
 pub fn read(data: &[u8]) -> Result<Delta<'_>, String> {
     let chunk: Chunk = parse(data)?;
-    let error = chunk.is_error().then(|| error_message(data));
+    let is_error = chunk.is_error();
+    let choices: SmallVec<[Choice; 1]> = chunk.choices.into_iter().map(Into::into).collect();
+    let given_up = || choices.iter().find_map(|choice| given_up(choice.finish.as_deref()?));
+    let error = if is_error { Some(error_message(data)) } else { given_up() };
     Ok(Delta {
-        choices: chunk.choices.into_iter().map(Into::into).collect(),
+        choices,
         usage: chunk.usage.map_or_else(Usage::default, Into::into),
         metrics: chunk.metrics,
         error,
@@ -194,6 +197,12 @@ mod tests {
         for error in [r#"{"error":{"message":"boom"}}"#, r#"{"object":"error","message":"boom"}"#] {
             assert_eq!(read(error.as_bytes()).unwrap().error.as_deref(), Some("boom"));
             assert!(whole(error.as_bytes()).is_ok());
+        }
+        for reason in ["abort", "error"] {
+            let data = format!(r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"{reason}"}}]}}"#);
+            let want = format!("the server ended the answer: {reason}");
+            assert_eq!(read(data.as_bytes()).unwrap().error, Some(want.clone()));
+            assert_eq!(whole(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error, Some(want));
         }
         assert!(whole(br#"{"id":"x"}"#).is_err() && read(br#"{"choices":"none"}"#).is_err());
     }

@@ -17,7 +17,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Choice, Delta, Payload, Sampling, Text, Usage, completions::limit, json, parse, prompt, sampling::take,
+    Api, Choice, Delta, Payload, Sampling, Text, Usage, completions::limit, delta::given_up, json, parse, prompt,
+    sampling::take,
 };
 use crate::{
     http::{exchange::error_message, sse::Event},
@@ -79,9 +80,9 @@ impl Api for Sglang {
         }
         let meta = told.meta_info.ok_or("it has no `meta_info`")?;
         if let Some(Reason { kind, message }) = &meta.finish_reason
-            && kind == "abort"
+            && let Some(error) = given_up(kind)
         {
-            let error = message.as_ref().map_or("aborted", |text| &*text.0).to_owned();
+            let error = message.as_ref().map_or(error, |text| text.0.to_string());
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
         let usage = Usage {

@@ -587,10 +587,12 @@ fn faults_of_every_api_are_told_for_what_they_are() {
         assert!(told["status"].as_u64() >= Some(400) && told["error"].as_str().unwrap().contains(want), "{told}");
     }
     for (backend, lines, _) in every_backend(1) {
+        let tells_abort = ["openai", "openai-chat", "sglang"].contains(&backend);
         for (fault, want) in [
             ("error_in_stream@2", "stream_error"),
             ("cut@2", "reset truncated"),
             ("end_early@2", "truncated"),
+            ("abort@2", if tells_abort { "stream_error" } else { "" }),
             ("bad_json@2", "protocol"),
             ("split", ""),
             ("coalesce", ""),

@@ -613,6 +613,11 @@ fn check_content(sim: &Sim, kind: FaultKind) {
             assert!(text.is_done() && text.finish().is_none());
             (3, 0)
         }
+        FaultKind::Abort => {
+            assert_eq!((text.finish().as_deref(), text.is_done()), (Some("abort"), true));
+            assert_eq!(text.events().last().unwrap()["usage"]["completion_tokens"], 3);
+            (3, 1)
+        }
         FaultKind::BadJson => {
             let bad = |d: &&String| *d != "[DONE]" && serde_json::from_str::<Value>(d).is_err();
             assert_eq!(text.data().iter().position(|d| bad(&d)), Some(3));

@@ -75,6 +75,10 @@ impl Dialect for Sglang {
         ending.done.then(|| DONE.into()).into_iter().collect()
     }
 
+    fn tells_abort(&self) -> bool {
+        true
+    }
+
     fn set_cached_tokens(&mut self, tokens: u32) {
         self.cached = tokens;
     }
