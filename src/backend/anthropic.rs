@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, parse, prompt, sampling::listed};
+use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, completions::LIMIT, parse, prompt, sampling::listed};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -30,9 +30,6 @@ use crate::{
 /// The API.
 #[derive(Debug)]
 pub struct Messages;
-
-/// This API wants a limit in every request.
-const LIMIT: u32 = 1024;
 
 impl Api for Messages {
     fn endpoint(&self, _stream: bool) -> &'static str {

@@ -364,8 +364,9 @@ mod tests {
                 TensorrtLlm,
                 hi,
                 false,
-                json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "", "stream": false,
-                    "temperature": 0.5, "top_p": 0.8, "seed": 1}),
+                json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "",
+                    "exclude_input_in_output": true, "stream": false, "temperature": 0.5, "top_p": 0.8, "seed": 1,
+                    "min_tokens": 4}),
             ),
             (
                 Ollama,
@@ -377,6 +378,22 @@ mod tests {
         ] {
             assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend.name());
         }
+    }
+
+    #[test]
+    fn tensorrt_llm_is_asked_for_a_length_and_an_adapter_in_its_words() {
+        let sent = |line| body(Backend::TensorrtLlm, line, true).unwrap();
+        let plain = sent(r#"{"prompt":"hi","lora":"7"}"#);
+        assert_eq!(
+            (&plain["max_tokens"], &plain["min_tokens"], &plain["lora_task_id"]),
+            (&json!(1024), &json!(null), &json!(7))
+        );
+        let own = sent(r#"{"prompt":"hi","body":{"ignore_eos":true,"max_tokens":9}}"#);
+        assert_eq!((&own["max_tokens"], &own["min_tokens"], &own["ignore_eos"]), (&json!(9), &json!(9), &json!(null)));
+        let less = sent(r#"{"prompt":"hi","body":{"ignore_eos":true,"min_tokens":2}}"#);
+        assert_eq!(less["min_tokens"], 2);
+        let no = sent(r#"{"prompt":"hi","body":{"ignore_eos":false}}"#);
+        assert_eq!((&no["min_tokens"], &no["ignore_eos"]), (&json!(null), &json!(null)));
     }
 
     /// A request's own object for the API's parameters stands beside what is in there already.
@@ -435,6 +452,7 @@ mod tests {
             (Backend::OpenaiAudio, r#"{"prompt":"hi"}"#, "input_audio"),
             (Backend::Openai, r#"{"prompt":["a","b"]}"#, "send one a line"),
             (Backend::Sglang, r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
+            (Backend::TensorrtLlm, r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
         ] {
             let error = body(backend, line, true).unwrap_err();
             assert!(error.contains(cure), "{}: {error}", backend.name());

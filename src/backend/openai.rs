@@ -202,7 +202,10 @@ mod tests {
             let data = format!(r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"{reason}"}}]}}"#);
             let want = format!("the server ended the answer: {reason}");
             assert_eq!(read(data.as_bytes()).unwrap().error, Some(want.clone()));
-            assert_eq!(whole(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error, Some(want));
+            assert_eq!(
+                whole(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error,
+                Some(want)
+            );
         }
         assert!(whole(br#"{"id":"x"}"#).is_err() && read(br#"{"choices":"none"}"#).is_err());
     }

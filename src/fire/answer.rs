@@ -407,7 +407,7 @@ impl Answer {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        let silent_end = !self.protocol.api.tells_end() && self.chunks() > 0;
+        let silent_end = !self.protocol.api.tells_end() && (self.chunks() > 0 || self.silent.is_some());
         if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
             return Some(Failure::new(ErrorKind::Truncated, message));

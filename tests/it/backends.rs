@@ -608,6 +608,16 @@ fn faults_of_every_api_are_told_for_what_they_are() {
     }
 }
 
+/// All that was ever said is said, and it is nothing.
+#[test]
+fn a_stream_that_only_its_end_could_complete_may_be_empty() {
+    let end = "data: {\"model_name\":\"ensemble\",\"text_output\":\"\"}\n\n";
+    for (body, kind) in [(end, "empty"), ("", "truncated")] {
+        let output = output(&fire(&play("200 OK", EVENTS, body).url, "tensorrt-llm", &[], HI));
+        assert_eq!(output["error_kind"], kind, "{output}");
+    }
+}
+
 #[test]
 fn a_server_without_models_needs_no_model() {
     let played = play("200 OK", EVENTS, TGI);
