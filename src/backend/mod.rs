@@ -29,7 +29,7 @@ mod tgi;
 
 use std::{borrow::Cow, fmt, path::Path};
 
-pub use delta::{Choice, Delta, Metrics, Part, Usage};
+pub use delta::{Choice, Delta, Extent, Metrics, Part, Usage};
 pub use sampling::Sampling;
 
 use crate::{

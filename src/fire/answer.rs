@@ -1,9 +1,8 @@
 //! One answer as it arrives: stamped bytes in, tokens and an outcome out. It knows no socket and no clock.
 
-use std::borrow::Cow;
-
+use super::transcript::Transcript;
 use crate::{
-    backend::{Choice, Delta, Metrics, Part, Protocol, Usage, pattern::Pattern},
+    backend::{Choice, Delta, Extent, Metrics, Part, Protocol, Usage, pattern::Pattern},
     http::{
         exchange::{Cut, Failure, error_message},
         lines::Lines,
@@ -53,9 +52,7 @@ pub struct Answer {
     /// A bit for each of the `n` answers to the prompt that has begun, and that has given its finish reason.
     begun: u64,
     finished: u64,
-    text: String,
-    /// Bytes of reasoning, of a server that repeats all before.
-    reasoned: usize,
+    transcript: Transcript,
     /// Tokens came in a reply of one piece, which has no first one.
     unseen: bool,
     /// Its last bytes are read.
@@ -78,7 +75,7 @@ impl Answer {
             itl: Vec::with_capacity(room),
             chunk_tokens: Vec::with_capacity(room),
             read_lag: Vec::with_capacity(room),
-            text: String::with_capacity(room * 4),
+            transcript: Transcript::with_room(room * 4),
             ..Answer::default()
         }
     }
@@ -134,7 +131,7 @@ impl Answer {
     #[must_use]
     pub fn heap(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        let bytes = self.text.capacity() + self.body.capacity();
+        let bytes = self.transcript.heap() + self.body.capacity();
         times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + bytes
     }
 
@@ -156,7 +153,7 @@ impl Answer {
         if let Some((part, text)) = self.pattern.read(event) {
             self.token(arrival, part == Part::Answer, 0, None);
             if part == Part::Answer {
-                self.text.push_str(text);
+                self.transcript.push(text);
             }
             return;
         }
@@ -190,8 +187,8 @@ impl Answer {
             return self.fail(ErrorKind::StreamError, error);
         }
         let told = delta.usage.completion_tokens;
-        if delta.cumulative {
-            delta.choices.iter_mut().for_each(|choice| self.cut_old(choice, told));
+        if delta.extent != Extent::New {
+            delta.choices.iter_mut().for_each(|choice| self.cut_old(choice, delta.extent, told));
         }
         self.usage = delta.usage.or(self.usage);
         self.metrics = delta.metrics.or(self.metrics);
@@ -207,18 +204,14 @@ impl Answer {
         self.done |= delta.done;
     }
 
-    /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text: then the
-    /// server's count tells, where it has counted from the first chunk on.
-    fn cut_old(&mut self, choice: &mut Choice<'_>, told: Option<u32>) {
-        let reasons = choice.reasons();
-        let old = if reasons { self.reasoned } else { self.text.len() };
-        choice.text = match std::mem::take(&mut choice.text) {
-            Cow::Borrowed(all) => all.get(old..).unwrap_or_default().into(),
-            Cow::Owned(all) => all.get(old..).unwrap_or_default().to_owned().into(),
+    /// Of a text that may repeat all before it, what is new. A character that is not whole yet may come without any text: then
+    /// the server's count tells, where it has counted from the first chunk on.
+    fn cut_old(&mut self, choice: &mut Choice<'_>, extent: Extent, told: Option<u32>) {
+        let text = std::mem::take(&mut choice.text);
+        choice.text = match choice.part {
+            Part::Reasoning => self.transcript.news_of_thoughts(text),
+            Part::Answer | Part::Call => self.transcript.news(extent, text),
         };
-        if reasons {
-            self.reasoned += choice.text.len();
-        }
         let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
         if choice.text.is_empty() && counts && !choice.opens {
             choice.ids = told.map_or(0, |told| told.saturating_sub(self.counted)) as usize;
@@ -232,11 +225,14 @@ impl Answer {
             let bit = 1 << choice.index.min(63);
             self.begun |= bit;
             if let Some(reason) = &choice.finish {
-                self.finish_reason = Some(reason.clone().into_owned());
                 self.finished |= bit;
+                // As with the text, the first answer's.
+                if choice.index == 0 {
+                    self.finish_reason = Some(reason.clone().into_owned());
+                }
             }
             if choice.index == 0 && choice.part != Part::Reasoning {
-                self.text.push_str(&choice.text);
+                self.transcript.push(&choice.text);
             }
         }
     }
@@ -326,14 +322,14 @@ impl Answer {
 
     /// What it says so far; `None`: it has failed.
     pub fn heard(&self) -> Option<String> {
-        self.failure.is_none().then(|| self.text.clone())
+        self.failure.is_none().then(|| self.transcript.text().to_owned())
     }
 
     /// What it says, and when its last token came, if it is whole; `None`: it has failed.
     pub fn reply(&mut self, broken: Option<&Failure>) -> Option<(String, Option<Nanos>)> {
         self.settle(broken.is_none());
         let good = self.judge(broken.cloned()).is_none();
-        good.then(|| (self.text.clone(), self.last))
+        good.then(|| (self.transcript.text().to_owned(), self.last))
     }
 
     /// The answer is over: writes what it was into `output`, whose request began at `start`.
@@ -377,7 +373,7 @@ impl Answer {
             let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
             ServerTimes { queue_time: time(m.queue_time_ms), ttft: time(m.time_to_first_token_ms) }
         });
-        output.generated_text = Some(self.text);
+        output.generated_text = Some(self.transcript.into_text());
     }
 
     /// An answer may end within a character, and then a server that holds incomplete characters back sends no text at
@@ -427,7 +423,7 @@ impl Answer {
             (tokens, TokenSource::Usage)
         } else if all_known {
             (self.chunk_tokens.iter().copied().fold(0, u32::saturating_add), TokenSource::TokenIds)
-        } else if let Some(tokens) = (chunks > 0).then(|| count(&self.text)).flatten() {
+        } else if let Some(tokens) = (chunks > 0).then(|| count(self.transcript.text())).flatten() {
             (tokens, TokenSource::Tokenizer)
         } else {
             (chunks, TokenSource::Chunks)

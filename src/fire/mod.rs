@@ -28,6 +28,7 @@ mod session;
 mod sink;
 mod stop;
 mod tally;
+mod transcript;
 mod usage;
 mod verdict;
 mod warmup;

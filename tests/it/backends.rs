@@ -105,6 +105,18 @@ data: {"text":" a\u00e9!","meta_info":{"finish_reason":{"type":"length","length"
 data: [DONE]
 
 "#;
+/// With `--incremental-streaming-output`.
+const SGLANG_NEWS: &str = r#"data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":1,"cached_tokens":2}}
+
+data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":2,"cached_tokens":2}}
+
+data: {"text":"! b","output_ids":[8,9],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":4,"cached_tokens":2}}
+
+data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":{"type":"length","length":5},"prompt_tokens":3,"completion_tokens":5,"cached_tokens":2,"reasoning_tokens":2}}
+
+data: [DONE]
+
+"#;
 const TENSORRT: &str = r#"data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" a"}
 
 data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" b"}
@@ -209,8 +221,12 @@ fn streams_of_every_api_are_read() {
 fn tokens_of_each_chunk_are_known_where_the_server_counts_as_it_goes() {
     let done = fire(&play("200 OK", EVENTS, SGLANG).url, "sglang", &[], HI);
     assert_eq!(output(&done)["chunk_tokens"], json!([1, 1, 2]));
+    let output = output(&fire(&play("200 OK", EVENTS, SGLANG_NEWS).url, "sglang", &[], HI));
+    let want = "prompt 3 cached 2 tokens 5 by usage chunks 4 finish length text \"haha! bha\"";
+    assert_eq!((told(&output).as_str(), &output["chunk_tokens"]), (want, &json!([1, 1, 2, 1])), "{output}");
+    assert_eq!(output["reasoning_tokens"], 2);
     let done = fire(&play("200 OK", EVENTS, TRANSCRIPTION).url, "openai-audio", &[], AUDIO);
-    assert_eq!(output(&done)["chunk_tokens"], json!(null), "one each");
+    assert_eq!(self::output(&done)["chunk_tokens"], json!(null), "one each");
 }
 
 #[test]
