@@ -38,6 +38,7 @@ impl Api for Messages {
 
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
+        prompt::without_calls(&messages, "anthropic")?;
         let is_system = |message: &Value| message["role"] == "system" || message["role"] == "developer";
         let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
         messages.retain(|message| !is_system(message));
