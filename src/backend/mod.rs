@@ -413,7 +413,7 @@ mod tests {
         assert_eq!((&sglang["sampling_params"], &sglang["return_logprob"]), (&params, &json!(true)));
         assert_eq!(sglang["top_logprobs_num"], 3);
         // Out of their range there, where they would change nothing.
-        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "parameters": {"stop": "x"}}));
+        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "top_k": -1, "parameters": {"stop": "x"}}));
         let parameters = json!({"max_new_tokens": 4, "details": true, "seed": 1, "stop": ["x"]});
         assert_eq!(tgi["parameters"], parameters);
         let anthropic = sent(Backend::Anthropic, json!({"stop": "x", "ignore_eos": true}));
@@ -443,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_tools_go_where_their_form_is_known() {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+        let talk = json!({"messages": [{"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "2"}]})
+        .to_string();
+        for backend in [Backend::Anthropic, Backend::OpenaiResponses] {
+            assert!(
+                body(backend, &talk, true).unwrap_err().contains("use --backend openai-chat"),
+                "{}",
+                backend.name()
+            );
+        }
+        let sent = body(Backend::Ollama, &talk, true).unwrap();
+        assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
+        assert_eq!(body(Backend::OpenaiChat, &talk, true).unwrap()["messages"][2]["tool_call_id"], "c");
+    }
+
+    #[test]
     fn what_a_backend_does_not_take_is_refused_with_the_cure() {
         for (backend, line, cure) in [
             (Backend::Openai, r#"{"messages":[]}"#, "--backend openai-chat"),
@@ -452,6 +471,8 @@ mod tests {
             (Backend::OpenaiAudio, r#"{"prompt":"hi"}"#, "input_audio"),
             (Backend::Openai, r#"{"prompt":["a","b"]}"#, "send one a line"),
             (Backend::Sglang, r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
+            (Backend::OpenaiEmbeddings, r#"{"prompt":"hi","body":{"encoding_format":"bytes"}}"#, "base64 or float"),
+            (Backend::VllmPooling, r#"{"prompt":"hi","body":{"encoding_format":"bytes_only"}}"#, "base64 or float"),
             (Backend::TensorrtLlm, r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
         ] {
             let error = body(backend, line, true).unwrap_err();
