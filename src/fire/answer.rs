@@ -161,8 +161,9 @@ impl Answer {
             return self.fail(ErrorKind::StreamError, error_message(data));
         }
         match data.trim_ascii() {
-            // A sign of life, as some gateways send.
+            // Signs of life, as some gateways send.
             b"" => return,
+            _ if matches!(name, b"ping" | b"keepalive") => return,
             b"[DONE]" => {
                 self.done = true;
                 return;
@@ -253,7 +254,7 @@ impl Answer {
                 self.unseen = delta.choices.iter().any(Choice::bears_token) || delta.usage.completion_tokens > Some(0);
                 if self.unseen {
                     self.chunk_tokens.push(0);
-                    self.so_far += u64::from(delta.usage.completion_tokens.unwrap_or(1));
+                    self.so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));
                 }
             }
             Err(e) => {
@@ -425,6 +426,9 @@ impl Answer {
             (self.chunk_tokens.iter().copied().fold(0, u32::saturating_add), TokenSource::TokenIds)
         } else if let Some(tokens) = (chunks > 0).then(|| count(self.transcript.text())).flatten() {
             (tokens, TokenSource::Tokenizer)
+        } else if self.unseen {
+            // There were no chunks to count.
+            (0, TokenSource::Chunks)
         } else {
             (chunks, TokenSource::Chunks)
         };
@@ -578,6 +582,23 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_in_one_piece_has_as_many_tokens_as_somebody_counts() {
+        let protocol = Protocol { stream: false, ..Protocol::default() };
+        let tokens = |usage: &str, count: Option<u32>| {
+            let mut answer = Answer::expecting(protocol, None);
+            let body = format!(r#"{{"choices":[{{"index":0,"text":"a b","finish_reason":"stop"}}]{usage}}}"#);
+            answer.push(read(1, 1), body.as_bytes()).unwrap();
+            let mut output = RequestFuncOutput::default();
+            answer.finish(Nanos(0), None, |_| count, &mut output);
+            assert!(output.success, "{output:?}");
+            (output.output_tokens, output.token_source, output.chunk_tokens)
+        };
+        assert_eq!(tokens(r#","usage":{"completion_tokens":2}"#, None), (2, Some(TokenSource::Usage), Some(vec![])));
+        assert_eq!(tokens("", Some(3)), (3, Some(TokenSource::Tokenizer), Some(vec![])));
+        assert_eq!(tokens("", None), (0, None, Some(vec![])), "there was no chunk");
+    }
+
+    #[test]
     fn a_body_that_waits_to_be_read_counts_as_memory() {
         let protocol = Protocol { stream: false, ..Protocol::default() };
         let mut answer = Answer::expecting(protocol, None);
@@ -593,6 +614,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sign_of_life_is_no_chunk() {
+        let mut answer = Answer::default();
+        for name in ["ping", "keepalive"] {
+            answer.push(read(1, 1), format!("event: {name}\ndata: still here\n\n").as_bytes()).unwrap();
+        }
+        assert!(!answer.has_token());
+    }
+
+    #[test]
     fn every_answer_of_several_must_be_finished() {
         let choice = |index: u32, reason: &str| {
             format!(r#"{{"choices":[{{"index":{index},"text":"a","finish_reason":{reason}}}]}}"#)
@@ -601,6 +631,8 @@ mod tests {
         assert_eq!(answer(&[&b, &a], None).error_kind, Some(ErrorKind::Truncated));
         assert!(answer(&[&b, &a, &choice(1, "\"length\"")], None).success);
         assert!(answer(&[&b, &a, "[DONE]"], None).success);
+        let reason = |events: &[&str]| answer(events, None).finish_reason;
+        assert_eq!(reason(&[&a, &choice(1, "\"stop\"")]).as_deref(), Some("length"), "the first one's");
     }
 
     #[test]

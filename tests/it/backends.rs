@@ -146,7 +146,7 @@ fn streams_of_every_api_are_read() {
             HI,
             EVENTS,
             fixture("responses.txt"),
-            format!("prompt 13 cached null tokens 6 by usage chunks 6 finish length {thee}"),
+            format!("prompt 13 cached 0 tokens 6 by usage chunks 6 finish length {thee}"),
         ),
         (
             "anthropic",
@@ -330,7 +330,7 @@ fn replies_in_one_piece_have_an_end_and_no_first_token() {
             "openai-responses",
             HI,
             fixture("responses.json"),
-            "prompt 13 cached null tokens 6 by usage chunks - finish length text \"ail\u{fffd} hold sheTill slave\"",
+            "prompt 13 cached 0 tokens 6 by usage chunks - finish length text \"ail\u{fffd} hold sheTill slave\"",
         ),
         (
             "anthropic",
@@ -355,16 +355,11 @@ fn replies_in_one_piece_have_an_end_and_no_first_token() {
             "openai-audio",
             AUDIO,
             r#"{"text":" a b","usage":{"type":"duration","seconds":3}}"#.into(),
-            "prompt 0 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
+            "prompt 0 cached null tokens 0 by - chunks - finish - text \" a b\"",
         ),
         ("tgi", HI, tgi.into(), usual),
         ("sglang", HI, sglang.into(), usual),
-        (
-            "tensorrt-llm",
-            HI,
-            tensorrt.into(),
-            "prompt 1 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
-        ),
+        ("tensorrt-llm", HI, tensorrt.into(), "prompt 1 cached null tokens 0 by - chunks - finish - text \" a b\""),
         ("ollama", HI, ollama.into(), "prompt 3 cached null tokens 2 by usage chunks - finish stop text \" a b\""),
     ] {
         let done = fire(&play("200 OK", "application/json", body.clone()).url, backend, &["--no-stream"], line);
@@ -406,10 +401,23 @@ fn what_generates_nothing_is_told_without_tokens() {
 }
 
 #[test]
+fn replies_of_which_nobody_counted_the_tokens_are_told() {
+    let played = play("200 OK", "application/json", r#"{"model_name":"ensemble","text_output":" a b"}"#);
+    let done = fire(&played.url, "tensorrt-llm", &["--no-stream"], &HI.repeat(3));
+    let result = run("vb-stats", &["--table", "always"], &done.stdout);
+    let json: Value = serde_json::from_str(&result.stdout).unwrap();
+    assert_eq!((&json["completed"], &json["total_output_tokens"]), (&json!(3), &json!(0)), "{json}");
+    assert_eq!(json["vb"]["token_sources"]["none"], 3);
+    let row = result.stderr.lines().find(|line| line.starts_with("Replies without a token count:"));
+    assert!(row.is_some_and(|row| row.ends_with(" 3")) && !result.stderr.contains("NaN"), "{}", result.stderr);
+}
+
+#[test]
 fn errors_are_told_in_the_words_of_each_api() {
     let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     let named = format!("event: error\ndata: {error}\n\n");
     let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"Overloaded\"}}}\n\n";
+    let cancelled = "event: response.cancelled\ndata: {\"response\":{\"status\":\"cancelled\",\"error\":{\"message\":\"Overloaded\"}}}\n\n";
     let tgi = "data: {\"error\":\"Overloaded\",\"error_type\":\"overloaded\"}\n\n";
     for (backend, media, body) in [
         ("anthropic", EVENTS, named),
@@ -419,6 +427,8 @@ fn errors_are_told_in_the_words_of_each_api() {
         ("openai-responses", EVENTS, "data: {\"type\":\"error\",\"message\":\"Overloaded\"}\n\n".into()),
         ("openai-responses", EVENTS, failed.into()),
         ("tgi", EVENTS, tgi.into()),
+        ("tgi", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\",\"http_status_code\":500}}\n\n".into()),
+        ("openai-responses", EVENTS, cancelled.into()),
         ("sglang", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
         ("tensorrt-llm", EVENTS, "data: {\"error\":\"Overloaded\"}\n\n".into()),
         (
