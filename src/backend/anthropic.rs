@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, parse, prompt, sampling::listed};
+use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, completions::LIMIT, parse, prompt, sampling::listed};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -31,9 +31,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Messages;
 
-/// This API wants a limit in every request.
-const LIMIT: u32 = 1024;
-
 impl Api for Messages {
     fn endpoint(&self, _stream: bool) -> &'static str {
         "/v1/messages"
@@ -41,6 +38,7 @@ impl Api for Messages {
 
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
+        prompt::without_calls(&messages, "anthropic")?;
         let is_system = |message: &Value| message["role"] == "system" || message["role"] == "developer";
         let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
         messages.retain(|message| !is_system(message));

@@ -8,7 +8,8 @@
 //! data: {"object":"transcription.chunk","choices":[{"delta":{"content":" there"},"finish_reason":null}], …}
 //! ```
 //!
-//! In one piece the reply is `{"text":"there", …}`, which counts no tokens. `--endpoint /v1/audio/translations` translates.
+//! In one piece the reply is `{"text":"there", …}`, which counts no tokens, or with a `response_format` of `text`, `srt` or `vtt`
+//! the text itself. `--endpoint /v1/audio/translations` translates.
 
 use std::borrow::Cow;
 
@@ -88,13 +89,18 @@ impl Api for Audio {
     }
 
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let told: Told = parse(body)?;
-        if told.error.is_some() {
-            return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
-        }
-        let usage = told.usage();
-        let text = told.text.ok_or("it has no `text`")?;
-        let choice = Choice { text: text.into(), ..Choice::default() };
+        let (text, usage) = if body.trim_ascii_start().starts_with(b"{") {
+            let told: Told = parse(body)?;
+            if told.error.is_some() {
+                return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
+            }
+            let usage = told.usage();
+            (told.text.ok_or("it has no `text`")?.into(), usage)
+        } else {
+            let text = str::from_utf8(body).map_err(|e| e.to_string())?;
+            (text.trim_end_matches('\n').into(), Usage::default())
+        };
+        let choice = Choice { text, ..Choice::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
@@ -204,5 +210,14 @@ mod tests {
                 SampleRequest { multi_modal_data: Some(serde_json::from_str(bad).unwrap()), ..request.clone() };
             assert!(Audio.encode(&none, &request).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_reply_may_be_the_text_itself() {
+        let text = |body: &'static str| Audio.whole(body.as_bytes()).map(|delta| delta.choices[0].text.to_string());
+        assert_eq!(text("There.\n").unwrap(), "There.");
+        assert_eq!(text("WEBVTT\n\n00:00.000 --> 00:01.000\nThere.\n").unwrap().lines().count(), 4);
+        assert_eq!(text(r#"{"text":"There."}"#).unwrap(), "There.");
+        assert!(text(r#"{"text":"The"#).is_err() && Audio.whole(b"\xff").is_err());
     }
 }

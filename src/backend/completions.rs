@@ -39,6 +39,9 @@ impl Api for Completions {
     }
 }
 
+/// For APIs that want a limit in every request.
+pub const LIMIT: u32 = 1024;
+
 /// The most tokens to generate, under the name that the API has for it.
 pub fn limit(body: &mut Object, key: &str, request: &SampleRequest) {
     if let Some(tokens) = request.expected_output_len {

@@ -18,8 +18,20 @@ pub struct Delta<'a> {
     pub done: bool,
     /// The request failed, in the server's words.
     pub error: Option<String>,
-    /// The texts are all that was generated so far, and not what is new.
-    pub cumulative: bool,
+    /// What its texts are.
+    pub extent: Extent,
+}
+
+/// How much of an answer the text of a piece is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// What is new.
+    #[default]
+    New,
+    /// All that was generated so far.
+    All,
+    /// One of both, as the server is set up: all, unless it does not begin with what came before.
+    Either,
 }
 
 /// A piece of one of the answers.
@@ -69,6 +81,13 @@ impl Choice<'_> {
     pub fn bears_token(&self) -> bool {
         self.answers() || self.reasons() || self.ids > 0
     }
+}
+
+/// What went wrong, by a finish reason: engines end an answer that they give up as they end one that is whole, with a reason
+/// of its own.
+#[must_use]
+pub fn given_up(finish: &str) -> Option<String> {
+    matches!(finish, "abort" | "error").then(|| format!("the server ended the answer: {finish}"))
 }
 
 /// A server's count of tokens; each number is `None` where it does not say.

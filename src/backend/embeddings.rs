@@ -9,9 +9,9 @@
 //! it to cut them silently.
 
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::{Api, Delta, Sampling, Usage, parse, prompt};
+use super::{Api, Delta, Payload, Sampling, Usage, json, parse, prompt};
 use crate::{
     http::{
         exchange::{Cut, error_message},
@@ -35,6 +35,17 @@ impl Api for Embeddings {
 
     fn sampling(&self) -> Sampling {
         Sampling::NONE
+    }
+
+    fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
+        let bytes = body.get("encoding_format").and_then(Value::as_str).filter(|format| format.starts_with("bytes"));
+        match bytes {
+            Some(_) => {
+                Err("vectors as `bytes` come without a count of tokens: set `encoding_format` to base64 or float"
+                    .into())
+            }
+            None => json(body),
+        }
     }
 
     fn cut(&self, _stream: bool) -> Cut {
@@ -64,6 +75,19 @@ struct Reply<'a> {
     results: Vec<IgnoredAny>,
     #[serde(default)]
     usage: Option<Counts>,
+    #[serde(default)]
+    meta: Option<Meta>,
+}
+
+/// Where Cohere has its counts.
+#[derive(Deserialize)]
+struct Meta {
+    tokens: Option<Billed>,
+}
+
+#[derive(Deserialize)]
+struct Billed {
+    input_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +104,24 @@ pub fn results(body: &[u8]) -> Result<Delta<'_>, String> {
         return Err("it has no result, neither under `data` nor `results`".into());
     }
     let tokens = reply.usage.and_then(|counts| counts.prompt_tokens.or(counts.total_tokens));
-    let usage = Usage { prompt_tokens: tokens, ..Usage::default() };
+    let meta = || reply.meta?.tokens?.input_tokens;
+    let usage = Usage { prompt_tokens: tokens.or_else(meta), ..Usage::default() };
     Ok(Delta { usage, done: true, error, ..Delta::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_counted_where_each_server_counts_them() {
+        for counts in [
+            r#""usage":{"prompt_tokens":4,"total_tokens":9}"#,
+            r#""usage":{"total_tokens":4}"#,
+            r#""meta":{"billed_units":{"search_units":1},"tokens":{"input_tokens":4}}"#,
+        ] {
+            let body = format!(r#"{{"results":[{{"index":0,"relevance_score":0.9}}],{counts}}}"#);
+            assert_eq!(results(body.as_bytes()).unwrap().usage.prompt_tokens, Some(4), "{counts}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ mod tgi;
 
 use std::{borrow::Cow, fmt, path::Path};
 
-pub use delta::{Choice, Delta, Metrics, Part, Usage};
+pub use delta::{Choice, Delta, Extent, Metrics, Part, Usage};
 pub use sampling::Sampling;
 
 use crate::{
@@ -364,8 +364,9 @@ mod tests {
                 TensorrtLlm,
                 hi,
                 false,
-                json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "", "stream": false,
-                    "temperature": 0.5, "top_p": 0.8, "seed": 1}),
+                json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "",
+                    "exclude_input_in_output": true, "stream": false, "temperature": 0.5, "top_p": 0.8, "seed": 1,
+                    "min_tokens": 4}),
             ),
             (
                 Ollama,
@@ -377,6 +378,22 @@ mod tests {
         ] {
             assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend.name());
         }
+    }
+
+    #[test]
+    fn tensorrt_llm_is_asked_for_a_length_and_an_adapter_in_its_words() {
+        let sent = |line| body(Backend::TensorrtLlm, line, true).unwrap();
+        let plain = sent(r#"{"prompt":"hi","lora":"7"}"#);
+        assert_eq!(
+            (&plain["max_tokens"], &plain["min_tokens"], &plain["lora_task_id"]),
+            (&json!(1024), &json!(null), &json!(7))
+        );
+        let own = sent(r#"{"prompt":"hi","body":{"ignore_eos":true,"max_tokens":9}}"#);
+        assert_eq!((&own["max_tokens"], &own["min_tokens"], &own["ignore_eos"]), (&json!(9), &json!(9), &json!(null)));
+        let less = sent(r#"{"prompt":"hi","body":{"ignore_eos":true,"min_tokens":2}}"#);
+        assert_eq!(less["min_tokens"], 2);
+        let no = sent(r#"{"prompt":"hi","body":{"ignore_eos":false}}"#);
+        assert_eq!((&no["min_tokens"], &no["ignore_eos"]), (&json!(null), &json!(null)));
     }
 
     /// A request's own object for the API's parameters stands beside what is in there already.
@@ -396,7 +413,7 @@ mod tests {
         assert_eq!((&sglang["sampling_params"], &sglang["return_logprob"]), (&params, &json!(true)));
         assert_eq!(sglang["top_logprobs_num"], 3);
         // Out of their range there, where they would change nothing.
-        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "parameters": {"stop": "x"}}));
+        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "top_k": -1, "parameters": {"stop": "x"}}));
         let parameters = json!({"max_new_tokens": 4, "details": true, "seed": 1, "stop": ["x"]});
         assert_eq!(tgi["parameters"], parameters);
         let anthropic = sent(Backend::Anthropic, json!({"stop": "x", "ignore_eos": true}));
@@ -426,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_tools_go_where_their_form_is_known() {
+        let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+        let talk = json!({"messages": [{"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "2"}]})
+        .to_string();
+        for backend in [Backend::Anthropic, Backend::OpenaiResponses] {
+            assert!(
+                body(backend, &talk, true).unwrap_err().contains("use --backend openai-chat"),
+                "{}",
+                backend.name()
+            );
+        }
+        let sent = body(Backend::Ollama, &talk, true).unwrap();
+        assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
+        assert_eq!(body(Backend::OpenaiChat, &talk, true).unwrap()["messages"][2]["tool_call_id"], "c");
+    }
+
+    #[test]
     fn what_a_backend_does_not_take_is_refused_with_the_cure() {
         for (backend, line, cure) in [
             (Backend::Openai, r#"{"messages":[]}"#, "--backend openai-chat"),
@@ -435,6 +471,9 @@ mod tests {
             (Backend::OpenaiAudio, r#"{"prompt":"hi"}"#, "input_audio"),
             (Backend::Openai, r#"{"prompt":["a","b"]}"#, "send one a line"),
             (Backend::Sglang, r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
+            (Backend::OpenaiEmbeddings, r#"{"prompt":"hi","body":{"encoding_format":"bytes"}}"#, "base64 or float"),
+            (Backend::VllmPooling, r#"{"prompt":"hi","body":{"encoding_format":"bytes_only"}}"#, "base64 or float"),
+            (Backend::TensorrtLlm, r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
         ] {
             let error = body(backend, line, true).unwrap_err();
             assert!(error.contains(cure), "{}: {error}", backend.name());

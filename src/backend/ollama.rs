@@ -92,8 +92,14 @@ impl Api for Ollama {
     }
 }
 
-/// Content parts as this API has them: one text, and the images beside it.
+/// A message as this API has it: one text with the images beside it, and arguments of calls that are objects and no text.
 fn plain(message: &mut Value) -> Result<(), String> {
+    for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
+        let arguments = &mut call["function"]["arguments"];
+        if let Some(text) = arguments.as_str() {
+            *arguments = parse(text.as_bytes()).map_err(|e| format!("the arguments of a call are no JSON: {e}"))?;
+        }
+    }
     let Some(parts) = message.get("content").and_then(Value::as_array) else { return Ok(()) };
     let (mut text, mut images) = (String::new(), Vec::new());
     for part in parts {

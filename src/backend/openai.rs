@@ -4,15 +4,18 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{Choice, Delta, Metrics, Part, Text, Usage, parse};
+use super::{Choice, Delta, Metrics, Part, Text, Usage, delta::given_up, parse};
 use crate::http::exchange::error_message;
 
 /// Reads a chunk of a stream, or a reply in one piece.
 pub fn read(data: &[u8]) -> Result<Delta<'_>, String> {
     let chunk: Chunk = parse(data)?;
-    let error = chunk.is_error().then(|| error_message(data));
+    let is_error = chunk.is_error();
+    let choices: SmallVec<[Choice; 1]> = chunk.choices.into_iter().map(Into::into).collect();
+    let given_up = || choices.iter().find_map(|choice| given_up(choice.finish.as_deref()?));
+    let error = if is_error { Some(error_message(data)) } else { given_up() };
     Ok(Delta {
-        choices: chunk.choices.into_iter().map(Into::into).collect(),
+        choices,
         usage: chunk.usage.map_or_else(Usage::default, Into::into),
         metrics: chunk.metrics,
         error,
@@ -73,7 +76,7 @@ struct Message<'a> {
     #[serde(default)]
     role: Option<IgnoredAny>,
     #[serde(borrow, default)]
-    content: Option<Text<'a>>,
+    content: Option<Content<'a>>,
     /// The answer where the model does not want to give one.
     #[serde(borrow, default)]
     refusal: Option<Text<'a>>,
@@ -86,6 +89,22 @@ struct Message<'a> {
     tool_calls: Option<Vec<IgnoredAny>>,
     #[serde(default)]
     function_call: Option<IgnoredAny>,
+}
+
+/// A text; of Mistral's models that think, a list of parts.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(#[serde(borrow)] Text<'a>),
+    Parts(#[serde(borrow)] Vec<ContentPart<'a>>),
+}
+
+#[derive(Debug, Deserialize)]
+struct ContentPart<'a> {
+    #[serde(borrow, default)]
+    text: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    thinking: Option<Box<Content<'a>>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -146,16 +165,34 @@ impl<'a> Message<'a> {
     /// What kind of text it bears, and the text. Where it has some of the answer, its thoughts say nothing new.
     fn part(self) -> (Part, Option<Text<'a>>) {
         let filled = |text: &Option<Text>| text.as_ref().is_some_and(|t| !t.0.is_empty());
+        let (content, thoughts) = self.content.map_or((None, None), Content::parts);
         if self.tool_calls.is_some_and(|calls| !calls.is_empty()) || self.function_call.is_some() {
-            return (Part::Call, self.content);
+            return (Part::Call, content);
         }
-        if let Some(text) = [self.content, self.refusal].into_iter().find(filled) {
+        if let Some(text) = [content, self.refusal].into_iter().find(filled) {
             return (Part::Answer, text);
         }
-        match [self.reasoning, self.reasoning_content].into_iter().find(filled) {
+        match [self.reasoning, self.reasoning_content, thoughts].into_iter().find(filled) {
             Some(text) => (Part::Reasoning, text),
             None => (Part::Answer, None),
         }
+    }
+}
+
+impl<'a> Content<'a> {
+    /// Its text of the answer, and its thoughts.
+    fn parts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {
+        let parts = match self {
+            Content::Text(text) => return (Some(text), None),
+            Content::Parts(parts) => parts,
+        };
+        let (mut answer, mut thoughts) = (String::new(), String::new());
+        for part in parts {
+            answer.extend(part.text.map(|text| text.0));
+            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.parts());
+            thoughts.extend(text.or(deeper).map(|text| text.0));
+        }
+        (Some(Text(answer.into())), Some(Text(thoughts.into())))
     }
 }
 
@@ -179,6 +216,9 @@ mod tests {
             (r#"{"delta":{"content":null,"reasoning":"hm"}}"#, true, false),
             (r#"{"delta":{"reasoning_content":"hm"}}"#, true, false),
             (r#"{"delta":{"tool_calls":[{"index":0}]}}"#, true, true),
+            (r#"{"delta":{"content":[{"type":"text","text":"a"}]}}"#, true, true),
+            (r#"{"delta":{"content":[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]}]}}"#, true, false),
+            (r#"{"delta":{"content":[]}}"#, false, false),
             (r#"{"delta":{"tool_calls":[]}}"#, false, false),
             (r#"{"delta":{},"finish_reason":"stop"}"#, false, false),
             (r#"{"message":{"role":"assistant","content":"a","reasoning":"hm"},"finish_reason":"stop"}"#, true, true),
@@ -194,6 +234,15 @@ mod tests {
         for error in [r#"{"error":{"message":"boom"}}"#, r#"{"object":"error","message":"boom"}"#] {
             assert_eq!(read(error.as_bytes()).unwrap().error.as_deref(), Some("boom"));
             assert!(whole(error.as_bytes()).is_ok());
+        }
+        for reason in ["abort", "error"] {
+            let data = format!(r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"{reason}"}}]}}"#);
+            let want = format!("the server ended the answer: {reason}");
+            assert_eq!(read(data.as_bytes()).unwrap().error, Some(want.clone()));
+            assert_eq!(
+                whole(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error,
+                Some(want)
+            );
         }
         assert!(whole(br#"{"id":"x"}"#).is_err() && read(br#"{"choices":"none"}"#).is_err());
     }

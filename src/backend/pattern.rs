@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Delta, Part, Usage};
+use super::{Delta, Extent, Part, Usage};
 use crate::http::sse::Event;
 
 /// A chunk with its text left out.
@@ -46,7 +46,7 @@ impl Pattern {
 
 /// The text of a chunk of one choice that says nothing else, and stands in it as it is.
 fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(Part, &'a str)> {
-    let Delta { choices, usage, metrics: None, done: false, error: None, cumulative: false } = delta else {
+    let Delta { choices, usage, metrics: None, done: false, error: None, extent: Extent::New } = delta else {
         return None;
     };
     let [choice] = &choices[..] else { return None };

@@ -5,7 +5,7 @@
 //! {"object":"list","data":[{"index":0,"object":"pooling","data":[0.1,-0.2]}],"usage":{"prompt_tokens":1,"total_tokens":1}}
 //! ```
 
-use super::{Api, Delta, Sampling, embeddings, embeddings::Embeddings};
+use super::{Api, Delta, Payload, Sampling, embeddings, embeddings::Embeddings};
 use crate::{
     http::{exchange::Cut, sse::Event},
     record::{Object, SampleRequest},
@@ -26,6 +26,10 @@ impl Api for Pooling {
 
     fn sampling(&self) -> Sampling {
         Sampling::NONE
+    }
+
+    fn encode(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
+        Embeddings.encode(body, request)
     }
 
     fn cut(&self, _stream: bool) -> Cut {

@@ -73,6 +73,15 @@ fn attach(messages: &mut [Value], parts: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Refuses the calls of tools and their results in OpenAI's form, which an API with another form would not understand.
+pub fn without_calls(messages: &[Value], backend: &str) -> Result<(), String> {
+    let calls = |message: &Value| message["role"] == "tool" || message.get("tool_calls").is_some_and(|c| !c.is_null());
+    if messages.iter().any(calls) {
+        return Err(format!("--backend {backend} has calls of tools in another form: use --backend openai-chat"));
+    }
+    Ok(())
+}
+
 /// One content part or a list of them, one after the other.
 pub fn parts(parts: &Value) -> impl Iterator<Item = &Value> {
     match parts {

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Usage, completions::limit, parse, prompt};
+use super::{Api, Choice, Delta, Part, Text, Usage, completions::limit, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -50,21 +50,23 @@ impl Api for Responses {
 
     fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
-        let kind = if event.name.is_empty() { told.kind.as_bytes() } else { event.name };
+        let kind = if told.kind.is_empty() { event.name } else { told.kind.as_bytes() };
         let mut delta = Delta::default();
         match kind {
-            b"response.output_text.delta" | b"response.refusal.delta" => delta.choices.push(told.piece(Part::Answer)),
+            b"response.output_text.delta" | b"response.refusal.delta" => delta.choices.push(told.piece(Part::Answer)?),
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
-                delta.choices.push(told.piece(Part::Reasoning));
+                delta.choices.push(told.piece(Part::Reasoning)?);
             }
             b"response.function_call_arguments.delta"
             | b"response.mcp_call_arguments.delta"
             | b"response.custom_tool_call_input.delta"
-            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.call()),
-            b"response.completed" | b"response.incomplete" | b"response.failed" => match told.response {
-                Some(response) => return Ok(response.end(event.data)),
-                None => return Err("it has no `response`".into()),
-            },
+            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.call()?),
+            b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled" => {
+                match told.response {
+                    Some(response) => return Ok(response.end(event.data)),
+                    None => return Err("it has no `response`".into()),
+                }
+            }
             _ if kind == b"error" || told.error.is_some() => delta.error = Some(error_message(event.data)),
             // That something begins or ends, and its text once more.
             _ => {}
@@ -99,6 +101,7 @@ fn input(request: &SampleRequest) -> Result<Value, String> {
         return prompt::text(request, "openai-responses").map(Value::from);
     }
     let mut messages = prompt::messages(request)?;
+    prompt::without_calls(&messages, "openai-responses")?;
     for message in &mut messages {
         let name = if message["role"] == "assistant" { "output_text" } else { "input_text" };
         prompt::map_parts(std::slice::from_mut(message), |part| {
@@ -116,8 +119,9 @@ fn input(request: &SampleRequest) -> Result<Value, String> {
 struct Told<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
+    /// A text, of those events that matter here.
     #[serde(borrow, default)]
-    delta: Cow<'a, str>,
+    delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
     response: Option<Response<'a>>,
     #[serde(borrow, default)]
@@ -180,21 +184,31 @@ fn content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Content<'de>
 }
 
 impl<'a> Told<'a> {
-    fn piece(&self, part: Part) -> Choice<'a> {
-        Choice { text: self.delta.clone(), part, ..Choice::default() }
+    fn text(&self) -> Result<Cow<'a, str>, String> {
+        let Some(raw) = self.delta else { return Ok(Cow::default()) };
+        let Text(text) = parse(raw.get().as_bytes())?;
+        Ok(text)
+    }
+
+    fn piece(&self, part: Part) -> Result<Choice<'a>, String> {
+        Ok(Choice { text: self.text()?, part, ..Choice::default() })
     }
 
     /// A piece of a call, whose text is not the answer's; `None`: it opens one.
-    fn call(&self) -> Option<Choice<'a>> {
-        (!self.delta.is_empty()).then(|| Choice { part: Part::Call, ..Choice::default() })
+    fn call(&self) -> Result<Option<Choice<'a>>, String> {
+        Ok((!self.text()?.is_empty()).then(|| Choice { part: Part::Call, ..Choice::default() }))
     }
 }
 
 impl Response<'_> {
     /// What the end of a response says; `said` are the bytes that it stands in.
     fn end<'a>(&self, said: &[u8]) -> Delta<'a> {
-        let failed = matches!(&*self.status, "failed" | "cancelled") || self.error.is_some();
-        let error = failed.then(|| error_message(self.error.map_or(said, |error| error.get().as_bytes())));
+        let error = match (self.error, &*self.status) {
+            (Some(error), _) => Some(error_message(error.get().as_bytes())),
+            (None, "" | "completed" | "incomplete") => None,
+            (None, "failed") => Some(error_message(said)),
+            (None, status) => Some(format!("the response is {status}, not completed")),
+        };
         let reason = self.incomplete_details.as_ref().and_then(|details| details.reason.clone());
         let finish = match reason.as_deref() {
             // As the other APIs of OpenAI name it.
@@ -206,10 +220,54 @@ impl Response<'_> {
         let usage = self.usage.as_ref().map_or_else(Usage::default, |counts| Usage {
             prompt_tokens: counts.input_tokens,
             completion_tokens: counts.output_tokens,
-            cached_tokens: counts.input_tokens_details.as_ref().and_then(|d| d.cached_tokens).filter(|n| *n > 0),
-            reasoning_tokens: counts.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens).filter(|n| *n > 0),
+            cached_tokens: counts.input_tokens_details.as_ref().and_then(|d| d.cached_tokens),
+            reasoning_tokens: counts.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens),
         });
         let choice = Choice { finish: Some(finish.into()), ..Choice::default() };
         Delta { choices: [choice].into_iter().collect(), usage, done: true, error, ..Delta::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_that_is_not_over_is_none() {
+        for (status, error) in [
+            ("queued", Some("the response is queued, not completed")),
+            ("in_progress", Some("the response is in_progress, not completed")),
+            ("cancelled", Some("the response is cancelled, not completed")),
+            ("completed", None),
+            ("incomplete", None),
+        ] {
+            let body = format!(r#"{{"status":"{status}","output":[]}}"#);
+            assert_eq!(Responses.whole(body.as_bytes()).unwrap().error.as_deref(), error, "{status}");
+            let data = format!(r#"{{"type":"response.cancelled","response":{body}}}"#);
+            let told = Responses.read(Event { name: b"", data: data.as_bytes() }).unwrap();
+            assert_eq!(told.error.as_deref(), error, "{status}");
+        }
+    }
+
+    #[test]
+    fn events_are_what_their_type_says() {
+        let read = |name: &'static str, data: &'static str| {
+            Responses.read(Event { name: name.as_bytes(), data: data.as_bytes() })
+        };
+        let text = read("message", r#"{"type":"response.output_text.delta","delta":"a"}"#).unwrap();
+        assert_eq!(text.choices[0].text, "a");
+        let named = read("response.output_text.delta", r#"{"delta":"a"}"#).unwrap();
+        assert_eq!(named, text);
+        let other = read("", r#"{"type":"response.reasoning.delta","delta":{"text":"a"}}"#).unwrap();
+        assert_eq!(other, Delta::default());
+        assert!(read("", r#"{"type":"response.output_text.delta","delta":{"text":"a"}}"#).is_err());
+    }
+
+    #[test]
+    fn a_count_of_nothing_is_told() {
+        let body = br#"{"status":"completed","usage":{"input_tokens":1,"output_tokens":2,
+            "input_tokens_details":{"cached_tokens":0},"output_tokens_details":{"reasoning_tokens":0}}}"#;
+        let usage = Responses.whole(body).unwrap().usage;
+        assert_eq!((usage.cached_tokens, usage.reasoning_tokens), (Some(0), Some(0)));
     }
 }

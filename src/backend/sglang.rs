@@ -8,16 +8,17 @@
 //! data: [DONE]
 //! ```
 //!
-//! Each event has all of the text so far, and the tokens so far: so the tokens of each chunk are known. What it cannot do is told
-//! in a stream that began well, as `{"finish_reason":{"type":"abort","message":"…"}}`.
+//! Each event has all of the text so far, or with `--incremental-streaming-output` of the server what is new, and the tokens so
+//! far: so the tokens of each chunk are known. What it cannot do is told in a stream that began well, as `{"finish_reason":{"type":"abort","message":"…"}}`.
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Choice, Delta, Payload, Sampling, Text, Usage, completions::limit, json, parse, prompt, sampling::take,
+    Api, Choice, Delta, Extent, Payload, Sampling, Text, Usage, completions::limit, delta::given_up, json, parse,
+    prompt, sampling::take,
 };
 use crate::{
     http::{exchange::error_message, sse::Event},
@@ -79,25 +80,28 @@ impl Api for Sglang {
         }
         let meta = told.meta_info.ok_or("it has no `meta_info`")?;
         if let Some(Reason { kind, message }) = &meta.finish_reason
-            && kind == "abort"
+            && let Some(error) = given_up(kind)
         {
-            let error = message.as_ref().map_or("aborted", |text| &*text.0).to_owned();
+            let error = message.as_ref().map_or(error, |text| text.0.to_string());
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
         let usage = Usage {
             prompt_tokens: meta.prompt_tokens,
             completion_tokens: meta.completion_tokens,
             cached_tokens: meta.cached_tokens,
-            reasoning_tokens: None,
+            reasoning_tokens: meta.reasoning_tokens,
         };
+        // With `--incremental-streaming-output` both texts and ids are what is new; older servers send new ids and all of the text.
+        let fewer = told.output_ids.is_some_and(|ids| meta.completion_tokens > u32::try_from(ids.len()).ok());
+        let extent = if fewer { Extent::Either } else { Extent::All };
         let choice =
             Choice { text: told.text, finish: meta.finish_reason.map(|reason| reason.kind), ..Choice::default() };
-        Ok(Delta { choices: [choice].into_iter().collect(), usage, cumulative: true, ..Delta::default() })
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, extent, ..Delta::default() })
     }
 
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let delta = self.read(Event { name: b"", data: body })?;
-        Ok(Delta { done: true, ..delta })
+        Ok(Delta { done: true, extent: Extent::New, ..delta })
     }
 }
 
@@ -121,6 +125,8 @@ const KNOWN: &[(&str, &str)] = &[
 struct Told<'a> {
     #[serde(borrow, default)]
     text: Cow<'a, str>,
+    #[serde(default)]
+    output_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
     meta_info: Option<Meta<'a>>,
     #[serde(borrow, default)]
@@ -134,6 +140,7 @@ struct Meta<'a> {
     prompt_tokens: Option<u32>,
     completion_tokens: Option<u32>,
     cached_tokens: Option<u32>,
+    reasoning_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]

@@ -10,16 +10,24 @@
 //! output_tokens: /details/generated_tokens
 //! ```
 //!
+//! A request that this file makes, and an event that it reads:
+//!
+//! ```text
+//! {"inputs":"hi","max":16,"stream":true}
+//!
+//! data: {"token":{"text":" there"},"details":{"finish_reason":"length","generated_tokens":16}}
+//! ```
+//!
 //! `docs/BACKENDS.md` lists all its keys. The names in the body are those of the request (`prompt`, `messages`,
 //! `expected_output_len`, …) with `model` and `stream`; the sampling flags are added at its top.
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, collections::HashSet, path::Path};
 
 use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Api, Choice, Delta, Part, Usage};
+use super::{Api, Choice, Delta, Extent, Part, Usage};
 use crate::{
     error::Error,
     http::{
@@ -34,6 +42,8 @@ use crate::{
 pub struct Template {
     file: File,
     environment: Environment<'static>,
+    /// What its body asks of a request.
+    names: HashSet<String>,
     name: String,
 }
 
@@ -107,7 +117,8 @@ impl Template {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.add_template_owned(BODY, file.body.clone()).map_err(|e| wrong(&format!("`body`: {e}")))?;
-        Ok(Template { file, environment, name: name.to_owned() })
+        let names = environment.get_template(BODY).map_err(|e| wrong(&e))?.undeclared_variables(false);
+        Ok(Template { file, environment, names, name: name.to_owned() })
     }
 
     /// What stands where a pointer points to; nothing for null.
@@ -115,26 +126,38 @@ impl Template {
         value.pointer(pointer?).filter(|found| !found.is_null())
     }
 
+    /// The text where a pointer points to, if there is any.
+    fn text(value: &Value, pointer: Option<&String>) -> Result<String, String> {
+        match Self::at(value, pointer) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            None | Some(Value::Bool(false)) => Ok(String::new()),
+            Some(_) => Err(format!("what stands at {} is no text", pointer.map_or("", String::as_str))),
+        }
+    }
+
     fn delta<'a>(&self, data: &[u8], whole: bool) -> Result<Delta<'a>, String> {
         let value: Value = super::parse(data)?;
         let file = &self.file;
         let at = |pointer: &Option<String>| Self::at(&value, pointer.as_ref());
         let told = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
-        let error = at(&file.error).filter(told).map(|found| error_message(found.to_string().as_bytes()));
-        let text = |pointer: &Option<String>| at(pointer).and_then(Value::as_str).map(str::to_owned);
+        if let Some(found) = at(&file.error).filter(told) {
+            let error = error_message(found.to_string().as_bytes());
+            return Ok(Delta { error: Some(error), ..Delta::default() });
+        }
         let number = |pointer: &Option<String>| at(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let (answer, thoughts) = (text(&file.text).unwrap_or_default(), text(&file.reasoning).unwrap_or_default());
+        let (answer, thoughts) =
+            (Self::text(&value, file.text.as_ref())?, Self::text(&value, file.reasoning.as_ref())?);
         let thinks = answer.is_empty() && !thoughts.is_empty();
-        let (part, text_) = if thinks { (Part::Reasoning, thoughts) } else { (Part::Answer, answer) };
-        if whole && error.is_none() && file.text.is_some() && at(&file.text).is_none() {
+        if whole && !thinks && file.text.is_some() && at(&file.text).is_none() {
             return Err(format!("nothing stands at {}", file.text.as_deref().unwrap_or_default()));
         }
+        let (part, text) = if thinks { (Part::Reasoning, thoughts) } else { (Part::Answer, answer) };
         let finish =
             at(&file.finish).filter(told).map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
         // Where there is no place for a text, none can be held back: that is no token, however many are counted.
         let opens = at(&file.text).is_none();
         let choice =
-            Choice { text: Cow::Owned(text_), part, finish: finish.map(Cow::Owned), opens, ..Choice::default() };
+            Choice { text: Cow::Owned(text), part, finish: finish.map(Cow::Owned), opens, ..Choice::default() };
         let usage = Usage {
             prompt_tokens: number(&file.prompt_tokens),
             completion_tokens: number(&file.output_tokens),
@@ -143,7 +166,8 @@ impl Template {
         };
         let done = whole || at(&file.done).is_some_and(|found| told(&found));
         let choices = [choice].into_iter().filter(|_| file.text.is_some()).collect();
-        Ok(Delta { choices, usage, done, error, cumulative: file.cumulative && !whole, ..Delta::default() })
+        let extent = if file.cumulative && !whole { Extent::All } else { Extent::New };
+        Ok(Delta { choices, usage, done, extent, ..Delta::default() })
     }
 }
 
@@ -171,6 +195,9 @@ impl Api for Template {
 
     fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let wrong = |what: &dyn std::fmt::Display| format!("the `body` of --template {}: {what}", self.name);
+        if request.lora.is_some() && !self.names.contains("lora") && !self.sends_model() {
+            return Err(wrong(&"it names neither `lora` nor `model`, and the request asks for an adapter"));
+        }
         let template = self.environment.get_template(BODY).map_err(|e| wrong(&e))?;
         let asked = minijinja::Value::from(Serde(request));
         let text = template.render(context! { model => model, stream => stream, ..asked }).map_err(|e| wrong(&e))?;
@@ -178,7 +205,7 @@ impl Api for Template {
     }
 
     fn sends_model(&self) -> bool {
-        self.file.body.contains("model")
+        self.names.contains("model")
     }
 
     fn cut(&self, stream: bool) -> Cut {
@@ -243,6 +270,35 @@ error: /error
         assert_eq!((last.choices[0].finish.as_deref(), last.usage.completion_tokens), (Some("length"), Some(2)));
         assert_eq!(read(br#"{"error":"overloaded"}"#).error.as_deref(), Some("overloaded"));
         assert!(template.whole(br#"{"other":1}"#).is_err() && template.whole(b"oops").is_err());
+        for other in ["[1]", "{}", "1", "true"] {
+            let data = format!(r#"{{"token":{{"text":{other}}}}}"#);
+            let want = "what stands at /token/text is no text";
+            assert_eq!(template.read(Event { name: b"", data: data.as_bytes() }).unwrap_err(), want, "{other}");
+            assert_eq!(template.whole(data.as_bytes()).unwrap_err(), want, "{other}");
+        }
+    }
+
+    #[test]
+    fn thoughts_alone_are_a_reply() {
+        let file = format!("{FILE}reasoning: /thoughts\n");
+        let template = Template::parse(&file, "t.yaml").unwrap();
+        let delta = template.whole(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
+        assert!(delta.done && delta.choices[0].reasons(), "{delta:?}");
+        assert!(template.whole(br#"{"thoughts":""}"#).unwrap_err().contains("nothing stands at /token/text"));
+    }
+
+    #[test]
+    fn a_body_names_what_it_is_made_of() {
+        let of = |body: &str| Template::parse(&format!("endpoint: /g\ntext: /t\nbody: '{body}'"), "t.yaml").unwrap();
+        let asks: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","lora":"sql"}"#).unwrap();
+        let plain = of(r#"{"for": "a model"}"#);
+        assert!(!plain.sends_model());
+        assert!(plain.body(&asks, "sql", true).unwrap_err().contains("neither `lora` nor `model`"));
+        for name in ["model", "lora"] {
+            let named = of(&format!(r#"{{"adapter": "{{{{ {name} }}}}"}}"#));
+            assert_eq!(named.sends_model(), name == "model");
+            assert_eq!(named.body(&asks, "sql", true).unwrap()["adapter"], "sql", "{name}");
+        }
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! TensorRT-LLM behind Triton: `/v2/models/ensemble/generate_stream` and `…/generate`. A request, and an event of its reply:
 //!
 //! ```text
-//! {"text_input":"hi","max_tokens":16,"bad_words":"","stop_words":"","stream":true}
+//! {"text_input":"hi","max_tokens":16,"bad_words":"","stop_words":"","exclude_input_in_output":true,"stream":true}
 //!
 //! data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"sequence_start":false,"text_output":" there"}
 //! ```
 //!
-//! It counts no tokens and says neither why nor that an answer ends: a stream is over when the server ends it in good order.
+//! It says neither why nor that an answer ends: a stream is over when the server ends it in good order. It counts no tokens unless
+//! it is asked to (`return_num_input_tokens`, `return_num_output_tokens`), which not every model has an input for.
 //! `--endpoint` names another model than `ensemble`.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Sampling, Text, completions::limit, parse, prompt};
+use super::{
+    Api, Choice, Delta, Sampling, Text, Usage,
+    completions::{LIMIT, limit},
+    parse, prompt,
+};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
@@ -30,15 +35,35 @@ impl Api for TensorrtLlm {
     fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
         let text = prompt::text(request, "tensorrt-llm")?;
         let mut body = Object::from_iter([("text_input".into(), text.into())]);
+        body.insert("max_tokens".into(), LIMIT.into());
         limit(&mut body, "max_tokens", request);
         body.insert("bad_words".into(), "".into());
         body.insert("stop_words".into(), "".into());
+        // By itself it may repeat the prompt in front of the answer.
+        body.insert("exclude_input_in_output".into(), true.into());
         body.insert("stream".into(), stream.into());
+        if let Some(adapter) = &request.lora {
+            let id: u64 = adapter.parse().map_err(|_| {
+                format!(
+                    "--backend tensorrt-llm has numbers for adapters, and `{adapter}` is none: give its `lora_task_id`"
+                )
+            })?;
+            body.insert("lora_task_id".into(), id.into());
+        }
         Ok(body)
     }
 
     fn sampling(&self) -> Sampling {
         Sampling { within: None, known: Some(KNOWN) }
+    }
+
+    fn arrange(&self, body: &mut Object) {
+        // What it has to make an answer as long as was asked for.
+        if body.remove("ignore_eos") == Some(Value::Bool(true))
+            && let Some(most) = body.get("max_tokens").cloned()
+        {
+            body.entry("min_tokens").or_insert(most);
+        }
     }
 
     fn sends_model(&self) -> bool {
@@ -50,13 +75,20 @@ impl Api for TensorrtLlm {
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let Text(text) = told.text_output.ok_or("it has no `text_output`")?;
-        Ok(Delta { choices: [Choice { text, ..Choice::default() }].into_iter().collect(), ..Delta::default() })
+        let texts = told.text_output.ok_or("it has no `text_output`")?.into_iter();
+        let choice = |(index, Text(text))| Choice { index, text, ..Choice::default() };
+        Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), ..Delta::default() })
     }
 
     fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let delta = self.read(Event { name: b"", data: body })?;
-        Ok(Delta { done: true, ..delta })
+        let counts: Counts = parse(body)?;
+        let total = |counts: Option<Several<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
+        // Each of several answers is to the same prompt.
+        let prompt = counts.num_input_tokens.and_then(|each| each.into_iter().next());
+        let usage =
+            Usage { prompt_tokens: prompt, completion_tokens: total(counts.num_output_tokens), ..Usage::default() };
+        Ok(Delta { usage, done: true, ..delta })
     }
 
     fn tells_end(&self) -> bool {
@@ -71,6 +103,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("frequency_penalty", "frequency_penalty"),
     ("presence_penalty", "presence_penalty"),
     ("repetition_penalty", "repetition_penalty"),
+    ("ignore_eos", "ignore_eos"),
+    ("min_tokens", "min_tokens"),
     ("seed", "seed"),
     ("stop", "stop_words"),
 ];
@@ -78,7 +112,49 @@ const KNOWN: &[(&str, &str)] = &[
 #[derive(Deserialize)]
 struct Told<'a> {
     #[serde(borrow, default)]
-    text_output: Option<Text<'a>>,
+    text_output: Option<Several<Text<'a>>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Counts {
+    num_input_tokens: Option<Several<u32>>,
+    num_output_tokens: Option<Several<u32>>,
+}
+
+/// Triton writes a tensor with one element as that element.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Several<T> {
+    One(T),
+    All(Vec<T>),
+}
+
+impl<T> Several<T> {
+    fn into_iter(self) -> impl Iterator<Item = T> {
+        let (one, all) = match self {
+            Several::One(one) => (Some(one), vec![]),
+            Several::All(all) => (None, all),
+        };
+        one.into_iter().chain(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_several_answers_is_one() {
+        let body = br#"{"text_output":["a","b"],"num_input_tokens":[3,3],"num_output_tokens":[1,2]}"#;
+        let delta = TensorrtLlm.whole(body).unwrap();
+        let told: Vec<_> = delta.choices.iter().map(|choice| (choice.index, &*choice.text)).collect();
+        assert_eq!((told, delta.usage.prompt_tokens), (vec![(0, "a"), (1, "b")], Some(3)));
+        assert_eq!(delta.usage.completion_tokens, Some(3));
+        let one = TensorrtLlm.whole(br#"{"text_output":"a","num_input_tokens":3,"num_output_tokens":1}"#).unwrap();
+        assert_eq!((one.choices.len(), one.usage.prompt_tokens, one.usage.completion_tokens), (1, Some(3), Some(1)));
+        let none = TensorrtLlm.whole(br#"{"text_output":"a"}"#).unwrap();
+        assert_eq!(none.usage, Usage::default());
+    }
 }

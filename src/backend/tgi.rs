@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::{Api, Choice, Delta, Sampling, Usage, completions::limit, parse, prompt, sampling::listed};
 use crate::{
@@ -51,7 +51,7 @@ impl Api for Tgi {
         let Some(Value::Object(parameters)) = body.get_mut("parameters") else { return };
         // What means "leave it alone" elsewhere is out of range here, and greedy is what it does without a temperature.
         let outside = |name: &str, value: &Value| match (name, value.as_f64()) {
-            ("temperature", Some(value)) => value <= 0.0,
+            ("temperature" | "top_k", Some(value)) => value <= 0.0,
             ("top_p", Some(value)) => value >= 1.0,
             _ => false,
         };
@@ -116,7 +116,7 @@ struct Told<'a> {
     #[serde(borrow, default)]
     details: Option<Details<'a>>,
     #[serde(borrow, default)]
-    error: Option<Cow<'a, str>>,
+    error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,8 @@
 //! One answer as it arrives: stamped bytes in, tokens and an outcome out. It knows no socket and no clock.
 
-use std::borrow::Cow;
-
+use super::transcript::Transcript;
 use crate::{
-    backend::{Choice, Delta, Metrics, Part, Protocol, Usage, pattern::Pattern},
+    backend::{Choice, Delta, Extent, Metrics, Part, Protocol, Usage, pattern::Pattern},
     http::{
         exchange::{Cut, Failure, error_message},
         lines::Lines,
@@ -53,9 +52,7 @@ pub struct Answer {
     /// A bit for each of the `n` answers to the prompt that has begun, and that has given its finish reason.
     begun: u64,
     finished: u64,
-    text: String,
-    /// Bytes of reasoning, of a server that repeats all before.
-    reasoned: usize,
+    transcript: Transcript,
     /// Tokens came in a reply of one piece, which has no first one.
     unseen: bool,
     /// The beginning of a body in which no event has come yet.
@@ -84,7 +81,7 @@ impl Answer {
             itl: Vec::with_capacity(room),
             chunk_tokens: Vec::with_capacity(room),
             read_lag: Vec::with_capacity(room),
-            text: String::with_capacity(room * 4),
+            transcript: Transcript::with_room(room * 4),
             ..Answer::default()
         }
     }
@@ -150,7 +147,7 @@ impl Answer {
     #[must_use]
     pub fn heap(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        let bytes = self.text.capacity() + self.body.capacity();
+        let bytes = self.transcript.heap() + self.body.capacity();
         times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + bytes
     }
 
@@ -173,7 +170,7 @@ impl Answer {
         if let Some((part, text)) = self.pattern.read(event) {
             self.token(arrival, part == Part::Answer, 0, None);
             if part == Part::Answer {
-                self.text.push_str(text);
+                self.transcript.push(text);
             }
             return;
         }
@@ -181,8 +178,9 @@ impl Answer {
             return self.fail(ErrorKind::StreamError, error_message(data));
         }
         match data.trim_ascii() {
-            // A sign of life, as some gateways send.
+            // Signs of life, as some gateways send.
             b"" => return,
+            _ if matches!(name, b"ping" | b"keepalive") => return,
             b"[DONE]" => {
                 self.done = true;
                 return;
@@ -207,8 +205,8 @@ impl Answer {
             return self.fail(ErrorKind::StreamError, error);
         }
         let told = delta.usage.completion_tokens;
-        if delta.cumulative {
-            delta.choices.iter_mut().for_each(|choice| self.cut_old(choice, told));
+        if delta.extent != Extent::New {
+            delta.choices.iter_mut().for_each(|choice| self.cut_old(choice, delta.extent, told));
         }
         self.usage = delta.usage.or(self.usage);
         self.metrics = delta.metrics.or(self.metrics);
@@ -224,18 +222,14 @@ impl Answer {
         self.done |= delta.done;
     }
 
-    /// Of a text that repeats all before it, what is new. A character that is not whole yet may come without any text: then the
-    /// server's count tells, where it has counted from the first chunk on.
-    fn cut_old(&mut self, choice: &mut Choice<'_>, told: Option<u32>) {
-        let reasons = choice.reasons();
-        let old = if reasons { self.reasoned } else { self.text.len() };
-        choice.text = match std::mem::take(&mut choice.text) {
-            Cow::Borrowed(all) => all.get(old..).unwrap_or_default().into(),
-            Cow::Owned(all) => all.get(old..).unwrap_or_default().to_owned().into(),
+    /// Of a text that may repeat all before it, what is new. A character that is not whole yet may come without any text: then
+    /// the server's count tells, where it has counted from the first chunk on.
+    fn cut_old(&mut self, choice: &mut Choice<'_>, extent: Extent, told: Option<u32>) {
+        let text = std::mem::take(&mut choice.text);
+        choice.text = match choice.part {
+            Part::Reasoning => self.transcript.news_of_thoughts(text),
+            Part::Answer | Part::Call => self.transcript.news(extent, text),
         };
-        if reasons {
-            self.reasoned += choice.text.len();
-        }
         let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
         if choice.text.is_empty() && counts && !choice.opens {
             choice.ids = told.map_or(0, |told| told.saturating_sub(self.counted)) as usize;
@@ -249,11 +243,14 @@ impl Answer {
             let bit = 1 << choice.index.min(63);
             self.begun |= bit;
             if let Some(reason) = &choice.finish {
-                self.finish_reason = Some(reason.clone().into_owned());
                 self.finished |= bit;
+                // As with the text, the first answer's.
+                if choice.index == 0 {
+                    self.finish_reason = Some(reason.clone().into_owned());
+                }
             }
             if choice.index == 0 && choice.part != Part::Reasoning {
-                self.text.push_str(&choice.text);
+                self.transcript.push(&choice.text);
             }
         }
     }
@@ -274,7 +271,7 @@ impl Answer {
                 self.unseen = delta.choices.iter().any(Choice::bears_token) || delta.usage.completion_tokens > Some(0);
                 if self.unseen {
                     self.chunk_tokens.push(0);
-                    self.so_far += u64::from(delta.usage.completion_tokens.unwrap_or(1));
+                    self.so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));
                 }
             }
             Err(e) => {
@@ -343,14 +340,14 @@ impl Answer {
 
     /// What it says so far; `None`: it has failed.
     pub fn heard(&self) -> Option<String> {
-        self.failure.is_none().then(|| self.text.clone())
+        self.failure.is_none().then(|| self.transcript.text().to_owned())
     }
 
     /// What it says, and when its last token came, if it is whole; `None`: it has failed.
     pub fn reply(&mut self, broken: Option<&Failure>) -> Option<(String, Option<Nanos>)> {
         self.settle(broken.is_none());
         let good = self.judge(broken.cloned()).is_none();
-        good.then(|| (self.text.clone(), self.last))
+        good.then(|| (self.transcript.text().to_owned(), self.last))
     }
 
     /// The answer is over: writes what it was into `output`, whose request began at `start`.
@@ -394,7 +391,7 @@ impl Answer {
             let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
             ServerTimes { queue_time: time(m.queue_time_ms), ttft: time(m.time_to_first_token_ms) }
         });
-        output.generated_text = Some(self.text);
+        output.generated_text = Some(self.transcript.into_text());
     }
 
     /// An answer may end within a character, and then a server that holds incomplete characters back sends no text at
@@ -424,7 +421,7 @@ impl Answer {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        let silent_end = !self.protocol.api.tells_end() && self.chunks() > 0;
+        let silent_end = !self.protocol.api.tells_end() && (self.chunks() > 0 || self.silent.is_some());
         if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
             if !self.heard && !sse::may_begin(&self.opening) {
                 let message = format!("the reply is not {}: {}", self.cut().media().1, error_message(&self.opening));
@@ -448,8 +445,11 @@ impl Answer {
             (tokens, TokenSource::Usage)
         } else if all_known {
             (self.chunk_tokens.iter().copied().fold(0, u32::saturating_add), TokenSource::TokenIds)
-        } else if let Some(tokens) = (chunks > 0).then(|| count(&self.text)).flatten() {
+        } else if let Some(tokens) = (chunks > 0).then(|| count(self.transcript.text())).flatten() {
             (tokens, TokenSource::Tokenizer)
+        } else if self.unseen {
+            // There were no chunks to count.
+            (0, TokenSource::Chunks)
         } else {
             (chunks, TokenSource::Chunks)
         };
@@ -626,6 +626,23 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_in_one_piece_has_as_many_tokens_as_somebody_counts() {
+        let protocol = Protocol { stream: false, ..Protocol::default() };
+        let tokens = |usage: &str, count: Option<u32>| {
+            let mut answer = Answer::expecting(protocol, None);
+            let body = format!(r#"{{"choices":[{{"index":0,"text":"a b","finish_reason":"stop"}}]{usage}}}"#);
+            answer.push(read(1, 1), body.as_bytes()).unwrap();
+            let mut output = RequestFuncOutput::default();
+            answer.finish(Nanos(0), None, |_| count, &mut output);
+            assert!(output.success, "{output:?}");
+            (output.output_tokens, output.token_source, output.chunk_tokens)
+        };
+        assert_eq!(tokens(r#","usage":{"completion_tokens":2}"#, None), (2, Some(TokenSource::Usage), Some(vec![])));
+        assert_eq!(tokens("", Some(3)), (3, Some(TokenSource::Tokenizer), Some(vec![])));
+        assert_eq!(tokens("", None), (0, None, Some(vec![])), "there was no chunk");
+    }
+
+    #[test]
     fn a_body_that_waits_to_be_read_counts_as_memory() {
         let protocol = Protocol { stream: false, ..Protocol::default() };
         let mut answer = Answer::expecting(protocol, None);
@@ -641,6 +658,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sign_of_life_is_no_chunk() {
+        let mut answer = Answer::default();
+        for name in ["ping", "keepalive"] {
+            answer.push(read(1, 1), format!("event: {name}\ndata: still here\n\n").as_bytes()).unwrap();
+        }
+        assert!(!answer.has_token());
+    }
+
+    #[test]
     fn every_answer_of_several_must_be_finished() {
         let choice = |index: u32, reason: &str| {
             format!(r#"{{"choices":[{{"index":{index},"text":"a","finish_reason":{reason}}}]}}"#)
@@ -649,6 +675,8 @@ mod tests {
         assert_eq!(answer(&[&b, &a], None).error_kind, Some(ErrorKind::Truncated));
         assert!(answer(&[&b, &a, &choice(1, "\"length\"")], None).success);
         assert!(answer(&[&b, &a, "[DONE]"], None).success);
+        let reason = |events: &[&str]| answer(events, None).finish_reason;
+        assert_eq!(reason(&[&a, &choice(1, "\"stop\"")]).as_deref(), Some("length"), "the first one's");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod sink;
 mod slots;
 mod stop;
 mod tally;
+mod transcript;
 mod usage;
 mod verdict;
 mod warmup;

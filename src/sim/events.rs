@@ -214,6 +214,10 @@ impl Dialect for Format {
         self.counts(generated, reasoning)
     }
 
+    fn tells_abort(&self) -> bool {
+        true
+    }
+
     fn set_cached_tokens(&mut self, tokens: u32) {
         self.cached_tokens = tokens;
     }

@@ -85,6 +85,8 @@ fault_kinds! {
     EndEarly = "end_early", 3;
     /// An error object comes after N tokens, then `[DONE]`.
     ErrorInStream = "error_in_stream", 3;
+    /// The engine gives the answer up after N tokens: the finish reason `abort`, and all that ends an answer.
+    Abort = "abort", 3;
     /// One event after N tokens is cut JSON; the stream goes on.
     BadJson = "bad_json", 3;
     /// The size of a chunk after N tokens is no number.

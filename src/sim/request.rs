@@ -197,6 +197,7 @@ impl Body {
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
         let max_tokens = self.max_tokens(chat, longest, room)?;
+        let min_tokens = self.min_tokens.unwrap_or(0);
         let options = self.stream_options.unwrap_or_default();
         Ok(Ask {
             model,
@@ -204,10 +205,11 @@ impl Body {
             n,
             logprobs,
             tool,
+            // What must not end before its limit ends there, and not with an end token.
             length: Length {
                 max_tokens,
-                min_tokens: self.min_tokens.unwrap_or(0),
-                ignore_eos: self.ignore_eos.unwrap_or(false),
+                min_tokens,
+                ignore_eos: self.ignore_eos == Some(true) || min_tokens >= max_tokens,
             },
             stream,
             include_usage: options.include_usage.unwrap_or(false),

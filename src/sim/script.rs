@@ -167,6 +167,7 @@ impl Script {
             FaultKind::Cut => vec![Piece::Pause, Piece::Break],
             FaultKind::EndEarly => vec![Piece::End],
             FaultKind::ErrorInStream => self.answer.dialect.error().into_iter().map(data).chain([Piece::End]).collect(),
+            FaultKind::Abort if self.answer.dialect.tells_abort() => return self.abort(),
             FaultKind::BadChunking => {
                 let event = self.answer.dialect.chunk(Chunk { text: " lost", ..Chunk::default() });
                 vec![Piece::Pause, Piece::Corrupt, data(event), Piece::Pause, Piece::Break]
@@ -179,6 +180,17 @@ impl Script {
         };
         self.pieces.extend(pieces);
         self.ended = true;
+    }
+
+    /// Ends every answer that is not over yet, as an engine does with what it gives up.
+    fn abort(&mut self) {
+        self.open();
+        for (answer, place) in self.places.clone().into_iter().enumerate().filter(|(_, place)| !place.finished) {
+            let chunk = Chunk { answer, finish: Some("abort"), generated: count(place.sent), ..Chunk::default() };
+            let event = self.answer.dialect.chunk(chunk);
+            self.push_event(event, 0);
+        }
+        self.end();
     }
 
     fn open(&mut self) {
@@ -285,7 +297,10 @@ impl Script {
     }
 
     fn usage(&self) -> String {
-        let total = count(self.answer.outputs.iter().map(|output| output.len()).sum());
+        let total = match self.fault() {
+            Some(FaultKind::Abort) if self.tripped => self.generated(),
+            _ => count(self.answer.outputs.iter().map(|output| output.len()).sum()),
+        };
         let reasoning =
             (self.fault() == Some(FaultKind::Reasoning) && self.answer.dialect.is_chat()).then_some(total / 2);
         let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { total };
@@ -472,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_fault_in_the_stream_comes_after_its_tokens_and_ends_it() {
-        for name in ["stall", "reset", "cut", "end_early", "error_in_stream", "bad_chunking"] {
+        for name in ["stall", "reset", "cut", "end_early", "error_in_stream", "abort", "bad_chunking"] {
             for n in [0, 2] {
                 let pieces = play(script(true, 5, Some(&format!("{name}@{n}"))));
                 assert_eq!(tokens(&pieces).len(), n, "{name}");

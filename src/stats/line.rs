@@ -245,6 +245,8 @@ impl OutputLine<'_> {
         }
         if let Some(source) = named_source(Text::of(self.token_source.as_ref())) {
             recording.token_sources[source as usize] += 1;
+        } else if self.output_tokens == Some(0) && self.chunk_tokens.is_some() {
+            recording.uncounted += 1;
         }
     }
 }

@@ -110,6 +110,8 @@ pub struct Recording {
     pub messages: HashMap<(Option<ErrorKind>, String), u64>,
     /// Successes by the source of their token count, in the order of [`TokenSource::ALL`].
     pub token_sources: [u64; TokenSource::ALL.len()],
+    /// Successes with tokens that nobody counted.
+    pub uncounted: u64,
     /// The sum of cached prompt tokens over the successes that tell.
     pub cached_tokens: Option<u64>,
     /// The sum of reasoning tokens over the successes that tell.

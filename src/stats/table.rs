@@ -12,7 +12,7 @@ use super::{
     server::{Load, Parts, Server},
     steady::Little,
     summary::Summary,
-    vb::{Failure, Vb},
+    vb::{Failure, UNCOUNTED, Vb},
 };
 use crate::record::ErrorKind;
 
@@ -93,6 +93,9 @@ impl Table {
         self.number("Benchmark duration (s):", result.duration);
         self.row("Total input tokens:", result.total_input_tokens);
         self.row("Total generated tokens:", result.total_output_tokens);
+        if let Some(replies) = result.vb.token_sources.get(UNCOUNTED) {
+            self.row("Replies without a token count:", replies);
+        }
         self.rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
         if let Some(goodput) = result.request_goodput {
             self.number("Request goodput (req/s):", goodput);

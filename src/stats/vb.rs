@@ -386,9 +386,13 @@ fn common(values: impl Iterator<Item = u32>) -> Option<u64> {
     (n > 0).then(|| (sum + n / 2) / n)
 }
 
+/// The key of `token_sources` for successes with tokens that nobody counted.
+pub const UNCOUNTED: &str = "none";
+
 fn token_sources(recording: &Recording) -> Object {
     let named = |source: TokenSource| (source.name().to_owned(), recording.token_sources[source as usize].into());
-    TokenSource::ALL.map(named).into_iter().collect()
+    let uncounted = (recording.uncounted > 0).then(|| (UNCOUNTED.to_owned(), recording.uncounted.into()));
+    TokenSource::ALL.map(named).into_iter().chain(uncounted).collect()
 }
 
 fn shortfall(recording: &Recording) -> Shortfall {

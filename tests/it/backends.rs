@@ -105,6 +105,18 @@ data: {"text":" a\u00e9!","meta_info":{"finish_reason":{"type":"length","length"
 data: [DONE]
 
 "#;
+/// With `--incremental-streaming-output`.
+const SGLANG_NEWS: &str = r#"data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":1,"cached_tokens":2}}
+
+data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":2,"cached_tokens":2}}
+
+data: {"text":"! b","output_ids":[8,9],"meta_info":{"finish_reason":null,"prompt_tokens":3,"completion_tokens":4,"cached_tokens":2}}
+
+data: {"text":"ha","output_ids":[7],"meta_info":{"finish_reason":{"type":"length","length":5},"prompt_tokens":3,"completion_tokens":5,"cached_tokens":2,"reasoning_tokens":2}}
+
+data: [DONE]
+
+"#;
 const TENSORRT: &str = r#"data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" a"}
 
 data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"text_output":" b"}
@@ -134,7 +146,7 @@ fn streams_of_every_api_are_read() {
             HI,
             EVENTS,
             fixture("responses.txt"),
-            format!("prompt 13 cached null tokens 6 by usage chunks 6 finish length {thee}"),
+            format!("prompt 13 cached 0 tokens 6 by usage chunks 6 finish length {thee}"),
         ),
         (
             "anthropic",
@@ -209,8 +221,12 @@ fn streams_of_every_api_are_read() {
 fn tokens_of_each_chunk_are_known_where_the_server_counts_as_it_goes() {
     let done = fire(&play("200 OK", EVENTS, SGLANG).url, "sglang", &[], HI);
     assert_eq!(output(&done)["chunk_tokens"], json!([1, 1, 2]));
+    let output = output(&fire(&play("200 OK", EVENTS, SGLANG_NEWS).url, "sglang", &[], HI));
+    let want = "prompt 3 cached 2 tokens 5 by usage chunks 4 finish length text \"haha! bha\"";
+    assert_eq!((told(&output).as_str(), &output["chunk_tokens"]), (want, &json!([1, 1, 2, 1])), "{output}");
+    assert_eq!(output["reasoning_tokens"], 2);
     let done = fire(&play("200 OK", EVENTS, TRANSCRIPTION).url, "openai-audio", &[], AUDIO);
-    assert_eq!(output(&done)["chunk_tokens"], json!(null), "one each");
+    assert_eq!(self::output(&done)["chunk_tokens"], json!(null), "one each");
 }
 
 #[test]
@@ -314,7 +330,7 @@ fn replies_in_one_piece_have_an_end_and_no_first_token() {
             "openai-responses",
             HI,
             fixture("responses.json"),
-            "prompt 13 cached null tokens 6 by usage chunks - finish length text \"ail\u{fffd} hold sheTill slave\"",
+            "prompt 13 cached 0 tokens 6 by usage chunks - finish length text \"ail\u{fffd} hold sheTill slave\"",
         ),
         (
             "anthropic",
@@ -339,16 +355,11 @@ fn replies_in_one_piece_have_an_end_and_no_first_token() {
             "openai-audio",
             AUDIO,
             r#"{"text":" a b","usage":{"type":"duration","seconds":3}}"#.into(),
-            "prompt 0 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
+            "prompt 0 cached null tokens 0 by - chunks - finish - text \" a b\"",
         ),
         ("tgi", HI, tgi.into(), usual),
         ("sglang", HI, sglang.into(), usual),
-        (
-            "tensorrt-llm",
-            HI,
-            tensorrt.into(),
-            "prompt 1 cached null tokens 1 by chunks chunks - finish - text \" a b\"",
-        ),
+        ("tensorrt-llm", HI, tensorrt.into(), "prompt 1 cached null tokens 0 by - chunks - finish - text \" a b\""),
         ("ollama", HI, ollama.into(), "prompt 3 cached null tokens 2 by usage chunks - finish stop text \" a b\""),
     ] {
         let done = fire(&play("200 OK", "application/json", body.clone()).url, backend, &["--no-stream"], line);
@@ -390,10 +401,23 @@ fn what_generates_nothing_is_told_without_tokens() {
 }
 
 #[test]
+fn replies_of_which_nobody_counted_the_tokens_are_told() {
+    let played = play("200 OK", "application/json", r#"{"model_name":"ensemble","text_output":" a b"}"#);
+    let done = fire(&played.url, "tensorrt-llm", &["--no-stream"], &HI.repeat(3));
+    let result = run("vb-stats", &["--table", "always"], &done.stdout);
+    let json: Value = serde_json::from_str(&result.stdout).unwrap();
+    assert_eq!((&json["completed"], &json["total_output_tokens"]), (&json!(3), &json!(0)), "{json}");
+    assert_eq!(json["vb"]["token_sources"]["none"], 3);
+    let row = result.stderr.lines().find(|line| line.starts_with("Replies without a token count:"));
+    assert!(row.is_some_and(|row| row.ends_with(" 3")) && !result.stderr.contains("NaN"), "{}", result.stderr);
+}
+
+#[test]
 fn errors_are_told_in_the_words_of_each_api() {
     let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     let named = format!("event: error\ndata: {error}\n\n");
     let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"Overloaded\"}}}\n\n";
+    let cancelled = "event: response.cancelled\ndata: {\"response\":{\"status\":\"cancelled\",\"error\":{\"message\":\"Overloaded\"}}}\n\n";
     let tgi = "data: {\"error\":\"Overloaded\",\"error_type\":\"overloaded\"}\n\n";
     for (backend, media, body) in [
         ("anthropic", EVENTS, named),
@@ -403,6 +427,8 @@ fn errors_are_told_in_the_words_of_each_api() {
         ("openai-responses", EVENTS, "data: {\"type\":\"error\",\"message\":\"Overloaded\"}\n\n".into()),
         ("openai-responses", EVENTS, failed.into()),
         ("tgi", EVENTS, tgi.into()),
+        ("tgi", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\",\"http_status_code\":500}}\n\n".into()),
+        ("openai-responses", EVENTS, cancelled.into()),
         ("sglang", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
         ("tensorrt-llm", EVENTS, "data: {\"error\":\"Overloaded\"}\n\n".into()),
         (
@@ -598,10 +624,12 @@ fn faults_of_every_api_are_told_for_what_they_are() {
         assert!(told["status"].as_u64() >= Some(400) && told["error"].as_str().unwrap().contains(want), "{told}");
     }
     for (backend, lines, _) in every_backend(1) {
+        let tells_abort = ["openai", "openai-chat", "sglang"].contains(&backend);
         for (fault, want) in [
             ("error_in_stream@2", "stream_error"),
             ("cut@2", "reset truncated"),
             ("end_early@2", "truncated"),
+            ("abort@2", if tells_abort { "stream_error" } else { "" }),
             ("bad_json@2", "protocol"),
             ("split", ""),
             ("coalesce", ""),
@@ -614,6 +642,16 @@ fn faults_of_every_api_are_told_for_what_they_are() {
             let told = kind.as_str().unwrap_or("");
             assert!(want.split(' ').any(|w| w == told), "{backend} {fault}: {told}");
         }
+    }
+}
+
+/// All that was ever said is said, and it is nothing.
+#[test]
+fn a_stream_that_only_its_end_could_complete_may_be_empty() {
+    let end = "data: {\"model_name\":\"ensemble\",\"text_output\":\"\"}\n\n";
+    for (body, kind) in [(end, "empty"), ("", "truncated")] {
+        let output = output(&fire(&play("200 OK", EVENTS, body).url, "tensorrt-llm", &[], HI));
+        assert_eq!(output["error_kind"], kind, "{output}");
     }
 }
 

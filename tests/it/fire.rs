@@ -192,6 +192,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("end_early@3", "truncated"),
     ("error_in_stream@3", "stream_error"),
     ("error_in_stream@0", "stream_error"),
+    ("abort@3", "stream_error"),
     ("bad_json@3", "protocol"),
     ("bad_chunking@3", "protocol"),
     ("crlf", "ok"),

@@ -613,6 +613,11 @@ fn check_content(sim: &Sim, kind: FaultKind) {
             assert!(text.is_done() && text.finish().is_none());
             (3, 0)
         }
+        FaultKind::Abort => {
+            assert_eq!((text.finish().as_deref(), text.is_done()), (Some("abort"), true));
+            assert_eq!(text.events().last().unwrap()["usage"]["completion_tokens"], 3);
+            (3, 1)
+        }
         FaultKind::BadJson => {
             let bad = |d: &&String| *d != "[DONE]" && serde_json::from_str::<Value>(d).is_err();
             assert_eq!(text.data().iter().position(|d| bad(&d)), Some(3));
@@ -675,6 +680,46 @@ fn check_content(sim: &Sim, kind: FaultKind) {
         other => panic!("{other:?} has no check"),
     };
     assert_eq!((tokens, usages), want, "{name}");
+}
+
+/// Each in its own words and with its own ends.
+#[test]
+fn other_apis_refuse_and_end_as_their_servers_do() {
+    let sim = Sim::start(&[]);
+    let tgi =
+        |p: f64| post(&sim, "/generate", &json!({"inputs": "hi", "parameters": {"max_new_tokens": 2, "top_p": p}}));
+    let refused = tgi(1.0);
+    assert_eq!((refused.status(), &refused.json()["error_type"]), (422, &json!("validation")));
+    assert_eq!(refused.json()["error"], "Input validation error: `top_p` must be > 0.0 and < 1.0");
+    let details = tgi(0.9).json()["details"].clone();
+    assert_eq!(
+        (&details["input_length"], &details["prefill"], &details["tokens"]),
+        (&json!(null), &json!([]), &json!([]))
+    );
+    let triton = "/v2/models/ensemble/generate";
+    let refused = post(&sim, triton, &json!({"text_input": "hi"}));
+    assert_eq!(refused.status(), 400);
+    assert!(refused.json()["error"].as_str().unwrap().starts_with("missing required input(s) ['max_tokens']"));
+    for prompt in ["a", "b", "c", "d"] {
+        let body = json!({"text_input": prompt, "max_tokens": 3});
+        let ends = post(&sim, &format!("{triton}_stream"), &body);
+        assert_eq!(ends.events().last().unwrap()["text_output"], "", "the end token");
+        let body = json!({"text_input": prompt, "max_tokens": 3, "min_tokens": 3});
+        let whole = post(&sim, &format!("{triton}_stream"), &body);
+        assert!(whole.events().len() == 3 && whole.events().iter().all(|event| event["text_output"] != ""));
+        let messages = json!([{"role": "user", "content": prompt}]);
+        let body = json!({"messages": messages, "max_tokens": 3, "stream": true});
+        let said = post(&sim, "/v1/messages", &body);
+        assert!(said.body.contains("message_stop") && !said.body.contains("\"type\":\"text_delta\",\"text\":\"\""));
+        let body =
+            json!({"text": prompt, "sampling_params": {"max_new_tokens": 3, "ignore_eos": true}, "stream": true});
+        let ids: Vec<usize> = post(&sim, "/generate", &body)
+            .events()
+            .iter()
+            .map(|event| event["output_ids"].as_array().unwrap().len())
+            .collect();
+        assert_eq!(ids, [1, 2, 3]);
+    }
 }
 
 #[test]

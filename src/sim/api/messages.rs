@@ -7,6 +7,7 @@ use super::{Dialect, Ending, FAILURE, Named, Whole, named_event, text, thinks};
 use crate::sim::{
     events::{Chunk, Part},
     request::{self, Body, Refusal},
+    vocabulary::END_OF_TEXT,
 };
 
 #[derive(Deserialize)]
@@ -89,6 +90,10 @@ impl Dialect for Messages {
     }
 
     fn chunk(&mut self, chunk: Chunk<'_>) -> String {
+        // The end token has no text, and no event.
+        if chunk.ids == [END_OF_TEXT] {
+            return String::new();
+        }
         let (kind, block, delta) = match chunk.part {
             _ if thinks(&chunk) => (
                 "thinking",

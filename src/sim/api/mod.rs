@@ -115,6 +115,11 @@ pub trait Dialect {
         false
     }
 
+    /// Whether an answer that the engine gives up ends as others do, with the reason `abort`.
+    fn tells_abort(&self) -> bool {
+        false
+    }
+
     /// The usage in OpenAI's words, where a fault puts it beside the last token.
     fn usage(&self, _generated: u32, _reasoning: Option<u32>) -> String {
         String::new()

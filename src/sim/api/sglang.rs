@@ -46,13 +46,14 @@ pub fn body(bytes: &[u8]) -> Result<Body, Refusal> {
 pub struct Sglang {
     named: Named,
     text: String,
+    ids: Vec<u32>,
     cached: u32,
 }
 
 impl Sglang {
     /// For one answer.
     pub fn new(named: Named) -> Self {
-        Sglang { named, text: String::new(), cached: 0 }
+        Sglang { named, text: String::new(), ids: vec![], cached: 0 }
     }
 
     fn reply(&self, text: &str, finish: Option<&str>, generated: u32) -> Value {
@@ -68,11 +69,18 @@ impl Sglang {
 impl Dialect for Sglang {
     fn chunk(&mut self, chunk: Chunk<'_>) -> String {
         self.text.push_str(text(&chunk));
-        event(&self.reply(&self.text, chunk.finish, chunk.generated))
+        self.ids.extend(chunk.ids);
+        let mut reply = self.reply(&self.text, chunk.finish, chunk.generated);
+        reply["output_ids"] = json!(self.ids);
+        event(&reply)
     }
 
     fn ending(&mut self, ending: Ending<'_>) -> Vec<String> {
         ending.done.then(|| DONE.into()).into_iter().collect()
+    }
+
+    fn tells_abort(&self) -> bool {
+        true
     }
 
     fn set_cached_tokens(&mut self, tokens: u32) {

@@ -1,5 +1,6 @@
 //! Text Generation Inference 3: `/generate_stream` and `/generate`, after its `OpenAPI` description.
 
+use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ struct Request {
 #[serde(default)]
 struct Parameters {
     max_new_tokens: Option<i64>,
+    top_p: Option<f64>,
 }
 
 /// Whether a request to `/generate` is for this API.
@@ -37,6 +39,10 @@ pub fn is_its(bytes: &[u8]) -> bool {
 /// The request in vLLM's words.
 pub fn body(bytes: &[u8], stream: bool) -> Result<Body, Refusal> {
     let request: Request = request::parse(bytes)?;
+    if request.parameters.top_p.is_some_and(|p| p <= 0.0 || p >= 1.0) {
+        let message = "Input validation error: `top_p` must be > 0.0 and < 1.0";
+        return Err(Refusal { status: StatusCode::UNPROCESSABLE_ENTITY, ..Refusal::bad(Some("top_p"), message) });
+    }
     Ok(Body {
         prompt: Some(Prompt::Text(request.inputs)),
         max_tokens: Some(request.parameters.max_new_tokens.unwrap_or(100)),
@@ -58,18 +64,22 @@ impl Tgi {
     pub fn new(named: Named) -> Self {
         Tgi { named, text: String::new() }
     }
+}
 
-    fn details(&self, finish: &str, generated: u32) -> Value {
-        let finish = if finish == "stop" { "eos_token" } else { finish };
-        json!({"finish_reason": finish, "generated_tokens": generated, "seed": null,
-            "input_length": self.named.prompt_tokens})
-    }
+/// What the end of an answer says, streamed or not.
+fn details(finish: &str, generated: u32) -> Value {
+    let finish = if finish == "stop" { "eos_token" } else { finish };
+    json!({"finish_reason": finish, "generated_tokens": generated, "seed": null})
 }
 
 impl Dialect for Tgi {
     fn chunk(&mut self, chunk: Chunk<'_>) -> String {
         self.text.push_str(text(&chunk));
-        let last = chunk.finish.map(|finish| self.details(finish, chunk.generated));
+        let last = chunk.finish.map(|finish| {
+            let mut details = details(finish, chunk.generated);
+            details["input_length"] = self.named.prompt_tokens.into();
+            details
+        });
         let special = chunk.ids == [END_OF_TEXT];
         let token = json!({"id": chunk.ids.last(), "text": text(&chunk), "logprob": -1.0, "special": special});
         let whole = last.is_some().then_some(&self.text);
@@ -85,6 +95,8 @@ impl Dialect for Tgi {
     }
 
     fn whole(&self, whole: Whole<'_>) -> Option<Value> {
-        Some(json!({"generated_text": whole.text, "details": self.details(whole.finish, whole.generated)}))
+        let mut details = details(whole.finish, whole.generated);
+        (details["prefill"], details["tokens"]) = (json!([]), json!([]));
+        Some(json!({"generated_text": whole.text, "details": details}))
     }
 }

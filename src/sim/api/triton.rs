@@ -1,4 +1,5 @@
-//! TensorRT-LLM behind Triton's generate extension: it counts nothing and does not say where an answer ends.
+//! TensorRT-LLM behind Triton's generate extension: it counts nothing and does not say where an answer ends. The last event may
+//! have an empty text, where the model ended the answer by itself.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use crate::{
 struct Request {
     text_input: String,
     max_tokens: Option<i64>,
+    min_tokens: Option<u32>,
     ignore_eos: Option<bool>,
     vb_fault: Option<String>,
 }
@@ -23,9 +25,15 @@ struct Request {
 /// The request in vLLM's words.
 pub fn body(bytes: &[u8], stream: bool) -> Result<Body, Refusal> {
     let request: Request = request::parse(bytes)?;
+    if request.max_tokens.is_none() {
+        let message =
+            "missing required input(s) ['max_tokens'] for model 'ensemble'. Please provide all required input(s).";
+        return Err(Refusal::bad(Some("max_tokens"), message));
+    }
     Ok(Body {
         prompt: Some(Prompt::Text(request.text_input)),
         max_tokens: request.max_tokens,
+        min_tokens: request.min_tokens,
         stream: Some(stream),
         ignore_eos: request.ignore_eos,
         vb_fault: request.vb_fault,
