@@ -9,7 +9,7 @@ use super::{
     fit::Framed,
     length::OutputLen,
     rows::{self, Kept},
-    session::Turns,
+    session::Session,
     warn,
     writer::{Fitted, Writer},
 };
@@ -61,9 +61,9 @@ struct Long {
     conversations: Vec<Message>,
 }
 
-fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
+fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Session, Error> {
     let Long { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    Conversation::of(conversations).turns(plan, framed)
+    Conversation::of(conversations).session(plan, framed)
 }
 
 fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {

@@ -1,6 +1,7 @@
 //! Tokenizers: text to token ids and back, and how many.
 
 mod chat;
+mod growing;
 mod hub;
 mod python;
 mod segments;
@@ -14,6 +15,7 @@ use tokenizers::Tokenizer as Local;
 use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
 use crate::error::Error;
 pub use chat::Chat;
+pub use growing::Growing;
 pub use server::Server;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
