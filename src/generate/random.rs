@@ -25,6 +25,8 @@ pub struct Random<'a> {
     kind: Kind<'a>,
     /// Tokens that the server puts round a prompt.
     overhead: usize,
+    /// Of those, the ones in front of it.
+    front: usize,
     /// What all prompts share.
     prefix: Prefix,
 }
@@ -52,7 +54,7 @@ impl<'a> Random<'a> {
     /// For text that the server tokenizes.
     pub fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let kind = Kind::Text { framed, words: Words::of(framed.tokenizer, seed)? };
-        Self::behind_one(kind, seed, framed.overhead()?, prefix_len)
+        Self::behind_one(kind, seed, (framed.front()?, framed.overhead()?), prefix_len)
     }
 
     /// For token ids that the server takes as they are.
@@ -60,12 +62,17 @@ impl<'a> Random<'a> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
         rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
-        Self::behind_one(Kind::Ids { ids, heads }, seed, 0, prefix_len)
+        Self::behind_one(Kind::Ids { ids, heads }, seed, (0, 0), prefix_len)
     }
 
-    fn behind_one(kind: Kind<'a>, seed: u64, overhead: usize, prefix_len: usize) -> Result<Self, Error> {
+    fn behind_one(
+        kind: Kind<'a>,
+        seed: u64,
+        (front, overhead): (usize, usize),
+        prefix_len: usize,
+    ) -> Result<Self, Error> {
         let none = Prefix { prompt: Prompt::Ids(Vec::new()), len: 0 };
-        let mut random = Random { seed, kind, overhead, prefix: none };
+        let mut random = Random { seed, kind, overhead, front, prefix: none };
         random.prefix = random.prefix(0, prefix_len)?;
         Ok(random)
     }
@@ -90,10 +97,20 @@ impl<'a> Random<'a> {
         self.overhead
     }
 
-    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts share, once
-    /// the first has brought it. (Where the server adds some behind the prompt, it is a few less.)
+    /// Tokens that the server adds in front, which all prompts begin with.
+    pub fn front(&self) -> usize {
+        self.front
+    }
+
+    /// Tokens that the server adds behind a prompt.
+    pub fn rear(&self) -> usize {
+        self.overhead - self.front
+    }
+
+    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts begin with,
+    /// once the first has brought it.
     pub fn meant_cached(&self, item: u64) -> Option<u32> {
-        if item == 0 { Some(0) } else { u32::try_from(self.shared()).ok() }
+        if item == 0 { Some(0) } else { u32::try_from(self.front + self.prefix.len).ok() }
     }
 
     /// Prompt `item`, with `own` tokens behind the shared ones.
@@ -152,12 +169,12 @@ impl<'a> Random<'a> {
     }
 
     /// Prompt `item` of `want` tokens in all, made of `blocks` of `size` tokens each: a block has the same tokens wherever
-    /// its name comes. What the server adds takes the place of the first tokens, so that blocks begin where they do in the
-    /// trace; what the blocks do not cover is the prompt's own.
+    /// its name comes. What the server adds in front takes the place of the first tokens, so that blocks begin where they do
+    /// in the trace; what the blocks do not cover is the prompt's own.
     pub fn of_blocks(&self, item: u64, blocks: &[u64], size: usize, want: usize) -> Result<(Prompt, Fitted), Error> {
         // Something must be sent, however short it was.
         let own = want.saturating_sub(self.overhead).max(1);
-        let parts = parts(blocks, size, self.overhead, own, item);
+        let parts = parts(blocks, size, self.front, own, item);
         match &self.kind {
             Kind::Ids { ids, heads, .. } => {
                 let mut prompt = Vec::with_capacity(own);

@@ -160,6 +160,18 @@ impl Tokenizer {
         }
     }
 
+    /// The token ids of a chat, as [`Tokenizer::count_chat`] counts them; none from a server that tells only how many they are.
+    pub fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>, Error> {
+        match (&self.engine, &self.chat) {
+            (Engine::Server(server), _) => server.tokenize_chat(messages.into()),
+            (Engine::Local(..), Some(template)) => self.encode(&template.render(messages.into())?, false),
+            (Engine::Local(..), None) => {
+                let texts = messages.iter().map(|message| self.encode(&chat::text(message), false));
+                Ok(texts.collect::<Result<Vec<_>, Error>>()?.concat())
+            }
+        }
+    }
+
     /// The text that a chat becomes, up to where the answer begins; for endpoints that take text.
     pub fn render_chat(&self, chat: Chat) -> Result<String, Error> {
         match &self.chat {

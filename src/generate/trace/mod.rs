@@ -151,7 +151,7 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
     }
     let path = plan.file()?;
     let random = Random::of(plan)?;
-    let mut replay = Replay::new(form, path, flags)?;
+    let mut replay = Replay::new(form, path, flags, (random.front(), random.rear()))?;
     let most = if plan.num_prompts == 0 { u64::MAX } else { plan.num_prompts };
     let rows = (0..most).map_while(|item| replay.next_due().transpose().map(|due| (item, due)));
     let make = |(item, due): (u64, Result<Due, Error>)| due.and_then(|due| request(form, plan, &random, item, due));
