@@ -180,8 +180,8 @@ impl<'a> Random<'a> {
                 let mut prompt = Vec::with_capacity(own);
                 for part in parts {
                     let mut rng = rng::stream(self.seed, part.purpose, part.name);
-                    prompt.push(heads[place(part.name, heads.len())]);
-                    prompt.extend((1..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
+                    prompt.extend(part.heads(self.seed, heads.len()).map(|head| heads[place(head, heads.len())]));
+                    prompt.extend((2..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
                 }
                 Ok((Prompt::Ids(prompt), Fitted { want, got: own }))
             }
@@ -189,8 +189,10 @@ impl<'a> Random<'a> {
                 let mut draft = Draft::default();
                 for (at, part) in parts.into_iter().enumerate() {
                     let mut rng = rng::stream(self.seed, part.purpose, part.name);
-                    draft.push(words.head(part.name, at == 0));
-                    (1..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
+                    for (nth, head) in part.heads(self.seed, words.heads()).enumerate() {
+                        draft.push(words.head(head, at + nth == 0));
+                    }
+                    (2..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
                 }
                 let mut rng = rng::stream(self.seed, PROMPT, item);
                 let fitted = want.max(self.overhead + 1);
@@ -206,6 +208,16 @@ struct Part {
     purpose: &'static str,
     name: u64,
     tokens: usize,
+}
+
+impl Part {
+    /// The heads, of `count` that there are, that it begins with. Two of them tell more names apart than a trace has: those that
+    /// have the first one in common have another second one each, counted from a place that the first one draws.
+    fn heads(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
+        let (lap, first) = (self.name / count as u64, self.name % count as u64);
+        let second = rng::stream(seed, "second head", first).next_u64() % count as u64 + lap;
+        [first, second].into_iter().take(self.tokens)
+    }
 }
 
 /// The `own` tokens from place `start` on as parts of blocks; behind the last block they are the item's.
@@ -382,6 +394,13 @@ mod tests {
             let (c, d) = (tokens(2, &[7], 30), tokens(3, &[7], 30));
             assert!(c[..16] == d[..16] && c[16] != d[16], "behind the blocks each is its own");
             assert_eq!(tokens(4, &[], 5).len(), 5);
+            // As many names as there are heads apart: the next token tells them.
+            let heads = match &random.kind {
+                Kind::Ids { heads, .. } => heads.len(),
+                Kind::Text { words, .. } => words.heads(),
+            };
+            let [a, b] = [7, 7 + heads as u64].map(|name| tokens(5, &[3, name], 32));
+            assert!(a[..17] == b[..17] && a[17] != b[17]);
         }
     }
 
