@@ -170,12 +170,16 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
     if silent > 0 {
         warn(format!("{silent} rows have no answer in the trace: each asks for 1 token, the least there is"));
     }
-    if let Some(left_out) = replay.left_out() {
-        warn(left_out);
-    }
+    let left_out = replay.left_out();
+    left_out.iter().for_each(warn);
     let written = writer.written();
     if written == 0 {
-        return Err(Error::Input(format!("{} has no row in the window that was asked for", path.display())));
+        let none = match (replay.has_rows(), &left_out) {
+            (true, _) => "no row in the window that was asked for",
+            (false, Some(_)) => "no rows but those that were left out",
+            (false, None) => "no rows",
+        };
+        return Err(Error::Input(format!("{} has {none}", path.display())));
     }
     if plan.num_prompts > written {
         warn(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));

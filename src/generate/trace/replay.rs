@@ -50,6 +50,11 @@ impl<'a> Replay<'a> {
     ///
     /// `front` and `rear` are the tokens that the server puts in front of a prompt and behind it.
     pub fn new(form: Form, path: &Path, flags: &'a Flags, (front, rear): (usize, usize)) -> Result<Self, Error> {
+        if let (Some(from), Some(to)) = (flags.from, flags.to)
+            && from >= to
+        {
+            return Err(Error::Usage("--from is not before --to: there is nothing between them".into()));
+        }
         if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
             return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
         }
@@ -80,6 +85,11 @@ impl<'a> Replay<'a> {
                 None => {}
             }
         }
+    }
+
+    /// Whether the trace has any row that could be sent, in whatever window.
+    pub fn has_rows(&self) -> bool {
+        self.origin.is_some()
     }
 
     /// What was left out of each lap, in words.
@@ -144,6 +154,13 @@ impl<'a> Replay<'a> {
         }
         if self.lap == 0 {
             let span = self.last.since(self.first);
+            if span == Nanos(0) {
+                return Err(Error::Usage(format!(
+                    "all rows of {} that were sent came at one instant, so a lap has no length and --loop would send them all \
+                     at once: widen --from and --to, or leave out --loop",
+                    self.name
+                )));
+            }
             // One gap more than there are between the rows, so that the laps follow each other at the trace's own rate.
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
