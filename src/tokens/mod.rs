@@ -6,6 +6,7 @@ mod hub;
 mod python;
 mod segments;
 mod server;
+mod strings;
 
 use std::{path::Path, sync::Arc};
 
