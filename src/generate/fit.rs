@@ -53,11 +53,14 @@ impl<'a> Framed<'a> {
             return Ok(0);
         }
         // Two texts of which nothing is alike but what stands in front of them.
-        let [a, b] = ["a", "b"].map(|text| match self.chat {
-            true => self.tokenizer.encode_chat(&[json!({"role": "user", "content": text})]),
-            false => self.tokenizer.encode(text, true),
-        });
-        let differs = a?.iter().zip(&b?).position(|(a, b)| a != b);
+        let ids = |text: &str| {
+            if self.chat {
+                return self.tokenizer.encode_chat(&[json!({"role": "user", "content": text})]);
+            }
+            self.tokenizer.encode(text, true)
+        };
+        let (a, b) = (ids("a")?, ids("b")?);
+        let differs = a.iter().zip(&b).position(|(a, b)| a != b);
         Ok(differs.map_or(overhead, |front| front.min(overhead)))
     }
 }

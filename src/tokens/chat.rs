@@ -140,9 +140,11 @@ fn python_like() -> Result<Environment<'static>, minijinja::Error> {
         value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
     // This engine would walk through `none`, which Python does not.
-    environment.add_function(WALK, |value: Jinja| match value.is_none() {
-        true => Err(minijinja::Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable")),
-        false => Ok(value),
+    environment.add_function(WALK, |value: Jinja| {
+        if value.is_none() {
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable"));
+        }
+        Ok(value)
     });
     environment.add_test("iterable", |value: &Jinja| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
@@ -221,14 +223,13 @@ fn walking(tag: &str) -> Option<String> {
             let behind = rest[at..].strip_prefix(word);
             rest[..at].ends_with(char::is_whitespace) && behind.is_some_and(|b| !b.starts_with(char::is_alphanumeric))
         };
-        match (quote, c) {
-            (Some(open), _) if open == c => quote = None,
-            (Some(_), '\\') => return None,
-            (Some(_), _) => {}
-            (None, '"' | '\'') => quote = Some(c),
-            (None, '(' | '[' | '{') => depth += 1,
-            (None, ')' | ']' | '}') => depth -= 1,
-            (None, 'i' | 'r') if depth == 0 && (is_word("if") || is_word("recursive")) => {
+        match c {
+            '\\' if quote.is_some() => return None,
+            _ if quote.is_some() => quote = quote.filter(|open| *open != c),
+            '"' | '\'' => quote = Some(c),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            'i' | 'r' if depth == 0 && (is_word("if") || is_word("recursive")) => {
                 end = at;
                 break;
             }

@@ -207,7 +207,7 @@ struct Seen {
     lost: bool,
 }
 
-/// Beyond this number of a block the bits would fill more than 128 MiB, and nothing is told any more.
+/// Beyond this number of a block the bits would fill more than 256 MiB, and nothing is told any more.
 const MOST_BLOCKS: u64 = 1 << 30;
 
 impl Seen {
@@ -234,8 +234,11 @@ impl Seen {
         if known == whole && end.iter().all(|block| self.ends.has(*block)) {
             known = row.blocks.len();
         }
-        own.iter().for_each(|block| self.whole.put(*block));
-        end.iter().for_each(|block| self.ends.put(*block));
+        for (bits, blocks) in [(&mut self.whole, own), (&mut self.ends, end)] {
+            for block in blocks {
+                bits.put(*block);
+            }
+        }
         // The last token is computed in any case, since the answer begins there.
         u32::try_from(known.saturating_mul(self.size).min(input.saturating_sub(1))).ok()
     }
