@@ -22,10 +22,15 @@ pub fn main<A>(tool: &str, run: impl FnOnce(A) -> Result<(), Error>) -> ExitCode
 where
     A: CommandFactory + FromArgMatches,
 {
-    let argv: Vec<OsString> = std::env::args_os().map(hyphens).collect();
-    let done = config::under(A::command(), argv)
+    let done = config::under(A::command(), arguments())
         .and_then(|matches| run(A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?));
     report(tool, done)
+}
+
+/// What was typed, names of flags with hyphens.
+#[must_use]
+pub fn arguments() -> Vec<OsString> {
+    std::env::args_os().map(hyphens).collect()
 }
 
 /// Says why the tool stopped, and gives the exit code.

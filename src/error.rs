@@ -102,7 +102,23 @@ impl std::error::Error for Error {}
 pub fn without_place(e: &impl fmt::Display) -> String {
     let mut text = e.to_string();
     text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+    // What was expected stands at the end, behind what was found.
+    if text.chars().count() > 2 * LONGEST_QUOTE {
+        let end = text.char_indices().rev().nth(LONGEST_QUOTE - 1).map_or(0, |(at, _)| at);
+        text = format!("{} {}", brief(&text), &text[end..]);
+    }
     text
+}
+
+/// The most characters that a message quotes of what somebody wrote.
+const LONGEST_QUOTE: usize = 80;
+
+/// What a message quotes, with `…` for what is too much of it. Line ends become spaces: a message is one line.
+#[must_use]
+pub fn brief(text: &str) -> String {
+    let end = text.char_indices().nth(LONGEST_QUOTE).map(|(at, _)| at);
+    let quoted = text[..end.unwrap_or(text.len())].replace(['\n', '\r'], " ");
+    if end.is_some() { quoted + "…" } else { quoted }
 }
 
 /// The innermost cause of an error, which is the one that says what happened, in one line and without the system's
@@ -127,6 +143,16 @@ mod tests {
         assert!(error.to_string().contains(" at line 1"));
         assert!(!without_place(&error).contains(" at line "));
         assert_eq!(without_place(&"no place"), "no place");
+    }
+
+    #[test]
+    fn long_quotes_are_cut() {
+        assert_eq!(brief("short\n"), "short ");
+        assert_eq!(brief(&"é".repeat(81)), "é".repeat(80) + "…");
+        let long = serde_json::to_string(&"x".repeat(10_000)).unwrap();
+        let said = without_place(&serde_json::from_str::<Vec<u8>>(&long).unwrap_err());
+        assert!(said.starts_with("invalid type: string \"xxx") && said.ends_with("expected a sequence"), "{said}");
+        assert!(said.chars().count() < 200, "{said}");
     }
 
     #[test]

@@ -61,6 +61,8 @@ struct Wish {
     ratio: f64,
     block: u32,
     prefixes: u32,
+    /// Tokens that the server adds behind each prompt.
+    rear: u32,
 }
 
 impl Wish {
@@ -82,7 +84,7 @@ impl Wish {
             let prefix = nth % self.prefixes;
             nth += 1;
             // A server computes one token at the least.
-            let most = len.saturating_sub(1) / self.block * self.block;
+            let most = len.saturating_sub(self.rear.max(1)) / self.block * self.block;
             let share = match longest.get(&prefix) {
                 None => Share { prefix, len: most, cached: 0 },
                 Some(known) => {
@@ -137,7 +139,8 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
         })
         .collect();
     let few = u32::try_from(plan.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
-    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few) };
+    let rear = u32::try_from(random.rear()).unwrap_or(u32::MAX);
+    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
     let Some(shares) = wish.shares(&prompts) else {
         return Err(Error::Usage(format!(
             "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
@@ -149,8 +152,8 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
     writer.write_numbered(plan.num_prompts, |item| {
         let (own, output) = lengths.of(plan.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
-        // What the server adds is in front, and in the first block.
-        let len = share.len.saturating_sub(overhead) as usize;
+        // What the server adds in front is in the first block.
+        let len = (share.len as usize).saturating_sub(random.front());
         let prefix = random.prefix(u64::from(share.prefix), len)?;
         let (prompt, fitted) = random.behind(&prefix, item, own.saturating_sub(prefix.len))?;
         let request = SampleRequest {
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn equal_prompts_share_evenly_from_the_beginning() {
-        let wish = Wish { ratio: 0.5, block: 16, prefixes: 2 };
+        let wish = Wish { ratio: 0.5, block: 16, prefixes: 2, rear: 0 };
         let shares = wish.shares(&[(256, true); 100]).unwrap();
         assert_eq!(shares[0], Share { prefix: 0, len: 240, cached: 0 });
         assert_eq!(shares[1], Share { prefix: 1, len: 240, cached: 0 });
@@ -198,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_reached_is_not_claimed() {
-        let wish = |ratio, prefixes| Wish { ratio, block: 16, prefixes };
+        let wish = |ratio, prefixes| Wish { ratio, block: 16, prefixes, rear: 0 };
         assert!(wish(0.9, 5).shares(&[(256, true); 10]).is_none());
         assert!(wish(0.5, 1).shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
         assert!(wish(0.5, 1).shares(&[(256, false); 100]).is_none());
@@ -212,7 +215,7 @@ mod tests {
             lens in proptest::collection::vec(40..600_u32, 100..300), ratio in 0.05..0.7, prefixes in 1..6_u32, cold in 2..9_usize,
         ) {
             let prompts: Vec<(u32, bool)> = lens.iter().enumerate().map(|(i, len)| (*len, i % cold != 1)).collect();
-            let wish = Wish { ratio, block: 16, prefixes };
+            let wish = Wish { ratio, block: 16, prefixes, rear: 0 };
             let Some(shares) = wish.shares(&prompts) else { return Ok(()) };
             let mut known = std::collections::HashSet::new();
             let (mut total, mut hits) = (0, 0);

@@ -30,11 +30,19 @@ pub fn ready(mut request: SampleRequest, plan: &Plan, framed: Framed) -> Result<
     if request.messages.is_none() || request.prompt.is_some() || unasked {
         return Ok((request, None));
     }
-    flattened(request, framed).map(|(request, len)| (request, Some(len)))
+    let request = flattened(request, framed)?;
+    let len = measured(&request, framed)?;
+    Ok((request, Some(len)))
 }
 
-/// The request with its messages made into a prompt, and the length of that.
-pub fn flattened(mut request: SampleRequest, framed: Framed) -> Result<(SampleRequest, usize), Error> {
+/// The length of a prompt that the template made: it has all special tokens already.
+fn measured(request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
+    let Some(Prompt::Text(text)) = &request.prompt else { return Ok(0) };
+    framed.tokenizer.count(text)
+}
+
+/// The request with its messages made into a prompt.
+pub fn flattened(mut request: SampleRequest, framed: Framed) -> Result<SampleRequest, Error> {
     let messages = request.messages.take().unwrap_or_default();
     let text = framed.tokenizer.render_chat(Chat { messages: &messages, body: request.body.as_ref() })?;
     if let Some(body) = &mut request.body {
@@ -45,7 +53,6 @@ pub fn flattened(mut request: SampleRequest, framed: Framed) -> Result<(SampleRe
         request.body.get_or_insert_default().insert("add_special_tokens".into(), false.into());
     }
     request.body = request.body.filter(|body| !body.is_empty());
-    let len = framed.tokenizer.count(&text)?;
     request.prompt = Some(Prompt::Text(text));
-    Ok((request, len))
+    Ok(request)
 }

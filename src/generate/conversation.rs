@@ -7,7 +7,7 @@ use super::{
     Plan,
     fit::Framed,
     length::OutputLen,
-    session::{self, Exchange, Turns},
+    session::{self, Exchange, Session},
     writer::Fitted,
 };
 use crate::error::Error;
@@ -95,21 +95,18 @@ impl Conversation {
         (opening, None)
     }
 
-    /// A request for each question, with the length of its answer, or the length that was asked for.
-    pub fn turns(self, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
-        let pairs = self.pairs.into_iter().take(plan.sessions.max_turns.map_or(usize::MAX, |n| n as usize));
-        let exchanges = pairs
-            .map(|(user, reply)| {
-                let reply_len = match plan.output_len {
-                    Some(OutputLen::Tokens(n)) => n,
-                    // The answer is generated, so it has no special tokens in front.
-                    _ => u32::try_from(framed.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
-                };
-                Ok(Exchange { user, reply, reply_len })
-            })
-            .collect::<Result<Vec<Exchange>, Error>>()?;
-        let turns = session::turns(plan, framed, self.system.as_deref(), &exchanges, 0, None)?;
-        Ok(turns.into_iter().map(|(request, len)| (request, Fitted::as_is(len))).collect())
+    /// A turn for each question, with the length of its answer, or the length that was asked for.
+    pub fn session(self, plan: &Plan, framed: Framed) -> Result<Session, Error> {
+        let exchanges = self.pairs.into_iter().map(|(user, reply)| {
+            let reply_len = match plan.output_len {
+                Some(OutputLen::Tokens(n)) => n,
+                // The answer is generated, so it has no special tokens in front.
+                _ => u32::try_from(framed.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
+            };
+            // The question is as long as it is.
+            Ok(Exchange { user, reply, reply_len, asked: Fitted::as_is(0) })
+        });
+        session::session(plan, framed, self.system.as_deref(), exchanges, 0, None)
     }
 }
 

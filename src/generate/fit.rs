@@ -45,6 +45,24 @@ impl<'a> Framed<'a> {
         }
         Ok(self.special)
     }
+
+    /// How many of those stand in front of the text: all of them where a server does not tell which tokens they are.
+    pub fn front(&self) -> Result<usize, Error> {
+        let overhead = self.overhead()?;
+        if overhead == 0 {
+            return Ok(0);
+        }
+        // Two texts of which nothing is alike but what stands in front of them.
+        let ids = |text: &str| {
+            if self.chat {
+                return self.tokenizer.encode_chat(&[json!({"role": "user", "content": text})]);
+            }
+            self.tokenizer.encode(text, true)
+        };
+        let (a, b) = (ids("a")?, ids("b")?);
+        let differs = a.iter().zip(&b).position(|(a, b)| a != b);
+        Ok(differs.map_or(overhead, |front| front.min(overhead)))
+    }
 }
 
 /// A text that can be shortened piece by piece.
@@ -132,6 +150,34 @@ mod tests {
             prop_assert!(text.starts_with("kept "));
             prop_assert_eq!((got, pairs(&text).unwrap()), (want, want));
         }
+    }
+
+    /// A tokenizer that puts a token of its own in front of a text and another behind it, as those of BERT do.
+    #[test]
+    fn what_stands_in_front_of_a_text_is_told_from_what_stands_behind() {
+        let folder = std::env::temp_dir().join(format!("vb-front-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(crate::tokens::BUILTIN).unwrap();
+        let special = json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [special, {"Sequence": {"id": "A", "type_id": 0}}, special, special],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+        });
+        let tokenizer = |folder: &std::path::Path| Tokenizer::open(folder.to_str().unwrap()).unwrap();
+        std::fs::write(folder.join("tokenizer.json"), json.to_string()).unwrap();
+        let bert = tokenizer(&folder);
+        let framed = Framed::new(&bert, false).unwrap();
+        assert_eq!((framed.front().unwrap(), framed.overhead().unwrap()), (1, 3));
+        let template = "<|endoftext|><|endoftext|>{{ messages[0].content }}<|endoftext|>";
+        std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+        let chat = tokenizer(&folder);
+        let framed = Framed::new(&chat, true).unwrap();
+        assert_eq!((framed.front().unwrap(), framed.overhead().unwrap()), (2, 3));
+        let builtin = Tokenizer::builtin().unwrap();
+        assert_eq!(Framed::new(&builtin, true).unwrap().front().unwrap(), 0);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     length::OutputLen,
     media,
     rows::{self, Kept},
-    session::Turns,
+    session::Session,
     warn,
     writer::{Fitted, Writer},
 };
@@ -205,18 +205,18 @@ fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
     Ok(Cells { input, output, media })
 }
 
-fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
+fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Session, Error> {
     let cells = cells(row, columns, plan)?;
     if !cells.media.is_empty() {
         return Err(row.wrong("--multi-turn sends no images or sound: leave out --hf-column image and audio"));
     }
     match cells.input {
-        Some(Input::Chat(messages)) => Conversation::of(messages).turns(plan, framed),
+        Some(Input::Chat(messages)) => Conversation::of(messages).session(plan, framed),
         Some(Input::Text(_)) => Err(row.wrong(&format!(
             "--multi-turn needs a column of conversations, and `{}` is text: name one with --hf-column messages=NAME",
             columns.input.as_deref().unwrap_or_default()
         ))),
-        None => Ok(Turns::new()),
+        None => Ok(Session::default()),
     }
 }
 

@@ -1,6 +1,12 @@
 //! `vb-gen mix`: saved requests of several sources as one stream, by weight or by time.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use clap::parser::ValueSource;
+use serde_json::Value;
 
 use super::{warn, writer::Writer};
 use crate::{
@@ -14,31 +20,63 @@ use crate::{
 
 /// Mixes saved requests: by weight (0.7=chat.ndjson 0.3=code.ndjson), or by their timestamps (a.ndjson b.ndjson).
 ///
-/// Each request is tagged `mix` with the name of its source, and its ids begin with it. A source is a file, a pipe
-/// as <(vb-gen ...), or `-` for standard input; each is read once, line by line.
+/// Each request is tagged `mix` with the name of its source, and its ids begin with it: the name of its file, or the one that
+/// is given, as chat:0.7=FILE, or chat:=FILE without a weight. A source is a file, a pipe as <(vb-gen ...), or `-` for standard
+/// input; each is read once, line by line.
 #[derive(Debug, Clone, clap::Args)]
 pub struct MixArgs {
     /// A source, with its weight or without; all of them in the same way.
-    #[arg(value_name = "[WEIGHT=]FILE", num_args(1..), value_parser = parse_source)]
+    #[arg(value_name = "[[NAME:]WEIGHT=]FILE", num_args(1..), value_parser = parse_source)]
     sources: Vec<Source>,
 }
 
 /// A source as it is typed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Source {
+    name: Option<String>,
     weight: Option<f64>,
     path: PathBuf,
 }
 
-fn parse_source(text: &str) -> Result<Source, String> {
-    let whole = || Source { weight: None, path: text.into() };
-    let Some((weight, path)) = text.split_once('=') else { return Ok(whole()) };
-    match weight.trim().parse::<f64>() {
-        Ok(weight) if weight > 0.0 && weight.is_finite() => Ok(Source { weight: Some(weight), path: path.into() }),
-        Ok(_) => Err(format!("the weight of `{text}` is not above 0: leave the source out instead")),
-        // A file may have such a name.
-        Err(_) => Ok(whole()),
+/// The flags that mean something to a mix.
+const FLAGS: [&str; 4] = ["seed", "num_prompts", "tag", "config"];
+
+/// Refuses flags of `tool` that were typed and that do nothing here. Those of a config are for other tools as well.
+pub fn check_flags(tool: &clap::Command, typed: Vec<OsString>) -> Result<(), Error> {
+    let matches = tool.clone().try_get_matches_from(typed).map_err(|e| Error::Usage(e.to_string()))?;
+    let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let mut flags = tool.get_arguments().filter(|arg| !FLAGS.contains(&arg.get_id().as_str()));
+    match flags.find(|arg| is_typed(arg.get_id().as_str())).and_then(clap::Arg::get_long) {
+        Some(flag) => Err(Error::Usage(format!(
+            "--{flag} does nothing with mix, which takes requests as they are: give it to the vb-gen that makes them; mix has \
+             --seed, --num-prompts, --tag and --config"
+        ))),
+        None => Ok(()),
     }
+}
+
+/// Whether a name and an id may have this letter. None of them is the `/` that stands between both.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-".contains(c)
+}
+
+fn parse_source(text: &str) -> Result<Source, String> {
+    // A file may have a name with `=` or `:` in it.
+    let whole = || Ok(Source { path: text.into(), ..Source::default() });
+    let Some((front, path)) = text.split_once('=') else { return whole() };
+    let (name, weight) = front.rsplit_once(':').map_or((None, front), |(name, weight)| (Some(name), weight));
+    let weight = match (weight.trim(), name) {
+        ("", Some(_)) => None,
+        (weight, _) => match weight.parse::<f64>() {
+            Ok(weight) if weight > 0.0 && weight.is_finite() => Some(weight),
+            Ok(_) => return Err(format!("the weight of `{text}` is not above 0: leave the source out instead")),
+            Err(_) => return whole(),
+        },
+    };
+    if name.is_some_and(|name| name.is_empty() || !name.chars().all(is_plain)) {
+        return Err(format!("the name of `{text}` is not made of English letters, digits, `.`, `_` and `-`"));
+    }
+    Ok(Source { name: name.map(str::to_owned), weight, path: path.into() })
 }
 
 /// A source that is being read.
@@ -61,13 +99,17 @@ impl Stream {
         if request.prompt.is_none() && request.messages.is_none() {
             return Err(self.lines.wrong(0, "not a request: it has neither `prompt` nor `messages`"));
         }
-        let own = |id: String| format!("{}-{id}", self.name);
+        // No name has a `/`, so that ids of two sources are never the same.
+        let own = |id: String| format!("{}/{id}", self.name);
         request.request_id = Some(match request.request_id {
             Some(id) => own(id),
             None => own(format!("line{}", self.lines.number())),
         });
         request.session_id = request.session_id.map(own);
-        request.tags.get_or_insert_default().insert("mix".to_owned(), self.name.clone().into());
+        let tags = request.tags.get_or_insert_default();
+        // Of what was mixed before, both names.
+        let name = tags.get("mix").and_then(Value::as_str).map_or(self.name.clone(), |inner| own(inner.to_owned()));
+        tags.insert("mix".to_owned(), name.into());
         Ok(Some(request))
     }
 
@@ -107,6 +149,9 @@ pub fn run(args: &MixArgs, seed: u64, most: u64, writer: &mut Writer) -> Result<
         return Err(Error::Usage("name the sources: vb-gen mix 0.7=a.ndjson 0.3=b.ndjson".into()));
     }
     let weights: Vec<f64> = args.sources.iter().filter_map(|source| source.weight).collect();
+    if !weights.iter().sum::<f64>().is_finite() {
+        return Err(Error::Usage("the weights are too large to be added: only their proportions matter".into()));
+    }
     let twice = args.sources.iter().filter(|source| source.path == Path::new("-")).count() > 1;
     if twice {
         return Err(Error::Usage("standard input (`-`) can be one source only".into()));
@@ -164,14 +209,18 @@ fn by_time(mut streams: Vec<Stream>, most: u64, writer: &mut Writer) -> Result<(
     Ok(())
 }
 
-/// What each source is called: its file's name without the ending, in letters that a header may have, and a number where
-/// two are alike.
+/// What each source is called: as it says, or its file's name without the ending, in letters that a header may have; and a
+/// number where two are alike.
 fn names(sources: &[Source]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for source in sources {
         let stem = source.path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-        let stem = if stem == "-" { "stdin".to_owned() } else { stem.chars().map(plain).collect() };
+        let plain = |c: char| if is_plain(c) { c } else { '_' };
+        let stem = match &source.name {
+            Some(name) => name.clone(),
+            None if stem == "-" => "stdin".to_owned(),
+            None => stem.chars().map(plain).collect(),
+        };
         let mut name = stem.clone();
         let mut number = 2;
         while names.contains(&name) {
@@ -189,16 +238,21 @@ mod tests {
 
     #[test]
     fn a_weight_stands_before_the_file() {
-        let source = |weight, path: &str| Source { weight, path: path.into() };
+        let source = |weight, path: &str| Source { name: None, weight, path: path.into() };
         assert_eq!(parse_source("0.7=a.ndjson"), Ok(source(Some(0.7), "a.ndjson")));
         assert_eq!(parse_source("x=1.ndjson"), Ok(source(None, "x=1.ndjson")));
         assert!(parse_source("0=a").is_err() && parse_source("-1=a").is_err() && parse_source("inf=a").is_err());
+        let named = |weight| Source { name: Some("chat".into()), ..source(weight, "/dev/fd/63") };
+        assert_eq!(parse_source("chat:0.7=/dev/fd/63"), Ok(named(Some(0.7))));
+        assert_eq!(parse_source("chat:=/dev/fd/63"), Ok(named(None)));
+        assert_eq!(parse_source("x:y=1.ndjson"), Ok(source(None, "x:y=1.ndjson")));
+        assert!(parse_source("a/b:1=c").is_err() && parse_source(":1=c").is_err());
     }
 
     #[test]
     fn no_two_sources_are_called_the_same() {
         let sources = ["x/a.ndjson", "y/a.ndjson", "-", "/dev/fd/63", "naïve chat.ndjson"]
-            .map(|path| Source { weight: None, path: path.into() });
+            .map(|path| Source { path: path.into(), ..Source::default() });
         assert_eq!(names(&sources), ["a", "a.2", "stdin", "63", "na_ve_chat"]);
     }
 }

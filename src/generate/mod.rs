@@ -38,7 +38,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-use clap::ArgAction;
+use clap::{ArgAction, CommandFactory};
 use serde_json::Value;
 
 use self::{
@@ -164,14 +164,13 @@ pub struct Args {
     /// What request ids begin with; a number follows [default: vb-SEED-].
     #[arg(long, help_heading = OUTPUT, value_name = "TEXT")]
     request_id_prefix: Option<String>,
-    /// Put this into the `tags` of every request.
+    /// Put this into the `tags` of every request; may be given several times.
     #[arg(
         long,
         help_heading = OUTPUT,
         value_name = "KEY=VALUE",
         value_parser = cli::parse_pair,
         action = ArgAction::Append,
-        num_args(1..),
         global = true
     )]
     tag: Vec<(String, String)>,
@@ -522,6 +521,9 @@ fn warn(what: impl std::fmt::Display) {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
+    if args.command.is_some() {
+        mix::check_flags(&Args::command(), cli::arguments())?;
+    }
     if args.schema {
         return cli::print_schema::<SampleRequest>();
     }

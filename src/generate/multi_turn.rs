@@ -6,8 +6,8 @@ use super::{
     Plan,
     fit::{Draft, Framed},
     length::Range,
-    ordered::{More, Turn, ordered},
-    session::{Exchange, Replies, SessionArgs, Turns, turns},
+    ordered::{FEW, More, Turn, ordered},
+    session::{Exchange, Replies, Session, SessionArgs, session},
     warn,
     words::Words,
     writer::{Fitted, Writer},
@@ -42,15 +42,19 @@ impl Shape {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let maker = Maker::new(plan)?;
     let mut cut = 0;
+    // Each has a turn at the least, so no more are begun than there are turns to write.
+    let turns = Some(plan.num_prompts).filter(|n| *n > 0);
+    let most = plan.sessions.num_conversations.into_iter().chain(turns).min().unwrap_or(u64::MAX);
     ordered(
-        |item| Some(maker.conversation(item)),
+        FEW,
+        |item| (item < most).then(|| maker.conversation(item)),
         |turn| {
             match turn {
                 Turn::Wait => writer.flush()?,
                 Turn::Item(made) => {
-                    let (turns, is_cut) = made?;
-                    cut += u64::from(is_cut);
-                    plan.write_session(turns, writer)?;
+                    let session = made?;
+                    cut += u64::from(session.is_cut());
+                    plan.write_session(&session, writer)?;
                 }
             }
             Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
@@ -98,8 +102,8 @@ impl<'a> Maker<'a> {
         draft.fit(len as usize, count, || self.words.draw(rng))
     }
 
-    /// Its turns, and whether it has fewer than it should, since they would be too long for the model.
-    fn conversation(&self, item: u64) -> Result<(Turns, bool), Error> {
+    /// Conversation `item`.
+    fn conversation(&self, item: u64) -> Result<Session, Error> {
         let Plan { seed, shape, range_ratio, prefix_len, .. } = *self.plan;
         let mut lengths = rng::stream(seed, "lengths", item);
         let mut rng = rng::stream(seed, "prompt", item);
@@ -112,9 +116,8 @@ impl<'a> Maker<'a> {
         let own_prefix = shape.own_prefix_len > 0;
         let system_len = prefix_len + shape.own_prefix_len;
         let (system, _) = self.text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
-        let mut exchanges = Vec::new();
-        let mut misfits = Vec::new();
-        for turn in 0..rng::between(&mut lengths, shape.turns.0, shape.turns.1) {
+        let turns = rng::between(&mut lengths, shape.turns.0, shape.turns.1);
+        let exchanges = (0..turns).map(|turn| {
             let len = if turn == 0 { first } else { later }.draw(&mut lengths);
             let reply_len = output.draw(&mut lengths);
             let head = (turn == 0 && !own_prefix).then_some(item);
@@ -123,12 +126,11 @@ impl<'a> Maker<'a> {
                 Replies::Server => String::new(),
                 Replies::Dataset => self.text("", reply_len, None, &mut rng)?.0,
             };
-            misfits.push((len as usize, got));
-            exchanges.push(Exchange { user, reply, reply_len });
-        }
+            Ok(Exchange { user, reply, reply_len, asked: Fitted { want: len as usize, got } })
+        });
         let cached = if item == 0 { 0 } else { prefix_len };
         let system = Some(system.as_str()).filter(|text| !text.is_empty());
-        let made = turns(self.plan, self.framed, system, &exchanges, cached, self.plan.ignore_eos().as_ref())?;
+        let made = session(self.plan, self.framed, system, exchanges, cached, self.plan.ignore_eos())?;
         if made.is_empty() {
             return Err(Error::Usage(format!(
                 "a first turn of {} tokens and its reply are more than --max-model-len {}: make that larger, or the turn \
@@ -137,10 +139,6 @@ impl<'a> Maker<'a> {
                 self.plan.sessions.max_model_len
             )));
         }
-        let cut = made.len() < exchanges.len();
-        let fitted =
-            |(len, (want, got)): (usize, (usize, usize))| Fitted { want: (len + want).saturating_sub(got), got: len };
-        let turns = made.into_iter().zip(misfits).map(|((request, len), misfit)| (request, fitted((len, misfit))));
-        Ok((turns.collect(), cut))
+        Ok(made)
     }
 }

@@ -8,7 +8,9 @@ use std::{
 use crate::error::Error;
 
 /// How many finished items may wait for each thread: enough that none stands idle, few enough to need no memory.
-const AHEAD: usize = 16;
+pub const AHEAD: usize = 16;
+/// As many where an item may be long.
+pub const FEW: usize = 1;
 
 /// What the taker is told.
 pub enum Turn<T> {
@@ -27,8 +29,10 @@ pub enum More {
 
 /// Makes items 0, 1, 2, … until `make` has no more, and hands them to `take` in this order until it has enough.
 ///
-/// Thread `t` of `n` makes the items `t`, `t + n`, …; what comes out does not depend on how many there are.
+/// Thread `t` of `n` makes the items `t`, `t + n`, …, `ahead` of the taker at the most; what comes out does not depend on how
+/// many threads there are.
 pub fn ordered<T: Send>(
+    ahead: usize,
     make: impl Fn(u64) -> Option<T> + Sync,
     mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
 ) -> Result<(), Error> {
@@ -36,7 +40,7 @@ pub fn ordered<T: Send>(
     thread::scope(|scope| {
         let make = &make;
         let lanes = (0..threads).map(|lane| {
-            let (sender, receiver) = sync_channel(AHEAD);
+            let (sender, receiver) = sync_channel(ahead);
             scope.spawn(move || {
                 // The sending fails once the taker has left, whatever its reason.
                 (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))
@@ -99,7 +103,7 @@ mod tests {
 
     fn collect(make: impl Fn(u64) -> Option<u64> + Sync, most: usize) -> Vec<u64> {
         let mut got = Vec::new();
-        ordered(make, |turn| {
+        ordered(AHEAD, make, |turn| {
             if let Turn::Item(item) = turn {
                 got.push(item);
             }
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_takers_error_ends_it() {
-        let done = ordered(Some, |turn| match turn {
+        let done = ordered(AHEAD, Some, |turn| match turn {
             Turn::Item(_) => Err(Error::Check("enough".into())),
             Turn::Wait => Ok(More::Yes),
         });

@@ -119,8 +119,8 @@ impl Prefixed<'_> {
         let (number, warm) = self.uses.at(item);
         let prefix = self.random.prefix(u64::from(number), prefix_len)?;
         let (prompt, fitted) = self.random.behind(&prefix, item, own)?;
-        // What the server adds is the same for all, so only the very first request brings it.
-        let added = if item == 0 { 0 } else { self.random.overhead() };
+        // What the server adds in front is the same for all, so only the very first request brings it.
+        let added = if item == 0 { 0 } else { self.random.front() };
         let cached = if warm { added + prefix.len } else { added };
         let request = SampleRequest {
             prompt: Some(prompt),

@@ -25,6 +25,8 @@ pub struct Random<'a> {
     kind: Kind<'a>,
     /// Tokens that the server puts round a prompt.
     overhead: usize,
+    /// Of those, the ones in front of it.
+    front: usize,
     /// What all prompts share.
     prefix: Prefix,
 }
@@ -52,7 +54,7 @@ impl<'a> Random<'a> {
     /// For text that the server tokenizes.
     pub fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let kind = Kind::Text { framed, words: Words::of(framed.tokenizer, seed)? };
-        Self::behind_one(kind, seed, framed.overhead()?, prefix_len)
+        Self::behind_one(kind, seed, (framed.front()?, framed.overhead()?), prefix_len)
     }
 
     /// For token ids that the server takes as they are.
@@ -60,12 +62,17 @@ impl<'a> Random<'a> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
         rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
-        Self::behind_one(Kind::Ids { ids, heads }, seed, 0, prefix_len)
+        Self::behind_one(Kind::Ids { ids, heads }, seed, (0, 0), prefix_len)
     }
 
-    fn behind_one(kind: Kind<'a>, seed: u64, overhead: usize, prefix_len: usize) -> Result<Self, Error> {
+    fn behind_one(
+        kind: Kind<'a>,
+        seed: u64,
+        (front, overhead): (usize, usize),
+        prefix_len: usize,
+    ) -> Result<Self, Error> {
         let none = Prefix { prompt: Prompt::Ids(Vec::new()), len: 0 };
-        let mut random = Random { seed, kind, overhead, prefix: none };
+        let mut random = Random { seed, kind, overhead, front, prefix: none };
         random.prefix = random.prefix(0, prefix_len)?;
         Ok(random)
     }
@@ -90,10 +97,20 @@ impl<'a> Random<'a> {
         self.overhead
     }
 
-    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts share, once
-    /// the first has brought it. (Where the server adds some behind the prompt, it is a few less.)
+    /// Tokens that the server adds in front, which all prompts begin with.
+    pub fn front(&self) -> usize {
+        self.front
+    }
+
+    /// Tokens that the server adds behind a prompt.
+    pub fn rear(&self) -> usize {
+        self.overhead - self.front
+    }
+
+    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts begin with,
+    /// once the first has brought it.
     pub fn meant_cached(&self, item: u64) -> Option<u32> {
-        if item == 0 { Some(0) } else { u32::try_from(self.shared()).ok() }
+        if item == 0 { Some(0) } else { u32::try_from(self.front + self.prefix.len).ok() }
     }
 
     /// Prompt `item`, with `own` tokens behind the shared ones.
@@ -152,19 +169,19 @@ impl<'a> Random<'a> {
     }
 
     /// Prompt `item` of `want` tokens in all, made of `blocks` of `size` tokens each: a block has the same tokens wherever
-    /// its name comes. What the server adds takes the place of the first tokens, so that blocks begin where they do in the
-    /// trace; what the blocks do not cover is the prompt's own.
+    /// its name comes. What the server adds in front takes the place of the first tokens, so that blocks begin where they do
+    /// in the trace; what the blocks do not cover is the prompt's own.
     pub fn of_blocks(&self, item: u64, blocks: &[u64], size: usize, want: usize) -> Result<(Prompt, Fitted), Error> {
         // Something must be sent, however short it was.
         let own = want.saturating_sub(self.overhead).max(1);
-        let parts = parts(blocks, size, self.overhead, own, item);
+        let parts = parts(blocks, size, self.front, own, item);
         match &self.kind {
             Kind::Ids { ids, heads, .. } => {
                 let mut prompt = Vec::with_capacity(own);
                 for part in parts {
                     let mut rng = rng::stream(self.seed, part.purpose, part.name);
-                    prompt.push(heads[place(part.name, heads.len())]);
-                    prompt.extend((1..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
+                    prompt.extend(part.heads(self.seed, heads.len()).map(|head| heads[place(head, heads.len())]));
+                    prompt.extend((2..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
                 }
                 Ok((Prompt::Ids(prompt), Fitted { want, got: own }))
             }
@@ -172,8 +189,10 @@ impl<'a> Random<'a> {
                 let mut draft = Draft::default();
                 for (at, part) in parts.into_iter().enumerate() {
                     let mut rng = rng::stream(self.seed, part.purpose, part.name);
-                    draft.push(words.head(part.name, at == 0));
-                    (1..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
+                    for (nth, head) in part.heads(self.seed, words.heads()).enumerate() {
+                        draft.push(words.head(head, at + nth == 0));
+                    }
+                    (2..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
                 }
                 let mut rng = rng::stream(self.seed, PROMPT, item);
                 let fitted = want.max(self.overhead + 1);
@@ -189,6 +208,16 @@ struct Part {
     purpose: &'static str,
     name: u64,
     tokens: usize,
+}
+
+impl Part {
+    /// The heads, of `count` that there are, that it begins with. Two of them tell more names apart than a trace has: those that
+    /// have the first one in common have another second one each, counted from a place that the first one draws.
+    fn heads(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
+        let (lap, first) = (self.name / count as u64, self.name % count as u64);
+        let second = rng::stream(seed, "second head", first).next_u64() % count as u64 + lap;
+        [first, second].into_iter().take(self.tokens)
+    }
 }
 
 /// The `own` tokens from place `start` on as parts of blocks; behind the last block they are the item's.
@@ -365,6 +394,13 @@ mod tests {
             let (c, d) = (tokens(2, &[7], 30), tokens(3, &[7], 30));
             assert!(c[..16] == d[..16] && c[16] != d[16], "behind the blocks each is its own");
             assert_eq!(tokens(4, &[], 5).len(), 5);
+            // As many names as there are heads apart: the next token tells them.
+            let heads = match &random.kind {
+                Kind::Ids { heads, .. } => heads.len(),
+                Kind::Text { words, .. } => words.heads(),
+            };
+            let [a, b] = [7, 7 + heads as u64].map(|name| tokens(5, &[3, name], 32));
+            assert!(a[..17] == b[..17] && a[17] != b[17]);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::{
     Plan,
-    ordered::{More, Turn, ordered},
-    session::Turns,
+    ordered::{AHEAD, FEW, More, Turn, ordered},
+    session::Session,
     warn,
     writer::{Fitted, Writer},
 };
@@ -20,7 +20,7 @@ pub type Kept = Option<(SampleRequest, Fitted)>;
 /// What a row became.
 enum Made {
     Request(Box<(SampleRequest, Fitted)>),
-    Session(Turns),
+    Session(Session),
 }
 
 /// What became of a row.
@@ -46,9 +46,9 @@ pub fn run_sessions(
     plan: &Plan,
     rows: &Rows,
     writer: &mut Writer,
-    make: impl Fn(&Row) -> Result<Turns, Error> + Sync,
+    make: impl Fn(&Row) -> Result<Session, Error> + Sync,
 ) -> Result<(), Error> {
-    run_each(plan, rows, writer, |row| Ok(Some(make(row)?).filter(|turns| !turns.is_empty()).map(Made::Session)))
+    run_each(plan, rows, writer, |row| Ok(Some(make(row)?).filter(|session| !session.is_empty()).map(Made::Session)))
 }
 
 fn run_each(
@@ -96,6 +96,7 @@ fn once_through(
 ) -> Result<Vec<usize>, Error> {
     let (mut kept, mut bad, mut seen) = (Vec::new(), 0_u64, order.iter());
     ordered(
+        ahead(plan),
         |item| usize::try_from(item).ok().and_then(|item| order.get(item)).map(|row| make(*row)),
         |turn| {
             let Turn::Item(outcome) = turn else { return writer.flush().map(|()| More::Yes) };
@@ -132,6 +133,7 @@ fn again(
 ) -> Result<(), Error> {
     let draw = |item| kept[rng::index(&mut rng::stream(plan.seed, "oversample", item), kept.len())];
     ordered(
+        ahead(plan),
         |item| Some(make(draw(item))),
         |turn| {
             match turn {
@@ -151,9 +153,14 @@ fn again(
     )
 }
 
+/// How many finished rows may wait for each thread.
+fn ahead(plan: &Plan) -> usize {
+    if plan.multi_turn { FEW } else { AHEAD }
+}
+
 fn write(plan: &Plan, made: Made, writer: &mut Writer) -> Result<(), Error> {
     match made {
         Made::Request(request) => writer.write_fitted(request.0, request.1),
-        Made::Session(turns) => plan.write_session(turns, writer),
+        Made::Session(session) => plan.write_session(&session, writer),
     }
 }

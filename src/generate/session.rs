@@ -14,12 +14,41 @@ use crate::{
     load::ThinkTime,
     record::{Object, SampleRequest},
     rng,
-    tokens::Chat,
+    tokens::{Chat, Growing},
     units::{MOST_TOKENS, parse_count, parse_count_u32, parse_tokens},
 };
 
-/// The requests of a conversation in their order, with the lengths of their prompts.
-pub type Turns = Vec<(SampleRequest, Fitted)>;
+/// A conversation: what is said in it, once, and what of that each turn sends.
+#[derive(Debug, Default)]
+pub struct Session {
+    messages: Vec<Value>,
+    turns: Vec<Cut>,
+    body: Option<Object>,
+    /// Whether the next turn would be too long for the model.
+    is_cut: bool,
+}
+
+/// A turn: a conversation up to what the user says.
+#[derive(Debug)]
+struct Cut {
+    /// The messages up to there.
+    messages: usize,
+    prompt: Fitted,
+    reply_len: u32,
+    cached: u32,
+}
+
+impl Session {
+    /// Whether it has no turn.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    /// Whether it was ended in front of a turn that would be too long for the model.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+}
 
 /// The flags of conversations.
 #[derive(Debug, clap::Args)]
@@ -95,6 +124,9 @@ impl SessionArgs {
             }
             return Ok(());
         }
+        if self.num_conversations == Some(0) {
+            return wrong("--num-conversations is 1 or more");
+        }
         if [self.num_turns, self.max_turns, self.min_turns].contains(&Some(0)) {
             return wrong("a conversation has at least 1 turn");
         }
@@ -136,6 +168,8 @@ pub struct Exchange {
     pub reply: String,
     /// Tokens to generate.
     pub reply_len: u32,
+    /// How long the user's own text should be, and is.
+    pub asked: Fitted,
 }
 
 /// How conversations become requests.
@@ -178,73 +212,86 @@ impl Plan {
         Some(missing).filter(|n| *n > 0 && !self.has_enough(writer))
     }
 
+    /// The turns that a conversation may have, whatever its own: no more are made than can be written.
+    pub fn most_turns(&self) -> usize {
+        let written = usize::try_from(self.num_prompts).ok().filter(|n| *n > 0);
+        let most = self.sessions.max_turns.map(|n| n as usize);
+        written.into_iter().chain(most).min().unwrap_or(usize::MAX)
+    }
+
     /// Writes a conversation, or as much of it as `--num-prompts` leaves room for.
-    pub fn write_session(&self, mut turns: Turns, writer: &mut Writer) -> Result<(), Error> {
-        if self.num_prompts > 0 {
-            let room = self.num_prompts.saturating_sub(writer.written());
-            turns.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        }
+    pub fn write_session(&self, session: &Session, writer: &mut Writer) -> Result<(), Error> {
+        let room = match self.num_prompts {
+            0 => usize::MAX,
+            most => usize::try_from(most.saturating_sub(writer.written())).unwrap_or(usize::MAX),
+        };
         let think = self.sessions.think_time;
         let mut rng = rng::stream(self.seed, "think", writer.sessions());
-        for (request, _) in turns.iter_mut().skip(1) {
-            request.think_time = think.map(|think| think.draw(&mut rng));
-        }
+        let framed = self.framed()?;
+        let turns = session.turns.iter().take(room).enumerate().map(|(number, turn)| {
+            let request = SampleRequest {
+                messages: Some(session.messages[..turn.messages].to_vec()),
+                expected_output_len: Some(turn.reply_len),
+                expected_cached_len: Some(turn.cached),
+                think_time: think.filter(|_| number > 0).map(|think| think.draw(&mut rng)),
+                body: session.body.clone(),
+                ..SampleRequest::default()
+            };
+            let request = if self.chat { request } else { chat_text::flattened(request, framed)? };
+            Ok((request, turn.prompt))
+        });
         writer.write_session(turns)
     }
 }
 
-/// One request for each exchange, up to the first that is too long for the model.
+/// The conversation of these exchanges, up to the first that is too long for the model.
 ///
 /// `prompt_len` counts the chat as the server will, with `reply_len` tokens for each reply that is not known yet. `cached` is
 /// what the first turn finds in the server's prefix cache; each later one finds the turn before it there, reply included if
 /// it is the server's own.
-pub fn turns(
+pub fn session(
     plan: &Plan,
     framed: Framed,
     system: Option<&str>,
-    exchanges: &[Exchange],
-    cached: u32,
-    body: Option<&Object>,
-) -> Result<Vec<(SampleRequest, usize)>, Error> {
-    let SessionPlan { replies, max_model_len, max_turns, .. } = plan.sessions;
-    let mut messages: Vec<Value> = system.map(|text| json!({"role": "system", "content": text})).into_iter().collect();
-    // What the template counts: as the messages, with nothing where a reply is not known, whose tokens are added up instead.
-    let mut known = messages.clone();
-    let (mut unknown_len, mut cached) = (0, cached);
-    let mut turns = Vec::new();
-    for exchange in exchanges.iter().take(max_turns.map_or(usize::MAX, |n| n as usize)) {
-        for list in [&mut messages, &mut known] {
-            list.push(json!({"role": "user", "content": exchange.user}));
-        }
-        let request = SampleRequest {
-            messages: Some(messages.clone()),
-            expected_output_len: Some(exchange.reply_len),
-            expected_cached_len: Some(cached),
-            body: body.cloned(),
-            ..SampleRequest::default()
-        };
-        let (request, len) = if plan.chat {
-            (request, framed.tokenizer.count_chat_with(Chat { messages: &known, body })? + unknown_len as usize)
-        } else {
-            chat_text::flattened(request, framed)?
-        };
+    exchanges: impl Iterator<Item = Result<Exchange, Error>>,
+    mut cached: u32,
+    body: Option<Object>,
+) -> Result<Session, Error> {
+    let SessionPlan { replies, max_model_len, .. } = plan.sessions;
+    let system = system.map(|text| json!({"role": "system", "content": text}));
+    let mut session = Session { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
+    let mut count = Growing::new(framed.tokenizer);
+    let mut unknown_len = 0_u32;
+    let mut unknown = Vec::new();
+    for exchange in exchanges.take(plan.most_turns()) {
+        let Exchange { user, reply, reply_len, asked } = exchange?;
+        session.messages.push(json!({"role": "user", "content": user}));
+        let chat = Chat { messages: &session.messages, body: session.body.as_ref() };
+        let known = if plan.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
+        let len = known + unknown_len as usize;
         let prompt_len = u32::try_from(len).unwrap_or(u32::MAX);
-        if prompt_len.saturating_add(exchange.reply_len) > max_model_len {
+        if prompt_len.saturating_add(reply_len) > max_model_len {
+            session.messages.pop();
+            session.is_cut = true;
             break;
         }
-        turns.push((request, len));
+        let prompt = Fitted { want: (len + asked.want).saturating_sub(asked.got), got: len };
+        session.turns.push(Cut { messages: session.messages.len(), prompt, reply_len, cached });
         cached = prompt_len;
-        if replies == Replies::Server {
-            cached += exchange.reply_len;
-            unknown_len += exchange.reply_len;
-        }
-        let said = |text: Value| json!({"role": "assistant", "content": text});
-        let (sent, counted) = match replies {
-            Replies::Server => (Value::Null, Value::from("")),
-            Replies::Dataset => (exchange.reply.as_str().into(), exchange.reply.as_str().into()),
+        let content = match replies {
+            Replies::Dataset => reply,
+            Replies::Server => {
+                cached = cached.saturating_add(reply_len);
+                unknown_len = unknown_len.saturating_add(reply_len);
+                unknown.push(session.messages.len());
+                // What the template counts where nothing is known; the tokens are added up instead.
+                String::new()
+            }
         };
-        messages.push(said(sent));
-        known.push(said(counted));
+        session.messages.push(json!({"role": "assistant", "content": content}));
     }
-    Ok(turns)
+    for place in unknown {
+        session.messages[place]["content"] = Value::Null;
+    }
+    Ok(session)
 }

@@ -9,7 +9,7 @@ use super::{
     fit::Framed,
     length::OutputLen,
     rows::{self, Kept},
-    session::Turns,
+    session::Session,
     warn,
     writer::{Fitted, Writer},
 };
@@ -29,7 +29,8 @@ struct Opening {
 /// What is read of a turn.
 #[derive(Deserialize)]
 struct Turn {
-    value: String,
+    #[serde(default)]
+    value: Option<String>,
 }
 
 /// vLLM's limits: neither side shorter than this,
@@ -60,30 +61,30 @@ struct Long {
     conversations: Vec<Message>,
 }
 
-fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Turns, Error> {
+fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Session, Error> {
     let Long { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    Conversation::of(conversations).turns(plan, framed)
+    Conversation::of(conversations).session(plan, framed)
 }
 
 fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
     let conversation: Opening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    let mut turns = conversation.conversations.into_iter();
-    let (Some(question), Some(answer)) = (turns.next(), turns.next()) else { return Ok(None) };
-    let prompt_len = framed.count(&question.value)?;
+    let mut turns = conversation.conversations.into_iter().map(|turn| turn.value);
+    let (Some(Some(question)), Some(Some(answer))) = (turns.next(), turns.next()) else { return Ok(None) };
+    let prompt_len = framed.count(&question)?;
     if !(SHORTEST..=LONGEST_PROMPT).contains(&prompt_len) {
         return Ok(None);
     }
     let answer_len = match output_len {
         Some(OutputLen::Tokens(n)) => n,
         // The answer is generated, so it has no special tokens in front.
-        _ => u32::try_from(framed.tokenizer.count(&answer.value)?).unwrap_or(u32::MAX),
+        _ => u32::try_from(framed.tokenizer.count(&answer)?).unwrap_or(u32::MAX),
     };
     let too_short = output_len.is_none() && (answer_len as usize) < SHORTEST;
     if too_short || prompt_len + answer_len as usize > LONGEST {
         return Ok(None);
     }
     let request = SampleRequest {
-        prompt: Some(Prompt::Text(question.value)),
+        prompt: Some(Prompt::Text(question)),
         expected_output_len: Some(answer_len),
         ..SampleRequest::default()
     };
@@ -128,8 +129,16 @@ mod tests {
     fn a_conversation_without_an_answer_is_left_out() {
         let tokenizer = Tokenizer::builtin().unwrap();
         let framed = Framed::new(&tokenizer, false).unwrap();
-        for json in [r#"{"conversations":[{"value":"a b c d e"}]}"#, "{}"] {
-            assert_eq!(request(&Row { json: json.into(), place: String::new() }, framed, None).unwrap(), None);
+        let made = |json: &str| request(&Row { json: json.into(), place: String::new() }, framed, None).unwrap();
+        for json in [
+            r#"{"conversations":[{"value":"a b c d e"}]}"#,
+            r#"{"conversations":[{"value":"a b c d e"},{"value":null}]}"#,
+            r#"{"conversations":[{},{"value":"a b c d e"}]}"#,
+            "{}",
+        ] {
+            assert_eq!(made(json), None);
         }
+        let later = r#"{"conversations":[{"value":"a b c d e"},{"value":"a b c d e"},{"value":null},{}]}"#;
+        assert!(made(later).is_some(), "what stands in later turns is not used");
     }
 }

@@ -26,6 +26,8 @@ struct Sonnets<'a> {
     shared: String,
     /// Its tokens, with what the server adds.
     shared_len: usize,
+    /// Its tokens, with what the server adds in front.
+    shared_front: usize,
     lines: Vec<&'static str>,
     /// The lines' numbers as the seed shuffled them: prompts begin with one each.
     heads: Vec<usize>,
@@ -43,7 +45,8 @@ impl<'a> Sonnets<'a> {
         let words = Words::of(framed.tokenizer, seed)?;
         let shared = share(framed, &words, &lines, prefix_len, tokens_per_line)?;
         let shared_len = framed.count(&shared)?;
-        Ok(Sonnets { framed, words, seed, shared, shared_len, lines, heads, tokens_per_line })
+        let shared_front = (shared_len + framed.front()?).saturating_sub(framed.overhead()?);
+        Ok(Sonnets { framed, words, seed, shared, shared_len, shared_front, lines, heads, tokens_per_line })
     }
 
     /// Prompt `item` of `want` tokens, with what the server adds.
@@ -90,7 +93,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
             prompt: Some(Prompt::Text(text)),
             expected_output_len: Some(plan.output_tokens()),
             // As with random, once the first has brought what all share.
-            expected_cached_len: if item == 0 { Some(0) } else { u32::try_from(sonnets.shared_len).ok() },
+            expected_cached_len: if item == 0 { Some(0) } else { u32::try_from(sonnets.shared_front).ok() },
             ..SampleRequest::default()
         };
         Ok((request, fitted))

@@ -1,12 +1,36 @@
 //! A CSV file, whose columns are found by name.
 
-use std::io::Read;
+use std::io::{self, Read};
 
-use crate::error::Error;
+use crate::error::{Error, brief};
+
+/// The longest row, in bytes. A longer one is a quote that is never closed, and would be read to the end of the file.
+const LONGEST_ROW: usize = 1 << 16;
+
+/// Gives no more than a row may have, until it is told that the next row begins.
+struct Leash<R> {
+    input: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Leash<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a row of more than {} KiB: a quote is never closed", LONGEST_ROW >> 10),
+            ));
+        }
+        let most = buffer.len().min(self.left);
+        let got = self.input.read(&mut buffer[..most])?;
+        self.left -= got;
+        Ok(got)
+    }
+}
 
 /// The rows of a table.
 pub struct Table<R> {
-    reader: csv::Reader<R>,
+    reader: csv::Reader<Leash<R>>,
     name: String,
     header: Vec<String>,
     record: csv::StringRecord,
@@ -15,8 +39,12 @@ pub struct Table<R> {
 impl<R: Read> Table<R> {
     /// Reads the header.
     pub fn new(input: R, name: String) -> Result<Self, Error> {
+        let input = Leash { input, left: LONGEST_ROW };
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(input);
-        let header = reader.headers().map_err(|e| bad(&name, &e))?;
+        let header = reader.headers().map_err(|e| bad(&name, 1, e))?;
+        if header.is_empty() {
+            return Err(Error::Input(format!("{name} is empty: it has no header and no rows")));
+        }
         // Spreadsheets put a byte order mark in front.
         let header = header.iter().map(|column| column.trim_start_matches('\u{feff}').to_owned()).collect();
         Ok(Table { reader, name, header, record: csv::StringRecord::new() })
@@ -26,7 +54,7 @@ impl<R: Read> Table<R> {
     pub fn column(&self, name: &str) -> Result<usize, Error> {
         let found = self.header.iter().position(|column| column.eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
-            let (file, columns) = (&self.name, self.header.join(", "));
+            let (file, columns) = (&self.name, brief(&self.header.join(", ")));
             Error::Input(format!("{file}:1: no column `{name}`; there are {columns}: is it another dataset's file?"))
         })
     }
@@ -38,7 +66,9 @@ impl<R: Read> Table<R> {
 
     /// Reads the next row; whether there was one.
     pub fn advance(&mut self) -> Result<bool, Error> {
-        self.reader.read_record(&mut self.record).map_err(|e| bad(&self.name, &e))
+        let line = self.reader.position().line();
+        self.reader.get_mut().left = LONGEST_ROW;
+        self.reader.read_record(&mut self.record).map_err(|e| bad(&self.name, line, e))
     }
 
     /// A field of the row.
@@ -50,7 +80,7 @@ impl<R: Read> Table<R> {
     pub fn field<T>(&self, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
         let text = self.text(column);
         parse(text).ok_or_else(|| {
-            let column = self.header.get(column).map_or("", String::as_str);
+            let (column, text) = (self.header.get(column).map_or("", String::as_str), brief(text));
             Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line()))
         })
     }
@@ -66,7 +96,45 @@ impl<R: Read> Table<R> {
     }
 }
 
-fn bad(name: &str, e: &csv::Error) -> Error {
-    let line = e.position().map_or_else(String::new, |at| format!(":{}", at.line()));
-    Error::Input(format!("{name}{line}: {e}"))
+/// The error of a row that begins at `line`.
+fn bad(name: &str, line: u64, e: csv::Error) -> Error {
+    match e.into_kind() {
+        csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::InvalidData => Error::Input(format!("{name}:{line}: {e}")),
+        csv::ErrorKind::Io(e) => Error::read(name, e),
+        csv::ErrorKind::Utf8 { pos, err } => {
+            let line = pos.map_or(line, |at| at.line());
+            Error::Input(format!("{name}:{line}: {err}"))
+        }
+        other => Error::Input(format!("{name}:{line}: {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_that_is_never_closed_does_not_swallow_the_file() {
+        let row = |i: usize| format!("{}{i},7\n", if i == 2000 { "\"" } else { "" });
+        let text = "a,b\n".to_owned() + &(0..100_000).map(row).collect::<String>();
+        let mut table = Table::new(text.as_bytes(), "t.csv".into()).unwrap();
+        for _ in 0..2000 {
+            assert!(table.advance().unwrap());
+        }
+        let error = table.advance().unwrap_err();
+        assert_eq!(error.to_string(), "t.csv:2002: a row of more than 64 KiB: a quote is never closed");
+        assert_eq!(error.exit_code(), 3);
+
+        let short = format!("a,b\n\"{}", "7,8\n".repeat(1000));
+        let mut table = Table::new(short.as_bytes(), "t.csv".into()).unwrap();
+        assert!(table.advance().unwrap());
+        let error = table.count(0).unwrap_err().to_string();
+        assert!(error.starts_with("t.csv:2: `7,8") && error.len() < 200, "{error}");
+    }
+
+    #[test]
+    fn an_empty_file_is_said_to_be_one() {
+        let Err(error) = Table::new(&b""[..], "t.csv".into()) else { panic!("a table") };
+        assert!(error.to_string().contains("t.csv is empty"), "{error}");
+    }
 }

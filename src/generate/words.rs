@@ -63,6 +63,11 @@ impl Words {
         &self.pieces[rng::index(rng, self.pieces.len())]
     }
 
+    /// How many words there are that tell prompts apart.
+    pub fn heads(&self) -> usize {
+        self.heads.len()
+    }
+
     /// The word that tells prompt `item` from all others: no two of as many prompts as there are words share it.
     ///
     /// At the beginning of a text it comes without its space, which some templates would strip, if most words of this

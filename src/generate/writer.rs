@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, StdoutLock, Write};
 
-use super::ordered::{More, Turn, ordered};
+use super::ordered::{AHEAD, More, Turn, ordered};
 use crate::{
     cli,
     error::Error,
@@ -67,9 +67,13 @@ impl Writer {
     }
 
     /// Writes the turns of a conversation, in their order, as a session of its own.
-    pub fn write_session(&mut self, turns: Vec<(SampleRequest, Fitted)>) -> Result<(), Error> {
+    pub fn write_session(
+        &mut self,
+        turns: impl Iterator<Item = Result<(SampleRequest, Fitted), Error>>,
+    ) -> Result<(), Error> {
         let session = self.sessions;
-        for ((mut request, fitted), turn) in turns.into_iter().zip(0..) {
+        for (made, turn) in turns.zip(0..) {
+            let (mut request, fitted) = made?;
             request.session_id = Some(format!("{}session-{session}", self.prefix));
             request.turn = Some(turn);
             self.write_fitted(request, fitted)?;
@@ -85,7 +89,7 @@ impl Writer {
         make: impl Fn(u64) -> Result<(SampleRequest, Fitted), Error> + Sync,
     ) -> Result<(), Error> {
         let make = |item| (item < count).then(|| make(item));
-        ordered(make, |turn| {
+        ordered(AHEAD, make, |turn| {
             match turn {
                 Turn::Wait => self.flush()?,
                 Turn::Item(item) => {

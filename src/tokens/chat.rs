@@ -9,7 +9,10 @@ use minijinja::{
 };
 use serde_json::{Map, Value, json};
 
-use super::python::{self, Dumps};
+use super::{
+    python::{self, Dumps},
+    strings,
+};
 use crate::{clock::unix_now, error::Error, record::Object};
 
 /// What a template is given.
@@ -75,7 +78,7 @@ impl ChatTemplate {
         let mut environment = python_like().map_err(|e| unusable(&name, &e))?;
         for (key, source) in [(TEMPLATE, Some(default)), (TOOL_USE, tool_use)] {
             let Some(source) = source else { continue };
-            environment.add_template_owned(key, without_generation_marks(source)).map_err(|e| unusable(&name, &e))?;
+            environment.add_template_owned(key, for_this_engine(source)).map_err(|e| unusable(&name, &e))?;
         }
         let mut template = ChatTemplate { environment, tokens, takes_parts: true, name };
         template.takes_parts = template.walks_through_parts();
@@ -120,11 +123,29 @@ impl ChatTemplate {
 fn python_like() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(|state: &mut State, value: &Jinja, name: &str, args: &[Jinja]| {
+        if let Some(text) = value.as_str()
+            && let Some(given) = strings::method(text, name, args)?
+        {
+            return Ok(given);
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
+    });
     environment.set_formatter(|out: &mut Output, _: &mut State, value: &Jinja| Ok(out.write_str(&shown(value)?)?));
     environment.add_filter("string", |value: &Jinja| shown(value));
     environment.add_filter("tojson", tojson);
+    environment.add_filter("indent", indent);
+    // As in Python: whatever has a length and places.
+    environment.add_test("sequence", |value: &Jinja| {
+        value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    });
     // This engine would walk through `none`, which Python does not.
+    environment.add_function(WALK, |value: Jinja| {
+        if value.is_none() {
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable"));
+        }
+        Ok(value)
+    });
     environment.add_test("iterable", |value: &Jinja| !value.is_none() && value.try_iter().is_ok());
     environment.add_function("raise_exception", |what: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
@@ -162,13 +183,69 @@ fn tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
     Ok(dumps.write(&as_json(value)?))
 }
 
+/// Jinja's `indent`, by so many spaces or by a text.
+#[allow(clippy::needless_pass_by_value)] // as filters get them
+fn indent(
+    text: String,
+    width: Option<Jinja>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    options: Kwargs,
+) -> Result<String, minijinja::Error> {
+    let width = width.map_or_else(|| options.get::<Option<Jinja>>("width"), |width| Ok(Some(width)))?;
+    let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |first| Ok(Some(first)))?;
+    let blank = blank.map_or_else(|| options.get::<Option<bool>>("blank"), |blank| Ok(Some(blank)))?;
+    options.assert_all_used()?;
+    let indention = match width {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(usize::from(u16::try_from(width)?)),
+        },
+    };
+    Ok(strings::indent(&text, &indention, first.unwrap_or(false), blank.unwrap_or(false)))
+}
+
 fn as_json(value: &Jinja) -> Result<Value, minijinja::Error> {
     serde_json::to_value(value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
 }
 
+/// The function that refuses to walk through `none`.
+const WALK: &str = "__iter__";
+
+/// `for x in y` as `for x in __iter__((y))`, up to a filter behind it; what cannot be read stays as it is.
+fn walking(tag: &str) -> Option<String> {
+    let (front, rest) = tag.split_once(" in ")?;
+    let rest = rest.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
+    let (mut depth, mut quote, mut end) = (0_i32, None, rest.len());
+    for (at, c) in rest.char_indices() {
+        let is_word = |word: &str| {
+            let behind = rest[at..].strip_prefix(word);
+            rest[..at].ends_with(char::is_whitespace) && behind.is_some_and(|b| !b.starts_with(char::is_alphanumeric))
+        };
+        match c {
+            '\\' if quote.is_some() => return None,
+            _ if quote.is_some() => quote = quote.filter(|open| *open != c),
+            '"' | '\'' => quote = Some(c),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            'i' | 'r' if depth == 0 && (is_word("if") || is_word("recursive")) => {
+                end = at;
+                break;
+            }
+            _ => {}
+        }
+    }
+    let (list, filter) = rest.split_at(end);
+    (depth == 0 && quote.is_none())
+        .then(|| format!("{front} in {WALK}(({})) {filter}{}", list.trim(), &tag[front.len() + 4 + rest.len()..]))
+}
+
+/// The template as this engine takes it.
+///
 /// `{% generation %} … {% endgeneration %}` marks what a model learns to say. It is written like any other text, which an `if`
 /// does as well, and that this engine knows.
-fn without_generation_marks(source: &str) -> String {
+fn for_this_engine(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((before, tag)) = rest.split_once("{%") {
@@ -182,6 +259,7 @@ fn without_generation_marks(source: &str) -> String {
         match word {
             "generation" => out.push_str(&inside.replace(word, "if true")),
             "endgeneration" => out.push_str(&inside.replace(word, "endif")),
+            _ if word.starts_with("for ") => out.push_str(&walking(inside).unwrap_or_else(|| inside.to_owned())),
             _ => out.push_str(inside),
         }
         out.push_str("%}");
@@ -297,9 +375,40 @@ mod tests {
     fn what_a_model_learns_to_say_is_written_like_any_other_text() {
         let source = "a \n{%- generation -%} \n b {% endgeneration %}\nc{% if true %} d{% endif %} {% open";
         assert_eq!(
-            without_generation_marks(source),
+            for_this_engine(source),
             "a \n{%- if true -%} \n b {% endif %}\nc{% if true %} d{% endif %} {% open"
         );
+    }
+
+    /// All of these are what jinja2 gives.
+    #[test]
+    fn texts_and_loops_are_pythons() {
+        for (source, want) in [
+            (r"{{ 'a\r\nb\n\nc\n' | indent(2) }}|", "a\n  b\n\n  c\n|"),
+            (r"{{ 'a\nb' | indent(width='> ', first=true, blank=true) }}|", "> a\n> b|"),
+            (r"{{ 'a\n\nb' | indent(1, true, true) }}{{ '' | indent }}|", " a\n \n b|"),
+            (
+                "{{ ['ab' is sequence, {} is sequence, none is sequence, 1 is sequence, [] is sequence, x is sequence] }}",
+                "[True, True, False, False, True, True]",
+            ),
+            ("{{ 'a,b,c'.split(',', maxsplit=1) }}{{ 'a,b,c'.rsplit(',', 1) }}", "['a', 'b,c']['a,b', 'c']"),
+            ("{{ ' a  b c '.split(maxsplit=1) }}{{ ' a  b c '.rsplit(none, 1) }}", "['a', 'b c '][' a  b', 'c']"),
+            ("{{ ' a  b c '.split() }}{{ 'a,b'.split(sep=',') }}", "['a', 'b', 'c']['a', 'b']"),
+            ("{{ ' a '.split(none, 0) }}{{ ''.split(',') }}{{ ''.split() }}", "['a '][''][]"),
+            ("{{ ' a b '.rsplit(maxsplit=0) }}{{ ' a b '.rsplit(maxsplit=-1) }}", "[' a b']['a', 'b']"),
+            ("{{ 'ab'.removeprefix('a') }}{{ 'ab'.removesuffix('b') }}{{ 'ab'.removeprefix('b') }}", "baab"),
+            ("{{ 'a:b:c'.partition(':')[2] }}|{{ 'a:b:c'.rpartition(':')[0] }}", "b:c|a:b"),
+            ("{{ 'abc'.partition(':')[0] }}|{{ 'abc'.rpartition(':')[2] }}", "abc|abc"),
+            ("{% for x in y %}{% endfor %}", ""),
+            ("{%- for x in [1, 2, 3] if x > 1 -%} {{ x }} {%- else %}{% endfor -%}", "23"),
+            ("{% for k, v in {'if a': ' if '}.items() %}{{ k }}{{ v }}{{ loop.length }}{% endfor %}", "if a if 1"),
+            ("{% for x in (['a'] if true else []) %}{{ x }}{% endfor %}{% for x in 1, 2 %}{{ x }}{% endfor %}", "a12"),
+        ] {
+            assert_eq!(render(source, &[]).unwrap(), want, "{source}");
+        }
+        let refused =
+            render("{% for part in messages[0].content %}{% endfor %}", &[json!({"content": null})]).unwrap_err();
+        assert!(refused.to_string().contains("'NoneType' object is not iterable"), "{refused}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Tokenizers: text to token ids and back, and how many.
 
 mod chat;
+mod growing;
 mod hub;
 mod python;
 mod segments;
 mod server;
+mod strings;
 
 use std::{path::Path, sync::Arc};
 
@@ -14,6 +16,7 @@ use tokenizers::Tokenizer as Local;
 use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
 use crate::error::Error;
 pub use chat::Chat;
+pub use growing::Growing;
 pub use server::Server;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
@@ -155,6 +158,18 @@ impl Tokenizer {
             // The template writes the special tokens itself.
             (Engine::Local(..), Some(template)) => self.count(&template.render(chat)?),
             (Engine::Local(..), None) => chat.messages.iter().map(|m| self.count(&chat::text(m))).sum(),
+        }
+    }
+
+    /// The token ids of a chat, as [`Tokenizer::count_chat`] counts them; none from a server that tells only how many they are.
+    pub fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>, Error> {
+        match (&self.engine, &self.chat) {
+            (Engine::Server(server), _) => server.tokenize_chat(messages.into()),
+            (Engine::Local(..), Some(template)) => self.encode(&template.render(messages.into())?, false),
+            (Engine::Local(..), None) => {
+                let texts = messages.iter().map(|message| self.encode(&chat::text(message), false));
+                Ok(texts.collect::<Result<Vec<_>, Error>>()?.concat())
+            }
         }
     }
 

@@ -217,6 +217,9 @@ pub fn strftime(format: &str, now: UnixNanos) -> Option<String> {
             'H' => two(second / 3600),
             'M' => two(second / 60 % 60),
             'S' => two(second % 60),
+            'I' => two((second / 3600 + 11) % 12 + 1),
+            'p' => out.push_str(if second < 43_200 { "AM" } else { "PM" }),
+            'j' => push(&mut out, format_args!("{:0width$}", day_of_year(days), width = if padded { 3 } else { 1 })),
             'Y' => push(&mut out, format_args!("{year}")),
             'F' => push(&mut out, format_args!("{year}-{month:02}-{day:02}")),
             'B' => out.push_str(month_name),
@@ -228,6 +231,13 @@ pub fn strftime(format: &str, now: UnixNanos) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// The number of a day in its year, from 1; `days` are counted from 1970-01-01.
+fn day_of_year(days: u64) -> u64 {
+    let (year, ..) = civil(days);
+    let before = (1..=366).find(|back| days.checked_sub(*back).is_none_or(|day| civil(day).0 < year));
+    before.unwrap_or(1)
 }
 
 /// Year, month and day of a day counted from 1970-01-01: years are counted from March, so that the day that a leap year has
@@ -281,6 +291,9 @@ mod tests {
         );
         assert_eq!(at(1_735_689_599, "%B %-d %y"), "December 31 24");
         assert_eq!(at(4_107_542_400, "%F"), "2100-03-01");
+        assert_eq!(at(0, "%I %p %j %-I %-j"), "12 AM 001 12 1");
+        assert_eq!(at(1_709_210_096, "%I %p %j %-I %-j"), "12 PM 060 12 60");
+        assert_eq!(at(1_735_689_599, "%I %p %j %-I %-j"), "11 PM 366 11 366");
         assert_eq!(strftime("%Q", UnixNanos(0)), None);
     }
 }

@@ -116,8 +116,13 @@ impl Segments {
         Some(total)
     }
 
+    /// The bytes of the longest added token.
+    pub fn longest_added(&self) -> usize {
+        self.added.iter().map(String::len).max().unwrap_or_default()
+    }
+
     /// Where the first added token is, and how long: the longest of those that begin there.
-    fn first_added(&self, text: &str) -> Option<(usize, usize)> {
+    pub fn first_added(&self, text: &str) -> Option<(usize, usize)> {
         let bytes = text.as_bytes();
         let starts = (0..bytes.len()).filter(|at| self.first_bytes[usize::from(bytes[*at])]);
         let longest = |at: usize| {

@@ -58,14 +58,22 @@ impl Server {
 
     /// The length of a chat, template included.
     pub(super) fn count_chat(&self, chat: Chat) -> Result<usize, Error> {
+        Ok(self.ask_about_chat(chat)?.count)
+    }
+
+    /// The token ids of a chat, template included.
+    pub(super) fn tokenize_chat(&self, chat: Chat) -> Result<Vec<u32>, Error> {
+        Ok(self.ask_about_chat(chat)?.tokens)
+    }
+
+    fn ask_about_chat(&self, chat: Chat) -> Result<Tokens, Error> {
         let mut question = json!({"messages": chat.messages, "add_generation_prompt": true});
         for key in ["tools", "chat_template_kwargs"] {
             if let Some(value) = chat.value(key) {
                 question[key] = value.clone();
             }
         }
-        let tokens: Tokens = self.ask("/tokenize", question)?;
-        Ok(tokens.count)
+        self.ask("/tokenize", question)
     }
 
     /// The text of these ids.

@@ -203,6 +203,30 @@ fn num_prompts_counts_turns_and_num_conversations_conversations() {
     assert_eq!(found, [2, 3, 4]);
 }
 
+/// No more turns are made than are written, so a long conversation costs what is taken of it.
+#[test]
+fn turns_that_are_not_written_are_not_made() {
+    let model = model("conv-endless", PLAIN);
+    for tokenizer in ["builtin", &model] {
+        let long =
+            ["--dataset-name", "multi-turn", "--backend", "openai-chat", "--num-turns", "1m", "--num-prompts", "3"];
+        let requests = generate(&[&long[..], &["--tokenizer", tokenizer, "--input-len", "20"]].concat(), "");
+        assert_eq!(requests.iter().map(|r| r["turn"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+}
+
+/// All turns of a conversation are counted in about the time of the last, which holds all of it.
+#[test]
+fn a_long_conversation_is_counted_once() {
+    let args =
+        ["--dataset-name", "multi-turn", "--backend", "openai-chat", "--num-turns", "400", "--num-conversations", "1"];
+    let requests = generate(&[&args[..], &["--input-len", "50", "--output-len", "7"]].concat(), "");
+    for (turn, request) in requests.iter().enumerate() {
+        assert_eq!(request["prompt_len"], 50 * (turn + 1) + 7 * turn);
+        assert_eq!(request["messages"].as_array().unwrap().len(), 2 * turn + 1);
+    }
+}
+
 fn say(who: &str, text: &str) -> Value {
     json!({"from": who, "value": text})
 }
@@ -307,6 +331,7 @@ fn flags_that_do_not_fit_are_refused_with_the_cure() {
         (&["--apply-chat-template"], "custom or hf only"),
         (&[&chat[..], &["--min-turns", "3"]].concat(), "give both"),
         (&[&chat[..], &["--num-turns", "0"]].concat(), "at least 1 turn"),
+        (&[&chat[..], &["--num-conversations", "0"]].concat(), "--num-conversations is 1 or more"),
         (&[&chat[..], &["--min-turns", "3", "--max-turns", "2"]].concat(), "is more than"),
         (&[&chat[..], &["--max-model-len", "100", "--num-prompts", "1"]].concat(), "--max-model-len 100"),
         (&[&chat[..], &["--num-prompts", "0"]].concat(), "give a number"),

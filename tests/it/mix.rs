@@ -38,8 +38,8 @@ fn sources_are_drawn_by_weight_with_the_seed_and_tagged() {
         let name = request["tags"]["mix"].as_str().unwrap();
         // Each source keeps its order, and its sessions and ids are its own.
         let turn = counts.entry(name).or_default();
-        assert_eq!((&request["turn"], &request["session_id"]), (&json!(*turn), &json!(format!("{name}-s"))));
-        assert_eq!(request["request_id"], format!("{name}-vb-0-{turn}"));
+        assert_eq!((&request["turn"], &request["session_id"]), (&json!(*turn), &json!(format!("{name}/s"))));
+        assert_eq!(request["request_id"], format!("{name}/vb-0-{turn}"));
         *turn += 1;
     }
     assert!((700..800).contains(&counts["chat"]) && counts["chat"] + counts["code"] == 1000, "{counts:?}");
@@ -68,7 +68,7 @@ fn sources_with_times_are_merged_by_them() {
     let requests = lines(&mix(&[&a, &b]).stdout);
     let got: Vec<(f64, &str)> =
         requests.iter().map(|r| (r["timestamp"].as_f64().unwrap(), r["request_id"].as_str().unwrap())).collect();
-    let want = [(0.0, "a-line1"), (1.0, "b-line1"), (2.0, "a-line2"), (2.0, "b-line2"), (2.5, "a-line3")];
+    let want = [(0.0, "a/line1"), (1.0, "b/line1"), (2.0, "a/line2"), (2.0, "b/line2"), (2.5, "a/line3")];
     assert_eq!(got, want);
 }
 
@@ -88,11 +88,50 @@ fn what_cannot_be_mixed_is_refused_with_the_cure() {
         (vec!["-".into(), "-".into()], 2, "can be one source only"),
         (vec![format!("0={plain}")], 2, "is not above 0"),
         (vec![], 2, "name the sources"),
+        (vec![format!("1e308={plain}"), format!("1e308={plain}")], 2, "too large to be added"),
+        (vec![format!("a/b:1={plain}")], 2, "is not made of English letters"),
     ] {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let done = mix(&args);
         assert!(done.code == code && done.stderr.contains(want), "{args:?}: {}", done.stderr);
     }
+}
+
+#[test]
+fn flags_that_do_nothing_to_a_mix_are_refused() {
+    let source = format!("1={}", file(&folder("mix-flags"), "a.ndjson", numbered(3)));
+    for flag in
+        [&["--speed", "2"][..], &["--input-len", "9"], &["--dataset-name", "random"], &["--lenient"], &["--grid"]]
+    {
+        let done = run("vb-gen", &[flag, &["mix", &source]].concat(), "");
+        assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(flag[0]), "{flag:?}: {done:?}");
+    }
+    for flags in [
+        &["--seed", "1", "--num-prompts", "2", "--tag", "x=1", "mix"][..],
+        &["mix", "--num_prompts", "2", "--tag", "x=1"],
+    ] {
+        let done = run("vb-gen", &[flags, &[&source]].concat(), "");
+        let tags: Vec<Value> = lines(&done.stdout).iter().map(|request| request["tags"].clone()).collect();
+        assert_eq!(tags, vec![json!({"mix": "a", "x": "1"}); 2], "{}", done.stderr);
+    }
+}
+
+#[test]
+fn ids_are_unique_and_sources_have_the_names_they_are_given() {
+    let folder = folder("mix-names");
+    let one = |name, id: &str| file(&folder, name, [json!({"request_id": id, "prompt": "hi", "timestamp": 0})]);
+    let (a, b) = (one("chat.ndjson", "vb-0-0"), one("chat-vb.ndjson", "0-0"));
+    let both = mix(&[&a, &b]).stdout;
+    let ids: Vec<Value> = lines(&both).iter().map(|request| request["request_id"].clone()).collect();
+    assert_eq!(ids, ["chat/vb-0-0", "chat-vb/0-0"]);
+    let inner = folder.join("inner.ndjson");
+    std::fs::write(&inner, both).unwrap();
+    let outer = lines(&mix(&[&format!("outer:={}", inner.display()), &a]).stdout);
+    let tags: Vec<&str> = outer.iter().map(|request| request["tags"]["mix"].as_str().unwrap()).collect();
+    assert_eq!(
+        (tags, &outer[0]["request_id"]),
+        (vec!["outer/chat", "outer/chat-vb", "chat"], &json!("outer/chat/vb-0-0"))
+    );
 }
 
 #[test]

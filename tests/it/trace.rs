@@ -58,7 +58,7 @@ fn lengths_times_and_shared_blocks_are_those_of_the_trace() {
             for (j, b) in prompts.iter().enumerate().skip(i + 1) {
                 let shared = blocks(&rows[i]).iter().zip(blocks(&rows[j])).take_while(|(x, y)| **x == *y).count();
                 let alike = a.iter().zip(b).take_while(|(x, y)| x == y).count();
-                assert!(alike >= shared * 512 && alike < shared * 512 + 3, "{i} {j}: {alike} tokens, {shared} blocks");
+                assert!(alike >= shared * 512 && alike <= shared * 512 + 1, "{i} {j}: {alike} tokens, {shared} blocks");
             }
         }
         let cached: Vec<u64> = requests.iter().map(|r| r["expected_cached_len"].as_u64().unwrap()).collect();
@@ -77,6 +77,85 @@ fn chats_are_as_long_as_the_trace_says_with_their_template() {
     let lengths: Vec<&Value> = requests.iter().map(|r| &r["prompt_len"]).collect();
     assert_eq!(lengths, [40, 20, 72]);
     assert!(!told.contains("exactly"), "{told}");
+}
+
+/// A model whose template puts tokens in front of a text and others behind it, and the tokens of a chat as it gets them.
+fn model_with_both_ends(name: &str) -> (String, impl Fn(&Value) -> Vec<u32>) {
+    let folder = folder(name);
+    fs::write(folder.join("tokenizer.json"), vb::tokens::BUILTIN).unwrap();
+    let template =
+        "<|endoftext|>{{ 'you are a bot ' * 4 }}<|endoftext|>{{ messages[0].content }}<|endoftext|> and now:";
+    fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let name = folder.to_str().unwrap().to_owned();
+    let tokenizer = Tokenizer::open(&name).unwrap();
+    let chat =
+        move |request: &Value| tokenizer.encode_chat(&[json!({"role": "user", "content": request["prompt"]})]).unwrap();
+    (name, chat)
+}
+
+/// What a server's cache of blocks of 16 tokens finds of each prompt.
+fn found(prompts: &[Vec<u32>]) -> Vec<u64> {
+    let mut known = std::collections::HashSet::new();
+    let mut found = Vec::new();
+    for prompt in prompts {
+        let prefixes = (1..=prompt.len() / 16).map(|n| &prompt[..16 * n]);
+        let hits = prefixes.clone().take_while(|prefix| known.contains(prefix)).count();
+        found.push((hits.min((prompt.len() - 1) / 16) * 16) as u64);
+        known.extend(prefixes);
+    }
+    found
+}
+
+#[test]
+fn blocks_of_chats_begin_where_the_trace_has_them() {
+    let (model, chat) = model_with_both_ends("trace-chat-blocks");
+    let file = folder("trace-chat-blocks-rows").join("trace");
+    let row = |(input, blocks): &(u32, Vec<u32>)| {
+        json!({"timestamp": 0, "input_length": input, "output_length": 1, "hash_ids": blocks}).to_string() + "\n"
+    };
+    let trace = [
+        (98, vec![0, 1, 2, 3, 4, 5, 6]),
+        (90, vec![10, 11, 12, 13, 14, 15]),
+        // Where the first prompt has the template's end, this one has tokens of its own.
+        (128, vec![0, 1, 2, 3, 4, 5, 7, 8]),
+        (98, vec![0, 1, 2, 3, 4, 5, 6]),
+        (130, vec![0, 1, 2, 3, 4, 5, 7, 8, 9]),
+        (128, vec![0, 1, 2, 20, 21, 22, 23, 24]),
+    ];
+    fs::write(&file, trace.iter().map(row).collect::<String>()).unwrap();
+    let args = ["--backend", "openai-chat", "--tokenizer", &model];
+    let (requests, told) = generate("qwen", file.to_str().unwrap(), &args);
+    assert_eq!(told, "");
+    let prompts: Vec<Vec<u32>> = requests.iter().map(chat).collect();
+    let meant: Vec<u64> = requests.iter().map(|r| r["expected_cached_len"].as_u64().unwrap()).collect();
+    let blocks: Vec<u64> = meant.iter().map(|tokens| tokens / 16 * 16).collect();
+    assert_eq!(blocks, found(&prompts), "{meant:?}");
+    assert!(meant[2] == 80 && meant[3] == 97 && meant[5] == 48, "{meant:?}");
+    for ((input, _), prompt) in trace.iter().zip(&prompts) {
+        assert_eq!(prompt.len(), *input as usize);
+    }
+}
+
+#[test]
+fn what_chats_share_ends_with_their_prefix() {
+    let (model, chat) = model_with_both_ends("trace-chat-prefix");
+    let args = ["--backend", "openai-chat", "--tokenizer", &model, "--num-prompts", "4", "--input-len", "60"];
+    for (more, joint) in [
+        (&["--prefix-len", "20"][..], 0),
+        (&["--dataset-name", "prefix_repetition", "--prefix-repetition-num-prefixes", "1"], 0),
+        // The end of the last line that all share.
+        (&["--dataset-name", "sonnet", "--input-len", "300"], 1),
+    ] {
+        let base = if more[0] == "--dataset-name" { &args[..6] } else { &args[..] };
+        let done = run("vb-gen", &[base, more].concat(), "");
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let requests: Vec<Value> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let prompts: Vec<Vec<u32>> = requests.iter().map(&chat).collect();
+        for (request, prompt) in requests.iter().zip(&prompts).skip(1) {
+            let shared = prompts[0].iter().zip(prompt).take_while(|(a, b)| a == b).count();
+            assert_eq!(request["expected_cached_len"], shared - joint, "{more:?}");
+        }
+    }
 }
 
 #[test]
@@ -156,6 +235,26 @@ fn what_is_wrong_with_a_trace_is_told_with_its_place() {
         ("mooncake", mooncake.replace("\"timestamp\":9", "\"timestamp\":-1"), &[], 3, ":1: the time -0.001 s is not"),
         ("mooncake", mooncake.replace("h\":9,", "h\":4294967295,"), &[], 3, ":1: more than 16777216 tokens"),
         ("mooncake", mooncake.into(), &["--loop"], 2, "add --num-prompts"),
+        ("mooncake", mooncake.into(), &["--loop", "3"], 2, "a lap has no length"),
+        ("mooncake", mooncake.into(), &["--from", "2s", "--to", "1s"], 2, "--from is not before --to"),
+        ("mooncake", String::new(), &[], 3, "has no rows"),
+        ("azure", "TIMESTAMP,ContextTokens,GeneratedTokens\n".into(), &[], 3, "has no rows"),
+        ("azure", String::new(), &[], 3, "is empty"),
+        (
+            "burstgpt",
+            "Timestamp,Model,Request tokens,Response tokens\n1,x,2,3\n".into(),
+            &[],
+            3,
+            "but those that were left",
+        ),
+        (
+            "azure",
+            format!("{azure}\"2023,9,9\n{}", "2023,9,9\n".repeat(99_999)),
+            &[],
+            3,
+            ":3: a row of more than 64 KiB",
+        ),
+        ("azure", format!("{azure}\"2023,9,9\n{}", "2023,9,9\n".repeat(99)), &[], 3, "2023,9,9 2023,9,9"),
         ("mooncake", mooncake.into(), &[burst, "all"], 2, "works with --dataset-name burstgpt only"),
         ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "as long as the trace says"),
         ("mooncake", mooncake.into(), &["--input-len", "9"], 2, "as long as the trace says"),
@@ -167,6 +266,7 @@ fn what_is_wrong_with_a_trace_is_told_with_its_place() {
         let all = [&["--dataset-name", form, "--dataset-path", file.to_str().unwrap()], args].concat();
         let done = run("vb-gen", &all, "");
         assert!(done.code == code && done.stderr.contains(want), "{form} {args:?}: {done:?}");
+        assert!(done.stderr.len() < 600, "{form} {args:?}: {done:?}");
     }
 }
 

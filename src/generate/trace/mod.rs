@@ -151,7 +151,7 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
     }
     let path = plan.file()?;
     let random = Random::of(plan)?;
-    let mut replay = Replay::new(form, path, flags)?;
+    let mut replay = Replay::new(form, path, flags, (random.front(), random.rear()))?;
     let most = if plan.num_prompts == 0 { u64::MAX } else { plan.num_prompts };
     let rows = (0..most).map_while(|item| replay.next_due().transpose().map(|due| (item, due)));
     let make = |(item, due): (u64, Result<Due, Error>)| due.and_then(|due| request(form, plan, &random, item, due));
@@ -170,12 +170,16 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
     if silent > 0 {
         warn(format!("{silent} rows have no answer in the trace: each asks for 1 token, the least there is"));
     }
-    if let Some(left_out) = replay.left_out() {
-        warn(left_out);
-    }
+    let left_out = replay.left_out();
+    left_out.iter().for_each(warn);
     let written = writer.written();
     if written == 0 {
-        return Err(Error::Input(format!("{} has no row in the window that was asked for", path.display())));
+        let none = match (replay.has_rows(), &left_out) {
+            (true, _) => "no row in the window that was asked for",
+            (false, Some(_)) => "no rows but those that were left out",
+            (false, None) => "no rows",
+        };
+        return Err(Error::Input(format!("{} has {none}", path.display())));
     }
     if plan.num_prompts > written {
         warn(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));

@@ -47,7 +47,14 @@ pub struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     /// At the beginning of the file.
-    pub fn new(form: Form, path: &Path, flags: &'a Flags) -> Result<Self, Error> {
+    ///
+    /// `front` and `rear` are the tokens that the server puts in front of a prompt and behind it.
+    pub fn new(form: Form, path: &Path, flags: &'a Flags, (front, rear): (usize, usize)) -> Result<Self, Error> {
+        if let (Some(from), Some(to)) = (flags.from, flags.to)
+            && from >= to
+        {
+            return Err(Error::Usage("--from is not before --to: there is nothing between them".into()));
+        }
         if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
             return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
         }
@@ -65,7 +72,7 @@ impl<'a> Replay<'a> {
             last: Nanos(0),
             sent: 0,
             period: Nanos(0),
-            seen: Seen::default(),
+            seen: Seen::new(form.block_size(), front, rear),
         })
     }
 
@@ -78,6 +85,11 @@ impl<'a> Replay<'a> {
                 None => {}
             }
         }
+    }
+
+    /// Whether the trace has any row that could be sent, in whatever window.
+    pub fn has_rows(&self) -> bool {
+        self.origin.is_some()
     }
 
     /// What was left out of each lap, in words.
@@ -128,7 +140,7 @@ impl<'a> Replay<'a> {
         // Below 2^53 ns, a hundred days, without any loss.
         let at = Nanos::from_secs_f64(own.as_secs_f64() / self.flags.speed.unwrap_or(1.0));
         let at = if self.flags.speed.is_none() { own } else { at };
-        let cached = self.seen.cached(&row, self.form.block_size());
+        let cached = self.seen.cached(&row);
         // Names of other laps are other names: to its servers each lap is new.
         let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
         Ok(Due { row, at, blocks, cached })
@@ -142,6 +154,13 @@ impl<'a> Replay<'a> {
         }
         if self.lap == 0 {
             let span = self.last.since(self.first);
+            if span == Nanos(0) {
+                return Err(Error::Usage(format!(
+                    "all rows of {} that were sent came at one instant, so a lap has no length and --loop would send them all \
+                     at once: widen --from and --to, or leave out --loop",
+                    self.name
+                )));
+            }
             // One gap more than there are between the rows, so that the laps follow each other at the trace's own rate.
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
@@ -149,7 +168,7 @@ impl<'a> Replay<'a> {
         self.rows = open(self.form, &self.path, self.flags)?.0;
         self.lap += 1;
         self.last = self.first;
-        self.seen = Seen::default();
+        self.seen.forget();
         Ok(true)
     }
 }
@@ -169,41 +188,83 @@ fn open(form: Form, path: &Path, flags: &Flags) -> Result<(Box<dyn Rows>, String
     Ok((rows, name))
 }
 
-/// The blocks that were sent: a bit for each. Traces number their blocks as they come, so there are few gaps.
+/// The blocks that were sent: two bits for each. Traces number their blocks as they come, so there are few gaps.
 #[derive(Debug, Default)]
 struct Seen {
-    bits: Vec<u64>,
+    /// Tokens of a block.
+    size: usize,
+    /// Blocks at the beginning that are what the server adds and nothing else: the first row of all brings them.
+    front: usize,
+    /// Tokens that the server adds behind a prompt.
+    rear: usize,
+    /// Whether any row was sent.
+    begun: bool,
+    /// Blocks of which the trace's own tokens were sent.
+    whole: Bits,
+    /// Blocks that a prompt ended with, where what the server adds took the place of the last of their tokens: only the same
+    /// prompt has them again.
+    ends: Bits,
     lost: bool,
 }
 
-/// Beyond this number of a block the bits would fill more than 128 MiB, and nothing is told any more.
+/// Beyond this number of a block the bits would fill more than 256 MiB, and nothing is told any more.
 const MOST_BLOCKS: u64 = 1 << 30;
 
 impl Seen {
+    fn new(block_size: u32, front: usize, rear: usize) -> Self {
+        let size = block_size as usize;
+        Seen { size, front: front.checked_div(size).unwrap_or_default(), rear, ..Seen::default() }
+    }
+
     /// Tokens of the row in its leading blocks that came before; its blocks are known from now on.
-    fn cached(&mut self, row: &TraceRow, block_size: u32) -> Option<u32> {
+    fn cached(&mut self, row: &TraceRow) -> Option<u32> {
         self.lost |= row.blocks.iter().any(|block| *block >= MOST_BLOCKS);
+        let begun = std::mem::replace(&mut self.begun, true);
         if row.blocks.is_empty() || self.lost {
             return None;
         }
-        let known = row.blocks.iter().take_while(|block| self.has(**block)).count();
-        row.blocks.iter().for_each(|block| self.put(*block));
+        let input = row.input as usize;
+        let whole = match self.rear {
+            0 => row.blocks.len(),
+            rear => input.saturating_sub(rear).checked_div(self.size)?.min(row.blocks.len()),
+        };
+        let (own, end) = row.blocks.split_at(whole);
+        let added = if begun { self.front.min(whole) } else { 0 };
+        let mut known = added + own[added..].iter().take_while(|block| self.whole.has(**block)).count();
+        if known == whole && end.iter().all(|block| self.ends.has(*block)) {
+            known = row.blocks.len();
+        }
+        for (bits, blocks) in [(&mut self.whole, own), (&mut self.ends, end)] {
+            for block in blocks {
+                bits.put(*block);
+            }
+        }
         // The last token is computed in any case, since the answer begins there.
-        let tokens = u32::try_from(known).ok()?.saturating_mul(block_size);
-        Some(tokens.min(row.input.saturating_sub(1)))
+        u32::try_from(known.saturating_mul(self.size).min(input.saturating_sub(1))).ok()
     }
 
+    /// Another lap, whose blocks are all new. What the server adds stays what it was.
+    fn forget(&mut self) {
+        (self.whole, self.ends, self.lost) = (Bits::default(), Bits::default(), false);
+    }
+}
+
+/// A bit for each number.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
     fn has(&self, block: u64) -> bool {
         let (word, bit) = place(block);
-        self.bits.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
+        self.0.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
     }
 
     fn put(&mut self, block: u64) {
         let (word, bit) = place(block);
-        if word >= self.bits.len() {
-            self.bits.resize(word + 1, 0);
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
         }
-        self.bits[word] |= 1 << bit;
+        self.0[word] |= 1 << bit;
     }
 }
 
@@ -221,12 +282,25 @@ mod tests {
 
     #[test]
     fn cached_tokens_are_those_of_the_leading_blocks_that_came_before() {
-        let mut seen = Seen::default();
-        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), Some(0));
-        assert_eq!(seen.cached(&row(1500, &[0, 2, 1]), 512), Some(512), "a block behind a new one is not found");
-        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), Some(999), "the last token is always computed");
-        assert_eq!(seen.cached(&row(9, &[]), 512), None);
-        assert_eq!(seen.cached(&row(9, &[1 << 40]), 512), None, "too far apart to keep a bit of each");
-        assert_eq!(seen.cached(&row(1000, &[0, 1]), 512), None, "and now it cannot tell any more");
+        let mut seen = Seen::new(512, 0, 0);
+        assert_eq!(seen.cached(&row(1000, &[0, 1])), Some(0));
+        assert_eq!(seen.cached(&row(1500, &[0, 2, 1])), Some(512), "a block behind a new one is not found");
+        assert_eq!(seen.cached(&row(1000, &[0, 1])), Some(999), "the last token is always computed");
+        assert_eq!(seen.cached(&row(9, &[])), None);
+        assert_eq!(seen.cached(&row(9, &[1 << 40])), None, "too far apart to keep a bit of each");
+        assert_eq!(seen.cached(&row(1000, &[0, 1])), None, "and now it cannot tell any more");
+    }
+
+    #[test]
+    fn what_the_server_adds_is_known_in_front_and_no_blocks_own_behind() {
+        let mut seen = Seen::new(16, 20, 5);
+        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(0));
+        assert_eq!(seen.cached(&row(52, &[10, 11, 12, 13])), Some(16), "a block that is the template's alone");
+        // Tokens 47 to 51 of the first prompt are the template's, so its third block is not the trace's.
+        assert_eq!(seen.cached(&row(80, &[0, 1, 2, 5, 6])), Some(32));
+        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(51), "the same prompt again");
+        assert_eq!(seen.cached(&row(51, &[0, 1, 2, 4])), Some(32), "ends with another block");
+        seen.forget();
+        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(16));
     }
 }
