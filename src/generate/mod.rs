@@ -318,6 +318,8 @@ struct Plan {
     chat: bool,
     /// Whether images and sound may go with the text.
     takes_media: bool,
+    /// Whether the server generates tokens for these requests.
+    generates: bool,
     seed: u64,
     /// 0: all rows.
     num_prompts: u64,
@@ -378,8 +380,10 @@ impl Args {
         let dataset = self.dataset_name;
         self.flags.check(dataset)?;
         self.lengths.check()?;
-        if (self.lengths.input() || self.lengths.output()) && dataset != Random {
-            return wrong("--input-dist, --output-dist, --lengths and --scenario work with --dataset-name random only");
+        if (self.lengths.input() || self.lengths.output()) && !matches!(dataset, Random | RandomMm) {
+            return wrong(
+                "--input-dist, --output-dist, --lengths and --scenario work with --dataset-name random and random-mm only",
+            );
         }
         if self.lengths.input() && (self.input_len.is_some() || self.range_ratio.input > 0.0) {
             return wrong("prompt lengths are said twice: leave out --input-len and --range-ratio");
@@ -487,6 +491,7 @@ impl Args {
             tokenizer,
             chat,
             takes_media: self.backend.takes_media(),
+            generates: self.generates(),
             seed: self.seed,
             num_prompts: self.num_prompts.unwrap_or(
                 // Conversations that are counted are not cut.

@@ -16,7 +16,7 @@ impl<R: Read> Table<R> {
     /// Reads the header.
     pub fn new(input: R, name: String) -> Result<Self, Error> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(input);
-        let header = reader.headers().map_err(|e| bad(&name, &e))?;
+        let header = reader.headers().map_err(|e| bad(&name, e))?;
         // Spreadsheets put a byte order mark in front.
         let header = header.iter().map(|column| column.trim_start_matches('\u{feff}').to_owned()).collect();
         Ok(Table { reader, name, header, record: csv::StringRecord::new() })
@@ -38,7 +38,7 @@ impl<R: Read> Table<R> {
 
     /// Reads the next row; whether there was one.
     pub fn advance(&mut self) -> Result<bool, Error> {
-        self.reader.read_record(&mut self.record).map_err(|e| bad(&self.name, &e))
+        self.reader.read_record(&mut self.record).map_err(|e| bad(&self.name, e))
     }
 
     /// A field of the row.
@@ -55,18 +55,17 @@ impl<R: Read> Table<R> {
         })
     }
 
-    /// A field of the row that counts at least one.
-    pub fn count(&self, column: usize) -> Result<u32, Error> {
-        self.field(column, |text| text.parse().ok().filter(|count| *count > 0))
-    }
-
     /// The line of the row.
     pub fn line(&self) -> u64 {
         self.record.position().map_or(0, csv::Position::line)
     }
 }
 
-fn bad(name: &str, e: &csv::Error) -> Error {
+fn bad(name: &str, e: csv::Error) -> Error {
     let line = e.position().map_or_else(String::new, |at| format!(":{}", at.line()));
-    Error::Input(format!("{name}{line}: {e}"))
+    let what = e.to_string();
+    match e.into_kind() {
+        csv::ErrorKind::Io(e) => Error::read(name, e),
+        _ => Error::Input(format!("{name}{line}: {what}")),
+    }
 }
