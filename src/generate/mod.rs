@@ -33,6 +33,7 @@ mod spec_bench;
 mod speed_bench;
 mod table;
 mod trace;
+mod vllm;
 mod words;
 mod writer;
 
@@ -52,6 +53,7 @@ use self::{
     multi_turn::Shape,
     session::{SessionArgs, SessionPlan},
     trace::Form,
+    vllm::VllmArgs,
     writer::Writer,
 };
 use crate::{
@@ -195,6 +197,8 @@ pub struct Args {
     trace: trace::Flags,
     #[command(flatten)]
     flags: DatasetFlags,
+    #[command(flatten)]
+    vllm: VllmArgs,
     #[command(flatten, next_help_heading = OUTPUT)]
     config: ConfigFlag,
 }
@@ -246,7 +250,8 @@ enum DatasetName {
     Hf,
     /// Lines of Shakespeare's sonnets, built in.
     Sonnet,
-    /// Your own prompts: lines with `prompt` or `messages`.
+    /// Your own prompts: lines with `prompt` or `messages`, and images and sound.
+    #[value(aliases = ["custom_image", "custom_audio", "custom_mm"])]
     Custom,
     /// Requests or outcomes that were saved.
     Replay,
@@ -375,7 +380,9 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, GeneratedSharedPrefix, Hf, PrefixRepetition, Random, RandomMm, RandomRerank};
+        use DatasetName::{
+            Custom, GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank, Replay, Sonnet,
+        };
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
         self.flags.check(dataset)?;
@@ -427,8 +434,13 @@ impl Args {
         if !dataset.is_made_up() && self.dataset_path.is_none() {
             return wrong("this dataset needs a file: --dataset-path FILE");
         }
+        if dataset.is_made_up() && dataset != Sonnet && self.dataset_path.is_some() {
+            return wrong(
+                "this dataset reads no file: leave out --dataset-path, or name the file's dataset with --dataset-name",
+            );
+        }
         // Outcomes that are replayed get random prompts, which may share a prefix.
-        let prefix = self.prefix_len.is_some() && dataset != DatasetName::Replay;
+        let prefix = self.prefix_len.is_some() && dataset != Replay;
         if let Some(cure) = dataset.own_lengths()
             && (self.input_len.is_some() || prefix || self.range_ratio != RangeRatio::default())
         {
@@ -439,12 +451,23 @@ impl Args {
         if dataset.is_saved() && self.output_len.is_some() {
             return wrong("this dataset takes no --output-len: its answers are as long as it says");
         }
-        if dataset == DatasetName::Sonnet && self.range_ratio != RangeRatio::default() {
+        if dataset == Sonnet && self.range_ratio != RangeRatio::default() {
             return wrong("sonnet takes no --range-ratio: its prompts are whole lines, up to --input-len tokens");
         }
         if dataset == RandomRerank && (self.prefix_len.is_some() || self.no_ignore_eos) {
             return wrong("random-rerank takes no --prefix-len or --no-ignore-eos: nothing is generated");
         }
+        self.check_api()?;
+        self.vllm.check(dataset, self.apply_chat_template)?;
+        self.hf.check(dataset)?;
+        self.sessions.check(dataset, self.backend)
+    }
+
+    /// Checks that the API takes what the dataset has.
+    fn check_api(&self) -> Result<(), Error> {
+        use DatasetName::{Custom, Hf, Random, RandomMm, RandomRerank, Replay, Sharegpt, SpecBench, SpeedBench};
+        let wrong = |what: &str| Err(Error::Usage(what.into()));
+        let dataset = self.dataset_name;
         if dataset == RandomRerank && self.backend.is_chat() {
             return wrong(
                 "a query and documents are no chat: --dataset-name random-rerank is for --backend vllm-rerank",
@@ -453,14 +476,28 @@ impl Args {
         if dataset == RandomMm && !self.backend.is_chat() {
             return wrong("images need a chat: --dataset-name random-mm works with --backend openai-chat");
         }
-        if self.apply_chat_template && (self.backend.is_chat() || !matches!(dataset, Custom | Hf)) {
+        if self.backend == Backend::OpenaiAudio && !matches!(dataset, Custom | Hf | Replay) {
             return wrong(
-                "--apply-chat-template works with --backend openai and --dataset-name custom or hf only: \
-                 the server of a chat applies it itself",
+                "--backend openai-audio sends sound, of which this dataset has none: --dataset-name custom or hf",
             );
         }
-        self.hf.check(dataset)?;
-        self.sessions.check(dataset, self.backend)
+        let takes_lists = matches!(
+            self.backend,
+            Backend::OpenaiEmbeddings | Backend::VllmPooling | Backend::VllmRerank | Backend::Template
+        );
+        if dataset == Random && self.flags.batch()?.random_batch_size > 1 && !takes_lists {
+            return wrong(
+                "--random-batch-size is for APIs that take a list of texts: give --backend openai-embeddings or vllm-pooling",
+            );
+        }
+        let of_texts = matches!(dataset, Custom | Hf | Sharegpt | SpecBench | SpeedBench);
+        if self.apply_chat_template && (self.backend.is_chat() || !of_texts) {
+            return wrong(
+                "--apply-chat-template works with --backend openai and --dataset-name custom, hf, sharegpt, spec_bench or \
+                 speed_bench only: the server of a chat applies it itself",
+            );
+        }
+        Ok(())
     }
 
     /// Whether the server generates tokens for these requests. A template may.

@@ -229,7 +229,7 @@ fn a_query_and_its_documents_are_as_long_as_a_cross_encoder_counts() {
 fn batches_are_lists_of_texts_or_of_ids() {
     let tokenizer = Tokenizer::builtin().unwrap();
     let mut seen = HashSet::new();
-    for request in generate("--random-batch-size 4 --num-prompts 10 --input-len 9") {
+    for request in generate("--backend openai-embeddings --random-batch-size 4 --num-prompts 10 --input-len 9") {
         for text in request["prompt"].as_array().unwrap() {
             assert_eq!(tokenizer.count(text.as_str().unwrap()).unwrap(), 9);
             assert!(seen.insert(text.clone()));
@@ -237,7 +237,7 @@ fn batches_are_lists_of_texts_or_of_ids() {
         assert_eq!(request["prompt_len"], 36);
     }
     assert_eq!(seen.len(), 40);
-    let ids = generate("--random-batch-size 2 --num-prompts 1 --input-len 9 --prompt-token-ids");
+    let ids = generate("--backend vllm-pooling --random-batch-size 2 --num-prompts 1 --input-len 9 --prompt-token-ids");
     assert_eq!(ids[0]["prompt"][1].as_array().unwrap().len(), 9);
 }
 
@@ -404,7 +404,17 @@ fn flags_of_another_dataset_are_refused() {
         ("--cache-hit-ratio 0.5 --prefix-len 4", "leave out --prefix-len"),
         ("--cache-hit-ratio 0.5 --backend openai-chat", "--backend openai only"),
         ("--cache-hit-ratio 0.99 --input-len 64", "cannot be reached"),
-        ("--cache-hit-ratio 0.5 --random-batch-size 2", "one text a request"),
+        ("--cache-hit-ratio 0.5 --random-batch-size 2 --backend openai-embeddings", "one text a request"),
+        ("--cache-hit-ratio 0.5 --num-prompts 1g", "20 bytes are kept of each"),
+        ("--cache-hit-ratio 0.01 --input-len 64 --num-prompts 2", "cannot be reached"),
+        ("--random-batch-size 2", "a list of texts"),
+        ("--backend openai-audio", "of which this dataset has none"),
+        ("--dataset-path x", "reads no file"),
+        ("--dataset-name gsp --dataset-path x", "reads no file"),
+        ("--no-stream", "--dataset-name hf"),
+        ("--dataset-name custom --dataset-path x --skip-chat-template --apply-chat-template", "give one of them"),
+        ("--random-mm-base-items-per-request 1025", "1025"),
+        ("--random-mm-bucket-config {\"60000x60000\":1}", "pixels are the most"),
     ] {
         let done = run("vb-gen", &words.split(' ').collect::<Vec<_>>(), "");
         assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(word), "{words}: {done:?}");
