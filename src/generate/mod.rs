@@ -51,6 +51,7 @@ use self::{
     length::{OutputLen, RangeRatio},
     mix::MixArgs,
     multi_turn::Shape,
+    ordered::{AHEAD, FEW_AHEAD},
     session::{SessionArgs, SessionPlan},
     trace::Form,
     vllm::VllmArgs,
@@ -505,6 +506,13 @@ impl Args {
         self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, backend::Api::generates)
     }
 
+    /// How many requests may wait for each thread that makes them.
+    fn ahead(&self) -> usize {
+        use DatasetName::{Custom, Hf, RandomMm};
+        let media = self.backend.takes_media() && matches!(self.dataset_name, RandomMm | Custom | Hf);
+        if media { FEW_AHEAD } else { AHEAD }
+    }
+
     fn tokenizer(&self) -> Result<Tokenizer, Error> {
         if self.tokenizer != "server" {
             return Tokenizer::open(&self.tokenizer);
@@ -574,8 +582,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let mut writer =
-        Writer::new(prefix, (!tags.is_empty()).then_some(tags), args.generates(), args.sessions.max_model_len);
+    let tags = (!tags.is_empty()).then_some(tags);
+    let mut writer = Writer::new(prefix, tags, args.generates(), args.ahead(), args.sessions.max_model_len);
     if let Some(Command::Mix(mix)) = &args.command {
         mix::run(mix, args.seed, args.num_prompts.unwrap_or(0), &mut writer)?;
         return writer.finish();

@@ -8,7 +8,9 @@ use std::{
 use crate::error::Error;
 
 /// How many finished items may wait for each thread: enough that none stands idle, few enough to need no memory.
-const AHEAD: usize = 16;
+pub const AHEAD: usize = 16;
+/// The same of items with images and sound, each of which may be megabytes.
+pub const FEW_AHEAD: usize = 1;
 
 /// What the taker is told.
 pub enum Turn<T> {
@@ -30,13 +32,22 @@ pub enum More {
 /// Thread `t` of `n` makes the items `t`, `t + n`, …; what comes out does not depend on how many there are.
 pub fn ordered<T: Send>(
     make: impl Fn(u64) -> Option<T> + Sync,
+    take: impl FnMut(Turn<T>) -> Result<More, Error>,
+) -> Result<(), Error> {
+    ordered_within(AHEAD, make, take)
+}
+
+/// As [`ordered`], where no more than `ahead` items wait for each thread.
+pub fn ordered_within<T: Send>(
+    ahead: usize,
+    make: impl Fn(u64) -> Option<T> + Sync,
     mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
 ) -> Result<(), Error> {
     let threads = threads();
     thread::scope(|scope| {
         let make = &make;
         let lanes = (0..threads).map(|lane| {
-            let (sender, receiver) = sync_channel(AHEAD);
+            let (sender, receiver) = sync_channel(ahead);
             scope.spawn(move || {
                 // The sending fails once the taker has left, whatever its reason.
                 (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))

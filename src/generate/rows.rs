@@ -2,7 +2,7 @@
 
 use super::{
     Plan,
-    ordered::{More, Turn, ordered},
+    ordered::{More, Turn, ordered_within},
     session::Turns,
     warn,
     writer::{Fitted, Writer},
@@ -95,7 +95,8 @@ fn once_through(
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<Vec<usize>, Error> {
     let (mut kept, mut bad, mut seen) = (Vec::new(), 0_u64, order.iter());
-    ordered(
+    ordered_within(
+        writer.ahead(),
         |item| usize::try_from(item).ok().and_then(|item| order.get(item)).map(|row| make(*row)),
         |turn| {
             let Turn::Item(outcome) = turn else { return writer.flush().map(|()| More::Yes) };
@@ -131,7 +132,8 @@ fn again(
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<(), Error> {
     let draw = |item| kept[rng::index(&mut rng::stream(plan.seed, "oversample", item), kept.len())];
-    ordered(
+    ordered_within(
+        writer.ahead(),
         |item| Some(make(draw(item))),
         |turn| {
             match turn {
