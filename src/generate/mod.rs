@@ -86,7 +86,7 @@ pub struct Args {
     /// Where prompts come from.
     #[arg(long, help_heading = DATASET, value_enum, default_value_t = DatasetName::Random)]
     dataset_name: DatasetName,
-    /// The dataset's file; `-` is standard input (custom, replay and traces).
+    /// The dataset's file; `-` is standard input (custom, replay and traces). sonnet takes its lines from it.
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
     /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay, traces and mix].

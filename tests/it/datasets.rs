@@ -428,6 +428,42 @@ fn flags_of_another_dataset_are_refused() {
 }
 
 #[test]
+fn images_that_sharegpt_does_not_send_are_told_once() {
+    let row = json!({"image": "a.png", "conversations": [{"value": "a b c d e"}, {"value": "f g h i j"}]}).to_string();
+    let path = file(&folder("gen-sharegpt-image"), "s.json", format!("[{row},{row}]"));
+    let done = run("vb-gen", &["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "0"], "");
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 2), "{done:?}");
+    assert_eq!(done.stderr.matches("`image` is not sent: --dataset-name hf").count(), 1, "{done:?}");
+}
+
+#[test]
+fn a_sonnet_may_be_a_file_of_other_lines() {
+    let folder = folder("gen-verse");
+    let path = file(&folder, "verse.txt", "to be or not to be\n\nthat is the question\n");
+    let words = "--dataset-name sonnet --input-len 60 --prefix-len 30 --num-prompts 4 --dataset-path";
+    for request in generate(&format!("{words} {path}")) {
+        let (_, verse) = request["prompt"].as_str().unwrap().split_once('\n').unwrap();
+        assert!(verse.lines().all(|line| "to be or not to be that is the question".contains(line)), "{verse}");
+        assert_eq!(request["prompt_len"], 60);
+    }
+    let empty = file(&folder, "empty.txt", "\n");
+    refused(&format!("{words} {empty}"), 3, "empty.txt has no line");
+    let short = run("vb-gen", &["--dataset-name", "sonnet", "--num-prompts", "1", "--prefix-len", "5"], "");
+    assert!(short.code == 0 && short.stderr.contains("all of it is shared"), "{short:?}");
+}
+
+#[test]
+fn what_a_sonnet_shares_is_what_it_says() {
+    let requests = generate("--dataset-name sonnet --input-len 90 --prefix-len 40 --num-prompts 30");
+    let tokenizer = Tokenizer::builtin().unwrap();
+    let found = found(&requests, &tokenizer);
+    assert_eq!((found[0], number(&requests[0]["expected_cached_len"])), (0, 0));
+    // Lines may begin with the same word, but not all of them do.
+    assert!(requests[1..].iter().all(|request| request["expected_cached_len"] == 40));
+    assert_eq!(found[1..].iter().min(), Some(&40));
+}
+
+#[test]
 fn the_flags_of_a_dataset_are_keys_of_the_config() {
     let folder = folder("gen-dataset-config");
     let config = "dataset_name: random-mm\nbackend: openai-chat\nnum_prompts: 1\ninput_len: 4\n\
