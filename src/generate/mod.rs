@@ -148,7 +148,8 @@ pub struct Args {
     #[arg(long, help_heading = LENGTHS)]
     no_ignore_eos: bool,
 
-    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom and hf).
+    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom, hf, sharegpt,
+    /// Spec-Bench and SPEED-Bench).
     #[arg(long, help_heading = COUNTING)]
     apply_chat_template: bool,
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).

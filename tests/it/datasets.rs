@@ -296,7 +296,13 @@ fn questions_of_benchmarks_carry_their_category() {
     refused(
         &format!("--dataset-name spec_bench --dataset-path {path} --spec-bench-category maths"),
         3,
-        "usable request",
+        "no row is of the category `maths`; there are qa, writing",
+    );
+    let empty = file(&folder, "empty.jsonl", "{\"category\":\"qa\",\"turns\":[\"\"]}\n");
+    refused(
+        &format!("--dataset-name spec_bench --dataset-path {empty}"),
+        3,
+        "empty.jsonl:1: no first turn with a text",
     );
 
     let speed = "{\"category\":\"coding\",\"messages\":[{\"role\":\"user\",\"content\":\"Thou art\"}]}\n";
@@ -307,6 +313,8 @@ fn questions_of_benchmarks_carry_their_category() {
         &generate(&format!("{words} --speed-bench-dataset-subset throughput_1k --speed-bench-category coding"))[0];
     assert_eq!((&request["prompt"], &request["expected_output_len"]), (&json!("Thou art"), &json!(4096)));
     assert_eq!(request["tags"], json!({"category": "coding"}));
+    let other = format!("{words} --speed-bench-dataset-subset throughput_1k --speed-bench-category law");
+    refused(&other, 3, "there are coding");
     refused(&words, 4, "qualitative.jsonl");
     let one = folder.join("throughput_1k.jsonl");
     let one = format!("--dataset-name speed_bench --dataset-path {}", one.display());
@@ -356,11 +364,37 @@ fn files_beside_custom_rows_are_sent_with_them() {
     );
     assert_eq!(records(&done.stdout).1[0]["output_tokens"], 3, "{done:?}");
 
+    // The bytes tell the kind, and the name only where they do not.
+    file(&folder, "media/lies.mp3", b"RIFF....WAVEfmt ");
+    file(&folder, "media/d", b"what");
+    for (audio, format) in [
+        ("media/lies.mp3", "wav"),
+        ("data:audio/mpeg;base64,UklGRi4uLi5XQVZFZm10IA==", "wav"),
+        ("data:audio/x-m4a;base64,AAAA", "m4a"),
+    ] {
+        let path = file(&folder, "kinds.jsonl", json!({"prompt": "a", "audio": audio}).to_string());
+        let made = generate(&format!(
+            "--dataset-name custom_audio --dataset-path {path} --backend openai-chat --num-prompts 1"
+        ));
+        assert_eq!(made[0].pointer("/multi_modal_data/0/input_audio/format").unwrap(), format, "{audio}");
+    }
+    // What is not asked for is not read.
+    let path = file(&folder, "tokens.jsonl", "{\"prompt\":\"a\",\"output_tokens\":\"many\"}");
+    generate(&format!("--dataset-name custom --dataset-path {path} --num-prompts 1"));
+
     for (row, word) in [
         (r#"{"prompt":"a","image_files":["none.png"]}"#, "bad.jsonl:2: cannot read "),
         (r#"{"prompt":"a","image_files":["media/c.txt"]}"#, "bad.jsonl:2: media/c.txt is no image"),
         (r#"{"prompt":"a","image_files":7}"#, "bad.jsonl:2:29: invalid type: integer `7`"),
-        (r#"{"prompt":"a","audio":"media"}"#, "bad.jsonl:2: media has no ending"),
+        (r#"{"prompt":"a","audio":"media"}"#, "bad.jsonl:2: cannot read "),
+        (r#"{"prompt":"a","audio":"media/d"}"#, "bad.jsonl:2: media/d is no sound of a known kind"),
+        (r#"{"prompt":"a","audio":"https://h/a.wav"}"#, "bad.jsonl:2: https://h/a.wav is an address"),
+        (r#"{"prompt":"a","audio":"data:audio/wav;base64,?"}"#, "is no sound in base64"),
+        (r#"{"prompt":"a","expected_output_len":0}"#, "bad.jsonl:2: 0 tokens to generate"),
+        (r#"{"prompt":""}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"prompt":[]}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"messages":[]}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"content":[]}"#, "bad.jsonl:2: the prompt is empty"),
         (r#"{"content":[{"type":"video","video":"a.mp4"}]}"#, "bad.jsonl:2: a part of `content` of type `video`"),
         (r#"{"content":[{"type":"image_url"}]}"#, "bad.jsonl:2: a part of type `image_url` without"),
         (r#"{"content":"text"}"#, "bad.jsonl:2: neither `prompt` nor `messages`"),
