@@ -11,18 +11,18 @@ use crate::{cli, error::Error, rng, units::MOST_TOKENS};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct LengthArgs {
     /// Draw prompt lengths: uniform:A,B, normal:MEAN,SD, lognormal:MEAN,SD or zipf:ALPHA,MAX, each with ,min=N and
-    /// ,max=N if wanted (random).
+    /// ,max=N if wanted (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     input_dist: Option<Distribution>,
-    /// Draw answer lengths, in the same ways (random).
+    /// Draw answer lengths, in the same ways (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     output_dist: Option<Distribution>,
     /// Draw pairs of lengths from the columns `input` and `output` of a CSV file; with --disable-shuffle in its order,
-    /// round and round (random).
+    /// round and round (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "FILE")]
     lengths: Option<PathBuf>,
     /// Lengths as genai-bench writes them: D(100,100), N(480,240)/(300,150), U(50,100)/(200,250) or U(100,200), the most of each. Of
-    /// several, each request draws one; it goes into the tag `scenario` (random).
+    /// several, each request draws one; it goes into the tag `scenario` (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "SCENARIO", action = ArgAction::Append, num_args(1..))]
     scenario: Vec<Scenario>,
 }
