@@ -65,7 +65,8 @@ impl Weighted {
     /// Zipf's law for the numbers `low` to `high`: k comes in proportion to 1/k to the power of `alpha`. Place 0 is `low`.
     #[must_use]
     pub fn zipf(low: u32, high: u32, alpha: f64) -> Self {
-        Self::new((low..=high).map(|k| libm::pow(f64::from(k), -alpha)))
+        // Counted from the first, which is the weight of 1 however large the exponent is.
+        Self::new((low..=high).map(|k| libm::pow(f64::from(k) / f64::from(low), -alpha)))
     }
 
     /// A place.

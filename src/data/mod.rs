@@ -2,6 +2,7 @@
 
 mod json_list;
 mod parquet;
+mod quotes;
 mod rows;
 mod spool;
 pub mod table;

@@ -28,12 +28,15 @@ mod without {
 mod with {
     use std::{
         fs::File,
+        panic::{self, AssertUnwindSafe},
         path::{Path, PathBuf},
         sync::Arc,
     };
 
     use base64::{Engine, engine::general_purpose::STANDARD};
     use parquet::{
+        basic::Compression,
+        errors::ParquetError,
         file::reader::{FileReader, SerializedFileReader},
         record::{Field, List, Row},
         schema::types::Type,
@@ -48,26 +51,72 @@ mod with {
     /// The rows of these files, one behind the other, unpacked into a temporary file; `name` is what messages call all of them.
     pub fn open(paths: &[PathBuf], name: &Path, pick: Pick) -> Result<Rows, Error> {
         let mut spool = Spool::new()?;
-        let (mut columns, mut number) = (Vec::new(), 0);
-        for (i, path) in paths.iter().enumerate() {
-            let file = File::open(path).map_err(|e| Error::read(path, e))?;
-            let failed = |e: parquet::errors::ParquetError| Error::Input(format!("{}: {e}", path.display()));
-            let reader = SerializedFileReader::new(file).map_err(failed)?;
-            let schema = reader.metadata().file_metadata().schema();
-            if i == 0 {
-                columns = pick(&schema.get_fields().iter().map(|f| f.name().to_owned()).collect::<Vec<String>>())?;
-            }
-            let projection = only(schema, &columns).map_err(failed)?;
-            for row in reader.get_row_iter(Some(projection)).map_err(failed)? {
-                number += 1;
-                spool.push(&object(&row.map_err(failed)?), number)?;
-            }
+        let (mut columns, mut number) = (None, 0);
+        for path in paths {
+            guarded(path, || unpack(path, &mut columns, pick, &mut number, &mut spool))?;
         }
         spool.rows(name.display().to_string(), ": row ")
     }
 
+    /// What `work` on a file gives. Over a damaged one the crate may panic, which would say where in the crate and nothing about the file.
+    fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(|_| ()));
+        let done = panic::catch_unwind(AssertUnwindSafe(work));
+        panic::set_hook(hook);
+        done.unwrap_or_else(|_| Err(Error::Input(format!("{}: the file is damaged: get it again", path.display()))))
+    }
+
+    /// Adds the rows of one file, with the columns that are picked from the first.
+    fn unpack(
+        path: &Path,
+        columns: &mut Option<Vec<String>>,
+        pick: Pick,
+        number: &mut u64,
+        spool: &mut Spool,
+    ) -> Result<(), Error> {
+        let file = File::open(path).map_err(|e| Error::read(path, e))?;
+        let failed = |e: ParquetError| Error::Input(format!("{}: {e}", path.display()));
+        let reader = SerializedFileReader::new(file).map_err(failed)?;
+        let schema = reader.metadata().file_metadata().schema();
+        let names: Vec<String> = schema.get_fields().iter().map(|f| f.name().to_owned()).collect();
+        let columns = match columns {
+            Some(columns) => columns,
+            none => none.insert(pick(&names)?),
+        };
+        if let Some(column) = columns.iter().find(|column| !names.contains(column)) {
+            return Err(Error::Input(format!(
+                "{}: no column `{column}`, which the first file has; its columns: {}",
+                path.display(),
+                names.join(", ")
+            )));
+        }
+        if let Some(packed) = unread(&reader, columns) {
+            return Err(Error::Input(format!(
+                "{}: compressed with {packed}: snappy, zstd and no compression are read, so write it again with one of these",
+                path.display()
+            )));
+        }
+        let projection = only(schema, columns).map_err(failed)?;
+        for row in reader.get_row_iter(Some(projection)).map_err(failed)? {
+            *number += 1;
+            spool.push(&object(&row.map_err(failed)?), *number)?;
+        }
+        Ok(())
+    }
+
+    /// A compression of these columns that cannot be read.
+    fn unread(reader: &SerializedFileReader<File>, columns: &[String]) -> Option<Compression> {
+        let chunks = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let needed =
+            chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|name| columns.contains(name)));
+        let known = [Compression::UNCOMPRESSED, Compression::SNAPPY];
+        let mut packed = needed.map(|chunk| chunk.compression());
+        packed.find(|packed| !known.contains(packed) && !matches!(packed, Compression::ZSTD(_)))
+    }
+
     /// The schema with these columns only: the others are not even read.
-    fn only(schema: &Type, columns: &[String]) -> Result<Type, parquet::errors::ParquetError> {
+    fn only(schema: &Type, columns: &[String]) -> Result<Type, ParquetError> {
         let fields = schema.get_fields().iter().filter(|field| columns.iter().any(|name| name == field.name()));
         Type::group_type_builder(schema.name()).with_fields(fields.map(Arc::clone).collect()).build()
     }
@@ -109,6 +158,43 @@ mod with {
             Field::ListInternal(items) => list(items),
             // Dates, decimals and maps, which no prompt is made of.
             other => other.to_string().into(),
+        }
+    }
+    #[cfg(test)]
+    mod tests {
+        use std::fs;
+
+        use super::*;
+
+        /// What is said of the file of questions with each of its bytes made another, in turn.
+        fn said(name: &str, other: impl Fn(u8) -> u8) -> Vec<String> {
+            let whole = include_bytes!("../../tests/data/hf-questions.parquet");
+            let path = std::env::temp_dir().join(format!("vb-{name}-{}.parquet", std::process::id()));
+            let mut said = Vec::new();
+            for place in 0..whole.len() {
+                let mut bytes = whole.to_vec();
+                bytes[place] = other(bytes[place]);
+                fs::write(&path, bytes).unwrap();
+                if let Err(e) = open(std::slice::from_ref(&path), &path, &mut |names| Ok(names.to_vec())) {
+                    assert!(matches!(e, Error::Input(_)), "byte {place}: {e}");
+                    said.push(e.to_string().strip_prefix(path.to_str().unwrap()).unwrap().to_owned());
+                }
+            }
+            fs::remove_file(&path).unwrap();
+            said
+        }
+
+        #[test]
+        fn a_damaged_file_is_an_error_that_names_it() {
+            let said = said("damaged", |byte| byte ^ 0xFF);
+            assert!(said.iter().any(|what| what.contains("the file is damaged")), "the crate does not panic any more");
+        }
+
+        #[test]
+        fn a_compression_that_is_not_read_is_named() {
+            // The number of gzip, in the place where that of the compression stands.
+            let said = said("packed", |_| 4);
+            assert!(said.iter().any(|what| what.contains("compressed with GZIP") && what.contains("zstd")), "{said:?}");
         }
     }
 }

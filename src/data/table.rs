@@ -1,6 +1,7 @@
 //! Datasets as people publish them, by the ending of the file: JSON, JSON lines, CSV and parquet become rows of JSON.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -8,8 +9,11 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Rows, spool::Spool};
+use super::{Rows, quotes::Quotes, spool::Spool};
 use crate::error::Error;
+
+/// How many rows of JSON tell which columns there are.
+const LOOKED_AT: usize = 1000;
 
 /// Chooses among the names of columns those that are needed.
 pub type Pick<'a> = &'a mut dyn FnMut(&[String]) -> Result<Vec<String>, Error>;
@@ -17,8 +21,8 @@ pub type Pick<'a> = &'a mut dyn FnMut(&[String]) -> Result<Vec<String>, Error>;
 /// The rows of a file, or of the parquet files of a folder in the order of their names.
 ///
 /// `pick` sees the names of the columns once, before any row. CSV and parquet cannot be read in any order, so the chosen columns
-/// are unpacked into an unnamed temporary file, not into memory. `lenient`: what is bad or cut off is left out; the second
-/// value then says how much.
+/// are unpacked into an unnamed temporary file, not into memory. `lenient`: what is bad or cut off is left out, but of parquet, which
+/// is whole or no parquet; the second value then says how much.
 pub fn open(path: &Path, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
     if path.is_dir() {
         return Ok((super::parquet::open(&shards(path)?, path, pick)?, None));
@@ -56,12 +60,26 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// A list or lines: many a `.json` holds lines.
 fn json(path: &Path, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
     let (rows, note) = if begins_a_list(path)? { Rows::of_list(path, lenient)? } else { (Rows::of_lines(path)?, None) };
-    let Some(first) = rows.read(0)? else {
-        return Err(Error::Input(format!("{} has no row", path.display())));
-    };
-    let object: Map<String, Value> = serde_json::from_slice(&first.json).map_err(|e| first.bad_json(&e))?;
-    pick(&object.keys().cloned().collect::<Vec<String>>())?;
+    pick(&keys(&rows, path)?)?;
     Ok((rows, note))
+}
+
+/// The keys of the first rows, in the order in which they come: a row may lack what others have.
+fn keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
+    let (mut keys, mut seen, mut bad) = (Vec::new(), HashSet::new(), None);
+    for index in 0..rows.count().min(LOOKED_AT) {
+        let Some(row) = rows.read(index)? else { break };
+        match serde_json::from_slice::<Map<String, Value>>(&row.json) {
+            Ok(object) => keys.extend(object.into_iter().map(|(key, _)| key).filter(|key| seen.insert(key.clone()))),
+            // Told when it is its turn, unless no row is better.
+            Err(e) => bad = bad.or_else(|| Some(row.bad_json(&e))),
+        }
+    }
+    match bad {
+        Some(e) if keys.is_empty() => Err(e),
+        _ if rows.count() == 0 => Err(Error::Input(format!("{} has no row", path.display()))),
+        _ => Ok(keys),
+    }
 }
 
 fn begins_a_list(path: &Path) -> Result<bool, Error> {
@@ -84,7 +102,7 @@ fn begins_a_list(path: &Path) -> Result<bool, Error> {
 fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Quotes::of(file, delimiter));
     let wrong = |e: csv::Error| match e.into_kind() {
         csv::ErrorKind::Io(e) => Error::read(path, e),
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
@@ -102,11 +120,26 @@ fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, O
     if let Some(first) = names.first_mut() {
         *first = first.trim_start_matches('\u{feff}').to_owned();
     }
+    let unclosed = |line: u64| {
+        format!("{name}:{line}: a quote is opened here and never closed, so the rest of the file is one field")
+    };
+    if let Some(line) = reader.get_ref().unclosed() {
+        return Err(Error::Input(unclosed(line)));
+    }
     let picked = pick(&names)?;
     let mut spool = Spool::new()?;
-    let (mut record, mut bad) = (csv::StringRecord::new(), 0_u64);
+    let (mut record, mut bad, mut notes) = (csv::StringRecord::new(), 0_u64, Vec::new());
     loop {
-        match reader.read_record(&mut record).map_err(wrong) {
+        let read = reader.read_record(&mut record);
+        if let Some(line) = reader.get_ref().unclosed() {
+            let what = unclosed(line);
+            if !lenient {
+                return Err(Error::Input(format!("{what}: close it, or pass --lenient to leave that out")));
+            }
+            notes.push(format!("{what}; left out"));
+            break;
+        }
+        match read.map_err(wrong) {
             Ok(false) => break,
             Ok(true) => {
                 let fields = names.iter().zip(&record).filter(|(name, _)| picked.contains(name));
@@ -117,6 +150,8 @@ fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, O
             Err(e) => return Err(e),
         }
     }
-    let note = (bad > 0).then(|| format!("{bad} bad lines of {name} were left out"));
-    Ok((spool.rows(name, ":")?, note))
+    if bad > 0 {
+        notes.push(format!("{bad} bad lines of {name} were left out"));
+    }
+    Ok((spool.rows(name, ":")?, (!notes.is_empty()).then(|| notes.join("; "))))
 }

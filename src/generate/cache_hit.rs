@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     Plan,
+    prefixes::Uses,
     random::{self, Random},
     warn,
     writer::Writer,
@@ -101,7 +102,9 @@ impl Wish {
         }
         // Rounding leaves part of a block; a little more where prompts are too short for what the last ones owe.
         let left = (self.ratio * total - given).abs();
-        (left <= f64::from(self.block).max(total * 0.005)).then_some(shares)
+        // In a short run that may be all of it.
+        let some = given > 0.0 || self.ratio <= 0.0;
+        (some && left <= f64::from(self.block).max(total * 0.005)).then_some(shares)
     }
 }
 
@@ -131,6 +134,11 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
     let random = Random::of(plan)?;
     let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX);
     let lengths = random::lengths(plan, &random)?;
+    let few = u32::try_from(plan.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
+    let rear = u32::try_from(random.rear()).unwrap_or(u32::MAX);
+    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
+    // A length and a share.
+    Uses::check(plan.num_prompts, 20, wish.prefixes)?;
     let prompts: Vec<(u32, bool)> = (0..plan.num_prompts)
         .map(|item| {
             let own = u32::try_from(lengths.of(plan.seed, item).0).unwrap_or(u32::MAX);
@@ -138,9 +146,6 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
             (own.saturating_add(overhead), warm)
         })
         .collect();
-    let few = u32::try_from(plan.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
-    let rear = u32::try_from(random.rear()).unwrap_or(u32::MAX);
-    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
     let Some(shares) = wish.shares(&prompts) else {
         return Err(Error::Usage(format!(
             "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
@@ -149,6 +154,7 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
         )));
     };
     tell(&prompts, &shares, &wish);
+    drop(prompts);
     writer.write_numbered(plan.num_prompts, |item| {
         let (own, output) = lengths.of(plan.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
@@ -205,6 +211,7 @@ mod tests {
         assert!(wish(0.9, 5).shares(&[(256, true); 10]).is_none());
         assert!(wish(0.5, 1).shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
         assert!(wish(0.5, 1).shares(&[(256, false); 100]).is_none());
+        assert!(wish(0.01, 1).shares(&[(256, true); 2]).is_none(), "5 tokens are less than half a block");
         assert!(wish(0.0, 1).shares(&[(256, true); 10]).unwrap().iter().all(|s| *s == Share::default()));
     }
 

@@ -1,9 +1,10 @@
 //! Chats for endpoints that take text: the model's template is applied here, as the server of a chat would apply it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Plan, fit::Framed};
+use super::{Plan, fit::Framed, media};
 use crate::{
+    data::Row,
     error::Error,
     record::{Prompt, SampleRequest},
     tokens::Chat,
@@ -15,19 +16,33 @@ const USED: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 /// The request as this run's endpoint takes it, and the length of its prompt if it became text here.
 ///
 /// With `--apply-chat-template` a text is a chat of one message. Without a template messages stay what they are: `vb-fire` says
-/// what to do if it is to send them as text.
-pub fn ready(mut request: SampleRequest, plan: &Plan, framed: Framed) -> Result<(SampleRequest, Option<usize>), Error> {
+/// what to do if it is to send them as text. Text has no place for images and sound, so messages with these are no text.
+pub fn ready(
+    row: &Row,
+    mut request: SampleRequest,
+    plan: &Plan,
+    framed: Framed,
+) -> Result<(SampleRequest, Option<usize>), Error> {
     if plan.chat {
         return Ok((request, None));
+    }
+    let media = request.messages.as_deref().and_then(media::beside_text);
+    if let Some(kind) = &media
+        && (!plan.takes_media || plan.apply_chat_template)
+    {
+        return Err(row.wrong(&format!(
+            "a message has a part of type `{kind}`, for which text has no place: images and sound need an API that takes them, \
+             as --backend openai-chat"
+        )));
     }
     if plan.apply_chat_template
         && let Some(Prompt::Text(text)) = &request.prompt
     {
-        request.messages = Some(vec![json!({"role": "user", "content": text})]);
+        request.messages = Some(chat_of(text));
         request.prompt = None;
     }
     let unasked = !plan.apply_chat_template && !framed.tokenizer.has_template();
-    if request.messages.is_none() || request.prompt.is_some() || unasked {
+    if request.messages.is_none() || request.prompt.is_some() || unasked || media.is_some() {
         return Ok((request, None));
     }
     let request = flattened(request, framed)?;
@@ -39,6 +54,21 @@ pub fn ready(mut request: SampleRequest, plan: &Plan, framed: Framed) -> Result<
 fn measured(request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
     let Some(Prompt::Text(text)) = &request.prompt else { return Ok(0) };
     framed.tokenizer.count(text)
+}
+
+/// A text as it is, or in the model's template; and its length.
+pub fn of_text(text: String, apply_template: bool, framed: Framed) -> Result<(SampleRequest, usize), Error> {
+    if apply_template {
+        let request = flattened(SampleRequest { messages: Some(chat_of(&text)), ..SampleRequest::default() }, framed)?;
+        let len = measured(&request, framed)?;
+        return Ok((request, len));
+    }
+    let len = framed.count(&text)?;
+    Ok((SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, len))
+}
+
+fn chat_of(text: &str) -> Vec<Value> {
+    vec![json!({"role": "user", "content": text})]
 }
 
 /// The request with its messages made into a prompt.

@@ -1,12 +1,13 @@
 //! Conversations as datasets hold them, in the ways of `ShareGPT` and of the `OpenAI` API.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, json};
 
 use super::{
     Plan,
     fit::Framed,
     length::OutputLen,
+    media,
     session::{self, Exchange, Session},
     writer::Fitted,
 };
@@ -17,8 +18,18 @@ use crate::error::Error;
 pub struct Message {
     #[serde(alias = "from", default)]
     role: String,
-    #[serde(alias = "value", default)]
+    #[serde(alias = "value", default, deserialize_with = "text")]
     content: Option<String>,
+}
+
+/// Text, or the texts of a list of parts.
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Array(parts) => media::said(&parts).map(Some).map_err(D::Error::custom),
+        _ => Err(D::Error::custom("the content is neither text nor a list of parts")),
+    }
 }
 
 /// Who speaks, whatever the dataset calls it.
@@ -95,6 +106,11 @@ impl Conversation {
         (opening, None)
     }
 
+    /// What the model says last.
+    pub fn last_answer(messages: Vec<Message>) -> Option<String> {
+        messages.into_iter().rfind(|message| message.speaker() == Some(Speaker::Model)).and_then(|last| last.content)
+    }
+
     /// A turn for each question, with the length of its answer, or the length that was asked for.
     pub fn session(self, plan: &Plan, framed: Framed) -> Result<Session, Error> {
         let exchanges = self.pairs.into_iter().map(|(user, reply)| {
@@ -155,5 +171,17 @@ mod tests {
         assert_eq!(conversation(empty).pairs, pairs(&[("a", "b")]));
         assert_eq!(conversation(json!([say("human", "a")])), Conversation::default());
         assert_eq!(conversation(json!([{"role": "user", "content": null}, say("gpt", "b")])).pairs, []);
+    }
+
+    #[test]
+    fn a_message_may_be_a_list_of_parts() {
+        let part = |text: &str| json!({"type": "text", "text": text, "index": null});
+        let parts = json!([part("a"), {"type": "image", "text": null, "index": 0}, part("b")]);
+        let asked = json!([{"role": "user", "content": parts}, {"role": "assistant", "content": [part("c")]}]);
+        assert_eq!(conversation(asked).pairs, pairs(&[("a\nb", "c")]));
+        let holds = json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]});
+        let error = serde_json::from_value::<Message>(holds).unwrap_err().to_string();
+        assert!(error.contains("--dataset-name custom"), "{error}");
+        assert!(serde_json::from_value::<Message>(json!({"role": "user", "content": 7})).is_err());
     }
 }

@@ -43,16 +43,26 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
 fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Result<(), Error> {
     let (input, name) = cli::open(path)?;
     let mut lines = Lines::new(input, name.clone());
+    let mut bad = 0_u64;
     while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
         let row = Row { json, place: format!("{name}:{}", lines.number()) };
         match request(&row, plan, framed) {
             Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_fitted(request, fitted))?,
-            Err(e @ Error::Input(_)) if plan.lenient => warn(format!("{e}; left out")),
+            Err(e @ Error::Input(_)) if plan.lenient => {
+                bad += 1;
+                // As of a file, one is shown and the rest are counted.
+                if bad == 1 {
+                    warn(format!("{e}; left out"));
+                }
+            }
             Err(e) => return Err(e),
         }
         // Whoever feeds the pipe line by line may wait for what comes out.
         writer.flush()?;
+    }
+    if bad > 1 {
+        warn(format!("{bad} bad rows were left out"));
     }
     if writer.written() == 0 {
         return Err(Error::Input(format!("{name} has no usable row")));
@@ -65,19 +75,31 @@ fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Resu
 
 fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
     let mut request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    let extra: Extra = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     request.expected_output_len = Some(match plan.output_len {
         Some(OutputLen::Tokens(n)) => n,
-        Some(OutputLen::PerRow) => extra.output_tokens.or(request.expected_output_len).ok_or_else(|| {
-            row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
-        })?,
+        Some(OutputLen::PerRow) => {
+            let Extra { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+            output_tokens.or(request.expected_output_len).ok_or_else(|| {
+                row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
+            })?
+        }
         None => request.expected_output_len.unwrap_or(plan.output_tokens()),
     });
+    if plan.generates && request.expected_output_len == Some(0) {
+        return Err(row.wrong("0 tokens to generate, which servers refuse: an answer has 1 at the least"));
+    }
     let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let folder = plan.file()?.parent().unwrap_or(Path::new(""));
     let parts = media.parts(row, folder)?;
     let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
-    let (mut request, counted) = chat_text::ready(request, plan, framed)?;
+    if let Some(content) = &content {
+        request.messages = Some(vec![json!({"role": "user", "content": content})]);
+    }
+    // A template makes a text of no message too.
+    let (mut request, counted) = chat_text::ready(row, request, plan, framed)?;
+    if parts.is_empty() && request.multi_modal_data.is_none() && (asks_nothing(&request) || content == Some(vec![])) {
+        return Err(row.wrong("the prompt is empty, which servers refuse"));
+    }
     let counted = match (counted, &content) {
         (Some(counted), _) => Some(counted),
         (None, Some(content)) => Some(framed.count(&media::text(content))?),
@@ -88,11 +110,20 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
         (None, Some(counted)) => counted,
         (None, None) => measure(row, &request, framed, !parts.is_empty())?,
     };
-    if let Some(content) = content {
-        request.messages = Some(vec![json!({"role": "user", "content": content})]);
-    }
     media::attach(row, &mut request, parts, plan)?;
     Ok(Some((request, Fitted::as_is(measured))))
+}
+
+/// Whether there is a prompt without anything in it.
+fn asks_nothing(request: &SampleRequest) -> bool {
+    match (&request.prompt, &request.messages) {
+        (Some(Prompt::Text(text)), _) => text.is_empty(),
+        (Some(Prompt::Ids(ids)), _) => ids.is_empty(),
+        (Some(Prompt::Texts(texts)), _) => texts.iter().any(String::is_empty),
+        (Some(Prompt::IdLists(lists)), _) => lists.iter().any(Vec::is_empty),
+        (None, Some(messages)) => messages.is_empty(),
+        (None, None) => false,
+    }
 }
 
 /// The number of prompt tokens that the server will report. What images and sound become is the model's affair.

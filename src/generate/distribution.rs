@@ -194,6 +194,8 @@ mod tests {
             assert!((got - share).abs() < 0.01, "{k}: {got}");
         }
         assert_eq!(drawn("zipf:1,9,min=9", 5), [9; 5]);
+        // 10 to the power of -400 is no double, but 1 to any power is.
+        assert_eq!(drawn("zipf:400,4096,min=10", 5), [10; 5]);
     }
 
     #[test]

@@ -11,18 +11,18 @@ use crate::{cli, error::Error, rng, units::MOST_TOKENS};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct LengthArgs {
     /// Draw prompt lengths: uniform:A,B, normal:MEAN,SD, lognormal:MEAN,SD or zipf:ALPHA,MAX, each with ,min=N and
-    /// ,max=N if wanted (random).
+    /// ,max=N if wanted (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     input_dist: Option<Distribution>,
-    /// Draw answer lengths, in the same ways (random).
+    /// Draw answer lengths, in the same ways (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     output_dist: Option<Distribution>,
     /// Draw pairs of lengths from the columns `input` and `output` of a CSV file; with --disable-shuffle in its order,
-    /// round and round (random).
+    /// round and round (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "FILE")]
     lengths: Option<PathBuf>,
-    /// Lengths as genai-bench writes them: D(100,100), N(480,240)/(300,150) or U(50,100)/(200,250). Of several, each
-    /// request draws one; it goes into the tag `scenario` (random).
+    /// Lengths as genai-bench writes them: D(100,100), N(480,240)/(300,150), U(50,100)/(200,250) or U(100,200), the most of each. Of
+    /// several, each request draws one; it goes into the tag `scenario` (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "SCENARIO", action = ArgAction::Append, num_args(1..))]
     scenario: Vec<Scenario>,
 }
@@ -71,8 +71,12 @@ impl std::str::FromStr for Scenario {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is not a scenario: write D(100,100), N(480,240)/(300,150) or U(50,100)/(200,250)");
+        let wrong = || {
+            let elsewhere = elsewhere(text).map_or_else(String::new, |how| format!("; {how}"));
+            format!(
+                "`{text}` is not a scenario: write D(100,100), N(480,240)/(300,150), U(50,100)/(200,250) or U(100,200){elsewhere}"
+            )
+        };
         let name: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let (kind, rest) = name.split_at_checked(1).ok_or_else(wrong)?;
         let pairs = rest.split('/').map(pair).collect::<Option<Vec<[u32; 2]>>>().ok_or_else(wrong)?;
@@ -81,11 +85,23 @@ impl std::str::FromStr for Scenario {
         let (input, output) = match (kind, &pairs[..]) {
             ("D" | "d", [[input, output]]) => (uniform([*input, *input]), uniform([*output, *output])),
             ("N" | "n", [input, output]) => (normal(*input), normal(*output)),
+            ("U" | "u", [[input, output]]) => (uniform([1, *input]), uniform([1, *output])),
             ("U" | "u", [input, output]) => (uniform(*input), uniform(*output)),
             _ => return Err(wrong()),
         };
         let told = |what: String| format!("`{text}`: {what}");
         Ok(Scenario { name: name.clone(), input: input.map_err(told)?, output: output.map_err(told)? })
+    }
+}
+
+/// Where to find what genai-bench has scenarios for that are no lengths.
+fn elsewhere(text: &str) -> Option<&'static str> {
+    match text.trim().split('(').next()? {
+        "E" | "e" => Some("texts to embed are --input-len N with --backend openai-embeddings"),
+        "R" | "r" => Some("documents to rank are --dataset-name random-rerank"),
+        "P" | "p" => Some("prompts behind prefixes are --dataset-name prefix_repetition, or --prefix-len N"),
+        "I" | "i" => Some("images are --dataset-name random-mm"),
+        _ => None,
     }
 }
 
@@ -125,12 +141,18 @@ pub enum Draws {
 
 impl Draws {
     /// By the flags, whose other lengths are in `ranges`. No prompt is drawn that has no token of its own beside the
-    /// `overhead` that the server adds.
-    pub fn of(args: &LengthArgs, ranges: Lengths, overhead: u32, in_order: bool) -> Result<Self, Error> {
+    /// `overhead` that the server adds, and no answer without a token, unless nothing is generated.
+    pub fn of(
+        args: &LengthArgs,
+        ranges: Lengths,
+        overhead: u32,
+        in_order: bool,
+        generates: bool,
+    ) -> Result<Self, Error> {
         let usage = |what: String| Error::Usage(format!("lengths: {what}"));
         let roomy = |input: &Distribution| input.at_least(overhead + 1).map_err(usage);
         if let Some(path) = &args.lengths {
-            return Ok(Draws::Pairs { pairs: pairs(path)?, in_order });
+            return Ok(Draws::Pairs { pairs: pairs(path, generates)?, in_order });
         }
         if !args.scenario.is_empty() {
             let with_room = |s: &Scenario| Ok(Scenario { input: roomy(&s.input)?, ..s.clone() });
@@ -185,13 +207,19 @@ impl Draws {
 }
 
 /// The pairs of a file: 8 bytes are kept of each.
-fn pairs(path: &Path) -> Result<Vec<(u32, u32)>, Error> {
+fn pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
     let (input, name) = cli::open(path)?;
     let mut table = Table::new(input, name.clone())?;
     let (input, output) = (table.column("input")?, table.column("output")?);
     let mut pairs = Vec::new();
+    let count = |table: &Table<_>, column, least: u32| {
+        let length = |text: &str| text.parse().ok().filter(|length| (least..=MOST_TOKENS).contains(length));
+        table
+            .field(column, length)
+            .map_err(|e| Error::Input(format!("{e}: lengths are from {least} to {MOST_TOKENS} tokens")))
+    };
     while table.advance()? {
-        pairs.push((table.count(input)?, table.count(output)?));
+        pairs.push((count(&table, input, 1)?, count(&table, output, u32::from(generates))?));
     }
     if pairs.is_empty() {
         return Err(Error::Input(format!("{name} has no pair of lengths")));
@@ -215,8 +243,22 @@ mod tests {
         let fixed: Scenario = "D(100,64)".parse().unwrap();
         assert_eq!(fixed.output, Distribution::uniform(64, 64).unwrap());
         assert!("N(480,240)/(300,150)".parse::<Scenario>().is_ok());
-        for text in ["", "D", "D(1)", "D(1,2)/(3,4)", "N(1,2)", "E(1024)", "U(9,5)/(1,2)", "é(1,2)"] {
+        let most: Scenario = "U(100,200)".parse().unwrap();
+        assert_eq!(
+            (most.input, most.output),
+            (Distribution::uniform(1, 100).unwrap(), Distribution::uniform(1, 200).unwrap())
+        );
+        for text in ["", "D", "D(1)", "D(1,2)/(3,4)", "N(1,2)", "E(1024)", "U(9,5)/(1,2)", "U(0,5)", "é(1,2)"] {
             assert!(text.parse::<Scenario>().is_err(), "{text}");
+        }
+        for (text, word) in [
+            ("E(1024)", "openai-embeddings"),
+            ("R(1024,100)", "random-rerank"),
+            ("P(2000,500)/200", "prefix_repetition"),
+            ("I(512,512)", "random-mm"),
+        ] {
+            let error = text.parse::<Scenario>().unwrap_err();
+            assert!(error.contains(word), "{error}");
         }
     }
 
@@ -225,7 +267,7 @@ mod tests {
         let ranges = Lengths { input: Range::around(100, 0.5), output: Range::around(10, 0.0) };
         let draws = |output: &str| {
             let args = LengthArgs { output_dist: Some(output.parse().unwrap()), ..LengthArgs::default() };
-            Draws::of(&args, ranges, 7, false).unwrap()
+            Draws::of(&args, ranges, 7, false, true).unwrap()
         };
         let (a, b) = (draws("normal:50,20"), draws("zipf:1,100"));
         for item in 0..200 {
@@ -238,8 +280,8 @@ mod tests {
     fn a_prompt_has_a_token_beside_what_the_server_adds() {
         let args = LengthArgs { input_dist: Some("uniform:1,40".parse().unwrap()), ..LengthArgs::default() };
         let ranges = Lengths { input: Range::around(1, 0.0), output: Range::around(10, 0.0) };
-        let draws = Draws::of(&args, ranges, 30, false).unwrap();
+        let draws = Draws::of(&args, ranges, 30, false, true).unwrap();
         assert!((0..200).all(|item| draws.draw(SEED, item).input > 30));
-        assert!(Draws::of(&args, ranges, 40, false).is_err());
+        assert!(Draws::of(&args, ranges, 40, false, true).is_err());
     }
 }

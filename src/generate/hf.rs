@@ -70,7 +70,8 @@ impl HfArgs {
 const WHAT: [&str; 5] = ["prompt", "messages", "output", "image", "audio"];
 
 /// What columns are called, the surest names first.
-const PROMPTS: &[&str] = &["prompt", "question", "instruction", "problem", "query", "text", "input", "content"];
+const PROMPTS: &[&str] =
+    &["prompt", "question", "instruction", "problem", "query", "text", "input", "content", "turns"];
 const MESSAGES: &[&str] = &["messages", "conversations", "conversation"];
 const OUTPUTS: &[&str] = &["output", "response", "answer", "completion", "solution", "chosen"];
 
@@ -82,6 +83,8 @@ const MEDIA: &[&str] = &["image", "images", "audio"];
 struct Columns {
     /// The prompt, or the conversation; `None`: there are images or sound alone.
     input: Option<String>,
+    /// What an instruction is about, as Alpaca has it: it follows the prompt.
+    context: Option<String>,
     output: Option<String>,
     image: Option<String>,
     audio: Option<String>,
@@ -93,14 +96,14 @@ impl Columns {
     /// By the flags, else by their names.
     fn of(args: &HfArgs, names: &[String], path: &str) -> Result<Self, Error> {
         let there = |column: &str| names.iter().any(|name| name == column);
-        let missing = |what: &str| {
+        let missing = |what: &str, kind: &str| {
             Error::Usage(format!(
-                "{path} has {what}; its columns: {}; name one with --hf-column prompt=NAME",
+                "{path} has {what}; its columns: {}; name one with --hf-column {kind}=NAME",
                 names.join(", ")
             ))
         };
         let asked = |what: &str| match args.named(what) {
-            Some(column) if !there(column) => Err(missing(&format!("no column `{column}`"))),
+            Some(column) if !there(column) => Err(missing(&format!("no column `{column}`"), what)),
             column => Ok(column),
         };
         // A column that was named is not something else as well.
@@ -111,25 +114,29 @@ impl Columns {
             return Err(Error::Usage("a prompt and messages: name the column of one of them, not of both".into()));
         }
         let input = prompt.or(messages).or_else(|| usual(MESSAGES)).or_else(|| usual(PROMPTS));
-        let (image, audio) = (asked("image")?, asked("audio")?);
+        let (output, image, audio) = (asked("output")?, asked("image")?, asked("audio")?);
         if input.is_none() && image.is_none() && audio.is_none() {
-            return Err(missing("no column with a usual name"));
+            return Err(missing("no column with a usual name", "prompt"));
         }
-        let output = asked("output")?.or_else(|| usual(OUTPUTS)).filter(|column| Some(*column) != input);
+        let answers = || OUTPUTS.iter().copied().find(|name| there(name) && free(name) && Some(*name) != input);
+        let output = output.filter(|column| Some(*column) != input).or_else(answers);
+        let context = (prompt.is_none() && input == Some("instruction")).then(|| usual(&["input"])).flatten();
         let unsent = usual(MEDIA).filter(|column| ![input, output].contains(&Some(*column)));
-        let [input, output, image, audio, unsent] =
-            [input, output, image, audio, unsent].map(|column| column.map(str::to_owned));
-        Ok(Columns { input, output, image, audio, unsent })
+        let [input, context, output, image, audio, unsent] =
+            [input, context, output, image, audio, unsent].map(|column| column.map(str::to_owned));
+        Ok(Columns { input, context, output, image, audio, unsent })
     }
 
     fn names(&self) -> Vec<String> {
-        [&self.input, &self.output, &self.image, &self.audio].into_iter().flatten().cloned().collect()
+        let all = [&self.input, &self.context, &self.output, &self.image, &self.audio];
+        all.into_iter().flatten().cloned().collect()
     }
 
     fn said(&self) -> String {
         let of = |what: &str, column: &Option<String>| column.as_ref().map(|column| format!("{what} in `{column}`"));
         let said = [
             of("prompts", &self.input),
+            of("what they are about", &self.context),
             of("real answers", &self.output),
             of("images", &self.image),
             of("sound", &self.audio),
@@ -168,7 +175,8 @@ enum Input {
 /// The cells of a row, by their columns.
 struct Cells {
     input: Option<Input>,
-    output: Option<String>,
+    /// The real answer, as it stands there.
+    output: Value,
     /// Content parts.
     media: Vec<Value>,
 }
@@ -180,7 +188,14 @@ fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
     let name = columns.input.as_deref().unwrap_or_default();
     let input = match take(&columns.input) {
         Value::Null => None,
-        Value::String(text) => Some(Input::Text(text)),
+        Value::String(text) => match take(&columns.context) {
+            Value::String(context) if !context.trim().is_empty() => Some(Input::Text(format!("{text}\n\n{context}"))),
+            _ => Some(Input::Text(text)),
+        },
+        // Questions that follow each other, as MT-Bench's: the later ones are about answers that are not there.
+        Value::Array(list) if list.first().is_some_and(Value::is_string) => {
+            list[0].as_str().map(|text| Input::Text(text.to_owned()))
+        }
         Value::Array(list) => {
             // Some datasets have a list of turns, each a list of messages.
             let messages: Vec<Value> = list
@@ -195,14 +210,32 @@ fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
         }
         _ => return Err(row.wrong(&format!("`{name}` is neither text nor a list of messages"))),
     };
-    let output = match take(&columns.output) {
-        Value::String(text) => Some(text),
-        _ => None,
-    };
+    let output = take(&columns.output);
     let folder = plan.file()?.parent().unwrap_or(Path::new(""));
     let mut media = media::images(row, folder, &take(&columns.image))?;
     media.extend(media::sounds(row, folder, &take(&columns.audio))?);
     Ok(Cells { input, output, media })
+}
+
+/// The real answer of a cell: text or a number, the first of several texts, or what a model says last in a conversation.
+fn real_answer(row: &Row, columns: &Columns, cell: Value) -> Result<Option<String>, Error> {
+    let wrong = || {
+        let name = columns.output.as_deref().unwrap_or_default();
+        row.wrong(&format!(
+            "`{name}` is no answer: neither text, a number, a list of texts nor one of messages; --hf-column output=NAME names \
+             another column, and with --output-len none is needed"
+        ))
+    };
+    match cell {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Bool(_) | Value::Number(_) => Ok(Some(cell.to_string())),
+        Value::Array(list) if list.iter().all(Value::is_string) => {
+            Ok(list.first().and_then(Value::as_str).map(str::to_owned))
+        }
+        list @ Value::Array(_) => serde_json::from_value(list).map(Conversation::last_answer).map_err(|_| wrong()),
+        Value::Object(_) => Err(wrong()),
+    }
 }
 
 fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Session, Error> {
@@ -223,25 +256,28 @@ fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
 /// The prompt, or a conversation up to its first answer.
 fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
     let Cells { input, output, media } = cells(row, columns, plan)?;
-    let (request, output) = match input {
+    let (request, answer) = match input {
         Some(Input::Text(text)) if !text.trim().is_empty() => {
-            (SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, output)
+            (SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, None)
         }
         Some(Input::Chat(messages)) => {
             let (messages, answer) = Conversation::opening(messages);
             if messages.is_empty() {
                 return Ok(None);
             }
-            (SampleRequest { messages: Some(messages), ..SampleRequest::default() }, answer.or(output))
+            (SampleRequest { messages: Some(messages), ..SampleRequest::default() }, answer)
         }
-        None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), output),
+        None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), None),
         _ => return Ok(None),
     };
-    let (mut request, counted) = chat_text::ready(request, plan, framed)?;
-    request.expected_output_len = match (plan.output_len, output) {
-        (Some(OutputLen::Tokens(n)), _) => Some(n),
-        (_, Some(answer)) => u32::try_from(framed.tokenizer.count(&answer)?.max(1)).ok(),
-        _ => Some(plan.output_tokens()),
+    let (mut request, counted) = chat_text::ready(row, request, plan, framed)?;
+    request.expected_output_len = match plan.output_len {
+        Some(OutputLen::Tokens(n)) => Some(n),
+        _ if !plan.generates => None,
+        _ => match answer.map_or_else(|| real_answer(row, columns, output), |answer| Ok(Some(answer)))? {
+            Some(answer) => u32::try_from(framed.tokenizer.count(&answer)?.max(1)).ok(),
+            None => Some(plan.output_tokens()),
+        },
     };
     let len = match (counted, &request.messages, &request.prompt) {
         (Some(len), ..) => len,
@@ -277,13 +313,19 @@ mod tests {
             Ok((None, Some("text".into())))
         );
         assert_eq!(columns(&[("output", "o"), ("messages", "m")], &["o", "m"]), some("m", "o"));
+        // What is the prompt is no answer, but another column may be.
+        assert_eq!(columns(&[("prompt", "output")], &["output", "answer"]), some("output", "answer"));
     }
 
     #[test]
     fn a_column_that_is_not_there_is_refused_with_those_that_are() {
-        for (flags, names) in [(&[][..], &["a", "b"][..]), (&[("prompt", "c")], &["a", "b"])] {
-            let error = columns(flags, names).unwrap_err();
-            assert!(error.contains("its columns: a, b") && error.contains("--hf-column prompt=NAME"), "{error}");
+        for (flags, cure) in [
+            (&[][..], "--hf-column prompt=NAME"),
+            (&[("prompt", "c")], "--hf-column prompt=NAME"),
+            (&[("output", "c")], "--hf-column output=NAME"),
+        ] {
+            let error = columns(flags, &["a", "b"]).unwrap_err();
+            assert!(error.contains("its columns: a, b") && error.contains(cure), "{error}");
         }
     }
 }

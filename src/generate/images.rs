@@ -16,13 +16,16 @@ use crate::{
 };
 
 const HEADING: &str = "Dataset random-mm";
+/// The most images that a request may be asked to have, and the most pixels of one: each must fit the memory.
+const MOST_ITEMS: u32 = 1024;
+const MOST_PIXELS: u32 = 1 << 26;
 
 /// The flags of random-mm.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
 pub struct ImageArgs {
     /// Images in each request.
-    #[arg(long, help_heading = HEADING, value_name = "N", default_value_t = 1)]
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_ITEMS)))]
     random_mm_base_items_per_request: u32,
     /// Vary their number by up to this share either way.
     #[arg(long, help_heading = HEADING, value_name = "RATIO", default_value = "0", value_parser = parse_share)]
@@ -79,8 +82,7 @@ impl FromStr for Buckets {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // vLLM takes Python's own notation, whose keys are bare.
-        let quoted = if text.contains('"') { text.to_owned() } else { text.replace('(', "\"(").replace(')', ")\"") };
+        let quoted = if text.contains('"') { text.to_owned() } else { from_python(text) };
         let object: Object = serde_json::from_str(&quoted).map_err(|_| {
             format!(
                 "`{text}` is no set of sizes: write {{\"(256,256,1)\":0.5,\"(720,1280,1)\":0.5}} or {{\"256x256\":1}}"
@@ -102,8 +104,17 @@ impl FromStr for Buckets {
         if sizes.is_empty() {
             return Err(format!("`{text}` has no size that comes at all"));
         }
+        if !weights.iter().sum::<f64>().is_finite() {
+            return Err(format!("the numbers of `{text}` are too large to add up"));
+        }
         Ok(Buckets { sizes, weighted: Weighted::new(weights) })
     }
+}
+
+/// Python's own notation, which vLLM takes, as JSON: its keys are bare, and `.5` is a number.
+fn from_python(text: &str) -> String {
+    let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    dense.replace('(', "\"(").replace(')', ")\"").replace(":.", ":0.").replace(",}", "}")
 }
 
 impl Buckets {
@@ -124,6 +135,9 @@ fn size(key: &str) -> Result<Option<Size>, String> {
         .collect::<Option<_>>()
         .ok_or_else(wrong)?;
     match parts[..] {
+        [height, width] | [height, width, 1] if u32::from(height) * u32::from(width) > MOST_PIXELS => {
+            Err(format!("`{key}` is too large: {MOST_PIXELS} pixels are the most"))
+        }
         [height, width] | [height, width, 1] => Ok(Some(Size { height, width })),
         [_, _, _] => Ok(None),
         _ => Err(wrong()),
@@ -180,6 +194,7 @@ mod tests {
             r#"{"(256,128,1)":0.5,"(720, 1280, 1)":0.25,"(720,1280,16)":0}"#,
             "{(256, 128, 1): 0.5, (720, 1280, 1): 0.25, (720, 1280, 16): 0.0}",
             r#"{"256x128":0.5,"720x1280x1":0.25}"#,
+            "{(256,128,1): .5, (720,1280,1):.25,}",
         ] {
             assert_eq!(text.parse(), Ok(want.clone()), "{text}");
         }
@@ -189,6 +204,8 @@ mod tests {
             (r#"{"256":1}"#, "is no size"),
             (r#"{"256x256":-1}"#, "0 or more"),
             (r#"{"256x256":0}"#, "no size that comes"),
+            (r#"{"8x8":1e308,"16x8":1e308}"#, "too large to add up"),
+            (r#"{"8193x8192":1}"#, "67108864 pixels are the most"),
             ("256x256", "is no set of sizes"),
         ] {
             let error = text.parse::<Buckets>().unwrap_err();

@@ -50,6 +50,20 @@ impl std::str::FromStr for OutputLen {
     }
 }
 
+/// How near a number must be to a whole one to be that: 100 · 1.1 is a little more than 110 in floating point, and no ratio that people
+/// write comes this near.
+const HAIR: f64 = 1e-7;
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
+fn floor(x: f64) -> u64 {
+    (x + HAIR).floor() as u64
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as above
+fn ceil(x: f64) -> u64 {
+    (x - HAIR).ceil() as u64
+}
+
 /// A uniform draw of whole numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -59,24 +73,21 @@ pub struct Range {
 
 impl Range {
     /// SGLang's rule: ⌊n·r⌋ to n, and 1 at the least.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
     pub fn up_to(n: u32, ratio: f64) -> Self {
-        Range { low: ((f64::from(n) * ratio).floor() as u64).max(1), high: u64::from(n).max(1) }
+        Range { low: floor(f64::from(n) * ratio).max(1), high: u64::from(n).max(1) }
     }
 
     /// ⌊n(1−r)⌋ to ⌈n(1+r)⌉, from 0 and up to `most`; `None` if all of that is above it.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
     pub fn around_within(n: u32, ratio: f64, most: u32) -> Option<Self> {
-        let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
-        let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
+        let low = floor(f64::from(n) * (1.0 - ratio));
+        let high = ceil(f64::from(n) * (1.0 + ratio));
         (low <= u64::from(most)).then(|| Range { low, high: high.min(u64::from(most)) })
     }
 
     /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
     pub fn around(n: u32, ratio: f64) -> Self {
-        let low = (f64::from(n) * (1.0 - ratio)).floor() as u64;
-        let high = (f64::from(n) * (1.0 + ratio)).ceil() as u64;
+        let low = floor(f64::from(n) * (1.0 - ratio));
+        let high = ceil(f64::from(n) * (1.0 + ratio));
         Range { low: low.max(1), high: high.max(1) }
     }
 
@@ -133,6 +144,20 @@ mod tests {
         assert_eq!(Range::around(1024, 0.0), Range { low: 1024, high: 1024 });
         assert_eq!(Range::around(128, 0.3), Range { low: 89, high: 167 });
         assert_eq!(Range::around(1, 0.9), Range { low: 1, high: 2 });
+    }
+
+    #[test]
+    fn the_ends_of_a_range_are_exact_where_floating_point_is_not() {
+        for n in 0..2000_u32 {
+            for hundredths in 0..100_u32 {
+                let ratio = f64::from(hundredths) / 100.0;
+                let low = u64::from(n * (100 - hundredths) / 100);
+                let high = u64::from((n * (100 + hundredths)).div_ceil(100));
+                assert_eq!(Range::around(n, ratio), Range { low: low.max(1), high: high.max(1) }, "{n} ± {ratio}");
+                assert_eq!(Range::around_within(n, ratio, u32::MAX), Some(Range { low, high }), "{n} ± {ratio}");
+                assert_eq!(Range::up_to(n, ratio).low, u64::from(n * hundredths / 100).max(1), "{n} · {ratio}");
+            }
+        }
     }
 
     #[test]

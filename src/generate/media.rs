@@ -40,6 +40,29 @@ pub fn text(content: &[Value]) -> String {
     content.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
+/// What the first part of these messages is that is no text; `None`: all is text.
+pub fn beside_text(messages: &[Value]) -> Option<String> {
+    let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
+    let mut others = parts.filter(|part| !part.is_string() && !part["text"].is_string());
+    others.next().map(|part| part["type"].as_str().unwrap_or("unknown").to_owned())
+}
+
+/// The text of a message in parts, as datasets hold them: their images stand in a column of their own, so that a part of one is only
+/// a place.
+pub fn said(content: &[Value]) -> Result<String, String> {
+    let holds = |part: &&Value| {
+        let keys = ["image", "image_url", "audio", "audio_url", "input_audio", "video", "video_url"];
+        !part["text"].is_string() && keys.iter().any(|key| !part[key].is_null())
+    };
+    match content.iter().find(holds) {
+        Some(part) => Err(format!(
+            "a part of type `{}` holds what it shows: --dataset-name custom sends such messages",
+            part["type"].as_str().unwrap_or("unknown")
+        )),
+        None => Ok(text(content)),
+    }
+}
+
 /// Puts the row's images and sound behind what the request has of the kind, for an API that takes them.
 pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &Plan) -> Result<(), Error> {
     if parts.is_empty() {
@@ -70,12 +93,7 @@ pub fn images(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Erro
 pub fn sounds(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
     each(cell, &mut |cell| match held(row, folder, cell)? {
         Held::Place(place) => audio(row, folder, place),
-        Held::Bytes(bytes, name) => {
-            let format = ending(name).or_else(|| sound_kind(&bytes).map(str::to_owned));
-            let format = format
-                .ok_or_else(|| row.wrong(&format!("{name} is no sound of a known kind: WAV, FLAC, Ogg or MP3")))?;
-            Ok(sound_part(&bytes, &format))
-        }
+        Held::Bytes(bytes, name) => sound_part(row, &bytes, name),
     })
 }
 
@@ -147,8 +165,9 @@ fn image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
 
 /// The bytes as an address.
 fn image_url(row: &Row, bytes: &[u8], name: &str) -> Result<String, Error> {
-    let kind = image_kind(bytes)
-        .ok_or_else(|| row.wrong(&format!("{name} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP")))?;
+    let kind = image_kind(bytes).ok_or_else(|| {
+        row.wrong(&format!("{} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP", short(name)))
+    })?;
     Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }
 
@@ -157,23 +176,53 @@ fn image_part(url: &str) -> Value {
 }
 
 fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
-    let format =
-        ending(file).ok_or_else(|| row.wrong(&format!("{file} has no ending, as .wav, that says what it is")))?;
-    Ok(sound_part(&read(row, folder, file)?, &format))
+    if let Some(bytes) = file.strip_prefix("data:") {
+        let bytes = bytes.split_once(";base64,").and_then(|(_, data)| STANDARD.decode(data).ok());
+        let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", short(file))))?;
+        return sound_part(row, &bytes, file);
+    }
+    if ["http://", "https://"].iter().any(|scheme| file.starts_with(scheme)) {
+        return Err(row.wrong(&format!(
+            "{} is an address, which the APIs take for images only: fetch the sound and name its file",
+            short(file)
+        )));
+    }
+    sound_part(row, &read(row, folder, file)?, file)
 }
 
-fn sound_part(bytes: &[u8], format: &str) -> Value {
-    json!({"type": "input_audio", "input_audio": {"data": STANDARD.encode(bytes), "format": format}})
+/// Sound of the kind that its bytes tell, or else the name.
+fn sound_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
+    let format = sound_kind(bytes).map(str::to_owned).or_else(|| ending(name)).ok_or_else(|| {
+        row.wrong(&format!(
+            "{} is no sound of a known kind: WAV, FLAC, Ogg or MP3, or with an ending that says it",
+            short(name)
+        ))
+    })?;
+    Ok(json!({"type": "input_audio", "input_audio": {"data": STANDARD.encode(bytes), "format": format}}))
 }
 
-fn ending(file: &str) -> Option<String> {
-    Path::new(file).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase)
+/// `wav` of `a.wav` and of `data:audio/wav;base64,…`.
+fn ending(name: &str) -> Option<String> {
+    if let Some(kind) = name.strip_prefix("data:") {
+        let kind = kind.split([';', ',']).next().and_then(|kind| kind.strip_prefix("audio/"));
+        return kind.map(|kind| kind.trim_start_matches("x-").to_owned());
+    }
+    Path::new(name).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase)
+}
+
+/// A name for a message: what stands where a file should may be megabytes of something else.
+fn short(name: &str) -> String {
+    const MOST: usize = 80;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 /// A file whose place is counted from the folder of the dataset.
 fn read(row: &Row, folder: &Path, file: &str) -> Result<Vec<u8>, Error> {
     let path = folder.join(file.strip_prefix("file://").unwrap_or(file));
-    std::fs::read(&path).map_err(|e| row.wrong(&format!("cannot read {}: {e}", path.display())))
+    std::fs::read(&path).map_err(|e| row.wrong(&format!("cannot read {}: {e}", short(&path.display().to_string()))))
 }
 
 /// By the first bytes, since endings lie.
@@ -194,7 +243,9 @@ fn sound_kind(bytes: &[u8]) -> Option<&'static str> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', ..] => Some("wav"),
         [b'f', b'L', b'a', b'C', ..] => Some("flac"),
         [b'O', b'g', b'g', b'S', ..] => Some("ogg"),
-        [b'I', b'D', b'3', ..] | [0xFF, 0xE0..=0xFF, ..] => Some("mp3"),
+        [b'I', b'D', b'3', ..] => Some("mp3"),
+        // A frame of layer III; AAC's begin alike, but have no layer.
+        [0xFF, second, ..] if second & 0xE6 == 0xE2 => Some("mp3"),
         _ => None,
     }
 }
@@ -209,5 +260,18 @@ mod tests {
         assert_eq!(image_kind(b"\x89PNG\r\n"), Some("png"));
         assert_eq!(image_kind(b"RIFF\0\0\0\0WEBPVP8 "), Some("webp"));
         assert_eq!(image_kind(b"RIFF\0\0\0\0WAVEfmt "), None);
+    }
+
+    #[test]
+    fn sound_is_told_by_its_first_bytes() {
+        assert_eq!(sound_kind(b"RIFF\0\0\0\0WAVEfmt "), Some("wav"));
+        assert_eq!([sound_kind(b"\xFF\xFB\x90"), sound_kind(b"\xFF\xF1\x50")], [Some("mp3"), None]);
+        let named = ["a.B/c.AAC", "data:audio/x-m4a;base64,AA==", "b"].map(ending);
+        assert_eq!(named, [Some("aac".to_owned()), Some("m4a".to_owned()), None]);
+    }
+
+    #[test]
+    fn long_names_are_cut_between_letters() {
+        assert_eq!((short("a.wav"), short(&"é".repeat(100))), ("a.wav".to_owned(), "é".repeat(80) + "…"));
     }
 }

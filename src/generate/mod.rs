@@ -33,6 +33,7 @@ mod spec_bench;
 mod speed_bench;
 mod table;
 mod trace;
+mod vllm;
 mod words;
 mod writer;
 
@@ -50,8 +51,10 @@ use self::{
     length::{OutputLen, RangeRatio},
     mix::MixArgs,
     multi_turn::Shape,
+    ordered::{AHEAD, FEW},
     session::{SessionArgs, SessionPlan},
     trace::Form,
+    vllm::VllmArgs,
     writer::Writer,
 };
 use crate::{
@@ -83,7 +86,7 @@ pub struct Args {
     /// Where prompts come from.
     #[arg(long, help_heading = DATASET, value_enum, default_value_t = DatasetName::Random)]
     dataset_name: DatasetName,
-    /// The dataset's file; `-` is standard input (custom, replay and traces).
+    /// The dataset's file; `-` is standard input (custom, replay and traces). sonnet takes its lines from it.
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     dataset_path: Option<PathBuf>,
     /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay, traces and mix].
@@ -145,7 +148,8 @@ pub struct Args {
     #[arg(long, help_heading = LENGTHS)]
     no_ignore_eos: bool,
 
-    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom and hf).
+    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom, hf, sharegpt,
+    /// Spec-Bench and SPEED-Bench).
     #[arg(long, help_heading = COUNTING)]
     apply_chat_template: bool,
     /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
@@ -194,6 +198,8 @@ pub struct Args {
     trace: trace::Flags,
     #[command(flatten)]
     flags: DatasetFlags,
+    #[command(flatten)]
+    vllm: VllmArgs,
     #[command(flatten, next_help_heading = OUTPUT)]
     config: ConfigFlag,
 }
@@ -245,7 +251,8 @@ enum DatasetName {
     Hf,
     /// Lines of Shakespeare's sonnets, built in.
     Sonnet,
-    /// Your own prompts: lines with `prompt` or `messages`.
+    /// Your own prompts: lines with `prompt` or `messages`, and images and sound.
+    #[value(aliases = ["custom_image", "custom_audio", "custom_mm"])]
     Custom,
     /// Requests or outcomes that were saved.
     Replay,
@@ -317,6 +324,8 @@ struct Plan {
     chat: bool,
     /// Whether images and sound may go with the text.
     takes_media: bool,
+    /// Whether the server generates tokens for these requests.
+    generates: bool,
     seed: u64,
     /// 0: all rows.
     num_prompts: u64,
@@ -372,13 +381,17 @@ impl Plan {
 impl Args {
     /// Checks what cannot be checked flag by flag.
     fn check(&self) -> Result<(), Error> {
-        use DatasetName::{Custom, GeneratedSharedPrefix, Hf, PrefixRepetition, Random, RandomMm, RandomRerank};
+        use DatasetName::{
+            Custom, GeneratedSharedPrefix, PrefixRepetition, Random, RandomMm, RandomRerank, Replay, Sonnet,
+        };
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let dataset = self.dataset_name;
         self.flags.check(dataset)?;
         self.lengths.check()?;
-        if (self.lengths.input() || self.lengths.output()) && dataset != Random {
-            return wrong("--input-dist, --output-dist, --lengths and --scenario work with --dataset-name random only");
+        if (self.lengths.input() || self.lengths.output()) && !matches!(dataset, Random | RandomMm) {
+            return wrong(
+                "--input-dist, --output-dist, --lengths and --scenario work with --dataset-name random and random-mm only",
+            );
         }
         if self.lengths.input() && (self.input_len.is_some() || self.range_ratio.input > 0.0) {
             return wrong("prompt lengths are said twice: leave out --input-len and --range-ratio");
@@ -422,8 +435,13 @@ impl Args {
         if !dataset.is_made_up() && self.dataset_path.is_none() {
             return wrong("this dataset needs a file: --dataset-path FILE");
         }
+        if dataset.is_made_up() && dataset != Sonnet && self.dataset_path.is_some() {
+            return wrong(
+                "this dataset reads no file: leave out --dataset-path, or name the file's dataset with --dataset-name",
+            );
+        }
         // Outcomes that are replayed get random prompts, which may share a prefix.
-        let prefix = self.prefix_len.is_some() && dataset != DatasetName::Replay;
+        let prefix = self.prefix_len.is_some() && dataset != Replay;
         if let Some(cure) = dataset.own_lengths()
             && (self.input_len.is_some() || prefix || self.range_ratio != RangeRatio::default())
         {
@@ -434,12 +452,23 @@ impl Args {
         if dataset.is_saved() && self.output_len.is_some() {
             return wrong("this dataset takes no --output-len: its answers are as long as it says");
         }
-        if dataset == DatasetName::Sonnet && self.range_ratio != RangeRatio::default() {
+        if dataset == Sonnet && self.range_ratio != RangeRatio::default() {
             return wrong("sonnet takes no --range-ratio: its prompts are whole lines, up to --input-len tokens");
         }
         if dataset == RandomRerank && (self.prefix_len.is_some() || self.no_ignore_eos) {
             return wrong("random-rerank takes no --prefix-len or --no-ignore-eos: nothing is generated");
         }
+        self.check_api()?;
+        self.vllm.check(dataset, self.apply_chat_template)?;
+        self.hf.check(dataset)?;
+        self.sessions.check(dataset, self.backend)
+    }
+
+    /// Checks that the API takes what the dataset has.
+    fn check_api(&self) -> Result<(), Error> {
+        use DatasetName::{Custom, Hf, Random, RandomMm, RandomRerank, Replay, Sharegpt, SpecBench, SpeedBench};
+        let wrong = |what: &str| Err(Error::Usage(what.into()));
+        let dataset = self.dataset_name;
         if dataset == RandomRerank && self.backend.is_chat() {
             return wrong(
                 "a query and documents are no chat: --dataset-name random-rerank is for --backend vllm-rerank",
@@ -448,19 +477,40 @@ impl Args {
         if dataset == RandomMm && !self.backend.is_chat() {
             return wrong("images need a chat: --dataset-name random-mm works with --backend openai-chat");
         }
-        if self.apply_chat_template && (self.backend.is_chat() || !matches!(dataset, Custom | Hf)) {
+        if self.backend == Backend::OpenaiAudio && !matches!(dataset, Custom | Hf | Replay) {
             return wrong(
-                "--apply-chat-template works with --backend openai and --dataset-name custom or hf only: \
-                 the server of a chat applies it itself",
+                "--backend openai-audio sends sound, of which this dataset has none: --dataset-name custom or hf",
             );
         }
-        self.hf.check(dataset)?;
-        self.sessions.check(dataset, self.backend)
+        let takes_lists = matches!(
+            self.backend,
+            Backend::OpenaiEmbeddings | Backend::VllmPooling | Backend::VllmRerank | Backend::Template
+        );
+        if dataset == Random && self.flags.batch()?.random_batch_size > 1 && !takes_lists {
+            return wrong(
+                "--random-batch-size is for APIs that take a list of texts: give --backend openai-embeddings or vllm-pooling",
+            );
+        }
+        let of_texts = matches!(dataset, Custom | Hf | Sharegpt | SpecBench | SpeedBench);
+        if self.apply_chat_template && (self.backend.is_chat() || !of_texts) {
+            return wrong(
+                "--apply-chat-template works with --backend openai and --dataset-name custom, hf, sharegpt, spec_bench or \
+                 speed_bench only: the server of a chat applies it itself",
+            );
+        }
+        Ok(())
     }
 
     /// Whether the server generates tokens for these requests. A template may.
     fn generates(&self) -> bool {
         self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, backend::Api::generates)
+    }
+
+    /// How many requests may wait for each thread that makes them.
+    fn ahead(&self) -> usize {
+        use DatasetName::{Custom, Hf, RandomMm};
+        let media = self.backend.takes_media() && matches!(self.dataset_name, RandomMm | Custom | Hf);
+        if media || self.sessions.multi_turn { FEW } else { AHEAD }
     }
 
     fn tokenizer(&self) -> Result<Tokenizer, Error> {
@@ -486,6 +536,7 @@ impl Args {
             tokenizer,
             chat,
             takes_media: self.backend.takes_media(),
+            generates: self.generates(),
             seed: self.seed,
             num_prompts: self.num_prompts.unwrap_or(
                 // Conversations that are counted are not cut.
@@ -534,8 +585,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let prefix = args.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", args.seed));
     let tags: Object = args.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let mut writer =
-        Writer::new(prefix, (!tags.is_empty()).then_some(tags), args.generates(), args.sessions.max_model_len);
+    let tags = (!tags.is_empty()).then_some(tags);
+    let mut writer = Writer::new(prefix, tags, args.generates(), args.ahead(), args.sessions.max_model_len);
     if let Some(Command::Mix(mix)) = &args.command {
         mix::run(mix, args.seed, args.num_prompts.unwrap_or(0), &mut writer)?;
         return writer.finish();

@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// How many finished items may wait for each thread: enough that none stands idle, few enough to need no memory.
 pub const AHEAD: usize = 16;
-/// As many where an item may be long.
+/// The same of items that may be large: conversations, images and sound.
 pub const FEW: usize = 1;
 
 /// What the taker is told.

@@ -67,16 +67,17 @@ impl Uses {
         Uses { prefixes, first }
     }
 
-    /// What is kept of each request must fit the memory.
+    /// What is kept of each request, `each` bytes, must fit the memory.
     ///
     /// # Errors
     /// There are too many of them, or of prefixes.
-    pub fn check(count: u64, prefixes: u32) -> Result<(), Error> {
-        const MOST: u64 = 1 << 30;
+    pub fn check(count: u64, each: u64, prefixes: u32) -> Result<(), Error> {
+        const MOST_BYTES: u64 = 1 << 32;
         const MOST_PREFIXES: u32 = 1 << 24;
-        if count > MOST || prefixes > MOST_PREFIXES {
+        let most = MOST_BYTES / each;
+        if count > most || prefixes > MOST_PREFIXES {
             return Err(Error::Usage(format!(
-                "{count} prompts behind {prefixes} prefixes are too many: a few bytes are kept of each, so {MOST} and \
+                "{count} prompts behind {prefixes} prefixes are too many: {each} bytes are kept of each, so {most} and \
                  {MOST_PREFIXES} are the most"
             )));
         }
@@ -144,7 +145,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let what = "what the server adds to a prompt";
     let suffix =
         length::rest("--prefix-repetition-suffix-len", args.prefix_repetition_suffix_len, random.overhead(), what)?;
-    Uses::check(plan.num_prompts, args.prefix_repetition_num_prefixes)?;
+    Uses::check(plan.num_prompts, 4, args.prefix_repetition_num_prefixes)?;
     let mut order = Uses::evenly(plan.num_prompts, args.prefix_repetition_num_prefixes);
     if plan.shuffle {
         rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));

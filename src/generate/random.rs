@@ -257,10 +257,9 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let batch = plan.flags.batch()?;
     let batched = batch.random_batch_size != 1 || batch.no_reranker;
-    let ranges_only = batched || plan.flags.cache.is_some();
-    if ranges_only && (plan.lengths.input() || plan.lengths.output()) {
+    if plan.flags.cache.is_some() && (plan.lengths.input() || plan.lengths.output()) {
         return Err(Error::Usage(
-            "--cache-hit-ratio and --random-batch-size go with --input-len, --output-len and --range-ratio only".into(),
+            "--cache-hit-ratio goes with --input-len, --output-len and --range-ratio only".into(),
         ));
     }
     if let Some(args) = &plan.flags.cache {
@@ -316,9 +315,9 @@ pub fn lengths(plan: &Plan, random: &Random) -> Result<Lengths, Error> {
 }
 
 /// The plan's lengths, wherever they come from.
-fn draws(plan: &Plan, random: &Random) -> Result<Draws, Error> {
+pub fn draws(plan: &Plan, random: &Random) -> Result<Draws, Error> {
     let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX - 1);
-    Draws::of(&plan.lengths, lengths(plan, random)?, overhead, !plan.shuffle)
+    Draws::of(&plan.lengths, lengths(plan, random)?, overhead, !plan.shuffle, plan.generates)
 }
 
 #[cfg(test)]

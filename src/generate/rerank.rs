@@ -2,6 +2,7 @@
 
 use super::{
     Plan,
+    draws::Draws,
     fit::Framed,
     length::{self, Range},
     random::{self, Random},
@@ -112,21 +113,29 @@ pub fn batches(plan: &Plan, args: &BatchArgs, writer: &mut Writer) -> Result<(),
     if args.no_reranker {
         return Err(Error::Usage("--no-reranker works with --dataset-name random-rerank only".into()));
     }
-    if plan.chat {
-        return Err(Error::Usage("--random-batch-size is for embeddings: a chat takes one text".into()));
-    }
     if args.random_batch_size == 0 {
         return Err(Error::Usage("--random-batch-size is 1 or more".into()));
     }
     let random = Random::of(plan)?;
-    let lengths = random::lengths(plan, &random)?;
+    let lengths = random::draws(plan, &random)?;
+    if matches!(lengths, Draws::Scenarios(_)) {
+        return Err(Error::Usage(
+            "--scenario is drawn for a request, and --random-batch-size puts several texts into each: say their lengths with \
+             --input-dist"
+                .into(),
+        ));
+    }
     let size = u64::from(args.random_batch_size);
     writer.write_numbered(plan.num_prompts, |item| {
         let (mut texts, mut lists) = (Vec::new(), Vec::new());
         let mut fitted = Fitted { want: 0, got: 0 };
         for number in item * size..(item + 1) * size {
-            let (prompt, one) = random.prompt(number, lengths.of(plan.seed, number).0)?;
-            fitted = Fitted { want: fitted.want + one.want, got: fitted.got + one.got };
+            let drawn = lengths.draw(plan.seed, number);
+            // As of single texts, of which what the server adds is a part.
+            let input = drawn.input as usize;
+            let (prompt, one) = random.prompt(number, input.saturating_sub(random.overhead()).max(1))?;
+            let want = input + random.shared() - random.overhead();
+            fitted = Fitted { want: fitted.want + want, got: fitted.got + one.got };
             match prompt {
                 Prompt::Text(text) => texts.push(text),
                 Prompt::Ids(ids) => lists.push(ids),

@@ -2,7 +2,7 @@
 
 use super::{
     Plan,
-    ordered::{AHEAD, FEW, More, Turn, ordered},
+    ordered::{More, Turn, ordered},
     session::Session,
     warn,
     writer::{Fitted, Writer},
@@ -96,7 +96,7 @@ fn once_through(
 ) -> Result<Vec<usize>, Error> {
     let (mut kept, mut bad, mut seen) = (Vec::new(), 0_u64, order.iter());
     ordered(
-        ahead(plan),
+        writer.ahead(),
         |item| usize::try_from(item).ok().and_then(|item| order.get(item)).map(|row| make(*row)),
         |turn| {
             let Turn::Item(outcome) = turn else { return writer.flush().map(|()| More::Yes) };
@@ -133,7 +133,7 @@ fn again(
 ) -> Result<(), Error> {
     let draw = |item| kept[rng::index(&mut rng::stream(plan.seed, "oversample", item), kept.len())];
     ordered(
-        ahead(plan),
+        writer.ahead(),
         |item| Some(make(draw(item))),
         |turn| {
             match turn {
@@ -151,11 +151,6 @@ fn again(
             Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
         },
     )
-}
-
-/// How many finished rows may wait for each thread.
-fn ahead(plan: &Plan) -> usize {
-    if plan.multi_turn { FEW } else { AHEAD }
 }
 
 fn write(plan: &Plan, made: Made, writer: &mut Writer) -> Result<(), Error> {

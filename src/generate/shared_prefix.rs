@@ -97,7 +97,7 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
         (Some(count), None) => count,
         (None, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
     };
-    Uses::check(count, groups)?;
+    Uses::check(count, 4, groups)?;
     let mut order = if zipf {
         let popularity = Weighted::zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
         let draw = |item| {

@@ -1,10 +1,12 @@
 //! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer has; with
 //! `--multi-turn` all of their questions, turn by turn.
 
-use serde::Deserialize;
+use std::sync::Once;
+
+use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    Plan,
+    Plan, chat_text,
     conversation::{Conversation, Message},
     fit::Framed,
     length::OutputLen,
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     data::{Row, Rows},
     error::Error,
-    record::{Prompt, SampleRequest},
+    record::SampleRequest,
 };
 
 /// What is read of a conversation.
@@ -24,6 +26,7 @@ use crate::{
 struct Opening {
     #[serde(default, alias = "conversation")]
     conversations: Vec<Turn>,
+    image: Option<IgnoredAny>,
 }
 
 /// What is read of a turn.
@@ -51,7 +54,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     if plan.multi_turn {
         return rows::run_sessions(plan, &rows, writer, |row| session(row, plan, framed));
     }
-    rows::run(plan, &rows, writer, |row| request(row, framed, plan.output_len))
+    rows::run(plan, &rows, writer, |row| request(row, plan.apply_chat_template, framed, plan.output_len))
 }
 
 /// What is read of a conversation of which all turns are taken.
@@ -66,11 +69,17 @@ fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Session, Error> {
     Conversation::of(conversations).session(plan, framed)
 }
 
-fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
+fn request(row: &Row, template: bool, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
+    static TOLD: Once = Once::new();
     let conversation: Opening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    if conversation.image.is_some() {
+        TOLD.call_once(|| {
+            warn(format!("{}: `image` is not sent: --dataset-name hf --hf-column image=image sends it", row.place));
+        });
+    }
     let mut turns = conversation.conversations.into_iter().map(|turn| turn.value);
     let (Some(Some(question)), Some(Some(answer))) = (turns.next(), turns.next()) else { return Ok(None) };
-    let prompt_len = framed.count(&question)?;
+    let (request, prompt_len) = chat_text::of_text(question, template, framed)?;
     if !(SHORTEST..=LONGEST_PROMPT).contains(&prompt_len) {
         return Ok(None);
     }
@@ -83,11 +92,7 @@ fn request(row: &Row, framed: Framed, output_len: Option<OutputLen>) -> Result<K
     if too_short || prompt_len + answer_len as usize > LONGEST {
         return Ok(None);
     }
-    let request = SampleRequest {
-        prompt: Some(Prompt::Text(question)),
-        expected_output_len: Some(answer_len),
-        ..SampleRequest::default()
-    };
+    let request = SampleRequest { expected_output_len: Some(answer_len), ..request };
     Ok(Some((request, Fitted::as_is(prompt_len))))
 }
 
@@ -105,7 +110,7 @@ mod tests {
         let turns =
             json!({"id": 1, "conversations": [{"from": "human", "value": text(question)}, {"value": text(answer)}]});
         let row = Row { json: turns.to_string().into(), place: String::new() };
-        let made = request(&row, Framed::new(&tokenizer, false).unwrap(), output_len).unwrap();
+        let made = request(&row, false, Framed::new(&tokenizer, false).unwrap(), output_len).unwrap();
         made.map(|(request, fitted)| (fitted.got, request.expected_output_len.unwrap()))
     }
 
@@ -129,7 +134,7 @@ mod tests {
     fn a_conversation_without_an_answer_is_left_out() {
         let tokenizer = Tokenizer::builtin().unwrap();
         let framed = Framed::new(&tokenizer, false).unwrap();
-        let made = |json: &str| request(&Row { json: json.into(), place: String::new() }, framed, None).unwrap();
+        let made = |json: &str| request(&Row { json: json.into(), place: String::new() }, false, framed, None).unwrap();
         for json in [
             r#"{"conversations":[{"value":"a b c d e"}]}"#,
             r#"{"conversations":[{"value":"a b c d e"},{"value":null}]}"#,

@@ -3,7 +3,7 @@
 use super::{
     Plan,
     fit::{Draft, Framed},
-    length,
+    length, warn,
     words::{Words, place},
     writer::{Fitted, Writer},
 };
@@ -22,30 +22,29 @@ struct Sonnets<'a> {
     framed: Framed<'a>,
     words: Words,
     seed: u64,
-    /// The task and the lines that all prompts share.
+    /// The task and the lines that all prompts share, with their line end.
     shared: String,
     /// Its tokens, with what the server adds.
     shared_len: usize,
     /// Its tokens, with what the server adds in front.
     shared_front: usize,
-    lines: Vec<&'static str>,
+    lines: Vec<String>,
     /// The lines' numbers as the seed shuffled them: prompts begin with one each.
     heads: Vec<usize>,
     tokens_per_line: usize,
 }
 
 impl<'a> Sonnets<'a> {
-    fn new(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
-        let lines: Vec<&str> = SONNETS.lines().collect();
+    fn new(framed: Framed<'a>, seed: u64, lines: Vec<String>, prefix_len: usize) -> Result<Self, Error> {
         let mut heads: Vec<usize> = (0..lines.len()).collect();
         rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
         // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
         let sample = lines.iter().take(100).map(|line| framed.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
-        let tokens_per_line = (sample / 100).max(1);
+        let tokens_per_line = (sample / lines.len().clamp(1, 100)).max(1);
         let words = Words::of(framed.tokenizer, seed)?;
         let shared = share(framed, &words, &lines, prefix_len, tokens_per_line)?;
-        let shared_len = framed.count(&shared)?;
-        let shared_front = (shared_len + framed.front()?).saturating_sub(framed.overhead()?);
+        let shared_tokens = framed.tokenizer.count(&shared)?;
+        let (shared_len, shared_front) = (shared_tokens + framed.overhead()?, shared_tokens + framed.front()?);
         Ok(Sonnets { framed, words, seed, shared, shared_len, shared_front, lines, heads, tokens_per_line })
     }
 
@@ -53,38 +52,63 @@ impl<'a> Sonnets<'a> {
     fn prompt(&self, item: u64, want: usize) -> Result<(String, Fitted), Error> {
         let mut rng = rng::stream(self.seed, "verse", item);
         let mut draft = Draft::after(&self.shared);
-        draft.push_line(self.lines[self.heads[place(item, self.heads.len())]]);
+        push_first(&mut draft, &self.lines[self.heads[place(item, self.heads.len())]]);
         for _ in 0..want.saturating_sub(self.shared_len) / self.tokens_per_line {
-            draft.push_line(self.lines[rng::index(&mut rng, self.lines.len())]);
+            draft.push_line(&self.lines[rng::index(&mut rng, self.lines.len())]);
         }
         let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
         Ok((text, Fitted { want, got }))
     }
 }
 
-/// The task, and the first lines up to `prefix_len` tokens in all; the task alone where that has more already.
+/// The task, and the first lines up to `prefix_len` tokens in all with the line end; the task alone where that has more already.
 fn share(
     framed: Framed,
     words: &Words,
-    lines: &[&str],
+    lines: &[String],
     prefix_len: usize,
     tokens_per_line: usize,
 ) -> Result<String, Error> {
-    let count = |text: &str| framed.tokenizer.count(text);
+    let count = |text: &str| framed.tokenizer.count(&format!("{text}\n"));
     if prefix_len <= count(TASK)? {
-        return Ok(TASK.into());
+        return Ok(format!("{TASK}\n"));
     }
     let mut draft = Draft::after(TASK);
     lines.iter().cycle().take(prefix_len / tokens_per_line + 1).for_each(|line| draft.push_line(line));
     // The same for every seed, as the lines are.
     let mut rng = rng::stream(0, "prefix", 0);
-    Ok(draft.fit(prefix_len, count, || words.draw(&mut rng))?.0)
+    Ok(draft.fit(prefix_len, count, || words.draw(&mut rng))?.0 + "\n")
+}
+
+/// The line of verse that follows a line end; each of its words may be cut off again.
+fn push_first(draft: &mut Draft, line: &str) {
+    line.split_inclusive(' ').for_each(|word| draft.push(word));
+}
+
+/// The lines of the dataset's file, or else of the sonnets.
+fn lines(plan: &Plan) -> Result<Vec<String>, Error> {
+    let verse = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
+    let Some(path) = &plan.dataset_path else { return Ok(verse(SONNETS)) };
+    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    let text = String::from_utf8(bytes).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
+    let lines: Vec<String> = verse(&text);
+    if lines.is_empty() {
+        return Err(Error::Input(format!("{} has no line", path.display())));
+    }
+    Ok(lines)
 }
 
 /// Writes `--num-prompts` requests of verse.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let framed = plan.framed()?;
-    let sonnets = Sonnets::new(framed, plan.seed, plan.prefix_len as usize)?;
+    let sonnets = Sonnets::new(framed, plan.seed, lines(plan)?, plan.prefix_len as usize)?;
+    let task = sonnets.shared_len - framed.overhead()?;
+    if task > plan.prefix_len as usize {
+        warn(format!(
+            "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of it is shared",
+            plan.prefix_len
+        ));
+    }
     length::without(plan.input_len, sonnets.shared_len, "the task and the shared lines")?;
     let want = plan.input_len as usize;
     writer.write_numbered(plan.num_prompts, |item| {
@@ -109,12 +133,17 @@ mod tests {
     fn prompts_are_verse_of_exact_length_behind_a_shared_prefix_of_exact_length() {
         let tokenizer = Tokenizer::builtin().unwrap();
         let framed = Framed::new(&tokenizer, false).unwrap();
-        let sonnets = Sonnets::new(framed, 5, 60).unwrap();
+        let lines = SONNETS.lines().map(str::to_owned).collect();
+        let sonnets = Sonnets::new(framed, 5, lines, 60).unwrap();
         assert_eq!(tokenizer.count(&sonnets.shared).unwrap(), 60);
         for want in [70, 200, 551] {
             let (text, fitted) = sonnets.prompt(want, usize::try_from(want).unwrap()).unwrap();
             assert_eq!((fitted.want, fitted.got), (tokenizer.count(&text).unwrap(), fitted.want));
             assert!(text.starts_with(&sonnets.shared));
+            // What follows is the prompt's own from its first token on, so nothing more is shared than is said.
+            let ids = |text: &str| tokenizer.encode(text, false).unwrap();
+            assert_eq!(ids(&text)[..60], ids(&sonnets.shared));
+            assert!(sonnets.shared.ends_with('\n') && !text[sonnets.shared.len()..].starts_with('\n'));
         }
     }
 }

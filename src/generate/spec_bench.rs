@@ -1,9 +1,14 @@
 //! `--dataset-name spec_bench`: the questions of Spec-Bench, for speculative decoding.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
 use serde::Deserialize;
 
 use super::{
-    Plan,
+    Plan, chat_text,
     fit::Framed,
     rows::{self, Kept},
     writer::{Fitted, Writer},
@@ -11,7 +16,7 @@ use super::{
 use crate::{
     data::{Row, Rows},
     error::Error,
-    record::{Object, Prompt, SampleRequest},
+    record::{Object, SampleRequest},
 };
 
 /// The flags of `spec_bench`.
@@ -33,13 +38,55 @@ struct Question {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let args = plan.flags.spec()?;
     let framed = plan.framed()?;
-    rows::run(plan, &Rows::of_lines(plan.file()?)?, writer, |row| {
+    let rows = Rows::of_lines(plan.file()?)?;
+    let categories = Categories::of(args.spec_bench_category);
+    let done = rows::run(plan, &rows, writer, |row| {
         let question: Question = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-        if args.spec_bench_category.as_ref().is_some_and(|wanted| *wanted != question.category) {
+        if !categories.takes(&question.category) {
             return Ok(None);
         }
         asked(plan, framed, row, question.turns.into_iter().next(), question.category)
-    })
+    });
+    categories.told(done, &rows)
+}
+
+/// The category that is wanted, and the others that there are.
+pub struct Categories {
+    wanted: Option<String>,
+    others: Mutex<(usize, BTreeSet<String>)>,
+}
+
+impl Categories {
+    pub fn of(wanted: Option<String>) -> Self {
+        Categories { wanted, others: Mutex::default() }
+    }
+
+    /// Whether a row of this category is wanted.
+    pub fn takes(&self, category: &str) -> bool {
+        /// Enough for a message.
+        const MOST: usize = 100;
+        if self.wanted.as_ref().is_none_or(|wanted| wanted == category) {
+            return true;
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.0 += 1;
+        if others.1.len() < MOST {
+            others.1.insert(category.to_owned());
+        }
+        false
+    }
+
+    /// What became of the rows, or that all of them are of other categories.
+    pub fn told(self, done: Result<(), Error>, rows: &Rows) -> Result<(), Error> {
+        let (count, others) = self.others.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match self.wanted {
+            Some(wanted) if count > 0 && count == rows.count() => {
+                let others: Vec<String> = others.into_iter().collect();
+                Err(Error::Input(format!("no row is of the category `{wanted}`; there are {}", others.join(", "))))
+            }
+            _ => done,
+        }
+    }
 }
 
 /// A question of a benchmark, with its category as a tag.
@@ -50,13 +97,13 @@ pub fn asked(
     question: Option<String>,
     category: String,
 ) -> Result<Kept, Error> {
-    let text = question.ok_or_else(|| row.wrong("no first turn, which is the question"))?;
-    let fitted = Fitted::as_is(framed.count(&text)?);
+    let text = question.filter(|text| !text.trim().is_empty());
+    let text = text.ok_or_else(|| row.wrong("no first turn with a text, which is the question"))?;
+    let (request, len) = chat_text::of_text(text, plan.apply_chat_template, framed)?;
     let request = SampleRequest {
-        prompt: Some(Prompt::Text(text)),
         expected_output_len: Some(plan.output_tokens()),
         tags: Some(Object::from_iter([("category".to_owned(), category.into())])),
-        ..SampleRequest::default()
+        ..request
     };
-    Ok(Some((request, fitted)))
+    Ok(Some((request, Fitted::as_is(len))))
 }

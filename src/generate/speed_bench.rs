@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Plan, rows, spec_bench::asked, writer::Writer};
+use super::{
+    Plan, rows,
+    spec_bench::{Categories, asked},
+    writer::Writer,
+};
 use crate::{data::Rows, error::Error};
 
 const HEADING: &str = "Dataset speed_bench";
@@ -38,14 +42,18 @@ struct Message {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let args = plan.flags.speed()?;
     let framed = plan.framed()?;
-    rows::run(plan, &Rows::of_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?, writer, |row| {
+    let rows = Rows::of_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?;
+    let categories = Categories::of(args.speed_bench_category);
+    let done = rows::run(plan, &rows, writer, |row| {
         let chat: Chat = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-        if args.speed_bench_category.is_some() && args.speed_bench_category != chat.category {
+        let category = chat.category.unwrap_or_default();
+        if !categories.takes(&category) {
             return Ok(None);
         }
         let question = chat.messages.into_iter().next().map(|message| message.content);
-        asked(plan, framed, row, question, chat.category.unwrap_or_default())
-    })
+        asked(plan, framed, row, question, category)
+    });
+    categories.told(done, &rows)
 }
 
 /// The file itself, or that of the subset in a folder.

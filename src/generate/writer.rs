@@ -2,7 +2,7 @@
 
 use std::io::{BufWriter, StdoutLock, Write};
 
-use super::ordered::{AHEAD, More, Turn, ordered};
+use super::ordered::{More, Turn, ordered};
 use crate::{
     cli,
     error::Error,
@@ -30,6 +30,8 @@ pub struct Writer {
     prefix: String,
     tags: Option<Object>,
     generates: bool,
+    /// How many requests may wait for each thread that makes them.
+    ahead: usize,
     /// What the model takes; `None`: it is not known.
     max_model_len: Option<u32>,
     too_long: u64,
@@ -41,12 +43,19 @@ pub struct Writer {
 
 impl Writer {
     /// Ids are `prefix` and a number; `tags` go into every request. Where nothing is generated, no length is asked for.
-    pub fn new(prefix: String, tags: Option<Object>, generates: bool, max_model_len: Option<u32>) -> Self {
+    pub fn new(
+        prefix: String,
+        tags: Option<Object>,
+        generates: bool,
+        ahead: usize,
+        max_model_len: Option<u32>,
+    ) -> Self {
         Writer {
             out: cli::stdout(),
             prefix,
             tags,
             generates,
+            ahead,
             max_model_len,
             too_long: 0,
             written: 0,
@@ -54,6 +63,11 @@ impl Writer {
             misfits: 0,
             worst: 0,
         }
+    }
+
+    /// How many requests may wait for each thread that makes them.
+    pub fn ahead(&self) -> usize {
+        self.ahead
     }
 
     /// How many requests were written.
@@ -89,7 +103,7 @@ impl Writer {
         make: impl Fn(u64) -> Result<(SampleRequest, Fitted), Error> + Sync,
     ) -> Result<(), Error> {
         let make = |item| (item < count).then(|| make(item));
-        ordered(AHEAD, make, |turn| {
+        ordered(self.ahead, make, |turn| {
             match turn {
                 Turn::Wait => self.flush()?,
                 Turn::Item(item) => {

@@ -102,6 +102,47 @@ fn a_text_becomes_a_chat_of_one_message_if_asked() {
 }
 
 #[test]
+fn texts_of_every_dataset_take_the_template() {
+    let model = model("conversations-datasets", PLAIN);
+    let folder = folder("conversations-datasets-files");
+    let long = "Shall I compare thee to a summers day";
+    for (dataset, row) in [
+        ("spec_bench", json!({"category": "a", "turns": [long]})),
+        ("speed_bench", json!({"category": "a", "messages": [{"content": long}]})),
+        ("sharegpt", json!([{"conversations": [{"value": long}, {"value": long}]}])),
+        ("custom", json!({"content": [{"type": "text", "text": long}]})),
+    ] {
+        let path = folder.join(dataset);
+        fs::write(&path, row.to_string()).unwrap();
+        let flags = ["--dataset-name", dataset, "--dataset-path", path.to_str().unwrap(), "--num-prompts", "1"];
+        let made = generate(&[&flags[..], &["--tokenizer", &model, "--apply-chat-template"]].concat(), "");
+        let text = format!("[user]{long}\n[assistant]");
+        assert_eq!(made[0]["prompt"], text, "{dataset}");
+        assert_eq!(made[0]["prompt_len"], Tokenizer::builtin().unwrap().count(&text).unwrap(), "{dataset}");
+    }
+}
+
+#[test]
+fn images_in_messages_are_refused_where_they_would_be_dropped() {
+    let model = model("conversations-images", PLAIN);
+    let flags = ["--dataset-name", "custom", "--dataset-path", "-", "--num-prompts", "0"];
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0lGODlh"}});
+    let content = json!([{"type": "text", "text": "what is it"}, image]);
+    for row in [json!({"messages": [{"role": "user", "content": content}]}), json!({"content": content})] {
+        for more in [&["--tokenizer", &model][..], &["--tokenizer", &model, "--apply-chat-template"], &[]] {
+            let done = run("vb-gen", &[&flags[..], more].concat(), format!("\n{row}\n"));
+            assert!(
+                done.code == 3 && done.stderr.contains("stdin:2: a message has a part of type `image_url`"),
+                "{done:?}"
+            );
+        }
+        let chat =
+            generate(&[&flags[..], &["--backend", "openai-chat", "--tokenizer", &model]].concat(), &row.to_string());
+        assert_eq!(chat[0]["messages"][0]["content"], content);
+    }
+}
+
+#[test]
 fn special_tokens_are_not_written_twice() {
     let model = model("conversations-bos", PLAIN);
     let mut json: Value = serde_json::from_str(BUILTIN).unwrap();
@@ -328,7 +369,7 @@ fn flags_that_do_not_fit_are_refused_with_the_cure() {
         (&["--think-time", "1s"], "--dataset-name multi-turn, or --multi-turn"),
         (&["--num-turns", "3"], "--dataset-name multi-turn only"),
         (&["--hf-column", "prompt=a"], "--dataset-name hf only"),
-        (&["--apply-chat-template"], "custom or hf only"),
+        (&["--apply-chat-template"], "custom, hf, sharegpt, spec_bench or"),
         (&[&chat[..], &["--min-turns", "3"]].concat(), "give both"),
         (&[&chat[..], &["--num-turns", "0"]].concat(), "at least 1 turn"),
         (&[&chat[..], &["--num-conversations", "0"]].concat(), "--num-conversations is 1 or more"),

@@ -229,7 +229,7 @@ fn a_query_and_its_documents_are_as_long_as_a_cross_encoder_counts() {
 fn batches_are_lists_of_texts_or_of_ids() {
     let tokenizer = Tokenizer::builtin().unwrap();
     let mut seen = HashSet::new();
-    for request in generate("--random-batch-size 4 --num-prompts 10 --input-len 9") {
+    for request in generate("--backend openai-embeddings --random-batch-size 4 --num-prompts 10 --input-len 9") {
         for text in request["prompt"].as_array().unwrap() {
             assert_eq!(tokenizer.count(text.as_str().unwrap()).unwrap(), 9);
             assert!(seen.insert(text.clone()));
@@ -237,7 +237,7 @@ fn batches_are_lists_of_texts_or_of_ids() {
         assert_eq!(request["prompt_len"], 36);
     }
     assert_eq!(seen.len(), 40);
-    let ids = generate("--random-batch-size 2 --num-prompts 1 --input-len 9 --prompt-token-ids");
+    let ids = generate("--backend vllm-pooling --random-batch-size 2 --num-prompts 1 --input-len 9 --prompt-token-ids");
     assert_eq!(ids[0]["prompt"][1].as_array().unwrap().len(), 9);
 }
 
@@ -296,7 +296,13 @@ fn questions_of_benchmarks_carry_their_category() {
     refused(
         &format!("--dataset-name spec_bench --dataset-path {path} --spec-bench-category maths"),
         3,
-        "usable request",
+        "no row is of the category `maths`; there are qa, writing",
+    );
+    let empty = file(&folder, "empty.jsonl", "{\"category\":\"qa\",\"turns\":[\"\"]}\n");
+    refused(
+        &format!("--dataset-name spec_bench --dataset-path {empty}"),
+        3,
+        "empty.jsonl:1: no first turn with a text",
     );
 
     let speed = "{\"category\":\"coding\",\"messages\":[{\"role\":\"user\",\"content\":\"Thou art\"}]}\n";
@@ -307,6 +313,8 @@ fn questions_of_benchmarks_carry_their_category() {
         &generate(&format!("{words} --speed-bench-dataset-subset throughput_1k --speed-bench-category coding"))[0];
     assert_eq!((&request["prompt"], &request["expected_output_len"]), (&json!("Thou art"), &json!(4096)));
     assert_eq!(request["tags"], json!({"category": "coding"}));
+    let other = format!("{words} --speed-bench-dataset-subset throughput_1k --speed-bench-category law");
+    refused(&other, 3, "there are coding");
     refused(&words, 4, "qualitative.jsonl");
     let one = folder.join("throughput_1k.jsonl");
     let one = format!("--dataset-name speed_bench --dataset-path {}", one.display());
@@ -356,11 +364,37 @@ fn files_beside_custom_rows_are_sent_with_them() {
     );
     assert_eq!(records(&done.stdout).1[0]["output_tokens"], 3, "{done:?}");
 
+    // The bytes tell the kind, and the name only where they do not.
+    file(&folder, "media/lies.mp3", b"RIFF....WAVEfmt ");
+    file(&folder, "media/d", b"what");
+    for (audio, format) in [
+        ("media/lies.mp3", "wav"),
+        ("data:audio/mpeg;base64,UklGRi4uLi5XQVZFZm10IA==", "wav"),
+        ("data:audio/x-m4a;base64,AAAA", "m4a"),
+    ] {
+        let path = file(&folder, "kinds.jsonl", json!({"prompt": "a", "audio": audio}).to_string());
+        let made = generate(&format!(
+            "--dataset-name custom_audio --dataset-path {path} --backend openai-chat --num-prompts 1"
+        ));
+        assert_eq!(made[0].pointer("/multi_modal_data/0/input_audio/format").unwrap(), format, "{audio}");
+    }
+    // What is not asked for is not read.
+    let path = file(&folder, "tokens.jsonl", "{\"prompt\":\"a\",\"output_tokens\":\"many\"}");
+    generate(&format!("--dataset-name custom --dataset-path {path} --num-prompts 1"));
+
     for (row, word) in [
         (r#"{"prompt":"a","image_files":["none.png"]}"#, "bad.jsonl:2: cannot read "),
         (r#"{"prompt":"a","image_files":["media/c.txt"]}"#, "bad.jsonl:2: media/c.txt is no image"),
         (r#"{"prompt":"a","image_files":7}"#, "bad.jsonl:2:29: invalid type: integer `7`"),
-        (r#"{"prompt":"a","audio":"media"}"#, "bad.jsonl:2: media has no ending"),
+        (r#"{"prompt":"a","audio":"media"}"#, "bad.jsonl:2: cannot read "),
+        (r#"{"prompt":"a","audio":"media/d"}"#, "bad.jsonl:2: media/d is no sound of a known kind"),
+        (r#"{"prompt":"a","audio":"https://h/a.wav"}"#, "bad.jsonl:2: https://h/a.wav is an address"),
+        (r#"{"prompt":"a","audio":"data:audio/wav;base64,?"}"#, "is no sound in base64"),
+        (r#"{"prompt":"a","expected_output_len":0}"#, "bad.jsonl:2: 0 tokens to generate"),
+        (r#"{"prompt":""}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"prompt":[]}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"messages":[]}"#, "bad.jsonl:2: the prompt is empty"),
+        (r#"{"content":[]}"#, "bad.jsonl:2: the prompt is empty"),
         (r#"{"content":[{"type":"video","video":"a.mp4"}]}"#, "bad.jsonl:2: a part of `content` of type `video`"),
         (r#"{"content":[{"type":"image_url"}]}"#, "bad.jsonl:2: a part of type `image_url` without"),
         (r#"{"content":"text"}"#, "bad.jsonl:2: neither `prompt` nor `messages`"),
@@ -404,7 +438,17 @@ fn flags_of_another_dataset_are_refused() {
         ("--cache-hit-ratio 0.5 --prefix-len 4", "leave out --prefix-len"),
         ("--cache-hit-ratio 0.5 --backend openai-chat", "--backend openai only"),
         ("--cache-hit-ratio 0.99 --input-len 64", "cannot be reached"),
-        ("--cache-hit-ratio 0.5 --random-batch-size 2", "one text a request"),
+        ("--cache-hit-ratio 0.5 --random-batch-size 2 --backend openai-embeddings", "one text a request"),
+        ("--cache-hit-ratio 0.5 --num-prompts 1g", "20 bytes are kept of each"),
+        ("--cache-hit-ratio 0.01 --input-len 64 --num-prompts 2", "cannot be reached"),
+        ("--random-batch-size 2", "a list of texts"),
+        ("--backend openai-audio", "of which this dataset has none"),
+        ("--dataset-path x", "reads no file"),
+        ("--dataset-name gsp --dataset-path x", "reads no file"),
+        ("--no-stream", "--dataset-name hf"),
+        ("--dataset-name custom --dataset-path x --skip-chat-template --apply-chat-template", "give one of them"),
+        ("--random-mm-base-items-per-request 1025", "1025"),
+        ("--random-mm-bucket-config {\"60000x60000\":1}", "pixels are the most"),
     ] {
         let done = run("vb-gen", &words.split(' ').collect::<Vec<_>>(), "");
         assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(word), "{words}: {done:?}");
@@ -415,6 +459,42 @@ fn flags_of_another_dataset_are_refused() {
         "",
     );
     assert!(done.code == 2 && done.stderr.contains("over the limit of 255 images"), "{done:?}");
+}
+
+#[test]
+fn images_that_sharegpt_does_not_send_are_told_once() {
+    let row = json!({"image": "a.png", "conversations": [{"value": "a b c d e"}, {"value": "f g h i j"}]}).to_string();
+    let path = file(&folder("gen-sharegpt-image"), "s.json", format!("[{row},{row}]"));
+    let done = run("vb-gen", &["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "0"], "");
+    assert_eq!((done.code, done.stdout.lines().count()), (0, 2), "{done:?}");
+    assert_eq!(done.stderr.matches("`image` is not sent: --dataset-name hf").count(), 1, "{done:?}");
+}
+
+#[test]
+fn a_sonnet_may_be_a_file_of_other_lines() {
+    let folder = folder("gen-verse");
+    let path = file(&folder, "verse.txt", "to be or not to be\n\nthat is the question\n");
+    let words = "--dataset-name sonnet --input-len 60 --prefix-len 30 --num-prompts 4 --dataset-path";
+    for request in generate(&format!("{words} {path}")) {
+        let (_, verse) = request["prompt"].as_str().unwrap().split_once('\n').unwrap();
+        assert!(verse.lines().all(|line| "to be or not to be that is the question".contains(line)), "{verse}");
+        assert_eq!(request["prompt_len"], 60);
+    }
+    let empty = file(&folder, "empty.txt", "\n");
+    refused(&format!("{words} {empty}"), 3, "empty.txt has no line");
+    let short = run("vb-gen", &["--dataset-name", "sonnet", "--num-prompts", "1", "--prefix-len", "5"], "");
+    assert!(short.code == 0 && short.stderr.contains("all of it is shared"), "{short:?}");
+}
+
+#[test]
+fn what_a_sonnet_shares_is_what_it_says() {
+    let requests = generate("--dataset-name sonnet --input-len 90 --prefix-len 40 --num-prompts 30");
+    let tokenizer = Tokenizer::builtin().unwrap();
+    let found = found(&requests, &tokenizer);
+    assert_eq!((found[0], number(&requests[0]["expected_cached_len"])), (0, 0));
+    // Lines may begin with the same word, but not all of them do.
+    assert!(requests[1..].iter().all(|request| request["expected_cached_len"] == 40));
+    assert_eq!(found[1..].iter().min(), Some(&40));
 }
 
 #[test]

@@ -348,6 +348,11 @@ fn a_bad_row_is_named_and_those_before_it_are_written() {
         assert!(done.stderr.starts_with(&start), "{}", done.stderr);
         let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), rows);
         assert_eq!((done.code, lines(&done.stdout).len()), (0, 3));
+        let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), rows.repeat(3));
+        if input == "-" {
+            // One is shown, and the rest are counted.
+            assert!(done.stderr.lines().count() == 2 && done.stderr.contains("3 bad rows were left out"), "{done:?}");
+        }
     }
     let done = run("vb-gen", &["--dataset-name", "custom", "--dataset-path", "-"], "{\"text\":\"a\"}");
     assert!(done.code == 3 && done.stderr.contains("stdin:1: neither `prompt` nor `messages`"), "{done:?}");

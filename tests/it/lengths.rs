@@ -47,6 +47,17 @@ fn pairs_of_a_file_are_drawn_or_taken_in_order() {
     std::fs::write(&path, "input,output\n10,5\n0,1\n").unwrap();
     let bad = run("vb-gen", &args, "");
     assert!(bad.code == 3 && bad.stderr.contains("pairs.csv:3: `0` in the column `input`"), "{bad:?}");
+    std::fs::write(&path, "input,output\n10,5\n4000000000,1\n").unwrap();
+    let long = run("vb-gen", &args, "");
+    assert!(long.code == 3 && long.stderr.contains("pairs.csv:3: `4000000000`"), "{long:?}");
+    assert!(long.stderr.contains("from 1 to 16777216 tokens"), "{long:?}");
+    std::fs::write(&path, "input,output\n10,0\n").unwrap();
+    let none = run("vb-gen", &args, "");
+    assert!(none.code == 3 && none.stderr.contains(":2: `0` in the column `output`"), "{none:?}");
+    let embedded = generate(&[&args[..], &["--backend", "openai-embeddings"]].concat());
+    assert_eq!(lines(&embedded.stdout)[0]["prompt_len"], 10);
+    let folder = run("vb-gen", &["--lengths", path.parent().unwrap().to_str().unwrap()], "");
+    assert!(folder.code == 4 && folder.stderr.contains("cannot read "), "{folder:?}");
 }
 
 #[test]
@@ -65,12 +76,38 @@ fn of_several_scenarios_each_request_draws_one_and_is_tagged() {
 }
 
 #[test]
+fn images_and_batches_have_lengths_that_are_drawn_too() {
+    let buckets =
+        ["--random-mm-bucket-config", "{\"8x8\":1}", "--backend", "openai-chat", "--dataset-name", "random-mm"];
+    let dist = ["--input-dist", "uniform:5,9", "--num-prompts", "40"];
+    let images = run("vb-gen", &[&dist[..], &buckets, &["--output-dist", "uniform:2,3"]].concat(), "");
+    let got = pairs(&images);
+    let all = |low, high, got: Vec<u64>| got.into_iter().collect::<BTreeSet<u64>>() == (low..=high).collect();
+    assert!(
+        all(5, 9, got.iter().map(|(input, _)| *input).collect()) && all(2, 3, got.iter().map(|(_, o)| *o).collect())
+    );
+    let two = ["--random-batch-size", "2", "--backend", "openai-embeddings"];
+    let lens = lines(&generate(&[&dist[..], &two].concat()).stdout);
+    let lens = lens.iter().map(|r| r["prompt_len"].as_u64().unwrap()).collect::<BTreeSet<u64>>();
+    assert!(lens.len() > 4 && lens.iter().all(|len| (10..=18).contains(len)), "{lens:?}");
+    let scenario = run("vb-gen", &[&["--scenario", "D(5,5)"][..], &two].concat(), "");
+    assert!(scenario.code == 2 && scenario.stderr.contains("--input-dist"), "{scenario:?}");
+}
+
+#[test]
+fn a_range_ends_where_it_is_said_to() {
+    let done = generate(&["--input-len", "1", "--output-len", "100", "--range-ratio", "0.1", "--num-prompts", "2000"]);
+    let drawn = pairs(&done).into_iter().map(|(_, output)| output).collect::<BTreeSet<u64>>();
+    assert_eq!(drawn, (90..=110).collect());
+}
+
+#[test]
 fn a_length_that_is_said_twice_is_refused() {
     for (args, want) in [
         (&["--input-dist", "5", "--input-len", "5"][..], "prompt lengths are said twice"),
         (&["--output-dist", "5", "--range-ratio", "0.5"], "answer lengths are said twice"),
         (&["--input-dist", "5", "--scenario", "D(1,1)"], "give one of these"),
-        (&["--dataset-name", "sonnet", "--input-dist", "5"], "work with --dataset-name random only"),
+        (&["--dataset-name", "sonnet", "--input-dist", "5"], "work with --dataset-name random and random-mm only"),
         (&["--input-dist", "gauss"], "is not a distribution of lengths"),
     ] {
         let done = run("vb-gen", args, "");

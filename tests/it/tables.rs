@@ -80,6 +80,73 @@ fn conversations_open_a_chat_or_go_on_turn_by_turn() {
     assert!(text.code == 3 && text.stderr.contains(":1: --multi-turn needs a column of conversations"), "{text:?}");
 }
 
+#[test]
+fn a_column_may_be_missing_in_the_first_rows() {
+    let rows = "{\"id\":1}\n{\"id\":2,\"prompt\":\"Shall I\"}\n{\"prompt\":\"compare\",\"answer\":\"thee\"}\n";
+    let done = hf("late", "jsonl", rows, &[]);
+    assert!(done.stderr.contains("prompts in `prompt`, real answers in `answer`"), "{}", done.stderr);
+    assert_eq!(lines(&done).len(), 2);
+    let missing = hf("late-output", "jsonl", rows, &["--hf-column", "output=said"]);
+    assert!(missing.code == 2 && missing.stderr.contains("its columns: id, prompt, answer"), "{missing:?}");
+    assert!(missing.stderr.contains("--hf-column output=NAME"), "{missing:?}");
+}
+
+#[test]
+fn real_answers_are_read_whatever_they_are() {
+    let count = |text: &str| Tokenizer::builtin().unwrap().count(text).unwrap();
+    let chat = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "to a summers day"}]);
+    for (name, answer, want) in [
+        ("number", json!(42), count("42")),
+        ("truth", json!(true), count("true")),
+        ("texts", json!(["more lovely", "and more temperate"]), count("more lovely")),
+        ("chat", chat, count("to a summers day")),
+        ("nothing", json!(null), 256),
+        ("no-texts", json!([]), 256),
+    ] {
+        let row = json!({"prompt": "a", "chosen": answer}).to_string();
+        assert_eq!(lines(&hf(name, "jsonl", row, &[]))[0]["expected_output_len"], want, "{name}");
+    }
+    let row = json!({"prompt": "a", "chosen": {"a": 1}}).to_string();
+    let odd = hf("odd-answer", "jsonl", &row, &[]);
+    assert!(odd.code == 3 && odd.stderr.contains("d.jsonl:1: `chosen` is no answer"), "{odd:?}");
+    assert_eq!(lines(&hf("no-answer", "jsonl", &row, &["--output-len", "7"]))[0]["expected_output_len"], 7);
+}
+
+#[test]
+fn prompts_are_read_as_known_datasets_have_them() {
+    let turns = json!({"question_id": 81, "turns": ["Shall I", "compare thee"]}).to_string();
+    assert_eq!(lines(&hf("turns-list", "jsonl", turns, &[]))[0]["prompt"], "Shall I");
+    let alpaca = json!({"instruction": "Sum up.", "input": "Thou art", "output": "more"}).to_string();
+    let alpaca = alpaca + "\n" + &json!({"instruction": "Rhyme.", "input": "", "output": "more"}).to_string();
+    let done = hf("alpaca", "jsonl", &alpaca, &[]);
+    assert!(done.stderr.contains("what they are about in `input`"), "{}", done.stderr);
+    let requests = lines(&done);
+    assert_eq!((&requests[0]["prompt"], &requests[1]["prompt"]), (&json!("Sum up.\n\nThou art"), &json!("Rhyme.")));
+    let named = lines(&hf("alpaca-named", "jsonl", &alpaca, &["--hf-column", "prompt=instruction"]));
+    assert_eq!(named[0]["prompt"], "Sum up.");
+    let part = |text: &str| json!({"type": "text", "text": text});
+    let parts =
+        json!({"messages": [{"role": "user", "content": [part("Shall"), {"type": "image", "text": null}, part("I")]}]});
+    let made = lines(&hf("parts", "jsonl", parts.to_string(), &["--backend", "openai-chat"]));
+    assert_eq!(made[0]["messages"], json!([{"role": "user", "content": "Shall\nI"}]));
+    let own = json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]});
+    let own = hf("own-image", "jsonl", own.to_string(), &["--backend", "openai-chat"]);
+    assert!(own.code == 3 && own.stderr.contains(":1: ") && own.stderr.contains("--dataset-name custom"), "{own:?}");
+}
+
+#[test]
+fn a_quote_that_is_never_closed_does_not_swallow_the_rest() {
+    let cut = "question,answer\na,b\n\"c,d\ne,f\n";
+    let strict = hf("unclosed", "csv", cut, &[]);
+    assert!(strict.code == 3 && strict.stderr.contains("d.csv:3: a quote is opened here"), "{strict:?}");
+    // The swallowed rows make a row of the right number of fields too.
+    let even = hf("unclosed-even", "csv", "question,answer\na,\"b\nc,d\n", &[]);
+    assert!(even.code == 3 && even.stderr.contains("d.csv:2: a quote is opened here"), "{even:?}");
+    let lenient = hf("unclosed-lenient", "csv", cut, &["--lenient"]);
+    assert_eq!(lines(&lenient).len(), 1);
+    assert!(lenient.stderr.contains("d.csv:3: ") && lenient.stderr.contains("left out"), "{}", lenient.stderr);
+}
+
 /// One pixel.
 const GIF: &str = "R0lGODlhAQABAAAAACwAAAAAAQABAAA=";
 
@@ -180,7 +247,7 @@ mod parquet {
     use serde_json::json;
 
     use super::{hf, lines};
-    use crate::tool::{data, run};
+    use crate::tool::{data, folder, run};
 
     fn generate(name: &str, more: &[&str]) -> Vec<serde_json::Value> {
         let path = data(name);
@@ -231,5 +298,14 @@ mod parquet {
     fn a_file_that_is_none_is_told() {
         let done = hf("no-parquet", "parquet", "this is no parquet", &[]);
         assert!(done.code == 3 && done.stderr.contains("d.parquet: "), "{done:?}");
+    }
+
+    #[test]
+    fn a_shard_without_the_column_is_told() {
+        let folder = folder("tables-odd-shards");
+        std::fs::copy(data("hf-questions.parquet"), folder.join("a.parquet")).unwrap();
+        std::fs::copy(data("hf-shards").join("train-00000-of-00002.parquet"), folder.join("b.parquet")).unwrap();
+        let done = run("vb-gen", &["--dataset-name", "hf", "--dataset-path", folder.to_str().unwrap()], "");
+        assert!(done.code == 3 && done.stderr.contains("b.parquet: no column `"), "{done:?}");
     }
 }
