@@ -37,7 +37,10 @@ mod with {
     use parquet::{
         basic::Compression,
         errors::ParquetError,
-        file::reader::{FileReader, SerializedFileReader},
+        file::{
+            metadata::{ColumnChunkMetaData, RowGroupMetaData},
+            reader::{FileReader, SerializedFileReader},
+        },
         record::{Field, List, Row},
         schema::types::Type,
     };
@@ -107,11 +110,11 @@ mod with {
 
     /// A compression of these columns that cannot be read.
     fn unread(reader: &SerializedFileReader<File>, columns: &[String]) -> Option<Compression> {
-        let chunks = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+        let chunks = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
         let needed =
             chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|name| columns.contains(name)));
         let known = [Compression::UNCOMPRESSED, Compression::SNAPPY];
-        let mut packed = needed.map(|chunk| chunk.compression());
+        let mut packed = needed.map(ColumnChunkMetaData::compression);
         packed.find(|packed| !known.contains(packed) && !matches!(packed, Compression::ZSTD(_)))
     }
 
