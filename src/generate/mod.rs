@@ -33,7 +33,6 @@ mod spec_bench;
 mod speed_bench;
 mod table;
 mod trace;
-mod vllm;
 mod words;
 mod writer;
 
@@ -54,7 +53,6 @@ use self::{
     ordered::{AHEAD, FEW},
     session::{SessionArgs, SessionPlan},
     trace::Form,
-    vllm::VllmArgs,
     writer::Writer,
 };
 use crate::{
@@ -198,8 +196,6 @@ pub struct Args {
     trace: trace::Flags,
     #[command(flatten)]
     flags: DatasetFlags,
-    #[command(flatten)]
-    vllm: VllmArgs,
     #[command(flatten, next_help_heading = OUTPUT)]
     config: ConfigFlag,
 }
@@ -459,7 +455,6 @@ impl Args {
             return wrong("random-rerank takes no --prefix-len or --no-ignore-eos: nothing is generated");
         }
         self.check_api()?;
-        self.vllm.check(dataset, self.apply_chat_template)?;
         self.hf.check(dataset)?;
         self.sessions.check(dataset, self.backend)
     }

@@ -445,8 +445,6 @@ fn flags_of_another_dataset_are_refused() {
         ("--backend openai-audio", "of which this dataset has none"),
         ("--dataset-path x", "reads no file"),
         ("--dataset-name gsp --dataset-path x", "reads no file"),
-        ("--no-stream", "--dataset-name hf"),
-        ("--dataset-name custom --dataset-path x --skip-chat-template --apply-chat-template", "give one of them"),
         ("--random-mm-base-items-per-request 1025", "1025"),
         ("--random-mm-bucket-config {\"60000x60000\":1}", "pixels are the most"),
     ] {
