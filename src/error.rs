@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn long_quotes_are_cut() {
         assert_eq!(brief("short\n"), "short ");
-        assert_eq!(brief(&"é".repeat(81)), "é".repeat(80) + "…");
+        assert_eq!((brief("a.wav"), brief(&"é".repeat(81))), ("a.wav".to_owned(), "é".repeat(80) + "…"));
+        assert_eq!(brief(&"é".repeat(100)), "é".repeat(80) + "…");
         let long = serde_json::to_string(&"x".repeat(10_000)).unwrap();
         let said = without_place(&serde_json::from_str::<Vec<u8>>(&long).unwrap_err());
         assert!(said.starts_with("invalid type: string \"xxx") && said.ends_with("expected a sequence"), "{said}");

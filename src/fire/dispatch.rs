@@ -195,7 +195,7 @@ impl<R> Queue<R> {
         while let Ok(news) = self.news.try_recv() {
             self.hear(news, launch);
         }
-        while self.sessions.live() < self.most_sessions
+        while self.has_place()
             && let Some((id, request, ended)) = self.returning.pop_front()
         {
             self.sessions.resume(&id);
@@ -209,8 +209,7 @@ impl<R> Queue<R> {
                 Err(mpsc::error::TryRecvError::Disconnected) => self.end_of_input(),
             }
         }
-        let room = self.sessions.live() < self.most_sessions;
-        self.full |= room && !self.over && self.ahead() == 0 && self.sessions.weight() >= MOST_WEIGHT;
+        self.full |= self.has_place() && !self.over && self.ahead() == 0 && self.sessions.weight() >= MOST_WEIGHT;
     }
 
     /// Whether to read on: for something to send; and for the next turns of conversations, which may stand behind requests that
@@ -218,6 +217,11 @@ impl<R> Queue<R> {
     fn wants_input(&self) -> bool {
         let most = if self.sessions.any() && self.sessions.weight() < MOST_AHEAD_WEIGHT { MOST_AHEAD } else { 1 };
         !self.over && self.ahead() < most && self.sessions.weight() < MOST_WEIGHT
+    }
+
+    /// Whether one more conversation may go on at the same time.
+    fn has_place(&self) -> bool {
+        self.sessions.live() < self.most_sessions
     }
 
     /// How many of the input wait for nothing but their time and a place.
@@ -309,7 +313,7 @@ impl<R> Queue<R> {
     /// What goes first, of what is known.
     fn choose(&self, now: Nanos) -> Choice {
         let turn = self.turns.peek().map(|Reverse(turn)| turn.due.scheduled);
-        let first = self.firsts.front().filter(|_| self.sessions.live() < self.most_sessions);
+        let first = self.firsts.front().filter(|_| self.has_place());
         let ranked = |next: Option<&Next<R>>| next.map(|next| (next.due.unwrap_or_default(), next.number));
         let (first, single) = (ranked(first), ranked(self.singles.front()));
         let head = match (first, single) {

@@ -57,7 +57,7 @@ use self::{
     attempt::Client,
     backlog::Backlog,
     balance::Balancer,
-    dispatch::{Sources, dispatch},
+    dispatch::{Left, Sources, dispatch},
     headers::Headers,
     input::{Abandon, Input, Stdin, Template, Waited},
     launch::{Attendant, Launcher, Server},
@@ -459,7 +459,7 @@ impl Load<'_> {
         // After an early end the reader may wait for input that never comes.
         let input =
             if why.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-        let evidence = Evidence { hidden: left.full, ..evidence(args, &written, client, by_schedule, duration) };
+        let evidence = evidence(args, &written, client, by_schedule, duration, left);
         let (verdict, reasons) = judge(&evidence);
         let end = EndRecord {
             run_id,
@@ -528,7 +528,14 @@ async fn finish(sink: thread::JoinHandle<Written>, patience: Option<Nanos>) -> R
 }
 
 /// What the client knows of itself.
-fn evidence(args: &Args, written: &Written, client: ClientUse, by_schedule: bool, duration: Nanos) -> Evidence {
+fn evidence(
+    args: &Args,
+    written: &Written,
+    client: ClientUse,
+    by_schedule: bool,
+    duration: Nanos,
+    left: Left,
+) -> Evidence {
     let tally = &written.tally;
     Evidence {
         kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
@@ -541,7 +548,7 @@ fn evidence(args: &Args, written: &Written, client: ClientUse, by_schedule: bool
         latency: tally.mean_latency(),
         duration,
         sent: tally.offered - tally.not_sent(),
-        hidden: false,
+        hidden: left.full,
     }
 }
 

@@ -45,23 +45,23 @@ pub fn ready(
     if request.messages.is_none() || request.prompt.is_some() || unasked || media.is_some() {
         return Ok((request, None));
     }
-    let request = flattened(request, framed)?;
-    let len = measured(&request, framed)?;
-    Ok((request, Some(len)))
+    measured(request, framed).map(|(request, len)| (request, Some(len)))
 }
 
-/// The length of a prompt that the template made: it has all special tokens already.
-fn measured(request: &SampleRequest, framed: Framed) -> Result<usize, Error> {
-    let Some(Prompt::Text(text)) = &request.prompt else { return Ok(0) };
-    framed.tokenizer.count(text)
+/// The request with its messages made into a prompt, and the length of that: it has all special tokens already.
+fn measured(request: SampleRequest, framed: Framed) -> Result<(SampleRequest, usize), Error> {
+    let request = flattened(request, framed)?;
+    let len = match &request.prompt {
+        Some(Prompt::Text(text)) => framed.tokenizer.count(text)?,
+        _ => 0,
+    };
+    Ok((request, len))
 }
 
 /// A text as it is, or in the model's template; and its length.
 pub fn of_text(text: String, apply_template: bool, framed: Framed) -> Result<(SampleRequest, usize), Error> {
     if apply_template {
-        let request = flattened(SampleRequest { messages: Some(chat_of(&text)), ..SampleRequest::default() }, framed)?;
-        let len = measured(&request, framed)?;
-        return Ok((request, len));
+        return measured(SampleRequest { messages: Some(chat_of(&text)), ..SampleRequest::default() }, framed);
     }
     let len = framed.count(&text)?;
     Ok((SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, len))

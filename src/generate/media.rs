@@ -7,7 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Plan;
-use crate::{data::Row, error::Error, record::SampleRequest};
+use crate::{
+    data::Row,
+    error::{Error, brief},
+    record::SampleRequest,
+};
 
 /// What a row may have beside its text.
 #[derive(Debug, Default, Deserialize)]
@@ -166,7 +170,7 @@ fn image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
 /// The bytes as an address.
 fn image_url(row: &Row, bytes: &[u8], name: &str) -> Result<String, Error> {
     let kind = image_kind(bytes).ok_or_else(|| {
-        row.wrong(&format!("{} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP", short(name)))
+        row.wrong(&format!("{} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP", brief(name)))
     })?;
     Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }
@@ -178,13 +182,13 @@ fn image_part(url: &str) -> Value {
 fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
     if let Some(bytes) = file.strip_prefix("data:") {
         let bytes = bytes.split_once(";base64,").and_then(|(_, data)| STANDARD.decode(data).ok());
-        let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", short(file))))?;
+        let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", brief(file))))?;
         return sound_part(row, &bytes, file);
     }
     if ["http://", "https://"].iter().any(|scheme| file.starts_with(scheme)) {
         return Err(row.wrong(&format!(
             "{} is an address, which the APIs take for images only: fetch the sound and name its file",
-            short(file)
+            brief(file)
         )));
     }
     sound_part(row, &read(row, folder, file)?, file)
@@ -195,7 +199,7 @@ fn sound_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
     let format = sound_kind(bytes).map(str::to_owned).or_else(|| ending(name)).ok_or_else(|| {
         row.wrong(&format!(
             "{} is no sound of a known kind: WAV, FLAC, Ogg or MP3, or with an ending that says it",
-            short(name)
+            brief(name)
         ))
     })?;
     Ok(json!({"type": "input_audio", "input_audio": {"data": STANDARD.encode(bytes), "format": format}}))
@@ -210,19 +214,10 @@ fn ending(name: &str) -> Option<String> {
     Path::new(name).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase)
 }
 
-/// A name for a message: what stands where a file should may be megabytes of something else.
-fn short(name: &str) -> String {
-    const MOST: usize = 80;
-    match name.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
-    }
-}
-
 /// A file whose place is counted from the folder of the dataset.
 fn read(row: &Row, folder: &Path, file: &str) -> Result<Vec<u8>, Error> {
     let path = folder.join(file.strip_prefix("file://").unwrap_or(file));
-    std::fs::read(&path).map_err(|e| row.wrong(&format!("cannot read {}: {e}", short(&path.display().to_string()))))
+    std::fs::read(&path).map_err(|e| row.wrong(&format!("cannot read {}: {e}", brief(&path.display().to_string()))))
 }
 
 /// By the first bytes, since endings lie.
@@ -268,10 +263,5 @@ mod tests {
         assert_eq!([sound_kind(b"\xFF\xFB\x90"), sound_kind(b"\xFF\xF1\x50")], [Some("mp3"), None]);
         let named = ["a.B/c.AAC", "data:audio/x-m4a;base64,AA==", "b"].map(ending);
         assert_eq!(named, [Some("aac".to_owned()), Some("m4a".to_owned()), None]);
-    }
-
-    #[test]
-    fn long_names_are_cut_between_letters() {
-        assert_eq!((short("a.wav"), short(&"é".repeat(100))), ("a.wav".to_owned(), "é".repeat(80) + "…"));
     }
 }
