@@ -9,6 +9,7 @@ mod output;
 mod request;
 mod run;
 mod scrape;
+mod truth;
 
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use request::{Prompt, SampleRequest};
@@ -17,6 +18,7 @@ pub use run::{
     RunType, Stamps, Verdict,
 };
 pub use scrape::{ScrapeRecord, ScrapeType};
+pub use truth::Truth;
 
 /// The version of the record format, in the `run` record of every stream.
 pub const FORMAT_VERSION: u32 = 1;

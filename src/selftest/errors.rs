@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::{Rate, ServerPace, StampErrors};
 use crate::{
-    record::{Percentiles, RequestFuncOutput, Stamp},
-    sim::Truth,
+    record::{Percentiles, RequestFuncOutput, Stamp, Truth},
     units::{Nanos, SECOND, UnixNanos},
 };
 

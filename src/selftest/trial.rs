@@ -21,8 +21,7 @@ use crate::{
     clock::unix_now,
     error::Error,
     ndjson::{self, Lines},
-    record::{EndRecord, RequestFuncOutput, RunRecord, SampleRequest},
-    sim::Truth,
+    record::{EndRecord, RequestFuncOutput, RunRecord, SampleRequest, Truth},
     units::{Nanos, SECOND},
 };
 

@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 use super::{
     engine::{Engine, Job, RequestId, Step},
     metrics::Metrics,
-    truth::{Truth, TruthLog},
+    truth::TruthLog,
     vocabulary::END_OF_TEXT,
 };
-use crate::{cli, clock::Clock, error::Error, pacer::Pacer, units::Nanos};
+use crate::{cli, clock::Clock, error::Error, pacer::Pacer, record::Truth, units::Nanos};
 
 /// Further behind than this the schedule is given up: the machine is too slow for the load.
 const FURTHEST_BEHIND: Nanos = Nanos(100_000_000);

@@ -47,7 +47,6 @@ use tokio::{
 pub use fault::{Fault, FaultKind, FaultRule};
 pub use profile::Profile;
 pub use server::{Options, Prepared};
-pub use truth::Truth;
 
 use crate::{
     cli,

@@ -21,12 +21,12 @@ use super::{
     script::{Answer, Script},
     server::Options,
     stream::EventStream,
-    truth::Truth,
     vocabulary::{END_OF_TEXT, Vocabulary},
     wire::SharedTap,
 };
 use crate::{
     clock::Clock,
+    record::Truth,
     units::{Nanos, SECOND},
 };
 

@@ -11,10 +11,11 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::truth::{Truth, TruthLog};
+use super::truth::TruthLog;
 use crate::{
     clock::Clock,
     http::socket::{Arrival, Socket},
+    record::Truth,
     units::Nanos,
 };
 

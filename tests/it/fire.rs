@@ -10,8 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use vb::{
-    record::{RequestFuncOutput, RunRecord},
-    sim::Truth,
+    record::{RequestFuncOutput, RunRecord, Truth},
     units::{Nanos, UnixNanos},
 };
 

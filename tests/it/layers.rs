@@ -28,11 +28,10 @@ const ALLOWED: &[(&str, &str)] = &[
     ("config", "agg"),
     ("config", "sim"),
     ("config", "selftest"),
-    ("diff", "stats"),   // it reads the same streams, and compares the same metrics
-    ("diff", "sim"),     // its proof compares runs of the simulated engine, in virtual time
-    ("agg", "stats"),    // what it reads is what vb-stats writes
-    ("selftest", "sim"), // its truth log is what the client is held against
-    ("tokens", "http"),  // TLS and the words of a server's error
+    ("diff", "stats"),  // it reads the same streams, and compares the same metrics
+    ("diff", "sim"),    // its proof compares runs of the simulated engine, in virtual time
+    ("agg", "stats"),   // what it reads is what vb-stats writes
+    ("tokens", "http"), // TLS and the words of a server's error
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

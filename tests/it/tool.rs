@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use vb::sim::Truth;
+use vb::record::Truth;
 
 /// A command for one of the project's binaries, as `vb-gen`.
 pub fn command(tool: &str) -> Command {

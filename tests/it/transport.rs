@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
-use vb::sim::Truth;
+use vb::record::Truth;
 
 use crate::{
     fire::{FULL, fire, most_in_flight, outputs, records, requests, server_that_says},
