@@ -21,6 +21,7 @@
 //! | | |
 //! | [`record`] | the lines on the pipes: the product's interface, described in `docs/FORMAT.md` |
 //! | [`ndjson`] | reading and writing them, a line each |
+//! | [`statistics`] | percentiles with intervals, histograms, tests for trends: knows no requests |
 //! | [`pacer`] | waiting for an instant, to a tenth of a millisecond |
 //! | | |
 //! | [`data`] | dataset files, read row by row, and the sonnets |
@@ -32,6 +33,8 @@
 //! | | |
 //! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
 //! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag, which it asks the tools for |
+//! | | |
+//! | [`recording`] | the outputs of a run as read from streams: what statistics are made of |
 //! | | |
 //! | [`generate`] | `vb-gen`: a dataset becomes requests |
 //! | [`fire`] | `vb-fire`: requests become outputs |
@@ -56,9 +59,11 @@ pub mod load;
 pub mod ndjson;
 pub mod pacer;
 pub mod record;
+pub mod recording;
 pub mod rng;
 pub mod selftest;
 pub mod sim;
+pub mod statistics;
 pub mod stats;
 pub mod tokens;
 pub mod units;

@@ -1,7 +1,7 @@
 //! The columns of the table: vLLM's keys in vLLM's order, and everyone's own keys where they stood.
 
 use super::run::Run;
-use crate::stats::Metric;
+use crate::recording::metric::Metric;
 
 /// The keys of a result that are scalars, in the order in which `vllm bench serve` writes them, with their Chinese names.
 /// The metrics follow behind.

@@ -6,7 +6,7 @@ use super::{
     lengths,
     run::Run,
 };
-use crate::stats::{Distribution, Unit, Wanted, interval_of_mean};
+use crate::statistics::{Distribution, Unit, Wanted, interval};
 
 /// How the repeats of a cell are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -79,7 +79,7 @@ fn spread(repeats: &[&Run], key: &str) -> Option<[String; 4]> {
     let values: Vec<f64> = repeats.iter().filter_map(|run| run.scalars.get(key)?.as_f64()).collect();
     let n = values.len() as f64;
     let told = Distribution::of(values, Unit::Tokens, &Wanted::default());
-    let interval = interval_of_mean(told.mean, told.std, n);
+    let interval = interval::of_mean(told.mean, told.std, n);
     let cv = (told.n > 1 && told.mean != 0.0).then(|| told.std * (n / (n - 1.0)).sqrt() / told.mean);
     let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     (told.n > 0).then(|| [Some(told.mean), interval.low, interval.high, cv].map(shown))

@@ -3,7 +3,7 @@
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::estimate::{Estimate, Spread, normal_tail};
-use crate::stats::interval::{Interval, TAIL};
+use crate::statistics::interval::{Interval, TAIL};
 
 /// How sure a difference must be: it is by chance in at most this share of comparisons of equals.
 pub const ALPHA: f64 = 0.05;
@@ -170,7 +170,7 @@ mod tests {
 
     fn ranks(mut values: Vec<f64>, p: f64) -> Estimate {
         values.sort_by(f64::total_cmp);
-        let value = crate::stats::numpy::percentile(&values, p);
+        let value = crate::statistics::numpy::percentile(&values, p);
         Estimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
-use crate::stats::{
+use crate::statistics::{
     interval::{self, Interval},
     numpy,
 };

@@ -8,7 +8,7 @@ use super::{
     report::{Row, Verdict},
     side::{Run, Side},
 };
-use crate::{record, stats::recording::Request};
+use crate::{record, recording::Request};
 
 /// Lengths that differ by more than this share are other lengths.
 const LENGTHS: f64 = 0.01;

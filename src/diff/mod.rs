@@ -19,7 +19,7 @@ use self::{
     report::{Options, Report},
     side::Side,
 };
-use crate::{cli, config::ConfigFlag, error::Error, ndjson, stats};
+use crate::{cli, config::ConfigFlag, error::Error, ndjson, statistics};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<Report>();
     }
-    let mut percentiles = stats::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
+    let mut percentiles = statistics::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
     for p in args.fail_if.iter().filter_map(Rule::percentile) {
         if !percentiles.contains(&p) {
             percentiles.push(p);

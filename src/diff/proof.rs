@@ -10,12 +10,12 @@ use super::{
     side::{Run, Side},
 };
 use crate::{
+    recording::{Recording, Request},
     rng,
     sim::{
         Profile,
         engine::{Engine, Job},
     },
-    stats::recording::{Recording, Request},
     units::{Nanos, UnixNanos},
 };
 

@@ -10,10 +10,12 @@ use super::{
     facts,
     side::{Latency, Side},
 };
-use crate::stats::{
-    Metric,
-    interval::{self, Interval},
-    recording::Request,
+use crate::{
+    recording::{Request, metric::Metric},
+    statistics::{
+        interval::{self, Interval},
+        numpy,
+    },
 };
 
 /// The version of this record.
@@ -318,5 +320,5 @@ fn more_values(of: &Candidate, requests: usize) -> Option<u64> {
 /// Rounded up, to two digits: it is an estimate.
 fn whole(requests: f64) -> u64 {
     let unit = 10_f64.powf((requests.max(1.0).log10().floor() - 1.0).max(0.0));
-    crate::stats::numpy::whole((requests / unit).ceil() * unit) as u64
+    numpy::whole((requests / unit).ceil() * unit) as u64
 }

@@ -5,12 +5,10 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{Estimate, Spread};
 use crate::{
     error::Error,
-    stats::{
-        Metric,
-        input::Reader,
+    recording::{Recording, Request, in_time, input::Reader, metric::Metric},
+    statistics::{
         interval::{Dependence, Dependences},
         numpy,
-        recording::{Recording, Request, in_time},
     },
 };
 

@@ -5,38 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::server::PrefixCache;
+use crate::recording::expected_cache::ExpectedCache;
 
 /// Shares that differ by more are worth a word.
 const TOLERANCE: f64 = 0.05;
 
 /// Tokens of a block, where the server does not tell: vLLM's default on GPUs. Only whole blocks are cached.
 const BLOCK: u32 = 16;
-
-/// What the requests mean, summed over successes that say so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Meant {
-    requests: u64,
-    /// Of those, the ones that mean any token to be cached.
-    sharing: u64,
-    tokens: u64,
-    prompt_tokens: u64,
-    /// Tokens that were cached, as the server's usage has it; `None`: it never tells.
-    cached: Option<u64>,
-}
-
-impl Meant {
-    /// Adds a request: the tokens it means to be cached, those of its prompt, and those that were cached. A server that
-    /// tells may leave out a zero.
-    pub fn add(&mut self, meant: u32, prompt_len: u32, cached: Option<u32>) {
-        self.requests += 1;
-        self.sharing += u64::from(meant > 0);
-        self.tokens += u64::from(meant.min(prompt_len));
-        self.prompt_tokens += u64::from(prompt_len);
-        if let Some(cached) = cached {
-            *self.cached.get_or_insert(0) += u64::from(cached);
-        }
-    }
-}
 
 /// The prefix cache, as it was meant and as it was.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +32,7 @@ impl Cache {
     /// Of the requests that say what they mean; `None`: none does. `completed`: all successes. `at_once`: the most that were
     /// in flight. `scraped`: what the server told.
     #[must_use]
-    pub fn of(meant: Meant, completed: u64, at_once: u64, scraped: Option<PrefixCache>) -> Option<Self> {
+    pub fn of(meant: ExpectedCache, completed: u64, at_once: u64, scraped: Option<PrefixCache>) -> Option<Self> {
         if meant.prompt_tokens == 0 {
             return None;
         }
@@ -99,8 +74,8 @@ fn complaint(cached: f64, (least, most): (f64, f64)) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn meant(requests: u32, tokens: u32, prompt_len: u32, cached: Option<u32>) -> Meant {
-        let mut meant = Meant::default();
+    fn meant(requests: u32, tokens: u32, prompt_len: u32, cached: Option<u32>) -> ExpectedCache {
+        let mut meant = ExpectedCache::default();
         (0..requests).for_each(|_| meant.add(tokens, prompt_len, cached));
         meant
     }
@@ -109,7 +84,7 @@ mod tests {
         PrefixCache { queries: 1, hits: 0, hit_rate: Some(hit_rate), block_size: Some(block_size) }
     }
 
-    fn note(meant: Meant, at_once: u64, scraped: Option<PrefixCache>) -> Option<String> {
+    fn note(meant: ExpectedCache, at_once: u64, scraped: Option<PrefixCache>) -> Option<String> {
         Cache::of(meant, meant.requests, at_once, scraped).unwrap().note
     }
 
@@ -138,7 +113,7 @@ mod tests {
         assert!(told.note.is_some());
         assert_eq!(Cache::of(silent, 101, 8, Some(scraped(0.9, 16))).unwrap().cached_share, None);
         assert_eq!(Cache::of(silent, 100, 8, None).unwrap().note, None);
-        assert_eq!(Cache::of(Meant::default(), 100, 8, None), None);
+        assert_eq!(Cache::of(ExpectedCache::default(), 100, 8, None), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, ops::Add};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::recording::Recording;
+use crate::recording::Recording;
 use crate::{
     record::{EndRecord, Percentiles, RunRecord, Stamps, Verdict},
     units::Nanos,

@@ -3,12 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    distribution::{Unit, Wanted},
-    part::Part,
+use super::{part::Part, tokens};
+use crate::{
     recording::{Recording, Request},
-    summary::Summary,
-    tokens,
+    statistics::{Summary, Unit, Wanted},
 };
 
 /// The share of deadlines that a fluid answer meets.
@@ -72,7 +70,8 @@ fn of_request(recording: &Recording, request: &Request, ttft: f64, tpot: f64) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{super::recording::Chunks, *};
+    use super::*;
+    use crate::recording::Chunks;
 
     fn index(ttft: f64, gaps: &[f64], chunk_tokens: Option<&[u32]>) -> f64 {
         let request = Request {

@@ -3,15 +3,14 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    distribution::Wanted,
-    fluidity::Fluidity,
-    part::Part,
-    recording::{Recording, Request},
-};
+use super::{fluidity::Fluidity, part::Part};
 use crate::{
     record::Object,
     units::{Nanos, parse_duration_in},
+};
+use crate::{
+    recording::{Recording, Request},
+    statistics::Wanted,
 };
 
 /// One limit: `ttft:200ms`.

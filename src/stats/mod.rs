@@ -3,50 +3,35 @@
 mod arrivals;
 mod cache;
 mod client;
-mod distribution;
 mod fluidity;
 mod goodput;
 mod group;
-mod histogram;
-pub(crate) mod input;
-pub(crate) mod interval;
-mod line;
-mod metric;
-pub(crate) mod numpy;
 mod part;
 mod peak;
 mod pool;
 mod rate;
-pub(crate) mod recording;
 mod result;
 mod server;
 mod steady;
-mod summary;
 mod table;
 mod tokens;
-mod trend;
 mod vb;
-mod vllm;
 
 use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-pub use distribution::{Distribution, Unit, Wanted};
-pub use interval::of_mean as interval_of_mean;
-pub use metric::Metric;
 pub use pool::runs as pool;
 pub use result::RunResult;
 
-use self::{
-    goodput::{Slo, Slos, parse_slos},
-    group::By,
-};
+use self::goodput::{Slo, Slos, parse_slos};
 use crate::{
     cli,
     config::ConfigFlag,
     error::Error,
     ndjson,
+    recording::{input::Reader, labels::By, metric::Metric},
+    statistics::{Wanted, parse_percentiles},
     units::{Nanos, parse_count, parse_duration},
 };
 
@@ -165,7 +150,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let files = cli::inputs("vb-stats", &args.files);
     let options = Options::checked(args)?;
     cli::outlive_first_interrupt()?;
-    let reader = input::Reader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
+    let reader = Reader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let result = read(reader, &files, exact, &options)?;
     let mut out = cli::stdout();
     ndjson::write(&mut out, &result)?;
@@ -179,7 +164,7 @@ pub fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Reads the requests and computes everything; a run that is too long to be kept in parts.
-fn read(reader: input::Reader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
+fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
     // The lists of every request are of every request: then all are kept.
     let most = if options.save_detailed { usize::MAX } else { exact };
     let in_part = Options { wanted: Wanted { histograms: true, ..options.wanted.clone() }, ..options.clone() };
@@ -201,7 +186,7 @@ fn read(reader: input::Reader, files: &[PathBuf], exact: usize, options: &Option
             "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
         );
     }
-    let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.meant, recording.span);
+    let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.expected_cache, recording.span);
     let mut result = match earlier {
         None => RunResult::of(recording, options),
         Some(earlier) => {
@@ -256,20 +241,6 @@ fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
         .collect()
 }
 
-/// The list of `--metric-percentiles`.
-pub(crate) fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
-    let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile: write them as 50,90,99.9");
-    let mut percentiles = Vec::new();
-    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
-        match text.parse::<f64>() {
-            Ok(p) if (0.0..=100.0).contains(&p) && !percentiles.contains(&p) => percentiles.push(p),
-            Ok(p) if percentiles.contains(&p) => {}
-            _ => return Err(wrong(text)),
-        }
-    }
-    Ok(percentiles)
-}
-
 fn parse_exact(text: &str) -> Result<usize, String> {
     let values = parse_count(text)?;
     usize::try_from(values).ok().filter(|values| *values > 0).ok_or_else(|| "at least one value is kept".into())
@@ -290,14 +261,6 @@ fn parse_metadata(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_numbers_up_to_100() {
-        assert_eq!(parse_percentiles("50, 99.9,50").unwrap(), [50.0, 99.9]);
-        for list in ["p99", "101", "-1", "nan"] {
-            assert!(parse_percentiles(list).is_err(), "{list}");
-        }
-    }
 
     #[test]
     fn metrics_are_known_by_name() {

@@ -3,15 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    distribution::{Distribution, Unit, Wanted},
-    goodput::{Good, Slo},
-    interval::Dependences,
-    metric::Metric,
-    recording::{Recording, Request, in_time},
-    summary::Summary,
-};
+use super::goodput::{Good, Slo};
 use crate::record::Object;
+use crate::{
+    recording::{Recording, Request, in_time, metric::Metric},
+    statistics::{Distribution, Summary, Unit, Wanted, interval::Dependences},
+};
 
 /// Some of the requests of a run.
 #[derive(Debug)]

@@ -1,9 +1,7 @@
 //! Peaks: the most requests in flight, and the most tokens in a second.
 
-use super::{
-    recording::{Chunks, Recording},
-    tokens,
-};
+use super::tokens;
+use crate::recording::{Chunks, Recording};
 use crate::units::{Nanos, SECOND};
 
 /// Peaks as vLLM counts them, in buckets of a second.
@@ -202,7 +200,8 @@ fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::recording::Request, *};
+    use super::*;
+    use crate::recording::Request;
 
     /// Requests of one token each (start, latency in ms).
     fn recording(requests: &[(u64, u64)]) -> Recording {

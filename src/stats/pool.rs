@@ -7,19 +7,19 @@ use std::{collections::HashMap, iter::once};
 use super::{
     arrivals,
     client::Client,
-    distribution::{Distribution, Together, Unit},
     fluidity::Fluidity,
     goodput::{Good, Goodput},
     group::{Group, Slice},
-    histogram,
-    metric::Metric,
     part::Numbers,
     rate::Rate,
     result::{self, RunResult},
-    summary::Summary,
     vb::{self, Failure, Latencies, Shortfall, Vb},
 };
 use crate::record::{Object, Verdict};
+use crate::{
+    recording::metric::Metric,
+    statistics::{Distribution, Summary, Together, Unit, histogram, numpy},
+};
 
 /// Why results cannot be put together.
 const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: make it with vb-stats --histograms";
@@ -100,7 +100,7 @@ fn pooled(results: &[RunResult], how: How) -> Result<RunResult, String> {
         total_input_tokens: sum(|r| r.total_input_tokens),
         total_output_tokens: sum(|r| r.total_output_tokens),
         max_output_tokens_per_s: peak(|r| r.max_output_tokens_per_s),
-        max_concurrent_requests: super::numpy::whole(peak(|r| r.max_concurrent_requests as f64)) as u64,
+        max_concurrent_requests: numpy::whole(peak(|r| r.max_concurrent_requests as f64)) as u64,
         rtfx: 0.0,
         metrics: metrics(results, how).ok_or(NO_HISTOGRAMS)?,
         vb,
@@ -127,7 +127,7 @@ fn header(results: &[RunResult], together: Together) -> Object {
     let mut add = |key: &str| {
         let numbers: Option<Vec<f64>> = results.iter().map(|r| r.header.get(key)?.as_f64()).collect();
         let Some(sum) = numbers.map(|numbers| numbers.iter().sum::<f64>()) else { return };
-        let whole = serde_json::Value::from(super::numpy::whole(sum));
+        let whole = serde_json::Value::from(numpy::whole(sum));
         let value = if sum.fract() == 0.0 { whole } else { sum.into() };
         header.insert(key.to_owned(), value);
     };
@@ -207,7 +207,7 @@ fn vb(results: &[RunResult], how: How, duration: f64) -> Option<Vb> {
     let (verdict, reasons) = verdict(&all);
     let length = |of: fn(&Vb) -> Option<u64>| {
         let mean = all.mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
-        mean.map(|mean| super::numpy::whole(mean.round()) as u64)
+        mean.map(|mean| numpy::whole(mean.round()) as u64)
     };
     let latencies = |of: fn(&Vb) -> &Latencies| {
         let both = all.each(of);

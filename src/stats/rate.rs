@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::statistics::{
     interval::{self, Dependence},
     numpy,
 };

@@ -4,18 +4,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
-    Options,
-    distribution::Distribution,
-    metric::Metric,
-    peak,
-    recording::{Recording, Request},
-    vb::Vb,
-};
+use super::{Options, peak, vb::Vb};
 use crate::{
     clock,
     record::{Object, RunRecord},
     units::{SECOND, UnixNanos},
+};
+use crate::{
+    recording::{Recording, Request, metric::Metric},
+    statistics::Distribution,
 };
 
 /// One run: what `vllm bench serve --save-result` writes, and `vb`.
@@ -301,7 +298,10 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::{recording::input::read_bytes, statistics::Wanted};
 
     #[test]
     fn dates_are_those_of_the_calendar() {
@@ -314,6 +314,26 @@ mod tests {
             (4_107_542_400, "21000301-000000"),
         ] {
             assert_eq!(date(UnixNanos(seconds * SECOND)), text);
+        }
+    }
+
+    proptest! {
+        /// Numbers far outside of any run's must not panic or fill the memory either.
+        #[test]
+        fn numbers_of_any_size_are_survived(
+            numbers in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e300, Just(0.0), Just(1e18)], 6)
+        ) {
+            let [start, due, ttft, latency, gap, done] = numbers[..] else { unreachable!() };
+            let line = format!(
+                r#"{{"success":true,"start_time":{start},"scheduled_time":{due},"ttft":{ttft},"latency":{latency},"#
+            ) + &format!(r#""itl":[{gap},0.5],"chunk_tokens":[],"output_tokens":9,"phases":{{"done":{done}}}}}"#);
+            let two = format!("{line}\n{}", line.replace("\"start_time\":", "\"start_time\":1"));
+            if let Ok(recording) = read_bytes(two.as_bytes()) {
+                let wanted = Wanted { percentiles: vec![50.0], histograms: true };
+                let options = Options { wanted, ..Default::default() };
+                let result = RunResult::of(recording, &options);
+                prop_assert_eq!(result.completed, 2);
+            }
         }
     }
 }

@@ -8,12 +8,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    numpy,
     part::{Numbers, Part},
     rate::{Rate, Slices},
-    recording::{Recording, Request},
     tokens,
-    trend::{self, Trend},
+};
+use crate::{
+    recording::{Recording, Request},
+    statistics::{
+        numpy,
+        trend::{self, Trend},
+    },
 };
 
 /// The fewest requests of a window.

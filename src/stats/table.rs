@@ -5,16 +5,15 @@ use serde_json::Value;
 use super::{
     arrivals,
     client::Client,
-    metric::Metric,
     part::Numbers,
     rate::Rate,
     result::RunResult,
     server::{Load, Parts, Server},
     steady::Little,
-    summary::Summary,
     vb::{Failure, UNCOUNTED, Vb},
 };
 use crate::record::ErrorKind;
+use crate::{recording::metric::Metric, statistics::Summary};
 
 /// The width of a rule.
 const WIDTH: usize = 50;

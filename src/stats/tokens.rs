@@ -1,6 +1,6 @@
 //! Tokens instead of chunks: a server may send several tokens in one.
 
-use super::recording::{Chunks, Recording, Request};
+use crate::recording::{Chunks, Recording, Request};
 
 /// The most tokens of one chunk that are told apart: a server that counts wrongly must not fill the memory.
 const MOST: u32 = 1 << 16;

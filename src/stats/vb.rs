@@ -5,24 +5,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Options, arrivals,
-    cache::{Cache, Meant},
+    cache::Cache,
     client::{self, Client},
-    distribution::{Distribution, Unit},
     goodput::Goodput,
     group::{self, Group, Slice},
-    metric::Metric,
     part::{Numbers, Part},
     peak,
     rate::Rate,
-    recording::{Recording, Request, in_time},
-    server::{ClientView, Pages, Server},
+    server::{ClientView, Server},
     steady::{self, Run, Stability, Steady, Window},
-    summary::Summary,
     tokens,
 };
 use crate::{
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
     units::UnixNanos,
+};
+use crate::{
+    recording::{Recording, Request, expected_cache::ExpectedCache, in_time, metric::Metric, pages::Pages},
+    statistics::{Distribution, Summary, Unit},
 };
 
 /// How many error messages are shown.
@@ -291,7 +291,7 @@ impl Vb {
     }
 
     /// Adds what the server told of itself, and holds the client's numbers against it.
-    pub fn hold_against(&mut self, pages: Pages, meant: Meant, span: Option<(UnixNanos, UnixNanos)>) {
+    pub fn hold_against(&mut self, pages: Pages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
         let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
         let completed = outcome("ok");

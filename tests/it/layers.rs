@@ -11,10 +11,11 @@ const LAYERS: &[&[&str]] = &[
     &["error", "units"],
     &["rng", "clock"],
     &["record", "pacer"],
-    &["ndjson"],
+    &["ndjson", "statistics"],
     &["tokens", "data", "load", "http"],
     &["backend"],
     &["config", "cli"],
+    &["recording"],
     &["generate", "fire", "stats", "diff", "agg", "sim", "selftest"],
 ];
 
@@ -28,9 +29,8 @@ const ALLOWED: &[(&str, &str)] = &[
     ("config", "agg"),
     ("config", "sim"),
     ("config", "selftest"),
-    ("diff", "stats"),  // it reads the same streams, and compares the same metrics
     ("diff", "sim"),    // its proof compares runs of the simulated engine, in virtual time
-    ("agg", "stats"),   // what it reads is what vb-stats writes
+    ("agg", "stats"),   // it pools the results that vb-stats writes
     ("tokens", "http"), // TLS and the words of a server's error
 ];
 

@@ -1,20 +1,22 @@
 //! The server's own view of a run, from the pages that `vb-fire --scrape` read, and how the client's agrees with it.
 
 mod histogram;
-mod pages;
 mod reconcile;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::{histogram::Buckets, pages::Gains};
+use self::histogram::Buckets;
 pub use self::{
     histogram::Estimate,
-    pages::{Gauge, Pages},
     reconcile::{ClientView, Parts, Reconciled},
 };
-use super::numpy;
-use crate::{http::prometheus::label, record::Object};
+use crate::{
+    http::prometheus::label,
+    record::Object,
+    recording::pages::{Gains, Gauge, Pages},
+    statistics::numpy,
+};
 
 /// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]

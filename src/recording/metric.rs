@@ -1,6 +1,6 @@
 //! The latencies that have a mean, a median, a standard deviation and percentiles in vLLM's result.
 
-use super::recording::Request;
+use super::Request;
 
 /// One of vLLM's latencies. `docs/METRICS.md` defines each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

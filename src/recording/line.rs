@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::recording::{Chunks, Recording, Request};
+use super::{Chunks, Recording, Request};
 use crate::{
     record::{ErrorKind, TokenSource},
     units::{Nanos, UnixNanos},
@@ -238,7 +238,7 @@ impl OutputLine<'_> {
             *recording.cached_tokens.get_or_insert(0) += u64::from(n);
         }
         if let Some(meant) = self.expected_cached_len {
-            recording.meant.add(meant, self.prompt_len.unwrap_or_default(), self.cached_tokens);
+            recording.expected_cache.add(meant, self.prompt_len.unwrap_or_default(), self.cached_tokens);
         }
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);

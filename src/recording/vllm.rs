@@ -8,10 +8,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{
-    metric::Metric,
-    recording::{Chunks, Header, Recording, Request},
-};
+use super::{Chunks, Header, Recording, Request, metric::Metric};
 
 /// One result. Its lists have an entry for each request; the Rust client leaves some of them out.
 #[derive(Default)]

@@ -208,3 +208,30 @@ fn moments(parts: &[&Distribution], n: usize) -> (f64, f64) {
     let mean = over(&|part| part.mean);
     (mean, over(&|part| part.std.powi(2) + (part.mean - mean).powi(2)).sqrt())
 }
+
+/// The list of `--metric-percentiles`.
+pub fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
+    let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile: write them as 50,90,99.9");
+    let mut percentiles = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        match text.parse::<f64>() {
+            Ok(p) if (0.0..=100.0).contains(&p) && !percentiles.contains(&p) => percentiles.push(p),
+            Ok(p) if percentiles.contains(&p) => {}
+            _ => return Err(wrong(text)),
+        }
+    }
+    Ok(percentiles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_numbers_up_to_100() {
+        assert_eq!(parse_percentiles("50, 99.9,50").unwrap(), [50.0, 99.9]);
+        for list in ["p99", "101", "-1", "nan"] {
+            assert!(parse_percentiles(list).is_err(), "{list}");
+        }
+    }
+}

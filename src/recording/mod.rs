@@ -1,8 +1,16 @@
 //! What is kept of the requests of a run: a row for each, and the gaps of all in one long vector.
 
+pub mod expected_cache;
+pub mod input;
+pub mod labels;
+mod line;
+pub mod metric;
+pub mod pages;
+mod vllm;
+
 use std::{collections::HashMap, ops::Range};
 
-use super::{cache::Meant, group::Labels, server::Pages};
+use self::{expected_cache::ExpectedCache, labels::Labels, pages::Pages};
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -123,7 +131,7 @@ pub struct Recording {
     /// What the servers told of themselves.
     pub pages: Pages,
     /// What the successes mean to be in the server's prefix cache.
-    pub meant: Meant,
+    pub expected_cache: ExpectedCache,
     /// Lines of a type that is not for this tool.
     pub skipped: u64,
     /// Bad lines that `--lenient` passed over.

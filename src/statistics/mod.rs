@@ -1,0 +1,16 @@
+//! Statistics of samples and series, with vLLM's formulas: percentiles with intervals, histograms, tests for trends.
+//!
+//! Nothing here knows requests or runs. `docs/METRICS.md` has the formulas and their sources.
+
+mod distribution;
+pub mod histogram;
+pub mod interval;
+pub mod numpy;
+mod summary;
+pub mod trend;
+
+pub use self::{
+    distribution::{Distribution, Together, Unit, Wanted, parse_percentiles},
+    histogram::Histogram,
+    summary::{Pool, Summary},
+};
