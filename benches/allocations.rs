@@ -41,7 +41,7 @@ const BACKENDS: [&str; 8] =
 
 fn main() -> ExitCode {
     if std::env::args().any(|arg| arg == "--base-url") {
-        let code = vb::cli::main("vb-fire", |args| vb::fire::run(&args));
+        let code = vb::tools::main(&vb::tools::FIRE);
         eprintln!("{}", ALLOCATIONS.load(Relaxed));
         return code;
     }

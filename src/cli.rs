@@ -1,4 +1,4 @@
-//! What every tool's `main` shares: flags and config, exit codes, the rules for pipes and signals.
+//! What all tools share: input and output files, messages, exit codes, the rules for pipes and signals.
 
 use std::{
     ffi::OsString,
@@ -9,35 +9,23 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemars::JsonSchema;
 
-use crate::{config, error::Error};
+use crate::error::Error;
 
-/// Parses the command line, puts the values of `--config` under it, and runs the tool.
-///
-/// Flags may be spelled with underscores, as vLLM's parser allows.
-pub fn main<A>(tool: &str, run: impl FnOnce(A) -> Result<(), Error>) -> ExitCode
-where
-    A: CommandFactory + FromArgMatches,
-{
-    let done = config::under(A::command(), arguments())
-        .and_then(|matches| run(A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?));
-    report(tool, done)
-}
-
-/// What was typed, names of flags with hyphens.
+/// The command line, with hyphens in the names of flags.
 #[must_use]
-pub fn arguments() -> Vec<OsString> {
-    std::env::args_os().map(hyphens).collect()
+pub fn hyphenated_args() -> Vec<OsString> {
+    std::env::args_os().map(hyphenate_flag).collect()
 }
 
-/// Says why the tool stopped, and gives the exit code.
+/// Prints the error, if there is one, and returns the exit code.
 ///
-/// A filter whose reader left has done its job: it ends silently with 0.
-fn report(tool: &str, done: Result<(), Error>) -> ExitCode {
-    match done {
+/// A filter whose reader closed the pipe has done its job: it ends silently with 0.
+#[must_use]
+pub fn report_result(tool: &str, result: Result<(), Error>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.is_broken_pipe() => ExitCode::SUCCESS,
         Err(e) => {
@@ -60,7 +48,7 @@ pub fn progress(tool: &str, line: &str, last: bool) {
 }
 
 /// `--max_concurrency` is `--max-concurrency`; values are left alone.
-fn hyphens(arg: OsString) -> OsString {
+fn hyphenate_flag(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(text) if text.starts_with("--") => {
             let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
@@ -192,7 +180,7 @@ mod tests {
         for (typed, meant) in
             [("--num_prompts=a_b", "--num-prompts=a_b"), ("a_b", "a_b"), ("--max_concurrency", "--max-concurrency")]
         {
-            assert_eq!(hyphens(typed.into()), OsString::from(meant));
+            assert_eq!(hyphenate_flag(typed.into()), OsString::from(meant));
         }
     }
 }

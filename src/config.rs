@@ -1,21 +1,21 @@
-//! `config.yaml`: the grid of a sweep, and a value for any flag of any tool.
+//! `config.yaml`: the grid of a sweep, and values for the flags of all tools.
 //!
-//! Two keys are the config's own: the pairs of the grid. Every other key is the name of a flag with underscores
-//! (`request_rate: 4` is `--request-rate 4`), and each tool takes those it knows; what is typed on the command line
-//! wins. So a flag has one home, and the config cannot fall behind.
+//! Two keys belong to the config itself: the pairs of the grid. Every other key is the name of a flag with underscores
+//! (`request_rate: 4` is `--request-rate 4`). Each tool takes the keys that it has flags for; the command line wins.
+//! Flags are defined only once, by the tools, so the config cannot fall out of date.
 
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, ArgMatches, Command, CommandFactory, error::ErrorKind, parser::ValueSource};
+use clap::{ArgAction, ArgMatches, Command, error::ErrorKind, parser::ValueSource};
 use serde::Deserialize;
 use serde_yaml::Value;
 
 use crate::error::{Error, without_place};
 
-/// The flag every tool has.
+/// The flag that every tool has.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFlag {
     /// Take values from this file; flags win over it.
@@ -23,16 +23,16 @@ pub struct ConfigFlag {
     pub config: Option<PathBuf>,
 }
 
-/// The keys that describe a sweep: two of its own, and three flags that a script needs to know.
+/// The keys that describe a sweep: the two pairs, and three flags that the script of a sweep needs.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Grid {
-    /// The model's name at the server.
+    /// The name under which the server serves the model.
     pub model: Option<String>,
     /// The server, or `sim` for the simulated one.
     pub base_url: Option<String>,
     /// Where prompts come from.
     pub dataset_name: Option<String>,
-    /// Pairs of input and output length (0: nothing is generated), in tokens; none: the lengths are those of the dataset.
+    /// Pairs of input and output length in tokens (output 0: nothing is generated). Empty: the dataset sets the lengths.
     #[serde(default)]
     pub input_output: Vec<(u32, u32)>,
     /// Pairs of concurrency and number of prompts.
@@ -40,30 +40,17 @@ pub struct Grid {
     pub concurrency_prompts: Vec<(u32, u32)>,
 }
 
-/// The keys of [`Grid`] that are not flags as well.
+/// The keys of [`Grid`] that are not also flags.
 const GRID_KEYS: [&str; 2] = ["input_output", "concurrency_prompts"];
 
-/// All tools, whose flags are the keys a config may have.
-fn tools() -> Vec<Command> {
-    vec![
-        crate::generate::Args::command(),
-        crate::fire::Args::command(),
-        crate::stats::Args::command(),
-        crate::diff::Args::command(),
-        crate::agg::Args::command(),
-        crate::sim::Args::command(),
-        crate::selftest::Args::command(),
-    ]
-}
-
-/// A config that was read and whose keys are all known.
-struct File {
+/// A config file, parsed as far as its top-level keys.
+struct ConfigFile {
     name: String,
     text: String,
     entries: Vec<(String, Value)>,
 }
 
-impl File {
+impl ConfigFile {
     fn read(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let mut text =
@@ -71,9 +58,9 @@ impl File {
         if text.starts_with('\u{feff}') {
             text.remove(0);
         }
-        // `null` is an empty file: a config without a key.
+        // An empty file parses as `null`: a config without keys.
         let mapping: Option<serde_yaml::Mapping> = serde_yaml::from_str(&text).map_err(|e| yaml_error(&name, &e))?;
-        let file = File {
+        Ok(ConfigFile {
             entries: mapping
                 .unwrap_or_default()
                 .into_iter()
@@ -81,36 +68,35 @@ impl File {
                 .collect(),
             name,
             text,
-        };
-        file.check_keys()?;
-        Ok(file)
+        })
     }
 
-    fn check_keys(&self) -> Result<(), Error> {
+    /// Fails on the first key that is neither a grid key nor a flag of one of `commands`.
+    fn check_keys(&self, commands: &[Command]) -> Result<(), Error> {
         let mut known: Vec<String> = GRID_KEYS.iter().map(ToString::to_string).collect();
-        for tool in tools() {
-            let flags = tool.get_arguments().filter_map(clap::Arg::get_long);
+        for command in commands {
+            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
             known.extend(
                 flags.filter(|f| !matches!(*f, "config" | "help" | "version" | "schema")).map(|f| f.replace('-', "_")),
             );
         }
         for (key, _) in &self.entries {
             if !known.contains(key) {
-                let cure = match nearest(key, &known) {
+                let cure = match nearest_key(key, &known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
                         "see `vb-gen --help`, `vb-fire --help`, …: a key is the name of a flag with underscores".into()
                     }
                 };
-                return Err(self.wrong(key, &format!("no tool knows the key `{key}`; {cure}")));
+                return Err(self.key_error(key, &format!("no tool knows the key `{key}`; {cure}")));
             }
         }
         Ok(())
     }
 
-    /// The error for `key`: `config.yaml:4: what`.
-    fn wrong(&self, key: &str, what: &str) -> Error {
-        // Only keys at the top level are looked for, and those start their line.
+    /// An error at the line of `key`: `config.yaml:4: what`.
+    fn key_error(&self, key: &str, what: &str) -> Error {
+        // All keys are at the top level, so each starts its line.
         let at = |line: &str| {
             line.trim_start_matches(['"', '\''])
                 .strip_prefix(key)
@@ -121,19 +107,21 @@ impl File {
     }
 }
 
-/// Reads the grid of a config.
-pub fn grid(path: &Path) -> Result<Grid, Error> {
-    let file = File::read(path)?;
+/// Reads the grid of a config whose keys [`parse_with_config`] has checked.
+pub fn read_grid(path: &Path) -> Result<Grid, Error> {
+    let file = ConfigFile::read(path)?;
     let grid: Grid = serde_yaml::from_str(&file.text).map_err(|e| yaml_error(&file.name, &e))?;
     for (key, pairs) in [("input_output", &grid.input_output), ("concurrency_prompts", &grid.concurrency_prompts)] {
         let lengths = key == "input_output";
         if pairs.is_empty() && !(lengths && grid.dataset_name.is_some()) {
-            let or = if lengths { ", or `dataset_name` a dataset with lengths of its own" } else { "" };
-            return Err(file.wrong(key, &format!("`{key}` needs at least one pair, as in `{key}: [[128, 64]]`{or}")));
+            let or = if lengths { ", or `dataset_name` a dataset that sets the lengths" } else { "" };
+            return Err(
+                file.key_error(key, &format!("`{key}` needs at least one pair, as in `{key}: [[128, 64]]`{or}"))
+            );
         }
         // An output length may be 0: some APIs generate nothing.
         if let Some((a, b)) = pairs.iter().find(|(a, b)| *a == 0 || (*b == 0 && !lengths)) {
-            return Err(file.wrong(key, &format!("`{key}`: [{a}, {b}] has a zero")));
+            return Err(file.key_error(key, &format!("`{key}`: [{a}, {b}] has a zero")));
         }
     }
     Ok(grid)
@@ -146,14 +134,20 @@ fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
     })
 }
 
-/// Parses `argv` for `tool`, with the values of the file named by `--config` under what was typed.
+/// Parses `argv` for `tool`. Flags that `argv` does not set take their values from the file that `--config` names.
 ///
-/// On `--help`, `--version` and a wrong flag this prints and leaves by clap's own exit, with 0 or 2.
-pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
+/// `commands` returns the command lines of all tools, whose flags are the valid keys; it is called only if there is a
+/// config. On `--help`, `--version` and an invalid flag, clap prints its text and ends the process with code 0 or 2.
+pub fn parse_with_config(
+    tool: Command,
+    argv: Vec<OsString>,
+    commands: impl FnOnce() -> Vec<Command>,
+) -> Result<ArgMatches, Error> {
     let matches = tool.clone().get_matches_from(argv.clone());
     let path = matches.try_get_one::<PathBuf>("config").ok().flatten();
     let Some(path) = path else { return Ok(matches) };
-    let file = File::read(path)?;
+    let file = ConfigFile::read(path)?;
+    file.check_keys(&commands())?;
 
     let mut from_config: Vec<OsString> = Vec::new();
     for (key, value) in file.entries.iter().filter(|(key, _)| !is_foreign(&tool, key)) {
@@ -163,8 +157,8 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
         if matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
-        let flags = flags(key, value, arg.get_action()).map_err(|what| file.wrong(key, &what))?;
-        // Alone first, so that a wrong value is told with its line.
+        let flags = flags_from_value(key, value, arg.get_action()).map_err(|what| file.key_error(key, &what))?;
+        // Parse this flag alone first, so that the error for an invalid value has the line of its key.
         let alone = std::iter::once(OsString::from("config")).chain(flags.iter().cloned());
         if let Err(e) = tool.clone().try_get_matches_from(alone)
             && matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::WrongNumberOfValues)
@@ -175,7 +169,7 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
                 .lines()
                 .find(|l| l.contains("possible values"))
                 .map_or_else(String::new, |l| format!(" {}", l.trim()));
-            return Err(file.wrong(key, &format!("{first}{choices}")));
+            return Err(file.key_error(key, &format!("{first}{choices}")));
         }
         from_config.extend(flags);
     }
@@ -186,14 +180,17 @@ pub fn under(tool: Command, argv: Vec<OsString>) -> Result<ArgMatches, Error> {
     Ok(tool.get_matches_from(all))
 }
 
-/// `header` in a config is an HTTP header for `vb-fire`; the flag of that name that `vb-agg` has is the language of its CSV.
-/// And `output_len` is the length that `vb-gen` asks for, which need not be a number.
+/// Whether `key` means the flag of another tool with the same name.
+///
+/// `header` in a config is an HTTP header of `vb-fire`; `--header` of `vb-agg` is the language of its CSV. `output_len` is
+/// for `vb-gen`, which also accepts values that are not numbers.
 fn is_foreign(tool: &Command, key: &str) -> bool {
     matches!((tool.get_name(), key), ("vb-agg", "header") | ("vb-selftest", "output_len"))
 }
 
-/// `request_rate: 4` → `--request-rate=4`; lists repeat the flag, maps become JSON, `true` is the bare flag.
-fn flags(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<OsString>, String> {
+/// Turns a key and its value into flags: `request_rate: 4` → `--request-rate=4`. Lists repeat the flag, maps become JSON,
+/// and `true` becomes the flag without a value.
+fn flags_from_value(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<OsString>, String> {
     let name = format!("--{}", key.replace('_', "-"));
     let scalar = |value: &Value| match value {
         Value::String(text) => Ok(text.clone()),
@@ -205,7 +202,7 @@ fn flags(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<OsString>, 
     match (value, action) {
         (Value::Null | Value::Bool(false), ArgAction::SetTrue) | (Value::Null, _) => Ok(vec![]),
         (Value::Bool(true), ArgAction::SetTrue) => Ok(vec![name.into()]),
-        (_, ArgAction::SetTrue) => Err(format!("`{key}` is true or false")),
+        (_, ArgAction::SetTrue) => Err(format!("`{key}` must be true or false")),
         (Value::Sequence(list), ArgAction::Append) => list.iter().map(one).collect(),
         // `metric_percentiles: [50, 99]` is `--metric-percentiles 50,99`.
         (Value::Sequence(list), _) => {
@@ -216,29 +213,14 @@ fn flags(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<OsString>, 
     }
 }
 
-/// The known name that is the fewest edits away, if it is near at all.
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+/// The known key with the smallest edit distance to `name`, if it is close enough to be a typing error.
+fn nearest_key<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
     known
         .iter()
-        .map(|k| (edits(name, k), k.as_str()))
+        .map(|k| (strsim::levenshtein(name, k), k.as_str()))
         .min()
         .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
         .map(|(_, k)| k)
-}
-
-/// The Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -248,22 +230,22 @@ mod tests {
     #[test]
     fn a_near_miss_is_recognised() {
         let known = ["base_url", "model", "concurrency_prompts"].map(String::from);
-        assert_eq!(nearest("base_ulr", &known), Some("base_url"));
-        assert_eq!(nearest("concurency_prompt", &known), Some("concurrency_prompts"));
-        assert_eq!(nearest("temperature_of_the_room", &known), None);
+        assert_eq!(nearest_key("base_ulr", &known), Some("base_url"));
+        assert_eq!(nearest_key("concurency_prompt", &known), Some("concurrency_prompts"));
+        assert_eq!(nearest_key("temperature_of_the_room", &known), None);
     }
 
     #[test]
     fn values_become_flags() {
         let value = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
-        let set = |key: &str, text: &str| flags(key, &value(text), &ArgAction::Set);
+        let set = |key: &str, text: &str| flags_from_value(key, &value(text), &ArgAction::Set);
         assert_eq!(set("request_rate", "4").unwrap(), ["--request-rate=4"]);
         assert_eq!(set("metric_percentiles", "[50, 99.9]").unwrap(), ["--metric-percentiles=50,99.9"]);
-        let append = flags("goodput", &value("[a, b]"), &ArgAction::Append).unwrap();
+        let append = flags_from_value("goodput", &value("[a, b]"), &ArgAction::Append).unwrap();
         assert_eq!(append, ["--goodput=a", "--goodput=b"]);
         assert_eq!(set("extra_body", "{a: 1}").unwrap(), [r#"--extra-body={"a":1}"#]);
-        assert_eq!(flags("no_text", &value("true"), &ArgAction::SetTrue).unwrap(), ["--no-text"]);
-        assert!(flags("no_text", &value("false"), &ArgAction::SetTrue).unwrap().is_empty());
-        assert!(flags("no_text", &value("3"), &ArgAction::SetTrue).is_err());
+        assert_eq!(flags_from_value("no_text", &value("true"), &ArgAction::SetTrue).unwrap(), ["--no-text"]);
+        assert!(flags_from_value("no_text", &value("false"), &ArgAction::SetTrue).unwrap().is_empty());
+        assert!(flags_from_value("no_text", &value("3"), &ArgAction::SetTrue).is_err());
     }
 }

@@ -5,44 +5,47 @@
 //!                             ▲ │ HTTP
 //!                             │ ▼
 //! vb-gen ──SampleRequest──▶ vb-fire ──RequestFuncOutput──▶ vb-stats ──result──▶ vb-agg ──▶ CSV
-//! prompts of                load, and the moment           numbers of           one row
-//! exact length              of each token                  one run              a run
+//! prompts of                load, and the time             metrics of           one row
+//! exact length              of each token                  one run              per run
 //! ```
 //!
-//! Each tool is a function of this library, `run(Args)` in the module of its name; the binaries only call it. Where to
-//! look, from the ground up: a module uses those of the groups above it (`tests/it/layers.rs` holds them to it).
+//! Each tool is a function of this library: `run` in the module of the tool. The binaries only call it, through [`tools`].
+//! The modules from the lowest layer to the highest; a module uses only modules of the groups above its own
+//! (`tests/it/layers.rs` checks this).
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`error`] | why a tool stopped, and its exit code |
 //! | [`units`] | integer nanoseconds and counts: in JSON, in flags, for people |
-//! | [`clock`] | the one place that asks for the time |
+//! | [`clock`] | the only module that reads the system's clocks |
 //! | [`rng`] | named random streams, the same on every machine |
 //! | | |
-//! | [`record`] | the lines on the pipes: the product's interface, described in `docs/FORMAT.md` |
-//! | [`ndjson`] | reading and writing them, a line each |
-//! | [`statistics`] | percentiles with intervals, histograms, tests for trends: knows no requests |
-//! | [`pacer`] | waiting for an instant, to a tenth of a millisecond |
+//! | [`record`] | the lines on the pipes: the public interface, described in `docs/FORMAT.md` |
+//! | [`ndjson`] | reads and writes records, one per line |
+//! | [`statistics`] | percentiles with intervals, histograms, tests for trends; knows nothing of requests |
+//! | [`pacer`] | waits until an instant, to a tenth of a millisecond |
 //! | | |
 //! | [`data`] | dataset files, read row by row, and the sonnets |
-//! | [`http`] | connections with stamps, server-sent events; questions off the stopwatch |
-//! | [`load`] | when each request is due, decided before any clock runs |
-//! | [`tokens`] | tokenizers: built in, from a file, from the hub, or the server's own |
+//! | [`http`] | connections with timestamps, server-sent events, and requests that are not measured |
+//! | [`load`] | when each request is due, computed before the run starts |
+//! | [`tokens`] | tokenizers: built in, from a file, from the hub, or the server's |
 //! | | |
-//! | [`backend`] | the APIs that servers speak: bodies of requests, pieces of replies |
+//! | [`backend`] | the APIs of servers: builds request bodies, parses chunks |
 //! | | |
-//! | [`cli`] | what every `main` shares: flags, pipes, signals, exit codes |
-//! | [`config`] | `config.yaml`: the grid of a sweep, and a value for any flag, which it asks the tools for |
+//! | [`cli`] | what all tools share: files, messages, signals, exit codes |
+//! | [`config`] | `config.yaml`: the grid of a sweep, and values for flags |
 //! | | |
-//! | [`recording`] | the outputs of a run as read from streams: what statistics are made of |
+//! | [`recording`] | the outputs of a run, as read from a stream |
 //! | | |
-//! | [`generate`] | `vb-gen`: a dataset becomes requests |
-//! | [`fire`] | `vb-fire`: requests become outputs |
-//! | [`stats`] | `vb-stats`: the outputs of a run become one result, by the definitions of `docs/METRICS.md` |
-//! | [`diff`] | `vb-diff`: two sides of outputs become a verdict for each metric |
-//! | [`agg`] | `vb-agg`: results become a table |
-//! | [`sim`] | `vb-sim`: a server whose timing is known and whose faults are wanted |
-//! | [`selftest`] | `vb-selftest`: the client of this machine against the truth log of `vb-sim` |
+//! | [`generate`] | `vb-gen`: turns a dataset into requests |
+//! | [`fire`] | `vb-fire`: sends requests and records their outputs |
+//! | [`stats`] | `vb-stats`: turns the outputs of a run into a result, as `docs/METRICS.md` defines it |
+//! | [`diff`] | `vb-diff`: compares two sets of outputs and gives a verdict for each metric |
+//! | [`agg`] | `vb-agg`: turns results into a table |
+//! | [`sim`] | `vb-sim`: a simulated server with known timing and faults on demand |
+//! | [`selftest`] | `vb-selftest`: checks the client on this machine against the truth log of `vb-sim` |
+//! | | |
+//! | [`tools`] | the seven programs, and the `main` that they share |
 
 pub mod agg;
 pub mod backend;
@@ -66,4 +69,5 @@ pub mod sim;
 pub mod statistics;
 pub mod stats;
 pub mod tokens;
+pub mod tools;
 pub mod units;

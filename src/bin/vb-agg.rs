@@ -1,5 +1,5 @@
-//! `vb-agg`: arguments, then one call.
+//! `vb-agg`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-agg", vb::agg::run)
+    vb::tools::main(&vb::tools::AGG)
 }

@@ -1,5 +1,5 @@
-//! `vb-diff`: arguments, then one call.
+//! `vb-diff`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-diff", vb::diff::run)
+    vb::tools::main(&vb::tools::DIFF)
 }

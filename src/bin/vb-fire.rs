@@ -1,5 +1,5 @@
-//! `vb-fire`: arguments, then one call.
+//! `vb-fire`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-fire", |args| vb::fire::run(&args))
+    vb::tools::main(&vb::tools::FIRE)
 }

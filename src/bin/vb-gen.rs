@@ -1,5 +1,5 @@
-//! `vb-gen`: arguments, then one call.
+//! `vb-gen`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-gen", vb::generate::run)
+    vb::tools::main(&vb::tools::GEN)
 }

@@ -1,5 +1,5 @@
-//! `vb-selftest`: arguments, then one call.
+//! `vb-selftest`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-selftest", |args| vb::selftest::run(&args))
+    vb::tools::main(&vb::tools::SELFTEST)
 }

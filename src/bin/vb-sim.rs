@@ -1,5 +1,5 @@
-//! `vb-sim`: arguments, then one call.
+//! `vb-sim`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-sim", vb::sim::run)
+    vb::tools::main(&vb::tools::SIM)
 }

@@ -1,5 +1,5 @@
-//! `vb-stats`: arguments, then one call.
+//! `vb-stats`.
 
 fn main() -> std::process::ExitCode {
-    vb::cli::main("vb-stats", vb::stats::run)
+    vb::tools::main(&vb::tools::STATS)
 }

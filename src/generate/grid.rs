@@ -32,7 +32,7 @@ struct Cell {
 
 /// Writes the cells of the grid in `config`.
 pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
-    let grid = config::grid(config)?;
+    let grid = config::read_grid(config)?;
     let mut out = cli::stdout();
     for cell in cells(&grid, seed) {
         match format {

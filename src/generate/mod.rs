@@ -568,7 +568,7 @@ fn warn(what: impl std::fmt::Display) {
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
     if args.command.is_some() {
-        mix::check_flags(&Args::command(), cli::arguments())?;
+        mix::check_flags(&Args::command(), cli::hyphenated_args())?;
     }
     if args.schema {
         return cli::print_schema::<SampleRequest>();

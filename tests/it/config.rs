@@ -52,7 +52,7 @@ fn a_mistake_is_told_with_its_line_and_the_cure() {
             "backend: grpc\n",
             "vb-fire: config.yaml:1: invalid value 'grpc' for 'backend <BACKEND>' [possible values: openai, openai-chat, ",
         ),
-        ("flag", "ignore_eos: 3\n", "vb-fire: config.yaml:1: `ignore_eos` is true or false\n"),
+        ("flag", "ignore_eos: 3\n", "vb-fire: config.yaml:1: `ignore_eos` must be true or false\n"),
         ("yaml", "model: [\n", "vb-fire: config.yaml:2:1: "),
         ("list", "- a\n", "vb-fire: config.yaml:1:1: "),
     ] {
