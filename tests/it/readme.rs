@@ -1,4 +1,4 @@
-//! Every command in the READMEs is run, in their order, against the simulated server.
+//! Runs every command of the README and of the cookbook, in their order, against the simulated server.
 
 use std::{collections::HashSet, fs, path::Path, process::Command};
 
@@ -12,13 +12,44 @@ fn blocks(page: &str) -> Vec<String> {
 
 #[test]
 fn both_languages_show_the_same_commands_and_output() {
-    assert_eq!(blocks("README.md"), blocks("README.zh.md"));
     let output = |page: &str| {
         let text = fs::read_to_string(root().join(page)).unwrap();
         text.split("```text\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(output("README.md"), output("README.zh.md"));
+    for (english, chinese) in [("README.md", "README.zh.md"), (COOKBOOK, "docs/COOKBOOK.zh.md")] {
+        assert_eq!(blocks(english), blocks(chinese), "{chinese}");
+        assert_eq!(output(english), output(chinese), "{chinese}");
+    }
 }
+
+/// Every link of a page to a file of the project, and to a heading there, leads somewhere.
+#[test]
+fn links_lead_somewhere() {
+    let pages = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/ACCURACY.md"];
+    let cookbooks = [COOKBOOK, "docs/COOKBOOK.zh.md"];
+    for page in pages.iter().chain(&cookbooks).chain(&MANUALS) {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { root().join(page) } else { root().join(page).with_file_name(file) };
+            let linked = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{page}: {target}: {e}"));
+            let found = anchor.is_empty() || linked.lines().any(|line| heading_anchor(line).as_deref() == Some(anchor));
+            assert!(found, "{page}: no heading {target}");
+        }
+    }
+}
+
+/// The anchor that GitHub makes of a heading.
+fn heading_anchor(line: &str) -> Option<String> {
+    let title = line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#'))?;
+    let kept = title.chars().filter(|c| c.is_alphanumeric() || ['-', '_', ' '].contains(c));
+    Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
+}
+
+const COOKBOOK: &str = "docs/COOKBOOK.md";
 
 const MANUALS: [&str; 7] = [
     "docs/BACKENDS.md",
@@ -34,9 +65,9 @@ const MANUALS: [&str; 7] = [
 #[test]
 fn every_flag_is_in_a_manual() {
     let read = |page: &str| fs::read_to_string(tool::root().join(page)).unwrap();
-    let manuals: String = MANUALS.iter().chain(&["README.md"]).map(|page| read(page)).collect();
+    let manuals: String = MANUALS.iter().chain(&["README.md", COOKBOOK]).map(|page| read(page)).collect();
     let is_flag = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let told: HashSet<&str> =
+    let documented: HashSet<&str> =
         manuals.split("--").skip(1).map(|rest| rest.split(|c| !is_flag(c)).next().unwrap()).collect();
     for tool in ["vb-gen", "vb-fire", "vb-stats", "vb-agg", "vb-diff", "vb-sim", "vb-selftest"] {
         let help = tool::run(tool, &["--help"], "").stdout;
@@ -46,23 +77,23 @@ fn every_flag_is_in_a_manual() {
             line.strip_prefix("--")?.split(|c| !is_flag(c)).next()
         });
         let missing: Vec<&str> =
-            flags.filter(|flag| !told.contains(flag) && !["help", "version"].contains(flag)).collect();
-        assert!(missing.is_empty(), "{tool}: no manual speaks of {missing:?}");
+            flags.filter(|flag| !documented.contains(flag) && !["help", "version"].contains(flag)).collect();
+        assert!(missing.is_empty(), "{tool}: no manual mentions {missing:?}");
     }
 }
 
 #[test]
 fn the_commands_of_the_manuals_run() {
-    // Two define what others use.
+    // These two define records and numbers, and need no command.
     for page in MANUALS.iter().filter(|page| !["docs/FORMAT.md", "docs/METRICS.md"].contains(page)) {
         assert!(!blocks(page).is_empty(), "{page} shows no command");
     }
     for script in MANUALS.iter().flat_map(|page| blocks(page)) {
-        // A server that outlived a command that failed would hold its output open, and this test up.
-        // One that is just over cannot be ended any more.
-        let ended = format!("trap 'jobs -p | xargs -r kill || true' EXIT\n{script}");
+        // A server that outlived a failed command would keep its output open, and this test would wait for it.
+        // `kill` fails for a server that has just exited.
+        let script_with_trap = format!("trap 'jobs -p | xargs -r kill || true' EXIT\n{script}");
         let mut bash = Command::new("bash");
-        bash.args(["-euo", "pipefail", "-c", &ended]).current_dir(tool::folder("manuals"));
+        bash.args(["-euo", "pipefail", "-c", &script_with_trap]).current_dir(tool::folder("manuals"));
         let done = tool::done(bash.env("PATH", tool::search_path()).output().unwrap());
         assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
     }
@@ -77,12 +108,13 @@ fn every_recipe_runs() {
     let sim = Sim::start(&[]);
     let tls = Sim::start_tls(&["--api-key", "sk-your-key", "--served-model-name", "my-model"]);
 
-    let recipes = blocks("README.md");
+    let mut recipes = blocks("README.md");
+    recipes.extend(blocks(COOKBOOK));
     assert_eq!(recipes[..2], ["scripts/sweep.sh\n", "cargo test\n"], "the two commands");
     assert!(recipes.len() >= 12);
     for recipe in &recipes[2..] {
         if !has_jq && recipe.contains("jq ") {
-            eprintln!("not run, for want of jq:\n{recipe}");
+            eprintln!("not run, jq is missing:\n{recipe}");
             continue;
         }
         let script = recipe.replace("http://127.0.0.1:8000", &sim.url).replace("https://api.example.com", &tls.url);
@@ -97,7 +129,7 @@ fn every_recipe_runs() {
         let done = tool::done(done);
         assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
         assert!(!done.stderr.contains("sk-your-key"), "{}", done.stderr);
-        // No recipe sends what another has sent, but for those that are to send the same again.
+        // No recipe sends prompts that another has sent, except for these two, which show just that.
         let again = ["again.json", "short.json"].iter().any(|result| recipe.contains(result));
         assert_eq!(done.stderr.contains("prefix cache, where"), again, "{script}\n{}", done.stderr);
     }
@@ -136,7 +168,7 @@ fn every_recipe_runs() {
     assert!(csv.lines().count() >= 3, "{csv}");
 }
 
-/// The files that recipes take for granted.
+/// The files that recipes expect.
 fn fixtures(folder: &Path) {
     let turn = |text: &str| format!(r#"{{"from":"human","value":"{text}"}}"#);
     let talk = |i: usize| {
