@@ -141,6 +141,12 @@ pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::stdout)
 }
 
+/// Writes a text to standard output, for flags that print a table and exit.
+pub fn print_text(text: &str) -> Result<(), Error> {
+    let mut out = stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::stdout)
+}
+
 /// Raises the limit of open files as far as the system lets us, since a thousand connections need a thousand files and
 /// the usual limit is 1,024. Gives how many are allowed now.
 #[must_use]

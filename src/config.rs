@@ -77,7 +77,9 @@ impl ConfigFile {
         for command in commands {
             let flags = command.get_arguments().filter_map(clap::Arg::get_long);
             known.extend(
-                flags.filter(|f| !matches!(*f, "config" | "help" | "version" | "schema")).map(|f| f.replace('-', "_")),
+                flags
+                    .filter(|f| !matches!(*f, "config" | "help" | "version" | "schema" | "list-backends"))
+                    .map(|f| f.replace('-', "_")),
             );
         }
         for (key, _) in &self.entries {

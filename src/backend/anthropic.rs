@@ -21,24 +21,38 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Sampling, Text, Usage, completions::LIMIT, parse, prompt, sampling::listed};
+use super::{
+    Api, Backend, Choice, Delta, Part, PromptForm, Sampling, Text, Usage, completions::LIMIT, parse, prompt,
+    sampling::listed,
+};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Messages;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "anthropic",
+    aliases: &[],
+    about: "Anthropic messages",
+    prompt_forms: &[PromptForm::Chat, PromptForm::Media],
+    needs: "messages or text; system messages become `system`",
+    token_counts: "`usage`, cached tokens included",
+    checked_against: "vLLM 0.32",
+    api: Some(&AnthropicApi),
+};
 
-impl Api for Messages {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct AnthropicApi;
+
+impl Api for AnthropicApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/messages"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
-        prompt::without_calls(&messages, "anthropic")?;
+        prompt::without_calls(&messages, BACKEND.name)?;
         let is_system = |message: &Value| message["role"] == "system" || message["role"] == "developer";
         let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
         messages.retain(|message| !is_system(message));
@@ -52,20 +66,20 @@ impl Api for Messages {
         Ok(body)
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: None, known: Some(KNOWN) }
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         listed(body.get_mut("stop_sequences"));
     }
 
-    fn headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
+    fn extra_headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
         let version = ("anthropic-version", "2023-06-01".to_owned());
         [Some(version), key.map(|key| ("x-api-key", key.to_owned()))].into_iter().flatten().collect()
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         let mut delta = Delta::default();
         match &*told.kind {
@@ -88,7 +102,7 @@ impl Api for Messages {
         Ok(delta)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let told: Told = parse(body)?;
         if told.is_error() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
@@ -238,7 +252,7 @@ mod tests {
     use super::*;
 
     fn usage(data: &str) -> Usage {
-        Messages.read(Event { name: b"", data: data.as_bytes() }).unwrap().usage
+        AnthropicApi.read_event(Event { name: b"", data: data.as_bytes() }).unwrap().usage
     }
 
     #[test]

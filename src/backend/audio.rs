@@ -17,22 +17,36 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Payload, Sampling, Usage, completions::limit, openai, parse, prompt};
+use super::{
+    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, Sampling, Usage, completions::limit, openai,
+    parse, prompt,
+};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Audio;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "openai-audio",
+    aliases: &[],
+    about: "OpenAI transcriptions",
+    prompt_forms: &[PromptForm::Media],
+    needs: "an `input_audio` part in `multi_modal_data`",
+    token_counts: "`usage`, if streaming",
+    checked_against: DOCUMENTATION_ONLY,
+    api: Some(&AudioApi),
+};
 
-impl Api for Audio {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct AudioApi;
+
+impl Api for AudioApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/audio/transcriptions"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut body = Object::from_iter([("model".into(), model.into())]);
         limit(&mut body, "max_completion_tokens", request);
         body.insert("stream".into(), stream.into());
@@ -43,11 +57,11 @@ impl Api for Audio {
         Ok(body)
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: None, known: Some(KNOWN) }
     }
 
-    fn encode(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
+    fn encode_body(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
         let (format, audio) = audio(request)?;
         let boundary = boundary(&audio);
         let mut bytes = Vec::with_capacity(audio.len() + 1024);
@@ -73,7 +87,7 @@ impl Api for Audio {
     }
 
     /// vLLM's chunks are those of a chat; OpenAI's own service has events of its own.
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
             return openai::read(event.data);
         }
@@ -88,7 +102,7 @@ impl Api for Audio {
         Ok(delta)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let (text, usage) = if body.trim_ascii_start().starts_with(b"{") {
             let told: Told = parse(body)?;
             if told.error.is_some() {
@@ -188,7 +202,8 @@ mod tests {
         let request: SampleRequest = serde_json::from_str(&line).unwrap();
         let none = Object::new();
         let payload =
-            super::super::payload(Protocol { api: &Audio, stream: false }, &request, "m", &none, &none).unwrap();
+            super::super::build_payload(Protocol { api: &AudioApi, stream: false }, &request, "m", &none, &none)
+                .unwrap();
         assert_eq!(payload.content_type, "multipart/form-data; boundary=vb-part-1");
         let text = String::from_utf8(payload.bytes).unwrap();
         for part in [
@@ -208,16 +223,17 @@ mod tests {
         ] {
             let request =
                 SampleRequest { multi_modal_data: Some(serde_json::from_str(bad).unwrap()), ..request.clone() };
-            assert!(Audio.encode(&none, &request).is_err(), "{bad}");
+            assert!(AudioApi.encode_body(&none, &request).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_reply_may_be_the_text_itself() {
-        let text = |body: &'static str| Audio.whole(body.as_bytes()).map(|delta| delta.choices[0].text.to_string());
+        let text =
+            |body: &'static str| AudioApi.read_response(body.as_bytes()).map(|delta| delta.choices[0].text.to_string());
         assert_eq!(text("There.\n").unwrap(), "There.");
         assert_eq!(text("WEBVTT\n\n00:00.000 --> 00:01.000\nThere.\n").unwrap().lines().count(), 4);
         assert_eq!(text(r#"{"text":"There."}"#).unwrap(), "There.");
-        assert!(text(r#"{"text":"The"#).is_err() && Audio.whole(b"\xff").is_err());
+        assert!(text(r#"{"text":"The"#).is_err() && AudioApi.read_response(b"\xff").is_err());
     }
 }

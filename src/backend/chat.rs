@@ -8,7 +8,7 @@
 //! Reasoning comes as `reasoning` or `reasoning_content`, calls of tools as `tool_calls`.
 
 use super::{
-    Api, Delta,
+    Api, Backend, Delta, PromptForm,
     completions::{limit, streaming},
     openai, prompt,
 };
@@ -17,16 +17,27 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Chat;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "openai-chat",
+    aliases: &[],
+    about: "OpenAI chat completions",
+    prompt_forms: &[PromptForm::Chat, PromptForm::Media],
+    needs: "messages, or text as one user message",
+    token_counts: "`usage`, or token ids in the chunks",
+    checked_against: "vLLM 0.32",
+    api: Some(&ChatApi),
+};
 
-impl Api for Chat {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct ChatApi;
+
+impl Api for ChatApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/chat/completions"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let messages = prompt::messages(request)?;
         let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
         limit(&mut body, "max_completion_tokens", request);
@@ -34,7 +45,7 @@ impl Api for Chat {
         Ok(body)
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         // A completion's `logprobs` is a number; a chat has it as a switch and a number.
         if let Some(count) = body.get("logprobs").and_then(serde_json::Value::as_u64) {
             body.insert("logprobs".into(), true.into());
@@ -42,11 +53,11 @@ impl Api for Chat {
         }
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         openai::read(event.data)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         openai::whole(body)
     }
 }

@@ -7,22 +7,33 @@
 
 use serde_json::json;
 
-use super::{Api, Delta, openai, prompt};
+use super::{Api, Backend, Delta, PromptForm, openai, prompt};
 use crate::{
     http::sse::Event,
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Completions;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "openai",
+    aliases: &["vllm"],
+    about: "OpenAI completions",
+    prompt_forms: &[PromptForm::Text, PromptForm::TokenIds],
+    needs: "text or token ids",
+    token_counts: "`usage`, or token ids in the chunks",
+    checked_against: "vLLM 0.32",
+    api: Some(&CompletionsApi),
+};
 
-impl Api for Completions {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+pub struct CompletionsApi;
+
+impl Api for CompletionsApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/completions"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let prompt = serde_json::to_value(prompt::one(request)?).map_err(|e| e.to_string())?;
         let mut body = Object::from_iter([("model".into(), model.into()), ("prompt".into(), prompt)]);
         limit(&mut body, "max_tokens", request);
@@ -30,11 +41,11 @@ impl Api for Completions {
         Ok(body)
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         openai::read(event.data)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         openai::whole(body)
     }
 }

@@ -11,56 +11,52 @@
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Delta, Payload, Sampling, Usage, json, parse, prompt};
+use super::{Api, Backend, Delta, Payload, PromptForm, Usage, encode_json, parse, prompt};
 use crate::{
-    http::{
-        exchange::{Cut, error_message},
-        sse::Event,
-    },
+    http::exchange::error_message,
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Embeddings;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "openai-embeddings",
+    aliases: &[],
+    about: "OpenAI embeddings",
+    prompt_forms: &[PromptForm::Text, PromptForm::TokenIds, PromptForm::TextList],
+    needs: "text, token ids, or a list of either",
+    token_counts: "`usage` (prompt only)",
+    checked_against: "vLLM 0.32",
+    api: Some(&EmbeddingsApi),
+};
 
-impl Api for Embeddings {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+pub struct EmbeddingsApi;
+
+impl Api for EmbeddingsApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/embeddings"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
         Ok(Object::from_iter([("model".into(), model.into()), ("input".into(), prompt::any(request)?)]))
     }
 
-    fn sampling(&self) -> Sampling {
-        Sampling::NONE
-    }
-
-    fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
+    fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
         let bytes = body.get("encoding_format").and_then(Value::as_str).filter(|format| format.starts_with("bytes"));
         match bytes {
             Some(_) => {
                 Err("vectors as `bytes` come without a count of tokens: set `encoding_format` to base64 or float"
                     .into())
             }
-            None => json(body),
+            None => encode_json(body),
         }
     }
 
-    fn cut(&self, _stream: bool) -> Cut {
-        Cut::Whole
-    }
-
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
-        self.whole(event.data)
-    }
-
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         results(body)
     }
 
-    fn generates(&self) -> bool {
+    fn generates_tokens(&self) -> bool {
         false
     }
 }

@@ -1,12 +1,12 @@
-//! The APIs that servers speak: what a request looks like, and what a piece of the reply holds.
+//! The APIs that servers offer: how a request is written, and how a response is read.
 //!
 //! ```text
-//! SampleRequest ─▶ Api::body ─▶ flags, --extra-body, the request's own body ─▶ Payload ─▶ the server
-//! Delta ◀─ Api::read (an event) or Api::whole (a reply in one piece) ◀─────────────────── its bytes
+//! SampleRequest ─▶ Api::request_body ─▶ sampling flags, --extra-body, the request's own body ─▶ Payload ─▶ the server
+//! Delta ◀─ Api::read_event (streaming) or Api::read_response (non-streaming) ◀───────────────────── its bytes
 //! ```
 //!
-//! One file for each, whose head shows a request and a reply. `docs/BACKENDS.md` has them all side by side. A server that is
-//! not among them needs no Rust: see [`template`].
+//! Each backend is one file with one `static BACKEND`, listed in [`BACKENDS`]; the head of the file shows a request and a
+//! response. `docs/BACKENDS.md` compares them. A server that is not listed needs no Rust: see [`template`].
 
 mod anthropic;
 mod audio;
@@ -14,6 +14,7 @@ mod chat;
 mod completions;
 mod delta;
 mod embeddings;
+mod list;
 mod ollama;
 mod openai;
 pub mod pattern;
@@ -29,7 +30,10 @@ mod tgi;
 
 use std::{borrow::Cow, fmt, path::Path};
 
+use clap::builder::PossibleValue;
+
 pub use delta::{Choice, Delta, Extent, Metrics, Part, Usage};
+pub use list::list_backends;
 pub use sampling::Sampling;
 
 use crate::{
@@ -38,139 +42,170 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The API that is spoken. The names are vLLM's where it has one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Backend {
-    /// `/v1/completions`.
-    #[value(alias = "vllm")]
-    Openai,
-    /// `/v1/chat/completions`.
-    OpenaiChat,
-    /// `/v1/responses`.
-    OpenaiResponses,
-    /// Anthropic's `/v1/messages`.
-    Anthropic,
-    /// `/v1/embeddings`.
-    OpenaiEmbeddings,
-    /// vLLM's `/pooling`.
-    VllmPooling,
-    /// `/v1/rerank`.
-    VllmRerank,
-    /// `/v1/audio/transcriptions`.
-    OpenaiAudio,
-    /// Text Generation Inference: `/generate_stream`.
-    Tgi,
-    /// `SGLang`'s own `/generate`.
-    Sglang,
-    /// TensorRT-LLM behind Triton: `/v2/models/ensemble/generate_stream`.
-    TensorrtLlm,
-    /// Ollama's `/api/chat`.
-    Ollama,
-    /// Any other, described by the file of --template.
-    Template,
+/// Every backend, in the order of `--help` and the docs.
+pub static BACKENDS: [&Backend; 13] = [
+    &completions::BACKEND,
+    &chat::BACKEND,
+    &responses::BACKEND,
+    &anthropic::BACKEND,
+    &embeddings::BACKEND,
+    &pooling::BACKEND,
+    &rerank::BACKEND,
+    &audio::BACKEND,
+    &tgi::BACKEND,
+    &sglang::BACKEND,
+    &tensorrt_llm::BACKEND,
+    &ollama::BACKEND,
+    &template::BACKEND,
+];
+
+/// One value of `--backend`, and what `--help`, `--list-backends` and `docs/BACKENDS.md` say about it.
+#[derive(Debug)]
+pub struct Backend {
+    /// The name in flags and records; vLLM's name where it has one.
+    pub name: &'static str,
+    /// Other names that `--backend` accepts.
+    pub aliases: &'static [&'static str],
+    /// The API in a few words.
+    pub about: &'static str,
+    /// The forms of prompt that it accepts.
+    pub prompt_forms: &'static [PromptForm],
+    /// What a request must have, as Markdown.
+    pub needs: &'static str,
+    /// Where token counts come from, as Markdown.
+    pub token_counts: &'static str,
+    /// The server that it was checked against.
+    pub checked_against: &'static str,
+    /// Writes requests and reads responses; `None`: the file of `--template` describes the API.
+    pub api: Option<&'static dyn Api>,
+}
+
+/// No such server was at hand: the responses in the tests were written from its public documentation.
+const DOCUMENTATION_ONLY: &str = "its documentation only";
+
+/// A form of prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptForm {
+    /// Text that the server passes to the model as it is.
+    Text,
+    /// Messages, or text that becomes one: the server applies the model's chat template.
+    Chat,
+    /// Token ids.
+    TokenIds,
+    /// A list of texts in one request.
+    TextList,
+    /// Images or audio.
+    Media,
 }
 
 impl Backend {
-    /// The name in flags and records.
+    /// The backend that `--backend NAME` selects.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Backend::Openai => "openai",
-            Backend::OpenaiChat => "openai-chat",
-            Backend::OpenaiResponses => "openai-responses",
-            Backend::Anthropic => "anthropic",
-            Backend::OpenaiEmbeddings => "openai-embeddings",
-            Backend::VllmPooling => "vllm-pooling",
-            Backend::VllmRerank => "vllm-rerank",
-            Backend::OpenaiAudio => "openai-audio",
-            Backend::Tgi => "tgi",
-            Backend::Sglang => "sglang",
-            Backend::TensorrtLlm => "tensorrt-llm",
-            Backend::Ollama => "ollama",
-            Backend::Template => "template",
-        }
+    pub fn from_name(name: &str) -> Option<&'static Self> {
+        BACKENDS.into_iter().find(|backend| backend.name == name || backend.aliases.contains(&name))
     }
 
-    /// Whether the server puts the model's chat template round a prompt.
+    fn accepts(&self, form: PromptForm) -> bool {
+        self.prompt_forms.contains(&form)
+    }
+
+    /// Whether the server applies the model's chat template to the prompt.
     #[must_use]
-    pub fn is_chat(self) -> bool {
-        matches!(self, Backend::OpenaiChat | Backend::OpenaiResponses | Backend::Anthropic | Backend::Ollama)
+    pub fn is_chat(&self) -> bool {
+        self.accepts(PromptForm::Chat)
     }
 
     /// Whether a prompt may be a list of token ids.
     #[must_use]
-    pub fn takes_ids(self) -> bool {
-        use Backend::{Openai, OpenaiEmbeddings, Sglang, Template, VllmPooling};
-        matches!(self, Openai | OpenaiEmbeddings | VllmPooling | Sglang | Template)
+    pub fn takes_ids(&self) -> bool {
+        self.accepts(PromptForm::TokenIds)
     }
 
-    /// Whether images or sound may stand beside the text.
+    /// Whether a prompt may be a list of texts.
     #[must_use]
-    pub fn takes_media(self) -> bool {
-        self.is_chat() || matches!(self, Backend::OpenaiAudio | Backend::Template)
+    pub fn takes_lists(&self) -> bool {
+        self.accepts(PromptForm::TextList)
     }
 
-    /// The API itself. `template` is the file of --template, which goes with [`Backend::Template`].
+    /// Whether a request may have images or audio.
+    #[must_use]
+    pub fn takes_media(&self) -> bool {
+        self.accepts(PromptForm::Media)
+    }
+
+    /// Whether a request must have images or audio.
+    #[must_use]
+    pub fn needs_media(&self) -> bool {
+        self.prompt_forms == [PromptForm::Media]
+    }
+
+    /// Whether the server generates tokens. A template may.
+    #[must_use]
+    pub fn generates_tokens(&self) -> bool {
+        self.api.is_none_or(Api::generates_tokens)
+    }
+
+    /// The API. `template` is the file of `--template`, which only `--backend template` takes.
     ///
     /// # Errors
     /// The file is missing, not wanted, or not a template.
-    pub fn api(self, template: Option<&Path>) -> Result<&'static dyn Api, Error> {
-        if template.is_some() && self != Backend::Template {
-            return Err(Error::Usage("--template goes with --backend template only".into()));
+    pub fn open_api(&self, template: Option<&Path>) -> Result<&'static dyn Api, Error> {
+        match (self.api, template) {
+            (Some(api), None) => Ok(api),
+            (Some(_), Some(_)) => Err(Error::Usage("--template works with --backend template only".into())),
+            // The program opens one file and uses it to its end, so leaking it loses nothing.
+            (None, Some(file)) => Ok(Box::leak(Box::new(template::TemplateApi::open(file)?))),
+            (None, None) => Err(Error::Usage(format!(
+                "--backend {} needs a file that describes the API: --template FILE (docs/BACKENDS.md)",
+                self.name
+            ))),
         }
-        Ok(match self {
-            Backend::Openai => &completions::Completions,
-            Backend::OpenaiChat => &chat::Chat,
-            Backend::OpenaiResponses => &responses::Responses,
-            Backend::Anthropic => &anthropic::Messages,
-            Backend::OpenaiEmbeddings => &embeddings::Embeddings,
-            Backend::VllmPooling => &pooling::Pooling,
-            Backend::VllmRerank => &rerank::Rerank,
-            Backend::OpenaiAudio => &audio::Audio,
-            Backend::Tgi => &tgi::Tgi,
-            Backend::Sglang => &sglang::Sglang,
-            Backend::TensorrtLlm => &tensorrt_llm::TensorrtLlm,
-            Backend::Ollama => &ollama::Ollama,
-            Backend::Template => {
-                let file = template.ok_or_else(|| {
-                    Error::Usage("--backend template is described in a file: --template FILE (docs/BACKENDS.md)".into())
-                })?;
-                // One for the whole program, so it may stay.
-                Box::leak(Box::new(template::Template::open(file)?))
-            }
-        })
     }
 }
 
-/// One API. `stream` says whether the reply is asked for token by token or in one piece.
+impl clap::ValueEnum for &'static Backend {
+    fn value_variants<'a>() -> &'a [Self] {
+        &BACKENDS
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let about = match self.api {
+            Some(api) => format!("{}: {}", self.about, api.endpoint_path(true)),
+            None => self.about.to_owned(),
+        };
+        Some(PossibleValue::new(self.name).aliases(self.aliases).help(about))
+    }
+}
+
+/// An API: writes requests and reads responses. `stream` says whether the response is streamed.
 pub trait Api: fmt::Debug + Send + Sync {
     /// The usual path of its endpoint.
-    fn endpoint(&self, stream: bool) -> &str;
+    fn endpoint_path(&self, stream: bool) -> &str;
 
-    /// What the request itself says, before flags are added.
+    /// The body of a request before the sampling flags are added.
     ///
     /// # Errors
     /// Says what the request lacks for this API.
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String>;
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String>;
 
-    /// Where its sampling parameters stand.
-    fn sampling(&self) -> Sampling {
-        Sampling::VLLM
+    /// Where sampling parameters go in the body, and their names.
+    fn sampling_keys(&self) -> Sampling {
+        if self.generates_tokens() { Sampling::VLLM } else { Sampling::NONE }
     }
 
-    /// Puts keys where this API has them, once the whole body is together.
-    fn arrange(&self, _body: &mut Object) {}
+    /// Rewrites keys for this API, once all parts of the body are merged.
+    fn adapt_body(&self, _body: &mut Object) {}
 
     /// The bytes that are sent.
     ///
     /// # Errors
     /// Says what the request lacks.
-    fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
-        json(body)
+    fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
+        encode_json(body)
     }
 
-    /// Headers beside the usual ones; `key` is the API key.
-    fn headers(&self, _key: Option<&str>) -> Vec<(&'static str, String)> {
+    /// Headers in addition to the usual ones; `key` is the API key.
+    fn extra_headers(&self, _key: Option<&str>) -> Vec<(&'static str, String)> {
         vec![]
     }
 
@@ -179,109 +214,112 @@ pub trait Api: fmt::Debug + Send + Sync {
         true
     }
 
-    /// How its reply is cut into pieces.
-    fn cut(&self, stream: bool) -> Cut {
-        if stream { Cut::Events } else { Cut::Whole }
+    /// How a response is divided into chunks. Without generated tokens there is nothing to stream.
+    fn response_framing(&self, stream: bool) -> Cut {
+        if stream && self.generates_tokens() { Cut::Events } else { Cut::Whole }
     }
 
-    /// Reads one event or line of a reply. Events without data, `[DONE]`, and those that are called `error` are not shown to it.
+    /// Reads a chunk: an event or a line. Events without data, `[DONE]` and events named `error` are handled by the caller.
     ///
     /// # Errors
-    /// It is nothing of this API.
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String>;
+    /// It is not a chunk of this API.
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+        self.read_response(event.data)
+    }
 
-    /// Reads a reply in one piece.
+    /// Reads a non-streaming response.
     ///
     /// # Errors
-    /// It is nothing of this API.
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String>;
+    /// It is not a response of this API.
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String>;
 
-    /// Whether it generates tokens: an answer without any is none then.
-    fn generates(&self) -> bool {
+    /// Whether it generates tokens: a response without any is then an error.
+    fn generates_tokens(&self) -> bool {
         true
     }
 
-    /// Whether a stream says where it ends. One that does not is over when the server closes it in good order.
-    fn tells_end(&self) -> bool {
+    /// Whether a stream marks its end. One that does not is complete when the server closes it without an error.
+    fn marks_end(&self) -> bool {
         true
     }
 }
 
-/// The body of a request.
+/// The body of a request, encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payload {
     /// The bytes.
     pub bytes: Vec<u8>,
-    /// Their type.
+    /// The value of `content-type`.
     pub content_type: String,
 }
 
-/// An API, and whether replies are streamed.
+/// An API, and whether responses are streamed.
 #[derive(Debug, Clone, Copy)]
 pub struct Protocol {
     /// The API.
     pub api: &'static dyn Api,
-    /// Replies come token by token, and not in one piece.
+    /// Responses are streamed.
     pub stream: bool,
 }
 
-/// Completions, streamed.
+/// Completions, streaming.
 impl Default for Protocol {
     fn default() -> Self {
-        Protocol { api: &completions::Completions, stream: true }
+        Protocol { api: &completions::CompletionsApi, stream: true }
     }
 }
 
 impl Protocol {
-    /// How replies are cut into pieces.
+    /// How responses are divided into chunks.
     #[must_use]
-    pub fn cut(self) -> Cut {
-        self.api.cut(self.stream)
+    pub fn response_framing(self) -> Cut {
+        self.api.response_framing(self.stream)
     }
 
     /// The usual path of the endpoint.
     #[must_use]
-    pub fn endpoint(self) -> &'static str {
-        self.api.endpoint(self.stream)
+    pub fn endpoint_path(self) -> &'static str {
+        self.api.endpoint_path(self.stream)
     }
 }
 
-/// The payload of a request: its own keys, then the sampling `flags`, then `extra` (--extra-body), then its own `body`, where a
-/// later key replaces an earlier one and objects are merged.
+/// The payload of a request: its own keys, then the sampling `flags`, then `extra` (--extra-body), then its own `body`. A later
+/// key replaces an earlier one, and objects are merged.
 ///
 /// # Errors
 /// Says what the request lacks for this API.
-pub fn payload(
+pub fn build_payload(
     Protocol { api, stream }: Protocol,
     request: &SampleRequest,
     model: &str,
     flags: &Object,
     extra: &Object,
 ) -> Result<Payload, String> {
-    let mut body = api.body(request, request.lora.as_deref().unwrap_or(model), stream)?;
-    let sampling = api.sampling();
+    let mut body = api.request_body(request, request.lora.as_deref().unwrap_or(model), stream)?;
+    let sampling = api.sampling_keys();
     let mut own = request.body.clone().unwrap_or_default();
     if !sampling.has("ignore_eos") {
-        // `vb-gen` puts it into its requests whatever the server, and some refuse what they do not know.
+        // `vb-gen` adds it to every request, and some servers reject keys that they do not know.
         own.remove("ignore_eos");
     }
     for part in [flags, extra, &own] {
         sampling::add(&mut body, &sampling.place(part));
     }
-    api.arrange(&mut body);
-    api.encode(&body, request)
+    api.adapt_body(&mut body);
+    api.encode_body(&body, request)
 }
 
-fn json(body: &Object) -> Result<Payload, String> {
+fn encode_json(body: &Object) -> Result<Payload, String> {
     let bytes = serde_json::to_vec(body).map_err(|e| e.to_string())?;
     Ok(Payload { bytes, content_type: "application/json".into() })
 }
 
-/// Text that borrows from the reply unless it holds escapes. (An `Option<Cow<str>>` is a copy always, whatever serde is told.)
+/// Text that borrows from the response unless it has escapes. (serde always copies into an `Option<Cow<str>>`, even with
+/// `#[serde(borrow)]`.)
 #[derive(Debug, Default, serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads JSON, or says why it is not what was due.
+/// Parses JSON; the error says what was expected.
 fn parse<'a, T: serde::Deserialize<'a>>(data: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(data).map_err(|e| e.to_string())
 }
@@ -293,20 +331,23 @@ mod tests {
 
     use super::*;
 
+    fn open_api(backend: &str, template: Option<&Path>) -> Result<&'static dyn Api, Error> {
+        Backend::from_name(backend).unwrap().open_api(template)
+    }
+
     /// The body that goes to a backend, as JSON.
-    fn body(backend: Backend, line: &str, stream: bool) -> Result<serde_json::Value, String> {
+    fn body(backend: &str, line: &str, stream: bool) -> Result<serde_json::Value, String> {
         let flags = serde_json::from_str(r#"{"temperature":0.5,"top_p":0.9}"#).unwrap();
         let extra = serde_json::from_str(r#"{"top_p":0.8,"seed":1}"#).unwrap();
         let request: SampleRequest = serde_json::from_str(line).unwrap();
-        let api = backend.api(None).unwrap();
-        let payload = payload(Protocol { api, stream }, &request, "m", &flags, &extra)?;
+        let api = open_api(backend, None).unwrap();
+        let payload = build_payload(Protocol { api, stream }, &request, "m", &flags, &extra)?;
         assert_eq!(payload.content_type, "application/json");
         Ok(serde_json::from_slice(&payload.bytes).unwrap())
     }
 
     #[test]
     fn bodies_are_what_each_api_wants() {
-        use Backend::{Anthropic, Ollama, Openai, OpenaiChat, OpenaiResponses, Sglang, TensorrtLlm, Tgi};
         let hi = r#"{"prompt":"hi","expected_output_len":4,"body":{"ignore_eos":true}}"#;
         let ids = r#"{"prompt":[1,2],"expected_output_len":4,"body":{"seed":2,"ignore_eos":true}}"#;
         let tail = |mut value: serde_json::Value| {
@@ -319,49 +360,49 @@ mod tests {
         let user = json!([{"role": "user", "content": "hi"}]);
         for (backend, line, stream, want) in [
             (
-                Openai,
+                "openai",
                 ids,
                 true,
                 json!({"model": "m", "prompt": [1, 2], "max_tokens": 4, "stream": true, "stream_options": usage,
                     "temperature": 0.5, "top_p": 0.8, "seed": 2, "ignore_eos": true}),
             ),
-            (Openai, hi, false, tail(json!({"model": "m", "prompt": "hi", "max_tokens": 4, "stream": false}))),
+            ("openai", hi, false, tail(json!({"model": "m", "prompt": "hi", "max_tokens": 4, "stream": false}))),
             (
-                OpenaiChat,
+                "openai-chat",
                 hi,
                 true,
                 tail(json!({"model": "m", "messages": user, "max_completion_tokens": 4, "stream": true,
                     "stream_options": usage})),
             ),
             (
-                OpenaiResponses,
+                "openai-responses",
                 hi,
                 true,
                 tail(json!({"model": "m", "input": "hi", "max_output_tokens": 4, "stream": true, "store": false})),
             ),
             (
-                Anthropic,
+                "anthropic",
                 hi,
                 true,
                 json!({"model": "m", "messages": user, "max_tokens": 4, "stream": true, "temperature": 0.5,
                     "top_p": 0.8, "seed": 1}),
             ),
             (
-                Tgi,
+                "tgi",
                 hi,
                 true,
                 json!({"inputs": "hi", "parameters": {"max_new_tokens": 4, "details": true, "temperature": 0.5,
                     "top_p": 0.8, "seed": 1}, "stream": true}),
             ),
             (
-                Sglang,
+                "sglang",
                 ids,
                 true,
                 json!({"input_ids": [1, 2], "sampling_params": {"max_new_tokens": 4, "temperature": 0.5, "top_p": 0.8,
                     "sampling_seed": 2, "ignore_eos": true}, "stream": true}),
             ),
             (
-                TensorrtLlm,
+                "tensorrt-llm",
                 hi,
                 false,
                 json!({"text_input": "hi", "max_tokens": 4, "bad_words": "", "stop_words": "",
@@ -369,20 +410,20 @@ mod tests {
                     "min_tokens": 4}),
             ),
             (
-                Ollama,
+                "ollama",
                 hi,
                 true,
                 json!({"model": "m", "messages": user, "stream": true, "truncate": false,
                     "options": {"num_predict": 4, "temperature": 0.5, "top_p": 0.8, "seed": 1}}),
             ),
         ] {
-            assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend.name());
+            assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend);
         }
     }
 
     #[test]
     fn tensorrt_llm_is_asked_for_a_length_and_an_adapter_in_its_words() {
-        let sent = |line| body(Backend::TensorrtLlm, line, true).unwrap();
+        let sent = |line| body("tensorrt-llm", line, true).unwrap();
         let plain = sent(r#"{"prompt":"hi","lora":"7"}"#);
         assert_eq!(
             (&plain["max_tokens"], &plain["min_tokens"], &plain["lora_task_id"]),
@@ -402,23 +443,23 @@ mod tests {
         let line =
             |body: serde_json::Value| json!({"prompt": "hi", "expected_output_len": 4, "body": body}).to_string();
         let sent = |backend, own| body(backend, &line(own), true).unwrap();
-        let ollama = sent(Backend::Ollama, json!({"options": {"num_ctx": 8192}, "logprobs": 2, "stop": "x"}));
+        let ollama = sent("ollama", json!({"options": {"num_ctx": 8192}, "logprobs": 2, "stop": "x"}));
         let options =
             json!({"num_predict": 4, "temperature": 0.5, "top_p": 0.8, "seed": 1, "num_ctx": 8192, "stop": ["x"]});
         assert_eq!((&ollama["options"], &ollama["logprobs"]), (&options, &json!(true)));
         assert_eq!(ollama["top_logprobs"], 2);
-        let sglang = sent(Backend::Sglang, json!({"sampling_params": {"stop": "x"}, "logprobs": 3, "min_tokens": 4}));
+        let sglang = sent("sglang", json!({"sampling_params": {"stop": "x"}, "logprobs": 3, "min_tokens": 4}));
         let params = json!({"max_new_tokens": 4, "temperature": 0.5, "top_p": 0.8, "sampling_seed": 1, "stop": "x",
             "min_new_tokens": 4});
         assert_eq!((&sglang["sampling_params"], &sglang["return_logprob"]), (&params, &json!(true)));
         assert_eq!(sglang["top_logprobs_num"], 3);
         // Out of their range there, where they would change nothing.
-        let tgi = sent(Backend::Tgi, json!({"temperature": 0, "top_p": 1, "top_k": -1, "parameters": {"stop": "x"}}));
+        let tgi = sent("tgi", json!({"temperature": 0, "top_p": 1, "top_k": -1, "parameters": {"stop": "x"}}));
         let parameters = json!({"max_new_tokens": 4, "details": true, "seed": 1, "stop": ["x"]});
         assert_eq!(tgi["parameters"], parameters);
-        let anthropic = sent(Backend::Anthropic, json!({"stop": "x", "ignore_eos": true}));
+        let anthropic = sent("anthropic", json!({"stop": "x", "ignore_eos": true}));
         assert_eq!((&anthropic["stop_sequences"], &anthropic["ignore_eos"]), (&json!(["x"]), &json!(null)));
-        let responses = sent(Backend::OpenaiResponses, json!({"logprobs": 2}));
+        let responses = sent("openai-responses", json!({"logprobs": 2}));
         assert_eq!(
             (&responses["top_logprobs"], &responses["include"]),
             (&json!(2), &json!(["message.output_text.logprobs"]))
@@ -431,15 +472,15 @@ mod tests {
         let talk = json!({"messages": [{"role": "system", "content": text("Be brief.")}, {"role": "developer", "content": "Now."},
             {"role": "user", "content": text("hi")}, {"role": "assistant", "content": text("ho")}]})
         .to_string();
-        let sent = body(Backend::Anthropic, &talk, true).unwrap();
+        let sent = body("anthropic", &talk, true).unwrap();
         assert_eq!(sent["system"], json!([{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Now."}]));
         assert_eq!(sent["messages"].as_array().unwrap().len(), 2);
-        let sent = body(Backend::OpenaiResponses, &talk, true).unwrap();
+        let sent = body("openai-responses", &talk, true).unwrap();
         assert_eq!(sent["input"][3]["content"], json!([{"type": "output_text", "text": "ho"}]));
         assert_eq!(sent["input"][2]["content"], json!([{"type": "input_text", "text": "hi"}]));
         let far =
             json!({"prompt": "hi", "multi_modal_data": {"type": "image_url", "image_url": {"url": "https://h/a.png"}}});
-        assert!(body(Backend::Ollama, &far.to_string(), true).unwrap_err().contains("`data:` addresses"));
+        assert!(body("ollama", &far.to_string(), true).unwrap_err().contains("`data:` addresses"));
     }
 
     #[test]
@@ -449,43 +490,45 @@ mod tests {
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "c", "content": "2"}]})
         .to_string();
-        for backend in [Backend::Anthropic, Backend::OpenaiResponses] {
-            assert!(
-                body(backend, &talk, true).unwrap_err().contains("use --backend openai-chat"),
-                "{}",
-                backend.name()
-            );
+        for backend in ["anthropic", "openai-responses"] {
+            assert!(body(backend, &talk, true).unwrap_err().contains("use --backend openai-chat"), "{}", backend);
         }
-        let sent = body(Backend::Ollama, &talk, true).unwrap();
+        let sent = body("ollama", &talk, true).unwrap();
         assert_eq!(sent["messages"][1]["tool_calls"][0]["function"]["arguments"], json!({"a": 1}));
-        assert_eq!(body(Backend::OpenaiChat, &talk, true).unwrap()["messages"][2]["tool_call_id"], "c");
+        assert_eq!(body("openai-chat", &talk, true).unwrap()["messages"][2]["tool_call_id"], "c");
     }
 
     #[test]
     fn what_a_backend_does_not_take_is_refused_with_the_cure() {
         for (backend, line, cure) in [
-            (Backend::Openai, r#"{"messages":[]}"#, "--backend openai-chat"),
-            (Backend::OpenaiChat, r#"{"prompt":[1]}"#, "--backend openai"),
-            (Backend::Openai, "{}", "no `prompt`"),
-            (Backend::VllmRerank, r#"{"prompt":"hi"}"#, "[query, document, …]"),
-            (Backend::OpenaiAudio, r#"{"prompt":"hi"}"#, "input_audio"),
-            (Backend::Openai, r#"{"prompt":["a","b"]}"#, "send one a line"),
-            (Backend::Sglang, r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
-            (Backend::OpenaiEmbeddings, r#"{"prompt":"hi","body":{"encoding_format":"bytes"}}"#, "base64 or float"),
-            (Backend::VllmPooling, r#"{"prompt":"hi","body":{"encoding_format":"bytes_only"}}"#, "base64 or float"),
-            (Backend::TensorrtLlm, r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
+            ("openai", r#"{"messages":[]}"#, "--backend openai-chat"),
+            ("openai-chat", r#"{"prompt":[1]}"#, "--backend openai"),
+            ("openai", "{}", "no `prompt`"),
+            ("vllm-rerank", r#"{"prompt":"hi"}"#, "[query, document, …]"),
+            ("openai-audio", r#"{"prompt":"hi"}"#, "input_audio"),
+            ("openai", r#"{"prompt":["a","b"]}"#, "send one a line"),
+            ("sglang", r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
+            ("openai-embeddings", r#"{"prompt":"hi","body":{"encoding_format":"bytes"}}"#, "base64 or float"),
+            ("vllm-pooling", r#"{"prompt":"hi","body":{"encoding_format":"bytes_only"}}"#, "base64 or float"),
+            ("tensorrt-llm", r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
         ] {
             let error = body(backend, line, true).unwrap_err();
-            assert!(error.contains(cure), "{}: {error}", backend.name());
+            assert!(error.contains(cure), "{}: {error}", backend);
         }
-        assert!(Backend::Template.api(None).unwrap_err().to_string().contains("--template FILE"));
-        assert!(Backend::Openai.api(Some(Path::new("x"))).is_err());
+        assert!(open_api("template", None).unwrap_err().to_string().contains("--template FILE"));
+        assert!(open_api("openai", Some(Path::new("x"))).is_err());
     }
 
     #[test]
-    fn names_are_those_of_the_flag() {
-        for backend in Backend::value_variants() {
-            assert_eq!(backend.to_possible_value().unwrap().get_name(), backend.name());
+    fn names_and_aliases_are_unique_and_select_their_backend() {
+        let mut seen = std::collections::HashSet::new();
+        for backend in BACKENDS {
+            for name in std::iter::once(&backend.name).chain(backend.aliases) {
+                assert!(seen.insert(*name), "{name}");
+                assert_eq!(Backend::from_name(name).unwrap().name, backend.name);
+                assert_eq!(<&Backend>::from_str(name, false).unwrap().name, backend.name);
+            }
         }
+        assert!(Backend::from_name("other").is_none());
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Choice, Delta, Part, Sampling, Text, Usage,
+    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Part, PromptForm, Sampling, Text, Usage,
     completions::limit,
     parse, prompt,
     sampling::{listed, take},
@@ -25,16 +25,27 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Ollama;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "ollama",
+    aliases: &[],
+    about: "Ollama chats, one JSON object per line",
+    prompt_forms: &[PromptForm::Chat, PromptForm::Media],
+    needs: "messages or text",
+    token_counts: "`eval_count` of the last line",
+    checked_against: DOCUMENTATION_ONLY,
+    api: Some(&OllamaApi),
+};
 
-impl Api for Ollama {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct OllamaApi;
+
+impl Api for OllamaApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/api/chat"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut messages = prompt::messages(request)?;
         messages.iter_mut().try_for_each(plain)?;
         let mut options = Object::new();
@@ -49,11 +60,11 @@ impl Api for Ollama {
         ]))
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: Some("options"), known: Some(KNOWN) }
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         if let Some(count) = take(body, "options", "logprobs") {
             body.insert("logprobs".into(), true.into());
             body.insert("top_logprobs".into(), count);
@@ -61,11 +72,11 @@ impl Api for Ollama {
         listed(body.get_mut("options").and_then(|options| options.get_mut("stop")));
     }
 
-    fn cut(&self, stream: bool) -> Cut {
+    fn response_framing(&self, stream: bool) -> Cut {
         if stream { Cut::Lines } else { Cut::Whole }
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -87,8 +98,8 @@ impl Api for Ollama {
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: told.done, ..Delta::default() })
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        self.read(Event { name: b"", data: body })
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        self.read_event(Event { name: b"", data: body })
     }
 }
 

@@ -5,46 +5,42 @@
 //! {"object":"list","data":[{"index":0,"object":"pooling","data":[0.1,-0.2]}],"usage":{"prompt_tokens":1,"total_tokens":1}}
 //! ```
 
-use super::{Api, Delta, Payload, Sampling, embeddings, embeddings::Embeddings};
-use crate::{
-    http::{exchange::Cut, sse::Event},
-    record::{Object, SampleRequest},
+use super::{Api, Backend, Delta, Payload, PromptForm, embeddings, embeddings::EmbeddingsApi};
+use crate::record::{Object, SampleRequest};
+
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "vllm-pooling",
+    aliases: &[],
+    about: "vLLM pooling",
+    prompt_forms: &[PromptForm::Text, PromptForm::TokenIds, PromptForm::TextList],
+    needs: "text, token ids, or a list of either",
+    token_counts: "`usage` (prompt only)",
+    checked_against: "vLLM 0.32",
+    api: Some(&PoolingApi),
 };
 
-/// The API.
 #[derive(Debug)]
-pub struct Pooling;
+struct PoolingApi;
 
-impl Api for Pooling {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+impl Api for PoolingApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/pooling"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        Embeddings.body(request, model, stream)
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+        EmbeddingsApi.request_body(request, model, stream)
     }
 
-    fn sampling(&self) -> Sampling {
-        Sampling::NONE
+    fn encode_body(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
+        EmbeddingsApi.encode_body(body, request)
     }
 
-    fn encode(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
-        Embeddings.encode(body, request)
-    }
-
-    fn cut(&self, _stream: bool) -> Cut {
-        Cut::Whole
-    }
-
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
-        self.whole(event.data)
-    }
-
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         embeddings::results(body)
     }
 
-    fn generates(&self) -> bool {
+    fn generates_tokens(&self) -> bool {
         false
     }
 }

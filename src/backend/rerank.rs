@@ -5,22 +5,30 @@
 //! {"results":[{"index":1,"document":{"text":"she"},"relevance_score":0.7}],"usage":{"total_tokens":4}}
 //! ```
 
-use super::{Api, Delta, Sampling, embeddings, prompt};
-use crate::{
-    http::{exchange::Cut, sse::Event},
-    record::{Object, Prompt, SampleRequest},
+use super::{Api, Backend, Delta, PromptForm, embeddings, prompt};
+use crate::record::{Object, Prompt, SampleRequest};
+
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "vllm-rerank",
+    aliases: &[],
+    about: "reranking (vLLM, Jina, Cohere)",
+    prompt_forms: &[PromptForm::TextList],
+    needs: "a list of texts: the query, then the documents",
+    token_counts: "`usage` (prompt only)",
+    checked_against: "vLLM 0.32",
+    api: Some(&RerankApi),
 };
 
-/// The API.
 #[derive(Debug)]
-pub struct Rerank;
+struct RerankApi;
 
-impl Api for Rerank {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+impl Api for RerankApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/rerank"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
         prompt::without_media(request)?;
         let Some(Prompt::Texts(texts)) = &request.prompt else {
             return Err("reranking needs a `prompt` that is a list of texts: [query, document, …]".into());
@@ -36,23 +44,11 @@ impl Api for Rerank {
         ]))
     }
 
-    fn sampling(&self) -> Sampling {
-        Sampling::NONE
-    }
-
-    fn cut(&self, _stream: bool) -> Cut {
-        Cut::Whole
-    }
-
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
-        self.whole(event.data)
-    }
-
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         embeddings::results(body)
     }
 
-    fn generates(&self) -> bool {
+    fn generates_tokens(&self) -> bool {
         false
     }
 }

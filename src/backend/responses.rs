@@ -15,22 +15,33 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Choice, Delta, Part, Text, Usage, completions::limit, parse, prompt};
+use super::{Api, Backend, Choice, Delta, Part, PromptForm, Text, Usage, completions::limit, parse, prompt};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Responses;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "openai-responses",
+    aliases: &[],
+    about: "OpenAI responses",
+    prompt_forms: &[PromptForm::Chat, PromptForm::Media],
+    needs: "messages or text",
+    token_counts: "`usage` in the last event",
+    checked_against: "vLLM 0.32",
+    api: Some(&ResponsesApi),
+};
 
-impl Api for Responses {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct ResponsesApi;
+
+impl Api for ResponsesApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/v1/responses"
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut body = Object::from_iter([("model".into(), model.into()), ("input".into(), input(request)?)]);
         limit(&mut body, "max_output_tokens", request);
         body.insert("stream".into(), stream.into());
@@ -39,7 +50,7 @@ impl Api for Responses {
         Ok(body)
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         // A completion's `logprobs` is a number; here they are asked for in two places.
         if let Some(count) = body.remove("logprobs") {
             body.entry("top_logprobs").or_insert(count);
@@ -48,7 +59,7 @@ impl Api for Responses {
         }
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         let kind = if told.kind.is_empty() { event.name } else { told.kind.as_bytes() };
         let mut delta = Delta::default();
@@ -74,7 +85,7 @@ impl Api for Responses {
         Ok(delta)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let response: Response = parse(body)?;
         if response.error.is_none() && response.output.is_empty() && response.status.is_empty() {
             return Err("it has neither `output` nor `status`".into());
@@ -98,10 +109,10 @@ impl Api for Responses {
 /// A text as it is; messages with their parts under this API's names.
 fn input(request: &SampleRequest) -> Result<Value, String> {
     if request.messages.is_none() && request.multi_modal_data.is_none() {
-        return prompt::text(request, "openai-responses").map(Value::from);
+        return prompt::text(request, BACKEND.name).map(Value::from);
     }
     let mut messages = prompt::messages(request)?;
-    prompt::without_calls(&messages, "openai-responses")?;
+    prompt::without_calls(&messages, BACKEND.name)?;
     for message in &mut messages {
         let name = if message["role"] == "assistant" { "output_text" } else { "input_text" };
         prompt::map_parts(std::slice::from_mut(message), |part| {
@@ -242,9 +253,9 @@ mod tests {
             ("incomplete", None),
         ] {
             let body = format!(r#"{{"status":"{status}","output":[]}}"#);
-            assert_eq!(Responses.whole(body.as_bytes()).unwrap().error.as_deref(), error, "{status}");
+            assert_eq!(ResponsesApi.read_response(body.as_bytes()).unwrap().error.as_deref(), error, "{status}");
             let data = format!(r#"{{"type":"response.cancelled","response":{body}}}"#);
-            let told = Responses.read(Event { name: b"", data: data.as_bytes() }).unwrap();
+            let told = ResponsesApi.read_event(Event { name: b"", data: data.as_bytes() }).unwrap();
             assert_eq!(told.error.as_deref(), error, "{status}");
         }
     }
@@ -252,7 +263,7 @@ mod tests {
     #[test]
     fn events_are_what_their_type_says() {
         let read = |name: &'static str, data: &'static str| {
-            Responses.read(Event { name: name.as_bytes(), data: data.as_bytes() })
+            ResponsesApi.read_event(Event { name: name.as_bytes(), data: data.as_bytes() })
         };
         let text = read("message", r#"{"type":"response.output_text.delta","delta":"a"}"#).unwrap();
         assert_eq!(text.choices[0].text, "a");
@@ -267,7 +278,7 @@ mod tests {
     fn a_count_of_nothing_is_told() {
         let body = br#"{"status":"completed","usage":{"input_tokens":1,"output_tokens":2,
             "input_tokens_details":{"cached_tokens":0},"output_tokens_details":{"reasoning_tokens":0}}}"#;
-        let usage = Responses.whole(body).unwrap().usage;
+        let usage = ResponsesApi.read_response(body).unwrap().usage;
         assert_eq!((usage.cached_tokens, usage.reasoning_tokens), (Some(0), Some(0)));
     }
 }

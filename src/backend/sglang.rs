@@ -17,24 +17,35 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Choice, Delta, Extent, Payload, Sampling, Text, Usage, completions::limit, delta::given_up, json, parse,
-    prompt, sampling::take,
+    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Extent, Payload, PromptForm, Sampling, Text, Usage,
+    completions::limit, delta::given_up, encode_json, parse, prompt, sampling::take,
 };
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, Prompt, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Sglang;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "sglang",
+    aliases: &[],
+    about: "SGLang's native API",
+    prompt_forms: &[PromptForm::Text, PromptForm::TokenIds],
+    needs: "text or token ids",
+    token_counts: "`meta_info` of each event",
+    checked_against: DOCUMENTATION_ONLY,
+    api: Some(&SglangApi),
+};
 
-impl Api for Sglang {
-    fn endpoint(&self, _stream: bool) -> &'static str {
+#[derive(Debug)]
+struct SglangApi;
+
+impl Api for SglangApi {
+    fn endpoint_path(&self, _stream: bool) -> &'static str {
         "/generate"
     }
 
-    fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
         let prompt = prompt::one(request)?;
         let key = if matches!(prompt, Prompt::Text(_)) { "text" } else { "input_ids" };
         let mut params = Object::new();
@@ -50,30 +61,30 @@ impl Api for Sglang {
         Ok(body)
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: Some("sampling_params"), known: Some(KNOWN) }
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         if let Some(count) = take(body, "sampling_params", "logprobs") {
             body.insert("return_logprob".into(), true.into());
             body.insert("top_logprobs_num".into(), count);
         }
     }
 
-    fn encode(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
+    fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
         let answers = body.get("sampling_params").and_then(|params| params["n"].as_u64());
         if answers > Some(1) {
             return Err("`n` answers come mixed in one stream of --backend sglang: use --backend openai".into());
         }
-        json(body)
+        encode_json(body)
     }
 
     fn sends_model(&self) -> bool {
         false
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -99,8 +110,8 @@ impl Api for Sglang {
         Ok(Delta { choices: [choice].into_iter().collect(), usage, extent, ..Delta::default() })
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let delta = self.read(Event { name: b"", data: body })?;
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let delta = self.read_event(Event { name: b"", data: body })?;
         Ok(Delta { done: true, extent: Extent::New, ..delta })
     }
 }

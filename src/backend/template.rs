@@ -27,7 +27,7 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Api, Choice, Delta, Extent, Part, Usage};
+use super::{Api, Backend, Choice, Delta, Extent, Part, PromptForm, Sampling, Usage};
 use crate::{
     error::Error,
     http::{
@@ -37,10 +37,22 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "template",
+    aliases: &[],
+    about: "any other API, described by the file of --template",
+    prompt_forms: &[PromptForm::Text, PromptForm::TokenIds, PromptForm::TextList, PromptForm::Media],
+    needs: "`--template FILE`, and the prompt that its `body` uses",
+    token_counts: "the keys that its file names",
+    checked_against: "-",
+    api: None,
+};
+
 /// An API from a file.
 #[derive(Debug)]
-pub struct Template {
-    file: File,
+pub struct TemplateApi {
+    file: TemplateFile,
     environment: Environment<'static>,
     /// What its body asks of a request.
     names: HashSet<String>,
@@ -50,7 +62,7 @@ pub struct Template {
 /// What the file says.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct TemplateFile {
     /// The path of the endpoint.
     endpoint: String,
     /// The body of a request: Jinja that makes a JSON object.
@@ -93,7 +105,7 @@ enum StreamKind {
 
 const BODY: &str = "body";
 
-impl Template {
+impl TemplateApi {
     /// Reads the file.
     ///
     /// # Errors
@@ -105,7 +117,7 @@ impl Template {
 
     fn parse(text: &str, name: &str) -> Result<Self, Error> {
         let wrong = |what: &dyn std::fmt::Display| Error::Usage(format!("--template {name}: {what}"));
-        let file: File = serde_yaml::from_str(text).map_err(|e| wrong(&e))?;
+        let file: TemplateFile = serde_yaml::from_str(text).map_err(|e| wrong(&e))?;
         for (key, pointer) in file.pointers() {
             if !pointer.is_empty() && !pointer.starts_with('/') {
                 return Err(wrong(&format!("`{key}` is a JSON pointer and begins with a slash: /{pointer}")));
@@ -118,7 +130,7 @@ impl Template {
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.add_template_owned(BODY, file.body.clone()).map_err(|e| wrong(&format!("`body`: {e}")))?;
         let names = environment.get_template(BODY).map_err(|e| wrong(&e))?.undeclared_variables(false);
-        Ok(Template { file, environment, names, name: name.to_owned() })
+        Ok(TemplateApi { file, environment, names, name: name.to_owned() })
     }
 
     /// What stands where a pointer points to; nothing for null.
@@ -171,7 +183,7 @@ impl Template {
     }
 }
 
-impl File {
+impl TemplateFile {
     fn pointers(&self) -> impl Iterator<Item = (&'static str, &String)> {
         [
             ("text", &self.text),
@@ -188,12 +200,12 @@ impl File {
     }
 }
 
-impl Api for Template {
-    fn endpoint(&self, _stream: bool) -> &str {
+impl Api for TemplateApi {
+    fn endpoint_path(&self, _stream: bool) -> &str {
         &self.file.endpoint
     }
 
-    fn body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let wrong = |what: &dyn std::fmt::Display| format!("the `body` of --template {}: {what}", self.name);
         if request.lora.is_some() && !self.names.contains("lora") && !self.sends_model() {
             return Err(wrong(&"it names neither `lora` nor `model`, and the request asks for an adapter"));
@@ -204,11 +216,16 @@ impl Api for Template {
         serde_json::from_str(&text).map_err(|e| wrong(&format!("it makes no JSON object: {e}")))
     }
 
+    fn sampling_keys(&self) -> Sampling {
+        // The template decides what a body is, so nothing is left out, even if no text is read.
+        Sampling::VLLM
+    }
+
     fn sends_model(&self) -> bool {
         self.names.contains("model")
     }
 
-    fn cut(&self, stream: bool) -> Cut {
+    fn response_framing(&self, stream: bool) -> Cut {
         match self.file.stream.filter(|_| stream) {
             Some(StreamKind::Events) => Cut::Events,
             Some(StreamKind::Lines) => Cut::Lines,
@@ -216,19 +233,19 @@ impl Api for Template {
         }
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         self.delta(event.data, false)
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         self.delta(body, true)
     }
 
-    fn generates(&self) -> bool {
+    fn generates_tokens(&self) -> bool {
         self.file.text.is_some()
     }
 
-    fn tells_end(&self) -> bool {
+    fn marks_end(&self) -> bool {
         self.file.finish.is_some() || self.file.done.is_some()
     }
 }
@@ -250,54 +267,54 @@ error: /error
 
     #[test]
     fn the_body_is_made_of_the_request() {
-        let template = Template::parse(FILE, "t.yaml").unwrap();
+        let template = TemplateApi::parse(FILE, "t.yaml").unwrap();
         let request: SampleRequest =
             serde_json::from_str(r#"{"prompt":"say \"hi\"","expected_output_len":3}"#).unwrap();
-        let body = template.body(&request, "m", true).unwrap();
+        let body = template.request_body(&request, "m", true).unwrap();
         assert_eq!(serde_json::to_string(&body).unwrap(), r#"{"inputs":"say \"hi\"","max":3,"stream":true}"#);
         let short: SampleRequest = serde_json::from_str(r#"{"prompt":"hi"}"#).unwrap();
-        let error = template.body(&short, "m", true).unwrap_err();
+        let error = template.request_body(&short, "m", true).unwrap_err();
         assert!(error.contains("the `body` of --template t.yaml") && error.contains("undefined"), "{error}");
     }
 
     #[test]
     fn pointers_find_what_a_reply_says() {
-        let template = Template::parse(FILE, "t.yaml").unwrap();
-        let read = |data: &'static [u8]| template.read(Event { name: b"", data }).unwrap();
+        let template = TemplateApi::parse(FILE, "t.yaml").unwrap();
+        let read = |data: &'static [u8]| template.read_event(Event { name: b"", data }).unwrap();
         let first = read(br#"{"token":{"text":" a"},"details":null}"#);
         assert_eq!((&*first.choices[0].text, first.choices[0].finish.is_none()), (" a", true));
         let last = read(br#"{"token":{"text":"b"},"details":{"finish_reason":"length","generated_tokens":2}}"#);
         assert_eq!((last.choices[0].finish.as_deref(), last.usage.completion_tokens), (Some("length"), Some(2)));
         assert_eq!(read(br#"{"error":"overloaded"}"#).error.as_deref(), Some("overloaded"));
-        assert!(template.whole(br#"{"other":1}"#).is_err() && template.whole(b"oops").is_err());
+        assert!(template.read_response(br#"{"other":1}"#).is_err() && template.read_response(b"oops").is_err());
         for other in ["[1]", "{}", "1", "true"] {
             let data = format!(r#"{{"token":{{"text":{other}}}}}"#);
             let want = "what stands at /token/text is no text";
-            assert_eq!(template.read(Event { name: b"", data: data.as_bytes() }).unwrap_err(), want, "{other}");
-            assert_eq!(template.whole(data.as_bytes()).unwrap_err(), want, "{other}");
+            assert_eq!(template.read_event(Event { name: b"", data: data.as_bytes() }).unwrap_err(), want, "{other}");
+            assert_eq!(template.read_response(data.as_bytes()).unwrap_err(), want, "{other}");
         }
     }
 
     #[test]
     fn thoughts_alone_are_a_reply() {
         let file = format!("{FILE}reasoning: /thoughts\n");
-        let template = Template::parse(&file, "t.yaml").unwrap();
-        let delta = template.whole(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
+        let template = TemplateApi::parse(&file, "t.yaml").unwrap();
+        let delta = template.read_response(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
         assert!(delta.done && delta.choices[0].reasons(), "{delta:?}");
-        assert!(template.whole(br#"{"thoughts":""}"#).unwrap_err().contains("nothing stands at /token/text"));
+        assert!(template.read_response(br#"{"thoughts":""}"#).unwrap_err().contains("nothing stands at /token/text"));
     }
 
     #[test]
     fn a_body_names_what_it_is_made_of() {
-        let of = |body: &str| Template::parse(&format!("endpoint: /g\ntext: /t\nbody: '{body}'"), "t.yaml").unwrap();
+        let of = |body: &str| TemplateApi::parse(&format!("endpoint: /g\ntext: /t\nbody: '{body}'"), "t.yaml").unwrap();
         let asks: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","lora":"sql"}"#).unwrap();
         let plain = of(r#"{"for": "a model"}"#);
         assert!(!plain.sends_model());
-        assert!(plain.body(&asks, "sql", true).unwrap_err().contains("neither `lora` nor `model`"));
+        assert!(plain.request_body(&asks, "sql", true).unwrap_err().contains("neither `lora` nor `model`"));
         for name in ["model", "lora"] {
             let named = of(&format!(r#"{{"adapter": "{{{{ {name} }}}}"}}"#));
             assert_eq!(named.sends_model(), name == "model");
-            assert_eq!(named.body(&asks, "sql", true).unwrap()["adapter"], "sql", "{name}");
+            assert_eq!(named.request_body(&asks, "sql", true).unwrap()["adapter"], "sql", "{name}");
         }
     }
 
@@ -310,7 +327,7 @@ error: /error
             ("endpoint: /g\nbody: '{}'\nbdoy: 1", "unknown field `bdoy`"),
             ("body: '{}'", "missing field `endpoint`"),
         ] {
-            let error = Template::parse(text, "t.yaml").unwrap_err().to_string();
+            let error = TemplateApi::parse(text, "t.yaml").unwrap_err().to_string();
             assert!(error.starts_with("--template t.yaml: ") && error.contains(want), "{error}");
         }
     }

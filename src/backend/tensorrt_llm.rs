@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Choice, Delta, Sampling, Text, Usage,
+    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, PromptForm, Sampling, Text, Usage,
     completions::{LIMIT, limit},
     parse, prompt,
 };
@@ -23,17 +23,28 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct TensorrtLlm;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "tensorrt-llm",
+    aliases: &[],
+    about: "TensorRT-LLM on Triton",
+    prompt_forms: &[PromptForm::Text],
+    needs: "text",
+    token_counts: "chunks, or `--tokenizer`; non-streaming: `num_output_tokens`, if the model supports `return_num_output_tokens` in `--extra-body`",
+    checked_against: DOCUMENTATION_ONLY,
+    api: Some(&TensorrtLlmApi),
+};
 
-impl Api for TensorrtLlm {
-    fn endpoint(&self, stream: bool) -> &'static str {
+#[derive(Debug)]
+struct TensorrtLlmApi;
+
+impl Api for TensorrtLlmApi {
+    fn endpoint_path(&self, stream: bool) -> &'static str {
         if stream { "/v2/models/ensemble/generate_stream" } else { "/v2/models/ensemble/generate" }
     }
 
-    fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
-        let text = prompt::text(request, "tensorrt-llm")?;
+    fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
+        let text = prompt::text(request, BACKEND.name)?;
         let mut body = Object::from_iter([("text_input".into(), text.into())]);
         body.insert("max_tokens".into(), LIMIT.into());
         limit(&mut body, "max_tokens", request);
@@ -53,11 +64,11 @@ impl Api for TensorrtLlm {
         Ok(body)
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: None, known: Some(KNOWN) }
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         // What it has to make an answer as long as was asked for.
         if body.remove("ignore_eos") == Some(Value::Bool(true))
             && let Some(most) = body.get("max_tokens").cloned()
@@ -70,7 +81,7 @@ impl Api for TensorrtLlm {
         false
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -80,8 +91,8 @@ impl Api for TensorrtLlm {
         Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), ..Delta::default() })
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let delta = self.read(Event { name: b"", data: body })?;
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+        let delta = self.read_event(Event { name: b"", data: body })?;
         let counts: Counts = parse(body)?;
         let total = |counts: Option<Several<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
         // Each of several answers is to the same prompt.
@@ -91,7 +102,7 @@ impl Api for TensorrtLlm {
         Ok(Delta { usage, done: true, ..delta })
     }
 
-    fn tells_end(&self) -> bool {
+    fn marks_end(&self) -> bool {
         false
     }
 }
@@ -148,13 +159,14 @@ mod tests {
     #[test]
     fn each_of_several_answers_is_one() {
         let body = br#"{"text_output":["a","b"],"num_input_tokens":[3,3],"num_output_tokens":[1,2]}"#;
-        let delta = TensorrtLlm.whole(body).unwrap();
+        let delta = TensorrtLlmApi.read_response(body).unwrap();
         let told: Vec<_> = delta.choices.iter().map(|choice| (choice.index, &*choice.text)).collect();
         assert_eq!((told, delta.usage.prompt_tokens), (vec![(0, "a"), (1, "b")], Some(3)));
         assert_eq!(delta.usage.completion_tokens, Some(3));
-        let one = TensorrtLlm.whole(br#"{"text_output":"a","num_input_tokens":3,"num_output_tokens":1}"#).unwrap();
+        let one =
+            TensorrtLlmApi.read_response(br#"{"text_output":"a","num_input_tokens":3,"num_output_tokens":1}"#).unwrap();
         assert_eq!((one.choices.len(), one.usage.prompt_tokens, one.usage.completion_tokens), (1, Some(3), Some(1)));
-        let none = TensorrtLlm.whole(br#"{"text_output":"a"}"#).unwrap();
+        let none = TensorrtLlmApi.read_response(br#"{"text_output":"a"}"#).unwrap();
         assert_eq!(none.usage, Usage::default());
     }
 }

@@ -14,22 +14,36 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{Api, Choice, Delta, Sampling, Usage, completions::limit, parse, prompt, sampling::listed};
+use super::{
+    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, PromptForm, Sampling, Usage, completions::limit, parse, prompt,
+    sampling::listed,
+};
 use crate::{
     http::{exchange::error_message, sse::Event},
     record::{Object, SampleRequest},
 };
 
-/// The API.
-#[derive(Debug)]
-pub struct Tgi;
+/// The backend.
+pub static BACKEND: Backend = Backend {
+    name: "tgi",
+    aliases: &[],
+    about: "Text Generation Inference",
+    prompt_forms: &[PromptForm::Text],
+    needs: "text",
+    token_counts: "`details` of the last event; a non-streaming response does not count the prompt",
+    checked_against: DOCUMENTATION_ONLY,
+    api: Some(&TgiApi),
+};
 
-impl Api for Tgi {
-    fn endpoint(&self, stream: bool) -> &'static str {
+#[derive(Debug)]
+struct TgiApi;
+
+impl Api for TgiApi {
+    fn endpoint_path(&self, stream: bool) -> &'static str {
         if stream { "/generate_stream" } else { "/generate" }
     }
 
-    fn body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
+    fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
         let mut parameters = Object::new();
         limit(&mut parameters, "max_new_tokens", request);
         parameters.insert("details".into(), true.into());
@@ -37,17 +51,17 @@ impl Api for Tgi {
             parameters.insert("adapter_id".into(), adapter.as_str().into());
         }
         Ok(Object::from_iter([
-            ("inputs".into(), prompt::text(request, "tgi")?.into()),
+            ("inputs".into(), prompt::text(request, BACKEND.name)?.into()),
             ("parameters".into(), parameters.into()),
             ("stream".into(), stream.into()),
         ]))
     }
 
-    fn sampling(&self) -> Sampling {
+    fn sampling_keys(&self) -> Sampling {
         Sampling { within: Some("parameters"), known: Some(KNOWN) }
     }
 
-    fn arrange(&self, body: &mut Object) {
+    fn adapt_body(&self, body: &mut Object) {
         let Some(Value::Object(parameters)) = body.get_mut("parameters") else { return };
         // What means "leave it alone" elsewhere is out of range here, and greedy is what it does without a temperature.
         let outside = |name: &str, value: &Value| match (name, value.as_f64()) {
@@ -63,7 +77,7 @@ impl Api for Tgi {
         false
     }
 
-    fn read<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -84,7 +98,7 @@ impl Api for Tgi {
         })
     }
 
-    fn whole<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let told: Told = parse(body)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });

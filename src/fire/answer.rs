@@ -75,7 +75,7 @@ impl Answer {
     #[must_use]
     pub fn expecting(protocol: Protocol, tokens: Option<u32>) -> Self {
         // An answer may be shorter by far than its limit, and one in one piece has no gaps.
-        let room = if protocol.cut() == Cut::Whole { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
+        let room = if protocol.response_framing() == Cut::Whole { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
         Answer {
             protocol,
             itl: Vec::with_capacity(room),
@@ -89,7 +89,7 @@ impl Answer {
     /// How it is cut into pieces.
     #[must_use]
     pub fn cut(&self) -> Cut {
-        self.protocol.cut()
+        self.protocol.response_framing()
     }
 
     /// Takes bytes of the reply.
@@ -187,7 +187,7 @@ impl Answer {
             }
             _ => {}
         }
-        match self.protocol.api.read(event) {
+        match self.protocol.api.read_event(event) {
             Ok(delta) => {
                 self.pattern.learn(event, &delta);
                 self.delta(arrival, delta);
@@ -259,7 +259,7 @@ impl Answer {
     fn whole(&mut self) {
         let body = std::mem::take(&mut self.body);
         let arrival = self.arrival;
-        match self.protocol.api.whole(&body) {
+        match self.protocol.api.read_response(&body) {
             Ok(Delta { error: Some(error), .. }) => self.fail(ErrorKind::StreamError, error),
             Ok(delta) => {
                 self.last = Some(arrival.time);
@@ -421,7 +421,7 @@ impl Answer {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        let silent_end = !self.protocol.api.tells_end() && (self.chunks() > 0 || self.silent.is_some());
+        let silent_end = !self.protocol.api.marks_end() && (self.chunks() > 0 || self.silent.is_some());
         if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
             if !self.heard && !sse::may_begin(&self.opening) {
                 let message = format!("the reply is not {}: {}", self.cut().media().1, error_message(&self.opening));
@@ -430,7 +430,7 @@ impl Answer {
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
             return Some(Failure::new(ErrorKind::Truncated, message));
         }
-        let empty = self.protocol.api.generates() && !self.has_token() && !self.unseen;
+        let empty = self.protocol.api.generates_tokens() && !self.has_token() && !self.unseen;
         empty.then(|| Failure::new(ErrorKind::Empty, "a complete answer without a token"))
     }
 

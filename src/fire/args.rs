@@ -69,7 +69,7 @@ pub struct Args {
     pub balance: Balance,
     /// The API to speak.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "openai")]
-    pub backend: Backend,
+    pub backend: &'static Backend,
     /// Ask for replies in one piece: then nobody sees a first token, and TTFT, TPOT and ITL are null.
     #[arg(long, help_heading = SERVER)]
     pub no_stream: bool,
@@ -278,6 +278,9 @@ pub struct Args {
     /// Print the JSON Schema of the records and leave.
     #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,
+    /// Print the table of backends and exit.
+    #[arg(long, help_heading = OUTPUT)]
+    pub list_backends: bool,
 
     #[command(flatten)]
     config: ConfigFlag,
@@ -422,14 +425,14 @@ impl Args {
 
     /// The API, and how it replies.
     pub fn protocol(&self) -> Result<Protocol, Error> {
-        let api = self.backend.api(self.template.as_deref())?;
-        if let Some(key) = self.sampling().keys().find(|key| !api.sampling().has(key)) {
-            let (flag, backend) = (key.replace('_', "-"), self.backend.name());
-            let why = if api.generates() { "whose API has no such thing" } else { "which generates nothing" };
+        let api = self.backend.open_api(self.template.as_deref())?;
+        if let Some(key) = self.sampling().keys().find(|key| !api.sampling_keys().has(key)) {
+            let (flag, backend) = (key.replace('_', "-"), self.backend.name);
+            let why = if api.generates_tokens() { "whose API has no such thing" } else { "which generates nothing" };
             return Err(Error::Usage(format!("--{flag} has no use with --backend {backend}, {why}: leave it out")));
         }
         let protocol = Protocol { api, stream: !self.no_stream };
-        if self.max_prefill_concurrency.is_some() && protocol.cut() == Cut::Whole {
+        if self.max_prefill_concurrency.is_some() && protocol.response_framing() == Cut::Whole {
             return Err(Error::Usage(
                 "replies must be streamed for --max-prefill-concurrency: nobody sees the first token of one that comes in one piece"
                     .into(),
@@ -441,7 +444,7 @@ impl Args {
     /// The path of the endpoint.
     #[must_use]
     pub fn endpoint(&self, protocol: Protocol) -> &str {
-        self.endpoint.as_deref().unwrap_or(protocol.endpoint())
+        self.endpoint.as_deref().unwrap_or(protocol.endpoint_path())
     }
 
     /// A place for each request that may be in flight.
@@ -474,7 +477,7 @@ impl Args {
     /// How long a request may take. Before a reply in one piece there is nothing to be seen of its first token.
     #[must_use]
     pub fn limits(&self, protocol: Protocol) -> Limits {
-        let whole = protocol.cut() == Cut::Whole;
+        let whole = protocol.response_framing() == Cut::Whole;
         let first_token = if whole { self.timeout_total } else { self.timeout_first_token };
         Limits { first_token, stall: self.timeout_stall, total: self.timeout_total }
     }

@@ -32,7 +32,7 @@ impl Headers {
     pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol, urls: &[Url]) -> Result<Self, Error> {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.cut().media().0));
+        headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.response_framing().media().0));
         // What is packed comes in blocks, whose times are none of the tokens'.
         headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
@@ -42,7 +42,7 @@ impl Headers {
         let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
         let api_key = api_key.filter(|_| !flags.iter().any(own_key));
         let bad_key = |_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into());
-        let own = protocol.api.headers(api_key.as_deref());
+        let own = protocol.api.extra_headers(api_key.as_deref());
         let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC));
         let one_key = at_anthropic && own.iter().any(|(name, _)| is_key(name));
         for (name, value) in own {
@@ -108,14 +108,14 @@ mod tests {
 
     #[test]
     fn anthropic_is_shown_its_key_once() {
-        let sent = |backend: Backend, url: &str| {
-            let protocol = Protocol { api: backend.api(None).unwrap(), stream: true };
+        let sent = |backend: &str, url: &str| {
+            let protocol = Protocol { api: Backend::from_name(backend).unwrap().open_api(None).unwrap(), stream: true };
             let headers = Headers::new(&[], Some("sk-12345678".into()), protocol, &[url.parse().unwrap()]).unwrap();
             ["x-api-key", "authorization"].map(|name| headers.map.contains_key(name))
         };
-        assert_eq!(sent(Backend::Anthropic, "https://api.anthropic.com"), [true, false]);
-        assert_eq!(sent(Backend::Anthropic, "http://127.0.0.1:8000"), [true, true]);
-        assert_eq!(sent(Backend::OpenaiChat, "https://api.anthropic.com/v1"), [false, true], "its other API");
+        assert_eq!(sent("anthropic", "https://api.anthropic.com"), [true, false]);
+        assert_eq!(sent("anthropic", "http://127.0.0.1:8000"), [true, true]);
+        assert_eq!(sent("openai-chat", "https://api.anthropic.com/v1"), [false, true], "its other API");
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Template {
     }
 
     fn outgoing(&self, sample: &SampleRequest, request_id: &str) -> Result<SmallVec<[Outgoing; 1]>, String> {
-        let payload = backend::payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
+        let payload = backend::build_payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
         let text = |what: &str, text: &str| {
             let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
             value.ok_or_else(|| format!("the {what} {text:?} cannot be sent as a header: use plain ASCII"))
@@ -354,8 +354,13 @@ mod tests {
 
     #[test]
     fn a_turn_waits_for_the_replies_that_it_has_room_for() {
-        let template =
-            Template { protocol: Protocol { api: Backend::OpenaiChat.api(None).unwrap(), stream: true }, ..template() };
+        let template = Template {
+            protocol: Protocol {
+                api: Backend::from_name("openai-chat").unwrap().open_api(None).unwrap(),
+                stream: true,
+            },
+            ..template()
+        };
         let line = r#"{"session_id":"s","messages":[{"role":"user","content":"a"},{"role":"assistant","content":null},{"role":"user","content":"b"}]}"#;
         let sample: SampleRequest = serde_json::from_str(line).unwrap();
         let open = |sample: SampleRequest| match template.ready(sample, 1).unwrap().prepared {

@@ -72,7 +72,7 @@ use self::{
     verdict::{Evidence, judge},
 };
 use crate::{
-    backend::Protocol,
+    backend::{self, Protocol},
     cli,
     clock::{Clock, unix_now},
     error::Error,
@@ -105,6 +105,9 @@ const ACCEPTING: Nanos = Nanos(50_000);
 pub fn run(args: &Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<Line>();
+    }
+    if args.list_backends {
+        return cli::print_text(&backend::list_backends());
     }
     let urls = args.urls()?;
     let rate = args.rate()?;
@@ -168,7 +171,7 @@ async fn load(
         Some(model) => model.clone(),
         None if protocol.api.sends_model() => preflight.model().await?,
         // It is for the records only.
-        None => preflight.known_models().await.into_iter().next().unwrap_or_else(|| args.backend.name().into()),
+        None => preflight.known_models().await.into_iter().next().unwrap_or_else(|| args.backend.name.into()),
     };
     let template = template(args, urls, protocol, &headers, &model)?;
     let waited = Waited::new();
@@ -330,10 +333,10 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         host: cli::host(),
         model,
         tokenizer: args.tokenizer.clone(),
-        backend: args.backend.name().into(),
+        backend: args.backend.name.into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
         endpoint: without_keys(args.endpoint(protocol)),
-        stream: (protocol.cut() == Cut::Whole).then_some(false),
+        stream: (protocol.response_framing() == Cut::Whole).then_some(false),
         request_rate: rate.as_ref().and_then(Rate::number),
         rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
         burst_size: Some(args.burst_size).filter(|size| *size > 1),

@@ -135,7 +135,7 @@ fn not_there(failure: &Failure) -> Error {
 
 /// What the user may do about the failure of requests to `backend`. `models`: those that the server has, where it was asked.
 #[must_use]
-pub fn cure_of(most: &Frequent, backend: Backend, models: &[String]) -> String {
+pub fn cure_of(most: &Frequent, backend: &Backend, models: &[String]) -> String {
     let in_one_piece = format!("the server answered {}, not ", Cut::Whole.media().0);
     match (most.kind, most.status) {
         (ErrorKind::HttpStatus, Some(404)) if !models.is_empty() => {
@@ -149,7 +149,7 @@ pub fn cure_of(most: &Frequent, backend: Backend, models: &[String]) -> String {
             "if it does not stream, give --no-stream; else see its message".into()
         }
         (ErrorKind::Protocol, _) => {
-            format!("does --base-url speak the API of --backend {}, and is --endpoint its path?", backend.name())
+            format!("does --base-url speak the API of --backend {}, and is --endpoint its path?", backend.name)
         }
         (kind, status) => cure(kind, &most.message, status).into(),
     }
@@ -194,7 +194,7 @@ mod tests {
     fn the_cure_of_a_broken_answer_fits_what_came() {
         let cure = |message: &str| {
             let most = Frequent { kind: ErrorKind::Protocol, status: Some(200), message: message.into(), count: 1 };
-            cure_of(&most, Backend::Ollama, &[])
+            cure_of(&most, Backend::from_name("ollama").unwrap(), &[])
         };
         for (message, want) in [
             ("the server answered text/html, not lines of JSON: x", "--backend ollama"),

@@ -56,7 +56,7 @@ use self::{
     writer::Writer,
 };
 use crate::{
-    backend::{self, Backend},
+    backend::Backend,
     cli,
     config::ConfigFlag,
     error::Error,
@@ -154,8 +154,8 @@ pub struct Args {
     #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     tokenizer: String,
     /// The API that the requests are for: for those of chats, lengths are those of the whole rendered chat.
-    #[arg(long, help_heading = COUNTING, value_enum, default_value_t = Backend::Openai)]
-    backend: Backend,
+    #[arg(long, help_heading = COUNTING, value_enum, default_value = "openai")]
+    backend: &'static Backend,
     /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
     #[arg(long, help_heading = COUNTING, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     base_url: String,
@@ -403,7 +403,7 @@ impl Args {
             );
         }
         if self.prompt_token_ids && !self.backend.takes_ids() {
-            let backend = self.backend.name();
+            let backend = self.backend.name;
             return wrong(&format!(
                 "--prompt-token-ids does not work with --backend {backend}, which takes text: use openai"
             ));
@@ -472,15 +472,12 @@ impl Args {
         if dataset == RandomMm && !self.backend.is_chat() {
             return wrong("images need a chat: --dataset-name random-mm works with --backend openai-chat");
         }
-        if self.backend == Backend::OpenaiAudio && !matches!(dataset, Custom | Hf | Replay) {
+        if self.backend.needs_media() && !matches!(dataset, Custom | Hf | Replay) {
             return wrong(
                 "--backend openai-audio sends sound, of which this dataset has none: --dataset-name custom or hf",
             );
         }
-        let takes_lists = matches!(
-            self.backend,
-            Backend::OpenaiEmbeddings | Backend::VllmPooling | Backend::VllmRerank | Backend::Template
-        );
+        let takes_lists = self.backend.takes_lists();
         if dataset == Random && self.flags.batch()?.random_batch_size > 1 && !takes_lists {
             return wrong(
                 "--random-batch-size is for APIs that take a list of texts: give --backend openai-embeddings or vllm-pooling",
@@ -498,7 +495,7 @@ impl Args {
 
     /// Whether the server generates tokens for these requests. A template may.
     fn generates(&self) -> bool {
-        self.dataset_name != DatasetName::RandomRerank && self.backend.api(None).map_or(true, backend::Api::generates)
+        self.dataset_name != DatasetName::RandomRerank && self.backend.generates_tokens()
     }
 
     /// How many requests may wait for each thread that makes them.

@@ -93,7 +93,7 @@ pub struct SessionArgs {
 
 impl SessionArgs {
     /// Checks them against each other, the dataset and the backend.
-    pub fn check(&self, dataset: DatasetName, backend: Backend) -> Result<(), Error> {
+    pub fn check(&self, dataset: DatasetName, backend: &Backend) -> Result<(), Error> {
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let made_up = dataset == DatasetName::MultiTurn;
         if self.multi_turn && !made_up && !matches!(dataset, DatasetName::Sharegpt | DatasetName::Hf) {

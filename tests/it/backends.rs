@@ -9,10 +9,11 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use vb::backend::{BACKENDS, Backend};
 
 use crate::{
     fire::records,
-    tool::{Done, Sim, data, folder, run, truths},
+    tool::{Done, Sim, data, folder, root, run, truths},
 };
 
 /// A reply as a server sends it, complete when the connection closes in good order.
@@ -708,4 +709,51 @@ fn a_template_counts_what_is_new_and_nothing_else() {
     fs::write(&file, format!("{keys}text: /wrong\n").replace("reasoning", "#")).unwrap();
     let output = self::output(&fire(&play("200 OK", EVENTS, body).url, "template", &args, HI));
     assert_eq!((&output["success"], &output["error_kind"]), (&json!(false), &json!("empty")), "{output}");
+}
+
+#[test]
+fn backends_are_listed_without_a_server_or_input() {
+    let done = run("vb-fire", &["--list-backends"], "");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""), "{done:?}");
+    let lines: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(lines.len(), 1 + BACKENDS.len());
+    for column in ["API", "NEEDS", "CHECKED AGAINST"] {
+        let at = lines[0].find(column).unwrap();
+        assert!(lines.iter().all(|line| line.get(at - 2..at) == Some("  ")), "{column}: {}", done.stdout);
+    }
+    for (line, backend) in lines[1..].iter().zip(BACKENDS) {
+        assert!(line.starts_with(backend.name) && line.contains(backend.about), "{line}");
+    }
+    assert!(lines[1].starts_with("openai (vllm) ") && lines[13].contains("--template FILE"), "{}", done.stdout);
+}
+
+/// The row of a backend in `docs/BACKENDS.md`.
+fn docs_row(backend: &Backend) -> String {
+    let aliases = backend.aliases.iter().map(|alias| format!(" (or `{alias}`)")).collect::<String>();
+    let endpoint = match backend.api.map(|api| [true, false].map(|stream| api.endpoint_path(stream))) {
+        Some([streaming, other]) if streaming == other => format!("`{streaming}`"),
+        Some([streaming, other]) => format!("`{streaming}`; non-streaming `{other}`"),
+        None => "named in its file".into(),
+    };
+    let Backend { name, about, needs, token_counts, checked_against, .. } = backend;
+    format!("| `{name}`{aliases} | {about} | {endpoint} | {needs} | {token_counts} | {checked_against} |\n")
+}
+
+#[test]
+fn the_manual_lists_the_backends_of_the_source() {
+    let path = root().join("docs/BACKENDS.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- backends").unwrap();
+    let (marker, rest) = rest.split_once("-->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- /backends -->").unwrap();
+    let rows: String = BACKENDS.iter().map(|backend| docs_row(backend)).collect();
+    let want = format!(
+        "| `--backend` | API | endpoint | a request needs | tokens are counted by | checked against |\n\
+         |---|---|---|---|---|---|\n{rows}"
+    );
+    if std::env::var_os("VB_UPDATE").is_some() {
+        let page = format!("{before}<!-- backends{marker}-->\n{want}<!-- /backends -->{after}");
+        return fs::write(&path, page).unwrap();
+    }
+    assert!(table == want, "docs/BACKENDS.md differs (VB_UPDATE=1 rewrites it)\n--- want\n{want}\n--- got\n{table}");
 }
