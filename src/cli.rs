@@ -29,25 +29,25 @@ pub fn report_result(tool: &str, result: Result<(), Error>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) if e.is_broken_pipe() => ExitCode::SUCCESS,
         Err(e) => {
-            warn(tool, &e);
+            print_warning(tool, &e);
             ExitCode::from(e.exit_code())
         }
     }
 }
 
-/// One line on standard error: `tool: what`.
-pub fn warn(tool: &str, what: impl std::fmt::Display) {
-    // Nothing is to be done about a standard error that is closed or full.
+/// Prints one line on standard error: `tool: what`.
+pub fn print_warning(tool: &str, what: impl std::fmt::Display) {
+    // If standard error is closed or full, there is nowhere to report it.
     let _ = writeln!(io::stderr(), "{tool}: {what}");
 }
 
-/// A line of progress on the terminal, over the one before; the `last` one stays.
-pub fn progress(tool: &str, line: &str, last: bool) {
+/// Prints a line of progress on the terminal, in place of the previous one; the `last` one stays.
+pub fn print_progress(tool: &str, line: &str, last: bool) {
     let end = if last { "\n" } else { "" };
     let _ = write!(io::stderr(), "\r\x1b[2K{tool}: {line}{end}").and_then(|()| io::stderr().flush());
 }
 
-/// `--max_concurrency` is `--max-concurrency`; values are left alone.
+/// Turns `--max_concurrency` into `--max-concurrency`; values do not change.
 fn hyphenate_flag(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(text) if text.starts_with("--") => {
@@ -58,14 +58,14 @@ fn hyphenate_flag(arg: OsString) -> OsString {
     }
 }
 
-/// Standard output, buffered; whoever writes flushes at the end.
+/// Standard output with a buffer; the caller must flush it at the end.
 #[must_use]
-pub fn stdout() -> BufWriter<io::StdoutLock<'static>> {
+pub fn buffered_stdout() -> BufWriter<io::StdoutLock<'static>> {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
 }
 
-/// A file to read, or standard input for `-`, and its name for messages.
-pub fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
+/// Opens a file, or standard input for `-`. Also returns its name for messages.
+pub fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
     if path == Path::new("-") {
         return Ok((Box::new(BufReader::with_capacity(1 << 16, io::stdin())), "stdin".into()));
     }
@@ -73,45 +73,45 @@ pub fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
     Ok((Box::new(BufReader::with_capacity(1 << 16, file)), path.display().to_string()))
 }
 
-/// The environment's `OPENAI_API_KEY`, unless it is empty.
+/// The value of the environment variable `OPENAI_API_KEY`, unless it is empty.
 #[must_use]
 pub fn api_key() -> Option<String> {
     std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty())
 }
 
-/// The inputs that were named, or standard input. A terminal there is a mistake worth a word.
+/// The given inputs, or standard input if there are none. Warns if standard input is a terminal.
 #[must_use]
-pub fn inputs(tool: &str, named: &[PathBuf]) -> Vec<PathBuf> {
-    if named.is_empty() {
+pub fn input_paths(tool: &str, given: &[PathBuf]) -> Vec<PathBuf> {
+    if given.is_empty() {
         if io::stdin().is_terminal() {
-            warn(tool, "reading records from the terminal; name a file or pipe something in (Ctrl-D ends)");
+            print_warning(tool, "reading records from the terminal; name a file or pipe something in (Ctrl-D ends)");
         }
         return vec![PathBuf::from("-")];
     }
-    named.to_vec()
+    given.to_vec()
 }
 
-/// A text for people on standard error, beside the records on standard output.
-pub fn show(text: &str) {
-    // As with a warning, nothing is to be done if nobody takes it.
+/// Prints text for people on standard error. Standard output carries only records.
+pub fn print_to_stderr(text: &str) {
+    // As with a warning, a failure cannot be reported.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// The name of this host.
 #[must_use]
-pub fn host() -> String {
+pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// `KEY=VALUE` as it is typed in a flag.
-pub fn parse_pair(text: &str) -> Result<(String, String), String> {
+/// Parses `KEY=VALUE` from a flag.
+pub fn parse_key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("write it as KEY=VALUE".into()),
+        _ => Err("use KEY=VALUE".into()),
     }
 }
 
-/// A choice for something that suits a terminal: `--table`.
+/// When to print what is meant for a terminal: `--table`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum When {
     /// Even into a file.
@@ -123,9 +123,9 @@ pub enum When {
 }
 
 impl When {
-    /// Whether to do it on standard error.
+    /// Whether to print to standard error.
     #[must_use]
-    pub fn applies(self) -> bool {
+    pub fn applies_to_stderr(self) -> bool {
         match self {
             When::Always => true,
             When::Never => false,
@@ -134,34 +134,34 @@ impl When {
     }
 }
 
-/// Writes the JSON Schema of a record, for `--schema`.
+/// Prints the JSON Schema of a record, for `--schema`.
 pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
-    let mut out = stdout();
-    serde_json::to_writer_pretty(&mut out, &schemars::schema_for!(T)).map_err(|e| Error::stdout(e.into()))?;
-    out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::stdout)
+    let mut out = buffered_stdout();
+    serde_json::to_writer_pretty(&mut out, &schemars::schema_for!(T)).map_err(|e| Error::write_stdout(e.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::write_stdout)
 }
 
-/// Writes a text to standard output, for flags that print a table and exit.
-pub fn print_text(text: &str) -> Result<(), Error> {
-    let mut out = stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::stdout)
+/// Writes text to standard output, for flags that print a table and exit.
+pub fn print_to_stdout(text: &str) -> Result<(), Error> {
+    let mut out = buffered_stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::write_stdout)
 }
 
-/// Raises the limit of open files as far as the system lets us, since a thousand connections need a thousand files and
-/// the usual limit is 1,024. Gives how many are allowed now.
+/// Raises the limit of open files as far as the system allows, since a thousand connections need a thousand files and
+/// the usual limit is 1,024. Returns the new limit.
 #[must_use]
-pub fn raise_open_files() -> u64 {
+pub fn raise_open_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    // Where this is forbidden the limit stays as it is.
+    // If the system refuses, the limit does not change.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// For the tools behind `vb-fire`: the first Ctrl-C does not stop them, the second does.
+/// Ignores the first Ctrl-C, for tools that read the output of `vb-fire`. The second one stops them.
 ///
-/// Ctrl-C reaches every program of a pipeline at once, and `vb-fire` still writes the outcomes of what was in flight:
-/// whoever reads them must stay to the end of its input.
-pub fn outlive_first_interrupt() -> Result<(), Error> {
+/// Ctrl-C reaches every program of a pipeline at once, and `vb-fire` then still writes the outcomes of the requests in
+/// flight: the programs after it must read to the end of their input.
+pub fn ignore_first_interrupt() -> Result<(), Error> {
     let seen = Arc::new(AtomicBool::new(false));
     let failed = |e| Error::Setup(format!("cannot install the handler for Ctrl-C: {e}"));
     // The order matters: the second signal must find `seen` set before this registration sets it again.
@@ -176,13 +176,13 @@ mod tests {
 
     #[test]
     fn a_pair_has_a_key() {
-        assert_eq!(parse_pair("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert_eq!(parse_pair("a="), Ok(("a".into(), String::new())));
-        assert!(parse_pair("=b").is_err() && parse_pair("a").is_err());
+        assert_eq!(parse_key_value("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(parse_key_value("a="), Ok(("a".into(), String::new())));
+        assert!(parse_key_value("=b").is_err() && parse_key_value("a").is_err());
     }
 
     #[test]
-    fn underscores_in_names_of_flags_only() {
+    fn only_the_names_of_flags_get_hyphens() {
         for (typed, meant) in
             [("--num_prompts=a_b", "--num-prompts=a_b"), ("a_b", "a_b"), ("--max_concurrency", "--max-concurrency")]
         {

@@ -1,15 +1,15 @@
 //! The clock of a run: monotonic nanoseconds, with one anchor to the wall clock.
 //!
-//! Nothing else in the crate may ask the system for the time.
+//! No other module may read the system's clocks.
 #![allow(clippy::disallowed_methods)]
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::units::{Nanos, UnixNanos};
 
-/// Monotonic time counted from the moment the clock was made.
+/// Monotonic time since the clock was created.
 ///
-/// A step of the wall clock after that does not bend anything: [`Clock::unix`] adds monotonic time to the anchor.
+/// Later steps of the wall clock have no effect: [`Clock::to_unix`] adds monotonic time to the anchor.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
@@ -17,11 +17,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts now.
+    /// Creates a clock that starts now.
     #[must_use]
     pub fn start() -> Self {
-        // Read the wall clock between two readings of the monotonic one, and take the tightest of a few tries:
-        // a thread that is put to sleep in between would shift every wall-clock instant of the run.
+        // Read the wall clock between two readings of the monotonic clock, and keep the try with the smallest gap:
+        // a thread that is preempted in between would shift every wall-clock instant of the run.
         let mut best = (u128::MAX, Instant::now(), unix_now());
         for _ in 0..5 {
             let (before, anchor, after) = (Instant::now(), unix_now(), Instant::now());
@@ -41,65 +41,65 @@ impl Clock {
 
     /// The wall-clock instant of `time`, which counts from the start.
     #[must_use]
-    pub fn unix(&self, time: Nanos) -> UnixNanos {
+    pub fn to_unix(&self, time: Nanos) -> UnixNanos {
         self.anchor + time
     }
 }
 
-/// The wall clock.
+/// Reads the wall clock.
 #[must_use]
 pub fn unix_now() -> UnixNanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// Moves kernel stamps, which are of the wall clock, to the monotonic clock: by the lag seen at that very read, so that no
-/// long-lived offset between the two clocks is ever used.
+/// Converts kernel stamps, which are wall-clock times, to the monotonic clock. It uses the lag measured at the same read, so
+/// no stored offset between the two clocks can go stale.
 ///
-/// A step of the wall clock between the stamp and the read would bend the lag. So the offset of the clocks is compared with
-/// that of the read before, and whatever may have been stamped before a step is not trusted: [`WallClock::arrival`] is `None`
-/// then. Slewing moves both clocks alike and is no step.
+/// A step of the wall clock between the stamp and the read would distort the lag. So the offset between the clocks is
+/// compared with the offset at the previous read, and bytes that may have been stamped before a step are not trusted:
+/// [`WallClock::arrival_time`] is then `None`. Slewing moves both clocks alike and is not a step.
 #[derive(Debug, Clone, Copy)]
 pub struct WallClock {
     /// Wall clock − monotonic clock at the last read.
     offset: i128,
-    /// Arrivals before this are not known, because the wall clock was stepped.
+    /// Arrivals before this time are unknown, because the wall clock was stepped.
     trusted_from: Nanos,
     /// Steps seen.
     steps: u32,
 }
 
-/// A change of the offset beyond this is a step: reading both clocks takes a thousandth of it.
-const STEP: i128 = 50_000;
+/// A larger change of the offset is a step, in nanoseconds: reading both clocks takes a thousandth of it.
+const MIN_STEP: i128 = 50_000;
 
 impl WallClock {
-    /// For stamps from now on.
+    /// Creates a converter for stamps made after this call.
     #[must_use]
     pub fn new(clock: &Clock) -> Self {
-        let (now, wall) = both(clock);
-        WallClock { offset: offset(now, wall), trusted_from: Nanos(0), steps: 0 }
+        let (now, wall) = read_both_clocks(clock);
+        WallClock { offset: clock_offset(now, wall), trusted_from: Nanos(0), steps: 0 }
     }
 
     /// Steps of the wall clock seen so far.
     #[must_use]
-    pub fn steps(&self) -> u32 {
+    pub fn step_count(&self) -> u32 {
         self.steps
     }
 
-    /// Now, and when bytes that the kernel stamped with `kernel` arrived; `None`: that cannot be told.
-    pub fn arrival(&mut self, clock: &Clock, kernel: UnixNanos) -> (Nanos, Option<Nanos>) {
+    /// The current time, and the time at which bytes with the kernel stamp `kernel` arrived; `None`: unknown.
+    pub fn arrival_time(&mut self, clock: &Clock, kernel: UnixNanos) -> (Nanos, Option<Nanos>) {
         let (mut now, mut wall) = (clock.now(), unix_now());
-        if (offset(now, wall) - self.offset).abs() > STEP {
-            // A step, or this thread was put aside between the two readings.
-            (now, wall) = both(clock);
+        if (clock_offset(now, wall) - self.offset).abs() > MIN_STEP {
+            // A step, or this thread was preempted between the two readings.
+            (now, wall) = read_both_clocks(clock);
         }
-        (now, self.at(now, wall, kernel))
+        (now, self.convert_stamp(now, wall, kernel))
     }
 
-    /// The arithmetic of it: `now` and `wall` are the same instant.
-    fn at(&mut self, now: Nanos, wall: UnixNanos, kernel: UnixNanos) -> Option<Nanos> {
-        let change = offset(now, wall) - self.offset;
-        if change.abs() > STEP {
+    /// Converts `kernel`, given the readings `now` and `wall` of the same instant.
+    fn convert_stamp(&mut self, now: Nanos, wall: UnixNanos, kernel: UnixNanos) -> Option<Nanos> {
+        let change = clock_offset(now, wall) - self.offset;
+        if change.abs() > MIN_STEP {
             // After a step back by `d`, stamps from before it look later by `d`.
             let back = u64::try_from(-change).unwrap_or(0);
             self.trusted_from = (now + Nanos(back)).max(self.trusted_from);
@@ -112,12 +112,12 @@ impl WallClock {
     }
 }
 
-fn offset(now: Nanos, wall: UnixNanos) -> i128 {
+fn clock_offset(now: Nanos, wall: UnixNanos) -> i128 {
     i128::from(wall.0) - i128::from(now.0)
 }
 
-/// Both clocks at the same instant: the tightest of a few tries.
-fn both(clock: &Clock) -> (Nanos, UnixNanos) {
+/// Reads both clocks at the same instant: the try with the smallest gap out of five.
+fn read_both_clocks(clock: &Clock) -> (Nanos, UnixNanos) {
     let read = |()| {
         let (before, wall, after) = (clock.now(), unix_now(), clock.now());
         (after.since(before), Nanos(before.0.midpoint(after.0)), wall)
@@ -134,14 +134,14 @@ mod tests {
     use super::*;
     use crate::units::SECOND;
 
-    /// 2026, more or less.
+    /// About the year 2026.
     const EPOCH: u64 = 1_790_000_000 * SECOND;
 
     proptest! {
-        /// Bytes arrive and are read late; the wall clock is stepped at any moment, forth and back. An arrival is either told
-        /// exactly or not told.
+        /// Bytes arrive and are read late, and the wall clock is stepped forward and back at any time. An arrival is either
+        /// exact or unknown.
         #[test]
-        fn a_stepped_clock_bends_nothing(
+        fn a_stepped_clock_distorts_no_arrival(
             reads in prop::collection::vec((0..50_000_000_u64, 0..50_000_000_u64), 1..60),
             steps in prop::collection::vec((0..2_000_000_000_u64, -3_000_000_000..3_000_000_000_i64), 0..4),
         ) {
@@ -149,19 +149,19 @@ mod tests {
                 let stepped: i64 = steps.iter().filter(|(at, _)| *at <= t).map(|(_, by)| *by).sum();
                 UnixNanos((EPOCH + t).checked_add_signed(stepped).unwrap())
             };
-            let mut clock = WallClock { offset: offset(Nanos(0), wall(0)), trusted_from: Nanos(0), steps: 0 };
-            let (mut t, mut told) = (1_000, 0);
+            let mut clock = WallClock { offset: clock_offset(Nanos(0), wall(0)), trusted_from: Nanos(0), steps: 0 };
+            let (mut t, mut known) = (1_000, 0);
             for (gap, lag) in &reads {
                 let arrived = t + gap;
                 t = arrived + lag;
-                // Steps smaller than what counts as one bend by less than that.
-                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| i128::from(*by) <= STEP).sum();
-                if let Some(arrival) = clock.at(Nanos(t), wall(t), wall(arrived)) {
+                // Steps below the threshold distort an arrival by less than the threshold.
+                let slack: u64 = steps.iter().map(|(_, by)| by.unsigned_abs()).filter(|by| i128::from(*by) <= MIN_STEP).sum();
+                if let Some(arrival) = clock.convert_stamp(Nanos(t), wall(t), wall(arrived)) {
                     prop_assert!(arrival.0.abs_diff(arrived) <= slack, "{arrival:?}, not {arrived}");
-                    told += 1;
+                    known += 1;
                 }
             }
-            prop_assert!(!steps.is_empty() || told == reads.len(), "without a step everything is told");
+            prop_assert!(!steps.is_empty() || known == reads.len(), "without a step every arrival is known");
         }
     }
 
@@ -169,32 +169,32 @@ mod tests {
     fn after_a_step_stamps_are_trusted_again() {
         let mut clock = WallClock { offset: i128::from(EPOCH), trusted_from: Nanos(0), steps: 0 };
         let wall = |t: u64, by: i64| UnixNanos((EPOCH + t).checked_add_signed(by).unwrap());
-        assert_eq!(clock.at(Nanos(1_000_000), wall(1_000_000, 0), wall(900_000, 0)), Some(Nanos(900_000)));
-        // Stepped forward by a second while the bytes lay in the socket.
+        assert_eq!(clock.convert_stamp(Nanos(1_000_000), wall(1_000_000, 0), wall(900_000, 0)), Some(Nanos(900_000)));
+        // Stepped forward by a second while the bytes were in the socket buffer.
         let second = 1_000_000_000;
-        assert_eq!(clock.at(Nanos(3_000_000), wall(3_000_000, second), wall(2_000_000, 0)), None);
+        assert_eq!(clock.convert_stamp(Nanos(3_000_000), wall(3_000_000, second), wall(2_000_000, 0)), None);
         assert_eq!(
-            clock.at(Nanos(5_000_000), wall(5_000_000, second), wall(4_000_000, second)),
+            clock.convert_stamp(Nanos(5_000_000), wall(5_000_000, second), wall(4_000_000, second)),
             Some(Nanos(4_000_000))
         );
-        assert_eq!(clock.steps(), 1);
-        // And back, by so little that an old stamp would look possible.
+        assert_eq!(clock.step_count(), 1);
+        // Stepped back by so little that an old stamp would look plausible.
         let back = second - 2_000_000;
-        assert_eq!(clock.at(Nanos(9_000_000), wall(9_000_000, back), wall(6_000_000, second)), None);
-        assert_eq!(clock.at(Nanos(9_500_000), wall(9_500_000, back), wall(8_900_000, second)), None);
+        assert_eq!(clock.convert_stamp(Nanos(9_000_000), wall(9_000_000, back), wall(6_000_000, second)), None);
+        assert_eq!(clock.convert_stamp(Nanos(9_500_000), wall(9_500_000, back), wall(8_900_000, second)), None);
         assert_eq!(
-            clock.at(Nanos(15_000_000), wall(15_000_000, back), wall(14_000_000, back)),
+            clock.convert_stamp(Nanos(15_000_000), wall(15_000_000, back), wall(14_000_000, back)),
             Some(Nanos(14_000_000))
         );
-        assert_eq!(clock.steps(), 2);
+        assert_eq!(clock.step_count(), 2);
     }
 
     #[test]
-    fn a_stamp_of_the_future_is_none() {
+    fn a_stamp_in_the_future_is_unknown() {
         let clock = Clock::start();
         let mut wall = WallClock::new(&clock);
-        assert_eq!(wall.arrival(&clock, unix_now() + Nanos(SECOND)).1, None);
-        let (now, arrival) = wall.arrival(&clock, unix_now());
+        assert_eq!(wall.arrival_time(&clock, unix_now() + Nanos(SECOND)).1, None);
+        let (now, arrival) = wall.arrival_time(&clock, unix_now());
         assert!(arrival.is_some_and(|t| t <= now));
     }
 }

@@ -13,7 +13,7 @@ use clap::{ArgAction, ArgMatches, Command, error::ErrorKind, parser::ValueSource
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use crate::error::{Error, without_place};
+use crate::error::{Error, strip_location};
 
 /// The flag that every tool has.
 #[derive(Debug, Clone, clap::Args)]
@@ -131,7 +131,7 @@ pub fn read_grid(path: &Path) -> Result<Grid, Error> {
 
 fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
     Error::Usage(match e.location() {
-        Some(at) => format!("{name}:{}:{}: {}", at.line(), at.column(), without_place(e)),
+        Some(at) => format!("{name}:{}:{}: {}", at.line(), at.column(), strip_location(e)),
         None => format!("{name}: {e}"),
     })
 }

@@ -2,42 +2,42 @@
 
 use std::{fmt, io, path::Path};
 
-/// Why a tool stopped. A failed *request* is never an `Error`: it is an outcome in the data.
+/// Why a tool stopped. A failed *request* is never an `Error`: it is an outcome in the output.
 ///
 /// | exit code | meaning |
 /// |---|---|
 /// | 0 | done |
-/// | 1 | ran, but a check that was asked for failed |
+/// | 1 | a check that the user requested failed |
 /// | 2 | usage or config |
 /// | 3 | a bad line, or a bad file among several |
 /// | 4 | reading, writing or setting up the network failed |
-/// | 5 | the measurement is invalid: the client set some of the numbers (`--strict`) |
+/// | 5 | the measurement is invalid: the client, not the server, determined some of the numbers (`--strict`) |
 /// | 130 | interrupted (Ctrl-C); everything that finished was written |
 #[derive(Debug)]
 pub enum Error {
-    /// A check that the user asked for failed, in words. Exit code 1.
+    /// A check that the user requested failed: the message. Exit code 1.
     Check(String),
     /// The options or the config are wrong. Exit code 2.
     Usage(String),
-    /// A bad input: names the file, the line (and column) or the byte, and the cure. Exit code 3.
+    /// Invalid input: the file, the line (and column) or the byte, and the remedy. Exit code 3.
     Input(String),
     /// Reading failed. Exit code 4.
     Read {
         /// What was read: a path, or `stdin`.
         from: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Writing failed. Exit code 4; 0 and silent when a filter's reader left.
+    /// Writing failed. Exit code 4; for a closed pipe 0 and no message.
     Write {
         /// What was written: a path, or `stdout`.
         to: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The server or the network could not be set up. Exit code 4.
     Setup(String),
-    /// The numbers are not those of the server, in words. Exit code 5.
+    /// The numbers do not describe the server: the message. Exit code 5.
     Invalid(String),
     /// The user interrupted the tool. Exit code 130, as the shell expects after Ctrl-C.
     Interrupted,
@@ -57,7 +57,7 @@ impl Error {
         }
     }
 
-    /// Whether the reader of our output left, which ends a filter without a complaint.
+    /// Whether the reader of our output closed the pipe, which ends a filter without an error.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Error::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
@@ -75,7 +75,7 @@ impl Error {
 
     /// A failed write to standard output.
     #[must_use]
-    pub fn stdout(source: io::Error) -> Self {
+    pub fn write_stdout(source: io::Error) -> Self {
         Error::Write { to: "stdout".into(), source }
     }
 }
@@ -97,32 +97,31 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What a parser says, without the ` at line 1 column 17` behind it: we tell the place ourselves, and better.
+/// The message of a parser without its ` at line 1 column 17`: our messages name the file and its line.
 #[must_use]
-pub fn without_place(e: &impl fmt::Display) -> String {
+pub fn strip_location(e: &impl fmt::Display) -> String {
     let mut text = e.to_string();
     text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
-    // What was expected stands at the end, behind what was found.
-    if text.chars().count() > 2 * LONGEST_QUOTE {
-        let end = text.char_indices().rev().nth(LONGEST_QUOTE - 1).map_or(0, |(at, _)| at);
-        text = format!("{} {}", brief(&text), &text[end..]);
+    // The message ends with what was expected, so keep both ends.
+    if text.chars().count() > 2 * MAX_QUOTE_CHARS {
+        let end = text.char_indices().rev().nth(MAX_QUOTE_CHARS - 1).map_or(0, |(at, _)| at);
+        text = format!("{} {}", truncate_quote(&text), &text[end..]);
     }
     text
 }
 
-/// The most characters that a message quotes of what somebody wrote.
-const LONGEST_QUOTE: usize = 80;
+/// The most characters that a message quotes from input.
+const MAX_QUOTE_CHARS: usize = 80;
 
 /// What a message quotes, with `…` for what is too much of it. Line ends become spaces: a message is one line.
 #[must_use]
-pub fn brief(text: &str) -> String {
-    let end = text.char_indices().nth(LONGEST_QUOTE).map(|(at, _)| at);
+pub fn truncate_quote(text: &str) -> String {
+    let end = text.char_indices().nth(MAX_QUOTE_CHARS).map(|(at, _)| at);
     let quoted = text[..end.unwrap_or(text.len())].replace(['\n', '\r'], " ");
     if end.is_some() { quoted + "…" } else { quoted }
 }
 
-/// The innermost cause of an error, which is the one that says what happened, in one line and without the system's
-/// number for it.
+/// The innermost cause of an error, which is the most specific one, on one line and without the system's error number.
 #[must_use]
 pub fn root_cause(e: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = e;
@@ -138,30 +137,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_place_of_a_parser_is_cut_off_and_nothing_else() {
+    fn only_the_location_is_stripped_from_a_parsers_message() {
         let error = serde_json::from_str::<u8>("{").unwrap_err();
         assert!(error.to_string().contains(" at line 1"));
-        assert!(!without_place(&error).contains(" at line "));
-        assert_eq!(without_place(&"no place"), "no place");
+        assert!(!strip_location(&error).contains(" at line "));
+        assert_eq!(strip_location(&"no place"), "no place");
     }
 
     #[test]
     fn long_quotes_are_cut() {
-        assert_eq!(brief("short\n"), "short ");
-        assert_eq!((brief("a.wav"), brief(&"é".repeat(81))), ("a.wav".to_owned(), "é".repeat(80) + "…"));
-        assert_eq!(brief(&"é".repeat(100)), "é".repeat(80) + "…");
+        assert_eq!(truncate_quote("short\n"), "short ");
+        assert_eq!(
+            (truncate_quote("a.wav"), truncate_quote(&"é".repeat(81))),
+            ("a.wav".to_owned(), "é".repeat(80) + "…")
+        );
+        assert_eq!(truncate_quote(&"é".repeat(100)), "é".repeat(80) + "…");
         let long = serde_json::to_string(&"x".repeat(10_000)).unwrap();
-        let said = without_place(&serde_json::from_str::<Vec<u8>>(&long).unwrap_err());
-        assert!(said.starts_with("invalid type: string \"xxx") && said.ends_with("expected a sequence"), "{said}");
-        assert!(said.chars().count() < 200, "{said}");
+        let message = strip_location(&serde_json::from_str::<Vec<u8>>(&long).unwrap_err());
+        assert!(
+            message.starts_with("invalid type: string \"xxx") && message.ends_with("expected a sequence"),
+            "{message}"
+        );
+        assert!(message.chars().count() < 200, "{message}");
     }
 
     #[test]
-    fn the_innermost_cause_is_told_without_a_number() {
+    fn the_innermost_cause_has_no_error_number() {
         let refused = io::Error::from_raw_os_error(111);
         assert!(refused.to_string().contains("(os error 111)"));
-        let said = root_cause(&io::Error::other(Nested(refused)));
-        assert!(!said.is_empty() && !said.contains("os error") && !said.contains("outside"), "{said}");
+        let message = root_cause(&io::Error::other(Nested(refused)));
+        assert!(!message.is_empty() && !message.contains("os error") && !message.contains("outside"), "{message}");
     }
 
     #[derive(Debug)]

@@ -1,43 +1,43 @@
-//! One JSON record a line: reading with line numbers, writing without losing any.
+//! Newline-delimited JSON: reads records with line numbers, and writes them.
 
 use std::io::{BufRead, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, without_place};
+use crate::error::{Error, strip_location};
 
-/// The longest line that is read: a guard against a file that is not NDJSON at all.
-const LONGEST_LINE: usize = 1 << 30;
+/// The longest accepted line: a guard against files that are not NDJSON.
+const MAX_LINE_BYTES: usize = 1 << 30;
 
-/// What some editors put at the head of a file: it says UTF-8 and nothing more.
+/// The byte order mark that some editors write at the start of a UTF-8 file.
 pub const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// The lines of a stream that are not blank, with their numbers.
+/// Reads the lines of a stream that are not blank, with their numbers.
 ///
-/// A last line without a newline still counts: a killed writer leaves one.
-pub struct Lines<R> {
+/// A last line without a newline counts: a killed writer leaves one.
+pub struct LineReader<R> {
     input: R,
     name: String,
     number: u64,
     buffer: Vec<u8>,
 }
 
-impl<R: BufRead> Lines<R> {
-    /// Reads `input`, which messages call `name`: a path, or `stdin`.
+impl<R: BufRead> LineReader<R> {
+    /// Reads `input`. Messages use `name` for it: a path, or `stdin`.
     pub fn new(input: R, name: impl Into<String>) -> Self {
-        Lines { input, name: name.into(), number: 0, buffer: Vec::new() }
+        LineReader { input, name: name.into(), number: 0, buffer: Vec::new() }
     }
 
     /// The next line, without surrounding white space; `None` at the end.
     pub fn next_line(&mut self) -> Result<Option<&[u8]>, Error> {
         loop {
             self.buffer.clear();
-            let limited = &mut Read::take(&mut self.input, LONGEST_LINE as u64);
+            let limited = &mut Read::take(&mut self.input, MAX_LINE_BYTES as u64);
             match limited.read_until(b'\n', &mut self.buffer) {
                 Ok(0) => return Ok(None),
-                Ok(n) if n >= LONGEST_LINE => {
+                Ok(n) if n >= MAX_LINE_BYTES => {
                     self.number += 1;
-                    return Err(self.wrong(0, "the line is longer than 1 GiB: is this a file of JSON lines?"));
+                    return Err(self.error_at(0, "the line is longer than 1 GiB: is this a file of JSON lines?"));
                 }
                 Ok(_) => self.number += 1,
                 Err(source) => return Err(Error::Read { from: self.name.clone(), source }),
@@ -60,30 +60,30 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The error for the line just read, which serde could not take: `stdin:4:17: what`.
+    /// The error for the line just read, if serde failed to parse it: `stdin:4:17: what`.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
-        self.wrong(e.column(), &without_place(e))
+        self.error_at(e.column(), &strip_location(e))
     }
 
-    /// The error for the line just read: `stdin:LINE: what`, or with a column counted from 1.
+    /// The error for the line just read: `stdin:LINE: what`. A column counts from 1; 0 leaves it out.
     #[must_use]
-    pub fn wrong(&self, column: usize, what: &str) -> Error {
+    pub fn error_at(&self, column: usize, what: &str) -> Error {
         let place = if column > 0 { format!(":{column}") } else { String::new() };
         Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
     }
 
     /// The number of the line just read, counted from 1.
     #[must_use]
-    pub fn number(&self) -> u64 {
+    pub fn line_number(&self) -> u64 {
         self.number
     }
 }
 
-/// Writes one record and its newline.
-pub fn write<T: Serialize>(out: &mut impl Write, record: &T) -> Result<(), Error> {
-    serde_json::to_writer(&mut *out, record).map_err(|e| Error::stdout(e.into()))?;
-    out.write_all(b"\n").map_err(Error::stdout)
+/// Writes one record and a newline.
+pub fn write_record<T: Serialize>(out: &mut impl Write, record: &T) -> Result<(), Error> {
+    serde_json::to_writer(&mut *out, record).map_err(|e| Error::write_stdout(e.into()))?;
+    out.write_all(b"\n").map_err(Error::write_stdout)
 }
 
 #[cfg(test)]
@@ -94,23 +94,23 @@ mod tests {
 
     #[test]
     fn blank_lines_are_skipped_and_the_last_newline_may_be_missing() {
-        let mut lines = Lines::new(&b"{\"a\":1}\n\n  \r\n{\"a\":2}"[..], "stdin");
+        let mut lines = LineReader::new(&b"{\"a\":1}\n\n  \r\n{\"a\":2}"[..], "stdin");
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 1);
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
-        assert_eq!(lines.number(), 4);
+        assert_eq!(lines.line_number(), 4);
         assert!(lines.next_record::<Value>().unwrap().is_none());
     }
 
     #[test]
-    fn a_byte_order_mark_is_passed_over() {
-        let mut lines = Lines::new(&b"\xEF\xBB\xBF{\"a\":1}\r\n{\"a\":2}\r\n"[..], "stdin");
+    fn a_byte_order_mark_is_skipped() {
+        let mut lines = LineReader::new(&b"\xEF\xBB\xBF{\"a\":1}\r\n{\"a\":2}\r\n"[..], "stdin");
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 1);
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
     }
 
     #[test]
-    fn a_bad_line_is_named_with_its_column() {
-        let mut lines = Lines::new(&b"{}\n{\"a\":}\n"[..], "stdin");
+    fn an_invalid_line_is_reported_with_its_column() {
+        let mut lines = LineReader::new(&b"{}\n{\"a\":}\n"[..], "stdin");
         lines.next_record::<Value>().unwrap();
         let error = lines.next_record::<Value>().unwrap_err();
         assert_eq!(error.to_string(), "stdin:2:6: expected value");

@@ -1,6 +1,6 @@
-//! Waiting for an instant, more exactly than the runtime's timer, which rounds up to the next millisecond.
+//! Waits until an instant, more exactly than the runtime's timer, which rounds up to the next millisecond.
 //!
-//! [`Pacer`] is for a thread that goes on with other work meanwhile, [`Sleeper`] for one that does not.
+//! Use [`Pacer`] on a thread that does other work while it waits, and [`Sleeper`] on one that does not.
 
 use std::{sync::mpsc, thread};
 
@@ -8,19 +8,19 @@ use tokio::sync::oneshot;
 
 use crate::{clock::Clock, error::Error, units::Nanos};
 
-/// Waits on a thread that has nothing else to do: the runtime's timer for the most, and the thread's own sleep for the rest.
+/// Waits on a thread that has nothing else to do: first with the runtime's timer, then for the last milliseconds by putting
+/// the thread to sleep.
 #[derive(Debug, Clone, Copy)]
 pub struct Sleeper(Clock);
 
-/// What is left to the thread's own sleep: more than the runtime's timer may be late.
-pub const REST: Nanos = Nanos(3_000_000);
+/// How long before the instant the thread's own sleep takes over: longer than the runtime's timer may be late.
+pub const SLEEP_MARGIN: Nanos = Nanos(3_000_000);
 
-/// That sleep is cut into pieces of this, between which the runtime gets to what has come meanwhile: a signal, a timer, the end of
-/// an answer.
-const SLICE: Nanos = Nanos(200_000);
+/// The longest sleep without yielding to the runtime, so that signals, timers and the ends of responses are handled.
+const MAX_SLEEP_SLICE: Nanos = Nanos(200_000);
 
 impl Sleeper {
-    /// For the calling thread.
+    /// Creates a sleeper for the calling thread.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         sleep_exactly();
@@ -33,11 +33,11 @@ impl Sleeper {
         self.0.now()
     }
 
-    /// Returns when `at` has come; at once if it has.
-    pub async fn until(&self, at: Nanos) {
-        let far = at.since(self.now()).since(REST);
+    /// Returns at `at`, or immediately if `at` has passed.
+    pub async fn sleep_until(&self, at: Nanos) {
+        let far = at.since(self.now()).since(SLEEP_MARGIN);
         if far > Nanos(0) {
-            tokio::time::sleep(far.duration()).await;
+            tokio::time::sleep(far.to_duration()).await;
         }
         loop {
             tokio::task::yield_now().await;
@@ -45,7 +45,7 @@ impl Sleeper {
             if left == Nanos(0) {
                 return;
             }
-            thread::sleep(left.min(SLICE).duration());
+            thread::sleep(left.min(MAX_SLEEP_SLICE).to_duration());
         }
     }
 }
@@ -66,12 +66,12 @@ impl Pacer {
             .spawn(move || {
                 sleep_exactly();
                 for (at, bell) in set {
-                    thread::sleep(at.since(clock.now()).duration());
-                    // Whoever waited may have been told to stop meanwhile.
+                    thread::sleep(at.since(clock.now()).to_duration());
+                    // The waiting task may have been cancelled.
                     let _ = bell.send(());
                 }
             })
-            .map_err(|e| Error::Setup(format!("cannot start the thread that keeps time: {e}")))?;
+            .map_err(|e| Error::Setup(format!("cannot start the timer thread: {e}")))?;
         Ok(Pacer { clock, alarms })
     }
 
@@ -81,8 +81,8 @@ impl Pacer {
         self.clock.now()
     }
 
-    /// Returns when `at` has come; at once if it has.
-    pub async fn until(&self, at: Nanos) {
+    /// Returns at `at`, or immediately if `at` has passed.
+    pub async fn sleep_until(&self, at: Nanos) {
         if self.now() < at {
             let (bell, rang) = oneshot::channel();
             if self.alarms.send((at, bell)).is_ok() {
@@ -92,10 +92,10 @@ impl Pacer {
     }
 }
 
-/// Linux lets a sleep end 50 µs late, so that it can wake several threads at once; this thread asks it not to.
+/// Asks Linux for exact sleeps on this thread. By default a sleep may end 50 µs late, so that threads can wake together.
 #[cfg(target_os = "linux")]
 fn sleep_exactly() {
-    // Where it is refused the sleep is late by that much.
+    // If the system refuses, sleeps stay late by up to that much.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
 }
 
@@ -107,12 +107,12 @@ mod tests {
     use super::*;
     use crate::units::SECOND;
 
-    /// A thread that sleeps for what is left must let others run meanwhile.
+    /// A thread that sleeps must let other tasks run.
     #[tokio::test]
     async fn others_run_while_it_waits() {
         let sleeper = Sleeper::new(Clock::start());
         let other = tokio::spawn(tokio::task::yield_now());
-        sleeper.until(sleeper.now() + REST).await;
+        sleeper.sleep_until(sleeper.now() + SLEEP_MARGIN).await;
         assert!(other.is_finished());
     }
 
@@ -121,10 +121,10 @@ mod tests {
         let clock = Clock::start();
         let (pacer, sleeper) = (Pacer::start(clock).unwrap(), Sleeper::new(clock));
         for at in [0, SECOND / 200, SECOND / 100].map(Nanos) {
-            pacer.until(at).await;
+            pacer.sleep_until(at).await;
             assert!(clock.now() >= at);
             let at = at + Nanos(SECOND / 400);
-            sleeper.until(at).await;
+            sleeper.sleep_until(at).await;
             assert!(clock.now() >= at);
         }
     }

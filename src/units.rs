@@ -13,8 +13,8 @@ pub const SECOND: u64 = 1_000_000_000;
 
 /// A duration, or an instant counted from the start of a run, in nanoseconds of the monotonic clock.
 ///
-/// In JSON it is a number of seconds. Up to 10⁶ seconds (11 days) every nanosecond survives the way
-/// out and back, since 15 significant digits do in a double; beyond, the last digits may not.
+/// In JSON it is a number of seconds. Up to 10⁶ seconds (11 days) every nanosecond survives a round trip, since a double
+/// keeps 15 significant digits; above that, the last digits may change.
 ///
 /// ```
 /// let t: vb::units::Nanos = serde_json::from_str("0.041500001")?;
@@ -26,7 +26,7 @@ pub const SECOND: u64 = 1_000_000_000;
 pub struct Nanos(pub u64);
 
 impl Nanos {
-    /// This many seconds; negative and absurd values become the nearest that fits.
+    /// Converts seconds; values out of range become the nearest valid value.
     #[must_use]
     pub fn from_secs_f64(seconds: f64) -> Self {
         // `as` saturates, and turns NaN into 0.
@@ -34,21 +34,21 @@ impl Nanos {
         Nanos((seconds * 1e9).round() as u64)
     }
 
-    /// In seconds: the double nearest to the exact value.
+    /// Converts to seconds: the double nearest to the exact value.
     #[must_use]
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1e9
     }
 
-    /// The time from `earlier` to `self`; zero when `earlier` is the later one.
+    /// The time from `earlier` to `self`; zero if `earlier` is later than `self`.
     #[must_use]
     pub fn since(self, earlier: Nanos) -> Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// As the standard library's duration.
+    /// Converts to the standard library's duration.
     #[must_use]
-    pub fn duration(self) -> std::time::Duration {
+    pub fn to_duration(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0)
     }
 }
@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for Nanos {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let seconds = f64::deserialize(from)?;
         if seconds < 0.0 || !seconds.is_finite() {
-            return Err(de::Error::custom(format!("{seconds} is not a time in seconds, which is 0 or more")));
+            return Err(de::Error::custom(format!("{seconds} is not a time in seconds: use a number of 0 or more")));
         }
         Ok(Nanos::from_secs_f64(seconds))
     }
@@ -101,18 +101,18 @@ impl JsonSchema for Nanos {
 /// An instant of wall-clock time in nanoseconds since 1970, UTC.
 ///
 /// In JSON it is a number of Unix seconds with nine decimals. Such a number has more digits than a
-/// double, so it is written and read as decimal text: nothing is lost on the way through our tools.
+/// double, so it is written and read as decimal text, and no tool loses digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixNanos(pub u64);
 
 impl UnixNanos {
-    /// The time from `earlier` to `self`; zero when `earlier` is the later one.
+    /// The time from `earlier` to `self`; zero if `earlier` is later than `self`.
     #[must_use]
     pub fn since(self, earlier: UnixNanos) -> Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// In Unix seconds, to the nearest double (about 0.2 µs today).
+    /// Converts to Unix seconds, to the nearest double (about 0.2 µs today).
     #[must_use]
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1e9
@@ -136,7 +136,7 @@ impl Serialize for UnixNanos {
 impl<'de> Deserialize<'de> for UnixNanos {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(from)?;
-        decimal_nanos(raw.get())
+        parse_decimal_nanos(raw.get())
             .map(UnixNanos)
             .ok_or_else(|| de::Error::custom(format!("{} is not a time in Unix seconds", raw.get())))
     }
@@ -151,8 +151,8 @@ impl JsonSchema for UnixNanos {
     }
 }
 
-/// `12.5` → 12 500 000 000, digit by digit; `1e3` and the like by way of a double.
-fn decimal_nanos(text: &str) -> Option<u64> {
+/// Parses `12.5` to 12 500 000 000, digit by digit; a number with an exponent (`1e3`) goes through a double.
+fn parse_decimal_nanos(text: &str) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) || whole.is_empty() {
         let seconds: f64 = text.parse().ok()?;
@@ -163,7 +163,7 @@ fn decimal_nanos(text: &str) -> Option<u64> {
     whole.parse::<u64>().ok()?.checked_mul(SECOND)?.checked_add(nanos)
 }
 
-/// A duration as it is typed in a flag: `200ms`, `5s`, `2m`, `1h`; a bare number is seconds.
+/// Parses a duration from a flag: `200ms`, `5s`, `2m`, `1h`; a bare number is seconds.
 ///
 /// ```
 /// assert_eq!(vb::units::parse_duration("200ms").unwrap().0, 200_000_000);
@@ -173,7 +173,7 @@ pub fn parse_duration(text: &str) -> Result<Nanos, String> {
     parse_duration_in(text, "s")
 }
 
-/// As [`parse_duration`], with `unit` for a bare number.
+/// Like [`parse_duration`], but a bare number is in `unit`.
 pub fn parse_duration_in(text: &str, unit: &str) -> Result<Nanos, String> {
     let text = text.trim();
     let split = text.find(|c: char| c.is_ascii_alphabetic() || c == 'µ').unwrap_or(text.len());
@@ -185,21 +185,21 @@ pub fn parse_duration_in(text: &str, unit: &str) -> Result<Nanos, String> {
         "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("`{text}` is not a duration: write it as 200ms, 5s, 2m or 1h")),
+        _ => return Err(format!("`{text}` is not a duration: use 200ms, 5s, 2m or 1h")),
     };
     match number.trim().parse::<f64>() {
         Ok(n) if n >= 0.0 && n.is_finite() => Ok(Nanos::from_secs_f64(n * scale)),
-        _ => Err(format!("`{text}` is not a duration: write it as 200ms, 5s, 2m or 1h")),
+        _ => Err(format!("`{text}` is not a duration: use 200ms, 5s, 2m or 1h")),
     }
 }
 
-/// A whole number as it is typed in a flag: `1000`, `2k`, `1.5k`, `1m`.
+/// Parses a whole number from a flag: `1000`, `2k`, `1.5k`, `1m`.
 ///
 /// ```
 /// assert_eq!(vb::units::parse_count("1.5k").unwrap(), 1500);
 /// ```
 pub fn parse_count(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a whole number: write it as 1000 or 2k");
+    let wrong = || format!("`{text}` is not a whole number: use 1000 or 2k");
     let lower = text.trim().to_ascii_lowercase();
     if let Ok(n) = lower.parse::<u64>() {
         return Ok(n);
@@ -215,37 +215,37 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
     Ok(n as u64)
 }
 
-/// As [`parse_count`], for counts of tokens and requests that fit 32 bits.
+/// Like [`parse_count`], for counts of tokens and requests, which fit in 32 bits.
 pub fn parse_count_u32(text: &str) -> Result<u32, String> {
     u32::try_from(parse_count(text)?).map_err(|_| format!("`{text}` is too large"))
 }
 
-/// The most tokens that a prompt or an answer may be asked to have: 16,777,216, longer than any model's context, and short
-/// enough that no sum of a few overflows.
-pub const MOST_TOKENS: u32 = 1 << 24;
+/// The most tokens that a flag may request for a prompt or an output: 16,777,216. That is longer than any model's context,
+/// and a sum of a few such lengths does not overflow 32 bits.
+pub const MAX_TOKENS: u32 = 1 << 24;
 
-/// As [`parse_count`], for lengths in tokens, up to [`MOST_TOKENS`].
+/// Like [`parse_count`], for lengths in tokens, up to [`MAX_TOKENS`].
 pub fn parse_tokens(text: &str) -> Result<u32, String> {
-    let tokens = u32::try_from(parse_count(text)?).ok().filter(|tokens| *tokens <= MOST_TOKENS);
-    tokens.ok_or_else(|| format!("`{text}` is too large: {MOST_TOKENS} tokens at the most"))
+    let tokens = u32::try_from(parse_count(text)?).ok().filter(|tokens| *tokens <= MAX_TOKENS);
+    tokens.ok_or_else(|| format!("`{text}` is too large: the limit is {MAX_TOKENS} tokens"))
 }
 
-/// A share as it is typed: from 0 to 1.
+/// Parses a share from 0 to 1.
 pub fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.trim().parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("`{text}` is not a share: write a number from 0 to 1, as 0.6"))
+    share.ok_or_else(|| format!("`{text}` is not a share: use a number from 0 to 1, as 0.6"))
 }
 
-/// A number as it is typed, which JSON can say: no `nan`, nothing infinite.
+/// Parses a number that JSON can represent: neither `nan` nor infinite.
 pub fn parse_finite(text: &str) -> Result<f64, String> {
     let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
     number.ok_or_else(|| format!("`{text}` is not a number"))
 }
 
-/// The exponent of Zipf's law as it is typed.
+/// Parses the exponent of Zipf's law.
 pub fn parse_alpha(text: &str) -> Result<f64, String> {
     let alpha = text.trim().parse().ok().filter(|alpha: &f64| *alpha >= 0.0 && alpha.is_finite());
-    alpha.ok_or_else(|| format!("`{text}` is not a number of 0 or more"))
+    alpha.ok_or_else(|| format!("`{text}` is not a number: use 0 or more"))
 }
 
 #[cfg(test)]
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_written_by_others_are_read() {
+    fn other_ways_to_write_an_instant_are_read() {
         for (text, ns) in
             [("5", 5 * SECOND), ("5.25", 5_250_000_000), ("1e3", 1000 * SECOND), ("0.1234567899", 123_456_789)]
         {
@@ -299,7 +299,7 @@ mod tests {
         for text in ["", "k", "1.5", "-3", "1.0001k"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
-        assert_eq!(parse_tokens("16777216"), Ok(MOST_TOKENS));
+        assert_eq!(parse_tokens("16777216"), Ok(MAX_TOKENS));
         assert!(parse_tokens("16777217").is_err() && parse_tokens("5g").is_err());
         assert!(parse_share("1.1").is_err() && parse_share("nan").is_err() && parse_alpha("nan").is_err());
         assert!(parse_finite("-1.5") == Ok(-1.5) && parse_finite("nan").is_err() && parse_finite("inf").is_err());

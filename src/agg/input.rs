@@ -10,7 +10,7 @@ use std::{
 use super::run::{Run, Runs};
 use crate::{
     cli,
-    error::{Error, without_place},
+    error::{Error, strip_location},
     ndjson::BOM,
 };
 
@@ -54,7 +54,7 @@ fn results_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
     files.sort();
     if files.is_empty() {
-        cli::warn("vb-agg", format!("{}: no .json file in it", folder.display()));
+        cli::print_warning("vb-agg", format!("{}: no .json file in it", folder.display()));
     }
     Ok(files)
 }
@@ -93,7 +93,7 @@ impl Found {
                 }
                 Err(e) => {
                     let line = text[..from].split(|b| *b == b'\n').count() - 1 + e.line();
-                    self.complain(format!("{}:{line}: {}; left out", source(path), without_place(&e)));
+                    self.complain(format!("{}:{line}: {}; left out", source(path), strip_location(&e)));
                     from += after_line(&text[from..], e.line());
                     from = text[from..].windows(2).position(|w| w == b"\n{").map_or(text.len(), |at| from + at);
                 }
@@ -106,7 +106,7 @@ impl Found {
             if run.is_result() {
                 self.runs.push(run.of_file(path));
             } else {
-                cli::warn(
+                cli::print_warning(
                     "vb-agg",
                     format!("{}: not the result of a run (no duration and completed); left out", source(path)),
                 );
@@ -115,7 +115,7 @@ impl Found {
     }
 
     fn complain(&mut self, what: String) {
-        cli::warn("vb-agg", what);
+        cli::print_warning("vb-agg", what);
         self.broken += 1;
     }
 }

@@ -74,12 +74,12 @@ enum Header {
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
     let Args { paths, repeats, pool, header, table, config: _ } = args;
-    let paths = cli::inputs("vb-agg", &paths);
-    cli::outlive_first_interrupt()?;
+    let paths = cli::input_paths("vb-agg", &paths);
+    cli::ignore_first_interrupt()?;
     if pool {
-        let mut out = cli::stdout();
-        ndjson::write(&mut out, &pool::pool(&paths)?)?;
-        return out.flush().map_err(Error::stdout);
+        let mut out = cli::buffered_stdout();
+        ndjson::write_record(&mut out, &pool::pool(&paths)?)?;
+        return out.flush().map_err(Error::write_stdout);
     }
     let mut found = input::Found::default();
     found.read(&paths)?;
@@ -93,8 +93,8 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let sheet = repeats.map_or_else(|| sheet(&runs), |shape| repeats::sheet(&runs, shape));
     write_csv(&sheet, header)?;
-    if table.applies() {
-        cli::show(&table::table(&runs));
+    if table.applies_to_stderr() {
+        cli::print_to_stderr(&table::table(&runs));
     }
     match found.broken {
         0 => Ok(()),
@@ -132,10 +132,10 @@ fn sheet(runs: &[Run]) -> Sheet {
 fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
     let failed = |e: csv::Error| match e.into_kind() {
         // As it is, so that a reader that left is seen as such.
-        csv::ErrorKind::Io(e) => Error::stdout(e),
-        other => Error::stdout(io::Error::other(format!("{other:?}"))),
+        csv::ErrorKind::Io(e) => Error::write_stdout(e),
+        other => Error::write_stdout(io::Error::other(format!("{other:?}"))),
     };
-    let mut out = csv::Writer::from_writer(cli::stdout());
+    let mut out = csv::Writer::from_writer(cli::buffered_stdout());
     if header != Header::Zh {
         out.write_record(sheet.names.iter().map(|(name, _)| name)).map_err(failed)?;
     }
@@ -145,7 +145,7 @@ fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
     for row in &sheet.rows {
         out.write_record(row).map_err(failed)?;
     }
-    out.flush().map_err(Error::stdout)
+    out.flush().map_err(Error::write_stdout)
 }
 
 fn row<'a>(run: &'a Run, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {

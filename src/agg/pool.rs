@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::input::{source, texts};
 use crate::{
-    error::{Error, without_place},
+    error::{Error, strip_location},
     ndjson::BOM,
     stats::{self, RunResult},
 };
@@ -22,7 +22,7 @@ pub fn pool(paths: &[PathBuf]) -> Result<RunResult, Error> {
                 Ok(result) => results.push(result),
                 Err(e) => {
                     let cure = "give it results of vb-stats --histograms";
-                    wrong.get_or_insert(format!("{}: {}; {cure}", source(path), without_place(&e)));
+                    wrong.get_or_insert(format!("{}: {}; {cure}", source(path), strip_location(&e)));
                     return;
                 }
             }

@@ -9,7 +9,7 @@ use std::{
 
 use super::json_list;
 use crate::{
-    error::{Error, without_place},
+    error::{Error, strip_location},
     ndjson::BOM,
 };
 
@@ -100,7 +100,7 @@ impl Row {
     /// The error for a row that serde could not take. Rows of one line get the column.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
-        let what = without_place(e);
+        let what = strip_location(e);
         match (e.line(), e.column()) {
             (1, column) if column > 0 => Error::Input(format!("{}:{column}: {what}", self.place)),
             _ => self.wrong(&what),

@@ -99,16 +99,16 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     percentiles.sort_by(f64::total_cmp);
     let (a, b) = sides(args.files, args.vs)?;
-    cli::outlive_first_interrupt()?;
+    cli::ignore_first_interrupt()?;
     let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
     let report = Report::of(&a, &b, &Options { percentiles, margin: args.margin, rules: args.fail_if });
-    let mut out = cli::stdout();
+    let mut out = cli::buffered_stdout();
     match args.format {
-        Format::Json => ndjson::write(&mut out, &report)?,
-        Format::Table => out.write_all(table::text(&report).as_bytes()).map_err(Error::stdout)?,
-        Format::Markdown => out.write_all(table::markdown(&report).as_bytes()).map_err(Error::stdout)?,
+        Format::Json => ndjson::write_record(&mut out, &report)?,
+        Format::Table => out.write_all(table::text(&report).as_bytes()).map_err(Error::write_stdout)?,
+        Format::Markdown => out.write_all(table::markdown(&report).as_bytes()).map_err(Error::write_stdout)?,
     }
-    out.flush().map_err(Error::stdout)?;
+    out.flush().map_err(Error::write_stdout)?;
     checked(&report)
 }
 
@@ -135,7 +135,7 @@ fn sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec
 fn checked(report: &Report) -> Result<(), Error> {
     let of = |result: Fate| report.checks.iter().filter(move |check| check.result == result);
     for check in of(Fate::Undecided) {
-        cli::warn("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
+        cli::print_warning("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
     }
     let failed: Vec<String> = of(Fate::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Check(failed.join("; "))) }

@@ -30,7 +30,7 @@ fn options() -> Options {
 }
 
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-    rng::unit(rng).max(f64::MIN_POSITIVE)
+    rng::sample_unit(rng).max(f64::MIN_POSITIVE)
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -44,7 +44,7 @@ struct Server {
 }
 
 const SERVERS: [Server; 4] = [
-    Server { name: "exponential", draw: |rng, _| rng::exponential(rng) },
+    Server { name: "exponential", draw: |rng, _| rng::sample_exponential(rng) },
     Server { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
     // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
     Server { name: "bimodal", draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) } },
@@ -60,12 +60,12 @@ const SERVERS: [Server; 4] = [
 
 /// A run of `n` requests, each of which takes `slower` times as long as the server's.
 fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
-    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
     let mut recording = empty();
     let mut start = 0.0;
     for i in 0..n {
-        start += 0.1 * rng::exponential(&mut rng);
+        start += 0.1 * rng::sample_exponential(&mut rng);
         let ttft = slower * 0.1 * (server.draw)(&mut rng, &mut of_ttft);
         let gaps: Vec<f64> = (0..GAPS).map(|_| slower * 0.01 * (server.draw)(&mut rng, &mut of_gaps)).collect();
         let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
@@ -102,12 +102,12 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
 /// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a
 /// schedule, or 16 at a time.
 fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
-    let mut rng = rng::stream(stream.1, stream.0, 0);
+    let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let mut engine = Engine::new(Profile { prefix_caching: false, ..Profile::default() }).unwrap();
     let mut starts = Vec::new();
     let submit = |engine: &mut Engine, starts: &mut Vec<Nanos>, rng: &mut ChaCha8Rng, now: Nanos| {
         let tokens = |n: u64| (0..).take(usize::try_from(n).unwrap()).collect();
-        let (prompt, output) = (tokens(rng::between(rng, 50, 800)), tokens(rng::between(rng, 4, 24)));
+        let (prompt, output) = (tokens(rng::sample_between(rng, 50, 800)), tokens(rng::sample_between(rng, 4, 24)));
         engine.submit(now, Job { id: starts.len() as u64, prompt, output });
         starts.push(now);
     };
@@ -115,7 +115,7 @@ fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
     for _ in 0..if open { n } else { 16 } {
         submit(&mut engine, &mut starts, &mut rng, now);
         if open {
-            now = now + Nanos::from_secs_f64(0.03 * rng::exponential(&mut rng));
+            now = now + Nanos::from_secs_f64(0.03 * rng::sample_exponential(&mut rng));
         }
     }
     let mut tokens: Vec<Vec<f64>> = vec![Vec::new(); usize::try_from(n).unwrap()];
@@ -224,7 +224,7 @@ fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() 
     let mut all = Vec::new();
     for (repeats, differ) in [(3, 0.1), (4, 0.03), (4, 0.1), (8, 0.1)] {
         let side = |name: &str, trial: u64| {
-            let mut rng = rng::stream(trial, name, 1);
+            let mut rng = rng::random_stream(trial, name, 1);
             let one = |i| run(&SERVERS[1], 200, (name, trial * 10 + i), (differ * normal(&mut rng)).exp());
             Side { runs: (0..repeats).map(one).collect() }
         };

@@ -121,7 +121,7 @@ pub async fn attempt(
     let pulse = Pulse::new(client.clock.now());
     let leave = async {
         match abandon {
-            Some(after) => tokio::time::sleep(after.duration()).await,
+            Some(after) => tokio::time::sleep(after.to_duration()).await,
             None => std::future::pending().await,
         }
     };
@@ -191,8 +191,8 @@ impl Attempt {
         let start = moments.first_write.unwrap_or(due.scheduled);
         let since = |time: Option<Nanos>| moments.first_write.and(time).map(|t| t.since(start));
         output.status = self.status;
-        output.scheduled_time = clock.unix(due.scheduled);
-        output.start_time = moments.first_write.map(|t| clock.unix(t));
+        output.scheduled_time = clock.to_unix(due.scheduled);
+        output.start_time = moments.first_write.map(|t| clock.to_unix(t));
         output.queue_time = moments.first_write.map(|t| t.since(due.scheduled));
         output.phases.connect = moments.connect;
         output.phases.tls = moments.tls;
@@ -346,7 +346,7 @@ impl Pulse {
                 return Failure::new(kind, message);
             }
             // The first token may come meanwhile, and bring a nearer limit with it.
-            tokio::time::sleep(at.since(now).duration().min(client.limits.stall.duration())).await;
+            tokio::time::sleep(at.since(now).to_duration().min(client.limits.stall.to_duration())).await;
         }
     }
 }

@@ -44,7 +44,7 @@ impl Pace for Sleeper {
     }
 
     async fn until(&self, due: Nanos) {
-        self.until(due).await;
+        self.sleep_until(due).await;
     }
 }
 
@@ -572,7 +572,7 @@ mod tests {
             Nanos(u64::try_from(self.0.elapsed().as_nanos()).unwrap())
         }
         async fn until(&self, due: Nanos) {
-            sleep_until(self.0 + due.duration()).await;
+            sleep_until(self.0 + due.to_duration()).await;
         }
     }
 

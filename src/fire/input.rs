@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     error::Error,
     http::exchange::Outgoing,
-    ndjson::Lines,
+    ndjson::LineReader,
     record::{Object, RequestFuncOutput, SampleRequest},
     rng,
     units::Nanos,
@@ -114,7 +114,7 @@ pub struct Abandon {
 
 impl Abandon {
     fn of(self, number: u64) -> Option<Nanos> {
-        (rng::unit(&mut rng::stream(self.seed, "cancel", number)) < self.share).then_some(self.after)
+        (rng::sample_unit(&mut rng::random_stream(self.seed, "cancel", number)) < self.share).then_some(self.after)
     }
 }
 
@@ -285,7 +285,7 @@ fn read_all(
     send: &mpsc::Sender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
 ) -> Result<u64, Error> {
-    let mut lines = Lines::new(input, "stdin");
+    let mut lines = LineReader::new(input, "stdin");
     let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
     while let Some(mut sample) = lines.next_record::<SampleRequest>()? {
         let copy = first.is_some().then(|| sample.clone());
@@ -295,7 +295,7 @@ fn read_all(
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut ready = template.ready(sample, lines.number()).map_err(|what| lines.wrong(0, &what))?;
+        let mut ready = template.ready(sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
         ready.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);

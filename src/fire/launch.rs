@@ -30,7 +30,7 @@ use crate::{
         Arrivals, ThinkTime,
         arrivals::{Moments, Told},
     },
-    pacer::REST,
+    pacer::SLEEP_MARGIN,
     record::RequestFuncOutput,
     units::Nanos,
 };
@@ -159,10 +159,10 @@ impl Drop for InFlight {
 /// Keeps a slot until its user has thought.
 async fn think(slot: Slot, clock: Clock, until: Nanos, mut stop: Stop) {
     // The runtime's timer rings late. It is set early, and who takes the slot waits for the moment itself.
-    let early = until.since(clock.now()).since(REST);
+    let early = until.since(clock.now()).since(SLEEP_MARGIN);
     tokio::select! {
         () = stop.draining() => {}
-        () = tokio::time::sleep(early.duration()) => slot.free(until),
+        () = tokio::time::sleep(early.to_duration()) => slot.free(until),
     }
 }
 
@@ -265,7 +265,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
                 Err(e) => {
                     if !said.swap(true, Relaxed) {
                         let what = "a turn cannot be made of the replies before it (others like it are in the records)";
-                        cli::warn("vb-fire", format_args!("{what}: {e}"));
+                        cli::print_warning("vb-fire", format_args!("{what}: {e}"));
                     }
                     News::Unfilled { request: ready(Prepared::Ready(SmallVec::new())), due }
                 }

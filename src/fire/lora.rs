@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::rng::{self, Weighted};
+use crate::rng::{self, WeightedIndex};
 
 /// How adapters are given out. The first two names are vLLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,7 +20,7 @@ pub enum Assignment {
 pub struct Mix {
     names: Vec<String>,
     /// How often each comes; `None`: in turn.
-    shares: Option<Weighted>,
+    shares: Option<WeightedIndex>,
     seed: u64,
     count: usize,
     sessions: HashMap<String, usize>,
@@ -32,8 +32,10 @@ impl Mix {
     pub fn new(names: &[String], assignment: Assignment, alpha: f64, seed: u64) -> Option<Self> {
         let shares = match assignment {
             Assignment::RoundRobin => None,
-            Assignment::Random => Some(Weighted::new(names.iter().map(|_| 1.0))),
-            Assignment::Zipf => Some(Weighted::zipf(1, u32::try_from(names.len()).unwrap_or(u32::MAX), alpha)),
+            Assignment::Random => Some(WeightedIndex::new(names.iter().map(|_| 1.0))),
+            Assignment::Zipf => {
+                Some(WeightedIndex::from_zipf(1, u32::try_from(names.len()).unwrap_or(u32::MAX), alpha))
+            }
         };
         let mix = Mix { names: names.to_vec(), shares, seed, count: 0, sessions: HashMap::new() };
         (!names.is_empty()).then_some(mix)
@@ -53,7 +55,7 @@ impl Mix {
         self.count += 1;
         match &self.shares {
             None => (self.count - 1) % self.names.len(),
-            Some(shares) => shares.draw(&mut rng::stream(self.seed, "lora", self.count as u64)),
+            Some(shares) => shares.draw_index(&mut rng::random_stream(self.seed, "lora", self.count as u64)),
         }
     }
 }

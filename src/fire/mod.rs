@@ -107,7 +107,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return cli::print_schema::<Line>();
     }
     if args.list_backends {
-        return cli::print_text(&backend::list_backends());
+        return cli::print_to_stdout(&backend::list_backends());
     }
     let urls = args.urls()?;
     let rate = args.rate()?;
@@ -132,10 +132,13 @@ const OTHER_FILES: u64 = 32;
 
 /// Each request in flight has a connection: warns where those may be too many for the system. Gives how many there may be.
 fn check_open_files(max_concurrency: Option<u32>) -> usize {
-    let allowed = cli::raise_open_files();
+    let allowed = cli::raise_open_file_limit();
     let needed = u64::from(max_concurrency.unwrap_or(0)) + OTHER_FILES;
     if allowed < needed {
-        cli::warn("vb-fire", format_args!("{needed} open files are needed and {allowed} allowed: raise `ulimit -n`"));
+        cli::print_warning(
+            "vb-fire",
+            format_args!("{needed} open files are needed and {allowed} allowed: raise `ulimit -n`"),
+        );
     }
     usize::try_from(allowed.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX)
 }
@@ -256,12 +259,15 @@ impl Load<'_> {
         while let Some(opened) = opening.join_next().await {
             if let Ok(Err(failure)) = opened {
                 let cure = preflight::cure(failure.kind, &failure.message, None);
-                cli::warn("vb-fire", format_args!("opening {count} connections ahead: {}; {cure}", failure.message));
+                cli::print_warning(
+                    "vb-fire",
+                    format_args!("opening {count} connections ahead: {}; {cure}", failure.message),
+                );
                 return;
             }
         }
         // The kernel has opened them, but the server is still taking them up: that too is no part of the load.
-        sleep(ACCEPTING.duration() * u32::try_from(count).unwrap_or(u32::MAX)).await;
+        sleep(ACCEPTING.to_duration() * u32::try_from(count).unwrap_or(u32::MAX)).await;
     }
 }
 
@@ -305,7 +311,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
         let stopper = stopper.clone();
         async move {
             stop.draining().await;
-            sleep(grace.duration()).await;
+            sleep(grace.to_duration()).await;
             stopper.cancel(Why::Interrupted);
         }
     });
@@ -330,7 +336,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         run_id: args.run_id.clone().unwrap_or_else(default_id),
         tool: concat!("vb-fire ", env!("CARGO_PKG_VERSION")).into(),
         argv: headers.scrub_argv(std::env::args_os().map(|a| a.to_string_lossy().into_owned())),
-        host: cli::host(),
+        host: cli::host_name(),
         model,
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name.into(),
@@ -382,7 +388,7 @@ impl Load<'_> {
         for transport in &transports {
             transport.set_clock(clock);
         }
-        run.clock = ClockAnchor { start: clock.unix(Nanos(0)) };
+        run.clock = ClockAnchor { start: clock.to_unix(Nanos(0)) };
         let run_id = run.run_id.clone();
         let client = Arc::new(Client::new(clock, self.template.protocol, args.limits(self.template.protocol)));
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
@@ -425,7 +431,7 @@ impl Load<'_> {
             self.readers,
             attendant,
             Arc::new(self.template),
-            (args.think_time, rng::stream(args.seed, "thinking", 0)),
+            (args.think_time, rng::random_stream(args.seed, "thinking", 0)),
             arrivals(args, self.rate.as_ref()),
         );
         launcher.lead = input.clock.now().since(clock.now());
@@ -503,16 +509,16 @@ fn arrivals_record(told: Told) -> record::Arrivals {
 /// `--max-seconds`.
 fn stop_after(limit: Nanos, stopper: Stopper) {
     tokio::spawn(async move {
-        sleep(limit.duration()).await;
+        sleep(limit.to_duration()).await;
         stopper.drain(Why::MaxSeconds);
     });
 }
 
 /// The last record, which comes behind everything that the sink wrote.
 fn write_end(end: &EndRecord) -> Result<(), Error> {
-    let mut out = cli::stdout();
-    ndjson::write(&mut out, end)?;
-    out.flush().map_err(Error::stdout)
+    let mut out = cli::buffered_stdout();
+    ndjson::write_record(&mut out, end)?;
+    out.flush().map_err(Error::write_stdout)
 }
 
 /// Waits until everything is written; with `patience` only for so long, since a reader that takes nothing may never.
@@ -587,7 +593,7 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
         }));
     }
     for reason in &ended.reasons {
-        cli::warn("vb-fire", format_args!("{}: {reason}", ended.verdict.name()));
+        cli::print_warning("vb-fire", format_args!("{}: {reason}", ended.verdict.name()));
     }
     let tally = &ended.written.tally;
     let unrecorded = ended.started.saturating_sub(tally.offered - tally.not_sent());
@@ -617,7 +623,7 @@ async fn exit(args: &Args, preflight: &Preflight, ended: Ended) -> Result<(), Er
     match (ended.input, ended.why, failed) {
         (Err(e), _, failed) => {
             if let Some(text) = failed {
-                cli::warn("vb-fire", text);
+                cli::print_warning("vb-fire", text);
             }
             Err(e)
         }

@@ -64,7 +64,7 @@ impl Preflight {
                         "the server was not ready within {limit} (--ready-check): {why}"
                     )));
                 }
-                Err(Trouble::Later(_)) => sleep(PAUSE.duration()).await,
+                Err(Trouble::Later(_)) => sleep(PAUSE.to_duration()).await,
             }
         }
     }

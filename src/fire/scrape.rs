@@ -80,7 +80,7 @@ impl Scraper {
             whole_before: false,
             warned: false,
         };
-        Scraper::start(reader, args.scrape_interval.duration()).await.map(Some)
+        Scraper::start(reader, args.scrape_interval.to_duration()).await.map(Some)
     }
 
     /// Starts the thread, and waits for its first page.
@@ -213,10 +213,10 @@ impl Reader {
         if let Some(error) = error.as_ref().filter(|_| !self.warned) {
             self.warned = true;
             let cure = "the load goes on; is the URL of --scrape right?";
-            cli::warn("vb-fire", format_args!("{} cannot be read: {error}; {cure}", self.url));
+            cli::print_warning("vb-fire", format_args!("{} cannot be read: {error}; {cure}", self.url));
         }
         ScrapeRecord {
-            time: self.clock.unix(asked),
+            time: self.clock.to_unix(asked),
             url: self.url.to_string(),
             took,
             error,

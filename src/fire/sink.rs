@@ -126,7 +126,7 @@ impl Sink {
 
     fn write(self, entries: &mpsc::Receiver<Entry>, tally: Tally, mut out: impl Write) -> Written {
         let mut written = Written { tally, error: None, lost: 0, unflushed: 0 };
-        let first = ndjson::write(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::stdout));
+        let first = ndjson::write_record(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::write_stdout));
         self.check(first, &mut written);
         let mut shown = Nanos(0);
         loop {
@@ -137,7 +137,7 @@ impl Sink {
                     while let Ok(entry) = entries.try_recv() {
                         self.enter(entry, &mut out, &mut written);
                     }
-                    let flushed = out.flush().map_err(Error::stdout);
+                    let flushed = out.flush().map_err(Error::write_stdout);
                     self.check(flushed, &mut written);
                     written.unflushed = 0;
                 }
@@ -145,7 +145,7 @@ impl Sink {
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
             let now = self.clock.now();
-            if now.since(shown).duration() >= TICK {
+            if now.since(shown).to_duration() >= TICK {
                 self.show_progress(&written.tally, false);
                 shown = now;
             }
@@ -159,7 +159,7 @@ impl Sink {
             Entry::Finished(outcome) => self.record(outcome, out, written),
             Entry::Scrape { record, size } => {
                 if written.error.is_none() {
-                    let result = ndjson::write(out, &record);
+                    let result = ndjson::write_record(out, &record);
                     self.check(result, written);
                 }
                 self.backlog.less(size);
@@ -173,7 +173,7 @@ impl Sink {
         let traces = match what {
             What::Attempt(attempt) => attempt.finish(self.clock, due, |text| self.count(text), &mut output),
             What::NotSent(why) => {
-                output.scheduled_time = self.clock.unix(due.scheduled);
+                output.scheduled_time = self.clock.to_unix(due.scheduled);
                 output.error_kind = Some(ErrorKind::NotSent);
                 output.error = format!("{NOT_SENT}{}", why.words());
                 Traces::default()
@@ -192,7 +192,7 @@ impl Sink {
             written.lost += 1;
         } else {
             written.unflushed += 1;
-            let result = ndjson::write(out, &output);
+            let result = ndjson::write_record(out, &output);
             self.check(result, written);
         }
         self.backlog.less(size);
@@ -226,6 +226,6 @@ impl Sink {
             _ => String::new(),
         };
         let line = format!("{} done, {running} running, {} failed, {rate:.0} tok/s{eta}", tally.offered, tally.failed);
-        cli::progress("vb-fire", &line, last);
+        cli::print_progress("vb-fire", &line, last);
     }
 }

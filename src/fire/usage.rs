@@ -142,7 +142,7 @@ impl Heart {
     pub async fn beat(self, clock: Clock) {
         let mut due = clock.now() + BEAT;
         loop {
-            tokio::time::sleep(due.since(clock.now()).duration()).await;
+            tokio::time::sleep(due.since(clock.now()).to_duration()).await;
             let now = clock.now();
             let mut lags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Each beat that was missed counts with its own lateness: so a long pause weighs as long as it was.

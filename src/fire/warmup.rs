@@ -63,7 +63,10 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
     }
     if failed > 0 {
         let error = load.headers.scrub(error);
-        cli::warn("vb-fire", format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups));
+        cli::print_warning(
+            "vb-fire",
+            format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups),
+        );
     }
     Ok(())
 }
@@ -121,7 +124,7 @@ fn scramble_ids(ids: &mut [u32], seed: u64, number: u32) {
 }
 
 fn shuffle<T>(items: &mut [T], seed: u64, number: u32) {
-    rng::shuffle(items, &mut rng::stream(seed, "warmup", u64::from(number)));
+    rng::shuffle_list(items, &mut rng::random_stream(seed, "warmup", u64::from(number)));
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
     let prompts: Vec<(u32, bool)> = (0..plan.num_prompts)
         .map(|item| {
             let own = u32::try_from(lengths.of(plan.seed, item).0).unwrap_or(u32::MAX);
-            let warm = rng::unit(&mut rng::stream(plan.seed, "warm", item)) < args.cache_hit_fraction;
+            let warm = rng::sample_unit(&mut rng::random_stream(plan.seed, "warm", item)) < args.cache_hit_fraction;
             (own.saturating_add(overhead), warm)
         })
         .collect();

@@ -18,7 +18,7 @@ use crate::{
     cli,
     data::{Row, Rows},
     error::Error,
-    ndjson::Lines,
+    ndjson::LineReader,
     record::{Prompt, SampleRequest},
     tokens::Chat,
 };
@@ -41,12 +41,12 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
 
 /// A pipe, in its own order: to shuffle it, all of it would have to be held.
 fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Result<(), Error> {
-    let (input, name) = cli::open(path)?;
-    let mut lines = Lines::new(input, name.clone());
+    let (input, name) = cli::open_input(path)?;
+    let mut lines = LineReader::new(input, name.clone());
     let mut bad = 0_u64;
     while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
-        let row = Row { json, place: format!("{name}:{}", lines.number()) };
+        let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
         match request(&row, plan, framed) {
             Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_fitted(request, fitted))?,
             Err(e @ Error::Input(_)) if plan.lenient => {

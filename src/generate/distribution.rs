@@ -3,8 +3,8 @@
 use rand::Rng;
 
 use crate::{
-    rng::{self, Weighted},
-    units::{MOST_TOKENS, parse_tokens},
+    rng::{self, WeightedIndex},
+    units::{MAX_TOKENS, parse_tokens},
 };
 
 /// A distribution of lengths, from 1 token up.
@@ -18,7 +18,7 @@ pub struct Distribution {
     low: u32,
     high: u32,
     /// Of zipf: how often each length from `low` on comes.
-    weighted: Option<Weighted>,
+    weighted: Option<WeightedIndex>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,7 +48,7 @@ impl Distribution {
 
     /// The normal distribution, rounded.
     pub fn normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
-        if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(MOST_TOKENS)) {
+        if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(MAX_TOKENS)) {
             return Err(format!("a mean of {mean} and a standard deviation of {sd} are no lengths"));
         }
         Self::new(Shape::Normal(mean, sd), low, high)
@@ -58,7 +58,7 @@ impl Distribution {
     /// µ = ln mean − σ²/2.
     fn log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
         // The check is the same.
-        Self::normal(mean, sd, 1, MOST_TOKENS)?;
+        Self::normal(mean, sd, 1, MAX_TOKENS)?;
         let variance = libm::log1p(sd * sd / (mean * mean));
         Self::new(Shape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
     }
@@ -79,14 +79,14 @@ impl Distribution {
         if low > high {
             return Err(format!("no length is at least {low} and at most {high}"));
         }
-        if high > MOST_TOKENS {
-            return Err(format!("{high} is too large: {MOST_TOKENS} tokens at the most"));
+        if high > MAX_TOKENS {
+            return Err(format!("{high} is too large: {MAX_TOKENS} tokens at the most"));
         }
         let mut distribution = Distribution { shape, low, high, weighted: None };
         match shape {
-            Shape::Zipf(alpha) => distribution.weighted = Some(Weighted::zipf(low, high, alpha)),
+            Shape::Zipf(alpha) => distribution.weighted = Some(WeightedIndex::from_zipf(low, high, alpha)),
             Shape::Normal(..) | Shape::LogNormal(..) => {
-                let mut rng = rng::stream(0, "limits", 0);
+                let mut rng = rng::random_stream(0, "limits", 0);
                 let within = (0..2000).filter(|_| distribution.try_draw(&mut rng).is_some()).count();
                 if within < 20 {
                     return Err(format!("hardly any of its lengths is at least {low} and at most {high}"));
@@ -111,11 +111,11 @@ impl Distribution {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, and the limits are looked at
     fn try_draw(&self, rng: &mut impl Rng) -> Option<u32> {
         let length = match self.shape {
-            Shape::Uniform => rng::between(rng, self.low.into(), self.high.into()) as f64,
-            Shape::Normal(mean, sd) => mean + sd * rng::normal(rng),
-            Shape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::normal(rng)),
+            Shape::Uniform => rng::sample_between(rng, self.low.into(), self.high.into()) as f64,
+            Shape::Normal(mean, sd) => mean + sd * rng::sample_normal(rng),
+            Shape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::sample_normal(rng)),
             Shape::Zipf(_) => {
-                let place = self.weighted.as_ref().map_or(0, |weighted| weighted.draw(rng));
+                let place = self.weighted.as_ref().map_or(0, |weighted| weighted.draw_index(rng));
                 f64::from(self.low) + place as f64
             }
         };
@@ -141,7 +141,7 @@ impl std::str::FromStr for Distribution {
         }
         let count = |text: &str| parse_tokens(text).map_err(|_| wrong());
         let real = |text: &str| text.parse::<f64>().map_err(|_| wrong());
-        let high = max.unwrap_or(MOST_TOKENS);
+        let high = max.unwrap_or(MAX_TOKENS);
         let made = match (name, &numbers[..]) {
             ("constant", [n]) => count(n).and_then(|n| Self::uniform(n.max(min), n.min(high))),
             ("uniform", [a, b]) => Self::uniform(count(a)?.max(min), count(b)?.min(high)),
@@ -160,7 +160,7 @@ mod tests {
 
     fn drawn(text: &str, n: u64) -> Vec<u32> {
         let distribution: Distribution = text.parse().unwrap();
-        let mut rng = rng::stream(1, "test", 0);
+        let mut rng = rng::random_stream(1, "test", 0);
         (0..n).map(|_| distribution.draw(&mut rng)).collect()
     }
 

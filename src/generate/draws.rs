@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgAction;
 
 use super::{LENGTHS, distribution::Distribution, length::Lengths, table::Table};
-use crate::{cli, error::Error, rng, units::MOST_TOKENS};
+use crate::{cli, error::Error, rng, units::MAX_TOKENS};
 
 /// The flags of lengths that are not one number.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -80,7 +80,7 @@ impl std::str::FromStr for Scenario {
         let name: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let (kind, rest) = name.split_at_checked(1).ok_or_else(wrong)?;
         let pairs = rest.split('/').map(pair).collect::<Option<Vec<[u32; 2]>>>().ok_or_else(wrong)?;
-        let normal = |[mean, sd]: [u32; 2]| Distribution::normal(mean.into(), sd.into(), 1, MOST_TOKENS);
+        let normal = |[mean, sd]: [u32; 2]| Distribution::normal(mean.into(), sd.into(), 1, MAX_TOKENS);
         let uniform = |[low, high]: [u32; 2]| Distribution::uniform(low, high);
         let (input, output) = match (kind, &pairs[..]) {
             ("D" | "d", [[input, output]]) => (uniform([*input, *input]), uniform([*output, *output])),
@@ -175,7 +175,8 @@ impl Draws {
     /// The lengths of `item`.
     pub fn draw(&self, seed: u64, item: u64) -> Drawn<'_> {
         // Streams of their own: another distribution of the one does not move the other.
-        let [mut first, mut second] = ["input length", "output length"].map(|name| rng::stream(seed, name, item));
+        let [mut first, mut second] =
+            ["input length", "output length"].map(|name| rng::random_stream(seed, name, item));
         match self {
             Draws::Ranges { lengths, overhead } => {
                 let (own, output) = lengths.of(seed, item);
@@ -189,13 +190,14 @@ impl Draws {
                 let place = if *in_order {
                     super::words::place(item, pairs.len())
                 } else {
-                    rng::index(&mut rng::stream(seed, "lengths", item), pairs.len())
+                    rng::sample_index(&mut rng::random_stream(seed, "lengths", item), pairs.len())
                 };
                 let (input, output) = pairs[place];
                 Drawn { input, output, scenario: None }
             }
             Draws::Scenarios(scenarios) => {
-                let scenario = &scenarios[rng::index(&mut rng::stream(seed, "scenario", item), scenarios.len())];
+                let scenario =
+                    &scenarios[rng::sample_index(&mut rng::random_stream(seed, "scenario", item), scenarios.len())];
                 Drawn {
                     input: scenario.input.draw(&mut first),
                     output: scenario.output.draw(&mut second),
@@ -208,15 +210,15 @@ impl Draws {
 
 /// The pairs of a file: 8 bytes are kept of each.
 fn pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
-    let (input, name) = cli::open(path)?;
+    let (input, name) = cli::open_input(path)?;
     let mut table = Table::new(input, name.clone())?;
     let (input, output) = (table.column("input")?, table.column("output")?);
     let mut pairs = Vec::new();
     let count = |table: &Table<_>, column, least: u32| {
-        let length = |text: &str| text.parse().ok().filter(|length| (least..=MOST_TOKENS).contains(length));
+        let length = |text: &str| text.parse().ok().filter(|length| (least..=MAX_TOKENS).contains(length));
         table
             .field(column, length)
-            .map_err(|e| Error::Input(format!("{e}: lengths are from {least} to {MOST_TOKENS} tokens")))
+            .map_err(|e| Error::Input(format!("{e}: lengths are from {least} to {MAX_TOKENS} tokens")))
     };
     while table.advance()? {
         pairs.push((count(&table, input, 1)?, count(&table, output, u32::from(generates))?));

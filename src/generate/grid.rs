@@ -33,14 +33,14 @@ struct Cell {
 /// Writes the cells of the grid in `config`.
 pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
     let grid = config::read_grid(config)?;
-    let mut out = cli::stdout();
+    let mut out = cli::buffered_stdout();
     for cell in cells(&grid, seed) {
         match format {
-            GridFormat::Json => ndjson::write(&mut out, &cell)?,
-            GridFormat::Tsv => writeln!(out, "{}", cell.tsv()).map_err(Error::stdout)?,
+            GridFormat::Json => ndjson::write_record(&mut out, &cell)?,
+            GridFormat::Tsv => writeln!(out, "{}", cell.tsv()).map_err(Error::write_stdout)?,
         }
     }
-    out.flush().map_err(Error::stdout)
+    out.flush().map_err(Error::write_stdout)
 }
 
 impl Cell {
@@ -91,7 +91,7 @@ fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
 /// It hangs on what the cell is and not on where it stands, so a grid can grow without changing the cells it had.
 fn seed(base: u64, [input, output, concurrency, prompts]: [u32; 4]) -> u64 {
     let pair = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
-    let drawn = rng::stream(pair(input, output), "grid cell", pair(concurrency, prompts)).next_u64();
+    let drawn = rng::random_stream(pair(input, output), "grid cell", pair(concurrency, prompts)).next_u64();
     // 31 bits: every language's integers hold the sum.
     base.wrapping_add(drawn >> 33)
 }

@@ -34,7 +34,7 @@ pub struct HfArgs {
     #[arg(
         long,
         value_name = "WHAT=COLUMN",
-        value_parser = cli::parse_pair,
+        value_parser = cli::parse_key_value,
         action = ArgAction::Append,
         num_args(1..)
     )]

@@ -11,7 +11,7 @@ use super::{Plan, length::Range, random, writer::Writer};
 use crate::{
     error::Error,
     record::Object,
-    rng::{self, Weighted},
+    rng::{self, WeightedIndex},
     units::parse_share,
 };
 
@@ -69,7 +69,7 @@ impl FromStr for Limits {
 #[derive(Debug, Clone, PartialEq)]
 struct Buckets {
     sizes: Vec<Size>,
-    weighted: Weighted,
+    weighted: WeightedIndex,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl FromStr for Buckets {
         if !weights.iter().sum::<f64>().is_finite() {
             return Err(format!("the numbers of `{text}` are too large to add up"));
         }
-        Ok(Buckets { sizes, weighted: Weighted::new(weights) })
+        Ok(Buckets { sizes, weighted: WeightedIndex::new(weights) })
     }
 }
 
@@ -119,7 +119,7 @@ fn from_python(text: &str) -> String {
 
 impl Buckets {
     fn draw(&self, rng: &mut impl Rng) -> Size {
-        self.sizes[self.weighted.draw(rng)]
+        self.sizes[self.weighted.draw_index(rng)]
     }
 }
 
@@ -171,7 +171,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         )));
     };
     random::write(plan, writer, |item, request| {
-        let mut rng = rng::stream(plan.seed, "images", item);
+        let mut rng = rng::random_stream(plan.seed, "images", item);
         let images = (0..range.draw(&mut rng))
             .map(|_| image(args.random_mm_bucket_config.draw(&mut rng), &mut rng))
             .collect::<Result<Vec<Value>, Error>>()?;
@@ -188,7 +188,7 @@ mod tests {
     fn sizes_are_read_in_vllms_notation_and_in_a_short_one() {
         let want = Buckets {
             sizes: vec![Size { height: 256, width: 128 }, Size { height: 720, width: 1280 }],
-            weighted: Weighted::new([0.5, 0.25]),
+            weighted: WeightedIndex::new([0.5, 0.25]),
         };
         for text in [
             r#"{"(256,128,1)":0.5,"(720, 1280, 1)":0.25,"(720,1280,16)":0}"#,
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn sizes_come_as_often_as_they_should() {
         let buckets: Buckets = r#"{"8x8":3,"16x8":1}"#.parse().unwrap();
-        let mut rng = rng::stream(1, "test", 0);
+        let mut rng = rng::random_stream(1, "test", 0);
         let tall = (0..4000).filter(|_| buckets.draw(&mut rng).height == 16).count();
         assert!((900..1100).contains(&tall), "{tall}");
     }

@@ -99,7 +99,7 @@ impl Range {
 
     /// One of its numbers.
     pub fn draw(self, rng: &mut impl Rng) -> u32 {
-        u32::try_from(rng::between(rng, self.low, self.high)).unwrap_or(u32::MAX)
+        u32::try_from(rng::sample_between(rng, self.low, self.high)).unwrap_or(u32::MAX)
     }
 }
 
@@ -113,7 +113,7 @@ pub struct Lengths {
 impl Lengths {
     /// Tokens of prompt and answer of `item`.
     pub fn of(&self, seed: u64, item: u64) -> (usize, u32) {
-        let mut rng = rng::stream(seed, "lengths", item);
+        let mut rng = rng::random_stream(seed, "lengths", item);
         let input = self.input.draw(&mut rng);
         (input as usize, self.output.draw(&mut rng))
     }

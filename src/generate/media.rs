@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Plan;
 use crate::{
     data::Row,
-    error::{Error, brief},
+    error::{Error, truncate_quote},
     record::SampleRequest,
 };
 
@@ -170,7 +170,7 @@ fn image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
 /// The bytes as an address.
 fn image_url(row: &Row, bytes: &[u8], name: &str) -> Result<String, Error> {
     let kind = image_kind(bytes).ok_or_else(|| {
-        row.wrong(&format!("{} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP", brief(name)))
+        row.wrong(&format!("{} is no image of a known kind: JPEG, PNG, GIF, WebP or BMP", truncate_quote(name)))
     })?;
     Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }
@@ -182,13 +182,13 @@ fn image_part(url: &str) -> Value {
 fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
     if let Some(bytes) = file.strip_prefix("data:") {
         let bytes = bytes.split_once(";base64,").and_then(|(_, data)| STANDARD.decode(data).ok());
-        let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", brief(file))))?;
+        let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", truncate_quote(file))))?;
         return sound_part(row, &bytes, file);
     }
     if ["http://", "https://"].iter().any(|scheme| file.starts_with(scheme)) {
         return Err(row.wrong(&format!(
             "{} is an address, which the APIs take for images only: fetch the sound and name its file",
-            brief(file)
+            truncate_quote(file)
         )));
     }
     sound_part(row, &read(row, folder, file)?, file)
@@ -199,7 +199,7 @@ fn sound_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
     let format = sound_kind(bytes).map(str::to_owned).or_else(|| ending(name)).ok_or_else(|| {
         row.wrong(&format!(
             "{} is no sound of a known kind: WAV, FLAC, Ogg or MP3, or with an ending that says it",
-            brief(name)
+            truncate_quote(name)
         ))
     })?;
     Ok(json!({"type": "input_audio", "input_audio": {"data": STANDARD.encode(bytes), "format": format}}))
@@ -217,7 +217,8 @@ fn ending(name: &str) -> Option<String> {
 /// A file whose place is counted from the folder of the dataset.
 fn read(row: &Row, folder: &Path, file: &str) -> Result<Vec<u8>, Error> {
     let path = folder.join(file.strip_prefix("file://").unwrap_or(file));
-    std::fs::read(&path).map_err(|e| row.wrong(&format!("cannot read {}: {e}", brief(&path.display().to_string()))))
+    std::fs::read(&path)
+        .map_err(|e| row.wrong(&format!("cannot read {}: {e}", truncate_quote(&path.display().to_string()))))
 }
 
 /// By the first bytes, since endings lie.

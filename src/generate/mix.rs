@@ -12,9 +12,9 @@ use super::{warn, writer::Writer};
 use crate::{
     cli,
     error::Error,
-    ndjson::Lines,
+    ndjson::LineReader,
     record::SampleRequest,
-    rng::{self, Weighted},
+    rng::{self, WeightedIndex},
     units::Nanos,
 };
 
@@ -82,28 +82,28 @@ fn parse_source(text: &str) -> Result<Source, String> {
 /// A source that is being read.
 struct Stream {
     name: String,
-    lines: Lines<Box<dyn std::io::BufRead + Send>>,
+    lines: LineReader<Box<dyn std::io::BufRead + Send>>,
     /// Of the last line.
     latest: Nanos,
 }
 
 impl Stream {
     fn open(path: &Path, name: String) -> Result<Self, Error> {
-        let (input, place) = cli::open(path)?;
-        Ok(Stream { name, lines: Lines::new(input, place), latest: Nanos(0) })
+        let (input, place) = cli::open_input(path)?;
+        Ok(Stream { name, lines: LineReader::new(input, place), latest: Nanos(0) })
     }
 
     /// The next request, with ids of its own and its tag.
     fn next_request(&mut self) -> Result<Option<SampleRequest>, Error> {
         let Some(mut request) = self.lines.next_record::<SampleRequest>()? else { return Ok(None) };
         if request.prompt.is_none() && request.messages.is_none() {
-            return Err(self.lines.wrong(0, "not a request: it has neither `prompt` nor `messages`"));
+            return Err(self.lines.error_at(0, "not a request: it has neither `prompt` nor `messages`"));
         }
         // No name has a `/`, so that ids of two sources are never the same.
         let own = |id: String| format!("{}/{id}", self.name);
         request.request_id = Some(match request.request_id {
             Some(id) => own(id),
-            None => own(format!("line{}", self.lines.number())),
+            None => own(format!("line{}", self.lines.line_number())),
         });
         request.session_id = request.session_id.map(own);
         let tags = request.tags.get_or_insert_default();
@@ -117,7 +117,7 @@ impl Stream {
     fn next_untimed(&mut self) -> Result<Option<SampleRequest>, Error> {
         let request = self.next_request()?;
         if request.as_ref().is_some_and(|request| request.timestamp.is_some()) {
-            return Err(self.lines.wrong(
+            return Err(self.lines.error_at(
                 0,
                 "it has a `timestamp`, and weights would change how many are sent a second: mix such sources without \
                  weights, or drop the times (jq -c 'del(.timestamp)')",
@@ -132,11 +132,11 @@ impl Stream {
         let Some(due) = request.timestamp else {
             return Err(self
                 .lines
-                .wrong(0, "it has no `timestamp` to be mixed by: give each source a weight, as 0.5=FILE"));
+                .error_at(0, "it has no `timestamp` to be mixed by: give each source a weight, as 0.5=FILE"));
         };
         if due < self.latest {
             let what = "its `timestamp` is before that of the line above: sort the file first (jq -s -c 'sort_by(.timestamp)[]')";
-            return Err(self.lines.wrong(0, what));
+            return Err(self.lines.error_at(0, what));
         }
         self.latest = due;
         Ok(Some((due, request)))
@@ -175,9 +175,9 @@ fn by_weight(
     most: u64,
     writer: &mut Writer,
 ) -> Result<(), Error> {
-    let weighted = Weighted::new(weights.iter().copied());
+    let weighted = WeightedIndex::new(weights.iter().copied());
     for item in 0..most {
-        let stream = &mut streams[weighted.draw(&mut rng::stream(seed, "mix", item))];
+        let stream = &mut streams[weighted.draw_index(&mut rng::random_stream(seed, "mix", item))];
         let Some(request) = stream.next_untimed()? else {
             warn(format!(
                 "{} has no more requests: ended after {item}, since going on would change the weights",

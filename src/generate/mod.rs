@@ -171,7 +171,7 @@ pub struct Args {
         long,
         help_heading = OUTPUT,
         value_name = "KEY=VALUE",
-        value_parser = cli::parse_pair,
+        value_parser = cli::parse_key_value,
         action = ArgAction::Append,
         global = true
     )]
@@ -559,7 +559,7 @@ impl Args {
 
 /// One line on standard error.
 fn warn(what: impl std::fmt::Display) {
-    cli::warn("vb-gen", what);
+    cli::print_warning("vb-gen", what);
 }
 
 /// Runs the tool.

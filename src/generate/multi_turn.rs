@@ -83,7 +83,7 @@ impl<'a> Maker<'a> {
         let framed = plan.framed()?;
         let words = Words::of(&plan.tokenizer, plan.seed)?;
         let mut maker = Maker { plan, framed, words, prefix: String::new() };
-        let mut rng = rng::stream(plan.seed, "prefix", 0);
+        let mut rng = rng::random_stream(plan.seed, "prefix", 0);
         let head = rng.next_u64();
         maker.prefix = maker.text("", plan.prefix_len, Some(head), &mut rng)?.0;
         Ok(maker)
@@ -105,8 +105,8 @@ impl<'a> Maker<'a> {
     /// Conversation `item`.
     fn conversation(&self, item: u64) -> Result<Session, Error> {
         let Plan { seed, shape, range_ratio, prefix_len, .. } = *self.plan;
-        let mut lengths = rng::stream(seed, "lengths", item);
-        let mut rng = rng::stream(seed, "prompt", item);
+        let mut lengths = rng::random_stream(seed, "lengths", item);
+        let mut rng = rng::random_stream(seed, "prompt", item);
         let first_len = self.plan.input_len;
         let [first, later] = [first_len, shape.later_input_len.unwrap_or(first_len)];
         let [first, later] = [first, later].map(|len| Range::around(len, range_ratio.input));
@@ -116,7 +116,7 @@ impl<'a> Maker<'a> {
         let own_prefix = shape.own_prefix_len > 0;
         let system_len = prefix_len + shape.own_prefix_len;
         let (system, _) = self.text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
-        let turns = rng::between(&mut lengths, shape.turns.0, shape.turns.1);
+        let turns = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
         let exchanges = (0..turns).map(|turn| {
             let len = if turn == 0 { first } else { later }.draw(&mut lengths);
             let reply_len = output.draw(&mut lengths);

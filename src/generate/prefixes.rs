@@ -148,7 +148,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     Uses::check(plan.num_prompts, 4, args.prefix_repetition_num_prefixes)?;
     let mut order = Uses::evenly(plan.num_prompts, args.prefix_repetition_num_prefixes);
     if plan.shuffle {
-        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));
+        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "prefixes", 0));
     } else {
         order.sort_unstable();
     }

@@ -61,7 +61,7 @@ impl<'a> Random<'a> {
     pub fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let ids = vocabulary(tokenizer)?;
         let mut heads = ids.clone();
-        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
+        rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
         Self::behind_one(Kind::Ids { ids, heads }, seed, (0, 0), prefix_len)
     }
 
@@ -120,11 +120,11 @@ impl<'a> Random<'a> {
 
     /// A prefix that some prompts share, of exactly `len` tokens. Its shorter forms are what it begins with, and texts each begin with another word.
     pub fn prefix(&self, number: u64, len: usize) -> Result<Prefix, Error> {
-        let first = rng::stream(self.seed, PREFIX, 0).next_u64();
-        let mut rng = rng::stream(self.seed, PREFIX, number);
+        let first = rng::random_stream(self.seed, PREFIX, 0).next_u64();
+        let mut rng = rng::random_stream(self.seed, PREFIX, number);
         match &self.kind {
             Kind::Ids { ids, .. } => {
-                let prefix = (0..len).map(|_| ids[rng::index(&mut rng, ids.len())]).collect();
+                let prefix = (0..len).map(|_| ids[rng::sample_index(&mut rng, ids.len())]).collect();
                 Ok(Prefix { prompt: Prompt::Ids(prefix), len })
             }
             Kind::Text { framed, words } => {
@@ -143,7 +143,7 @@ impl<'a> Random<'a> {
 
     /// Prompt `item`, with `own` tokens behind a prefix.
     pub fn behind(&self, prefix: &Prefix, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
-        let mut rng = rng::stream(self.seed, PROMPT, item);
+        let mut rng = rng::random_stream(self.seed, PROMPT, item);
         let want = self.overhead + prefix.len + own;
         match &self.kind {
             Kind::Ids { ids, heads } => {
@@ -152,7 +152,7 @@ impl<'a> Random<'a> {
                     prompt.extend_from_slice(prefix);
                 }
                 prompt.extend((0..own.min(1)).map(|_| heads[place(item, heads.len())]));
-                prompt.extend((1..own).map(|_| ids[rng::index(&mut rng, ids.len())]));
+                prompt.extend((1..own).map(|_| ids[rng::sample_index(&mut rng, ids.len())]));
                 Ok((Prompt::Ids(prompt), Fitted { want, got: want }))
             }
             Kind::Text { framed, words } => {
@@ -179,22 +179,22 @@ impl<'a> Random<'a> {
             Kind::Ids { ids, heads, .. } => {
                 let mut prompt = Vec::with_capacity(own);
                 for part in parts {
-                    let mut rng = rng::stream(self.seed, part.purpose, part.name);
+                    let mut rng = rng::random_stream(self.seed, part.purpose, part.name);
                     prompt.extend(part.heads(self.seed, heads.len()).map(|head| heads[place(head, heads.len())]));
-                    prompt.extend((2..part.tokens).map(|_| ids[rng::index(&mut rng, ids.len())]));
+                    prompt.extend((2..part.tokens).map(|_| ids[rng::sample_index(&mut rng, ids.len())]));
                 }
                 Ok((Prompt::Ids(prompt), Fitted { want, got: own }))
             }
             Kind::Text { framed, words, .. } => {
                 let mut draft = Draft::default();
                 for (at, part) in parts.into_iter().enumerate() {
-                    let mut rng = rng::stream(self.seed, part.purpose, part.name);
+                    let mut rng = rng::random_stream(self.seed, part.purpose, part.name);
                     for (nth, head) in part.heads(self.seed, words.heads()).enumerate() {
                         draft.push(words.head(head, at + nth == 0));
                     }
                     (2..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
                 }
-                let mut rng = rng::stream(self.seed, PROMPT, item);
+                let mut rng = rng::random_stream(self.seed, PROMPT, item);
                 let fitted = want.max(self.overhead + 1);
                 let (text, got) = draft.fit(fitted, |text| framed.count(text), || words.draw(&mut rng))?;
                 Ok((Prompt::Text(text), Fitted { want, got }))
@@ -215,7 +215,7 @@ impl Part {
     /// have the first one in common have another second one each, counted from a place that the first one draws.
     fn heads(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
         let (lap, first) = (self.name / count as u64, self.name % count as u64);
-        let second = rng::stream(seed, "second head", first).next_u64() % count as u64 + lap;
+        let second = rng::random_stream(seed, "second head", first).next_u64() % count as u64 + lap;
         [first, second].into_iter().take(self.tokens)
     }
 }

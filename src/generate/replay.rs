@@ -7,7 +7,7 @@ use crate::{
     cli,
     data::Row,
     error::Error,
-    ndjson::Lines,
+    ndjson::LineReader,
     record::{RequestFuncOutput, RunRecord, SampleRequest},
     units::UnixNanos,
 };
@@ -21,12 +21,12 @@ struct Kind {
 
 /// Writes the requests again.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let (input, name) = cli::open(plan.file()?)?;
-    let mut lines = Lines::new(input, name.clone());
+    let (input, name) = cli::open_input(plan.file()?)?;
+    let mut lines = LineReader::new(input, name.clone());
     let mut outcomes = Outcomes { plan, random: None, start: None };
     while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
-        let row = Row { json, place: format!("{name}:{}", lines.number()) };
+        let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
         let bad = |e| row.bad_json(&e);
         let kind: Kind = serde_json::from_slice(&row.json).map_err(bad)?;
         match kind.kind.as_deref() {

@@ -79,7 +79,7 @@ impl<'a> Ranking<'a> {
         };
         let with_each = |query: usize| if self.alone { 0 } else { query };
         for number in first + 1..=first + self.documents {
-            let own = self.document.draw(&mut rng::stream(self.seed, "lengths", number)) as usize;
+            let own = self.document.draw(&mut rng::random_stream(self.seed, "lengths", number)) as usize;
             let (document, len) = self.text(number, own)?;
             fitted.want += with_each(self.query) + own + self.added;
             fitted.got += with_each(got) + len + self.added;

@@ -59,7 +59,7 @@ fn run_each(
 ) -> Result<(), Error> {
     let mut order: Vec<usize> = (0..rows.count()).collect();
     if plan.shuffle {
-        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "rows", 0));
+        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "rows", 0));
     }
     let make = |row: usize| -> Result<Outcome, Error> {
         let Some(row) = rows.read(row)? else { return Ok(Outcome::LeftOut) };
@@ -131,7 +131,7 @@ fn again(
     writer: &mut Writer,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<(), Error> {
-    let draw = |item| kept[rng::index(&mut rng::stream(plan.seed, "oversample", item), kept.len())];
+    let draw = |item| kept[rng::sample_index(&mut rng::random_stream(plan.seed, "oversample", item), kept.len())];
     ordered(
         writer.ahead(),
         |item| Some(make(draw(item))),

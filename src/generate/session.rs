@@ -15,7 +15,7 @@ use crate::{
     record::{Object, SampleRequest},
     rng,
     tokens::{Chat, Growing},
-    units::{MOST_TOKENS, parse_count, parse_count_u32, parse_tokens},
+    units::{MAX_TOKENS, parse_count, parse_count_u32, parse_tokens},
 };
 
 /// A conversation: what is said in it, once, and what of that each turn sends.
@@ -189,7 +189,7 @@ impl SessionPlan {
         SessionPlan {
             replies: args.replies.unwrap_or_default(),
             think_time: args.think_time,
-            max_model_len: args.max_model_len.unwrap_or(if args.multi_turn { 8192 } else { MOST_TOKENS }),
+            max_model_len: args.max_model_len.unwrap_or(if args.multi_turn { 8192 } else { MAX_TOKENS }),
             max_turns: args.max_turns,
             num_conversations: args.num_conversations,
         }
@@ -226,7 +226,7 @@ impl Plan {
             most => usize::try_from(most.saturating_sub(writer.written())).unwrap_or(usize::MAX),
         };
         let think = self.sessions.think_time;
-        let mut rng = rng::stream(self.seed, "think", writer.sessions());
+        let mut rng = rng::random_stream(self.seed, "think", writer.sessions());
         let framed = self.framed()?;
         let turns = session.turns.iter().take(room).enumerate().map(|(number, turn)| {
             let request = SampleRequest {

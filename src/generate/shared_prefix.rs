@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    rng::{self, Weighted},
+    rng::{self, WeightedIndex},
     units::{parse_alpha, parse_count_u32, parse_share, parse_tokens},
 };
 
@@ -72,9 +72,9 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
         // No system prompt at all is a fair thing to compare with, though a range begins at 1.
         let system = match args.gsp_system_prompt_len {
             0 => 0,
-            _ => system.draw(&mut rng::stream(plan.seed, "system", group)) as usize,
+            _ => system.draw(&mut rng::random_stream(plan.seed, "system", group)) as usize,
         };
-        let mut rng = rng::stream(plan.seed, "lengths", item);
+        let mut rng = rng::random_stream(plan.seed, "lengths", item);
         let question = question.draw(&mut rng) as usize;
         let output = output.draw(&mut rng);
         prefixed.request(plan, item, (system, question, output))
@@ -99,9 +99,9 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
     };
     Uses::check(count, 4, groups)?;
     let mut order = if zipf {
-        let popularity = Weighted::zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
+        let popularity = WeightedIndex::from_zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
         let draw = |item| {
-            let place = popularity.draw(&mut rng::stream(plan.seed, "groups", item));
+            let place = popularity.draw_index(&mut rng::random_stream(plan.seed, "groups", item));
             u32::try_from(place).unwrap_or_default()
         };
         (0..count).map(draw).collect()
@@ -111,7 +111,7 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
     if args.gsp_ordered {
         order.sort_unstable();
     } else {
-        rng::shuffle(&mut order, &mut rng::stream(plan.seed, "prefixes", 0));
+        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "prefixes", 0));
     }
     Ok(order)
 }

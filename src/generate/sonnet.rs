@@ -37,7 +37,7 @@ struct Sonnets<'a> {
 impl<'a> Sonnets<'a> {
     fn new(framed: Framed<'a>, seed: u64, lines: Vec<String>, prefix_len: usize) -> Result<Self, Error> {
         let mut heads: Vec<usize> = (0..lines.len()).collect();
-        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
+        rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
         // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
         let sample = lines.iter().take(100).map(|line| framed.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
         let tokens_per_line = (sample / lines.len().clamp(1, 100)).max(1);
@@ -50,11 +50,11 @@ impl<'a> Sonnets<'a> {
 
     /// Prompt `item` of `want` tokens, with what the server adds.
     fn prompt(&self, item: u64, want: usize) -> Result<(String, Fitted), Error> {
-        let mut rng = rng::stream(self.seed, "verse", item);
+        let mut rng = rng::random_stream(self.seed, "verse", item);
         let mut draft = Draft::after(&self.shared);
         push_first(&mut draft, &self.lines[self.heads[place(item, self.heads.len())]]);
         for _ in 0..want.saturating_sub(self.shared_len) / self.tokens_per_line {
-            draft.push_line(&self.lines[rng::index(&mut rng, self.lines.len())]);
+            draft.push_line(&self.lines[rng::sample_index(&mut rng, self.lines.len())]);
         }
         let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
         Ok((text, Fitted { want, got }))
@@ -76,7 +76,7 @@ fn share(
     let mut draft = Draft::after(TASK);
     lines.iter().cycle().take(prefix_len / tokens_per_line + 1).for_each(|line| draft.push_line(line));
     // The same for every seed, as the lines are.
-    let mut rng = rng::stream(0, "prefix", 0);
+    let mut rng = rng::random_stream(0, "prefix", 0);
     Ok(draft.fit(prefix_len, count, || words.draw(&mut rng))?.0 + "\n")
 }
 

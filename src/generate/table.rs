@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use crate::error::{Error, brief};
+use crate::error::{Error, truncate_quote};
 
 /// The longest row, in bytes. A longer one is a quote that is never closed, and would be read to the end of the file.
 const LONGEST_ROW: usize = 1 << 16;
@@ -54,7 +54,7 @@ impl<R: Read> Table<R> {
     pub fn column(&self, name: &str) -> Result<usize, Error> {
         let found = self.header.iter().position(|column| column.eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
-            let (file, columns) = (&self.name, brief(&self.header.join(", ")));
+            let (file, columns) = (&self.name, truncate_quote(&self.header.join(", ")));
             Error::Input(format!("{file}:1: no column `{name}`; there are {columns}: is it another dataset's file?"))
         })
     }
@@ -80,7 +80,7 @@ impl<R: Read> Table<R> {
     pub fn field<T>(&self, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
         let text = self.text(column);
         parse(text).ok_or_else(|| {
-            let (column, text) = (self.header.get(column).map_or("", String::as_str), brief(text));
+            let (column, text) = (self.header.get(column).map_or("", String::as_str), truncate_quote(text));
             Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line()))
         })
     }

@@ -54,13 +54,13 @@ impl Words {
                 (heads, bare_heads) = (bare, true);
             }
         }
-        rng::shuffle(&mut heads, &mut rng::stream(seed, "heads", 0));
+        rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
         Ok(Words { pieces, heads, bare_heads })
     }
 
     /// Any word, with its space.
     pub fn draw(&self, rng: &mut impl Rng) -> &str {
-        &self.pieces[rng::index(rng, self.pieces.len())]
+        &self.pieces[rng::sample_index(rng, self.pieces.len())]
     }
 
     /// How many words there are that tell prompts apart.
@@ -142,7 +142,7 @@ mod tests {
         let words = Words::of(&tokenizer, 3).unwrap();
         assert!(words.pieces.len() > 1000, "{}", words.pieces.len());
         for item in 0..50 {
-            let mut rng = rng::stream(3, "test", item);
+            let mut rng = rng::random_stream(3, "test", item);
             let mut text = words.head(item, true).to_owned();
             (0..40).for_each(|_| text.push_str(words.draw(&mut rng)));
             assert_eq!(tokenizer.count(&text).unwrap(), 41, "{text}");

@@ -51,7 +51,7 @@ impl Writer {
         max_model_len: Option<u32>,
     ) -> Self {
         Writer {
-            out: cli::stdout(),
+            out: cli::buffered_stdout(),
             prefix,
             tags,
             generates,
@@ -138,14 +138,14 @@ impl Writer {
         }
         let len = request.prompt_len.unwrap_or(0).saturating_add(request.expected_output_len.unwrap_or(0));
         self.too_long += u64::from(self.max_model_len.is_some_and(|most| len > most));
-        ndjson::write(&mut self.out, &request)?;
+        ndjson::write_record(&mut self.out, &request)?;
         self.written += 1;
         Ok(())
     }
 
     /// Lets the reader have what was written so far.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.out.flush().map_err(Error::stdout)
+        self.out.flush().map_err(Error::write_stdout)
     }
 
     /// Flushes, and says how many prompts are not as long as they should be.

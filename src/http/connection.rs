@@ -149,14 +149,14 @@ impl Server {
     /// Opens a connection.
     pub async fn connect(&self, clock: Clock) -> Result<Connection, Failure> {
         let begun = clock.now();
-        let limit = self.connect_timeout.duration();
+        let limit = self.connect_timeout.to_duration();
         let (tcp, address) = self.connect_tcp(limit).await?;
         let connected = clock.now();
         let socket = Socket::new(tcp, clock);
         let (io, tls) = match &self.tls {
             None => (Io::Plain(socket), None),
             Some((config, name)) => {
-                let left = limit.saturating_sub(connected.since(begun).duration());
+                let left = limit.saturating_sub(connected.since(begun).to_duration());
                 let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
                 let stream = timeout(left.max(Duration::from_millis(1)), handshake)
                     .await

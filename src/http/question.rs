@@ -28,7 +28,7 @@ fn waiting() -> blocking::ClientBuilder {
 /// A client for tasks of a runtime, which sends `headers` with each question to `base`, asks only once and follows no
 /// redirect; with `proxies` through that of the environment, if there is one.
 pub fn client(base: &Url, headers: HeaderMap, insecure: bool, timeout: Nanos, proxies: bool) -> Result<Client, Error> {
-    let mut client = once(insecure, timeout).default_headers(headers).timeout(timeout.duration());
+    let mut client = once(insecure, timeout).default_headers(headers).timeout(timeout.to_duration());
     if !proxies {
         client = client.no_proxy();
         if base.scheme() == "http" {
@@ -56,7 +56,7 @@ fn once(insecure: bool, connect: Nanos) -> ClientBuilder {
         .retry(reqwest::retry::never())
         .redirect(reqwest::redirect::Policy::none())
         .danger_accept_invalid_certs(insecure)
-        .connect_timeout(connect.duration())
+        .connect_timeout(connect.to_duration())
 }
 
 fn cannot_set_up(e: &reqwest::Error) -> Error {

@@ -74,7 +74,7 @@ impl Socket {
     /// Steps of the wall clock seen so far.
     #[must_use]
     pub fn clock_steps(&self) -> u32 {
-        self.wall.steps()
+        self.wall.step_count()
     }
 
     /// Closing it is to reset the connection. A socket that refuses is gone already.
@@ -85,7 +85,7 @@ impl Socket {
     /// Notes a read that returned bytes, `kernel` being the stamp that came with them.
     fn arrived(&mut self, kernel: Option<UnixNanos>) {
         let (now, arrival) = match kernel {
-            Some(kernel) => self.wall.arrival(&self.clock, kernel),
+            Some(kernel) => self.wall.arrival_time(&self.clock, kernel),
             None => (self.clock.now(), None),
         };
         let read = self.arrival.read + 1;

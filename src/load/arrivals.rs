@@ -270,10 +270,10 @@ mod tests {
     fn run(rate: f64, burstiness: f64, service: Nanos) -> Told {
         let profile = Rate::constant(rate).over_time().unwrap();
         let mut arrivals = Arrivals::new(GapLaw::new(profile, burstiness));
-        let mut rng = rng::stream(1, "test", 0);
+        let mut rng = rng::random_stream(1, "test", 0);
         let (mut planned, mut free) = (Nanos(0), Nanos(0));
         for _ in 0..5000 {
-            let gap = rng::gamma(&mut rng, burstiness) / burstiness / rate;
+            let gap = rng::sample_gamma(&mut rng, burstiness) / burstiness / rate;
             planned = planned + Nanos::from_secs_f64(gap);
             free = planned.max(free + service);
             arrivals.sent(Moments { planned, read: Nanos(0), ready: planned, sent: free });

@@ -66,7 +66,7 @@ impl Schedule {
             (None, Some(profile)) => Pace::Profile(profile, 0.0),
             (None, None) => return Schedule::Free,
         };
-        let rng = rng::stream(seed, "arrivals", 0);
+        let rng = rng::random_stream(seed, "arrivals", 0);
         Schedule::Arrivals(Box::new(Process { pace, burstiness, burst, rng, count: 0, bursts: 0, last: Nanos(0) }))
     }
 
@@ -108,9 +108,9 @@ impl Process {
     fn gap(&mut self) -> f64 {
         // The exponential is the gamma of shape 1, by one logarithm instead of several draws.
         if self.burstiness.to_bits() == 1.0_f64.to_bits() {
-            rng::exponential(&mut self.rng)
+            rng::sample_exponential(&mut self.rng)
         } else {
-            rng::gamma(&mut self.rng, self.burstiness) / self.burstiness
+            rng::sample_gamma(&mut self.rng, self.burstiness) / self.burstiness
         }
     }
 }

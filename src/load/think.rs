@@ -43,7 +43,7 @@ impl ThinkTime {
     pub fn draw(self, rng: &mut impl Rng) -> Nanos {
         match self {
             ThinkTime::Constant(time) => time,
-            ThinkTime::Exponential(mean) => Nanos::from_secs_f64(mean.as_secs_f64() * rng::exponential(rng)),
+            ThinkTime::Exponential(mean) => Nanos::from_secs_f64(mean.as_secs_f64() * rng::sample_exponential(rng)),
         }
     }
 }
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn think_times_are_fixed_or_exponential() {
         let time = |text: &str| text.parse::<ThinkTime>();
-        let rng = &mut rng::stream(1, "test", 0);
+        let rng = &mut rng::random_stream(1, "test", 0);
         for fixed in ["2s", "constant:2s"] {
             assert_eq!(time(fixed).unwrap().draw(rng), Nanos(2_000_000_000));
         }

@@ -91,11 +91,11 @@ impl<'de> Deserialize<'de> for Prompt {
                 Ok(Prompt::Text(text))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
-                Ok(match list.next_element::<Item>()? {
+                Ok(match list.next_element::<PromptItem>()? {
                     None => Prompt::Ids(Vec::new()),
-                    Some(Item::Id(first)) => Prompt::Ids(rest(first, list)?),
-                    Some(Item::Text(first)) => Prompt::Texts(rest(first, list)?),
-                    Some(Item::Ids(first)) => Prompt::IdLists(rest(first, list)?),
+                    Some(PromptItem::Id(first)) => Prompt::Ids(collect_items(first, list)?),
+                    Some(PromptItem::Text(first)) => Prompt::Texts(collect_items(first, list)?),
+                    Some(PromptItem::Ids(first)) => Prompt::IdLists(collect_items(first, list)?),
                 })
             }
         }
@@ -103,7 +103,7 @@ impl<'de> Deserialize<'de> for Prompt {
     }
 }
 
-fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut list: A) -> Result<Vec<T>, A::Error> {
+fn collect_items<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut list: A) -> Result<Vec<T>, A::Error> {
     let mut items = vec![first];
     while let Some(item) = list.next_element()? {
         items.push(item);
@@ -113,7 +113,7 @@ fn rest<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut list: A) -> R
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Item {
+enum PromptItem {
     Id(u32),
     Text(String),
     Ids(Vec<u32>),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cli,
     error::Error,
-    ndjson::Lines,
+    ndjson::LineReader,
     record::{EndRecord, RunRecord},
 };
 
@@ -49,9 +49,9 @@ impl Reader<'_> {
             if recording.weight() < most || recording.vllm.is_some() { Ok(()) } else { tell(recording.give()) }
         };
         for path in paths {
-            let (input, name) = cli::open(path)?;
-            if let Some(error) = self.read_lines(Lines::new(input, name), &mut recording, &mut check)? {
-                cli::warn(self.tool, format!("{error}: the last line is cut off and was left out"));
+            let (input, name) = cli::open_input(path)?;
+            if let Some(error) = self.read_lines(LineReader::new(input, name), &mut recording, &mut check)? {
+                cli::print_warning(self.tool, format!("{error}: the last line is cut off and was left out"));
             }
         }
         Ok(recording)
@@ -62,7 +62,7 @@ impl Reader<'_> {
     /// After each `check` looks at the recording.
     fn read_lines<R: BufRead>(
         self,
-        mut lines: Lines<R>,
+        mut lines: LineReader<R>,
         recording: &mut Recording,
         check: &mut dyn FnMut(&mut Recording) -> Result<(), Error>,
     ) -> Result<Option<Error>, Error> {
@@ -149,7 +149,7 @@ impl Reader<'_> {
 }
 
 /// A JSON object that was printed over many lines: all of the input.
-fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut Lines<R>) -> Result<Vec<u8>, Error> {
+fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<u8>, Error> {
     while let Some(line) = lines.next_line()? {
         text.push(b'\n');
         text.extend_from_slice(line);
@@ -162,7 +162,7 @@ fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut Lines<R>) -> Result<Vec<u8>, 
 pub(crate) fn read_bytes(bytes: &[u8]) -> Result<Recording, Error> {
     let mut recording = Recording::default();
     let reader = Reader { detailed: true, ..Reader::default() };
-    reader.read_lines(Lines::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
+    reader.read_lines(LineReader::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
     Ok(recording)
 }
 

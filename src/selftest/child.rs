@@ -118,7 +118,7 @@ impl Program {
             if clock.now() > limit {
                 return Err(self.failed(&format!("did not end within {limit}")));
             }
-            thread::sleep(PAUSE.duration());
+            thread::sleep(PAUSE.to_duration());
         }
     }
 

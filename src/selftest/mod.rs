@@ -111,11 +111,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
         let until = SEARCH_UNTIL.max(clock.now() + SEARCH_LEAST);
         record.search = Some(turning_point(&bench, &plan, &trial, clock, until)?);
     }
-    let mut out = cli::stdout();
-    ndjson::write(&mut out, &record)?;
-    out.flush().map_err(Error::stdout)?;
-    if args.table.applies() {
-        cli::show(&table::table(&record));
+    let mut out = cli::buffered_stdout();
+    ndjson::write_record(&mut out, &record)?;
+    out.flush().map_err(Error::write_stdout)?;
+    if args.table.applies_to_stderr() {
+        cli::print_to_stderr(&table::table(&record));
     }
     Ok(())
 }
@@ -166,7 +166,7 @@ impl Args {
         SelftestRecord {
             format: FORMAT_VERSION,
             tool: concat!("vb-selftest ", env!("CARGO_PKG_VERSION")).into(),
-            host: cli::host(),
+            host: cli::host_name(),
             date,
             settings: Settings {
                 max_concurrency: plan.max_concurrency,

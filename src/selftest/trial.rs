@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::unix_now,
     error::Error,
-    ndjson::{self, Lines},
+    ndjson::{self, LineReader},
     record::{EndRecord, RequestFuncOutput, RunRecord, SampleRequest, Truth},
     units::{Nanos, SECOND},
 };
@@ -87,7 +87,7 @@ impl Bench {
         server.stop(STOP)?;
         let file = File::open(&log).map_err(|e| Error::read(&log, e))?;
         let mut trial = read(&records)?;
-        let mut lines = Lines::new(BufReader::new(file), log.display().to_string());
+        let mut lines = LineReader::new(BufReader::new(file), log.display().to_string());
         while let Some(truth) = lines.next_record()? {
             trial.truths.push(truth);
         }
@@ -123,7 +123,7 @@ fn feed(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + Send + '
     thread::spawn(move || {
         let mut out = BufWriter::new(stdin);
         for line in lines {
-            if ndjson::write(&mut out, &line).is_err() {
+            if ndjson::write_record(&mut out, &line).is_err() {
                 return;
             }
         }
@@ -135,7 +135,7 @@ fn feed(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + Send + '
 fn read(records: &[u8]) -> Result<Trial, Error> {
     let mut trial = Trial::default();
     let mut ended = false;
-    let mut lines = Lines::new(records, "vb-fire");
+    let mut lines = LineReader::new(records, "vb-fire");
     while let Some(line) = lines.next_line()? {
         let taken = take(line, &mut trial, &mut ended);
         taken.map_err(|e| lines.bad_json(&e))?;

@@ -144,7 +144,7 @@ impl Driver {
 
     /// The text of `/metrics`.
     pub fn metrics_page(&self, model: &str) -> String {
-        let began = self.clock.unix(Nanos(0));
+        let began = self.clock.to_unix(Nanos(0));
         self.metrics.borrow().page(&self.engine.borrow(), model, began).unwrap_or_default()
     }
 
@@ -167,7 +167,7 @@ impl Driver {
                 continue;
             };
             if self.clock.now() < step.ends_at {
-                pacer.until(step.ends_at).await;
+                pacer.sleep_until(step.ends_at).await;
             } else {
                 // Even a simulator that cannot keep up must read what its clients send.
                 tokio::task::yield_now().await;
@@ -178,7 +178,10 @@ impl Driver {
             if late > FURTHEST_BEHIND {
                 now = self.clock.now();
                 if !std::mem::replace(&mut warned, true) {
-                    cli::warn("vb-sim", format!("a step came {late} late: this machine cannot keep up with the load"));
+                    cli::print_warning(
+                        "vb-sim",
+                        format!("a step came {late} late: this machine cannot keep up with the load"),
+                    );
                 }
             }
         }

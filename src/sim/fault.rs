@@ -190,7 +190,7 @@ impl FromStr for FaultRule {
 #[must_use]
 pub fn choose(rules: &[FaultRule], seed: u64, request_id: &str) -> Option<Fault> {
     let id: Vec<u32> = request_id.bytes().map(u32::from).collect();
-    let drawn = rng::unit(&mut rng::stream(seed, "fault", chain(0, &id)));
+    let drawn = rng::sample_unit(&mut rng::random_stream(seed, "fault", chain(0, &id)));
     let mut reach = 0.0;
     rules.iter().find_map(|rule| {
         reach += rule.probability;

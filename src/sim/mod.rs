@@ -151,7 +151,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let (host, port) = (args.host.clone(), args.port);
     let options = args.into_options()?;
     // Where they are too few, clients wait for each other's connections to close.
-    let _ = cli::raise_open_files();
+    let _ = cli::raise_open_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -246,6 +246,6 @@ fn listen_on(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
 
 /// The one line on standard output, which scripts wait for.
 fn announce(url: &str) -> Result<(), Error> {
-    let mut out = cli::stdout();
-    writeln!(out, "{url}").and_then(|()| out.flush()).map_err(Error::stdout)
+    let mut out = cli::buffered_stdout();
+    writeln!(out, "{url}").and_then(|()| out.flush()).map_err(Error::write_stdout)
 }

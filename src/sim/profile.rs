@@ -2,7 +2,7 @@
 
 use crate::{
     error::Error,
-    units::{MOST_TOKENS, Nanos},
+    units::{MAX_TOKENS, Nanos},
 };
 
 /// The constants of one model on one kind of GPU.
@@ -110,10 +110,10 @@ impl Profile {
         if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Usage(format!("{flag} must be more than 0")));
         }
-        if self.num_gpu_blocks > MOST_BLOCKS || self.max_model_len > MOST_TOKENS {
+        if self.num_gpu_blocks > MOST_BLOCKS || self.max_model_len > MAX_TOKENS {
             return Err(Error::Usage(format!(
                 "--num-gpu-blocks {} or --max-model-len {} is more than any server has: {MOST_BLOCKS} blocks and \
-                 {MOST_TOKENS} tokens at the most",
+                 {MAX_TOKENS} tokens at the most",
                 self.num_gpu_blocks, self.max_model_len
             )));
         }

@@ -241,7 +241,7 @@ impl Server {
 
     /// Notes that a request is there.
     fn received(&self, name: &str, tap: &SharedTap) {
-        let received = self.clock.unix(self.clock.now());
+        let received = self.clock.to_unix(self.clock.now());
         tap.borrow_mut().begin(Truth { request_id: name.to_owned(), received, ..Truth::default() });
     }
 
@@ -258,7 +258,7 @@ impl Server {
     }
 
     fn unix_seconds(&self) -> u64 {
-        self.clock.unix(self.clock.now()).0 / SECOND
+        self.clock.to_unix(self.clock.now()).0 / SECOND
     }
 }
 
@@ -275,7 +275,7 @@ async fn instead(fault: Option<Fault>, tap: &SharedTap) -> Result<Option<Respons
         }
         FaultKind::NeverAnswer => std::future::pending().await,
         FaultKind::SlowHeaders => {
-            tokio::time::sleep(Nanos(u64::from(n) * 1_000_000).duration()).await;
+            tokio::time::sleep(Nanos(u64::from(n) * 1_000_000).to_duration()).await;
             None
         }
         FaultKind::Html500 => Some(plain(StatusCode::INTERNAL_SERVER_ERROR, html, page.into())),

@@ -98,13 +98,13 @@ impl Vocabulary {
     /// `min_tokens` to `max_tokens`, but not beyond 512; then its last token is [`END_OF_TEXT`].
     #[must_use]
     pub fn answer(&self, seed: u64, prompt: &[u32], which: u64, length: Length) -> Vec<u32> {
-        let mut rng = rng::stream(seed, "answer", chain(which, prompt));
+        let mut rng = rng::random_stream(seed, "answer", chain(which, prompt));
         let longest = length.max_tokens.min(LONGEST_STOP.max(length.min_tokens));
         let shortest = length.min_tokens.clamp(1, longest);
         // Drawn in any case, so that `ignore_eos` changes the length and not the words.
-        let drawn = rng::between(&mut rng, u64::from(shortest), u64::from(longest));
+        let drawn = rng::sample_between(&mut rng, u64::from(shortest), u64::from(longest));
         let count = if length.ignore_eos { u64::from(length.max_tokens) } else { drawn };
-        let mut ids: Vec<u32> = (0..count).map(|_| self.words[rng::index(&mut rng, self.words.len())]).collect();
+        let mut ids: Vec<u32> = (0..count).map(|_| self.words[rng::sample_index(&mut rng, self.words.len())]).collect();
         if let Some(end) = ids.last_mut().filter(|_| !length.ignore_eos) {
             *end = END_OF_TEXT;
         }

@@ -72,7 +72,7 @@ impl Tap {
     /// A new request, which has been read completely, is being answered.
     pub fn begin(&mut self, truth: Truth) {
         self.write_line();
-        let arrived = self.arrival.lag.map(|_| self.clock.unix(self.arrival.time));
+        let arrived = self.arrival.lag.map(|_| self.clock.to_unix(self.arrival.time));
         self.current = self.log.is_some().then_some(Truth { arrived, ..truth });
         self.complete = false;
     }
@@ -108,7 +108,7 @@ impl Tap {
 
     fn written(&mut self, at: Nanos) {
         if let Some(current) = &mut self.current {
-            current.sent.resize(current.sent.len() + self.queued.len(), self.clock.unix(at));
+            current.sent.resize(current.sent.len() + self.queued.len(), self.clock.to_unix(at));
             current.tokens.append(&mut self.queued);
         }
         if self.complete {

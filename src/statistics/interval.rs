@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-        rng::unit(rng).max(f64::MIN_POSITIVE)
+        rng::sample_unit(rng).max(f64::MIN_POSITIVE)
     }
 
     fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -321,7 +321,7 @@ mod tests {
             Population {
                 name: "exponential",
                 n: 1000,
-                draw: |rng, _| rng::exponential(rng),
+                draw: |rng, _| rng::sample_exponential(rng),
                 mean: 1.0,
                 quantile: |p| -(1.0 - p).ln(),
             },
@@ -361,7 +361,7 @@ mod tests {
         for population in populations() {
             let mut held = [0_u32; 4];
             for run in 0..RUNS {
-                let mut rng = rng::stream(run, population.name, 0);
+                let mut rng = rng::random_stream(run, population.name, 0);
                 let mut last = normal(&mut rng);
                 let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
                 let dependences = Dependences::of(&values, &percentiles);

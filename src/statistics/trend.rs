@@ -195,11 +195,11 @@ mod tests {
     fn autocorrelation_is_no_trend() {
         let mut found = 0;
         for seed in 0..1000 {
-            let mut rng = rng::stream(seed, "autocorrelated", 0);
+            let mut rng = rng::random_stream(seed, "autocorrelated", 0);
             let mut last = 0.0;
             let series: Vec<f64> = (0..60)
                 .map(|_| {
-                    last = 0.5 * last + rng::unit(&mut rng) - 0.5;
+                    last = 0.5 * last + rng::sample_unit(&mut rng) - 0.5;
                     last
                 })
                 .collect();

@@ -147,18 +147,18 @@ pub fn run(args: Args) -> Result<(), Error> {
         return cli::print_schema::<RunResult>();
     }
     let (table, exact, lenient) = (args.table, args.exact, args.lenient);
-    let files = cli::inputs("vb-stats", &args.files);
+    let files = cli::input_paths("vb-stats", &args.files);
     let options = Options::checked(args)?;
-    cli::outlive_first_interrupt()?;
+    cli::ignore_first_interrupt()?;
     let reader = Reader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let result = read(reader, &files, exact, &options)?;
-    let mut out = cli::stdout();
-    ndjson::write(&mut out, &result)?;
-    out.flush().map_err(Error::stdout)?;
-    if table.applies() {
-        cli::show(&table::table(&result));
+    let mut out = cli::buffered_stdout();
+    ndjson::write_record(&mut out, &result)?;
+    out.flush().map_err(Error::write_stdout)?;
+    if table.applies_to_stderr() {
+        cli::print_to_stderr(&table::table(&result));
     } else {
-        result.vb.doubts().for_each(|doubt| cli::warn("vb-stats", doubt));
+        result.vb.doubts().for_each(|doubt| cli::print_warning("vb-stats", doubt));
     }
     Ok(())
 }
@@ -181,7 +181,7 @@ fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> R
         return Err(Error::Input("no output of any request in the input; is it a stream of vb-fire?".into()));
     }
     if recording.apart() {
-        cli::warn(
+        cli::print_warning(
             "vb-stats",
             "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
         );
@@ -255,7 +255,7 @@ fn parse_slice(text: &str) -> Result<Nanos, String> {
 
 /// As vLLM does, without white space on either side.
 fn parse_metadata(text: &str) -> Result<(String, String), String> {
-    cli::parse_pair(text).map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+    cli::parse_key_value(text).map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
 }
 
 #[cfg(test)]

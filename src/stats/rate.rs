@@ -91,18 +91,18 @@ mod tests {
         for (name, like) in [("steady", 0.0), ("swinging", 0.6)] {
             let mut held = 0;
             for run in 0..RUNS {
-                let mut rng = rng::stream(run, name, 0);
+                let mut rng = rng::random_stream(run, name, 0);
                 let mut slices = Slices::new(0.0, 1000.0, 1.0);
                 let mut swing = 0.0;
                 for second in 0..1000_u32 {
                     if second % 5 == 0 {
-                        swing = like * swing + (1.0_f64 - like * like).sqrt() * (rng::unit(&mut rng) - 0.5);
+                        swing = like * swing + (1.0_f64 - like * like).sqrt() * (rng::sample_unit(&mut rng) - 0.5);
                     }
                     let rate = if like > 0.0 { 5.0 + 4.0 * swing } else { 5.0 };
-                    let mut time = rng::exponential(&mut rng) / rate;
+                    let mut time = rng::sample_exponential(&mut rng) / rate;
                     while time < 1.0 {
                         slices.count(f64::from(second) + time, 3.0);
-                        time += rng::exponential(&mut rng) / rate;
+                        time += rng::sample_exponential(&mut rng) / rate;
                     }
                 }
                 let [low, high] = slices.rate().interval.unwrap();

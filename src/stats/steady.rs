@@ -389,14 +389,14 @@ mod tests {
 
     /// Requests of an open loop at 20 a second, each of about a second: how their latencies go over the run.
     fn run(kind: Kind, seed: u64, up: bool) -> Vec<Request> {
-        let mut rng = rng::stream(seed, "run", kind as u64);
+        let mut rng = rng::random_stream(seed, "run", kind as u64);
         let (n, every) = if kind == Kind::Short { (100_u32, 0.02) } else { (1000, 0.05) };
         let (mut start, mut swing) = (0.0, 0.0);
         (0..n)
             .map(|i| {
-                start += every * rng::exponential(&mut rng);
-                swing = 0.5 * swing + rng::unit(&mut rng) - 0.5;
-                let noise = if kind == Kind::Drift { swing } else { rng::unit(&mut rng) - 0.5 };
+                start += every * rng::sample_exponential(&mut rng);
+                swing = 0.5 * swing + rng::sample_unit(&mut rng) - 0.5;
+                let noise = if kind == Kind::Drift { swing } else { rng::sample_unit(&mut rng) - 0.5 };
                 let at = f64::from(i) / f64::from(n);
                 let level = match kind {
                     Kind::WarmUp => 1.0 + 3.0 * (1.0 - at / 0.1).max(0.0),
@@ -406,7 +406,7 @@ mod tests {
                     Kind::Flat | Kind::Short | Kind::Shift => 1.0,
                 };
                 let ttft = 0.2 * level * (1.0 + 0.5 * noise);
-                let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::unit(&mut rng) - 0.5));
+                let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::sample_unit(&mut rng) - 0.5));
                 Request {
                     success: true,
                     start: Some(start),
@@ -468,13 +468,14 @@ mod tests {
 
     #[test]
     fn lock_step_is_told_and_chance_is_not() {
-        let mut rng = rng::stream(1, "starts", 0);
+        let mut rng = rng::random_stream(1, "starts", 0);
         let at = |start: f64| Request { start: Some(start), ..Request::default() };
-        let waves: Vec<Request> = (0..200_u32).map(|i| at(f64::from(i / 16) + 0.01 * rng::unit(&mut rng))).collect();
+        let waves: Vec<Request> =
+            (0..200_u32).map(|i| at(f64::from(i / 16) + 0.01 * rng::sample_unit(&mut rng))).collect();
         let mut time = 0.0;
         let poisson: Vec<Request> = (0..200)
             .map(|_| {
-                time += rng::exponential(&mut rng);
+                time += rng::sample_exponential(&mut rng);
                 at(time)
             })
             .collect();

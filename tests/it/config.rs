@@ -45,7 +45,7 @@ fn a_mistake_is_told_with_its_line_and_the_cure() {
         (
             "number",
             "model: m\n\nmax_concurrency: many\n",
-            "vb-fire: config.yaml:3: invalid value 'many' for 'max-concurrency <N>': `many` is not a whole number: write it as 1000 or 2k\n",
+            "vb-fire: config.yaml:3: invalid value 'many' for 'max-concurrency <N>': `many` is not a whole number: use 1000 or 2k\n",
         ),
         (
             "choice",

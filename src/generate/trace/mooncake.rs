@@ -11,10 +11,10 @@ use std::io::BufRead;
 use serde::Deserialize;
 
 use super::{Rows, TraceRow, instant};
-use crate::{error::Error, ndjson::Lines};
+use crate::{error::Error, ndjson::LineReader};
 
 /// A file of them.
-pub struct Mooncake<R>(pub Lines<R>);
+pub struct Mooncake<R>(pub LineReader<R>);
 
 #[derive(Deserialize)]
 struct Record {
@@ -29,12 +29,12 @@ impl<R: BufRead + Send> Rows for Mooncake<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
         let Some(record) = self.0.next_record::<Record>()? else { return Ok(None) };
         Ok(Some(TraceRow {
-            time: instant(record.timestamp / 1e3).map_err(|what| self.0.wrong(0, &what))?,
+            time: instant(record.timestamp / 1e3).map_err(|what| self.0.error_at(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,
             tags: None,
-            line: self.0.number(),
+            line: self.0.line_number(),
         }))
     }
 }

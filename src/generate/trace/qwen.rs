@@ -13,10 +13,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Rows, TraceRow, instant};
-use crate::{error::Error, ndjson::Lines, record::Object};
+use crate::{error::Error, ndjson::LineReader, record::Object};
 
 /// A file of them.
-pub struct Qwen<R>(pub Lines<R>);
+pub struct Qwen<R>(pub LineReader<R>);
 
 #[derive(Deserialize)]
 struct Record {
@@ -39,12 +39,12 @@ impl<R: BufRead + Send> Rows for Qwen<R> {
         let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));
         let tags: Object = tags.filter(|(_, value)| !matches!(value, Value::Object(_) | Value::Array(_))).collect();
         Ok(Some(TraceRow {
-            time: instant(record.timestamp).map_err(|what| self.0.wrong(0, &what))?,
+            time: instant(record.timestamp).map_err(|what| self.0.error_at(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,
             tags: (!tags.is_empty()).then_some(tags),
-            line: self.0.number(),
+            line: self.0.line_number(),
         }))
     }
 }

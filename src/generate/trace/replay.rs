@@ -8,8 +8,8 @@ use super::{
 use crate::{
     cli,
     error::Error,
-    ndjson::Lines,
-    units::{MOST_TOKENS, Nanos},
+    ndjson::LineReader,
+    units::{MAX_TOKENS, Nanos},
 };
 
 /// A row that is to be sent.
@@ -99,10 +99,10 @@ impl<'a> Replay<'a> {
 
     fn next_in_window(&mut self) -> Result<Option<TraceRow>, Error> {
         while let Some(row) = self.rows.next_row()? {
-            if row.input.max(row.output) > MOST_TOKENS {
+            if row.input.max(row.output) > MAX_TOKENS {
                 let (name, line) = (&self.name, row.line);
                 return Err(Error::Input(format!(
-                    "{name}:{line}: more than {MOST_TOKENS} tokens, longer than any context"
+                    "{name}:{line}: more than {MAX_TOKENS} tokens, longer than any context"
                 )));
             }
             let origin = *self.origin.get_or_insert(row.time);
@@ -174,11 +174,11 @@ impl<'a> Replay<'a> {
 }
 
 fn open(form: Form, path: &Path, flags: &Flags) -> Result<(Box<dyn Rows>, String), Error> {
-    let (input, name) = cli::open(path)?;
+    let (input, name) = cli::open_input(path)?;
     let table = |input| Table::new(input, name.clone());
     let rows: Box<dyn Rows> = match form {
-        Form::Mooncake => Box::new(Mooncake(Lines::new(input, name.clone()))),
-        Form::Qwen => Box::new(Qwen(Lines::new(input, name.clone()))),
+        Form::Mooncake => Box::new(Mooncake(LineReader::new(input, name.clone()))),
+        Form::Qwen => Box::new(Qwen(LineReader::new(input, name.clone()))),
         Form::Azure => Box::new(Azure::new(table(input)?)?),
         Form::Burstgpt => {
             let model = flags.burstgpt_model.as_deref().unwrap_or("GPT-4");

@@ -201,7 +201,7 @@ fn base64(vector: &[f64]) -> String {
 /// A vector of length 1.
 fn vector(prompt: &[u32], seed: u64, dimensions: u32) -> Vec<f64> {
     let name = prompt.iter().fold(0_u64, |sum, id| sum.wrapping_mul(31).wrapping_add(u64::from(*id)));
-    let mut rng = rng::stream(seed, "vector", name);
+    let mut rng = rng::random_stream(seed, "vector", name);
     let numbers: Vec<f64> = (0..dimensions).map(|_| f64::from(rng.next_u32()) / f64::from(u32::MAX) - 0.5).collect();
     let length = libm::sqrt(numbers.iter().map(|x| x * x).sum());
     numbers.into_iter().map(|x| x / length.max(f64::MIN_POSITIVE)).collect()
