@@ -93,7 +93,7 @@ def cost_row(name, runs):
 
 
 PAIRED_HEAD = [
-    "client", "first chunk p50, µs", "p99", "max", "gap p50, µs", "p99", "max", "verdict of its own",
+    "client", "first chunk p50, µs", "p99", "max", "gap p50, µs", "p99", "max", "its own verdict",
 ]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def paired_row(name, runs):
     verdicts = [run.get("verdict") for run in good if run.get("verdict")]
     counts = ", ".join(f"{v} {verdicts.count(v)}×" for v in sorted(set(verdicts)))
     uneven = sum(run.get("uneven", 0) for run in good)
-    note = f"{uneven:,} answers had another number of gaps than the server's" if uneven else ""
+    note = f"{uneven:,} responses had another number of gaps than the server's" if uneven else ""
     return [name, *cells, "; ".join(filter(None, [counts, note])) or "–"]
 
 
@@ -161,8 +161,12 @@ def start_up_rows(data, groups):
 INTRODUCTION = """\
 # Accuracy
 
-Is what a load generator reports what the server did? This page answers that by measurement. It is written by
-`scripts/bench-peers.sh`, which anyone can run; the figures are of the machine and the versions named below.
+Does a load generator report what the server really did? This page answers that by measurement, for `vb-fire` and other clients.
+`scripts/bench-peers.sh` writes it, and anyone can run that script; the figures apply to the machine and the versions named below.
+
+- [The machine](#the-machine) and [how it is measured](#how-it-is-measured)
+- [Loads](#loads): errors and costs for each load, and [request by request](#request-by-request)
+{contents}
 
 ## The machine
 
@@ -172,46 +176,47 @@ Is what a load generator reports what the server did? This page answers that by 
 
 - The server is `vb-sim`. It sends a token of every running request at the same instant, once per step, as an engine with
   continuous batching does, and it logs when it handed each one to the socket. That log is the truth.
-- The client has one core (number {client_core}), the server another ({server_core}). They talk over the loopback interface.
+- The client has one core (number {client_core}), the server another ({server_core}). They communicate over the loopback interface.
 - A load of `512x20` is a closed loop of 512 streams with a step of 20 ms. Each stream sends {waves} requests one after the other
-  ({slow_waves} with the clients in Python), but all together at least {least_requests}, with prompts of {input_len} tokens and answers
-  of exactly {output_len}. The tokenizer, for all that need one: {tokenizer}.
-- In each round every client runs once on each of its loads, and the order rotates from round to round. Each run has a fresh
-  server. Figures are medians over the rounds; where there is only one round, they are that round's.
+  ({slow_waves} with the clients in Python), but at least {least_requests} in total, with prompts of {input_len} tokens and outputs
+  of exactly {output_len}. All clients that need a tokenizer use {tokenizer}.
+- Every client runs once per load in all rounds, in a rotating order. Each run has a fresh server. Figures are medians over the
+  rounds, or single values where a client has only one.
 - A client that fails, or takes more than {limit} s, is in the table with the reason.
-- Loopback has no network card, so interrupts, offloads and a real network's jitter are not in these figures. Part of the CPU
+- Loopback has no network card, so these figures do not include interrupts, offloads and a real network's jitter. Part of the CPU
   per chunk is the kernel's work for loopback, where the receiver also runs a part of the sender's.
 """
 
 COLUMNS = """\
 What the columns mean:
 
-- **reported − true**: the percentile that the client reports, less the same percentile of the server's log. True TTFT is from the
-  kernel's stamp of the request at the server's socket to the first token, so that what many requests at once wait for each other
-  in the server is in both, and no client's error.
+- **reported − true**: the percentile that the client reports, minus the same percentile of the server's log. True TTFT is from the
+  kernel's stamp of the request at the server's socket to the first token. The time that simultaneous requests wait for each other
+  in the server is in both, so it is not counted as the client's error.
 - **ITL sd**: the standard deviation of the gaps between tokens. More than the true one is jitter that the client has added.
 - **CPU of the run**: user and system time of the process and its children, from the start to the end.
-- **CPU per chunk**: that of the run, with answers of {output_len} tokens, less that of a short run with answers of 2, by the chunks
-  between. The **short run** holds start-up and the work per request. For the clients in
-  Python both are counted from the first request on, because their start-up is longer than the run, and varies.
-- **peak RSS**: of the largest process; aiperf and guidellm run several, so theirs is a lower bound.
-- **requests lost**: sent or not, those without a success in the client's result.
+- **CPU per chunk**: the CPU time of the run, with outputs of {output_len} tokens, minus the CPU time of a short run with outputs of 2,
+  divided by the difference in chunks. The **short run** contains start-up and the work per request. For the clients in
+  Python both are counted from the first request, because their start-up takes longer than the run, and varies.
+- **peak RSS**: the largest process; aiperf and guidellm run several, so their figure is a lower bound.
+- **requests lost**: requests, sent or not, without a success in the client's result.
 """
 
 FLOOR = """\
 ## What reading alone costs
 
-CPU per chunk, µs. `examples/floor.rs` reads the same streams with the same stamps on one thread and makes nothing of them, so that
-what it takes is the kernel's and the event loop's. It wakes up as soon as a chunk is there; a client that comes later finds several
-streams ready at once, and wakes up less often.
+CPU per chunk, µs. `examples/floor.rs` reads the same streams with the same stamps on one thread and discards them, so its cost is
+the cost of the kernel and the event loop. It wakes up as soon as a chunk is there; a slower client finds several streams ready at
+once, and wakes up less often.
 """
 
 PAIRED = """\
 ### Request by request
 
-Where the client's record names the request and its start, each arrival can be set against the log: size of the error of the first
+If the client's record names the request and its start, each arrival can be compared with the log: the absolute error of the first
 chunk's arrival (start + TTFT − sent), and of each gap. `vllm-rs` does not name its requests in its results; guidellm keeps no
-gaps. Max is the median of the rounds' largest. The verdict is what the client itself says of the run, with how often; others give none.
+gaps. Max is the median of the largest errors of all rounds. The verdict is the client's own, with its frequency; only `vb-fire` gives
+one.
 """
 
 
@@ -225,7 +230,15 @@ def report(data):
         *[f"Measured by {command}" for command in data["commands"]],
     ]  # fmt: skip
     words = "\n".join(f"- {fact}" for fact in facts)
-    out = [INTRODUCTION.format(facts=words, **settings)]
+    sections = [
+        "[What reading alone costs](#what-reading-alone-costs)" if data["floor"] else None,
+        "[vb-fire against vllm-rs](#vb-fire-against-vllm-rs)" if ratio_rows(groups, loads) else None,
+        "[start-up](#start-up)",
+        "[generating prompts](#generating-prompts)" if data["gen"] else None,
+        "[statistics](#statistics)" if data["stats"] else None,
+    ]  # fmt: skip
+    contents = "- " + ", ".join(filter(None, sections))
+    out = [INTRODUCTION.format(facts=words, contents=contents, **settings)]
     out.append("## Loads\n")
     out.append(COLUMNS.format(**settings))
     for load in loads:
@@ -236,7 +249,7 @@ def report(data):
         late = sum(run.get("server_late", False) for runs in at.values() for run in runs)
         if late:
             words = f"In {late} of {sum(map(len, at.values()))} runs the server could not keep its own steps."
-            out.append(f"{words} Its log is true all the same.\n")
+            out.append(f"{words} Its log is still true.\n")
         out.append(table(COST_HEAD, [cost_row(name, runs) for name, runs in at.items()]) + "\n")
     out.append(PAIRED)
     for load in loads:
@@ -247,9 +260,9 @@ def report(data):
         out.append(report_floor(data, groups))
     rows = ratio_rows(groups, loads)
     if rows:
-        out.append("## vb-fire against vllm-rs\n\nRatios within rounds, and their median; below 1 is less than vllm-rs.\n")
+        out.append("## vb-fire against vllm-rs\n\nMedians over the rounds of the ratio to vllm-rs; below 1 is less than vllm-rs.\n")
         out.append(table(["load", "client", *[name for name, _ in RATIOS]], rows) + "\n")
-    out.append("## Start-up\n\nFrom the start of the process to its first request at the server.\n")
+    out.append("## Start-up\n\nFrom the start of the process to the arrival of its first request at the server.\n")
     out.append(table(["client", "rounds", "ms"], start_up_rows(data, groups)) + "\n")
     if data["gen"]:
         out.append(report_gen(data))
