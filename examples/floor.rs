@@ -13,7 +13,7 @@ use tokio::{
 };
 use vb::{
     clock::Clock,
-    http::socket::{Socket, Stamping},
+    http::socket::{KernelStamping, Socket},
 };
 
 /// The last bytes of a chunked answer.
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn read_all(address: &str, streams: usize, tokens: u32) -> Result<(), Box<dyn Error>> {
-    let _stamping = Stamping::on();
+    let _stamping = KernelStamping::switch_on();
     let body = format!(r#"{{"prompt":[1,2,3,4,5,6,7,8],"max_tokens":{tokens},"ignore_eos":true,"stream":true}}"#);
     let request = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\

@@ -26,7 +26,7 @@ use super::{
     sampling::listed,
 };
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -79,7 +79,7 @@ impl Api for AnthropicApi {
         [Some(version), key.map(|key| ("x-api-key", key.to_owned()))].into_iter().flatten().collect()
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         let mut delta = Delta::default();
         match &*told.kind {
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     fn usage(data: &str) -> Usage {
-        AnthropicApi.read_event(Event { name: b"", data: data.as_bytes() }).unwrap().usage
+        AnthropicApi.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap().usage
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     parse, prompt,
 };
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -87,7 +87,7 @@ impl Api for AudioApi {
     }
 
     /// vLLM's chunks are those of a chat; OpenAI's own service has events of its own.
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
             return openai::read(event.data);
         }

@@ -13,7 +13,7 @@ use super::{
     openai, prompt,
 };
 use crate::{
-    http::sse::Event,
+    http::sse::SseEvent,
     record::{Object, SampleRequest},
 };
 
@@ -53,7 +53,7 @@ impl Api for ChatApi {
         }
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         openai::read(event.data)
     }
 

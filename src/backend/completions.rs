@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Api, Backend, Delta, PromptForm, openai, prompt};
 use crate::{
-    http::sse::Event,
+    http::sse::SseEvent,
     record::{Object, SampleRequest},
 };
 
@@ -41,7 +41,7 @@ impl Api for CompletionsApi {
         Ok(body)
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         openai::read(event.data)
     }
 

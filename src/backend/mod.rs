@@ -38,7 +38,7 @@ pub use sampling::Sampling;
 
 use crate::{
     error::Error,
-    http::{exchange::Cut, sse::Event},
+    http::{exchange::BodyFormat, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -215,15 +215,15 @@ pub trait Api: fmt::Debug + Send + Sync {
     }
 
     /// How a response is divided into chunks. Without generated tokens there is nothing to stream.
-    fn response_framing(&self, stream: bool) -> Cut {
-        if stream && self.generates_tokens() { Cut::Events } else { Cut::Whole }
+    fn response_framing(&self, stream: bool) -> BodyFormat {
+        if stream && self.generates_tokens() { BodyFormat::Events } else { BodyFormat::Json }
     }
 
     /// Reads a chunk: an event or a line. Events without data, `[DONE]` and events named `error` are handled by the caller.
     ///
     /// # Errors
     /// It is not a chunk of this API.
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         self.read_response(event.data)
     }
 
@@ -272,7 +272,7 @@ impl Default for Protocol {
 impl Protocol {
     /// How responses are divided into chunks.
     #[must_use]
-    pub fn response_framing(self) -> Cut {
+    pub fn response_framing(self) -> BodyFormat {
         self.api.response_framing(self.stream)
     }
 

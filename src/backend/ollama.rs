@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     http::{
-        exchange::{Cut, error_message},
-        sse::Event,
+        exchange::{BodyFormat, error_message},
+        sse::SseEvent,
     },
     record::{Object, SampleRequest},
 };
@@ -72,11 +72,11 @@ impl Api for OllamaApi {
         listed(body.get_mut("options").and_then(|options| options.get_mut("stop")));
     }
 
-    fn response_framing(&self, stream: bool) -> Cut {
-        if stream { Cut::Lines } else { Cut::Whole }
+    fn response_framing(&self, stream: bool) -> BodyFormat {
+        if stream { BodyFormat::JsonLines } else { BodyFormat::Json }
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -99,7 +99,7 @@ impl Api for OllamaApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        self.read_event(Event { name: b"", data: body })
+        self.read_event(SseEvent { name: b"", data: body })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Delta, Extent, Part, Usage};
-use crate::http::sse::Event;
+use crate::http::sse::SseEvent;
 
 /// A chunk with its text left out.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Pattern {
 
 impl Pattern {
     /// Remembers `event`, of which `delta` was read, if it holds nothing but text that another may replace.
-    pub fn learn(&mut self, event: Event<'_>, delta: &Delta<'_>) {
+    pub fn learn(&mut self, event: SseEvent<'_>, delta: &Delta<'_>) {
         self.around.clear();
         let Some((part, text)) = only_text(delta) else { return };
         let Some(start) = text.as_ptr().addr().checked_sub(event.data.as_ptr().addr()) else { return };
@@ -31,7 +31,7 @@ impl Pattern {
 
     /// The text of `event`, and what kind it is, if it differs from what was learned in its text only.
     #[must_use]
-    pub fn read<'a>(&self, event: Event<'a>) -> Option<(Part, &'a str)> {
+    pub fn read<'a>(&self, event: SseEvent<'a>) -> Option<(Part, &'a str)> {
         let (before, behind) = self.around.split_at_checked(self.before)?;
         let (name, before) = before.split_at_checked(self.named)?;
         let text = event.data.strip_prefix(before)?.strip_suffix(behind)?;
@@ -70,8 +70,8 @@ mod tests {
         openai::read(data).ok()
     }
 
-    fn event(data: &[u8]) -> Event<'_> {
-        Event { name: b"", data }
+    fn event(data: &[u8]) -> SseEvent<'_> {
+        SseEvent { name: b"", data }
     }
 
     /// What an answer takes from a chunk whose only news is its text; `None`: there is more.

@@ -17,7 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{Api, Backend, Choice, Delta, Part, PromptForm, Text, Usage, completions::limit, parse, prompt};
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -59,7 +59,7 @@ impl Api for ResponsesApi {
         }
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         let kind = if told.kind.is_empty() { event.name } else { told.kind.as_bytes() };
         let mut delta = Delta::default();
@@ -255,7 +255,7 @@ mod tests {
             let body = format!(r#"{{"status":"{status}","output":[]}}"#);
             assert_eq!(ResponsesApi.read_response(body.as_bytes()).unwrap().error.as_deref(), error, "{status}");
             let data = format!(r#"{{"type":"response.cancelled","response":{body}}}"#);
-            let told = ResponsesApi.read_event(Event { name: b"", data: data.as_bytes() }).unwrap();
+            let told = ResponsesApi.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap();
             assert_eq!(told.error.as_deref(), error, "{status}");
         }
     }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn events_are_what_their_type_says() {
         let read = |name: &'static str, data: &'static str| {
-            ResponsesApi.read_event(Event { name: name.as_bytes(), data: data.as_bytes() })
+            ResponsesApi.read_event(SseEvent { name: name.as_bytes(), data: data.as_bytes() })
         };
         let text = read("message", r#"{"type":"response.output_text.delta","delta":"a"}"#).unwrap();
         assert_eq!(text.choices[0].text, "a");

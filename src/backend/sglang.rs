@@ -21,7 +21,7 @@ use super::{
     completions::limit, delta::given_up, encode_json, parse, prompt, sampling::take,
 };
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, Prompt, SampleRequest},
 };
 
@@ -84,7 +84,7 @@ impl Api for SglangApi {
         false
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -111,7 +111,7 @@ impl Api for SglangApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let delta = self.read_event(Event { name: b"", data: body })?;
+        let delta = self.read_event(SseEvent { name: b"", data: body })?;
         Ok(Delta { done: true, extent: Extent::New, ..delta })
     }
 }

@@ -31,8 +31,8 @@ use super::{Api, Backend, Choice, Delta, Extent, Part, PromptForm, Sampling, Usa
 use crate::{
     error::Error,
     http::{
-        exchange::{Cut, error_message},
-        sse::Event,
+        exchange::{BodyFormat, error_message},
+        sse::SseEvent,
     },
     record::{Object, SampleRequest},
 };
@@ -225,15 +225,15 @@ impl Api for TemplateApi {
         self.names.contains("model")
     }
 
-    fn response_framing(&self, stream: bool) -> Cut {
+    fn response_framing(&self, stream: bool) -> BodyFormat {
         match self.file.stream.filter(|_| stream) {
-            Some(StreamKind::Events) => Cut::Events,
-            Some(StreamKind::Lines) => Cut::Lines,
-            None => Cut::Whole,
+            Some(StreamKind::Events) => BodyFormat::Events,
+            Some(StreamKind::Lines) => BodyFormat::JsonLines,
+            None => BodyFormat::Json,
         }
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         self.delta(event.data, false)
     }
 
@@ -280,7 +280,7 @@ error: /error
     #[test]
     fn pointers_find_what_a_reply_says() {
         let template = TemplateApi::parse(FILE, "t.yaml").unwrap();
-        let read = |data: &'static [u8]| template.read_event(Event { name: b"", data }).unwrap();
+        let read = |data: &'static [u8]| template.read_event(SseEvent { name: b"", data }).unwrap();
         let first = read(br#"{"token":{"text":" a"},"details":null}"#);
         assert_eq!((&*first.choices[0].text, first.choices[0].finish.is_none()), (" a", true));
         let last = read(br#"{"token":{"text":"b"},"details":{"finish_reason":"length","generated_tokens":2}}"#);
@@ -290,7 +290,11 @@ error: /error
         for other in ["[1]", "{}", "1", "true"] {
             let data = format!(r#"{{"token":{{"text":{other}}}}}"#);
             let want = "what stands at /token/text is no text";
-            assert_eq!(template.read_event(Event { name: b"", data: data.as_bytes() }).unwrap_err(), want, "{other}");
+            assert_eq!(
+                template.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap_err(),
+                want,
+                "{other}"
+            );
             assert_eq!(template.read_response(data.as_bytes()).unwrap_err(), want, "{other}");
         }
     }

@@ -19,7 +19,7 @@ use super::{
     parse, prompt,
 };
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -81,7 +81,7 @@ impl Api for TensorrtLlmApi {
         false
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
@@ -92,7 +92,7 @@ impl Api for TensorrtLlmApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let delta = self.read_event(Event { name: b"", data: body })?;
+        let delta = self.read_event(SseEvent { name: b"", data: body })?;
         let counts: Counts = parse(body)?;
         let total = |counts: Option<Several<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
         // Each of several answers is to the same prompt.

@@ -19,7 +19,7 @@ use super::{
     sampling::listed,
 };
 use crate::{
-    http::{exchange::error_message, sse::Event},
+    http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -77,7 +77,7 @@ impl Api for TgiApi {
         false
     }
 
-    fn read_event<'a>(&self, event: Event<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         let told: Told = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });

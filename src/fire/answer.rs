@@ -4,10 +4,10 @@ use super::transcript::Transcript;
 use crate::{
     backend::{Choice, Delta, Extent, Metrics, Part, Protocol, Usage, pattern::Pattern},
     http::{
-        exchange::{Cut, Failure, error_message},
-        lines::Lines,
-        socket::Arrival,
-        sse::{self, Event, Events},
+        exchange::{BodyFormat, RequestFailure, error_message},
+        lines::LineReader,
+        socket::ReadStamp,
+        sse::{self, EventReader, SseEvent},
     },
     record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps, TokenSource},
     units::Nanos,
@@ -21,13 +21,13 @@ const LATE: Nanos = Nanos(1_000_000);
 pub struct Answer {
     protocol: Protocol,
     /// What cuts its bytes: which one is in use, [`Protocol::cut`] says.
-    events: Events,
-    lines: Lines,
+    events: EventReader,
+    lines: LineReader,
     body: Vec<u8>,
     /// What its chunks have in common.
     pattern: Pattern,
     /// When the last bytes arrived.
-    arrival: Arrival,
+    arrival: ReadStamp,
     /// The read that the last token came from.
     token_read: Option<u64>,
     /// For each token-bearing chunk, kernel stamp → read; 0 where it was stamped in user space.
@@ -61,7 +61,7 @@ pub struct Answer {
     /// Its last bytes are read.
     settled: bool,
     done: bool,
-    failure: Option<Failure>,
+    failure: Option<RequestFailure>,
 }
 
 /// How much is kept of a body that may be no event stream, to tell what it says.
@@ -75,7 +75,8 @@ impl Answer {
     #[must_use]
     pub fn expecting(protocol: Protocol, tokens: Option<u32>) -> Self {
         // An answer may be shorter by far than its limit, and one in one piece has no gaps.
-        let room = if protocol.response_framing() == Cut::Whole { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
+        let room =
+            if protocol.response_framing() == BodyFormat::Json { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
         Answer {
             protocol,
             itl: Vec::with_capacity(room),
@@ -88,7 +89,7 @@ impl Answer {
 
     /// How it is cut into pieces.
     #[must_use]
-    pub fn cut(&self) -> Cut {
+    pub fn cut(&self) -> BodyFormat {
         self.protocol.response_framing()
     }
 
@@ -96,10 +97,10 @@ impl Answer {
     ///
     /// # Errors
     /// The reply says that the request failed, or is none of its API: reading on is of no use.
-    pub fn push(&mut self, arrival: Arrival, bytes: &[u8]) -> Result<(), Failure> {
+    pub fn push(&mut self, arrival: ReadStamp, bytes: &[u8]) -> Result<(), RequestFailure> {
         self.arrival = arrival;
         match self.cut() {
-            Cut::Events => {
+            BodyFormat::Events => {
                 let mut events = std::mem::take(&mut self.events);
                 if events.push(bytes, |event| self.event(arrival, event)).is_err() {
                     self.fail(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
@@ -110,17 +111,17 @@ impl Answer {
                     self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
                 }
             }
-            Cut::Lines => {
+            BodyFormat::JsonLines => {
                 let mut lines = std::mem::take(&mut self.lines);
-                if lines.push(bytes, |data| self.event(arrival, Event { name: b"", data })).is_err() {
+                if lines.push(bytes, |data| self.event(arrival, SseEvent { name: b"", data })).is_err() {
                     self.fail(ErrorKind::Protocol, "a line is longer than 64 MiB: are these lines of JSON?");
                 }
                 self.lines = lines;
             }
-            Cut::Whole if self.body.len() + bytes.len() > LARGEST_BODY => {
+            BodyFormat::Json if self.body.len() + bytes.len() > LARGEST_BODY => {
                 self.fail(ErrorKind::Protocol, "the reply is larger than 256 MiB");
             }
-            Cut::Whole => self.body.extend_from_slice(bytes),
+            BodyFormat::Json => self.body.extend_from_slice(bytes),
         }
         self.failure.clone().map_or(Ok(()), Err)
     }
@@ -157,16 +158,16 @@ impl Answer {
     }
 
     fn fail(&mut self, kind: ErrorKind, message: impl Into<String>) {
-        self.failure.get_or_insert_with(|| Failure::new(kind, message));
+        self.failure.get_or_insert_with(|| RequestFailure::new(kind, message));
     }
 
     /// Takes an event, or a line.
-    fn event(&mut self, arrival: Arrival, Event { name, data }: Event<'_>) {
+    fn event(&mut self, arrival: ReadStamp, SseEvent { name, data }: SseEvent<'_>) {
         self.heard = true;
         if self.done || self.failure.is_some() {
             return;
         }
-        let event = Event { name, data };
+        let event = SseEvent { name, data };
         if let Some((part, text)) = self.pattern.read(event) {
             self.token(arrival, part == Part::Answer, 0, None);
             if part == Part::Answer {
@@ -200,7 +201,7 @@ impl Answer {
     }
 
     /// Takes what an event brings.
-    fn delta(&mut self, arrival: Arrival, mut delta: Delta<'_>) {
+    fn delta(&mut self, arrival: ReadStamp, mut delta: Delta<'_>) {
         if let Some(error) = delta.error {
             return self.fail(ErrorKind::StreamError, error);
         }
@@ -283,7 +284,7 @@ impl Answer {
 
     /// Takes a token-bearing chunk: whether it bears any of the answer proper, how many ids came with it, and the server's
     /// count so far.
-    fn token(&mut self, arrival: Arrival, answers: bool, ids: usize, total: Option<u32>) {
+    fn token(&mut self, arrival: ReadStamp, answers: bool, ids: usize, total: Option<u32>) {
         let stamp = arrival.time;
         self.stamped(arrival);
         if let Some(last) = self.last.replace(stamp) {
@@ -303,7 +304,7 @@ impl Answer {
     }
 
     /// Counts how a token-bearing chunk was stamped.
-    fn stamped(&mut self, arrival: Arrival) {
+    fn stamped(&mut self, arrival: ReadStamp) {
         let late = u64::from(arrival.lag.is_some_and(|lag| lag > LATE));
         // The chunk before it in the same read has a stamp that is too late.
         let coalesced = u64::from(self.token_read.replace(arrival.read) == Some(arrival.read));
@@ -328,12 +329,12 @@ impl Answer {
         }
         let arrival = self.arrival;
         match self.cut() {
-            Cut::Events => std::mem::take(&mut self.events).finish(|event| self.event(arrival, event)),
-            Cut::Lines => {
-                std::mem::take(&mut self.lines).finish(|data| self.event(arrival, Event { name: b"", data }));
+            BodyFormat::Events => std::mem::take(&mut self.events).finish(|event| self.event(arrival, event)),
+            BodyFormat::JsonLines => {
+                std::mem::take(&mut self.lines).finish(|data| self.event(arrival, SseEvent { name: b"", data }));
             }
-            Cut::Whole if whole => self.whole(),
-            Cut::Whole => {}
+            BodyFormat::Json if whole => self.whole(),
+            BodyFormat::Json => {}
         }
         self.hear_the_silent();
     }
@@ -344,7 +345,7 @@ impl Answer {
     }
 
     /// What it says, and when its last token came, if it is whole; `None`: it has failed.
-    pub fn reply(&mut self, broken: Option<&Failure>) -> Option<(String, Option<Nanos>)> {
+    pub fn reply(&mut self, broken: Option<&RequestFailure>) -> Option<(String, Option<Nanos>)> {
         self.settle(broken.is_none());
         let good = self.judge(broken.cloned()).is_none();
         good.then(|| (self.transcript.text().to_owned(), self.last))
@@ -357,7 +358,7 @@ impl Answer {
     pub fn finish(
         mut self,
         start: Nanos,
-        broken: Option<Failure>,
+        broken: Option<RequestFailure>,
         count: impl FnOnce(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) {
@@ -413,7 +414,7 @@ impl Answer {
     }
 
     /// The outcome; `None`: all is well. What the stream itself said comes first, then how the connection ended.
-    fn judge(&self, broken: Option<Failure>) -> Option<Failure> {
+    fn judge(&self, broken: Option<RequestFailure>) -> Option<RequestFailure> {
         if let Some(failure) = &self.failure {
             return Some(failure.clone());
         }
@@ -423,15 +424,16 @@ impl Answer {
         }
         let silent_end = !self.protocol.api.marks_end() && (self.chunks() > 0 || self.silent.is_some());
         if !self.done && !silent_end && (self.finished == 0 || self.begun != self.finished) {
-            if !self.heard && !sse::may_begin(&self.opening) {
-                let message = format!("the reply is not {}: {}", self.cut().media().1, error_message(&self.opening));
-                return Some(Failure::new(ErrorKind::Protocol, message));
+            if !self.heard && !sse::may_start_stream(&self.opening) {
+                let message =
+                    format!("the reply is not {}: {}", self.cut().media_type().1, error_message(&self.opening));
+                return Some(RequestFailure::new(ErrorKind::Protocol, message));
             }
             let message = format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunks());
-            return Some(Failure::new(ErrorKind::Truncated, message));
+            return Some(RequestFailure::new(ErrorKind::Truncated, message));
         }
         let empty = self.protocol.api.generates_tokens() && !self.has_token() && !self.unseen;
-        empty.then(|| Failure::new(ErrorKind::Empty, "a complete answer without a token"))
+        empty.then(|| RequestFailure::new(ErrorKind::Empty, "a complete answer without a token"))
     }
 
     fn tokens(&self, count: impl FnOnce(&str) -> Option<u32>, output: &mut RequestFuncOutput) {
@@ -468,7 +470,7 @@ mod tests {
     use super::*;
 
     /// Feeds events one millisecond apart, the first at 11 ms, into a request that began at 10 ms.
-    fn answer(events: &[&str], broken: Option<Failure>) -> RequestFuncOutput {
+    fn answer(events: &[&str], broken: Option<RequestFailure>) -> RequestFuncOutput {
         let mut answer = Answer::default();
         for (i, event) in events.iter().enumerate() {
             if answer
@@ -484,8 +486,8 @@ mod tests {
     }
 
     /// A read stamped in user space.
-    fn read(read: u64, time: u64) -> Arrival {
-        Arrival { time: Nanos(time), lag: None, read }
+    fn read(read: u64, time: u64) -> ReadStamp {
+        ReadStamp { time: Nanos(time), lag: None, read }
     }
 
     fn ms(n: u64) -> Nanos {
@@ -527,7 +529,7 @@ mod tests {
     #[test]
     fn the_end_decides() {
         let finished = r#"{"choices":[{"index":0,"text":"b","finish_reason":"length"}]}"#;
-        let reset = || Some(Failure::new(ErrorKind::Reset, "reset"));
+        let reset = || Some(RequestFailure::new(ErrorKind::Reset, "reset"));
         let a = text("a");
         let unfinished = r#"{"choices":[{"index":0,"text":"b","finish_reason":""}]}"#;
         for (events, broken, kind) in [
@@ -608,13 +610,13 @@ mod tests {
         let one = format!("data: {}\n\n", text("a"));
         let reads = [(1, 5_000_000), (2, 100), (2, 100), (2, 100), (3, 2_000_000), (3, 2_000_000)];
         for (n, lag) in reads {
-            let arrival = Arrival { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n };
+            let arrival = ReadStamp { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n };
             answer.push(arrival, one.as_bytes()).unwrap();
         }
         answer.push(read(4, 400), one.as_bytes()).unwrap();
         // A token cut in two belongs to the read that completes it.
         answer.push(read(5, 500), &one.as_bytes()[..9]).unwrap();
-        answer.push(Arrival { lag: Some(Nanos(1)), ..read(6, 600) }, &one.as_bytes()[9..]).unwrap();
+        answer.push(ReadStamp { lag: Some(Nanos(1)), ..read(6, 600) }, &one.as_bytes()[9..]).unwrap();
         let stamps = answer.stamps();
         let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, clock_steps: 0 };
         assert_eq!(stamps, want);

@@ -13,8 +13,8 @@ use crate::{
     config::ConfigFlag,
     error::Error,
     http::{
-        connection::{parse_base_url, parse_url, root},
-        exchange::Cut,
+        connection::{parse_base_url, parse_url, server_root},
+        exchange::BodyFormat,
     },
     load::{self, Rate, ThinkTime},
     record::Object,
@@ -378,7 +378,7 @@ impl Args {
         let mut url = match self.scrape.as_deref() {
             // As a config says it.
             None | Some("false") => return Ok(None),
-            Some("true") => parse_url("--scrape", &format!("{}/metrics", root(base)))?,
+            Some("true") => parse_url("--scrape", &format!("{}/metrics", server_root(base)))?,
             Some(text) => parse_url("--scrape", text)?,
         };
         if url.query().is_some() {
@@ -432,7 +432,7 @@ impl Args {
             return Err(Error::Usage(format!("--{flag} has no use with --backend {backend}, {why}: leave it out")));
         }
         let protocol = Protocol { api, stream: !self.no_stream };
-        if self.max_prefill_concurrency.is_some() && protocol.response_framing() == Cut::Whole {
+        if self.max_prefill_concurrency.is_some() && protocol.response_framing() == BodyFormat::Json {
             return Err(Error::Usage(
                 "replies must be streamed for --max-prefill-concurrency: nobody sees the first token of one that comes in one piece"
                     .into(),
@@ -477,7 +477,7 @@ impl Args {
     /// How long a request may take. Before a reply in one piece there is nothing to be seen of its first token.
     #[must_use]
     pub fn limits(&self, protocol: Protocol) -> Limits {
-        let whole = protocol.response_framing() == Cut::Whole;
+        let whole = protocol.response_framing() == BodyFormat::Json;
         let first_token = if whole { self.timeout_total } else { self.timeout_first_token };
         Limits { first_token, stall: self.timeout_stall, total: self.timeout_total }
     }

@@ -20,7 +20,7 @@ use super::{answer::Answer, slots::Slot, stop::Stop};
 use crate::{
     backend::Protocol,
     clock::Clock,
-    http::exchange::{Exchange, Failure, Moments, error_message},
+    http::exchange::{ExchangeTimes, HttpExchange, RequestFailure, error_message},
     record::{ErrorKind, RequestFuncOutput, Stamps},
     units::Nanos,
 };
@@ -86,11 +86,11 @@ pub struct Due {
 #[derive(Debug, Default)]
 pub struct Attempt {
     answer: Answer,
-    moments: Moments,
+    moments: ExchangeTimes,
     end: Nanos,
     /// When the last event of an answer came whose body did not end with it.
     open_since: Option<Nanos>,
-    broken: Option<Failure>,
+    broken: Option<RequestFailure>,
     status: Option<u16>,
 }
 
@@ -111,7 +111,7 @@ pub struct Traces {
 /// `abandon`: the client leaves so long after the start. `slot` is told of the first token.
 pub async fn attempt(
     client: &Client,
-    mut exchange: impl Exchange,
+    mut exchange: impl HttpExchange,
     expected: Option<u32>,
     abandon: Option<Nanos>,
     slot: &mut Slot,
@@ -129,10 +129,10 @@ pub async fn attempt(
         let ends = pin!(async {
             tokio::select! {
                 failure = pulse.watch(client) => failure,
-                () = stop.cancelled() => Failure::new(ErrorKind::Cancelled, "stopped while it ran"),
+                () = stop.cancelled() => RequestFailure::new(ErrorKind::Cancelled, "stopped while it ran"),
                 () = leave => {
                     let after = abandon.unwrap_or_default();
-                    Failure::new(ErrorKind::Abandoned, format!("left on purpose {after} after its start (--cancel-rate)"))
+                    RequestFailure::new(ErrorKind::Abandoned, format!("left on purpose {after} after its start (--cancel-rate)"))
                 }
             }
         });
@@ -144,7 +144,7 @@ pub async fn attempt(
         }
     };
     attempt.end = attempt.open_since.unwrap_or_else(|| client.clock.now());
-    attempt.moments = exchange.end(broken.is_none());
+    attempt.moments = exchange.finish(broken.is_none());
     attempt.broken = broken;
     client.tokens.fetch_add(attempt.answer.tokens_so_far(), Relaxed);
     attempt
@@ -209,26 +209,26 @@ impl Attempt {
 }
 
 async fn talk(
-    exchange: &mut impl Exchange,
+    exchange: &mut impl HttpExchange,
     attempt: &mut Attempt,
     pulse: &Pulse,
     slot: &mut Slot,
-) -> Result<(), Failure> {
-    let head = exchange.head().await?;
+) -> Result<(), RequestFailure> {
+    let head = exchange.receive_head().await?;
     attempt.status = Some(head.status.as_u16());
     let cut = attempt.answer.cut();
-    if !head.begins(cut) {
-        return Err(head.failure(cut, &said(exchange).await));
+    if !head.may_hold(cut) {
+        return Err(head.to_failure(cut, &said(exchange).await));
     }
-    while let Some(piece) = exchange.next().await? {
-        attempt.answer.push(piece.arrival, piece.bytes)?;
+    while let Some(piece) = exchange.next_bytes().await? {
+        attempt.answer.push(piece.stamp, piece.bytes)?;
         let has_token = attempt.answer.has_token();
-        pulse.beat(piece.arrival.time, has_token);
+        pulse.beat(piece.stamp.time, has_token);
         if has_token {
-            slot.first_token(piece.arrival.time);
+            slot.first_token(piece.stamp.time);
         }
         if attempt.answer.is_done() {
-            attempt.open_since = Some(piece.arrival.time);
+            attempt.open_since = Some(piece.stamp.time);
             if let Ok(ended) = timeout(AFTERWARDS, rest(exchange)).await {
                 ended?;
                 attempt.open_since = None;
@@ -240,17 +240,17 @@ async fn talk(
 }
 
 /// Reads what is left of a body.
-async fn rest(exchange: &mut impl Exchange) -> Result<(), Failure> {
-    while exchange.next().await?.is_some() {}
+async fn rest(exchange: &mut impl HttpExchange) -> Result<(), RequestFailure> {
+    while exchange.next_bytes().await?.is_some() {}
     Ok(())
 }
 
 /// What a server says about a failure, as far as it comes: the failure is one, however long its text and whatever cuts it.
-async fn said(exchange: &mut impl Exchange) -> String {
+async fn said(exchange: &mut impl HttpExchange) -> String {
     let mut text = Vec::new();
     let read = async {
         while text.len() < LONGEST_FAILURE
-            && let Ok(Some(piece)) = exchange.next().await
+            && let Ok(Some(piece)) = exchange.next_bytes().await
         {
             text.extend_from_slice(piece.bytes);
         }
@@ -330,7 +330,7 @@ impl Pulse {
     }
 
     /// Ends when the request has taken too long.
-    async fn watch(&self, client: &Client) -> Failure {
+    async fn watch(&self, client: &Client) -> RequestFailure {
         loop {
             let (at, kind) = self.deadline(&client.limits);
             let now = client.clock.now();
@@ -343,7 +343,7 @@ impl Pulse {
                     ErrorKind::TimeoutStall => format!("nothing more for {} (--timeout-stall)", limits.stall),
                     _ => format!("not finished within {} (--timeout-total)", limits.total),
                 };
-                return Failure::new(kind, message);
+                return RequestFailure::new(kind, message);
             }
             // The first token may come meanwhile, and bring a nearer limit with it.
             tokio::time::sleep(at.since(now).to_duration().min(client.limits.stall.to_duration())).await;

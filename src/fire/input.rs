@@ -28,7 +28,7 @@ use crate::{
     backend::{self, Protocol},
     clock::Clock,
     error::Error,
-    http::exchange::Outgoing,
+    http::exchange::OutgoingRequest,
     ndjson::LineReader,
     record::{Object, RequestFuncOutput, SampleRequest},
     rng,
@@ -62,7 +62,7 @@ pub struct RequestFuncInput {
 #[allow(clippy::large_enum_variant, reason = "nearly all are of the large one")]
 pub enum Prepared {
     /// It can be sent: one for each server.
-    Ready(SmallVec<[Outgoing; 1]>),
+    Ready(SmallVec<[OutgoingRequest; 1]>),
     /// It waits for what the server says to the turns before it, as JSON: read, a long chat is several times as large.
     Open(Box<[u8]>),
 }
@@ -165,7 +165,7 @@ impl Template {
         self.outgoing(&sample, request_id).map(Prepared::Ready)
     }
 
-    fn outgoing(&self, sample: &SampleRequest, request_id: &str) -> Result<SmallVec<[Outgoing; 1]>, String> {
+    fn outgoing(&self, sample: &SampleRequest, request_id: &str) -> Result<SmallVec<[OutgoingRequest; 1]>, String> {
         let payload = backend::build_payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
         let text = |what: &str, text: &str| {
             let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
@@ -182,14 +182,14 @@ impl Template {
     }
 }
 
-fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<Outgoing, String> {
+fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRequest, String> {
     if let Some(host) = uri.authority() {
         let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
         headers.entry(HOST).or_insert(host);
     }
     let mut request = Request::post(uri).body(body).map_err(|e| e.to_string())?;
     *request.headers_mut() = headers;
-    Ok(Outgoing::new(request))
+    Ok(OutgoingRequest::new(request))
 }
 
 /// The places in a chat where what the server says belongs: the content of its messages that is null.
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    fn sent(prepared: &Prepared) -> &[Outgoing] {
+    fn sent(prepared: &Prepared) -> &[OutgoingRequest] {
         match prepared {
             Prepared::Ready(requests) => requests,
             Prepared::Open(open) => panic!("{open:?}"),

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     cli,
     clock::Clock,
-    http::exchange::{Exchange, Transport},
+    http::exchange::{HttpExchange, Transport},
     load::{
         Arrivals, ThinkTime,
         arrivals::{Moments, Told},
@@ -98,7 +98,7 @@ pub struct Attendant {
 }
 
 impl Attendant {
-    async fn attend(mut self, begun: Begun<impl Exchange>) {
+    async fn attend(mut self, begun: Begun<impl HttpExchange>) {
         let Begun { exchange, output, secrets, due, abandon, pause, mut slot, share } = begun;
         let expected = output.expected_output_len;
         let mut turn = output.session_id.clone().map(|session| InFlight {
@@ -289,7 +289,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         if !due.follows {
             self.arrivals.sent(Moments { planned: due.scheduled, read: due.read, ready: due.ready, sent });
         }
-        let (at, exchange) = server.transport.begin(requests.swap_remove(place));
+        let (at, exchange) = server.transport.start_request(requests.swap_remove(place));
         self.attendant.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
         // A conversation's user thinks before its next turn, and others may come meanwhile.

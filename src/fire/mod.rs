@@ -77,11 +77,11 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join,
-        exchange::{Cut, Transport},
-        portable::Portable,
-        socket::Stamping,
-        stamped::Stamped,
+        connection::join_url,
+        exchange::{BodyFormat, Transport},
+        portable::PortableTransport,
+        socket::KernelStamping,
+        stamped::StampedTransport,
     },
     load::{
         Arrivals, Rate, Schedule,
@@ -186,20 +186,20 @@ async fn load(
     let stopper = Stopper::default();
     watch_signals(&stopper, args.grace)?;
     let readers = Readers::start(args.threads.into())?;
-    let _stamping = Stamping::on();
+    let _stamping = KernelStamping::switch_on();
     let load = Load { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files };
     let run = RunRecord { selftest, ..run_record(&load, model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let ended = if portable {
-        let portable = || Portable::new(keep_alive, args.insecure, args.timeout_connect, threads, clock);
-        let all = urls.iter().map(|_| portable()).collect::<Result<Vec<Portable>, Error>>()?;
+        let portable = || PortableTransport::new(keep_alive, args.insecure, args.timeout_connect, threads, clock);
+        let all = urls.iter().map(|_| portable()).collect::<Result<Vec<PortableTransport>, Error>>()?;
         load.run(all, run, input).await?
     } else {
         for server in &mut servers {
             server.keep_alive = keep_alive;
         }
-        let all = servers.iter().map(|server| Stamped::new(server, threads, clock)).collect();
+        let all = servers.iter().map(|server| StampedTransport::new(server, threads, clock)).collect();
         load.run(all, run, input).await?
     };
     readers.stop();
@@ -254,7 +254,7 @@ impl Load<'_> {
         // Whoever gives up waiting for them ends them.
         let mut opening = JoinSet::new();
         for at in 0..threads {
-            opening.spawn_on(transport.preconnect(at, share(at)), self.readers.handle(at));
+            opening.spawn_on(transport.open_connections(at, share(at)), self.readers.handle(at));
         }
         while let Some(opened) = opening.join_next().await {
             if let Ok(Err(failure)) = opened {
@@ -283,7 +283,7 @@ fn no_request(input: &Input) -> Error {
 fn template(args: &Args, urls: &[Url], protocol: Protocol, headers: &Headers, model: &str) -> Result<Template, Error> {
     let endpoint = args.endpoint(protocol);
     let uri = |url: &Url| {
-        let made = join(url, endpoint).parse::<Uri>();
+        let made = join_url(url, endpoint).parse::<Uri>();
         let shown = without_keys(endpoint);
         made.map_err(|e| Error::Usage(format!("--endpoint {shown} makes no URL with --base-url: {e}")))
     };
@@ -342,7 +342,7 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         backend: args.backend.name.into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
         endpoint: without_keys(args.endpoint(protocol)),
-        stream: (protocol.response_framing() == Cut::Whole).then_some(false),
+        stream: (protocol.response_framing() == BodyFormat::Json).then_some(false),
         request_rate: rate.as_ref().and_then(Rate::number),
         rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
         burst_size: Some(args.burst_size).filter(|size| *size > 1),

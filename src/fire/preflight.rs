@@ -10,9 +10,10 @@ use crate::{
     clock::Clock,
     error::Error,
     http::{
-        connection::{Server, join},
-        exchange::{COMPRESSED, Cut, Failure, error_message, status_line},
-        portable, question,
+        client,
+        connection::{ServerAddress, join_url},
+        exchange::{BodyFormat, COMPRESSED, RequestFailure, error_message, status_line},
+        portable,
     },
     record::ErrorKind,
     units::{Nanos, SECOND},
@@ -40,14 +41,14 @@ enum Trouble {
 impl Preflight {
     /// Will send `headers` with each question, with `proxies` through that of the environment.
     pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos, proxies: bool) -> Result<Self, Error> {
-        let client = question::client(base, headers.map.clone(), insecure, timeout, proxies)?;
+        let client = client::async_client(base, headers.map.clone(), insecure, timeout, proxies)?;
         Ok(Preflight { client, base: base.clone(), scrub: headers.clone() })
     }
 
     /// Asks once, so that a server that is not there is told once and not by every request. Any answer will do.
     pub async fn reachable(&self) -> Result<(), Error> {
-        match self.client.get(join(&self.base, "/v1/models")).send().await {
-            Err(e) if e.is_connect() => Err(not_there(&portable::before_head(&e))),
+        match self.client.get(join_url(&self.base, "/v1/models")).send().await {
+            Err(e) if e.is_connect() => Err(not_there(&portable::failure_before_head(&e))),
             _ => Ok(()),
         }
     }
@@ -88,7 +89,7 @@ impl Preflight {
     }
 
     async fn models(&self) -> Result<Vec<String>, Trouble> {
-        let url = join(&self.base, "/v1/models");
+        let url = join_url(&self.base, "/v1/models");
         let response = self.client.get(&url).send().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|e| Trouble::Later(no_answer(&url, &e)))?;
@@ -118,25 +119,25 @@ const KEY: &str = "set OPENAI_API_KEY, or give --header Authorization='Bearer KE
 const MOVED: &str = "redirects are not followed: give the final address as --base-url";
 
 fn no_answer(url: &str, e: &reqwest::Error) -> String {
-    format!("{url} does not answer ({})", question::reason(e))
+    format!("{url} does not answer ({})", client::failure_reason(e))
 }
 
 /// Opens one connection, so that a server that is not there is told once and not by every request.
-pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<Server, Error> {
-    let mut server = Server::resolve(url, insecure, timeout).await.map_err(|failure| not_there(&failure))?;
+pub async fn connect(url: &Url, insecure: bool, timeout: Nanos) -> Result<ServerAddress, Error> {
+    let mut server = ServerAddress::resolve(url, insecure, timeout).await.map_err(|failure| not_there(&failure))?;
     let connection = server.connect(Clock::start()).await.map_err(|failure| not_there(&failure))?;
-    server.prefer(connection.address);
+    server.prefer_address(connection.address);
     Ok(server)
 }
 
-fn not_there(failure: &Failure) -> Error {
+fn not_there(failure: &RequestFailure) -> Error {
     Error::Setup(format!("{}; {}", failure.message, cure(failure.kind, &failure.message, None)))
 }
 
 /// What the user may do about the failure of requests to `backend`. `models`: those that the server has, where it was asked.
 #[must_use]
 pub fn cure_of(most: &Frequent, backend: &Backend, models: &[String]) -> String {
-    let in_one_piece = format!("the server answered {}, not ", Cut::Whole.media().0);
+    let in_one_piece = format!("the server answered {}, not ", BodyFormat::Json.media_type().0);
     match (most.kind, most.status) {
         (ErrorKind::HttpStatus, Some(404)) if !models.is_empty() => {
             format!("the server has: {}; check --model and --endpoint", models.join(", "))

@@ -29,7 +29,7 @@ use crate::{
     cli,
     clock::Clock,
     error::Error,
-    http::{exchange::status_line, prometheus, question},
+    http::{client, exchange::status_line, prometheus},
     record::{Object, ScrapeRecord},
     units::Nanos,
 };
@@ -70,7 +70,7 @@ impl Scraper {
             sleep(SETTLING).await;
         }
         let proxies = args.transport == TransportKind::Portable;
-        let client = question::client(&url, headers_for(&url, base, headers), args.insecure, PATIENCE, proxies)?;
+        let client = client::async_client(&url, headers_for(&url, base, headers), args.insecure, PATIENCE, proxies)?;
         let reader = Reader {
             client,
             clock: Clock::start(),
@@ -235,7 +235,7 @@ impl Reader {
 
     fn metrics(&self, page: &str, whole: bool) -> Object {
         let wanted = |key: &str| {
-            let name = prometheus::name(key);
+            let name = prometheus::sample_name(key);
             let rare = name.ends_with("_bucket") || name.ends_with("_info");
             self.families.iter().any(|family| name.starts_with(family))
                 && !name.ends_with("_created")
@@ -243,7 +243,7 @@ impl Reader {
         };
         // What is no finite number is none in JSON either.
         let number = |value| serde_json::Number::from_f64(value).map(Into::into);
-        let samples = prometheus::samples(page).filter(|sample| wanted(sample.key));
+        let samples = prometheus::parse_samples(page).filter(|sample| wanted(sample.key));
         samples.filter_map(|sample| Some((sample.key.to_owned(), number(sample.value)?))).collect()
     }
 }
@@ -260,7 +260,7 @@ async fn text(mut answer: Response) -> Result<String, String> {
 }
 
 fn why(e: &reqwest::Error) -> String {
-    if e.is_timeout() { format!("no answer within {PATIENCE}") } else { question::reason(e) }
+    if e.is_timeout() { format!("no answer within {PATIENCE}") } else { client::failure_reason(e) }
 }
 
 #[cfg(test)]
@@ -273,7 +273,7 @@ mod tests {
     fn reader(families: &[&str]) -> Reader {
         let url: Url = "http://h:1/metrics".parse().unwrap();
         Reader {
-            client: question::client(&url, HeaderMap::new(), false, PATIENCE, false).unwrap(),
+            client: client::async_client(&url, HeaderMap::new(), false, PATIENCE, false).unwrap(),
             clock: Clock::start(),
             url,
             families: families.iter().map(ToString::to_string).collect(),

@@ -44,7 +44,7 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
         };
         let Some((mut slot, _)) = taken else { break };
         let place = number as usize % transports.len();
-        let (at, exchange) = transports[place].begin(requests.swap_remove(place));
+        let (at, exchange) = transports[place].start_request(requests.swap_remove(place));
         tasks.push(load.readers.handle(at).spawn(async move {
             let done = attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());

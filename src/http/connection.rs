@@ -19,8 +19,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
-    exchange::Failure,
-    socket::{Arrival, Socket},
+    exchange::RequestFailure,
+    socket::{ReadStamp, Socket},
     tls,
 };
 use crate::{
@@ -32,17 +32,17 @@ use crate::{
 
 /// A connection that was idle for longer is not used again: uvicorn, under vLLM, closes after five seconds, and a request
 /// that meets the closing would fail without the server's fault.
-const IDLE_LIMIT: Nanos = Nanos(4 * SECOND);
+const MAX_IDLE: Nanos = Nanos(4 * SECOND);
 
 /// The same for a connection that has carried nothing yet. Servers wait longer for a first request.
-const UNUSED_LIMIT: Nanos = Nanos(20 * SECOND);
+const MAX_UNUSED: Nanos = Nanos(20 * SECOND);
 
 /// Bytes of a connection's buffer at first: a head, or some chunks of a stream. It grows for a head that does not fit.
-const BUFFER: usize = 2 << 10;
+const INITIAL_BUFFER: usize = 2 << 10;
 
 /// The server, with its name resolved once: a look-up is no part of a request's time.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct ServerAddress {
     url: Url,
     addresses: Vec<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
@@ -93,61 +93,62 @@ fn wrong_url(flag: &str, what: &str) -> Error {
 
 /// `base` and `endpoint` as one URL; a `/v1` at the end of the one and the start of the other is the same.
 #[must_use]
-pub fn join(base: &Url, endpoint: &str) -> String {
+pub fn join_url(base: &Url, endpoint: &str) -> String {
     let endpoint = format!("/{}", endpoint.trim_start_matches('/'));
     if endpoint.starts_with("/v1/") {
-        format!("{}{endpoint}", root(base))
+        format!("{}{endpoint}", server_root(base))
     } else {
-        format!("{}{endpoint}", plain(base))
+        format!("{}{endpoint}", strip_query(base))
     }
 }
 
 /// The server of `base` without the `/v1` of its API: its other pages stand beside that.
 #[must_use]
-pub fn root(base: &Url) -> &str {
-    let plain = plain(base);
+pub fn server_root(base: &Url) -> &str {
+    let plain = strip_query(base);
     plain.strip_suffix("/v1").unwrap_or(plain)
 }
 
 /// Without query, fragment and a slash at the end.
-fn plain(base: &Url) -> &str {
+fn strip_query(base: &Url) -> &str {
     base.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/')
 }
 
-impl Server {
+impl ServerAddress {
     /// Looks the host's name up.
-    pub async fn resolve(url: &Url, insecure: bool, connect_timeout: Nanos) -> Result<Self, Failure> {
+    pub async fn resolve(url: &Url, insecure: bool, connect_timeout: Nanos) -> Result<Self, RequestFailure> {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(80);
-        let no_address = |e: String| Failure::new(ErrorKind::Dns, format!("the name {host} has no address: {e}"));
+        let no_address =
+            |e: String| RequestFailure::new(ErrorKind::Dns, format!("the name {host} has no address: {e}"));
         let addresses: Vec<SocketAddr> =
             tokio::net::lookup_host((host.as_str(), port)).await.map_err(|e| no_address(e.to_string()))?.collect();
         if addresses.is_empty() {
             return Err(no_address("none found".into()));
         }
         let tls = if url.scheme() == "https" {
-            let failed = |e: String| Failure::new(ErrorKind::Tls, e);
+            let failed = |e: String| RequestFailure::new(ErrorKind::Tls, e);
             let name = ServerName::try_from(host.clone()).map_err(|e| failed(e.to_string()))?;
             Some((tls::client_config(insecure).map_err(|e| failed(e.to_string()))?, name))
         } else {
             None
         };
-        Ok(Server { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true })
+        Ok(ServerAddress { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true })
     }
 
     /// Tries this address first from now on: a name may have one that does not answer, and trying it costs time.
-    pub fn prefer(&mut self, address: SocketAddr) {
+    pub fn prefer_address(&mut self, address: SocketAddr) {
         self.addresses.sort_by_key(|other| *other != address);
     }
 
     /// Host and port, for people.
     #[must_use]
-    pub fn authority(&self) -> &str {
+    pub fn host_and_port(&self) -> &str {
         self.url.authority()
     }
 
     /// Opens a connection.
-    pub async fn connect(&self, clock: Clock) -> Result<Connection, Failure> {
+    pub async fn connect(&self, clock: Clock) -> Result<Connection, RequestFailure> {
         let begun = clock.now();
         let limit = self.connect_timeout.to_duration();
         let (tcp, address) = self.connect_tcp(limit).await?;
@@ -160,14 +161,16 @@ impl Server {
                 let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
                 let stream = timeout(left.max(Duration::from_millis(1)), handshake)
                     .await
-                    .map_err(|_| self.too_slow("TLS handshake"))?
-                    .map_err(|e| Failure::new(ErrorKind::Tls, format!("TLS with {}: {e}", self.authority())))?;
+                    .map_err(|_| self.timeout_failure("TLS handshake"))?
+                    .map_err(|e| {
+                        RequestFailure::new(ErrorKind::Tls, format!("TLS with {}: {e}", self.host_and_port()))
+                    })?;
                 (Io::Tls(Box::new(stream)), Some(clock.now().since(connected)))
             }
         };
         let mut connection = Connection {
             io,
-            buffer: vec![0; BUFFER],
+            buffer: vec![0; INITIAL_BUFFER],
             start: 0,
             end: 0,
             address,
@@ -177,30 +180,30 @@ impl Server {
             used: false,
             retransmits: None,
         };
-        connection.retransmits = connection.socket().retransmits();
+        connection.retransmits = connection.socket().retransmit_count();
         Ok(connection)
     }
 
     /// The first address that answers; each has its share of `limit`, so that one that is silent leaves time for others.
-    async fn connect_tcp(&self, limit: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+    async fn connect_tcp(&self, limit: Duration) -> Result<(TcpStream, SocketAddr), RequestFailure> {
         let share = limit / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
-        let mut failure = self.too_slow("connection");
+        let mut failure = self.timeout_failure("connection");
         for address in &self.addresses {
             match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(tcp)) => return Ok((tcp, *address)),
                 Ok(Err(e)) => {
-                    let message = format!("connecting to {}: {}", self.authority(), root_cause(&e));
-                    failure = Failure::new(ErrorKind::Connect, message);
+                    let message = format!("connecting to {}: {}", self.host_and_port(), root_cause(&e));
+                    failure = RequestFailure::new(ErrorKind::Connect, message);
                 }
-                Err(_) => failure = self.too_slow("connection"),
+                Err(_) => failure = self.timeout_failure("connection"),
             }
         }
         Err(failure)
     }
 
-    fn too_slow(&self, what: &str) -> Failure {
-        let message = format!("no {what} to {} within {}", self.authority(), self.connect_timeout);
-        Failure::new(ErrorKind::TimeoutConnect, message)
+    fn timeout_failure(&self, what: &str) -> RequestFailure {
+        let message = format!("no {what} to {} within {}", self.host_and_port(), self.connect_timeout);
+        RequestFailure::new(ErrorKind::TimeoutConnect, message)
     }
 }
 
@@ -251,7 +254,7 @@ impl Connection {
         }
     }
 
-    fn stream(&mut self) -> Pin<&mut (dyn Stream + '_)> {
+    fn io_stream(&mut self) -> Pin<&mut (dyn IoStream + '_)> {
         match &mut self.io {
             Io::Plain(socket) => Pin::new(socket),
             Io::Tls(stream) => Pin::new(&mut **stream),
@@ -260,12 +263,12 @@ impl Connection {
 
     /// Writes bytes of these two, one behind the other.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, head: &[u8], body: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
+        self.io_stream().poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
     }
 
     /// Brings what TLS holds back to the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        self.io_stream().poll_flush(cx)
     }
 
     /// Reads more, behind what is not yet used; 0 is the end of the connection.
@@ -292,19 +295,19 @@ impl Connection {
 
     /// When what was read last arrived.
     #[must_use]
-    pub fn arrival(&self) -> Arrival {
-        self.socket().arrival
+    pub fn last_stamp(&self) -> ReadStamp {
+        self.socket().stamp
     }
 
     /// What has been read and not yet used.
     #[must_use]
-    pub fn unused(&self) -> &[u8] {
+    pub fn unused_bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
     /// The first `count` bytes of that are used now. They stay where they are until the next read: gives their place for
     /// [`Connection::bytes`].
-    pub fn consume(&mut self, count: usize) -> usize {
+    pub fn consume_bytes(&mut self, count: usize) -> usize {
         let place = self.start;
         self.start += count;
         place
@@ -320,20 +323,20 @@ impl Connection {
     fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        self.start == self.end && self.stream().poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        self.start == self.end && self.io_stream().poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 }
 
 /// What both kinds of stream can do.
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
+trait IoStream: AsyncRead + AsyncWrite + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin> IoStream for T {}
 
 /// The idle connections to one server that one thread reads.
 #[derive(Debug)]
-pub struct Pool {
+pub struct ConnectionPool {
     /// Where to.
-    pub server: Server,
+    pub server: ServerAddress,
     idle: Mutex<Idle>,
 }
 
@@ -343,26 +346,26 @@ struct Idle {
     connections: Vec<Connection>,
 }
 
-impl Pool {
+impl ConnectionPool {
     /// Without a connection yet.
     #[must_use]
-    pub fn new(server: Server, clock: Clock) -> Self {
-        Pool { server, idle: Mutex::new(Idle { clock, connections: vec![] }) }
+    pub fn new(server: ServerAddress, clock: Clock) -> Self {
+        ConnectionPool { server, idle: Mutex::new(Idle { clock, connections: vec![] }) }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
+    fn lock_idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The clock of its connections.
     #[must_use]
     pub fn clock(&self) -> Clock {
-        self.idle().clock
+        self.lock_idle().clock
     }
 
     /// From now on another clock counts, as the run's does when it starts.
     pub fn set_clock(&self, clock: Clock) {
-        let mut idle = self.idle();
+        let mut idle = self.lock_idle();
         idle.clock = clock;
         for connection in &mut idle.connections {
             connection.idle_since = clock.now();
@@ -372,12 +375,12 @@ impl Pool {
 
     /// An idle connection, if there is one that is still open.
     #[must_use]
-    pub fn take(&self) -> Option<Connection> {
-        let mut idle = self.idle();
+    pub fn take_idle(&self) -> Option<Connection> {
+        let mut idle = self.lock_idle();
         let now = idle.clock.now();
         loop {
             let mut connection = idle.connections.pop()?;
-            let limit = if connection.used { IDLE_LIMIT } else { UNUSED_LIMIT };
+            let limit = if connection.used { MAX_IDLE } else { MAX_UNUSED };
             if now.since(connection.idle_since) < limit && connection.is_idle() {
                 return Some(connection);
             }
@@ -385,9 +388,9 @@ impl Pool {
     }
 
     /// Gives a connection back whose answer was read to its end, or a new one.
-    pub fn put(&self, mut connection: Connection) {
+    pub fn put_back(&self, mut connection: Connection) {
         if !connection.used || self.server.keep_alive {
-            let mut idle = self.idle();
+            let mut idle = self.lock_idle();
             connection.idle_since = idle.clock.now();
             idle.connections.push(connection);
         }
@@ -407,7 +410,7 @@ mod tests {
             ("https://h/api/v1/", "/v1/completions", "https://h/api/v1/completions"),
             ("https://h/api", "/generate", "https://h/api/generate"),
         ] {
-            assert_eq!(join(&parse_base_url(base).unwrap(), endpoint), want);
+            assert_eq!(join_url(&parse_base_url(base).unwrap(), endpoint), want);
         }
         for bad in ["localhost:8000", "", "ftp://h", "http://", "sim", "http://u:secret@h"] {
             let error = parse_base_url(bad).unwrap_err();

@@ -4,47 +4,51 @@ use bytes::Bytes;
 use hyper::{Request, StatusCode};
 use serde_json::Value;
 
-use super::{reply::Head, socket::Arrival};
+use super::{response::Head, socket::ReadStamp};
 use crate::{clock::Clock, record::ErrorKind, units::Nanos};
 
 /// Carries requests to one server. The choice is `--transport`'s.
 pub trait Transport: Send + Sync + 'static {
     /// A request on its way.
-    type Exchange: Exchange;
+    type Exchange: HttpExchange;
 
     /// From now on the moments are of this clock, as when the run's starts.
     fn set_clock(&self, clock: Clock);
 
     /// Opens connections ahead for thread `at`, to be run on it.
-    fn preconnect(&self, at: usize, count: usize) -> impl Future<Output = Result<(), Failure>> + Send + 'static;
+    fn open_connections(
+        &self,
+        at: usize,
+        count: usize,
+    ) -> impl Future<Output = Result<(), RequestFailure>> + Send + 'static;
 
     /// Hands over as much of the request as can be without waiting, and says which of the threads that read answers is to
     /// go on with it.
-    fn begin(&self, request: Outgoing) -> (usize, Self::Exchange);
+    fn start_request(&self, request: OutgoingRequest) -> (usize, Self::Exchange);
 }
 
 /// A request on its way, and its answer coming back.
-pub trait Exchange: Send + 'static {
+pub trait HttpExchange: Send + 'static {
     /// Sends what is left of the request and waits for the head of the answer.
-    fn head(&mut self) -> impl Future<Output = Result<Head, Failure>> + Send;
+    fn receive_head(&mut self) -> impl Future<Output = Result<Head, RequestFailure>> + Send;
 
     /// The next bytes of the body; `None`: it is over.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Piece<'_>>, Failure>> + Send;
+    fn next_bytes(&mut self) -> impl Future<Output = Result<Option<BodyBytes<'_>>, RequestFailure>> + Send;
 
     /// It is over. `complete`: the answer has been read to its end, so that the connection may carry another.
-    fn end(self, complete: bool) -> Moments;
+    fn finish(self, complete: bool) -> ExchangeTimes;
 }
 
 /// A request made ready: nothing of it is built once the clock runs.
 #[derive(Debug, Clone)]
-pub struct Outgoing {
+pub struct OutgoingRequest {
     /// All of it, with the full address.
     pub request: Request<Bytes>,
     /// Its head as HTTP/1.1 has it.
     pub head: Bytes,
 }
 
-impl Outgoing {
+impl OutgoingRequest {
     /// Writes the head. `request` has a `Host`.
     #[must_use]
     pub fn new(request: Request<Bytes>) -> Self {
@@ -57,22 +61,22 @@ impl Outgoing {
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(format!("content-length: {}\r\n\r\n", request.body().len()).as_bytes());
-        Outgoing { request, head: head.into() }
+        OutgoingRequest { request, head: head.into() }
     }
 }
 
 /// Bytes of the body.
 #[derive(Debug, Clone, Copy)]
-pub struct Piece<'a> {
+pub struct BodyBytes<'a> {
     /// When they arrived.
-    pub arrival: Arrival,
+    pub stamp: ReadStamp,
     /// They themselves, in any cut.
     pub bytes: &'a [u8],
 }
 
 /// The moments of an exchange beside its answer's pieces, on the clock of the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Moments {
+pub struct ExchangeTimes {
     /// Whether the connection had carried a request before.
     pub reused: bool,
     /// How long the TCP connection took; `None` when it was used before, or when the transport does not tell.
@@ -97,50 +101,50 @@ pub struct Moments {
 
 /// A failure of one request: its kind and a line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct RequestFailure {
     /// What failed.
     pub kind: ErrorKind,
     /// In words.
     pub message: String,
 }
 
-impl Failure {
+impl RequestFailure {
     /// A failure of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Failure { kind, message: message.into() }
+        RequestFailure { kind, message: message.into() }
     }
 }
 
 /// How a reply is cut into pieces that mean something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Cut {
+pub enum BodyFormat {
     /// Server-sent events.
     #[default]
     Events,
     /// A JSON object a line.
-    Lines,
+    JsonLines,
     /// Not at all: one JSON document.
-    Whole,
+    Json,
 }
 
-impl Cut {
+impl BodyFormat {
     /// The media type to ask for, and its name in messages.
     #[must_use]
-    pub fn media(self) -> (&'static str, &'static str) {
+    pub fn media_type(self) -> (&'static str, &'static str) {
         match self {
-            Cut::Events => ("text/event-stream", "an event stream"),
-            Cut::Lines => ("application/x-ndjson", "lines of JSON"),
-            Cut::Whole => ("application/json", "JSON"),
+            BodyFormat::Events => ("text/event-stream", "an event stream"),
+            BodyFormat::JsonLines => ("application/x-ndjson", "lines of JSON"),
+            BodyFormat::Json => ("application/json", "JSON"),
         }
     }
 
     /// Whether a reply of this type is certainly cut in another way. Servers exist that forget to tell the type.
-    fn excludes(self, media: &str) -> bool {
+    fn rules_out(self, media: &str) -> bool {
         media == "text/html"
             || match self {
-                Cut::Events => matches!(media, "application/json" | "application/x-ndjson"),
-                Cut::Lines => media == "text/event-stream",
-                Cut::Whole => matches!(media, "text/event-stream" | "application/x-ndjson"),
+                BodyFormat::Events => matches!(media, "application/json" | "application/x-ndjson"),
+                BodyFormat::JsonLines => media == "text/event-stream",
+                BodyFormat::Json => matches!(media, "text/event-stream" | "application/x-ndjson"),
             }
     }
 }
@@ -152,28 +156,28 @@ pub const COMPRESSED: &str = "the server compresses its replies";
 impl Head {
     /// Whether what follows may be a reply that is cut so.
     #[must_use]
-    pub fn begins(&self, cut: Cut) -> bool {
-        self.status == StatusCode::OK && !cut.excludes(&self.media) && self.encoding.is_none()
+    pub fn may_hold(&self, format: BodyFormat) -> bool {
+        self.status == StatusCode::OK && !format.rules_out(&self.media_type) && self.encoding.is_none()
     }
 
     /// The failure that an answer is which is no reply cut so; `said` is its body, in one line.
     #[must_use]
-    pub fn failure(&self, cut: Cut, said: &str) -> Failure {
+    pub fn to_failure(&self, format: BodyFormat, body: &str) -> RequestFailure {
         if self.status == StatusCode::OK {
             if let Some(encoding) = &self.encoding {
                 let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens come");
-                return Failure::new(ErrorKind::Protocol, message);
+                return RequestFailure::new(ErrorKind::Protocol, message);
             }
-            let message = format!("the server answered {}, not {}: {said}", self.media, cut.media().1);
-            return Failure::new(ErrorKind::Protocol, message);
+            let message = format!("the server answered {}, not {}: {body}", self.media_type, format.media_type().1);
+            return RequestFailure::new(ErrorKind::Protocol, message);
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
-        let said = match &self.encoding {
+        let text = match &self.encoding {
             Some(encoding) => format!(", its text compressed ({encoding})"),
-            None if said.is_empty() => String::new(),
-            None => format!(": {said}"),
+            None if body.is_empty() => String::new(),
+            None => format!(": {body}"),
         };
-        Failure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{said}", status_line(self.status)))
+        RequestFailure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{text}", status_line(self.status)))
     }
 }
 
@@ -188,7 +192,7 @@ pub fn status_line(status: StatusCode) -> String {
 /// `{"message":…}`, `{"detail":…}`, or whatever text there is.
 #[must_use]
 pub fn error_message(body: &[u8]) -> String {
-    const LONGEST: usize = 400;
+    const MAX_CHARS: usize = 400;
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     // Some say `"error":null` beside their message.
     let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(&value);
@@ -201,7 +205,7 @@ pub fn error_message(body: &[u8]) -> String {
     // Control characters would move about on the terminal that shows it.
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut line: String = words.collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = line.char_indices().nth(LONGEST) {
+    if let Some((end, _)) = line.char_indices().nth(MAX_CHARS) {
         line.truncate(end);
         line.push('…');
     }
@@ -212,9 +216,9 @@ pub fn error_message(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn head(status: u16, media: &str, encoding: Option<&str>) -> Head {
-        let (media, encoding) = (media.to_owned(), encoding.map(str::to_owned));
-        Head { status: StatusCode::from_u16(status).unwrap(), media, location: None, encoding }
+    fn head(status: u16, media_type: &str, encoding: Option<&str>) -> Head {
+        let (media_type, encoding) = (media_type.to_owned(), encoding.map(str::to_owned));
+        Head { status: StatusCode::from_u16(status).unwrap(), media_type, location: None, encoding }
     }
 
     #[test]
@@ -232,10 +236,10 @@ mod tests {
                 "the server answered application/x-ndjson, not an event stream: busy",
             ),
         ] {
-            assert!(!head.begins(Cut::Events), "{head:?}");
-            assert_eq!(head.failure(Cut::Events, "busy").message, want);
+            assert!(!head.may_hold(BodyFormat::Events), "{head:?}");
+            assert_eq!(head.to_failure(BodyFormat::Events, "busy").message, want);
         }
-        assert!(head(200, "text/plain", None).begins(Cut::Events), "servers forget to tell the type");
+        assert!(head(200, "text/plain", None).may_hold(BodyFormat::Events), "servers forget to tell the type");
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! Lines of a stream of bytes, in any cut.
+//! LineReader of a stream of bytes, in any cut.
 
 use memchr::memchr;
 
 use super::sse::TooLarge;
 
 /// The longest line that is read; beyond this a reply is broken rather than long.
-const LONGEST: usize = 64 << 20;
+const MAX_LINE: usize = 64 << 20;
 
 /// Splits a stream of bytes into lines.
 #[derive(Debug, Default)]
-pub struct Lines {
+pub struct LineReader {
     /// A line whose end has not arrived.
     line: Vec<u8>,
 }
 
-impl Lines {
+impl LineReader {
     /// Reads `bytes` and hands each line that they complete to `take`, without its end.
     pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), TooLarge> {
         while let Some(end) = memchr(b'\n', bytes) {
@@ -28,7 +28,7 @@ impl Lines {
             bytes = &bytes[end + 1..];
         }
         self.line.extend_from_slice(bytes);
-        if self.line.len() > LONGEST { Err(TooLarge) } else { Ok(()) }
+        if self.line.len() > MAX_LINE { Err(TooLarge) } else { Ok(()) }
     }
 
     /// The stream has ended: a last line may have no end.
@@ -46,7 +46,7 @@ mod tests {
     proptest! {
         #[test]
         fn lines_are_the_same_in_any_cut(text in "[ab\n]{0,60}", cuts in prop::collection::vec(1..9_usize, 1..9)) {
-            let (mut lines, mut got, mut rest, mut cut) = (Lines::default(), Vec::new(), text.as_bytes(), cuts.iter().cycle());
+            let (mut lines, mut got, mut rest, mut cut) = (LineReader::default(), Vec::new(), text.as_bytes(), cuts.iter().cycle());
             while !rest.is_empty() {
                 let (now, later) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
                 lines.push(now, |line| got.push(line.to_vec())).unwrap();

@@ -9,16 +9,16 @@
 //! prometheus   the text of a `/metrics` page
 //! ```
 
+pub mod client;
 pub mod connection;
 pub mod exchange;
 pub mod lines;
 pub mod portable;
 pub mod prometheus;
-pub mod question;
-mod reply;
+mod response;
 pub mod socket;
 pub mod sse;
 pub mod stamped;
 mod tls;
 
-pub use reply::Head;
+pub use response::Head;

@@ -16,10 +16,10 @@ use bytes::Bytes;
 use reqwest::{Client, Response, header};
 
 use super::{
-    exchange::{Exchange, Failure, Moments, Outgoing, Piece, Transport},
-    question,
-    reply::{self, Head},
-    socket::Arrival,
+    client,
+    exchange::{BodyBytes, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
+    response::{self, Head},
+    socket::ReadStamp,
 };
 use crate::{
     clock::Clock,
@@ -30,22 +30,22 @@ use crate::{
 
 /// A client for each thread that reads answers.
 #[derive(Debug)]
-pub struct Portable {
+pub struct PortableTransport {
     clients: Vec<Client>,
     clock: Mutex<Clock>,
     next: AtomicUsize,
 }
 
-impl Portable {
+impl PortableTransport {
     /// For so many threads.
     pub fn new(keep_alive: bool, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
-        let client = |_| question::streaming_client(keep_alive, insecure, connect);
+        let client = |_| client::streaming_client(keep_alive, insecure, connect);
         let clients = (0..readers.max(1)).map(client).collect::<Result<_, _>>()?;
-        Ok(Portable { clients, clock: Mutex::new(clock), next: 0.into() })
+        Ok(PortableTransport { clients, clock: Mutex::new(clock), next: 0.into() })
     }
 }
 
-impl Transport for Portable {
+impl Transport for PortableTransport {
     type Exchange = PortableExchange;
 
     fn set_clock(&self, clock: Clock) {
@@ -53,11 +53,15 @@ impl Transport for Portable {
     }
 
     /// Reqwest opens connections when it needs them.
-    fn preconnect(&self, _: usize, _: usize) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+    fn open_connections(
+        &self,
+        _: usize,
+        _: usize,
+    ) -> impl Future<Output = Result<(), RequestFailure>> + Send + 'static {
         std::future::ready(Ok(()))
     }
 
-    fn begin(&self, request: Outgoing) -> (usize, PortableExchange) {
+    fn start_request(&self, request: OutgoingRequest) -> (usize, PortableExchange) {
         let at = self.next.fetch_add(1, Relaxed) % self.clients.len();
         let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = PortableExchange {
@@ -67,7 +71,7 @@ impl Transport for Portable {
             response: None,
             bytes: Bytes::new(),
             reads: 0,
-            moments: Moments::default(),
+            moments: ExchangeTimes::default(),
         };
         (at, exchange)
     }
@@ -78,52 +82,52 @@ impl Transport for Portable {
 pub struct PortableExchange {
     client: Client,
     clock: Clock,
-    request: Option<Outgoing>,
+    request: Option<OutgoingRequest>,
     response: Option<Response>,
     bytes: Bytes,
     reads: u64,
-    moments: Moments,
+    moments: ExchangeTimes,
 }
 
-impl Exchange for PortableExchange {
-    async fn head(&mut self) -> Result<Head, Failure> {
-        let Some(Outgoing { request, .. }) = self.request.take() else {
-            return Err(Failure::new(ErrorKind::Protocol, "the request was sent already"));
+impl HttpExchange for PortableExchange {
+    async fn receive_head(&mut self) -> Result<Head, RequestFailure> {
+        let Some(OutgoingRequest { request, .. }) = self.request.take() else {
+            return Err(RequestFailure::new(ErrorKind::Protocol, "the request was sent already"));
         };
-        let request =
-            reqwest::Request::try_from(request).map_err(|e| Failure::new(ErrorKind::Protocol, question::reason(&e)))?;
+        let request = reqwest::Request::try_from(request)
+            .map_err(|e| RequestFailure::new(ErrorKind::Protocol, client::failure_reason(&e)))?;
         self.moments.first_write = Some(self.clock.now());
-        let response = self.client.execute(request).await.map_err(|e| before_head(&e))?;
+        let response = self.client.execute(request).await.map_err(|e| failure_before_head(&e))?;
         let now = self.clock.now();
         (self.moments.first_byte, self.moments.head) = (Some(now), Some(now));
         let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
         let head = Head {
             status: response.status(),
-            media: reply::media(text(header::CONTENT_TYPE).unwrap_or_default()),
+            media_type: response::normalize_media_type(text(header::CONTENT_TYPE).unwrap_or_default()),
             location: text(header::LOCATION).map(str::to_owned),
-            encoding: text(header::CONTENT_ENCODING).and_then(reply::encoding),
+            encoding: text(header::CONTENT_ENCODING).and_then(response::content_encoding),
         };
         self.response = Some(response);
         Ok(head)
     }
 
-    async fn next(&mut self) -> Result<Option<Piece<'_>>, Failure> {
+    async fn next_bytes(&mut self) -> Result<Option<BodyBytes<'_>>, RequestFailure> {
         let Some(response) = &mut self.response else { return Ok(None) };
-        let Some(bytes) = response.chunk().await.map_err(|e| in_body(&e))? else { return Ok(None) };
+        let Some(bytes) = response.chunk().await.map_err(|e| failure_in_body(&e))? else { return Ok(None) };
         self.reads += 1;
         self.bytes = bytes;
-        let arrival = Arrival { time: self.clock.now(), lag: None, read: self.reads };
-        Ok(Some(Piece { arrival, bytes: &self.bytes }))
+        let stamp = ReadStamp { time: self.clock.now(), lag: None, read: self.reads };
+        Ok(Some(BodyBytes { stamp, bytes: &self.bytes }))
     }
 
     /// Reqwest looks after its connections itself.
-    fn end(self, _: bool) -> Moments {
+    fn finish(self, _: bool) -> ExchangeTimes {
         self.moments
     }
 }
 
 /// The errors behind an error, from the outside in.
-fn causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+fn error_causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     let mut next = e.source();
     std::iter::from_fn(move || {
         let cause = next?;
@@ -133,39 +137,45 @@ fn causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 
 }
 
 /// Whether rustls said it: it hides its errors in those of IO.
-fn of_tls(e: &io::Error) -> bool {
+fn is_tls_error(e: &io::Error) -> bool {
     e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// Why there is no answer.
 #[must_use]
-pub fn before_head(e: &reqwest::Error) -> Failure {
-    let why = question::reason(e);
+pub fn failure_before_head(e: &reqwest::Error) -> RequestFailure {
+    let why = client::failure_reason(e);
     if e.is_timeout() {
-        return Failure::new(ErrorKind::TimeoutConnect, format!("no connection: {why}"));
+        return RequestFailure::new(ErrorKind::TimeoutConnect, format!("no connection: {why}"));
     }
     if e.is_connect() {
-        let tls = causes(e).any(|e| e.downcast_ref::<io::Error>().is_some_and(of_tls));
-        return Failure::new(if tls { ErrorKind::Tls } else { ErrorKind::Connect }, format!("connecting: {why}"));
+        let tls = error_causes(e).any(|e| e.downcast_ref::<io::Error>().is_some_and(is_tls_error));
+        return RequestFailure::new(
+            if tls { ErrorKind::Tls } else { ErrorKind::Connect },
+            format!("connecting: {why}"),
+        );
     }
-    let parsing = causes(e).any(|e| e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
+    let parsing = error_causes(e).any(|e| e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
     if parsing {
-        Failure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}"))
+        RequestFailure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}"))
     } else {
-        Failure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}"))
+        RequestFailure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}"))
     }
 }
 
-fn in_body(e: &reqwest::Error) -> Failure {
-    let io = causes(e).find_map(|e| e.downcast_ref::<io::Error>());
+fn failure_in_body(e: &reqwest::Error) -> RequestFailure {
+    let io = error_causes(e).find_map(|e| e.downcast_ref::<io::Error>());
     let why = root_cause(e);
     match io.map(io::Error::kind) {
         Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
-            Failure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {why}"))
+            RequestFailure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {why}"))
         }
-        None | Some(io::ErrorKind::UnexpectedEof) => {
-            Failure::new(ErrorKind::Truncated, format!("the connection was closed in the middle of the answer: {why}"))
+        None | Some(io::ErrorKind::UnexpectedEof) => RequestFailure::new(
+            ErrorKind::Truncated,
+            format!("the connection was closed in the middle of the answer: {why}"),
+        ),
+        Some(_) => {
+            RequestFailure::new(ErrorKind::Reset, format!("the connection broke in the middle of the answer: {why}"))
         }
-        Some(_) => Failure::new(ErrorKind::Reset, format!("the connection broke in the middle of the answer: {why}")),
     }
 }

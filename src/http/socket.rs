@@ -20,7 +20,7 @@ use crate::{
 
 /// When the bytes of a read arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Arrival {
+pub struct ReadStamp {
     /// The kernel's stamp moved to the monotonic clock, or the moment when the read returned.
     pub time: Nanos,
     /// Kernel stamp → read returned; `None`: stamped in user space.
@@ -36,7 +36,7 @@ pub struct Socket {
     clock: Clock,
     wall: WallClock,
     /// The last read that returned bytes.
-    pub arrival: Arrival,
+    pub stamp: ReadStamp,
     /// When the first byte since [`Socket::begin`] was about to be handed to the kernel; `None`: not yet.
     pub first_write: Option<Nanos>,
     /// When the kernel last took bytes.
@@ -49,9 +49,9 @@ impl Socket {
         // Without it the kernel may hold the end of a request back for a round trip.
         let _ = tcp.set_nodelay(true);
         // Where this is refused, reads come without stamps and are stamped here.
-        let _ = os::ask_for_stamps(&tcp);
+        let _ = os::request_stamps(&tcp);
         let wall = WallClock::new(&clock);
-        Socket { tcp, clock, wall, arrival: Arrival::default(), first_write: None, last_write: None }
+        Socket { tcp, clock, wall, stamp: ReadStamp::default(), first_write: None, last_write: None }
     }
 
     /// From now on another clock counts.
@@ -61,14 +61,14 @@ impl Socket {
     }
 
     /// Forgets what was written: a new request begins.
-    pub fn begin(&mut self) {
+    pub fn begin_request(&mut self) {
         (self.first_write, self.last_write) = (None, None);
     }
 
     /// Segments that this side has sent again so far; `None` where the system does not tell.
     #[must_use]
-    pub fn retransmits(&self) -> Option<u32> {
-        os::retransmits(&self.tcp)
+    pub fn retransmit_count(&self) -> Option<u32> {
+        os::retransmit_count(&self.tcp)
     }
 
     /// Steps of the wall clock seen so far.
@@ -83,16 +83,16 @@ impl Socket {
     }
 
     /// Notes a read that returned bytes, `kernel` being the stamp that came with them.
-    fn arrived(&mut self, kernel: Option<UnixNanos>) {
+    fn note_read(&mut self, kernel: Option<UnixNanos>) {
         let (now, arrival) = match kernel {
             Some(kernel) => self.wall.arrival_time(&self.clock, kernel),
             None => (self.clock.now(), None),
         };
-        let read = self.arrival.read + 1;
-        self.arrival = Arrival { time: arrival.unwrap_or(now), lag: arrival.map(|t| now.since(t)), read };
+        let read = self.stamp.read + 1;
+        self.stamp = ReadStamp { time: arrival.unwrap_or(now), lag: arrival.map(|t| now.since(t)), read };
     }
 
-    fn written<T>(&mut self, before: Nanos, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn note_write<T>(&mut self, before: Nanos, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if matches!(done, Poll::Ready(Ok(_))) {
             self.first_write.get_or_insert(before);
             self.last_write = Some(self.clock.now());
@@ -113,7 +113,7 @@ impl AsyncRead for Socket {
             // A read that does not fill the buffer has emptied the socket. To say "it would block" then makes tokio wait for
             // more without asking the kernel once more, which would cost a system call for each chunk.
             let tried = self.tcp.try_io(Interest::READABLE, || {
-                done = os::receive(&self.tcp, space);
+                done = os::receive_stamped(&self.tcp, space);
                 match &done {
                     Ok((read, _)) if *read == 0 || *read == space.len() => Ok(()),
                     Err(e) if e.kind() != io::ErrorKind::WouldBlock => Ok(()),
@@ -127,7 +127,7 @@ impl AsyncRead for Socket {
                 Err(e) => return Poll::Ready(Err(e)),
                 Ok((read, kernel)) => {
                     if read > 0 {
-                        self.arrived(kernel);
+                        self.note_read(kernel);
                         buf.advance(read);
                     }
                     return Poll::Ready(Ok(()));
@@ -141,7 +141,7 @@ impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let before = self.clock.now();
         let done = Pin::new(&mut self.tcp).poll_write(cx, bytes);
-        self.written(before, done)
+        self.note_write(before, done)
     }
 
     fn poll_write_vectored(
@@ -151,7 +151,7 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let before = self.clock.now();
         let done = Pin::new(&mut self.tcp).poll_write_vectored(cx, bytes);
-        self.written(before, done)
+        self.note_write(before, done)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -170,16 +170,16 @@ impl AsyncWrite for Socket {
 /// Keeps the kernel's stamping switched on: it begins about a millisecond after the first socket asks for it, and ends with
 /// the last.
 #[derive(Debug)]
-pub struct Stamping {
+pub struct KernelStamping {
     _held: Option<std::net::UdpSocket>,
 }
 
-impl Stamping {
+impl KernelStamping {
     /// Switches it on, where there is any.
     #[must_use]
-    pub fn on() -> Self {
+    pub fn switch_on() -> Self {
         let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok();
-        Stamping { _held: socket.filter(|socket| os::ask_for_stamps(socket).is_ok()) }
+        KernelStamping { _held: socket.filter(|socket| os::request_stamps(socket).is_ok()) }
     }
 }
 
@@ -213,30 +213,30 @@ mod os {
     #[repr(align(16))]
     struct Control([u8; 64]);
 
-    pub fn ask_for_stamps(socket: &impl AsFd) -> io::Result<()> {
+    pub fn request_stamps(socket: &impl AsFd) -> io::Result<()> {
         Ok(setsockopt(socket, ReceiveTimestampns, &true)?)
     }
 
     /// Reads what is there, and when the last of it arrived.
-    pub fn receive(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
+    pub fn receive_stamped(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
         // On the stack: nothing is allocated for a read.
         let mut control = Control([0; 64]);
         let mut parts = [IoSliceMut::new(space)];
         let got = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
         let stamp = got.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmTimestampns(time) => unix(time),
+            ControlMessageOwned::ScmTimestampns(time) => to_unix_nanos(time),
             _ => None,
         });
         Ok((got.bytes, stamp))
     }
 
     /// Zero is no stamp.
-    fn unix(time: TimeSpec) -> Option<UnixNanos> {
+    fn to_unix_nanos(time: TimeSpec) -> Option<UnixNanos> {
         let seconds = u64::try_from(time.tv_sec()).ok().filter(|s| *s > 0)?;
         Some(UnixNanos(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?))
     }
 
-    pub fn retransmits(socket: &impl AsFd) -> Option<u32> {
+    pub fn retransmit_count(socket: &impl AsFd) -> Option<u32> {
         Some(getsockopt(socket, TcpInfo).ok()?.tcpi_total_retrans)
     }
 }
@@ -248,16 +248,16 @@ mod os {
     use super::{AsFd, AsRawFd, IoSliceMut, io};
     use crate::units::UnixNanos;
 
-    pub fn ask_for_stamps(_: &impl AsFd) -> io::Result<()> {
+    pub fn request_stamps(_: &impl AsFd) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub fn receive(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
+    pub fn receive_stamped(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
         use nix::sys::socket::{MsgFlags, recv};
         Ok((recv(socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT)?, None))
     }
 
-    pub fn retransmits(_: &impl AsFd) -> Option<u32> {
+    pub fn retransmit_count(_: &impl AsFd) -> Option<u32> {
         None
     }
 }

@@ -7,7 +7,7 @@
 use memchr::{memchr, memchr2};
 
 /// The largest event that is read; beyond this a stream is broken rather than long.
-const LARGEST_EVENT: usize = 64 << 20;
+const MAX_EVENT: usize = 64 << 20;
 
 /// An event is larger than any server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct TooLarge;
 
 /// One event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct SseEvent<'a> {
     /// What the `event` field says; empty without one.
     pub name: &'a [u8],
     /// The lines of `data`, joined by LF.
@@ -24,7 +24,7 @@ pub struct Event<'a> {
 
 /// Splits a stream of bytes into events. Nothing is allocated once its buffers have grown to the size of an event.
 #[derive(Debug, Default)]
-pub struct Events {
+pub struct EventReader {
     /// A line whose end has not arrived.
     line: Vec<u8>,
     /// The name of the event being read.
@@ -37,17 +37,17 @@ pub struct Events {
     begun: bool,
 }
 
-impl Events {
+impl EventReader {
     /// Reads `bytes` and hands each event that they complete to `take`.
-    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Event<'_>)) -> Result<(), TooLarge> {
+    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(SseEvent<'_>)) -> Result<(), TooLarge> {
         while let Some(first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
                 bytes = &bytes[1..];
                 continue;
             }
-            if let Some((data, used)) = self.whole(bytes) {
+            if let Some((data, used)) = self.complete_event(bytes) {
                 self.begun = true;
-                take(Event { name: b"", data });
+                take(SseEvent { name: b"", data });
                 bytes = &bytes[used..];
                 continue;
             }
@@ -57,22 +57,22 @@ impl Events {
             };
             self.after_cr = bytes[end] == b'\r';
             if self.line.is_empty() {
-                self.line_ended(&bytes[..end], &mut take);
+                self.end_line(&bytes[..end], &mut take);
             } else {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(&bytes[..end]);
-                self.line_ended(&line, &mut take);
+                self.end_line(&line, &mut take);
                 line.clear();
                 self.line = line;
             }
             bytes = &bytes[end + 1..];
         }
-        if self.line.len() + self.data.len() > LARGEST_EVENT { Err(TooLarge) } else { Ok(()) }
+        if self.line.len() + self.data.len() > MAX_EVENT { Err(TooLarge) } else { Ok(()) }
     }
 
     /// An event that has arrived whole, of one line of data and ended by LFs, as nearly all do: its data where it stands,
     /// without a copy, and its bytes.
-    fn whole<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], usize)> {
+    fn complete_event<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], usize)> {
         let within = !self.line.is_empty() || !self.data.is_empty() || !self.name.is_empty();
         let rest = bytes.strip_prefix(b"data:").filter(|_| !within)?;
         let rest = rest.strip_prefix(b" ").unwrap_or(rest);
@@ -82,30 +82,30 @@ impl Events {
 
     /// The stream has ended. The standard drops an event without its blank line; servers exist that end
     /// on `data: [DONE]` with one newline or none, so what stands there complete is still taken.
-    pub fn finish(&mut self, mut take: impl FnMut(Event<'_>)) {
+    pub fn finish(&mut self, mut take: impl FnMut(SseEvent<'_>)) {
         let line = std::mem::take(&mut self.line);
-        if value(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
-            self.line_ended(&line, &mut take);
+        if split_field(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
+            self.end_line(&line, &mut take);
         }
-        self.line_ended(b"", &mut take);
+        self.end_line(b"", &mut take);
     }
 
     fn without_bom<'a>(&self, line: &'a [u8]) -> &'a [u8] {
         if self.begun { line } else { line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line) }
     }
 
-    fn line_ended(&mut self, line: &[u8], take: &mut impl FnMut(Event<'_>)) {
+    fn end_line(&mut self, line: &[u8], take: &mut impl FnMut(SseEvent<'_>)) {
         let line = self.without_bom(line);
         self.begun = true;
         if line.is_empty() {
             if let Some(data) = self.data.strip_suffix(b"\n") {
-                take(Event { name: &self.name, data });
+                take(SseEvent { name: &self.name, data });
             }
             self.data.clear();
             self.name.clear();
             return;
         }
-        match value(line) {
+        match split_field(line) {
             Some((b"data", value)) => {
                 self.data.extend_from_slice(value);
                 self.data.push(b'\n');
@@ -122,14 +122,14 @@ impl Events {
 
 /// Whether a body that begins so may be an event stream: nothing has come yet, or a comment or a field.
 #[must_use]
-pub fn may_begin(bytes: &[u8]) -> bool {
+pub fn may_start_stream(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
     let field = memchr(b':', bytes).map(|colon| &bytes[..colon]);
     bytes.is_empty() || matches!(field, Some(b"" | b"data" | b"event" | b"id" | b"retry"))
 }
 
 /// The field's name and value; `None` for a comment.
-fn value(line: &[u8]) -> Option<(&[u8], &[u8])> {
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     match memchr(b':', line) {
         Some(0) => None,
         Some(colon) => {
@@ -146,10 +146,10 @@ mod tests {
 
     use super::*;
 
-    fn events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
-        let (mut reader, mut got) = (Events::default(), Vec::new());
+    fn read_events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
+        let (mut reader, mut got) = (EventReader::default(), Vec::new());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut take = |event: Event| {
+        let mut take = |event: SseEvent| {
             let name = if event.name.is_empty() { String::new() } else { text(event.name) + "=" };
             got.push(name + &text(event.data));
         };
@@ -179,14 +179,14 @@ mod tests {
             ("data: 1\n\ndata: [DON", vec!["1"]),
             ("", vec![]),
         ] {
-            assert_eq!(events([text.as_bytes()]), want, "{text:?}");
+            assert_eq!(read_events([text.as_bytes()]), want, "{text:?}");
         }
     }
 
     #[test]
     fn an_endless_event_is_refused() {
-        let mut reader = Events::default();
-        let piece = vec![b'x'; LARGEST_EVENT / 2];
+        let mut reader = EventReader::default();
+        let piece = vec![b'x'; MAX_EVENT / 2];
         assert_eq!(reader.push(&piece, |_| ()), Ok(()));
         assert_eq!(reader.push(&piece, |_| ()), Ok(()));
         assert_eq!(reader.push(b"x", |_| ()), Err(TooLarge));
@@ -236,8 +236,8 @@ mod tests {
                 rest = tail;
             }
             pieces.push(rest);
-            let whole = events([text.as_bytes()]);
-            prop_assert_eq!(&events(pieces), &whole);
+            let whole = read_events([text.as_bytes()]);
+            prop_assert_eq!(&read_events(pieces), &whole);
             prop_assert_eq!(whole, by_the_book(&text));
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde_json::Value;
 
 use crate::{
-    http::prometheus::{label, name},
+    http::prometheus::{label_value, sample_name},
     record::ScrapeRecord,
     units::UnixNanos,
 };
@@ -128,10 +128,10 @@ impl Gains {
         }
         let mut families: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for (number, key) in (0..).zip(names) {
-            if name(key) == CONFIG {
-                self.block_size = self.block_size.or_else(|| label(key, "block_size")?.parse().ok());
-            } else if !counts(name(key)) {
-                families.entry(name(key)).or_default().push(number);
+            if sample_name(key) == CONFIG {
+                self.block_size = self.block_size.or_else(|| label_value(key, "block_size")?.parse().ok());
+            } else if !counts(sample_name(key)) {
+                families.entry(sample_name(key)).or_default().push(number);
             }
         }
         for (family, numbers) in families {
@@ -145,7 +145,7 @@ impl Gains {
     pub fn samples<'a>(&'a self, counter: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         // The names of a family stand together.
         let from = self.gained.range(counter.to_owned()..).take_while(move |(key, _)| key.starts_with(counter));
-        from.filter(move |(key, _)| name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
+        from.filter(move |(key, _)| sample_name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
     }
 
     /// What a counter gained, over all its labels; `None`: there is no such counter.
@@ -168,8 +168,8 @@ fn counts(name: &str) -> bool {
 
 /// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
 fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
-    let counter: Vec<bool> = names.iter().map(|key| counts(name(key))).collect();
-    let bucket: Vec<bool> = names.iter().map(|key| name(key).ends_with("_bucket")).collect();
+    let counter: Vec<bool> = names.iter().map(|key| counts(sample_name(key))).collect();
+    let bucket: Vec<bool> = names.iter().map(|key| sample_name(key).ends_with("_bucket")).collect();
     let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
     let started = |page: &Page| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
     let (first, others) = (&pages[0], &pages[1..]);

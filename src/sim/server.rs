@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::Error,
-    http::socket::{Socket, Stamping},
+    http::socket::{KernelStamping, Socket},
     pacer::Pacer,
     tokens::Tokenizer,
 };
@@ -59,7 +59,7 @@ pub struct Prepared {
     truth: Option<Rc<TruthLog>>,
     tls: Option<TlsAcceptor>,
     /// So that requests which arrive on a connection that is not accepted yet are stamped too.
-    stamping: Stamping,
+    stamping: KernelStamping,
 }
 
 impl Prepared {
@@ -75,7 +75,13 @@ impl Prepared {
             unnamed: Cell::new(0),
             options,
         };
-        Ok(Prepared { server: Rc::new(server), pacer: Pacer::start(clock)?, truth, tls, stamping: Stamping::on() })
+        Ok(Prepared {
+            server: Rc::new(server),
+            pacer: Pacer::start(clock)?,
+            truth,
+            tls,
+            stamping: KernelStamping::switch_on(),
+        })
     }
 
     /// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.

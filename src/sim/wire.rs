@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 use super::truth::TruthLog;
 use crate::{
     clock::Clock,
-    http::socket::{Arrival, Socket},
+    http::socket::{ReadStamp, Socket},
     record::Truth,
     units::Nanos,
 };
@@ -41,7 +41,7 @@ pub struct Tap {
     clock: Clock,
     log: Option<Rc<TruthLog>>,
     /// What was read last.
-    arrival: Arrival,
+    arrival: ReadStamp,
     /// The request that is being answered.
     current: Option<Truth>,
     /// Tokens of chunks that were handed to hyper and have not been written yet.
@@ -60,7 +60,7 @@ impl Tap {
         Rc::new(RefCell::new(Tap {
             clock,
             log,
-            arrival: Arrival::default(),
+            arrival: ReadStamp::default(),
             current: None,
             queued: vec![],
             complete: false,
@@ -161,7 +161,7 @@ impl AsyncRead for Wire {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        self.tap.borrow_mut().arrival = self.stream.socket().arrival;
+        self.tap.borrow_mut().arrival = self.stream.socket().stamp;
         read
     }
 }

@@ -10,7 +10,7 @@ use reqwest::{StatusCode, blocking::Client};
 
 use crate::{
     error::Error,
-    http::question::{hub_client, reason},
+    http::client::{failure_reason, hub_client},
 };
 
 /// The hub as the environment describes it, with the variables of `huggingface_hub`.
@@ -112,8 +112,9 @@ impl Hub {
             request = request.bearer_auth(token);
         }
         let failed = |what: String| Error::Setup(format!("cannot fetch {name} of {id} from {endpoint}: {what}"));
-        let unreachable =
-            |e: reqwest::Error| failed(format!("{}; give --tokenizer a folder, or set HF_ENDPOINT", reason(&e)));
+        let unreachable = |e: reqwest::Error| {
+            failed(format!("{}; give --tokenizer a folder, or set HF_ENDPOINT", failure_reason(&e)))
+        };
         let answer = request.send().map_err(unreachable)?;
         match answer.status() {
             status if status.is_success() => Ok(Some(answer.bytes().map_err(unreachable)?.to_vec())),

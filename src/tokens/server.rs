@@ -8,9 +8,9 @@ use super::chat::Chat;
 use crate::{
     error::Error,
     http::{
-        connection::{parse_base_url, root},
+        client::{failure_reason, server_client},
+        connection::{parse_base_url, server_root},
         exchange::{error_message, status_line},
-        question::{reason, server_client},
     },
 };
 
@@ -46,7 +46,7 @@ struct Text {
 impl Server {
     /// The server at `base_url`; `model` is the name it is asked by, and `api_key` goes with each request.
     pub fn new(base_url: &str, model: Option<String>, api_key: Option<String>) -> Result<Self, Error> {
-        let base = root(&parse_base_url(base_url)?).to_owned();
+        let base = server_root(&parse_base_url(base_url)?).to_owned();
         Ok(Server { client: server_client()?, base, model, api_key })
     }
 
@@ -94,11 +94,11 @@ impl Server {
             let cure = "give --tokenizer a tokenizer.json, its folder or an id on the hub instead";
             Error::Setup(format!("cannot tokenize at {}: {what}; {cure}", format_args!("{}{path}", self.base)))
         };
-        let answer = request.send().map_err(|e| failed(reason(&e)))?;
+        let answer = request.send().map_err(|e| failed(failure_reason(&e)))?;
         if !answer.status().is_success() {
             return Err(failed(refusal(answer)));
         }
-        answer.json().map_err(|e| failed(reason(&e)))
+        answer.json().map_err(|e| failed(failure_reason(&e)))
     }
 }
 

@@ -12,7 +12,7 @@ pub use self::{
     reconcile::{ClientView, Parts, Reconciled},
 };
 use crate::{
-    http::prometheus::label,
+    http::prometheus::label_value,
     record::Object,
     recording::pages::{Gains, Gauge, Pages},
     statistics::numpy,
@@ -198,7 +198,7 @@ fn whole(count: f64) -> u64 {
 fn finished(gains: &Gains) -> Option<Object> {
     let mut by_reason = Object::new();
     for (key, gain) in gains.samples("vllm:request_success_total") {
-        let reason = label(key, "finished_reason").unwrap_or_else(|| "unknown".into());
+        let reason = label_value(key, "finished_reason").unwrap_or_else(|| "unknown".into());
         let so_far = by_reason.get(&reason).and_then(serde_json::Value::as_u64).unwrap_or_default();
         by_reason.insert(reason, (so_far + whole(gain)).into());
     }
@@ -239,7 +239,7 @@ impl Times {
         let (n, sum) = n.zip(sum).filter(|(n, _)| *n > 0.0)?;
         let mut buckets = Buckets::default();
         for (key, gain) in gains.samples(&format!("{name}_bucket")) {
-            if let Some(bound) = label(key, "le").and_then(|bound| bound.parse().ok()) {
+            if let Some(bound) = label_value(key, "le").and_then(|bound| bound.parse().ok()) {
                 buckets.add(bound, gain);
             }
         }
@@ -258,7 +258,7 @@ impl SpecDecode {
         let per = |count: f64, of: f64| (of > 0.0).then(|| count / of);
         let mut positions: Vec<(usize, f64)> = Vec::new();
         for (key, gain) in gains.samples("vllm:spec_decode_num_accepted_tokens_per_pos_total") {
-            let Some(position) = label(key, "position").and_then(|text| text.parse().ok()) else { continue };
+            let Some(position) = label_value(key, "position").and_then(|text| text.parse().ok()) else { continue };
             match positions.iter_mut().find(|(known, _)| *known == position) {
                 Some((_, so_far)) => *so_far += gain,
                 None => positions.push((position, gain)),

@@ -5,10 +5,10 @@ use std::ops::Range;
 use hyper::{StatusCode, header};
 
 /// The largest head that is read.
-pub const LARGEST_HEAD: usize = 64 << 10;
+pub const MAX_HEAD: usize = 64 << 10;
 
 /// The most headers that are read.
-const HEADERS: usize = 128;
+const MAX_HEADERS: usize = 128;
 
 /// The head of an answer, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Head {
     /// The status.
     pub status: StatusCode,
     /// What the body is: the media type, without parameters, in small letters; empty when it is not told.
-    pub media: String,
+    pub media_type: String,
     /// Where a redirect leads.
     pub location: Option<String>,
     /// How the body is compressed; `None`: it is not.
@@ -52,11 +52,11 @@ pub enum Chunked {
 }
 
 /// What is wrong with an answer, in words.
-pub type Wrong = String;
+pub type FramingError = String;
 
 /// A head that has been read.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct ParsedHead {
     /// Its bytes.
     pub len: usize,
     /// What it says.
@@ -71,62 +71,62 @@ pub struct Read {
 ///
 /// # Errors
 /// It is no HTTP/1.
-pub fn head(bytes: &[u8]) -> Result<Option<Read>, Wrong> {
+pub fn parse_head(bytes: &[u8]) -> Result<Option<ParsedHead>, FramingError> {
     let mut passed = 0;
     loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let status = response.parse(&bytes[passed..]).map_err(|e| format!("{e}"))?;
         let httparse::Status::Complete(len) = status else {
             let message = "the head of the answer is longer than 64 KiB";
-            return if bytes.len() - passed > LARGEST_HEAD { Err(message.into()) } else { Ok(None) };
+            return if bytes.len() - passed > MAX_HEAD { Err(message.into()) } else { Ok(None) };
         };
         passed += len;
         let code = response.code.unwrap_or_default();
         if (100..200).contains(&code) && code != 101 {
             continue;
         }
-        return read(&response, code).map(|read| Some(Read { len: passed, ..read }));
+        return interpret_head(&response, code).map(|read| Some(ParsedHead { len: passed, ..read }));
     }
 }
 
-fn read(response: &httparse::Response<'_, '_>, code: u16) -> Result<Read, Wrong> {
+fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<ParsedHead, FramingError> {
     let status = StatusCode::from_u16(code).map_err(|e| e.to_string())?;
     let values = |name: header::HeaderName| {
         let named = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name.as_str()));
         named.map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
     };
     let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
-    let media = media(&values(header::CONTENT_TYPE).next().unwrap_or_default());
-    let encoding = encoding(&values(header::CONTENT_ENCODING).next().unwrap_or_default());
-    let head = Head { status, media, location: values(header::LOCATION).next(), encoding };
+    let media_type = normalize_media_type(&values(header::CONTENT_TYPE).next().unwrap_or_default());
+    let encoding = content_encoding(&values(header::CONTENT_ENCODING).next().unwrap_or_default());
+    let head = Head { status, media_type, location: values(header::LOCATION).next(), encoding };
     let chunked = has(header::TRANSFER_ENCODING, "chunked");
     let framing = if matches!(code, 204 | 304) {
         Framing::Length(0)
     } else if chunked {
         Framing::Chunked(Chunked::Size(0, 0))
     } else {
-        length(values(header::CONTENT_LENGTH))?.map_or(Framing::Close, Framing::Length)
+        parse_content_length(values(header::CONTENT_LENGTH))?.map_or(Framing::Close, Framing::Length)
     };
     let close = has(header::CONNECTION, "close");
     let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
-    Ok(Read { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
+    Ok(ParsedHead { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
 }
 
-/// The media type of a `Content-Type`, as [`Head::media`] has it.
+/// The media type of a `Content-Type`, as [`Head::media_type`] has it.
 #[must_use]
-pub fn media(content_type: &str) -> String {
+pub fn normalize_media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The compression that a `Content-Encoding` tells of, as [`Head::encoding`] has it.
 #[must_use]
-pub fn encoding(content_encoding: &str) -> Option<String> {
-    let encoding = content_encoding.trim().to_ascii_lowercase();
+pub fn content_encoding(value: &str) -> Option<String> {
+    let encoding = value.trim().to_ascii_lowercase();
     (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
-fn length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, Wrong> {
+fn parse_content_length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, FramingError> {
     let Some(first) = values.next() else { return Ok(None) };
     let length = first.parse().ok().filter(|_| first.bytes().all(|b| b.is_ascii_digit()));
     match length {
@@ -142,43 +142,43 @@ impl Framing {
     ///
     /// # Errors
     /// The framing is broken.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), Wrong> {
+    pub fn take_data(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), FramingError> {
         match self {
             Framing::Close => Ok((bytes.len(), 0..bytes.len())),
             Framing::Length(left) => {
-                let taken = part(bytes, *left);
+                let taken = available_len(bytes, *left);
                 *left -= taken as u64;
                 Ok((taken, 0..taken))
             }
-            Framing::Chunked(state) => state.take(bytes),
+            Framing::Chunked(state) => state.take_data(bytes),
         }
     }
 
     /// Whether the body is over.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         matches!(self, Framing::Length(0) | Framing::Chunked(Chunked::End))
     }
 
     /// Whether the body may end here, with the connection.
     #[must_use]
     pub fn may_end(&self) -> bool {
-        self.is_over() || *self == Framing::Close
+        self.is_complete() || *self == Framing::Close
     }
 }
 
 /// As much of `bytes` as belongs to what is `left`.
-fn part(bytes: &[u8], left: u64) -> usize {
+fn available_len(bytes: &[u8], left: u64) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
 }
 
 impl Chunked {
-    /// As [`Framing::take`].
-    fn take(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), Wrong> {
+    /// As [`Framing::take_data`].
+    fn take_data(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), FramingError> {
         let mut used = 0;
         while let Some(byte) = bytes.get(used).copied() {
             if let Chunked::Data(left) = *self {
-                let taken = part(&bytes[used..], left);
+                let taken = available_len(&bytes[used..], left);
                 let left = left - taken as u64;
                 *self = if left == 0 { Chunked::DataEnd } else { Chunked::Data(left) };
                 return Ok((used + taken, used..used + taken));
@@ -186,14 +186,14 @@ impl Chunked {
             if *self == Chunked::End {
                 break;
             }
-            *self = self.next(byte)?;
+            *self = self.next_state(byte)?;
             used += 1;
         }
         Ok((used, 0..0))
     }
 
     /// What stands behind `byte`, which is none of the data.
-    fn next(self, byte: u8) -> Result<Self, Wrong> {
+    fn next_state(self, byte: u8) -> Result<Self, FramingError> {
         let broken = |what: &str| Err(format!("{what}, but byte {byte:#04x} came"));
         Ok(match (self, byte) {
             (Chunked::Size(_, 16), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -231,12 +231,12 @@ mod tests {
     use super::*;
 
     /// The body of `bytes`, handed over in pieces of these sizes, and what is left behind it.
-    fn body(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize), Wrong> {
+    fn read_body(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize), FramingError> {
         let (mut data, mut at, mut cut) = (Vec::new(), 0, cuts.iter().cycle());
-        while at < bytes.len() && !framing.is_over() {
+        while at < bytes.len() && !framing.is_complete() {
             let mut end = (at + cut.next().copied().unwrap_or(bytes.len()).max(1)).min(bytes.len());
             while at < end {
-                let (used, range) = framing.take(&bytes[at..end])?;
+                let (used, range) = framing.take_data(&bytes[at..end])?;
                 data.extend_from_slice(&bytes[at..end][range]);
                 at += used;
                 if used == 0 {
@@ -265,16 +265,16 @@ mod tests {
             bytes.extend_from_slice(b"0\r\nExpires: never\r\n\r\n");
             let end = bytes.len();
             bytes.extend_from_slice(&behind);
-            let (data, left) = body(CHUNKED, &bytes, &cuts).unwrap();
+            let (data, left) = read_body(CHUNKED, &bytes, &cuts).unwrap();
             prop_assert_eq!(&data, &pieces.concat());
             prop_assert_eq!(left, behind.len());
-            prop_assert!(body(CHUNKED, &bytes[..end - 1], &cuts).is_err(), "cut short");
+            prop_assert!(read_body(CHUNKED, &bytes[..end - 1], &cuts).is_err(), "cut short");
         }
 
         #[test]
         fn nonsense_is_refused_and_nothing_worse(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = body(CHUNKED, &bytes, &[3]);
-            let _ = head(&bytes);
+            let _ = read_body(CHUNKED, &bytes, &[3]);
+            let _ = parse_head(&bytes);
         }
     }
 
@@ -286,7 +286,7 @@ mod tests {
             (b"3!", "the end of a chunk's length was due, but byte 0x21 came"),
             (b"11111111111111111", "a chunk's length has too many digits, but byte 0x31 came"),
         ] {
-            assert_eq!(body(CHUNKED, bytes, &[1]), Err(due.into()));
+            assert_eq!(read_body(CHUNKED, bytes, &[1]), Err(due.into()));
         }
     }
 
@@ -296,10 +296,13 @@ mod tests {
                     Transfer-Encoding: gzip, Chunked\r\n\r\nrest";
         let end = text.len() - "rest".len();
         for cut in 0..end {
-            assert_eq!(head(&text.as_bytes()[..cut]), Ok(None), "{cut}");
+            assert_eq!(parse_head(&text.as_bytes()[..cut]), Ok(None), "{cut}");
         }
-        let read = head(text.as_bytes()).unwrap().unwrap();
-        assert_eq!((read.len, read.head.status, read.head.media.as_str()), (end, StatusCode::OK, "text/event-stream"));
+        let read = parse_head(text.as_bytes()).unwrap().unwrap();
+        assert_eq!(
+            (read.len, read.head.status, read.head.media_type.as_str()),
+            (end, StatusCode::OK, "text/event-stream")
+        );
         assert_eq!((read.framing, read.keep_alive, read.head.encoding), (CHUNKED, true, None));
     }
 
@@ -308,7 +311,7 @@ mod tests {
         for (line, want) in
             [("", None), ("Content-Encoding: Identity\r\n", None), ("content-encoding: GZip\r\n", Some("gzip"))]
         {
-            let read = head(format!("HTTP/1.1 200 OK\r\n{line}\r\n").as_bytes()).unwrap().unwrap();
+            let read = parse_head(format!("HTTP/1.1 200 OK\r\n{line}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!(read.head.encoding.as_deref(), want);
         }
     }
@@ -327,7 +330,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n", Framing::Length(1), true),
             ("HTTP/1.1 204 No Content\r\n", Framing::Length(0), true),
         ] {
-            let read = head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
+            let read = parse_head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{lines}");
         }
         for wrong in [
@@ -335,10 +338,10 @@ mod tests {
             "SSH-2.0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         ] {
-            assert!(head(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(parse_head(wrong.as_bytes()).is_err(), "{wrong}");
         }
-        assert!(head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'a'; LARGEST_HEAD]].concat()).is_err());
-        let moved = head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
+        assert!(parse_head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'a'; MAX_HEAD]].concat()).is_err());
+        let moved = parse_head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
         assert_eq!(moved.head.location.as_deref(), Some("/there"));
     }
 }
