@@ -30,6 +30,6 @@ pub fn pool(paths: &[PathBuf]) -> Result<RunResult, Error> {
     })?;
     match wrong {
         Some(wrong) => Err(Error::Input(wrong)),
-        None => stats::pool(results).map_err(Error::Input),
+        None => stats::pool_runs(results).map_err(Error::Input),
     }
 }

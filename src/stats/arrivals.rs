@@ -1,10 +1,17 @@
 //! Whether requests were sent when they were planned, as the clients of a run tell it.
 
+use super::pooling::{Pooled, Pooling};
 use crate::record::{Arrivals, GapTest, LateCounts};
 
-/// Of two clients together: counts are added, and of each test the worse result stands.
+impl Pooled for Arrivals {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        all.all.iter().copied().copied().reduce(merge_arrivals)
+    }
+}
+
+/// Two clients together: counts are added, and each test has the worse of both results.
 #[must_use]
-pub fn both(a: Arrivals, b: Arrivals) -> Arrivals {
+pub fn merge_arrivals(a: Arrivals, b: Arrivals) -> Arrivals {
     let worse = |a: GapTest, b: GapTest| if b.p < a.p { b } else { a };
     let (distance, p) = if b.p < a.p { (b.distance, b.p) } else { (a.distance, a.p) };
     Arrivals {
@@ -56,8 +63,8 @@ mod tests {
         let late = LateCounts { no_slot: 3, input: 0, client: 1 };
         let bad =
             Arrivals { planned: 20, distance: 0.3, p: 1e-9, gaps: Some(GapTest { distance: 0.2, p: 0.002 }), late };
-        let told = both(good, bad);
-        assert_eq!(told, both(bad, good));
+        let told = merge_arrivals(good, bad);
+        assert_eq!(told, merge_arrivals(bad, good));
         assert_eq!((told.planned, told.p, told.late), (30, 1e-9, late));
         let line = "arrivals: 30 planned, at most 30.0 % behind (p < 0.001, gaps p 0.002), late: 3 by no slot, 1 by the client";
         assert_eq!(words(&told), line);

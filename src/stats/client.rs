@@ -5,9 +5,10 @@ use std::{cmp::Reverse, ops::Add};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::recording::Recording;
+use super::pooling::{Pooled, Pooling};
 use crate::{
     record::{EndRecord, Percentiles, RunRecord, Stamps, Verdict},
+    recording::Recording,
     units::Nanos,
 };
 
@@ -157,6 +158,12 @@ pub fn verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
         }
     }
     (worst, reasons)
+}
+
+impl Pooled for Client {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        all.all.iter().copied().cloned().reduce(Client::and)
+    }
 }
 
 #[cfg(test)]

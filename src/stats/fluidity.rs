@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{part::Part, tokens};
+use super::{part::Part, pooling::Pooling, tokens};
 use crate::{
     recording::{Recording, Request},
     statistics::{Summary, Unit, Wanted},
@@ -66,6 +66,16 @@ fn of_request(recording: &Recording, request: &Request, ttft: f64, tpot: f64) ->
         }
     }
     (met + missed > 0.0).then(|| met / (met + missed))
+}
+
+impl Fluidity {
+    /// Pools the fluidity of several runs with `offered` requests in total.
+    #[must_use]
+    pub fn pool_offered(all: &Pooling<Self>, offered: f64) -> Option<Self> {
+        let fluid = all.sum(|fluidity| fluidity.fluid);
+        let attainment = (offered > 0.0).then(|| fluid as f64 / offered);
+        Some(Fluidity { index: all.pool_summary(Unit::Share, |fluidity| &fluidity.index)?, fluid, attainment })
+    }
 }
 
 #[cfg(test)]

@@ -3,14 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{fluidity::Fluidity, part::Part};
+use super::{fluidity::Fluidity, part::Part, pooling::Pooling};
 use crate::{
     record::Object,
-    units::{Nanos, parse_duration_in},
-};
-use crate::{
     recording::{Recording, Request},
     statistics::Wanted,
+    units::{Nanos, parse_duration_in},
 };
 
 /// One limit: `ttft:200ms`.
@@ -184,6 +182,47 @@ impl Good {
     pub fn over(self, duration: f64) -> Self {
         let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
         Good { per_s: rate(self.requests), tokens_per_s: rate(self.tokens), ..self }
+    }
+}
+
+impl Goodput {
+    /// Pools several runs, of which each had `offered` requests; without rates, which
+    /// [`RunResult::set_rates`](super::RunResult::set_rates) adds. `None` unless all have the same limits.
+    #[must_use]
+    pub fn pool_offered(all: &Pooling<Self>, offered: &[f64]) -> Option<Self> {
+        let slos_ms = all.all[0].slos_ms.clone();
+        if all.all.iter().any(|goodput| goodput.slos_ms != slos_ms) {
+            return None;
+        }
+        let names: Vec<&String> = slos_ms.keys().collect();
+        let fluid: Option<Vec<&Fluidity>> = all.all.iter().map(|goodput| goodput.fluidity.as_ref()).collect();
+        let fluidity = fluid.and_then(|fluid| {
+            Fluidity::pool_offered(&Pooling { all: fluid, options: all.options }, offered.iter().sum::<f64>())
+        });
+        Some(Goodput {
+            from_start: Good::pool_offered(&all.map_fields(|goodput| &goodput.from_start), offered, &names),
+            from_schedule: Good::pool_offered(&all.map_fields(|goodput| &goodput.from_schedule), offered, &names),
+            slos_ms: slos_ms.clone(),
+            fluidity,
+        })
+    }
+}
+
+impl Good {
+    fn pool_offered(all: &Pooling<Self>, offered: &[f64], names: &[&String]) -> Self {
+        let share = |value: &dyn Fn(&Good) -> Option<f64>| {
+            let kept: f64 = all.all.iter().zip(offered).filter_map(|(good, n)| Some(value(good)? * n)).sum();
+            let offered: f64 = offered.iter().sum();
+            (offered > 0.0).then(|| kept / offered)
+        };
+        let alone = |name: &String| (name.clone(), share(&|good| good.attainment_of.get(name)?.as_f64()).into());
+        Good {
+            requests: all.sum(|good| good.requests),
+            attainment: share(&|good| good.attainment),
+            attainment_of: names.iter().map(|name| alone(name)).collect(),
+            tokens: all.sum(|good| good.tokens),
+            ..Good::default()
+        }
     }
 }
 

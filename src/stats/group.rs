@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Options,
     part::{Numbers, Part},
+    pooling::{Pooled, Pooling},
 };
 use crate::{
     recording::{
@@ -102,6 +103,46 @@ pub fn slices(recording: &Recording, options: &Options, origin: f64) -> Vec<Slic
         numbers: Numbers::of(&Part::of(recording, offered), &options.wanted, &options.slos),
     };
     members.into_iter().map(slice).collect()
+}
+
+/// Groups with the same key are pooled; they keep the order of their first appearance.
+impl Pooled for Vec<Group> {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        let mut found: Vec<Vec<&Group>> = Vec::new();
+        for group in all.all.iter().copied().flatten() {
+            match found.iter_mut().find(|same| same[0].by == group.by && same[0].key == group.key) {
+                Some(same) => same.push(group),
+                None => found.push(vec![group]),
+            }
+        }
+        let pool_group = |same: Vec<&Group>| {
+            let (by, key) = (same[0].by.clone(), same[0].key.clone());
+            let same = Pooling { all: same, options: all.options };
+            Some(Group { by, key, numbers: same.pool_field(|group| &group.numbers)? })
+        };
+        found.into_iter().map(pool_group).collect()
+    }
+}
+
+/// Slices with the same beginning are pooled. Parts and hosts of one run share their beginnings; runs one after the other have
+/// no slice in common.
+impl Pooled for Vec<Slice> {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        let mut found: Vec<Vec<&Slice>> = Vec::new();
+        for slice in all.all.iter().copied().flatten() {
+            match found.iter_mut().find(|same| same[0].from_s.total_cmp(&slice.from_s).is_eq()) {
+                Some(same) => same.push(slice),
+                None => found.push(vec![slice]),
+            }
+        }
+        found.sort_by(|a, b| a[0].from_s.total_cmp(&b[0].from_s));
+        let pool_slice = |same: Vec<&Slice>| {
+            let (from_s, to_s) = (same[0].from_s, same[0].to_s);
+            let same = Pooling { all: same, options: all.options };
+            Some(Slice { from_s, to_s, numbers: same.pool_field(|slice| &slice.numbers)? })
+        };
+        found.into_iter().map(pool_slice).collect()
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod group;
 mod part;
 mod peak;
 mod pool;
+mod pooling;
 mod rate;
 mod result;
 mod server;
@@ -21,7 +22,7 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-pub use pool::runs as pool;
+pub use pool::pool_runs;
 pub use result::RunResult;
 
 use self::goodput::{Slo, Slos, parse_slos};
@@ -173,7 +174,7 @@ fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> R
         let part = RunResult::of(part, &in_part);
         earlier = Some(match earlier.take() {
             None => part,
-            Some(earlier) => pool::parts(earlier, part, true).map_err(Error::Input)?,
+            Some(earlier) => pool::pool_parts(earlier, part, true).map_err(Error::Input)?,
         });
         Ok(())
     })?;
@@ -191,7 +192,7 @@ fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> R
         None => RunResult::of(recording, options),
         Some(earlier) => {
             let last = RunResult::of(recording, &in_part);
-            pool::parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
+            pool::pool_parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
         }
     };
     result.vb.hold_against(pages, meant, span);

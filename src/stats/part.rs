@@ -3,9 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::goodput::{Good, Slo};
-use crate::record::Object;
+use super::{
+    goodput::{Good, Slo},
+    pooling::{Pooled, Pooling},
+};
 use crate::{
+    record::Object,
     recording::{Recording, Request, in_time, metric::Metric},
     statistics::{Distribution, Summary, Unit, Wanted, interval::Dependences},
 };
@@ -131,5 +134,30 @@ impl Numbers {
             attainment_of: good.attainment_of,
             good_tokens: (!slos.is_empty()).then_some(good.tokens),
         }
+    }
+}
+
+impl Pooled for Numbers {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        let limits = all.all.first().map(|n| n.attainment_of.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let alone = |name: String| {
+            let share = |n: &Numbers| n.attainment_of.get(&name).and_then(serde_json::Value::as_f64);
+            let mean = all.weighted_mean(|n| (n.offered as f64, share(n)));
+            (name, mean.into())
+        };
+        Some(Numbers {
+            offered: all.sum(|n| n.offered),
+            completed: all.sum(|n| n.completed),
+            failed: all.sum(|n| n.failed),
+            input_tokens: all.sum(|n| n.input_tokens),
+            output_tokens: all.sum(|n| n.output_tokens),
+            ttft_ms: all.pool_times(|n| &n.ttft_ms)?,
+            tpot_ms: all.pool_times(|n| &n.tpot_ms)?,
+            itl_ms: all.pool_times(|n| &n.itl_ms)?,
+            e2el_ms: all.pool_times(|n| &n.e2el_ms)?,
+            attainment: all.weighted_mean(|n| (n.offered as f64, n.attainment)),
+            attainment_of: limits.into_iter().map(alone).collect(),
+            good_tokens: all.sum_known(|n| n.good_tokens),
+        })
     }
 }

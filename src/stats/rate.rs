@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pooling::Pooling;
 use crate::statistics::{
+    Together,
     interval::{self, Dependence},
     numpy,
 };
@@ -76,6 +78,31 @@ impl Slices {
         let ends = interval::of_mean(mean, numpy::std(&self.counts), effective);
         let interval = ends.low.zip(ends.high).filter(|_| self.events >= EVENTS);
         Rate { per_s: mean * per_s, interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]) }
+    }
+}
+
+impl Rate {
+    /// The rate `per_s` of several runs, as uncertain as their own rates. Hosts add up; they share the server's state, so their
+    /// errors add up too. Runs one after the other weigh by their durations in `seconds`.
+    #[must_use]
+    pub fn pool_weighted(all: &Pooling<Self>, seconds: &[f64], per_s: f64) -> Self {
+        let total: f64 = seconds.iter().sum();
+        let together = all.options.together;
+        let weight = |i: usize| match together {
+            Together::AtOnce => 1.0,
+            Together::InTurn => seconds[i] / total,
+        };
+        let weighted = |value: &dyn Fn(&Rate) -> Option<f64>| -> Option<Vec<f64>> {
+            all.all.iter().enumerate().map(|(i, rate)| Some(weight(i) * value(rate)?)).collect()
+        };
+        // Hosts that start or end at different times have a lower pooled rate than the sum of their rates.
+        let scale = per_s / weighted(&|rate| Some(rate.per_s)).unwrap_or_default().iter().sum::<f64>();
+        let half = weighted(&|rate| rate.interval.map(|[low, high]| (high - low) / 2.0)).map(|halves| match together {
+            Together::AtOnce => halves.iter().sum(),
+            Together::InTurn => halves.iter().map(|half| half * half).sum::<f64>().sqrt(),
+        });
+        let interval = half.map(|half: f64| half * scale).filter(|half| half.is_finite());
+        Rate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each.
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,11 +9,9 @@ use super::{Options, peak, vb::Vb};
 use crate::{
     clock,
     record::{Object, RunRecord},
-    units::{SECOND, UnixNanos},
-};
-use crate::{
     recording::{Recording, Request, metric::Metric},
     statistics::Distribution,
+    units::{SECOND, UnixNanos},
 };
 
 /// One run: what `vllm bench serve --save-result` writes, and `vb`.
@@ -258,7 +257,7 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
     let concurrency: Option<u64> = runs.iter().map(|run| run.max_concurrency.map(u64::from)).sum();
     let told = !runs.is_empty();
     [
-        ("date", date(started).into()),
+        ("date", format_date(started).into()),
         ("endpoint_type", text(|run| &run.backend)),
         ("backend", text(|run| &run.backend)),
         ("label", Value::Null),
@@ -275,25 +274,9 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
 }
 
 /// `20261124-020748`, in UTC. (vLLM writes local time.)
-fn date(time: UnixNanos) -> String {
-    let seconds = time.0 / SECOND;
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
-}
-
-/// The date of a day counted from 1970, by Hinnant's `civil_from_days`: years that begin in March put the leap day at
-/// their end, and 400 of them have 146,097 days.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let from_march_0000 = days + 719_468;
-    let (era, day_of_era) = (from_march_0000 / 146_097, from_march_0000 % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+fn format_date(time: UnixNanos) -> String {
+    let timestamp = i64::try_from(time.0 / SECOND).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    timestamp.unwrap_or_default().strftime("%Y%m%d-%H%M%S").to_string()
 }
 
 #[cfg(test)]
@@ -313,7 +296,7 @@ mod tests {
             (1_795_485_600, "20261124-020000"),
             (4_107_542_400, "21000301-000000"),
         ] {
-            assert_eq!(date(UnixNanos(seconds * SECOND)), text);
+            assert_eq!(format_date(UnixNanos(seconds * SECOND)), text);
         }
     }
 

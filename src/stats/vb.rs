@@ -1,16 +1,20 @@
 //! The part of a result that vLLM does not have. `docs/METRICS.md` defines each number.
 
+use std::{cmp::Reverse, collections::HashMap};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Options, arrivals,
+    Options,
+    arrivals::merge_arrivals,
     cache::Cache,
     client::{self, Client},
     goodput::Goodput,
     group::{self, Group, Slice},
     part::{Numbers, Part},
     peak,
+    pooling::{Pooled, Pooling},
     rate::Rate,
     server::{ClientView, Server},
     steady::{self, Run, Stability, Steady, Window},
@@ -18,11 +22,9 @@ use super::{
 };
 use crate::{
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
-    units::UnixNanos,
-};
-use crate::{
     recording::{Recording, Request, expected_cache::ExpectedCache, in_time, metric::Metric, pages::Pages},
-    statistics::{Distribution, Summary, Unit},
+    statistics::{Distribution, Summary, Unit, histogram, numpy},
+    units::UnixNanos,
 };
 
 /// How many error messages are shown.
@@ -216,7 +218,7 @@ impl Vb {
             verdict,
             reasons,
             client: Client::of(&recording),
-            arrivals: recording.ends.iter().filter_map(|end| end.arrivals).reduce(arrivals::both),
+            arrivals: recording.ends.iter().filter_map(|end| end.arrivals).reduce(merge_arrivals),
             skipped_lines: recording.skipped,
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,
@@ -405,6 +407,115 @@ fn shortfall(recording: &Recording) -> Shortfall {
         shortfall.missing_tokens += u64::from(expected.saturating_sub(request.output_tokens));
     }
     shortfall
+}
+
+/// Without the rates, which depend on the durations of the results.
+impl Pooled for Vb {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        let first = all.all[0];
+        let (verdict, reasons) = pool_verdicts(all);
+        let length = |of: fn(&Vb) -> Option<u64>| {
+            let mean = all.weighted_mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
+            mean.map(|mean| numpy::whole(mean.round()) as u64)
+        };
+        Some(Vb {
+            format: first.format,
+            tool: first.tool.clone(),
+            run_ids: all.collect_names(|vb| &vb.run_ids),
+            hosts: all.collect_names(|vb| &vb.hosts),
+            selftest: all.all.iter().find_map(|vb| vb.selftest.clone()),
+            complete: all.all.iter().all(|vb| vb.complete),
+            interrupted: all.all.iter().any(|vb| vb.interrupted),
+            open_loop: all.all.iter().filter_map(|vb| vb.open_loop).reduce(|a, b| a || b),
+            verdict,
+            reasons,
+            client: all.pool_known(|vb| vb.client.as_ref()),
+            arrivals: all.pool_known(|vb| vb.arrivals.as_ref()),
+            skipped_lines: all.sum(|vb| vb.skipped_lines),
+            bad_lines: all.sum(|vb| vb.bad_lines),
+            offered: all.sum(|vb| vb.offered),
+            not_sent: all.sum(|vb| vb.not_sent),
+            outcomes: all.sum_counts(|vb| &vb.outcomes),
+            errors: all.pool_field(|vb| &vb.errors)?,
+            input_len: length(|vb| vb.input_len),
+            output_len: length(|vb| vb.output_len),
+            start_time: all.all.iter().filter_map(|vb| vb.start_time).min(),
+            end_time: all.all.iter().filter_map(|vb| vb.end_time).max(),
+            percentile_error: histogram::ERROR,
+            requests_per_s: Rate::default(),
+            output_tokens_per_s: Rate::default(),
+            steady: None,
+            from_start: all.pool_field(|vb| &vb.from_start)?,
+            from_schedule: all.pool_field(|vb| &vb.from_schedule)?,
+            tpot_ms: all.pool_times(|vb| &vb.tpot_ms)?,
+            itl_per_chunk_ms: all.pool_times(|vb| &vb.itl_per_chunk_ms)?,
+            itl_per_token_ms: all.pool_times(|vb| &vb.itl_per_token_ms)?,
+            longest_stall_ms: all.pool_times(|vb| &vb.longest_stall_ms)?,
+            itl_per_token_estimated: all.all.iter().any(|vb| vb.itl_per_token_estimated),
+            client_queue_time_ms: all.pool_times(|vb| &vb.client_queue_time_ms)?,
+            ttft_answer_ms: all.pool_times(|vb| &vb.ttft_answer_ms)?,
+            schedule_lag_ms: all.pool_times(|vb| &vb.schedule_lag_ms)?,
+            read_lag_ms: all.pool_times(|vb| &vb.read_lag_ms)?,
+            server_queue_ms: all.pool_times(|vb| &vb.server_queue_ms)?,
+            server_ttft_ms: all.pool_times(|vb| &vb.server_ttft_ms)?,
+            peak_concurrency: all.pool_peak(|vb| vb.peak_concurrency),
+            peak_tokens_per_s: all.pool_peak(|vb| vb.peak_tokens_per_s),
+            prompt_len: all.pool_summary(Unit::Tokens, |vb| &vb.prompt_len)?,
+            output_tokens: all.pool_summary(Unit::Tokens, |vb| &vb.output_tokens)?,
+            cached_tokens: all.sum_known(|vb| vb.cached_tokens),
+            reasoning_tokens: all.sum_known(|vb| vb.reasoning_tokens),
+            token_sources: all.sum_counts(|vb| &vb.token_sources),
+            shortfall: all.pool_field(|vb| &vb.shortfall)?,
+            goodput: pool_goodputs(all),
+            // The server's counters belong to the stream that has its pages.
+            cache: None,
+            server: None,
+            groups: all.pool_field(|vb| &vb.groups)?,
+            slices: all.pool_field(|vb| &vb.slices)?,
+        })
+    }
+}
+
+impl Pooled for Latencies {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        Some(Latencies { ttft_ms: all.pool_times(|l| &l.ttft_ms)?, e2el_ms: all.pool_times(|l| &l.e2el_ms)? })
+    }
+}
+
+impl Pooled for Shortfall {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        Some(Shortfall {
+            compared: all.sum(|shortfall| shortfall.compared),
+            short: all.sum(|shortfall| shortfall.short),
+            long: all.sum(|shortfall| shortfall.long),
+            missing_tokens: all.sum(|shortfall| shortfall.missing_tokens),
+        })
+    }
+}
+
+impl Pooled for Vec<Failure> {
+    fn pool(all: &Pooling<Self>) -> Option<Self> {
+        let mut counts: HashMap<_, u64> = HashMap::new();
+        for failure in all.all.iter().copied().flatten() {
+            *counts.entry((failure.kind, failure.message.clone())).or_default() += failure.count;
+        }
+        Some(most_frequent(counts.iter()))
+    }
+}
+
+/// The worst verdict, and the reasons of all results, worst verdict first.
+fn pool_verdicts(all: &Pooling<Vb>) -> (Option<Verdict>, Vec<String>) {
+    let mut judged = all.all.clone();
+    judged.sort_by_key(|vb| Reverse(vb.verdict));
+    let sorted = Pooling { all: judged, options: all.options };
+    (sorted.all.first().and_then(|vb| vb.verdict), sorted.collect_names(|vb| &vb.reasons))
+}
+
+/// `None` unless every result has a goodput.
+fn pool_goodputs(all: &Pooling<Vb>) -> Option<Goodput> {
+    let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
+    let offered: Vec<f64> = all.all.iter().map(|vb| vb.offered as f64).collect();
+    Goodput::pool_offered(&Pooling { all: goodputs, options: all.options }, &offered)
 }
 
 #[cfg(test)]
