@@ -16,7 +16,7 @@ use crate::{
         connection::{parse_base_url, parse_url, server_root},
         exchange::BodyFormat,
     },
-    load::{self, Rate, ThinkTime},
+    load::{self, RequestRate, ThinkTime},
     record::Object,
     units::{self, Nanos},
 };
@@ -118,7 +118,7 @@ pub struct Args {
     /// Requests per second; `inf` sends as fast as there is room. A rate over time is written as 5:30s,5-50:1m,50 (5~50: by
     /// the same factor each second), or @FILE, a table of seconds and rates. Without it the requests' own timestamps are obeyed.
     #[arg(long, help_heading = LOAD, value_name = "RATE")]
-    pub request_rate: Option<Rate>,
+    pub request_rate: Option<RequestRate>,
     /// vLLM's ramp: a rate that grows from --ramp-up-start-rps to --ramp-up-end-rps within --ramp-up-time.
     #[arg(long, help_heading = LOAD, value_enum, value_name = "HOW")]
     pub ramp_up_strategy: Option<Growth>,
@@ -392,7 +392,7 @@ impl Args {
     }
 
     /// The rate of --request-rate, or of the ramp; `None`: the requests' own timestamps.
-    pub fn rate(&self) -> Result<Option<Rate>, Error> {
+    pub fn rate(&self) -> Result<Option<RequestRate>, Error> {
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let ramp = (self.ramp_up_strategy, self.ramp_up_start_rps, self.ramp_up_end_rps, self.ramp_up_time);
         let rate = match ramp {
@@ -401,7 +401,7 @@ impl Args {
                 return wrong("--request-rate and --ramp-up-… are two rates: give one (as 1-9:60s,9, say)");
             }
             (Some(how), Some(start), Some(end), Some(time)) => {
-                Some(Rate::ramp(start, end, time, how == Growth::Exponential).map_err(Error::Usage)?)
+                Some(RequestRate::from_ramp(start, end, time, how == Growth::Exponential).map_err(Error::Usage)?)
             }
             (_, _, _, None) => {
                 return wrong(
@@ -417,7 +417,7 @@ impl Args {
         if self.burst_size == 0 {
             return wrong("--burst-size 0 would send nothing: 1 is no burst");
         }
-        if self.burst_size > 1 && rate.as_ref().is_none_or(Rate::is_free) {
+        if self.burst_size > 1 && rate.as_ref().is_none_or(RequestRate::is_free) {
             return wrong("--burst-size needs a --request-rate, which says how often bursts come");
         }
         Ok(rate)

@@ -255,7 +255,7 @@ impl<R> Queue<R> {
     }
 
     fn next(&mut self, request: R, now: Nanos, launch: &impl Launch<Request = R>) -> Next<R> {
-        let due = self.schedule.due(launch.timestamp(&request));
+        let due = self.schedule.next_due(launch.timestamp(&request));
         // A line that stands behind a later one was hidden by it, and one behind too many turns by those: it was not there until
         // now.
         let hidden = self.full || due.is_some_and(|due| due < self.latest);

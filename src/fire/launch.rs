@@ -27,8 +27,8 @@ use crate::{
     clock::Clock,
     http::exchange::{HttpExchange, Transport},
     load::{
-        Arrivals, ThinkTime,
-        arrivals::{Moments, Told},
+        ArrivalMonitor, ThinkTime,
+        arrivals::{ArrivalSummary, SendTimes},
     },
     pacer::SLEEP_MARGIN,
     record::RequestFuncOutput,
@@ -51,7 +51,7 @@ pub struct Launcher<'a, T: Transport> {
     /// How long the clock of the input had run when that of the run started.
     pub lead: Nanos,
     /// What was sent when.
-    arrivals: Arrivals,
+    arrivals: ArrivalMonitor,
     /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
     begun: Vec<Vec<Begun<T::Exchange>>>,
 }
@@ -176,7 +176,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
         attendant: Attendant,
         template: Arc<Template>,
         thinking: (ThinkTime, ChaCha8Rng),
-        arrivals: Arrivals,
+        arrivals: ArrivalMonitor,
     ) -> Self {
         let begun = readers.handles().map(|_| vec![]).collect();
         Launcher {
@@ -197,7 +197,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
     /// How long a user thinks now.
     fn pause(&mut self) -> Nanos {
         let (time, rng) = &mut self.thinking;
-        time.draw(rng)
+        time.draw_time(rng)
     }
 
     /// A first turn that waits for replies, as when the lines before it were cut off: there will be none.
@@ -211,8 +211,8 @@ impl<'a, T: Transport> Launcher<'a, T> {
     }
 
     /// Nothing more is sent: what is to be told of it, and no more senders from here.
-    pub fn end(self) -> Option<Told> {
-        self.arrivals.end()
+    pub fn end(self) -> Option<ArrivalSummary> {
+        self.arrivals.finish()
     }
 }
 
@@ -287,7 +287,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         output.base_url.clone_from(&server.name);
         let sent = self.attendant.client.clock.now();
         if !due.follows {
-            self.arrivals.sent(Moments { planned: due.scheduled, read: due.read, ready: due.ready, sent });
+            self.arrivals.record_sent(SendTimes { planned: due.scheduled, read: due.read, ready: due.ready, sent });
         }
         let (at, exchange) = server.transport.start_request(requests.swap_remove(place));
         self.attendant.client.started.fetch_add(1, Relaxed);
@@ -314,7 +314,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
     fn never(&mut self, request: RequestFuncInput, due: Due, why: Why) {
         let scheduled = due.scheduled;
         if !due.follows && why != Why::NoReply {
-            self.arrivals.never(scheduled);
+            self.arrivals.record_unsent(scheduled);
         }
         let client = &self.attendant.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);

@@ -84,8 +84,8 @@ use crate::{
         stamped::StampedTransport,
     },
     load::{
-        Arrivals, Rate, Schedule,
-        arrivals::{GapLaw, Late, Told},
+        ArrivalMonitor, RequestRate, Schedule,
+        arrivals::{ArrivalSummary, GapDistribution, LateRequests},
     },
     ndjson,
     pacer::Sleeper,
@@ -148,7 +148,7 @@ async fn load(
     args: &Args,
     urls: &[Url],
     protocol: Protocol,
-    rate: Option<Rate>,
+    rate: Option<RequestRate>,
     headers: Headers,
     open_files: usize,
 ) -> Result<(), Error> {
@@ -215,7 +215,7 @@ struct Load<'a> {
     first: SampleRequest,
     readers: &'a Readers,
     stopper: Stopper,
-    rate: Option<Rate>,
+    rate: Option<RequestRate>,
     /// Connections that the system allows.
     open_files: usize,
 }
@@ -343,8 +343,8 @@ fn run_record(load: &Load<'_>, model: String) -> RunRecord {
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
         endpoint: without_keys(args.endpoint(protocol)),
         stream: (protocol.response_framing() == BodyFormat::Json).then_some(false),
-        request_rate: rate.as_ref().and_then(Rate::number),
-        rate_profile: rate.as_ref().and_then(Rate::profile).map(str::to_owned),
+        request_rate: rate.as_ref().and_then(RequestRate::as_constant),
+        rate_profile: rate.as_ref().and_then(RequestRate::profile_text).map(str::to_owned),
         burst_size: Some(args.burst_size).filter(|size| *size > 1),
         burstiness: Some(args.burstiness).filter(|shape| shape.is_finite()),
         max_concurrency: args.max_concurrency,
@@ -490,13 +490,13 @@ impl Load<'_> {
 }
 
 /// What watches the sending, with the law of the gaps where there is one.
-fn arrivals(args: &Args, rate: Option<&Rate>) -> Arrivals {
-    let profile = rate.and_then(Rate::over_time).filter(|_| args.burst_size == 1);
-    Arrivals::new(profile.and_then(|profile| GapLaw::new(profile, args.burstiness)))
+fn arrivals(args: &Args, rate: Option<&RequestRate>) -> ArrivalMonitor {
+    let profile = rate.and_then(RequestRate::to_profile).filter(|_| args.burst_size == 1);
+    ArrivalMonitor::new(profile.and_then(|profile| GapDistribution::new(profile, args.burstiness)))
 }
 
-fn arrivals_record(told: Told) -> record::Arrivals {
-    let Late { no_slot, input, client } = told.late;
+fn arrivals_record(told: ArrivalSummary) -> record::Arrivals {
+    let LateRequests { no_slot, input, client } = told.late;
     record::Arrivals {
         planned: told.planned,
         distance: told.distance,

@@ -233,7 +233,7 @@ impl Plan {
                 messages: Some(session.messages[..turn.messages].to_vec()),
                 expected_output_len: Some(turn.reply_len),
                 expected_cached_len: Some(turn.cached),
-                think_time: think.filter(|_| number > 0).map(|think| think.draw(&mut rng)),
+                think_time: think.filter(|_| number > 0).map(|think| think.draw_time(&mut rng)),
                 body: session.body.clone(),
                 ..SampleRequest::default()
             };

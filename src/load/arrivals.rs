@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use statrs::distribution::{ContinuousCDF, Gamma};
 
-use super::profile::Profile;
+use super::profile::RateProfile;
 use crate::units::Nanos;
 
 /// Moments closer than this are the same: what a request is late by on a machine that does other things too.
@@ -14,38 +14,38 @@ pub const TOLERANCE: Nanos = Nanos(1_000_000);
 const GAP_TOLERANCE: Nanos = Nanos(100_000);
 
 /// Bins of probability for the gaps: the distance is known to 1/8192.
-const BINS: usize = 8192;
+const GAP_BINS: usize = 8192;
 
 /// The gaps that a schedule draws, in planned requests: gamma distributed with mean 1.
 #[derive(Debug, Clone)]
-pub struct GapLaw {
-    profile: Profile,
+pub struct GapDistribution {
+    profile: RateProfile,
     gamma: Gamma,
 }
 
-impl GapLaw {
+impl GapDistribution {
     /// Of arrivals by `profile` with gaps of this shape; `None`: even gaps, which have no distribution to test.
     #[must_use]
-    pub fn new(profile: Profile, burstiness: f64) -> Option<Self> {
+    pub fn new(profile: RateProfile, burstiness: f64) -> Option<Self> {
         let gamma = Gamma::new(burstiness, burstiness).ok().filter(|_| burstiness.is_finite())?;
-        Some(GapLaw { profile, gamma })
+        Some(GapDistribution { profile, gamma })
     }
 }
 
 /// Watches requests being sent, in their order. Its memory is that of the requests that are behind.
 #[derive(Debug)]
-pub struct Arrivals {
-    law: Option<GapLaw>,
+pub struct ArrivalMonitor {
+    law: Option<GapDistribution>,
     /// Planned and sent so far.
     planned: u64,
     sent: u64,
     /// When those were sent for which it is not known yet how many were due by then, with how many were sent before; and with the
     /// request itself, unless it was late.
-    open: VecDeque<(Nanos, u64)>,
+    unresolved: VecDeque<(Nanos, u64)>,
     /// The most that were due and not yet sent.
-    behind: u64,
+    max_backlog: u64,
     /// By the cause.
-    late: Late,
+    late: LateRequests,
     last: Option<f64>,
     /// Gaps by the probability that their law gives to one that is longer, or shorter, by the tolerance.
     longer: Vec<u32>,
@@ -56,7 +56,7 @@ pub struct Arrivals {
 /// Requests that were sent more than [`TOLERANCE`] behind their schedule, by what kept them: the client, if it took the larger
 /// part of the delay; else what ended last, the wait for a slot or for the input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Late {
+pub struct LateRequests {
     /// No slot was free.
     pub no_slot: u64,
     /// They had not been read from the input.
@@ -67,7 +67,7 @@ pub struct Late {
 
 /// What kept a request.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Moments {
+pub struct SendTimes {
     /// When it was due.
     pub planned: Nanos,
     /// When it had been read; 0: before anybody asked.
@@ -80,7 +80,7 @@ pub struct Moments {
 
 /// What is told of a run's arrivals.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Told {
+pub struct ArrivalSummary {
     /// Requests that were due.
     pub planned: u64,
     /// The largest share of them that was due and not sent at some moment.
@@ -90,22 +90,22 @@ pub struct Told {
     /// The distance of the gaps' distribution from the law that was asked for, and its probability.
     pub gaps: Option<(f64, f64)>,
     /// What was sent late.
-    pub late: Late,
+    pub late: LateRequests,
 }
 
-impl Arrivals {
+impl ArrivalMonitor {
     /// With nothing sent.
     #[must_use]
-    pub fn new(law: Option<GapLaw>) -> Self {
-        let bins = || if law.is_some() { vec![0; BINS] } else { vec![] };
+    pub fn new(law: Option<GapDistribution>) -> Self {
+        let bins = || if law.is_some() { vec![0; GAP_BINS] } else { vec![] };
         let (longer, shorter) = (bins(), bins());
-        Arrivals {
+        ArrivalMonitor {
             law,
             planned: 0,
             sent: 0,
-            open: VecDeque::new(),
-            behind: 0,
-            late: Late::default(),
+            unresolved: VecDeque::new(),
+            max_backlog: 0,
+            late: LateRequests::default(),
             last: None,
             longer,
             shorter,
@@ -114,36 +114,36 @@ impl Arrivals {
     }
 
     /// A request is sent.
-    pub fn sent(&mut self, moments: Moments) {
-        self.plan(moments.planned);
+    pub fn record_sent(&mut self, moments: SendTimes) {
+        self.note_planned(moments.planned);
         self.count_late(moments);
         let in_time = moments.sent < moments.planned + TOLERANCE;
-        self.open.push_back((moments.sent, self.sent + u64::from(in_time)));
+        self.unresolved.push_back((moments.sent, self.sent + u64::from(in_time)));
         self.sent += 1;
-        self.gap(moments.sent);
+        self.record_gap(moments.sent);
     }
 
     /// A request was due, and is never sent.
-    pub fn never(&mut self, planned: Nanos) {
-        self.plan(planned);
+    pub fn record_unsent(&mut self, planned: Nanos) {
+        self.note_planned(planned);
     }
 
-    fn plan(&mut self, planned: Nanos) {
-        while let Some((sent, before)) = self.open.front().copied()
+    fn note_planned(&mut self, planned: Nanos) {
+        while let Some((sent, before)) = self.unresolved.front().copied()
             && sent < planned + TOLERANCE
         {
-            self.close(before);
-            self.open.pop_front();
+            self.update_backlog(before);
+            self.unresolved.pop_front();
         }
         self.planned += 1;
     }
 
     /// All that was due when a request was about to be sent is known.
-    fn close(&mut self, before: u64) {
-        self.behind = self.behind.max(self.planned.saturating_sub(before));
+    fn update_backlog(&mut self, before: u64) {
+        self.max_backlog = self.max_backlog.max(self.planned.saturating_sub(before));
     }
 
-    fn count_late(&mut self, Moments { planned, read, ready, sent }: Moments) {
+    fn count_late(&mut self, SendTimes { planned, read, ready, sent }: SendTimes) {
         if sent.since(planned) <= TOLERANCE {
             return;
         }
@@ -155,13 +155,13 @@ impl Arrivals {
         *cause += 1;
     }
 
-    fn gap(&mut self, sent: Nanos) {
+    fn record_gap(&mut self, sent: Nanos) {
         let Some(law) = &self.law else { return };
-        let now = law.profile.count(sent);
-        let slack = law.profile.count(sent + GAP_TOLERANCE) - now;
+        let now = law.profile.requests_by(sent);
+        let slack = law.profile.requests_by(sent + GAP_TOLERANCE) - now;
         if let Some(gap) = self.last.replace(now).map(|last| now - last) {
             for (bins, gap) in [(&mut self.longer, gap + slack), (&mut self.shorter, gap - slack)] {
-                let bin = bin(law.gamma.cdf(gap.max(0.0)));
+                let bin = bin_index(law.gamma.cdf(gap.max(0.0)));
                 bins[bin] = bins[bin].saturating_add(1);
             }
             self.gaps += 1;
@@ -170,22 +170,28 @@ impl Arrivals {
 
     /// The end: nothing more will be planned.
     #[must_use]
-    pub fn end(mut self) -> Option<Told> {
-        while let Some((_, before)) = self.open.pop_front() {
-            self.close(before);
+    pub fn finish(mut self) -> Option<ArrivalSummary> {
+        while let Some((_, before)) = self.unresolved.pop_front() {
+            self.update_backlog(before);
         }
         // Those that were never sent were behind to the last.
-        self.behind = self.behind.max(self.planned - self.sent);
+        self.max_backlog = self.max_backlog.max(self.planned - self.sent);
         if self.planned == 0 {
             return None;
         }
         let n = self.planned as f64;
-        let distance = self.behind as f64 / n;
+        let distance = self.max_backlog as f64 / n;
         let gaps = (self.gaps > 0).then(|| {
             let distance = self.gap_distance();
-            (distance, probability(distance, self.gaps as f64))
+            (distance, ks_probability(distance, self.gaps as f64))
         });
-        Some(Told { planned: self.planned, distance, p: probability(distance, n / 2.0), gaps, late: self.late })
+        Some(ArrivalSummary {
+            planned: self.planned,
+            distance,
+            p: ks_probability(distance, n / 2.0),
+            gaps,
+            late: self.late,
+        })
     }
 
     /// How far the gaps are from their law, at the ends of the bins: the least of all gaps that are within the tolerance.
@@ -195,7 +201,7 @@ impl Arrivals {
         for (bin, (long, short)) in (1..).zip(self.longer.iter().zip(&self.shorter)) {
             longer += u64::from(*long);
             shorter += u64::from(*short);
-            let law = f64::from(bin) / BINS as f64;
+            let law = f64::from(bin) / GAP_BINS as f64;
             worst = worst.max(share(longer) - law).max(law - share(shorter));
         }
         worst
@@ -203,14 +209,14 @@ impl Arrivals {
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 1
-fn bin(probability: f64) -> usize {
-    ((probability * BINS as f64) as usize).min(BINS - 1)
+fn bin_index(probability: f64) -> usize {
+    ((probability * GAP_BINS as f64) as usize).min(GAP_BINS - 1)
 }
 
 /// The probability that Kolmogorov and Smirnov's distance is `distance` or more by chance, with `n` effective observations
 /// (for two samples of n each it is n/2): Stephens, "EDF statistics for goodness of fit", JASA 69 (1974).
 #[must_use]
-pub fn probability(distance: f64, n: f64) -> f64 {
+pub fn ks_probability(distance: f64, n: f64) -> f64 {
     let root = libm::sqrt(n);
     let lambda = (root + 0.12 + 0.11 / root) * distance;
     if lambda < 0.2 {
@@ -227,7 +233,7 @@ pub fn probability(distance: f64, n: f64) -> f64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::Rate, *};
+    use super::{super::RequestRate, *};
     use crate::rng;
 
     fn ms(n: u64) -> Nanos {
@@ -248,7 +254,7 @@ mod tests {
         fn what_is_behind_is_counted_as_it_goes(
             gaps in prop::collection::vec(0..8_u64, 1..60), delays in prop::collection::vec(0..30_u64, 60),
         ) {
-            let mut arrivals = Arrivals::new(None);
+            let mut arrivals = ArrivalMonitor::new(None);
             let (mut due, mut free) = (0, 0);
             let (mut planned, mut sent) = (Vec::new(), Vec::new());
             for (gap, delay) in gaps.iter().zip(delays) {
@@ -257,28 +263,28 @@ mod tests {
                 free = due.max(free + 1) + delay / 20 * delay;
                 planned.push(ms(due));
                 sent.push(ms(free));
-                let at = Moments { planned: ms(due), sent: ms(free), ready: ms(due), ..Moments::default() };
-                arrivals.sent(at);
+                let at = SendTimes { planned: ms(due), sent: ms(free), ready: ms(due), ..SendTimes::default() };
+                arrivals.record_sent(at);
             }
-            let told = arrivals.end().unwrap();
+            let summary = arrivals.finish().unwrap();
             let want = brute(&planned, &sent) as f64 / planned.len() as f64;
-            prop_assert!((told.distance - want).abs() < 1e-12, "{} and {want}: {planned:?} {sent:?}", told.distance);
+            prop_assert!((summary.distance - want).abs() < 1e-12, "{} and {want}: {planned:?} {sent:?}", summary.distance);
         }
     }
 
     /// Arrivals of `rate`, sent by a client that takes `service` for each.
-    fn run(rate: f64, burstiness: f64, service: Nanos) -> Told {
-        let profile = Rate::constant(rate).over_time().unwrap();
-        let mut arrivals = Arrivals::new(GapLaw::new(profile, burstiness));
+    fn run(rate: f64, burstiness: f64, service: Nanos) -> ArrivalSummary {
+        let profile = RequestRate::from_constant(rate).to_profile().unwrap();
+        let mut arrivals = ArrivalMonitor::new(GapDistribution::new(profile, burstiness));
         let mut rng = rng::random_stream(1, "test", 0);
         let (mut planned, mut free) = (Nanos(0), Nanos(0));
         for _ in 0..5000 {
             let gap = rng::sample_gamma(&mut rng, burstiness) / burstiness / rate;
             planned = planned + Nanos::from_secs_f64(gap);
             free = planned.max(free + service);
-            arrivals.sent(Moments { planned, read: Nanos(0), ready: planned, sent: free });
+            arrivals.record_sent(SendTimes { planned, read: Nanos(0), ready: planned, sent: free });
         }
-        arrivals.end().unwrap()
+        arrivals.finish().unwrap()
     }
 
     #[test]
@@ -290,45 +296,46 @@ mod tests {
             assert!(slow.p < 1e-6 && slow.gaps.unwrap().1 < 1e-6 && slow.late.client > 1000, "{slow:?}");
         }
         // The right number in the wrong order of gaps is seen as well.
-        let profile = Rate::constant(100.0).over_time().unwrap();
-        let mut even = Arrivals::new(GapLaw::new(profile, 1.0));
-        (1..1000)
-            .for_each(|i| even.sent(Moments { planned: ms(i * 10), ready: ms(i * 10), sent: ms(i * 10), read: ms(0) }));
-        let told = even.end().unwrap();
-        assert!(told.p > 0.9 && told.gaps.unwrap().1 < 1e-6, "{told:?}");
+        let profile = RequestRate::from_constant(100.0).to_profile().unwrap();
+        let mut even = ArrivalMonitor::new(GapDistribution::new(profile, 1.0));
+        (1..1000).for_each(|i| {
+            even.record_sent(SendTimes { planned: ms(i * 10), ready: ms(i * 10), sent: ms(i * 10), read: ms(0) })
+        });
+        let summary = even.finish().unwrap();
+        assert!(summary.p > 0.9 && summary.gaps.unwrap().1 < 1e-6, "{summary:?}");
     }
 
     #[test]
     fn what_is_sent_at_once_is_in_time_from_the_very_beginning() {
         for start in [0, 500] {
-            let mut arrivals = Arrivals::new(None);
+            let mut arrivals = ArrivalMonitor::new(None);
             let sent = |place: u64| Nanos(start * 1_000_000 + place * 40_000);
             (0..20).for_each(|i| {
-                arrivals.sent(Moments { planned: ms(start), read: ms(0), ready: ms(start), sent: sent(i) });
+                arrivals.record_sent(SendTimes { planned: ms(start), read: ms(0), ready: ms(start), sent: sent(i) });
             });
-            let told = arrivals.end().unwrap();
-            assert!(told.distance == 0.0 && told.late == Late::default(), "{told:?}");
+            let summary = arrivals.finish().unwrap();
+            assert!(summary.distance == 0.0 && summary.late == LateRequests::default(), "{summary:?}");
         }
     }
 
     #[test]
     fn causes_are_told_apart_and_what_is_never_sent_is_behind() {
-        let mut arrivals = Arrivals::new(None);
-        let at = |planned, read, ready, sent| Moments {
+        let mut arrivals = ArrivalMonitor::new(None);
+        let at = |planned, read, ready, sent| SendTimes {
             planned: ms(planned),
             read: ms(read),
             ready: ms(ready),
             sent: ms(sent),
         };
         for moments in [at(0, 0, 0, 1), at(10, 0, 15, 15), at(20, 27, 27, 27), at(30, 0, 30, 35), at(40, 0, 45, 50)] {
-            arrivals.sent(moments);
+            arrivals.record_sent(moments);
         }
-        arrivals.never(ms(60));
-        arrivals.never(ms(70));
-        let told = arrivals.end().unwrap();
-        assert_eq!(told.late, Late { no_slot: 1, input: 1, client: 2 });
-        assert!((told.distance - 2.0 / 7.0).abs() < 1e-12, "{told:?}");
-        assert!(Arrivals::new(None).end().is_none());
+        arrivals.record_unsent(ms(60));
+        arrivals.record_unsent(ms(70));
+        let summary = arrivals.finish().unwrap();
+        assert_eq!(summary.late, LateRequests { no_slot: 1, input: 1, client: 2 });
+        assert!((summary.distance - 2.0 / 7.0).abs() < 1e-12, "{summary:?}");
+        assert!(ArrivalMonitor::new(None).finish().is_none());
     }
 
     #[test]
@@ -336,8 +343,8 @@ mod tests {
         // Smirnov's table: 5 % at 1.358, 1 % at 1.628, for many observations.
         for (lambda, want) in [(1.358, 0.05), (1.628, 0.01), (1.949, 0.001)] {
             let n = 1e8_f64;
-            assert!((probability(lambda / n.sqrt(), n) - want).abs() < 2e-4 * (1.0 + want), "{lambda}");
+            assert!((ks_probability(lambda / n.sqrt(), n) - want).abs() < 2e-4 * (1.0 + want), "{lambda}");
         }
-        assert!((probability(0.0, 100.0) - 1.0).abs() < f64::EPSILON);
+        assert!((ks_probability(0.0, 100.0) - 1.0).abs() < f64::EPSILON);
     }
 }

@@ -6,8 +6,8 @@ mod think;
 
 use rand::rngs::ChaCha8Rng;
 
-use self::profile::Profile;
-pub use self::{arrivals::Arrivals, profile::Rate, think::ThinkTime};
+use self::profile::RateProfile;
+pub use self::{arrivals::ArrivalMonitor, profile::RequestRate, think::ThinkTime};
 
 use crate::{rng, units::Nanos};
 
@@ -21,7 +21,7 @@ pub enum Schedule {
     /// As soon as there is room, whatever the requests say (`--request-rate inf`).
     Free,
     /// A process of arrivals at a mean rate.
-    Arrivals(Box<Process>),
+    Arrivals(Box<ArrivalProcess>),
 }
 
 /// Arrivals with gaps from a gamma distribution.
@@ -33,8 +33,8 @@ pub enum Schedule {
 /// gaps), smaller is burstier, infinity is a metronome. As in vLLM the first request comes after the first gap; unlike
 /// there, nothing is rescaled afterwards to end at a round time, which would make the process something else.
 #[derive(Debug)]
-pub struct Process {
-    pace: Pace,
+pub struct ArrivalProcess {
+    pace: ProcessRate,
     burstiness: f64,
     /// Requests that arrive at one instant.
     burst: u64,
@@ -47,41 +47,49 @@ pub struct Process {
 
 /// The rate of a process.
 #[derive(Debug)]
-enum Pace {
+enum ProcessRate {
     /// Always the same, in bursts per second.
     Constant(f64),
     /// By the time, with the requests that were planned by the last burst.
-    Profile(Profile, f64),
+    Profile(RateProfile, f64),
 }
 
 impl Schedule {
     /// From the flags: no `rate` obeys the requests, an infinite one is [`Schedule::Free`]. `burst` requests arrive at one
     /// instant, and gaps are between bursts, so that the rate stays what it is.
     #[must_use]
-    pub fn new(rate: Option<&Rate>, burstiness: f64, burst: u32, seed: u64) -> Self {
+    pub fn new(rate: Option<&RequestRate>, burstiness: f64, burst: u32, seed: u64) -> Self {
         let Some(rate) = rate else { return Schedule::Own };
         let burst = burst.max(1).into();
-        let pace = match (rate.number(), rate.over_time()) {
-            (Some(rate), _) => Pace::Constant(rate / burst as f64),
-            (None, Some(profile)) => Pace::Profile(profile, 0.0),
+        let pace = match (rate.as_constant(), rate.to_profile()) {
+            (Some(rate), _) => ProcessRate::Constant(rate / burst as f64),
+            (None, Some(profile)) => ProcessRate::Profile(profile, 0.0),
             (None, None) => return Schedule::Free,
         };
         let rng = rng::random_stream(seed, "arrivals", 0);
-        Schedule::Arrivals(Box::new(Process { pace, burstiness, burst, rng, count: 0, bursts: 0, last: Nanos(0) }))
+        Schedule::Arrivals(Box::new(ArrivalProcess {
+            pace,
+            burstiness,
+            burst,
+            rng,
+            count: 0,
+            bursts: 0,
+            last: Nanos(0),
+        }))
     }
 
     /// When the next request is due, given its own `timestamp`; `None`: as soon as there is room.
-    pub fn due(&mut self, timestamp: Option<Nanos>) -> Option<Nanos> {
+    pub fn next_due(&mut self, timestamp: Option<Nanos>) -> Option<Nanos> {
         match self {
             Schedule::Own => timestamp,
             Schedule::Free => None,
-            Schedule::Arrivals(arrivals) => Some(arrivals.next()),
+            Schedule::Arrivals(arrivals) => Some(arrivals.next_arrival()),
         }
     }
 }
 
-impl Process {
-    fn next(&mut self) -> Nanos {
+impl ArrivalProcess {
+    fn next_arrival(&mut self) -> Nanos {
         if self.count.is_multiple_of(self.burst) {
             self.bursts += 1;
             self.last = self.next_burst();
@@ -92,20 +100,20 @@ impl Process {
 
     fn next_burst(&mut self) -> Nanos {
         let even = self.burstiness.is_infinite();
-        let gap = if even { 1.0 } else { self.gap() };
+        let gap = if even { 1.0 } else { self.draw_gap() };
         match &mut self.pace {
             // By multiplication, so that no rounding adds up over a long run.
-            Pace::Constant(rate) if even => Nanos::from_secs_f64(self.bursts as f64 / *rate),
-            Pace::Constant(rate) => self.last + Nanos::from_secs_f64(gap / *rate),
-            Pace::Profile(profile, planned) => {
+            ProcessRate::Constant(rate) if even => Nanos::from_secs_f64(self.bursts as f64 / *rate),
+            ProcessRate::Constant(rate) => self.last + Nanos::from_secs_f64(gap / *rate),
+            ProcessRate::Profile(profile, planned) => {
                 *planned += gap * self.burst as f64;
-                profile.when(*planned)
+                profile.time_due(*planned)
             }
         }
     }
 
     /// A gap in bursts: its mean is 1.
-    fn gap(&mut self) -> f64 {
+    fn draw_gap(&mut self) -> f64 {
         // The exponential is the gamma of shape 1, by one logarithm instead of several draws.
         if self.burstiness.to_bits() == 1.0_f64.to_bits() {
             rng::sample_exponential(&mut self.rng)
@@ -117,11 +125,11 @@ impl Process {
 
 /// The shape of the gaps as it is typed: a number above 0, or `inf`.
 pub fn parse_burstiness(text: &str) -> Result<f64, String> {
-    positive(text)
+    parse_positive(text)
         .ok_or_else(|| format!("`{text}` is no shape: 1 is Poisson, smaller is burstier, `inf` is even spacing"))
 }
 
-fn positive(text: &str) -> Option<f64> {
+fn parse_positive(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|number| *number > 0.0)
 }
 
@@ -133,8 +141,8 @@ mod tests {
     use crate::units::SECOND;
 
     fn gaps(rate: f64, burstiness: f64, seed: u64, n: usize) -> Vec<f64> {
-        let mut schedule = Schedule::new(Some(&Rate::constant(rate)), burstiness, 1, seed);
-        let times: Vec<Nanos> = (0..n).map(|_| schedule.due(None).unwrap()).collect();
+        let mut schedule = Schedule::new(Some(&RequestRate::from_constant(rate)), burstiness, 1, seed);
+        let times: Vec<Nanos> = (0..n).map(|_| schedule.next_due(None).unwrap()).collect();
         let firsts = std::iter::once(Nanos(0)).chain(times.iter().copied());
         times.iter().zip(firsts).map(|(now, before)| now.since(before).as_secs_f64()).collect()
     }
@@ -170,7 +178,7 @@ mod tests {
 
     fn due(rate: &str, burstiness: f64, burst: u32, n: usize) -> Vec<Nanos> {
         let mut schedule = Schedule::new(Some(&rate.parse().unwrap()), burstiness, burst, 1);
-        (0..n).map(|_| schedule.due(None).unwrap()).collect()
+        (0..n).map(|_| schedule.next_due(None).unwrap()).collect()
     }
 
     #[test]
@@ -185,12 +193,12 @@ mod tests {
     #[test]
     fn as_many_come_in_each_time_as_the_profile_says() {
         let rate = "10:20s,10-100:60s,100~10:60s,0:30s,50";
-        let profile = rate.parse::<Rate>().unwrap().over_time().unwrap();
+        let profile = rate.parse::<RequestRate>().unwrap().to_profile().unwrap();
         for (burstiness, burst) in [(f64::INFINITY, 1), (1.0, 1), (4.0, 5)] {
             let times = due(rate, burstiness, burst, 12_000);
             for seconds in [10, 20, 50, 80, 120, 140, 160, 200] {
                 let at = Nanos(seconds * SECOND);
-                let (came, planned) = (times.partition_point(|t| *t <= at) as f64, profile.count(at));
+                let (came, planned) = (times.partition_point(|t| *t <= at) as f64, profile.requests_by(at));
                 let sd = if burstiness.is_infinite() { 1.0 } else { (planned * f64::from(burst) / burstiness).sqrt() };
                 assert!((came - planned).abs() <= 4.0 * sd + f64::from(burst), "{seconds} s: {came} of {planned}");
             }
@@ -206,8 +214,8 @@ mod tests {
 
     #[test]
     fn a_metronome_does_not_drift() {
-        let mut schedule = Schedule::new(Some(&Rate::constant(3.0)), f64::INFINITY, 1, 0);
-        let last = (0..3_000_000).filter_map(|_| schedule.due(None)).last();
+        let mut schedule = Schedule::new(Some(&RequestRate::from_constant(3.0)), f64::INFINITY, 1, 0);
+        let last = (0..3_000_000).filter_map(|_| schedule.next_due(None)).last();
         assert_eq!(last, Some(Nanos(1_000_000 * SECOND)));
     }
 
@@ -215,8 +223,8 @@ mod tests {
         #[test]
         fn times_never_go_back_and_repeat_with_the_seed(rate in 0.01..1e5, burstiness in 0.05..50.0, seed: u64) {
             let run = || {
-                let mut schedule = Schedule::new(Some(&Rate::constant(rate)), burstiness, 1, seed);
-                (0..50).map(|_| schedule.due(Some(Nanos(5))).unwrap()).collect::<Vec<_>>()
+                let mut schedule = Schedule::new(Some(&RequestRate::from_constant(rate)), burstiness, 1, seed);
+                (0..50).map(|_| schedule.next_due(Some(Nanos(5))).unwrap()).collect::<Vec<_>>()
             };
             let times = run();
             prop_assert!(times.is_sorted());
@@ -227,9 +235,9 @@ mod tests {
     #[test]
     fn without_a_rate_the_requests_say_when() {
         let mut own = Schedule::new(None, 1.0, 1, 0);
-        assert_eq!((own.due(Some(Nanos(9))), own.due(None)), (Some(Nanos(9)), None));
+        assert_eq!((own.next_due(Some(Nanos(9))), own.next_due(None)), (Some(Nanos(9)), None));
         let mut free = Schedule::new(Some(&"inf".parse().unwrap()), 1.0, 1, 0);
-        assert_eq!(free.due(Some(Nanos(9))), None);
+        assert_eq!(free.next_due(Some(Nanos(9))), None);
         for text in ["0", "-1", "nan", "fast", ""] {
             assert!(parse_burstiness(text).is_err(), "{text}");
         }

@@ -6,33 +6,33 @@ use crate::units::{Nanos, SECOND, parse_duration};
 
 /// How many requests a second: `--request-rate`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rate {
+pub struct RequestRate {
     /// As it was typed.
     text: String,
-    shape: Shape,
+    shape: RateShape,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Shape {
+enum RateShape {
     /// As fast as there is room.
     Free,
     /// The same all the time.
     Constant(f64),
     /// By the time.
-    Profile(Profile),
+    Profile(RateProfile),
 }
 
 /// A rate over time: pieces one behind the other, of which the last goes on for ever.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Profile {
-    pieces: Vec<Piece>,
+pub struct RateProfile {
+    segments: Vec<RateSegment>,
     /// For each piece the seconds, and the requests due, before it: a table of a day has a row for each second.
     before: Vec<(f64, f64)>,
 }
 
 /// A piece of a profile.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Piece {
+struct RateSegment {
     /// Requests per second where it begins,
     from: f64,
     /// and where it ends.
@@ -43,90 +43,90 @@ struct Piece {
     exponential: bool,
 }
 
-impl Rate {
+impl RequestRate {
     /// `constant` requests a second.
     #[must_use]
-    pub fn constant(rate: f64) -> Self {
-        Rate { text: rate.to_string(), shape: Shape::Constant(rate) }
+    pub fn from_constant(rate: f64) -> Self {
+        RequestRate { text: rate.to_string(), shape: RateShape::Constant(rate) }
     }
 
     /// vLLM's ramp: from `start` to `end` requests a second within `time`, and `end` from there on.
     ///
     /// # Errors
     /// The rates or the time make no ramp.
-    pub fn ramp(start: f64, end: f64, time: Nanos, exponential: bool) -> Result<Self, String> {
+    pub fn from_ramp(start: f64, end: f64, time: Nanos, exponential: bool) -> Result<Self, String> {
         let between = if exponential { '~' } else { '-' };
         format!("{start}{between}{end}:{}s,{end}", time.as_secs_f64()).parse()
     }
 
     /// Requests per second, where they are the same all the time and limited.
     #[must_use]
-    pub fn number(&self) -> Option<f64> {
-        if let Shape::Constant(rate) = self.shape { Some(rate) } else { None }
+    pub fn as_constant(&self) -> Option<f64> {
+        if let RateShape::Constant(rate) = self.shape { Some(rate) } else { None }
     }
 
     /// Whether there is no schedule: each request is due as soon as there is room.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.shape == Shape::Free
+        self.shape == RateShape::Free
     }
 
     /// The profile as it was typed, where the rate changes with time.
     #[must_use]
-    pub fn profile(&self) -> Option<&str> {
-        matches!(self.shape, Shape::Profile(_)).then_some(self.text.as_str())
+    pub fn profile_text(&self) -> Option<&str> {
+        matches!(self.shape, RateShape::Profile(_)).then_some(self.text.as_str())
     }
 
     /// How many requests are due by when; `None`: there is no schedule.
     #[must_use]
-    pub fn over_time(&self) -> Option<Profile> {
+    pub fn to_profile(&self) -> Option<RateProfile> {
         match &self.shape {
-            Shape::Free => None,
-            Shape::Constant(rate) => Some(Profile::summed(vec![Piece::hold(*rate)])),
-            Shape::Profile(profile) => Some(profile.clone()),
+            RateShape::Free => None,
+            RateShape::Constant(rate) => Some(RateProfile::with_totals(vec![RateSegment::endless_at(*rate)])),
+            RateShape::Profile(profile) => Some(profile.clone()),
         }
     }
 }
 
 /// `4`, `inf`, `5:30s,5-50:1m,50`, `5~50:1m`, or `@rates.csv`.
-impl FromStr for Rate {
+impl FromStr for RequestRate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let shape = match (number(text), text.strip_prefix('@')) {
-            (Some(rate), _) if rate.is_infinite() => Shape::Free,
-            (Some(rate), _) if rate > 0.0 => Shape::Constant(rate),
-            (None, Some(path)) => Shape::Profile(Profile::from_csv(Path::new(path))?),
-            (None, None) if text.contains(':') || text.contains(',') => Shape::Profile(text.parse()?),
+        let shape = match (parse_rate(text), text.strip_prefix('@')) {
+            (Some(rate), _) if rate.is_infinite() => RateShape::Free,
+            (Some(rate), _) if rate > 0.0 => RateShape::Constant(rate),
+            (None, Some(path)) => RateShape::Profile(RateProfile::from_csv(Path::new(path))?),
+            (None, None) if text.contains(':') || text.contains(',') => RateShape::Profile(text.parse()?),
             _ => {
                 return Err(format!(
                     "`{text}` is no rate: write requests per second above 0, `inf`, or a profile as 5:30s,5-50:1m,50"
                 ));
             }
         };
-        Ok(Rate { text: text.to_owned(), shape })
+        Ok(RequestRate { text: text.to_owned(), shape })
     }
 }
 
-fn number(text: &str) -> Option<f64> {
+fn parse_rate(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|rate: &f64| *rate >= 0.0)
 }
 
-impl FromStr for Profile {
+impl FromStr for RateProfile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let pieces = text.split(',').map(str::parse).collect::<Result<Vec<Piece>, String>>()?;
-        let held = pieces.iter().rev().skip(1).find(|piece| piece.length.is_infinite());
+        let segments = text.split(',').map(str::parse).collect::<Result<Vec<RateSegment>, String>>()?;
+        let held = segments.iter().rev().skip(1).find(|segment| segment.length.is_infinite());
         if held.is_some() {
             return Err(format!("in `{text}` only the last part may be without a time: it goes on for ever"));
         }
-        Profile::of(pieces).map_err(|what| format!("`{text}`: {what}"))
+        RateProfile::from_segments(segments).map_err(|what| format!("`{text}`: {what}"))
     }
 }
 
-impl FromStr for Piece {
+impl FromStr for RateSegment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -140,39 +140,39 @@ impl FromStr for Piece {
         let minus = |(at, _): &(usize, &str)| !rates[..*at].ends_with(['e', 'E']);
         let at = rates.find('~').or_else(|| rates.match_indices('-').find(minus).map(|(at, _)| at));
         let (from, to) = at.map_or((rates, rates), |at| (&rates[..at], &rates[at + 1..]));
-        let (from, to, exponential) = (number(from), number(to), rates.contains('~'));
+        let (from, to, exponential) = (parse_rate(from), parse_rate(to), rates.contains('~'));
         let (Some(from), Some(to)) = (from, to) else { return Err(wrong()) };
         let finite = from.is_finite() && to.is_finite();
         let endless_ramp = length.is_infinite() && from.to_bits() != to.to_bits();
         if !finite || endless_ramp || (exponential && (from <= 0.0 || to <= 0.0)) {
             return Err(wrong());
         }
-        Ok(Piece { from, to, length, exponential })
+        Ok(RateSegment { from, to, length, exponential })
     }
 }
 
-impl Profile {
+impl RateProfile {
     /// Adds that the last rate goes on.
-    fn of(mut pieces: Vec<Piece>) -> Result<Self, String> {
-        let last = pieces.last().map_or(0.0, |piece| piece.to);
+    fn from_segments(mut segments: Vec<RateSegment>) -> Result<Self, String> {
+        let last = segments.last().map_or(0.0, |segment| segment.to);
         if last <= 0.0 {
             return Err("the last rate goes on for ever, so it must be above 0 (--max-seconds ends a run)".into());
         }
-        pieces.retain(|piece| piece.length > 0.0);
-        if pieces.last().is_none_or(|piece| piece.length.is_finite()) {
-            pieces.push(Piece::hold(last));
+        segments.retain(|segment| segment.length > 0.0);
+        if segments.last().is_none_or(|segment| segment.length.is_finite()) {
+            segments.push(RateSegment::endless_at(last));
         }
-        Ok(Profile::summed(pieces))
+        Ok(RateProfile::with_totals(segments))
     }
 
-    fn summed(pieces: Vec<Piece>) -> Self {
+    fn with_totals(segments: Vec<RateSegment>) -> Self {
         let mut sum = (0.0, 0.0);
-        let before = |piece: &Piece| {
+        let before = |segment: &RateSegment| {
             let so_far = sum;
-            sum = (sum.0 + piece.length, sum.1 + piece.count(piece.length));
+            sum = (sum.0 + segment.length, sum.1 + segment.requests_by(segment.length));
             so_far
         };
-        Profile { before: pieces.iter().map(before).collect(), pieces }
+        RateProfile { before: segments.iter().map(before).collect(), segments }
     }
 
     /// A table of times in seconds and rates: the rate goes in a straight line from one to the next, and the last goes on.
@@ -187,7 +187,7 @@ impl Profile {
         let mut points: Vec<(f64, f64)> = Vec::new();
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         for (place, (at, line)) in lines.enumerate() {
-            let mut fields = line.split(',').map(|field| number(&unquoted(field)));
+            let mut fields = line.split(',').map(|field| parse_rate(&unquoted(field)));
             match (fields.next().flatten(), fields.next().flatten()) {
                 _ if place == 0 && header(line) => {}
                 (Some(time), Some(rate))
@@ -209,49 +209,49 @@ impl Profile {
         let first = points.first().map(|(time, rate)| (0.0, if *time > 0.0 { *rate } else { 0.0 }));
         let starts = first.filter(|_| points.first().is_some_and(|(time, _)| *time > 0.0));
         let all: Vec<(f64, f64)> = starts.into_iter().chain(points).collect();
-        let piece = |pair: &[(f64, f64)]| Piece {
+        let segment = |pair: &[(f64, f64)]| RateSegment {
             from: pair[0].1,
             to: pair[1].1,
             length: pair[1].0 - pair[0].0,
             exponential: false,
         };
-        let mut pieces: Vec<Piece> = all.windows(2).map(piece).collect();
-        pieces.extend(all.last().map(|(_, rate)| Piece::hold(*rate)));
-        Profile::of(pieces).map_err(|what| format!("{name}: {what}"))
+        let mut segments: Vec<RateSegment> = all.windows(2).map(segment).collect();
+        segments.extend(all.last().map(|(_, rate)| RateSegment::endless_at(*rate)));
+        RateProfile::from_segments(segments).map_err(|what| format!("{name}: {what}"))
     }
 
     /// When so many requests are due: the time t at which ∫₀ᵗ rate = `count`.
     #[must_use]
-    pub fn when(&self, count: f64) -> Nanos {
+    pub fn time_due(&self, count: f64) -> Nanos {
         // The first piece that ends with as many; what ends with none is a pause at the beginning.
         let at = self.before.partition_point(|(_, due)| *due < count).saturating_sub(1);
-        let mut pieces = self.pieces.iter().zip(&self.before).skip(at);
-        let found = pieces.find(|(piece, _)| piece.count(piece.length) > 0.0);
-        found.map_or(Nanos(0), |(piece, (time, due))| Nanos::from_secs_f64(time + piece.when(count - due)))
+        let mut segments = self.segments.iter().zip(&self.before).skip(at);
+        let found = segments.find(|(segment, _)| segment.requests_by(segment.length) > 0.0);
+        found.map_or(Nanos(0), |(segment, (time, due))| Nanos::from_secs_f64(time + segment.time_due(count - due)))
     }
 
     /// How many requests are due by `time`: ∫₀ᵗ rate.
     #[must_use]
-    pub fn count(&self, time: Nanos) -> f64 {
+    pub fn requests_by(&self, time: Nanos) -> f64 {
         let seconds = time.0 as f64 / SECOND as f64;
         let after = self.before.partition_point(|(start, _)| *start <= seconds);
-        let place = after.checked_sub(1).and_then(|at| self.pieces.get(at).zip(self.before.get(at)));
-        place.map_or(0.0, |(piece, (start, due))| due + piece.count((seconds - start).min(piece.length)))
+        let place = after.checked_sub(1).and_then(|at| self.segments.get(at).zip(self.before.get(at)));
+        place.map_or(0.0, |(segment, (start, due))| due + segment.requests_by((seconds - start).min(segment.length)))
     }
 }
 
-impl Piece {
-    fn hold(rate: f64) -> Self {
-        Piece { from: rate, to: rate, length: f64::INFINITY, exponential: false }
+impl RateSegment {
+    fn endless_at(rate: f64) -> Self {
+        RateSegment { from: rate, to: rate, length: f64::INFINITY, exponential: false }
     }
 
-    fn is_flat(&self) -> bool {
+    fn is_constant(&self) -> bool {
         self.from.to_bits() == self.to.to_bits()
     }
 
     /// Requests in its first `time` seconds.
-    fn count(&self, time: f64) -> f64 {
-        if self.is_flat() {
+    fn requests_by(&self, time: f64) -> f64 {
+        if self.is_constant() {
             // Nothing in an endless pause.
             return if self.from > 0.0 { self.from * time } else { 0.0 };
         }
@@ -264,8 +264,8 @@ impl Piece {
     }
 
     /// The time at which it has had so many.
-    fn when(&self, count: f64) -> f64 {
-        if self.is_flat() {
+    fn time_due(&self, count: f64) -> f64 {
+        if self.is_constant() {
             return count / self.from;
         }
         if self.exponential {
@@ -285,30 +285,30 @@ mod tests {
 
     use super::*;
 
-    fn profile(text: &str) -> Profile {
-        text.parse::<Rate>().unwrap().over_time().unwrap()
+    fn profile(text: &str) -> RateProfile {
+        text.parse::<RequestRate>().unwrap().to_profile().unwrap()
     }
 
     #[test]
     fn so_many_are_due_by_then() {
         let steps = profile("5:30s,0:10s,5-50:1m,50");
-        let at = |seconds: u64| steps.count(Nanos(seconds * SECOND));
+        let at = |seconds: u64| steps.requests_by(Nanos(seconds * SECOND));
         for (time, want) in [(0, 0.0), (10, 50.0), (30, 150.0), (40, 150.0), (100, 150.0 + 1650.0), (110, 2300.0)] {
             assert!((at(time) - want).abs() < 1e-9, "{time}: {} and {want}", at(time));
         }
         // The first time of all at which so many are due: before a pause, and after one at the beginning.
-        assert_eq!((steps.when(150.0), profile("0:10s,5").when(0.0)), (Nanos(30 * SECOND), Nanos(10 * SECOND)));
-        assert_eq!(profile("1e-1:10s,5e-1-1.5E0:10s,5").when(11.0), Nanos(20 * SECOND));
+        assert_eq!((steps.time_due(150.0), profile("0:10s,5").time_due(0.0)), (Nanos(30 * SECOND), Nanos(10 * SECOND)));
+        assert_eq!(profile("1e-1:10s,5e-1-1.5E0:10s,5").time_due(11.0), Nanos(20 * SECOND));
         let ramp = profile("1~100:10s");
         // From 1 to 100 by the same factor each second: ∫ = 99 · 10 / ln 100.
-        assert!((ramp.count(Nanos(10 * SECOND)) - 990.0 / 100.0_f64.ln()).abs() < 1e-9);
-        assert!((ramp.count(Nanos(11 * SECOND)) - ramp.count(Nanos(10 * SECOND)) - 100.0).abs() < 1e-9);
+        assert!((ramp.requests_by(Nanos(10 * SECOND)) - 990.0 / 100.0_f64.ln()).abs() < 1e-9);
+        assert!((ramp.requests_by(Nanos(11 * SECOND)) - ramp.requests_by(Nanos(10 * SECOND)) - 100.0).abs() < 1e-9);
     }
 
     proptest! {
         #[test]
         fn when_is_the_inverse_of_count(
-            pieces in prop::collection::vec((0.0..200.0_f64, 0.0..200.0_f64, 0.01..90.0_f64, any::<bool>()), 1..6),
+            segments in prop::collection::vec((0.0..200.0_f64, 0.0..200.0_f64, 0.01..90.0_f64, any::<bool>()), 1..6),
             last in 0.1..500.0_f64,
             counts in prop::collection::vec(0.0..50_000.0_f64, 1..20),
         ) {
@@ -316,14 +316,14 @@ mod tests {
                 let exponential = *exponential && *from > 0.01 && *to > 0.01;
                 format!("{from}{}{to}:{time}s", if exponential { '~' } else { '-' })
             };
-            let text = pieces.iter().map(part).chain([last.to_string()]).collect::<Vec<_>>().join(",");
+            let text = segments.iter().map(part).chain([last.to_string()]).collect::<Vec<_>>().join(",");
             let profile = profile(&text);
             let mut sorted = counts;
             sorted.sort_by(f64::total_cmp);
-            let times: Vec<Nanos> = sorted.iter().map(|count| profile.when(*count)).collect();
+            let times: Vec<Nanos> = sorted.iter().map(|count| profile.time_due(*count)).collect();
             prop_assert!(times.is_sorted());
             for (count, time) in sorted.iter().zip(times) {
-                let back = profile.count(time);
+                let back = profile.requests_by(time);
                 prop_assert!((back - count).abs() < 1e-6 * (1.0 + count), "{text}: {count} at {time} is {back}");
             }
         }
@@ -335,12 +335,12 @@ mod tests {
         fs::write(&path, "time,rate\n0,10\n10,20\n\n10,40\n20,40\n").unwrap();
         let profile = profile(&format!("@{}", path.display()));
         for (time, want) in [(10, 150.0), (20, 550.0), (30, 950.0)] {
-            assert!((profile.count(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
+            assert!((profile.requests_by(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
         }
         // As a spreadsheet writes it.
         fs::write(&path, "\u{feff}# rates\n\n\"time\",\"rate\"\n\"0\",\"10\"\n10,20\n").unwrap();
         let marked = self::profile(&format!("@{}", path.display()));
-        assert!((marked.count(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
+        assert!((marked.requests_by(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
         for (text, place) in [
             ("5,10\n4,1\n", ":2: `4,1`"),
             ("0,-10\n1,20\n", ":1: `0,-10`"),
@@ -351,7 +351,7 @@ mod tests {
             ("0,10\ninf,20\n", ":2: `inf,20`"),
         ] {
             fs::write(&path, text).unwrap();
-            let error = format!("@{}", path.display()).parse::<Rate>().unwrap_err();
+            let error = format!("@{}", path.display()).parse::<RequestRate>().unwrap_err();
             assert!(error.contains(place), "{error}");
         }
         fs::remove_file(&path).unwrap();
@@ -373,12 +373,12 @@ mod tests {
             ("5:soon", "soon"),
             ("@/no/such.csv", "cannot read /no/such.csv"),
         ] {
-            let error = text.parse::<Rate>().unwrap_err();
+            let error = text.parse::<RequestRate>().unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
-        assert!("inf".parse::<Rate>().unwrap().is_free());
-        assert_eq!("2.5".parse::<Rate>().unwrap().number(), Some(2.5));
-        let ramp = Rate::ramp(1.0, 9.0, Nanos(60 * SECOND), false).unwrap();
-        assert_eq!((ramp.number(), ramp.profile()), (None, Some("1-9:60s,9")));
+        assert!("inf".parse::<RequestRate>().unwrap().is_free());
+        assert_eq!("2.5".parse::<RequestRate>().unwrap().as_constant(), Some(2.5));
+        let ramp = RequestRate::from_ramp(1.0, 9.0, Nanos(60 * SECOND), false).unwrap();
+        assert_eq!((ramp.as_constant(), ramp.profile_text()), (None, Some("1-9:60s,9")));
     }
 }

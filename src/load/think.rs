@@ -40,7 +40,7 @@ impl FromStr for ThinkTime {
 
 impl ThinkTime {
     /// How long this time.
-    pub fn draw(self, rng: &mut impl Rng) -> Nanos {
+    pub fn draw_time(self, rng: &mut impl Rng) -> Nanos {
         match self {
             ThinkTime::Constant(time) => time,
             ThinkTime::Exponential(mean) => Nanos::from_secs_f64(mean.as_secs_f64() * rng::sample_exponential(rng)),
@@ -57,10 +57,10 @@ mod tests {
         let time = |text: &str| text.parse::<ThinkTime>();
         let rng = &mut rng::random_stream(1, "test", 0);
         for fixed in ["2s", "constant:2s"] {
-            assert_eq!(time(fixed).unwrap().draw(rng), Nanos(2_000_000_000));
+            assert_eq!(time(fixed).unwrap().draw_time(rng), Nanos(2_000_000_000));
         }
         let drawn = time("exp:200ms").unwrap();
-        let mean = (0..20_000).map(|_| drawn.draw(rng).as_secs_f64()).sum::<f64>() / 20_000.0;
+        let mean = (0..20_000).map(|_| drawn.draw_time(rng).as_secs_f64()).sum::<f64>() / 20_000.0;
         assert!((mean / 0.2 - 1.0).abs() < 0.03, "{mean}");
         for wrong in ["", "exp:soon", "exp:-1s", "normal:2s"] {
             assert!(time(wrong).is_err(), "{wrong}");

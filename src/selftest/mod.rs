@@ -33,7 +33,7 @@ use crate::{
     clock::{Clock, unix_now},
     config::ConfigFlag,
     error::Error,
-    load::Rate,
+    load::RequestRate,
     ndjson,
     record::FORMAT_VERSION,
     units::{Nanos, SECOND, UnixNanos, parse_count_u32, parse_duration},
@@ -67,7 +67,7 @@ pub struct Args {
     max_concurrency: Option<u32>,
     /// Requests per second.
     #[arg(long, value_name = "RATE")]
-    request_rate: Option<Rate>,
+    request_rate: Option<RequestRate>,
     /// Passed on to vb-fire: threads that read answers.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
@@ -138,11 +138,11 @@ impl Args {
                 "--max-concurrency, --output-len, --step and --seconds must be more than 0".into(),
             ));
         }
-        if self.request_rate.as_ref().is_some_and(|rate| rate.profile().is_some()) {
+        if self.request_rate.as_ref().is_some_and(|rate| rate.profile_text().is_some()) {
             return Err(Error::Usage("vb-selftest needs one --request-rate: the highest of your profile".into()));
         }
         // An infinite rate is none.
-        let request_rate = self.request_rate.as_ref().and_then(Rate::number);
+        let request_rate = self.request_rate.as_ref().and_then(RequestRate::as_constant);
         let fitting = u32::try_from(self.seconds.0 / self.step.0).unwrap_or(u32::MAX).saturating_sub(1);
         Ok(Plan {
             max_concurrency: self.max_concurrency.or(request_rate.is_none().then_some(CONCURRENCY)),

@@ -142,8 +142,8 @@ fn an_open_loop_keeps_the_schedule_of_its_seed() {
     let first = due("7");
     assert_eq!(first, due("7"));
     assert_ne!(first, due("8"));
-    let mut schedule = vb::load::Schedule::new(Some(&vb::load::Rate::constant(400.0)), 1.0, 1, 7);
-    let planned: Vec<Nanos> = (0..60).filter_map(|_| schedule.due(None)).collect();
+    let mut schedule = vb::load::Schedule::new(Some(&vb::load::RequestRate::from_constant(400.0)), 1.0, 1, 7);
+    let planned: Vec<Nanos> = (0..60).filter_map(|_| schedule.next_due(None)).collect();
     assert_eq!(first, planned);
 }
 
