@@ -13,8 +13,8 @@ use crate::{
     recording::{Recording, Request},
     rng,
     sim::{
-        Profile,
-        engine::{Engine, Job},
+        EngineProfile,
+        engine::{Job, SimEngine},
     },
     units::{Nanos, UnixNanos},
 };
@@ -103,12 +103,12 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
 /// schedule, or 16 at a time.
 fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
-    let mut engine = Engine::new(Profile { prefix_caching: false, ..Profile::default() }).unwrap();
+    let mut engine = SimEngine::new(EngineProfile { prefix_caching: false, ..EngineProfile::default() }).unwrap();
     let mut starts = Vec::new();
-    let submit = |engine: &mut Engine, starts: &mut Vec<Nanos>, rng: &mut ChaCha8Rng, now: Nanos| {
+    let submit = |engine: &mut SimEngine, starts: &mut Vec<Nanos>, rng: &mut ChaCha8Rng, now: Nanos| {
         let tokens = |n: u64| (0..).take(usize::try_from(n).unwrap()).collect();
         let (prompt, output) = (tokens(rng::sample_between(rng, 50, 800)), tokens(rng::sample_between(rng, 4, 24)));
-        engine.submit(now, Job { id: starts.len() as u64, prompt, output });
+        engine.submit_job(now, Job { id: starts.len() as u64, prompt, output });
         starts.push(now);
     };
     let mut now = Nanos(0);
@@ -120,7 +120,7 @@ fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
     }
     let mut tokens: Vec<Vec<f64>> = vec![Vec::new(); usize::try_from(n).unwrap()];
     now = Nanos(0);
-    while let Some(step) = engine.step(now) {
+    while let Some(step) = engine.run_step(now) {
         now = step.ends_at;
         for token in step.tokens {
             tokens[usize::try_from(token.id).unwrap()].push(now.as_secs_f64());

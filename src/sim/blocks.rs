@@ -1,83 +1,84 @@
-//! The KV cache: blocks of tokens, and the prefixes they hold.
+//! The KV cache: blocks of tokens and the prefixes that they hold.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// The number of a block.
+/// The index of a block.
 pub type BlockId = u32;
 
-/// The hash of some tokens that come after tokens with the hash `before`; 0 when nothing comes before.
+/// Hashes tokens that follow other tokens with the hash `before`; `before` is 0 at the start of a text.
 ///
-/// So a block's hash stands for the whole prefix up to its end. Our own few lines, because the standard library's
-/// hashers may change from one version to the next, and seeds are promised to last.
+/// A block's hash therefore identifies the whole prefix up to its end. We do not use the standard library's hashers: they may
+/// change between versions, and a seed must give the same outputs forever.
 #[must_use]
-pub fn chain(before: u64, tokens: &[u32]) -> u64 {
+pub fn chain_hash(before: u64, tokens: &[u32]) -> u64 {
     tokens.iter().fold(before ^ 0x9e37_79b9_7f4a_7c15, |hash, token| {
         let mixed = (hash ^ u64::from(*token)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         (mixed ^ (mixed >> 32)).wrapping_mul(0xc4ce_b9fe_1a85_ec53)
     })
 }
 
-/// All blocks of the cache. A block without users is free, yet keeps its prefix until it is taken for another.
+/// All blocks of the cache. A block without users is free but keeps its prefix until it is allocated again.
 #[derive(Debug)]
-pub struct Blocks {
-    all: Vec<Block>,
-    /// Blocks without users, by the time they became so: the first is the next to be taken.
+pub struct BlockPool {
+    all: Vec<KvBlock>,
+    /// Blocks without users, by the time of their release: the first is the next to be allocated.
     free: BTreeMap<u64, BlockId>,
-    /// Where each known prefix ends.
+    /// The block at the end of each known prefix.
     prefixes: HashMap<u64, BlockId>,
-    /// Counts releases: the "time" in `free`.
-    tick: u64,
+    /// Counts releases; the time in `free`.
+    release_count: u64,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Block {
+struct KvBlock {
     users: u32,
     prefix: Option<u64>,
-    freed: u64,
+    /// The key in `free` while the block has no users.
+    released_at: u64,
 }
 
-impl Blocks {
+impl BlockPool {
     /// A cache of `count` empty blocks.
     #[must_use]
     pub fn new(count: u32) -> Self {
-        let all = (0..count).map(|id| Block { freed: u64::from(id), ..Block::default() }).collect();
+        let all = (0..count).map(|id| KvBlock { released_at: u64::from(id), ..KvBlock::default() }).collect();
         let free = (0..count).map(|id| (u64::from(id), id)).collect();
-        Blocks { all, free, prefixes: HashMap::new(), tick: u64::from(count) }
+        BlockPool { all, free, prefixes: HashMap::new(), release_count: u64::from(count) }
     }
 
-    /// How many blocks have no user.
+    /// The number of blocks without users.
     #[must_use]
-    pub fn available(&self) -> usize {
+    pub fn num_free(&self) -> usize {
         self.free.len()
     }
 
-    /// How many blocks there are.
+    /// The number of all blocks.
     #[must_use]
-    pub fn total(&self) -> usize {
+    pub fn num_blocks(&self) -> usize {
         self.all.len()
     }
 
-    /// The blocks that hold the longest known prefix among `hashes`, which lists the prefixes of one text from the
-    /// shortest up.
+    /// The blocks of the longest known prefix among `hashes`, which are the prefixes of one text in order of length.
     #[must_use]
     pub fn longest_prefix(&self, hashes: &[u64]) -> Vec<BlockId> {
         hashes.iter().map_while(|hash| self.prefixes.get(hash).copied()).collect()
     }
 
-    /// Adds a user to blocks that hold a known prefix and takes `fresh` free ones, appended; all of it or nothing.
-    pub fn take(&mut self, known: Vec<BlockId>, fresh: usize) -> Option<Vec<BlockId>> {
+    /// Adds a user to the blocks of a known prefix, and allocates and appends `fresh` free blocks. If there are too few free blocks,
+    /// nothing changes.
+    pub fn allocate(&mut self, known: Vec<BlockId>, fresh: usize) -> Option<Vec<BlockId>> {
         let revived = known.iter().filter(|id| self.all[**id as usize].users == 0).count();
-        if self.available() < revived + fresh {
+        if self.num_free() < revived + fresh {
             return None;
         }
         for id in &known {
             let block = &mut self.all[*id as usize];
             if block.users == 0 {
-                self.free.remove(&block.freed);
+                self.free.remove(&block.released_at);
             }
             block.users += 1;
         }
-        let mut taken = known;
+        let mut allocated = known;
         for _ in 0..fresh {
             let (_, id) = self.free.pop_first()?;
             let block = &mut self.all[id as usize];
@@ -85,13 +86,13 @@ impl Blocks {
             if let Some(prefix) = block.prefix.take() {
                 self.prefixes.remove(&prefix);
             }
-            taken.push(id);
+            allocated.push(id);
         }
-        Some(taken)
+        Some(allocated)
     }
 
-    /// Notes that a block now holds the end of this prefix. The first block to hold a prefix keeps it.
-    pub fn remember(&mut self, id: BlockId, prefix: u64) {
+    /// Records that a block holds the end of this prefix. If another block already does, that one stays recorded.
+    pub fn record_prefix(&mut self, id: BlockId, prefix: u64) {
         let block = &mut self.all[id as usize];
         if block.prefix.is_none() && !self.prefixes.contains_key(&prefix) {
             block.prefix = Some(prefix);
@@ -99,23 +100,23 @@ impl Blocks {
         }
     }
 
-    /// Takes one user from each of a request's blocks. The last becomes free first, since a prefix is worth more the
-    /// shorter it is.
-    pub fn release(&mut self, ids: &[BlockId]) {
+    /// Removes one user from each of a request's blocks. The last block becomes free first, because a shorter prefix is useful to more
+    /// requests.
+    pub fn release_blocks(&mut self, ids: &[BlockId]) {
         for id in ids.iter().rev() {
             let block = &mut self.all[*id as usize];
             block.users -= 1;
             if block.users == 0 {
-                block.freed = self.tick;
-                self.free.insert(self.tick, *id);
-                self.tick += 1;
+                block.released_at = self.release_count;
+                self.free.insert(self.release_count, *id);
+                self.release_count += 1;
             }
         }
     }
 
-    /// Forgets every prefix, unless a block is in use; says whether it did.
-    pub fn forget(&mut self) -> bool {
-        if self.available() < self.total() {
+    /// Forgets all prefixes unless a block is in use; returns whether it did.
+    pub fn clear_prefixes(&mut self) -> bool {
+        if self.num_free() < self.num_blocks() {
             return false;
         }
         self.prefixes.clear();
@@ -130,36 +131,36 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_prefix_depends_on_every_token_and_its_place() {
-        assert_ne!(chain(0, &[1, 2]), chain(0, &[2, 1]));
-        assert_ne!(chain(chain(0, &[1]), &[2]), chain(chain(0, &[3]), &[2]));
-        // A promise to seeds, which pick texts by it.
-        assert_eq!(chain(0, &[1, 2, 3]), PINNED, "{}", chain(0, &[1, 2, 3]));
+        assert_ne!(chain_hash(0, &[1, 2]), chain_hash(0, &[2, 1]));
+        assert_ne!(chain_hash(chain_hash(0, &[1]), &[2]), chain_hash(chain_hash(0, &[3]), &[2]));
+        // Pinned, because seeds select outputs by this hash.
+        assert_eq!(chain_hash(0, &[1, 2, 3]), PINNED, "{}", chain_hash(0, &[1, 2, 3]));
     }
     const PINNED: u64 = 4_251_990_767_336_912_724;
 
     #[test]
-    fn a_free_block_keeps_its_prefix_until_it_is_taken() {
-        let mut blocks = Blocks::new(3);
-        let first = blocks.take(vec![], 2).unwrap();
-        blocks.remember(first[0], 10);
-        blocks.remember(first[1], 20);
-        blocks.release(&first);
+    fn a_free_block_keeps_its_prefix_until_it_is_allocated() {
+        let mut blocks = BlockPool::new(3);
+        let first = blocks.allocate(vec![], 2).unwrap();
+        blocks.record_prefix(first[0], 10);
+        blocks.record_prefix(first[1], 20);
+        blocks.release_blocks(&first);
         assert_eq!(blocks.longest_prefix(&[10, 20, 30]), first);
-        // The one that was never used goes first, then the tail of the prefix.
-        assert_eq!(blocks.take(vec![], 2).unwrap(), [2, first[1]]);
+        // The block that was never used is allocated first, then the end of the prefix.
+        assert_eq!(blocks.allocate(vec![], 2).unwrap(), [2, first[1]]);
         assert_eq!(blocks.longest_prefix(&[10, 20]), [first[0]]);
     }
 
     #[test]
-    fn what_does_not_fit_changes_nothing() {
-        let mut blocks = Blocks::new(2);
-        let held = blocks.take(vec![], 1).unwrap();
-        blocks.remember(held[0], 10);
-        blocks.release(&held);
-        // Reviving the known block uses up one of the two free ones.
-        assert_eq!(blocks.take(vec![held[0]], 2), None);
-        assert_eq!(blocks.available(), 2);
-        assert_eq!(blocks.take(vec![held[0]], 1).unwrap().len(), 2);
-        assert!(!blocks.forget());
+    fn an_allocation_that_does_not_fit_changes_nothing() {
+        let mut blocks = BlockPool::new(2);
+        let held = blocks.allocate(vec![], 1).unwrap();
+        blocks.record_prefix(held[0], 10);
+        blocks.release_blocks(&held);
+        // Using the known block again takes one of the two free ones.
+        assert_eq!(blocks.allocate(vec![held[0]], 2), None);
+        assert_eq!(blocks.num_free(), 2);
+        assert_eq!(blocks.allocate(vec![held[0]], 1).unwrap().len(), 2);
+        assert!(!blocks.clear_prefixes());
     }
 }

@@ -1,4 +1,4 @@
-//! Runs the engine in real time, on an absolute schedule: a step that was handed out late does not move the next.
+//! Runs the engine in real time, on an absolute schedule: a late step does not delay the next one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -10,29 +10,29 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    engine::{Engine, Job, RequestId, Step},
-    metrics::Metrics,
-    truth::TruthLog,
+    engine::{EngineStep, Job, RequestId, SimEngine},
+    metrics::ServerMetrics,
+    truth_log::TruthLog,
     vocabulary::END_OF_TEXT,
 };
 use crate::{cli, clock::Clock, error::Error, pacer::Pacer, record::Truth, units::Nanos};
 
-/// Further behind than this the schedule is given up: the machine is too slow for the load.
-const FURTHEST_BEHIND: Nanos = Nanos(100_000_000);
+/// If a step is later than this, the machine is too slow for the load, and the schedule restarts from the current time.
+const MAX_LATENESS: Nanos = Nanos(100_000_000);
 
-/// The engine and everyone who waits for it.
+/// The engine, its clock, and the requests that wait for tokens.
 pub struct Driver {
     clock: Clock,
-    engine: RefCell<Engine>,
-    metrics: RefCell<Metrics>,
-    live: RefCell<HashMap<RequestId, Live>>,
+    engine: RefCell<SimEngine>,
+    metrics: RefCell<ServerMetrics>,
+    active: RefCell<HashMap<RequestId, ActiveRequest>>,
     next_id: Cell<RequestId>,
     work: Notify,
 }
 
 /// A request in the engine.
-struct Live {
-    progress: Rc<RefCell<Progress>>,
+struct ActiveRequest {
+    progress: Rc<RefCell<EngineProgress>>,
     stops: bool,
     prompt_only: bool,
     prompt_tokens: u64,
@@ -42,91 +42,91 @@ struct Live {
     latest: Nanos,
 }
 
-/// How far a request is.
+/// The progress of a request in the engine.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct EngineProgress {
     /// Tokens generated so far.
     pub generated: usize,
-    /// Whether that is all.
+    /// Whether the last token was generated.
     pub finished: bool,
-    /// Tokens of the prompt that were in the prefix cache.
+    /// Prompt tokens that were prefix cache hits.
     pub cached_tokens: u32,
-    /// Arrival → first turn.
+    /// From arrival to admission.
     pub queue_time: Option<Nanos>,
     /// When the latest token was due.
     due: Nanos,
     waker: Option<Waker>,
 }
 
-/// The right to the tokens of one request; dropping it takes an unfinished request out of the engine.
+/// Receives the tokens of one request. Dropping it removes an unfinished request from the engine.
 pub struct Ticket {
     driver: Rc<Driver>,
     id: RequestId,
-    progress: Rc<RefCell<Progress>>,
+    progress: Rc<RefCell<EngineProgress>>,
     taken: usize,
 }
 
-/// The tickets of a request, for `n` answers to each of its prompts.
+/// The tickets of one HTTP request, with `n` choices for each of its prompts.
 pub struct Tickets {
-    /// One for each answer.
-    pub each: Vec<Ticket>,
-    /// Answers to each prompt.
+    /// One ticket for each choice.
+    pub all: Vec<Ticket>,
+    /// Choices for each prompt.
     pub n: usize,
 }
 
 impl Tickets {
-    /// Tokens of the prompts that were in the prefix cache, by the first answer to each.
+    /// Prompt tokens that were prefix cache hits, from the first choice for each prompt.
     pub fn cached_tokens(&self) -> u32 {
-        self.each.iter().step_by(self.n.max(1)).map(|ticket| ticket.progress.borrow().cached_tokens).sum()
+        self.all.iter().step_by(self.n.max(1)).map(|ticket| ticket.progress.borrow().cached_tokens).sum()
     }
 
     /// Waits for all tokens.
-    pub async fn finished(&mut self) {
-        for ticket in &mut self.each {
-            ticket.finished().await;
+    pub async fn wait_finished(&mut self) {
+        for ticket in &mut self.all {
+            ticket.wait_finished().await;
         }
     }
 
-    /// Tells the truth log what the engine did for the request.
-    pub fn tell(&self, truth: &mut Truth) {
-        truth.queue_time = self.each.first().and_then(|ticket| ticket.progress.borrow().queue_time);
+    /// Adds what the engine did for the request to its truth log line.
+    pub fn fill_truth(&self, truth: &mut Truth) {
+        truth.queue_time = self.all.first().and_then(|ticket| ticket.progress.borrow().queue_time);
         truth.cached_tokens = self.cached_tokens();
-        let generated: usize = self.each.iter().map(|ticket| ticket.progress.borrow().generated).sum();
+        let generated: usize = self.all.iter().map(|ticket| ticket.progress.borrow().generated).sum();
         truth.output_tokens = u32::try_from(generated).unwrap_or(u32::MAX);
-        if !self.each.iter().all(|ticket| ticket.progress.borrow().finished) {
+        if !self.all.iter().all(|ticket| ticket.progress.borrow().finished) {
             truth.finish_reason = None;
         }
     }
 }
 
 impl Driver {
-    /// A driver with nothing to do.
-    pub fn new(engine: Engine, clock: Clock) -> Rc<Self> {
+    /// A driver without requests.
+    pub fn new(engine: SimEngine, clock: Clock) -> Rc<Self> {
         Rc::new(Driver {
             clock,
             engine: RefCell::new(engine),
             metrics: RefCell::default(),
-            live: RefCell::default(),
+            active: RefCell::default(),
             next_id: Cell::new(0),
             work: Notify::new(),
         })
     }
 
-    /// Queues a prompt that is computed and nothing else. To the engine it ends with the token that nobody asks for.
+    /// Queues a prompt without output. The engine needs one output token, which is then ignored.
     pub fn submit_prompt(self: &Rc<Self>, prompt: &[u32]) -> Ticket {
-        let ticket = self.submit(prompt, [END_OF_TEXT].into(), true);
-        if let Some(live) = self.live.borrow_mut().get_mut(&ticket.id) {
-            live.prompt_only = true;
+        let ticket = self.submit_request(prompt, [END_OF_TEXT].into(), true);
+        if let Some(request) = self.active.borrow_mut().get_mut(&ticket.id) {
+            request.prompt_only = true;
         }
         ticket
     }
 
-    /// Queues a request that arrives now. `stops`: it will end by itself.
-    pub fn submit(self: &Rc<Self>, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
+    /// Queues a request that arrives now. `stops`: its finish reason is `stop`.
+    pub fn submit_request(self: &Rc<Self>, prompt: &[u32], output: Rc<[u32]>, stops: bool) -> Ticket {
         let now = self.clock.now();
         let id = self.next_id.replace(self.next_id.get() + 1);
-        let progress = Rc::new(RefCell::new(Progress::default()));
-        let live = Live {
+        let progress = Rc::new(RefCell::new(EngineProgress::default()));
+        let request = ActiveRequest {
             progress: Rc::clone(&progress),
             stops,
             prompt_only: false,
@@ -136,29 +136,29 @@ impl Driver {
             first: now,
             latest: now,
         };
-        self.live.borrow_mut().insert(id, live);
-        self.engine.borrow_mut().submit(now, Job { id, prompt: prompt.into(), output });
+        self.active.borrow_mut().insert(id, request);
+        self.engine.borrow_mut().submit_job(now, Job { id, prompt: prompt.into(), output });
         self.work.notify_one();
         Ticket { driver: Rc::clone(self), id, progress, taken: 0 }
     }
 
-    /// The text of `/metrics`.
+    /// The response to `/metrics`.
     pub fn metrics_page(&self, model: &str) -> String {
-        let began = self.clock.to_unix(Nanos(0));
-        self.metrics.borrow().page(&self.engine.borrow(), model, began).unwrap_or_default()
+        let started = self.clock.to_unix(Nanos(0));
+        self.metrics.borrow().render_page(&self.engine.borrow(), model, started).unwrap_or_default()
     }
 
-    /// Empties the prefix cache, unless a request is running; says whether it did.
+    /// Clears the prefix cache unless a request is running; returns whether it did.
     pub fn reset_prefix_cache(&self) -> bool {
         self.engine.borrow_mut().reset_prefix_cache()
     }
 
-    /// Makes steps for as long as it is polled.
+    /// Runs the engine's steps for as long as it is polled.
     pub async fn run(&self, pacer: Pacer, truth: Option<Rc<TruthLog>>) -> Result<(), Error> {
         let mut now = Nanos(0);
         let mut warned = false;
         loop {
-            let step = self.engine.borrow_mut().step(now);
+            let step = self.engine.borrow_mut().run_step(now);
             let Some(step) = step else {
                 if let Some(log) = &truth {
                     log.flush()?;
@@ -169,30 +169,30 @@ impl Driver {
             if self.clock.now() < step.ends_at {
                 pacer.sleep_until(step.ends_at).await;
             } else {
-                // Even a simulator that cannot keep up must read what its clients send.
+                // A simulator that cannot keep up must still read what its clients send.
                 tokio::task::yield_now().await;
             }
             let late = self.clock.now().since(step.ends_at);
-            self.hand_out(&step, late);
+            self.deliver_step(&step, late);
             now = step.ends_at;
-            if late > FURTHEST_BEHIND {
+            if late > MAX_LATENESS {
                 now = self.clock.now();
                 if !std::mem::replace(&mut warned, true) {
                     cli::print_warning(
                         "vb-sim",
-                        format!("a step came {late} late: this machine cannot keep up with the load"),
+                        format!("a step was {late} late: this machine is too slow for the load"),
                     );
                 }
             }
         }
     }
 
-    fn hand_out(&self, step: &Step, late: Nanos) {
-        let (mut live, mut metrics) = (self.live.borrow_mut(), self.metrics.borrow_mut());
-        metrics.step_lateness.time(late);
-        metrics.iteration_tokens.observe(step.scheduled_tokens as f64);
+    fn deliver_step(&self, step: &EngineStep, late: Nanos) {
+        let (mut active, mut metrics) = (self.active.borrow_mut(), self.metrics.borrow_mut());
+        metrics.step_lateness.observe_duration(late);
+        metrics.iteration_tokens.observe_value(step.scheduled_tokens as f64);
         for admission in &step.admitted {
-            let Some(request) = live.get_mut(&admission.id) else { continue };
+            let Some(request) = active.get_mut(&admission.id) else { continue };
             request.admitted = step.starts_at;
             let mut progress = request.progress.borrow_mut();
             progress.cached_tokens = admission.cached_tokens;
@@ -201,20 +201,20 @@ impl Driver {
             metrics.cached_tokens += u64::from(admission.cached_tokens);
         }
         for token in &step.tokens {
-            let Some(request) = live.get_mut(&token.id) else { continue };
-            let waker = request.advance(step.ends_at, token.index, token.last);
-            request.count(step.ends_at, token.index, &mut metrics);
+            let Some(request) = active.get_mut(&token.id) else { continue };
+            let waker = request.record_token(step.ends_at, token.index, token.last);
+            request.count_token(step.ends_at, token.index, &mut metrics);
             if token.last {
                 request.count_finished(token.index as u64 + 1, &mut metrics);
-                live.remove(&token.id);
+                active.remove(&token.id);
             }
             waker.into_iter().for_each(Waker::wake);
         }
     }
 }
 
-impl Live {
-    fn advance(&self, due: Nanos, index: usize, last: bool) -> Option<Waker> {
+impl ActiveRequest {
+    fn record_token(&self, due: Nanos, index: usize, last: bool) -> Option<Waker> {
         let mut progress = self.progress.borrow_mut();
         progress.due = due;
         progress.generated = index + 1;
@@ -222,7 +222,7 @@ impl Live {
         progress.waker.take()
     }
 
-    fn count(&mut self, now: Nanos, index: usize, metrics: &mut Metrics) {
+    fn count_token(&mut self, now: Nanos, index: usize, metrics: &mut ServerMetrics) {
         if self.prompt_only {
             (self.first, self.latest) = (now, now);
             return;
@@ -230,37 +230,37 @@ impl Live {
         metrics.generation_tokens += 1;
         if index == 0 {
             self.first = now;
-            metrics.time_to_first_token.time(now.since(self.arrived));
+            metrics.time_to_first_token.observe_duration(now.since(self.arrived));
         } else {
-            metrics.inter_token_latency.time(now.since(self.latest));
+            metrics.inter_token_latency.observe_duration(now.since(self.latest));
         }
         self.latest = now;
     }
 
-    fn count_finished(&self, tokens: u64, metrics: &mut Metrics) {
+    fn count_finished(&self, tokens: u64, metrics: &mut ServerMetrics) {
         if self.stops {
             metrics.stop += 1;
         } else {
             metrics.length += 1;
         }
         let decode = self.latest.since(self.first);
-        metrics.request_prompt_tokens.observe(self.prompt_tokens as f64);
+        metrics.request_prompt_tokens.observe_value(self.prompt_tokens as f64);
         if !self.prompt_only {
-            metrics.request_generation_tokens.observe(tokens as f64);
+            metrics.request_generation_tokens.observe_value(tokens as f64);
         }
-        metrics.e2e_request_latency.time(self.latest.since(self.arrived));
-        metrics.request_queue_time.time(self.admitted.since(self.arrived));
-        metrics.request_inference_time.time(self.latest.since(self.admitted));
-        metrics.request_prefill_time.time(self.first.since(self.admitted));
-        metrics.request_decode_time.time(decode);
+        metrics.e2e_request_latency.observe_duration(self.latest.since(self.arrived));
+        metrics.request_queue_time.observe_duration(self.admitted.since(self.arrived));
+        metrics.request_inference_time.observe_duration(self.latest.since(self.admitted));
+        metrics.request_prefill_time.observe_duration(self.first.since(self.admitted));
+        metrics.request_decode_time.observe_duration(decode);
         if tokens > 1 {
-            metrics.time_per_output_token.time(Nanos(decode.0 / (tokens - 1)));
+            metrics.time_per_output_token.observe_duration(Nanos(decode.0 / (tokens - 1)));
         }
     }
 }
 
 impl Ticket {
-    /// Waits for tokens that were not taken yet, and takes them: how many they are, and whether they are the last.
+    /// Waits for tokens that were not taken yet and takes them; returns their number and whether they are the last ones.
     pub fn poll_tokens(&mut self, cx: &mut Context<'_>) -> Poll<(usize, bool)> {
         let mut progress = self.progress.borrow_mut();
         if progress.generated == self.taken && !progress.finished {
@@ -270,12 +270,12 @@ impl Ticket {
         let fresh = progress.generated - self.taken;
         self.taken = progress.generated;
         let late = self.driver.clock.now().since(progress.due);
-        self.driver.metrics.borrow_mut().token_lateness.time(late);
+        self.driver.metrics.borrow_mut().token_lateness.observe_duration(late);
         Poll::Ready((fresh, progress.finished))
     }
 
     /// Waits for the last token.
-    pub async fn finished(&mut self) {
+    pub async fn wait_finished(&mut self) {
         while !std::future::poll_fn(|cx| self.poll_tokens(cx)).await.1 {}
     }
 }
@@ -283,8 +283,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.progress.borrow().finished {
-            self.driver.engine.borrow_mut().abort(self.id);
-            self.driver.live.borrow_mut().remove(&self.id);
+            self.driver.engine.borrow_mut().abort_request(self.id);
+            self.driver.active.borrow_mut().remove(&self.id);
             self.driver.metrics.borrow_mut().abort += 1;
         }
     }

@@ -1,133 +1,133 @@
 //! The model of the engine: continuous batching as a pure function of virtual time.
 //!
-//! There is no clock and no randomness in here. Whoever drives it says what time it is, so a test can ask for the
-//! exact nanosecond of each token. The scheduler is that of vLLM's V1 engine in its default, first come first served:
+//! The engine has neither a clock nor randomness. Its caller passes the time, so a test can check the exact nanosecond of each
+//! token. The scheduler follows vLLM's V1 engine with its default policy, first come, first served:
 //!
-//! 1. Running requests in order of arrival: one token each for those that decode, a chunk for the one whose prompt was
-//!    cut by the budget. When blocks run out, the latest arrival is preempted: it loses its blocks and goes back to the
-//!    front of the queue, to be computed again.
-//! 2. If nobody was preempted, waiting requests while budget, blocks and `max_num_seqs` last.
+//! 1. Running requests are scheduled in order of arrival: one token for each request that decodes, and the next part of the prompt
+//!    that exceeded the previous budget. When blocks run out, the latest arrival is preempted: it loses its blocks, returns to the
+//!    front of the queue and is computed again.
+//! 2. If no request was preempted, waiting requests are admitted while budget, blocks and `max_num_seqs` allow.
 //!
-//! Every token of a step appears at its end.
+//! All tokens of a step appear at its end.
 
 use std::{collections::VecDeque, rc::Rc};
 
 use super::{
-    blocks::{BlockId, Blocks, chain},
-    profile::Profile,
+    blocks::{BlockId, BlockPool, chain_hash},
+    profile::EngineProfile,
 };
 use crate::{error::Error, units::Nanos};
 
-/// Names a request within one engine.
+/// Identifies a request within one engine.
 pub type RequestId = u64;
 
-/// What to compute: the answer is known beforehand, the engine only decides when each of its tokens appears.
+/// A request to the engine. Its output is known in advance; the engine only decides when each token appears.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Its name; no two unfinished ones share it.
+    /// Unique among unfinished requests.
     pub id: RequestId,
     /// The prompt; at least one token.
     pub prompt: Rc<[u32]>,
-    /// The answer; at least one token.
+    /// The output; at least one token.
     pub output: Rc<[u32]>,
 }
 
-/// One pass of the model.
+/// One forward pass of the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Step {
-    /// When it began: not before the instant that was asked for.
+pub struct EngineStep {
+    /// When the step began: at the `now` of the call, or later.
     pub starts_at: Nanos,
-    /// When its tokens appear.
+    /// When the step ended and its tokens appeared.
     pub ends_at: Nanos,
-    /// Tokens of prompts (and of preempted requests' answers) that it computed.
+    /// Computed prompt tokens, and computed output tokens of preempted requests.
     pub prefill_tokens: u64,
-    /// Tokens that were in the KV cache of the scheduled requests before it.
+    /// Tokens of the scheduled requests that were in the KV cache before the step.
     pub context_tokens: u64,
-    /// All tokens that it computed; never more than `max_num_batched_tokens`.
+    /// All computed tokens; at most `max_num_batched_tokens`.
     pub scheduled_tokens: u64,
-    /// Requests that got their first turn in it.
+    /// Requests that were scheduled for the first time.
     pub admitted: Vec<Admission>,
     /// Requests that lost their blocks.
     pub preempted: Vec<RequestId>,
-    /// The tokens it generated: at most one for each request.
-    pub tokens: Vec<Token>,
+    /// The generated tokens: at most one for each request.
+    pub tokens: Vec<GeneratedToken>,
 }
 
-/// A request's first turn.
+/// The first time that a request is scheduled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Which request.
+    /// The request.
     pub id: RequestId,
-    /// Tokens of its prompt that were in the prefix cache.
+    /// Prompt tokens that were prefix cache hits.
     pub cached_tokens: u32,
 }
 
 /// A generated token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Token {
-    /// Whose it is.
+pub struct GeneratedToken {
+    /// The request.
     pub id: RequestId,
-    /// Its place in the answer, from 0.
+    /// Its index in the output, from 0.
     pub index: usize,
-    /// Whether the answer ends with it.
+    /// Whether it is the last token of the output.
     pub last: bool,
 }
 
-/// What the engine counted since it began.
+/// Totals since the engine was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Prompt tokens looked up in the prefix cache, each request once.
+pub struct EngineCounters {
+    /// Prompt tokens looked up in the prefix cache, once for each request.
     pub prefix_queries: u64,
-    /// Of those, the ones found.
+    /// Prompt tokens found in the prefix cache.
     pub prefix_hits: u64,
-    /// Times that a request lost its blocks.
+    /// How often a request lost its blocks.
     pub preemptions: u64,
 }
 
-/// The engine.
+/// The simulated engine.
 #[derive(Debug)]
-pub struct Engine {
-    profile: Profile,
-    blocks: Blocks,
+pub struct SimEngine {
+    profile: EngineProfile,
+    blocks: BlockPool,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
-    counters: Counters,
+    counters: EngineCounters,
 }
 
 #[derive(Debug)]
 struct Sequence {
     job: Job,
     arrived: Nanos,
-    /// Tokens of the answer so far.
+    /// Output tokens so far.
     generated: usize,
     /// Tokens whose keys and values are in `blocks`.
     computed: usize,
-    /// Up to this many tokens, computing is prefill.
+    /// Computing up to this many tokens counts as prefill.
     prefill_end: usize,
     /// Tokens to compute in the current step.
     scheduled: usize,
     blocks: Vec<BlockId>,
     /// The hash of the prefix up to the end of each full block.
     hashes: Vec<u64>,
-    admitted_before: bool,
+    was_admitted: bool,
 }
 
-impl Engine {
+impl SimEngine {
     /// An idle engine.
-    pub fn new(profile: Profile) -> Result<Self, Error> {
-        profile.check()?;
-        Ok(Engine {
-            blocks: Blocks::new(profile.num_gpu_blocks),
+    pub fn new(profile: EngineProfile) -> Result<Self, Error> {
+        profile.validate()?;
+        Ok(SimEngine {
+            blocks: BlockPool::new(profile.num_gpu_blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
-            counters: Counters::default(),
+            counters: EngineCounters::default(),
             profile,
         })
     }
 
-    /// Queues a job that arrived at `now`. Jobs must come in the order of their arrival, with a prompt and an answer of
-    /// at least one token each that fit `max_model_len` together.
-    pub fn submit(&mut self, now: Nanos, job: Job) {
+    /// Queues a job that arrived at `now`. Jobs must be queued in order of arrival. Prompt and output need at least one token each
+    /// and must fit into `max_model_len` together.
+    pub fn submit_job(&mut self, now: Nanos, job: Job) {
         debug_assert!(!job.prompt.is_empty() && !job.output.is_empty());
         self.waiting.push_back(Sequence {
             arrived: now,
@@ -137,17 +137,17 @@ impl Engine {
             scheduled: 0,
             blocks: Vec::new(),
             hashes: Vec::new(),
-            admitted_before: false,
+            was_admitted: false,
             job,
         });
     }
 
-    /// Takes a request out, wherever it is; unknown names are fine.
-    pub fn abort(&mut self, id: RequestId) {
+    /// Removes a waiting or running request. Unknown ids are ignored.
+    pub fn abort_request(&mut self, id: RequestId) {
         self.waiting.retain(|sequence| sequence.job.id != id);
-        if let Some(place) = self.running.iter().position(|sequence| sequence.job.id == id) {
-            let gone = self.running.remove(place);
-            self.blocks.release(&gone.blocks);
+        if let Some(index) = self.running.iter().position(|sequence| sequence.job.id == id) {
+            let aborted = self.running.remove(index);
+            self.blocks.release_blocks(&aborted.blocks);
         }
     }
 
@@ -166,59 +166,59 @@ impl Engine {
     /// The share of KV blocks in use, from 0 to 1.
     #[must_use]
     pub fn kv_cache_usage(&self) -> f64 {
-        1.0 - self.blocks.available() as f64 / self.blocks.total() as f64
+        1.0 - self.blocks.num_free() as f64 / self.blocks.num_blocks() as f64
     }
 
-    /// What was counted so far.
+    /// The totals so far.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> EngineCounters {
         self.counters
     }
 
-    /// Empties the prefix cache, unless a request is running; says whether it did.
+    /// Clears the prefix cache unless a request is running; returns whether it did.
     pub fn reset_prefix_cache(&mut self) -> bool {
-        self.blocks.forget()
+        self.blocks.clear_prefixes()
     }
 
-    /// Makes the next step, which begins at `now`, or when the first request arrives if that is later and none is
-    /// running. `None`: there is nothing to do.
+    /// Runs the next step. It begins at `now`; if no request is running and the first one arrives later, it begins then. `None`:
+    /// there are no requests.
     ///
-    /// The next call's `now` is this step's `ends_at` or later.
-    pub fn step(&mut self, now: Nanos) -> Option<Step> {
+    /// The `now` of the next call must be this step's `ends_at` or later.
+    pub fn run_step(&mut self, now: Nanos) -> Option<EngineStep> {
         let starts_at = if self.running.is_empty() { now.max(self.waiting.front()?.arrived) } else { now };
-        let mut step = Step { starts_at, ..Step::default() };
+        let mut step = EngineStep { starts_at, ..EngineStep::default() };
         let mut budget = self.profile.max_num_batched_tokens as usize;
-        self.continue_running(&mut budget, &mut step);
+        self.schedule_running(&mut budget, &mut step);
         if step.preempted.is_empty() {
-            self.admit(&mut budget, &mut step);
+            self.admit_waiting(&mut budget, &mut step);
         }
-        self.compute(&mut step);
+        self.compute_scheduled(&mut step);
         step.ends_at = starts_at + self.profile.step_time(step.prefill_tokens, step.context_tokens);
         Some(step)
     }
 
-    fn continue_running(&mut self, budget: &mut usize, step: &mut Step) {
+    fn schedule_running(&mut self, budget: &mut usize, step: &mut EngineStep) {
         let size = self.profile.block_size as usize;
-        let mut place = 0;
-        while place < self.running.len() && *budget > 0 {
-            let sequence = &mut self.running[place];
+        let mut index = 0;
+        while index < self.running.len() && *budget > 0 {
+            let sequence = &mut self.running[index];
             let tokens = (sequence.len() - sequence.computed).min(*budget);
             let fresh = (sequence.computed + tokens).div_ceil(size) - sequence.blocks.len();
-            if let Some(taken) = self.blocks.take(Vec::new(), fresh) {
-                sequence.blocks.extend(taken);
+            if let Some(allocated) = self.blocks.allocate(Vec::new(), fresh) {
+                sequence.blocks.extend(allocated);
                 sequence.scheduled = tokens;
                 *budget -= tokens;
-                place += 1;
+                index += 1;
             } else {
-                // The last may be the very one that asks: then the loop ends, for nobody comes after it.
+                // The last sequence may be this one. Then the loop ends, because no sequence follows it.
                 self.preempt_last(step);
             }
         }
     }
 
-    fn preempt_last(&mut self, step: &mut Step) {
+    fn preempt_last(&mut self, step: &mut EngineStep) {
         let Some(mut victim) = self.running.pop() else { return };
-        self.blocks.release(&victim.blocks);
+        self.blocks.release_blocks(&victim.blocks);
         victim.blocks.clear();
         victim.computed = 0;
         self.counters.preemptions += 1;
@@ -226,11 +226,11 @@ impl Engine {
         self.waiting.push_front(victim);
     }
 
-    fn admit(&mut self, budget: &mut usize, step: &mut Step) {
+    fn admit_waiting(&mut self, budget: &mut usize, step: &mut EngineStep) {
         let size = self.profile.block_size as usize;
         while *budget > 0 && self.running.len() < self.profile.max_num_seqs as usize {
             let Some(sequence) = self.waiting.front_mut().filter(|s| s.arrived <= step.starts_at) else { return };
-            // The last token is always computed, for its result is the next one.
+            // The last token is always computed, because computing it yields the next one.
             let known = if self.profile.prefix_caching {
                 self.blocks.longest_prefix(sequence.prefix_hashes((sequence.len() - 1) / size, size))
             } else {
@@ -239,21 +239,21 @@ impl Engine {
             let computed = known.len() * size;
             let tokens = (sequence.len() - computed).min(*budget);
             let fresh = (computed + tokens).div_ceil(size) - known.len();
-            let Some(taken) = self.blocks.take(known, fresh) else { return };
-            sequence.blocks = taken;
+            let Some(allocated) = self.blocks.allocate(known, fresh) else { return };
+            sequence.blocks = allocated;
             sequence.computed = computed;
             sequence.prefill_end = sequence.len();
             sequence.scheduled = tokens;
             *budget -= tokens;
             self.running.extend(self.waiting.pop_front());
-            self.note_admission(computed, step);
+            self.record_admission(computed, step);
         }
     }
 
-    /// A request that comes back after a preemption was counted before.
-    fn note_admission(&mut self, cached: usize, step: &mut Step) {
+    /// Counts an admission. A request that returns after a preemption was counted before.
+    fn record_admission(&mut self, cached: usize, step: &mut EngineStep) {
         let Some(sequence) = self.running.last_mut() else { return };
-        if !std::mem::replace(&mut sequence.admitted_before, true) {
+        if !std::mem::replace(&mut sequence.was_admitted, true) {
             if self.profile.prefix_caching {
                 self.counters.prefix_queries += sequence.job.prompt.len() as u64;
                 self.counters.prefix_hits += cached as u64;
@@ -263,7 +263,7 @@ impl Engine {
         }
     }
 
-    fn compute(&mut self, step: &mut Step) {
+    fn compute_scheduled(&mut self, step: &mut EngineStep) {
         let size = self.profile.block_size as usize;
         for sequence in &mut self.running {
             let tokens = std::mem::take(&mut sequence.scheduled);
@@ -281,19 +281,19 @@ impl Engine {
                 let full = sequence.computed / size;
                 sequence.prefix_hashes(full, size);
                 for block in full_before..full {
-                    self.blocks.remember(sequence.blocks[block], sequence.hashes[block]);
+                    self.blocks.record_prefix(sequence.blocks[block], sequence.hashes[block]);
                 }
             }
             if sequence.computed == sequence.len() {
                 let index = sequence.generated;
                 sequence.generated += 1;
-                step.tokens.push(Token { id: sequence.job.id, index, last: sequence.is_done() });
+                step.tokens.push(GeneratedToken { id: sequence.job.id, index, last: sequence.is_done() });
             }
         }
         let blocks = &mut self.blocks;
         self.running.retain(|sequence| {
             if sequence.is_done() {
-                blocks.release(&sequence.blocks);
+                blocks.release_blocks(&sequence.blocks);
             }
             !sequence.is_done()
         });
@@ -301,7 +301,7 @@ impl Engine {
 }
 
 impl Sequence {
-    /// Tokens known so far: the prompt and what was generated.
+    /// Tokens known so far: the prompt and the generated ones.
     fn len(&self) -> usize {
         self.job.prompt.len() + self.generated
     }
@@ -310,19 +310,19 @@ impl Sequence {
         self.generated == self.job.output.len()
     }
 
-    fn token(&self, place: usize) -> u32 {
-        match self.job.prompt.get(place) {
+    fn token_at(&self, index: usize) -> u32 {
+        match self.job.prompt.get(index) {
             Some(token) => *token,
-            None => self.job.output[place - self.job.prompt.len()],
+            None => self.job.output[index - self.job.prompt.len()],
         }
     }
 
-    /// The hashes of the prefixes that end with the first `count` blocks.
+    /// The hashes of the prefixes that end with each of the first `count` blocks.
     fn prefix_hashes(&mut self, count: usize, size: usize) -> &[u64] {
         while self.hashes.len() < count {
             let start = self.hashes.len() * size;
-            let tokens: Vec<u32> = (start..start + size).map(|place| self.token(place)).collect();
-            self.hashes.push(chain(self.hashes.last().copied().unwrap_or(0), &tokens));
+            let tokens: Vec<u32> = (start..start + size).map(|index| self.token_at(index)).collect();
+            self.hashes.push(chain_hash(self.hashes.last().copied().unwrap_or(0), &tokens));
         }
         &self.hashes[..count]
     }
@@ -338,9 +338,9 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// 10 ms a step, 10 µs a prefill token, 1 µs a context token.
-    fn profile() -> Profile {
-        Profile {
+    /// 10 ms per step, 10 µs per prefill token, 1 µs per context token.
+    fn profile() -> EngineProfile {
+        EngineProfile {
             name: "test",
             step_base: Nanos(10 * MS),
             per_prefill_token: Nanos(10_000),
@@ -354,17 +354,17 @@ mod tests {
         }
     }
 
-    /// A job whose tokens no other job has.
+    /// A job that shares no tokens with other jobs.
     fn job(id: RequestId, prompt: usize, output: usize) -> Job {
         let first = u32::try_from(id).unwrap() * 10_000;
         let tokens = |from: u32, n: usize| (from..).take(n).collect();
         Job { id, prompt: tokens(first, prompt), output: tokens(first + 5000, output) }
     }
 
-    /// Runs to the end; the instants of each request's tokens.
-    fn run(engine: &mut Engine, mut now: Nanos) -> (BTreeMap<RequestId, Vec<u64>>, Vec<Step>) {
+    /// Runs until no requests are left; returns the times of each request's tokens, and the steps.
+    fn run(engine: &mut SimEngine, mut now: Nanos) -> (BTreeMap<RequestId, Vec<u64>>, Vec<EngineStep>) {
         let (mut times, mut steps) = (BTreeMap::<_, Vec<u64>>::new(), Vec::new());
-        while let Some(step) = engine.step(now) {
+        while let Some(step) = engine.run_step(now) {
             now = step.ends_at;
             for token in &step.tokens {
                 let seen = times.entry(token.id).or_default();
@@ -372,15 +372,15 @@ mod tests {
                 seen.push(now.0);
             }
             steps.push(step);
-            assert!(steps.len() < 100_000, "the engine does not come to an end");
+            assert!(steps.len() < 100_000, "the engine does not finish");
         }
         (times, steps)
     }
 
     #[test]
     fn one_request_has_the_ttft_and_itl_of_the_formula() {
-        let mut engine = Engine::new(profile()).unwrap();
-        engine.submit(Nanos(3 * MS), job(1, 50, 3));
+        let mut engine = SimEngine::new(profile()).unwrap();
+        engine.submit_job(Nanos(3 * MS), job(1, 50, 3));
         let (times, _) = run(&mut engine, Nanos(0));
         let first = 3 * MS + 10 * MS + 50 * 10_000;
         let second = first + 10 * MS + 50 * 1000;
@@ -389,8 +389,8 @@ mod tests {
 
     #[test]
     fn a_long_prompt_is_computed_in_chunks_of_the_budget() {
-        let mut engine = Engine::new(profile()).unwrap();
-        engine.submit(Nanos(0), job(1, 250, 1));
+        let mut engine = SimEngine::new(profile()).unwrap();
+        engine.submit_job(Nanos(0), job(1, 250, 1));
         let (times, steps) = run(&mut engine, Nanos(0));
         assert_eq!(
             steps.iter().map(|s| (s.prefill_tokens, s.context_tokens)).collect::<Vec<_>>(),
@@ -400,22 +400,22 @@ mod tests {
     }
 
     #[test]
-    fn decodes_go_first_and_a_prefill_gets_the_rest_of_the_budget() {
-        let mut engine = Engine::new(profile()).unwrap();
-        engine.submit(Nanos(0), job(1, 10, 4));
-        engine.submit(Nanos(1), job(2, 150, 2));
+    fn decodes_go_first_and_a_prefill_gets_the_remaining_budget() {
+        let mut engine = SimEngine::new(profile()).unwrap();
+        engine.submit_job(Nanos(0), job(1, 10, 4));
+        engine.submit_job(Nanos(1), job(2, 150, 2));
         let (times, steps) = run(&mut engine, Nanos(0));
-        // The second request arrived when the first step had begun.
+        // The second request arrived after the first step had begun.
         assert_eq!(steps[0].scheduled_tokens, 10);
         assert_eq!((steps[1].scheduled_tokens, steps[1].prefill_tokens), (100, 99));
         assert_eq!((steps[2].scheduled_tokens, steps[2].prefill_tokens), (52, 51));
-        assert_eq!(times[&2][0], times[&1][2], "all tokens of a step appear at the same instant");
+        assert_eq!(times[&2][0], times[&1][2], "all tokens of a step appear at the same time");
     }
 
     #[test]
     fn no_more_than_max_num_seqs_run_at_once() {
-        let mut engine = Engine::new(Profile { max_num_seqs: 2, ..profile() }).unwrap();
-        (1..=3).for_each(|id| engine.submit(Nanos(0), job(id, 4, 2)));
+        let mut engine = SimEngine::new(EngineProfile { max_num_seqs: 2, ..profile() }).unwrap();
+        (1..=3).for_each(|id| engine.submit_job(Nanos(0), job(id, 4, 2)));
         let (times, _) = run(&mut engine, Nanos(0));
         assert_eq!(times[&1], times[&2]);
         assert!(times[&3][0] > times[&1][1]);
@@ -424,12 +424,12 @@ mod tests {
     #[test]
     fn the_prefix_cache_gives_back_exactly_the_full_blocks() {
         for (prompt, cached) in [(4, 0), (5, 4), (8, 4), (9, 8), (11, 8)] {
-            let mut engine = Engine::new(profile()).unwrap();
+            let mut engine = SimEngine::new(profile()).unwrap();
             let first = job(1, prompt, 1);
             let again = Job { id: 2, ..first.clone() };
-            engine.submit(Nanos(0), first);
+            engine.submit_job(Nanos(0), first);
             run(&mut engine, Nanos(0));
-            engine.submit(Nanos(0), again);
+            engine.submit_job(Nanos(0), again);
             let (_, steps) = run(&mut engine, Nanos(0));
             assert_eq!(steps[0].admitted, [Admission { id: 2, cached_tokens: cached }], "{prompt}");
             assert_eq!(steps[0].prefill_tokens, prompt as u64 - u64::from(cached));
@@ -440,52 +440,52 @@ mod tests {
     }
 
     #[test]
-    fn the_next_turn_of_a_chat_finds_the_answer_in_the_cache() {
-        let mut engine = Engine::new(profile()).unwrap();
+    fn the_next_turn_of_a_chat_finds_the_output_in_the_cache() {
+        let mut engine = SimEngine::new(profile()).unwrap();
         let first = job(1, 8, 9);
         let next: Vec<u32> = first.prompt.iter().chain(first.output.iter()).copied().chain([7, 8, 9]).collect();
-        engine.submit(Nanos(0), first);
+        engine.submit_job(Nanos(0), first);
         run(&mut engine, Nanos(0));
-        engine.submit(Nanos(0), Job { id: 2, prompt: next.into(), output: [1].into() });
+        engine.submit_job(Nanos(0), Job { id: 2, prompt: next.into(), output: [1].into() });
         let (_, steps) = run(&mut engine, Nanos(0));
-        // 16 of the 17: the last token was generated but never computed.
+        // 16 of the 17 tokens: the last one was generated but never computed.
         assert_eq!(steps[0].admitted[0].cached_tokens, 16);
     }
 
     #[test]
     fn the_latest_is_preempted_recomputed_and_still_finishes() {
-        // Room for 8 blocks of 4; each request needs 5 in the end.
-        let small = Profile { num_gpu_blocks: 8, max_model_len: 32, prefix_caching: false, ..profile() };
-        let mut engine = Engine::new(small).unwrap();
-        engine.submit(Nanos(0), job(1, 12, 8));
-        engine.submit(Nanos(0), job(2, 12, 8));
+        // There are 8 blocks of 4 tokens; each request needs 5 of them at its end.
+        let small = EngineProfile { num_gpu_blocks: 8, max_model_len: 32, prefix_caching: false, ..profile() };
+        let mut engine = SimEngine::new(small).unwrap();
+        engine.submit_job(Nanos(0), job(1, 12, 8));
+        engine.submit_job(Nanos(0), job(2, 12, 8));
         let (times, steps) = run(&mut engine, Nanos(0));
         assert_eq!(steps.iter().flat_map(|s| &s.preempted).collect::<Vec<_>>(), [&2]);
         assert_eq!((times[&1].len(), times[&2].len()), (8, 8));
         assert_eq!(engine.counters().preemptions, 1);
-        // Both hold 4 blocks with 16 tokens when the 17th asks for a fifth: 12 and the 5 generated come again.
+        // Both hold 4 blocks with 16 tokens when the 17th needs a fifth block: 12 prompt tokens and 5 generated ones are recomputed.
         let again = steps.iter().rposition(|s| s.prefill_tokens > 0).unwrap();
         assert_eq!(steps[again].prefill_tokens, 17);
         assert_eq!(steps.iter().map(|s| s.admitted.len()).sum::<usize>(), 2, "each is admitted once");
     }
 
     #[test]
-    fn an_aborted_request_gives_its_blocks_back() {
-        let mut engine = Engine::new(profile()).unwrap();
-        (1..=3).for_each(|id| engine.submit(Nanos(0), job(id, 20, 5)));
-        engine.step(Nanos(0)).unwrap();
-        engine.submit(Nanos(0), job(4, 20, 5));
+    fn an_aborted_request_releases_its_blocks() {
+        let mut engine = SimEngine::new(profile()).unwrap();
+        (1..=3).for_each(|id| engine.submit_job(Nanos(0), job(id, 20, 5)));
+        engine.run_step(Nanos(0)).unwrap();
+        engine.submit_job(Nanos(0), job(4, 20, 5));
         for id in 1..=5 {
-            engine.abort(id);
+            engine.abort_request(id);
         }
         assert_eq!((engine.num_running(), engine.num_waiting()), (0, 0));
         assert!(engine.kv_cache_usage() < f64::EPSILON);
-        assert_eq!(engine.step(Nanos(0)), None);
+        assert_eq!(engine.run_step(Nanos(0)), None);
     }
 
-    fn any_profile() -> impl Strategy<Value = Profile> {
+    fn any_profile() -> impl Strategy<Value = EngineProfile> {
         (1..6_u32, 1..40_u32, 1..8_u32, 0..20_u32, any::<bool>()).prop_map(|(seqs, budget, size, spare, caching)| {
-            Profile {
+            EngineProfile {
                 max_num_seqs: seqs,
                 max_num_batched_tokens: budget,
                 max_model_len: 60,
@@ -503,15 +503,15 @@ mod tests {
             profile in any_profile(),
             jobs in prop::collection::vec((0..200 * MS, 1..30_usize, 1..30_usize, 0..3_u32), 1..20),
         ) {
-            let mut engine = Engine::new(profile.clone()).unwrap();
+            let mut engine = SimEngine::new(profile.clone()).unwrap();
             let mut arrivals: Vec<_> = jobs.iter().map(|j| j.0).collect();
             arrivals.sort_unstable();
             let mut wanted = BTreeMap::new();
             for (id, (arrived, (_, prompt, output, family))) in (0..).zip(arrivals.iter().zip(&jobs)) {
-                // Families share their tokens, so that prefixes are found.
+                // Requests of a family share tokens, so that there are prefix cache hits.
                 let from = family * 1000;
                 let tokens = |from: u32, n: usize| (from..).take(n).collect();
-                engine.submit(Nanos(*arrived), Job { id, prompt: tokens(from, *prompt), output: tokens(from + 500, *output) });
+                engine.submit_job(Nanos(*arrived), Job { id, prompt: tokens(from, *prompt), output: tokens(from + 500, *output) });
                 wanted.insert(id, (*arrived, *output));
             }
             let (times, steps) = run(&mut engine, Nanos(0));
@@ -526,10 +526,10 @@ mod tests {
                 prop_assert!(step.tokens.len() <= profile.max_num_seqs as usize);
                 prop_assert_eq!(step.ends_at.since(step.starts_at), profile.step_time(step.prefill_tokens, step.context_tokens));
             }
-            // First come, first served: nobody gets a first turn before an earlier arrival.
-            let turns: Vec<_> = steps.iter().flat_map(|s| &s.admitted).map(|a| a.id).collect();
-            prop_assert!(turns.is_sorted());
-            // Every block came back, and the counters agree with what was reported.
+            // First come, first served: requests are admitted in order of arrival.
+            let admitted: Vec<_> = steps.iter().flat_map(|s| &s.admitted).map(|a| a.id).collect();
+            prop_assert!(admitted.is_sorted());
+            // Every block was released, and the counters agree with the steps.
             prop_assert!(engine.kv_cache_usage() < f64::EPSILON);
             let cached: u64 = steps.iter().flat_map(|s| &s.admitted).map(|a| u64::from(a.cached_tokens)).sum();
             prop_assert_eq!(engine.counters().prefix_hits, cached);

@@ -1,25 +1,25 @@
-//! Faults on demand: what a server may do wrong, and to which requests.
+//! Faults on demand: what the server does wrong, and for which requests.
 //!
-//! `docs/SIM.md` has one table with what each does and what a right client must conclude.
+//! A table in `docs/SIM.md` says what each fault does and what a correct client must conclude.
 
 use std::{fmt, str::FromStr};
 
-use super::blocks::chain;
+use super::blocks::chain_hash;
 use crate::rng;
 
-/// One fault with its number, as `stall@3`.
+/// A fault and its parameter, as in `stall@3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// What goes wrong.
     pub kind: FaultKind,
-    /// Where or how much: tokens, milliseconds or events, as the kind has it.
+    /// The parameter: a number of tokens, milliseconds, bytes or events, depending on the kind.
     pub n: u32,
 }
 
-/// A fault for a share of the requests, as `stall:0.1@3`.
+/// A fault for a share of the requests, as in `stall:0.1@3`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultRule {
-    /// Which fault.
+    /// The fault.
     pub fault: Fault,
     /// The share of the requests that get it, from 0 to 1.
     pub probability: f64,
@@ -41,7 +41,7 @@ macro_rules! fault_kinds {
                 match self { $(FaultKind::$kind => $name),* }
             }
 
-            /// The number where none is given.
+            /// The parameter if none is given; 0: the fault takes no parameter.
             #[must_use]
             pub fn default_n(self) -> u32 {
                 match self { $(FaultKind::$kind => $default),* }
@@ -51,71 +51,71 @@ macro_rules! fault_kinds {
 }
 
 fault_kinds! {
-    /// The connection is closed in place of an answer.
+    /// The connection is closed instead of a response.
     CloseBeforeHeaders = "close_before_headers", 0;
-    /// The connection is reset in place of an answer.
+    /// The connection is reset instead of a response.
     ResetBeforeHeaders = "reset_before_headers", 0;
-    /// The connection stays open without an answer.
+    /// The connection stays open without a response.
     NeverAnswer = "never_answer", 0;
-    /// The answer's head comes N milliseconds late, and all behind it.
+    /// The response starts N milliseconds late.
     SlowHeaders = "slow_headers", 200;
-    /// An error in place of an answer.
+    /// An error response with status 400.
     Status400 = "status_400", 0;
-    /// As above.
+    /// An error response with status 401.
     Status401 = "status_401", 0;
-    /// As above.
+    /// An error response with status 404.
     Status404 = "status_404", 0;
-    /// As above, with `retry-after`.
+    /// An error response with status 429 and `retry-after`.
     Status429 = "status_429", 0;
-    /// As above.
+    /// An error response with status 500.
     Status500 = "status_500", 0;
-    /// As above, with `retry-after`.
+    /// An error response with status 503 and `retry-after`.
     Status503 = "status_503", 0;
-    /// A proxy's page of HTML with status 500.
+    /// An HTML page with status 500, as from a proxy.
     Html500 = "html_500", 0;
-    /// A page of HTML with status 200.
+    /// An HTML page with status 200.
     Html200 = "html_200", 0;
-    /// Nothing comes after N tokens, and the connection stays open.
+    /// The stream stops after N tokens, and the connection stays open.
     Stall = "stall", 3;
     /// The connection is reset after N tokens.
     Reset = "reset", 3;
     /// The connection is closed after N tokens, in the middle of the body.
     Cut = "cut", 3;
-    /// The body ends properly after N tokens, without finish reason and `[DONE]`.
+    /// The body ends regularly after N tokens, without finish reason and `[DONE]`.
     EndEarly = "end_early", 3;
-    /// An error object comes after N tokens, then `[DONE]`.
+    /// After N tokens, an error object is sent, then `[DONE]`.
     ErrorInStream = "error_in_stream", 3;
-    /// The engine gives the answer up after N tokens: the finish reason `abort`, and all that ends an answer.
+    /// The engine aborts the request after N tokens: the finish reason is `abort`, and the stream ends regularly.
     Abort = "abort", 3;
-    /// One event after N tokens is cut JSON; the stream goes on.
+    /// After N tokens, one event contains truncated JSON; the stream continues.
     BadJson = "bad_json", 3;
-    /// The size of a chunk after N tokens is no number.
+    /// After N tokens, the size of an HTTP chunk is not a number.
     BadChunking = "bad_chunking", 3;
-    /// CRLF, comments, `event:`, `id:`, `data:` without a space, data over two lines.
+    /// Events with CRLF, comments, `event:`, `id:`, `data:` without a space, and data over two lines.
     Crlf = "crlf", 0;
-    /// Every event in pieces of at most N bytes, cut within characters too, each written by itself.
+    /// Every event is split into writes of at most N bytes, also inside characters.
     Split = "split", 11;
-    /// N events in each write.
+    /// N events share each write.
     Coalesce = "coalesce", 4;
-    /// N tokens in each event after the first.
+    /// N tokens share each chunk after the first.
     MultiToken = "multi_token", 4;
-    /// An event without text before each token.
+    /// An event without text is sent before each token.
     EmptyChunks = "empty_chunks", 0;
-    /// The finish reason comes in an event of its own with empty text.
+    /// The finish reason is sent in a separate event with empty text.
     FinishEmpty = "finish_empty", 0;
-    /// No usage, although it was asked for.
+    /// The usage is not sent although the client asked for it.
     NoUsage = "no_usage", 0;
-    /// The usage comes twice.
+    /// The usage is sent twice.
     DoubleUsage = "double_usage", 0;
-    /// The usage comes with the last token.
+    /// The usage is sent with the last token.
     UsageInChoices = "usage_in_choices", 0;
-    /// A finish reason, but no `[DONE]`.
+    /// The finish reason is sent, `[DONE]` is not.
     NoDone = "no_done", 0;
-    /// `[DONE]`, but no finish reason.
+    /// `[DONE]` is sent, the finish reason is not.
     DoneOnly = "done_only", 0;
-    /// A complete answer without a token.
+    /// The response is complete and has no tokens.
     Empty = "empty", 0;
-    /// The event with the role comes as soon as the request is accepted (chat).
+    /// The event with the role is sent as soon as the request is accepted (chat).
     RoleEarly = "role_early", 0;
     /// The first half of the tokens is `reasoning`, and the usage counts them (chat).
     Reasoning = "reasoning", 0;
@@ -126,9 +126,9 @@ fault_kinds! {
 }
 
 impl FaultKind {
-    /// The status and vLLM's name for it, for faults that answer with an error.
+    /// The HTTP status and vLLM's name for it, for faults that send an error response.
     #[must_use]
-    pub fn status(self) -> Option<(u16, &'static str)> {
+    pub fn error_status(self) -> Option<(u16, &'static str)> {
         match self {
             FaultKind::Status400 => Some((400, "BadRequestError")),
             FaultKind::Status401 => Some((401, "AuthenticationError")),
@@ -180,21 +180,21 @@ impl FromStr for FaultRule {
             None => (head, 1.0),
         };
         if !(0.0..=1.0).contains(&probability) {
-            return Err(format!("the share in `{text}` is not a number from 0 to 1: write it as stall:0.1@3"));
+            return Err(format!("the share in `{text}` is not a number from 0 to 1: write it as in stall:0.1@3"));
         }
         Ok(FaultRule { fault: format!("{name}{n}").parse()?, probability })
     }
 }
 
-/// The fault of a request, if any: the same for the same seed and request id.
+/// Chooses the fault of a request, if any: the same for the same seed and request id.
 #[must_use]
-pub fn choose(rules: &[FaultRule], seed: u64, request_id: &str) -> Option<Fault> {
+pub fn choose_fault(rules: &[FaultRule], seed: u64, request_id: &str) -> Option<Fault> {
     let id: Vec<u32> = request_id.bytes().map(u32::from).collect();
-    let drawn = rng::sample_unit(&mut rng::random_stream(seed, "fault", chain(0, &id)));
-    let mut reach = 0.0;
+    let draw = rng::sample_unit(&mut rng::random_stream(seed, "fault", chain_hash(0, &id)));
+    let mut cumulative = 0.0;
     rules.iter().find_map(|rule| {
-        reach += rule.probability;
-        (drawn < reach).then_some(rule.fault)
+        cumulative += rule.probability;
+        (draw < cumulative).then_some(rule.fault)
     })
 }
 
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_read_with_its_share_and_number() {
+    fn a_fault_is_parsed_with_its_share_and_parameter() {
         for (text, kind, n, probability) in [
             ("stall", FaultKind::Stall, 3, 1.0),
             ("stall@0", FaultKind::Stall, 0, 1.0),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_comes_back_from_its_text() {
+    fn every_fault_is_parsed_from_its_text() {
         for kind in FaultKind::ALL {
             let fault = Fault { kind: *kind, n: kind.default_n() };
             assert_eq!(fault.to_string().parse(), Ok(fault));
@@ -228,15 +228,15 @@ mod tests {
     }
 
     #[test]
-    fn faults_hit_their_share_and_the_same_requests_again() {
+    fn faults_hit_their_share_and_always_the_same_requests() {
         let rules = ["stall:0.2".parse().unwrap(), "reset:0.3".parse().unwrap()];
-        let chosen = |seed| (0..2000).map(|i| choose(&rules, seed, &format!("r{i}"))).collect::<Vec<_>>();
+        let chosen = |seed| (0..2000).map(|i| choose_fault(&rules, seed, &format!("r{i}"))).collect::<Vec<_>>();
         let first = chosen(1);
         let share = |kind| first.iter().flatten().filter(|f| f.kind == kind).count();
         assert!((300..500).contains(&share(FaultKind::Stall)), "{}", share(FaultKind::Stall));
         assert!((500..700).contains(&share(FaultKind::Reset)), "{}", share(FaultKind::Reset));
         assert_eq!(first, chosen(1));
         assert_ne!(first, chosen(2));
-        assert_eq!(choose(&[], 1, "r"), None);
+        assert_eq!(choose_fault(&[], 1, "r"), None);
     }
 }

@@ -1,162 +1,176 @@
-//! `/metrics`, under vLLM's names.
+//! `/metrics`, with vLLM's metric names.
 
 use std::fmt::{self, Write};
 
-use super::engine::Engine;
+use super::engine::SimEngine;
 use crate::units::{Nanos, UnixNanos};
 
-const LATENCY: &[f64] = &[
+const LATENCY_BOUNDS: &[f64] = &[
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
     1920.0, 7680.0,
 ];
-const FIRST_TOKEN: &[f64] = &[
+const TTFT_BOUNDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
     160.0, 640.0, 2560.0,
 ];
-const NEXT_TOKEN: &[f64] =
+const ITL_BOUNDS: &[f64] =
     &[0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0];
-const TOKENS: &[f64] = &[
+const REQUEST_TOKENS_BOUNDS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 50_000.0,
     100_000.0,
 ];
-const STEP_TOKENS: &[f64] =
+const STEP_TOKENS_BOUNDS: &[f64] =
     &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16_384.0];
-const LATENESS: &[f64] = &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0];
+const LATENESS_BOUNDS: &[f64] = &[0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0];
 
-/// Counts of values up to each of some bounds.
+/// A Prometheus histogram: counts of values by upper bound.
 #[derive(Debug)]
-pub struct Histogram {
+pub struct BucketHistogram {
     bounds: &'static [f64],
     counts: Vec<u64>,
     sum: f64,
 }
 
-impl Histogram {
+impl BucketHistogram {
     fn new(bounds: &'static [f64]) -> Self {
-        Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+        BucketHistogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
     }
 
     /// Counts a value.
-    pub fn observe(&mut self, value: f64) {
+    pub fn observe_value(&mut self, value: f64) {
         self.counts[self.bounds.partition_point(|bound| *bound < value)] += 1;
         self.sum += value;
     }
 
     /// Counts a duration, in seconds.
-    pub fn time(&mut self, time: Nanos) {
-        self.observe(time.as_secs_f64());
+    pub fn observe_duration(&mut self, time: Nanos) {
+        self.observe_value(time.as_secs_f64());
     }
 }
 
 /// Everything that is counted outside the engine.
 #[derive(Debug)]
-pub struct Metrics {
-    /// Finished requests by reason.
+pub struct ServerMetrics {
+    /// Requests with the finish reason `stop`.
     pub stop: u64,
-    /// As above.
+    /// Requests with the finish reason `length`.
     pub length: u64,
-    /// As above: the client left.
+    /// Requests that the client canceled.
     pub abort: u64,
     /// Tokens of admitted prompts.
     pub prompt_tokens: u64,
-    /// Of those, the ones from the prefix cache.
+    /// Prompt tokens that were prefix cache hits.
     pub cached_tokens: u64,
     /// Generated tokens.
     pub generation_tokens: u64,
     /// Prompt tokens of each finished request.
-    pub request_prompt_tokens: Histogram,
+    pub request_prompt_tokens: BucketHistogram,
     /// Generated tokens of each finished request.
-    pub request_generation_tokens: Histogram,
+    pub request_generation_tokens: BucketHistogram,
     /// Tokens computed in each step.
-    pub iteration_tokens: Histogram,
-    /// Arrival → first token.
-    pub time_to_first_token: Histogram,
-    /// Between the tokens of a request.
-    pub inter_token_latency: Histogram,
-    /// The mean of these in each finished request.
-    pub time_per_output_token: Histogram,
-    /// Arrival → last token.
-    pub e2e_request_latency: Histogram,
-    /// Arrival → first turn.
-    pub request_queue_time: Histogram,
-    /// First turn → last token.
-    pub request_inference_time: Histogram,
-    /// First turn → first token.
-    pub request_prefill_time: Histogram,
-    /// First token → last token.
-    pub request_decode_time: Histogram,
-    /// The simulator's own error: planned end of a step → it came.
-    pub step_lateness: Histogram,
-    /// The same up to the moment a stream took its token, just before the write; a slow reader adds to it.
-    pub token_lateness: Histogram,
+    pub iteration_tokens: BucketHistogram,
+    /// From arrival to the first token.
+    pub time_to_first_token: BucketHistogram,
+    /// Between consecutive tokens of a request.
+    pub inter_token_latency: BucketHistogram,
+    /// The mean inter-token latency of each finished request.
+    pub time_per_output_token: BucketHistogram,
+    /// From arrival to the last token.
+    pub e2e_request_latency: BucketHistogram,
+    /// From arrival to admission.
+    pub request_queue_time: BucketHistogram,
+    /// From admission to the last token.
+    pub request_inference_time: BucketHistogram,
+    /// From admission to the first token.
+    pub request_prefill_time: BucketHistogram,
+    /// From the first to the last token.
+    pub request_decode_time: BucketHistogram,
+    /// The simulator's own error: from the planned end of a step to its real end.
+    pub step_lateness: BucketHistogram,
+    /// From the planned end of a step to the moment its tokens are taken for writing. A client that reads slowly increases it.
+    pub token_lateness: BucketHistogram,
 }
 
-impl Default for Metrics {
+impl Default for ServerMetrics {
     fn default() -> Self {
-        Metrics {
+        ServerMetrics {
             stop: 0,
             length: 0,
             abort: 0,
             prompt_tokens: 0,
             cached_tokens: 0,
             generation_tokens: 0,
-            request_prompt_tokens: Histogram::new(TOKENS),
-            request_generation_tokens: Histogram::new(TOKENS),
-            iteration_tokens: Histogram::new(STEP_TOKENS),
-            time_to_first_token: Histogram::new(FIRST_TOKEN),
-            inter_token_latency: Histogram::new(NEXT_TOKEN),
-            time_per_output_token: Histogram::new(NEXT_TOKEN),
-            e2e_request_latency: Histogram::new(LATENCY),
-            request_queue_time: Histogram::new(LATENCY),
-            request_inference_time: Histogram::new(LATENCY),
-            request_prefill_time: Histogram::new(LATENCY),
-            request_decode_time: Histogram::new(LATENCY),
-            step_lateness: Histogram::new(LATENESS),
-            token_lateness: Histogram::new(LATENESS),
+            request_prompt_tokens: BucketHistogram::new(REQUEST_TOKENS_BOUNDS),
+            request_generation_tokens: BucketHistogram::new(REQUEST_TOKENS_BOUNDS),
+            iteration_tokens: BucketHistogram::new(STEP_TOKENS_BOUNDS),
+            time_to_first_token: BucketHistogram::new(TTFT_BOUNDS),
+            inter_token_latency: BucketHistogram::new(ITL_BOUNDS),
+            time_per_output_token: BucketHistogram::new(ITL_BOUNDS),
+            e2e_request_latency: BucketHistogram::new(LATENCY_BOUNDS),
+            request_queue_time: BucketHistogram::new(LATENCY_BOUNDS),
+            request_inference_time: BucketHistogram::new(LATENCY_BOUNDS),
+            request_prefill_time: BucketHistogram::new(LATENCY_BOUNDS),
+            request_decode_time: BucketHistogram::new(LATENCY_BOUNDS),
+            step_lateness: BucketHistogram::new(LATENESS_BOUNDS),
+            token_lateness: BucketHistogram::new(LATENESS_BOUNDS),
         }
     }
 }
 
-impl Metrics {
-    /// The page, in Prometheus' text format.
-    pub fn page(&self, engine: &Engine, model: &str, began: UnixNanos) -> Result<String, fmt::Error> {
+impl ServerMetrics {
+    /// The response to a scrape, in Prometheus' text format.
+    pub fn render_page(&self, engine: &SimEngine, model: &str, began: UnixNanos) -> Result<String, fmt::Error> {
         let model = model.replace('\\', "\\\\").replace('"', "\\\"");
-        let mut page = Page { text: String::new(), labels: format!("engine=\"0\",model_name=\"{model}\"") };
-        let counted = engine.counters();
+        let mut page = MetricsWriter { text: String::new(), labels: format!("engine=\"0\",model_name=\"{model}\"") };
+        let counters = engine.counters();
         let process = "process_start_time_seconds";
-        page.head(process, GAUGE, "Start time of the process since unix epoch in seconds.")?;
+        page.write_header(process, GAUGE, "Start time of the process since unix epoch in seconds.")?;
         writeln!(page.text, "{process} {:?}", began.as_secs_f64())?;
-        page.value("num_requests_running", GAUGE, "Requests in the batch.", engine.num_running() as f64)?;
-        page.value("num_requests_waiting", GAUGE, "Requests in the queue.", engine.num_waiting() as f64)?;
-        page.value("kv_cache_usage_perc", GAUGE, "Share of KV blocks in use; 1 is all.", engine.kv_cache_usage())?;
+        page.write_value("num_requests_running", GAUGE, "Requests in the batch.", engine.num_running() as f64)?;
+        page.write_value("num_requests_waiting", GAUGE, "Requests in the queue.", engine.num_waiting() as f64)?;
+        page.write_value(
+            "kv_cache_usage_perc",
+            GAUGE,
+            "Share of KV blocks in use; 1 is all.",
+            engine.kv_cache_usage(),
+        )?;
         for (name, help, value) in [
-            ("prefix_cache_queries_total", "Tokens looked up in the prefix cache.", counted.prefix_queries),
-            ("prefix_cache_hits_total", "Tokens found in the prefix cache.", counted.prefix_hits),
-            ("num_preemptions_total", "Times that a request lost its KV blocks.", counted.preemptions),
+            ("prefix_cache_queries_total", "Tokens looked up in the prefix cache.", counters.prefix_queries),
+            ("prefix_cache_hits_total", "Tokens found in the prefix cache.", counters.prefix_hits),
+            ("num_preemptions_total", "Times that a request lost its KV blocks.", counters.preemptions),
             ("prompt_tokens_total", "Tokens of admitted prompts.", self.prompt_tokens),
-            ("prompt_tokens_cached_total", "Of those, the ones from the prefix cache.", self.cached_tokens),
+            ("prompt_tokens_cached_total", "Prompt tokens found in the prefix cache.", self.cached_tokens),
             ("generation_tokens_total", "Generated tokens.", self.generation_tokens),
         ] {
-            page.value(name, COUNTER, help, value as f64)?;
+            page.write_value(name, COUNTER, help, value as f64)?;
         }
-        page.success([("stop", self.stop), ("length", self.length), ("abort", self.abort)])?;
+        page.write_finish_reasons([("stop", self.stop), ("length", self.length), ("abort", self.abort)])?;
         for (name, help, histogram) in [
             ("request_prompt_tokens", "Prompt tokens of finished requests.", &self.request_prompt_tokens),
             ("request_generation_tokens", "Generated tokens of finished requests.", &self.request_generation_tokens),
             ("iteration_tokens_total", "Tokens computed in each step.", &self.iteration_tokens),
             ("time_to_first_token_seconds", "Arrival to first token.", &self.time_to_first_token),
             ("inter_token_latency_seconds", "Between the tokens of a request.", &self.inter_token_latency),
-            ("request_time_per_output_token_seconds", "Mean of these by request.", &self.time_per_output_token),
+            (
+                "request_time_per_output_token_seconds",
+                "Mean inter-token latency of each request.",
+                &self.time_per_output_token,
+            ),
             ("e2e_request_latency_seconds", "Arrival to last token.", &self.e2e_request_latency),
             ("request_queue_time_seconds", "Arrival to first turn.", &self.request_queue_time),
             ("request_inference_time_seconds", "First turn to last token.", &self.request_inference_time),
             ("request_prefill_time_seconds", "First turn to first token.", &self.request_prefill_time),
             ("request_decode_time_seconds", "First token to last token.", &self.request_decode_time),
         ] {
-            page.histogram("vllm", name, help, histogram)?;
+            page.write_histogram("vllm", name, help, histogram)?;
         }
-        page.histogram("vb_sim", "step_lateness_seconds", "Planned end of a step to its end.", &self.step_lateness)?;
-        page.histogram(
+        page.write_histogram(
+            "vb_sim",
+            "step_lateness_seconds",
+            "Planned end of a step to its end.",
+            &self.step_lateness,
+        )?;
+        page.write_histogram(
             "vb_sim",
             "token_lateness_seconds",
             "Planned end to just before the write.",
@@ -169,23 +183,23 @@ impl Metrics {
 const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
-struct Page {
+struct MetricsWriter {
     text: String,
     labels: String,
 }
 
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
+impl MetricsWriter {
+    fn write_header(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
         write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n")
     }
 
-    fn value(&mut self, name: &str, kind: &str, help: &str, value: f64) -> fmt::Result {
-        self.head(&format!("vllm:{name}"), kind, help)?;
+    fn write_value(&mut self, name: &str, kind: &str, help: &str, value: f64) -> fmt::Result {
+        self.write_header(&format!("vllm:{name}"), kind, help)?;
         writeln!(self.text, "vllm:{name}{{{}}} {value:?}", self.labels)
     }
 
-    fn success(&mut self, reasons: [(&str, u64); 3]) -> fmt::Result {
-        self.head("vllm:request_success_total", COUNTER, "Finished requests by reason.")?;
+    fn write_finish_reasons(&mut self, reasons: [(&str, u64); 3]) -> fmt::Result {
+        self.write_header("vllm:request_success_total", COUNTER, "Finished requests by reason.")?;
         let (engine, model) = self.labels.split_once(',').unwrap_or_default();
         for (reason, count) in reasons {
             let count = count as f64;
@@ -195,16 +209,16 @@ impl Page {
         Ok(())
     }
 
-    fn histogram(&mut self, prefix: &str, name: &str, help: &str, histogram: &Histogram) -> fmt::Result {
+    fn write_histogram(&mut self, prefix: &str, name: &str, help: &str, histogram: &BucketHistogram) -> fmt::Result {
         let name = format!("{prefix}:{name}");
-        self.head(&name, "histogram", help)?;
+        self.write_header(&name, "histogram", help)?;
         let (engine, model) = self.labels.split_once(',').unwrap_or_default();
         let mut total = 0;
-        for (place, count) in histogram.counts.iter().enumerate() {
+        for (index, count) in histogram.counts.iter().enumerate() {
             total += count;
-            let bound = histogram.bounds.get(place).map_or_else(|| "+Inf".into(), |bound| format!("{bound:?}"));
-            let upto = total as f64;
-            writeln!(self.text, "{name}_bucket{{{engine},le=\"{bound}\",{model}}} {upto:?}")?;
+            let bound = histogram.bounds.get(index).map_or_else(|| "+Inf".into(), |bound| format!("{bound:?}"));
+            let cumulative = total as f64;
+            writeln!(self.text, "{name}_bucket{{{engine},le=\"{bound}\",{model}}} {cumulative:?}")?;
         }
         let (labels, total, sum) = (&self.labels, total as f64, histogram.sum);
         write!(self.text, "{name}_count{{{labels}}} {total:?}\n{name}_sum{{{labels}}} {sum:?}\n")
@@ -214,16 +228,16 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::profile::Profile;
+    use crate::sim::profile::EngineProfile;
 
     #[test]
     fn the_page_has_the_lines_of_vllm() {
-        let engine = Engine::new(Profile::default()).unwrap();
-        let mut metrics = Metrics { length: 2, prompt_tokens: 7, ..Metrics::default() };
+        let engine = SimEngine::new(EngineProfile::default()).unwrap();
+        let mut metrics = ServerMetrics { length: 2, prompt_tokens: 7, ..ServerMetrics::default() };
         for seconds in [0.001, 0.003, 5000.0] {
-            metrics.time_to_first_token.observe(seconds);
+            metrics.time_to_first_token.observe_value(seconds);
         }
-        let page = metrics.page(&engine, "a\"b", UnixNanos(1_795_485_284_160_000_000)).unwrap();
+        let page = metrics.render_page(&engine, "a\"b", UnixNanos(1_795_485_284_160_000_000)).unwrap();
         for line in [
             "process_start_time_seconds 1795485284.16",
             "# TYPE vllm:prompt_tokens_total counter",

@@ -1,88 +1,93 @@
-//! Bodies of requests: what they may say, and how vLLM words a refusal.
+//! Request bodies, their validation, and error responses in vLLM's wording.
 
 use hyper::StatusCode;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    events::error_body,
     fault::Fault,
-    vocabulary::{Length, Vocabulary, chat_text},
+    vocabulary::{LengthLimits, Vocabulary, render_chat},
 };
 use crate::record::Prompt;
 
-/// The most answers to a request.
-const MOST_ANSWERS: usize = 1024;
+/// The limit on choices for one request.
+const MAX_CHOICES: usize = 1024;
 
 /// vLLM's `--max-logprobs`.
-const MOST_LIKELY: usize = 20;
+const MAX_LOGPROBS: usize = 20;
 
-/// A refusal: a status and vLLM's words.
+/// An error response, in OpenAI's format and vLLM's wording.
 #[derive(Debug, PartialEq)]
-pub struct Refusal {
+pub struct ApiError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// The body.
+    /// The body of the response.
     pub body: Value,
 }
 
-impl Refusal {
-    /// A request that cannot be served as it is; `param` is the part that is wrong.
-    pub fn bad(param: Option<&str>, message: &str) -> Self {
-        Refusal { status: StatusCode::BAD_REQUEST, body: error_body(400, "BadRequestError", param, message) }
+impl ApiError {
+    /// A request that cannot be served; `param` is the key at fault.
+    pub fn bad_request(param: Option<&str>, message: &str) -> Self {
+        ApiError { status: StatusCode::BAD_REQUEST, body: error_body(400, "BadRequestError", param, message) }
     }
 
-    /// A body that is not of the right form.
-    fn invalid(param: &str, what: &str) -> Self {
-        let message = format!("1 validation error:\n  {what}");
-        Refusal { status: StatusCode::BAD_REQUEST, body: error_body(400, "Bad Request", Some(param), &message) }
+    /// A body of the wrong format.
+    fn invalid_body(param: &str, detail: &str) -> Self {
+        let message = format!("1 validation error:\n  {detail}");
+        ApiError { status: StatusCode::BAD_REQUEST, body: error_body(400, "Bad Request", Some(param), &message) }
     }
 
     fn unknown_model(model: &str, known: &[String]) -> Self {
         let message = format!("The model `{model}` does not exist. Valid aliases: {}.", known.join(", "));
-        Refusal { status: StatusCode::NOT_FOUND, body: error_body(404, "NotFoundError", Some("model"), &message) }
+        ApiError { status: StatusCode::NOT_FOUND, body: error_body(404, "NotFoundError", Some("model"), &message) }
     }
 }
 
-/// The keys of a generation request that matter here; vLLM's others are taken and ignored.
+/// An error body as vLLM writes it.
+pub fn error_body(status: u16, kind: &str, param: Option<&str>, message: &str) -> Value {
+    json!({"error": {"message": message, "type": kind, "param": param, "code": status}})
+}
+
+/// The keys of a generation request that `vb-sim` understands. Except for `vb_fault`, they are vLLM's and have the meaning that they
+/// have there; vLLM's other keys are accepted and ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Body {
-    /// The model's name; absent: the only one.
+pub struct GenerationBody {
+    /// The model name; the first model if absent.
     pub model: Option<String>,
-    /// As vLLM has it.
+    /// For completions.
     pub prompt: Option<Prompt>,
-    /// As vLLM has it.
+    /// For chats.
     pub messages: Option<Vec<Value>>,
-    /// As vLLM has it.
+    /// The limit on output tokens.
     pub max_tokens: Option<i64>,
-    /// As vLLM has it.
+    /// The same limit, for chats; it takes precedence.
     pub max_completion_tokens: Option<i64>,
-    /// As vLLM has it.
+    /// The least number of output tokens.
     pub min_tokens: Option<u32>,
-    /// As vLLM has it.
+    /// Whether to generate exactly `max_tokens` tokens.
     pub ignore_eos: Option<bool>,
-    /// As vLLM has it.
+    /// Whether to stream the response.
     pub stream: Option<bool>,
-    /// As vLLM has it.
+    /// What the stream contains in addition to the output.
     pub stream_options: Option<StreamOptions>,
-    /// As vLLM has it.
+    /// Whether to return token ids.
     pub return_token_ids: Option<bool>,
-    /// As vLLM has it.
+    /// Choices for each prompt.
     pub n: Option<i64>,
-    /// As vLLM has it: a number, and a switch in a chat.
+    /// For completions the number of likely tokens; for chats a boolean.
     pub logprobs: Option<Value>,
-    /// As vLLM has it.
+    /// The number of likely tokens, for chats with `logprobs`.
     pub top_logprobs: Option<i64>,
-    /// As vLLM has it.
+    /// The tools of a chat.
     pub tools: Option<Vec<Value>>,
-    /// As vLLM has it.
+    /// Which tool the output has to call.
     pub tool_choice: Option<Value>,
-    /// As vLLM has it.
+    /// A fault for this request, as in `--fault` but without a share.
     pub vb_fault: Option<String>,
 }
 
-/// What a stream is to have beside the answer.
+/// What a stream contains in addition to the output.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct StreamOptions {
@@ -94,119 +99,128 @@ pub struct StreamOptions {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct TokenizeBody {
-    /// The model's name; absent: the only one.
+    /// The model name; the first model if absent.
     pub model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<Value>>,
     /// For `/detokenize`.
     pub tokens: Option<Vec<u32>>,
-    /// Whether the text of each token is wanted.
+    /// Whether to return the text of each token.
     pub return_token_strs: Option<bool>,
 }
 
-/// A generation request that can be served.
+/// A valid generation request.
 #[derive(Debug)]
-pub struct Ask {
-    /// The model's name, as in the answer.
+pub struct GenerationRequest {
+    /// The model name for the response.
     pub model: String,
     /// The tokens of each prompt.
     pub prompts: Vec<Vec<u32>>,
-    /// Answers to each prompt.
+    /// Choices for each prompt.
     pub n: usize,
-    /// How many likely tokens are told for each token; `None`: not even how likely the token was.
+    /// How many likely tokens to list for each token; `None`: no log probabilities at all.
     pub logprobs: Option<usize>,
-    /// The tool that the answer has to call.
-    pub tool: Option<Tool>,
-    /// How long the answer may be.
-    pub length: Length,
-    /// Whether the answer is a stream.
+    /// The tool that the output has to call.
+    pub tool: Option<ForcedTool>,
+    /// The limits on the length of the output.
+    pub length: LengthLimits,
+    /// Whether to stream the response.
     pub stream: bool,
     /// Whether the stream ends with the usage.
     pub include_usage: bool,
-    /// Whether every event has it.
+    /// Whether every chunk contains the usage so far.
     pub continuous_usage: bool,
-    /// Whether token ids are wanted.
+    /// Whether to return token ids.
     pub return_token_ids: bool,
-    /// The fault that the request itself asks for.
+    /// The fault that the request asks for (`vb_fault`).
     pub fault: Option<Fault>,
 }
 
-/// A tool that has to be called.
+/// A tool that the output has to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tool {
-    /// Its name.
+pub struct ForcedTool {
+    /// The name of the tool.
     pub name: String,
-    /// Whether any would have done. vLLM then says that the answer ended with calls.
+    /// Whether any tool was acceptable (`required`). vLLM's finish reason is then `tool_calls`.
     pub any: bool,
 }
 
-/// Reads JSON of the form `T`.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+/// Reads a JSON body.
+pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|e| {
         let message = e.to_string().replace('\'', "`");
         if e.is_data() {
-            return Refusal::invalid("body", &format!("{{'type': 'invalid', 'loc': 'body', 'msg': '{message}'}}"));
+            return ApiError::invalid_body(
+                "body",
+                &format!("{{'type': 'invalid', 'loc': 'body', 'msg': '{message}'}}"),
+            );
         }
         let place = format!("body.{}", e.column());
         let ctx = format!("'input': '<dict of 0 items>', 'ctx': {{'error': '{message}'}}");
-        let what = format!("{{'type': 'json_invalid', 'loc': '{place}', 'msg': 'JSON decode error', {ctx}}}");
-        Refusal::invalid(&place, &what)
+        let detail = format!("{{'type': 'json_invalid', 'loc': '{place}', 'msg': 'JSON decode error', {ctx}}}");
+        ApiError::invalid_body(&place, &detail)
     })
 }
 
-/// The refusal of a body that does not say that it is JSON.
-pub fn not_json() -> Refusal {
+/// The error for a request whose `content-type` is not JSON.
+pub fn unsupported_media_type() -> ApiError {
     let message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed";
-    Refusal { status: StatusCode::BAD_REQUEST, body: error_body(400, "Bad Request", None, message) }
+    ApiError { status: StatusCode::BAD_REQUEST, body: error_body(400, "Bad Request", None, message) }
 }
 
-/// The name of the model that is asked for, which must be one of `known`.
-pub fn model(asked: Option<&str>, known: &[String]) -> Result<String, Refusal> {
-    match asked.filter(|name| !name.is_empty()) {
-        Some(name) if !known.iter().any(|k| k == name) => Err(Refusal::unknown_model(name, known)),
+/// The requested model, which must be one of `known`; the first one if the request names none.
+pub fn resolve_model(requested: Option<&str>, known: &[String]) -> Result<String, ApiError> {
+    match requested.filter(|name| !name.is_empty()) {
+        Some(name) if !known.iter().any(|k| k == name) => Err(ApiError::unknown_model(name, known)),
         Some(name) => Ok(name.to_owned()),
         None => Ok(known.first().cloned().unwrap_or_default()),
     }
 }
 
-impl Ask {
+impl GenerationRequest {
     /// Tokens of all prompts.
     pub fn prompt_tokens(&self) -> u32 {
         u32::try_from(self.prompts.iter().map(Vec::len).sum::<usize>()).unwrap_or(u32::MAX)
     }
 }
 
-impl Body {
-    /// Checks a request for an endpoint as vLLM would.
-    pub fn check(self, chat: bool, models: &[String], room: u32, vocabulary: &Vocabulary) -> Result<Ask, Refusal> {
-        let model = model(self.model.as_deref(), models)?;
+impl GenerationBody {
+    /// Validates a request as vLLM does.
+    pub fn validate(
+        self,
+        chat: bool,
+        models: &[String],
+        max_model_len: u32,
+        vocabulary: &Vocabulary,
+    ) -> Result<GenerationRequest, ApiError> {
+        let model = resolve_model(self.model.as_deref(), models)?;
         let stream = self.stream.unwrap_or(false);
         if self.stream_options.is_some() && !stream {
             let message = "Stream options can only be defined when `stream=True`. (parameter=stream_options)";
-            return Err(Refusal::bad(Some("stream_options"), message));
+            return Err(ApiError::bad_request(Some("stream_options"), message));
         }
-        let n = self.n()?;
-        let logprobs = if chat { self.chat_logprobs() } else { self.logprobs() }?;
-        let tool = if chat { self.tool()? } else { None };
+        let n = self.parse_n()?;
+        let logprobs = if chat { self.chat_logprobs() } else { self.completion_logprobs() }?;
+        let tool = if chat { self.forced_tool()? } else { None };
         let fault = self.vb_fault.as_deref().map(str::parse).transpose();
-        let fault = fault.map_err(|e: String| Refusal::bad(Some("vb_fault"), &e))?;
-        let prompts = if chat { vec![self.chat_tokens(vocabulary)?] } else { self.prompt_tokens(vocabulary)? };
-        if prompts.len() * n > MOST_ANSWERS {
-            let message = format!("vb-sim gives at most {MOST_ANSWERS} answers to a request. (parameter=n, value={n})");
-            return Err(Refusal::bad(Some("n"), &message));
+        let fault = fault.map_err(|e: String| ApiError::bad_request(Some("vb_fault"), &e))?;
+        let prompts = if chat { vec![self.encode_messages(vocabulary)?] } else { self.encode_prompts(vocabulary)? };
+        if prompts.len() * n > MAX_CHOICES {
+            let message = format!("vb-sim gives at most {MAX_CHOICES} answers to a request. (parameter=n, value={n})");
+            return Err(ApiError::bad_request(Some("n"), &message));
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or_default();
-        let max_tokens = self.max_tokens(chat, longest, room)?;
+        let max_tokens = self.resolve_max_tokens(chat, longest, max_model_len)?;
         let min_tokens = self.min_tokens.unwrap_or(0);
         let options = self.stream_options.unwrap_or_default();
-        Ok(Ask {
+        Ok(GenerationRequest {
             model,
             prompts,
             n,
             logprobs,
             tool,
-            // What must not end before its limit ends there, and not with an end token.
-            length: Length {
+            // An output whose least length is its limit ends at the limit, not with an end-of-text token.
+            length: LengthLimits {
                 max_tokens,
                 min_tokens,
                 ignore_eos: self.ignore_eos == Some(true) || min_tokens >= max_tokens,
@@ -219,32 +233,31 @@ impl Body {
         })
     }
 
-    fn n(&self) -> Result<usize, Refusal> {
+    fn parse_n(&self) -> Result<usize, ApiError> {
         let n = self.n.unwrap_or(1);
-        usize::try_from(n)
-            .ok()
-            .filter(|n| *n > 0)
-            .ok_or_else(|| Refusal::bad(Some("n"), &format!("n must be at least 1, got {n}. (parameter=n, value={n})")))
+        usize::try_from(n).ok().filter(|n| *n > 0).ok_or_else(|| {
+            ApiError::bad_request(Some("n"), &format!("n must be at least 1, got {n}. (parameter=n, value={n})"))
+        })
     }
 
-    /// How many likely tokens a completion is to tell.
-    fn logprobs(&self) -> Result<Option<usize>, Refusal> {
-        let asked = self.logprobs.as_ref().filter(|asked| !asked.is_null());
-        asked.map(|asked| likely("logprobs", asked.as_i64())).transpose()
+    /// How many likely tokens to list for each token of a completion.
+    fn completion_logprobs(&self) -> Result<Option<usize>, ApiError> {
+        let requested = self.logprobs.as_ref().filter(|requested| !requested.is_null());
+        requested.map(|requested| check_logprobs("logprobs", requested.as_i64())).transpose()
     }
 
-    /// How many likely tokens a chat is to tell.
-    fn chat_logprobs(&self) -> Result<Option<usize>, Refusal> {
+    /// How many likely tokens to list for each token of a chat.
+    fn chat_logprobs(&self) -> Result<Option<usize>, ApiError> {
         let on = self.logprobs.as_ref() == Some(&Value::Bool(true));
         if !on && self.top_logprobs.is_some_and(|n| n > 0) {
             let message = "when using `top_logprobs`, `logprobs` must be set to true. (parameter=top_logprobs)";
-            return Err(Refusal::bad(Some("top_logprobs"), message));
+            return Err(ApiError::bad_request(Some("top_logprobs"), message));
         }
-        on.then(|| likely("top_logprobs", Some(self.top_logprobs.unwrap_or(0)))).transpose()
+        on.then(|| check_logprobs("top_logprobs", Some(self.top_logprobs.unwrap_or(0)))).transpose()
     }
 
-    /// The tool that has to be called: the one that is named, or the first one where any will do.
-    fn tool(&self) -> Result<Option<Tool>, Refusal> {
+    /// The tool that the output has to call: the one that `tool_choice` names, or the first one if it is `required`.
+    fn forced_tool(&self) -> Result<Option<ForcedTool>, ApiError> {
         let Some(choice) =
             self.tool_choice.as_ref().filter(|c| !matches!(c.as_str(), Some("auto" | "none")) && !c.is_null())
         else {
@@ -258,132 +271,134 @@ impl Body {
             (_, Some(wanted)) => names.iter().find(|name| **name == wanted).map(|name| (name, false)),
             _ => None,
         };
-        found.map(|(name, any)| Some(Tool { name: (*name).to_owned(), any })).ok_or_else(|| {
+        found.map(|(name, any)| Some(ForcedTool { name: (*name).to_owned(), any })).ok_or_else(|| {
             let message =
                 "`tool_choice` must name one of `tools`, or be `required` where there are any. (parameter=tool_choice)";
-            Refusal::bad(Some("tool_choice"), message)
+            ApiError::bad_request(Some("tool_choice"), message)
         })
     }
 
-    fn prompt_tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>, Refusal> {
+    fn encode_prompts(&self, vocabulary: &Vocabulary) -> Result<Vec<Vec<u32>>, ApiError> {
         let prompts = match &self.prompt {
-            Some(Prompt::Text(text)) => vec![encode(vocabulary, text)?],
+            Some(Prompt::Text(text)) => vec![encode_text(vocabulary, text)?],
             Some(Prompt::Ids(ids)) => vec![ids.clone()],
             Some(Prompt::Texts(texts)) => {
-                texts.iter().map(|text| encode(vocabulary, text)).collect::<Result<_, _>>()?
+                texts.iter().map(|text| encode_text(vocabulary, text)).collect::<Result<_, _>>()?
             }
             Some(Prompt::IdLists(lists)) => lists.clone(),
             None => Vec::new(),
         };
         if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
             let message = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)";
-            return Err(Refusal::bad(Some("prompt"), message));
+            return Err(ApiError::bad_request(Some("prompt"), message));
         }
         Ok(prompts)
     }
 
-    fn chat_tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, Refusal> {
-        let Some(messages) = &self.messages else { return Err(missing("messages")) };
+    fn encode_messages(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, ApiError> {
+        let Some(messages) = &self.messages else { return Err(missing_key("messages")) };
         if messages.is_empty() {
             let message = "Cannot apply chat template to an empty conversation. Provide at least one message.";
-            return Err(Refusal::bad(None, message));
+            return Err(ApiError::bad_request(None, message));
         }
         encode_chat(vocabulary, messages)
     }
 
-    /// The most tokens of the answer: what was asked for, as far as the model's length has room for it.
-    fn max_tokens(&self, chat: bool, prompt: usize, room: u32) -> Result<u32, Refusal> {
-        let asked = self.max_completion_tokens.filter(|_| chat).or(self.max_tokens);
-        if let Some(asked) = asked.filter(|asked| *asked < 1) {
-            let message = format!("max_tokens must be at least 1, got {asked}. (parameter=max_tokens, value={asked})");
-            return Err(Refusal::bad(Some("max_tokens"), &message));
+    /// The limit on output tokens: the requested one, reduced to what the model's context has room for.
+    fn resolve_max_tokens(&self, chat: bool, prompt: usize, max_model_len: u32) -> Result<u32, ApiError> {
+        let requested = self.max_completion_tokens.filter(|_| chat).or(self.max_tokens);
+        if let Some(requested) = requested.filter(|requested| *requested < 1) {
+            let message =
+                format!("max_tokens must be at least 1, got {requested}. (parameter=max_tokens, value={requested})");
+            return Err(ApiError::bad_request(Some("max_tokens"), &message));
         }
-        if let Some(asked) = asked.filter(|asked| *asked > i64::from(room)) {
+        if let Some(requested) = requested.filter(|requested| *requested > i64::from(max_model_len)) {
             let message = format!(
-                "max_tokens={asked} cannot be greater than max_model_len={room}. Please request fewer output tokens. \
-                 (parameter=max_tokens, value={asked})"
+                "max_tokens={requested} cannot be greater than max_model_len={max_model_len}. Please request fewer output tokens. \
+                 (parameter=max_tokens, value={requested})"
             );
-            return Err(Refusal::bad(Some("max_tokens"), &message));
+            return Err(ApiError::bad_request(Some("max_tokens"), &message));
         }
-        let left = u32::try_from(prompt).ok().and_then(|prompt| room.checked_sub(prompt)).unwrap_or(0);
+        let left = u32::try_from(prompt).ok().and_then(|prompt| max_model_len.checked_sub(prompt)).unwrap_or(0);
         if left == 0 {
             let message = format!(
-                "This model's maximum context length is {room} tokens. However, your prompt contains at least {prompt} \
+                "This model's maximum context length is {max_model_len} tokens. However, your prompt contains at least {prompt} \
                  input tokens, which exceeds this limit even without any output tokens. Please reduce the length of \
                  the input prompt. (parameter=input_tokens, value={prompt})"
             );
-            return Err(Refusal::bad(Some("input_tokens"), &message));
+            return Err(ApiError::bad_request(Some("input_tokens"), &message));
         }
         let default = if chat { left } else { 16 };
-        Ok(asked.and_then(|asked| u32::try_from(asked).ok()).unwrap_or(default).min(left))
+        Ok(requested.and_then(|requested| u32::try_from(requested).ok()).unwrap_or(default).min(left))
     }
 }
 
 impl TokenizeBody {
     /// The tokens of the prompt or the chat.
-    pub fn tokens(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, Refusal> {
+    pub fn encode_input(&self, vocabulary: &Vocabulary) -> Result<Vec<u32>, ApiError> {
         match (&self.prompt, &self.messages) {
-            (Some(text), _) => encode(vocabulary, text),
+            (Some(text), _) => encode_text(vocabulary, text),
             (None, Some(messages)) => encode_chat(vocabulary, messages),
-            (None, None) => Err(missing("prompt")),
+            (None, None) => Err(missing_key("prompt")),
         }
     }
 }
 
-/// How many likely tokens are told: what was asked for, as far as vLLM allows it.
-fn likely(param: &str, asked: Option<i64>) -> Result<usize, Refusal> {
-    asked.and_then(|asked| usize::try_from(asked).ok()).filter(|n| *n <= MOST_LIKELY).ok_or_else(|| {
-        let asked = asked.map_or_else(|| "no number".into(), |asked| asked.to_string());
-        let message = format!("{param} must be from 0 to {MOST_LIKELY}, got {asked}. (parameter={param})");
-        Refusal::bad(Some(param), &message)
+/// Checks a number of likely tokens against vLLM's limit.
+fn check_logprobs(param: &str, requested: Option<i64>) -> Result<usize, ApiError> {
+    requested.and_then(|requested| usize::try_from(requested).ok()).filter(|n| *n <= MAX_LOGPROBS).ok_or_else(|| {
+        let requested = requested.map_or_else(|| "no number".into(), |requested| requested.to_string());
+        let message = format!("{param} must be from 0 to {MAX_LOGPROBS}, got {requested}. (parameter={param})");
+        ApiError::bad_request(Some(param), &message)
     })
 }
 
-/// The refusal of a body without a key that it needs.
-pub fn missing(key: &str) -> Refusal {
+/// The error for a body that lacks a required key.
+pub fn missing_key(key: &str) -> ApiError {
     let place = format!("body.{key}");
-    Refusal::invalid(&place, &format!("{{'type': 'missing', 'loc': '{place}', 'msg': 'Field required'}}"))
+    ApiError::invalid_body(&place, &format!("{{'type': 'missing', 'loc': '{place}', 'msg': 'Field required'}}"))
 }
 
-fn encode(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, Refusal> {
-    vocabulary.encode(text).map_err(|e| Refusal::bad(Some("prompt"), &e.to_string()))
+fn encode_text(vocabulary: &Vocabulary, text: &str) -> Result<Vec<u32>, ApiError> {
+    vocabulary.encode_text(text).map_err(|e| ApiError::bad_request(Some("prompt"), &e.to_string()))
 }
 
-fn encode_chat(vocabulary: &Vocabulary, messages: &[Value]) -> Result<Vec<u32>, Refusal> {
-    let text = chat_text(messages).map_err(|e| Refusal::bad(Some("messages"), &e))?;
-    encode(vocabulary, &text)
+fn encode_chat(vocabulary: &Vocabulary, messages: &[Value]) -> Result<Vec<u32>, ApiError> {
+    let text = render_chat(messages).map_err(|e| ApiError::bad_request(Some("messages"), &e))?;
+    encode_text(vocabulary, &text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(chat: bool, body: &str) -> Result<Ask, Refusal> {
+    fn check(chat: bool, body: &str) -> Result<GenerationRequest, ApiError> {
         let models = ["tiny".to_owned(), "lora".to_owned()];
-        parse::<Body>(body.as_bytes())?.check(chat, &models, 20, &Vocabulary::builtin().unwrap())
+        parse_json::<GenerationBody>(body.as_bytes())?.validate(chat, &models, 20, &Vocabulary::builtin().unwrap())
     }
 
     #[test]
     fn the_defaults_are_those_of_vllm() {
-        let ask = check(false, r#"{"prompt":[1,2,3],"a_key_of_tomorrow":{}}"#).unwrap();
-        assert_eq!((ask.model.as_str(), ask.length.max_tokens, ask.stream), ("tiny", 16, false));
-        let ask = check(true, r#"{"model":"lora","messages":[{"role":"user","content":"hi"}],"stream":null}"#).unwrap();
-        assert_eq!(ask.length.max_tokens as usize, 20 - ask.prompts[0].len());
+        let request = check(false, r#"{"prompt":[1,2,3],"an_unknown_key":{}}"#).unwrap();
+        assert_eq!((request.model.as_str(), request.length.max_tokens, request.stream), ("tiny", 16, false));
+        let request =
+            check(true, r#"{"model":"lora","messages":[{"role":"user","content":"hi"}],"stream":null}"#).unwrap();
+        assert_eq!(request.length.max_tokens as usize, 20 - request.prompts[0].len());
     }
 
     #[test]
-    fn an_answer_never_outgrows_the_model() {
-        let ask = check(false, r#"{"prompt":[1,2,3],"max_tokens":20}"#).unwrap();
-        assert_eq!(ask.length.max_tokens, 17);
+    fn the_output_limit_is_what_the_context_has_room_for() {
+        let request = check(false, r#"{"prompt":[1,2,3],"max_tokens":20}"#).unwrap();
+        assert_eq!(request.length.max_tokens, 17);
         let ids: Vec<u32> = (0..20).collect();
-        let refusal = check(false, &format!(r#"{{"prompt":{ids:?}}}"#)).unwrap_err();
-        assert!(refusal.body.to_string().contains("This model's maximum context length is 20 tokens. However, your"));
+        let error = check(false, &format!(r#"{{"prompt":{ids:?}}}"#)).unwrap_err();
+        assert!(error.body.to_string().contains("This model's maximum context length is 20 tokens. However, your"));
     }
 
     #[test]
-    fn several_answers_are_asked_for_in_two_ways() {
-        let ask = check(false, r#"{"prompt":["a b","c"],"n":3,"logprobs":2}"#).unwrap();
-        assert_eq!((ask.prompts.len(), ask.n, ask.logprobs), (2, 3, Some(2)));
+    fn choices_logprobs_and_tools_are_read() {
+        let request = check(false, r#"{"prompt":["a b","c"],"n":3,"logprobs":2}"#).unwrap();
+        assert_eq!((request.prompts.len(), request.n, request.logprobs), (2, 3, Some(2)));
         let tools =
             r#""tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"g"}}]"#;
         for (choice, want) in [
@@ -393,14 +408,14 @@ mod tests {
             (r#"{"type":"function","function":{"name":"g"}}"#, Some(("g", false))),
         ] {
             let chat = r#""messages":[{"role":"user","content":"hi"}],"logprobs":true"#;
-            let ask = check(true, &format!(r#"{{{chat},{tools},"tool_choice":{choice}}}"#)).unwrap();
-            let tool = ask.tool.as_ref().map(|tool| (tool.name.as_str(), tool.any));
-            assert_eq!((tool, ask.logprobs), (want, Some(0)), "{choice}");
+            let request = check(true, &format!(r#"{{{chat},{tools},"tool_choice":{choice}}}"#)).unwrap();
+            let tool = request.tool.as_ref().map(|tool| (tool.name.as_str(), tool.any));
+            assert_eq!((tool, request.logprobs), (want, Some(0)), "{choice}");
         }
     }
 
     #[test]
-    fn refusals_are_worded_as_vllm_words_them() {
+    fn errors_have_the_wording_of_vllm() {
         for (chat, body, status, kind, start) in [
             (false, "{bad", 400, "Bad Request", "1 validation error:\n  {'type': 'json_invalid', 'loc': 'body.2'"),
             (false, "[1]", 400, "Bad Request", "1 validation error:\n"),
@@ -438,11 +453,11 @@ mod tests {
             ),
             (true, r#"{"messages":[]}"#, 400, "BadRequestError", "Cannot apply chat template to an empty"),
         ] {
-            let refusal = check(chat, body).unwrap_err();
-            let error = &refusal.body["error"];
-            assert_eq!((refusal.status.as_u16(), error["type"].as_str()), (status, Some(kind)), "{body}");
-            assert_eq!(error["code"], status);
-            assert!(error["message"].as_str().unwrap().starts_with(start), "{body}: {error}");
+            let error = check(chat, body).unwrap_err();
+            let body_error = &error.body["error"];
+            assert_eq!((error.status.as_u16(), body_error["type"].as_str()), (status, Some(kind)), "{body}");
+            assert_eq!(body_error["code"], status);
+            assert!(body_error["message"].as_str().unwrap().starts_with(start), "{body}: {body_error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints.
+//! Routes requests to the endpoints and makes the responses.
 
 use std::{fmt, rc::Rc};
 
@@ -12,14 +12,13 @@ use hyper::{
 use serde_json::{Value, json};
 
 use super::{
-    api::{Api, Named, Whole, pooling::Pooling},
+    api::{GenerationApi, pooling::PoolingEndpoint},
+    dialect::{FullOutput, ResponseMeta},
     driver::{Driver, Ticket, Tickets},
-    events::{FINGERPRINT, error_body},
     fault::{self, Fault, FaultKind},
-    logprobs,
-    request::{self, Ask, Refusal, TokenizeBody},
-    script::{Answer, Script},
-    server::Options,
+    request::{self, ApiError, GenerationRequest, TokenizeBody, error_body},
+    script::{Script, StreamPlan},
+    server::SimOptions,
     stream::EventStream,
     vocabulary::{END_OF_TEXT, Vocabulary},
     wire::SharedTap,
@@ -30,39 +29,39 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// What all requests share.
-pub struct Server {
-    /// What was asked for on the command line.
-    pub options: Options,
-    /// The time.
+/// The state that all requests share.
+pub struct SimServer {
+    /// The configuration.
+    pub options: SimOptions,
+    /// The clock of all timestamps.
     pub clock: Clock,
-    /// The texts.
+    /// Turns prompts into tokens and generates outputs.
     pub vocabulary: Rc<Vocabulary>,
-    /// The engine.
+    /// Runs the engine.
     pub driver: Rc<Driver>,
-    /// Requests so far that came without a name.
-    pub unnamed: std::cell::Cell<u64>,
+    /// The number of requests so far without an `x-request-id`.
+    pub generated_ids: std::cell::Cell<u64>,
 }
 
-/// The body of any answer.
-pub type AnyBody = Either<Full<Bytes>, EventStream>;
+/// The body of a response, streamed or not.
+pub type ResponseBody = Either<Full<Bytes>, EventStream>;
 
-/// A connection that is closed in place of an answer.
+/// A fault closes the connection instead of sending a response.
 #[derive(Debug)]
-pub struct Dropped;
+pub struct ConnectionDropped;
 
-impl fmt::Display for Dropped {
+impl fmt::Display for ConnectionDropped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a fault closes the connection")
     }
 }
 
-impl std::error::Error for Dropped {}
+impl std::error::Error for ConnectionDropped {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
-    Generate(Api),
-    Pool(Pooling),
+    Generate(GenerationApi),
+    Pool(PoolingEndpoint),
     Models,
     Health,
     Version,
@@ -72,7 +71,7 @@ enum Route {
     Metrics,
 }
 
-fn route(path: &str) -> Option<(Route, Method)> {
+fn find_route(path: &str) -> Option<(Route, Method)> {
     Some(match path {
         "/v1/models" => (Route::Models, Method::GET),
         "/health" | "/ping" => (Route::Health, Method::GET),
@@ -81,52 +80,52 @@ fn route(path: &str) -> Option<(Route, Method)> {
         "/detokenize" => (Route::Detokenize, Method::POST),
         "/reset_prefix_cache" => (Route::ResetPrefixCache, Method::POST),
         "/metrics" => (Route::Metrics, Method::GET),
-        _ => match (Api::of(path), Pooling::of(path)) {
+        _ => match (GenerationApi::from_path(path), PoolingEndpoint::from_path(path)) {
             (Some(api), _) => (Route::Generate(api), Method::POST),
-            (None, Some(pooling)) => (Route::Pool(pooling), Method::POST),
+            (None, Some(endpoint)) => (Route::Pool(endpoint), Method::POST),
             (None, None) => return None,
         },
     })
 }
 
-impl Server {
-    /// Answers one request.
-    pub async fn answer(
+impl SimServer {
+    /// Handles one request.
+    pub async fn handle_request(
         self: Rc<Self>,
         request: Request<Incoming>,
         tap: SharedTap,
-    ) -> Result<Response<AnyBody>, Dropped> {
+    ) -> Result<Response<ResponseBody>, ConnectionDropped> {
         let path = request.uri().path();
         if path.starts_with("/v1") && !self.is_allowed(&request) {
-            return Ok(json_answer(StatusCode::UNAUTHORIZED, &json!({"error": "Unauthorized"})));
+            return Ok(json_response(StatusCode::UNAUTHORIZED, &json!({"error": "Unauthorized"})));
         }
-        let Some((route, method)) = route(path) else {
-            return Ok(json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})));
+        let Some((route, method)) = find_route(path) else {
+            return Ok(json_response(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"})));
         };
         if method != request.method() {
-            let mut answer = json_answer(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}));
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &json!({"detail": "Method Not Allowed"}));
             if let Ok(allowed) = HeaderValue::from_str(method.as_str()) {
-                answer.headers_mut().insert(ALLOW, allowed);
+                response.headers_mut().insert(ALLOW, allowed);
             }
-            return Ok(answer);
+            return Ok(response);
         }
         match route {
-            Route::Generate(api) => self.generate(request, api, tap).await,
-            Route::Pool(pooling) => self.pool(request, pooling, tap).await,
+            Route::Generate(api) => self.generate_response(request, api, tap).await,
+            Route::Pool(endpoint) => self.compute_pooling(request, endpoint, tap).await,
             Route::Tokenize | Route::Detokenize => {
-                let answer = self.tokenize(request, route == Route::Tokenize).await;
-                Ok(answer.unwrap_or_else(|refusal| json_answer(refusal.status, &refusal.body)))
+                let response = self.tokenize_or_detokenize(request, route == Route::Tokenize).await;
+                Ok(response.unwrap_or_else(|error| json_response(error.status, &error.body)))
             }
-            Route::Models => Ok(json_answer(StatusCode::OK, &self.models())),
-            Route::Health => Ok(plain(StatusCode::OK, None, String::new())),
-            Route::Version => Ok(json_answer(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))),
+            Route::Models => Ok(json_response(StatusCode::OK, &self.model_list())),
+            Route::Health => Ok(text_response(StatusCode::OK, None, String::new())),
+            Route::Version => Ok(json_response(StatusCode::OK, &json!({"version": env!("CARGO_PKG_VERSION")}))),
             Route::ResetPrefixCache => {
-                Ok(json_answer(StatusCode::OK, &json!({"success": self.driver.reset_prefix_cache()})))
+                Ok(json_response(StatusCode::OK, &json!({"success": self.driver.reset_prefix_cache()})))
             }
             Route::Metrics => {
                 let model = self.options.models.first().map_or("", String::as_str);
-                let kind = "text/plain; version=1.0.0; charset=utf-8";
-                Ok(plain(StatusCode::OK, Some(kind), self.driver.metrics_page(model)))
+                let content_type = "text/plain; version=1.0.0; charset=utf-8";
+                Ok(text_response(StatusCode::OK, Some(content_type), self.driver.metrics_page(model)))
             }
         }
     }
@@ -142,115 +141,124 @@ impl Server {
             .is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case("bearer") && given == key)
     }
 
-    fn models(&self) -> Value {
+    fn model_list(&self) -> Value {
         let created = self.unix_seconds();
         let permission = json!([{"id": "modelperm-0", "object": "model_permission", "created": created,
             "allow_create_engine": false, "allow_sampling": true, "allow_logprobs": true,
             "allow_search_indices": false, "allow_view": true, "allow_fine_tuning": false, "organization": "*",
             "group": null, "is_blocking": false}]);
-        let card = |(place, name): (usize, &String)| {
-            let parent = (place > 0).then(|| self.options.models.first());
+        let card = |(index, name): (usize, &String)| {
+            let parent = (index > 0).then(|| self.options.models.first());
             json!({"id": name, "object": "model", "created": created, "owned_by": "vb-sim", "root": name,
                 "parent": parent, "max_model_len": self.options.profile.max_model_len, "permission": permission})
         };
         json!({"object": "list", "data": self.options.models.iter().enumerate().map(card).collect::<Vec<_>>()})
     }
 
-    async fn tokenize(&self, request: Request<Incoming>, there: bool) -> Result<Response<AnyBody>, Refusal> {
-        let body: TokenizeBody = request::parse(&read(request).await?)?;
-        request::model(body.model.as_deref(), &self.options.models)?;
-        let text = |ids: &[u32]| self.vocabulary.decode(ids).map_err(|e| Refusal::bad(Some("tokens"), &e.to_string()));
-        if !there {
-            let ids = body.tokens.ok_or_else(|| request::missing("tokens"))?;
-            return Ok(json_answer(StatusCode::OK, &json!({"prompt": text(&ids)?})));
+    async fn tokenize_or_detokenize(
+        &self,
+        request: Request<Incoming>,
+        tokenize: bool,
+    ) -> Result<Response<ResponseBody>, ApiError> {
+        let body: TokenizeBody = request::parse_json(&read_json_body(request).await?)?;
+        request::resolve_model(body.model.as_deref(), &self.options.models)?;
+        let text = |ids: &[u32]| {
+            self.vocabulary.decode_tokens(ids).map_err(|e| ApiError::bad_request(Some("tokens"), &e.to_string()))
+        };
+        if !tokenize {
+            let ids = body.tokens.ok_or_else(|| request::missing_key("tokens"))?;
+            return Ok(json_response(StatusCode::OK, &json!({"prompt": text(&ids)?})));
         }
-        let ids = body.tokens(&self.vocabulary)?;
+        let ids = body.encode_input(&self.vocabulary)?;
         let texts = match body.return_token_strs {
             Some(true) => Some(ids.iter().map(|id| text(&[*id])).collect::<Result<Vec<_>, _>>()?),
             _ => None,
         };
         let limit = self.options.profile.max_model_len;
-        let answer = json!({"count": ids.len(), "max_model_len": limit, "tokens": ids, "token_strs": texts});
-        Ok(json_answer(StatusCode::OK, &answer))
+        let response = json!({"count": ids.len(), "max_model_len": limit, "tokens": ids, "token_strs": texts});
+        Ok(json_response(StatusCode::OK, &response))
     }
 
-    async fn generate(
+    async fn generate_response(
         &self,
         request: Request<Incoming>,
-        api: Api,
+        api: GenerationApi,
         tap: SharedTap,
-    ) -> Result<Response<AnyBody>, Dropped> {
-        let name = self.name(&request);
-        let kind = content_type(&request).to_owned();
-        // A form is one whatever else it says.
-        let bytes = if api == Api::Audio { read_any(request).await } else { read(request).await };
-        self.received(&name, &tap);
-        // `/generate` is of two APIs, and the body says of which.
-        let api = bytes.as_ref().map_or(api, |bytes| api.settle(bytes));
-        let ask = bytes.and_then(|bytes| {
-            let room = self.options.profile.max_model_len;
-            api.body(&bytes, &kind)?.check(api.is_chat(), &self.options.models, room, &self.vocabulary)
+    ) -> Result<Response<ResponseBody>, ConnectionDropped> {
+        let id = self.request_id(&request);
+        let content_type = content_type(&request).to_owned();
+        // The audio API takes a form, so its content type is not checked.
+        let bytes = if api == GenerationApi::Audio { read_body(request).await } else { read_json_body(request).await };
+        self.record_received(&id, &tap);
+        let api = bytes.as_ref().map_or(api, |bytes| api.resolve_by_body(bytes));
+        let valid = bytes.and_then(|bytes| {
+            let max_model_len = self.options.profile.max_model_len;
+            let body = api.parse_body(&bytes, &content_type)?;
+            body.validate(api.is_chat(), &self.options.models, max_model_len, &self.vocabulary)
         });
-        let ask = match ask {
-            Ok(ask) => ask,
-            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &api.refusal(refusal.body)))),
+        let request = match valid {
+            Ok(request) => request,
+            Err(error) => {
+                return Ok(complete_response(&tap, json_response(error.status, &api.translate_error(error.body))));
+            }
         };
-        let fault = ask.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
-        tap.borrow_mut().note(|truth| {
-            truth.prompt_tokens = ask.prompt_tokens();
+        let fault = request.fault.or_else(|| fault::choose_fault(&self.options.faults, self.options.seed, &id));
+        tap.borrow_mut().update_truth(|truth| {
+            truth.prompt_tokens = request.prompt_tokens();
             truth.fault = fault.map(|fault| fault.to_string());
         });
-        if let Some(answer) = instead(fault, &tap).await? {
-            return Ok(noted(&tap, answer));
+        if let Some(response) = apply_early_fault(fault, &tap).await? {
+            return Ok(complete_response(&tap, response));
         }
-        let exchange = Exchange { server: self, api, ask, name, fault, tap };
-        if exchange.ask.stream { Ok(exchange.stream()) } else { Ok(exchange.whole().await) }
+        let generation = Generation { server: self, api, request, id, fault, tap };
+        if generation.request.stream { Ok(generation.stream_response()) } else { Ok(generation.full_response().await) }
     }
 
-    /// Computes prompts and generates nothing.
-    async fn pool(
+    /// Computes prompts without generating tokens.
+    async fn compute_pooling(
         &self,
         request: Request<Incoming>,
-        pooling: Pooling,
+        endpoint: PoolingEndpoint,
         tap: SharedTap,
-    ) -> Result<Response<AnyBody>, Dropped> {
-        let name = self.name(&request);
-        let bytes = read(request).await;
-        self.received(&name, &tap);
-        let (models, room) = (&self.options.models, self.options.profile.max_model_len);
-        let asked = match bytes.and_then(|bytes| pooling.ask(&bytes, models, room, &self.vocabulary)) {
-            Ok(asked) => asked,
-            Err(refusal) => return Ok(noted(&tap, json_answer(refusal.status, &refusal.body))),
+    ) -> Result<Response<ResponseBody>, ConnectionDropped> {
+        let id = self.request_id(&request);
+        let bytes = read_json_body(request).await;
+        self.record_received(&id, &tap);
+        let (models, max_model_len) = (&self.options.models, self.options.profile.max_model_len);
+        let parsed = bytes.and_then(|bytes| endpoint.parse_request(&bytes, models, max_model_len, &self.vocabulary));
+        let job = match parsed {
+            Ok(job) => job,
+            Err(error) => return Ok(complete_response(&tap, json_response(error.status, &error.body))),
         };
-        let fault = asked.fault.or_else(|| fault::choose(&self.options.faults, self.options.seed, &name));
-        let tokens = asked.prompts.iter().map(Vec::len).sum::<usize>();
-        tap.borrow_mut().note(|truth| {
+        let fault = job.fault.or_else(|| fault::choose_fault(&self.options.faults, self.options.seed, &id));
+        let tokens = job.prompts.iter().map(Vec::len).sum::<usize>();
+        tap.borrow_mut().update_truth(|truth| {
             truth.prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
             truth.fault = fault.map(|fault| fault.to_string());
         });
-        if let Some(answer) = instead(fault, &tap).await? {
-            return Ok(noted(&tap, answer));
+        if let Some(response) = apply_early_fault(fault, &tap).await? {
+            return Ok(complete_response(&tap, response));
         }
-        let tickets: Vec<Ticket> = asked.prompts.iter().map(|prompt| self.driver.submit_prompt(prompt)).collect();
+        let tickets: Vec<Ticket> = job.prompts.iter().map(|prompt| self.driver.submit_prompt(prompt)).collect();
         for mut ticket in tickets {
-            ticket.finished().await;
+            ticket.wait_finished().await;
         }
-        let reply = pooling.reply(&asked, &name, self.unix_seconds(), self.options.seed);
-        Ok(noted(&tap, json_answer(StatusCode::OK, &reply)))
+        let body = endpoint.response_body(&job, &id, self.unix_seconds(), self.options.seed);
+        Ok(complete_response(&tap, json_response(StatusCode::OK, &body)))
     }
 
-    /// Notes that a request is there.
-    fn received(&self, name: &str, tap: &SharedTap) {
+    /// Starts the truth log line of a request that was read completely.
+    fn record_received(&self, id: &str, tap: &SharedTap) {
         let received = self.clock.to_unix(self.clock.now());
-        tap.borrow_mut().begin(Truth { request_id: name.to_owned(), received, ..Truth::default() });
+        tap.borrow_mut().begin_request(Truth { request_id: id.to_owned(), received, ..Truth::default() });
     }
 
-    /// The client's `x-request-id`, or one of our own.
-    fn name(&self, request: &Request<Incoming>) -> String {
+    /// The client's `x-request-id`, or a generated id.
+    fn request_id(&self, request: &Request<Incoming>) -> String {
         let given = request.headers().get("x-request-id").and_then(|value| value.to_str().ok());
-        given.filter(|name| !name.is_empty()).map_or_else(
+        given.filter(|id| !id.is_empty()).map_or_else(
             || {
-                let number = self.unnamed.replace(self.unnamed.get() + 1);
+                let number = self.generated_ids.replace(self.generated_ids.get() + 1);
                 format!("vb-sim-{number}")
             },
             str::to_owned,
@@ -262,214 +270,171 @@ impl Server {
     }
 }
 
-/// What a fault does in place of an answer or before it.
-async fn instead(fault: Option<Fault>, tap: &SharedTap) -> Result<Option<Response<AnyBody>>, Dropped> {
+/// Applies a fault that acts before the response or replaces it. `None`: the response follows.
+async fn apply_early_fault(
+    fault: Option<Fault>,
+    tap: &SharedTap,
+) -> Result<Option<Response<ResponseBody>>, ConnectionDropped> {
     let Some(Fault { kind, n }) = fault else { return Ok(None) };
     let page = "<html><head><title>Bad Gateway</title></head><body><h1>upstream error</h1></body></html>\n";
     let html = Some("text/html; charset=utf-8");
     Ok(match kind {
-        FaultKind::CloseBeforeHeaders => return Err(Dropped),
+        FaultKind::CloseBeforeHeaders => return Err(ConnectionDropped),
         FaultKind::ResetBeforeHeaders => {
-            tap.borrow_mut().reset();
-            return Err(Dropped);
+            tap.borrow_mut().reset_when_closed();
+            return Err(ConnectionDropped);
         }
         FaultKind::NeverAnswer => std::future::pending().await,
         FaultKind::SlowHeaders => {
             tokio::time::sleep(Nanos(u64::from(n) * 1_000_000).to_duration()).await;
             None
         }
-        FaultKind::Html500 => Some(plain(StatusCode::INTERNAL_SERVER_ERROR, html, page.into())),
-        FaultKind::Html200 => Some(plain(StatusCode::OK, html, page.into())),
-        _ => kind.status().map(|(code, name)| status_fault(code, name)),
+        FaultKind::Html500 => Some(text_response(StatusCode::INTERNAL_SERVER_ERROR, html, page.into())),
+        FaultKind::Html200 => Some(text_response(StatusCode::OK, html, page.into())),
+        _ => kind.error_status().map(|(code, name)| status_response(code, name)),
     })
 }
 
-fn status_fault(code: u16, name: &str) -> Response<AnyBody> {
+fn status_response(code: u16, name: &str) -> Response<ResponseBody> {
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = match status {
         StatusCode::UNAUTHORIZED => json!({"error": "Unauthorized"}),
         _ => error_body(code, name, None, &format!("vb-sim was asked to answer with {code}")),
     };
-    let mut answer = json_answer(status, &body);
+    let mut response = json_response(status, &body);
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    answer
+    response
 }
 
-/// A request that is served, and what serves it.
-struct Exchange<'a> {
-    server: &'a Server,
-    api: Api,
-    ask: Ask,
-    name: String,
+/// A valid generation request and everything that its response needs.
+struct Generation<'a> {
+    server: &'a SimServer,
+    api: GenerationApi,
+    request: GenerationRequest,
+    id: String,
     fault: Option<Fault>,
     tap: SharedTap,
 }
 
-impl Exchange<'_> {
-    fn id(&self) -> String {
-        let kind = if self.api == Api::Chat { "chatcmpl" } else { "cmpl" };
-        format!("{kind}-{}", self.name)
-    }
-
-    fn finish(&self) -> &'static str {
-        match &self.ask.tool {
-            _ if self.ask.length.ignore_eos && !self.has(FaultKind::Empty) => "length",
+impl Generation<'_> {
+    fn finish_reason(&self) -> &'static str {
+        match &self.request.tool {
+            _ if self.request.length.ignore_eos && !self.has_fault(FaultKind::Empty) => "length",
             Some(tool) if tool.any => "tool_calls",
             _ => "stop",
         }
     }
 
-    fn has(&self, kind: FaultKind) -> bool {
+    fn has_fault(&self, kind: FaultKind) -> bool {
         self.fault.is_some_and(|fault| fault.kind == kind)
     }
 
-    /// Queues the request. An answer that is to be empty needs no engine.
-    fn submit(&self) -> (Vec<Rc<[u32]>>, Tickets) {
-        let Exchange { server, ask, .. } = self;
-        let (mut outputs, mut tickets) = (Vec::new(), Tickets { each: Vec::new(), n: ask.n });
-        for prompt in &ask.prompts {
-            for which in 0..ask.n as u64 {
-                if self.has(FaultKind::Empty) {
+    /// Queues the request at the engine. A request with the fault `empty` has no output, so the engine is not needed.
+    fn submit_to_engine(&self) -> (Vec<Rc<[u32]>>, Tickets) {
+        let Generation { server, request, .. } = self;
+        let (mut outputs, mut tickets) = (Vec::new(), Tickets { all: Vec::new(), n: request.n });
+        for prompt in &request.prompts {
+            for choice in 0..request.n as u64 {
+                if self.has_fault(FaultKind::Empty) {
                     outputs.push(Rc::new([]) as Rc<[u32]>);
                     continue;
                 }
-                let output: Rc<[u32]> = server.vocabulary.answer(server.options.seed, prompt, which, ask.length).into();
+                let seed = server.options.seed;
+                let output: Rc<[u32]> = server.vocabulary.generate_output(seed, prompt, choice, request.length).into();
                 let stops = output.last() == Some(&END_OF_TEXT);
-                tickets.each.push(server.driver.submit(prompt, Rc::clone(&output), stops));
+                tickets.all.push(server.driver.submit_request(prompt, Rc::clone(&output), stops));
                 outputs.push(output);
             }
         }
         (outputs, tickets)
     }
 
-    fn stream(self) -> Response<AnyBody> {
-        let (outputs, tickets) = self.submit();
-        let finish = self.finish();
-        let dialect = self.api.dialect(self.named());
-        let media = dialect.media();
-        let script = Script::new(Answer {
+    fn stream_response(self) -> Response<ResponseBody> {
+        let (outputs, tickets) = self.submit_to_engine();
+        let finish_reason = self.finish_reason();
+        let dialect = self.api.new_dialect(self.response_meta());
+        let content_type = dialect.stream_content_type();
+        let script = Script::new(StreamPlan {
             dialect,
             vocabulary: Rc::clone(&self.server.vocabulary),
             outputs,
-            finish,
-            tool: self.ask.tool.map(|tool| tool.name),
-            logprobs: self.ask.logprobs,
+            finish_reason,
+            tool: self.request.tool.map(|tool| tool.name),
+            logprobs: self.request.logprobs,
             tokens_per_chunk: self.server.options.tokens_per_chunk as usize,
-            // Only OpenAI's own want to be asked for it.
-            include_usage: self.ask.include_usage || !matches!(self.api, Api::Completions | Api::Chat),
+            include_usage: self.request.include_usage || !self.api.is_openai(),
             fault: self.fault,
         });
-        self.tap.borrow_mut().note(|truth| {
+        self.tap.borrow_mut().update_truth(|truth| {
             truth.status = Some(200);
-            // Until the stream is over, the reason is that of its plan; `Tickets::tell` corrects it.
-            truth.finish_reason = Some(finish.into());
+            // The planned reason. If the stream ends early, `Tickets::fill_truth` removes it.
+            truth.finish_reason = Some(finish_reason.into());
         });
-        with_kind(StatusCode::OK, Some(media), Either::Right(EventStream::new(script, tickets, self.tap)))
+        let body = Either::Right(EventStream::new(script, tickets, self.tap));
+        response_with_type(StatusCode::OK, Some(content_type), body)
     }
 
-    fn named(&self) -> Named {
-        Named {
-            name: self.name.clone(),
+    fn response_meta(&self) -> ResponseMeta {
+        ResponseMeta {
+            request_id: self.id.clone(),
             created: self.server.unix_seconds(),
-            model: self.ask.model.clone(),
-            prompt_tokens: self.ask.prompt_tokens(),
-            max_tokens: self.ask.length.max_tokens,
-            continuous_usage: self.ask.continuous_usage && !self.has(FaultKind::NoUsage),
-            prompt_ids: self.ask.return_token_ids.then(|| self.ask.prompts.clone()),
-            n: self.ask.n,
-            answers: self.ask.prompts.len() * self.ask.n,
+            model: self.request.model.clone(),
+            prompt_tokens: self.request.prompt_tokens(),
+            max_tokens: self.request.length.max_tokens,
+            continuous_usage: self.request.continuous_usage && !self.has_fault(FaultKind::NoUsage),
+            prompt_ids: self.request.return_token_ids.then(|| self.request.prompts.clone()),
+            n: self.request.n,
+            total_choices: self.request.prompts.len() * self.request.n,
         }
     }
 
-    async fn whole(self) -> Response<AnyBody> {
-        let (outputs, mut tickets) = self.submit();
-        if !tickets.each.is_empty() {
-            tickets.finished().await;
-            self.tap.borrow_mut().note(|truth| {
-                truth.finish_reason = Some(self.finish().into());
-                tickets.tell(truth);
+    async fn full_response(self) -> Response<ResponseBody> {
+        let (outputs, mut tickets) = self.submit_to_engine();
+        if !tickets.all.is_empty() {
+            tickets.wait_finished().await;
+            self.tap.borrow_mut().update_truth(|truth| {
+                truth.finish_reason = Some(self.finish_reason().into());
+                tickets.fill_truth(truth);
             });
         }
-        let cached = tickets.cached_tokens();
         let tokens = u32::try_from(outputs.iter().map(|output| output.len()).sum::<usize>()).unwrap_or(u32::MAX);
-        self.tap.borrow_mut().queue(tokens);
-        let mut dialect = self.api.dialect(self.named());
-        dialect.set_cached_tokens(cached);
-        let text = outputs.first().map(|output| self.server.vocabulary.texts(output)).unwrap_or_default();
-        let usage = !self.has(FaultKind::NoUsage);
-        let whole = Whole { text: &text, generated: tokens, finish: self.finish(), usage };
-        let body = dialect.whole(whole).unwrap_or_else(|| self.whole_body(&outputs, tokens, cached));
-        noted(&self.tap, json_answer(StatusCode::OK, &body))
-    }
-
-    /// The answer in one piece, as vLLM writes it.
-    fn whole_body(&self, outputs: &[Rc<[u32]>], generated: u32, cached: u32) -> Value {
-        let ids = |ids: &[u32]| self.ask.return_token_ids.then(|| ids.to_vec());
-        let prompt = self.ask.prompt_tokens();
-        let details = (cached > 0).then(|| json!({"cached_tokens": cached}));
-        let usage = json!({"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated,
-            "prompt_tokens_details": details, "completion_tokens_details": null});
-        let usage = if self.has(FaultKind::NoUsage) { Value::Null } else { usage };
-        let (id, model, created) = (self.id(), &self.ask.model, self.server.unix_seconds());
-        let choices = outputs.iter().enumerate();
-        if self.api == Api::Chat {
-            let choices: Vec<Value> = choices.map(|(index, output)| self.chat_choice(index, output)).collect();
-            return json!({"id": id, "object": "chat.completion", "created": created, "model": model,
-                "choices": choices, "service_tier": null, "system_fingerprint": FINGERPRINT, "usage": usage,
-                "prompt_logprobs": null, "prompt_token_ids": self.ask.prompts.first().map(|prompt| ids(prompt)),
-                "prompt_text": null, "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null});
-        }
-        let vocabulary = &self.server.vocabulary;
-        let choice = |(index, output): (usize, &Rc<[u32]>)| {
-            let logprobs = self.ask.logprobs.map(|top| logprobs::of_completion(vocabulary, output, top, 0));
-            json!({"index": index, "text": vocabulary.texts(output), "logprobs": logprobs, "finish_reason": self.finish(),
-                "stop_reason": null, "token_ids": ids(output), "prompt_logprobs": null,
-                "prompt_token_ids": self.ask.prompts.get(index / self.ask.n).map(|prompt| ids(prompt)),
-                "routed_experts": null})
-        };
-        json!({"id": id, "object": "text_completion", "created": created, "model": model,
-            "choices": choices.map(choice).collect::<Vec<_>>(), "service_tier": null, "system_fingerprint": FINGERPRINT,
-            "usage": usage, "kv_transfer_params": null, "ec_transfer_params": null, "metrics": null})
-    }
-
-    fn chat_choice(&self, index: usize, output: &[u32]) -> Value {
-        let vocabulary = &self.server.vocabulary;
-        let text = vocabulary.texts(output);
-        let mut message = json!({"role": "assistant", "content": text, "refusal": null, "annotations": null,
-            "audio": null, "function_call": null});
-        if let Some(tool) = &self.ask.tool {
-            message["content"] = "".into();
-            message["tool_calls"] = json!([{"id": "call_0", "type": "function",
-                "function": {"name": tool.name, "arguments": text}}]);
-        }
-        message["reasoning"] = Value::Null;
-        let logprobs = self.ask.logprobs.map(|top| logprobs::of_chat(vocabulary, output, top));
-        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish(), "stop_reason": null,
-            "token_ids": self.ask.return_token_ids.then(|| output.to_vec()), "routed_experts": null})
+        self.tap.borrow_mut().queue_chunk(tokens);
+        let mut dialect = self.api.new_dialect(self.response_meta());
+        dialect.set_cached_tokens(tickets.cached_tokens());
+        let body = dialect.full_response(FullOutput {
+            outputs: &outputs,
+            vocabulary: &self.server.vocabulary,
+            generated_tokens: tokens,
+            finish_reason: self.finish_reason(),
+            tool: self.request.tool.as_ref().map(|tool| tool.name.as_str()),
+            logprobs: self.request.logprobs,
+            include_usage: !self.has_fault(FaultKind::NoUsage),
+        });
+        complete_response(&self.tap, json_response(StatusCode::OK, &body))
     }
 }
 
-/// An answer whose every byte is handed to hyper now.
-fn noted(tap: &SharedTap, answer: Response<AnyBody>) -> Response<AnyBody> {
+/// Records a response that hyper gets as a whole, so that its truth log line is complete.
+fn complete_response(tap: &SharedTap, response: Response<ResponseBody>) -> Response<ResponseBody> {
     let mut tap = tap.borrow_mut();
-    tap.note(|truth| truth.status = Some(answer.status().as_u16()));
-    tap.complete();
+    tap.update_truth(|truth| truth.status = Some(response.status().as_u16()));
+    tap.mark_complete();
     drop(tap);
-    answer
+    response
 }
 
-/// Reads a body that says it is JSON.
-async fn read(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let kind = content_type(&request).split(';').next().unwrap_or_default();
-    let is_json = kind.trim().eq_ignore_ascii_case("application/json");
-    let body = read_any(request).await?;
-    if is_json { Ok(body) } else { Err(request::not_json()) }
+/// Reads a body whose `content-type` must be JSON.
+async fn read_json_body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
+    let media_type = content_type(&request).split(';').next().unwrap_or_default();
+    let is_json = media_type.trim().eq_ignore_ascii_case("application/json");
+    let body = read_body(request).await?;
+    if is_json { Ok(body) } else { Err(request::unsupported_media_type()) }
 }
 
-async fn read_any(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let body = request.into_body().collect().await.map_err(|e| Refusal::bad(None, &e.to_string()))?;
+async fn read_body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
+    let body = request.into_body().collect().await.map_err(|e| ApiError::bad_request(None, &e.to_string()))?;
     Ok(body.to_bytes())
 }
 
@@ -477,20 +442,24 @@ fn content_type(request: &Request<Incoming>) -> &str {
     request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn json_answer(status: StatusCode, body: &Value) -> Response<AnyBody> {
-    plain(status, Some("application/json"), body.to_string())
+fn json_response(status: StatusCode, body: &Value) -> Response<ResponseBody> {
+    text_response(status, Some("application/json"), body.to_string())
 }
 
-fn plain(status: StatusCode, kind: Option<&'static str>, body: String) -> Response<AnyBody> {
-    with_kind(status, kind, Either::Left(Full::new(body.into())))
+fn text_response(status: StatusCode, content_type: Option<&'static str>, body: String) -> Response<ResponseBody> {
+    response_with_type(status, content_type, Either::Left(Full::new(body.into())))
 }
 
-fn with_kind(status: StatusCode, kind: Option<&'static str>, body: AnyBody) -> Response<AnyBody> {
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(SERVER, HeaderValue::from_static("vb-sim"));
-    if let Some(kind) = kind {
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+fn response_with_type(
+    status: StatusCode,
+    content_type: Option<&'static str>,
+    body: ResponseBody,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(SERVER, HeaderValue::from_static("vb-sim"));
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
-    answer
+    response
 }

@@ -1,14 +1,13 @@
-//! What a stream sends in which pieces: the answer's events, bent as its fault wants it.
+//! Decides what a stream sends and in which writes: the events of a response, changed as its fault requires.
 //!
-//! There is no socket in here: a script turns "so many more tokens" into [`Piece`]s.
+//! A script does no I/O: it turns new tokens into [`StreamAction`]s.
 
 use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
 use super::{
-    api::{Dialect, Ending},
-    events::{Chunk, Part},
+    dialect::{ChunkContent, Dialect, StreamEnd, TextKind},
     fault::{Fault, FaultKind},
     logprobs,
     vocabulary::Vocabulary,
@@ -16,373 +15,387 @@ use super::{
 
 /// What to do next with the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// The next data bears so many tokens in one event.
+pub enum StreamAction {
+    /// Record that the next data contains an event with this many tokens.
     Tokens(u32),
     /// Send these bytes.
     Data(Bytes),
-    /// What follows goes into a write of its own.
+    /// Start a new write.
     Pause,
-    /// Send nothing more, and keep the connection open.
+    /// Send nothing more and keep the connection open.
     Hang,
     /// Break the chunk framing of the next data.
     Corrupt,
-    /// Reset the connection when it breaks.
+    /// Make the close of the connection a reset.
     Reset,
-    /// Close the connection here.
+    /// Close the connection.
     Break,
-    /// The body ends here.
+    /// End the body.
     End,
 }
 
-/// What an answer is made of.
-pub struct Answer {
-    /// How its events look.
+/// Everything that a stream is made from.
+pub struct StreamPlan {
+    /// Writes the events.
     pub dialect: Box<dyn Dialect>,
-    /// The texts of its tokens.
+    /// Turns tokens into text.
     pub vocabulary: Rc<Vocabulary>,
-    /// The tokens of the answer, or of each of several.
+    /// The tokens of each choice.
     pub outputs: Vec<Rc<[u32]>>,
-    /// Why each of them ends, in vLLM's words.
-    pub finish: &'static str,
-    /// The tool whose arguments they are.
+    /// Why each choice ends, in vLLM's words.
+    pub finish_reason: &'static str,
+    /// The tool whose arguments the outputs are.
     pub tool: Option<String>,
-    /// How many likely tokens are told for each token, if any of that.
+    /// How many likely tokens to list for each token; `None`: no log probabilities at all.
     pub logprobs: Option<usize>,
-    /// Tokens in each event after the first.
+    /// Tokens in each chunk after the first.
     pub tokens_per_chunk: usize,
-    /// Whether the usage was asked for.
+    /// Whether to send the usage.
     pub include_usage: bool,
-    /// What goes wrong.
+    /// The fault of the response.
     pub fault: Option<Fault>,
 }
 
-/// A stream in the making.
+/// The state of a stream.
 pub struct Script {
-    answer: Answer,
-    /// How far each output is.
-    places: Vec<Place>,
+    plan: StreamPlan,
+    choices: Vec<ChoiceProgress>,
     opened: bool,
-    tripped: bool,
+    /// Whether a fault in the middle of the stream has been triggered.
+    fault_triggered: bool,
     ended: bool,
-    /// Events that wait for more, to share a write.
-    held: (String, u32),
-    pieces: VecDeque<Piece>,
+    /// Events that wait to share a write with later ones, and their number.
+    held_events: (String, u32),
+    actions: VecDeque<StreamAction>,
 }
 
-/// How far an output is.
+/// The progress of one choice.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
-    /// Tokens in events so far.
+struct ChoiceProgress {
+    /// Tokens in chunks so far.
     sent: usize,
-    /// Their characters.
+    /// Characters of these tokens.
     chars: usize,
-    /// Tokens that wait for more, to share an event.
+    /// Tokens that wait to share a chunk with later ones.
     waiting: usize,
     finished: bool,
 }
 
 impl Script {
-    /// The script of an answer that has no token yet.
+    /// The script of a response without tokens so far.
     #[must_use]
-    pub fn new(answer: Answer) -> Self {
+    pub fn new(plan: StreamPlan) -> Self {
         let mut script = Script {
-            places: vec![Place::default(); answer.outputs.len()],
-            answer,
+            choices: vec![ChoiceProgress::default(); plan.outputs.len()],
+            plan,
             opened: false,
-            tripped: false,
+            fault_triggered: false,
             ended: false,
-            held: (String::new(), 0),
-            pieces: VecDeque::new(),
+            held_events: (String::new(), 0),
+            actions: VecDeque::new(),
         };
-        match script.fault() {
-            Some(FaultKind::RoleEarly) => script.open(),
-            Some(FaultKind::Empty) => script.end_empty(),
+        match script.fault_kind() {
+            Some(FaultKind::RoleEarly) => script.queue_opening(),
+            Some(FaultKind::Empty) => script.queue_empty(),
             _ => (),
         }
         script
     }
 
-    /// The next thing to do; `None`: wait for tokens.
-    pub fn next_piece(&mut self) -> Option<Piece> {
-        self.pieces.pop_front()
+    /// The next action; `None`: wait for tokens.
+    pub fn next_action(&mut self) -> Option<StreamAction> {
+        self.actions.pop_front()
     }
 
-    /// Tokens that were put into events.
-    fn sent(&self) -> usize {
-        self.places.iter().map(|place| place.sent).sum()
+    /// Tokens in chunks so far, of all choices.
+    fn sent_tokens(&self) -> usize {
+        self.choices.iter().map(|progress| progress.sent).sum()
     }
 
-    /// Whether an output needs no token any more.
+    /// Whether a choice needs no more tokens.
     #[must_use]
-    pub fn finished(&self, which: usize) -> bool {
-        self.places.get(which).is_none_or(|place| place.finished)
+    pub fn is_choice_finished(&self, choice: usize) -> bool {
+        self.choices.get(choice).is_none_or(|progress| progress.finished)
     }
 
-    /// Whether no token is needed any more.
+    /// Whether the stream needs no more tokens.
     #[must_use]
-    pub fn ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// The prefix cache gave so many tokens of the prompt.
+    /// Sets how many prompt tokens were prefix cache hits.
     pub fn set_cached_tokens(&mut self, tokens: u32) {
-        self.answer.dialect.set_cached_tokens(tokens);
+        self.plan.dialect.set_cached_tokens(tokens);
     }
 
-    /// So many more tokens of an output were generated; `finished`: and no more will be.
-    pub fn advance(&mut self, which: usize, tokens: usize, finished: bool) {
-        let group = match self.answer.fault {
+    /// Adds generated tokens of a choice; `finished`: they are the last ones.
+    pub fn add_tokens(&mut self, choice: usize, tokens: usize, finished: bool) {
+        let group = match self.plan.fault {
             Some(Fault { kind: FaultKind::MultiToken, n }) => n as usize,
-            _ => self.answer.tokens_per_chunk,
+            _ => self.plan.tokens_per_chunk,
         };
         for i in 1..=tokens {
-            let place = &mut self.places[which];
-            place.waiting += 1;
+            let progress = &mut self.choices[choice];
+            progress.waiting += 1;
             let last = finished && i == tokens;
-            if (last || place.sent == 0 || place.waiting >= group) && !self.ended {
-                self.trip();
+            if (last || progress.sent == 0 || progress.waiting >= group) && !self.ended {
+                self.trigger_fault();
                 if self.ended {
                     return;
                 }
-                self.push_tokens(which, last);
+                self.queue_tokens(choice, last);
             }
         }
     }
 
-    fn fault(&self) -> Option<FaultKind> {
-        self.answer.fault.map(|fault| fault.kind)
+    fn fault_kind(&self) -> Option<FaultKind> {
+        self.plan.fault.map(|fault| fault.kind)
     }
 
-    /// Lets a fault in the middle of the stream happen when its time has come.
-    fn trip(&mut self) {
-        let Some(Fault { kind, n }) = self.answer.fault else { return };
-        if self.tripped || self.sent() < n as usize {
+    /// Triggers a fault in the middle of the stream once enough tokens were sent.
+    fn trigger_fault(&mut self) {
+        let Some(Fault { kind, n }) = self.plan.fault else { return };
+        if self.fault_triggered || self.sent_tokens() < n as usize {
             return;
         }
-        self.tripped = true;
-        let pieces = match kind {
-            FaultKind::Stall => vec![Piece::Hang],
-            FaultKind::Reset => vec![Piece::Pause, Piece::Reset, Piece::Break],
-            FaultKind::Cut => vec![Piece::Pause, Piece::Break],
-            FaultKind::EndEarly => vec![Piece::End],
-            FaultKind::ErrorInStream => self.answer.dialect.error().into_iter().map(data).chain([Piece::End]).collect(),
-            FaultKind::Abort if self.answer.dialect.tells_abort() => return self.abort(),
+        self.fault_triggered = true;
+        let actions = match kind {
+            FaultKind::Stall => vec![StreamAction::Hang],
+            FaultKind::Reset => vec![StreamAction::Pause, StreamAction::Reset, StreamAction::Break],
+            FaultKind::Cut => vec![StreamAction::Pause, StreamAction::Break],
+            FaultKind::EndEarly => vec![StreamAction::End],
+            FaultKind::ErrorInStream => {
+                self.plan.dialect.error_events().into_iter().map(data_action).chain([StreamAction::End]).collect()
+            }
+            FaultKind::Abort if self.plan.dialect.reports_abort() => return self.queue_abort(),
             FaultKind::BadChunking => {
-                let event = self.answer.dialect.chunk(Chunk { text: " lost", ..Chunk::default() });
-                vec![Piece::Pause, Piece::Corrupt, data(event), Piece::Pause, Piece::Break]
+                let event = self.plan.dialect.encode_chunk(ChunkContent { text: " lost", ..ChunkContent::default() });
+                vec![
+                    StreamAction::Pause,
+                    StreamAction::Corrupt,
+                    data_action(event),
+                    StreamAction::Pause,
+                    StreamAction::Break,
+                ]
             }
             FaultKind::BadJson => {
-                self.pieces.push_back(data(self.answer.dialect.broken()));
+                self.actions.push_back(data_action(self.plan.dialect.truncated_event()));
                 return;
             }
             _ => return,
         };
-        self.pieces.extend(pieces);
+        self.actions.extend(actions);
         self.ended = true;
     }
 
-    /// Ends every answer that is not over yet, as an engine does with what it gives up.
-    fn abort(&mut self) {
-        self.open();
-        for (answer, place) in self.places.clone().into_iter().enumerate().filter(|(_, place)| !place.finished) {
-            let chunk = Chunk { answer, finish: Some("abort"), generated: count(place.sent), ..Chunk::default() };
-            let event = self.answer.dialect.chunk(chunk);
-            self.push_event(event, 0);
+    /// Ends every unfinished choice with the finish reason `abort`, as an engine does with requests that it aborts.
+    fn queue_abort(&mut self) {
+        self.queue_opening();
+        for (choice, progress) in
+            self.choices.clone().into_iter().enumerate().filter(|(_, progress)| !progress.finished)
+        {
+            let chunk = ChunkContent {
+                choice,
+                finish_reason: Some("abort"),
+                generated_tokens: to_u32(progress.sent),
+                ..ChunkContent::default()
+            };
+            let event = self.plan.dialect.encode_chunk(chunk);
+            self.queue_event(event, 0);
         }
-        self.end();
+        self.queue_ending();
     }
 
-    fn open(&mut self) {
+    fn queue_opening(&mut self) {
         if !std::mem::replace(&mut self.opened, true) {
-            for event in self.answer.dialect.opening() {
-                self.push_event(event, 0);
+            for event in self.plan.dialect.opening_events() {
+                self.queue_event(event, 0);
             }
         }
     }
 
-    fn push_tokens(&mut self, which: usize, last: bool) {
-        self.open();
-        let Place { sent, waiting, .. } = self.places[which];
-        if self.fault() == Some(FaultKind::EmptyChunks) {
-            let chunk = Chunk { answer: which, generated: count(sent), ..Chunk::default() };
-            let event = self.answer.dialect.chunk(chunk);
-            self.push_event(event, 0);
+    fn queue_tokens(&mut self, choice: usize, last: bool) {
+        self.queue_opening();
+        let ChoiceProgress { sent, waiting, .. } = self.choices[choice];
+        if self.fault_kind() == Some(FaultKind::EmptyChunks) {
+            let chunk = ChunkContent { choice, generated_tokens: to_u32(sent), ..ChunkContent::default() };
+            let event = self.plan.dialect.encode_chunk(chunk);
+            self.queue_event(event, 0);
         }
-        let output = Rc::clone(&self.answer.outputs[which]);
+        let output = Rc::clone(&self.plan.outputs[choice]);
         let ids = &output[sent..sent + waiting];
-        let event = self.token_event(which, ids, last);
-        let place = &mut self.places[which];
-        (place.sent, place.waiting, place.finished) = (sent + waiting, 0, last);
-        self.push_event(event, count(ids.len()));
-        if last && self.fault() == Some(FaultKind::FinishEmpty) {
-            let generated = count(output.len());
-            let chunk = Chunk { answer: which, finish: Some(self.finish()), generated, ..Chunk::default() };
-            let event = self.answer.dialect.chunk(chunk);
-            self.push_event(event, 0);
+        let event = self.token_event(choice, ids, last);
+        let progress = &mut self.choices[choice];
+        (progress.sent, progress.waiting, progress.finished) = (sent + waiting, 0, last);
+        self.queue_event(event, to_u32(ids.len()));
+        if last && self.fault_kind() == Some(FaultKind::FinishEmpty) {
+            let generated_tokens = to_u32(output.len());
+            let finish_reason = Some(self.finish_reason());
+            let chunk = ChunkContent { choice, finish_reason, generated_tokens, ..ChunkContent::default() };
+            let event = self.plan.dialect.encode_chunk(chunk);
+            self.queue_event(event, 0);
         }
-        if self.places.iter().all(|place| place.finished) {
-            self.end();
+        if self.choices.iter().all(|progress| progress.finished) {
+            self.queue_ending();
         }
     }
 
-    fn token_event(&mut self, which: usize, ids: &[u32], last: bool) -> String {
-        let Place { sent, chars, .. } = self.places[which];
-        let (answer, fault) = (&self.answer, self.fault());
-        let apart = matches!(fault, Some(FaultKind::FinishEmpty | FaultKind::DoneOnly));
-        let mut text = answer.vocabulary.texts(ids);
-        self.places[which].chars += text.chars().count();
+    fn token_event(&mut self, choice: usize, ids: &[u32], last: bool) -> String {
+        let ChoiceProgress { sent, chars, .. } = self.choices[choice];
+        let (plan, fault) = (&self.plan, self.fault_kind());
+        let separate_finish = matches!(fault, Some(FaultKind::FinishEmpty | FaultKind::DoneOnly));
+        let mut text = plan.vocabulary.join_texts(ids);
+        self.choices[choice].chars += text.chars().count();
         if fault == Some(FaultKind::Split) {
             text.push_str("é🙂");
         }
-        let logprobs = answer.logprobs.map(|top| {
-            let vocabulary = &answer.vocabulary;
-            let told = if answer.dialect.is_chat() {
-                logprobs::of_chat(vocabulary, ids, top)
+        let logprobs = plan.logprobs.map(|top| {
+            let vocabulary = &plan.vocabulary;
+            let logprobs = if plan.dialect.is_chat() {
+                logprobs::chat_logprobs(vocabulary, ids, top)
             } else {
-                logprobs::of_completion(vocabulary, ids, top, chars)
+                logprobs::completion_logprobs(vocabulary, ids, top, chars)
             };
-            told.to_string()
+            logprobs.to_string()
         });
-        let all = self.places.iter().enumerate().all(|(other, place)| place.finished || other == which);
-        let usage =
-            (last && all && answer.include_usage && fault == Some(FaultKind::UsageInChoices)).then(|| self.usage());
-        let tool = self.answer.tool.as_deref();
-        let chunk = Chunk {
-            answer: which,
+        let is_last_choice =
+            self.choices.iter().enumerate().all(|(other, progress)| progress.finished || other == choice);
+        let usage = (last && is_last_choice && plan.include_usage && fault == Some(FaultKind::UsageInChoices))
+            .then(|| self.usage_json());
+        let tool = self.plan.tool.as_deref();
+        let chunk = ChunkContent {
+            choice,
             text: &text,
             ids,
-            part: self.part(which, tool),
+            kind: self.text_kind(choice, tool),
             logprobs: logprobs.as_deref(),
-            finish: (last && !apart).then(|| self.finish()),
-            generated: count(sent + ids.len()),
+            finish_reason: (last && !separate_finish).then(|| self.finish_reason()),
+            generated_tokens: to_u32(sent + ids.len()),
             first: sent == 0,
             usage: usage.as_deref(),
-            fingerprint: last && !answer.include_usage,
+            fingerprint: last && !plan.include_usage,
         };
-        self.answer.dialect.chunk(chunk)
+        self.plan.dialect.encode_chunk(chunk)
     }
 
-    fn end(&mut self) {
-        let usages = match self.fault() {
-            _ if !self.answer.include_usage => 0,
+    fn queue_ending(&mut self) {
+        let usage_events = match self.fault_kind() {
+            _ if !self.plan.include_usage => 0,
             Some(FaultKind::NoUsage | FaultKind::UsageInChoices) => 0,
             Some(FaultKind::DoubleUsage) => 2,
             _ => 1,
         };
-        let usage = self.usage();
-        let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { self.generated() };
-        let done = self.fault() != Some(FaultKind::NoDone);
-        let ending = Ending { finish: self.finish(), generated, usages, usage: &usage, done };
-        for event in self.answer.dialect.ending(ending) {
-            self.push_event(event, 0);
+        let usage = self.usage_json();
+        let generated_tokens = if self.fault_kind() == Some(FaultKind::Empty) { 0 } else { to_u32(self.sent_tokens()) };
+        let done = self.fault_kind() != Some(FaultKind::NoDone);
+        let finish_reason = self.finish_reason();
+        let end = StreamEnd { finish_reason, generated_tokens, usage_events, usage: &usage, done };
+        for event in self.plan.dialect.ending_events(end) {
+            self.queue_event(event, 0);
         }
-        self.write_held();
-        self.pieces.push_back(Piece::End);
+        self.flush_held_events();
+        self.actions.push_back(StreamAction::End);
         self.ended = true;
     }
 
-    fn end_empty(&mut self) {
-        self.open();
-        for answer in 0..self.places.len() {
-            let chunk = Chunk { answer, finish: Some("stop"), first: true, ..Chunk::default() };
-            let event = self.answer.dialect.chunk(chunk);
-            self.push_event(event, 0);
+    fn queue_empty(&mut self) {
+        self.queue_opening();
+        for choice in 0..self.choices.len() {
+            let chunk = ChunkContent { choice, finish_reason: Some("stop"), first: true, ..ChunkContent::default() };
+            let event = self.plan.dialect.encode_chunk(chunk);
+            self.queue_event(event, 0);
         }
-        self.end();
+        self.queue_ending();
     }
 
-    fn generated(&self) -> u32 {
-        count(self.sent())
-    }
-
-    fn usage(&self) -> String {
-        let total = match self.fault() {
-            Some(FaultKind::Abort) if self.tripped => self.generated(),
-            _ => count(self.answer.outputs.iter().map(|output| output.len()).sum()),
+    fn usage_json(&self) -> String {
+        let total = match self.fault_kind() {
+            Some(FaultKind::Abort) if self.fault_triggered => to_u32(self.sent_tokens()),
+            _ => to_u32(self.plan.outputs.iter().map(|output| output.len()).sum()),
         };
         let reasoning =
-            (self.fault() == Some(FaultKind::Reasoning) && self.answer.dialect.is_chat()).then_some(total / 2);
-        let generated = if self.fault() == Some(FaultKind::Empty) { 0 } else { total };
-        self.answer.dialect.usage(generated, reasoning)
+            (self.fault_kind() == Some(FaultKind::Reasoning) && self.plan.dialect.is_chat()).then_some(total / 2);
+        let generated = if self.fault_kind() == Some(FaultKind::Empty) { 0 } else { total };
+        self.plan.dialect.usage_json(generated, reasoning)
     }
 
-    fn finish(&self) -> &'static str {
-        let calls = self.fault() == Some(FaultKind::ToolCalls) && self.answer.dialect.is_chat();
-        if calls { "tool_calls" } else { self.answer.finish }
+    fn finish_reason(&self) -> &'static str {
+        let calls = self.fault_kind() == Some(FaultKind::ToolCalls) && self.plan.dialect.is_chat();
+        if calls { "tool_calls" } else { self.plan.finish_reason }
     }
 
-    fn part<'a>(&self, which: usize, tool: Option<&'a str>) -> Part<'a> {
-        let first_half = self.places[which].sent < self.answer.outputs[which].len() / 2;
-        match self.fault() {
-            Some(FaultKind::Reasoning) if first_half => Part::Reasoning("reasoning"),
-            Some(FaultKind::ReasoningContent) if first_half => Part::Reasoning("reasoning_content"),
-            Some(FaultKind::ToolCalls) => Part::ToolCall("recite"),
-            _ => tool.map_or(Part::Content, Part::ToolCall),
+    fn text_kind<'a>(&self, choice: usize, tool: Option<&'a str>) -> TextKind<'a> {
+        let first_half = self.choices[choice].sent < self.plan.outputs[choice].len() / 2;
+        match self.fault_kind() {
+            Some(FaultKind::Reasoning) if first_half => TextKind::Reasoning("reasoning"),
+            Some(FaultKind::ReasoningContent) if first_half => TextKind::Reasoning("reasoning_content"),
+            Some(FaultKind::ToolCalls) => TextKind::ToolCall("recite"),
+            _ => tool.map_or(TextKind::Content, TextKind::ToolCall),
         }
     }
 
-    fn push_event(&mut self, event: String, tokens: u32) {
+    fn queue_event(&mut self, event: String, tokens: u32) {
         if event.is_empty() {
             return;
         }
-        let note = (tokens > 0).then_some(Piece::Tokens(tokens));
-        match self.answer.fault {
+        let note = (tokens > 0).then_some(StreamAction::Tokens(tokens));
+        match self.plan.fault {
             Some(Fault { kind: FaultKind::Split, n }) => {
-                let mut parts = cut(&event, n as usize);
+                let mut parts = split_event(&event, n as usize);
                 let last = parts.pop();
-                self.pieces.extend(parts.into_iter().flat_map(|part| [Piece::Data(part), Piece::Pause]));
-                // The event is there when its last part is.
-                self.pieces.extend(note.into_iter().chain(last.map(Piece::Data)).chain([Piece::Pause]));
+                self.actions.extend(parts.into_iter().flat_map(|part| [StreamAction::Data(part), StreamAction::Pause]));
+                // The tokens arrive with the last part of the event.
+                self.actions.extend(note.into_iter().chain(last.map(StreamAction::Data)).chain([StreamAction::Pause]));
             }
             Some(Fault { kind: FaultKind::Coalesce, n }) => {
-                self.pieces.extend(note);
-                self.held.0.push_str(&event);
-                self.held.1 += 1;
-                if self.held.1 >= n {
-                    self.write_held();
+                self.actions.extend(note);
+                self.held_events.0.push_str(&event);
+                self.held_events.1 += 1;
+                if self.held_events.1 >= n {
+                    self.flush_held_events();
                 }
             }
             Some(Fault { kind: FaultKind::Crlf, .. }) if event.starts_with("data: ") => {
-                self.pieces.extend(note.into_iter().chain([data(odd(&event))]));
+                self.actions.extend(note.into_iter().chain([data_action(unusual_framing(&event))]));
             }
-            _ => self.pieces.extend(note.into_iter().chain([data(event)])),
+            _ => self.actions.extend(note.into_iter().chain([data_action(event)])),
         }
     }
 
-    fn write_held(&mut self) {
-        let (events, _) = std::mem::take(&mut self.held);
+    fn flush_held_events(&mut self) {
+        let (events, _) = std::mem::take(&mut self.held_events);
         if !events.is_empty() {
-            self.pieces.push_back(data(events));
+            self.actions.push_back(data_action(events));
         }
     }
 }
 
-fn count(tokens: usize) -> u32 {
+fn to_u32(tokens: usize) -> u32 {
     u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
-fn data(event: String) -> Piece {
-    Piece::Data(event.into())
+fn data_action(event: String) -> StreamAction {
+    StreamAction::Data(event.into())
 }
 
-/// Pieces of at most `most` bytes, with a cut within every character of several bytes.
-fn cut(event: &str, most: usize) -> Vec<Bytes> {
-    let whole = Bytes::copy_from_slice(event.as_bytes());
+/// Splits an event into parts of at most `max_bytes` bytes, and also inside every character of several bytes.
+fn split_event(event: &str, max_bytes: usize) -> Vec<Bytes> {
+    let bytes = Bytes::copy_from_slice(event.as_bytes());
     let (mut parts, mut start) = (Vec::new(), 0);
     for end in 1..=event.len() {
-        let within = !event.is_char_boundary(end) && event.is_char_boundary(end - 1);
-        if within || end - start >= most.max(1) || end == event.len() {
-            parts.push(whole.slice(start..end));
+        let inside_char = !event.is_char_boundary(end) && event.is_char_boundary(end - 1);
+        if inside_char || end - start >= max_bytes.max(1) || end == event.len() {
+            parts.push(bytes.slice(start..end));
             start = end;
         }
     }
     parts
 }
 
-/// The same event as the standard of server-sent events also allows it: other line ends and fields, a comment, no space,
-/// the data over two lines (a line end between them is white space to JSON).
-fn odd(event: &str) -> String {
+/// Rewrites an event in another form that the standard of server-sent events allows: CRLF line ends, more fields, a comment, no space
+/// after the colon, and data over two lines. The line end between them is white space in JSON.
+fn unusual_framing(event: &str) -> String {
     let json = event.trim_start_matches("data: ").trim_end();
     let data = match json.split_once(',') {
         Some((head, tail)) => format!("data:{head},\r\ndata:{tail}"),
@@ -393,15 +406,25 @@ fn odd(event: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::events::Format, *};
+    use super::{
+        super::{api::OpenAiDialect, dialect::ResponseMeta},
+        *,
+    };
 
     fn script(chat: bool, output: usize, fault: Option<&str>) -> Script {
         let output: Vec<u32> = (300..).take(output).collect();
-        Script::new(Answer {
-            dialect: Box::new(Format::new(chat, "x", 1, "tiny", 3)),
+        let meta = ResponseMeta {
+            request_id: "x".into(),
+            prompt_tokens: 3,
+            n: 1,
+            total_choices: 1,
+            ..ResponseMeta::default()
+        };
+        Script::new(StreamPlan {
+            dialect: Box::new(OpenAiDialect::new(chat, meta)),
             vocabulary: Rc::new(Vocabulary::builtin().unwrap()),
             outputs: vec![output.into()],
-            finish: "length",
+            finish_reason: "length",
             tool: None,
             logprobs: None,
             tokens_per_chunk: 1,
@@ -410,95 +433,98 @@ mod tests {
         })
     }
 
-    /// All pieces of an answer whose tokens come one at a time.
-    fn play(mut script: Script) -> Vec<Piece> {
-        let tokens = script.answer.outputs[0].len();
+    /// All actions of a response whose tokens are generated one at a time.
+    fn play(mut script: Script) -> Vec<StreamAction> {
+        let tokens = script.plan.outputs[0].len();
         for i in 1..=tokens {
-            script.advance(0, 1, i == tokens);
+            script.add_tokens(0, 1, i == tokens);
         }
-        std::iter::from_fn(|| script.next_piece()).collect()
+        std::iter::from_fn(|| script.next_action()).collect()
     }
 
-    fn text(pieces: &[Piece]) -> String {
-        let bytes = pieces.iter().filter_map(|piece| match piece {
-            Piece::Data(bytes) => Some(bytes.to_vec()),
+    fn text(actions: &[StreamAction]) -> String {
+        let bytes = actions.iter().filter_map(|action| match action {
+            StreamAction::Data(bytes) => Some(bytes.to_vec()),
             _ => None,
         });
         String::from_utf8(bytes.flatten().collect()).unwrap()
     }
 
-    fn tokens(pieces: &[Piece]) -> Vec<u32> {
-        pieces.iter().filter_map(|p| if let Piece::Tokens(n) = p { Some(*n) } else { None }).collect()
+    fn tokens(actions: &[StreamAction]) -> Vec<u32> {
+        actions.iter().filter_map(|p| if let StreamAction::Tokens(n) = p { Some(*n) } else { None }).collect()
     }
 
     #[test]
-    fn an_answer_is_a_role_tokens_a_usage_and_done() {
-        let pieces = play(script(true, 3, None));
-        let text = text(&pieces);
+    fn a_chat_stream_is_a_role_tokens_a_usage_and_done() {
+        let actions = play(script(true, 3, None));
+        let text = text(&actions);
         let events: Vec<_> = text.split_terminator("\n\n").collect();
         assert_eq!(events.len(), 6, "{text}");
         assert!(events[0].contains("\"role\"") && events[3].contains("\"length\""));
         assert!(events[4].contains("\"choices\":[],\"usage\"") && events[5] == "data: [DONE]");
-        assert_eq!(tokens(&pieces), [1, 1, 1]);
-        assert_eq!(pieces.last(), Some(&Piece::End));
+        assert_eq!(tokens(&actions), [1, 1, 1]);
+        assert_eq!(actions.last(), Some(&StreamAction::End));
     }
 
     #[test]
     fn the_first_token_comes_alone_and_the_others_in_groups() {
         assert_eq!(tokens(&play(script(false, 8, Some("multi_token@3")))), [1, 3, 3, 1]);
         let mut late = script(false, 8, None);
-        late.advance(0, 8, true);
-        let pieces: Vec<_> = std::iter::from_fn(|| late.next_piece()).collect();
-        assert_eq!(tokens(&pieces), [1; 8], "tokens that come together still get an event each");
+        late.add_tokens(0, 8, true);
+        let actions: Vec<_> = std::iter::from_fn(|| late.next_action()).collect();
+        assert_eq!(tokens(&actions), [1; 8], "tokens that are added together still get a chunk each");
     }
 
     #[test]
     fn a_split_stream_is_the_same_stream() {
         let split = play(script(false, 2, Some("split@5")));
-        assert!(split.len() > 100 && split.iter().all(|p| !matches!(p, Piece::Data(b) if b.len() > 5)));
-        assert!(split.iter().any(|p| matches!(p, Piece::Data(b) if std::str::from_utf8(b).is_err())));
+        assert!(split.len() > 100 && split.iter().all(|p| !matches!(p, StreamAction::Data(b) if b.len() > 5)));
+        assert!(split.iter().any(|p| matches!(p, StreamAction::Data(b) if std::str::from_utf8(b).is_err())));
         assert_eq!(text(&split).replace("é🙂", ""), text(&play(script(false, 2, None))));
     }
 
     #[test]
-    fn odd_framing_has_the_same_data() {
+    fn unusual_framing_has_the_same_data() {
         let event = "data: {\"a\":1,\"b\":[2,3]}\n\n";
-        let odd = odd(event);
-        let lines: Vec<_> = odd.split("\r\n").filter_map(|l| l.strip_prefix("data:")).collect();
+        let unusual = unusual_framing(event);
+        let lines: Vec<_> = unusual.split("\r\n").filter_map(|l| l.strip_prefix("data:")).collect();
         assert_eq!(lines, ["{\"a\":1,", "\"b\":[2,3]}"]);
-        assert!(odd.ends_with("\r\n\r\n") && !odd.replace("\r\n", "").contains('\n'));
+        assert!(unusual.ends_with("\r\n\r\n") && !unusual.replace("\r\n", "").contains('\n'));
     }
 
     #[test]
     fn coalesced_events_share_a_write_and_none_is_lost() {
         let together = play(script(false, 5, Some("coalesce@4")));
-        let writes = together.iter().filter(|p| matches!(p, Piece::Data(_))).count();
+        let writes = together.iter().filter(|p| matches!(p, StreamAction::Data(_))).count();
         assert_eq!(writes, 2, "5 tokens, the usage and [DONE]");
         assert_eq!(text(&together), text(&play(script(false, 5, None))));
     }
 
     #[test]
-    fn an_early_role_waits_for_no_token() {
-        assert!(matches!(script(true, 3, Some("role_early")).next_piece(), Some(Piece::Data(_))));
-        assert_eq!(script(true, 3, None).next_piece(), None);
-        let pieces = play(script(true, 3, Some("role_early")));
-        assert_eq!(text(&pieces), text(&play(script(true, 3, None))), "and it comes once");
+    fn an_early_role_is_sent_before_any_token() {
+        assert!(matches!(script(true, 3, Some("role_early")).next_action(), Some(StreamAction::Data(_))));
+        assert_eq!(script(true, 3, None).next_action(), None);
+        let actions = play(script(true, 3, Some("role_early")));
+        assert_eq!(text(&actions), text(&play(script(true, 3, None))), "and it is sent once");
     }
 
     #[test]
     fn a_fault_in_the_stream_comes_after_its_tokens_and_ends_it() {
         for name in ["stall", "reset", "cut", "end_early", "error_in_stream", "abort", "bad_chunking"] {
             for n in [0, 2] {
-                let pieces = play(script(true, 5, Some(&format!("{name}@{n}"))));
-                assert_eq!(tokens(&pieces).len(), n, "{name}");
-                let last = pieces.last().unwrap();
-                assert!(matches!(last, Piece::Hang | Piece::Break | Piece::End), "{name}: {last:?}");
+                let actions = play(script(true, 5, Some(&format!("{name}@{n}"))));
+                assert_eq!(tokens(&actions).len(), n, "{name}");
+                let last = actions.last().unwrap();
+                assert!(
+                    matches!(last, StreamAction::Hang | StreamAction::Break | StreamAction::End),
+                    "{name}: {last:?}"
+                );
             }
         }
         assert_eq!(
             tokens(&play(script(true, 5, Some("stall@9")))).len(),
             5,
-            "an answer may be too short for its fault"
+            "an output may be too short for its fault"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Connections: accepting, TLS, and the end.
+//! Accepts and serves connections, with or without TLS.
 
 use std::{cell::Cell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
@@ -13,13 +13,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     driver::Driver,
-    engine::Engine,
+    engine::SimEngine,
     fault::FaultRule,
-    profile::Profile,
-    routes::Server,
-    truth::TruthLog,
+    profile::EngineProfile,
+    routes::SimServer,
+    truth_log::TruthLog,
     vocabulary::Vocabulary,
-    wire::{SharedTap, Stream, Tap, Wire},
+    wire::{ConnectionTap, SharedTap, Wire, WireStream},
 };
 use crate::{
     clock::Clock,
@@ -29,53 +29,53 @@ use crate::{
     tokens::Tokenizer,
 };
 
-/// What a server is to be.
+/// The configuration of a simulated server.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct SimOptions {
     /// The engine.
-    pub profile: Profile,
-    /// Picks the texts, the lengths of answers that end by themselves, and who gets a fault.
+    pub profile: EngineProfile,
+    /// Selects the outputs, their lengths without `ignore_eos`, and the requests that get a fault.
     pub seed: u64,
-    /// What reads the prompts; `None`: the built-in one.
+    /// The tokenizer of the prompts; `None`: the built-in one.
     pub tokenizer: Option<Tokenizer>,
-    /// The names of the model, the first being its own.
+    /// The names of the model; the first is its own.
     pub models: Vec<String>,
-    /// What clients must know; `None`: nothing.
+    /// The API key that clients must send; `None`: no key.
     pub api_key: Option<String>,
-    /// Faults for shares of the requests.
+    /// Faults, each for a share of the requests.
     pub faults: Vec<FaultRule>,
-    /// Tokens in each event after the first.
+    /// Tokens in each chunk after the first.
     pub tokens_per_chunk: u32,
-    /// Where to write when each token left.
+    /// The file for the truth log.
     pub truth_log: Option<PathBuf>,
-    /// PEM files of the certificate with its chain, and of its key; `None`: no TLS.
+    /// PEM files of the certificate chain and of its key; `None`: no TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
 }
 
-/// A server that has everything it needs but a listener.
-pub struct Prepared {
-    server: Rc<Server>,
+/// A server that is ready to serve on a listener.
+pub struct PreparedServer {
+    server: Rc<SimServer>,
     pacer: Pacer,
     truth: Option<Rc<TruthLog>>,
     tls: Option<TlsAcceptor>,
-    /// So that requests which arrive on a connection that is not accepted yet are stamped too.
+    /// Turned on before any connection is accepted, so that requests that arrive before the accept have timestamps too.
     stamping: KernelStamping,
 }
 
-impl Prepared {
+impl PreparedServer {
     /// Opens the files and builds the engine.
-    pub fn new(mut options: Options) -> Result<Self, Error> {
+    pub fn new(mut options: SimOptions) -> Result<Self, Error> {
         let clock = Clock::start();
-        let tls = options.tls.as_ref().map(|(cert, key)| acceptor(cert, key)).transpose()?;
+        let tls = options.tls.as_ref().map(|(cert, key)| tls_acceptor(cert, key)).transpose()?;
         let truth = options.truth_log.as_deref().map(TruthLog::create).transpose()?.map(Rc::new);
-        let server = Server {
+        let server = SimServer {
             clock,
-            vocabulary: Rc::new(options.tokenizer.take().map_or_else(Vocabulary::builtin, Vocabulary::of)?),
-            driver: Driver::new(Engine::new(options.profile.clone())?, clock),
-            unnamed: Cell::new(0),
+            vocabulary: Rc::new(options.tokenizer.take().map_or_else(Vocabulary::builtin, Vocabulary::new)?),
+            driver: Driver::new(SimEngine::new(options.profile.clone())?, clock),
+            generated_ids: Cell::new(0),
             options,
         };
-        Ok(Prepared {
+        Ok(PreparedServer {
             server: Rc::new(server),
             pacer: Pacer::start(clock)?,
             truth,
@@ -84,20 +84,20 @@ impl Prepared {
         })
     }
 
-    /// Serves on `listener` until `shutdown` is there; whatever is under way then is cut.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
-        let Prepared { server, pacer, truth, tls, stamping: _stamping } = self;
+    /// Serves on `listener` until `shutdown` resolves. Requests that are in flight then are dropped.
+    pub async fn serve_until(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let PreparedServer { server, pacer, truth, tls, stamping: _stamping } = self;
         let tasks = LocalSet::new();
         let done = tasks
             .run_until(async {
                 tokio::select! {
                     () = shutdown => Ok(()),
                     done = server.driver.run(pacer, truth.clone()) => done,
-                    never = accept(&listener, &server, truth.as_ref(), tls.as_ref()) => match never {},
+                    never = accept_connections(&listener, &server, truth.as_ref(), tls.as_ref()) => match never {},
                 }
             })
             .await;
-        // Every connection leaves its line in the log before that is closed.
+        // Dropping the connections writes their lines to the log, before it is flushed.
         drop(tasks);
         if let Some(log) = truth {
             log.flush()?;
@@ -106,53 +106,53 @@ impl Prepared {
     }
 }
 
-/// The certificate and key of `--tls-cert` and `--tls-key`.
-fn acceptor(cert: &PathBuf, key: &PathBuf) -> Result<TlsAcceptor, Error> {
-    let wrong = |path: &PathBuf, what: &dyn std::fmt::Display| {
-        Error::Usage(format!("{}: {what}: it must be a PEM file", path.display()))
+/// Loads the certificate and key of `--tls-cert` and `--tls-key`.
+fn tls_acceptor(cert: &PathBuf, key: &PathBuf) -> Result<TlsAcceptor, Error> {
+    let invalid = |path: &PathBuf, problem: &dyn std::fmt::Display| {
+        Error::Usage(format!("{}: {problem}: it must be a PEM file", path.display()))
     };
     let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect)
-        .map_err(|e| wrong(cert, &format!("cannot read the certificate: {e}")))?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, &format!("cannot read the key: {e}")))?;
+        .map_err(|e| invalid(cert, &format!("cannot read the certificate: {e}")))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| invalid(key, &format!("cannot read the key: {e}")))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-        .map_err(|e| wrong(cert, &format!("the certificate and its key cannot be used: {e}")))?;
+        .map_err(|e| invalid(cert, &format!("the certificate and its key cannot be used: {e}")))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn accept(
+async fn accept_connections(
     listener: &TcpListener,
-    server: &Rc<Server>,
+    server: &Rc<SimServer>,
     truth: Option<&Rc<TruthLog>>,
     tls: Option<&TlsAcceptor>,
 ) -> std::convert::Infallible {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
-                let tap = Tap::new(server.clock, truth.cloned());
-                tokio::task::spawn_local(connection(socket, Rc::clone(server), tap, tls.cloned()));
+                let tap = ConnectionTap::new(server.clock, truth.cloned());
+                tokio::task::spawn_local(serve_connection(socket, Rc::clone(server), tap, tls.cloned()));
             }
-            // Out of files, most likely: others must finish first.
+            // Most likely there are too many open files: wait until other connections finish.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-/// Serves one connection to its end. How it ends is the client's business, and in the truth log.
-async fn connection(tcp: TcpStream, server: Rc<Server>, tap: SharedTap, tls: Option<TlsAcceptor>) {
+/// Serves one connection until it ends. Errors are ignored here: the client sees how the connection ends, and so does the truth log.
+async fn serve_connection(tcp: TcpStream, server: Rc<SimServer>, tap: SharedTap, tls: Option<TlsAcceptor>) {
     let socket = Socket::new(tcp, server.clock);
     let stream = match tls {
-        None => Stream::Plain(socket),
+        None => WireStream::Plain(socket),
         Some(tls) => match tls.accept(socket).await {
-            Ok(stream) => Stream::Tls(Box::new(stream)),
+            Ok(stream) => WireStream::Tls(Box::new(stream)),
             Err(_) => return,
         },
     };
     let wire = TokioIo::new(Wire::new(stream, Rc::clone(&tap)));
-    let service = service_fn(move |request| Rc::clone(&server).answer(request, Rc::clone(&tap)));
+    let service = service_fn(move |request| Rc::clone(&server).handle_request(request, Rc::clone(&tap)));
     let _ = http1::Builder::new().serve_connection(wire, service).await;
 }

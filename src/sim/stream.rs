@@ -1,4 +1,4 @@
-//! The body of a streaming answer: plays a script on the connection.
+//! The body of a streamed response: runs a script on the connection.
 
 use std::{
     io,
@@ -11,63 +11,65 @@ use hyper::body::{Body, Frame};
 
 use super::{
     driver::Tickets,
-    script::{Piece, Script},
+    script::{Script, StreamAction},
     wire::SharedTap,
 };
 
-/// What hyper gets from a body.
+/// What hyper takes from a body.
 type NextFrame = Option<Result<Frame<Bytes>, io::Error>>;
 
-/// The body of a streaming answer.
+/// The body of a streamed response.
 pub struct EventStream {
     script: Script,
-    /// None, where the script needs no tokens.
+    /// Empty if the script needs no tokens.
     tickets: Tickets,
     tap: SharedTap,
     hangs: bool,
 }
 
 impl EventStream {
-    /// Plays `script` with the tokens of `tickets`, and notes on `tap` what leaves.
+    /// Runs `script` with the tokens of `tickets`, and records on `tap` what is sent.
     pub fn new(script: Script, tickets: Tickets, tap: SharedTap) -> Self {
         EventStream { script, tickets, tap, hangs: false }
     }
 
-    /// Takes the tokens that are there of every answer; says whether there were any.
+    /// Passes the available tokens of every choice to the script; returns whether there were any.
     fn take_tokens(&mut self, cx: &mut Context<'_>) -> bool {
         let mut took = false;
-        for which in 0..self.tickets.each.len() {
-            if self.script.finished(which) || self.script.ended() {
+        for choice in 0..self.tickets.all.len() {
+            if self.script.is_choice_finished(choice) || self.script.has_ended() {
                 continue;
             }
-            if let Poll::Ready((tokens, finished)) = self.tickets.each[which].poll_tokens(cx) {
+            if let Poll::Ready((tokens, finished)) = self.tickets.all[choice].poll_tokens(cx) {
                 self.script.set_cached_tokens(self.tickets.cached_tokens());
-                self.script.advance(which, tokens, finished);
+                self.script.add_tokens(choice, tokens, finished);
                 took = true;
             }
         }
         took
     }
 
-    /// Does what comes next; `None`: nothing does before more tokens come.
-    fn play(&mut self, cx: &Context<'_>) -> Option<Poll<NextFrame>> {
-        while let Some(piece) = self.script.next_piece() {
-            match piece {
-                Piece::Data(bytes) => return Some(Poll::Ready(Some(Ok(Frame::data(bytes))))),
-                Piece::Tokens(tokens) => self.tap.borrow_mut().queue(tokens),
-                Piece::Corrupt => self.tap.borrow_mut().corrupt(),
-                Piece::Reset => self.tap.borrow_mut().reset(),
-                Piece::Pause => {
-                    // hyper writes what it has before it asks again.
+    /// Runs the next actions of the script; `None`: it waits for tokens.
+    fn run_actions(&mut self, cx: &Context<'_>) -> Option<Poll<NextFrame>> {
+        while let Some(action) = self.script.next_action() {
+            match action {
+                StreamAction::Data(bytes) => return Some(Poll::Ready(Some(Ok(Frame::data(bytes))))),
+                StreamAction::Tokens(tokens) => self.tap.borrow_mut().queue_chunk(tokens),
+                StreamAction::Corrupt => self.tap.borrow_mut().corrupt_next_write(),
+                StreamAction::Reset => self.tap.borrow_mut().reset_when_closed(),
+                StreamAction::Pause => {
+                    // hyper writes what it has before it polls again.
                     cx.waker().wake_by_ref();
                     return Some(Poll::Pending);
                 }
-                Piece::Hang => {
+                StreamAction::Hang => {
                     self.hangs = true;
                     return Some(Poll::Pending);
                 }
-                Piece::Break => return Some(Poll::Ready(Some(Err(io::Error::other("a fault ends the connection"))))),
-                Piece::End => return Some(Poll::Ready(None)),
+                StreamAction::Break => {
+                    return Some(Poll::Ready(Some(Err(io::Error::other("a fault ends the connection")))));
+                }
+                StreamAction::End => return Some(Poll::Ready(None)),
             }
         }
         None
@@ -84,10 +86,10 @@ impl Body for EventStream {
             if this.hangs {
                 return Poll::Pending;
             }
-            if let Some(done) = this.play(cx) {
+            if let Some(done) = this.run_actions(cx) {
                 return done;
             }
-            if this.script.ended() {
+            if this.script.has_ended() {
                 return Poll::Ready(None);
             }
             if !this.take_tokens(cx) {
@@ -97,13 +99,13 @@ impl Body for EventStream {
     }
 }
 
-/// What the truth log says of the engine's part is known by now, however the stream ended.
+/// Completes the truth log line, however the stream ended: the engine's part is known now.
 impl Drop for EventStream {
     fn drop(&mut self) {
         let mut tap = self.tap.borrow_mut();
-        if !self.tickets.each.is_empty() {
-            tap.note(|truth| self.tickets.tell(truth));
+        if !self.tickets.all.is_empty() {
+            tap.update_truth(|truth| self.tickets.fill_truth(truth));
         }
-        tap.complete();
+        tap.mark_complete();
     }
 }

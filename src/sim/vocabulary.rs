@@ -1,52 +1,52 @@
-//! What the model reads and writes: prompts into tokens, and answers of ordinary words.
+//! Turns prompts into tokens, and generates outputs from ordinary words.
 
 use serde_json::Value;
 
-use super::blocks::chain;
+use super::blocks::chain_hash;
 use crate::{
     error::Error,
     rng,
     tokens::{Tokenizer, is_word},
 };
 
-/// The token that ends an answer by itself. It counts, and has no text.
+/// The token that ends an output before its limit. It counts as a token and has no text.
 pub const END_OF_TEXT: u32 = 0;
 
-/// The longest answer that ends by itself.
-const LONGEST_STOP: u32 = 512;
+/// The limit on outputs that end with [`END_OF_TEXT`].
+const MAX_STOPPED_TOKENS: u32 = 512;
 
-/// A tokenizer, and the words of it that answers are made of.
+/// A tokenizer, and those of its tokens that outputs consist of.
 #[derive(Debug)]
 pub struct Vocabulary {
     tokenizer: Tokenizer,
-    /// Those that are words ([`is_word`]): a text of them has as many tokens as words.
+    /// Tokens that are words ([`is_word`]): their text has as many tokens as words.
     words: Vec<u32>,
-    /// The text of each word by its id; empty for all other ids.
+    /// The text of each word by its token id; empty for all other ids.
     texts: Vec<String>,
 }
 
-/// What a request may say about the length of its answer.
+/// The limits that a request sets on the length of its output.
 #[derive(Debug, Clone, Copy)]
-pub struct Length {
-    /// At most so many tokens.
+pub struct LengthLimits {
+    /// The most tokens.
     pub max_tokens: u32,
-    /// At least so many, if the answer ends by itself.
+    /// The fewest tokens, if the output may end before `max_tokens`.
     pub min_tokens: u32,
-    /// Exactly `max_tokens`: the answer does not end by itself.
+    /// Whether the output has exactly `max_tokens` tokens.
     pub ignore_eos: bool,
 }
 
 impl Vocabulary {
-    /// That of the built-in tokenizer.
+    /// The vocabulary of the built-in tokenizer.
     pub fn builtin() -> Result<Self, Error> {
-        Self::of(Tokenizer::builtin()?)
+        Self::new(Tokenizer::builtin()?)
     }
 
-    /// That of a tokenizer.
+    /// The vocabulary of a tokenizer.
     ///
     /// # Errors
-    /// It has no words.
-    pub fn of(tokenizer: Tokenizer) -> Result<Self, Error> {
+    /// If none of its tokens is a word.
+    pub fn new(tokenizer: Tokenizer) -> Result<Self, Error> {
         let ids = tokenizer.ordinary_ids();
         let mut words = Vec::new();
         let mut texts = vec![String::new(); ids.last().map_or(0, |last| *last as usize + 1)];
@@ -58,50 +58,50 @@ impl Vocabulary {
             }
         }
         if words.is_empty() {
-            let message = format!("--tokenizer {} has no words: give one for text", tokenizer.name());
+            let message = format!("--tokenizer {} contains no words: choose a tokenizer for text", tokenizer.name());
             return Err(Error::Usage(message));
         }
         Ok(Vocabulary { tokenizer, words, texts })
     }
 
     /// The tokens of a text.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, Error> {
         self.tokenizer.encode(text, true)
     }
 
     /// The text of tokens.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+    pub fn decode_tokens(&self, ids: &[u32]) -> Result<String, Error> {
         self.tokenizer.decode(ids)
     }
 
-    /// The text of a token of an answer, which needs no escapes in JSON.
+    /// The text of an output token. It contains no characters that JSON escapes.
     #[must_use]
-    pub fn text(&self, id: u32) -> &str {
+    pub fn token_text(&self, id: u32) -> &str {
         self.texts.get(id as usize).map_or("", String::as_str)
     }
 
-    /// One of the words, of which there are fewer than numbers.
+    /// The word with this number, modulo the number of words.
     #[must_use]
-    pub fn word(&self, number: u32) -> u32 {
+    pub fn nth_word(&self, number: u32) -> u32 {
         self.words[number as usize % self.words.len()]
     }
 
-    /// The text of an answer.
+    /// The text of output tokens.
     #[must_use]
-    pub fn texts(&self, ids: &[u32]) -> String {
-        ids.iter().map(|id| self.text(*id)).collect()
+    pub fn join_texts(&self, ids: &[u32]) -> String {
+        ids.iter().map(|id| self.token_text(*id)).collect()
     }
 
-    /// Answer number `which` to a prompt: the same for the same seed, prompt and length.
+    /// Generates choice number `choice` for a prompt: the same for the same seed, prompt and length.
     ///
-    /// With `ignore_eos` it has exactly `max_tokens` tokens. Else it ends by itself, after a length drawn evenly from
-    /// `min_tokens` to `max_tokens`, but not beyond 512; then its last token is [`END_OF_TEXT`].
+    /// With `ignore_eos` it has exactly `max_tokens` tokens. Otherwise its length is drawn uniformly from `min_tokens` to
+    /// `max_tokens`, but not beyond 512, and its last token is [`END_OF_TEXT`].
     #[must_use]
-    pub fn answer(&self, seed: u64, prompt: &[u32], which: u64, length: Length) -> Vec<u32> {
-        let mut rng = rng::random_stream(seed, "answer", chain(which, prompt));
-        let longest = length.max_tokens.min(LONGEST_STOP.max(length.min_tokens));
+    pub fn generate_output(&self, seed: u64, prompt: &[u32], choice: u64, length: LengthLimits) -> Vec<u32> {
+        let mut rng = rng::random_stream(seed, "answer", chain_hash(choice, prompt));
+        let longest = length.max_tokens.min(MAX_STOPPED_TOKENS.max(length.min_tokens));
         let shortest = length.min_tokens.clamp(1, longest);
-        // Drawn in any case, so that `ignore_eos` changes the length and not the words.
+        // Drawn even if unused, so that `ignore_eos` changes the length and not the words.
         let drawn = rng::sample_between(&mut rng, u64::from(shortest), u64::from(longest));
         let count = if length.ignore_eos { u64::from(length.max_tokens) } else { drawn };
         let mut ids: Vec<u32> = (0..count).map(|_| self.words[rng::sample_index(&mut rng, self.words.len())]).collect();
@@ -112,23 +112,23 @@ impl Vocabulary {
     }
 }
 
-/// A chat as one text: a line `role: content` for each message, then `assistant:`.
+/// Renders a chat as one text: a line `role: content` for each message, then `assistant:`.
 ///
-/// A content that begins with a space gets none more: so an answer that is sent back has the tokens it was generated
-/// with, and the prefix cache finds it.
-pub fn chat_text(messages: &[Value]) -> Result<String, String> {
+/// No space is added before a content that begins with one. An output that the client sends back then has the tokens it was
+/// generated with, and the prefix cache finds it.
+pub fn render_chat(messages: &[Value]) -> Result<String, String> {
     let mut text = String::new();
     for message in messages {
         let role = message["role"].as_str().ok_or("a message has no `role`")?;
-        let content = content(&message["content"])?;
+        let content = content_text(&message["content"])?;
         let space = if content.starts_with(' ') { "" } else { " " };
         text.extend([role, ":", space, &content, "\n"]);
     }
     Ok(text + "assistant:")
 }
 
-/// The text of a message; of a part that is no text (an image, say) its type in angle brackets.
-fn content(content: &Value) -> Result<String, String> {
+/// The text of a message's content. A part without text, such as an image, becomes its type in angle brackets.
+fn content_text(content: &Value) -> Result<String, String> {
     match content {
         Value::Null => Ok(String::new()),
         Value::String(text) => Ok(text.clone()),
@@ -150,50 +150,54 @@ mod tests {
 
     use super::*;
 
-    fn length(max_tokens: u32, ignore_eos: bool) -> Length {
-        Length { max_tokens, min_tokens: 0, ignore_eos }
+    fn length(max_tokens: u32, ignore_eos: bool) -> LengthLimits {
+        LengthLimits { max_tokens, min_tokens: 0, ignore_eos }
     }
 
     #[test]
-    fn an_answer_has_as_many_tokens_for_whoever_counts_them_again() {
+    fn encoding_the_text_of_an_output_gives_its_tokens() {
         let vocabulary = Vocabulary::builtin().unwrap();
         assert!(vocabulary.words.len() > 1000, "{}", vocabulary.words.len());
         let all = vocabulary.words.clone();
-        assert_eq!(vocabulary.encode(&vocabulary.texts(&all)).unwrap(), all);
-        let answer = vocabulary.answer(1, &[1, 2, 3], 0, length(100, true));
-        assert_eq!(vocabulary.encode(&vocabulary.texts(&answer)).unwrap(), answer);
+        assert_eq!(vocabulary.encode_text(&vocabulary.join_texts(&all)).unwrap(), all);
+        let output = vocabulary.generate_output(1, &[1, 2, 3], 0, length(100, true));
+        assert_eq!(vocabulary.encode_text(&vocabulary.join_texts(&output)).unwrap(), output);
     }
 
     #[test]
-    fn an_answer_depends_on_seed_and_prompt_only() {
+    fn an_output_depends_on_seed_and_prompt_only() {
         let vocabulary = Vocabulary::builtin().unwrap();
-        let answer = |seed, prompt: &[u32]| vocabulary.answer(seed, prompt, 0, length(50, true));
-        assert_eq!(answer(1, &[1, 2]), answer(1, &[1, 2]));
-        assert_ne!(answer(1, &[1, 2]), answer(2, &[1, 2]));
-        assert_ne!(answer(1, &[1, 2]), answer(1, &[2, 1]));
+        let output = |seed, prompt: &[u32]| vocabulary.generate_output(seed, prompt, 0, length(50, true));
+        assert_eq!(output(1, &[1, 2]), output(1, &[1, 2]));
+        assert_ne!(output(1, &[1, 2]), output(2, &[1, 2]));
+        assert_ne!(output(1, &[1, 2]), output(1, &[2, 1]));
     }
 
     #[test]
-    fn an_answer_ends_by_itself_within_its_limits() {
+    fn an_output_ends_within_its_limits() {
         let vocabulary = Vocabulary::builtin().unwrap();
         for prompt in 0..200 {
-            let answer = vocabulary.answer(0, &[prompt], 0, length(20, false));
-            assert!((1..=20).contains(&answer.len()));
-            assert_eq!(answer.iter().position(|id| *id == END_OF_TEXT), Some(answer.len() - 1));
-            let long = vocabulary.answer(0, &[prompt], 0, Length { min_tokens: 600, ..length(100_000, false) });
+            let output = vocabulary.generate_output(0, &[prompt], 0, length(20, false));
+            assert!((1..=20).contains(&output.len()));
+            assert_eq!(output.iter().position(|id| *id == END_OF_TEXT), Some(output.len() - 1));
+            let long =
+                vocabulary.generate_output(0, &[prompt], 0, LengthLimits { min_tokens: 600, ..length(100_000, false) });
             assert_eq!(long.len(), 600);
         }
-        assert_eq!(vocabulary.answer(0, &[1], 0, Length { min_tokens: 30, ..length(20, false) }).len(), 20);
+        assert_eq!(
+            vocabulary.generate_output(0, &[1], 0, LengthLimits { min_tokens: 30, ..length(20, false) }).len(),
+            20
+        );
     }
 
     #[test]
-    fn a_chat_becomes_lines_and_an_answer_keeps_its_tokens() {
+    fn a_chat_becomes_lines_and_an_output_keeps_its_tokens() {
         let messages = [
             json!({"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {}}]}),
             json!({"role": "assistant", "content": " thou art"}),
         ];
-        assert_eq!(chat_text(&messages).unwrap(), "user: hi<image_url>\nassistant: thou art\nassistant:");
-        assert!(chat_text(&[json!({"content": "hi"})]).is_err());
-        assert!(chat_text(&[json!({"role": "user", "content": 7})]).is_err());
+        assert_eq!(render_chat(&messages).unwrap(), "user: hi<image_url>\nassistant: thou art\nassistant:");
+        assert!(render_chat(&[json!({"content": "hi"})]).is_err());
+        assert!(render_chat(&[json!({"role": "user", "content": 7})]).is_err());
     }
 }

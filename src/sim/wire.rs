@@ -1,4 +1,4 @@
-//! The connection between hyper and the socket: it stamps what leaves, and breaks what must be broken.
+//! The layer between hyper and the socket: it timestamps every write and applies faults of the connection.
 
 use std::{
     cell::RefCell,
@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::truth::TruthLog;
+use super::truth_log::TruthLog;
 use crate::{
     clock::Clock,
     http::socket::{ReadStamp, Socket},
@@ -19,97 +19,97 @@ use crate::{
     units::Nanos,
 };
 
-/// A connection's bytes, with or without TLS.
+/// A connection, with or without TLS.
 pub struct Wire {
-    stream: Stream,
+    stream: WireStream,
     tap: SharedTap,
 }
 
-/// What carries the bytes.
-pub enum Stream {
-    /// TCP alone.
+/// The stream under a [`Wire`].
+pub enum WireStream {
+    /// Plain TCP.
     Plain(Socket),
-    /// TLS on it.
+    /// TLS over TCP.
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// The tap of a connection, which its answers and its wire share.
-pub type SharedTap = Rc<RefCell<Tap>>;
+/// The tap of a connection, shared by its responses and its wire.
+pub type SharedTap = Rc<RefCell<ConnectionTap>>;
 
-/// Notes for the truth log what goes over a connection, and takes orders for its end.
-pub struct Tap {
+/// Records for the truth log what is sent on a connection, and holds the faults to apply to it.
+pub struct ConnectionTap {
     clock: Clock,
     log: Option<Rc<TruthLog>>,
-    /// What was read last.
-    arrival: ReadStamp,
-    /// The request that is being answered.
+    /// When the bytes of the last read arrived.
+    last_read: ReadStamp,
+    /// The current request.
     current: Option<Truth>,
-    /// Tokens of chunks that were handed to hyper and have not been written yet.
-    queued: Vec<u32>,
-    /// Whether everything of the current answer was handed to hyper.
+    /// The token counts of chunks that were handed to hyper and are not written yet.
+    queued_tokens: Vec<u32>,
+    /// Whether the whole current response was handed to hyper.
     complete: bool,
-    /// Whether closing the connection is to reset it.
-    reset: bool,
-    /// Whether the next write is to begin with a byte that is no chunk size.
-    corrupt: bool,
+    /// Whether to reset the connection when it is closed.
+    reset_on_close: bool,
+    /// Whether to replace the first byte of the next write, so that the chunk size is invalid.
+    corrupt_next: bool,
 }
 
-impl Tap {
-    /// The tap of a new connection; without a log it notes nothing.
+impl ConnectionTap {
+    /// The tap of a new connection; without a log it records nothing.
     pub fn new(clock: Clock, log: Option<Rc<TruthLog>>) -> SharedTap {
-        Rc::new(RefCell::new(Tap {
+        Rc::new(RefCell::new(ConnectionTap {
             clock,
             log,
-            arrival: ReadStamp::default(),
+            last_read: ReadStamp::default(),
             current: None,
-            queued: vec![],
+            queued_tokens: vec![],
             complete: false,
-            reset: false,
-            corrupt: false,
+            reset_on_close: false,
+            corrupt_next: false,
         }))
     }
 
-    /// A new request, which has been read completely, is being answered.
-    pub fn begin(&mut self, truth: Truth) {
+    /// Starts the line of a request that was read completely.
+    pub fn begin_request(&mut self, truth: Truth) {
         self.write_line();
-        let arrived = self.arrival.lag.map(|_| self.clock.to_unix(self.arrival.time));
+        let arrived = self.last_read.lag.map(|_| self.clock.to_unix(self.last_read.time));
         self.current = self.log.is_some().then_some(Truth { arrived, ..truth });
         self.complete = false;
     }
 
-    /// Completes what is known of the current request.
-    pub fn note(&mut self, change: impl FnOnce(&mut Truth)) {
+    /// Updates the line of the current request.
+    pub fn update_truth(&mut self, change: impl FnOnce(&mut Truth)) {
         if let Some(truth) = &mut self.current {
             change(truth);
         }
     }
 
-    /// A chunk with so many tokens was handed to hyper; none for chunks that bear none.
-    pub fn queue(&mut self, tokens: u32) {
+    /// Records that a chunk with this many tokens was handed to hyper. Chunks without tokens are not recorded.
+    pub fn queue_chunk(&mut self, tokens: u32) {
         if tokens > 0 && self.current.is_some() {
-            self.queued.push(tokens);
+            self.queued_tokens.push(tokens);
         }
     }
 
-    /// Nothing more will be queued for the current request.
-    pub fn complete(&mut self) {
+    /// Marks the current request: no more chunks follow.
+    pub fn mark_complete(&mut self) {
         self.complete = true;
     }
 
-    /// Closing the connection is to reset it.
-    pub fn reset(&mut self) {
-        self.reset = true;
+    /// Makes the close of the connection a reset.
+    pub fn reset_when_closed(&mut self) {
+        self.reset_on_close = true;
     }
 
-    /// The next write is to break the framing.
-    pub fn corrupt(&mut self) {
-        self.corrupt = true;
+    /// Breaks the chunk framing of the next write.
+    pub fn corrupt_next_write(&mut self) {
+        self.corrupt_next = true;
     }
 
-    fn written(&mut self, at: Nanos) {
+    fn record_write(&mut self, at: Nanos) {
         if let Some(current) = &mut self.current {
-            current.sent.resize(current.sent.len() + self.queued.len(), self.clock.to_unix(at));
-            current.tokens.append(&mut self.queued);
+            current.sent.resize(current.sent.len() + self.queued_tokens.len(), self.clock.to_unix(at));
+            current.tokens.append(&mut self.queued_tokens);
         }
         if self.complete {
             self.write_line();
@@ -117,15 +117,15 @@ impl Tap {
     }
 
     fn write_line(&mut self) {
-        self.queued.clear();
+        self.queued_tokens.clear();
         if let (Some(truth), Some(log)) = (self.current.take(), &self.log) {
-            log.write(&truth);
+            log.write_line(&truth);
         }
     }
 }
 
-/// A connection that ends in the middle of an answer still leaves its line.
-impl Drop for Tap {
+/// Writes the line of a connection that ends in the middle of a response.
+impl Drop for ConnectionTap {
     fn drop(&mut self) {
         self.write_line();
     }
@@ -133,24 +133,24 @@ impl Drop for Tap {
 
 impl Wire {
     /// Puts `tap` on `stream`.
-    pub fn new(stream: Stream, tap: SharedTap) -> Self {
+    pub fn new(stream: WireStream, tap: SharedTap) -> Self {
         Wire { stream, tap }
     }
 }
 
-impl Stream {
-    fn socket(&self) -> &Socket {
+impl WireStream {
+    fn tcp_socket(&self) -> &Socket {
         match self {
-            Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => tls.get_ref().0,
+            WireStream::Plain(socket) => socket,
+            WireStream::Tls(tls) => tls.get_ref().0,
         }
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if self.tap.borrow().reset {
-            self.stream.socket().reset_when_closed();
+        if self.tap.borrow().reset_on_close {
+            self.stream.tcp_socket().reset_when_closed();
         }
     }
 }
@@ -158,19 +158,19 @@ impl Drop for Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            WireStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            WireStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        self.tap.borrow_mut().arrival = self.stream.socket().stamp;
+        self.tap.borrow_mut().last_read = self.stream.tcp_socket().stamp;
         read
     }
 }
 
-/// Not vectored on purpose: hyper then puts what belongs to one flush into one buffer and one write.
+/// Not vectored on purpose: hyper then collects everything up to a flush in one buffer and one write.
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let broken: Vec<u8>;
-        let bytes = if std::mem::take(&mut self.tap.borrow_mut().corrupt) {
+        let bytes = if std::mem::take(&mut self.tap.borrow_mut().corrupt_next) {
             broken = buf.iter().enumerate().map(|(i, byte)| if i == 0 { b'Z' } else { *byte }).collect();
             &broken
         } else {
@@ -179,26 +179,26 @@ impl AsyncWrite for Wire {
         let clock = self.tap.borrow().clock;
         let at = clock.now();
         let written = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            WireStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            WireStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if let Poll::Ready(Ok(_)) = written {
-            self.tap.borrow_mut().written(at);
+            self.tap.borrow_mut().record_write(at);
         }
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            WireStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            WireStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            WireStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            WireStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

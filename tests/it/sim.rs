@@ -192,7 +192,7 @@ fn a_port_in_use_is_told_with_its_cure() {
     let port = taken.local_addr().unwrap().port().to_string();
     let done = tool::run("vb-sim", &["--port", &port], "");
     assert_eq!((done.code, done.stdout.as_str()), (4, ""));
-    assert!(done.stderr.contains("in use: choose another with --port"), "{}", done.stderr);
+    assert!(done.stderr.contains("in use: choose another port with --port"), "{}", done.stderr);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn options_that_cannot_be_are_refused() {
         (vec!["--profile", "gpt-9"], "llama3.1-8b-h100"),
         (vec!["--num-gpu-blocks", "3"], "--max-model-len"),
         (vec!["--num-gpu-blocks", "4g", "--max-model-len", "4g"], "more than any server has"),
-        (vec!["--tls-cert", "x.pem"], "go together"),
+        (vec!["--tls-cert", "x.pem"], "must be given together"),
         (vec!["--tls-cert", "/nowhere/x.pem", "--tls-key", "/nowhere/y.pem"], "/nowhere/x.pem"),
         (vec!["--step-base", "fast"], "not a duration"),
     ] {
@@ -509,9 +509,10 @@ fn a_server_can_be_embedded() {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
-            let options = vb::sim::Options { models: vec!["tiny".into()], tokens_per_chunk: 1, ..Default::default() };
-            let server = vb::sim::Prepared::new(options).unwrap();
-            server.serve(listener, async { drop(stopped.await) }).await.unwrap();
+            let options =
+                vb::sim::SimOptions { models: vec!["tiny".into()], tokens_per_chunk: 1, ..Default::default() };
+            let server = vb::sim::PreparedServer::new(options).unwrap();
+            server.serve_until(listener, async { drop(stopped.await) }).await.unwrap();
         });
     });
     let mut socket = TcpStream::connect(told.recv().unwrap()).unwrap();

@@ -1,30 +1,34 @@
-//! `/v1/audio/transcriptions` and `…/translations`: a form with a file. As with Whisper, half a minute of sound is 1,500 tokens of
-//! the prompt; how long a WAV file is, its head says.
+//! `/v1/audio/transcriptions` and `…/translations`: a form with an audio file. As with Whisper, 30 seconds of audio are 1,500 prompt
+//! tokens. The duration of a WAV file is taken from its header.
 
 use serde_json::{Value, json};
 
-use super::{Dialect, Ending, Named, Whole, event, text};
 use crate::{
     record::Prompt,
     sim::{
-        events::{Chunk, DONE, Format},
-        request::{Body, Refusal},
+        dialect::{
+            ChunkContent, DONE_EVENT, Dialect, FullOutput, ResponseMeta, StreamEnd, openai_error_event, sse_event,
+        },
+        request::{self, ApiError, GenerationBody},
     },
 };
 
-/// Tokens for a second of sound.
-const A_SECOND: f64 = 50.0;
+/// Prompt tokens for one second of audio.
+const TOKENS_PER_SECOND: f64 = 50.0;
 
-/// The request in vLLM's words.
-pub fn body(bytes: &[u8], content_type: &str) -> Result<Body, Refusal> {
+/// The limit on prompt tokens: more than any profile accepts.
+const MAX_PROMPT_TOKENS: u32 = 1 << 20;
+
+/// Reads a request and translates it into vLLM's terms.
+pub fn parse_body(bytes: &[u8], content_type: &str) -> Result<GenerationBody, ApiError> {
     let boundary = content_type.split("boundary=").nth(1).map(|text| text.trim_matches('"'));
-    let boundary = boundary.ok_or_else(|| Refusal::bad(None, "the form has no boundary"))?;
-    let mut body = Body::default();
-    let mut sound = None;
-    for (name, value) in fields(bytes, boundary) {
+    let boundary = boundary.ok_or_else(|| ApiError::bad_request(None, "the form has no boundary"))?;
+    let mut body = GenerationBody::default();
+    let mut audio = None;
+    for (name, value) in form_fields(bytes, boundary) {
         let text = || String::from_utf8_lossy(value).into_owned();
         match name.as_str() {
-            "file" => sound = Some(value),
+            "file" => audio = Some(value),
             "model" => body.model = Some(text()),
             "stream" => body.stream = Some(text().eq_ignore_ascii_case("true")),
             "max_completion_tokens" => body.max_tokens = text().parse().ok(),
@@ -33,15 +37,16 @@ pub fn body(bytes: &[u8], content_type: &str) -> Result<Body, Refusal> {
             _ => {}
         }
     }
-    let sound = sound.ok_or_else(|| super::super::request::missing("file"))?;
-    // What is in it decides the answer, as a prompt does.
-    let salt = sound.iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
-    body.prompt = Some(Prompt::Ids((0..tokens(sound)).map(|place| salt.wrapping_add(place) % 3000 + 1).collect()));
+    let audio = audio.ok_or_else(|| request::missing_key("file"))?;
+    // The content of the file decides the output, as the text of a prompt does.
+    let salt = audio.iter().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    body.prompt =
+        Some(Prompt::Ids((0..count_tokens(audio)).map(|place| salt.wrapping_add(place) % 3000 + 1).collect()));
     Ok(body)
 }
 
-/// The named parts of a form.
-fn fields<'a>(bytes: &'a [u8], boundary: &str) -> Vec<(String, &'a [u8])> {
+/// The named fields of a form.
+fn form_fields<'a>(bytes: &'a [u8], boundary: &str) -> Vec<(String, &'a [u8])> {
     let line = format!("--{boundary}");
     let starts: Vec<usize> = memchr::memmem::find_iter(bytes, line.as_bytes()).collect();
     let parts = starts.windows(2).filter_map(|pair| bytes.get(pair[0] + line.len()..pair[1]));
@@ -55,79 +60,70 @@ fn fields<'a>(bytes: &'a [u8], boundary: &str) -> Vec<(String, &'a [u8])> {
         .collect()
 }
 
-/// Tokens of a sound: at least one, and no more than any model has room for.
+/// Prompt tokens of an audio file: at least one, at most [`MAX_PROMPT_TOKENS`].
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small, not negative, and `as` saturates
-fn tokens(sound: &[u8]) -> u32 {
-    let (bytes, a_second) = wav(sound).unwrap_or((sound.len(), 32_000));
-    let seconds = bytes as f64 / f64::from(a_second);
-    ((seconds * A_SECOND).ceil() as u32).clamp(1, MOST)
+fn count_tokens(audio: &[u8]) -> u32 {
+    let (bytes, per_second) = parse_wav_header(audio).unwrap_or((audio.len(), 32_000));
+    let seconds = bytes as f64 / f64::from(per_second);
+    ((seconds * TOKENS_PER_SECOND).ceil() as u32).clamp(1, MAX_PROMPT_TOKENS)
 }
 
-/// A prompt of more tokens is refused by any profile.
-const MOST: u32 = 1 << 20;
-
-/// The bytes of a WAV file's samples, and those of a second; `None`: it is another file.
-fn wav(file: &[u8]) -> Option<(usize, u32)> {
+/// The size of a WAV file's samples in bytes, and bytes per second; `None`: not a WAV file.
+fn parse_wav_header(file: &[u8]) -> Option<(usize, u32)> {
     let mut rest = file.strip_prefix(b"RIFF")?.get(4..)?.strip_prefix(b"WAVE")?;
     let mut rate = None;
     while let Some((head, body)) = rest.split_at_checked(8) {
         let size = u32::from_le_bytes(head[4..].try_into().ok()?) as usize;
         match &head[..4] {
             b"fmt " => rate = Some(u32::from_le_bytes(body.get(8..12)?.try_into().ok()?)),
-            // A file that is being written says a size that it does not have.
+            // The header of a file that is still being written may give a larger size than the file has.
             b"data" => return Some((size.min(body.len()), rate.filter(|rate| *rate > 0)?)),
             _ => {}
         }
-        // Chunks begin at even places.
+        // Chunks are aligned to even offsets.
         rest = body.get(size + size % 2..)?;
     }
     None
 }
 
-/// How it is written.
-pub struct Audio {
-    named: Named,
-    cached: u32,
+/// Writes transcriptions.
+pub struct AudioDialect {
+    meta: ResponseMeta,
 }
 
-impl Audio {
-    /// For one answer.
-    pub fn new(named: Named) -> Self {
-        Audio { named, cached: 0 }
+impl AudioDialect {
+    /// For one response.
+    pub fn new(meta: ResponseMeta) -> Self {
+        AudioDialect { meta }
     }
 
-    fn event(&self, choices: &Value, generated: u32) -> String {
-        let prompt = self.named.prompt_tokens;
+    fn chunk_event(&self, choices: &Value, generated: u32) -> String {
+        let prompt = self.meta.prompt_tokens;
         let usage = json!({"prompt_tokens": prompt, "total_tokens": prompt + generated,
             "completion_tokens": generated});
-        event(&json!({"id": format!("trsc-{}", self.named.name), "object": "transcription.chunk",
-            "created": self.named.created, "model": self.named.model, "choices": choices, "usage": usage}))
+        sse_event(&json!({"id": format!("trsc-{}", self.meta.request_id), "object": "transcription.chunk",
+            "created": self.meta.created, "model": self.meta.model, "choices": choices, "usage": usage}))
     }
 }
 
-impl Dialect for Audio {
-    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
-        let choice = json!([{"delta": {"content": text(&chunk)}, "finish_reason": chunk.finish, "stop_reason": null}]);
-        self.event(&choice, chunk.generated)
+impl Dialect for AudioDialect {
+    fn encode_chunk(&mut self, chunk: ChunkContent<'_>) -> String {
+        let choice =
+            json!([{"delta": {"content": chunk.text}, "finish_reason": chunk.finish_reason, "stop_reason": null}]);
+        self.chunk_event(&choice, chunk.generated_tokens)
     }
 
-    fn ending(&mut self, ending: Ending<'_>) -> Vec<String> {
-        let usages = (0..ending.usages).map(|_| self.event(&json!([]), ending.generated));
-        usages.chain(ending.done.then(|| DONE.into())).collect()
+    fn ending_events(&mut self, end: StreamEnd<'_>) -> Vec<String> {
+        let usages = (0..end.usage_events).map(|_| self.chunk_event(&json!([]), end.generated_tokens));
+        usages.chain(end.done.then(|| DONE_EVENT.into())).collect()
     }
 
-    fn set_cached_tokens(&mut self, tokens: u32) {
-        self.cached = tokens;
+    fn error_events(&self) -> Vec<String> {
+        vec![openai_error_event(), DONE_EVENT.into()]
     }
 
-    fn error(&self) -> Vec<String> {
-        vec![Format::failure(), DONE.into()]
-    }
-
-    fn whole(&self, whole: Whole<'_>) -> Option<Value> {
-        Some(
-            json!({"text": whole.text, "usage": {"type": "duration", "seconds": self.named.prompt_tokens.div_ceil(50)}}),
-        )
+    fn full_response(&self, full: FullOutput<'_>) -> Value {
+        json!({"text": full.first_text(), "usage": {"type": "duration", "seconds": self.meta.prompt_tokens.div_ceil(50)}})
     }
 }
 
@@ -148,14 +144,14 @@ mod tests {
 
     #[test]
     fn a_second_of_sound_is_fifty_tokens_wherever_its_head_says_so() {
-        assert_eq!(tokens(&sound(32_000, &[], 32_000)), 50);
-        assert_eq!(tokens(&sound(32_000, &chunk("LIST", b"odd"), 16_000)), 25);
-        assert_eq!((tokens(b"RIFF"), tokens(b"")), (1, 1));
+        assert_eq!(count_tokens(&sound(32_000, &[], 32_000)), 50);
+        assert_eq!(count_tokens(&sound(32_000, &chunk("LIST", b"odd"), 16_000)), 25);
+        assert_eq!((count_tokens(b"RIFF"), count_tokens(b"")), (1, 1));
     }
 
     #[test]
     fn a_head_that_says_nonsense_costs_nothing() {
-        assert!(tokens(&sound(0, &[], 3_000_000)) < 5000);
-        assert_eq!(tokens(&sound(1, &[], 1_000_000)), MOST);
+        assert!(count_tokens(&sound(0, &[], 3_000_000)) < 5000);
+        assert_eq!(count_tokens(&sound(1, &[], 1_000_000)), MAX_PROMPT_TOKENS);
     }
 }

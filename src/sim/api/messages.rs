@@ -3,15 +3,14 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dialect, Ending, FAILURE, Named, Whole, named_event, text, thinks};
 use crate::sim::{
-    events::{Chunk, Part},
-    request::{self, Body, Refusal},
+    dialect::{ChunkContent, Dialect, ENGINE_FAILURE, FullOutput, ResponseMeta, StreamEnd, TextKind, named_sse_event},
+    request::{self, ApiError, GenerationBody},
     vocabulary::END_OF_TEXT,
 };
 
 #[derive(Deserialize)]
-struct Request {
+struct MessagesBody {
     model: Option<String>,
     messages: Vec<Value>,
     system: Option<Value>,
@@ -21,59 +20,62 @@ struct Request {
     vb_fault: Option<String>,
 }
 
-/// The request in vLLM's words.
-pub fn body(bytes: &[u8]) -> Result<Body, Refusal> {
-    let request: Request = request::parse(bytes)?;
+/// Reads a request and translates it into vLLM's terms.
+pub fn parse_body(bytes: &[u8]) -> Result<GenerationBody, ApiError> {
+    let request: MessagesBody = request::parse_json(bytes)?;
     let system = request.system.map(|content| json!({"role": "system", "content": content}));
-    Ok(Body {
+    Ok(GenerationBody {
         model: request.model,
         messages: Some(system.into_iter().chain(request.messages).collect()),
         max_tokens: Some(request.max_tokens),
         stream: request.stream,
         ignore_eos: request.ignore_eos,
         vb_fault: request.vb_fault,
-        ..Body::default()
+        ..GenerationBody::default()
     })
 }
 
-/// How it is written.
-pub struct Messages {
-    named: Named,
-    cached: u32,
-    /// The kind of the block that is open.
-    open: Option<&'static str>,
-    blocks: u32,
+/// Writes messages.
+pub struct MessagesDialect {
+    meta: ResponseMeta,
+    cached_tokens: u32,
+    /// The kind of the open content block.
+    open_block: Option<&'static str>,
+    /// How many content blocks were closed; also the index of the open one.
+    closed_blocks: u32,
 }
 
-impl Messages {
-    /// For one answer.
-    pub fn new(named: Named) -> Self {
-        Messages { named, cached: 0, open: None, blocks: 0 }
+impl MessagesDialect {
+    /// For one response.
+    pub fn new(meta: ResponseMeta) -> Self {
+        MessagesDialect { meta, cached_tokens: 0, open_block: None, closed_blocks: 0 }
     }
 
-    fn id(&self) -> String {
-        format!("chatcmpl-{}", self.named.name)
+    fn message_id(&self) -> String {
+        format!("chatcmpl-{}", self.meta.request_id)
     }
 
-    /// What went through the cache is counted beside the input.
-    fn usage(&self, generated: u32) -> Value {
-        let mut usage = json!({"input_tokens": self.named.prompt_tokens - self.cached, "output_tokens": generated});
-        if self.cached > 0 {
-            usage["cache_read_input_tokens"] = self.cached.into();
+    /// Prefix cache hits are not part of `input_tokens`; they are counted separately.
+    fn usage_object(&self, generated: u32) -> Value {
+        let mut usage =
+            json!({"input_tokens": self.meta.prompt_tokens - self.cached_tokens, "output_tokens": generated});
+        if self.cached_tokens > 0 {
+            usage["cache_read_input_tokens"] = self.cached_tokens.into();
         }
         usage
     }
 
-    fn close(&mut self) -> String {
-        let index = self.blocks;
-        self.blocks += 1;
-        let closed = self.open.take().map(|_| named_event(&json!({"type": "content_block_stop", "index": index})));
+    fn close_block(&mut self) -> String {
+        let index = self.closed_blocks;
+        self.closed_blocks += 1;
+        let closed =
+            self.open_block.take().map(|_| named_sse_event(&json!({"type": "content_block_stop", "index": index})));
         closed.unwrap_or_default()
     }
 }
 
-/// The reason to stop in this API's words.
-fn reason(finish: &str) -> &str {
+/// The `stop_reason` for one of vLLM's finish reasons.
+fn stop_reason(finish: &str) -> &str {
     match finish {
         "length" => "max_tokens",
         "tool_calls" => "tool_use",
@@ -81,56 +83,58 @@ fn reason(finish: &str) -> &str {
     }
 }
 
-impl Dialect for Messages {
-    fn opening(&mut self) -> Vec<String> {
-        let id = self.id();
-        vec![named_event(&json!({"type": "message_start", "message": {"id": id, "type": "message",
-            "role": "assistant", "content": [], "model": self.named.model, "stop_reason": null, "stop_sequence": null,
-            "usage": self.usage(0)}}))]
+impl Dialect for MessagesDialect {
+    fn opening_events(&mut self) -> Vec<String> {
+        let id = self.message_id();
+        vec![named_sse_event(&json!({"type": "message_start", "message": {"id": id, "type": "message",
+            "role": "assistant", "content": [], "model": self.meta.model, "stop_reason": null, "stop_sequence": null,
+            "usage": self.usage_object(0)}}))]
     }
 
-    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
-        // The end token has no text, and no event.
+    fn encode_chunk(&mut self, chunk: ChunkContent<'_>) -> String {
+        // The end-of-text token has no text, so there is no event for it.
         if chunk.ids == [END_OF_TEXT] {
             return String::new();
         }
-        let (kind, block, delta) = match chunk.part {
-            _ if thinks(&chunk) => (
+        let (kind, block, delta) = match chunk.kind {
+            TextKind::Reasoning(_) => (
                 "thinking",
                 json!({"type": "thinking", "thinking": "", "signature": ""}),
-                json!({"type": "thinking_delta", "thinking": text(&chunk)}),
+                json!({"type": "thinking_delta", "thinking": chunk.text}),
             ),
-            Part::ToolCall(name) => (
+            TextKind::ToolCall(name) => (
                 "tool_use",
                 json!({"type": "tool_use", "id": "call_0", "name": name, "input": {}}),
-                json!({"type": "input_json_delta", "partial_json": text(&chunk)}),
+                json!({"type": "input_json_delta", "partial_json": chunk.text}),
             ),
-            _ => ("text", json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": text(&chunk)})),
+            _ => ("text", json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": chunk.text})),
         };
         let mut events = String::new();
-        if self.open != Some(kind) {
-            if self.open.is_some() {
-                events.push_str(&self.close());
+        if self.open_block != Some(kind) {
+            if self.open_block.is_some() {
+                events.push_str(&self.close_block());
             }
-            self.open = Some(kind);
-            let index = self.blocks;
-            events.push_str(&named_event(
+            self.open_block = Some(kind);
+            let index = self.closed_blocks;
+            events.push_str(&named_sse_event(
                 &json!({"type": "content_block_start", "content_block": block, "index": index}),
             ));
         }
-        events.push_str(&named_event(&json!({"type": "content_block_delta", "delta": delta, "index": self.blocks})));
+        events.push_str(&named_sse_event(
+            &json!({"type": "content_block_delta", "delta": delta, "index": self.closed_blocks}),
+        ));
         events
     }
 
-    fn ending(&mut self, ending: Ending<'_>) -> Vec<String> {
-        let usage = if ending.usages > 0 { self.usage(ending.generated) } else { Value::Null };
+    fn ending_events(&mut self, end: StreamEnd<'_>) -> Vec<String> {
+        let usage = if end.usage_events > 0 { self.usage_object(end.generated_tokens) } else { Value::Null };
         let mut events = vec![
-            self.close(),
-            named_event(&json!({"type": "message_delta",
-                "delta": {"stop_reason": reason(ending.finish), "stop_sequence": null}, "usage": usage})),
-            named_event(&json!({"type": "message_stop"})),
+            self.close_block(),
+            named_sse_event(&json!({"type": "message_delta",
+                "delta": {"stop_reason": stop_reason(end.finish_reason), "stop_sequence": null}, "usage": usage})),
+            named_sse_event(&json!({"type": "message_stop"})),
         ];
-        if !ending.done {
+        if !end.done {
             events.pop();
         }
         events
@@ -141,17 +145,17 @@ impl Dialect for Messages {
     }
 
     fn set_cached_tokens(&mut self, tokens: u32) {
-        self.cached = tokens;
+        self.cached_tokens = tokens;
     }
 
-    fn error(&self) -> Vec<String> {
-        vec![named_event(&json!({"type": "error", "error": {"type": "internal_error", "message": FAILURE}}))]
+    fn error_events(&self) -> Vec<String> {
+        vec![named_sse_event(&json!({"type": "error", "error": {"type": "internal_error", "message": ENGINE_FAILURE}}))]
     }
 
-    fn whole(&self, whole: Whole<'_>) -> Option<Value> {
-        let usage = if whole.usage { self.usage(whole.generated) } else { Value::Null };
-        Some(json!({"id": self.id(), "type": "message", "role": "assistant",
-            "content": [{"type": "text", "text": whole.text}], "model": self.named.model,
-            "stop_reason": reason(whole.finish), "usage": usage}))
+    fn full_response(&self, full: FullOutput<'_>) -> Value {
+        let usage = if full.include_usage { self.usage_object(full.generated_tokens) } else { Value::Null };
+        json!({"id": self.message_id(), "type": "message", "role": "assistant",
+            "content": [{"type": "text", "text": full.first_text()}], "model": self.meta.model,
+            "stop_reason": stop_reason(full.finish_reason), "usage": usage})
     }
 }

@@ -1,97 +1,96 @@
-//! `SGLang`'s own `/generate`: each event has all of the text so far.
+//! `SGLang`'s own `/generate`: each event contains all of the text so far.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dialect, Ending, FAILURE, Named, Whole, event, text};
 use crate::{
     record::Prompt,
     sim::{
-        events::{Chunk, DONE},
-        request::{self, Body, Refusal},
+        dialect::{ChunkContent, DONE_EVENT, Dialect, ENGINE_FAILURE, FullOutput, ResponseMeta, StreamEnd, sse_event},
+        request::{self, ApiError, GenerationBody},
     },
 };
 
 #[derive(Deserialize)]
-struct Request {
+struct SglangBody {
     text: Option<String>,
     input_ids: Option<Vec<u32>>,
     #[serde(default)]
-    sampling_params: Params,
+    sampling_params: SglangParams,
     stream: Option<bool>,
     vb_fault: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Params {
+struct SglangParams {
     max_new_tokens: Option<i64>,
     ignore_eos: Option<bool>,
 }
 
-/// The request in vLLM's words.
-pub fn body(bytes: &[u8]) -> Result<Body, Refusal> {
-    let request: Request = request::parse(bytes)?;
-    Ok(Body {
+/// Reads a request and translates it into vLLM's terms.
+pub fn parse_body(bytes: &[u8]) -> Result<GenerationBody, ApiError> {
+    let request: SglangBody = request::parse_json(bytes)?;
+    Ok(GenerationBody {
         prompt: request.input_ids.map(Prompt::Ids).or(request.text.map(Prompt::Text)),
         max_tokens: Some(request.sampling_params.max_new_tokens.unwrap_or(128)),
         ignore_eos: request.sampling_params.ignore_eos,
         stream: request.stream,
         vb_fault: request.vb_fault,
-        ..Body::default()
+        ..GenerationBody::default()
     })
 }
 
-/// How it is written.
-pub struct Sglang {
-    named: Named,
+/// Writes generations.
+pub struct SglangDialect {
+    meta: ResponseMeta,
     text: String,
     ids: Vec<u32>,
-    cached: u32,
+    cached_tokens: u32,
 }
 
-impl Sglang {
-    /// For one answer.
-    pub fn new(named: Named) -> Self {
-        Sglang { named, text: String::new(), ids: vec![], cached: 0 }
+impl SglangDialect {
+    /// For one response.
+    pub fn new(meta: ResponseMeta) -> Self {
+        SglangDialect { meta, text: String::new(), ids: vec![], cached_tokens: 0 }
     }
 
-    fn reply(&self, text: &str, finish: Option<&str>, generated: u32) -> Value {
-        let finish = finish.map(|finish| match finish {
+    fn output_object(&self, text: &str, finish_reason: Option<&str>, generated: u32) -> Value {
+        let finish_reason = finish_reason.map(|reason| match reason {
             "length" => json!({"type": "length", "length": generated}),
             other => json!({"type": other}),
         });
-        json!({"text": text, "meta_info": {"id": self.named.name, "finish_reason": finish,
-            "prompt_tokens": self.named.prompt_tokens, "completion_tokens": generated, "cached_tokens": self.cached}})
+        json!({"text": text, "meta_info": {"id": self.meta.request_id, "finish_reason": finish_reason,
+            "prompt_tokens": self.meta.prompt_tokens, "completion_tokens": generated, "cached_tokens": self.cached_tokens}})
     }
 }
 
-impl Dialect for Sglang {
-    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
-        self.text.push_str(text(&chunk));
+impl Dialect for SglangDialect {
+    fn encode_chunk(&mut self, chunk: ChunkContent<'_>) -> String {
+        self.text.push_str(chunk.text);
         self.ids.extend(chunk.ids);
-        let mut reply = self.reply(&self.text, chunk.finish, chunk.generated);
-        reply["output_ids"] = json!(self.ids);
-        event(&reply)
+        let mut object = self.output_object(&self.text, chunk.finish_reason, chunk.generated_tokens);
+        object["output_ids"] = json!(self.ids);
+        sse_event(&object)
     }
 
-    fn ending(&mut self, ending: Ending<'_>) -> Vec<String> {
-        ending.done.then(|| DONE.into()).into_iter().collect()
+    fn ending_events(&mut self, end: StreamEnd<'_>) -> Vec<String> {
+        end.done.then(|| DONE_EVENT.into()).into_iter().collect()
     }
 
-    fn tells_abort(&self) -> bool {
+    fn reports_abort(&self) -> bool {
         true
     }
 
     fn set_cached_tokens(&mut self, tokens: u32) {
-        self.cached = tokens;
+        self.cached_tokens = tokens;
     }
 
-    fn error(&self) -> Vec<String> {
-        vec![event(&json!({"error": {"message": FAILURE}})), DONE.into()]
+    fn error_events(&self) -> Vec<String> {
+        vec![sse_event(&json!({"error": {"message": ENGINE_FAILURE}})), DONE_EVENT.into()]
     }
 
-    fn whole(&self, whole: Whole<'_>) -> Option<Value> {
-        Some(self.reply(whole.text, Some(whole.finish), whole.generated))
+    fn full_response(&self, full: FullOutput<'_>) -> Value {
+        self.output_object(&full.first_text(), Some(full.finish_reason), full.generated_tokens)
     }
 }

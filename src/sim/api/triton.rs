@@ -1,20 +1,19 @@
-//! TensorRT-LLM behind Triton's generate extension: it counts nothing and does not say where an answer ends. The last event may
-//! have an empty text, where the model ended the answer by itself.
+//! TensorRT-LLM served by Triton's generate extension. Its responses contain neither token counts nor a finish reason. The text of the
+//! last event is empty if the model ended the output before the limit.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dialect, Ending, FAILURE, Whole, event, text};
 use crate::{
     record::Prompt,
     sim::{
-        events::Chunk,
-        request::{self, Body, Refusal},
+        dialect::{ChunkContent, Dialect, ENGINE_FAILURE, FullOutput, StreamEnd, sse_event},
+        request::{self, ApiError, GenerationBody},
     },
 };
 
 #[derive(Deserialize)]
-struct Request {
+struct TritonBody {
     text_input: String,
     max_tokens: Option<i64>,
     min_tokens: Option<u32>,
@@ -22,47 +21,47 @@ struct Request {
     vb_fault: Option<String>,
 }
 
-/// The request in vLLM's words.
-pub fn body(bytes: &[u8], stream: bool) -> Result<Body, Refusal> {
-    let request: Request = request::parse(bytes)?;
+/// Reads a request and translates it into vLLM's terms.
+pub fn parse_body(bytes: &[u8], stream: bool) -> Result<GenerationBody, ApiError> {
+    let request: TritonBody = request::parse_json(bytes)?;
     if request.max_tokens.is_none() {
         let message =
             "missing required input(s) ['max_tokens'] for model 'ensemble'. Please provide all required input(s).";
-        return Err(Refusal::bad(Some("max_tokens"), message));
+        return Err(ApiError::bad_request(Some("max_tokens"), message));
     }
-    Ok(Body {
+    Ok(GenerationBody {
         prompt: Some(Prompt::Text(request.text_input)),
         max_tokens: request.max_tokens,
         min_tokens: request.min_tokens,
         stream: Some(stream),
         ignore_eos: request.ignore_eos,
         vb_fault: request.vb_fault,
-        ..Body::default()
+        ..GenerationBody::default()
     })
 }
 
-/// How it is written.
-pub struct Triton;
+/// Writes generations.
+pub struct TritonDialect;
 
-fn reply(text: &str) -> Value {
+fn output_object(text: &str) -> Value {
     json!({"model_name": "ensemble", "model_version": "1", "sequence_end": false, "sequence_id": 0,
         "sequence_start": false, "text_output": text})
 }
 
-impl Dialect for Triton {
-    fn chunk(&mut self, chunk: Chunk<'_>) -> String {
-        event(&reply(text(&chunk)))
+impl Dialect for TritonDialect {
+    fn encode_chunk(&mut self, chunk: ChunkContent<'_>) -> String {
+        sse_event(&output_object(chunk.text))
     }
 
-    fn ending(&mut self, _: Ending<'_>) -> Vec<String> {
+    fn ending_events(&mut self, _: StreamEnd<'_>) -> Vec<String> {
         vec![]
     }
 
-    fn error(&self) -> Vec<String> {
-        vec![event(&json!({"error": FAILURE}))]
+    fn error_events(&self) -> Vec<String> {
+        vec![sse_event(&json!({"error": ENGINE_FAILURE}))]
     }
 
-    fn whole(&self, whole: Whole<'_>) -> Option<Value> {
-        Some(reply(whole.text))
+    fn full_response(&self, full: FullOutput<'_>) -> Value {
+        output_object(&full.first_text())
     }
 }

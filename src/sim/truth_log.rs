@@ -23,13 +23,13 @@ impl TruthLog {
         Ok(TruthLog { path: path.to_path_buf(), out: RefCell::new(BufWriter::with_capacity(1 << 16, file)) })
     }
 
-    /// Adds a line. A failure shows when the log is flushed.
-    pub fn write(&self, truth: &Truth) {
+    /// Adds a line. An error shows when the log is flushed.
+    pub fn write_line(&self, truth: &Truth) {
         let mut out = self.out.borrow_mut();
         let _ = serde_json::to_writer(&mut *out, truth).map_err(Into::into).and_then(|()| out.write_all(b"\n"));
     }
 
-    /// Brings everything to the file.
+    /// Writes all lines to the file.
     pub fn flush(&self) -> Result<(), Error> {
         self.out.borrow_mut().flush().map_err(|e| Error::write(&self.path, e))
     }
