@@ -7,7 +7,7 @@ use crate::{
     data::Row,
     error::Error,
     record::{Prompt, SampleRequest},
-    tokens::Chat,
+    tokens::ChatInput,
 };
 
 /// What of a chat's body the template has used up, and a completion does not know.
@@ -74,7 +74,7 @@ fn chat_of(text: &str) -> Vec<Value> {
 /// The request with its messages made into a prompt.
 pub fn flattened(mut request: SampleRequest, framed: Framed) -> Result<SampleRequest, Error> {
     let messages = request.messages.take().unwrap_or_default();
-    let text = framed.tokenizer.render_chat(Chat { messages: &messages, body: request.body.as_ref() })?;
+    let text = framed.tokenizer.render_chat(ChatInput { messages: &messages, body: request.body.as_ref() })?;
     if let Some(body) = &mut request.body {
         body.retain(|key, _| !USED.contains(&key.as_str()));
     }

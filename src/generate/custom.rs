@@ -20,7 +20,7 @@ use crate::{
     error::Error,
     ndjson::LineReader,
     record::{Prompt, SampleRequest},
-    tokens::Chat,
+    tokens::ChatInput,
 };
 
 /// What a row has beside the keys of a request.
@@ -133,7 +133,7 @@ fn measure(row: &Row, request: &SampleRequest, framed: Framed, has_media: bool) 
         (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
         (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
-        (None, Some(messages)) => framed.tokenizer.count_chat_with(Chat { messages, body: request.body.as_ref() }),
+        (None, Some(messages)) => framed.tokenizer.count_chat_with(ChatInput { messages, body: request.body.as_ref() }),
         (None, None) if has_media => Ok(0),
         (None, None) => {
             Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))

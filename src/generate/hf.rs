@@ -21,7 +21,7 @@ use crate::{
     data::{Row, table},
     error::Error,
     record::{Prompt, SampleRequest},
-    tokens::Chat,
+    tokens::ChatInput,
 };
 
 /// The flags of `--dataset-name hf`.
@@ -281,7 +281,7 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
     };
     let len = match (counted, &request.messages, &request.prompt) {
         (Some(len), ..) => len,
-        (None, Some(messages), _) => framed.tokenizer.count_chat_with(Chat::from(&messages[..]))?,
+        (None, Some(messages), _) => framed.tokenizer.count_chat_with(ChatInput::from(&messages[..]))?,
         (None, None, Some(Prompt::Text(text))) => framed.count(text)?,
         (None, None, _) => 0,
     };

@@ -61,7 +61,7 @@ use crate::{
     config::ConfigFlag,
     error::Error,
     record::{Object, SampleRequest},
-    tokens::{Server, Tokenizer},
+    tokens::{Tokenizer, TokenizerServer},
     units::{parse_count, parse_tokens},
 };
 
@@ -509,7 +509,7 @@ impl Args {
         if self.tokenizer != "server" {
             return Tokenizer::open(&self.tokenizer);
         }
-        Server::new(&self.base_url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
+        TokenizerServer::new(&self.base_url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
     }
 
     fn plan(self) -> Result<Plan, Error> {

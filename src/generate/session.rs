@@ -14,7 +14,7 @@ use crate::{
     load::ThinkTime,
     record::{Object, SampleRequest},
     rng,
-    tokens::{Chat, Growing},
+    tokens::{ChatCounter, ChatInput},
     units::{MAX_TOKENS, parse_count, parse_count_u32, parse_tokens},
 };
 
@@ -260,13 +260,13 @@ pub fn session(
     let SessionPlan { replies, max_model_len, .. } = plan.sessions;
     let system = system.map(|text| json!({"role": "system", "content": text}));
     let mut session = Session { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
-    let mut count = Growing::new(framed.tokenizer);
+    let mut count = ChatCounter::new(framed.tokenizer);
     let mut unknown_len = 0_u32;
     let mut unknown = Vec::new();
     for exchange in exchanges.take(plan.most_turns()) {
         let Exchange { user, reply, reply_len, asked } = exchange?;
         session.messages.push(json!({"role": "user", "content": user}));
-        let chat = Chat { messages: &session.messages, body: session.body.as_ref() };
+        let chat = ChatInput { messages: &session.messages, body: session.body.as_ref() };
         let known = if plan.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
         let len = known + unknown_len as usize;
         let prompt_len = u32::try_from(len).unwrap_or(u32::MAX);

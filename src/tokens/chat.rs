@@ -1,4 +1,4 @@
-//! A model's chat template: the text that a list of messages becomes before it is tokenized.
+//! A model's chat template, which renders messages as text before they are tokenized.
 
 use std::path::Path;
 
@@ -10,63 +10,63 @@ use minijinja::{
 use serde_json::{Map, Value, json};
 
 use super::{
-    python::{self, Dumps},
+    python::{self, JsonDumps},
     strings,
 };
 use crate::{clock::unix_now, error::Error, record::Object};
 
-/// What a template is given.
+/// The input of a template.
 #[derive(Debug, Clone, Copy)]
-pub struct Chat<'a> {
-    /// As the OpenAI API has them.
+pub struct ChatInput<'a> {
+    /// Messages in OpenAI format.
     pub messages: &'a [Value],
-    /// The rest of the request's body, of which `tools`, `documents` and `chat_template_kwargs` reach the template.
+    /// The other keys of the request's body: `tools`, `documents` and `chat_template_kwargs` are passed to the template.
     pub body: Option<&'a Object>,
 }
 
-impl<'a> From<&'a [Value]> for Chat<'a> {
+impl<'a> From<&'a [Value]> for ChatInput<'a> {
     fn from(messages: &'a [Value]) -> Self {
-        Chat { messages, body: None }
+        ChatInput { messages, body: None }
     }
 }
 
-impl<'a> Chat<'a> {
-    /// What the body says under `key`, unless it is null.
+impl<'a> ChatInput<'a> {
+    /// The value of `key` in the body, unless it is null.
     #[must_use]
-    pub fn value(&self, key: &str) -> Option<&'a Value> {
+    pub fn body_value(&self, key: &str) -> Option<&'a Value> {
         self.body?.get(key).filter(|value| !value.is_null())
     }
 }
 
-/// The template that ships beside a `tokenizer.json`, ready to render.
+/// The template in the folder of a `tokenizer.json`, ready to render.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// `bos_token` and its like, as the model has them.
+    /// The special tokens of the model by name, as `bos_token`.
     tokens: Map<String, Value>,
-    /// Whether it walks through the parts of a message; else it gets their texts as one.
+    /// Whether the template iterates over the content parts of a message; else their texts are joined for it.
     takes_parts: bool,
-    /// Where it was found, for messages.
+    /// The file it was read from, for messages.
     name: String,
 }
 
 const TEMPLATE: &str = "chat_template";
-/// The name of the template that a model may have for chats with tools.
+/// The name of a separate template for chats with tools.
 const TOOL_USE: &str = "tool_use";
 
 impl ChatTemplate {
-    /// From `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else `chat_template.json`; `None` if the
-    /// model has none.
+    /// Reads `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, else `chat_template.json`; `None` if the
+    /// model has no template.
     pub fn from_folder(folder: &Path) -> Result<Option<Self>, Error> {
         let path = |name: &str| folder.join(name);
         let config_path = path("tokenizer_config.json");
         let config = read_json(&config_path)?;
-        let (templates, found) = if let Some(source) = read_if_there(&path("chat_template.jinja"))? {
+        let (templates, found) = if let Some(source) = read_if_exists(&path("chat_template.jinja"))? {
             (Value::String(source), path("chat_template.jinja"))
         } else if !config[TEMPLATE].is_null() {
             (config[TEMPLATE].clone(), config_path)
         } else {
-            // Models that see images keep it beside what prepares those.
+            // Vision models store it next to the image processor's configuration.
             (read_json(&path("chat_template.json"))?[TEMPLATE].take(), path("chat_template.json"))
         };
         let Some(default) = template_named(&templates, "default") else { return Ok(None) };
@@ -75,72 +75,74 @@ impl ChatTemplate {
     }
 
     fn parse(default: &str, tool_use: Option<&str>, tokens: Map<String, Value>, name: String) -> Result<Self, Error> {
-        let mut environment = python_like().map_err(|e| unusable(&name, &e))?;
+        let mut environment = python_environment().map_err(|e| template_error(&name, &e))?;
         for (key, source) in [(TEMPLATE, Some(default)), (TOOL_USE, tool_use)] {
             let Some(source) = source else { continue };
-            environment.add_template_owned(key, for_this_engine(source)).map_err(|e| unusable(&name, &e))?;
+            environment.add_template_owned(key, adapt_source(source)).map_err(|e| template_error(&name, &e))?;
         }
         let mut template = ChatTemplate { environment, tokens, takes_parts: true, name };
-        template.takes_parts = template.walks_through_parts();
+        template.takes_parts = template.renders_parts();
         Ok(template)
     }
 
-    /// Whether a message made of parts comes out as their text. vLLM looks into the template for the same thing.
-    fn walks_through_parts(&self) -> bool {
+    /// Whether content parts are rendered as their text. vLLM inspects the template's source for the same purpose.
+    fn renders_parts(&self) -> bool {
         let probe = [json!({"role": "user", "content": [{"type": "text", "text": "PROBE"}]})];
-        self.write(Chat::from(&probe[..])).is_ok_and(|text| text.contains("PROBE") && !text.contains("'type'"))
+        self.render_input(ChatInput::from(&probe[..]))
+            .is_ok_and(|text| text.contains("PROBE") && !text.contains("'type'"))
     }
 
-    /// The text that the model gets, up to where its answer begins.
-    pub fn render(&self, chat: Chat) -> Result<String, Error> {
-        let done = if self.takes_parts || !chat.messages.iter().any(|message| message["content"].is_array()) {
-            self.write(chat)
+    /// The text that the model reads, up to the start of its response.
+    pub fn render_chat(&self, chat: ChatInput) -> Result<String, Error> {
+        let rendered = if self.takes_parts || !chat.messages.iter().any(|message| message["content"].is_array()) {
+            self.render_input(chat)
         } else {
-            let messages: Vec<Value> = chat.messages.iter().map(with_text_for_parts).collect();
-            self.write(Chat { messages: &messages, ..chat })
+            let messages: Vec<Value> = chat.messages.iter().map(join_text_parts).collect();
+            self.render_input(ChatInput { messages: &messages, ..chat })
         };
-        done.map_err(|e| unusable(&self.name, &e))
+        rendered.map_err(|e| template_error(&self.name, &e))
     }
 
-    fn write(&self, chat: Chat) -> Result<String, minijinja::Error> {
-        let mut given = self.tokens.clone();
-        given.insert("messages".into(), chat.messages.into());
-        given.insert("add_generation_prompt".into(), true.into());
+    fn render_input(&self, chat: ChatInput) -> Result<String, minijinja::Error> {
+        let mut variables = self.tokens.clone();
+        variables.insert("messages".into(), chat.messages.into());
+        variables.insert("add_generation_prompt".into(), true.into());
         for key in ["tools", "documents"] {
-            // Both are always there, as in Python: `none` if not given.
-            given.insert(key.into(), chat.value(key).cloned().unwrap_or_default());
+            // As in Python, both are always defined: `none` if not given.
+            variables.insert(key.into(), chat.body_value(key).cloned().unwrap_or_default());
         }
-        if let Some(Value::Object(more)) = chat.value("chat_template_kwargs") {
-            given.extend(more.clone());
+        if let Some(Value::Object(more)) = chat.body_value("chat_template_kwargs") {
+            variables.extend(more.clone());
         }
-        let tool_use = chat.value("tools").and_then(|_| self.environment.get_template(TOOL_USE).ok());
+        let tool_use = chat.body_value("tools").and_then(|_| self.environment.get_template(TOOL_USE).ok());
         let template = tool_use.map_or_else(|| self.environment.get_template(TEMPLATE), Ok)?;
-        template.render(Jinja::from(Serde(given)))
+        template.render(Jinja::from(Serde(variables)))
     }
 }
 
-/// The dialect that transformers gives to templates: Jinja blocks leave no white space, and values are Python's.
-fn python_like() -> Result<Environment<'static>, minijinja::Error> {
+/// An environment that renders like transformers: blocks leave no white space, and values are formatted as in Python.
+fn python_environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(|state: &mut State, value: &Jinja, name: &str, args: &[Jinja]| {
         if let Some(text) = value.as_str()
-            && let Some(given) = strings::method(text, name, args)?
+            && let Some(given) = strings::call_method(text, name, args)?
         {
             return Ok(given);
         }
         minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
     });
-    environment.set_formatter(|out: &mut Output, _: &mut State, value: &Jinja| Ok(out.write_str(&shown(value)?)?));
-    environment.add_filter("string", |value: &Jinja| shown(value));
-    environment.add_filter("tojson", tojson);
-    environment.add_filter("indent", indent);
-    // As in Python: whatever has a length and places.
+    environment
+        .set_formatter(|out: &mut Output, _: &mut State, value: &Jinja| Ok(out.write_str(&format_value(value)?)?));
+    environment.add_filter("string", |value: &Jinja| format_value(value));
+    environment.add_filter("tojson", filter_tojson);
+    environment.add_filter("indent", filter_indent);
+    // As in Python: any value with a length and indices.
     environment.add_test("sequence", |value: &Jinja| {
         value.is_undefined() || matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
     });
-    // This engine would walk through `none`, which Python does not.
-    environment.add_function(WALK, |value: Jinja| {
+    // minijinja iterates over `none`; Python does not.
+    environment.add_function(ITERATE_FUNCTION, |value: Jinja| {
         if value.is_none() {
             return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "'NoneType' object is not iterable"));
         }
@@ -151,26 +153,26 @@ fn python_like() -> Result<Environment<'static>, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, what))
     });
     environment.add_function("strftime_now", |format: String| {
-        python::strftime(&format, unix_now()).ok_or_else(|| {
-            minijinja::Error::new(ErrorKind::InvalidOperation, format!("cannot write a date as `{format}`"))
+        python::format_date(&format, unix_now()).ok_or_else(|| {
+            minijinja::Error::new(ErrorKind::InvalidOperation, format!("cannot format a date as `{format}`"))
         })
     });
     Ok(environment)
 }
 
-/// A value as Python's `str` shows it; nothing for one that is not defined.
-fn shown(value: &Jinja) -> Result<String, minijinja::Error> {
+/// A value as Python's `str` formats it; empty if undefined.
+fn format_value(value: &Jinja) -> Result<String, minijinja::Error> {
     Ok(match value.kind() {
         ValueKind::Undefined => String::new(),
         ValueKind::String => value.as_str().unwrap_or_default().to_owned(),
-        _ => python::str(&as_json(value)?),
+        _ => python::format_str(&as_json(value)?),
     })
 }
 
-/// `json.dumps` with the defaults that transformers gives it: text stays as it is.
-#[allow(clippy::needless_pass_by_value)] // as filters get them
-fn tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
-    let dumps = Dumps {
+/// `json.dumps` with the defaults of transformers: text is not escaped to ASCII.
+#[allow(clippy::needless_pass_by_value)] // the signature of a filter
+fn filter_tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
+    let dumps = JsonDumps {
         ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         indent: options.get("indent")?,
         separators: options.get::<Option<Vec<String>>>("separators")?.and_then(|pair| {
@@ -180,12 +182,12 @@ fn tojson(value: &Jinja, options: Kwargs) -> Result<String, minijinja::Error> {
         sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
     };
     options.assert_all_used()?;
-    Ok(dumps.write(&as_json(value)?))
+    Ok(dumps.format_json(&as_json(value)?))
 }
 
-/// Jinja's `indent`, by so many spaces or by a text.
-#[allow(clippy::needless_pass_by_value)] // as filters get them
-fn indent(
+/// Jinja's `indent` filter: `width` is a number of spaces or a text.
+#[allow(clippy::needless_pass_by_value)] // the signature of a filter
+fn filter_indent(
     text: String,
     width: Option<Jinja>,
     first: Option<bool>,
@@ -196,32 +198,32 @@ fn indent(
     let first = first.map_or_else(|| options.get::<Option<bool>>("first"), |first| Ok(Some(first)))?;
     let blank = blank.map_or_else(|| options.get::<Option<bool>>("blank"), |blank| Ok(Some(blank)))?;
     options.assert_all_used()?;
-    let indention = match width {
+    let indentation = match width {
         None => " ".repeat(4),
         Some(width) => match width.as_str() {
             Some(text) => text.to_owned(),
             None => " ".repeat(usize::from(u16::try_from(width)?)),
         },
     };
-    Ok(strings::indent(&text, &indention, first.unwrap_or(false), blank.unwrap_or(false)))
+    Ok(strings::indent_lines(&text, &indentation, first.unwrap_or(false), blank.unwrap_or(false)))
 }
 
 fn as_json(value: &Jinja) -> Result<Value, minijinja::Error> {
     serde_json::to_value(value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
 }
 
-/// The function that refuses to walk through `none`.
-const WALK: &str = "__iter__";
+/// The function that rejects iteration over `none`.
+const ITERATE_FUNCTION: &str = "__iter__";
 
-/// `for x in y` as `for x in __iter__((y))`, up to a filter behind it; what cannot be read stays as it is.
-fn walking(tag: &str) -> Option<String> {
+/// Rewrites `for x in y` as `for x in __iter__((y))`, up to a trailing filter; `None` if the tag cannot be parsed.
+fn wrap_loop(tag: &str) -> Option<String> {
     let (front, rest) = tag.split_once(" in ")?;
     let rest = rest.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
     let (mut depth, mut quote, mut end) = (0_i32, None, rest.len());
     for (at, c) in rest.char_indices() {
         let is_word = |word: &str| {
-            let behind = rest[at..].strip_prefix(word);
-            rest[..at].ends_with(char::is_whitespace) && behind.is_some_and(|b| !b.starts_with(char::is_alphanumeric))
+            let after = rest[at..].strip_prefix(word);
+            rest[..at].ends_with(char::is_whitespace) && after.is_some_and(|b| !b.starts_with(char::is_alphanumeric))
         };
         match c {
             '\\' if quote.is_some() => return None,
@@ -237,15 +239,16 @@ fn walking(tag: &str) -> Option<String> {
         }
     }
     let (list, filter) = rest.split_at(end);
-    (depth == 0 && quote.is_none())
-        .then(|| format!("{front} in {WALK}(({})) {filter}{}", list.trim(), &tag[front.len() + 4 + rest.len()..]))
+    (depth == 0 && quote.is_none()).then(|| {
+        format!("{front} in {ITERATE_FUNCTION}(({})) {filter}{}", list.trim(), &tag[front.len() + 4 + rest.len()..])
+    })
 }
 
-/// The template as this engine takes it.
+/// Rewrites tags that minijinja does not support.
 ///
-/// `{% generation %} … {% endgeneration %}` marks what a model learns to say. It is written like any other text, which an `if`
-/// does as well, and that this engine knows.
-fn for_this_engine(source: &str) -> String {
+/// `{% generation %} … {% endgeneration %}` marks the text that a model is trained to generate. It is rendered like any other
+/// text, so it becomes `{% if true %} … {% endif %}`.
+fn adapt_source(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((before, tag)) = rest.split_once("{%") {
@@ -259,7 +262,7 @@ fn for_this_engine(source: &str) -> String {
         match word {
             "generation" => out.push_str(&inside.replace(word, "if true")),
             "endgeneration" => out.push_str(&inside.replace(word, "endif")),
-            _ if word.starts_with("for ") => out.push_str(&walking(inside).unwrap_or_else(|| inside.to_owned())),
+            _ if word.starts_with("for ") => out.push_str(&wrap_loop(inside).unwrap_or_else(|| inside.to_owned())),
             _ => out.push_str(inside),
         }
         out.push_str("%}");
@@ -269,7 +272,7 @@ fn for_this_engine(source: &str) -> String {
     out
 }
 
-/// All that the config calls a token: `bos_token`, `image_token`, …, each a string or an object that holds one.
+/// All tokens of the config: `bos_token`, `image_token`, …, each a string or an object with `content`.
 fn special_tokens(config: &Value) -> Map<String, Value> {
     let tokens = config.as_object().into_iter().flatten().filter(|(key, _)| key.ends_with("_token"));
     let texts = tokens.filter_map(|(key, value)| {
@@ -279,8 +282,8 @@ fn special_tokens(config: &Value) -> Map<String, Value> {
     texts.collect()
 }
 
-/// The message with the texts of its parts as one, a line each, as vLLM does for templates that know no parts.
-fn with_text_for_parts(message: &Value) -> Value {
+/// The message with the texts of its content parts joined by line ends, as vLLM does for templates that do not support parts.
+fn join_text_parts(message: &Value) -> Value {
     let mut message = message.clone();
     if let Value::Array(parts) = &message["content"] {
         let texts: Vec<&str> = parts.iter().filter_map(|part| part["text"].as_str()).collect();
@@ -289,13 +292,13 @@ fn with_text_for_parts(message: &Value) -> Value {
     message
 }
 
-fn unusable(name: &str, e: &minijinja::Error) -> Error {
+fn template_error(name: &str, e: &minijinja::Error) -> Error {
     Error::Usage(format!(
-        "cannot apply the chat template of {name}: {e}; --tokenizer server lets the server count instead"
+        "cannot apply the chat template of {name}: {e}; use --tokenizer server to let the server count"
     ))
 }
 
-fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+fn read_if_exists(path: &Path) -> Result<Option<String>, Error> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -303,20 +306,20 @@ fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// A file of JSON; null if there is none.
+/// Parses a JSON file; null if the file does not exist.
 fn read_json(path: &Path) -> Result<Value, Error> {
-    let Some(text) = read_if_there(path)? else { return Ok(Value::Null) };
+    let Some(text) = read_if_exists(path)? else { return Ok(Value::Null) };
     serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{} is not JSON: {e}", path.display())))
 }
 
-/// The only template, or the one of this name in a list.
+/// The only template, or the one with this name in a list.
 fn template_named<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     let listed = || value.as_array()?.iter().find(|t| t["name"] == name)?["template"].as_str();
     value.as_str().or_else(listed)
 }
 
-/// The text of a message, content parts that are not text left out.
-pub fn text(message: &Value) -> String {
+/// The text of a message, without content parts that are not text.
+pub fn message_text(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
@@ -332,7 +335,7 @@ mod tests {
 
     fn render(source: &str, messages: &[Value]) -> Result<String, Error> {
         let tokens = special_tokens(&json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null}));
-        ChatTemplate::parse(source, None, tokens, "here".into())?.render(messages.into())
+        ChatTemplate::parse(source, None, tokens, "here".into())?.render_chat(messages.into())
     }
 
     #[test]
@@ -374,10 +377,7 @@ mod tests {
     #[test]
     fn what_a_model_learns_to_say_is_written_like_any_other_text() {
         let source = "a \n{%- generation -%} \n b {% endgeneration %}\nc{% if true %} d{% endif %} {% open";
-        assert_eq!(
-            for_this_engine(source),
-            "a \n{%- if true -%} \n b {% endif %}\nc{% if true %} d{% endif %} {% open"
-        );
+        assert_eq!(adapt_source(source), "a \n{%- if true -%} \n b {% endif %}\nc{% if true %} d{% endif %} {% open");
     }
 
     /// All of these are what jinja2 gives.
@@ -421,9 +421,9 @@ mod tests {
         )
         .unwrap();
         let body = json!({"tools": [{"name": "f"}], "chat_template_kwargs": {"extra": 7}});
-        let chat = |body| Chat { messages: &[], body };
-        assert_eq!(template.render(chat(body.as_object())).unwrap(), "f7");
-        assert_eq!(template.render(chat(None)).unwrap(), "True");
+        let chat = |body| ChatInput { messages: &[], body };
+        assert_eq!(template.render_chat(chat(body.as_object())).unwrap(), "f7");
+        assert_eq!(template.render_chat(chat(None)).unwrap(), "True");
     }
 
     #[test]
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn the_text_of_a_message_with_parts_is_its_texts() {
         let parts = json!({"content": [{"type": "text", "text": "a"}, {"type": "image_url"}, {"text": "b"}]});
-        assert_eq!(text(&parts), "ab");
-        assert_eq!(text(&json!({"content": null})), "");
+        assert_eq!(message_text(&parts), "ab");
+        assert_eq!(message_text(&json!({"content": null})), "");
     }
 }

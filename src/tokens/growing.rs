@@ -1,39 +1,39 @@
-//! Counting a chat that grows turn by turn, without counting again what was counted before.
+//! Counts the tokens of a chat that grows turn by turn, without recounting earlier turns.
 
-use super::{Chat, Engine, Tokenizer, chat};
+use super::{ChatInput, Tokenizer, TokenizerEngine, chat};
 use crate::error::Error;
 
-/// The counter of one chat.
+/// Counts the tokens of one chat.
 ///
-/// A text is cut at its added tokens (`<|im_end|>`, …) before anything else is done to it. So what stands up to the end of one
-/// has as many tokens as it had, whatever comes behind, and only the rest is counted. A tokenizer that may work in another way
-/// counts all of it each time.
+/// A tokenizer first splits a text at its added tokens (`<|im_end|>`, …). So the token count up to the end of an added token does
+/// not depend on the text after it, and only the text after the last unchanged one is counted. The whole text is counted each
+/// time if the tokenizer may work in another way.
 #[derive(Debug)]
-pub struct Growing<'a> {
+pub struct ChatCounter<'a> {
     tokenizer: &'a Tokenizer,
-    /// The text of the chat as it was last, with the places behind its added tokens and the tokens up to each.
+    /// The text of the chat at the last count; then the end of each added token in it, and the number of tokens up to there.
     text: String,
     marks: Vec<(usize, usize)>,
-    /// Of a chat without a template: its messages so far, and their tokens.
+    /// For a chat without a template: the number of messages counted, and their tokens.
     messages: (usize, usize),
 }
 
-impl<'a> Growing<'a> {
-    /// Of a chat that has not begun.
+impl<'a> ChatCounter<'a> {
+    /// A counter for an empty chat.
     #[must_use]
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Growing { tokenizer, text: String::new(), marks: Vec::new(), messages: (0, 0) }
+        ChatCounter { tokenizer, text: String::new(), marks: Vec::new(), messages: (0, 0) }
     }
 
-    /// As [`Tokenizer::count_chat_with`]. The chat begins with the messages that it had.
-    pub fn count_chat(&mut self, chat: Chat) -> Result<usize, Error> {
+    /// Like [`Tokenizer::count_chat_with`]. The chat must begin with the messages of the last call.
+    pub fn count_chat(&mut self, chat: ChatInput) -> Result<usize, Error> {
         match (&self.tokenizer.engine, &self.tokenizer.chat) {
-            (Engine::Server(_), _) => self.tokenizer.count_chat_with(chat),
-            (Engine::Local(..), Some(_)) => self.count_rendered(chat),
-            (Engine::Local(..), None) => {
+            (TokenizerEngine::Server(_), _) => self.tokenizer.count_chat_with(chat),
+            (TokenizerEngine::Local(..), Some(_)) => self.count_rendered(chat),
+            (TokenizerEngine::Local(..), None) => {
                 let (known, mut total) = self.messages;
                 for message in chat.messages.iter().skip(known) {
-                    total += self.tokenizer.count(&chat::text(message))?;
+                    total += self.tokenizer.count(&chat::message_text(message))?;
                 }
                 self.messages = (chat.messages.len(), total);
                 Ok(total)
@@ -41,14 +41,16 @@ impl<'a> Growing<'a> {
         }
     }
 
-    /// The number of tokens of the text that [`Tokenizer::render_chat`] makes of a chat.
-    pub fn count_rendered(&mut self, chat: Chat) -> Result<usize, Error> {
+    /// The number of tokens of a chat as [`Tokenizer::render_chat`] renders it.
+    pub fn count_rendered(&mut self, chat: ChatInput) -> Result<usize, Error> {
         let text = self.tokenizer.render_chat(chat)?;
-        let Engine::Local(_, Some(segments)) = &self.tokenizer.engine else { return self.tokenizer.count(&text) };
-        let alike = text.bytes().zip(self.text.bytes()).take_while(|(new, old)| new == old).count();
-        // An added token that begins in front of a mark could end behind it, if other bytes come there now.
-        let sure = alike.saturating_sub(segments.longest_added());
-        self.marks.truncate(self.marks.partition_point(|(at, _)| *at <= sure));
+        let TokenizerEngine::Local(_, Some(segments)) = &self.tokenizer.engine else {
+            return self.tokenizer.count(&text);
+        };
+        let common = text.bytes().zip(self.text.bytes()).take_while(|(new, old)| new == old).count();
+        // An added token that begins before a mark could end after it, now that other bytes follow.
+        let unchanged = common.saturating_sub(segments.longest_added());
+        self.marks.truncate(self.marks.partition_point(|(at, _)| *at <= unchanged));
         let (mut at, mut total) = self.marks.last().copied().unwrap_or_default();
         while let Some((start, len)) = segments.first_added(&text[at..]) {
             let end = at + start + len;
@@ -71,7 +73,7 @@ mod tests {
     use super::*;
     use crate::tokens::BUILTIN;
 
-    /// The built-in vocabulary with marks of a chat, behind a template that writes the last message in another way.
+    /// The built-in vocabulary with chat markers, and a template that renders the last message differently.
     static CHAT: LazyLock<Tokenizer> = LazyLock::new(|| {
         let folder = std::env::temp_dir().join(format!("vb-growing-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -90,22 +92,22 @@ mod tests {
         tokenizer
     });
 
-    fn said(texts: &[String]) -> Vec<Value> {
+    fn messages_of(texts: &[String]) -> Vec<Value> {
         let message = |(text, role): (&String, &&str)| serde_json::json!({"role": role, "content": text});
         texts.iter().zip(["user", "assistant"].iter().cycle()).map(message).collect()
     }
 
     proptest::proptest! {
         #[test]
-        fn a_chat_that_grows_is_counted_as_one_that_is_new(
+        fn a_growing_chat_is_counted_like_a_new_one(
             texts in proptest::collection::vec(r"([a-z ]{0,9}|<\|im_end\|>{0,2}|<\|im_|>|[ \n]{1,3}|\PC{0,2}){0,4}", 1..12),
         ) {
             for tokenizer in [&*CHAT, &Tokenizer::builtin().unwrap()] {
-                let messages = said(&texts);
-                let mut growing = Growing::new(tokenizer);
-                for most in 1..=messages.len() {
-                    let chat = &messages[..most];
-                    proptest::prop_assert_eq!(growing.count_chat(chat.into()).unwrap(), tokenizer.count_chat(chat).unwrap());
+                let messages = messages_of(&texts);
+                let mut counter = ChatCounter::new(tokenizer);
+                for len in 1..=messages.len() {
+                    let chat = &messages[..len];
+                    proptest::prop_assert_eq!(counter.count_chat(chat.into()).unwrap(), tokenizer.count_chat(chat).unwrap());
                 }
             }
         }

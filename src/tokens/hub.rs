@@ -1,4 +1,4 @@
-//! The Hugging Face hub: a model's tokenizer by its id, from the local caches if they have it.
+//! The Hugging Face hub: finds a model's tokenizer by id, in the local caches first.
 
 use std::{
     env, fs,
@@ -13,20 +13,21 @@ use crate::{
     http::client::{failure_reason, hub_client},
 };
 
-/// The hub as the environment describes it, with the variables of `huggingface_hub`.
+/// The hub, configured by the environment variables of `huggingface_hub`.
 #[derive(Clone)]
 pub struct Hub {
-    /// The caches of other programs, laid out as `huggingface_hub` does.
+    /// The cache of other programs, in the layout of `huggingface_hub`.
     shared_cache: Option<PathBuf>,
-    /// Our own, for what we fetch.
+    /// The cache for files that we download.
     own_cache: Option<PathBuf>,
     endpoint: String,
     token: Option<String>,
     offline: bool,
 }
 
-/// What is fetched; all but the first may be missing.
-const FILES: [&str; 4] = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
+/// The files that are downloaded; only the first is required.
+const TOKENIZER_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
 
 /// Whether `name` has the form `name` or `organisation/name`.
 pub fn is_id(name: &str) -> bool {
@@ -38,7 +39,7 @@ pub fn is_id(name: &str) -> bool {
 }
 
 impl Hub {
-    /// `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, and the usual folders without them.
+    /// Reads `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`; unset variables have the usual defaults.
     pub fn from_env() -> Self {
         let var = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         let cache =
@@ -55,41 +56,42 @@ impl Hub {
     }
 
     /// The folder that holds the `tokenizer.json` of this model.
-    pub fn folder(&self, id: &str) -> Result<PathBuf, Error> {
+    pub fn tokenizer_folder(&self, id: &str) -> Result<PathBuf, Error> {
         let own = self.own_cache.as_ref().map(|cache| cache.join(id.replace('/', "--")));
-        for cached in [self.snapshot(id), own.clone()].into_iter().flatten() {
-            if cached.join(FILES[0]).is_file() {
+        for cached in [self.snapshot_folder(id), own.clone()].into_iter().flatten() {
+            if cached.join(TOKENIZER_FILES[0]).is_file() {
                 return Ok(cached);
             }
         }
         if self.offline {
             return Err(Error::Setup(format!(
-                "the tokenizer of {id} is in no local cache and HF_HUB_OFFLINE forbids to fetch it; \
-                 give --tokenizer a folder, or unset the variable once"
+                "the tokenizer of {id} is not in a local cache, and HF_HUB_OFFLINE forbids the download; \
+                 set --tokenizer to a folder, or unset the variable once"
             )));
         }
-        let own = own.ok_or_else(|| Error::Setup("nowhere to keep a tokenizer: set HOME or XDG_CACHE_HOME".into()))?;
-        self.fetch(id, &own)?;
+        let own =
+            own.ok_or_else(|| Error::Setup("no folder to store a tokenizer in: set HOME or XDG_CACHE_HOME".into()))?;
+        self.download_tokenizer(id, &own)?;
         Ok(own)
     }
 
-    /// Where `huggingface_hub` keeps the revision that `main` last was.
-    fn snapshot(&self, id: &str) -> Option<PathBuf> {
+    /// The folder in which `huggingface_hub` stores the latest known revision of `main`.
+    fn snapshot_folder(&self, id: &str) -> Option<PathBuf> {
         let model = self.shared_cache.as_ref()?.join(format!("models--{}", id.replace('/', "--")));
         let revision = fs::read_to_string(model.join("refs/main")).ok()?;
         Some(model.join("snapshots").join(revision.trim()))
     }
 
-    fn fetch(&self, id: &str, folder: &Path) -> Result<(), Error> {
+    fn download_tokenizer(&self, id: &str, folder: &Path) -> Result<(), Error> {
         let client = hub_client()?;
         let mut files = Vec::new();
-        for name in FILES {
-            match self.fetch_file(&client, id, name)? {
+        for name in TOKENIZER_FILES {
+            match self.download_file(&client, id, name)? {
                 Some(content) => files.push((name, content)),
-                None if name == FILES[0] => {
+                None if name == TOKENIZER_FILES[0] => {
                     return Err(Error::Usage(format!(
-                        "{}/{id} has no tokenizer.json, or there is no such model; \
-                         give --tokenizer another id, a folder, or `server` to let the server count",
+                        "{}/{id} does not exist or has no tokenizer.json; \
+                         set --tokenizer to another id, a folder, or `server` to let the server count",
                         self.endpoint
                     )));
                 }
@@ -97,39 +99,39 @@ impl Hub {
             }
         }
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        // The file whose presence makes the folder count comes last.
+        // The required file is written last: its presence marks the folder as complete.
         for (name, content) in files.iter().rev() {
-            replace(&folder.join(name), content).map_err(|e| Error::write(folder.join(name), e))?;
+            replace_file(&folder.join(name), content).map_err(|e| Error::write(folder.join(name), e))?;
         }
         Ok(())
     }
 
-    /// One file of the model; `None` if it has none of this name.
-    fn fetch_file(&self, client: &Client, id: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    /// Downloads one file of the model; `None` if the file does not exist.
+    fn download_file(&self, client: &Client, id: &str, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let endpoint = self.endpoint.trim_end_matches('/');
         let mut request = client.get(format!("{endpoint}/{id}/resolve/main/{name}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let failed = |what: String| Error::Setup(format!("cannot fetch {name} of {id} from {endpoint}: {what}"));
+        let failed = |what: String| Error::Setup(format!("cannot download {name} of {id} from {endpoint}: {what}"));
         let unreachable = |e: reqwest::Error| {
-            failed(format!("{}; give --tokenizer a folder, or set HF_ENDPOINT", failure_reason(&e)))
+            failed(format!("{}; set --tokenizer to a folder, or set HF_ENDPOINT", failure_reason(&e)))
         };
-        let answer = request.send().map_err(unreachable)?;
-        match answer.status() {
-            status if status.is_success() => Ok(Some(answer.bytes().map_err(unreachable)?.to_vec())),
+        let response = request.send().map_err(unreachable)?;
+        match response.status() {
+            status if status.is_success() => Ok(Some(response.bytes().map_err(unreachable)?.to_vec())),
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(failed(format!(
-                "HTTP {}: the model is not open to you, or its name is wrong; set HF_TOKEN to a token that may read it",
-                answer.status().as_u16()
+                "HTTP {}: the model is not accessible, or its name is wrong; set HF_TOKEN to a token that may read it",
+                response.status().as_u16()
             ))),
-            status => Err(failed(format!("HTTP {status}; try again, or give --tokenizer a folder"))),
+            status => Err(failed(format!("HTTP {status}; try again, or set --tokenizer to a folder"))),
         }
     }
 }
 
-/// Writes beside and renames, so that a cut download is never taken for a file.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+/// Writes a temporary file and renames it, so that an interrupted download never looks complete.
+fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let part = path.with_extension(format!("part{}", std::process::id()));
     fs::File::create(&part)?.write_all(content)?;
     fs::rename(&part, path)
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_told_from_paths() {
+    fn ids_are_distinguished_from_paths() {
         for id in ["gpt2", "Qwen/Qwen2.5-7B-Instruct", "a_b/c.d"] {
             assert!(is_id(id), "{id}");
         }

@@ -1,4 +1,4 @@
-//! Tokenizers: text to token ids and back, and how many.
+//! Tokenizers: encode, decode and count.
 
 mod chat;
 mod growing;
@@ -13,29 +13,29 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use tokenizers::Tokenizer as Local;
 
-use self::{chat::ChatTemplate, hub::Hub, segments::Segments};
+use self::{chat::ChatTemplate, hub::Hub, segments::SegmentCounter};
 use crate::error::Error;
-pub use chat::Chat;
-pub use growing::Growing;
-pub use server::Server;
+pub use chat::ChatInput;
+pub use growing::ChatCounter;
+pub use server::TokenizerServer;
 
 /// The tokenizer that ships with the project: a byte-level BPE of 3,113 tokens trained on the sonnets by
 /// `examples/train_tokenizer.rs`. Id 0 is `<|endoftext|>`, its only special token.
 pub const BUILTIN: &str = include_str!("builtin.json");
 
-/// Text to token ids and back.
+/// Converts text to token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    engine: Engine,
+    engine: TokenizerEngine,
     name: String,
     chat: Option<Arc<ChatTemplate>>,
 }
 
-/// Who does the work.
+/// Where text is tokenized.
 #[derive(Debug, Clone)]
-enum Engine {
-    Local(Box<Local>, Option<Arc<Segments>>),
-    Server(Server),
+enum TokenizerEngine {
+    Local(Box<Local>, Option<Arc<SegmentCounter>>),
+    Server(TokenizerServer),
 }
 
 impl Tokenizer {
@@ -44,24 +44,24 @@ impl Tokenizer {
         Self::from_json(BUILTIN.as_bytes(), "builtin")
     }
 
-    /// By the value of `--tokenizer`: `builtin`, a file or folder, or an id on the Hugging Face hub.
+    /// Opens the tokenizer that `--tokenizer` names: `builtin`, a file or folder, or an id on the Hugging Face hub.
     ///
-    /// `server` is not among them, since it needs an address: [`Tokenizer::from_server`].
+    /// `server` is not accepted, since it needs an address: see [`Tokenizer::from_server`].
     pub fn open(name: &str) -> Result<Self, Error> {
         if let Some(local) = Self::open_local(name)? {
             Ok(local)
         } else if hub::is_id(name) {
-            let tokenizer = Self::from_path(&Hub::from_env().folder(name)?)?;
+            let tokenizer = Self::from_path(&Hub::from_env().tokenizer_folder(name)?)?;
             Ok(Tokenizer { name: name.to_owned(), ..tokenizer })
         } else {
             Err(Error::Usage(format!(
-                "no tokenizer `{name}`: it is neither a file nor a folder, nor can it be an id on the hub; \
-                 give a tokenizer.json, its folder, an id such as Qwen/Qwen2.5-7B-Instruct, `builtin` or `server`"
+                "no tokenizer `{name}`: it is neither a file nor a folder, and not a valid id on the hub; \
+                 use a tokenizer.json, its folder, an id such as Qwen/Qwen2.5-7B-Instruct, `builtin` or `server`"
             )))
         }
     }
 
-    /// What [`Tokenizer::open`] finds without the hub: `builtin`, a file or folder. `None` for any other name.
+    /// Like [`Tokenizer::open`] without the hub: `builtin`, a file or folder. `None` for any other name.
     pub fn open_local(name: &str) -> Result<Option<Self>, Error> {
         let path = Path::new(name);
         match name {
@@ -71,7 +71,7 @@ impl Tokenizer {
         }
     }
 
-    /// A `tokenizer.json`, or a folder that holds one. A chat template beside it is taken along.
+    /// Reads a `tokenizer.json`, or the one in a folder, and the chat template in the same folder.
     fn from_path(path: &Path) -> Result<Self, Error> {
         let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let json = std::fs::read(&file).map_err(|e| Error::read(&file, e))?;
@@ -82,40 +82,40 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// The content of a `tokenizer.json`; `name` is for messages and results.
+    /// Parses the content of a `tokenizer.json`; `name` appears in messages and results.
     fn from_json(json: &[u8], name: &str) -> Result<Self, Error> {
         let mut local =
             Local::from_bytes(json).map_err(|e| Error::Usage(format!("{name} is not a tokenizer.json: {e}")))?;
-        // Lengths are ours to decide: a file may ask for padding or truncation.
+        // The file may ask for padding or truncation, which would change lengths.
         local.with_padding(None);
         local.with_truncation(None).map_err(|e| Error::Usage(format!("{name}: {e}")))?;
-        let segments = Segments::of(&local).map(Arc::new);
-        Ok(Tokenizer { engine: Engine::Local(Box::new(local), segments), name: name.to_owned(), chat: None })
+        let segments = SegmentCounter::from_tokenizer(&local).map(Arc::new);
+        Ok(Tokenizer { engine: TokenizerEngine::Local(Box::new(local), segments), name: name.to_owned(), chat: None })
     }
 
-    /// The tokenizer of a running server, by its `/tokenize` and `/detokenize`.
+    /// The tokenizer of a running server, through its `/tokenize` and `/detokenize` endpoints.
     #[must_use]
-    pub fn from_server(server: Server) -> Self {
-        Tokenizer { engine: Engine::Server(server), name: "server".into(), chat: None }
+    pub fn from_server(server: TokenizerServer) -> Self {
+        Tokenizer { engine: TokenizerEngine::Server(server), name: "server".into(), chat: None }
     }
 
-    /// How it was named: `builtin`, a path, an id on the hub, or `server`.
+    /// The name that `--tokenizer` gave it: `builtin`, a path, an id on the hub, or `server`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether each question costs a round trip.
+    /// Whether each call costs a round trip to a server.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self.engine, Engine::Server(_))
+        matches!(self.engine, TokenizerEngine::Server(_))
     }
 
-    /// The token ids of `text`, with the special tokens that the model's own template adds if `special`.
+    /// The token ids of `text`; `special` adds the special tokens of the model's own template.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         match &self.engine {
-            Engine::Server(server) => server.tokenize(text, special),
-            Engine::Local(local, _) => match local.encode_fast(text, special) {
+            TokenizerEngine::Server(server) => server.tokenize_text(text, special),
+            TokenizerEngine::Local(local, _) => match local.encode_fast(text, special) {
                 Ok(encoding) => Ok(encoding.get_ids().to_vec()),
                 Err(e) => Err(Error::Input(format!("the tokenizer {} cannot encode a text: {e}", self.name))),
             },
@@ -124,7 +124,7 @@ impl Tokenizer {
 
     /// The number of tokens of `text`, without special ones.
     pub fn count(&self, text: &str) -> Result<usize, Error> {
-        if let Engine::Local(local, Some(segments)) = &self.engine
+        if let TokenizerEngine::Local(local, Some(segments)) = &self.engine
             && let Some(count) = segments.count(local, text)
         {
             return Ok(count);
@@ -132,80 +132,82 @@ impl Tokenizer {
         Ok(self.encode(text, false)?.len())
     }
 
-    /// Whether it can tell how long a chat is once the model's template has been put round it.
+    /// Whether it can count the tokens of a chat with the model's template applied.
     #[must_use]
     pub fn knows_chats(&self) -> bool {
         self.is_remote() || self.chat.is_some()
     }
 
-    /// Whether it can make text of a chat here ([`Tokenizer::render_chat`]).
+    /// Whether it can render a chat as text without a server ([`Tokenizer::render_chat`]).
     #[must_use]
     pub fn has_template(&self) -> bool {
         self.chat.is_some()
     }
 
-    /// The number of tokens of a chat as the model gets it: template, roles and the opening of the answer included.
+    /// The number of tokens of a chat as the model reads it, including template, roles and generation prompt.
     ///
-    /// Without a template ([`Tokenizer::knows_chats`]) it is the number of tokens of the texts alone.
+    /// Without a template (see [`Tokenizer::knows_chats`]), the number of tokens of the message texts.
     pub fn count_chat(&self, messages: &[Value]) -> Result<usize, Error> {
         self.count_chat_with(messages.into())
     }
 
-    /// As [`Tokenizer::count_chat`], with the tools and the template's own settings of the request.
-    pub fn count_chat_with(&self, chat: Chat) -> Result<usize, Error> {
+    /// Like [`Tokenizer::count_chat`], with the tools and template arguments of the request.
+    pub fn count_chat_with(&self, chat: ChatInput) -> Result<usize, Error> {
         match (&self.engine, &self.chat) {
-            (Engine::Server(server), _) => server.count_chat(chat),
-            // The template writes the special tokens itself.
-            (Engine::Local(..), Some(template)) => self.count(&template.render(chat)?),
-            (Engine::Local(..), None) => chat.messages.iter().map(|m| self.count(&chat::text(m))).sum(),
+            (TokenizerEngine::Server(server), _) => server.count_chat(chat),
+            // The template includes the special tokens.
+            (TokenizerEngine::Local(..), Some(template)) => self.count(&template.render_chat(chat)?),
+            (TokenizerEngine::Local(..), None) => {
+                chat.messages.iter().map(|m| self.count(&chat::message_text(m))).sum()
+            }
         }
     }
 
-    /// The token ids of a chat, as [`Tokenizer::count_chat`] counts them; none from a server that tells only how many they are.
+    /// The token ids of a chat, as [`Tokenizer::count_chat`] counts them; empty if the server returns only their number.
     pub fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>, Error> {
         match (&self.engine, &self.chat) {
-            (Engine::Server(server), _) => server.tokenize_chat(messages.into()),
-            (Engine::Local(..), Some(template)) => self.encode(&template.render(messages.into())?, false),
-            (Engine::Local(..), None) => {
-                let texts = messages.iter().map(|message| self.encode(&chat::text(message), false));
+            (TokenizerEngine::Server(server), _) => server.tokenize_chat(messages.into()),
+            (TokenizerEngine::Local(..), Some(template)) => self.encode(&template.render_chat(messages.into())?, false),
+            (TokenizerEngine::Local(..), None) => {
+                let texts = messages.iter().map(|message| self.encode(&chat::message_text(message), false));
                 Ok(texts.collect::<Result<Vec<_>, Error>>()?.concat())
             }
         }
     }
 
     /// The text that a chat becomes, up to where the answer begins; for endpoints that take text.
-    pub fn render_chat(&self, chat: Chat) -> Result<String, Error> {
+    pub fn render_chat(&self, chat: ChatInput) -> Result<String, Error> {
         match &self.chat {
-            Some(template) => template.render(chat),
+            Some(template) => template.render_chat(chat),
             None => Err(Error::Usage(format!(
-                "--tokenizer {} has no chat template, which makes text of `messages`: give --tokenizer the model's folder \
-                 or its id on the hub, or --backend openai-chat, whose server applies it",
+                "--tokenizer {} has no chat template to render `messages` with: set --tokenizer to the model's folder \
+                 or its id on the hub, or use --backend openai-chat, whose server applies the template",
                 self.name
             ))),
         }
     }
 
-    /// The text of these ids, special tokens left in.
+    /// The text of token ids, including special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         match &self.engine {
-            Engine::Server(server) => server.detokenize(ids),
-            Engine::Local(local, _) => local
+            TokenizerEngine::Server(server) => server.detokenize_ids(ids),
+            TokenizerEngine::Local(local, _) => local
                 .decode(ids, false)
                 .map_err(|e| Error::Input(format!("the tokenizer {} cannot decode ids: {e}", self.name))),
         }
     }
 
-    /// How many special tokens a single text gets.
+    /// The number of special tokens that are added to a single text.
     pub fn special_tokens_added(&self) -> Result<usize, Error> {
-        // Some servers refuse an empty text.
+        // Some servers reject an empty text.
         Ok(self.encode("a", true)?.len().saturating_sub(self.encode("a", false)?.len()))
     }
 
-    /// How many special tokens a pair of texts gets, as a cross-encoder reads it: `[CLS] query [SEP] document [SEP]`.
+    /// The number of special tokens that are added to a pair of texts, as a cross-encoder reads it: `[CLS] query [SEP] document [SEP]`.
     pub fn special_tokens_added_to_pair(&self) -> Result<usize, Error> {
-        let Engine::Local(local, _) = &self.engine else {
+        let TokenizerEngine::Local(local, _) = &self.engine else {
             return Err(Error::Usage(
-                "/tokenize of a server takes no pairs of texts: name the model's own tokenizer, as --tokenizer BAAI/bge-reranker-base"
+                "/tokenize of a server does not accept pairs of texts: use the model's own tokenizer, as --tokenizer BAAI/bge-reranker-base"
                     .into(),
             ));
         };
@@ -215,10 +217,10 @@ impl Tokenizer {
         Ok(pair.len().saturating_sub(2 * self.encode("a", false)?.len()))
     }
 
-    /// The ids that are neither special nor added, in ascending order; none for a server, which does not list them.
+    /// The ids that are neither special nor added, in ascending order; empty for a server, which does not list them.
     #[must_use]
     pub fn ordinary_ids(&self) -> Vec<u32> {
-        let Engine::Local(local, _) = &self.engine else { return Vec::new() };
+        let TokenizerEngine::Local(local, _) = &self.engine else { return Vec::new() };
         let added = local.get_added_tokens_decoder();
         let mut ids: Vec<u32> = local.get_vocab(false).into_values().filter(|id| !added.contains_key(id)).collect();
         ids.sort_unstable();
@@ -227,11 +229,11 @@ impl Tokenizer {
     }
 }
 
-/// Whether a piece is a space and English letters. Between others of its kind such a token stays one token, whoever
-/// counts the text again.
+/// Whether the text of a token is a space and English letters. Among others of its kind, such a token stays one token when any
+/// tokenizer encodes the text again.
 #[must_use]
-pub fn is_word(piece: &str) -> bool {
-    piece.strip_prefix(' ').is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()))
+pub fn is_word(text: &str) -> bool {
+    text.strip_prefix(' ').is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
 #[cfg(test)]
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_can_be_nothing_is_refused_with_the_cure() {
+    fn an_impossible_name_is_refused_with_the_cure() {
         let error = Tokenizer::open("/no/such/folder").unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains("`builtin` or `server`"), "{error}");
     }

@@ -1,9 +1,9 @@
-//! Counting the tokens of byte-level BPE segment by segment, each kind of segment once.
+//! Counts the tokens of byte-level BPE segment by segment, each distinct segment once.
 //!
-//! A byte-level BPE (GPT-2, Llama 3, Qwen, `DeepSeek`, …) cuts a text with regular expressions and tokenizes each
-//! segment by itself. So a text has as many tokens as its segments have, and a segment that was counted before need
-//! not be again. The tokenizers crate does more than is needed for a count (it keeps every byte's place in the
-//! original through each step), which takes ten times as long.
+//! A byte-level BPE (GPT-2, Llama 3, Qwen, `DeepSeek`, …) splits a text with regular expressions and tokenizes each
+//! segment separately. So the token count of a text is the sum over its segments, and a segment need be counted only
+//! once. The tokenizers crate does more than a count needs (it tracks the position of every byte in the original
+//! through each step), which takes ten times as long.
 
 use std::{
     collections::HashMap,
@@ -17,56 +17,56 @@ use tokenizers::{
     Tokenizer as Local, models::ModelWrapper, pre_tokenizers::byte_level::ByteLevel, utils::SysRegex,
 };
 
-/// The expression that byte-level tokenizers use unless they bring their own, published with GPT-2.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-/// How many kinds of segment are remembered, and how long the longest is in bytes.
-const MOST: usize = 1 << 16;
-const LONGEST: usize = 64;
+/// The expression that byte-level tokenizers use by default, published with GPT-2.
+const GPT2_REGEX: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// How many distinct segments are cached, and the length of the longest, in bytes.
+const MAX_CACHED_SEGMENTS: usize = 1 << 16;
+const MAX_SEGMENT_BYTES: usize = 64;
 
-/// How a tokenizer cuts a text, and what it has counted so far.
+/// How a tokenizer splits a text, and the token counts of segments so far.
 #[derive(Debug)]
-pub struct Segments {
-    cuts: Vec<SysRegex>,
-    /// Tokens that are looked for before anything is cut.
+pub struct SegmentCounter {
+    regexes: Vec<SysRegex>,
+    /// Tokens that are found before the text is split.
     added: Vec<String>,
-    /// The bytes that one of those begins with.
+    /// The first bytes of the added tokens.
     first_bytes: [bool; 256],
-    /// Whether the text is normalized first, which leaves ASCII alone.
+    /// Whether the text is normalized first, which does not change ASCII.
     normalized: bool,
     counts: RwLock<HashMap<Box<str>, usize>>,
 }
 
-/// A step of cutting, as `tokenizer.json` writes it.
+/// A pre-tokenizer in `tokenizer.json`.
 #[derive(Deserialize)]
 #[serde(tag = "type")]
-enum Step {
+enum PreTokenizerStep {
     Sequence {
-        pretokenizers: Vec<Step>,
+        pretokenizers: Vec<PreTokenizerStep>,
     },
     Split {
-        pattern: Pattern,
+        pattern: SplitPattern,
         behavior: String,
         invert: bool,
     },
     ByteLevel {
         add_prefix_space: bool,
-        #[serde(default = "yes")]
+        #[serde(default = "default_true")]
         use_regex: bool,
     },
 }
 
 #[derive(Deserialize)]
-enum Pattern {
+enum SplitPattern {
     Regex(String),
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
-impl Segments {
-    /// `None` for a tokenizer that does not work this way, or of which we cannot be sure.
-    pub fn of(local: &Local) -> Option<Self> {
+impl SegmentCounter {
+    /// `None` if the tokenizer does not work this way, or may not.
+    pub fn from_tokenizer(local: &Local) -> Option<Self> {
         let ModelWrapper::BPE(bpe) = local.get_model() else { return None };
         let normalized = match local.get_normalizer() {
             None => false,
@@ -79,15 +79,15 @@ impl Segments {
             return None;
         }
         let steps = serde_json::to_value(local.get_pre_tokenizer()?).ok()?;
-        let cuts = regexes(&steps)?.iter().map(|r| SysRegex::new(r)).collect::<Result<_, _>>().ok()?;
+        let regexes = split_regexes(&steps)?.iter().map(|r| SysRegex::new(r)).collect::<Result<_, _>>().ok()?;
         let added: Vec<String> = added.into_values().map(|t| t.content).collect();
         let mut first_bytes = [false; 256];
         added.iter().filter_map(|token| token.bytes().next()).for_each(|byte| first_bytes[usize::from(byte)] = true);
-        Some(Segments { cuts, added, first_bytes, normalized, counts: RwLock::default() })
+        Some(SegmentCounter { regexes, added, first_bytes, normalized, counts: RwLock::default() })
     }
 
-    /// The number of tokens of `text` without special ones that a template would add; `None` if it must be counted
-    /// in the long way.
+    /// The number of tokens of `text`, without the special tokens that a post-processor adds; `None` if the tokenizer itself must
+    /// count it.
     pub fn count(&self, local: &Local, text: &str) -> Option<usize> {
         if self.normalized && !text.is_ascii() {
             return None;
@@ -103,25 +103,25 @@ impl Segments {
             };
             let mut added = 0;
             while let Some((start, len)) = self.first_added(rest) {
-                cut(&self.cuts, &rest[..start], &mut each);
+                split_text(&self.regexes, &rest[..start], &mut each);
                 rest = &rest[start + len..];
                 added += 1;
             }
-            cut(&self.cuts, rest, &mut each);
+            split_text(&self.regexes, rest, &mut each);
             total += added;
         }
         for segment in unknown {
-            total += self.learn(local, segment)?;
+            total += self.count_segment(local, segment)?;
         }
         Some(total)
     }
 
-    /// The bytes of the longest added token.
+    /// The length of the longest added token, in bytes.
     pub fn longest_added(&self) -> usize {
         self.added.iter().map(String::len).max().unwrap_or_default()
     }
 
-    /// Where the first added token is, and how long: the longest of those that begin there.
+    /// The position and length of the first added token: the longest that begins there.
     pub fn first_added(&self, text: &str) -> Option<(usize, usize)> {
         let bytes = text.as_bytes();
         let starts = (0..bytes.len()).filter(|at| self.first_bytes[usize::from(bytes[*at])]);
@@ -131,8 +131,8 @@ impl Segments {
         starts.map(|at| (at, longest(at))).find_map(|(at, len)| Some((at, len?)))
     }
 
-    /// Counts a segment with the model itself.
-    fn learn(&self, local: &Local, segment: &str) -> Option<usize> {
+    /// Counts a segment with the model, and caches the count.
+    fn count_segment(&self, local: &Local, segment: &str) -> Option<usize> {
         let mut bytes = PreTokenizedString::from(segment);
         ByteLevel::new(false, false, false).pre_tokenize(&mut bytes).ok()?;
         let splits = bytes.get_splits(OffsetReferential::Original, OffsetType::None);
@@ -142,30 +142,30 @@ impl Segments {
             .sum::<Result<usize, _>>()
             .ok()?;
         let mut counts = self.counts.write().unwrap_or_else(PoisonError::into_inner);
-        if segment.len() <= LONGEST && counts.len() < MOST {
+        if segment.len() <= MAX_SEGMENT_BYTES && counts.len() < MAX_CACHED_SEGMENTS {
             counts.insert(segment.into(), count);
         }
         Some(count)
     }
 }
 
-/// The expressions that a text is cut with, in turn; `None` if it is not only cut and turned into bytes.
-fn regexes(steps: &Value) -> Option<Vec<String>> {
-    let steps = match Step::deserialize(steps).ok()? {
-        Step::Sequence { pretokenizers } => pretokenizers,
+/// The expressions that split a text, in order; `None` if a step does more than split or convert to bytes.
+fn split_regexes(steps: &Value) -> Option<Vec<String>> {
+    let steps = match PreTokenizerStep::deserialize(steps).ok()? {
+        PreTokenizerStep::Sequence { pretokenizers } => pretokenizers,
         one => vec![one],
     };
     let mut found = Vec::new();
     let last = steps.len().checked_sub(1)?;
     for (i, step) in steps.into_iter().enumerate() {
         match step {
-            Step::Split { pattern: Pattern::Regex(regex), behavior, invert: false }
+            PreTokenizerStep::Split { pattern: SplitPattern::Regex(regex), behavior, invert: false }
                 if behavior == "Isolated" && i < last =>
             {
                 found.push(regex);
             }
-            Step::ByteLevel { add_prefix_space: false, use_regex } if i == last => {
-                found.extend(use_regex.then(|| GPT2.to_owned()));
+            PreTokenizerStep::ByteLevel { add_prefix_space: false, use_regex } if i == last => {
+                found.extend(use_regex.then(|| GPT2_REGEX.to_owned()));
             }
             _ => return None,
         }
@@ -173,19 +173,19 @@ fn regexes(steps: &Value) -> Option<Vec<String>> {
     Some(found)
 }
 
-/// Cuts `text` with the first expression, and its segments with the others.
-fn cut<'t>(cuts: &[SysRegex], text: &'t str, each: &mut impl FnMut(&'t str)) {
+/// Splits `text` with the first expression, and its segments with the others.
+fn split_text<'t>(regexes: &[SysRegex], text: &'t str, each: &mut impl FnMut(&'t str)) {
     if text.is_empty() {
         return;
     }
-    let Some((first, others)) = cuts.split_first() else { return each(text) };
+    let Some((first, others)) = regexes.split_first() else { return each(text) };
     let mut done = 0;
     for (start, end) in first.find_iter(text) {
-        cut(others, &text[done..start], each);
-        cut(others, &text[start..end], each);
+        split_text(others, &text[done..start], each);
+        split_text(others, &text[start..end], each);
         done = end;
     }
-    cut(others, &text[done..], each);
+    split_text(others, &text[done..], each);
 }
 
 #[cfg(test)]
@@ -196,8 +196,8 @@ mod tests {
     use super::*;
     use crate::tokens::BUILTIN;
 
-    /// The built-in vocabulary behind another model's way of cutting.
-    fn like(pre_tokenizer: Value, normalizer: Value) -> Local {
+    /// The built-in vocabulary with another model's pre-tokenizer.
+    fn with_pre_tokenizer(pre_tokenizer: Value, normalizer: Value) -> Local {
         let mut json: Value = serde_json::from_str(BUILTIN).unwrap();
         json["pre_tokenizer"] = pre_tokenizer;
         json["normalizer"] = normalizer;
@@ -222,21 +222,24 @@ mod tests {
         let sequence = |steps: &[Value]| json!({"type": "Sequence", "pretokenizers": steps});
         vec![
             Local::from_bytes(BUILTIN).unwrap(),
-            like(gpt2, Value::Null),
-            like(sequence(&[split(llama), bytes.clone()]), nfc),
-            like(sequence(&[split(r"\p{N}{1,3}"), split("[a-f]+"), split(llama), bytes.clone()]), Value::Null),
-            like(bytes, Value::Null),
+            with_pre_tokenizer(gpt2, Value::Null),
+            with_pre_tokenizer(sequence(&[split(llama), bytes.clone()]), nfc),
+            with_pre_tokenizer(
+                sequence(&[split(r"\p{N}{1,3}"), split("[a-f]+"), split(llama), bytes.clone()]),
+                Value::Null,
+            ),
+            with_pre_tokenizer(bytes, Value::Null),
         ]
     }
 
     thread_local! {
-        static MODELS: Vec<(Local, Segments)> =
-            models().into_iter().map(|local| (local.clone(), Segments::of(&local).unwrap())).collect();
+        static MODELS: Vec<(Local, SegmentCounter)> =
+            models().into_iter().map(|local| (local.clone(), SegmentCounter::from_tokenizer(&local).unwrap())).collect();
     }
 
     proptest! {
         #[test]
-        fn the_short_way_counts_what_the_long_way_counts(
+        fn segments_have_as_many_tokens_as_the_text(
             text in r"([a-zA-Z']{0,8}|<\|end\|>{0,2}|the|[ \n\r\t]{1,4}|[0-9.,!?]{1,4}|\PC{0,3}){0,20}",
         ) {
             MODELS.with(|models| {
@@ -251,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_of_tokenizer_are_left_alone() {
+    fn other_kinds_of_tokenizer_are_not_counted_by_segment() {
         let whitespace = json!({"type": "WhitespaceSplit"});
         let spaced = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
         for (pre_tokenizer, normalizer) in
             [(whitespace, Value::Null), (spaced, Value::Null), (split("a"), Value::Null), (Value::Null, Value::Null)]
         {
-            assert!(Segments::of(&like(pre_tokenizer, normalizer)).is_none());
+            assert!(SegmentCounter::from_tokenizer(&with_pre_tokenizer(pre_tokenizer, normalizer)).is_none());
         }
     }
 }
