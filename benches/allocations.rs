@@ -1,8 +1,8 @@
-//! Allocations of `vb-fire` for each chunk of an answer, in steady state and with every API that streams: two runs that differ
-//! in the length of their answers only, each in a process whose allocator counts.
+//! Counts the allocations of `vb-fire` per chunk in steady state, for every API that streams: two runs that differ only in the
+//! length of the responses, each in a process with a counting allocator.
 //!
-//! `cargo test --bench allocations` prints them, and fails when a chunk costs one.
-#![allow(unsafe_code, clippy::print_stdout, clippy::unwrap_used)] // A counting allocator; and a bench is read on the terminal.
+//! `cargo test --bench allocations` prints the counts, and fails if a chunk costs an allocation.
+#![allow(unsafe_code, clippy::print_stdout, clippy::unwrap_used)] // A counting allocator; a bench prints to the terminal.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -13,10 +13,10 @@ use std::{
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-struct Counting;
+struct CountingAllocator;
 
-// SAFETY: everything is left to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: all calls are forwarded to the system's allocator.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Relaxed);
         unsafe { System.alloc(layout) }
@@ -31,11 +31,11 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const STREAMS: u64 = 64;
 
-/// The APIs that stream text to a prompt. All keep to borrowing; the chunks of completions and chats are not even parsed.
+/// The APIs that stream text for a prompt. All parsers borrow; most chunks of completions and chats are not parsed at all.
 const BACKENDS: [&str; 8] =
     ["openai", "openai-chat", "openai-responses", "anthropic", "tgi", "sglang", "tensorrt-llm", "ollama"];
 
@@ -55,18 +55,18 @@ fn main() -> ExitCode {
     let (short, long) = (100, 900);
     let mut worst: f64 = 0.0;
     for backend in BACKENDS {
-        let [few, many] = [short, long].map(|tokens| allocations(url.trim(), backend, tokens));
+        let [few, many] = [short, long].map(|tokens| count_allocations(url.trim(), backend, tokens));
         let per_chunk = (many as f64 - few as f64) / (STREAMS * (long - short)) as f64;
-        println!("{backend}: {few} allocations with {short} tokens, {many} with {long}: {per_chunk:.3} a chunk");
+        println!("{backend}: {few} allocations with {short} tokens, {many} with {long}: {per_chunk:.3} per chunk");
         worst = worst.max(per_chunk);
     }
     sim.kill().unwrap();
     sim.wait().unwrap();
-    // What is left is the writing of the records and the timers of the runtime.
+    // The remaining allocations are for writing records and for the timers of the runtime.
     if worst < 0.05 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn allocations(url: &str, backend: &str, tokens: u64) -> u64 {
+fn count_allocations(url: &str, backend: &str, tokens: u64) -> u64 {
     let mut fire = Command::new(std::env::current_exe().unwrap())
         .args(["--base-url", url, "--max-concurrency", "64", "--backend", backend])
         .stdin(Stdio::piped())

@@ -1,7 +1,7 @@
-//! What it costs to read streams of tokens and make nothing of them: stamped reads on one thread, and no more.
+//! Measures the cost of reading streams of tokens without parsing them: only stamped reads on one thread.
 //!
-//! `floor URL STREAMS TOKENS` opens so many connections to a vb-sim, sends a request on each, and reads to the end. A client
-//! that wakes up for each chunk as this does cannot take less CPU; `scripts/bench-peers.sh` puts it beside the others for that.
+//! `floor URL STREAMS TOKENS` opens STREAMS connections to a vb-sim, sends a request on each, and reads to the end. A client
+//! that wakes up for each chunk cannot use less CPU, so `scripts/bench-peers.sh` compares the others with it.
 
 use std::{cell::RefCell, error::Error, future::poll_fn, pin::Pin, rc::Rc};
 
@@ -16,7 +16,7 @@ use vb::{
     http::socket::{KernelStamping, Socket},
 };
 
-/// The last bytes of a chunked answer.
+/// The last bytes of a response with chunked encoding.
 const END: &[u8] = b"0\r\n\r\n";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -41,12 +41,12 @@ async fn read_all(address: &str, streams: usize, tokens: u32) -> Result<(), Box<
     for _ in 0..streams {
         sockets.push(Socket::new(TcpStream::connect(address).await?, clock));
     }
-    // One for all: what is read is not kept.
+    // One buffer for all, because the bytes are discarded.
     let buffer = Rc::new(RefCell::new(vec![0; 1 << 12]));
     let mut reading = JoinSet::new();
     for mut socket in sockets {
         socket.write_all(request.as_bytes()).await?;
-        reading.spawn_local(read(socket, Rc::clone(&buffer)));
+        reading.spawn_local(read_to_end(socket, Rc::clone(&buffer)));
     }
     while let Some(read) = reading.join_next().await {
         read??;
@@ -54,7 +54,7 @@ async fn read_all(address: &str, streams: usize, tokens: u32) -> Result<(), Box<
     Ok(())
 }
 
-async fn read(mut socket: Socket, buffer: Rc<RefCell<Vec<u8>>>) -> std::io::Result<()> {
+async fn read_to_end(mut socket: Socket, buffer: Rc<RefCell<Vec<u8>>>) -> std::io::Result<()> {
     loop {
         let read = poll_fn(|cx| {
             let mut buffer = buffer.borrow_mut();

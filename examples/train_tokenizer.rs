@@ -1,7 +1,7 @@
 //! Trains the built-in tokenizer on the sonnets:
 //! `cargo run --release --example train_tokenizer > src/tokens/builtin.json`
 //!
-//! The result is committed; this program is kept so that anyone can see where it came from.
+//! The result is committed; this program shows how it was made.
 
 use std::io::Write;
 

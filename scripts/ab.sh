@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Compares two servers: rounds of the same requests against A and B in turns, so that what drifts meanwhile meets both,
-# then vb-diff over all rounds.
+# Compares two servers: rounds of the same requests against A and B in alternation, so that drift affects both, then vb-diff
+# over all rounds.
 #
 #   scripts/ab.sh URL_A URL_B [--rounds N] [--gen FLAGS] [--fire FLAGS] [--diff FLAGS] [--config FILE]
 #                             [--dry-run] [--new] [--results DIR]
 #
-#   --rounds N     rounds, each with prompts of its own that both servers get; A goes first in every other one (default: 4)
-#   --gen FLAGS    for vb-gen, as '--input-len 512 --output-len 128 --num-prompts 300'
-#   --fire FLAGS   for vb-fire, as '--max-concurrency 32'
-#   --diff FLAGS   for vb-diff, as '--margin 2% --format markdown --fail-if "ttft.p99 > +5%"'
+#   --rounds N     number of rounds (default: 4); each has new prompts, which both servers get, and A is first in every other one
+#   --gen FLAGS    flags for vb-gen, as '--input-len 512 --output-len 128 --num-prompts 300'
+#   --fire FLAGS   flags for vb-fire, as '--max-concurrency 32'
+#   --diff FLAGS   flags for vb-diff, as '--margin 2% --format markdown --fail-if "ttft.p99 > +5%"'
 #   --config FILE  a config for all three
-#   --dry-run      print the commands and do nothing
-#   --new          start a new folder even where unfinished rounds of the same command could be resumed
-#   --results DIR  where the folder of the rounds goes (default: results, beside scripts/)
+#   --dry-run      print the commands without running them
+#   --new          start in a new folder, even if unfinished rounds of the same command could be resumed
+#   --results DIR  where to create the folder of the rounds (default: results, next to scripts/)
 #
-# A URL may be 'sim', with flags of vb-sim behind it: scripts/ab.sh sim 'sim --step-base 12ms'.
-# Rounds that were cut (Ctrl-C, a crash, a server that died) go on where they were when the same command is run again.
-# The exit code is that of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
+# A URL may be 'sim', followed by flags of vb-sim: scripts/ab.sh sim 'sim --step-base 12ms'.
+# To resume rounds that were interrupted (Ctrl-C, a crash, a dead server), run the same command again.
+# The exit code is the one of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
-while [ -L "$self" ]; do # called by a link, it stands where the link leads
+while [ -L "$self" ]; do # follow symbolic links to the script
   link=$(readlink "$self")
   case $link in /*) self=$link ;; *) self=$(dirname "$self")/$link ;; esac
 done
@@ -43,26 +43,26 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ ${#urls[@]} -eq 2 ] || die 2 'two servers to compare: scripts/ab.sh URL_A URL_B; see scripts/ab.sh --help'
-[[ $rounds =~ ^[1-9][0-9]*$ ]] || die 2 "--rounds $rounds: it is a number, 1 or more"
+[ ${#urls[@]} -eq 2 ] || die 2 'expected two servers: scripts/ab.sh URL_A URL_B; see scripts/ab.sh --help'
+[[ $rounds =~ ^[1-9][0-9]*$ ]] || die 2 "--rounds $rounds: use a number of 1 or more"
 
-# Flags in one text become words, with quotes as in a shell and nothing else of a shell: no expansion, no commands.
-words() { # name of the array, text
+# Splits a text of flags into words, with the quotes of a shell but without expansion and commands.
+split_words() { # name of the array, text
   local -n into=$1
   local word line
   into=()
   line=$(xargs -n 1 printf '%s\n' <<<"$2") || die 2 "the quotes of \`$2\` do not match"
   while IFS= read -r word; do [ -z "$word" ] || into+=("$word"); done <<<"$line"
 }
-words gen_args "$gen"
-words fire_args "$fire"
-words diff_args "$diff"
+split_words gen_args "$gen"
+split_words fire_args "$fire"
+split_words diff_args "$diff"
 with_config=()
 [ -z "$config" ] || with_config=(--config "$config")
 
-programs
+find_programs
 
-# The folder: the newest of this very command without a result, or a new one.
+# The folder: the newest one of the same command without a result, or a new one.
 settings=$(printf '%s\n' "a: ${urls[0]}" "b: ${urls[1]}" "rounds: $rounds" "gen: $gen" "fire: $fire" "config: $config" && [ -z "$config" ] || cat "$config") ||
   die 4 "cannot read $config"
 folder='' seed=$(date +%s)
@@ -72,7 +72,7 @@ if ! $new; then
   done
 fi
 if [ -n "$folder" ]; then
-  say "resuming $folder (--new starts afresh)"
+  say "resuming $folder (--new starts a new one)"
   read -r seed <"$folder/seed" || die 4 "cannot read $folder/seed"
 else
   new_folder "$results/ab"
@@ -85,7 +85,7 @@ fi
 catch_signals
 for i in 0 1; do
   case ${urls[i]} in sim | 'sim '*) ;; *) continue ;; esac
-  words sim_args "${urls[i]#sim}"
+  split_words sim_args "${urls[i]#sim}"
   if $dry; then
     printf 'vb-sim'; printf ' %q' --port 0 ${sim_args[@]+"${sim_args[@]}"}; printf ' &\n'
     urls[i]="http://127.0.0.1:PORT_$i"
@@ -95,12 +95,12 @@ for i in 0 1; do
   urls[i]=$sim_url
 done
 
-show() { printf '%s' "$1"; shift; printf ' %q' "$@"; }
+print_command() { printf '%s' "$1"; shift; printf ' %q' "$@"; }
 for ((round = 1; round <= rounds; round++)); do
   requests=$folder/round$round.requests.ndjson
   make=(${with_config[@]+"${with_config[@]}"} --base-url "${urls[0]}" ${gen_args[@]+"${gen_args[@]}"} --seed $((seed + round)))
   if $dry; then
-    show vb-gen "${make[@]}"; printf ' > %q\n' "$requests"
+    print_command vb-gen "${make[@]}"; printf ' > %q\n' "$requests"
   elif [ ! -f "$requests" ]; then
     "$bin/vb-gen" "${make[@]}" >"$requests.part" </dev/null && mv "$requests.part" "$requests" || die $? "vb-gen failed"
   fi
@@ -111,22 +111,22 @@ for ((round = 1; round <= rounds; round++)); do
     outputs=$folder/round$round.$side.outputs.ndjson
     send=(${with_config[@]+"${with_config[@]}"} --base-url "${urls[i]}" ${fire_args[@]+"${fire_args[@]}"})
     if $dry; then
-      show vb-fire "${send[@]}"; printf ' < %q > %q\n' "$requests" "$outputs"
+      print_command vb-fire "${send[@]}"; printf ' < %q > %q\n' "$requests" "$outputs"
       continue
     fi
     if [ -f "$outputs" ]; then
-      say "round $round/$rounds, $side: complete already"
+      say "round $round/$rounds, $side: already complete"
       continue
     fi
     say "round $round/$rounds, $side"
     "$bin/vb-fire" "${send[@]}" <"$requests" >"$outputs.part"
     code=$?
-    # 1: it ran, but more requests failed than --fail-above allows. vb-diff says what that means.
+    # 1: more requests failed than --fail-above allows. vb-diff takes that into account.
     case $code in
       0 | 1) $stopped || mv "$outputs.part" "$outputs" ;;
-      *) die "$code" "stopped in round $round; run the same command again to go on" ;;
+      *) die "$code" "stopped in round $round; run the same command again to resume" ;;
     esac
-    $stopped && die 130 "stopped in round $round; run the same command again to go on"
+    $stopped && die 130 "stopped in round $round; run the same command again to resume"
   done
 done
 
@@ -137,7 +137,7 @@ for ((round = 1; round <= rounds; round++)); do
 done
 compare=("${a[@]}" --vs "${b[@]}" ${with_config[@]+"${with_config[@]}"} ${diff_args[@]+"${diff_args[@]}"})
 if $dry; then
-  show vb-diff "${compare[@]}"; printf '\n'
+  print_command vb-diff "${compare[@]}"; printf '\n'
   exit 0
 fi
 "$bin/vb-diff" "${compare[@]}" </dev/null
@@ -145,5 +145,5 @@ code=$?
 [ "$code" -le 1 ] || die "$code" "vb-diff failed"
 "$bin/vb-diff" "${compare[@]}" --format json >"$folder/diff.json" </dev/null 2>"$folder/diff.err"
 rm -f "$folder/diff.err"
-say "each round's requests and outputs are in $folder"
+say "the requests and outputs of each round are in $folder"
 exit "$code"

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Runs a sweep: for each cell of the config's grid  vb-gen > requests, vb-fire < requests > outputs, vb-stats < outputs,
-# then vb-agg over all cells. A config with a dataset_name and no input_output takes the lengths of the dataset.
+# then vb-agg over all cells. With a dataset_name and no input_output, the dataset sets the lengths.
 #
 #   scripts/sweep.sh [config.yaml] [--dry-run] [--new] [--results DIR]
 #
-#   --dry-run      print the commands and do nothing
-#   --new          start a new folder even where an unfinished sweep of this config could be resumed
-#   --results DIR  where the folder of the sweep goes (default: results, beside scripts/)
+#   --dry-run      print the commands without running them
+#   --new          start in a new folder, even if an unfinished sweep of this config could be resumed
+#   --results DIR  where to create the folder of the sweep (default: results, next to scripts/)
 #
-# A sweep that was cut (Ctrl-C, a crash, a server that died), or in which cells failed, goes on where it was when the same
-# command is run again: complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
+# To resume a sweep that was interrupted (Ctrl-C, a crash, a dead server) or in which cells failed, run the same command
+# again: complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
-while [ -L "$self" ]; do # called by a link, it stands where the link leads
+while [ -L "$self" ]; do # follow symbolic links to the script
   link=$(readlink "$self")
   case $link in /*) self=$link ;; *) self=$(dirname "$self")/$link ;; esac
 done
@@ -27,42 +27,42 @@ while [ $# -gt 0 ]; do
     --results) [ $# -gt 1 ] || die 2 '--results needs a folder'; results=$2; shift ;;
     -h | --help) help; exit 0 ;;
     -*) die 2 "unknown flag $1; see scripts/sweep.sh --help" ;;
-    *) [ -z "$config" ] || die 2 "one config at a time: $config or $1"; config=$1 ;;
+    *) [ -z "$config" ] || die 2 "only one config: $config or $1"; config=$1 ;;
   esac
   shift
 done
 config=${config:-$root/config.yaml}
 
-programs
+find_programs
 
-# The grid. Without a seed of the user's the prompts are new in each sweep, so that a server's prefix cache cannot
-# hold those of the last one.
+# The grid. If the user sets no seed, each sweep has new prompts, so that a server's prefix cache cannot contain the
+# prompts of the previous sweep.
 stamp=$(date +%Y%m%d_%H%M%S)
 seed=()
 text=''
 [ ! -r "$config" ] || text=$(<"$config")
 newline=$'\n'
 [[ $newline$text =~ ${newline}seed[[:space:]]*: ]] || seed=(--seed "$(date +%s)")
-plan() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
-cells=$(plan) || exit $?
+list_cells() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
+cells=$(list_cells) || exit $?
 IFS=$'\t' read -r _ _ _ _ _ _ base_url model <<<"$cells"
 name=${model//[^A-Za-z0-9._-]/_}
 served=(--served-model-name "$model")
 [ "$model" != - ] || { name=model served=(); }
 
-# The folder: the newest unfinished sweep of this very config, or a new one.
+# The folder: the newest unfinished sweep of the same config, or a new one.
 folder=''
 if ! $new; then
   for old in "$results/${name}"_*/; do
     [ -f "$old/config.yaml" ] && [ "$text" = "$(<"$old/config.yaml")" ] || continue
-    # Without a table, or with one that says of a cell that it failed.
+    # Unfinished: no table, or a cell that failed.
     compgen -G "$old/aggregate_results_*.csv" >/dev/null && ! compgen -G "$old/*.failed" >/dev/null || folder=${old%/}
   done
 fi
 if [ -n "$folder" ]; then
-  say "resuming $folder (--new starts afresh)"
+  say "resuming $folder (--new starts a new one)"
   [ ! -f "$folder/seed" ] || { read -r old_seed <"$folder/seed" && seed=(--seed "$old_seed"); }
-  cells=$(plan) || exit $?
+  cells=$(list_cells) || exit $?
 else
   new_folder "$results/$name"
 fi
@@ -100,7 +100,7 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     continue
   fi
   if [ -f "$path.json" ] && [ ! -f "$path.failed" ]; then
-    say "$number/$total $cell: complete already"
+    say "$number/$total $cell: already complete"
     continue
   fi
   say "$number/$total $cell"
@@ -108,16 +108,16 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || die $? "vb-gen failed on $cell"
   "$bin/vb-fire" "${fire_args[@]}" <"$path.requests.ndjson" >"$path.outputs.ndjson"
   code=$?
-  # 1: it ran, but more requests failed than --fail-above allows, as when the server died. The cell is in the table and
-  # says so, but a sweep that goes on tries it again.
+  # 1: more requests failed than --fail-above allows, for example because the server died. The table has the cell with its
+  # failures, and a resumed sweep tries it again.
   case $code in
     0) ;;
     1) failed=$((failed + 1)) && : >"$path.failed" ;;
-    *) die "$code" "stopped at $cell; run the same command again to go on" ;;
+    *) die "$code" "stopped at $cell; run the same command again to resume" ;;
   esac
   "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null && mv "$path.json.part" "$path.json" ||
     die 4 "vb-stats failed on $cell"
-  $stopped && die 130 "stopped; run the same command again to go on"
+  $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"
 
 csv=$folder/aggregate_results_${stamp%_*}.csv
@@ -126,8 +126,8 @@ if $dry; then
   exit 0
 fi
 "$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null || die 4 "vb-agg failed"
-rm -f "$folder"/aggregate_results_*.csv # of the day on which a cell failed
+rm -f "$folder"/aggregate_results_*.csv # from an earlier day, when a cell failed
 mv "$csv.part" "$csv" || die 4 "cannot write $csv"
-say "the table is $csv"
-say "each cell's requests, outputs and results are beside it"
-[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above; the same command tries these cells again"
+say "wrote the table $csv"
+say "the requests, outputs and results of each cell are in the same folder"
+[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above; run the same command again to retry these cells"

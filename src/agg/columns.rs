@@ -1,10 +1,10 @@
-//! The columns of the table: vLLM's keys in vLLM's order, and everyone's own keys where they stood.
+//! The columns of the CSV: vLLM's keys in vLLM's order, and other keys at their position in the result.
 
-use super::run::Run;
+use super::run::ResultRow;
 use crate::recording::metric::Metric;
 
-/// The keys of a result that are scalars, in the order in which `vllm bench serve` writes them, with their Chinese names.
-/// The metrics follow behind.
+/// The scalar keys of a result in the order in which `vllm bench serve` writes them, with their Chinese names.
+/// The metrics follow them.
 const KEYS: [(&str, &str); 54] = [
     ("date", "日期"),
     ("endpoint_type", "端点类型"),
@@ -62,22 +62,23 @@ const KEYS: [(&str, &str); 54] = [
     ("avg_conversation_duration_ms", "平均会话时长 (ms)"),
 ];
 
-/// The columns behind the keys.
-pub const LAST: [(&str, &str); 3] = [("input_len", "输入长度"), ("output_len", "输出长度"), ("filename", "文件名")];
+/// The columns after the keys.
+pub const LAST_COLUMNS: [(&str, &str); 3] =
+    [("input_len", "输入长度"), ("output_len", "输出长度"), ("filename", "文件名")];
 
 /// The union of the keys of all runs, in order.
 #[must_use]
-pub fn columns(runs: &[Run]) -> Vec<String> {
+pub fn column_keys(runs: &[ResultRow]) -> Vec<String> {
     let mut columns: Vec<String> = Vec::new();
     for key in runs.iter().flat_map(|run| run.scalars.keys()) {
-        if rank(key).is_some() && !columns.contains(key) {
+        if key_rank(key).is_some() && !columns.contains(key) {
             columns.push(key.clone());
         }
     }
-    columns.sort_by_key(|key| rank(key));
+    columns.sort_by_key(|key| key_rank(key));
     for run in runs {
         let mut place = 0;
-        for key in run.scalars.keys().filter(|key| !LAST.iter().any(|(last, _)| last == key)) {
+        for key in run.scalars.keys().filter(|key| !LAST_COLUMNS.iter().any(|(name, _)| name == key)) {
             let at = columns.iter().position(|column| column == key);
             if at.is_none() {
                 columns.insert(place, key.clone());
@@ -88,15 +89,15 @@ pub fn columns(runs: &[Run]) -> Vec<String> {
     columns
 }
 
-/// Whether a key says how a run was made, and not what came of it: those before `duration`, and whatever is not vLLM's.
+/// Whether a key is a setting of a run and not a measurement: the keys before `duration`, and keys that vLLM does not write.
 #[must_use]
 pub fn is_setting(key: &str) -> bool {
     let first = KEYS.iter().position(|(known, _)| *known == "duration");
-    rank(key).is_none_or(|(at, ..)| Some(at) < first)
+    key_rank(key).is_none_or(|(at, ..)| Some(at) < first)
 }
 
-/// Where a key stands in a result; `None` for one that vLLM does not write.
-fn rank(key: &str) -> Option<(usize, usize, u64)> {
+/// The position of a key in a result; `None` if vLLM does not write it.
+fn key_rank(key: &str) -> Option<(usize, usize, u64)> {
     if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
         return Some((at, 0, 0));
     }
@@ -108,20 +109,20 @@ fn rank(key: &str) -> Option<(usize, usize, u64)> {
         "std" => (2, 0.0),
         percentile => (3, percentile.strip_prefix('p')?.parse::<f64>().ok()?),
     };
-    // The bits of doubles that are not negative are in the order of their values.
+    // The bits of non-negative doubles sort like their values.
     Some((metric, statistic, percentile.abs().to_bits()))
 }
 
 /// A column's key and its Chinese name.
 #[must_use]
-pub fn named(key: &str) -> (String, String) {
-    (key.to_owned(), chinese(key))
+pub fn column_name(key: &str) -> (String, String) {
+    (key.to_owned(), chinese_name(key))
 }
 
-/// The Chinese name of a column; a key that is not vLLM's keeps its own.
+/// The Chinese name of a column; the key itself if vLLM does not write it.
 #[must_use]
-pub fn chinese(key: &str) -> String {
-    if let Some((_, name)) = KEYS.iter().chain(&LAST).find(|(known, _)| *known == key) {
+pub fn chinese_name(key: &str) -> String {
+    if let Some((_, name)) = KEYS.iter().chain(&LAST_COLUMNS).find(|(known, _)| *known == key) {
         return (*name).to_owned();
     }
     let Some((statistic, metric)) = Metric::of_key(key) else { return key.to_owned() };
@@ -146,9 +147,9 @@ pub fn chinese(key: &str) -> String {
 mod tests {
     use super::*;
 
-    fn run(keys: &[&str]) -> Run {
+    fn run(keys: &[&str]) -> ResultRow {
         let scalars = keys.iter().map(|key| ((*key).to_owned(), serde_json::Value::from(1))).collect();
-        Run { scalars, ..Run::default() }
+        ResultRow { scalars, ..ResultRow::default() }
     }
 
     #[test]
@@ -164,7 +165,7 @@ mod tests {
             "p90_itl_ms",
             "mean_ttft_ms",
         ]);
-        let got = columns(&[old, new]);
+        let got = column_keys(&[old, new]);
         let want = [
             "date",
             "gpu",
@@ -190,7 +191,7 @@ mod tests {
             ("input_len", "输入长度"),
             ("my_gpu", "my_gpu"),
         ] {
-            assert_eq!(chinese(key), name);
+            assert_eq!(chinese_name(key), name);
         }
     }
 }

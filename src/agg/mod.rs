@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::{repeats::Shape, run::Run};
+use self::{repeats::RepeatsLayout, run::ResultRow};
 use crate::{cli, config::ConfigFlag, error::Error, ndjson};
 
 const EXAMPLES: &str = "\
@@ -28,31 +28,31 @@ Examples:
   vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
   vb-agg vllm-bench-*.json | duckdb -c \"select max_concurrency, p99_ttft_ms from read_csv('/dev/stdin')\"";
 
-/// Puts the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
+/// Combines the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
 ///
-/// It reads what `vb-stats` and `vllm bench serve` (Python or Rust, any version) write. A file that cannot be read is
-/// named and left out; the exit code is then 3.
+/// Reads results of `vb-stats` and of `vllm bench serve` (Python or Rust, any version). A file that cannot be read is
+/// reported and skipped; the exit code is then 3.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-agg", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Result files, and folders that hold them; none or `-`: a stream of results on standard input.
+    /// Result files, and folders of result files; none or `-`: a stream of results on standard input.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// Put the runs of the same settings together: mean, 95 % interval and coefficient of variation of each number.
+    /// Combine runs with the same settings: mean, 95 % interval and coefficient of variation of each number.
     #[arg(long, value_enum, value_name = "SHAPE")]
-    repeats: Option<Shape>,
+    repeats: Option<RepeatsLayout>,
 
-    /// Put all results together into one, with the percentiles of all their requests: hosts of one load, or repeats. They must
-    /// have been made with `vb-stats --histograms`. The result is JSON, as that of `vb-stats`.
+    /// Pool all results into one, with percentiles over all requests: several hosts of one load, or repeats. The results must
+    /// come from `vb-stats --histograms`. Prints JSON in the format of `vb-stats`.
     #[arg(long, conflicts_with_all = ["repeats", "header"])]
     pool: bool,
 
-    /// The names of the columns: English (vLLM's keys), Chinese, or both in two rows.
-    #[arg(long, value_enum, default_value_t = Header::En)]
-    header: Header,
+    /// Language of the column names: English (vLLM's keys), Chinese, or both in two rows.
+    #[arg(long, value_enum, default_value_t = HeaderLanguage::En)]
+    header: HeaderLanguage,
 
-    /// A table on standard error; auto: when that is a terminal.
+    /// Print a table on standard error; auto: if it is a terminal.
     #[arg(long, value_enum, default_value_t = cli::When::Auto)]
     table: cli::When,
 
@@ -60,9 +60,9 @@ pub struct Args {
     config: ConfigFlag,
 }
 
-/// The language of the names of columns.
+/// The language of the column names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Header {
+enum HeaderLanguage {
     /// vLLM's keys.
     En,
     /// Chinese.
@@ -78,34 +78,34 @@ pub fn run(args: Args) -> Result<(), Error> {
     cli::ignore_first_interrupt()?;
     if pool {
         let mut out = cli::buffered_stdout();
-        ndjson::write_record(&mut out, &pool::pool(&paths)?)?;
+        ndjson::write_record(&mut out, &pool::pool_results(&paths)?)?;
         return out.flush().map_err(Error::write_stdout);
     }
-    let mut found = input::Found::default();
+    let mut found = input::FoundResults::default();
     found.read(&paths)?;
     let mut runs = found.runs;
-    shorten(&mut runs);
+    shorten_filenames(&mut runs);
     if paths.iter().any(|path| path != Path::new("-")) {
-        runs.sort_by(order);
+        runs.sort_by(compare_runs);
     }
     if runs.is_empty() {
-        return Err(Error::Input("no result of any run in the input".into()));
+        return Err(Error::Input("no results in the input".into()));
     }
-    let sheet = repeats.map_or_else(|| sheet(&runs), |shape| repeats::sheet(&runs, shape));
+    let sheet = repeats.map_or_else(|| sheet_of_runs(&runs), |layout| repeats::sheet_of_repeats(&runs, layout));
     write_csv(&sheet, header)?;
     if table.applies_to_stderr() {
-        cli::print_to_stderr(&table::table(&runs));
+        cli::print_to_stderr(&table::format_table(&runs));
     }
     match found.broken {
         0 => Ok(()),
         n => {
-            Err(Error::Input(format!("left out what could not be read: {n} so named above; the rest is in the table")))
+            Err(Error::Input(format!("skipped {n} unreadable inputs, named above; all other results are in the table")))
         }
     }
 }
 
-/// Keeps the last part of each path where that tells the files apart.
-fn shorten(runs: &mut [Run]) {
+/// Shortens each path to its file name, if the file names are distinct.
+fn shorten_filenames(runs: &mut [ResultRow]) {
     let paths: HashSet<&str> = runs.iter().map(|run| run.filename.as_str()).collect();
     let names: HashSet<&str> = paths.iter().map(|path| run::file_name(path)).collect();
     if names.len() == paths.len() {
@@ -115,31 +115,35 @@ fn shorten(runs: &mut [Run]) {
     }
 }
 
-/// A CSV: the names of its columns, each with the Chinese one, and the cells of its rows.
+/// A CSV: the names of its columns in English and Chinese, and the cells of its rows.
 struct Sheet {
     names: Vec<(String, String)>,
     rows: Vec<Vec<String>>,
 }
 
-/// A row for each run.
-fn sheet(runs: &[Run]) -> Sheet {
-    let keys = columns::columns(runs);
-    let names =
-        keys.iter().map(String::as_str).chain(columns::LAST.map(|(name, _)| name)).map(columns::named).collect();
-    Sheet { names, rows: runs.iter().map(|run| row(run, &keys).collect()).collect() }
+/// One row per run.
+fn sheet_of_runs(runs: &[ResultRow]) -> Sheet {
+    let keys = columns::column_keys(runs);
+    let names = keys
+        .iter()
+        .map(String::as_str)
+        .chain(columns::LAST_COLUMNS.map(|(name, _)| name))
+        .map(columns::column_name)
+        .collect();
+    Sheet { names, rows: runs.iter().map(|run| row_cells(run, &keys).collect()).collect() }
 }
 
-fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
+fn write_csv(sheet: &Sheet, header: HeaderLanguage) -> Result<(), Error> {
     let failed = |e: csv::Error| match e.into_kind() {
-        // As it is, so that a reader that left is seen as such.
+        // Unchanged, so that a closed pipe is recognized.
         csv::ErrorKind::Io(e) => Error::write_stdout(e),
         other => Error::write_stdout(io::Error::other(format!("{other:?}"))),
     };
     let mut out = csv::Writer::from_writer(cli::buffered_stdout());
-    if header != Header::Zh {
+    if header != HeaderLanguage::Zh {
         out.write_record(sheet.names.iter().map(|(name, _)| name)).map_err(failed)?;
     }
-    if header != Header::En {
+    if header != HeaderLanguage::En {
         out.write_record(sheet.names.iter().map(|(_, chinese)| chinese)).map_err(failed)?;
     }
     for row in &sheet.rows {
@@ -148,18 +152,18 @@ fn write_csv(sheet: &Sheet, header: Header) -> Result<(), Error> {
     out.flush().map_err(Error::write_stdout)
 }
 
-fn row<'a>(run: &'a Run, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
-    let [input_len, output_len] = lengths(run);
+fn row_cells<'a>(run: &'a ResultRow, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
+    let [input_len, output_len] = length_cells(run);
     let last = [input_len, output_len, run.filename.clone()];
-    keys.iter().map(|key| cell(run.scalars.get(key))).chain(last)
+    keys.iter().map(|key| cell_text(run.scalars.get(key))).chain(last)
 }
 
-/// The cells of input and output length; empty where they are not known.
-fn lengths(run: &Run) -> [String; 2] {
+/// The cells of input and output length; empty if unknown.
+fn length_cells(run: &ResultRow) -> [String; 2] {
     [run.input_len, run.output_len].map(|length| length.map_or_else(String::new, |n| n.to_string()))
 }
 
-fn cell(value: Option<&Value>) -> String {
+fn cell_text(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -167,24 +171,24 @@ fn cell(value: Option<&Value>) -> String {
     }
 }
 
-/// By input length, output length, concurrency, rate and file, all as numbers; what is not known comes last.
-fn order(a: &Run, b: &Run) -> Ordering {
+/// Compares by input length, output length, concurrency, rate and file name, as numbers; unknown values come last.
+fn compare_runs(a: &ResultRow, b: &ResultRow) -> Ordering {
     let length = |length: Option<u64>| length.unwrap_or(u64::MAX);
-    let lengths = |run: &Run| (length(run.input_len), length(run.output_len));
+    let lengths = |run: &ResultRow| (length(run.input_len), length(run.output_len));
     lengths(a)
         .cmp(&lengths(b))
-        .then_with(|| a.number("max_concurrency").total_cmp(&b.number("max_concurrency")))
-        .then_with(|| a.number("request_rate").total_cmp(&b.number("request_rate")))
-        .then_with(|| natural(&a.filename, &b.filename))
+        .then_with(|| a.sort_number("max_concurrency").total_cmp(&b.sort_number("max_concurrency")))
+        .then_with(|| a.sort_number("request_rate").total_cmp(&b.sort_number("request_rate")))
+        .then_with(|| compare_natural(&a.filename, &b.filename))
 }
 
-/// `run2` before `run10`.
-fn natural(a: &str, b: &str) -> Ordering {
-    parts(a).cmp(parts(b)).then_with(|| a.cmp(b))
+/// Compares names so that `run2` comes before `run10`.
+fn compare_natural(a: &str, b: &str) -> Ordering {
+    split_numbers(a).cmp(split_numbers(b)).then_with(|| a.cmp(b))
 }
 
-/// Text cut into numbers and single characters; a number comes before a character.
-fn parts(text: &str) -> impl Iterator<Item = (u64, char)> {
+/// Splits text into numbers and single characters; a number sorts before a character.
+fn split_numbers(text: &str) -> impl Iterator<Item = (u64, char)> {
     let mut rest = text;
     std::iter::from_fn(move || {
         let first = rest.chars().next()?;
@@ -202,7 +206,7 @@ mod tests {
     #[test]
     fn numbers_in_names_are_compared_as_numbers() {
         let mut names = ["run=10.json", "run=2.json", "run=02.json", "a", "run=99999999999999999999999.json"];
-        names.sort_by(|a, b| natural(a, b));
+        names.sort_by(|a, b| compare_natural(a, b));
         assert_eq!(names, ["a", "run=02.json", "run=2.json", "run=10.json", "run=99999999999999999999999.json"]);
     }
 }

@@ -1,54 +1,57 @@
-//! Runs that were made with the same settings, as one: the mean of each number, its interval and its spread.
+//! Combines runs with the same settings: the mean of each number, its interval and its spread.
 
 use super::{
-    Sheet, cell,
-    columns::{self, LAST},
-    lengths,
-    run::Run,
+    Sheet, cell_text,
+    columns::{self, LAST_COLUMNS},
+    length_cells,
+    run::ResultRow,
 };
 use crate::statistics::{Distribution, Unit, Wanted, interval};
 
-/// How the repeats of a cell are laid out.
+/// The layout of the numbers of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Shape {
-    /// A row for each cell; for each number the columns NAME, `NAME_low`, `NAME_high` and `NAME_cv`.
+pub enum RepeatsLayout {
+    /// One row per cell; each number has the columns NAME, `NAME_low`, `NAME_high` and `NAME_cv`.
     Wide,
-    /// A row for each number of each cell: `metric`, `mean`, `low`, `high` and `cv`.
+    /// One row per cell and number: `metric`, `mean`, `low`, `high` and `cv`.
     Long,
 }
 
-/// What is told of a number beside its mean, with its Chinese names.
-const BESIDE: [(&str, &str); 3] = [("low", "下限"), ("high", "上限"), ("cv", "变异系数")];
+/// The columns of a number after its mean, with their Chinese names.
+const SPREAD_COLUMNS: [(&str, &str); 3] = [("low", "下限"), ("high", "上限"), ("cv", "变异系数")];
 
-/// One sheet of all runs.
+/// Builds the sheet from the runs of all cells.
 #[must_use]
-pub(super) fn sheet(runs: &[Run], shape: Shape) -> Sheet {
-    let columns = columns::columns(runs);
+pub(super) fn sheet_of_repeats(runs: &[ResultRow], layout: RepeatsLayout) -> Sheet {
+    let columns = columns::column_keys(runs);
     let (settings, numbers): (Vec<&String>, Vec<&String>) =
         columns.iter().filter(|key| *key != "date").partition(|key| columns::is_setting(key));
-    let cells = cells(runs, &settings);
-    let lengths = LAST[..2].iter().map(|(name, _)| *name);
-    let mut names: Vec<_> = settings.iter().map(|key| key.as_str()).chain(lengths).map(columns::named).collect();
+    let cells = group_by_settings(runs, &settings);
+    let lengths = LAST_COLUMNS[..2].iter().map(|(name, _)| *name);
+    let mut names: Vec<_> = settings.iter().map(|key| key.as_str()).chain(lengths).map(columns::column_name).collect();
     names.push(("runs".into(), "运行次数".into()));
     let mut rows = Vec::new();
-    match shape {
-        Shape::Wide => {
+    match layout {
+        RepeatsLayout::Wide => {
             for key in &numbers {
-                names.push(columns::named(key));
-                names.extend(BESIDE.map(|(name, word)| (format!("{key}_{name}"), columns::chinese(key) + " " + word)));
+                names.push(columns::column_name(key));
+                names.extend(
+                    SPREAD_COLUMNS
+                        .map(|(name, word)| (format!("{key}_{name}"), columns::chinese_name(key) + " " + word)),
+                );
             }
             for (setting, repeats) in &cells {
-                let told = numbers.iter().flat_map(|key| spread(repeats, key).unwrap_or_default());
-                rows.push(setting.iter().cloned().chain(told).collect());
+                let values = numbers.iter().flat_map(|key| spread_cells(repeats, key).unwrap_or_default());
+                rows.push(setting.iter().cloned().chain(values).collect());
             }
         }
-        Shape::Long => {
+        RepeatsLayout::Long => {
             names.extend([("metric".into(), "指标".into()), ("mean".into(), "均值".into())]);
-            names.extend(BESIDE.map(|(name, chinese)| (name.into(), chinese.into())));
+            names.extend(SPREAD_COLUMNS.map(|(name, chinese)| (name.into(), chinese.into())));
             for (setting, repeats) in &cells {
                 for key in &numbers {
-                    let Some(told) = spread(repeats, key) else { continue };
-                    let row = setting.iter().cloned().chain([(*key).clone()]).chain(told);
+                    let Some(values) = spread_cells(repeats, key) else { continue };
+                    let row = setting.iter().cloned().chain([(*key).clone()]).chain(values);
                     rows.push(row.collect());
                 }
             }
@@ -57,12 +60,12 @@ pub(super) fn sheet(runs: &[Run], shape: Shape) -> Sheet {
     Sheet { names, rows }
 }
 
-/// The runs by their settings, which come first, with the number of runs behind them.
-fn cells<'a>(runs: &'a [Run], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a Run>)> {
-    let mut cells: Vec<(Vec<String>, Vec<&Run>)> = Vec::new();
+/// Groups the runs by their settings. The cells of the settings end with the number of runs.
+fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a ResultRow>)> {
+    let mut cells: Vec<(Vec<String>, Vec<&ResultRow>)> = Vec::new();
     for run in runs {
-        let settings = settings.iter().map(|key| cell(run.scalars.get(*key)));
-        let setting: Vec<String> = settings.chain(lengths(run)).collect();
+        let settings = settings.iter().map(|key| cell_text(run.scalars.get(*key)));
+        let setting: Vec<String> = settings.chain(length_cells(run)).collect();
         match cells.iter_mut().find(|(known, _)| *known == setting) {
             Some((_, repeats)) => repeats.push(run),
             None => cells.push((setting, vec![run])),
@@ -74,13 +77,14 @@ fn cells<'a>(runs: &'a [Run], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a
     cells
 }
 
-/// Mean, the ends of its 95 % interval, and the coefficient of variation of a number over repeats; `None`: none has it.
-fn spread(repeats: &[&Run], key: &str) -> Option<[String; 4]> {
+/// The mean of a number over repeats, the ends of its 95 % interval, and the coefficient of variation; `None` if no run has
+/// the number.
+fn spread_cells(repeats: &[&ResultRow], key: &str) -> Option<[String; 4]> {
     let values: Vec<f64> = repeats.iter().filter_map(|run| run.scalars.get(key)?.as_f64()).collect();
     let n = values.len() as f64;
-    let told = Distribution::of(values, Unit::Tokens, &Wanted::default());
-    let interval = interval::of_mean(told.mean, told.std, n);
-    let cv = (told.n > 1 && told.mean != 0.0).then(|| told.std * (n / (n - 1.0)).sqrt() / told.mean);
+    let all = Distribution::of(values, Unit::Tokens, &Wanted::default());
+    let interval = interval::of_mean(all.mean, all.std, n);
+    let cv = (all.n > 1 && all.mean != 0.0).then(|| all.std * (n / (n - 1.0)).sqrt() / all.mean);
     let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
-    (told.n > 0).then(|| [Some(told.mean), interval.low, interval.high, cv].map(shown))
+    (all.n > 0).then(|| [Some(all.mean), interval.low, interval.high, cv].map(shown))
 }

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::run::Run;
+use super::run::ResultRow;
 
-/// A heading, the key under it, and the digits behind the point.
+/// A heading, its key, and the number of decimals.
 const COLUMNS: [(&str, &str, usize); 9] = [
     ("conc", "max_concurrency", 0),
     ("rate", "request_rate", 2),
@@ -17,12 +17,12 @@ const COLUMNS: [(&str, &str, usize); 9] = [
     ("failed", "failed", 0),
 ];
 
-/// All runs, one a line, in columns as wide as they need.
+/// Formats one line per run, with columns as wide as their content.
 #[must_use]
-pub fn table(runs: &[Run]) -> String {
+pub fn format_table(runs: &[ResultRow]) -> String {
     let mut lines: Vec<Vec<String>> = vec![["model", "in", "out"].map(str::to_owned).to_vec()];
     lines[0].extend(COLUMNS.iter().map(|(heading, ..)| (*heading).to_owned()));
-    lines.extend(runs.iter().map(cells));
+    lines.extend(runs.iter().map(row_cells));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let mut text = String::new();
@@ -37,10 +37,10 @@ pub fn table(runs: &[Run]) -> String {
     text
 }
 
-fn cells(run: &Run) -> Vec<String> {
+fn row_cells(run: &ResultRow) -> Vec<String> {
     let length = |length: Option<u64>| length.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let model = run.scalars.get("model_id").and_then(Value::as_str).unwrap_or("-");
-    // A path is too long for a column; its last part names the model.
+    // A path is too long for a column; its last component is the name of the model.
     let model = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
     let mut cells = vec![model.to_owned(), length(run.input_len), length(run.output_len)];
     cells.extend(COLUMNS.iter().map(|(_, key, digits)| match run.scalars.get(*key) {

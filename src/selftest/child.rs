@@ -1,4 +1,4 @@
-//! The programs that a self-test starts. None of them outlives it.
+//! The programs that a self-test starts. They end with it.
 
 use std::{
     ffi::OsString,
@@ -22,30 +22,30 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// Between two looks at whether a program has ended.
-const PAUSE: Nanos = Nanos(SECOND / 200);
+/// Time between two checks whether a program has ended.
+const POLL_INTERVAL: Nanos = Nanos(SECOND / 200);
 
-/// Where the programs are, and whether the user wants to stop.
+/// The folder of the programs, and whether the user asked to stop.
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
     stopped: Arc<AtomicBool>,
 }
 
-/// A program that runs; it is killed when this is dropped.
+/// A running program, which is killed on drop.
 #[derive(Debug)]
 pub struct Program {
     name: &'static str,
     child: Child,
-    said: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
     stopped: Arc<AtomicBool>,
 }
 
 impl Programs {
-    /// Those beside this executable. From now on signals are looked at while a program runs.
-    pub fn beside() -> Result<Self, Error> {
+    /// Finds the programs in the folder of this executable, and installs handlers for signals.
+    pub fn in_own_folder() -> Result<Self, Error> {
         let own = std::env::current_exe()
-            .map_err(|e| Error::Setup(format!("cannot tell where this program is, and with it vb-sim: {e}")))?;
+            .map_err(|e| Error::Setup(format!("cannot find the folder of this program, where vb-sim is: {e}")))?;
         let stopped = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stopped))
@@ -54,57 +54,60 @@ impl Programs {
         Ok(Programs { folder: own.parent().unwrap_or(Path::new(".")).to_path_buf(), stopped })
     }
 
-    /// Starts one.
+    /// Starts a program.
     pub fn start(&self, name: &'static str, args: Vec<OsString>) -> Result<Program, Error> {
         let path = self.folder.join(name);
         let mut child = Command::new(&path)
             .args(args)
-            // Keys for real servers: one would make vb-sim ask for it, the other would be sent for nothing.
+            // Keys for real servers: vb-sim would require the first, and vb-fire would send the second.
             .env_remove("VLLM_API_KEY")
             .env_remove("OPENAI_API_KEY")
-            // Ctrl-C is for this program, which then ends the others.
+            // Ctrl-C reaches only this program, which then ends the others.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| {
-                Error::Setup(format!("cannot start {}: {e}; {name} belongs beside vb-selftest", path.display()))
+                Error::Setup(format!(
+                    "cannot start {}: {e}; {name} must be in the folder of vb-selftest",
+                    path.display()
+                ))
             })?;
         let stderr = child.stderr.take();
-        let said = stderr.map(|mut stderr| {
+        let stderr = stderr.map(|mut stderr| {
             thread::spawn(move || {
                 let mut bytes = Vec::new();
                 let _ = stderr.read_to_end(&mut bytes);
                 String::from_utf8_lossy(&bytes).into_owned()
             })
         });
-        Ok(Program { name, child, said, stopped: Arc::clone(&self.stopped) })
+        Ok(Program { name, child, stderr, stopped: Arc::clone(&self.stopped) })
     }
 }
 
 impl Program {
-    /// Its standard input, once.
-    pub fn stdin(&mut self) -> Option<ChildStdin> {
+    /// Takes the standard input; `None` after the first call.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// Its standard output, once.
-    pub fn stdout(&mut self) -> Option<BufReader<ChildStdout>> {
+    /// Takes the standard output; `None` after the first call.
+    pub fn take_stdout(&mut self) -> Option<BufReader<ChildStdout>> {
         self.child.stdout.take().map(BufReader::new)
     }
 
-    /// The first line that it writes, which it does when it is ready.
+    /// Reads the first line, which the program writes when it is ready.
     pub fn first_line(&mut self) -> Result<String, Error> {
         let mut line = String::new();
-        let read = self.stdout().map(|mut stdout| stdout.read_line(&mut line));
+        let read = self.take_stdout().map(|mut stdout| stdout.read_line(&mut line));
         match read {
             Some(Ok(n)) if n > 0 => Ok(line.trim_end().to_owned()),
-            _ => Err(self.failed("did not start")),
+            _ => Err(self.fail_with("did not start")),
         }
     }
 
-    /// Waits for its end, for at most `limit`. A signal to this program ends the wait.
+    /// Waits at most `limit` for the program to end. A signal to this process ends the wait.
     pub fn wait(&mut self, limit: Nanos) -> Result<ExitStatus, Error> {
         let clock = Clock::start();
         loop {
@@ -116,28 +119,28 @@ impl Program {
                 return Err(Error::Interrupted);
             }
             if clock.now() > limit {
-                return Err(self.failed(&format!("did not end within {limit}")));
+                return Err(self.fail_with(&format!("did not end within {limit}")));
             }
-            thread::sleep(PAUSE.to_duration());
+            thread::sleep(POLL_INTERVAL.to_duration());
         }
     }
 
-    /// Asks it to end, and waits until it has.
-    pub fn stop(&mut self, limit: Nanos) -> Result<ExitStatus, Error> {
-        // One that has ended already is waited for all the same.
+    /// Asks the program to end and waits for it.
+    pub fn stop_within(&mut self, limit: Nanos) -> Result<ExitStatus, Error> {
+        // Ignore the error for a program that has already ended: it is still waited for.
         let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         self.wait(limit)
     }
 
-    /// The error that says so, with the program's own words.
-    pub fn failed(&mut self, what: &str) -> Error {
-        self.end();
-        let said = self.said.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        Error::Setup(format!("{} {what}{}", self.name, words(&said)))
+    /// Kills the program and returns an error with the program's last message.
+    pub fn fail_with(&mut self, what: &str) -> Error {
+        self.kill();
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Error::Setup(format!("{} {what}{}", self.name, error_line(&stderr)))
     }
 
-    fn end(&mut self) {
-        // It may have ended already.
+    fn kill(&mut self) {
+        // The program may have already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -145,13 +148,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        self.end();
+        self.kill();
     }
 }
 
-/// What a program said of its failure: the line with the error of its flags, else its last.
-fn words(said: &str) -> String {
-    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+/// The line of standard error that gives the cause: clap's error, or the last line.
+fn error_line(stderr: &str) -> String {
+    let mut lines = stderr.lines().filter(|line| !line.trim().is_empty());
     let flags = lines.clone().find(|line| line.starts_with("error: "));
     flags.or_else(|| lines.next_back()).map_or_else(String::new, |line| format!(": {line}"))
 }
@@ -161,9 +164,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_that_says_why_is_told() {
-        assert_eq!(words("vb-fire: slow\nvb-fire: no server\n\n"), ": vb-fire: no server");
-        assert_eq!(words("error: no flag\n\nFor more information, try '--help'.\n"), ": error: no flag");
-        assert_eq!(words(""), "");
+    fn the_line_with_the_cause_is_found() {
+        assert_eq!(error_line("vb-fire: slow\nvb-fire: no server\n\n"), ": vb-fire: no server");
+        assert_eq!(error_line("error: no flag\n\nFor more information, try '--help'.\n"), ": error: no flag");
+        assert_eq!(error_line(""), "");
     }
 }

@@ -1,20 +1,21 @@
-//! The client's times against the server's: joined by request id, then subtracted. No clock runs here.
+//! Compares the client's times with the server's: joins them by request id and subtracts. Reads no clock.
 
 use std::collections::HashMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::record::{Rate, ServerPace, StampErrors};
+use super::record::{MeasuredRates, ServerPace, StampErrors};
 use crate::{
     record::{Percentiles, RequestFuncOutput, Stamp, Truth},
     units::{Nanos, SECOND, UnixNanos},
 };
 
-/// Errors of the three latencies, without their signs.
+/// Absolute errors of the three latencies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Errors {
+#[schemars(rename = "Errors")]
+pub struct LatencyErrors {
     /// TTFT against `start_time` → the server's first send.
     pub ttft: Percentiles,
     /// Each gap between chunks against the gap between the server's sends.
@@ -25,34 +26,34 @@ pub struct Errors {
 
 /// A request as the client and as the server saw it.
 #[derive(Debug, Clone, Copy)]
-pub struct Pair<'a> {
+pub struct RequestPair<'a> {
     output: &'a RequestFuncOutput,
     truth: &'a Truth,
     start: UnixNanos,
 }
 
-/// Which instant of arrival is meant.
+/// The stamp to use as the time of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
+enum ArrivalStamp {
     Kernel,
     User,
 }
 
-/// The successes that the server's log knows with as many chunks, in the order of the outputs.
+/// Joins the successful requests that the truth log has with the same number of chunks, in the order of the outputs.
 #[must_use]
-pub fn join<'a>(outputs: &'a [RequestFuncOutput], truths: &'a [Truth]) -> Vec<Pair<'a>> {
+pub fn join_by_id<'a>(outputs: &'a [RequestFuncOutput], truths: &'a [Truth]) -> Vec<RequestPair<'a>> {
     let by_id: HashMap<&str, &Truth> = truths.iter().map(|truth| (truth.request_id.as_str(), truth)).collect();
     let pair = |output: &'a RequestFuncOutput| {
         let (truth, start) = (*by_id.get(output.request_id.as_str())?, output.start_time?);
         let same = output.success && output.ttft.is_some() && truth.sent.len() == output.itl.len() + 1;
-        same.then_some(Pair { output, truth, start })
+        same.then_some(RequestPair { output, truth, start })
     };
     outputs.iter().filter_map(pair).collect()
 }
 
-impl Pair<'_> {
-    /// When each chunk arrived; `None`: not known by this stamp.
-    fn arrivals(&self, by: By) -> Option<Vec<UnixNanos>> {
+impl RequestPair<'_> {
+    /// When each chunk arrived by this stamp; `None`: unknown.
+    fn arrival_times(&self, by: ArrivalStamp) -> Option<Vec<UnixNanos>> {
         let mut at = self.start + self.output.ttft?;
         let mut arrivals = vec![at];
         for gap in &self.output.itl {
@@ -60,21 +61,21 @@ impl Pair<'_> {
             arrivals.push(at);
         }
         match (by, self.output.stamp, &self.output.read_lag) {
-            (By::Kernel, Stamp::Kernel, _) | (By::User, Stamp::User, _) => Some(arrivals),
-            (By::User, Stamp::Kernel, Some(lags)) if lags.len() == arrivals.len() => {
+            (ArrivalStamp::Kernel, Stamp::Kernel, _) | (ArrivalStamp::User, Stamp::User, _) => Some(arrivals),
+            (ArrivalStamp::User, Stamp::Kernel, Some(lags)) if lags.len() == arrivals.len() => {
                 Some(arrivals.iter().zip(lags).map(|(at, lag)| *at + *lag).collect())
             }
             _ => None,
         }
     }
 
-    /// Chunks of the answer.
+    /// The number of chunks in the response.
     #[must_use]
-    pub fn chunks(&self) -> u64 {
+    pub fn chunk_count(&self) -> u64 {
         self.truth.sent.len() as u64
     }
 
-    /// Start → the server had read the request.
+    /// From the start of the request until the server had read it.
     fn send_to_read(&self) -> Nanos {
         self.truth.received.since(self.start)
     }
@@ -82,15 +83,15 @@ impl Pair<'_> {
 
 /// The errors over all pairs, by both stamps.
 #[must_use]
-pub fn errors(pairs: &[Pair]) -> StampErrors {
-    StampErrors { kernel: errors_by(pairs, By::Kernel), user: errors_by(pairs, By::User) }
+pub fn errors_of_pairs(pairs: &[RequestPair]) -> StampErrors {
+    StampErrors { kernel: errors_by(pairs, ArrivalStamp::Kernel), user: errors_by(pairs, ArrivalStamp::User) }
 }
 
-fn errors_by(pairs: &[Pair], by: By) -> Option<Errors> {
+fn errors_by(pairs: &[RequestPair], by: ArrivalStamp) -> Option<LatencyErrors> {
     let (mut ttft, mut itl, mut e2el) = (vec![], vec![], vec![]);
     for pair in pairs {
-        let (Some(arrived), sent) = (pair.arrivals(by), &pair.truth.sent) else { continue };
-        // Without the server's own stamp both count from the client's, which then drops out of the difference.
+        let (Some(arrived), sent) = (pair.arrival_times(by), &pair.truth.sent) else { continue };
+        // Without the server's stamp both count from the client's start, which then cancels out of the difference.
         let (start, asked) = (pair.start, pair.truth.arrived.unwrap_or(pair.start));
         let error = |(a, s): (&UnixNanos, &UnixNanos)| a.since(start).0.abs_diff(s.since(asked).0);
         ttft.extend(arrived.first().zip(sent.first()).map(error));
@@ -98,19 +99,19 @@ fn errors_by(pairs: &[Pair], by: By) -> Option<Errors> {
         let gaps = arrived.windows(2).zip(sent.windows(2));
         itl.extend(gaps.map(|(a, s)| a[1].since(a[0]).0.abs_diff(s[1].since(s[0]).0)));
     }
-    // An answer of one chunk has no gap, and none is no error.
-    let itl = percentiles(itl).unwrap_or_default();
-    Some(Errors { ttft: percentiles(ttft)?, itl, e2el: percentiles(e2el)? })
+    // A response of one chunk has no gaps, so its ITL error is 0.
+    let itl = percentiles_of(itl).unwrap_or_default();
+    Some(LatencyErrors { ttft: percentiles_of(ttft)?, itl, e2el: percentiles_of(e2el)? })
 }
 
-/// Start → the server had read the request, over all pairs.
+/// From the start of a request until the server had read it, over all pairs.
 #[must_use]
-pub fn send_to_read(pairs: &[Pair]) -> Option<Percentiles> {
-    percentiles(pairs.iter().map(|pair| pair.send_to_read().0).collect())
+pub fn send_to_read(pairs: &[RequestPair]) -> Option<Percentiles> {
+    percentiles_of(pairs.iter().map(|pair| pair.send_to_read().0).collect())
 }
 
-/// By nearest rank: each is a value that occurred. `None` of nothing.
-fn percentiles(mut values: Vec<u64>) -> Option<Percentiles> {
+/// Percentiles by nearest rank, so each is one of the values. `None` if there are no values.
+fn percentiles_of(mut values: Vec<u64>) -> Option<Percentiles> {
     values.sort_unstable();
     let rank = |percent: usize| Some(Nanos(*values.get((values.len() * percent).div_ceil(100).checked_sub(1)?)?));
     Some(Percentiles { p50: rank(50)?, p99: rank(99)?, max: rank(100)? })
@@ -118,34 +119,34 @@ fn percentiles(mut values: Vec<u64>) -> Option<Percentiles> {
 
 /// The rates of the requests that were sent.
 #[must_use]
-pub fn rate(outputs: &[RequestFuncOutput], asked: Option<f64>) -> Rate {
+pub fn request_rates(outputs: &[RequestFuncOutput], asked: Option<f64>) -> MeasuredRates {
     let sent = || outputs.iter().filter_map(|output| Some((output.scheduled_time, output.start_time?)));
-    Rate {
+    MeasuredRates {
         asked,
-        scheduled: per_second(sent().map(|times| times.0)),
-        realised: per_second(sent().map(|times| times.1)),
+        scheduled: events_per_second(sent().map(|times| times.0)),
+        realised: events_per_second(sent().map(|times| times.1)),
     }
 }
 
-/// Events per second from the first to the last.
-fn per_second(times: impl Iterator<Item = UnixNanos>) -> Option<f64> {
+/// Events per second from the first event to the last.
+fn events_per_second(times: impl Iterator<Item = UnixNanos>) -> Option<f64> {
     let (n, first, last) =
         times.fold((0_u64, u64::MAX, 0), |(n, first, last), time| (n + 1, first.min(time.0), last.max(time.0)));
     (n > 1 && last > first).then(|| (n - 1) as f64 * SECOND as f64 / (last - first) as f64)
 }
 
-/// How well the server kept its step.
+/// How well the server kept the time between tokens.
 #[must_use]
-pub fn pace(truths: &[Truth], step: Nanos) -> ServerPace {
+pub fn server_pace(truths: &[Truth], step: Nanos) -> ServerPace {
     let gaps: Vec<u64> =
         truths.iter().flat_map(|truth| truth.sent.windows(2)).map(|pair| pair[1].since(pair[0]).0).collect();
     let n = gaps.len() as u64;
     let mean = (n > 0).then(|| Nanos(gaps.iter().sum::<u64>() / n));
     let long = gaps.iter().filter(|gap| **gap > step.0 / 2 * 3).count();
     let long_gaps = long as f64 / (n as f64).max(1.0);
-    let p50 = percentiles(gaps).map(|p| p.p50);
+    let p50 = percentiles_of(gaps).map(|p| p.p50);
     let in_time = |gap: Option<Nanos>| gap.is_none_or(|gap| gap.0 <= step.0 / 5 * 6);
-    // A median may be in time although the mean is not: tokens that are late come together, with gaps of nothing.
+    // The median may be in time although the mean is not: late tokens arrive together, with gaps of 0.
     ServerPace { gap_p50: p50, gap_mean: mean, long_gaps, kept: in_time(p50) && in_time(mean) && long_gaps <= 0.1 }
 }
 
@@ -166,7 +167,7 @@ mod tests {
         Truth { request_id: "a".into(), received: at(1), sent: vec![at(10), at(30), at(50)], ..Truth::default() }
     }
 
-    /// Which arrive 1, 2 and 4 ms later and are read 1, 0 and 3 ms after that.
+    /// The same tokens: they arrive 1, 2 and 4 ms later and are read 1, 0 and 3 ms after that.
     fn output() -> RequestFuncOutput {
         RequestFuncOutput {
             request_id: "a".into(),
@@ -182,41 +183,41 @@ mod tests {
         }
     }
 
-    fn told(p: Percentiles) -> [u64; 3] {
+    fn in_ms(p: Percentiles) -> [u64; 3] {
         [p.p50.0 / MS, p.p99.0 / MS, p.max.0 / MS]
     }
 
     #[test]
     fn errors_are_differences_to_the_sends() {
         let (outputs, truths) = ([output()], [truth()]);
-        let pairs = join(&outputs, &truths);
-        let all = errors(&pairs);
+        let pairs = join_by_id(&outputs, &truths);
+        let all = errors_of_pairs(&pairs);
         let kernel = all.kernel.unwrap();
-        assert_eq!(told(kernel.ttft), [1, 1, 1]);
-        assert_eq!(told(kernel.itl), [1, 2, 2]);
-        assert_eq!(told(kernel.e2el), [4, 4, 4]);
+        assert_eq!(in_ms(kernel.ttft), [1, 1, 1]);
+        assert_eq!(in_ms(kernel.itl), [1, 2, 2]);
+        assert_eq!(in_ms(kernel.e2el), [4, 4, 4]);
         // Read at 12, 32 and 57 ms: gaps of 20 and 25.
         let user = all.user.unwrap();
-        assert_eq!((told(user.ttft), told(user.itl), told(user.e2el)), ([2, 2, 2], [0, 5, 5], [7, 7, 7]));
-        assert_eq!(told(send_to_read(&pairs).unwrap()), [1, 1, 1]);
+        assert_eq!((in_ms(user.ttft), in_ms(user.itl), in_ms(user.e2el)), ([2, 2, 2], [0, 5, 5], [7, 7, 7]));
+        assert_eq!(in_ms(send_to_read(&pairs).unwrap()), [1, 1, 1]);
     }
 
     #[test]
-    fn the_servers_own_stamp_of_the_request_tells_the_way_there_too() {
+    fn the_servers_stamp_of_the_request_adds_the_error_of_sending() {
         let (outputs, truths) = ([output()], [Truth { arrived: Some(at(1)), ..truth() }]);
-        let kernel = errors(&join(&outputs, &truths)).kernel.unwrap();
-        assert_eq!((told(kernel.ttft), told(kernel.itl), told(kernel.e2el)), ([2, 2, 2], [1, 2, 2], [5, 5, 5]));
+        let kernel = errors_of_pairs(&join_by_id(&outputs, &truths)).kernel.unwrap();
+        assert_eq!((in_ms(kernel.ttft), in_ms(kernel.itl), in_ms(kernel.e2el)), ([2, 2, 2], [1, 2, 2], [5, 5, 5]));
     }
 
     #[test]
-    fn without_kernel_stamps_there_is_the_users_column_only() {
+    fn without_kernel_stamps_only_the_user_column_is_known() {
         let user = RequestFuncOutput { stamp: Stamp::User, read_lag: None, ..output() };
         let (outputs, truths) = ([user], [truth()]);
-        let all = errors(&join(&outputs, &truths));
+        let all = errors_of_pairs(&join_by_id(&outputs, &truths));
         assert_eq!(all.kernel, None);
-        assert_eq!(told(all.user.unwrap().e2el), [4, 4, 4]);
+        assert_eq!(in_ms(all.user.unwrap().e2el), [4, 4, 4]);
         let unknown = [RequestFuncOutput { read_lag: None, ..output() }];
-        let all = errors(&join(&unknown, &truths));
+        let all = errors_of_pairs(&join_by_id(&unknown, &truths));
         assert!(all.kernel.is_some() && all.user.is_none());
     }
 
@@ -228,8 +229,8 @@ mod tests {
         let stranger = RequestFuncOutput { request_id: "b".into(), ..output() };
         let unsent = RequestFuncOutput { start_time: None, ..output() };
         let outputs = [failed, fewer, stranger, unsent];
-        assert!(join(&outputs, &truths).is_empty());
-        assert_eq!(errors(&[]), StampErrors::default());
+        assert!(join_by_id(&outputs, &truths).is_empty());
+        assert_eq!(errors_of_pairs(&[]), StampErrors::default());
         assert_eq!(send_to_read(&[]), None);
     }
 
@@ -240,29 +241,29 @@ mod tests {
             start_time: Some(at(sent)),
             ..RequestFuncOutput::default()
         };
-        let rate = rate(&[sent(200, 250), sent(0, 0), sent(100, 100)], Some(9.5));
+        let rate = request_rates(&[sent(200, 250), sent(0, 0), sent(100, 100)], Some(9.5));
         assert_eq!((rate.asked, rate.scheduled, rate.realised), (Some(9.5), Some(10.0), Some(8.0)));
-        assert_eq!(super::rate(&[sent(0, 0)], None), Rate::default());
+        assert_eq!(super::request_rates(&[sent(0, 0)], None), MeasuredRates::default());
     }
 
     #[test]
-    fn a_server_that_is_behind_is_told() {
+    fn a_server_that_is_late_is_detected() {
         let step = Nanos(20 * MS);
-        assert!(pace(&[truth()], step).kept);
-        assert!(pace(&[], step).kept);
+        assert!(server_pace(&[truth()], step).kept);
+        assert!(server_pace(&[], step).kept);
         let slow = Truth { sent: vec![at(0), at(30), at(60)], ..truth() };
-        assert!(!pace(&[slow], step).kept);
-        // Half of the tokens come together with the one before, which hides the delay from the median.
+        assert!(!server_pace(&[slow], step).kept);
+        // Half of the tokens arrive together with the previous one, which hides the delay from the median.
         let bunched = Truth { sent: vec![at(0), at(60), at(60), at(60), at(120)], ..truth() };
-        let pace = pace(&[bunched], step);
+        let pace = server_pace(&[bunched], step);
         assert_eq!((pace.gap_p50, pace.gap_mean, pace.kept), (Some(Nanos(0)), Some(Nanos(30 * MS)), false));
     }
 
     proptest! {
         #[test]
         fn percentiles_are_values_with_enough_below_them(values in prop::collection::vec(0_u64..1000, 1..200)) {
-            let told = percentiles(values.clone()).unwrap();
-            for (percent, value) in [(50, told.p50.0), (99, told.p99.0), (100, told.max.0)] {
+            let got = percentiles_of(values.clone()).unwrap();
+            for (percent, value) in [(50, got.p50.0), (99, got.p99.0), (100, got.max.0)] {
                 prop_assert!(values.contains(&value));
                 let at_most = values.iter().filter(|v| **v <= value).count();
                 let below = values.iter().filter(|v| **v < value).count();

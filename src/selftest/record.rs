@@ -1,15 +1,15 @@
-//! What `vb-selftest` writes. `docs/SELFTEST.md` is the manual.
+//! The record that `vb-selftest` writes. `docs/SELFTEST.md` is the manual.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{errors::Errors, search::Search};
+use super::{errors::LatencyErrors, search::RateSearch};
 use crate::{
     record::{ClientUse, Percentiles, Stamps, Verdict},
     units::{Nanos, UnixNanos},
 };
 
-/// How right this client is on this machine, at the user's own concurrency and rate.
+/// The accuracy of this client on this machine, at the user's concurrency and rate.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct SelftestRecord {
@@ -24,30 +24,30 @@ pub struct SelftestRecord {
     pub host: String,
     /// When it began.
     pub date: UnixNanos,
-    /// What was asked for.
-    pub settings: Settings,
-    /// How bytes were carried and stamped: `stamped` or `portable`; `null`: `vb-fire` does not tell.
+    /// The requested settings.
+    pub settings: SelftestSettings,
+    /// How bytes were transferred and stamped: `stamped` or `portable`; `null`: not reported by `vb-fire`.
     pub transport: Option<String>,
-    /// Threads that read answers; `null`: `vb-fire` does not tell.
+    /// Threads that read responses; `null`: not reported by `vb-fire`.
     pub threads: Option<u32>,
     /// Outputs of `vb-fire`.
     pub requests: u64,
-    /// Of those, the failures.
+    /// Failed requests.
     pub failed: u64,
-    /// Of the successes, those that were found in the server's log with as many chunks.
+    /// Successful requests that the server's log has with the same number of chunks.
     pub joined: u64,
     /// Token-bearing chunks of the joined requests.
     pub chunks: u64,
-    /// Those by the duration of the run.
+    /// Token-bearing chunks per second of the run.
     pub chunks_per_s: f64,
-    /// How far the client's times are from the server's.
+    /// Differences between the client's times and the server's.
     pub errors: StampErrors,
-    /// `start_time` → the server had read the whole request.
+    /// From `start_time` until the server had read the whole request.
     pub send_to_read: Option<Percentiles>,
     /// Chunks that carry the stamp of a later one, because one read returned both.
     pub coalesced: u64,
     /// The rate of requests.
-    pub rate: Rate,
+    pub rate: MeasuredRates,
     /// As in the end record of `vb-fire`.
     pub schedule_lag: Option<Percentiles>,
     /// As in the end record of `vb-fire`.
@@ -58,32 +58,33 @@ pub struct SelftestRecord {
     pub stamps: Option<Stamps>,
     /// As in the end record of `vb-fire`.
     pub client: Option<ClientUse>,
-    /// The simulated server's own part.
+    /// The timing of the simulated server.
     pub server: ServerPace,
-    /// As in the end record of `vb-fire`; `null`: it does not tell.
+    /// As in the end record of `vb-fire`; `null`: not reported.
     pub verdict: Option<Verdict>,
     /// Why the verdict is not `clean`.
     pub reasons: Vec<String>,
-    /// The rate of chunks at which the verdict turns; `null`: not searched for, or there is no verdict.
-    pub search: Option<Search>,
+    /// The rate of chunks at which the verdict changes; `null`: no search, or no verdict.
+    pub search: Option<RateSearch>,
 }
 
 /// The value of `type`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SelftestType {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "selftest")]
     Selftest,
 }
 
-/// What was asked for.
+/// The requested settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Settings {
-    /// The most requests in flight; `null`: no limit.
+#[schemars(rename = "Settings")]
+pub struct SelftestSettings {
+    /// The limit of requests in flight; `null`: no limit.
     pub max_concurrency: Option<u32>,
-    /// Requests per second; `null`: a request started when another one ended.
+    /// Requests per second; `null`: a request started when another ended.
     pub request_rate: Option<f64>,
     /// `--threads`; `null`: not given.
     pub threads: Option<u32>,
@@ -91,44 +92,45 @@ pub struct Settings {
     pub transport: Option<String>,
     /// The time between two tokens of a stream.
     pub step: Nanos,
-    /// Tokens in each answer.
+    /// Tokens in each response.
     pub output_len: u32,
-    /// How long requests were started.
+    /// How long new requests were started.
     pub seconds: Nanos,
 }
 
-/// The errors by who stamped the chunks.
+/// The errors by the origin of the stamps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StampErrors {
-    /// With the kernel's receive stamps, which are those of the records; `null`: there were none.
-    pub kernel: Option<Errors>,
-    /// With the instants at which the reads returned; `null`: not known.
-    pub user: Option<Errors>,
+    /// With the kernel's receive stamps, which the records contain; `null`: no kernel stamps.
+    pub kernel: Option<LatencyErrors>,
+    /// With the times at which the reads returned; `null`: unknown.
+    pub user: Option<LatencyErrors>,
 }
 
-/// Requests per second, over the gaps from the first to the last.
+/// Requests per second, over the gaps from the first request to the last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Rate {
-    /// Asked for; `null`: no rate.
+#[schemars(rename = "Rate")]
+pub struct MeasuredRates {
+    /// The requested rate; `null`: no rate.
     pub asked: Option<f64>,
-    /// As the requests were due: in an open loop the asked one as chance had it. `null`: fewer than two requests.
+    /// The rate of the due times: in an open loop a random realization of the requested rate. `null`: fewer than two requests.
     pub scheduled: Option<f64>,
-    /// As they were sent. `null`: fewer than two.
+    /// The rate at which requests were sent. `null`: fewer than two.
     pub realised: Option<f64>,
 }
 
-/// How well the simulated server kept its step.
+/// How well the simulated server kept the time between tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ServerPace {
-    /// The median of the gaps between its sends; `null`: there is none.
+    /// The median of the gaps between its sends; `null`: no gaps.
     pub gap_p50: Option<Nanos>,
-    /// Their mean.
+    /// The mean of the gaps.
     pub gap_mean: Option<Nanos>,
     /// The share of gaps longer than one and a half steps.
     pub long_gaps: f64,
-    /// Whether that is the step that was asked for. If not, the machine is too slow for both programs together.
+    /// Whether the gaps match the requested step. If not, the machine is too slow for both programs together.
     pub kept: bool,
 }

@@ -1,4 +1,4 @@
-//! One run: the simulated server and the client side by side, and what each of them saw.
+//! One run of the simulated server and the client, and the records of both.
 
 use std::{
     fs::{self, File},
@@ -12,10 +12,10 @@ use serde::Deserialize;
 
 use super::{
     child::{Program, Programs},
-    errors::pace,
-    plan::Plan,
+    errors::server_pace,
+    plan::LoadPlan,
     record::ServerPace,
-    search::Point,
+    search::SearchRun,
 };
 use crate::{
     clock::unix_now,
@@ -25,29 +25,29 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// How long the server may take to end.
-const STOP: Nanos = Nanos(5 * SECOND);
+/// The longest that the server may take to end.
+const MAX_STOP_TIME: Nanos = Nanos(5 * SECOND);
 
-/// What is needed for runs.
+/// Runs the programs with the same flags and scratch folder.
 #[derive(Debug)]
-pub struct Bench {
+pub struct TrialRunner {
     programs: Programs,
-    scratch: Scratch,
+    scratch: ScratchFolder,
     client_flags: Vec<String>,
 }
 
-/// A folder for the truth log, which goes when this is dropped.
+/// A folder for the truth log, removed on drop.
 #[derive(Debug)]
-struct Scratch(PathBuf);
+struct ScratchFolder(PathBuf);
 
-impl Drop for Scratch {
+impl Drop for ScratchFolder {
     fn drop(&mut self) {
-        // What cannot be removed is left to the system, whose folder it is in.
+        // It is in the system's temporary folder, so a failure to remove it does not matter.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// What both sides saw of a run.
+/// The records of both sides of a run.
 #[derive(Debug, Default)]
 pub struct Trial {
     /// The client's first record.
@@ -60,33 +60,33 @@ pub struct Trial {
     pub truths: Vec<Truth>,
 }
 
-/// The key by which a line is known.
+/// The key that identifies the type of a record.
 #[derive(Deserialize)]
-struct Kind {
+struct RecordType {
     r#type: String,
 }
 
-impl Bench {
-    /// Sets it up; `client_flags` go to `vb-fire` in every run.
+impl TrialRunner {
+    /// Creates a runner that passes `client_flags` to `vb-fire` in every run.
     pub fn new(client_flags: Vec<String>) -> Result<Self, Error> {
         let name = format!("vb-selftest-{:x}-{:x}", std::process::id(), unix_now().0);
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
-        Ok(Bench { programs: Programs::beside()?, scratch: Scratch(folder), client_flags })
+        Ok(TrialRunner { programs: Programs::in_own_folder()?, scratch: ScratchFolder(folder), client_flags })
     }
 
-    /// Runs `plan` once, against a server of its own.
-    pub fn run(&self, plan: &Plan) -> Result<Trial, Error> {
+    /// Runs `plan` once, against a new server.
+    pub fn run_plan(&self, plan: &LoadPlan) -> Result<Trial, Error> {
         let log = self.scratch.0.join("truth.ndjson");
         let mut server = self.programs.start("vb-sim", plan.server_args(&log))?;
         let url = server.first_line()?;
         let mut args = plan.client_args(&url);
         args.extend(self.client_flags.iter().map(Into::into));
         let mut client = self.programs.start("vb-fire", args)?;
-        let records = records(&mut client, plan)?;
-        server.stop(STOP)?;
+        let records = collect_records(&mut client, plan)?;
+        server.stop_within(MAX_STOP_TIME)?;
         let file = File::open(&log).map_err(|e| Error::read(&log, e))?;
-        let mut trial = read(&records)?;
+        let mut trial = parse_records(&records)?;
         let mut lines = LineReader::new(BufReader::new(file), log.display().to_string());
         while let Some(truth) = lines.next_record()? {
             trial.truths.push(truth);
@@ -95,31 +95,31 @@ impl Bench {
     }
 }
 
-/// What the client wrote, once it has ended.
-fn records(client: &mut Program, plan: &Plan) -> Result<Vec<u8>, Error> {
-    let feeder = client.stdin().map(|stdin| feed(stdin, plan.lines()));
-    // Nothing is parsed while the clock of the client runs: this machine is the one that is measured.
-    let collector = client.stdout().map(|mut stdout| {
+/// Feeds the client and waits for its end. Returns its standard output.
+fn collect_records(client: &mut Program, plan: &LoadPlan) -> Result<Vec<u8>, Error> {
+    let feeder = client.take_stdin().map(|stdin| spawn_feeder(stdin, plan.sample_requests()));
+    // Nothing is parsed while the client measures, because it runs on this machine.
+    let collector = client.take_stdout().map(|mut stdout| {
         thread::spawn(move || {
             let mut bytes = Vec::new();
             stdout.read_to_end(&mut bytes).map(|_| bytes)
         })
     });
-    let status = client.wait(plan.longest() + Nanos(5 * SECOND))?;
+    let status = client.wait(plan.max_duration() + Nanos(5 * SECOND))?;
     if !status.success() {
-        return Err(client.failed(&format!("failed ({status})")));
+        return Err(client.fail_with(&format!("failed ({status})")));
     }
-    // It ended well, so that it had all it wanted to read.
+    // The client succeeded, so it has read all of its input.
     drop(feeder.map(JoinHandle::join));
     match collector.map(JoinHandle::join) {
         Some(Ok(Ok(bytes))) => Ok(bytes),
         Some(Ok(Err(source))) => Err(Error::Read { from: "the records of vb-fire".into(), source }),
-        _ => Err(client.failed("gave no records")),
+        _ => Err(client.fail_with("wrote no records")),
     }
 }
 
-/// Writes the requests, and then closes the pipe. The client says itself what it misses.
-fn feed(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + Send + 'static) -> JoinHandle<()> {
+/// Writes the requests in a thread, then closes the pipe. Write errors are ignored: the client reports missing input.
+fn spawn_feeder(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + Send + 'static) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut out = BufWriter::new(stdin);
         for line in lines {
@@ -131,23 +131,25 @@ fn feed(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + Send + '
     })
 }
 
-/// The records of the client.
-fn read(records: &[u8]) -> Result<Trial, Error> {
+/// Parses the records of the client.
+fn parse_records(records: &[u8]) -> Result<Trial, Error> {
     let mut trial = Trial::default();
     let mut ended = false;
     let mut lines = LineReader::new(records, "vb-fire");
     while let Some(line) = lines.next_line()? {
-        let taken = take(line, &mut trial, &mut ended);
-        taken.map_err(|e| lines.bad_json(&e))?;
+        let added = add_record(line, &mut trial, &mut ended);
+        added.map_err(|e| lines.bad_json(&e))?;
     }
     if !ended || trial.outputs.is_empty() {
-        return Err(Error::Setup("vb-fire wrote no whole run: are it and vb-selftest of one version?".into()));
+        return Err(Error::Setup(
+            "vb-fire wrote an incomplete run: are vb-fire and vb-selftest of the same version?".into(),
+        ));
     }
     Ok(trial)
 }
 
-fn take(line: &[u8], trial: &mut Trial, ended: &mut bool) -> Result<(), serde_json::Error> {
-    let kind: Kind = serde_json::from_slice(line)?;
+fn add_record(line: &[u8], trial: &mut Trial, ended: &mut bool) -> Result<(), serde_json::Error> {
+    let kind: RecordType = serde_json::from_slice(line)?;
     match kind.r#type.as_str() {
         "run" => trial.run = serde_json::from_slice(line)?,
         "output" => trial.outputs.push(serde_json::from_slice(line)?),
@@ -163,32 +165,32 @@ fn take(line: &[u8], trial: &mut Trial, ended: &mut bool) -> Result<(), serde_js
 impl Trial {
     /// Token-bearing chunks of all requests.
     #[must_use]
-    pub fn chunks(&self) -> u64 {
+    pub fn chunk_count(&self) -> u64 {
         let chunks = |output: &RequestFuncOutput| output.ttft.map_or(0, |_| output.itl.len() as u64 + 1);
         self.outputs.iter().map(chunks).sum()
     }
 
-    /// Those by the duration of the run.
+    /// Token-bearing chunks per second of the run.
     #[must_use]
     pub fn chunks_per_s(&self) -> f64 {
-        self.chunks() as f64 / self.end.duration.as_secs_f64().max(1e-9)
+        self.chunk_count() as f64 / self.end.duration.as_secs_f64().max(1e-9)
     }
 
-    /// Whether the server kept its step.
+    /// How well the server kept its step.
     #[must_use]
-    pub fn pace(&self, plan: &Plan) -> ServerPace {
-        pace(&self.truths, plan.step)
+    pub fn server_pace(&self, plan: &LoadPlan) -> ServerPace {
+        server_pace(&self.truths, plan.step)
     }
 
-    /// As a run of a search.
+    /// Summarizes the run for a search.
     #[must_use]
-    pub fn point(&self, plan: &Plan) -> Point {
-        Point {
-            streams: plan.streams(),
+    pub fn search_run(&self, plan: &LoadPlan) -> SearchRun {
+        SearchRun {
+            streams: plan.stream_count(),
             step: plan.step,
             chunks_per_s: self.chunks_per_s(),
             verdict: self.end.verdict,
-            server_kept: self.pace(plan).kept,
+            server_kept: self.server_pace(plan).kept,
             reasons: self.end.reasons.clone(),
         }
     }
@@ -199,12 +201,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_without_its_end_is_no_run() {
+    fn a_stream_without_an_end_record_is_incomplete() {
         let output = r#"{"type":"output","request_id":"a","ttft":0.5,"itl":[0.5]}"#;
-        assert_eq!(read(output.as_bytes()).unwrap_err().exit_code(), 4);
-        let whole = format!("{output}\n{{\"type\":\"of tomorrow\"}}\n{{\"type\":\"end\",\"duration\":2}}");
-        let trial = read(whole.as_bytes()).unwrap();
-        assert_eq!((trial.chunks(), trial.chunks_per_s().to_bits()), (2, 1.0_f64.to_bits()));
-        assert!(read(b"{\"type\":\"output\",\"ttft\":-1}").unwrap_err().to_string().starts_with("vb-fire:1:"));
+        assert_eq!(parse_records(output.as_bytes()).unwrap_err().exit_code(), 4);
+        let whole = format!("{output}\n{{\"type\":\"future\"}}\n{{\"type\":\"end\",\"duration\":2}}");
+        let trial = parse_records(whole.as_bytes()).unwrap();
+        assert_eq!((trial.chunk_count(), trial.chunks_per_s().to_bits()), (2, 1.0_f64.to_bits()));
+        assert!(parse_records(b"{\"type\":\"output\",\"ttft\":-1}").unwrap_err().to_string().starts_with("vb-fire:1:"));
     }
 }

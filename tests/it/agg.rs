@@ -17,7 +17,7 @@ fn results(name: &str) -> PathBuf {
     let old = r#"{"date":"20240101-000000","backend":"vllm","model_id":"m","num_prompts":3,"request_rate":2.5,
         "max_concurrency":1,"duration":1.5,"completed":3,"mean_ttft_ms":10.0,"p99_ttft_ms":1e-05,"extra_list":[1]}"#;
     fs::write(folder.join("old_io1024x128.json"), old).unwrap();
-    // What a folder of results holds beside them.
+    // Other files that a folder of results contains.
     fs::write(folder.join("summary.json"), format!("[{old},{old}]")).unwrap();
     fs::write(folder.join("x.outputs.ndjson"), RUN).unwrap();
     folder
@@ -67,7 +67,7 @@ fn every_row_has_every_column_and_the_values_of_its_file() {
 }
 
 #[test]
-fn a_broken_file_is_named_and_the_rest_is_written() {
+fn a_broken_file_is_reported_and_the_others_are_written() {
     let folder = results("agg-broken");
     fs::write(folder.join("broken.json"), "{\"duration\": 1,\n").unwrap();
     fs::write(folder.join("config.json"), "{\"tp\": 1}").unwrap();
@@ -79,7 +79,7 @@ fn a_broken_file_is_named_and_the_rest_is_written() {
 }
 
 #[test]
-fn an_empty_file_is_named_too() {
+fn an_empty_file_is_reported() {
     let folder = results("agg-empty");
     fs::write(folder.join("cut.json"), "").unwrap();
     let done = run("vb-agg", &[folder.to_str().unwrap()], "");
@@ -121,17 +121,17 @@ fn nothing_to_aggregate_is_an_error() {
     for (args, stdin) in [(vec![], ""), (vec![empty.to_str().unwrap()], ""), (vec![], "[]")] {
         let done = run("vb-agg", &args, stdin);
         assert_eq!((done.code, done.stdout.as_str()), (3, ""));
-        assert!(done.stderr.contains("no result of any run"), "{}", done.stderr);
+        assert!(done.stderr.contains("no results in the input"), "{}", done.stderr);
     }
     assert_eq!(run("vb-agg", &["/nonexistent/x.json"], "").code, 4);
 }
 
 #[test]
-fn a_stream_of_vb_fire_is_told_once() {
+fn output_of_vb_fire_is_reported_once() {
     let stream = fs::read(data("stats-run.ndjson")).unwrap();
     let done = run("vb-agg", &[], stream);
     assert_eq!((done.code, done.stderr.matches("vb-fire").count()), (3, 1), "{}", done.stderr);
-    assert!(done.stderr.contains("give it to vb-stats"), "{}", done.stderr);
+    assert!(done.stderr.contains("pass it to vb-stats"), "{}", done.stderr);
 }
 
 /// Three repeats of one cell, and one of another.
@@ -168,13 +168,13 @@ fn repeats_become_a_mean_with_its_interval() {
     let number = |at: usize| cells[at].parse::<f64>().unwrap();
     assert!((number(10) - 7.0317).abs() < 1e-3 && (number(11) - 16.9683).abs() < 1e-3, "{row}");
     assert!((number(12) - 2.0 / 12.0).abs() < 1e-9, "{row}");
-    // One run has a mean, and nothing can be said of its spread.
+    // A single run has a mean but no spread.
     assert!(lines.iter().any(|l| l.ends_with("8,H100,128,64,1,request_throughput,20,,,")), "{lines:?}");
     assert_eq!(lines.len(), 1 + 2 * 3);
 }
 
 #[test]
-fn repeats_may_stand_side_by_side_and_in_chinese() {
+fn repeats_may_be_wide_and_in_chinese() {
     let folder = repeats("agg-repeats-wide");
     let wide = run("vb-agg", &["--repeats", "wide", "--header", "both", folder.to_str().unwrap()], "").stdout;
     let lines: Vec<&str> = wide.lines().collect();

@@ -1,4 +1,4 @@
-//! `config.yaml` through the tools: values, precedence, and what is said of mistakes.
+//! `config.yaml` through the tools: values, precedence, and errors.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ fn config(name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// What `tool --config FILE` says, without the folder's name in it.
-fn said(tool: &str, name: &str, text: &str, args: &[&str]) -> (i32, String) {
+/// The exit code and the messages of `tool --config FILE`, without the folder's name.
+fn run_with_config(tool: &str, name: &str, text: &str, args: &[&str]) -> (i32, String) {
     let path = config(name, text);
     let mut all = vec!["--config", path.to_str().unwrap()];
     all.extend(args);
@@ -20,7 +20,7 @@ fn said(tool: &str, name: &str, text: &str, args: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_byte_order_mark_is_passed_over() {
+fn a_byte_order_mark_is_skipped() {
     let text = "\u{feff}model: m\ninput_output: [[8, 4]]\nconcurrency_prompts: [[1, 2]]\n";
     let path = config("bom", text);
     let done = run("vb-gen", &["--config", path.to_str().unwrap(), "--grid"], "");
@@ -29,13 +29,13 @@ fn a_byte_order_mark_is_passed_over() {
 
 #[test]
 fn a_key_that_is_missing_has_no_line() {
-    let (code, stderr) = said("vb-gen", "no-key", "model: m\n", &["--grid"]);
+    let (code, stderr) = run_with_config("vb-gen", "no-key", "model: m\n", &["--grid"]);
     assert_eq!(code, 2);
     assert!(stderr.starts_with("vb-gen: config.yaml: `input_output` needs"), "{stderr}");
 }
 
 #[test]
-fn a_mistake_is_told_with_its_line_and_the_cure() {
+fn an_error_has_its_line_and_a_suggestion() {
     for (case, text, want) in [
         (
             "key",
@@ -56,28 +56,33 @@ fn a_mistake_is_told_with_its_line_and_the_cure() {
         ("yaml", "model: [\n", "vb-fire: config.yaml:2:1: "),
         ("list", "- a\n", "vb-fire: config.yaml:1:1: "),
     ] {
-        let (code, stderr) = said("vb-fire", &format!("config-{case}"), text, &[]);
+        let (code, stderr) = run_with_config("vb-fire", &format!("config-{case}"), text, &[]);
         assert_eq!(code, 2, "{stderr}");
         assert!(stderr.starts_with(want) && stderr.lines().count() == 1, "{want}\n{stderr}");
     }
-    let (code, stderr) = said(
+    let (code, stderr) = run_with_config(
         "vb-gen",
         "config-grid-type",
         "model: m\ninput_output: [[128, x]]\nconcurrency_prompts: [[1, 1]]\n",
         &["--grid"],
     );
     assert!(code == 2 && stderr.contains("config.yaml:2:"), "{stderr}");
-    let (code, stderr) = said("vb-gen", "config-grid-none", "model: m\ninput_output: [[128, 1]]\n", &["--grid"]);
-    assert!(code == 2 && stderr.contains("`concurrency_prompts` needs at least one pair"), "{stderr}");
     let (code, stderr) =
-        said("vb-gen", "config-grid-zero", "input_output:\n- [0, 1]\nconcurrency_prompts: [[1, 1]]\n", &["--grid"]);
+        run_with_config("vb-gen", "config-grid-none", "model: m\ninput_output: [[128, 1]]\n", &["--grid"]);
+    assert!(code == 2 && stderr.contains("`concurrency_prompts` needs at least one pair"), "{stderr}");
+    let (code, stderr) = run_with_config(
+        "vb-gen",
+        "config-grid-zero",
+        "input_output:\n- [0, 1]\nconcurrency_prompts: [[1, 1]]\n",
+        &["--grid"],
+    );
     assert!(code == 2 && stderr.contains("config.yaml:1: `input_output`: [0, 1] has a zero"), "{stderr}");
     let missing = run("vb-fire", &["--config", "no/such/config.yaml"], "");
     assert!(missing.code == 2 && missing.stderr.contains("no/such/config.yaml"), "{}", missing.stderr);
 }
 
 #[test]
-fn flags_win_over_the_config_and_keys_of_other_tools_are_left_to_them() {
+fn flags_win_over_the_config_and_keys_of_other_tools_are_ignored() {
     let text = "tokenizer: builtin\nnum_prompts: 2\ninput_len: 8\nseed: 5\nmax_concurrency: 4\ngoodput: [ttft:200ms]\n";
     let path = config("config-wins", text);
     let file = path.to_str().unwrap();
@@ -88,7 +93,7 @@ fn flags_win_over_the_config_and_keys_of_other_tools_are_left_to_them() {
     assert_eq!(seed(&["--config", file]), seed(&["--num-prompts=2", "--input-len=8", "--seed=5"]));
 }
 
-/// The shipped config is complete, and each of its keys is known.
+/// The shipped config is complete, and all of its keys are valid.
 #[test]
 fn the_shipped_config_is_a_grid() {
     let path = root().join("config.yaml");

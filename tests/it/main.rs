@@ -1,4 +1,4 @@
-//! The tools as a user runs them: real binaries, real pipes, the simulated server on a port of its own.
+//! The tools as a user runs them: real binaries, real pipes, and a simulated server.
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;

@@ -1,4 +1,4 @@
-//! The tools as a pipeline: full disks, readers that leave, and Ctrl-C, which reaches them all at once.
+//! The tools as a pipeline: full disks, closed pipes, and Ctrl-C, which reaches all of them at once.
 
 use std::{
     fs::{self, OpenOptions},
@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::tool::{self, Sim, command, data, folder, search_path};
 
 #[test]
-fn a_full_disk_is_told_by_every_tool() {
+fn every_tool_reports_a_full_disk() {
     if !std::path::Path::new("/dev/full").exists() {
-        return; // only Linux has it
+        return; // only on Linux
     }
     let (run, result) = (data("stats-run.ndjson"), data("stats-vllm-detailed.json"));
     for (tool, args) in [
@@ -32,7 +32,7 @@ fn a_full_disk_is_told_by_every_tool() {
 }
 
 #[test]
-fn a_filter_whose_reader_leaves_ends_silently() {
+fn a_filter_whose_reader_exits_ends_silently() {
     let script =
         "vb-gen --num-prompts 100000 --input-len 16 | head -n 1 | vb-stats --lenient; echo \"${PIPESTATUS[0]}\"";
     let done = Command::new("bash").args(["-c", script]).env("PATH", search_path()).output().unwrap();
@@ -62,16 +62,16 @@ fn an_interrupted_pipeline_still_gives_its_result() {
     std::thread::sleep(Duration::from_millis(600));
     kill_process_group(Pid::from_child(&shell), Signal::INT).unwrap();
     shell.wait().unwrap();
-    // The shell may leave before the last of the pipeline.
-    let whole = (0..200).find_map(|_| {
+    // The shell may exit before the last program of the pipeline.
+    let parsed = (0..200).find_map(|_| {
         std::thread::sleep(Duration::from_millis(50));
         serde_json::from_str::<Value>(&fs::read_to_string(&result).unwrap()).ok()
     });
-    let whole = whole.unwrap();
+    let parsed = parsed.unwrap();
     assert_eq!(
-        (&whole["vb"]["interrupted"], &whole["vb"]["complete"], &whole["failed"]),
+        (&parsed["vb"]["interrupted"], &parsed["vb"]["complete"], &parsed["failed"]),
         (&true.into(), &true.into(), &0.into())
     );
-    let completed = whole["completed"].as_u64().unwrap();
+    let completed = parsed["completed"].as_u64().unwrap();
     assert!((4..5000).contains(&completed), "{completed}");
 }

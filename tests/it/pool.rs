@@ -1,4 +1,4 @@
-//! Runs that are too long to be kept, and results put together: each against the same requests in one piece.
+//! Runs that are summarized in parts, and pooled results: each compared with one exact result over all requests.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::tool::{folder, run};
 
-/// A run of requests at 50 a second, each of three tokens, whose numbers swing; its tags and turns alternate.
+/// A run at 50 requests per second, three tokens each, with latencies that oscillate, and alternating tags and turns.
 fn stream(id: &str, from: u32, n: u32) -> String {
     let start = 1_795_485_600.0 + f64::from(from) / 50.0;
     let mut text = format!(
@@ -47,8 +47,8 @@ fn stats(more: &[&str], stdin: &str) -> Value {
     serde_json::from_str(&done.stdout).unwrap()
 }
 
-/// Asserts that all numbers are the same but for those that differ by what a histogram may be off.
-fn close(got: &Value, want: &Value, path: &str, except: &[&str]) {
+/// Asserts that all numbers are equal within the error of a histogram.
+fn assert_close(got: &Value, want: &Value, path: &str, except: &[&str]) {
     let key = path.rsplit('/').next().unwrap_or_default();
     if except.contains(&key) {
         return;
@@ -60,12 +60,12 @@ fn close(got: &Value, want: &Value, path: &str, except: &[&str]) {
             };
             assert_eq!(keys(got), keys(want), "{path}");
             want.iter().for_each(|(key, want)| {
-                close(got.get(key).unwrap_or(&Value::Null), want, &format!("{path}/{key}"), except);
+                assert_close(got.get(key).unwrap_or(&Value::Null), want, &format!("{path}/{key}"), except);
             });
         }
         (Value::Array(got), Value::Array(want)) => {
             assert_eq!(got.len(), want.len(), "{path}");
-            got.iter().zip(want).enumerate().for_each(|(i, (g, w))| close(g, w, &format!("{path}/{i}"), except));
+            got.iter().zip(want).enumerate().for_each(|(i, (g, w))| assert_close(g, w, &format!("{path}/{i}"), except));
         }
         (Value::Number(got), Value::Number(want)) => {
             let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
@@ -75,7 +75,7 @@ fn close(got: &Value, want: &Value, path: &str, except: &[&str]) {
     }
 }
 
-/// What parts cannot know, as the manual says, and how sure they are, which is estimated from each part alone.
+/// Keys that parts do not have, as the manual says, and estimates of uncertainty, which come from each part alone.
 const OF_PARTS: [&str; 10] = [
     "latencies",
     "queue_times",
@@ -90,17 +90,17 @@ const OF_PARTS: [&str; 10] = [
 ];
 
 #[test]
-fn a_run_that_is_too_long_to_be_kept_gives_the_same_numbers() {
+fn a_run_summarized_in_parts_gives_the_same_numbers() {
     let run = stream("r", 0, 3000);
     let exact = stats(&[], &run);
     assert_eq!((&exact["vb"]["percentile_error"], &exact["vb"]["complete"]), (&0.0.into(), &true.into()));
-    // In some 3,000 × 27 / 10,000 parts.
+    // In about 3,000 × 27 / 10,000 parts.
     let in_parts = stats(&["--exact", "10k"], &run);
     let except = [
         &OF_PARTS[..],
         &["peak_concurrency", "peak_tokens_per_s", "max_output_tokens_per_s", "max_concurrent_requests"],
     ];
-    close(&in_parts, &exact, "", &except.concat());
+    assert_close(&in_parts, &exact, "", &except.concat());
     assert_eq!(in_parts["vb"]["percentile_error"], 1.0 / 2048.0);
     let (steady, whole) = (&in_parts["vb"]["steady"], &exact["vb"]["steady"]);
     assert_eq!((&steady["verdict"], &steady["from_s"]), (&"steady".into(), &whole["from_s"]));
@@ -111,8 +111,8 @@ fn a_run_that_is_too_long_to_be_kept_gives_the_same_numbers() {
     }
 }
 
-/// Results of these, each by itself and then put together.
-fn pooled(name: &str, runs: &[String]) -> Value {
+/// Computes a result for each run, and pools the results.
+fn pool_runs(name: &str, runs: &[String]) -> Value {
     let folder = folder(name);
     let mut paths = Vec::new();
     for (i, text) in runs.iter().enumerate() {
@@ -130,24 +130,24 @@ fn pooled(name: &str, runs: &[String]) -> Value {
 fn pooled_hosts_have_the_percentiles_of_one_stream() {
     // Three hosts of one load; the first request of each is due at the same time.
     let hosts = [stream("a", 0, 900), stream("b", 300, 900), stream("c", 500, 900)];
-    let (pooled, one) = (pooled("pool-hosts", &hosts), stats(&[], &hosts.concat()));
+    let (pooled, one) = (pool_runs("pool-hosts", &hosts), stats(&[], &hosts.concat()));
     let except = [
         &OF_PARTS[..],
         &["peak_concurrency", "peak_tokens_per_s", "max_output_tokens_per_s", "max_concurrent_requests"],
     ];
-    // The slices of a host begin with it.
-    close(&pooled, &one, "", &[&except.concat()[..], &["slices"]].concat());
+    // The slices of each host start with the host.
+    assert_close(&pooled, &one, "", &[&except.concat()[..], &["slices"]].concat());
     assert_eq!((&pooled["request_rate"], &pooled["num_prompts"]), (&150.into(), &2700.into()));
     assert_eq!(pooled["vb"]["hosts"], serde_json::json!(["a", "b", "c"]));
     assert_eq!(pooled["vb"]["errors"][0]["count"], one["vb"]["errors"][0]["count"]);
-    let effective = |of: &Value| of["vb"]["from_start"]["ttft_ms"]["n_effective"].as_f64().unwrap();
-    assert!(effective(&pooled) <= 900.0 * 2.0 + 1.0, "hosts share the server's fortunes");
+    let effective = |result: &Value| result["vb"]["from_start"]["ttft_ms"]["n_effective"].as_f64().unwrap();
+    assert!(effective(&pooled) <= 900.0 * 2.0 + 1.0, "hosts share the server's load");
 }
 
 #[test]
 fn pooled_repeats_count_no_time_between_them() {
     let repeats = [stream("a", 0, 900), stream("b", 5000, 900)];
-    let pooled = pooled("pool-repeats", &repeats);
+    let pooled = pool_runs("pool-repeats", &repeats);
     let alone = stats(&[], &repeats[0]);
     let number = |of: &Value, key: &str| of[key].as_f64().unwrap();
     assert!((number(&pooled, "duration") - 2.0 * number(&alone, "duration")).abs() < 1e-3, "{}", pooled["duration"]);
@@ -158,7 +158,7 @@ fn pooled_repeats_count_no_time_between_them() {
 }
 
 #[test]
-fn what_cannot_be_pooled_is_told() {
+fn results_that_cannot_be_pooled_are_errors() {
     let without = stats(&[], &stream("a", 0, 100)).to_string();
     let both = format!("{without}\n{without}");
     for (input, why) in [
@@ -173,7 +173,7 @@ fn what_cannot_be_pooled_is_told() {
 }
 
 #[test]
-fn wrong_groups_and_slices_are_told() {
+fn invalid_groups_and_slices_are_errors() {
     for (flags, why) in [
         (["--by", "tenant"], "write tag:NAME, turn, input_len or output_len"),
         (["--slice", "0s"], "a slice has a length"),

@@ -1,4 +1,4 @@
-//! `scripts/sweep.sh`: one command from a config to a table, which goes on where it was cut.
+//! `scripts/sweep.sh`: one command from a config to a table, which resumes after an interruption.
 
 use std::{
     collections::BTreeSet,
@@ -35,7 +35,7 @@ fn sweep(config: &Path, args: &[&str]) -> Done {
     tool::done(script(config, args).output().unwrap())
 }
 
-/// The folders of all sweeps so far, in the order of their names.
+/// The folders of all sweeps so far, sorted by name.
 fn sweeps(config: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         fs::read_dir(config.parent().unwrap().join("results")).unwrap().map(|e| e.unwrap().path()).collect();
@@ -55,7 +55,7 @@ fn files(folder: &Path, end: &str) -> Vec<(String, SystemTime)> {
 }
 
 #[test]
-fn a_sweep_ends_in_a_table_with_everything_beside_it() {
+fn a_sweep_writes_a_table_and_all_records() {
     let config = config(&folder("sweep-whole"), GRID);
     let done = sweep(&config, &[]);
     assert_eq!(done.code, 0, "{}", done.stderr);
@@ -83,7 +83,7 @@ fn a_sweep_ends_in_a_table_with_everything_beside_it() {
     assert!(rows.iter().all(|r| &r[column("failed")] == "0" && &r[column("model_id")] == "my/model"));
     assert!(done.stderr.contains("mean TTFT") && done.stderr.contains(".csv"), "{}", done.stderr);
 
-    // It is complete, so the same command is a new sweep, with new prompts.
+    // The sweep is complete, so the same command starts a new one, with new prompts.
     assert_eq!(sweep(&config, &["--new"]).code, 0);
     let folders = sweeps(&config);
     let prompts = |i: usize| fs::read_to_string(folders[i].join("bench_io16x4_mc1_np2.requests.ndjson")).unwrap();
@@ -92,13 +92,14 @@ fn a_sweep_ends_in_a_table_with_everything_beside_it() {
 }
 
 #[test]
-fn a_dataset_with_lengths_of_its_own_needs_none_in_the_grid() {
+fn a_dataset_that_sets_the_lengths_needs_none_in_the_grid() {
     let home = folder("sweep-dataset");
     let turn = |from: &str, words: usize| format!(r#"{{"from":"{from}","value":"{}"}}"#, "a word ".repeat(words));
-    let talk = |id: usize| format!(r#"{{"id":"{id}","conversations":[{},{}]}}"#, turn("human", 9 + id), turn("gpt", 8));
-    let talks: Vec<String> = (0..6).map(talk).collect();
+    let conversation =
+        |id: usize| format!(r#"{{"id":"{id}","conversations":[{},{}]}}"#, turn("human", 9 + id), turn("gpt", 8));
+    let conversations: Vec<String> = (0..6).map(conversation).collect();
     let file = home.join("sharegpt.json");
-    fs::write(&file, format!("[{}]", talks.join(","))).unwrap();
+    fs::write(&file, format!("[{}]", conversations.join(","))).unwrap();
     let text = format!(
         "model: m\nbase_url: sim\ndataset_name: sharegpt\ndataset_path: {}\nconcurrency_prompts: [[1, 3], [2, 6]]\n",
         file.display()
@@ -119,26 +120,26 @@ fn a_dataset_with_lengths_of_its_own_needs_none_in_the_grid() {
     let without = text.replace("dataset_name: sharegpt\n", "");
     fs::write(&config, without).unwrap();
     let done = sweep(&config, &["--new"]);
-    assert!(done.code == 2 && done.stderr.contains("or `dataset_name` a dataset with"), "{}", done.stderr);
+    assert!(done.code == 2 && done.stderr.contains("or `dataset_name` a dataset that"), "{}", done.stderr);
 }
 
 #[test]
-fn a_sweep_that_was_cut_goes_on_without_repeating_a_cell() {
-    // The cell of 40 tokens takes long enough to be interrupted in it: 40 × 20 ms, twice.
+fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
+    // The cell of 40 tokens takes long enough to interrupt it: 40 × 20 ms, twice.
     let text = format!("{GRID}step_base: 20ms\nseed: 3\n");
     let config = config(&folder("sweep-cut"), &text);
     let mut child = script(&config, &[]).process_group(0).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let reached = lines.by_ref().any(|l| l.unwrap().contains("3/4 bench_io24x40_mc1_np2"));
     assert!(reached);
-    // As the terminal does it: to every program at once, twice, so that nothing is waited for.
+    // As a terminal does: to every program at once. Twice, so that no program waits for requests in flight.
     for _ in 0..2 {
         std::thread::sleep(std::time::Duration::from_millis(300));
         let _ = kill_process_group(Pid::from_child(&child), Signal::INT);
     }
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(rest.iter().any(|l| l.contains("run the same command again to go on")), "{rest:?}");
+    assert!(rest.iter().any(|l| l.contains("run the same command again to resume")), "{rest:?}");
     let folders = sweeps(&config);
     let before = files(&folders[0], ".json");
     assert_eq!(before.len(), 2);
@@ -148,7 +149,7 @@ fn a_sweep_that_was_cut_goes_on_without_repeating_a_cell() {
     let done = sweep(&config, &[]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(
-        done.stderr.contains("resuming") && done.stderr.contains("2/4 bench_io16x4_mc2_np8: complete already"),
+        done.stderr.contains("resuming") && done.stderr.contains("2/4 bench_io16x4_mc2_np8: already complete"),
         "{}",
         done.stderr
     );
@@ -158,20 +159,24 @@ fn a_sweep_that_was_cut_goes_on_without_repeating_a_cell() {
 }
 
 #[test]
-fn a_cell_whose_requests_failed_is_tried_again() {
+fn a_cell_whose_requests_failed_is_retried() {
     let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
     let config = config(&folder("sweep-failed"), &GRID.replace("sim", &sim.url));
     let first = sweep(&config, &[]);
-    assert!(first.code == 1 && first.stderr.contains("the same command tries these cells again"), "{}", first.stderr);
+    assert!(
+        first.code == 1 && first.stderr.contains("run the same command again to retry these cells"),
+        "{}",
+        first.stderr
+    );
     let folders = sweeps(&config);
     let done = sweep(&config, &[]);
-    assert!(done.stderr.contains("resuming") && !done.stderr.contains("complete already"), "{}", done.stderr);
+    assert!(done.stderr.contains("resuming") && !done.stderr.contains("already complete"), "{}", done.stderr);
     assert_eq!((done.code, sweeps(&config)), (1, folders.clone()), "{}", done.stderr);
     assert_eq!(files(&folders[0], ".csv").len(), 1);
 }
 
 #[test]
-fn sweeps_of_the_same_second_have_folders_of_their_own() {
+fn sweeps_of_the_same_second_have_different_folders() {
     let home = folder("sweep-second");
     let sim = Sim::start(&["--served-model-name", "m"]);
     let text = format!("model: m\nbase_url: {}\ninput_output: [[8, 1]]\nconcurrency_prompts: [[1, 1]]\n", sim.url);
@@ -182,7 +187,7 @@ fn sweeps_of_the_same_second_have_folders_of_their_own() {
     }
 }
 
-/// A grid's pairs have an output length, and 0 is one.
+/// The output length in a pair of the grid may be 0.
 #[test]
 fn a_sweep_over_an_api_that_generates_nothing() {
     for (name, keys) in [
@@ -224,7 +229,7 @@ fn a_dry_run_prints_pipelines_that_run() {
 }
 
 #[test]
-fn what_goes_wrong_in_a_sweep_is_said_in_a_line() {
+fn errors_of_a_sweep_are_one_line() {
     let home = folder("sweep-wrong");
     let typo = config(&home, "modle: m\n");
     let done = sweep(&typo, &[]);
@@ -234,8 +239,8 @@ fn what_goes_wrong_in_a_sweep_is_said_in_a_line() {
     let done = sweep(&down, &[]);
     assert!(done.code == 4 && done.stderr.contains("is the server running"), "{}", done.stderr);
     let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
-    let ill = config(&home, &GRID.replace("sim", &sim.url));
-    let done = sweep(&ill, &[]);
+    let failing = config(&home, &GRID.replace("sim", &sim.url));
+    let done = sweep(&failing, &[]);
     assert!(done.code == 1 && done.stderr.contains("in 4 of 4 cells too many requests failed"), "{}", done.stderr);
     assert_eq!(sweep(Path::new("/no/such/config.yaml"), &["--dry-run"]).code, 2);
     let mut bare = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));

@@ -22,14 +22,14 @@ pub fn command(tool: &str) -> Command {
         other => panic!("no binary {other}"),
     };
     let mut command = Command::new(path);
-    // Whoever runs the tests may be behind a proxy, which the tools then would ask for a server of the test.
+    // A proxy of the environment would get the requests for the servers of the tests.
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
     }
     command
 }
 
-/// What a finished tool left.
+/// The outcome of a finished tool.
 #[derive(Debug)]
 pub struct Done {
     pub code: i32,
@@ -43,14 +43,14 @@ pub fn run(tool: &str, args: &[&str], stdin: impl AsRef<[u8]>) -> Done {
         command(tool).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let input = stdin.as_ref().to_vec();
     let mut pipe = child.stdin.take().unwrap();
-    // A tool may leave before it has read everything.
+    // A tool may exit before it has read everything.
     let feeder = std::thread::spawn(move || drop(pipe.write_all(&input)));
     let output = child.wait_with_output().unwrap();
     feeder.join().unwrap();
     done(output)
 }
 
-/// The parts of an output that tests look at.
+/// The parts of an output that tests check.
 pub fn done(output: Output) -> Done {
     Done {
         code: output.status.code().unwrap_or(-1),
@@ -59,21 +59,21 @@ pub fn done(output: Output) -> Done {
     }
 }
 
-/// A simulated server on a port of its own, killed when it is dropped.
+/// A simulated server on a free port, killed on drop.
 pub struct Sim {
-    /// Its base URL.
+    /// The base URL.
     pub url: String,
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Sim {
-    /// Starts one and waits until it is ready.
+    /// Starts a server and waits until it is ready.
     pub fn start(args: &[&str]) -> Sim {
         Sim::start_at(0, args)
     }
 
-    /// As [`Sim::start`], on this port: one that another has just left.
+    /// Like [`Sim::start`], on the port of a server that has just ended.
     pub fn start_at(port: u16, args: &[&str]) -> Sim {
         let mut child = command("vb-sim")
             .args(["--port", &port.to_string()])
@@ -91,14 +91,14 @@ impl Sim {
         Sim { url: line.trim_end().to_owned(), child, stdout }
     }
 
-    /// Starts one that serves HTTPS with the certificate of the tests, which `tests/data/tls-ca.pem` has signed.
+    /// Starts a server for HTTPS with the certificate of the tests, which `tests/data/tls-ca.pem` has signed.
     pub fn start_tls(args: &[&str]) -> Sim {
         let [cert, key] = ["tls-cert.pem", "tls-key.pem"].map(data);
         let tls = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
         Sim::start(&[&tls, args].concat())
     }
 
-    /// Ends it as a user would, and gives what it wrote after its URL. Its truth log is complete then.
+    /// Stops it with SIGTERM, and returns its output after the URL. The truth log is then complete.
     pub fn stop(mut self) -> Done {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let (mut stdout, mut stderr) = (String::new(), String::new());
@@ -111,13 +111,13 @@ impl Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The lines of a truth log.
+/// The records of a truth log.
 pub fn truths(path: &Path) -> Vec<Truth> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
@@ -139,7 +139,7 @@ pub fn search_path() -> String {
     format!("{}:{}", bin.display(), std::env::var("PATH").unwrap())
 }
 
-/// A fresh folder for one test.
+/// A new folder for one test.
 pub fn folder(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&path);
