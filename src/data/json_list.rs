@@ -2,20 +2,20 @@
 
 use std::io::{self, BufRead};
 
-use super::rows::Span;
+use super::span::Span;
 
 /// What a file that should be a list of objects turned out to hold.
 #[derive(Debug, Default)]
-pub struct Listing {
+pub struct ListScan {
     /// Its whole elements, in their order.
     pub spans: Vec<Span>,
     /// Why the list does not end as a list does; `None` when it does.
-    pub broken: Option<Broken>,
+    pub broken: Option<ListError>,
 }
 
 /// Where and how a list broke off.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Broken {
+pub struct ListError {
     /// Counted from 0.
     pub byte: u64,
     pub what: &'static str,
@@ -23,7 +23,7 @@ pub struct Broken {
 
 /// Where the scan stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ScanState {
     Before,
     /// In the list, with the number of brackets open within the element; 0 is between elements.
     List {
@@ -38,25 +38,25 @@ enum State {
 }
 
 /// Finds the elements. Only brackets and strings are looked at; each element is parsed when it is needed.
-pub fn scan(mut input: impl BufRead) -> io::Result<Listing> {
-    let mut listing = Listing::default();
-    let mut state = State::Before;
+pub fn scan_list(mut input: impl BufRead) -> io::Result<ListScan> {
+    let mut scan = ListScan::default();
+    let mut state = ScanState::Before;
     let (mut offset, mut element) = (0_u64, 0_u64);
     let broken = 'scan: loop {
         let bytes = input.fill_buf()?;
         if bytes.is_empty() {
-            break at_the_end(state);
+            break error_at_end(state);
         }
         for &byte in bytes {
             let before = state;
-            state = match step(state, byte) {
+            state = match next_state(state, byte) {
                 Ok(next) => next,
                 Err(what) => break 'scan Some(what),
             };
             match (before, state) {
-                (State::List { depth: 0 }, State::List { depth: 1 }) => element = offset,
-                (State::List { depth: 1 }, State::List { depth: 0 }) => {
-                    listing.spans.push(Span { offset: element, len: offset + 1 - element, line: 0 });
+                (ScanState::List { depth: 0 }, ScanState::List { depth: 1 }) => element = offset,
+                (ScanState::List { depth: 1 }, ScanState::List { depth: 0 }) => {
+                    scan.spans.push(Span { offset: element, len: offset + 1 - element, line: 0 });
                 }
                 _ => {}
             }
@@ -65,38 +65,38 @@ pub fn scan(mut input: impl BufRead) -> io::Result<Listing> {
         let n = bytes.len();
         input.consume(n);
     };
-    listing.broken = broken.map(|what| Broken { byte: offset, what });
-    Ok(listing)
+    scan.broken = broken.map(|what| ListError { byte: offset, what });
+    Ok(scan)
 }
 
-fn step(state: State, byte: u8) -> Result<State, &'static str> {
+fn next_state(state: ScanState, byte: u8) -> Result<ScanState, &'static str> {
     Ok(match (state, byte) {
-        (State::Text { depth, escaped: false }, b'"') => State::List { depth },
-        (State::Text { depth, escaped }, _) => State::Text { depth, escaped: !escaped && byte == b'\\' },
+        (ScanState::Text { depth, escaped: false }, b'"') => ScanState::List { depth },
+        (ScanState::Text { depth, escaped }, _) => ScanState::Text { depth, escaped: !escaped && byte == b'\\' },
         // White space, a byte order mark, and what stands between two elements.
-        (_, b' ' | b'\t' | b'\r' | b'\n') | (State::Before, 0xEF | 0xBB | 0xBF) | (State::List { depth: 0 }, b',') => {
-            state
-        }
-        (State::Before, b'[') => State::List { depth: 0 },
-        (State::Before, _) => return Err("a list `[ … ]` of objects should begin here"),
-        (State::After, _) => return Err("the list is over, but the file goes on"),
-        (State::List { depth: 0 }, b'{') => State::List { depth: 1 },
-        (State::List { depth: 0 }, b']') => State::After,
-        (State::List { depth: 0 }, _) => return Err("an object `{ … }` should begin here"),
-        (State::List { depth }, b'{' | b'[') => State::List { depth: depth + 1 },
-        (State::List { depth }, b'}' | b']') => State::List { depth: depth - 1 },
-        (State::List { depth }, b'"') => State::Text { depth, escaped: false },
-        (State::List { .. }, _) => state,
+        (_, b' ' | b'\t' | b'\r' | b'\n')
+        | (ScanState::Before, 0xEF | 0xBB | 0xBF)
+        | (ScanState::List { depth: 0 }, b',') => state,
+        (ScanState::Before, b'[') => ScanState::List { depth: 0 },
+        (ScanState::Before, _) => return Err("a list `[ … ]` of objects should begin here"),
+        (ScanState::After, _) => return Err("the list is over, but the file goes on"),
+        (ScanState::List { depth: 0 }, b'{') => ScanState::List { depth: 1 },
+        (ScanState::List { depth: 0 }, b']') => ScanState::After,
+        (ScanState::List { depth: 0 }, _) => return Err("an object `{ … }` should begin here"),
+        (ScanState::List { depth }, b'{' | b'[') => ScanState::List { depth: depth + 1 },
+        (ScanState::List { depth }, b'}' | b']') => ScanState::List { depth: depth - 1 },
+        (ScanState::List { depth }, b'"') => ScanState::Text { depth, escaped: false },
+        (ScanState::List { .. }, _) => state,
     })
 }
 
-fn at_the_end(state: State) -> Option<&'static str> {
+fn error_at_end(state: ScanState) -> Option<&'static str> {
     match state {
-        State::Before => Some("the file is empty"),
-        State::List { depth: 0 } => Some("the file ends before its list does"),
-        State::List { .. } => Some("the file ends in the middle of an object"),
-        State::Text { .. } => Some("the file ends in the middle of a string"),
-        State::After => None,
+        ScanState::Before => Some("the file is empty"),
+        ScanState::List { depth: 0 } => Some("the file ends before its list does"),
+        ScanState::List { .. } => Some("the file ends in the middle of an object"),
+        ScanState::Text { .. } => Some("the file ends in the middle of a string"),
+        ScanState::After => None,
     }
 }
 
@@ -108,12 +108,12 @@ mod tests {
     use super::*;
 
     fn elements(text: &str) -> Vec<&str> {
-        let listing = scan(text.as_bytes()).unwrap();
+        let scan = scan_list(text.as_bytes()).unwrap();
         let part = |s: &Span| {
             let from = usize::try_from(s.offset).unwrap();
             &text[from..from + usize::try_from(s.len).unwrap()]
         };
-        listing.spans.iter().map(part).collect()
+        scan.spans.iter().map(part).collect()
     }
 
     #[test]
@@ -121,7 +121,7 @@ mod tests {
         let text = r#" [ {"a":"}]\"\\"}, {"b":[{"c":1}]} ,{}]
         "#;
         assert_eq!(elements(text), [r#"{"a":"}]\"\\"}"#, r#"{"b":[{"c":1}]}"#, "{}"]);
-        assert_eq!(scan(text.as_bytes()).unwrap().broken, None);
+        assert_eq!(scan_list(text.as_bytes()).unwrap().broken, None);
         assert_eq!(elements("\u{feff}[{}]"), ["{}"]);
     }
 
@@ -136,7 +136,7 @@ mod tests {
             ("[{}", 3, "the file ends before its list does"),
             ("[{}]x", 4, "the list is over, but the file goes on"),
         ] {
-            assert_eq!(scan(text.as_bytes()).unwrap().broken, Some(Broken { byte, what }), "{text}");
+            assert_eq!(scan_list(text.as_bytes()).unwrap().broken, Some(ListError { byte, what }), "{text}");
         }
         assert_eq!(elements(r#"[{},{"a":"b"#), ["{}"]);
     }
@@ -154,7 +154,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_fall_over(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            scan(&bytes[..]).unwrap();
+            scan_list(&bytes[..]).unwrap();
         }
     }
 }

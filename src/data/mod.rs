@@ -2,8 +2,8 @@
 
 mod json_list;
 mod parquet;
-mod quotes;
 mod rows;
+mod span;
 mod spool;
 pub mod table;
 

@@ -1,21 +1,21 @@
 //! Parquet files, with the cargo feature of this name.
 
 #[cfg(feature = "parquet")]
-pub use with::open;
+pub use with::open_parquet;
 #[cfg(not(feature = "parquet"))]
-pub use without::open;
+pub use without::open_parquet;
 
 #[cfg(not(feature = "parquet"))]
 mod without {
     use std::path::{Path, PathBuf};
 
     use crate::{
-        data::{Rows, table::Pick},
+        data::{Rows, rows::PickColumns},
         error::Error,
     };
 
     /// Says what is missing.
-    pub fn open(_: &[PathBuf], name: &Path, _: Pick) -> Result<Rows, Error> {
+    pub fn open_parquet(_: &[PathBuf], name: &Path, _: PickColumns) -> Result<Rows, Error> {
         Err(Error::Usage(format!(
             "{} is parquet, which this vb-gen was built without: build it with `cargo build --release --features parquet`, \
              or save the dataset as JSON lines",
@@ -47,22 +47,22 @@ mod with {
     use serde_json::{Map, Value};
 
     use crate::{
-        data::{Rows, spool::Spool, table::Pick},
+        data::{Rows, rows::PickColumns, spool::RowSpool},
         error::Error,
     };
 
     /// The rows of these files, one behind the other, unpacked into a temporary file; `name` is what messages call all of them.
-    pub fn open(paths: &[PathBuf], name: &Path, pick: Pick) -> Result<Rows, Error> {
-        let mut spool = Spool::new()?;
+    pub fn open_parquet(paths: &[PathBuf], name: &Path, pick: PickColumns) -> Result<Rows, Error> {
+        let mut spool = RowSpool::new()?;
         let (mut columns, mut number) = (None, 0);
         for path in paths {
-            guarded(path, || unpack(path, &mut columns, pick, &mut number, &mut spool))?;
+            catch_panics(path, || unpack_file(path, &mut columns, pick, &mut number, &mut spool))?;
         }
         spool.rows(name.display().to_string(), ": row ")
     }
 
     /// What `work` on a file gives. Over a damaged one the crate may panic, which would say where in the crate and nothing about the file.
-    fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    fn catch_panics<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(|_| ()));
         let done = panic::catch_unwind(AssertUnwindSafe(work));
@@ -71,12 +71,12 @@ mod with {
     }
 
     /// Adds the rows of one file, with the columns that are picked from the first.
-    fn unpack(
+    fn unpack_file(
         path: &Path,
         columns: &mut Option<Vec<String>>,
-        pick: Pick,
+        pick: PickColumns,
         number: &mut u64,
-        spool: &mut Spool,
+        spool: &mut RowSpool,
     ) -> Result<(), Error> {
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
         let failed = |e: ParquetError| Error::Input(format!("{}: {e}", path.display()));
@@ -94,22 +94,22 @@ mod with {
                 names.join(", ")
             )));
         }
-        if let Some(packed) = unread(&reader, columns) {
+        if let Some(packed) = unsupported_compression(&reader, columns) {
             return Err(Error::Input(format!(
                 "{}: compressed with {packed}: snappy, zstd and no compression are read, so write it again with one of these",
                 path.display()
             )));
         }
-        let projection = only(schema, columns).map_err(failed)?;
+        let projection = project_columns(schema, columns).map_err(failed)?;
         for row in reader.get_row_iter(Some(projection)).map_err(failed)? {
             *number += 1;
-            spool.push(&object(&row.map_err(failed)?), *number)?;
+            spool.push(&row_to_object(&row.map_err(failed)?), *number)?;
         }
         Ok(())
     }
 
     /// A compression of these columns that cannot be read.
-    fn unread(reader: &SerializedFileReader<File>, columns: &[String]) -> Option<Compression> {
+    fn unsupported_compression(reader: &SerializedFileReader<File>, columns: &[String]) -> Option<Compression> {
         let chunks = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
         let needed =
             chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|name| columns.contains(name)));
@@ -119,25 +119,25 @@ mod with {
     }
 
     /// The schema with these columns only: the others are not even read.
-    fn only(schema: &Type, columns: &[String]) -> Result<Type, ParquetError> {
+    fn project_columns(schema: &Type, columns: &[String]) -> Result<Type, ParquetError> {
         let fields = schema.get_fields().iter().filter(|field| columns.iter().any(|name| name == field.name()));
         Type::group_type_builder(schema.name()).with_fields(fields.map(Arc::clone).collect()).build()
     }
 
-    fn object(row: &Row) -> Map<String, Value> {
+    fn row_to_object(row: &Row) -> Map<String, Value> {
         let cell = |(name, field): (&String, &Field)| match field {
             // As Hugging Face keeps images and sound.
             Field::Bytes(bytes) if name == "bytes" => (name.clone(), STANDARD.encode(bytes.data()).into()),
-            field => (name.clone(), value(field)),
+            field => (name.clone(), field_to_json(field)),
         };
         row.get_column_iter().map(cell).collect()
     }
 
-    fn list(list: &List) -> Value {
-        list.elements().iter().map(value).collect()
+    fn list_to_json(list: &List) -> Value {
+        list.elements().iter().map(field_to_json).collect()
     }
 
-    fn value(field: &Field) -> Value {
+    fn field_to_json(field: &Field) -> Value {
         match field {
             Field::Null => Value::Null,
             Field::Bool(yes) => (*yes).into(),
@@ -157,8 +157,8 @@ mod with {
                 Ok(text) => text.into(),
                 Err(_) => STANDARD.encode(bytes.data()).into(),
             },
-            Field::Group(row) => object(row).into(),
-            Field::ListInternal(items) => list(items),
+            Field::Group(row) => row_to_object(row).into(),
+            Field::ListInternal(items) => list_to_json(items),
             // Dates, decimals and maps, which no prompt is made of.
             other => other.to_string().into(),
         }
@@ -170,34 +170,40 @@ mod with {
         use super::*;
 
         /// What is said of the file of questions with each of its bytes made another, in turn.
-        fn said(name: &str, other: impl Fn(u8) -> u8) -> Vec<String> {
+        fn errors_of_altered(name: &str, other: impl Fn(u8) -> u8) -> Vec<String> {
             let whole = include_bytes!("../../tests/data/hf-questions.parquet");
             let path = std::env::temp_dir().join(format!("vb-{name}-{}.parquet", std::process::id()));
-            let mut said = Vec::new();
+            let mut messages = Vec::new();
             for place in 0..whole.len() {
                 let mut bytes = whole.to_vec();
                 bytes[place] = other(bytes[place]);
                 fs::write(&path, bytes).unwrap();
-                if let Err(e) = open(std::slice::from_ref(&path), &path, &mut |names| Ok(names.to_vec())) {
+                if let Err(e) = open_parquet(std::slice::from_ref(&path), &path, &mut |names| Ok(names.to_vec())) {
                     assert!(matches!(e, Error::Input(_)), "byte {place}: {e}");
-                    said.push(e.to_string().strip_prefix(path.to_str().unwrap()).unwrap().to_owned());
+                    messages.push(e.to_string().strip_prefix(path.to_str().unwrap()).unwrap().to_owned());
                 }
             }
             fs::remove_file(&path).unwrap();
-            said
+            messages
         }
 
         #[test]
         fn a_damaged_file_is_an_error_that_names_it() {
-            let said = said("damaged", |byte| byte ^ 0xFF);
-            assert!(said.iter().any(|what| what.contains("the file is damaged")), "the crate does not panic any more");
+            let messages = errors_of_altered("damaged", |byte| byte ^ 0xFF);
+            assert!(
+                messages.iter().any(|what| what.contains("the file is damaged")),
+                "the crate does not panic any more"
+            );
         }
 
         #[test]
         fn a_compression_that_is_not_read_is_named() {
             // The number of gzip, in the place where that of the compression stands.
-            let said = said("packed", |_| 4);
-            assert!(said.iter().any(|what| what.contains("compressed with GZIP") && what.contains("zstd")), "{said:?}");
+            let messages = errors_of_altered("packed", |_| 4);
+            assert!(
+                messages.iter().any(|what| what.contains("compressed with GZIP") && what.contains("zstd")),
+                "{messages:?}"
+            );
         }
     }
 }

@@ -7,20 +7,14 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::json_list;
+use super::{json_list, span::Span};
 use crate::{
     error::{Error, strip_location},
     ndjson::BOM,
 };
 
-/// Where a row lies in its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    pub offset: u64,
-    pub len: u64,
-    /// Counted from 1; 0 where the file is not one of lines.
-    pub line: u64,
-}
+/// Chooses the columns to read from the names of all columns.
+pub type PickColumns<'a> = &'a mut dyn FnMut(&[String]) -> Result<Vec<String>, Error>;
 
 /// A dataset file whose rows were found but not read: 24 bytes are kept of each.
 #[derive(Debug)]
@@ -29,7 +23,7 @@ pub struct Rows {
     name: String,
     spans: Vec<Span>,
     /// What stands between the name and the number of a row: `:` before lines.
-    counted: &'static str,
+    before_number: &'static str,
 }
 
 /// One row, and what messages call its place.
@@ -45,9 +39,9 @@ impl Rows {
     /// A JSON list of objects, as ShareGPT's.
     ///
     /// A list that breaks off is an error; if `lenient`, what is whole is taken, and the second value says how much.
-    pub fn of_list(path: &Path, lenient: bool) -> Result<(Self, Option<String>), Error> {
-        let (file, name) = open(path)?;
-        let listing = json_list::scan(buffered(&file)).map_err(|e| Error::read(path, e))?;
+    pub fn from_list(path: &Path, lenient: bool) -> Result<(Self, Option<String>), Error> {
+        let (file, name) = open_regular(path)?;
+        let listing = json_list::scan_list(buffer_reads(&file)).map_err(|e| Error::read(path, e))?;
         let count = listing.spans.len();
         let cut = listing.broken.map(|b| format!("{name}: byte {}: {}", b.byte, b.what));
         let note = match cut {
@@ -59,19 +53,19 @@ impl Rows {
             Some(cut) => Some(format!("{cut}; taking the {count} whole objects before it")),
             None => None,
         };
-        Ok((Self::of_spans(file, name, listing.spans, ":"), note))
+        Ok((Self::from_spans(file, name, listing.spans, ":"), note))
     }
 
     /// A file with a JSON object on each line that is not blank.
-    pub fn of_lines(path: &Path) -> Result<Self, Error> {
-        let (file, name) = open(path)?;
-        let spans = lines(buffered(&file)).map_err(|e| Error::read(path, e))?;
-        Ok(Self::of_spans(file, name, spans, ":"))
+    pub fn from_lines(path: &Path) -> Result<Self, Error> {
+        let (file, name) = open_regular(path)?;
+        let spans = find_lines(buffer_reads(&file)).map_err(|e| Error::read(path, e))?;
+        Ok(Self::from_spans(file, name, spans, ":"))
     }
 
     /// A file in which the rows were found already; `name` is where messages say they are.
-    pub(super) fn of_spans(file: File, name: String, spans: Vec<Span>, counted: &'static str) -> Self {
-        Rows { file: Mutex::new(file), name, spans, counted }
+    pub(super) fn from_spans(file: File, name: String, spans: Vec<Span>, before_number: &'static str) -> Self {
+        Rows { file: Mutex::new(file), name, spans, before_number }
     }
 
     /// How many there are.
@@ -90,7 +84,7 @@ impl Rows {
             .map_err(|source| Error::Read { from: self.name.clone(), source })?;
         let place = match span.line {
             0 => format!("{}: byte {}", self.name, span.offset),
-            number => format!("{}{}{number}", self.name, self.counted),
+            number => format!("{}{}{number}", self.name, self.before_number),
         };
         Ok(Some(Row { json, place }))
     }
@@ -114,7 +108,7 @@ impl Row {
     }
 }
 
-fn open(path: &Path) -> Result<(File, String), Error> {
+fn open_regular(path: &Path) -> Result<(File, String), Error> {
     let name = path.display().to_string();
     let regular = path.metadata().map_err(|e| Error::read(path, e))?.is_file();
     if !regular {
@@ -125,11 +119,11 @@ fn open(path: &Path) -> Result<(File, String), Error> {
     Ok((File::open(path).map_err(|e| Error::read(path, e))?, name))
 }
 
-fn buffered(file: &File) -> BufReader<&File> {
+fn buffer_reads(file: &File) -> BufReader<&File> {
     BufReader::with_capacity(1 << 18, file)
 }
 
-fn lines(mut input: impl BufRead) -> io::Result<Vec<Span>> {
+fn find_lines(mut input: impl BufRead) -> io::Result<Vec<Span>> {
     let mut spans = Vec::new();
     let (mut offset, mut line, mut buffer) = (0, 0, Vec::new());
     loop {
@@ -153,9 +147,9 @@ mod tests {
 
     #[test]
     fn lines_are_found_with_their_numbers() {
-        let spans = lines(&b"{}\n\n  \n{\"a\":1}"[..]).unwrap();
+        let spans = find_lines(&b"{}\n\n  \n{\"a\":1}"[..]).unwrap();
         assert_eq!(spans, [Span { offset: 0, len: 3, line: 1 }, Span { offset: 7, len: 7, line: 4 }]);
-        let marked = lines(&b"\xEF\xBB\xBF{}\n{}"[..]).unwrap();
+        let marked = find_lines(&b"\xEF\xBB\xBF{}\n{}"[..]).unwrap();
         assert_eq!(marked, [Span { offset: 3, len: 3, line: 1 }, Span { offset: 6, len: 2, line: 2 }]);
     }
 

@@ -8,17 +8,17 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use super::{Rows, rows::Span};
+use super::{Rows, span::Span};
 use crate::error::Error;
 
 /// A temporary file without a name: it is gone when its last user is, however that ends. `TMPDIR` says where it takes its room.
-pub struct Spool {
+pub struct RowSpool {
     file: BufWriter<File>,
     spans: Vec<Span>,
     offset: u64,
 }
 
-impl Spool {
+impl RowSpool {
     pub fn new() -> Result<Self, Error> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -27,25 +27,25 @@ impl Spool {
         // Only a file that was not there is taken, so nobody else has it open.
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         fs::remove_file(&path).map_err(failed)?;
-        Ok(Spool { file: BufWriter::with_capacity(1 << 18, file), spans: Vec::new(), offset: 0 })
+        Ok(RowSpool { file: BufWriter::with_capacity(1 << 18, file), spans: Vec::new(), offset: 0 })
     }
 
     /// Adds a row, which `number` says where to find in the file that it came from.
     pub fn push(&mut self, row: &Map<String, Value>, number: u64) -> Result<(), Error> {
-        let json = serde_json::to_vec(row).map_err(|e| full(e.into()))?;
-        self.file.write_all(&json).map_err(full)?;
+        let json = serde_json::to_vec(row).map_err(|e| write_error(e.into()))?;
+        self.file.write_all(&json).map_err(write_error)?;
         self.spans.push(Span { offset: self.offset, len: json.len() as u64, line: number });
         self.offset += json.len() as u64;
         Ok(())
     }
 
     /// The rows. Messages call one by `name`, `counted` and its number: `:` before the line of a text.
-    pub fn rows(self, name: String, counted: &'static str) -> Result<Rows, Error> {
-        let file = self.file.into_inner().map_err(|e| full(e.into_error()))?;
-        Ok(Rows::of_spans(file, name, self.spans, counted))
+    pub fn into_rows(self, name: String, before_number: &'static str) -> Result<Rows, Error> {
+        let file = self.file.into_inner().map_err(|e| write_error(e.into_error()))?;
+        Ok(Rows::from_spans(file, name, self.spans, before_number))
     }
 }
 
-fn full(source: std::io::Error) -> Error {
+fn write_error(source: std::io::Error) -> Error {
     Error::Write { to: "the temporary file of rows (TMPDIR says where)".into(), source }
 }

@@ -3,36 +3,33 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value};
 
-use super::{Rows, quotes::Quotes, spool::Spool};
+use super::{Rows, rows::PickColumns, spool::RowSpool};
 use crate::error::Error;
 
 /// How many rows of JSON tell which columns there are.
-const LOOKED_AT: usize = 1000;
-
-/// Chooses among the names of columns those that are needed.
-pub type Pick<'a> = &'a mut dyn FnMut(&[String]) -> Result<Vec<String>, Error>;
+const ROWS_FOR_KEYS: usize = 1000;
 
 /// The rows of a file, or of the parquet files of a folder in the order of their names.
 ///
 /// `pick` sees the names of the columns once, before any row. CSV and parquet cannot be read in any order, so the chosen columns
 /// are unpacked into an unnamed temporary file, not into memory. `lenient`: what is bad or cut off is left out, but of parquet, which
 /// is whole or no parquet; the second value then says how much.
-pub fn open(path: &Path, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
+pub fn open_table(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
     if path.is_dir() {
-        return Ok((super::parquet::open(&shards(path)?, path, pick)?, None));
+        return Ok((super::parquet::open_parquet(&list_shards(path)?, path, pick)?, None));
     }
     let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
     match ending.to_str().unwrap_or_default() {
-        "parquet" => Ok((super::parquet::open(&[path.to_owned()], path, pick)?, None)),
-        "csv" => csv(path, b',', lenient, pick),
-        "tsv" => csv(path, b'\t', lenient, pick),
-        "json" | "jsonl" | "ndjson" => json(path, lenient, pick),
+        "parquet" => Ok((super::parquet::open_parquet(&[path.to_owned()], path, pick)?, None)),
+        "csv" => open_csv(path, b',', lenient, pick),
+        "tsv" => open_csv(path, b'\t', lenient, pick),
+        "json" | "jsonl" | "ndjson" => open_json(path, lenient, pick),
         other => Err(Error::Usage(format!(
             "{}: what a file ending in `{other}` holds is not known: .parquet, .json, .jsonl, .csv, .tsv, or a folder of .parquet",
             path.display()
@@ -41,7 +38,7 @@ pub fn open(path: &Path, lenient: bool, pick: Pick) -> Result<(Rows, Option<Stri
 }
 
 /// The parquet files of a folder.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+fn list_shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |e| Error::read(folder, e);
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
@@ -58,16 +55,17 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// A list or lines: many a `.json` holds lines.
-fn json(path: &Path, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
-    let (rows, note) = if begins_a_list(path)? { Rows::of_list(path, lenient)? } else { (Rows::of_lines(path)?, None) };
-    pick(&keys(&rows, path)?)?;
+fn open_json(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
+    let (rows, note) =
+        if starts_with_list(path)? { Rows::from_list(path, lenient)? } else { (Rows::from_lines(path)?, None) };
+    pick(&collect_keys(&rows, path)?)?;
     Ok((rows, note))
 }
 
 /// The keys of the first rows, in the order in which they come: a row may lack what others have.
-fn keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
+fn collect_keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
     let (mut keys, mut seen, mut bad) = (Vec::new(), HashSet::new(), None);
-    for index in 0..rows.count().min(LOOKED_AT) {
+    for index in 0..rows.count().min(ROWS_FOR_KEYS) {
         let Some(row) = rows.read(index)? else { break };
         match serde_json::from_slice::<Map<String, Value>>(&row.json) {
             Ok(object) => keys.extend(object.into_iter().map(|(key, _)| key).filter(|key| seen.insert(key.clone()))),
@@ -82,7 +80,7 @@ fn keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
-fn begins_a_list(path: &Path) -> Result<bool, Error> {
+fn starts_with_list(path: &Path) -> Result<bool, Error> {
     let mut file = BufReader::new(File::open(path).map_err(|e| Error::read(path, e))?);
     loop {
         let bytes = file.fill_buf().map_err(|e| Error::read(path, e))?;
@@ -98,11 +96,15 @@ fn begins_a_list(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// A table with a line of names; every value is text.
-fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, Option<String>), Error> {
+/// The row that is appended to a CSV file. A quote that is never closed swallows it, and that is how such a quote is noticed: the
+/// rest of the file is then one field, of a row that may even have the right number of fields.
+const END_ROW: &str = "\n\0end of table\0";
+
+/// A CSV file with a header; every value is text.
+fn open_csv(path: &Path, delimiter: u8, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Quotes::of(file, delimiter));
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file.chain(END_ROW.as_bytes()));
     let wrong = |e: csv::Error| match e.into_kind() {
         csv::ErrorKind::Io(e) => Error::read(path, e),
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
@@ -116,23 +118,31 @@ fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, O
         }
         other => Error::Input(format!("{name}: {other:?}")),
     };
-    let mut names: Vec<String> = reader.headers().map_err(wrong)?.iter().map(str::to_owned).collect();
+    let is_end = |row: &csv::StringRecord| row.len() == 1 && row[0] == *END_ROW.trim_start();
+    let unclosed = |row: &csv::StringRecord| {
+        let swallowed = row.iter().last().is_some_and(|field| field.ends_with(END_ROW));
+        let line = row.position().map_or(0, csv::Position::line);
+        swallowed.then(|| {
+            format!("{name}:{line}: a quote opened in this row is never closed, so the rest of the file is one field")
+        })
+    };
+    let header = reader.headers().map_err(wrong)?;
+    if let Some(what) = unclosed(header) {
+        return Err(Error::Input(what));
+    }
+    let mut names: Vec<String> = header.iter().filter(|_| !is_end(header)).map(str::to_owned).collect();
     if let Some(first) = names.first_mut() {
         *first = first.trim_start_matches('\u{feff}').to_owned();
     }
-    let unclosed = |line: u64| {
-        format!("{name}:{line}: a quote is opened here and never closed, so the rest of the file is one field")
-    };
-    if let Some(line) = reader.get_ref().unclosed() {
-        return Err(Error::Input(unclosed(line)));
-    }
     let picked = pick(&names)?;
-    let mut spool = Spool::new()?;
-    let (mut record, mut bad, mut notes) = (csv::StringRecord::new(), 0_u64, Vec::new());
+    let mut spool = RowSpool::new()?;
+    let (mut row, mut bad, mut notes) = (csv::StringRecord::new(), 0_u64, Vec::new());
     loop {
-        let read = reader.read_record(&mut record);
-        if let Some(line) = reader.get_ref().unclosed() {
-            let what = unclosed(line);
+        let read = reader.read_record(&mut row);
+        if is_end(&row) {
+            break;
+        }
+        if let Some(what) = unclosed(&row) {
             if !lenient {
                 return Err(Error::Input(format!("{what}: close it, or pass --lenient to leave that out")));
             }
@@ -142,9 +152,9 @@ fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, O
         match read.map_err(wrong) {
             Ok(false) => break,
             Ok(true) => {
-                let fields = names.iter().zip(&record).filter(|(name, _)| picked.contains(name));
-                let row: Map<String, Value> = fields.map(|(name, text)| (name.clone(), text.into())).collect();
-                spool.push(&row, record.position().map_or(0, csv::Position::line))?;
+                let fields = names.iter().zip(&row).filter(|(name, _)| picked.contains(name));
+                let object: Map<String, Value> = fields.map(|(name, text)| (name.clone(), text.into())).collect();
+                spool.push(&object, row.position().map_or(0, csv::Position::line))?;
             }
             Err(Error::Input(_)) if lenient => bad += 1,
             Err(e) => return Err(e),
@@ -153,5 +163,36 @@ fn csv(path: &Path, delimiter: u8, lenient: bool, pick: Pick) -> Result<(Rows, O
     if bad > 0 {
         notes.push(format!("{bad} bad lines of {name} were left out"));
     }
-    Ok((spool.rows(name, ":")?, (!notes.is_empty()).then(|| notes.join("; "))))
+    Ok((spool.into_rows(name, ":")?, (!notes.is_empty()).then(|| notes.join("; "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// What reading a CSV file of this text fails with.
+    fn csv_error(text: &str) -> Option<String> {
+        let path = std::env::temp_dir().join(format!("vb-quotes-{}.csv", std::process::id()));
+        fs::write(&path, text).unwrap();
+        let read = open_csv(&path, b',', false, &mut |names| Ok(names.to_vec()));
+        fs::remove_file(&path).unwrap();
+        read.err().map(|e| e.to_string().strip_prefix(path.to_str().unwrap()).unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_is_an_error_with_its_row() {
+        for closed in
+            ["", "a,b\n", "\"a\",\"b\"", "\"a \"\"b\"\"\n\",c", "it's 5\" wide\n", "\"a\"b\",c", "\u{feff}\"a\"\n"]
+        {
+            assert_eq!(csv_error(closed), None, "{closed}");
+        }
+        for (cut, line) in
+            [("\"a", 1), ("\u{feff}\"a\n", 1), ("a,b\nc,\"d\ne,f\n", 2), ("\"a\n\"\n\"b \"\"", 3), ("\"a\"\"", 1)]
+        {
+            let error = csv_error(cut).unwrap();
+            assert!(error.starts_with(&format!(":{line}: a quote opened in this row")), "{cut}: {error}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let path = plan.file()?;
     let framed = plan.framed()?;
     if path.is_file() {
-        return rows::run(plan, &Rows::of_lines(path)?, writer, |row| request(row, plan, framed));
+        return rows::run(plan, &Rows::from_lines(path)?, writer, |row| request(row, plan, framed));
     }
     stream(plan, framed, path, writer)
 }

@@ -153,7 +153,7 @@ impl Columns {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let path = plan.file()?;
     let mut columns = Columns::default();
-    let (rows, note) = table::open(path, plan.lenient, &mut |names| {
+    let (rows, note) = table::open_table(path, plan.lenient, &mut |names| {
         columns = Columns::of(&plan.hf, names, &path.display().to_string())?;
         Ok(columns.names())
     })?;

@@ -46,7 +46,7 @@ const LONGEST: usize = 2048;
 /// Writes `--num-prompts` conversations.
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let path = plan.file()?;
-    let (rows, cut) = Rows::of_list(path, plan.lenient)?;
+    let (rows, cut) = Rows::from_list(path, plan.lenient)?;
     if let Some(cut) = cut {
         warn(cut);
     }

@@ -38,7 +38,7 @@ struct Question {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let args = plan.flags.spec()?;
     let framed = plan.framed()?;
-    let rows = Rows::of_lines(plan.file()?)?;
+    let rows = Rows::from_lines(plan.file()?)?;
     let categories = Categories::of(args.spec_bench_category);
     let done = rows::run(plan, &rows, writer, |row| {
         let question: Question = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;

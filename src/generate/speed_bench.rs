@@ -42,7 +42,7 @@ struct Message {
 pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     let args = plan.flags.speed()?;
     let framed = plan.framed()?;
-    let rows = Rows::of_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?;
+    let rows = Rows::from_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?;
     let categories = Categories::of(args.speed_bench_category);
     let done = rows::run(plan, &rows, writer, |row| {
         let chat: Chat = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;

@@ -138,10 +138,10 @@ fn prompts_are_read_as_known_datasets_have_them() {
 fn a_quote_that_is_never_closed_does_not_swallow_the_rest() {
     let cut = "question,answer\na,b\n\"c,d\ne,f\n";
     let strict = hf("unclosed", "csv", cut, &[]);
-    assert!(strict.code == 3 && strict.stderr.contains("d.csv:3: a quote is opened here"), "{strict:?}");
+    assert!(strict.code == 3 && strict.stderr.contains("d.csv:3: a quote opened in this row"), "{strict:?}");
     // The swallowed rows make a row of the right number of fields too.
     let even = hf("unclosed-even", "csv", "question,answer\na,\"b\nc,d\n", &[]);
-    assert!(even.code == 3 && even.stderr.contains("d.csv:2: a quote is opened here"), "{even:?}");
+    assert!(even.code == 3 && even.stderr.contains("d.csv:2: a quote opened in this row"), "{even:?}");
     let lenient = hf("unclosed-lenient", "csv", cut, &["--lenient"]);
     assert_eq!(lines(&lenient).len(), 1);
     assert!(lenient.stderr.contains("d.csv:3: ") && lenient.stderr.contains("left out"), "{}", lenient.stderr);
