@@ -101,7 +101,7 @@ fn key_rank(key: &str) -> Option<(usize, usize, u64)> {
     if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
         return Some((at, 0, 0));
     }
-    let (statistic, metric) = Metric::of_key(key)?;
+    let (statistic, metric) = Metric::parse_key(key)?;
     let metric = KEYS.len() + Metric::ALL.iter().position(|m| *m == metric)?;
     let (statistic, percentile) = match statistic {
         "mean" => (0, 0.0),
@@ -125,7 +125,7 @@ pub fn chinese_name(key: &str) -> String {
     if let Some((_, name)) = KEYS.iter().chain(&LAST_COLUMNS).find(|(known, _)| *known == key) {
         return (*name).to_owned();
     }
-    let Some((statistic, metric)) = Metric::of_key(key) else { return key.to_owned() };
+    let Some((statistic, metric)) = Metric::parse_key(key) else { return key.to_owned() };
     let metric = match metric {
         Metric::Ttft => "首 Token 延迟",
         Metric::Tpot => "每输出 Token 耗时",

@@ -6,7 +6,7 @@ use super::{
     length_cells,
     run::ResultRow,
 };
-use crate::statistics::{Distribution, Unit, Wanted, interval};
+use crate::statistics::{SampleStats, SummaryOptions, Unit, interval};
 
 /// The layout of the numbers of a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -82,7 +82,7 @@ fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Ve
 fn spread_cells(repeats: &[&ResultRow], key: &str) -> Option<[String; 4]> {
     let values: Vec<f64> = repeats.iter().filter_map(|run| run.scalars.get(key)?.as_f64()).collect();
     let n = values.len() as f64;
-    let all = Distribution::of(values, Unit::Tokens, &Wanted::default());
+    let all = SampleStats::from_values(values, Unit::Tokens, &SummaryOptions::default());
     let interval = interval::of_mean(all.mean, all.std, n);
     let cv = (all.n > 1 && all.mean != 0.0).then(|| all.std * (n / (n - 1.0)).sqrt() / all.mean);
     let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());

@@ -8,7 +8,7 @@ use super::{
     report::{Row, Verdict},
     side::{Run, Side},
 };
-use crate::{record, recording::Request};
+use crate::{record, recording::RecordedRequest};
 
 /// Lengths that differ by more than this share are other lengths.
 const LENGTHS: f64 = 0.01;
@@ -74,7 +74,7 @@ const SETTINGS: [(&str, Setting); 6] = [
     ("seed of the arrivals", |run| setting(run, |r| r.request_rate.map(|_| r.seed.to_string()), "seed")),
 ];
 
-type Count = fn(&Request) -> Option<u32>;
+type Count = fn(&RecordedRequest) -> Option<u32>;
 
 /// Prompts and answers.
 const LENGTH: [(&str, Count); 2] = [

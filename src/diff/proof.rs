@@ -10,7 +10,7 @@ use super::{
     side::{Run, Side},
 };
 use crate::{
-    recording::{Recording, Request},
+    recording::{RecordedRequest, Recording},
     rng,
     sim::{
         EngineProfile,
@@ -84,7 +84,7 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
     let latency = ttft + gaps.iter().sum::<f64>();
     let first = recording.gaps.len();
     recording.gaps.extend_from_slice(if success { gaps } else { &[] });
-    recording.requests.push(Request {
+    recording.requests.push(RecordedRequest {
         success,
         prompt_len: 64,
         output_tokens: 1 + u32::try_from(gaps.len()).unwrap(),
@@ -94,7 +94,7 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
         latency: Some(latency),
         done: Some(latency),
         gaps: first..recording.gaps.len(),
-        ..Request::default()
+        ..RecordedRequest::default()
     });
     recording.stretch(recording.instant(start + latency));
 }

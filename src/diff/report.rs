@@ -11,7 +11,7 @@ use super::{
     side::{Latency, Side},
 };
 use crate::{
-    recording::{Request, metric::Metric},
+    recording::{RecordedRequest, metric::Metric},
     statistics::{
         interval::{self, Interval},
         numpy,
@@ -222,7 +222,7 @@ fn candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate> {
         latencies(&mut all, (a, b), metric.name(), metric.into(), percentiles);
     }
     if a.waited() || b.waited() {
-        let ttft = Latency::PerRequest(Request::ttft_from_schedule);
+        let ttft = Latency::PerRequest(RecordedRequest::ttft_from_schedule);
         let e2el = Metric::E2elIncludingClientQueue.into();
         latencies(&mut all, (a, b), "ttft_from_schedule", ttft, percentiles);
         latencies(&mut all, (a, b), "e2el_from_schedule", e2el, percentiles);

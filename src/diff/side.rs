@@ -5,7 +5,7 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{Estimate, Spread};
 use crate::{
     error::Error,
-    recording::{Recording, Request, in_time, input::Reader, metric::Metric},
+    recording::{RecordedRequest, Recording, in_time, input::RecordingReader, metric::Metric},
     statistics::{
         interval::{Dependence, Dependences},
         numpy,
@@ -42,8 +42,8 @@ impl Side {
     pub fn read(paths: &[PathBuf], lenient: bool) -> Result<Self, Error> {
         let read = |path: &PathBuf| {
             let name = path.display().to_string();
-            let recording =
-                Reader { lenient, tool: "vb-diff", ..Reader::default() }.read(std::slice::from_ref(path))?;
+            let recording = RecordingReader { lenient, tool: "vb-diff", ..RecordingReader::default() }
+                .read(std::slice::from_ref(path))?;
             if recording.requests.is_empty() {
                 return Err(Error::Input(format!("{name}: no output of any request; is it a stream of vb-fire?")));
             }
@@ -68,7 +68,7 @@ impl Side {
     #[must_use]
     pub fn waited(&self) -> bool {
         self.runs.iter().any(|run| {
-            let sum = |of: fn(&Request) -> Option<f64>| run.recording.successes().filter_map(of).sum::<f64>();
+            let sum = |of: fn(&RecordedRequest) -> Option<f64>| run.recording.successes().filter_map(of).sum::<f64>();
             run.recording.open_loop() == Some(true) && sum(|r| r.queue_time) > 0.01 * sum(|r| r.latency)
         })
     }
@@ -79,7 +79,7 @@ impl Side {
         let (values, dependences) = match of {
             Latency::PerRequest(value) => {
                 let values: Vec<f64> = self.runs.iter().flat_map(|run| run.values(value)).collect();
-                let dependences = Dependences::of(&values, percentiles);
+                let dependences = Dependences::measure(&values, percentiles);
                 (values, dependences)
             }
             Latency::Gaps => self.gaps(percentiles),
@@ -118,7 +118,7 @@ impl Side {
             offset += (last - first).max(0.0);
         }
         let values: Vec<f64> = gaps.iter().map(|(_, gap)| *gap).collect();
-        let dependences = Dependences::over_time(&values, (0.0, offset), percentiles, |take| {
+        let dependences = Dependences::measure_gaps(&values, (0.0, offset), percentiles, |take| {
             for (end, gap) in &gaps {
                 take(*end, *gap);
             }
@@ -128,7 +128,7 @@ impl Side {
 
     /// What all runs completed per second of all runs, each request weighed like this; `None`: their times are not known.
     #[must_use]
-    pub fn throughput(&self, weight: fn(&Request) -> f64) -> Option<Estimate> {
+    pub fn throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<Estimate> {
         let rates: Vec<Rate> = self.runs.iter().map(|run| run.rate(weight)).collect::<Option<_>>()?;
         let sum = |of: fn(&Rate) -> f64| rates.iter().map(of).sum::<f64>();
         let (total, seconds, freedom) = (sum(|r| r.total), sum(|r| r.seconds), sum(|r| r.freedom));
@@ -147,7 +147,7 @@ impl Side {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(Run::outcomes).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
-        let effective = Dependence::of(outcomes.iter().copied()).effective(n);
+        let effective = Dependence::measure(outcomes.iter().copied()).effective(n);
         Estimate::new(value, n, effective, Spread::Share)
     }
 }
@@ -156,7 +156,7 @@ impl Side {
 #[derive(Debug, Clone, Copy)]
 pub enum Latency {
     /// One value for each request that has it.
-    PerRequest(fn(&Request) -> Option<f64>),
+    PerRequest(fn(&RecordedRequest) -> Option<f64>),
     /// All gaps between chunks.
     Gaps,
 }
@@ -178,7 +178,7 @@ struct Rate {
 
 impl Run {
     /// The value of each success that has one, in the order of time.
-    fn values(&self, of: fn(&Request) -> Option<f64>) -> Vec<f64> {
+    fn values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
         in_time(self.recording.successes()).into_iter().filter_map(of).collect()
     }
 
@@ -195,8 +195,8 @@ impl Run {
     /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch
     /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
     /// step would else look like a server that stops and goes.
-    fn rate(&self, weight: fn(&Request) -> f64) -> Option<Rate> {
-        let times = |r: &Request| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
+    fn rate(&self, weight: fn(&RecordedRequest) -> f64) -> Option<Rate> {
+        let times = |r: &RecordedRequest| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
         let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(times).collect();
         let seconds = self.recording.duration();
         let first = lives.iter().map(|(start, ..)| *start).fold(f64::INFINITY, f64::min);

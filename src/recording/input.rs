@@ -6,8 +6,8 @@ use serde::de::Error as _;
 
 use super::{
     Recording,
-    labels::{By, Labels},
-    line::{Kind, OutputLine},
+    labels::{GroupBy, Labels},
+    line::{OutputLine, RecordKind},
     vllm::VllmResult,
 };
 use crate::{
@@ -19,18 +19,18 @@ use crate::{
 
 /// How to read.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Reader<'a> {
+pub struct RecordingReader<'a> {
     /// Keep texts, errors and the gaps of failures.
     pub detailed: bool,
     /// Count bad lines and go on.
     pub lenient: bool,
     /// What requests are grouped by.
-    pub by: &'a [By],
+    pub by: &'a [GroupBy],
     /// The program that reads, for its messages.
     pub tool: &'static str,
 }
 
-impl Reader<'_> {
+impl RecordingReader<'_> {
     /// Reads all of these, which may be parts or hosts of one run.
     pub fn read(self, paths: &[PathBuf]) -> Result<Recording, Error> {
         self.read_in_parts(paths, usize::MAX, |_| Ok(()))
@@ -105,10 +105,10 @@ impl Reader<'_> {
     }
 
     fn take(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
-        let kind = Kind::of(line)?;
+        let kind = RecordKind::from_line(line)?;
         let mixed = match kind {
-            Kind::Output => recording.vllm.is_some(),
-            Kind::Vllm => recording.vllm.is_some() || !recording.requests.is_empty(),
+            RecordKind::Output => recording.vllm.is_some(),
+            RecordKind::Vllm => recording.vllm.is_some() || !recording.requests.is_empty(),
             _ => false,
         };
         if mixed {
@@ -117,8 +117,8 @@ impl Reader<'_> {
             ));
         }
         match kind {
-            Kind::Output => serde_json::from_slice::<OutputLine>(line)?.add_to(recording, self.detailed)?,
-            Kind::Run => {
+            RecordKind::Output => serde_json::from_slice::<OutputLine>(line)?.add_to(recording, self.detailed)?,
+            RecordKind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
                 recording.belongs_to(&run.run_id);
                 // The parts of a run that was taken apart each have its records.
@@ -126,23 +126,23 @@ impl Reader<'_> {
                     recording.runs.push(run);
                 }
             }
-            Kind::End => {
+            RecordKind::End => {
                 let end: EndRecord = serde_json::from_slice(line)?;
                 recording.belongs_to(&end.run_id);
                 if !recording.ends.contains(&end) {
                     recording.ends.push(end);
                 }
             }
-            Kind::Scrape => recording.pages.add(serde_json::from_slice(line)?),
-            Kind::Vllm => {
+            RecordKind::Scrape => recording.pages.add(serde_json::from_slice(line)?),
+            RecordKind::Vllm => {
                 serde_json::from_slice::<VllmResult>(line)?.add_to(recording, self.detailed);
             }
-            Kind::Bare => {
+            RecordKind::Bare => {
                 return Err(serde_json::Error::custom(
                     "a result without its requests; make it with --save-detailed, or give it to vb-agg",
                 ));
             }
-            Kind::Other => recording.skipped += 1,
+            RecordKind::Other => recording.skipped += 1,
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<
 #[cfg(test)]
 pub(crate) fn read_bytes(bytes: &[u8]) -> Result<Recording, Error> {
     let mut recording = Recording::default();
-    let reader = Reader { detailed: true, ..Reader::default() };
+    let reader = RecordingReader { detailed: true, ..RecordingReader::default() };
     reader.read_lines(LineReader::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
     Ok(recording)
 }

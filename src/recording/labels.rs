@@ -15,7 +15,7 @@ const OTHERS: &str = "(others)";
 
 /// What requests are grouped by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
+pub enum GroupBy {
     /// The value of a tag.
     Tag(String),
     /// The turn of a conversation.
@@ -26,15 +26,15 @@ pub enum By {
     OutputLen,
 }
 
-impl By {
+impl GroupBy {
     /// Reads `turn`, `input_len`, `output_len` or `tag:NAME`.
-    pub fn parse(text: &str) -> Result<By, String> {
+    pub fn parse(text: &str) -> Result<GroupBy, String> {
         match text.trim() {
-            "turn" => Ok(By::Turn),
-            "input_len" => Ok(By::InputLen),
-            "output_len" => Ok(By::OutputLen),
+            "turn" => Ok(GroupBy::Turn),
+            "input_len" => Ok(GroupBy::InputLen),
+            "output_len" => Ok(GroupBy::OutputLen),
             text => match text.split_once(':') {
-                Some(("tag", name)) if !name.is_empty() => Ok(By::Tag(name.to_owned())),
+                Some(("tag", name)) if !name.is_empty() => Ok(GroupBy::Tag(name.to_owned())),
                 _ => Err(format!("`{text}` is nothing to group by: write tag:NAME, turn, input_len or output_len")),
             },
         }
@@ -43,20 +43,20 @@ impl By {
     /// Its text of a request whose line says this; `None`: it is not in the line, or not text.
     fn label(&self, tags: &Object, turn: Option<u32>) -> Option<String> {
         match self {
-            By::Tag(name) => Some(tags.get(name).map_or_else(|| NONE.to_owned(), as_text)),
-            By::Turn => Some(turn.map_or_else(|| NONE.to_owned(), |turn| turn.to_string())),
-            By::InputLen | By::OutputLen => None,
+            GroupBy::Tag(name) => Some(tags.get(name).map_or_else(|| NONE.to_owned(), as_text)),
+            GroupBy::Turn => Some(turn.map_or_else(|| NONE.to_owned(), |turn| turn.to_string())),
+            GroupBy::InputLen | GroupBy::OutputLen => None,
         }
     }
 }
 
-impl fmt::Display for By {
+impl fmt::Display for GroupBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            By::Tag(name) => write!(f, "tag:{name}"),
-            By::Turn => f.write_str("turn"),
-            By::InputLen => f.write_str("input_len"),
-            By::OutputLen => f.write_str("output_len"),
+            GroupBy::Tag(name) => write!(f, "tag:{name}"),
+            GroupBy::Turn => f.write_str("turn"),
+            GroupBy::InputLen => f.write_str("input_len"),
+            GroupBy::OutputLen => f.write_str("output_len"),
         }
     }
 }
@@ -68,7 +68,7 @@ fn as_text(value: &Value) -> String {
 /// The labels of all requests, for what their rows do not have.
 #[derive(Debug, Default)]
 pub struct Labels {
-    by: Vec<By>,
+    by: Vec<GroupBy>,
     names: Vec<String>,
     places: HashMap<String, u32>,
     /// For each request one of each `by` in turn: where its name is.
@@ -78,8 +78,8 @@ pub struct Labels {
 impl Labels {
     /// For these, as far as they need labels.
     #[must_use]
-    pub fn new(by: &[By]) -> Self {
-        let by = by.iter().filter(|by| matches!(by, By::Tag(_) | By::Turn)).cloned().collect();
+    pub fn new(by: &[GroupBy]) -> Self {
+        let by = by.iter().filter(|by| matches!(by, GroupBy::Tag(_) | GroupBy::Turn)).cloned().collect();
         Labels { by, ..Labels::default() }
     }
 
@@ -110,7 +110,7 @@ impl Labels {
     }
 
     /// The labels of the request at a place.
-    pub fn of_request(&self, by: &By, request: usize) -> Option<&str> {
+    pub fn of_request(&self, by: &GroupBy, request: usize) -> Option<&str> {
         let at = self.by.iter().position(|known| known == by)?;
         let place = self.of.get(request * self.by.len() + at)?;
         self.names.get(*place as usize).map(String::as_str)
@@ -124,23 +124,23 @@ mod tests {
     #[test]
     fn groups_have_names() {
         for text in ["tag:tenant", "turn", "input_len", "output_len"] {
-            assert_eq!(By::parse(text).unwrap().to_string(), text);
+            assert_eq!(GroupBy::parse(text).unwrap().to_string(), text);
         }
         for text in ["tenant", "tag:", "tags:a", ""] {
-            assert!(By::parse(text).is_err(), "{text}");
+            assert!(GroupBy::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_tag_of_its_own_for_each_request_does_not_fill_the_memory() {
-        let mut labels = Labels::new(&[By::Tag("id".into()), By::InputLen]);
+        let mut labels = Labels::new(&[GroupBy::Tag("id".into()), GroupBy::InputLen]);
         for id in 0..2 * MOST {
             labels.push(&Object::from_iter([("id".to_owned(), id.into())]), None);
         }
         labels.push(&Object::new(), None);
         assert_eq!(labels.names.len(), MOST + 1);
-        assert_eq!(labels.of_request(&By::Tag("id".into()), 7), Some("7"));
-        assert_eq!(labels.of_request(&By::Tag("id".into()), 2 * MOST - 1), Some(OTHERS));
-        assert_eq!(labels.of_request(&By::InputLen, 7), None);
+        assert_eq!(labels.of_request(&GroupBy::Tag("id".into()), 7), Some("7"));
+        assert_eq!(labels.of_request(&GroupBy::Tag("id".into()), 2 * MOST - 1), Some(OTHERS));
+        assert_eq!(labels.of_request(&GroupBy::InputLen, 7), None);
     }
 }

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{Chunks, Recording, Request};
+use super::{ChunkTokens, RecordedRequest, Recording};
 use crate::{
     record::{ErrorKind, TokenSource},
     units::{Nanos, UnixNanos},
@@ -16,7 +16,7 @@ use crate::{
 
 /// Which record a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RecordKind {
     /// An output, with or without its `type`.
     Output,
     /// The first line of a run.
@@ -33,32 +33,32 @@ pub enum Kind {
     Other,
 }
 
-impl Kind {
+impl RecordKind {
     /// Looks at the `type` of a line, and without one at its keys.
-    pub fn of(line: &[u8]) -> Result<Kind, serde_json::Error> {
+    pub fn from_line(line: &[u8]) -> Result<RecordKind, serde_json::Error> {
         // Our own tools write it first.
         if let Some(rest) = line.strip_prefix(b"{\"type\":\"")
             && let Some(end) = rest.iter().position(|b| *b == b'"')
         {
-            return Ok(Kind::named(&rest[..end]));
+            return Ok(RecordKind::from_type(&rest[..end]));
         }
         let keys: Keys = serde_json::from_slice(line)?;
         Ok(match keys.r#type {
-            Some(name) => Kind::named(name.as_str().unwrap_or_default().as_bytes()),
-            None if keys.ttfts.is_some() && keys.itls.is_some() => Kind::Vllm,
-            None if keys.completed.is_some() => Kind::Bare,
-            None if keys.success.is_some() || keys.latency.is_some() => Kind::Output,
-            None => Kind::Other,
+            Some(name) => RecordKind::from_type(name.as_str().unwrap_or_default().as_bytes()),
+            None if keys.ttfts.is_some() && keys.itls.is_some() => RecordKind::Vllm,
+            None if keys.completed.is_some() => RecordKind::Bare,
+            None if keys.success.is_some() || keys.latency.is_some() => RecordKind::Output,
+            None => RecordKind::Other,
         })
     }
 
-    fn named(name: &[u8]) -> Kind {
+    fn from_type(name: &[u8]) -> RecordKind {
         match name {
-            b"output" => Kind::Output,
-            b"run" => Kind::Run,
-            b"end" => Kind::End,
-            b"scrape" => Kind::Scrape,
-            _ => Kind::Other,
+            b"output" => RecordKind::Output,
+            b"run" => RecordKind::Run,
+            b"end" => RecordKind::End,
+            b"scrape" => RecordKind::Scrape,
+            _ => RecordKind::Other,
         }
     }
 }
@@ -81,12 +81,12 @@ struct Keys {
 #[serde(default, expecting = "an output, which is a JSON object")]
 pub struct OutputLine<'a> {
     #[serde(borrow)]
-    run_id: Option<Text<'a>>,
+    run_id: Option<JsonText<'a>>,
     success: bool,
     #[serde(borrow)]
-    error: Option<Text<'a>>,
+    error: Option<JsonText<'a>>,
     #[serde(borrow)]
-    error_kind: Option<Text<'a>>,
+    error_kind: Option<JsonText<'a>>,
     prompt_len: Option<u32>,
     output_tokens: Option<u32>,
     expected_output_len: Option<u32>,
@@ -94,7 +94,7 @@ pub struct OutputLine<'a> {
     cached_tokens: Option<u32>,
     reasoning_tokens: Option<u32>,
     #[serde(borrow)]
-    token_source: Option<Text<'a>>,
+    token_source: Option<JsonText<'a>>,
     chunk_tokens: Option<Vec<u32>>,
     scheduled_time: Option<UnixNanos>,
     start_time: Option<UnixNanos>,
@@ -115,7 +115,7 @@ pub struct OutputLine<'a> {
 
 /// Text that may be `null` and is borrowed where it can be.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -130,8 +130,8 @@ struct ServerLine {
     ttft: Option<f64>,
 }
 
-impl Text<'_> {
-    fn of<'t>(text: Option<&'t Text>) -> &'t str {
+impl JsonText<'_> {
+    fn as_text<'t>(text: Option<&'t JsonText>) -> &'t str {
         text.map_or("", |text| &text.0)
     }
 }
@@ -140,13 +140,13 @@ impl OutputLine<'_> {
     /// Adds the request to the recording; with its text and its error when those are wanted.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
         self.check_times()?;
-        let error = Text::of(self.error.as_ref());
+        let error = JsonText::as_text(self.error.as_ref());
         if detailed {
             let text = self.generated_text.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
             recording.texts.push(text.unwrap_or_default());
             recording.errors.push(error.to_owned());
         }
-        recording.belongs_to(Text::of(self.run_id.as_ref()));
+        recording.belongs_to(JsonText::as_text(self.run_id.as_ref()));
         if recording.labels.wanted() {
             let tags = self.tags.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
             recording.labels.push(&tags.unwrap_or_default(), self.turn);
@@ -159,7 +159,7 @@ impl OutputLine<'_> {
                 recording.server_times.1.extend(server.ttft);
             }
         } else {
-            recording.fail(named_kind(Text::of(self.error_kind.as_ref())), error);
+            recording.fail(named_kind(JsonText::as_text(self.error_kind.as_ref())), error);
         }
         recording.read_lags.extend(self.read_lag_max);
         recording.requests.push(request);
@@ -185,7 +185,7 @@ impl OutputLine<'_> {
         self.phases.as_ref()?.done
     }
 
-    fn request(&self, recording: &mut Recording, detailed: bool) -> Request {
+    fn request(&self, recording: &mut Recording, detailed: bool) -> RecordedRequest {
         let latency = self.latency.or_else(|| Some(self.ttft? + self.gaps().iter().sum::<f64>()));
         self.stretch_span(recording, latency);
         let scheduled = self.scheduled_time.zip(self.start_time);
@@ -195,9 +195,9 @@ impl OutputLine<'_> {
         if self.success || detailed {
             kept.extend_from_slice(self.gaps());
         }
-        Request {
+        RecordedRequest {
             success: self.success,
-            abandoned: named_kind(Text::of(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
+            abandoned: named_kind(JsonText::as_text(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
             prompt_len: self.prompt_len.unwrap_or_default(),
             output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
             expected_output_len: self.expected_output_len,
@@ -221,15 +221,15 @@ impl OutputLine<'_> {
         }
     }
 
-    fn chunks(&self, recording: &mut Recording, chunks: usize) -> Chunks {
+    fn chunks(&self, recording: &mut Recording, chunks: usize) -> ChunkTokens {
         match &self.chunk_tokens {
-            None => Chunks::Single,
+            None => ChunkTokens::Single,
             Some(tokens) if tokens.len() == chunks => {
                 let first = recording.chunk_tokens.len();
                 recording.chunk_tokens.extend_from_slice(tokens);
-                Chunks::Known(first..recording.chunk_tokens.len())
+                ChunkTokens::Known(first..recording.chunk_tokens.len())
             }
-            Some(_) => Chunks::Unknown,
+            Some(_) => ChunkTokens::Unknown,
         }
     }
 
@@ -243,7 +243,7 @@ impl OutputLine<'_> {
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);
         }
-        if let Some(source) = named_source(Text::of(self.token_source.as_ref())) {
+        if let Some(source) = named_source(JsonText::as_text(self.token_source.as_ref())) {
             recording.token_sources[source as usize] += 1;
         } else if self.output_tokens == Some(0) && self.chunk_tokens.is_some() {
             recording.uncounted += 1;

@@ -1,6 +1,6 @@
 //! The latencies that have a mean, a median, a standard deviation and percentiles in vLLM's result.
 
-use super::Request;
+use super::RecordedRequest;
 
 /// One of vLLM's latencies. `docs/METRICS.md` defines each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,24 +71,25 @@ impl Metric {
 
     /// The metric of this name.
     #[must_use]
-    pub fn named(name: &str) -> Option<Metric> {
+    pub fn from_name(name: &str) -> Option<Metric> {
         Metric::ALL.into_iter().find(|m| m.name() == name)
     }
 
     /// Takes `p99.9_ttft_ms` apart: the statistic and the metric. `None` for a key of another kind.
     #[must_use]
-    pub fn of_key(key: &str) -> Option<(&str, Metric)> {
+    pub fn parse_key(key: &str) -> Option<(&str, Metric)> {
         let (statistic, metric) = key.strip_suffix("_ms")?.split_once('_')?;
         let percentile = statistic.strip_prefix('p').is_some_and(|p| p.parse::<f64>().is_ok());
-        (percentile || matches!(statistic, "mean" | "median" | "std")).then_some((statistic, Metric::named(metric)?))
+        (percentile || matches!(statistic, "mean" | "median" | "std"))
+            .then_some((statistic, Metric::from_name(metric)?))
     }
 
     /// Its value of a request, in seconds; `None` for the one that has many.
     #[must_use]
-    pub fn of_request(self) -> Option<fn(&Request) -> Option<f64>> {
+    pub fn of_request(self) -> Option<fn(&RecordedRequest) -> Option<f64>> {
         Some(match self {
             Metric::Ttft => |r| r.ttft,
-            Metric::Tpot => Request::tpot,
+            Metric::Tpot => RecordedRequest::tpot,
             Metric::Itl => return None,
             Metric::E2el => |r| r.latency,
             Metric::ClientQueueTime => |r| r.queue_time,

@@ -10,7 +10,7 @@ mod vllm;
 
 use std::{collections::HashMap, ops::Range};
 
-use self::{expected_cache::ExpectedCache, labels::Labels, pages::Pages};
+use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages};
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -26,7 +26,7 @@ const ROW: usize = 25;
 /// One request. Times are seconds as doubles, as they stood in the input: vLLM's formulas are made of doubles, and its
 /// own files have times that are no whole nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Request {
+pub struct RecordedRequest {
     /// Whether the whole answer arrived.
     pub success: bool,
     /// Whether the client left it on purpose, so that it is neither good nor bad.
@@ -52,10 +52,10 @@ pub struct Request {
     /// Where its gaps are: in [`Recording::gaps`] of a success, else in [`Recording::failed_gaps`].
     pub gaps: Range<usize>,
     /// How many tokens its chunks have.
-    pub chunks: Chunks,
+    pub chunks: ChunkTokens,
 }
 
-impl Request {
+impl RecordedRequest {
     /// Schedule → first token.
     #[must_use]
     pub fn ttft_from_schedule(&self) -> Option<f64> {
@@ -72,15 +72,15 @@ impl Request {
 
 /// Requests in the order in which they were sent.
 #[must_use]
-pub fn in_time<'a>(requests: impl Iterator<Item = &'a Request>) -> Vec<&'a Request> {
-    let mut in_time: Vec<&Request> = requests.collect();
+pub fn in_time<'a>(requests: impl Iterator<Item = &'a RecordedRequest>) -> Vec<&'a RecordedRequest> {
+    let mut in_time: Vec<&RecordedRequest> = requests.collect();
     in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
     in_time
 }
 
 /// How many tokens the chunks of a request have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Chunks {
+pub enum ChunkTokens {
     /// One each.
     #[default]
     Single,
@@ -94,14 +94,14 @@ pub enum Chunks {
 #[derive(Debug, Default)]
 pub struct Recording {
     /// The requests, in the order of the input.
-    pub requests: Vec<Request>,
+    pub requests: Vec<RecordedRequest>,
     /// The gaps between chunks of the successes, request after request.
     pub gaps: Vec<f64>,
     /// The gaps of the failures; kept for `--save-detailed` only.
     pub failed_gaps: Vec<f64>,
     /// Tokens per chunk, where they are not all 1.
     pub chunk_tokens: Vec<u32>,
-    /// The instant from which [`Request::start`] counts: the first one read. `None` for vLLM's own files, whose clock
+    /// The instant from which [`RecordedRequest::start`] counts: the first one read. `None` for vLLM's own files, whose clock
     /// has no known origin, and for streams without instants.
     pub base: Option<UnixNanos>,
     /// The earliest and the latest instant of any request.
@@ -129,7 +129,7 @@ pub struct Recording {
     /// What the server said of each success that tells: its time in the queue, and its TTFT.
     pub server_times: (Vec<f64>, Vec<f64>),
     /// What the servers told of themselves.
-    pub pages: Pages,
+    pub pages: MetricsPages,
     /// What the successes mean to be in the server's prefix cache.
     pub expected_cache: ExpectedCache,
     /// Lines of a type that is not for this tool.
@@ -139,9 +139,9 @@ pub struct Recording {
     /// Whether the last line of an input was cut off.
     pub cut: bool,
     /// The header of vLLM's own result, when that was the input.
-    pub vllm: Option<Header>,
+    pub vllm: Option<VllmHeader>,
     /// What is left of requests that were told already, because not all can be kept.
-    pub earlier: Earlier,
+    pub earlier: RequestSample,
     /// The tags and turns that requests are grouped by.
     pub labels: Labels,
     /// For `--save-detailed`: the generated texts.
@@ -152,11 +152,11 @@ pub struct Recording {
 
 /// Requests that are kept no longer: one in so many of them, without gaps.
 #[derive(Debug, Default)]
-pub struct Earlier {
+pub struct RequestSample {
     /// How many there were.
     pub requests: u64,
     /// Those that are kept.
-    sample: Vec<Request>,
+    sample: Vec<RecordedRequest>,
     /// The logarithm to base 2 of how many stand behind each of them.
     halved: u32,
 }
@@ -164,11 +164,11 @@ pub struct Earlier {
 /// The most of them.
 const MOST_EARLIER: usize = 1 << 16;
 
-impl Earlier {
-    fn push(&mut self, requests: &[Request]) {
+impl RequestSample {
+    fn push(&mut self, requests: &[RecordedRequest]) {
         for request in requests {
             if self.requests.is_multiple_of(self.one_in()) {
-                self.sample.push(Request { gaps: 0..0, chunks: Chunks::Single, ..request.clone() });
+                self.sample.push(RecordedRequest { gaps: 0..0, chunks: ChunkTokens::Single, ..request.clone() });
             }
             self.requests += 1;
             if self.sample.len() >= MOST_EARLIER {
@@ -190,7 +190,7 @@ impl Earlier {
 
     /// Those that are kept, and likewise of the requests that followed.
     #[must_use]
-    pub fn with(&self, later: &[Request]) -> Vec<Request> {
+    pub fn with(&self, later: &[RecordedRequest]) -> Vec<RecordedRequest> {
         let step = usize::try_from(self.one_in()).unwrap_or(usize::MAX);
         self.sample.iter().chain(later.iter().step_by(step)).cloned().collect()
     }
@@ -198,7 +198,7 @@ impl Earlier {
 
 /// What a result of vLLM says beside its requests.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Header {
+pub struct VllmHeader {
     /// Its duration in seconds.
     pub duration: Option<f64>,
     /// Its seconds of audio per second, which its lists do not tell.
@@ -278,19 +278,19 @@ impl Recording {
     }
 
     /// The successes.
-    pub fn successes(&self) -> impl Iterator<Item = &Request> {
+    pub fn successes(&self) -> impl Iterator<Item = &RecordedRequest> {
         self.requests.iter().filter(|r| r.success)
     }
 
     /// The gaps of one request.
     #[must_use]
-    pub fn gaps_of(&self, request: &Request) -> &[f64] {
+    pub fn gaps_of(&self, request: &RecordedRequest) -> &[f64] {
         let all = if request.success { &self.gaps } else { &self.failed_gaps };
         all.get(request.gaps.clone()).unwrap_or_default()
     }
 
     /// The gaps of one request, each behind the moment of its end.
-    pub fn gap_ends(&self, request: &Request) -> impl Iterator<Item = (f64, f64)> {
+    pub fn gap_ends(&self, request: &RecordedRequest) -> impl Iterator<Item = (f64, f64)> {
         let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
         self.gaps_of(request).iter().map(move |gap| {
             end += gap;

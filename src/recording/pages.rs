@@ -21,11 +21,11 @@ const CONFIG: &str = "vllm:cache_config_info";
 
 /// What was read of the servers' metrics. Pages may come in any order, and twice.
 #[derive(Debug, Default)]
-pub struct Pages {
+pub struct MetricsPages {
     /// The number of each sample's name.
     numbers: HashMap<String, u32>,
     /// By their address.
-    of: BTreeMap<String, Vec<Page>>,
+    of: BTreeMap<String, Vec<MetricsPage>>,
     /// Pages that could not be read.
     pub failed: u64,
     /// Why: the first of them.
@@ -33,14 +33,14 @@ pub struct Pages {
 }
 
 #[derive(Debug)]
-struct Page {
+struct MetricsPage {
     time: UnixNanos,
     values: Vec<(u32, f64)>,
 }
 
 /// What the counters of all servers gained, and how their gauges stood.
 #[derive(Debug, Default)]
-pub struct Gains {
+pub struct MetricGains {
     /// By the name of the sample with its labels.
     gained: BTreeMap<String, f64>,
     gauges: BTreeMap<String, Vec<Gauge>>,
@@ -61,7 +61,7 @@ pub struct Gauge {
     pub max: f64,
 }
 
-impl Pages {
+impl MetricsPages {
     /// Takes a page, or notes why there is none.
     pub fn add(&mut self, record: ScrapeRecord) {
         if let Some(error) = record.error {
@@ -75,7 +75,7 @@ impl Pages {
             Some((*self.numbers.entry(key).or_insert(next), value.as_f64()?))
         };
         let values = kept.filter_map(numbered).collect();
-        self.of.entry(record.url).or_default().push(Page { time: record.time, values });
+        self.of.entry(record.url).or_default().push(MetricsPage { time: record.time, values });
     }
 
     /// Whether nothing was asked for.
@@ -92,18 +92,18 @@ impl Pages {
     /// Pages that were read, each counted once.
     #[must_use]
     pub fn count(&self) -> u64 {
-        let times = |pages: &Vec<Page>| pages.iter().map(|page| page.time).collect::<BTreeSet<_>>().len();
+        let times = |pages: &Vec<MetricsPage>| pages.iter().map(|page| page.time).collect::<BTreeSet<_>>().len();
         self.of.values().map(|pages| times(pages) as u64).sum()
     }
 
     /// What was gained between the first and the last page of each server; `None` where no server has two.
     #[must_use]
-    pub fn gains(self) -> Option<Gains> {
+    pub fn gains(self) -> Option<MetricGains> {
         let mut names: Vec<String> = vec![String::new(); self.numbers.len()];
         for (name, number) in self.numbers {
             names[number as usize] = name;
         }
-        let mut gains = Gains::default();
+        let mut gains = MetricGains::default();
         for mut pages in self.of.into_values() {
             pages.sort_by_key(|page| page.time);
             pages.dedup_by_key(|page| page.time);
@@ -115,9 +115,9 @@ impl Pages {
     }
 }
 
-impl Gains {
+impl MetricGains {
     /// Adds the pages of one server, in the order of time.
-    fn add(&mut self, names: &[String], pages: &[Page]) {
+    fn add(&mut self, names: &[String], pages: &[MetricsPage]) {
         let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
         let span = self.span.unwrap_or((first.time, last.time));
         self.span = Some((span.0.min(first.time), span.1.max(last.time)));
@@ -135,7 +135,7 @@ impl Gains {
             }
         }
         for (family, numbers) in families {
-            if let Some(gauge) = Gauge::of(pages, &numbers, family.ends_with("_perc")) {
+            if let Some(gauge) = Gauge::measure(pages, &numbers, family.ends_with("_perc")) {
                 self.gauges.entry(family.to_owned()).or_default().push(gauge);
             }
         }
@@ -167,11 +167,11 @@ fn counts(name: &str) -> bool {
 }
 
 /// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
-fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
+fn gained(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>, u64) {
     let counter: Vec<bool> = names.iter().map(|key| counts(sample_name(key))).collect();
     let bucket: Vec<bool> = names.iter().map(|key| sample_name(key).ends_with("_bucket")).collect();
     let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
-    let started = |page: &Page| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
+    let started = |page: &MetricsPage| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
     let (first, others) = (&pages[0], &pages[1..]);
     let mut last: HashMap<u32, f64> = first.values.iter().copied().filter(is_counter).collect();
     let mut gained: BTreeMap<u32, f64> = last.keys().map(|number| (*number, 0.0)).collect();
@@ -208,8 +208,8 @@ fn gained(names: &[String], pages: &[Page]) -> (BTreeMap<u32, f64>, u64) {
 
 impl Gauge {
     /// Of one server: over time, with all its samples added up, or the mean of shares. `None`: there is none.
-    fn of(pages: &[Page], samples: &[u32], shares: bool) -> Option<Self> {
-        let mine = |page: &Page| {
+    fn measure(pages: &[MetricsPage], samples: &[u32], shares: bool) -> Option<Self> {
+        let mine = |page: &MetricsPage| {
             let values = page.values.iter().filter(|(number, _)| samples.contains(number));
             let (count, sum) = values.fold((0, 0.0), |(count, sum), (_, value)| (count + 1, sum + value));
             // A share of each engine's memory does not add up to a share of all memory.
@@ -244,8 +244,8 @@ mod tests {
         }
     }
 
-    fn gains(pages: &[(u64, Value)]) -> Gains {
-        let mut all = Pages::default();
+    fn gains(pages: &[(u64, Value)]) -> MetricGains {
+        let mut all = MetricsPages::default();
         for (seconds, metrics) in pages {
             all.add(page(*seconds, metrics));
         }
@@ -301,7 +301,7 @@ mod tests {
             (got.of("vllm:a_total"), got.resets, got.gauges("vllm:g")),
             (want.of("vllm:a_total"), 0, want.gauges("vllm:g"))
         );
-        let mut pages = Pages::default();
+        let mut pages = MetricsPages::default();
         for n in [4, 1, 4] {
             pages.add(page(n, &line(n).1));
         }
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn one_page_tells_nothing_and_a_failure_is_kept() {
-        let mut pages = Pages::default();
+        let mut pages = MetricsPages::default();
         pages.add(page(0, &json!({"vllm:a_total": 1})));
         pages.add(ScrapeRecord { error: Some("refused".into()), ..ScrapeRecord::default() });
         assert_eq!((pages.failed, pages.error.as_deref(), pages.count()), (1, Some("refused"), 1));

@@ -8,12 +8,12 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{Chunks, Header, Recording, Request, metric::Metric};
+use super::{ChunkTokens, RecordedRequest, Recording, VllmHeader, metric::Metric};
 
 /// One result. Its lists have an entry for each request; the Rust client leaves some of them out.
 #[derive(Default)]
 pub struct VllmResult {
-    header: Header,
+    header: VllmHeader,
     input_lens: Vec<u32>,
     output_lens: Vec<u32>,
     ttfts: Vec<f64>,
@@ -91,7 +91,7 @@ impl VllmResult {
         self.errors.get(i).and_then(Option::as_deref).unwrap_or_default()
     }
 
-    fn request(&self, i: usize, recording: &mut Recording, detailed: bool) -> Request {
+    fn request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
         let (ttft, itl) = (self.ttfts[i], &self.itls[i]);
         let output_tokens = self.output_lens.get(i).copied().unwrap_or_default();
         // vLLM gives a failed request no tokens, and an error that may be empty.
@@ -102,7 +102,7 @@ impl VllmResult {
         if success || detailed {
             kept.extend_from_slice(itl);
         }
-        Request {
+        RecordedRequest {
             success,
             abandoned: false,
             prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
@@ -114,8 +114,8 @@ impl VllmResult {
             latency: Some(latency).filter(|_| success),
             done: Some(latency),
             gaps: first..kept.len(),
-            chunks: if output_tokens as usize == itl.len() + 1 { Chunks::Single } else { Chunks::Unknown },
-            ..Request::default()
+            chunks: if output_tokens as usize == itl.len() + 1 { ChunkTokens::Single } else { ChunkTokens::Unknown },
+            ..RecordedRequest::default()
         }
     }
 }
@@ -135,5 +135,5 @@ fn is_computed(key: &str) -> bool {
         "max_output_tokens_per_s",
         "max_concurrent_requests",
     ];
-    KEYS.contains(&key) || Metric::of_key(key).is_some()
+    KEYS.contains(&key) || Metric::parse_key(key).is_some()
 }

@@ -1,7 +1,7 @@
 //! What is told of a sample: exactly, or from the histograms of its parts.
 
 use super::{
-    histogram::{self, Histogram},
+    histogram::{self, HdrHistogram},
     interval::{self, Dependences, Interval},
     numpy,
 };
@@ -40,7 +40,7 @@ impl Unit {
 
 /// What is to be told of samples.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
+pub struct SummaryOptions {
     /// The percentiles, 0 to 100, in the order they were given.
     pub percentiles: Vec<f64>,
     /// Whether with a histogram, so that samples can be pooled.
@@ -49,7 +49,7 @@ pub struct Wanted {
 
 /// What is told of a sample; all in the unit of its values, and 0 for an empty one, as in vLLM's result.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Distribution {
+pub struct SampleStats {
     /// What it counts.
     pub unit: Unit,
     /// How many values.
@@ -69,7 +69,7 @@ pub struct Distribution {
     /// How sure they are; `None`: not asked for.
     pub precision: Option<Precision>,
     /// All values, in buckets; `None`: not asked for.
-    pub histogram: Option<Histogram>,
+    pub histogram: Option<HdrHistogram>,
 }
 
 /// How sure the numbers of a sample are.
@@ -85,23 +85,23 @@ pub struct Precision {
 
 /// How the parts of a sample belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Together {
+pub enum PoolMode {
     /// One after the other: each tells something new.
-    InTurn,
+    Sequential,
     /// At the same time, as the hosts of one load: they share the server's fortunes.
-    AtOnce,
+    Concurrent,
 }
 
-impl Distribution {
+impl SampleStats {
     /// Of these values, whose order is lost.
     #[must_use]
-    pub fn of(values: Vec<f64>, unit: Unit, wanted: &Wanted) -> Self {
+    pub fn from_values(values: Vec<f64>, unit: Unit, wanted: &SummaryOptions) -> Self {
         Self::settle(values, unit, wanted, &[]).0
     }
 
     /// The same, with intervals for values that depend on each other like this.
     #[must_use]
-    pub fn sure(values: Vec<f64>, unit: Unit, wanted: &Wanted, dependences: &Dependences) -> Self {
+    pub fn with_intervals(values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, dependences: &Dependences) -> Self {
         let n = values.len();
         let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective(n)).collect();
         let places = places(wanted, n, &effective);
@@ -114,11 +114,11 @@ impl Distribution {
     /// Of all parts: the numbers that one sample of all their values would have, percentiles within
     /// the error of histograms. `None` where a part has no histogram.
     #[must_use]
-    pub fn pooled(parts: &[Distribution], wanted: &Wanted, together: Together) -> Option<Self> {
+    pub fn pool_parts(parts: &[SampleStats], wanted: &SummaryOptions, together: PoolMode) -> Option<Self> {
         let unit = parts.first().map(|part| part.unit).unwrap_or_default();
-        let parts: Vec<&Distribution> = parts.iter().filter(|part| part.n > 0).collect();
+        let parts: Vec<&SampleStats> = parts.iter().filter(|part| part.n > 0).collect();
         let mut histograms = parts.iter().map(|part| part.histogram.as_ref());
-        let Some(first) = histograms.next() else { return Some(Self::of(vec![], unit, wanted)) };
+        let Some(first) = histograms.next() else { return Some(Self::from_values(vec![], unit, wanted)) };
         let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merged(histogram?))?;
         let at = |place: f64| histogram.at(place) / unit.in_histograms();
         let n = parts.iter().map(|part| part.n).sum::<usize>();
@@ -130,7 +130,7 @@ impl Distribution {
             100.0 => most,
             p => at((n - 1) as f64 * (p / 100.0)).clamp(least, most),
         };
-        let mut told = Distribution {
+        let mut told = SampleStats {
             unit,
             n,
             mean,
@@ -146,8 +146,8 @@ impl Distribution {
             let sum = |of: &dyn Fn(&Precision) -> f64| {
                 let each = precisions.iter().map(|precision| of(precision));
                 match together {
-                    Together::InTurn => each.sum(),
-                    Together::AtOnce => each.fold(1.0, f64::max),
+                    PoolMode::Sequential => each.sum(),
+                    PoolMode::Concurrent => each.fold(1.0, f64::max),
                 }
             };
             let of = |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
@@ -177,10 +177,10 @@ impl Distribution {
         }
     }
 
-    fn settle(mut values: Vec<f64>, unit: Unit, wanted: &Wanted, places: &[f64]) -> (Self, Vec<f64>) {
+    fn settle(mut values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, places: &[f64]) -> (Self, Vec<f64>) {
         let (mean, std) = (numpy::mean(&values), numpy::std(&values));
         numpy::settle(&mut values, &wanted.percentiles, places);
-        let told = Distribution {
+        let told = SampleStats {
             unit,
             n: values.len(),
             mean,
@@ -190,21 +190,21 @@ impl Distribution {
             max: values.last().copied().unwrap_or_default(),
             percentiles: wanted.percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
             precision: None,
-            histogram: if wanted.histograms { Histogram::of(&values, unit.in_histograms()) } else { None },
+            histogram: if wanted.histograms { HdrHistogram::from_values(&values, unit.in_histograms()) } else { None },
         };
         (told, values)
     }
 }
 
 /// Where the ends of the percentiles' intervals are among `n` sorted values.
-fn places(wanted: &Wanted, n: usize, effective: &[f64]) -> Vec<Interval> {
+fn places(wanted: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
     wanted.percentiles.iter().zip(effective).map(|(p, effective)| interval::places(*p, n, *effective)).collect()
 }
 
 /// The mean and the standard deviation of the `n` values of all parts.
-fn moments(parts: &[&Distribution], n: usize) -> (f64, f64) {
+fn moments(parts: &[&SampleStats], n: usize) -> (f64, f64) {
     let over =
-        |of: &dyn Fn(&Distribution) -> f64| parts.iter().map(|part| part.n as f64 * of(part)).sum::<f64>() / n as f64;
+        |of: &dyn Fn(&SampleStats) -> f64| parts.iter().map(|part| part.n as f64 * of(part)).sum::<f64>() / n as f64;
     let mean = over(&|part| part.mean);
     (mean, over(&|part| part.std.powi(2) + (part.mean - mean).powi(2)).sqrt())
 }

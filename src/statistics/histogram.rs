@@ -22,17 +22,17 @@ const MOST: u64 = 1 << 60;
 
 /// An HDR histogram of whole numbers.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Histogram(Hdr<u64>);
+pub struct HdrHistogram(Hdr<u64>);
 
-impl Histogram {
+impl HdrHistogram {
     /// Of these values times `scale`, rounded to whole ones.
     #[must_use]
-    pub fn of(values: &[f64], scale: f64) -> Option<Self> {
+    pub fn from_values(values: &[f64], scale: f64) -> Option<Self> {
         let mut counts = Hdr::new(DIGITS).ok()?;
         for value in values {
             counts.record(whole(value * scale)).ok()?;
         }
-        Some(Histogram(counts))
+        Some(HdrHistogram(counts))
     }
 
     /// How many values were counted.
@@ -43,7 +43,7 @@ impl Histogram {
 
     /// Counts the values of another too.
     #[must_use]
-    pub fn merged(mut self, other: &Histogram) -> Option<Self> {
+    pub fn merged(mut self, other: &HdrHistogram) -> Option<Self> {
         self.0.add(&other.0).ok()?;
         Some(self)
     }
@@ -76,7 +76,7 @@ fn whole(value: f64) -> u64 {
 }
 
 /// As the text that HDR histograms exchange in all languages: V2, deflated, base64.
-impl Serialize for Histogram {
+impl Serialize for HdrHistogram {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Vec::new();
         V2DeflateSerializer::new().serialize(&self.0, &mut bytes).map_err(S::Error::custom)?;
@@ -84,18 +84,18 @@ impl Serialize for Histogram {
     }
 }
 
-impl<'de> Deserialize<'de> for Histogram {
+impl<'de> Deserialize<'de> for HdrHistogram {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text.trim()).map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
         let counts = HdrReader::new().deserialize(&mut bytes.as_slice());
         let mut counts: Hdr<u64> = counts.map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
         counts.auto(true);
-        Ok(Histogram(counts))
+        Ok(HdrHistogram(counts))
     }
 }
 
-impl JsonSchema for Histogram {
+impl JsonSchema for HdrHistogram {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Histogram".into()
     }
@@ -113,10 +113,10 @@ mod tests {
 
     #[test]
     fn the_text_is_that_of_other_languages() {
-        let text = serde_json::to_string(&Histogram::of(&[0.001, 0.002], 1e9).unwrap()).unwrap();
+        let text = serde_json::to_string(&HdrHistogram::from_values(&[0.001, 0.002], 1e9).unwrap()).unwrap();
         assert!(text.starts_with("\"HISTFAAA"), "{text}");
         for wrong in ["\"HISTFAAA\"", "\"nothing\"", "\"\"", "7"] {
-            assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
+            assert!(serde_json::from_str::<HdrHistogram>(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
         fn what_stands_at_a_place_is_within_the_error(
             mut values in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e-3, 0.0..1e4], 1..300), share in 0.0..=1.0
         ) {
-            let histogram = Histogram::of(&values, 1e9).unwrap();
+            let histogram = HdrHistogram::from_values(&values, 1e9).unwrap();
             values.sort_by(f64::total_cmp);
             let place = share * (values.len() - 1) as f64;
             let (got, want) = (histogram.at(place) / 1e9, numpy::at(&values, place));
@@ -136,12 +136,12 @@ mod tests {
         fn merged_ones_are_one_and_the_text_keeps_all(
             a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
         ) {
-            let of = |values: &[f64]| Histogram::of(values, 1e3).unwrap();
+            let of = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
             let both = of(&a).merged(&of(&b)).unwrap();
             prop_assert_eq!(both.len(), (a.len() + b.len()) as u64);
             prop_assert!(both == of(&[a, b].concat()));
             let text = serde_json::to_string(&both).unwrap();
-            prop_assert!(serde_json::from_str::<Histogram>(&text).unwrap() == both);
+            prop_assert!(serde_json::from_str::<HdrHistogram>(&text).unwrap() == both);
         }
     }
 }

@@ -70,7 +70,7 @@ pub struct Dependence {
 impl Dependence {
     /// Of values in the order of time.
     #[must_use]
-    pub fn of(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
+    pub fn measure(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
         let n = values.len();
         let mean = values.clone().sum::<f64>() / n as f64;
         let variance = values.clone().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
@@ -79,13 +79,13 @@ impl Dependence {
         for (i, value) in values.enumerate() {
             blocks[i / size] += value - mean;
         }
-        Dependence::between(&blocks, variance * n as f64)
+        Dependence::from_blocks(&blocks, variance * n as f64)
     }
 
     /// Of the deviations of blocks from what their sizes make expect, where independent values would let their sum vary by
     /// `independent`. The blocks need not be of one size.
     #[must_use]
-    pub fn between(blocks: &[f64], independent: f64) -> Self {
+    pub fn from_blocks(blocks: &[f64], independent: f64) -> Self {
         let covariance = |lag: usize| -> f64 { blocks.iter().zip(&blocks[lag..]).map(|(a, b)| a * b).sum() };
         let own = covariance(0);
         let noise = own * (2.0 / blocks.len() as f64).sqrt();
@@ -127,10 +127,10 @@ pub struct Dependences {
 impl Dependences {
     /// Of values in the order of time.
     #[must_use]
-    pub fn of(values: &[f64], percentiles: &[f64]) -> Self {
-        let below = |limit: f64| Dependence::of(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
+    pub fn measure(values: &[f64], percentiles: &[f64]) -> Self {
+        let below = |limit: f64| Dependence::measure(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
         Dependences {
-            mean: Dependence::of(values.iter().copied()),
+            mean: Dependence::measure(values.iter().copied()),
             percentiles: about(values, percentiles).into_iter().map(below).collect(),
         }
     }
@@ -138,7 +138,7 @@ impl Dependences {
     /// Of the gaps of many answers, `each` of which hands its own over with the moments at which they end. Gaps that end at
     /// the same time belong together, whichever answer they are of.
     #[must_use]
-    pub fn over_time(
+    pub fn measure_gaps(
         gaps: &[f64],
         span: (f64, f64),
         percentiles: &[f64],
@@ -165,7 +165,7 @@ impl Dependences {
         let between = |sums: &[f64], independent: Option<f64>| {
             let share = sums.iter().sum::<f64>() / n;
             let off: Vec<f64> = sums.iter().zip(&counts[0]).map(|(sum, count)| sum - share * count).collect();
-            Dependence::between(&off, independent.unwrap_or(n * share * (1.0 - share)))
+            Dependence::from_blocks(&off, independent.unwrap_or(n * share * (1.0 - share)))
         };
         Dependences {
             mean: between(&sums[0], Some(squares)),
@@ -256,7 +256,7 @@ mod tests {
     use rand::rngs::ChaCha8Rng;
 
     use super::{
-        super::distribution::{Distribution, Unit, Wanted},
+        super::distribution::{SampleStats, SummaryOptions, Unit},
         *,
     };
     use crate::rng;
@@ -364,9 +364,9 @@ mod tests {
                 let mut rng = rng::random_stream(run, population.name, 0);
                 let mut last = normal(&mut rng);
                 let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
-                let dependences = Dependences::of(&values, &percentiles);
-                let wanted = Wanted { percentiles: percentiles.to_vec(), histograms: false };
-                let told = Distribution::sure(values, Unit::Seconds, &wanted, &dependences);
+                let dependences = Dependences::measure(&values, &percentiles);
+                let wanted = SummaryOptions { percentiles: percentiles.to_vec(), histograms: false };
+                let told = SampleStats::with_intervals(values, Unit::Seconds, &wanted, &dependences);
                 let precision = told.precision.unwrap();
                 let holds = |interval: &Interval, truth: f64| {
                     interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)

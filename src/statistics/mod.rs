@@ -10,7 +10,7 @@ mod summary;
 pub mod trend;
 
 pub use self::{
-    distribution::{Distribution, Together, Unit, Wanted, parse_percentiles},
-    histogram::Histogram,
-    summary::{Pool, Summary},
+    distribution::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
+    histogram::HdrHistogram,
+    summary::{Summary, SummaryHistogram},
 };

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    distribution::{Distribution, Precision, Together, Unit, Wanted},
-    histogram::Histogram,
+    distribution::{PoolMode, Precision, SampleStats, SummaryOptions, Unit},
+    histogram::HdrHistogram,
     interval::{self, Interval},
 };
 use crate::record::Object;
@@ -39,15 +39,16 @@ pub struct Summary {
     pub too_few: Object,
     /// With `--histograms`: all values, so that summaries can be pooled.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub histogram: Option<Pool>,
+    pub histogram: Option<SummaryHistogram>,
 }
 
 /// What is needed to put a sample together with others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Pool {
+#[schemars(rename = "Pool")]
+pub struct SummaryHistogram {
     /// HDR histogram (V2, deflated, base64) of nanoseconds where the summary has milliseconds, of millionths for shares of 1,
     /// else of the summary's own unit.
-    pub hdr: Histogram,
+    pub hdr: HdrHistogram,
     /// For each percentile with an interval: independent values that would tell it as well.
     pub n_effective: Object,
 }
@@ -55,7 +56,7 @@ pub struct Pool {
 impl Summary {
     /// Of a distribution.
     #[must_use]
-    pub fn of(told: &Distribution) -> Self {
+    pub fn from_stats(told: &SampleStats) -> Self {
         let scale = told.unit.in_results();
         let some = |value: f64| (told.n > 0).then_some(value * scale);
         let percentiles = told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into()));
@@ -71,29 +72,29 @@ impl Summary {
         if let Some(precision) = &told.precision {
             summary.qualify(precision, &told.percentiles, scale);
         }
-        summary.histogram = told.histogram.clone().map(|hdr| Pool { hdr, n_effective: effective(told) });
+        summary.histogram = told.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective(told) });
         summary
     }
 
     /// Of the same values of all parts together, of which the first says which percentiles to tell. `None` where one has
     /// values and no histogram of them.
     #[must_use]
-    pub fn pooled(parts: &[&Summary], unit: Unit, together: Together, histograms: bool) -> Option<Distribution> {
+    pub fn pool_parts(parts: &[&Summary], unit: Unit, together: PoolMode, histograms: bool) -> Option<SampleStats> {
         let names = parts.first()?.percentiles.keys();
         let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
-        let told: Vec<Distribution> = parts.iter().map(|part| part.told(unit, &percentiles)).collect();
-        Distribution::pooled(&told, &Wanted { percentiles, histograms }, together)
+        let told: Vec<SampleStats> = parts.iter().map(|part| part.told(unit, &percentiles)).collect();
+        SampleStats::pool_parts(&told, &SummaryOptions { percentiles, histograms }, together)
     }
 
     /// What it was made of, as far as pooling needs it.
-    fn told(&self, unit: Unit, percentiles: &[f64]) -> Distribution {
+    fn told(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.len() == self.n as u64);
         let effective = |p: &f64| {
             let told = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
             (told.unwrap_or(1.0), Interval::default())
         };
-        Distribution {
+        SampleStats {
             unit,
             n: self.n,
             mean: number(self.mean),
@@ -106,7 +107,7 @@ impl Summary {
                 percentiles: percentiles.iter().map(effective).collect(),
             }),
             histogram: pool.map(|pool| pool.hdr.clone()),
-            ..Distribution::default()
+            ..SampleStats::default()
         }
     }
 
@@ -139,7 +140,7 @@ impl Summary {
 }
 
 /// The effective sample size of each percentile.
-fn effective(told: &Distribution) -> Object {
+fn effective(told: &SampleStats) -> Object {
     let sizes = told.precision.iter().flat_map(|precision| &precision.percentiles);
     told.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
 }
@@ -150,13 +151,13 @@ mod tests {
 
     use super::{super::interval::Dependences, *};
 
-    fn wanted() -> Wanted {
-        Wanted { percentiles: vec![50.0], histograms: false }
+    fn wanted() -> SummaryOptions {
+        SummaryOptions { percentiles: vec![50.0], histograms: false }
     }
 
     #[test]
     fn an_empty_distribution_has_no_mean() {
-        let empty = Summary::of(&Distribution::of(vec![], Unit::Seconds, &wanted()));
+        let empty = Summary::from_stats(&SampleStats::from_values(vec![], Unit::Seconds, &wanted()));
         let json = serde_json::to_string(&empty).unwrap();
         assert_eq!(json, r#"{"n":0,"mean":null,"std":null,"min":null,"p50":null,"max":null}"#);
     }
@@ -167,17 +168,17 @@ mod tests {
         fn pooled_parts_are_told_as_one_stream_is(
             values in prop::collection::vec(prop_oneof![0.0..0.1, 1e-5..1e-3, 0.0..30.0], 2..400), cut in 0.0..1.0
         ) {
-            let wanted = Wanted { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
+            let wanted = SummaryOptions { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
             let told = |values: &[f64]| {
-                let dependences = Dependences::of(values, &wanted.percentiles);
-                Distribution::sure(values.to_vec(), Unit::Seconds, &wanted, &dependences)
+                let dependences = Dependences::measure(values, &wanted.percentiles);
+                SampleStats::with_intervals(values.to_vec(), Unit::Seconds, &wanted, &dependences)
             };
             let at = super::super::numpy::whole(cut * values.len() as f64);
             let parts = [&values[..at], &values[at..]].map(|values| {
-                let json = serde_json::to_string(&Summary::of(&told(values))).unwrap();
+                let json = serde_json::to_string(&Summary::from_stats(&told(values))).unwrap();
                 serde_json::from_str::<Summary>(&json).unwrap()
             });
-            let pooled = Summary::pooled(&[&parts[0], &parts[1]], Unit::Seconds, Together::InTurn, false).unwrap();
+            let pooled = Summary::pool_parts(&[&parts[0], &parts[1]], Unit::Seconds, PoolMode::Sequential, false).unwrap();
             let whole = told(&values);
             let close = |a: f64, b: f64, share: f64| (a - b).abs() <= b.abs() * share + 1e-9;
             prop_assert_eq!(pooled.n, whole.n);

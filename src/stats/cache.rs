@@ -32,7 +32,12 @@ impl Cache {
     /// Of the requests that say what they mean; `None`: none does. `completed`: all successes. `at_once`: the most that were
     /// in flight. `scraped`: what the server told.
     #[must_use]
-    pub fn of(meant: ExpectedCache, completed: u64, at_once: u64, scraped: Option<PrefixCache>) -> Option<Self> {
+    pub fn compare_usage(
+        meant: ExpectedCache,
+        completed: u64,
+        at_once: u64,
+        scraped: Option<PrefixCache>,
+    ) -> Option<Self> {
         if meant.prompt_tokens == 0 {
             return None;
         }
@@ -85,7 +90,7 @@ mod tests {
     }
 
     fn note(meant: ExpectedCache, at_once: u64, scraped: Option<PrefixCache>) -> Option<String> {
-        Cache::of(meant, meant.requests, at_once, scraped).unwrap().note
+        Cache::compare_usage(meant, meant.requests, at_once, scraped).unwrap().note
     }
 
     #[test]
@@ -108,12 +113,12 @@ mod tests {
     #[test]
     fn without_usage_the_servers_rate_counts_for_all_requests_only() {
         let silent = meant(100, 0, 256, None);
-        let told = Cache::of(silent, 100, 8, Some(scraped(0.9, 16))).unwrap();
+        let told = Cache::compare_usage(silent, 100, 8, Some(scraped(0.9, 16))).unwrap();
         assert_eq!((told.cached_share, told.source.as_deref()), (Some(0.9), Some("scrape")));
         assert!(told.note.is_some());
-        assert_eq!(Cache::of(silent, 101, 8, Some(scraped(0.9, 16))).unwrap().cached_share, None);
-        assert_eq!(Cache::of(silent, 100, 8, None).unwrap().note, None);
-        assert_eq!(Cache::of(ExpectedCache::default(), 100, 8, None), None);
+        assert_eq!(Cache::compare_usage(silent, 101, 8, Some(scraped(0.9, 16))).unwrap().cached_share, None);
+        assert_eq!(Cache::compare_usage(silent, 100, 8, None).unwrap().note, None);
+        assert_eq!(Cache::compare_usage(ExpectedCache::default(), 100, 8, None), None);
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::{
 /// What the clients of a run tell of themselves. Several hosts: counters are added, of lags and shares the worst stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Client {
+#[schemars(rename = "Client")]
+pub struct ClientFigures {
     /// How bytes were carried and stamped: `stamped` or `portable`; `null`: not told.
     pub transport: Option<String>,
     /// Threads that read answers; `null`: not told.
@@ -51,53 +52,56 @@ pub struct Lags {
 }
 
 impl Lags {
-    fn of(told: Percentiles) -> Self {
+    fn from_percentiles(told: Percentiles) -> Self {
         let ms = |time: Nanos| time.0 as f64 / 1e6;
         Lags { p50: ms(told.p50), p99: ms(told.p99), max: ms(told.max) }
     }
 
-    fn worst(self, other: Lags) -> Self {
+    fn worst_of_each(self, other: Lags) -> Self {
         Lags { p50: self.p50.max(other.p50), p99: self.p99.max(other.p99), max: self.max.max(other.max) }
     }
 }
 
-impl Client {
+impl ClientFigures {
     /// Of all end records; `None` when they tell nothing, as those of older versions.
     #[must_use]
-    pub fn of(recording: &Recording) -> Option<Self> {
+    pub fn from_recording(recording: &Recording) -> Option<Self> {
         let (runs, ends) = (&recording.runs, &recording.ends);
         let told = |end: &EndRecord| end.verdict.is_some() || end.client.is_some() || end.stamps.is_some();
         if !ends.iter().any(told) {
             return None;
         }
-        runs.iter().map(Client::of_run).chain(ends.iter().map(Client::of_end)).reduce(Client::and)
+        runs.iter()
+            .map(ClientFigures::from_run)
+            .chain(ends.iter().map(ClientFigures::from_end))
+            .reduce(ClientFigures::merge_with)
     }
 
-    fn of_run(run: &RunRecord) -> Self {
-        Client { transport: run.transport.clone(), threads: run.threads, ..Client::default() }
+    fn from_run(run: &RunRecord) -> Self {
+        ClientFigures { transport: run.transport.clone(), threads: run.threads, ..ClientFigures::default() }
     }
 
-    fn of_end(end: &EndRecord) -> Self {
-        Client {
-            send_lag_ms: end.send_lag.map(Lags::of),
-            read_lag_ms: end.read_lag.map(Lags::of),
+    fn from_end(end: &EndRecord) -> Self {
+        ClientFigures {
+            send_lag_ms: end.send_lag.map(Lags::from_percentiles),
+            read_lag_ms: end.read_lag.map(Lags::from_percentiles),
             stamps: end.stamps,
             cpu: end.client.map(|client| client.cpu),
             busiest_thread: end.client.map(|client| client.busiest_thread),
             run_queue: end.client.and_then(|client| client.run_queue),
-            wake_lag_ms: end.client.and_then(|client| client.wake_lag).map(Lags::of),
+            wake_lag_ms: end.client.and_then(|client| client.wake_lag).map(Lags::from_percentiles),
             retransmits: end.client.and_then(|client| client.retransmits),
-            ..Client::default()
+            ..ClientFigures::default()
         }
     }
 
     /// Of both together.
     #[must_use]
-    pub fn and(self, other: Client) -> Self {
-        let lags = |a: Option<Lags>, b: Option<Lags>| a.into_iter().chain(b).reduce(Lags::worst);
+    pub fn merge_with(self, other: ClientFigures) -> Self {
+        let lags = |a: Option<Lags>, b: Option<Lags>| a.into_iter().chain(b).reduce(Lags::worst_of_each);
         let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(u64::saturating_add);
-        Client {
+        ClientFigures {
             transport: transports(self.transport.into_iter().chain(other.transport)),
             threads: self.threads.into_iter().chain(other.threads).reduce(u32::saturating_add),
             send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
@@ -160,9 +164,9 @@ pub fn verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
     (worst, reasons)
 }
 
-impl Pooled for Client {
+impl Pooled for ClientFigures {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
-        all.all.iter().copied().cloned().reduce(Client::and)
+        all.all.iter().copied().cloned().reduce(ClientFigures::merge_with)
     }
 }
 
@@ -172,9 +176,9 @@ mod tests {
 
     #[test]
     fn each_transport_is_named_once() {
-        let of = |name: &str| Client { transport: Some(name.into()), ..Client::default() };
-        let all = ["stamped", "portable", "stamped"].map(of).into_iter().reduce(Client::and);
+        let of = |name: &str| ClientFigures { transport: Some(name.into()), ..ClientFigures::default() };
+        let all = ["stamped", "portable", "stamped"].map(of).into_iter().reduce(ClientFigures::merge_with);
         assert_eq!(all.unwrap().transport.as_deref(), Some("portable, stamped"));
-        assert_eq!(Client::default().and(Client::default()), Client::default());
+        assert_eq!(ClientFigures::default().merge_with(ClientFigures::default()), ClientFigures::default());
     }
 }

@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{part::Part, pooling::Pooling, tokens};
+use super::{part::RunPart, pooling::Pooling, tokens};
 use crate::{
-    recording::{Recording, Request},
-    statistics::{Summary, Unit, Wanted},
+    recording::{RecordedRequest, Recording},
+    statistics::{Summary, SummaryOptions, Unit},
 };
 
 /// The share of deadlines that a fluid answer meets.
@@ -27,12 +27,12 @@ pub struct Fluidity {
 impl Fluidity {
     /// With these limits of TTFT and TPOT, in seconds.
     #[must_use]
-    pub fn of(recording: &Recording, part: &Part, ttft: f64, tpot: f64, wanted: &Wanted) -> Self {
-        let of = |request: &Request| of_request(recording, request, ttft, tpot);
+    pub fn measure(recording: &Recording, part: &RunPart, ttft: f64, tpot: f64, wanted: &SummaryOptions) -> Self {
+        let of = |request: &RecordedRequest| of_request(recording, request, ttft, tpot);
         let fluid = part.successes().filter_map(of).filter(|index| *index >= FLUID).count() as u64;
         let offered = part.offered.len();
         Fluidity {
-            index: Summary::of(&part.values(&of, Unit::Share, wanted)),
+            index: Summary::from_stats(&part.values(&of, Unit::Share, wanted)),
             fluid,
             attainment: (offered > 0).then(|| fluid as f64 / offered as f64),
         }
@@ -43,7 +43,7 @@ impl Fluidity {
 ///
 /// The first token is due after `ttft`, each other one `tpot` after the one before it; what comes early leaves slack for
 /// those behind it. A late one misses a deadline for each `tpot` that it is late, and the deadlines start anew from it.
-fn of_request(recording: &Recording, request: &Request, ttft: f64, tpot: f64) -> Option<f64> {
+fn of_request(recording: &Recording, request: &RecordedRequest, ttft: f64, tpot: f64) -> Option<f64> {
     let first = request.ttft?;
     let (mut slack, mut met, mut missed) = (0.0, 0.0, 0.0);
     let mut token = |waited: f64, due: f64| {
@@ -81,15 +81,15 @@ impl Fluidity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::Chunks;
+    use crate::recording::ChunkTokens;
 
     fn index(ttft: f64, gaps: &[f64], chunk_tokens: Option<&[u32]>) -> f64 {
-        let request = Request {
+        let request = RecordedRequest {
             success: true,
             ttft: Some(ttft),
             gaps: 0..gaps.len(),
-            chunks: chunk_tokens.map_or(Chunks::Single, |tokens| Chunks::Known(0..tokens.len())),
-            ..Request::default()
+            chunks: chunk_tokens.map_or(ChunkTokens::Single, |tokens| ChunkTokens::Known(0..tokens.len())),
+            ..RecordedRequest::default()
         };
         let recording = Recording {
             gaps: gaps.to_vec(),

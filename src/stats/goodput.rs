@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{fluidity::Fluidity, part::Part, pooling::Pooling};
+use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling};
 use crate::{
     record::Object,
-    recording::{Recording, Request},
-    statistics::Wanted,
+    recording::{RecordedRequest, Recording},
+    statistics::SummaryOptions,
     units::{Nanos, parse_duration_in},
 };
 
@@ -98,7 +98,7 @@ pub fn combine(given: Vec<Slos>) -> Vec<Slo> {
 
 impl Slo {
     /// Whether a request succeeded within the limit, with `wait` (seconds) before its start.
-    fn is_kept(&self, request: &Request, wait: f64) -> bool {
+    fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
         let value = match self.metric {
             SloMetric::Ttft => request.ttft.map(|t| t + wait),
             SloMetric::Tpot => Some(request.tpot().unwrap_or_default()),
@@ -143,14 +143,21 @@ pub struct Good {
 impl Goodput {
     /// Over all requests of a run, which took `duration` seconds; `None` without limits.
     #[must_use]
-    pub fn of(recording: &Recording, whole: &Part, slos: &[Slo], duration: f64, wanted: &Wanted) -> Option<Self> {
+    pub fn measure(
+        recording: &Recording,
+        whole: &RunPart,
+        slos: &[Slo],
+        duration: f64,
+        wanted: &SummaryOptions,
+    ) -> Option<Self> {
         let limit = |metric| slos.iter().find(|slo| slo.metric == metric).map(|slo| slo.limit.as_secs_f64());
         let pace = limit(SloMetric::Ttft).zip(limit(SloMetric::Tpot));
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: Good::of(&whole.offered, slos, |_| 0.0).over(duration),
-            from_schedule: Good::of(&whole.offered, slos, |r| r.queue_time.unwrap_or_default()).over(duration),
-            fluidity: pace.map(|(ttft, tpot)| Fluidity::of(recording, whole, ttft, tpot, wanted)),
+            from_start: Good::count_requests(&whole.offered, slos, |_| 0.0).over(duration),
+            from_schedule: Good::count_requests(&whole.offered, slos, |r| r.queue_time.unwrap_or_default())
+                .over(duration),
+            fluidity: pace.map(|(ttft, tpot)| Fluidity::measure(recording, whole, ttft, tpot, wanted)),
         })
     }
 }
@@ -159,8 +166,8 @@ impl Good {
     /// Among these requests, with a wait before the start of each. The rates are those of [`Good::over`].
     ///
     /// What the client left on purpose was not offered to the end, and does not count.
-    pub fn of(offered: &[&Request], slos: &[Slo], wait: fn(&Request) -> f64) -> Self {
-        let offered: Vec<&Request> = offered.iter().copied().filter(|request| !request.abandoned).collect();
+    pub fn count_requests(offered: &[&RecordedRequest], slos: &[Slo], wait: fn(&RecordedRequest) -> f64) -> Self {
+        let offered: Vec<&RecordedRequest> = offered.iter().copied().filter(|request| !request.abandoned).collect();
         let keep = |slos: &[Slo]| {
             let kept = offered.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
             kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))
@@ -230,14 +237,14 @@ impl Good {
 mod tests {
     use super::*;
 
-    fn request(success: bool, ttft: f64, queue_time: f64) -> Request {
-        Request {
+    fn request(success: bool, ttft: f64, queue_time: f64) -> RecordedRequest {
+        RecordedRequest {
             success,
             output_tokens: 11,
             ttft: Some(ttft),
             latency: Some(ttft + 0.1),
             queue_time: Some(queue_time),
-            ..Request::default()
+            ..RecordedRequest::default()
         }
     }
 
@@ -248,10 +255,12 @@ mod tests {
             request(true, 0.2, 0.5),
             request(true, 0.201, 0.0),
             request(false, 0.1, 0.0),
-            Request::default(),
+            RecordedRequest::default(),
         ];
         let recording = Recording { requests, ..Recording::default() };
-        let goodput = |slos: &[Slo]| Goodput::of(&recording, &Part::whole(&recording), slos, 4.0, &Wanted::default());
+        let goodput = |slos: &[Slo]| {
+            Goodput::measure(&recording, &RunPart::from_recording(&recording), slos, 4.0, &SummaryOptions::default())
+        };
         let slos = [parse_slos("ttft:200"), parse_slos("tpot:10.5ms")].map(|slos| slos.unwrap().0[0]);
         let good = goodput(&slos).unwrap();
         let told = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);

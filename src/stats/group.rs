@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Options,
-    part::{Numbers, Part},
+    part::{Numbers, RunPart},
     pooling::{Pooled, Pooling},
 };
 use crate::{
     recording::{
-        Recording, Request,
-        labels::{By, NONE},
+        RecordedRequest, Recording,
+        labels::{GroupBy, NONE},
     },
     statistics::numpy,
     units::Nanos,
@@ -51,7 +51,7 @@ pub fn groups(recording: &Recording, options: &Options) -> Vec<Group> {
     let mut groups = Vec::new();
     for by in &options.by {
         let mut keys: Vec<(u32, String)> = Vec::new();
-        let mut members: HashMap<String, Vec<&Request>> = HashMap::new();
+        let mut members: HashMap<String, Vec<&RecordedRequest>> = HashMap::new();
         for (i, request) in recording.requests.iter().enumerate() {
             let (rank, key) = key(recording, by, i, request);
             if !members.contains_key(&key) {
@@ -61,26 +61,26 @@ pub fn groups(recording: &Recording, options: &Options) -> Vec<Group> {
         }
         keys.sort_by_key(|(rank, _)| *rank);
         groups.extend(keys.into_iter().map(|(_, key)| {
-            let part = Part::of(recording, members.remove(&key).unwrap_or_default());
-            Group { by: by.to_string(), key, numbers: Numbers::of(&part, &options.wanted, &options.slos) }
+            let part = RunPart::from_requests(recording, members.remove(&key).unwrap_or_default());
+            Group { by: by.to_string(), key, numbers: Numbers::measure(&part, &options.wanted, &options.slos) }
         }));
     }
     groups
 }
 
 /// The group of a request, and its rank among the groups where they have one.
-fn key(recording: &Recording, by: &By, place: usize, request: &Request) -> (u32, String) {
+fn key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequest) -> (u32, String) {
     let bucket = |n: u32| match n.checked_ilog2() {
         None => (0, "0".to_owned()),
         Some(0) => (1, "1".to_owned()),
         Some(power) => (power + 1, format!("{}-{}", 1_u64 << power, (2_u64 << power) - 1)),
     };
     match by {
-        By::InputLen => bucket(request.prompt_len),
-        By::OutputLen if request.success => bucket(request.output_tokens),
-        By::OutputLen => bucket(request.expected_output_len.unwrap_or(request.output_tokens)),
-        By::Tag(_) => (0, recording.labels.of_request(by, place).unwrap_or(NONE).to_owned()),
-        By::Turn => {
+        GroupBy::InputLen => bucket(request.prompt_len),
+        GroupBy::OutputLen if request.success => bucket(request.output_tokens),
+        GroupBy::OutputLen => bucket(request.expected_output_len.unwrap_or(request.output_tokens)),
+        GroupBy::Tag(_) => (0, recording.labels.of_request(by, place).unwrap_or(NONE).to_owned()),
+        GroupBy::Turn => {
             let turn = recording.labels.of_request(by, place).unwrap_or(NONE);
             (turn.parse().unwrap_or(u32::MAX), turn.to_owned())
         }
@@ -91,16 +91,16 @@ fn key(recording: &Recording, by: &By, place: usize, request: &Request) -> (u32,
 #[must_use]
 pub fn slices(recording: &Recording, options: &Options, origin: f64) -> Vec<Slice> {
     let Some(length) = options.slice.map(Nanos::as_secs_f64).filter(|length| *length > 0.0) else { return vec![] };
-    let mut members: std::collections::BTreeMap<u64, Vec<&Request>> = std::collections::BTreeMap::new();
+    let mut members: std::collections::BTreeMap<u64, Vec<&RecordedRequest>> = std::collections::BTreeMap::new();
     for request in &recording.requests {
         let Some(start) = request.start else { continue };
         let at = numpy::whole((start - origin) / length) as u64;
         members.entry(at).or_default().push(request);
     }
-    let slice = |(at, offered): (u64, Vec<&Request>)| Slice {
+    let slice = |(at, offered): (u64, Vec<&RecordedRequest>)| Slice {
         from_s: at as f64 * length,
         to_s: (at + 1) as f64 * length,
-        numbers: Numbers::of(&Part::of(recording, offered), &options.wanted, &options.slos),
+        numbers: Numbers::measure(&RunPart::from_requests(recording, offered), &options.wanted, &options.slos),
     };
     members.into_iter().map(slice).collect()
 }
@@ -151,9 +151,10 @@ mod tests {
 
     #[test]
     fn lengths_are_in_buckets_of_powers_of_two() {
-        let requests = [0, 1, 2, 3, 4, 1000, 1024].map(|prompt_len| Request { prompt_len, ..Request::default() });
+        let requests =
+            [0, 1, 2, 3, 4, 1000, 1024].map(|prompt_len| RecordedRequest { prompt_len, ..RecordedRequest::default() });
         let recording = Recording { requests: requests.to_vec(), ..Recording::default() };
-        let options = Options { by: vec![By::InputLen], ..Options::default() };
+        let options = Options { by: vec![GroupBy::InputLen], ..Options::default() };
         let told: Vec<(String, u64)> =
             groups(&recording, &options).into_iter().map(|g| (g.key, g.numbers.offered)).collect();
         let want = [("0", 1), ("1", 1), ("2-3", 2), ("4-7", 1), ("512-1023", 1), ("1024-2047", 1)];

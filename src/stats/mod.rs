@@ -31,8 +31,8 @@ use crate::{
     config::ConfigFlag,
     error::Error,
     ndjson,
-    recording::{input::Reader, labels::By, metric::Metric},
-    statistics::{Wanted, parse_percentiles},
+    recording::{input::RecordingReader, labels::GroupBy, metric::Metric},
+    statistics::{SummaryOptions, parse_percentiles},
     units::{Nanos, parse_count, parse_duration},
 };
 
@@ -71,8 +71,8 @@ pub struct Args {
 
     /// Tell the numbers of groups of requests too: `tag:NAME` (a tag of theirs), `turn`, `input_len`, `output_len`. Files come before
     /// this or behind another flag.
-    #[arg(long, value_name = "WHAT", action = ArgAction::Append, num_args(1..), value_parser = By::parse)]
-    by: Vec<By>,
+    #[arg(long, value_name = "WHAT", action = ArgAction::Append, num_args(1..), value_parser = GroupBy::parse)]
+    by: Vec<GroupBy>,
 
     /// Tell the numbers of each slice of the run too, by the time at which requests were sent: `10s`.
     #[arg(long, value_name = "TIME", value_parser = parse_slice)]
@@ -125,9 +125,9 @@ struct Options {
     /// The latencies in vLLM's keys.
     pub metrics: Vec<Metric>,
     /// The percentiles, and whether histograms.
-    pub wanted: Wanted,
+    pub wanted: SummaryOptions,
     /// What to group by.
-    pub by: Vec<By>,
+    pub by: Vec<GroupBy>,
     /// The length of slices.
     pub slice: Option<Nanos>,
     /// The limits of a good request.
@@ -151,7 +151,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let files = cli::input_paths("vb-stats", &args.files);
     let options = Options::checked(args)?;
     cli::ignore_first_interrupt()?;
-    let reader = Reader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
+    let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let result = read(reader, &files, exact, &options)?;
     let mut out = cli::buffered_stdout();
     ndjson::write_record(&mut out, &result)?;
@@ -165,13 +165,13 @@ pub fn run(args: Args) -> Result<(), Error> {
 }
 
 /// Reads the requests and computes everything; a run that is too long to be kept in parts.
-fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
+fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
     // The lists of every request are of every request: then all are kept.
     let most = if options.save_detailed { usize::MAX } else { exact };
-    let in_part = Options { wanted: Wanted { histograms: true, ..options.wanted.clone() }, ..options.clone() };
+    let in_part = Options { wanted: SummaryOptions { histograms: true, ..options.wanted.clone() }, ..options.clone() };
     let mut earlier: Option<RunResult> = None;
     let mut recording = reader.read_in_parts(files, most, |part| {
-        let part = RunResult::of(part, &in_part);
+        let part = RunResult::from_recording(part, &in_part);
         earlier = Some(match earlier.take() {
             None => part,
             Some(earlier) => pool::pool_parts(earlier, part, true).map_err(Error::Input)?,
@@ -189,9 +189,9 @@ fn read(reader: Reader, files: &[PathBuf], exact: usize, options: &Options) -> R
     }
     let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.expected_cache, recording.span);
     let mut result = match earlier {
-        None => RunResult::of(recording, options),
+        None => RunResult::from_recording(recording, options),
         Some(earlier) => {
-            let last = RunResult::of(recording, &in_part);
+            let last = RunResult::from_recording(recording, &in_part);
             pool::pool_parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
         }
     };
@@ -204,7 +204,7 @@ impl Options {
         check_metadata(&args.metadata)?;
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
-            wanted: Wanted {
+            wanted: SummaryOptions {
                 percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,
                 histograms: args.histograms,
             },
@@ -238,7 +238,9 @@ fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
     let known = || Metric::ALL.map(Metric::name).join(", ");
     let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
-        .map(|name| Metric::named(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known())))
+        .map(|name| {
+            Metric::from_name(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known()))
+        })
         .collect()
 }
 

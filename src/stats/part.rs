@@ -9,51 +9,56 @@ use super::{
 };
 use crate::{
     record::Object,
-    recording::{Recording, Request, in_time, metric::Metric},
-    statistics::{Distribution, Summary, Unit, Wanted, interval::Dependences},
+    recording::{RecordedRequest, Recording, in_time, metric::Metric},
+    statistics::{SampleStats, Summary, SummaryOptions, Unit, interval::Dependences},
 };
 
 /// Some of the requests of a run.
 #[derive(Debug)]
-pub struct Part<'a> {
+pub struct RunPart<'a> {
     recording: &'a Recording,
     /// All that were offered, in the order of the input.
-    pub offered: Vec<&'a Request>,
+    pub offered: Vec<&'a RecordedRequest>,
     /// The successes, in the order in which they were sent.
-    in_time: Vec<&'a Request>,
+    in_time: Vec<&'a RecordedRequest>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> RunPart<'a> {
     /// The whole run.
     #[must_use]
-    pub fn whole(recording: &'a Recording) -> Self {
-        Self::of(recording, recording.requests.iter().collect())
+    pub fn from_recording(recording: &'a Recording) -> Self {
+        Self::from_requests(recording, recording.requests.iter().collect())
     }
 
     /// These requests, which are in the order of the input.
     #[must_use]
-    pub fn of(recording: &'a Recording, offered: Vec<&'a Request>) -> Self {
+    pub fn from_requests(recording: &'a Recording, offered: Vec<&'a RecordedRequest>) -> Self {
         let in_time = in_time(offered.iter().copied().filter(|r| r.success));
-        Part { recording, offered, in_time }
+        RunPart { recording, offered, in_time }
     }
 
     /// The successes, in the order of the input.
-    pub fn successes(&self) -> impl Iterator<Item = &'a Request> {
+    pub fn successes(&self) -> impl Iterator<Item = &'a RecordedRequest> {
         self.offered.iter().copied().filter(|r| r.success)
     }
 
     /// The successes, in the order in which they were sent.
     #[must_use]
-    pub fn in_time(&self) -> &[&'a Request] {
+    pub fn in_time(&self) -> &[&'a RecordedRequest] {
         &self.in_time
     }
 
     /// A value of each success that has it: added in the order of the input, as vLLM adds them, and with what they depend
     /// on each other in the order of time.
-    pub fn values(&self, of: &dyn Fn(&Request) -> Option<f64>, unit: Unit, wanted: &Wanted) -> Distribution {
+    pub fn values(
+        &self,
+        of: &dyn Fn(&RecordedRequest) -> Option<f64>,
+        unit: Unit,
+        wanted: &SummaryOptions,
+    ) -> SampleStats {
         let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| of(request)).collect();
         let values = self.successes().filter_map(of).collect();
-        Distribution::sure(values, unit, wanted, &Dependences::of(&ordered, &wanted.percentiles))
+        SampleStats::with_intervals(values, unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
     }
 
     /// How the gaps between the chunks of all answers, which are these, depend on each other.
@@ -65,14 +70,14 @@ impl<'a> Part<'a> {
         };
         let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
         each(&mut |end, _| (first, last) = (first.min(end), last.max(end)));
-        Dependences::over_time(gaps, (first, last), percentiles, each)
+        Dependences::measure_gaps(gaps, (first, last), percentiles, each)
     }
 
     /// The gaps between the chunks of all answers.
-    fn gaps(&self, wanted: &Wanted) -> Distribution {
+    fn gaps(&self, wanted: &SummaryOptions) -> SampleStats {
         let gaps: Vec<f64> = self.successes().flat_map(|r| self.recording.gaps_of(r)).copied().collect();
         let dependences = self.dependences_of_gaps(&gaps, &wanted.percentiles);
-        Distribution::sure(gaps, Unit::Seconds, wanted, &dependences)
+        SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences)
     }
 }
 
@@ -112,14 +117,14 @@ pub struct Numbers {
 impl Numbers {
     /// Of a part, with these limits.
     #[must_use]
-    pub fn of(part: &Part, wanted: &Wanted, slos: &[Slo]) -> Self {
+    pub fn measure(part: &RunPart, wanted: &SummaryOptions, slos: &[Slo]) -> Self {
         let values = |metric: Metric| {
             let of = metric.of_request();
-            Summary::of(&of.map_or_else(Distribution::default, |of| part.values(&of, Unit::Seconds, wanted)))
+            Summary::from_stats(&of.map_or_else(SampleStats::default, |of| part.values(&of, Unit::Seconds, wanted)))
         };
-        let sum = |of: fn(&Request) -> u64| part.successes().map(of).sum();
+        let sum = |of: fn(&RecordedRequest) -> u64| part.successes().map(of).sum();
         let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
-        let good = Good::of(&part.offered, slos, |_| 0.0);
+        let good = Good::count_requests(&part.offered, slos, |_| 0.0);
         Numbers {
             offered,
             completed,
@@ -128,7 +133,7 @@ impl Numbers {
             output_tokens: sum(|r| u64::from(r.output_tokens)),
             ttft_ms: values(Metric::Ttft),
             tpot_ms: values(Metric::Tpot),
-            itl_ms: Summary::of(&part.gaps(wanted)),
+            itl_ms: Summary::from_stats(&part.gaps(wanted)),
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
             attainment_of: good.attainment_of,

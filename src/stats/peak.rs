@@ -1,12 +1,12 @@
 //! Peaks: the most requests in flight, and the most tokens in a second.
 
 use super::tokens;
-use crate::recording::{Chunks, Recording};
+use crate::recording::{ChunkTokens, Recording};
 use crate::units::{Nanos, SECOND};
 
 /// Peaks as vLLM counts them, in buckets of a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Buckets {
+pub struct VllmPeaks {
     /// The most chunks in one bucket. (vLLM calls them tokens.)
     pub max_output_tokens_per_s: f64,
     /// The most requests that touch one bucket: one that ends early in a second and its successor both count.
@@ -22,13 +22,13 @@ const MOST_SLOTS: u32 = 1_000_000;
 /// vLLM's formula, in its own order of additions.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Python's int() truncates; all are 0 or more
-pub fn buckets(recording: &Recording) -> Buckets {
+pub fn buckets(recording: &Recording) -> VllmPeaks {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?, r.latency?)));
     let first = timed().map(|(_, start, ..)| start).fold(f64::INFINITY, f64::min);
     let last = timed().map(|(_, start, _, latency)| start + latency).fold(f64::NEG_INFINITY, f64::max);
     let span = (last - first).ceil();
     if !(0.0..MOST_BUCKETS).contains(&span) {
-        return Buckets::default();
+        return VllmPeaks::default();
     }
     let mut tokens = vec![0_u64; span as usize + 1];
     let mut requests = vec![0_u64; span as usize + 1];
@@ -49,7 +49,7 @@ pub fn buckets(recording: &Recording) -> Buckets {
             *bucket += 1;
         }
     }
-    Buckets {
+    VllmPeaks {
         max_output_tokens_per_s: tokens.into_iter().max().unwrap_or_default() as f64,
         max_concurrent_requests: requests.into_iter().max().unwrap_or_default(),
     }
@@ -85,7 +85,7 @@ pub fn concurrency(recording: &Recording) -> u64 {
 /// one from below, and only the seconds in between are looked at one by one.
 #[must_use]
 pub fn token_rate(recording: &Recording) -> u64 {
-    let slots = Slots::of(recording);
+    let slots = TimeSlots::from_recording(recording);
     let least = slots.fullest();
     let wanted = slots.that_may_beat(least);
     let mut times = Vec::new();
@@ -108,20 +108,22 @@ pub fn token_rate(recording: &Recording) -> u64 {
 }
 
 /// Tokens by the slot of time in which they arrived.
-struct Slots {
+struct TimeSlots {
     /// Nanoseconds in a slot.
     width: u64,
     /// The tokens before slot 0, 1, …, and behind the last.
     before: Vec<u64>,
 }
 
-impl Slots {
+impl TimeSlots {
     /// Slots of a millisecond, or wider ones for a run of hours.
-    fn of(recording: &Recording) -> Self {
+    fn from_recording(recording: &Recording) -> Self {
         let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
             - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
-        let mut slots =
-            Slots { width: (Nanos::from_secs_f64(span).0 / u64::from(MOST_SLOTS)).max(SECOND / 1000), before: vec![0] };
+        let mut slots = TimeSlots {
+            width: (Nanos::from_secs_f64(span).0 / u64::from(MOST_SLOTS)).max(SECOND / 1000),
+            before: vec![0],
+        };
         let mut counts: Vec<u64> = Vec::new();
         arrivals(recording, |time, tokens| {
             let slot = slots.index(time);
@@ -180,7 +182,7 @@ fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     for (request, start, ttft) in timed() {
         let mut time = Nanos::from_secs_f64(start - origin).0.saturating_add(Nanos::from_secs_f64(ttft).0);
         let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);
-        if request.chunks == Chunks::Single {
+        if request.chunks == ChunkTokens::Single {
             visit(time, 1);
             for gap in gaps {
                 time = time.saturating_add(gap);
@@ -201,19 +203,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::recording::Request;
+    use crate::recording::RecordedRequest;
 
     /// Requests of one token each (start, latency in ms).
     fn recording(requests: &[(u64, u64)]) -> Recording {
         let seconds = |ms: &u64| *ms as f64 / 1e3;
-        let requests = requests.iter().map(|(start, latency)| Request {
+        let requests = requests.iter().map(|(start, latency)| RecordedRequest {
             success: true,
             output_tokens: 1,
             start: Some(seconds(start)),
             ttft: Some(seconds(latency)),
             latency: Some(seconds(latency)),
             done: Some(seconds(latency)),
-            ..Request::default()
+            ..RecordedRequest::default()
         });
         Recording { requests: requests.collect(), ..Recording::default() }
     }
@@ -241,7 +243,7 @@ mod tests {
         spec.chunk_tokens = vec![3, 4];
         spec.gaps = vec![0.1];
         spec.requests[0].gaps = 0..1;
-        spec.requests[0].chunks = Chunks::Known(0..2);
+        spec.requests[0].chunks = ChunkTokens::Known(0..2);
         assert_eq!(token_rate(&spec), 7);
     }
 

@@ -7,14 +7,14 @@ use std::iter::once;
 
 use super::{
     pooling::{PoolOptions, Pooled, Pooling},
-    rate::Rate,
+    rate::MeasuredRate,
     result::{self, RunResult},
-    vb::Vb,
+    vb::VbMetrics,
 };
 use crate::{
     record::Object,
     recording::metric::Metric,
-    statistics::{Distribution, Summary, Together, Unit, numpy},
+    statistics::{PoolMode, SampleStats, Summary, Unit, numpy},
 };
 
 const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: make it with vb-stats --histograms";
@@ -34,11 +34,11 @@ pub fn pool_runs(results: Vec<RunResult>) -> Result<RunResult, String> {
         }
     }
     let loads: Result<Vec<RunResult>, String> =
-        loads.iter().map(|load| pool_results(load, options(Together::AtOnce))).collect();
-    pool_results(&loads?, options(Together::InTurn))
+        loads.iter().map(|load| pool_results(load, options(PoolMode::Concurrent))).collect();
+    pool_results(&loads?, options(PoolMode::Sequential))
 }
 
-fn runs_overlap(a: &Vb, b: &Vb) -> bool {
+fn runs_overlap(a: &VbMetrics, b: &VbMetrics) -> bool {
     let spans = a.start_time.zip(a.end_time).zip(b.start_time.zip(b.end_time));
     spans.is_some_and(|((from, to), (start, end))| from < end && start < to)
 }
@@ -48,11 +48,11 @@ pub fn pool_parts(earlier: RunResult, last: RunResult, histograms: bool) -> Resu
     let (header, duration, run) = (last.header.clone(), last.duration, last.vb.clone());
     // Results are large: on the heap.
     let both: Vec<RunResult> = once(earlier).chain(once(last)).collect();
-    let mut all = pool_results(&both, PoolOptions { together: Together::InTurn, histograms })?;
+    let mut all = pool_results(&both, PoolOptions { together: PoolMode::Sequential, histograms })?;
     (all.header, all.duration) = (header, duration);
     all.set_rates();
-    let rate = |per_s| Rate { per_s, interval: None };
-    all.vb = Vb {
+    let rate = |per_s| MeasuredRate { per_s, interval: None };
+    all.vb = VbMetrics {
         complete: run.complete,
         open_loop: run.open_loop,
         start_time: run.start_time,
@@ -74,8 +74,8 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
     let peak = |value: fn(&RunResult) -> f64| {
         let each = results.iter().map(value);
         match options.together {
-            Together::AtOnce => each.sum(),
-            Together::InTurn => each.fold(0.0, f64::max),
+            PoolMode::Concurrent => each.sum(),
+            PoolMode::Sequential => each.fold(0.0, f64::max),
         }
     };
     let duration = pool_durations(results, options.together);
@@ -90,33 +90,33 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
         max_concurrent_requests: numpy::whole(peak(|r| r.max_concurrent_requests as f64)) as u64,
         rtfx: 0.0,
         metrics: pool_metrics(results, options.together).ok_or(NO_HISTOGRAMS)?,
-        vb: Vb::pool(&Pooling { all: results.iter().map(|r| &r.vb).collect(), options }).ok_or(NO_HISTOGRAMS)?,
+        vb: VbMetrics::pool(&Pooling { all: results.iter().map(|r| &r.vb).collect(), options }).ok_or(NO_HISTOGRAMS)?,
         ..RunResult::default()
     };
     all.set_rates();
     let seconds: Vec<f64> = results.iter().map(|r| r.duration).collect();
-    let pool_rates = |rate: fn(&Vb) -> &Rate, per_s: f64| {
+    let pool_rates = |rate: fn(&VbMetrics) -> &MeasuredRate, per_s: f64| {
         let rates = Pooling { all: results.iter().map(|r| rate(&r.vb)).collect(), options };
-        Rate::pool_weighted(&rates, &seconds, per_s)
+        MeasuredRate::pool_weighted(&rates, &seconds, per_s)
     };
     all.vb.requests_per_s = pool_rates(|vb| &vb.requests_per_s, all.request_throughput);
     all.vb.output_tokens_per_s = pool_rates(|vb| &vb.output_tokens_per_s, all.output_throughput);
     Ok(all)
 }
 
-fn pool_durations(results: &[RunResult], together: Together) -> f64 {
+fn pool_durations(results: &[RunResult], together: PoolMode) -> f64 {
     let spans: Option<Vec<_>> = results.iter().map(|r| r.vb.start_time.zip(r.vb.end_time)).collect();
     let bounds = spans
         .as_ref()
         .and_then(|spans| spans.iter().map(|(start, _)| *start).min().zip(spans.iter().map(|(_, end)| *end).max()));
     match (together, bounds) {
-        (Together::AtOnce, Some((start, end))) => end.since(start).as_secs_f64(),
+        (PoolMode::Concurrent, Some((start, end))) => end.since(start).as_secs_f64(),
         _ => results.iter().map(|r| r.duration).sum(),
     }
 }
 
 /// The header of the first result, with the requests of all. Hosts share the load, so their limits add up.
-fn pool_headers(results: &[RunResult], together: Together) -> Object {
+fn pool_headers(results: &[RunResult], together: PoolMode) -> Object {
     let mut header = results[0].header.clone();
     let mut add_up = |key: &str| {
         let numbers: Option<Vec<f64>> = results.iter().map(|r| r.header.get(key)?.as_f64()).collect();
@@ -126,7 +126,7 @@ fn pool_headers(results: &[RunResult], together: Together) -> Object {
         header.insert(key.to_owned(), value);
     };
     add_up("num_prompts");
-    if together == Together::AtOnce {
+    if together == PoolMode::Concurrent {
         add_up("request_rate");
         add_up("max_concurrency");
     }
@@ -134,12 +134,12 @@ fn pool_headers(results: &[RunResult], together: Together) -> Object {
 }
 
 /// vLLM's keys of the metrics that the first result has.
-fn pool_metrics(results: &[RunResult], together: Together) -> Option<Object> {
+fn pool_metrics(results: &[RunResult], together: PoolMode) -> Option<Object> {
     let shown = |metric: &Metric| results[0].metrics.contains_key(&format!("mean_{}_ms", metric.name()));
     let pooled = Metric::ALL.into_iter().filter(shown).map(|metric| {
         let summaries: Vec<&Summary> = results.iter().map(|r| r.vb.latency(metric)).collect();
-        Some((metric, Summary::pooled(&summaries, Unit::Seconds, together, false)?))
+        Some((metric, Summary::pool_parts(&summaries, Unit::Seconds, together, false)?))
     });
-    let pooled: Vec<(Metric, Distribution)> = pooled.collect::<Option<_>>()?;
+    let pooled: Vec<(Metric, SampleStats)> = pooled.collect::<Option<_>>()?;
     Some(result::metrics(Object::new(), &pooled))
 }

@@ -2,14 +2,14 @@
 
 use crate::{
     record::Object,
-    statistics::{Summary, Together, Unit},
+    statistics::{PoolMode, Summary, Unit},
 };
 
 /// How results are pooled.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolOptions {
     /// How they relate in time.
-    pub together: Together,
+    pub together: PoolMode,
     /// Whether the pooled distributions keep their histograms.
     pub histograms: bool,
 }
@@ -49,7 +49,7 @@ impl<'a, T> Pooling<'a, T> {
     /// A distribution in `unit`.
     pub fn pool_summary(&self, unit: Unit, field: impl Fn(&'a T) -> &'a Summary) -> Option<Summary> {
         let PoolOptions { together, histograms } = self.options;
-        Some(Summary::of(&Summary::pooled(&self.map_fields(field).all, unit, together, histograms)?))
+        Some(Summary::from_stats(&Summary::pool_parts(&self.map_fields(field).all, unit, together, histograms)?))
     }
 
     /// A distribution of times.
@@ -70,8 +70,8 @@ impl<'a, T> Pooling<'a, T> {
     /// A peak: hosts of one load add up, runs one after the other do not.
     pub fn pool_peak(&self, peak: impl Fn(&'a T) -> u64) -> u64 {
         match self.options.together {
-            Together::AtOnce => self.sum(peak),
-            Together::InTurn => self.all.iter().map(|one| peak(one)).max().unwrap_or_default(),
+            PoolMode::Concurrent => self.sum(peak),
+            PoolMode::Sequential => self.all.iter().map(|one| peak(one)).max().unwrap_or_default(),
         }
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pooling::Pooling;
 use crate::statistics::{
-    Together,
+    PoolMode,
     interval::{self, Dependence},
     numpy,
 };
@@ -20,7 +20,8 @@ const EVENTS: u64 = 20;
 /// How much there was each second, and how sure that is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Rate {
+#[schemars(rename = "Rate")]
+pub struct MeasuredRate {
     /// For each second.
     pub per_s: f64,
     /// The 95 % interval, `[low, high]`; `null`: too little was seen.
@@ -29,7 +30,7 @@ pub struct Rate {
 
 /// Counts in slices of a span of time.
 #[derive(Debug, Clone)]
-pub struct Slices {
+pub struct TimeSlices {
     from: f64,
     to: f64,
     /// Slices in a second.
@@ -38,14 +39,14 @@ pub struct Slices {
     events: u64,
 }
 
-impl Slices {
+impl TimeSlices {
     /// Of the time between these, in seconds; if it can be, a slice is no shorter than `cycle`, so that what comes once in each
     /// cycle comes once in each slice.
     #[must_use]
     pub fn new(from: f64, to: f64, cycle: f64) -> Self {
         let cycles = (to - from) / cycle;
         let slices = if cycles.is_nan() { FEWEST } else { cycles.clamp(FEWEST, SLICES) };
-        Slices {
+        TimeSlices {
             from,
             to,
             per_second: slices.floor() / (to - from),
@@ -66,22 +67,25 @@ impl Slices {
 
     /// What was counted, for each second.
     #[must_use]
-    pub fn rate(&self) -> Rate {
+    pub fn rate(&self) -> MeasuredRate {
         let seconds = self.to - self.from;
         if seconds.is_nan() || seconds <= 0.0 {
-            return Rate::default();
+            return MeasuredRate::default();
         }
         let slices = self.counts.len();
         let per_s = slices as f64 / seconds;
         let mean = numpy::mean(&self.counts);
-        let effective = Dependence::of(self.counts.iter().copied()).effective(slices);
+        let effective = Dependence::measure(self.counts.iter().copied()).effective(slices);
         let ends = interval::of_mean(mean, numpy::std(&self.counts), effective);
         let interval = ends.low.zip(ends.high).filter(|_| self.events >= EVENTS);
-        Rate { per_s: mean * per_s, interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]) }
+        MeasuredRate {
+            per_s: mean * per_s,
+            interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]),
+        }
     }
 }
 
-impl Rate {
+impl MeasuredRate {
     /// The rate `per_s` of several runs, as uncertain as their own rates. Hosts add up; they share the server's state, so their
     /// errors add up too. Runs one after the other weigh by their durations in `seconds`.
     #[must_use]
@@ -89,20 +93,20 @@ impl Rate {
         let total: f64 = seconds.iter().sum();
         let together = all.options.together;
         let weight = |i: usize| match together {
-            Together::AtOnce => 1.0,
-            Together::InTurn => seconds[i] / total,
+            PoolMode::Concurrent => 1.0,
+            PoolMode::Sequential => seconds[i] / total,
         };
-        let weighted = |value: &dyn Fn(&Rate) -> Option<f64>| -> Option<Vec<f64>> {
+        let weighted = |value: &dyn Fn(&MeasuredRate) -> Option<f64>| -> Option<Vec<f64>> {
             all.all.iter().enumerate().map(|(i, rate)| Some(weight(i) * value(rate)?)).collect()
         };
         // Hosts that start or end at different times have a lower pooled rate than the sum of their rates.
         let scale = per_s / weighted(&|rate| Some(rate.per_s)).unwrap_or_default().iter().sum::<f64>();
         let half = weighted(&|rate| rate.interval.map(|[low, high]| (high - low) / 2.0)).map(|halves| match together {
-            Together::AtOnce => halves.iter().sum(),
-            Together::InTurn => halves.iter().map(|half| half * half).sum::<f64>().sqrt(),
+            PoolMode::Concurrent => halves.iter().sum(),
+            PoolMode::Sequential => halves.iter().map(|half| half * half).sum::<f64>().sqrt(),
         });
         let interval = half.map(|half: f64| half * scale).filter(|half| half.is_finite());
-        Rate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
+        MeasuredRate { per_s, interval: interval.map(|half| [(per_s - half).max(0.0), per_s + half]) }
     }
 }
 
@@ -119,7 +123,7 @@ mod tests {
             let mut held = 0;
             for run in 0..RUNS {
                 let mut rng = rng::random_stream(run, name, 0);
-                let mut slices = Slices::new(0.0, 1000.0, 1.0);
+                let mut slices = TimeSlices::new(0.0, 1000.0, 1.0);
                 let mut swing = 0.0;
                 for second in 0..1000_u32 {
                     if second % 5 == 0 {
@@ -143,12 +147,12 @@ mod tests {
 
     #[test]
     fn what_is_outside_is_not_counted() {
-        let mut slices = Slices::new(1.0, 3.0, 0.1);
+        let mut slices = TimeSlices::new(1.0, 3.0, 0.1);
         for time in [0.5, 1.0, 2.0, 3.0, 3.1] {
             slices.count(time, 2.0);
         }
         assert!((slices.rate().per_s - 3.0).abs() < 1e-12);
         assert_eq!(slices.rate().interval, None, "of three events");
-        assert_eq!(Slices::new(1.0, 1.0, 0.1).rate(), Rate::default());
+        assert_eq!(TimeSlices::new(1.0, 1.0, 0.1).rate(), MeasuredRate::default());
     }
 }

@@ -5,12 +5,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Options, peak, vb::Vb};
+use super::{Options, peak, vb::VbMetrics};
 use crate::{
     clock,
     record::{Object, RunRecord},
-    recording::{Recording, Request, metric::Metric},
-    statistics::Distribution,
+    recording::{RecordedRequest, Recording, metric::Metric},
+    statistics::SampleStats,
     units::{SECOND, UnixNanos},
 };
 
@@ -75,7 +75,7 @@ pub struct RunResult {
     #[serde(flatten)]
     pub metrics: Object,
     /// What vLLM does not tell.
-    pub vb: Vb,
+    pub vb: VbMetrics,
 }
 
 /// When requests were sent.
@@ -91,14 +91,14 @@ pub enum StartTimes {
 impl RunResult {
     /// Computes everything. The recording gives up its gaps.
     #[must_use]
-    pub(super) fn of(mut recording: Recording, options: &Options) -> Self {
+    pub(super) fn from_recording(mut recording: Recording, options: &Options) -> Self {
         let duration = recording.duration();
-        let count = |of: fn(&Request) -> u64| recording.successes().map(of).sum::<u64>();
+        let count = |of: fn(&RecordedRequest) -> u64| recording.successes().map(of).sum::<u64>();
         let completed = count(|_| 1);
         let input = count(|r| u64::from(r.prompt_len));
         let output = count(|r| u64::from(r.output_tokens));
         let buckets = peak::buckets(&recording);
-        let detail = |of: fn(&Request) -> u32| options.save_detailed.then(|| each(&recording, of));
+        let detail = |of: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| each(&recording, of));
         let input_lens = detail(|r| r.prompt_len);
         let output_lens = detail(|r| if r.success { r.output_tokens } else { 0 });
         let ttfts = options.save_detailed.then(|| each(&recording, |r| r.ttft.unwrap_or_default()));
@@ -113,7 +113,7 @@ impl RunResult {
         let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.behind)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
-        let (vb, distributions) = Vb::of(recording, options, duration);
+        let (vb, distributions) = VbMetrics::from_recording(recording, options, duration);
         let mut result = RunResult {
             header,
             duration,
@@ -144,7 +144,7 @@ impl RunResult {
 
 /// The keys of a result that pooling needs, behind its header.
 #[derive(Deserialize)]
-struct Rest {
+struct ResultBody {
     duration: f64,
     completed: u64,
     failed: u64,
@@ -152,7 +152,7 @@ struct Rest {
     total_output_tokens: u64,
     max_output_tokens_per_s: f64,
     max_concurrent_requests: u64,
-    vb: Vb,
+    vb: VbMetrics,
 }
 
 impl RunResult {
@@ -161,10 +161,10 @@ impl RunResult {
         let keys: Object = serde_json::from_slice(text)?;
         let header = keys.iter().take_while(|(key, _)| *key != "duration");
         let header: Object = header.map(|(key, value)| (key.clone(), value.clone())).collect();
-        let is_metric = |key: &str| Metric::of_key(key).is_some();
+        let is_metric = |key: &str| Metric::parse_key(key).is_some();
         let metrics = keys.iter().filter(|(key, _)| is_metric(key)).map(|(key, value)| (key.clone(), value.clone()));
         let metrics = metrics.collect();
-        let rest: Rest = serde_json::from_value(Value::Object(keys))?;
+        let rest: ResultBody = serde_json::from_value(Value::Object(keys))?;
         Ok(RunResult {
             header,
             duration: rest.duration,
@@ -195,7 +195,7 @@ impl RunResult {
     }
 }
 
-fn each<T>(recording: &Recording, of: impl Fn(&Request) -> T) -> Vec<T> {
+fn each<T>(recording: &Recording, of: impl Fn(&RecordedRequest) -> T) -> Vec<T> {
     recording.requests.iter().map(of).collect()
 }
 
@@ -208,7 +208,7 @@ fn start_times(recording: &Recording) -> StartTimes {
 
 /// The keys of the metrics, behind what else stood there.
 #[must_use]
-pub fn metrics(mut keys: Object, distributions: &[(Metric, Distribution)]) -> Object {
+pub fn metrics(mut keys: Object, distributions: &[(Metric, SampleStats)]) -> Object {
     for (metric, told) in distributions {
         let name = metric.name();
         for (statistic, value) in [("mean", told.mean), ("median", told.median), ("std", told.std)] {
@@ -284,7 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{recording::input::read_bytes, statistics::Wanted};
+    use crate::{recording::input::read_bytes, statistics::SummaryOptions};
 
     #[test]
     fn dates_are_those_of_the_calendar() {
@@ -312,9 +312,9 @@ mod tests {
             ) + &format!(r#""itl":[{gap},0.5],"chunk_tokens":[],"output_tokens":9,"phases":{{"done":{done}}}}}"#);
             let two = format!("{line}\n{}", line.replace("\"start_time\":", "\"start_time\":1"));
             if let Ok(recording) = read_bytes(two.as_bytes()) {
-                let wanted = Wanted { percentiles: vec![50.0], histograms: true };
+                let wanted = SummaryOptions { percentiles: vec![50.0], histograms: true };
                 let options = Options { wanted, ..Default::default() };
-                let result = RunResult::of(recording, &options);
+                let result = RunResult::from_recording(recording, &options);
                 prop_assert_eq!(result.completed, 2);
             }
         }

@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    part::{Numbers, Part},
-    rate::{Rate, Slices},
+    part::{Numbers, RunPart},
+    rate::{MeasuredRate, TimeSlices},
     tokens,
 };
 use crate::{
-    recording::{Recording, Request},
+    recording::{RecordedRequest, Recording},
     statistics::{
         numpy,
         trend::{self, Trend},
@@ -93,9 +93,9 @@ pub struct Steady {
     /// Closed loop: about so many requests start at once, again and again, in lock-step; `null`: they do not.
     pub lock_step: Option<f64>,
     /// Successes that ended in the window; `null` without one.
-    pub requests_per_s: Option<Rate>,
+    pub requests_per_s: Option<MeasuredRate>,
     /// Tokens that arrived in the window; `null` without one.
-    pub output_tokens_per_s: Option<Rate>,
+    pub output_tokens_per_s: Option<MeasuredRate>,
     /// The numbers of the requests of the window; `null` unless it is steady.
     pub numbers: Option<Numbers>,
 }
@@ -126,9 +126,9 @@ pub struct Little {
 
 /// What the steady state is looked for in.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct SteadyInput<'a> {
     /// The successes in the order in which they were sent.
-    pub in_time: &'a [&'a Request],
+    pub in_time: &'a [&'a RecordedRequest],
     /// The start of the run, where the starts of requests count from.
     pub origin: f64,
     /// Whether requests were sent by a schedule; `None`: not told.
@@ -147,7 +147,7 @@ pub struct Window {
 impl Window {
     /// Whether a request was sent in it.
     #[must_use]
-    pub fn holds(self, request: &Request) -> bool {
+    pub fn holds(self, request: &RecordedRequest) -> bool {
         request.start.is_some_and(|start| (self.from..=self.to).contains(&start))
     }
 
@@ -159,8 +159,8 @@ impl Window {
 impl Steady {
     /// Looks for it; with the window, if there are requests for one.
     #[must_use]
-    pub fn of(run: &Run) -> (Self, Option<Window>) {
-        let timed: Vec<&Request> = run.in_time.iter().copied().filter(|r| r.start.is_some()).collect();
+    pub fn detect(run: &SteadyInput) -> (Self, Option<Window>) {
+        let timed: Vec<&RecordedRequest> = run.in_time.iter().copied().filter(|r| r.start.is_some()).collect();
         let drained = before_the_drain(&timed);
         if drained.len() < REQUESTS {
             let why = format!("{} requests were sent before the drain, and it takes {REQUESTS}", drained.len());
@@ -173,7 +173,7 @@ impl Steady {
             .collect();
         let skipped = series.iter().map(|(_, series)| trend::warm_up(series)).max().unwrap_or_default();
         let members = &drained[skipped * size..];
-        let start = |request: Option<&&Request>| request.and_then(|r| r.start).unwrap_or_default();
+        let start = |request: Option<&&RecordedRequest>| request.and_then(|r| r.start).unwrap_or_default();
         let window = Window { from: start(members.first()), to: start(members.last()) };
         let drifts: Vec<(&str, Drift)> =
             series.iter().filter_map(|(name, series)| Some((*name, drift(&series[skipped..])?))).collect();
@@ -209,10 +209,10 @@ impl Steady {
 
 /// The requests and the tokens of successes that arrived within a window, for each second.
 #[must_use]
-pub fn rates(recording: &Recording, window: Window) -> (Rate, Rate) {
-    let successes: Vec<&Request> = recording.successes().collect();
+pub fn rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRate) {
+    let successes: Vec<&RecordedRequest> = recording.successes().collect();
     let cycle = percentile_of_latencies(&successes, 50.0);
-    let mut requests = Slices::new(window.from, window.to, cycle);
+    let mut requests = TimeSlices::new(window.from, window.to, cycle);
     let mut arrived = requests.clone();
     for request in successes {
         let Some(start) = request.start else { continue };
@@ -232,21 +232,21 @@ pub fn rates(recording: &Recording, window: Window) -> (Rate, Rate) {
 
 /// The numbers of the requests of a window.
 #[must_use]
-pub fn part(recording: &Recording, window: Window) -> Part<'_> {
-    Part::of(recording, recording.requests.iter().filter(|r| window.holds(r)).collect())
+pub fn part(recording: &Recording, window: Window) -> RunPart<'_> {
+    RunPart::from_requests(recording, recording.requests.iter().filter(|r| window.holds(r)).collect())
 }
 
-type Value = fn(&Request) -> Option<f64>;
+type Value = fn(&RecordedRequest) -> Option<f64>;
 
 /// What drifts when a server cannot keep up: the queue, and the steps.
 fn signals(open_loop: Option<bool>) -> [(&'static str, Value); 2] {
     let waited: Value = |r| Some(r.ttft? + r.queue_time.unwrap_or_default());
     let ttft: Value = |r| r.ttft;
-    [("TTFT", if open_loop == Some(true) { waited } else { ttft }), ("TPOT", Request::tpot)]
+    [("TTFT", if open_loop == Some(true) { waited } else { ttft }), ("TPOT", RecordedRequest::tpot)]
 }
 
 /// Those that nearly all ended before the last one was sent, and half of the time at least.
-fn before_the_drain<'r>(in_time: &'r [&'r Request]) -> &'r [&'r Request] {
+fn before_the_drain<'r>(in_time: &'r [&'r RecordedRequest]) -> &'r [&'r RecordedRequest] {
     let (Some(first), Some(last)) = (in_time.first().and_then(|r| r.start), in_time.last().and_then(|r| r.start))
     else {
         return &[];
@@ -255,18 +255,18 @@ fn before_the_drain<'r>(in_time: &'r [&'r Request]) -> &'r [&'r Request] {
     &in_time[..in_time.partition_point(|r| r.start.is_some_and(|start| start <= end))]
 }
 
-fn percentile_of_latencies(requests: &[&Request], p: f64) -> f64 {
+fn percentile_of_latencies(requests: &[&RecordedRequest], p: f64) -> f64 {
     let mut latencies: Vec<f64> = requests.iter().filter_map(|r| r.latency).collect();
     numpy::settle(&mut latencies, &[p], &[]);
     numpy::percentile(&latencies, p)
 }
 
 /// The mean of each `size` requests; `None` where a block has none.
-fn block_means(requests: &[&Request], size: usize, of: Value) -> Option<Vec<f64>> {
+fn block_means(requests: &[&RecordedRequest], size: usize, of: Value) -> Option<Vec<f64>> {
     // The odd ones at the end join the last block.
     let blocks = requests.len() / size;
     let block = |i: usize| &requests[i * size..if i + 1 == blocks { requests.len() } else { (i + 1) * size }];
-    let mean = |requests: &[&Request]| {
+    let mean = |requests: &[&RecordedRequest]| {
         let values: Vec<f64> = requests.iter().filter_map(|r| of(r)).collect();
         (!values.is_empty()).then(|| numpy::mean(&values))
     };
@@ -287,7 +287,7 @@ fn drift(series: &[f64]) -> Option<Drift> {
 fn judge(
     drifts: &[(&str, Drift)],
     shift: Option<(&str, Shift)>,
-    members: &[&Request],
+    members: &[&RecordedRequest],
     window: Window,
 ) -> (Stability, String) {
     let drifting = |change: f64| if change > 0.0 { Stability::DriftingUp } else { Stability::DriftingDown };
@@ -347,7 +347,7 @@ fn shift(series: &[f64]) -> Option<Shift> {
 
 /// How many requests start at once: with N at a time in equal distances, gaps between starts have CV² = N − 1; independent
 /// starts have 1. Told from four on, which is no chance.
-fn lock_step(in_time: &[&Request]) -> Option<f64> {
+fn lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
     let starts: Vec<f64> = in_time.iter().filter_map(|r| r.start).collect();
     let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let together = 1.0 + (numpy::std(&gaps) / numpy::mean(&gaps)).powi(2);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     /// Requests of an open loop at 20 a second, each of about a second: how their latencies go over the run.
-    fn run(kind: Kind, seed: u64, up: bool) -> Vec<Request> {
+    fn run(kind: Kind, seed: u64, up: bool) -> Vec<RecordedRequest> {
         let mut rng = rng::random_stream(seed, "run", kind as u64);
         let (n, every) = if kind == Kind::Short { (100_u32, 0.02) } else { (1000, 0.05) };
         let (mut start, mut swing) = (0.0, 0.0);
@@ -407,14 +407,14 @@ mod tests {
                 };
                 let ttft = 0.2 * level * (1.0 + 0.5 * noise);
                 let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::sample_unit(&mut rng) - 0.5));
-                Request {
+                RecordedRequest {
                     success: true,
                     start: Some(start),
                     ttft: Some(ttft),
                     latency: Some(latency),
                     done: Some(latency),
                     output_tokens: 50,
-                    ..Request::default()
+                    ..RecordedRequest::default()
                 }
             })
             .collect()
@@ -427,8 +427,9 @@ mod tests {
         let runs = (0..210).map(|i| (kinds[i % kinds.len()], i as u64, i % 2 == 0));
         for (kind, seed, up) in runs {
             let requests = run(kind, seed, up);
-            let in_time: Vec<&Request> = requests.iter().collect();
-            let (steady, window) = Steady::of(&Run { in_time: &in_time, origin: 0.0, open_loop: Some(true) });
+            let in_time: Vec<&RecordedRequest> = requests.iter().collect();
+            let (steady, window) =
+                Steady::detect(&SteadyInput { in_time: &in_time, origin: 0.0, open_loop: Some(true) });
             let want = match kind {
                 Kind::Flat | Kind::WarmUp => Stability::Steady,
                 Kind::Short => Stability::TooShort,
@@ -469,18 +470,18 @@ mod tests {
     #[test]
     fn lock_step_is_told_and_chance_is_not() {
         let mut rng = rng::random_stream(1, "starts", 0);
-        let at = |start: f64| Request { start: Some(start), ..Request::default() };
-        let waves: Vec<Request> =
+        let at = |start: f64| RecordedRequest { start: Some(start), ..RecordedRequest::default() };
+        let waves: Vec<RecordedRequest> =
             (0..200_u32).map(|i| at(f64::from(i / 16) + 0.01 * rng::sample_unit(&mut rng))).collect();
         let mut time = 0.0;
-        let poisson: Vec<Request> = (0..200)
+        let poisson: Vec<RecordedRequest> = (0..200)
             .map(|_| {
                 time += rng::sample_exponential(&mut rng);
                 at(time)
             })
             .collect();
-        let told = |requests: &[Request]| {
-            let mut in_time: Vec<&Request> = requests.iter().collect();
+        let told = |requests: &[RecordedRequest]| {
+            let mut in_time: Vec<&RecordedRequest> = requests.iter().collect();
             in_time.sort_by(|a, b| a.start.unwrap().total_cmp(&b.start.unwrap()));
             lock_step(&in_time)
         };

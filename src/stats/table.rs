@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::{
     arrivals,
-    client::Client,
+    client::ClientFigures,
     part::Numbers,
-    rate::Rate,
+    rate::MeasuredRate,
     result::RunResult,
-    server::{Load, Parts, Server},
+    server::{GaugeLoad, Parts, ServerMetrics},
     steady::Little,
-    vb::{Failure, UNCOUNTED, Vb},
+    vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
 use crate::record::ErrorKind;
 use crate::{recording::metric::Metric, statistics::Summary};
@@ -21,7 +21,7 @@ const WIDTH: usize = 50;
 /// The whole table.
 #[must_use]
 pub fn table(result: &RunResult) -> String {
-    let mut table = Table::default();
+    let mut table = ResultTable::default();
     table.totals(result);
     for metric in Metric::ALL {
         table.metric(result, metric);
@@ -35,11 +35,11 @@ pub fn table(result: &RunResult) -> String {
 }
 
 #[derive(Default)]
-struct Table {
+struct ResultTable {
     text: String,
 }
 
-impl Table {
+impl ResultTable {
     fn line(&mut self, line: &str) {
         self.text.push_str(line.trim_end());
         self.text.push('\n');
@@ -75,7 +75,7 @@ impl Table {
         self.line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
     }
 
-    fn rate(&mut self, label: &str, value: f64, rate: &Rate) {
+    fn rate(&mut self, label: &str, value: f64, rate: &MeasuredRate) {
         self.line(&format!("{label:<40} {value:<10.2} {}", ends(rate)));
     }
 
@@ -135,7 +135,7 @@ impl Table {
         }
     }
 
-    fn beside_vllm(&mut self, vb: &Vb) {
+    fn beside_vllm(&mut self, vb: &VbMetrics) {
         if vb.itl_per_token_ms != vb.itl_per_chunk_ms {
             self.per_token(vb);
         }
@@ -152,7 +152,7 @@ impl Table {
     }
 
     /// The steady window beside the whole run, or why there is none.
-    fn steady(&mut self, vb: &Vb) {
+    fn steady(&mut self, vb: &VbMetrics) {
         let Some(steady) = &vb.steady else { return };
         self.rule("Steady State", '-');
         self.line(&format!("{}: {}", steady.verdict.words(), steady.why));
@@ -201,7 +201,7 @@ impl Table {
         self.line(&format!("{label:<22} {whole:>12} {window:>18}"));
     }
 
-    fn groups(&mut self, vb: &Vb) {
+    fn groups(&mut self, vb: &VbMetrics) {
         let mut last = None;
         for group in &vb.groups {
             if last != Some(&group.by) {
@@ -241,7 +241,7 @@ impl Table {
         ));
     }
 
-    fn per_token(&mut self, vb: &Vb) {
+    fn per_token(&mut self, vb: &VbMetrics) {
         let estimated = if vb.itl_per_token_estimated { ", estimated" } else { "" };
         self.rule(&format!("Inter-token Latency (per token{estimated})"), '-');
         for (name, value) in statistics(&vb.itl_per_token_ms) {
@@ -250,7 +250,7 @@ impl Table {
     }
 
     /// How long the server took, and how long a user waited who came when the schedule says.
-    fn time_bases(&mut self, vb: &Vb) {
+    fn time_bases(&mut self, vb: &VbMetrics) {
         self.rule("Latency from Start / from Schedule", '-');
         self.line(&format!("{:<22} {:>12} {:>14}", "", "from start", "from schedule"));
         let both = [
@@ -264,7 +264,7 @@ impl Table {
         }
     }
 
-    fn goodput(&mut self, vb: &Vb) {
+    fn goodput(&mut self, vb: &VbMetrics) {
         let Some(goodput) = &vb.goodput else { return };
         let limit = |(name, ms): (&String, &Value)| format!("{name} <= {} ms", ms.as_f64().unwrap_or_default());
         let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
@@ -287,14 +287,14 @@ impl Table {
         }
     }
 
-    fn failures(&mut self, vb: &Vb) {
+    fn failures(&mut self, vb: &VbMetrics) {
         let failed = vb.outcomes.iter().filter(|(kind, n)| *kind != "ok" && n.as_u64() != Some(0));
         for (i, (kind, n)) in failed.enumerate() {
             if i == 0 {
                 self.rule("Failures", '-');
             }
             self.row(&format!("{kind}:"), n);
-            let name = |m: &Failure| m.kind.map_or("other", ErrorKind::name);
+            let name = |m: &FailureCount| m.kind.map_or("other", ErrorKind::name);
             if let Some(most) = vb.errors.iter().find(|m| name(m) == kind && !m.message.is_empty()) {
                 self.line(&format!("  {}x {}", most.count, most.message));
             }
@@ -302,12 +302,12 @@ impl Table {
     }
 
     /// What the server told of itself, and where the time went.
-    fn server(&mut self, server: &Server) {
+    fn server(&mut self, server: &ServerMetrics) {
         self.rule("Server", '-');
         if let Some(rate) = server.prefix_cache.and_then(|cache| cache.hit_rate) {
             self.number("Prefix cache hit rate (%):", rate * 100.0);
         }
-        let load = |load: Load, scale: f64| format!("{:.2} (max {:.2})", load.mean * scale, load.max * scale);
+        let load = |load: GaugeLoad, scale: f64| format!("{:.2} (max {:.2})", load.mean * scale, load.max * scale);
         if let Some(usage) = server.kv_cache_usage {
             self.row("Mean KV cache usage (%):", load(usage, 100.0));
         }
@@ -326,7 +326,7 @@ impl Table {
         self.parts(server);
     }
 
-    fn parts(&mut self, server: &Server) {
+    fn parts(&mut self, server: &ServerMetrics) {
         let columns = |name: &str, cells: [&str; 7]| {
             let [client, queue, prefill, decode, frontend, outside, server] = cells;
             format!(
@@ -346,7 +346,7 @@ impl Table {
         }
     }
 
-    fn stream(&mut self, vb: &Vb) {
+    fn stream(&mut self, vb: &VbMetrics) {
         let complete =
             if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
         let mut words = vec![complete.to_owned()];
@@ -371,9 +371,9 @@ impl Table {
     }
 
     /// Whether the numbers are the server's; nothing of a stream that does not tell.
-    fn client(&mut self, vb: &Vb) {
+    fn client(&mut self, vb: &VbMetrics) {
         let Some(verdict) = vb.verdict else { return };
-        let words = vb.client.as_ref().map(Client::words).unwrap_or_default();
+        let words = vb.client.as_ref().map(ClientFigures::words).unwrap_or_default();
         let why = match vb.reasons.as_slice() {
             [] if words.is_empty() => String::new(),
             [] => format!("; {words}"),
@@ -398,13 +398,13 @@ fn statistics(summary: &Summary) -> Vec<(String, String)> {
 }
 
 /// The interval of a rate.
-fn ends(rate: &Rate) -> String {
+fn ends(rate: &MeasuredRate) -> String {
     rate.interval.map_or_else(String::new, |[low, high]| format!("[{low:.2}, {high:.2}]"))
 }
 
 /// Whether the two time bases tell different things: in an open loop, and wherever requests waited for their turn.
 /// (In vLLM's closed loop all requests are due at the start, so that the schedule says nothing.)
-fn bases_differ(vb: &Vb) -> bool {
+fn bases_differ(vb: &VbMetrics) -> bool {
     let (start, schedule) = (vb.from_start.ttft_ms.mean, vb.from_schedule.ttft_ms.mean);
     let waited = start.zip(schedule).is_some_and(|(start, schedule)| schedule > start * 1.01);
     schedule.is_some() && (vb.open_loop == Some(true) || waited && !vb.run_ids.is_empty())

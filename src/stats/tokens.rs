@@ -1,18 +1,18 @@
 //! Tokens instead of chunks: a server may send several tokens in one.
 
-use crate::recording::{Chunks, Recording, Request};
+use crate::recording::{ChunkTokens, RecordedRequest, Recording};
 
 /// The most tokens of one chunk that are told apart: a server that counts wrongly must not fill the memory.
 const MOST: u32 = 1 << 16;
 
 /// The tokens in each chunk of a request. Where the server did not say, they are spread evenly, and the early chunks
 /// get the odd ones, so that the first has at least one.
-pub fn per_chunk<'a>(recording: &'a Recording, request: &'a Request) -> Box<dyn Iterator<Item = u32> + 'a> {
+pub fn per_chunk<'a>(recording: &'a Recording, request: &'a RecordedRequest) -> Box<dyn Iterator<Item = u32> + 'a> {
     let chunks = request.gaps.len() as u64 + 1;
     match &request.chunks {
-        Chunks::Single => Box::new((0..chunks).map(|_| 1)),
-        Chunks::Known(range) => Box::new(recording.chunk_tokens[range.clone()].iter().copied()),
-        Chunks::Unknown => {
+        ChunkTokens::Single => Box::new((0..chunks).map(|_| 1)),
+        ChunkTokens::Known(range) => Box::new(recording.chunk_tokens[range.clone()].iter().copied()),
+        ChunkTokens::Unknown => {
             let until = move |chunk: u64| (chunk * u64::from(request.output_tokens)).div_ceil(chunks);
             Box::new((0..chunks).map(move |i| u32::try_from(until(i + 1) - until(i)).unwrap_or(u32::MAX)))
         }
@@ -26,13 +26,13 @@ pub fn per_chunk<'a>(recording: &'a Recording, request: &'a Request) -> Box<dyn 
 /// `None` when every chunk has one token, so that these are the gaps between chunks.
 #[must_use]
 pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
-    if recording.successes().all(|r| r.chunks == Chunks::Single) {
+    if recording.successes().all(|r| r.chunks == ChunkTokens::Single) {
         return None;
     }
     let mut all = Vec::with_capacity(recording.gaps.len());
     for request in recording.successes() {
         let gaps = recording.gaps_of(request);
-        if request.chunks == Chunks::Single {
+        if request.chunks == ChunkTokens::Single {
             all.extend_from_slice(gaps);
             continue;
         }
@@ -51,7 +51,7 @@ pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
 /// Whether the tokens of some chunks are an even spread and not what the server said.
 #[must_use]
 pub fn estimated(recording: &Recording) -> bool {
-    recording.successes().any(|r| r.chunks == Chunks::Unknown)
+    recording.successes().any(|r| r.chunks == ChunkTokens::Unknown)
 }
 
 #[cfg(test)]
@@ -61,12 +61,12 @@ mod tests {
     use super::*;
 
     fn one(output_tokens: u32, gaps: &[f64], chunk_tokens: Option<&[u32]>) -> Recording {
-        let request = Request {
+        let request = RecordedRequest {
             success: true,
             output_tokens,
             gaps: 0..gaps.len(),
-            chunks: chunk_tokens.map_or(Chunks::Unknown, |tokens| Chunks::Known(0..tokens.len())),
-            ..Request::default()
+            chunks: chunk_tokens.map_or(ChunkTokens::Unknown, |tokens| ChunkTokens::Known(0..tokens.len())),
+            ..RecordedRequest::default()
         };
         Recording {
             requests: vec![request],
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn itl_per_token_is_that_per_chunk_when_chunks_are_tokens() {
         let mut single = one(3, &[0.5, 0.25], None);
-        single.requests[0].chunks = Chunks::Single;
+        single.requests[0].chunks = ChunkTokens::Single;
         assert_eq!(gaps(&single), None);
         assert!(!estimated(&single));
         assert!(estimated(&one(7, &[0.1], None)));

@@ -9,21 +9,23 @@ use super::{
     Options,
     arrivals::merge_arrivals,
     cache::Cache,
-    client::{self, Client},
+    client::{self, ClientFigures},
     goodput::Goodput,
     group::{self, Group, Slice},
-    part::{Numbers, Part},
+    part::{Numbers, RunPart},
     peak,
     pooling::{Pooled, Pooling},
-    rate::Rate,
-    server::{ClientView, Server},
-    steady::{self, Run, Stability, Steady, Window},
+    rate::MeasuredRate,
+    server::{ClientView, ServerMetrics},
+    steady::{self, Stability, Steady, SteadyInput, Window},
     tokens,
 };
 use crate::{
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
-    recording::{Recording, Request, expected_cache::ExpectedCache, in_time, metric::Metric, pages::Pages},
-    statistics::{Distribution, Summary, Unit, histogram, numpy},
+    recording::{
+        RecordedRequest, Recording, expected_cache::ExpectedCache, in_time, metric::Metric, pages::MetricsPages,
+    },
+    statistics::{SampleStats, Summary, Unit, histogram, numpy},
     units::UnixNanos,
 };
 
@@ -33,7 +35,8 @@ const MESSAGES: usize = 5;
 /// What vLLM does not tell of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Vb {
+#[schemars(rename = "Vb")]
+pub struct VbMetrics {
     /// The version of the record format.
     pub format: u32,
     /// The program that wrote this, and its version.
@@ -56,7 +59,7 @@ pub struct Vb {
     /// Why the verdict is not `clean`, each in one line, the gravest first.
     pub reasons: Vec<String>,
     /// What the clients tell of themselves; `null`: nothing.
-    pub client: Option<Client>,
+    pub client: Option<ClientFigures>,
     /// Whether requests were sent when they were planned; `null`: they had no plan, or it is not told.
     pub arrivals: Option<Arrivals>,
     /// Lines of a type this tool does not read.
@@ -70,7 +73,7 @@ pub struct Vb {
     /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for an error without a known kind.
     pub outcomes: Object,
     /// The most frequent errors.
-    pub errors: Vec<Failure>,
+    pub errors: Vec<FailureCount>,
     /// The prompt length of all requests where it is the same, else the rounded mean; `null`: not known.
     pub input_len: Option<u64>,
     /// The expected output length likewise; where none was asked for, that of the answers.
@@ -82,9 +85,9 @@ pub struct Vb {
     /// By how much percentiles may be off, as a share: 0 where all values were kept, else half a bucket of the histograms.
     pub percentile_error: f64,
     /// Successes a second over the whole run, which is `request_throughput`, and its interval.
-    pub requests_per_s: Rate,
+    pub requests_per_s: MeasuredRate,
     /// Generated tokens a second over the whole run, which is `output_throughput`, and its interval.
-    pub output_tokens_per_s: Rate,
+    pub output_tokens_per_s: MeasuredRate,
     /// The steady part of the run; `null`: no request was sent.
     pub steady: Option<Steady>,
     /// Latencies counted from the start of each request.
@@ -134,7 +137,7 @@ pub struct Vb {
     /// The prefix cache, as the requests mean it and as it was; `null`: they do not say.
     pub cache: Option<Cache>,
     /// What the server told of itself; `null` without `--scrape`.
-    pub server: Option<Server>,
+    pub server: Option<ServerMetrics>,
     /// The groups of `--by`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
@@ -156,7 +159,8 @@ pub struct Latencies {
 /// An error and how often it occurred.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-pub struct Failure {
+#[schemars(rename = "Failure")]
+pub struct FailureCount {
     /// Its kind; `null`: not told.
     pub kind: Option<ErrorKind>,
     /// Its text.
@@ -179,24 +183,26 @@ pub struct Shortfall {
     pub missing_tokens: u64,
 }
 
-impl Vb {
+impl VbMetrics {
     /// Computes everything, and the distributions that vLLM's keys show. The recording is used up.
     #[must_use]
-    pub(super) fn of(
+    pub(super) fn from_recording(
         mut recording: Recording,
         options: &Options,
         duration: f64,
-    ) -> (Self, Vec<(Metric, Distribution)>) {
+    ) -> (Self, Vec<(Metric, SampleStats)>) {
         let wanted = &options.wanted;
-        let whole = Part::whole(&recording);
+        let whole = RunPart::from_recording(&recording);
         let of = |metric: Metric| {
             let value = metric.of_request();
-            value.map_or_else(Distribution::default, |value| whole.values(&value, Unit::Seconds, wanted))
+            value.map_or_else(SampleStats::default, |value| whole.values(&value, Unit::Seconds, wanted))
         };
-        let told = |values: Vec<f64>, unit| Summary::of(&Distribution::of(values, unit, wanted));
+        let told = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
         let over_successes =
-            |unit, of: fn(&Request) -> Option<f64>| told(recording.successes().filter_map(of).collect(), unit);
-        let sure = |of: &dyn Fn(&Request) -> Option<f64>| Summary::of(&whole.values(of, Unit::Seconds, wanted));
+            |unit, of: fn(&RecordedRequest) -> Option<f64>| told(recording.successes().filter_map(of).collect(), unit);
+        let sure = |of: &dyn Fn(&RecordedRequest) -> Option<f64>| {
+            Summary::from_stats(&whole.values(of, Unit::Seconds, wanted))
+        };
         let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
         let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
@@ -207,7 +213,7 @@ impl Vb {
         let origin = recording.origin();
         let (requests_per_s, output_tokens_per_s) =
             steady::rates(&recording, Window { from: origin, to: origin + duration });
-        let vb = Vb {
+        let vb = VbMetrics {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
             hosts: hosts(&recording),
@@ -217,7 +223,7 @@ impl Vb {
             open_loop: recording.open_loop(),
             verdict,
             reasons,
-            client: Client::of(&recording),
+            client: ClientFigures::from_recording(&recording),
             arrivals: recording.ends.iter().filter_map(|end| end.arrivals).reduce(merge_arrivals),
             skipped_lines: recording.skipped,
             bad_lines: recording.bad_lines,
@@ -234,14 +240,17 @@ impl Vb {
             requests_per_s,
             output_tokens_per_s,
             steady: steady_state(&recording, &whole, options, origin),
-            from_start: Latencies { ttft_ms: Summary::of(&ttft), e2el_ms: Summary::of(&e2el) },
-            from_schedule: Latencies { ttft_ms: sure(&Request::ttft_from_schedule), e2el_ms: Summary::of(&e2el_queue) },
-            tpot_ms: Summary::of(&tpot),
+            from_start: Latencies { ttft_ms: Summary::from_stats(&ttft), e2el_ms: Summary::from_stats(&e2el) },
+            from_schedule: Latencies {
+                ttft_ms: sure(&RecordedRequest::ttft_from_schedule),
+                e2el_ms: Summary::from_stats(&e2el_queue),
+            },
+            tpot_ms: Summary::from_stats(&tpot),
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.clone().unwrap_or_default(),
-            longest_stall_ms: sure(&|r: &Request| recording.gaps_of(r).iter().copied().reduce(f64::max)),
+            longest_stall_ms: sure(&|r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max)),
             itl_per_token_estimated: tokens::estimated(&recording),
-            client_queue_time_ms: Summary::of(&queue_time),
+            client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
             schedule_lag_ms: told(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
             read_lag_ms: told(recording.read_lags.clone(), Unit::Seconds),
@@ -255,7 +264,7 @@ impl Vb {
             reasoning_tokens: recording.reasoning_tokens,
             token_sources: token_sources(&recording),
             shortfall: shortfall(&recording),
-            goodput: Goodput::of(&recording, &whole, &options.slos, duration, wanted),
+            goodput: Goodput::measure(&recording, &whole, &options.slos, duration, wanted),
             cache: None,
             server: None,
             groups: group::groups(&recording, options),
@@ -264,8 +273,8 @@ impl Vb {
         };
         // Last, because it uses up the longest vector of all instead of copying it.
         let gaps = std::mem::take(&mut recording.gaps);
-        let itl = Distribution::sure(gaps, Unit::Seconds, wanted, &dependences);
-        let per_chunk = Summary::of(&itl);
+        let itl = SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences);
+        let per_chunk = Summary::from_stats(&itl);
         let per_token = if per_token.is_none() { per_chunk.clone() } else { vb.itl_per_token_ms.clone() };
         let distributions = [
             (Metric::Ttft, ttft),
@@ -276,7 +285,7 @@ impl Vb {
             (Metric::E2elIncludingClientQueue, e2el_queue),
         ];
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
-        (Vb { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
+        (VbMetrics { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
     }
 
     /// The distribution of one of vLLM's latencies.
@@ -293,7 +302,7 @@ impl Vb {
     }
 
     /// Adds what the server told of itself, and holds the client's numbers against it.
-    pub fn hold_against(&mut self, pages: Pages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
+    pub fn hold_against(&mut self, pages: MetricsPages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
         let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
         let completed = outcome("ok");
@@ -307,9 +316,9 @@ impl Vb {
             true_stamps: stamps.is_some_and(|s| (s.user + s.late_coalesced).saturating_mul(100) < s.chunks),
             span,
         };
-        self.server = Server::of(pages, &client);
+        self.server = ServerMetrics::from_pages(pages, &client);
         let scraped = self.server.as_ref().and_then(|server| server.prefix_cache);
-        self.cache = Cache::of(meant, completed, self.peak_concurrency, scraped);
+        self.cache = Cache::compare_usage(meant, completed, self.peak_concurrency, scraped);
     }
 
     /// What does not fit together between the client and the server, each in one line.
@@ -320,18 +329,18 @@ impl Vb {
 }
 
 /// The steady part of the run, with its numbers.
-fn steady_state(recording: &Recording, whole: &Part, options: &Options, origin: f64) -> Option<Steady> {
+fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origin: f64) -> Option<Steady> {
     if recording.earlier.requests > 0 {
         return Some(sampled(recording, origin));
     }
-    let run = Run { in_time: whole.in_time(), origin, open_loop: recording.open_loop() };
+    let run = SteadyInput { in_time: whole.in_time(), origin, open_loop: recording.open_loop() };
     run.in_time.first()?;
-    let (steady, window) = Steady::of(&run);
+    let (steady, window) = Steady::detect(&run);
     let Some(window) = window else { return Some(steady) };
     let mut steady = steady.measured(window, recording);
     if steady.verdict == Stability::Steady {
         let part = steady::part(recording, window);
-        steady.numbers = Some(Numbers::of(&part, &options.wanted, &options.slos));
+        steady.numbers = Some(Numbers::measure(&part, &options.wanted, &options.slos));
     }
     Some(steady)
 }
@@ -340,7 +349,7 @@ fn steady_state(recording: &Recording, whole: &Part, options: &Options, origin: 
 fn sampled(recording: &Recording, origin: f64) -> Steady {
     let sample = recording.earlier.with(&recording.requests);
     let in_time = in_time(sample.iter().filter(|r| r.success && r.start.is_some()));
-    let (steady, _) = Steady::of(&Run { in_time: &in_time, origin, open_loop: recording.open_loop() });
+    let (steady, _) = Steady::detect(&SteadyInput { in_time: &in_time, origin, open_loop: recording.open_loop() });
     let one_in = recording.earlier.one_in();
     let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why };
     // Gaps between every second start are not those between starts.
@@ -370,13 +379,15 @@ fn outcomes(recording: &Recording) -> Object {
 }
 
 /// The most frequent failures of these.
-pub fn most_frequent<'a>(counts: impl Iterator<Item = (&'a (Option<ErrorKind>, String), &'a u64)>) -> Vec<Failure> {
-    let failure = |((kind, message), count): (&(Option<ErrorKind>, String), &u64)| Failure {
+pub fn most_frequent<'a>(
+    counts: impl Iterator<Item = (&'a (Option<ErrorKind>, String), &'a u64)>,
+) -> Vec<FailureCount> {
+    let failure = |((kind, message), count): (&(Option<ErrorKind>, String), &u64)| FailureCount {
         kind: *kind,
         message: message.clone(),
         count: *count,
     };
-    let mut all: Vec<Failure> = counts.map(failure).collect();
+    let mut all: Vec<FailureCount> = counts.map(failure).collect();
     all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (a.kind, &a.message).cmp(&(b.kind, &b.message))));
     all.truncate(MESSAGES);
     all
@@ -410,15 +421,15 @@ fn shortfall(recording: &Recording) -> Shortfall {
 }
 
 /// Without the rates, which depend on the durations of the results.
-impl Pooled for Vb {
+impl Pooled for VbMetrics {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
         let first = all.all[0];
         let (verdict, reasons) = pool_verdicts(all);
-        let length = |of: fn(&Vb) -> Option<u64>| {
+        let length = |of: fn(&VbMetrics) -> Option<u64>| {
             let mean = all.weighted_mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
             mean.map(|mean| numpy::whole(mean.round()) as u64)
         };
-        Some(Vb {
+        Some(VbMetrics {
             format: first.format,
             tool: first.tool.clone(),
             run_ids: all.collect_names(|vb| &vb.run_ids),
@@ -442,8 +453,8 @@ impl Pooled for Vb {
             start_time: all.all.iter().filter_map(|vb| vb.start_time).min(),
             end_time: all.all.iter().filter_map(|vb| vb.end_time).max(),
             percentile_error: histogram::ERROR,
-            requests_per_s: Rate::default(),
-            output_tokens_per_s: Rate::default(),
+            requests_per_s: MeasuredRate::default(),
+            output_tokens_per_s: MeasuredRate::default(),
             steady: None,
             from_start: all.pool_field(|vb| &vb.from_start)?,
             from_schedule: all.pool_field(|vb| &vb.from_schedule)?,
@@ -493,7 +504,7 @@ impl Pooled for Shortfall {
     }
 }
 
-impl Pooled for Vec<Failure> {
+impl Pooled for Vec<FailureCount> {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
         let mut counts: HashMap<_, u64> = HashMap::new();
         for failure in all.all.iter().copied().flatten() {
@@ -504,7 +515,7 @@ impl Pooled for Vec<Failure> {
 }
 
 /// The worst verdict, and the reasons of all results, worst verdict first.
-fn pool_verdicts(all: &Pooling<Vb>) -> (Option<Verdict>, Vec<String>) {
+fn pool_verdicts(all: &Pooling<VbMetrics>) -> (Option<Verdict>, Vec<String>) {
     let mut judged = all.all.clone();
     judged.sort_by_key(|vb| Reverse(vb.verdict));
     let sorted = Pooling { all: judged, options: all.options };
@@ -512,7 +523,7 @@ fn pool_verdicts(all: &Pooling<Vb>) -> (Option<Verdict>, Vec<String>) {
 }
 
 /// `None` unless every result has a goodput.
-fn pool_goodputs(all: &Pooling<Vb>) -> Option<Goodput> {
+fn pool_goodputs(all: &Pooling<VbMetrics>) -> Option<Goodput> {
     let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
     let offered: Vec<f64> = all.all.iter().map(|vb| vb.offered as f64).collect();
     Goodput::pool_offered(&Pooling { all: goodputs, options: all.options }, &offered)

@@ -5,14 +5,15 @@ use serde::{Deserialize, Serialize};
 
 /// Counts of values up to each of some bounds, as Prometheus keeps them: each includes those before it.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Buckets {
+pub struct PrometheusBuckets {
     /// Upper bound, values up to it; in the order of the bounds, the last of which is infinite.
     upto: Vec<(f64, f64)>,
 }
 
 /// A percentile, as far as buckets tell.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Estimate {
+#[schemars(rename = "Estimate")]
+pub struct BucketEstimate {
     /// As if the values of its bucket lay evenly between the bounds; the lower bound where there is no upper one.
     pub value: f64,
     /// It is above this.
@@ -21,7 +22,7 @@ pub struct Estimate {
     pub upto: Option<f64>,
 }
 
-impl Buckets {
+impl PrometheusBuckets {
     /// Adds values to the bucket that ends at `bound`.
     pub fn add(&mut self, bound: f64, upto: f64) {
         match self.upto.binary_search_by(|(known, _)| known.total_cmp(&bound)) {
@@ -39,7 +40,7 @@ impl Buckets {
     /// The percentile (0 to 100) as Prometheus' `histogram_quantile` estimates it: linearly within its bucket, the first of
     /// which begins at 0. `None` of no values.
     #[must_use]
-    pub fn percentile(&self, percentile: f64) -> Option<Estimate> {
+    pub fn percentile(&self, percentile: f64) -> Option<BucketEstimate> {
         let total = self.total();
         if total <= 0.0 {
             return None;
@@ -50,18 +51,18 @@ impl Buckets {
         let (above, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| self.upto[before]);
         let (bound, upto) = self.upto[at];
         if bound == f64::INFINITY {
-            return Some(Estimate { value: above, above, upto: None });
+            return Some(BucketEstimate { value: above, above, upto: None });
         }
         let value = above + (bound - above) * (rank - below) / (upto - below);
-        Some(Estimate { value, above, upto: Some(bound) })
+        Some(BucketEstimate { value, above, upto: Some(bound) })
     }
 }
 
-impl Estimate {
+impl BucketEstimate {
     /// In another unit.
     #[must_use]
     pub fn scaled(self, by: f64) -> Self {
-        Estimate { value: self.value * by, above: self.above * by, upto: self.upto.map(|upto| upto * by) }
+        BucketEstimate { value: self.value * by, above: self.above * by, upto: self.upto.map(|upto| upto * by) }
     }
 }
 
@@ -72,8 +73,8 @@ mod tests {
     use super::*;
 
     /// Of values, by these bounds and infinity.
-    fn of(values: &[f64], bounds: &[f64]) -> Buckets {
-        let mut buckets = Buckets::default();
+    fn buckets_of_values(values: &[f64], bounds: &[f64]) -> PrometheusBuckets {
+        let mut buckets = PrometheusBuckets::default();
         for bound in bounds.iter().copied().chain([f64::INFINITY]) {
             buckets.add(bound, values.iter().filter(|v| **v <= bound).count() as f64);
         }
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_percentile_lies_evenly_within_its_bucket() {
-        let buckets = of(&[0.5, 1.5, 1.5, 3.0], &[1.0, 2.0, 4.0]);
+        let buckets = buckets_of_values(&[0.5, 1.5, 1.5, 3.0], &[1.0, 2.0, 4.0]);
         for (p, value, above, upto) in [
             (0.0, 0.0, 0.0, 1.0),
             (25.0, 1.0, 0.0, 1.0),
@@ -98,10 +99,10 @@ mod tests {
 
     #[test]
     fn beyond_the_last_bound_only_that_is_known() {
-        let far = of(&[9.0, 9.0], &[1.0, 4.0]);
-        assert_eq!(far.percentile(50.0), Some(Estimate { value: 4.0, above: 4.0, upto: None }));
-        assert_eq!(of(&[], &[1.0]).percentile(50.0), None);
-        assert_eq!(Buckets::default().percentile(50.0), None);
+        let far = buckets_of_values(&[9.0, 9.0], &[1.0, 4.0]);
+        assert_eq!(far.percentile(50.0), Some(BucketEstimate { value: 4.0, above: 4.0, upto: None }));
+        assert_eq!(buckets_of_values(&[], &[1.0]).percentile(50.0), None);
+        assert_eq!(PrometheusBuckets::default().percentile(50.0), None);
     }
 
     proptest! {
@@ -111,7 +112,7 @@ mod tests {
             mut values in prop::collection::vec(0.001..20.0_f64, 1..200),
             p in 0.0..100.0_f64,
         ) {
-            let got = of(&values, &[0.5, 1.0, 2.0, 5.0, 10.0]).percentile(p).unwrap();
+            let got = buckets_of_values(&values, &[0.5, 1.0, 2.0, 5.0, 10.0]).percentile(p).unwrap();
             values.sort_by(f64::total_cmp);
             let rank = (p / 100.0 * values.len() as f64).ceil().max(1.0);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -6,21 +6,22 @@ mod reconcile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::histogram::Buckets;
+use self::histogram::PrometheusBuckets;
 pub use self::{
-    histogram::Estimate,
+    histogram::BucketEstimate,
     reconcile::{ClientView, Parts, Reconciled},
 };
 use crate::{
     http::prometheus::label_value,
     record::Object,
-    recording::pages::{Gains, Gauge, Pages},
+    recording::pages::{Gauge, MetricGains, MetricsPages},
     statistics::numpy,
 };
 
 /// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-pub struct Server {
+#[schemars(rename = "Server")]
+pub struct ServerMetrics {
     /// The pages' addresses.
     pub urls: Vec<String>,
     /// Pages that were read.
@@ -42,11 +43,11 @@ pub struct Server {
     /// Times that a running request lost its memory.
     pub preemptions: Option<u64>,
     /// The share of the KV cache in use, from 0 to 1.
-    pub kv_cache_usage: Option<Load>,
+    pub kv_cache_usage: Option<GaugeLoad>,
     /// Requests in the batch.
-    pub running: Option<Load>,
+    pub running: Option<GaugeLoad>,
     /// Requests in the queue.
-    pub waiting: Option<Load>,
+    pub waiting: Option<GaugeLoad>,
     /// Arrival → first token.
     pub ttft_ms: Option<Times>,
     /// Between the tokens of a request.
@@ -86,7 +87,8 @@ pub struct PrefixCache {
 
 /// How a gauge stood.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Load {
+#[schemars(rename = "Load")]
+pub struct GaugeLoad {
     /// Its mean over time.
     pub mean: f64,
     /// The largest that a page showed.
@@ -101,11 +103,11 @@ pub struct Times {
     /// Their mean, which is exact.
     pub mean: f64,
     /// The median, estimated; `null`: the buckets are not known for all values.
-    pub p50: Option<Estimate>,
+    pub p50: Option<BucketEstimate>,
     /// The 90th percentile, estimated.
-    pub p90: Option<Estimate>,
+    pub p90: Option<BucketEstimate>,
     /// The 99th percentile, estimated.
-    pub p99: Option<Estimate>,
+    pub p99: Option<BucketEstimate>,
 }
 
 /// What speculative decoding did.
@@ -131,18 +133,18 @@ const QUERIES: [&str; 2] = ["vllm:prefix_cache_queries_total", "vllm:gpu_prefix_
 const HITS: [&str; 2] = ["vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"];
 const ITL: [&str; 2] = ["vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"];
 
-impl Server {
+impl ServerMetrics {
     /// Of all pages of a run; `None` when none was asked for.
     #[must_use]
-    pub fn of(pages: Pages, client: &ClientView) -> Option<Self> {
+    pub fn from_pages(pages: MetricsPages, client: &ClientView) -> Option<Self> {
         if pages.is_empty() {
             return None;
         }
-        let mut server = Server {
+        let mut server = ServerMetrics {
             urls: pages.urls().cloned().collect(),
             scrapes: pages.count(),
             failed_scrapes: pages.failed,
-            ..Server::default()
+            ..ServerMetrics::default()
         };
         if let Some(error) = &pages.error {
             let (failed, all) = (pages.failed, pages.failed + server.scrapes);
@@ -155,16 +157,16 @@ impl Server {
         Some(server)
     }
 
-    fn take(&mut self, gains: &Gains, client: &ClientView) {
+    fn take(&mut self, gains: &MetricGains, client: &ClientView) {
         let count = |name: &str| gains.of(name).map(whole);
-        let load = |name: &str| Load::of(gains.gauges(name), name.ends_with("_perc"));
-        let times = |name: &str| Times::of(gains, name);
+        let load = |name: &str| GaugeLoad::from_gauges(gains.gauges(name), name.ends_with("_perc"));
+        let times = |name: &str| Times::from_histogram(gains, name);
         self.seconds = gains.span.map(|(first, last)| last.since(first).as_secs_f64());
         self.resets = gains.resets;
         self.finished = finished(gains);
         self.prompt_tokens = count("vllm:prompt_tokens_total");
         self.generation_tokens = count("vllm:generation_tokens_total");
-        self.prefix_cache = PrefixCache::of(gains);
+        self.prefix_cache = PrefixCache::from_metrics(gains);
         self.preemptions = count("vllm:num_preemptions_total");
         self.kv_cache_usage = KV_CACHE.iter().find_map(|name| load(name));
         self.running = load("vllm:num_requests_running");
@@ -177,8 +179,8 @@ impl Server {
         self.prefill_ms = times("vllm:request_prefill_time_seconds");
         self.decode_ms = times("vllm:request_decode_time_seconds");
         self.inference_ms = times("vllm:request_inference_time_seconds");
-        self.spec_decode = SpecDecode::of(gains);
-        self.reconciled = Reconciled::of(self, client);
+        self.spec_decode = SpecDecode::from_metrics(gains);
+        self.reconciled = Reconciled::compare_means(self, client);
         let notes = reconcile::notes(self, gains.span, client);
         self.notes.extend(notes);
     }
@@ -195,7 +197,7 @@ fn whole(count: f64) -> u64 {
     numpy::whole(count.round()) as u64
 }
 
-fn finished(gains: &Gains) -> Option<Object> {
+fn finished(gains: &MetricGains) -> Option<Object> {
     let mut by_reason = Object::new();
     for (key, gain) in gains.samples("vllm:request_success_total") {
         let reason = label_value(key, "finished_reason").unwrap_or_else(|| "unknown".into());
@@ -206,7 +208,7 @@ fn finished(gains: &Gains) -> Option<Object> {
 }
 
 impl PrefixCache {
-    fn of(gains: &Gains) -> Option<Self> {
+    fn from_metrics(gains: &MetricGains) -> Option<Self> {
         let of = |names: &[&str]| names.iter().find_map(|name| gains.of(name));
         // What is not found here is looked up outside, so queries there are no more queries.
         let outside = gains.of("vllm:external_prefix_cache_hits_total").unwrap_or_default();
@@ -216,17 +218,17 @@ impl PrefixCache {
     }
 }
 
-impl Load {
+impl GaugeLoad {
     /// Of several servers: counts are added, shares averaged. Not all had their largest at one moment, so of largest counts
     /// the sum is a bound.
-    fn of(servers: &[Gauge], share: bool) -> Option<Self> {
+    fn from_gauges(servers: &[Gauge], share: bool) -> Option<Self> {
         let mean: f64 = servers.iter().map(|gauge| gauge.mean).sum();
         let max = servers.iter().map(|gauge| gauge.max);
         (!servers.is_empty()).then(|| {
             if share {
-                Load { mean: mean / servers.len() as f64, max: max.fold(0.0, f64::max) }
+                GaugeLoad { mean: mean / servers.len() as f64, max: max.fold(0.0, f64::max) }
             } else {
-                Load { mean, max: max.sum() }
+                GaugeLoad { mean, max: max.sum() }
             }
         })
     }
@@ -234,10 +236,10 @@ impl Load {
 
 impl Times {
     /// Of a histogram in seconds; `None` of no values.
-    fn of(gains: &Gains, name: &str) -> Option<Self> {
+    fn from_histogram(gains: &MetricGains, name: &str) -> Option<Self> {
         let [n, sum] = ["count", "sum"].map(|part| gains.of(&format!("{name}_{part}")));
         let (n, sum) = n.zip(sum).filter(|(n, _)| *n > 0.0)?;
-        let mut buckets = Buckets::default();
+        let mut buckets = PrometheusBuckets::default();
         for (key, gain) in gains.samples(&format!("{name}_bucket")) {
             if let Some(bound) = label_value(key, "le").and_then(|bound| bound.parse().ok()) {
                 buckets.add(bound, gain);
@@ -252,7 +254,7 @@ impl Times {
 }
 
 impl SpecDecode {
-    fn of(gains: &Gains) -> Option<Self> {
+    fn from_metrics(gains: &MetricGains) -> Option<Self> {
         let of = |name: &str| gains.of(&format!("vllm:spec_decode_num_{name}_total"));
         let (drafts, draft_tokens, accepted) = (of("drafts")?, of("draft_tokens")?, of("accepted_tokens")?);
         let per = |count: f64, of: f64| (of > 0.0).then(|| count / of);

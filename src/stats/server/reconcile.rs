@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Server, Times};
+use super::{ServerMetrics, Times};
 use crate::units::{Nanos, SECOND, UnixNanos};
 
 /// A rest of a latency that is smaller than this, or than this share of it, needs no explanation.
@@ -72,7 +72,7 @@ pub struct Parts {
 impl Reconciled {
     /// Of all latencies that both know.
     #[must_use]
-    pub fn of(server: &Server, client: &ClientView) -> Self {
+    pub fn compare_means(server: &ServerMetrics, client: &ClientView) -> Self {
         let mean = |times: Option<Times>| times.map(|times| times.mean);
         let (queue, prefill, decode) = (mean(server.queue_ms), mean(server.prefill_ms), mean(server.decode_ms));
         let parts = |seen: Option<f64>, told: Option<Times>, parts: [Option<f64>; 3]| {
@@ -100,7 +100,7 @@ impl Reconciled {
 }
 
 /// What does not fit together, the gravest first.
-pub fn notes(server: &Server, pages: Option<(UnixNanos, UnixNanos)>, client: &ClientView) -> Vec<String> {
+pub fn notes(server: &ServerMetrics, pages: Option<(UnixNanos, UnixNanos)>, client: &ClientView) -> Vec<String> {
     let mut notes = Vec::new();
     if server.resets > 0 {
         let times = if server.resets == 1 { "once".to_owned() } else { format!("{} times", server.resets) };
@@ -132,7 +132,7 @@ fn uncovered(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -> Opt
     })
 }
 
-fn other_load(server: &Server, client: &ClientView) -> Option<String> {
+fn other_load(server: &ServerMetrics, client: &ClientView) -> Option<String> {
     let finished = server.finished()?;
     if finished > client.sent {
         return Some(format!(
@@ -180,7 +180,7 @@ mod tests {
     }
 
     /// A server with these means in milliseconds, and a client that sent ten requests.
-    fn both(client_ttft: f64, server_ttft: f64, finished: u64) -> (Server, ClientView) {
+    fn both(client_ttft: f64, server_ttft: f64, finished: u64) -> (ServerMetrics, ClientView) {
         let client = ClientView {
             sent: 10,
             completed: 10,
@@ -188,12 +188,12 @@ mod tests {
             true_stamps: true,
             ..ClientView::default()
         };
-        let mut server = Server {
+        let mut server = ServerMetrics {
             ttft_ms: Some(times(server_ttft)),
             finished: json!({"length": finished}).as_object().cloned(),
-            ..Server::default()
+            ..ServerMetrics::default()
         };
-        server.reconciled = Reconciled::of(&server, &client);
+        server.reconciled = Reconciled::compare_means(&server, &client);
         (server, client)
     }
 
@@ -234,10 +234,10 @@ mod tests {
     fn parts_that_are_not_all_known_leave_no_rest_of_the_server() {
         let (mut server, client) = both(30.0, 25.0, 10);
         server.queue_ms = Some(times(2.0));
-        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        let parts = Reconciled::compare_means(&server, &client).ttft_ms.unwrap();
         assert_eq!((parts.queue, parts.frontend, parts.outside), (Some(2.0), None, 5.0));
         server.prefill_ms = Some(times(20.0));
-        let parts = Reconciled::of(&server, &client).ttft_ms.unwrap();
+        let parts = Reconciled::compare_means(&server, &client).ttft_ms.unwrap();
         assert_eq!((parts.prefill, parts.frontend), (Some(20.0), Some(3.0)));
     }
 
