@@ -181,7 +181,7 @@ impl SimEngine {
     }
 
     /// Runs the next step. It begins at `now`; if no request is running and the first one arrives later, it begins then. `None`:
-    /// there are no requests.
+    /// the engine has no requests.
     ///
     /// The `now` of the next call must be this step's `ends_at` or later.
     pub fn run_step(&mut self, now: Nanos) -> Option<EngineStep> {

@@ -15,7 +15,7 @@ pub const END_OF_TEXT: u32 = 0;
 /// The limit on outputs that end with [`END_OF_TEXT`].
 const MAX_STOPPED_TOKENS: u32 = 512;
 
-/// A tokenizer, and those of its tokens that outputs consist of.
+/// A tokenizer and the words that outputs consist of.
 #[derive(Debug)]
 pub struct Vocabulary {
     tokenizer: Tokenizer,

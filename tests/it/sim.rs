@@ -1,4 +1,4 @@
-//! `vb-sim` through its binary, by way of raw sockets: what is under test is each byte and how the connection ends.
+//! Tests the `vb-sim` binary through raw sockets: every byte, and how each connection ends.
 
 use std::{
     io::{self, Read, Write},
@@ -20,24 +20,24 @@ enum End {
     Closed,
     /// Reset by the server.
     Reset,
-    /// Still open, and nothing comes.
+    /// Still open, without more data.
     Open,
 }
 
-/// What came back on a connection.
+/// The response on a connection, and how the connection ended.
 #[derive(Debug)]
-struct Reply {
+struct RawResponse {
     head: String,
-    /// The body without its framing, as far as it came.
+    /// The received part of the body, without chunk framing.
     body: String,
-    /// Whether the framing says that this is all.
-    whole: bool,
+    /// Whether the body is complete by its framing.
+    complete: bool,
     /// Whether the framing is broken.
     broken: bool,
     end: End,
 }
 
-impl Reply {
+impl RawResponse {
     fn status(&self) -> u16 {
         self.head.split(' ').nth(1).unwrap_or("0").parse().unwrap()
     }
@@ -46,8 +46,8 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// The data of its events, by the rules of server-sent events.
-    fn data(&self) -> Vec<String> {
+    /// The data of the server-sent events.
+    fn event_data(&self) -> Vec<String> {
         let text = self.body.replace("\r\n", "\n");
         let event = |block: &str| {
             let lines = block.lines().filter_map(|l| l.strip_prefix("data:"));
@@ -57,25 +57,25 @@ impl Reply {
         text.split_terminator("\n\n").filter_map(event).collect()
     }
 
-    fn events(&self) -> Vec<Value> {
-        let data = self.data();
+    fn json_events(&self) -> Vec<Value> {
+        let data = self.event_data();
         let events = data.iter().filter(|d| *d != "[DONE]");
         events.map(|d| serde_json::from_str(d).unwrap_or_else(|e| panic!("{e}: {d}"))).collect()
     }
 
     fn is_done(&self) -> bool {
-        self.data().last().is_some_and(|d| d == "[DONE]")
+        self.event_data().last().is_some_and(|d| d == "[DONE]")
     }
 
-    /// The text of each event that has some, by where it is.
-    fn texts(&self, place: &str) -> Vec<String> {
-        let text = |event: &Value| event.pointer(place).and_then(Value::as_str).map(str::to_owned);
-        self.events().iter().filter_map(text).filter(|t| !t.is_empty()).collect()
+    /// The non-empty texts of the events at this JSON pointer.
+    fn texts_at(&self, pointer: &str) -> Vec<String> {
+        let text = |event: &Value| event.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        self.json_events().iter().filter_map(text).filter(|t| !t.is_empty()).collect()
     }
 
-    fn finish(&self) -> Option<String> {
+    fn finish_reason(&self) -> Option<String> {
         let reason = |e: &Value| e["choices"][0]["finish_reason"].as_str().map(str::to_owned);
-        self.events().iter().find_map(reason)
+        self.json_events().iter().find_map(reason)
     }
 }
 
@@ -85,12 +85,12 @@ fn address(url: &str) -> &str {
 
 fn connect(sim: &Sim) -> TcpStream {
     let socket = TcpStream::connect(address(&sim.url)).unwrap();
-    // Only a server that hangs on purpose gets to use it up.
+    // Long enough that only a server that hangs on purpose reaches it.
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     socket
 }
 
-fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
+fn request_text(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "{method} {path} HTTP/1.1\r\nhost: sim\r\nconnection: close\r\ncontent-type: application/json\r\n\
@@ -98,44 +98,47 @@ fn request(method: &str, path: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// Sends a request on a connection of its own and reads until that ends.
-fn send(sim: &Sim, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+/// Sends a request on a new connection and reads until the connection ends.
+fn send(sim: &Sim, method: &str, path: &str, headers: &str, body: &str) -> RawResponse {
     let mut socket = connect(sim);
-    socket.write_all(request(method, path, headers, body).as_bytes()).unwrap();
-    read(socket)
+    socket.write_all(request_text(method, path, headers, body).as_bytes()).unwrap();
+    read_response(socket)
 }
 
-fn post(sim: &Sim, path: &str, body: &Value) -> Reply {
+fn post(sim: &Sim, path: &str, body: &Value) -> RawResponse {
     send(sim, "POST", path, "", &body.to_string())
 }
 
-fn get(sim: &Sim, path: &str) -> Reply {
+fn get(sim: &Sim, path: &str) -> RawResponse {
     send(sim, "GET", path, "", "")
 }
 
-fn read(mut stream: impl Read) -> Reply {
+fn read_response(mut stream: impl Read) -> RawResponse {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
     let end = loop {
         match stream.read(&mut buffer) {
             Ok(0) => break End::Closed,
             Ok(n) => bytes.extend_from_slice(&buffer[..n]),
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => break End::Reset,
-            // TLS calls it so when the end comes without its goodbye.
+            // TLS reports this if the connection is closed without `close_notify`.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break End::Closed,
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break End::Open,
             Err(e) => panic!("{e}"),
         }
     };
     let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
-    let (head, rest) = bytes.split_at(split);
+    let (head, framed_body) = bytes.split_at(split);
     let head = String::from_utf8(head.to_vec()).unwrap().to_ascii_lowercase();
-    let (body, whole, broken) =
-        if head.contains("transfer-encoding: chunked") { unchunk(rest) } else { (rest.to_vec(), true, false) };
-    Reply { head, body: String::from_utf8(body).unwrap(), whole, broken, end }
+    let (body, complete, broken) = if head.contains("transfer-encoding: chunked") {
+        decode_chunks(framed_body)
+    } else {
+        (framed_body.to_vec(), true, false)
+    };
+    RawResponse { head, body: String::from_utf8(body).unwrap(), complete, broken, end }
 }
 
-/// The body, whether it is whole, and whether its framing is broken.
-fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool, bool) {
+/// The body, whether it is complete, and whether its framing is broken.
+fn decode_chunks(mut bytes: &[u8]) -> (Vec<u8>, bool, bool) {
     let mut body = Vec::new();
     loop {
         let Some(line) = bytes.windows(2).position(|w| w == b"\r\n") else { return (body, false, false) };
@@ -156,8 +159,8 @@ fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool, bool) {
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
 
-/// A request for a stream of exactly eight tokens and its usage.
-fn eight(chat: bool) -> Value {
+/// A request for a stream of exactly eight tokens and the usage.
+fn eight_tokens(chat: bool) -> Value {
     let mut body = json!({"model": "tiny", "max_tokens": 8, "ignore_eos": true, "stream": true,
         "stream_options": {"include_usage": true}});
     if chat {
@@ -168,8 +171,8 @@ fn eight(chat: bool) -> Value {
     body
 }
 
-fn faulty(sim: &Sim, chat: bool, fault: &str) -> Reply {
-    let mut body = eight(chat);
+fn post_with_fault(sim: &Sim, chat: bool, fault: &str) -> RawResponse {
+    let mut body = eight_tokens(chat);
     body["vb_fault"] = json!(fault);
     post(sim, if chat { CHAT } else { COMPLETIONS }, &body)
 }
@@ -178,7 +181,7 @@ const TEXT: &str = "/choices/0/text";
 const CONTENT: &str = "/choices/0/delta/content";
 
 #[test]
-fn it_prints_its_url_and_ends_well_when_it_is_told_to() {
+fn it_prints_its_url_and_exits_with_0_when_stopped() {
     let sim = Sim::start(&[]);
     assert!(sim.url.starts_with("http://127.0.0.1:"), "{}", sim.url);
     assert_eq!(get(&sim, "/health").status(), 200);
@@ -187,7 +190,7 @@ fn it_prints_its_url_and_ends_well_when_it_is_told_to() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_its_cure() {
+fn a_port_in_use_is_reported_with_its_cure() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let done = tool::run("vb-sim", &["--port", &port], "");
@@ -196,7 +199,7 @@ fn a_port_in_use_is_told_with_its_cure() {
 }
 
 #[test]
-fn options_that_cannot_be_are_refused() {
+fn invalid_options_are_rejected() {
     for (args, what) in [
         (vec!["--fault", "flood"], "no fault is called `flood`"),
         (vec!["--profile", "gpt-9"], "llama3.1-8b-h100"),
@@ -213,14 +216,14 @@ fn options_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_truth_log_that_cannot_be_written_is_told_before_anything_is_served() {
+fn a_truth_log_that_cannot_be_written_is_reported_before_serving() {
     let done = tool::run("vb-sim", &["--port", "0", "--truth-log", "/nowhere/truth.ndjson"], "");
     assert_eq!((done.code, done.stdout.as_str()), (4, ""));
     assert!(done.stderr.contains("cannot write /nowhere/truth.ndjson"), "{}", done.stderr);
 }
 
 #[test]
-fn a_config_gives_the_flags_their_values() {
+fn a_config_sets_flags() {
     let config = tool::folder("sim-config").join("config.yaml");
     std::fs::write(&config, "served_model_name: [big, small]\nfault: status_503\nseed: 7\n").unwrap();
     let sim = Sim::start(&["--config", config.to_str().unwrap()]);
@@ -230,29 +233,32 @@ fn a_config_gives_the_flags_their_values() {
 }
 
 #[test]
-fn a_stream_of_completions_has_every_token_the_usage_and_done() {
+fn a_completion_stream_has_every_token_the_usage_and_done() {
     let sim = Sim::start(&[]);
-    let reply = post(&sim, COMPLETIONS, &eight(false));
-    assert_eq!((reply.status(), reply.whole, reply.end), (200, true, End::Closed));
-    assert!(reply.head.contains("content-type: text/event-stream; charset=utf-8"));
-    assert_eq!((reply.texts(TEXT).len(), reply.finish().as_deref(), reply.is_done()), (8, Some("length"), true));
-    let events = reply.events();
+    let response = post(&sim, COMPLETIONS, &eight_tokens(false));
+    assert_eq!((response.status(), response.complete, response.end), (200, true, End::Closed));
+    assert!(response.head.contains("content-type: text/event-stream; charset=utf-8"));
+    assert_eq!(
+        (response.texts_at(TEXT).len(), response.finish_reason().as_deref(), response.is_done()),
+        (8, Some("length"), true)
+    );
+    let events = response.json_events();
     assert_eq!(events.len(), 9);
     assert_eq!(events[8]["choices"], json!([]));
     assert_eq!(events[8]["usage"], json!({"prompt_tokens": 4, "total_tokens": 12, "completion_tokens": 8}));
-    // The words keep their tokens when they are counted again.
-    let again = post(&sim, "/tokenize", &json!({"prompt": reply.texts(TEXT).concat()})).json();
-    assert_eq!(again["count"], 8);
+    // Tokenizing the text again gives the same tokens.
+    let recount = post(&sim, "/tokenize", &json!({"prompt": response.texts_at(TEXT).concat()})).json();
+    assert_eq!(recount["count"], 8);
 }
 
 #[test]
-fn a_stream_of_chat_opens_with_the_role_and_tells_ids_and_usage_when_asked() {
+fn a_chat_stream_opens_with_the_role_and_has_ids_and_usage_on_request() {
     let sim = Sim::start(&[]);
-    let mut body = eight(true);
+    let mut body = eight_tokens(true);
     body["return_token_ids"] = json!(true);
     body["stream_options"]["continuous_usage_stats"] = json!(true);
-    let reply = post(&sim, CHAT, &body);
-    let events = reply.events();
+    let response = post(&sim, CHAT, &body);
+    let events = response.json_events();
     assert_eq!(events.len(), 10);
     assert_eq!(events[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
     let prompt = events[0]["prompt_token_ids"].as_array().unwrap().len();
@@ -261,48 +267,48 @@ fn a_stream_of_chat_opens_with_the_role_and_tells_ids_and_usage_when_asked() {
         assert_eq!(event["usage"]["completion_tokens"], place + 1);
         assert_eq!(event["usage"]["prompt_tokens"], prompt);
     }
-    assert_eq!((reply.texts(CONTENT).len(), reply.is_done()), (8, true));
+    assert_eq!((response.texts_at(CONTENT).len(), response.is_done()), (8, true));
 }
 
 #[test]
-fn an_answer_in_one_piece_says_the_same_as_a_stream() {
+fn a_non_streaming_response_has_the_content_of_a_stream() {
     let sim = Sim::start(&[]);
-    for (chat, path, whole, part) in
+    for (chat, path, full_text, chunk_text) in
         [(false, COMPLETIONS, TEXT, TEXT), (true, CHAT, "/choices/0/message/content", CONTENT)]
     {
-        let mut body = eight(chat);
-        let streamed = post(&sim, path, &body).texts(part).concat();
+        let mut body = eight_tokens(chat);
+        let streamed = post(&sim, path, &body).texts_at(chunk_text).concat();
         body.as_object_mut().unwrap().retain(|key, _| !key.starts_with("stream"));
-        let reply = post(&sim, path, &body).json();
-        assert_eq!(reply.pointer(whole).unwrap(), &json!(streamed));
+        let response = post(&sim, path, &body).json();
+        assert_eq!(response.pointer(full_text).unwrap(), &json!(streamed));
         assert_eq!(
-            (&reply["usage"]["completion_tokens"], &reply["choices"][0]["finish_reason"]),
+            (&response["usage"]["completion_tokens"], &response["choices"][0]["finish_reason"]),
             (&json!(8), &json!("length"))
         );
     }
 }
 
 #[test]
-fn an_answer_that_ends_by_itself_is_shorter_and_its_last_token_has_no_text() {
+fn an_output_that_stops_is_shorter_and_its_last_token_has_no_text() {
     let sim = Sim::start(&[]);
-    let mut body = eight(false);
+    let mut body = eight_tokens(false);
     body["ignore_eos"] = json!(false);
     body["max_tokens"] = json!(40);
-    let reply = post(&sim, COMPLETIONS, &body);
-    let usage = reply.events().last().unwrap()["usage"]["completion_tokens"].as_u64().unwrap();
+    let response = post(&sim, COMPLETIONS, &body);
+    let usage = response.json_events().last().unwrap()["usage"]["completion_tokens"].as_u64().unwrap();
     assert!((1..=40).contains(&usage));
-    assert_eq!((reply.finish().as_deref(), reply.texts(TEXT).len() as u64), (Some("stop"), usage - 1));
+    assert_eq!((response.finish_reason().as_deref(), response.texts_at(TEXT).len() as u64), (Some("stop"), usage - 1));
 }
 
 #[test]
-fn the_same_seed_gives_the_same_answers_in_every_process() {
-    let answer = |seed: &str| post(&Sim::start(&["--seed", seed]), COMPLETIONS, &eight(false)).texts(TEXT);
-    assert_eq!(answer("1"), answer("1"));
-    assert_ne!(answer("1"), answer("2"));
+fn the_same_seed_gives_the_same_outputs_in_every_process() {
+    let output = |seed: &str| post(&Sim::start(&["--seed", seed]), COMPLETIONS, &eight_tokens(false)).texts_at(TEXT);
+    assert_eq!(output("1"), output("1"));
+    assert_ne!(output("1"), output("2"));
 }
 
 #[test]
-fn refusals_have_the_status_and_form_of_vllm() {
+fn errors_have_the_status_and_format_of_vllm() {
     let sim = Sim::start(&["--max-model-len", "64"]);
     assert_eq!(get(&sim, "/nope").json(), json!({"detail": "Not Found"}));
     let wrong = get(&sim, COMPLETIONS);
@@ -313,9 +319,9 @@ fn refusals_have_the_status_and_form_of_vllm() {
         (json!({"prompt": vec![1; 100]}), 400, "This model's maximum context length is 64 tokens."),
         (json!({"prompt": "a", "max_tokens": 65}), 400, "max_tokens=65 cannot be greater than max_model_len=64."),
     ] {
-        let reply = post(&sim, COMPLETIONS, &body);
-        assert_eq!(reply.status(), status);
-        let error = &reply.json()["error"];
+        let response = post(&sim, COMPLETIONS, &body);
+        assert_eq!(response.status(), status);
+        let error = &response.json()["error"];
         assert!(error["message"].as_str().unwrap().starts_with(start), "{error}");
         assert_eq!(error["code"], status);
     }
@@ -323,7 +329,7 @@ fn refusals_have_the_status_and_form_of_vllm() {
 }
 
 #[test]
-fn a_key_is_asked_for_where_vllm_asks_for_it() {
+fn an_api_key_is_required_where_vllm_requires_it() {
     let sim = Sim::start(&["--api-key", "secret"]);
     let body = json!({"prompt": "a", "max_tokens": 1}).to_string();
     let with = |headers: &str| send(&sim, "POST", COMPLETIONS, headers, &body).status();
@@ -334,7 +340,7 @@ fn a_key_is_asked_for_where_vllm_asks_for_it() {
 }
 
 #[test]
-fn text_becomes_tokens_and_text_again() {
+fn text_is_tokenized_and_detokenized() {
     let sim = Sim::start(&[]);
     let there = post(&sim, "/tokenize", &json!({"prompt": "naïve 你好", "return_token_strs": true})).json();
     assert_eq!(there["count"], there["token_strs"].as_array().unwrap().len());
@@ -369,26 +375,26 @@ fn the_prefix_cache_shows_in_usage_and_metrics_until_it_is_reset() {
 }
 
 #[test]
-fn the_next_turn_of_a_chat_is_found_in_the_cache_with_the_answer() {
+fn the_next_turn_of_a_chat_hits_the_cache_including_the_output() {
     let sim = Sim::start(&["--block-size", "4"]);
-    let mut body = eight(true);
-    let answer = post(&sim, CHAT, &body).texts(CONTENT).concat();
+    let mut body = eight_tokens(true);
+    let output = post(&sim, CHAT, &body).texts_at(CONTENT).concat();
     let messages = body["messages"].as_array_mut().unwrap();
-    messages.push(json!({"role": "assistant", "content": answer}));
+    messages.push(json!({"role": "assistant", "content": output}));
     messages.push(json!({"role": "user", "content": "more"}));
-    let usage = post(&sim, CHAT, &body).events().last().unwrap()["usage"].clone();
-    let first = post(&sim, "/tokenize", &eight(true)).json()["count"].as_u64().unwrap();
-    // All of the first turn but its last token, which was generated and never computed, in whole blocks.
+    let usage = post(&sim, CHAT, &body).json_events().last().unwrap()["usage"].clone();
+    let first = post(&sim, "/tokenize", &eight_tokens(true)).json()["count"].as_u64().unwrap();
+    // Full blocks of the first turn, without its last token: it was generated and never computed.
     assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], (first + 7) / 4 * 4);
 }
 
 #[test]
-fn a_client_that_leaves_is_taken_out_of_the_engine() {
+fn a_canceled_request_is_removed_from_the_engine() {
     let sim = Sim::start(&[]);
     for stream in [true, false] {
         let mut socket = connect(&sim);
         let body = json!({"prompt": "a", "max_tokens": 30_000, "ignore_eos": true, "stream": stream}).to_string();
-        socket.write_all(request("POST", COMPLETIONS, "", &body).as_bytes()).unwrap();
+        socket.write_all(request_text("POST", COMPLETIONS, "", &body).as_bytes()).unwrap();
         while !get(&sim, "/metrics").body.contains(r#"num_requests_running{engine="0",model_name="tiny"} 1.0"#) {}
         socket.shutdown(Shutdown::Both).unwrap();
         while !get(&sim, "/metrics").body.contains(r#"num_requests_running{engine="0",model_name="tiny"} 0.0"#) {}
@@ -402,10 +408,10 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
     let sim =
         Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "4ms", "--step-per-prefill-token", "1ms"]);
     let mut socket = connect(&sim);
-    // Two on one connection, so that the log cannot count on its end.
+    // Two requests on one connection, so that a line must be written before the connection ends.
     for name in ["first", "second"] {
-        let body = eight(false).to_string();
-        let text = request("POST", COMPLETIONS, &format!("x-request-id: {name}\r\n"), &body);
+        let body = eight_tokens(false).to_string();
+        let text = request_text("POST", COMPLETIONS, &format!("x-request-id: {name}\r\n"), &body);
         let text = if name == "first" { text.replace("connection: close\r\n", "") } else { text };
         socket.write_all(text.as_bytes()).unwrap();
         let mut seen = Vec::new();
@@ -417,10 +423,10 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
     }
     send(&sim, "POST", COMPLETIONS, "x-request-id: third\r\n", r#"{"prompt":"a","max_tokens":3,"ignore_eos":true}"#);
     send(&sim, "POST", COMPLETIONS, "x-request-id: fourth\r\n", r#"{"prompt":""}"#);
-    // One that the end of the server cuts.
+    // A request that is in flight when the server stops.
     let mut open = connect(&sim);
     let body = json!({"prompt": "a", "max_tokens": 30_000, "ignore_eos": true, "stream": true}).to_string();
-    open.write_all(request("POST", COMPLETIONS, "x-request-id: fifth\r\n", &body).as_bytes()).unwrap();
+    open.write_all(request_text("POST", COMPLETIONS, "x-request-id: fifth\r\n", &body).as_bytes()).unwrap();
     open.read_exact(&mut [0; 600]).unwrap();
     assert_eq!(sim.stop().code, 0);
 
@@ -434,7 +440,7 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
         assert_eq!(truth.arrived.is_some(), cfg!(target_os = "linux"));
         assert!(truth.arrived.is_none_or(|arrived| arrived <= truth.received), "{truth:?}");
         for (place, sent) in truth.sent.iter().enumerate() {
-            // Four prompt tokens and a step, then a step for each token.
+            // One step with four prompt tokens, then one step for each token.
             let due = 4_000_000 + 4_000_000 * (place as u64 + 1);
             assert!(sent.since(truth.received).0 >= due, "{place}: {truth:?}");
         }
@@ -445,10 +451,10 @@ fn the_truth_log_has_a_line_for_each_request_and_no_token_is_early() {
 }
 
 #[test]
-fn slow_headers_delay_the_engine_too() {
+fn slow_headers_also_delay_the_engine() {
     let log = tool::folder("sim-slow").join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--fault", "slow_headers@20"]);
-    assert_eq!(post(&sim, COMPLETIONS, &eight(false)).texts(TEXT).len(), 8);
+    assert_eq!(post(&sim, COMPLETIONS, &eight_tokens(false)).texts_at(TEXT).len(), 8);
     sim.stop();
     let truth = &truths(&log)[0];
     assert_eq!(truth.fault.as_deref(), Some("slow_headers@20"));
@@ -456,18 +462,18 @@ fn slow_headers_delay_the_engine_too() {
 }
 
 #[test]
-fn several_tokens_share_an_event_when_asked() {
+fn tokens_per_chunk_groups_tokens() {
     let log = tool::folder("sim-chunks").join("truth.ndjson");
     let sim = Sim::start(&["--tokens-per-chunk", "3", "--truth-log", log.to_str().unwrap()]);
-    let reply = post(&sim, COMPLETIONS, &eight(false));
-    assert_eq!(reply.texts(TEXT).len(), 4);
-    assert_eq!(reply.events().last().unwrap()["usage"]["completion_tokens"], 8);
+    let response = post(&sim, COMPLETIONS, &eight_tokens(false));
+    assert_eq!(response.texts_at(TEXT).len(), 4);
+    assert_eq!(response.json_events().last().unwrap()["usage"]["completion_tokens"], 8);
     sim.stop();
     assert_eq!(truths(&log)[0].tokens, [1, 3, 3, 1]);
 }
 
 #[test]
-fn https_is_served_with_the_certificate_of_the_tests() {
+fn https_works_with_the_test_certificate() {
     let sim = Sim::start_tls(&[]);
     assert!(sim.url.starts_with("https://127.0.0.1:"));
     let mut roots = rustls::RootCertStore::empty();
@@ -478,14 +484,14 @@ fn https_is_served_with_the_certificate_of_the_tests() {
     for name in ["localhost", "127.0.0.1"] {
         let client = rustls::ClientConnection::new(Arc::clone(&config), name.try_into().unwrap()).unwrap();
         let mut stream = rustls::StreamOwned::new(client, connect(&sim));
-        stream.write_all(request("POST", COMPLETIONS, "", &eight(false).to_string()).as_bytes()).unwrap();
-        let reply = read(stream);
-        assert_eq!((reply.texts(TEXT).len(), reply.is_done(), reply.whole), (8, true, true));
+        stream.write_all(request_text("POST", COMPLETIONS, "", &eight_tokens(false).to_string()).as_bytes()).unwrap();
+        let response = read_response(stream);
+        assert_eq!((response.texts_at(TEXT).len(), response.is_done(), response.complete), (8, true, true));
     }
 }
 
 #[test]
-fn faults_hit_their_share_of_the_requests_and_the_same_ones_again() {
+fn faults_hit_their_share_and_always_the_same_requests() {
     let hit = || {
         let sim = Sim::start(&["--fault", "status_500:0.3", "no_done:0.3"]);
         let body = json!({"prompt": "a", "max_tokens": 1, "stream": true}).to_string();
@@ -503,71 +509,71 @@ fn faults_hit_their_share_of_the_requests_and_the_same_ones_again() {
 #[test]
 fn a_server_can_be_embedded() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (address_sender, address) = std::sync::mpsc::channel();
     let serving = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            tell.send(listener.local_addr().unwrap()).unwrap();
+            address_sender.send(listener.local_addr().unwrap()).unwrap();
             let options =
                 vb::sim::SimOptions { models: vec!["tiny".into()], tokens_per_chunk: 1, ..Default::default() };
             let server = vb::sim::PreparedServer::new(options).unwrap();
             server.serve_until(listener, async { drop(stopped.await) }).await.unwrap();
         });
     });
-    let mut socket = TcpStream::connect(told.recv().unwrap()).unwrap();
-    socket.write_all(request("POST", COMPLETIONS, "", &eight(false).to_string()).as_bytes()).unwrap();
-    assert_eq!(read(socket).texts(TEXT).len(), 8);
+    let mut socket = TcpStream::connect(address.recv().unwrap()).unwrap();
+    socket.write_all(request_text("POST", COMPLETIONS, "", &eight_tokens(false).to_string()).as_bytes()).unwrap();
+    assert_eq!(read_response(socket).texts_at(TEXT).len(), 8);
     stop.send(()).unwrap();
     serving.join().unwrap();
 }
 
-/// Every fault has an arm, so that a new one cannot go without a test.
+/// Every fault has a match arm, so that a new one cannot be added without a test.
 #[test]
-fn each_fault_does_on_the_wire_what_its_table_says() {
+fn each_fault_does_on_the_wire_what_the_manual_says() {
     let sim = Sim::start(&[]);
     for kind in FaultKind::ALL {
-        check(&sim, *kind);
+        check_fault(&sim, *kind);
     }
 }
 
-fn check(sim: &Sim, kind: FaultKind) {
+fn check_fault(sim: &Sim, kind: FaultKind) {
     let name = kind.name();
     match kind {
         FaultKind::NeverAnswer | FaultKind::Stall => check_hang(sim, kind),
         FaultKind::CloseBeforeHeaders | FaultKind::ResetBeforeHeaders => {
-            let reply = faulty(sim, false, name);
+            let response = post_with_fault(sim, false, name);
             let end = if kind == FaultKind::CloseBeforeHeaders { End::Closed } else { End::Reset };
-            assert_eq!((reply.head.as_str(), reply.end), ("", end), "{name}");
+            assert_eq!((response.head.as_str(), response.end), ("", end), "{name}");
         }
-        FaultKind::SlowHeaders => assert!(faulty(sim, false, "slow_headers@20").is_done()),
+        FaultKind::SlowHeaders => assert!(post_with_fault(sim, false, "slow_headers@20").is_done()),
         FaultKind::Status400
         | FaultKind::Status401
         | FaultKind::Status404
         | FaultKind::Status429
         | FaultKind::Status500
         | FaultKind::Status503 => {
-            let reply = faulty(sim, true, name);
-            assert_eq!(format!("status_{}", reply.status()), name);
+            let response = post_with_fault(sim, true, name);
+            assert_eq!(format!("status_{}", response.status()), name);
             let limited = matches!(kind, FaultKind::Status429 | FaultKind::Status503);
-            assert_eq!(reply.head.contains("retry-after: 1"), limited);
-            assert!(!reply.json()["error"].is_null());
+            assert_eq!(response.head.contains("retry-after: 1"), limited);
+            assert!(!response.json()["error"].is_null());
         }
         FaultKind::Html500 | FaultKind::Html200 => {
-            let reply = faulty(sim, false, name);
-            assert_eq!(format!("html_{}", reply.status()), name);
-            assert!(reply.head.contains("text/html") && reply.body.starts_with("<html>"));
+            let response = post_with_fault(sim, false, name);
+            assert_eq!(format!("html_{}", response.status()), name);
+            assert!(response.head.contains("text/html") && response.body.starts_with("<html>"));
         }
         FaultKind::Reset | FaultKind::Cut | FaultKind::BadChunking => {
             for chat in [false, true] {
-                let reply = faulty(sim, chat, &format!("{name}@2"));
+                let response = post_with_fault(sim, chat, &format!("{name}@2"));
                 let end = if kind == FaultKind::Reset { End::Reset } else { End::Closed };
                 assert_eq!(
-                    (reply.end, reply.whole, reply.broken),
+                    (response.end, response.complete, response.broken),
                     (end, false, kind == FaultKind::BadChunking),
                     "{name}"
                 );
-                assert_eq!(reply.texts(if chat { CONTENT } else { TEXT }).len(), 2, "{name}");
+                assert_eq!(response.texts_at(if chat { CONTENT } else { TEXT }).len(), 2, "{name}");
             }
         }
         _ => check_content(sim, kind),
@@ -576,11 +582,11 @@ fn check(sim: &Sim, kind: FaultKind) {
 
 fn check_hang(sim: &Sim, kind: FaultKind) {
     let mut socket = connect(sim);
-    let mut body = eight(false);
+    let mut body = eight_tokens(false);
     body["vb_fault"] = json!(kind.name());
-    socket.write_all(request("POST", COMPLETIONS, "", &body.to_string()).as_bytes()).unwrap();
+    socket.write_all(request_text("POST", COMPLETIONS, "", &body.to_string()).as_bytes()).unwrap();
     if kind == FaultKind::Stall {
-        // Everything up to the third token, however slow this machine is; only then the short wait.
+        // Read up to the third token with the long timeout, for slow machines; only then set the short one.
         let mut seen = Vec::new();
         while seen.windows(6).filter(|w| w == b"data: ").count() < 3 || !seen.ends_with(b"\n\n\r\n") {
             let mut buffer = [0; 4096];
@@ -589,39 +595,39 @@ fn check_hang(sim: &Sim, kind: FaultKind) {
         }
     }
     socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
-    let reply = read(socket);
-    assert_eq!((reply.head.as_str(), reply.end), ("", End::Open), "{}", kind.name());
+    let response = read_response(socket);
+    assert_eq!((response.head.as_str(), response.end), ("", End::Open), "{}", kind.name());
 }
 
-/// Faults of what is said, on a connection that is fine.
+/// Faults in the content of a response, on a connection without faults.
 fn check_content(sim: &Sim, kind: FaultKind) {
     let name = kind.name();
-    let text = faulty(sim, false, name);
-    let chat = faulty(sim, true, name);
-    for reply in [&text, &chat] {
-        assert_eq!((reply.status(), reply.whole, reply.end), (200, true, End::Closed), "{name}");
+    let text = post_with_fault(sim, false, name);
+    let chat = post_with_fault(sim, true, name);
+    for response in [&text, &chat] {
+        assert_eq!((response.status(), response.complete, response.end), (200, true, End::Closed), "{name}");
     }
-    let tokens = text.data().iter().filter(|d| d.contains(r#""text":" "#)).count();
-    let usages = text.data().iter().filter(|d| d.contains(r#""usage":"#)).count();
-    let finish = |place: usize| text.events()[place]["choices"][0]["finish_reason"].clone();
+    let tokens = text.event_data().iter().filter(|d| d.contains(r#""text":" "#)).count();
+    let usages = text.event_data().iter().filter(|d| d.contains(r#""usage":"#)).count();
+    let finish = |place: usize| text.json_events()[place]["choices"][0]["finish_reason"].clone();
     let want = match kind {
         FaultKind::EndEarly => {
-            assert_eq!((text.finish(), text.is_done()), (None, false));
+            assert_eq!((text.finish_reason(), text.is_done()), (None, false));
             (3, 0)
         }
         FaultKind::ErrorInStream => {
-            assert_eq!(text.events()[3]["error"]["code"], 500);
-            assert!(text.is_done() && text.finish().is_none());
+            assert_eq!(text.json_events()[3]["error"]["code"], 500);
+            assert!(text.is_done() && text.finish_reason().is_none());
             (3, 0)
         }
         FaultKind::Abort => {
-            assert_eq!((text.finish().as_deref(), text.is_done()), (Some("abort"), true));
-            assert_eq!(text.events().last().unwrap()["usage"]["completion_tokens"], 3);
+            assert_eq!((text.finish_reason().as_deref(), text.is_done()), (Some("abort"), true));
+            assert_eq!(text.json_events().last().unwrap()["usage"]["completion_tokens"], 3);
             (3, 1)
         }
         FaultKind::BadJson => {
             let bad = |d: &&String| *d != "[DONE]" && serde_json::from_str::<Value>(d).is_err();
-            assert_eq!(text.data().iter().position(|d| bad(&d)), Some(3));
+            assert_eq!(text.event_data().iter().position(|d| bad(&d)), Some(3));
             (8, 1)
         }
         FaultKind::Crlf => {
@@ -630,12 +636,12 @@ fn check_content(sim: &Sim, kind: FaultKind) {
             (8, 1)
         }
         FaultKind::Split => {
-            assert!(text.texts(TEXT).iter().all(|t| t.ends_with("é🙂")));
+            assert!(text.texts_at(TEXT).iter().all(|t| t.ends_with("é🙂")));
             (8, 1)
         }
         FaultKind::MultiToken => (3, 1),
         FaultKind::EmptyChunks => {
-            assert_eq!(text.events().len(), 17);
+            assert_eq!(text.json_events().len(), 17);
             (8, 1)
         }
         FaultKind::FinishEmpty => {
@@ -645,36 +651,36 @@ fn check_content(sim: &Sim, kind: FaultKind) {
         FaultKind::NoUsage => (8, 0),
         FaultKind::DoubleUsage => (8, 2),
         FaultKind::UsageInChoices => {
-            assert_eq!((finish(7), &text.events()[7]["usage"]["completion_tokens"]), (json!("length"), &json!(8)));
+            assert_eq!((finish(7), &text.json_events()[7]["usage"]["completion_tokens"]), (json!("length"), &json!(8)));
             (8, 1)
         }
         FaultKind::NoDone => {
-            assert!(!text.is_done() && text.finish().is_some());
+            assert!(!text.is_done() && text.finish_reason().is_some());
             (8, 1)
         }
         FaultKind::DoneOnly => {
-            assert!(text.is_done() && text.finish().is_none());
+            assert!(text.is_done() && text.finish_reason().is_none());
             (8, 1)
         }
         FaultKind::Empty => {
-            assert_eq!((text.finish().as_deref(), text.is_done()), (Some("stop"), true));
-            assert_eq!(text.events().last().unwrap()["usage"]["completion_tokens"], 0);
+            assert_eq!((text.finish_reason().as_deref(), text.is_done()), (Some("stop"), true));
+            assert_eq!(text.json_events().last().unwrap()["usage"]["completion_tokens"], 0);
             (0, 1)
         }
         FaultKind::Reasoning | FaultKind::ReasoningContent => {
-            assert_eq!(chat.texts(&format!("/choices/0/delta/{name}")).len(), 4);
-            assert_eq!(chat.texts(CONTENT).len(), 4);
-            let told = chat.events().last().unwrap()["usage"]["completion_tokens_details"].clone();
-            assert_eq!(told["reasoning_tokens"].as_u64(), (kind == FaultKind::Reasoning).then_some(4));
+            assert_eq!(chat.texts_at(&format!("/choices/0/delta/{name}")).len(), 4);
+            assert_eq!(chat.texts_at(CONTENT).len(), 4);
+            let details = chat.json_events().last().unwrap()["usage"]["completion_tokens_details"].clone();
+            assert_eq!(details["reasoning_tokens"].as_u64(), (kind == FaultKind::Reasoning).then_some(4));
             (8, 1)
         }
         FaultKind::ToolCalls => {
-            assert_eq!(chat.texts("/choices/0/delta/tool_calls/0/function/arguments").len(), 8);
-            assert_eq!(chat.finish().as_deref(), Some("tool_calls"));
+            assert_eq!(chat.texts_at("/choices/0/delta/tool_calls/0/function/arguments").len(), 8);
+            assert_eq!(chat.finish_reason().as_deref(), Some("tool_calls"));
             (8, 1)
         }
         FaultKind::RoleEarly => {
-            assert_eq!(chat.events()[0]["choices"][0]["delta"]["role"], "assistant");
+            assert_eq!(chat.json_events()[0]["choices"][0]["delta"]["role"], "assistant");
             (8, 1)
         }
         FaultKind::Coalesce => (8, 1),
@@ -683,39 +689,44 @@ fn check_content(sim: &Sim, kind: FaultKind) {
     assert_eq!((tokens, usages), want, "{name}");
 }
 
-/// Each in its own words and with its own ends.
+/// Error formats and ends of streams differ between APIs.
 #[test]
-fn other_apis_refuse_and_end_as_their_servers_do() {
+fn other_apis_fail_and_end_as_their_servers_do() {
     let sim = Sim::start(&[]);
     let tgi =
         |p: f64| post(&sim, "/generate", &json!({"inputs": "hi", "parameters": {"max_new_tokens": 2, "top_p": p}}));
-    let refused = tgi(1.0);
-    assert_eq!((refused.status(), &refused.json()["error_type"]), (422, &json!("validation")));
-    assert_eq!(refused.json()["error"], "Input validation error: `top_p` must be > 0.0 and < 1.0");
+    let error = tgi(1.0);
+    assert_eq!((error.status(), &error.json()["error_type"]), (422, &json!("validation")));
+    assert_eq!(error.json()["error"], "Input validation error: `top_p` must be > 0.0 and < 1.0");
     let details = tgi(0.9).json()["details"].clone();
     assert_eq!(
         (&details["input_length"], &details["prefill"], &details["tokens"]),
         (&json!(null), &json!([]), &json!([]))
     );
     let triton = "/v2/models/ensemble/generate";
-    let refused = post(&sim, triton, &json!({"text_input": "hi"}));
-    assert_eq!(refused.status(), 400);
-    assert!(refused.json()["error"].as_str().unwrap().starts_with("missing required input(s) ['max_tokens']"));
+    let error = post(&sim, triton, &json!({"text_input": "hi"}));
+    assert_eq!(error.status(), 400);
+    assert!(error.json()["error"].as_str().unwrap().starts_with("missing required input(s) ['max_tokens']"));
     for prompt in ["a", "b", "c", "d"] {
         let body = json!({"text_input": prompt, "max_tokens": 3});
         let ends = post(&sim, &format!("{triton}_stream"), &body);
-        assert_eq!(ends.events().last().unwrap()["text_output"], "", "the end token");
+        assert_eq!(ends.json_events().last().unwrap()["text_output"], "", "the end token");
         let body = json!({"text_input": prompt, "max_tokens": 3, "min_tokens": 3});
-        let whole = post(&sim, &format!("{triton}_stream"), &body);
-        assert!(whole.events().len() == 3 && whole.events().iter().all(|event| event["text_output"] != ""));
+        let full_length = post(&sim, &format!("{triton}_stream"), &body);
+        assert!(
+            full_length.json_events().len() == 3
+                && full_length.json_events().iter().all(|event| event["text_output"] != "")
+        );
         let messages = json!([{"role": "user", "content": prompt}]);
         let body = json!({"messages": messages, "max_tokens": 3, "stream": true});
-        let said = post(&sim, "/v1/messages", &body);
-        assert!(said.body.contains("message_stop") && !said.body.contains("\"type\":\"text_delta\",\"text\":\"\""));
+        let messages = post(&sim, "/v1/messages", &body);
+        assert!(
+            messages.body.contains("message_stop") && !messages.body.contains("\"type\":\"text_delta\",\"text\":\"\"")
+        );
         let body =
             json!({"text": prompt, "sampling_params": {"max_new_tokens": 3, "ignore_eos": true}, "stream": true});
         let ids: Vec<usize> = post(&sim, "/generate", &body)
-            .events()
+            .json_events()
             .iter()
             .map(|event| event["output_ids"].as_array().unwrap().len())
             .collect();
@@ -724,7 +735,7 @@ fn other_apis_refuse_and_end_as_their_servers_do() {
 }
 
 #[test]
-fn vectors_and_ranks_come_as_they_are_asked_for() {
+fn vectors_and_ranks_have_the_requested_format() {
     let sim = Sim::start(&[]);
     let vector = |format: &str| {
         let body = json!({"input": "hi", "dimensions": 3, "encoding_format": format});
@@ -745,14 +756,13 @@ fn vectors_and_ranks_come_as_they_are_asked_for() {
     assert_eq!(best["results"].as_array().unwrap()[..], all["results"].as_array().unwrap()[..2]);
 }
 
-/// The keys of objects in their order, and what kind of value each has. An array is as its first item; what is null on one
-/// side may be anything on the other.
-fn shape(value: &Value) -> Value {
+/// The shape of a value: the keys of objects in order, with the type of each value. An array has the shape of its first item.
+fn json_shape(value: &Value) -> Value {
     match value {
-        // Of a completion's likely tokens, which are keys.
+        // The likely tokens of a completion are keys, so only their number is compared.
         Value::Object(map) if map.values().all(|value| value.as_f64().is_some_and(|p| p < 0.0)) => json!(map.len()),
-        Value::Object(map) => json!(map.iter().map(|(key, value)| json!([key, shape(value)])).collect::<Vec<_>>()),
-        Value::Array(list) => json!({"list of": list.first().map(shape)}),
+        Value::Object(map) => json!(map.iter().map(|(key, value)| json!([key, json_shape(value)])).collect::<Vec<_>>()),
+        Value::Array(list) => json!({"list of": list.first().map(json_shape)}),
         Value::String(_) => json!("text"),
         Value::Number(_) => json!("number"),
         Value::Bool(_) => json!("switch"),
@@ -760,13 +770,13 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-/// Whether two shapes are the same, but for what is null or empty on one side.
-fn fits(a: &Value, b: &Value) -> bool {
+/// Whether two shapes are equal. A value that is null or empty on one side matches anything.
+fn shapes_match(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Null, _) | (_, Value::Null) => true,
-        (Value::Object(a), Value::Object(b)) => fits(&a["list of"], &b["list of"]),
+        (Value::Object(a), Value::Object(b)) => shapes_match(&a["list of"], &b["list of"]),
         (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a[0] == b[0] && fits(&a[1], &b[1]))
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a[0] == b[0] && shapes_match(&a[1], &b[1]))
         }
         (a, b) => a == b,
     }
@@ -774,21 +784,21 @@ fn fits(a: &Value, b: &Value) -> bool {
 
 #[track_caller]
 fn assert_shape(name: &str, got: &Value, want: &Value) {
-    let [got, want] = [got, want].map(shape);
-    assert!(fits(&got, &want), "{name}\n got {got}\nwant {want}");
+    let [got, want] = [got, want].map(json_shape);
+    assert!(shapes_match(&got, &want), "{name}\n got {got}\nwant {want}");
 }
 
-/// What tells an event of one kind from those of another.
-fn kind(event: &Value) -> String {
+/// A key that distinguishes kinds of events.
+fn event_kind(event: &Value) -> String {
     let choice = &event["choices"][0];
     let delta = choice["delta"].as_object().map(|delta| delta.keys().cloned().collect::<Vec<_>>());
     let first_call = choice.pointer("/delta/tool_calls/0/id").is_some();
-    // That of a chat that ends has a key more.
+    // The last event of a chat has one more key.
     format!("{} {} {delta:?} {first_call} {}", event["type"], choice.is_null(), choice["finish_reason"].is_null())
 }
 
 #[test]
-fn the_answers_of_every_api_of_vllm_have_the_keys_of_vllm() {
+fn the_responses_of_every_vllm_api_have_the_keys_of_vllm() {
     let sim = Sim::start(&[]);
     let hi = json!([{"role": "user", "content": "hi"}]);
     let tool = json!([{"type": "function", "function": {"name": "recite", "parameters": {}}}]);
@@ -827,21 +837,21 @@ fn the_answers_of_every_api_of_vllm_have_the_keys_of_vllm() {
         ),
     ] {
         let real = std::fs::read_to_string(data(&format!("backends/{file}"))).unwrap();
-        let reply = post(&sim, path, &body);
+        let response = post(&sim, path, &body);
         if body["stream"] != true {
-            assert_shape(file, &reply.json(), &serde_json::from_str(&real).unwrap());
+            assert_shape(file, &response.json(), &serde_json::from_str(&real).unwrap());
             continue;
         }
         let events = |data: Vec<String>| -> Vec<(String, Value)> {
             let events = data.iter().filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap());
-            let mut events: Vec<_> = events.map(|event: Value| (kind(&event), event)).collect();
-            // One of each kind that comes several times in a row, or in turn.
+            let mut events: Vec<_> = events.map(|event: Value| (event_kind(&event), event)).collect();
+            // Keep the first event of each kind.
             let mut seen = std::collections::HashSet::new();
             events.retain(|(kind, _)| seen.insert(kind.clone()));
             events
         };
-        let real = Reply { body: real, head: String::new(), whole: true, broken: false, end: End::Closed };
-        let [got, want] = [&reply, &real].map(|reply| events(reply.data()));
+        let real = RawResponse { body: real, head: String::new(), complete: true, broken: false, end: End::Closed };
+        let [got, want] = [&response, &real].map(|response| events(response.event_data()));
         let kinds = |events: &[(String, Value)]| events.iter().map(|(kind, _)| kind.clone()).collect::<Vec<_>>();
         assert_eq!(kinds(&got), kinds(&want), "{file}");
         for ((kind, got), (_, want)) in got.iter().zip(&want) {

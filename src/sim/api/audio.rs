@@ -136,22 +136,22 @@ mod tests {
         [name.as_bytes(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body, padding].concat()
     }
 
-    fn sound(rate: u32, before: &[u8], samples: usize) -> Vec<u8> {
+    fn wav_file(rate: u32, before: &[u8], samples: usize) -> Vec<u8> {
         let format = [&[1, 0, 1, 0, 0x80, 0x3e, 0, 0][..], &rate.to_le_bytes(), &[2, 0, 16, 0]].concat();
         let chunks = [before.to_vec(), chunk("fmt ", &format), chunk("data", &vec![0; samples])].concat();
         chunk("RIFF", &[b"WAVE".to_vec(), chunks].concat())
     }
 
     #[test]
-    fn a_second_of_sound_is_fifty_tokens_wherever_its_head_says_so() {
-        assert_eq!(count_tokens(&sound(32_000, &[], 32_000)), 50);
-        assert_eq!(count_tokens(&sound(32_000, &chunk("LIST", b"odd"), 16_000)), 25);
+    fn one_second_of_audio_is_fifty_tokens_for_any_header_layout() {
+        assert_eq!(count_tokens(&wav_file(32_000, &[], 32_000)), 50);
+        assert_eq!(count_tokens(&wav_file(32_000, &chunk("LIST", b"odd"), 16_000)), 25);
         assert_eq!((count_tokens(b"RIFF"), count_tokens(b"")), (1, 1));
     }
 
     #[test]
-    fn a_head_that_says_nonsense_costs_nothing() {
-        assert!(count_tokens(&sound(0, &[], 3_000_000)) < 5000);
-        assert_eq!(count_tokens(&sound(1, &[], 1_000_000)), MAX_PROMPT_TOKENS);
+    fn an_invalid_header_does_not_give_a_huge_prompt() {
+        assert!(count_tokens(&wav_file(0, &[], 3_000_000)) < 5000);
+        assert_eq!(count_tokens(&wav_file(1, &[], 1_000_000)), MAX_PROMPT_TOKENS);
     }
 }

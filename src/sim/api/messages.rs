@@ -92,7 +92,7 @@ impl Dialect for MessagesDialect {
     }
 
     fn encode_chunk(&mut self, chunk: ChunkContent<'_>) -> String {
-        // The end-of-text token has no text, so there is no event for it.
+        // The end-of-text token has neither text nor an event.
         if chunk.ids == [END_OF_TEXT] {
             return String::new();
         }
