@@ -64,8 +64,8 @@ impl BlockPool {
         hashes.iter().map_while(|hash| self.prefixes.get(hash).copied()).collect()
     }
 
-    /// Adds a user to the blocks of a known prefix, and allocates and appends `fresh` free blocks. If there are too few free blocks,
-    /// nothing changes.
+    /// Adds a user to the blocks of a known prefix, and allocates and appends `fresh` free blocks. If there are too few free
+    /// blocks, nothing changes.
     pub fn allocate(&mut self, known: Vec<BlockId>, fresh: usize) -> Option<Vec<BlockId>> {
         let revived = known.iter().filter(|id| self.all[**id as usize].users == 0).count();
         if self.num_free() < revived + fresh {
@@ -100,8 +100,8 @@ impl BlockPool {
         }
     }
 
-    /// Removes one user from each of a request's blocks. The last block becomes free first, because a shorter prefix is useful to more
-    /// requests.
+    /// Removes one user from each of a request's blocks. The last block becomes free first, because a shorter prefix is useful
+    /// to more requests.
     pub fn release_blocks(&mut self, ids: &[BlockId]) {
         for id in ids.iter().rev() {
             let block = &mut self.all[*id as usize];

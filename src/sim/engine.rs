@@ -3,9 +3,9 @@
 //! The engine has neither a clock nor randomness. Its caller passes the time, so a test can check the exact nanosecond of each
 //! token. The scheduler follows vLLM's V1 engine with its default policy, first come, first served:
 //!
-//! 1. Running requests are scheduled in order of arrival: one token for each request that decodes, and the next part of the prompt
-//!    that exceeded the previous budget. When blocks run out, the latest arrival is preempted: it loses its blocks, returns to the
-//!    front of the queue and is computed again.
+//! 1. Running requests are scheduled in order of arrival: one token for each request that decodes, and the next part of a prompt
+//!    that exceeded the budget. When blocks run out, the latest arrival is preempted: it loses its blocks, returns to the front of
+//!    the queue and is computed again.
 //! 2. If no request was preempted, waiting requests are admitted while budget, blocks and `max_num_seqs` allow.
 //!
 //! All tokens of a step appear at its end.
@@ -125,8 +125,8 @@ impl SimEngine {
         })
     }
 
-    /// Queues a job that arrived at `now`. Jobs must be queued in order of arrival. Prompt and output need at least one token each
-    /// and must fit into `max_model_len` together.
+    /// Queues a job that arrived at `now`. Jobs must be queued in order of arrival. Prompt and output need at least one token
+    /// each and must fit into `max_model_len` together.
     pub fn submit_job(&mut self, now: Nanos, job: Job) {
         debug_assert!(!job.prompt.is_empty() && !job.output.is_empty());
         self.waiting.push_back(Sequence {
@@ -463,7 +463,8 @@ mod tests {
         assert_eq!(steps.iter().flat_map(|s| &s.preempted).collect::<Vec<_>>(), [&2]);
         assert_eq!((times[&1].len(), times[&2].len()), (8, 8));
         assert_eq!(engine.counters().preemptions, 1);
-        // Both hold 4 blocks with 16 tokens when the 17th needs a fifth block: 12 prompt tokens and 5 generated ones are recomputed.
+        // Both hold 4 blocks with 16 tokens when the 17th needs a fifth block. 12 prompt tokens and 5 generated ones are
+        // recomputed.
         let again = steps.iter().rposition(|s| s.prefill_tokens > 0).unwrap();
         assert_eq!(steps[again].prefill_tokens, 17);
         assert_eq!(steps.iter().map(|s| s.admitted.len()).sum::<usize>(), 2, "each is admitted once");

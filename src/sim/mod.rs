@@ -1,4 +1,5 @@
-//! `vb-sim`: a simulated OpenAI-compatible server. A model determines its timing to the nanosecond, and it produces faults on demand.
+//! `vb-sim`: a simulated OpenAI-compatible server. A model determines its timing to the nanosecond, and it produces faults on
+//! demand.
 //!
 //! ```text
 //! server ── routes ── request, api   connections, endpoints, bodies
@@ -10,8 +11,8 @@
 //!           wire ── truth_log                        bytes → socket, with timestamps
 //! ```
 //!
-//! `vb-sim` and `vb-fire` check each other, so they share only the modules below both: units, clock, tokens, randomness, the format
-//! of prompts, command lines, the pacer, and the socket with its kernel timestamps. The manual is `docs/SIM.md`.
+//! `vb-sim` and `vb-fire` check each other, so they share only the modules below both: units, clock, tokens, randomness, the
+//! format of prompts, command lines, the pacer, and the socket with its kernel timestamps. The manual is `docs/SIM.md`.
 
 mod api;
 mod blocks;
@@ -62,8 +63,8 @@ const RESPONSES: &str = "Responses";
 
 /// Simulate a vLLM server: its APIs, its timing, and faults on demand.
 ///
-/// Prints its base URL on one line when it is ready, and serves until it is interrupted. A TIME is a number with a unit, as in 5ms or
-/// 27us; without a unit it is seconds.
+/// Prints its base URL on one line when it is ready, and serves until it is interrupted. A TIME is a number with a unit, as in
+/// 5ms or 27us; without a unit it is seconds.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-sim", version, after_help = EXAMPLES)]
 pub struct Args {

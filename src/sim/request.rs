@@ -48,8 +48,8 @@ pub fn error_body(status: u16, kind: &str, param: Option<&str>, message: &str) -
     json!({"error": {"message": message, "type": kind, "param": param, "code": status}})
 }
 
-/// The keys of a generation request that `vb-sim` understands. Except for `vb_fault`, they are vLLM's and have the meaning that they
-/// have there; vLLM's other keys are accepted and ignored.
+/// The keys of a generation request that `vb-sim` understands. Except for `vb_fault`, they are vLLM's and have the meaning that
+/// they have there; vLLM's other keys are accepted and ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct GenerationBody {

@@ -393,8 +393,8 @@ fn split_event(event: &str, max_bytes: usize) -> Vec<Bytes> {
     parts
 }
 
-/// Rewrites an event in another form that the standard of server-sent events allows: CRLF line ends, more fields, a comment, no space
-/// after the colon, and data over two lines. The line end between them is white space in JSON.
+/// Rewrites an event in another form that the standard of server-sent events allows: CRLF line ends, more fields, a comment, no
+/// space after the colon, and data over two lines. The line end between them is white space in JSON.
 fn unusual_framing(event: &str) -> String {
     let json = event.trim_start_matches("data: ").trim_end();
     let data = match json.split_once(',') {

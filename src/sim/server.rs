@@ -142,7 +142,8 @@ async fn accept_connections(
     }
 }
 
-/// Serves one connection until it ends. Errors are ignored here: the client sees how the connection ends, and so does the truth log.
+/// Serves one connection until it ends. Errors are ignored here: the client sees how the connection ends, and so does the truth
+/// log.
 async fn serve_connection(tcp: TcpStream, server: Rc<SimServer>, tap: SharedTap, tls: Option<TlsAcceptor>) {
     let socket = Socket::new(tcp, server.clock);
     let stream = match tls {

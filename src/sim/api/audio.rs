@@ -1,5 +1,5 @@
-//! `/v1/audio/transcriptions` and `…/translations`: a form with an audio file. As with Whisper, 30 seconds of audio are 1,500 prompt
-//! tokens. The duration of a WAV file is taken from its header.
+//! `/v1/audio/transcriptions` and `…/translations`: a form with an audio file. As with Whisper, 30 seconds of audio are 1,500
+//! prompt tokens. The duration of a WAV file is taken from its header.
 
 use serde_json::{Value, json};
 

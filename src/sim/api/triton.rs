@@ -1,5 +1,5 @@
-//! TensorRT-LLM served by Triton's generate extension. Its responses contain neither token counts nor a finish reason. The text of the
-//! last event is empty if the model ended the output before the limit.
+//! TensorRT-LLM served by Triton's generate extension. Its responses contain neither token counts nor a finish reason. The text
+//! of the last event is empty if the model ended the output before the limit.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
