@@ -78,7 +78,9 @@ impl ConfigFile {
             let flags = command.get_arguments().filter_map(clap::Arg::get_long);
             known.extend(
                 flags
-                    .filter(|f| !matches!(*f, "config" | "help" | "version" | "schema" | "list-backends"))
+                    .filter(|f| {
+                        !matches!(*f, "config" | "help" | "version" | "schema" | "list-backends" | "list-datasets")
+                    })
                     .map(|f| f.replace('-', "_")),
             );
         }

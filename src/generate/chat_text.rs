@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Plan, fit::Framed, media};
 use crate::{
     data::Row,
     error::Error,
+    generate::{common::Common, exact::Framed, media},
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
 };
@@ -20,28 +20,28 @@ const USED: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 pub fn ready(
     row: &Row,
     mut request: SampleRequest,
-    plan: &Plan,
+    common: &Common,
     framed: Framed,
 ) -> Result<(SampleRequest, Option<usize>), Error> {
-    if plan.chat {
+    if common.chat {
         return Ok((request, None));
     }
     let media = request.messages.as_deref().and_then(media::beside_text);
     if let Some(kind) = &media
-        && (!plan.takes_media || plan.apply_chat_template)
+        && (!common.takes_media || common.apply_chat_template)
     {
         return Err(row.wrong(&format!(
             "a message has a part of type `{kind}`, for which text has no place: images and sound need an API that takes them, \
              as --backend openai-chat"
         )));
     }
-    if plan.apply_chat_template
+    if common.apply_chat_template
         && let Some(Prompt::Text(text)) = &request.prompt
     {
         request.messages = Some(chat_of(text));
         request.prompt = None;
     }
-    let unasked = !plan.apply_chat_template && !framed.tokenizer.has_template();
+    let unasked = !common.apply_chat_template && !framed.tokenizer.has_template();
     if request.messages.is_none() || request.prompt.is_some() || unasked || media.is_some() {
         return Ok((request, None));
     }

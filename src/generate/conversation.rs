@@ -3,15 +3,16 @@
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, json};
 
-use super::{
-    Plan,
-    fit::Framed,
-    length::OutputLen,
-    media,
-    session::{self, Exchange, Session},
-    writer::Fitted,
+use crate::{
+    error::Error,
+    generate::{
+        common::Common,
+        exact::{Framed, OutputLen},
+        media,
+        session::{self, Exchange, Session},
+        writer::Fitted,
+    },
 };
-use crate::error::Error;
 
 /// A message: `{"role":…,"content":…}`, or `{"from":…,"value":…}`.
 #[derive(Debug, Clone, Deserialize)]
@@ -112,9 +113,9 @@ impl Conversation {
     }
 
     /// A turn for each question, with the length of its answer, or the length that was asked for.
-    pub fn session(self, plan: &Plan, framed: Framed) -> Result<Session, Error> {
+    pub fn session(self, common: &Common, framed: Framed) -> Result<Session, Error> {
         let exchanges = self.pairs.into_iter().map(|(user, reply)| {
-            let reply_len = match plan.output_len {
+            let reply_len = match common.output_len {
                 Some(OutputLen::Tokens(n)) => n,
                 // The answer is generated, so it has no special tokens in front.
                 _ => u32::try_from(framed.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
@@ -122,7 +123,7 @@ impl Conversation {
             // The question is as long as it is.
             Ok(Exchange { user, reply, reply_len, asked: Fitted::as_is(0) })
         });
-        session::session(plan, framed, self.system.as_deref(), exchanges, 0, None)
+        session::session(common, framed, self.system.as_deref(), exchanges, 0, None)
     }
 }
 

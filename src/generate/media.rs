@@ -6,10 +6,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Plan;
 use crate::{
     data::Row,
     error::{Error, truncate_quote},
+    generate::common::Common,
     record::SampleRequest,
 };
 
@@ -68,11 +68,11 @@ pub fn said(content: &[Value]) -> Result<String, String> {
 }
 
 /// Puts the row's images and sound behind what the request has of the kind, for an API that takes them.
-pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, plan: &Plan) -> Result<(), Error> {
+pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, common: &Common) -> Result<(), Error> {
     if parts.is_empty() {
         return Ok(());
     }
-    if !plan.takes_media {
+    if !common.takes_media {
         return Err(row.wrong("images and sound need an API that takes them, as --backend openai-chat"));
     }
     let mut all = match request.multi_modal_data.take() {

@@ -8,10 +8,10 @@ use std::{
 use clap::parser::ValueSource;
 use serde_json::Value;
 
-use super::{warn, writer::Writer};
 use crate::{
     cli,
     error::Error,
+    generate::{warn, writer::RequestWriter},
     ndjson::LineReader,
     record::SampleRequest,
     rng::{self, WeightedIndex},
@@ -144,7 +144,7 @@ impl Stream {
 }
 
 /// Writes the requests of all sources, at most `most` of them (0: as many as there are).
-pub fn run(args: &MixArgs, seed: u64, most: u64, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(args: &MixArgs, seed: u64, most: u64, writer: &mut RequestWriter) -> Result<(), Error> {
     if args.sources.is_empty() {
         return Err(Error::Usage("name the sources: vb-gen mix 0.7=a.ndjson 0.3=b.ndjson".into()));
     }
@@ -173,7 +173,7 @@ fn by_weight(
     weights: &[f64],
     seed: u64,
     most: u64,
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
 ) -> Result<(), Error> {
     let weighted = WeightedIndex::new(weights.iter().copied());
     for item in 0..most {
@@ -191,7 +191,7 @@ fn by_weight(
 }
 
 /// Takes what is due first, and of those due at once what was named first.
-fn by_time(mut streams: Vec<Stream>, most: u64, writer: &mut Writer) -> Result<(), Error> {
+fn by_time(mut streams: Vec<Stream>, most: u64, writer: &mut RequestWriter) -> Result<(), Error> {
     let mut heads = streams.iter_mut().map(Stream::next_timed).collect::<Result<Vec<_>, Error>>()?;
     while writer.written() < most {
         let due = heads.iter().enumerate().filter_map(|(i, head)| Some((head.as_ref()?.0, i))).min();

@@ -1,15 +1,15 @@
 //! Requests from the rows of a dataset file: shuffled, filtered, and drawn again when there are too few.
 
-use super::{
-    Plan,
-    ordered::{More, Turn, ordered},
-    session::Session,
-    warn,
-    writer::{Fitted, Writer},
-};
 use crate::{
     data::{Row, Rows},
     error::Error,
+    generate::{
+        common::Common,
+        ordered::{More, Turn, ordered},
+        session::Session,
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     record::SampleRequest,
     rng,
 };
@@ -33,50 +33,50 @@ enum Outcome {
 
 /// Writes `--num-prompts` requests made of `rows`, or of all of them.
 pub fn run(
-    plan: &Plan,
+    common: &Common,
     rows: &Rows,
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
     make: impl Fn(&Row) -> Result<Kept, Error> + Sync,
 ) -> Result<(), Error> {
-    run_each(plan, rows, writer, |row| Ok(make(row)?.map(|kept| Made::Request(Box::new(kept)))))
+    run_each(common, rows, writer, |row| Ok(make(row)?.map(|kept| Made::Request(Box::new(kept)))))
 }
 
 /// As [`run`], with a conversation of each row; `make` gives none for a row that is left out.
 pub fn run_sessions(
-    plan: &Plan,
+    common: &Common,
     rows: &Rows,
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
     make: impl Fn(&Row) -> Result<Session, Error> + Sync,
 ) -> Result<(), Error> {
-    run_each(plan, rows, writer, |row| Ok(Some(make(row)?).filter(|session| !session.is_empty()).map(Made::Session)))
+    run_each(common, rows, writer, |row| Ok(Some(make(row)?).filter(|session| !session.is_empty()).map(Made::Session)))
 }
 
 fn run_each(
-    plan: &Plan,
+    common: &Common,
     rows: &Rows,
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
     make: impl Fn(&Row) -> Result<Option<Made>, Error> + Sync,
 ) -> Result<(), Error> {
     let mut order: Vec<usize> = (0..rows.count()).collect();
-    if plan.shuffle {
-        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "rows", 0));
+    if common.shuffle {
+        rng::shuffle_list(&mut order, &mut rng::random_stream(common.seed, "rows", 0));
     }
     let make = |row: usize| -> Result<Outcome, Error> {
         let Some(row) = rows.read(row)? else { return Ok(Outcome::LeftOut) };
         match make(&row) {
             Ok(Some(requests)) => Ok(Outcome::Kept(requests)),
             Ok(None) => Ok(Outcome::LeftOut),
-            Err(e @ Error::Input(_)) if plan.lenient => Ok(Outcome::Bad(e)),
+            Err(e @ Error::Input(_)) if common.lenient => Ok(Outcome::Bad(e)),
             Err(e) => Err(e),
         }
     };
-    let kept = once_through(plan, &order, writer, &make)?;
+    let kept = once_through(common, &order, writer, &make)?;
     if kept.is_empty() {
         return Err(Error::Input(format!("none of the {} rows is a usable request", rows.count())));
     }
-    let Some(missing) = plan.missing(writer) else { return Ok(()) };
+    let Some(missing) = common.missing(writer) else { return Ok(()) };
     let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.count());
-    if !plan.oversample {
+    if !common.oversample {
         warn(format!("{there}: wrote those"));
         return Ok(());
     }
@@ -84,14 +84,14 @@ fn run_each(
         "{there}: {missing} are written a second time, which the server's prefix cache will notice; \
          --no-oversample stops at what there is"
     ));
-    again(plan, &kept, writer, &make)
+    again(common, &kept, writer, &make)
 }
 
 /// Writes the rows in this order until there are enough; gives those that were kept.
 fn once_through(
-    plan: &Plan,
+    common: &Common,
     order: &[usize],
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<Vec<usize>, Error> {
     let (mut kept, mut bad, mut seen) = (Vec::new(), 0_u64, order.iter());
@@ -111,11 +111,11 @@ fn once_through(
                     }
                 }
                 Outcome::Kept(requests) => {
-                    write(plan, requests, writer)?;
+                    write(common, requests, writer)?;
                     kept.extend(row);
                 }
             }
-            Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
+            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
         },
     )?;
     if bad > 1 {
@@ -126,12 +126,12 @@ fn once_through(
 
 /// Writes more until there are enough, each drawn from the rows that were kept.
 fn again(
-    plan: &Plan,
+    common: &Common,
     kept: &[usize],
-    writer: &mut Writer,
+    writer: &mut RequestWriter,
     make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
 ) -> Result<(), Error> {
-    let draw = |item| kept[rng::sample_index(&mut rng::random_stream(plan.seed, "oversample", item), kept.len())];
+    let draw = |item| kept[rng::sample_index(&mut rng::random_stream(common.seed, "oversample", item), kept.len())];
     ordered(
         writer.ahead(),
         |item| Some(make(draw(item))),
@@ -144,18 +144,18 @@ fn again(
                         if let Made::Request(request) = &mut requests {
                             request.0.request_id = None;
                         }
-                        write(plan, requests, writer)?;
+                        write(common, requests, writer)?;
                     }
                 }
             }
-            Ok(if plan.has_enough(writer) { More::No } else { More::Yes })
+            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
         },
     )
 }
 
-fn write(plan: &Plan, made: Made, writer: &mut Writer) -> Result<(), Error> {
+fn write(common: &Common, made: Made, writer: &mut RequestWriter) -> Result<(), Error> {
     match made {
         Made::Request(request) => writer.write_fitted(request.0, request.1),
-        Made::Session(session) => plan.write_session(&session, writer),
+        Made::Session(session) => common.write_session(&session, writer),
     }
 }

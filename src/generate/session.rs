@@ -1,21 +1,21 @@
 //! Conversations: what a user says, turn by turn, becomes one request a turn, each with all that was said before.
 
-use clap::ArgAction;
 use serde_json::{Value, json};
 
-use super::{
-    DatasetName, Plan, chat_text,
-    fit::Framed,
-    writer::{Fitted, Writer},
-};
 use crate::{
-    backend::Backend,
     error::Error,
+    generate::{
+        args::{Args, CONVERSATIONS},
+        chat_text,
+        common::Common,
+        exact::Framed,
+        writer::{Fitted, RequestWriter},
+    },
     load::ThinkTime,
     record::{Object, SampleRequest},
     rng,
     tokens::{ChatCounter, ChatInput},
-    units::{MAX_TOKENS, parse_count, parse_count_u32, parse_tokens},
+    units::{MAX_TOKENS, parse_count, parse_count_u32},
 };
 
 /// A conversation: what is said in it, once, and what of that each turn sends.
@@ -50,103 +50,58 @@ impl Session {
     }
 }
 
-/// The flags of conversations.
+/// The flags of conversations, which several datasets have.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Conversations")]
 pub struct SessionArgs {
     /// Send whole conversations turn by turn (sharegpt and hf; multi-turn always does).
-    #[arg(long, action = ArgAction::SetTrue)]
+    #[arg(long, help_heading = CONVERSATIONS)]
     pub multi_turn: bool,
     /// How many conversations to write; the limit of --num-prompts, which counts turns, then holds only if it is given too.
-    #[arg(long, value_name = "N", value_parser = parse_count)]
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "N", value_parser = parse_count)]
     pub num_conversations: Option<u64>,
     /// Whose replies the next turn carries: those of the server, which vb-fire puts there, or those of the dataset
     /// [default: server].
-    #[arg(long, value_enum, value_name = "WHOSE")]
+    #[arg(long, help_heading = CONVERSATIONS, value_enum, value_name = "WHOSE")]
     pub replies: Option<Replies>,
     /// How long users think between a reply and their next turn: 2s, or exp:2s for exponential draws with this mean
     /// [default: not at all].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "TIME")]
     pub think_time: Option<ThinkTime>,
-    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit]; of other
-    /// requests, those that are longer are counted.
-    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
-    pub max_model_len: Option<u32>,
     /// The most turns of a conversation: longer ones are cut (sharegpt and hf), or the upper end of what is drawn
     /// (multi-turn, with --min-turns).
-    #[arg(long, value_name = "N", alias = "multi-turn-max-turns", value_parser = parse_count_u32)]
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-max-turns", value_parser = parse_count_u32)]
     pub max_turns: Option<u32>,
-    /// The least turns of a conversation, up to --max-turns (multi-turn).
-    #[arg(long, value_name = "N", alias = "multi-turn-min-turns", value_parser = parse_count_u32)]
-    pub min_turns: Option<u32>,
-    /// Turns of every conversation (multi-turn) [default: 3].
-    #[arg(long, value_name = "N", alias = "multi-turn-num-turns", value_parser = parse_count_u32)]
-    pub num_turns: Option<u32>,
-    /// Tokens that the user says in each turn after the first, where it is --input-len (multi-turn) [default: --input-len].
-    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
-    pub per_turn_input_len: Option<u32>,
-    /// Tokens in front of a conversation that are its own, as a document that it is about; behind --prefix-len, which all
-    /// conversations share (multi-turn) [default: 0].
-    #[arg(long, value_name = "TOKENS", value_parser = parse_tokens)]
-    pub conversation_prefix_len: Option<u32>,
 }
 
-impl SessionArgs {
-    /// Checks them against each other, the dataset and the backend.
-    pub fn check(&self, dataset: DatasetName, backend: &Backend) -> Result<(), Error> {
-        let wrong = |what: &str| Err(Error::Usage(what.into()));
-        let made_up = dataset == DatasetName::MultiTurn;
-        if self.multi_turn && !made_up && !matches!(dataset, DatasetName::Sharegpt | DatasetName::Hf) {
-            return wrong("--multi-turn works with --dataset-name sharegpt, hf and multi-turn only");
-        }
-        for (flag, given) in [
-            ("--num-turns", self.num_turns.is_some()),
-            ("--min-turns", self.min_turns.is_some()),
-            ("--per-turn-input-len", self.per_turn_input_len.is_some()),
-            ("--conversation-prefix-len", self.conversation_prefix_len.is_some()),
-        ] {
-            if given && !made_up {
-                return wrong(&format!("{flag} works with --dataset-name multi-turn only"));
-            }
-        }
-        if !made_up && !self.multi_turn {
-            for (flag, given) in [
-                ("--num-conversations", self.num_conversations.is_some()),
-                ("--replies", self.replies.is_some()),
-                ("--think-time", self.think_time.is_some()),
-                ("--max-turns", self.max_turns.is_some()),
-            ] {
-                if given {
-                    return wrong(&format!(
-                        "{flag} is for conversations: --dataset-name multi-turn, or --multi-turn with sharegpt and hf"
-                    ));
-                }
-            }
-            return Ok(());
-        }
-        if self.num_conversations == Some(0) {
-            return wrong("--num-conversations is 1 or more");
-        }
-        if [self.num_turns, self.max_turns, self.min_turns].contains(&Some(0)) {
-            return wrong("a conversation has at least 1 turn");
-        }
-        if made_up && self.min_turns.is_some() != self.max_turns.is_some() {
-            return wrong("--min-turns and --max-turns are the two ends of what is drawn: give both, or --num-turns");
-        }
-        if made_up && self.num_turns.is_some() && self.min_turns.is_some() {
-            return wrong("give --num-turns, or --min-turns and --max-turns, not both");
-        }
-        if self.min_turns > self.max_turns && made_up {
-            return wrong("--min-turns is more than --max-turns");
-        }
-        if !backend.is_chat() && self.replies.unwrap_or_default() == Replies::Server {
-            return wrong(
-                "--backend openai sends text, which has no place for replies that are not known yet: \
-                 give --backend openai-chat, or --replies dataset",
-            );
-        }
-        Ok(())
+/// Checks the flags of conversations where a dataset has them with `--multi-turn`.
+pub fn check_optional_turns(args: &Args) -> Result<(), Error> {
+    if args.common.sessions.multi_turn {
+        return check_turns(args);
     }
+    let flags = ["num_conversations", "replies", "think_time", "max_turns"];
+    match flags.into_iter().find(|flag| args.own.is_given(flag)) {
+        Some(flag) => Err(Error::Usage(format!("--{} is for conversations: add --multi-turn", flag.replace('_', "-")))),
+        None => Ok(()),
+    }
+}
+
+/// Checks the flags of conversations against each other and the API.
+pub fn check_turns(args: &Args) -> Result<(), Error> {
+    let flags = &args.common.sessions;
+    if flags.num_conversations == Some(0) {
+        return Err(Error::Usage("--num-conversations is 1 or more".into()));
+    }
+    if flags.max_turns == Some(0) {
+        return Err(Error::Usage("a conversation has at least 1 turn".into()));
+    }
+    if !args.common.backend.is_chat() && flags.replies.unwrap_or_default() == Replies::Server {
+        return Err(Error::Usage(
+            "--backend openai sends text, which has no place for replies that are not known yet: \
+             use --backend openai-chat, or --replies dataset"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Whose replies a later turn carries.
@@ -175,6 +130,8 @@ pub struct Exchange {
 /// How conversations become requests.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionPlan {
+    /// `--multi-turn`.
+    pub multi_turn: bool,
     pub replies: Replies,
     pub think_time: Option<ThinkTime>,
     pub max_model_len: u32,
@@ -185,26 +142,27 @@ pub struct SessionPlan {
 
 impl SessionPlan {
     /// With the defaults.
-    pub fn of(args: &SessionArgs) -> Self {
+    pub fn from_flags(args: &SessionArgs, max_model_len: Option<u32>) -> Self {
         SessionPlan {
+            multi_turn: args.multi_turn,
             replies: args.replies.unwrap_or_default(),
             think_time: args.think_time,
-            max_model_len: args.max_model_len.unwrap_or(if args.multi_turn { 8192 } else { MAX_TOKENS }),
+            max_model_len: max_model_len.unwrap_or(if args.multi_turn { 8192 } else { MAX_TOKENS }),
             max_turns: args.max_turns,
             num_conversations: args.num_conversations,
         }
     }
 }
 
-impl Plan {
+impl Common {
     /// Whether no more is to be written.
-    pub fn has_enough(&self, writer: &Writer) -> bool {
+    pub fn has_enough(&self, writer: &RequestWriter) -> bool {
         (self.num_prompts > 0 && writer.written() >= self.num_prompts)
             || self.sessions.num_conversations.is_some_and(|most| writer.sessions() >= most)
     }
 
     /// How many requests, or conversations, are missing; `None`: none.
-    pub fn missing(&self, writer: &Writer) -> Option<u64> {
+    pub fn missing(&self, writer: &RequestWriter) -> Option<u64> {
         let missing = match self.sessions.num_conversations {
             Some(most) => most.saturating_sub(writer.sessions()),
             None => self.num_prompts.saturating_sub(writer.written()),
@@ -220,7 +178,7 @@ impl Plan {
     }
 
     /// Writes a conversation, or as much of it as `--num-prompts` leaves room for.
-    pub fn write_session(&self, session: &Session, writer: &mut Writer) -> Result<(), Error> {
+    pub fn write_session(&self, session: &Session, writer: &mut RequestWriter) -> Result<(), Error> {
         let room = match self.num_prompts {
             0 => usize::MAX,
             most => usize::try_from(most.saturating_sub(writer.written())).unwrap_or(usize::MAX),
@@ -250,24 +208,24 @@ impl Plan {
 /// what the first turn finds in the server's prefix cache; each later one finds the turn before it there, reply included if
 /// it is the server's own.
 pub fn session(
-    plan: &Plan,
+    common: &Common,
     framed: Framed,
     system: Option<&str>,
     exchanges: impl Iterator<Item = Result<Exchange, Error>>,
     mut cached: u32,
     body: Option<Object>,
 ) -> Result<Session, Error> {
-    let SessionPlan { replies, max_model_len, .. } = plan.sessions;
+    let SessionPlan { replies, max_model_len, .. } = common.sessions;
     let system = system.map(|text| json!({"role": "system", "content": text}));
     let mut session = Session { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
     let mut count = ChatCounter::new(framed.tokenizer);
     let mut unknown_len = 0_u32;
     let mut unknown = Vec::new();
-    for exchange in exchanges.take(plan.most_turns()) {
+    for exchange in exchanges.take(common.most_turns()) {
         let Exchange { user, reply, reply_len, asked } = exchange?;
         session.messages.push(json!({"role": "user", "content": user}));
         let chat = ChatInput { messages: &session.messages, body: session.body.as_ref() };
-        let known = if plan.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
+        let known = if common.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
         let len = known + unknown_len as usize;
         let prompt_len = u32::try_from(len).unwrap_or(u32::MAX);
         if prompt_len.saturating_add(reply_len) > max_model_len {

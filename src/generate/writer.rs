@@ -2,10 +2,10 @@
 
 use std::io::{BufWriter, StdoutLock, Write};
 
-use super::ordered::{More, Turn, ordered};
 use crate::{
     cli,
     error::Error,
+    generate::ordered::{More, Turn, ordered},
     ndjson,
     record::{Object, SampleRequest},
 };
@@ -25,7 +25,7 @@ impl Fitted {
 }
 
 /// Standard output, as a stream of requests.
-pub struct Writer {
+pub struct RequestWriter {
     out: BufWriter<StdoutLock<'static>>,
     prefix: String,
     tags: Option<Object>,
@@ -41,7 +41,7 @@ pub struct Writer {
     worst: usize,
 }
 
-impl Writer {
+impl RequestWriter {
     /// Ids are `prefix` and a number; `tags` go into every request. Where nothing is generated, no length is asked for.
     pub fn new(
         prefix: String,
@@ -50,7 +50,7 @@ impl Writer {
         ahead: usize,
         max_model_len: Option<u32>,
     ) -> Self {
-        Writer {
+        RequestWriter {
             out: cli::buffered_stdout(),
             prefix,
             tags,

@@ -98,7 +98,7 @@ fn a_text_becomes_a_chat_of_one_message_if_asked() {
     let count = Tokenizer::builtin().unwrap().count("[user]Shall I\n[assistant]").unwrap();
     assert_eq!(applied["prompt_len"], count);
     let error = refusal(&[&flags[..], &["--apply-chat-template", "--backend", "openai-chat"]].concat());
-    assert!(error.contains("the server of a chat applies it itself"), "{error}");
+    assert!(error.contains("whose server applies the template itself"), "{error}");
 }
 
 #[test]
@@ -365,11 +365,11 @@ fn flags_that_do_not_fit_are_refused_with_the_cure() {
     let chat = ["--dataset-name", "multi-turn", "--backend", "openai-chat"];
     for (args, word) in [
         (&made_up[..], "--replies dataset"),
-        (&["--multi-turn"], "sharegpt, hf and multi-turn only"),
-        (&["--think-time", "1s"], "--dataset-name multi-turn, or --multi-turn"),
-        (&["--num-turns", "3"], "--dataset-name multi-turn only"),
-        (&["--hf-column", "prompt=a"], "--dataset-name hf only"),
-        (&["--apply-chat-template"], "custom, hf, sharegpt, spec_bench or"),
+        (&["--multi-turn"], "use it with --dataset-name sharegpt, multi-turn or hf"),
+        (&["--think-time", "1s"], "does not take --think-time: use it with --dataset-name sharegpt, multi-turn or hf"),
+        (&["--num-turns", "3"], "use it with --dataset-name multi-turn"),
+        (&["--hf-column", "prompt=a"], "use it with --dataset-name hf"),
+        (&["--apply-chat-template"], "use it with --dataset-name sharegpt, spec_bench, speed_bench, hf or custom"),
         (&[&chat[..], &["--min-turns", "3"]].concat(), "give both"),
         (&[&chat[..], &["--num-turns", "0"]].concat(), "at least 1 turn"),
         (&[&chat[..], &["--num-conversations", "0"]].concat(), "--num-conversations is 1 or more"),

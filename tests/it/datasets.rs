@@ -12,7 +12,7 @@ use vb::tokens::{BUILTIN, Tokenizer};
 
 use crate::{
     fire::records,
-    tool::{Sim, folder, golden, run},
+    tool::{Sim, folder, golden, golden_section, run},
 };
 
 fn lines(text: &str) -> Vec<Value> {
@@ -407,16 +407,16 @@ fn files_beside_custom_rows_are_sent_with_them() {
 #[test]
 fn flags_of_another_dataset_are_refused() {
     for (words, word) in [
-        ("--prefix-repetition-num-prefixes 3", "work with --dataset-name prefix_repetition only"),
-        ("--gsp-ordered", "work with --dataset-name generated-shared-prefix only"),
-        ("--dataset-name sonnet --cache-hit-ratio 0.5", "work with --dataset-name random only"),
-        ("--dataset-name sonnet --random-batch-size 2", "random or random-rerank only"),
-        ("--random-mm-base-items-per-request 2", "work with --dataset-name random-mm only"),
-        ("--spec-bench-category qa", "work with --dataset-name spec_bench only"),
-        ("--speed-bench-category qa", "work with --dataset-name speed_bench only"),
-        ("--no-reranker", "--dataset-name random-rerank only"),
+        ("--prefix-repetition-num-prefixes 3", "use it with --dataset-name prefix_repetition"),
+        ("--gsp-ordered", "use it with --dataset-name generated-shared-prefix"),
+        ("--dataset-name sonnet --cache-hit-ratio 0.5", "use it with --dataset-name random"),
+        ("--dataset-name sonnet --random-batch-size 2", "use it with --dataset-name random or random-rerank"),
+        ("--random-mm-base-items-per-request 2", "use it with --dataset-name random-mm"),
+        ("--spec-bench-category qa", "use it with --dataset-name spec_bench"),
+        ("--speed-bench-category qa", "use it with --dataset-name speed_bench"),
+        ("--no-reranker", "use it with --dataset-name random-rerank"),
         ("--dataset-name random-mm", "--backend openai-chat"),
-        ("--dataset-name random-rerank --backend openai-chat", "no chat"),
+        ("--dataset-name random-rerank --backend openai-chat", "is not a chat: use --backend vllm-rerank"),
         ("--dataset-name random-rerank --output-len 5", "nothing is generated"),
         ("--backend openai-embeddings --output-len 5", "nothing is generated"),
         ("--output-len 0", "at least 1 token"),
@@ -430,9 +430,12 @@ fn flags_of_another_dataset_are_refused() {
         ("--dataset-name gsp --num-prompts 5 --gsp-prompts-per-group 5", "give one"),
         ("--dataset-name gsp --gsp-zipf-alpha 2", "--gsp-group-distribution zipf"),
         ("--dataset-name spec_bench", "--dataset-path"),
-        ("--dataset-name sharegpt --dataset-path x --input-len 5", "as long as they are"),
-        ("--dataset-name custom --dataset-path x --range-ratio 0.5", "as long as they are"),
-        ("--dataset-name replay --dataset-path x --output-len 5", "takes no --output-len"),
+        ("--dataset-name sharegpt --dataset-path x --input-len 5", "its prompts have their own lengths"),
+        ("--dataset-name custom --dataset-path x --range-ratio 0.5", "its prompts have their own lengths"),
+        (
+            "--dataset-name replay --dataset-path x --output-len 5",
+            "does not take --output-len: the file has the length of each response",
+        ),
         ("--dataset-name sonnet --range-ratio 0.5", "whole lines"),
         ("--cache-hit-fraction 0.5", "go with --cache-hit-ratio"),
         ("--cache-hit-ratio 0.5 --prefix-len 4", "leave out --prefix-len"),
@@ -442,7 +445,7 @@ fn flags_of_another_dataset_are_refused() {
         ("--cache-hit-ratio 0.5 --num-prompts 1g", "20 bytes are kept of each"),
         ("--cache-hit-ratio 0.01 --input-len 64 --num-prompts 2", "cannot be reached"),
         ("--random-batch-size 2", "a list of texts"),
-        ("--backend openai-audio", "of which this dataset has none"),
+        ("--backend openai-audio", "which --dataset-name random does not have"),
         ("--dataset-path x", "reads no file"),
         ("--dataset-name gsp --dataset-path x", "reads no file"),
         ("--random-mm-base-items-per-request 1025", "1025"),
@@ -503,4 +506,47 @@ fn the_flags_of_a_dataset_are_keys_of_the_config() {
     let path = file(&folder, "config.yaml", config);
     let requests = generate(&format!("--config {path}"));
     assert_eq!(requests[0]["multi_modal_data"].as_array().unwrap().len(), 2);
+}
+
+/// The columns of `--list-datasets`: name and aliases, what it is, what it needs.
+fn listed() -> Vec<Vec<String>> {
+    let done = run("vb-gen", &["--list-datasets"], "");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+    let cells =
+        |line: &str| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).map(str::to_owned).collect();
+    done.stdout.lines().map(cells).collect()
+}
+
+#[test]
+fn the_datasets_are_listed_with_what_they_need() {
+    let rows = listed();
+    assert_eq!(rows[0], ["DATASET", "WHAT IT IS", "NEEDS"]);
+    assert!(rows.iter().all(|row| row.len() == 3), "{rows:?}");
+    let help = run("vb-gen", &["--help"], "").stdout;
+    assert!(help.starts_with("Writes requests for `vb-fire`"), "{help}");
+    for row in &rows[1..] {
+        let names: Vec<&str> = row[0].split(['(', ')', ',', ' ']).filter(|name| !name.is_empty()).collect();
+        assert!(help.contains(&format!("- {}:", names[0])), "{row:?}");
+        let reads_file = row[2] == "--dataset-path FILE";
+        for name in names {
+            let done = run("vb-gen", &["--dataset-name", name, "--num-prompts", "1"], "");
+            assert_eq!(done.stderr.contains("add --dataset-path FILE"), reads_file, "{row:?}: {done:?}");
+        }
+    }
+    let all = run("vb-gen", &["--list-datasets", "--dataset-name", "sharegpt", "--input-len", "5"], "");
+    assert_eq!(all.code, 0);
+}
+
+#[test]
+fn the_manual_lists_the_datasets() {
+    let mut table = "| `--dataset-name` | what it is | needs |\n|---|---|---|\n".to_owned();
+    for row in &listed()[1..] {
+        let names = row[0].split(['(', ')', ',', ' ']).filter(|name| !name.is_empty());
+        let names = names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let code = |needs: String, flag: &str| needs.replace(flag, &format!("`{flag}`"));
+        let needs = ["--dataset-path FILE", "--backend openai-chat", "--backend vllm-rerank"].into_iter();
+        let needs = needs.fold(row[2].clone(), code);
+        table += &format!("| {names} | {} | {needs} |\n", row[1]);
+    }
+    golden_section("docs/DATASETS.md", "datasets", &table);
 }

@@ -454,7 +454,10 @@ fn a_reader_that_leaves_ends_it_silently() {
 #[test]
 fn what_does_not_go_together_is_told() {
     for (args, word) in [
-        (&["--dataset-name", "sonnet", "--prompt-token-ids"][..], "replay and traces only"),
+        (
+            &["--dataset-name", "sonnet", "--prompt-token-ids"][..],
+            "does not take --prompt-token-ids: use it with --dataset-name random, prefix_repetition,",
+        ),
         (&["--prompt-token-ids", "--backend", "openai-chat"], "which takes text"),
         (&["--output-len", "-1"], "only --dataset-name custom"),
         (&["--num-prompts", "0"], "give a number"),

@@ -104,10 +104,10 @@ fn a_range_ends_where_it_is_said_to() {
 #[test]
 fn a_length_that_is_said_twice_is_refused() {
     for (args, want) in [
-        (&["--input-dist", "5", "--input-len", "5"][..], "prompt lengths are said twice"),
-        (&["--output-dist", "5", "--range-ratio", "0.5"], "answer lengths are said twice"),
+        (&["--input-dist", "5", "--input-len", "5"][..], "prompt lengths are given twice"),
+        (&["--output-dist", "5", "--range-ratio", "0.5"], "output lengths are given twice"),
         (&["--input-dist", "5", "--scenario", "D(1,1)"], "give one of these"),
-        (&["--dataset-name", "sonnet", "--input-dist", "5"], "work with --dataset-name random and random-mm only"),
+        (&["--dataset-name", "sonnet", "--input-dist", "5"], "use it with --dataset-name random or random-mm"),
         (&["--input-dist", "gauss"], "is not a distribution of lengths"),
     ] {
         let done = run("vb-gen", args, "");

@@ -156,3 +156,21 @@ pub fn golden(name: &str, got: &str) {
     let want = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(got == want, "{name} differs (VB_UPDATE=1 rewrites it)\n--- want\n{want}\n--- got\n{got}");
 }
+
+/// Compares `got` with what `page` has between `<!-- NAME: … -->` and `<!-- /NAME -->`; `VB_UPDATE=1` rewrites it instead.
+pub fn golden_section(page: &str, name: &str, got: &str) {
+    let path = root().join(page);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let parts = || {
+        let (before, rest) = text.split_once(&format!("<!-- {name}: "))?;
+        let (how, rest) = rest.split_once("-->\n")?;
+        let (want, after) = rest.split_once(&format!("<!-- /{name} -->"))?;
+        Some((format!("{before}<!-- {name}: {how}-->\n"), want, format!("<!-- /{name} -->{after}")))
+    };
+    let (before, want, after) = parts().unwrap_or_else(|| panic!("{page} has no section {name}"));
+    if std::env::var_os("VB_UPDATE").is_some() {
+        std::fs::write(&path, format!("{before}{got}{after}")).unwrap();
+    } else {
+        assert!(got == want, "{page}: {name} differs (VB_UPDATE=1 rewrites it)\n--- want\n{want}\n--- got\n{got}");
+    }
+}

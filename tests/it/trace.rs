@@ -254,11 +254,17 @@ fn what_is_wrong_with_a_trace_is_told_with_its_place() {
             ":3: a row of more than 64 KiB",
         ),
         ("azure", format!("{azure}\"2023,9,9\n{}", "2023,9,9\n".repeat(99)), &[], 3, "2023,9,9 2023,9,9"),
-        ("mooncake", mooncake.into(), &[burst, "all"], 2, "works with --dataset-name burstgpt only"),
-        ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "as long as the trace says"),
-        ("mooncake", mooncake.into(), &["--input-len", "9"], 2, "as long as the trace says"),
-        ("mooncake", mooncake.into(), &["--output-len", "9"], 2, "takes no --output-len"),
-        ("custom", "{\"prompt\":\"hi\"}".into(), &["--speed", "2"], 2, "--speed works with the traces only"),
+        ("mooncake", mooncake.into(), &[burst, "all"], 2, "use it with --dataset-name burstgpt"),
+        ("mooncake", mooncake.into(), &["--prefix-len", "9"], 2, "its prompts have the lengths of the trace"),
+        ("mooncake", mooncake.into(), &["--input-len", "9"], 2, "its prompts have the lengths of the trace"),
+        ("mooncake", mooncake.into(), &["--output-len", "9"], 2, "does not take --output-len"),
+        (
+            "custom",
+            "{\"prompt\":\"hi\"}".into(),
+            &["--speed", "2"],
+            2,
+            "does not take --speed: use it with --dataset-name mooncake, qwen, azure or burstgpt",
+        ),
     ] {
         let file = folder.join("trace");
         fs::write(&file, content).unwrap();

@@ -10,11 +10,53 @@
 
 use std::io::Read;
 
-use super::{super::table::Table, Rows, TraceRow, instant};
-use crate::{error::Error, record::Object};
+use clap::Args as _;
 
-/// A file of them.
-pub struct BurstGpt<R> {
+use super::{
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    LENGTHS, TAKES, TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+};
+use crate::{
+    error::Error,
+    generate::{common::Common, csv_table::Table, writer::RequestWriter},
+    record::Object,
+};
+
+/// The flag of burstgpt alone.
+#[derive(Debug, clap::Args)]
+struct BurstGptFlags {
+    /// The model whose rows are taken (burstgpt); `all` takes each [default: GPT-4].
+    #[arg(long, help_heading = TRACE, value_name = "NAME")]
+    burstgpt_model: Option<String>,
+}
+
+pub const DATASET: Dataset = Dataset {
+    name: "burstgpt",
+    aliases: &[],
+    about: "A BurstGPT trace: times and lengths",
+    reads: Reads::File,
+    lengths: LENGTHS,
+    output: OutputTokens::Recorded,
+    apis: Apis::Text,
+    takes: TAKES,
+    flags: &[TraceFlags::augment_args, BurstGptFlags::augment_args],
+    check: no_check,
+    run,
+};
+
+/// Writes the rows of the trace.
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let own: BurstGptFlags = flags.read_group()?;
+    let model = own.burstgpt_model.as_deref().unwrap_or("GPT-4");
+    let format = TraceFormat {
+        block_size: 0,
+        open: &|input, name| Ok(Box::new(BurstGpt::new(Table::new(input, name)?, model)?)),
+    };
+    run_trace(&format, common, flags, writer)
+}
+
+/// A file of it.
+struct BurstGpt<R> {
     table: Table<R>,
     time: usize,
     model: usize,
@@ -29,7 +71,7 @@ pub struct BurstGpt<R> {
 
 impl<R: Read> BurstGpt<R> {
     /// Finds the columns. `model` is the flag's value.
-    pub fn new(table: Table<R>, model: &str) -> Result<Self, Error> {
+    fn new(table: Table<R>, model: &str) -> Result<Self, Error> {
         let [time, name, input, output] =
             ["Timestamp", "Model", "Request tokens", "Response tokens"].map(|name| table.column(name));
         let wanted = (model != "all").then(|| model.to_owned());
@@ -59,7 +101,7 @@ impl<R: Read> BurstGpt<R> {
     }
 }
 
-impl<R: Read + Send> Rows for BurstGpt<R> {
+impl<R: Read + Send> TraceRows for BurstGpt<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
         while self.table.advance()? {
             if self.wanted.as_ref().is_some_and(|wanted| wanted != self.table.text(self.model)) {

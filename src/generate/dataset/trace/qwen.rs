@@ -9,14 +9,43 @@
 
 use std::io::BufRead;
 
+use clap::Args as _;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Rows, TraceRow, instant};
-use crate::{error::Error, ndjson::LineReader, record::Object};
+use super::{
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+};
+use crate::{
+    error::Error,
+    generate::{common::Common, writer::RequestWriter},
+    ndjson::LineReader,
+    record::Object,
+};
 
-/// A file of them.
-pub struct Qwen<R>(pub LineReader<R>);
+pub const DATASET: Dataset = Dataset {
+    name: "qwen",
+    aliases: &["bailian"],
+    about: "A trace of Qwen's service (Bailian): times, lengths and shared blocks",
+    reads: Reads::File,
+    lengths: LENGTHS,
+    output: OutputTokens::Recorded,
+    apis: Apis::Text,
+    takes: TAKES,
+    flags: &[TraceFlags::augment_args],
+    check: no_check,
+    run,
+};
+
+/// Writes the rows of the trace.
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let format = TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(Qwen(LineReader::new(input, name)))) };
+    run_trace(&format, common, flags, writer)
+}
+
+/// A file of it.
+struct Qwen<R>(LineReader<R>);
 
 #[derive(Deserialize)]
 struct Record {
@@ -33,7 +62,7 @@ struct Record {
 /// What travels on as tags.
 const TAGS: [&str; 4] = ["chat_id", "parent_chat_id", "turn", "type"];
 
-impl<R: BufRead + Send> Rows for Qwen<R> {
+impl<R: BufRead + Send> TraceRows for Qwen<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
         let Some(mut record) = self.0.next_record::<Record>()? else { return Ok(None) };
         let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));

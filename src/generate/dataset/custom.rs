@@ -5,22 +5,37 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    Plan, chat_text,
-    fit::Framed,
-    length::OutputLen,
-    media::{self, Media},
-    rows::{self, Kept},
-    warn,
-    writer::{Fitted, Writer},
-};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
 use crate::{
     cli,
     data::{Row, Rows},
     error::Error,
+    generate::{
+        chat_text,
+        common::Common,
+        exact::{Framed, OutputLen},
+        media::{self, Media},
+        rows::{self, Kept},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     ndjson::LineReader,
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
+};
+
+pub const DATASET: Dataset = Dataset {
+    name: "custom",
+    aliases: &["custom_image", "custom_audio", "custom_mm"],
+    about: "Your own prompts: lines with `prompt` or `messages`, and images and sound",
+    reads: Reads::File,
+    lengths: "its prompts have their own lengths",
+    output: OutputTokens::DefaultOrRow(256),
+    apis: Apis::Media,
+    takes: &["apply_chat_template"],
+    flags: &[],
+    check: no_check,
+    run,
 };
 
 /// What a row has beside the keys of a request.
@@ -30,26 +45,26 @@ struct Extra {
 }
 
 /// Writes `--num-prompts` rows, or all.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let path = plan.file()?;
-    let framed = plan.framed()?;
+fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let path = common.file()?;
+    let framed = common.framed()?;
     if path.is_file() {
-        return rows::run(plan, &Rows::from_lines(path)?, writer, |row| request(row, plan, framed));
+        return rows::run(common, &Rows::from_lines(path)?, writer, |row| request(row, common, framed));
     }
-    stream(plan, framed, path, writer)
+    stream(common, framed, path, writer)
 }
 
 /// A pipe, in its own order: to shuffle it, all of it would have to be held.
-fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Result<(), Error> {
+fn stream(common: &Common, framed: Framed, path: &Path, writer: &mut RequestWriter) -> Result<(), Error> {
     let (input, name) = cli::open_input(path)?;
     let mut lines = LineReader::new(input, name.clone());
     let mut bad = 0_u64;
-    while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
+    while common.num_prompts == 0 || writer.written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
         let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
-        match request(&row, plan, framed) {
+        match request(&row, common, framed) {
             Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_fitted(request, fitted))?,
-            Err(e @ Error::Input(_)) if plan.lenient => {
+            Err(e @ Error::Input(_)) if common.lenient => {
                 bad += 1;
                 // As of a file, one is shown and the rest are counted.
                 if bad == 1 {
@@ -67,15 +82,15 @@ fn stream(plan: &Plan, framed: Framed, path: &Path, writer: &mut Writer) -> Resu
     if writer.written() == 0 {
         return Err(Error::Input(format!("{name} has no usable row")));
     }
-    if writer.written() < plan.num_prompts {
+    if writer.written() < common.num_prompts {
         warn(format!("{name} had {} usable rows: wrote those, since a pipe cannot be read again", writer.written()));
     }
     Ok(())
 }
 
-fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
+fn request(row: &Row, common: &Common, framed: Framed) -> Result<Kept, Error> {
     let mut request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    request.expected_output_len = Some(match plan.output_len {
+    request.expected_output_len = Some(match common.output_len {
         Some(OutputLen::Tokens(n)) => n,
         Some(OutputLen::PerRow) => {
             let Extra { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
@@ -83,20 +98,20 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
                 row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
             })?
         }
-        None => request.expected_output_len.unwrap_or(plan.output_tokens()),
+        None => request.expected_output_len.unwrap_or(common.output_tokens()),
     });
-    if plan.generates && request.expected_output_len == Some(0) {
+    if common.generates && request.expected_output_len == Some(0) {
         return Err(row.wrong("0 tokens to generate, which servers refuse: an answer has 1 at the least"));
     }
     let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let folder = common.file()?.parent().unwrap_or(Path::new(""));
     let parts = media.parts(row, folder)?;
     let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
     if let Some(content) = &content {
         request.messages = Some(vec![json!({"role": "user", "content": content})]);
     }
     // A template makes a text of no message too.
-    let (mut request, counted) = chat_text::ready(row, request, plan, framed)?;
+    let (mut request, counted) = chat_text::ready(row, request, common, framed)?;
     if parts.is_empty() && request.multi_modal_data.is_none() && (asks_nothing(&request) || content == Some(vec![])) {
         return Err(row.wrong("the prompt is empty, which servers refuse"));
     }
@@ -110,7 +125,7 @@ fn request(row: &Row, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
         (None, Some(counted)) => counted,
         (None, None) => measure(row, &request, framed, !parts.is_empty())?,
     };
-    media::attach(row, &mut request, parts, plan)?;
+    media::attach(row, &mut request, parts, common)?;
     Ok(Some((request, Fitted::as_is(measured))))
 }
 

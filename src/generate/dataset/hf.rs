@@ -2,64 +2,76 @@
 
 use std::path::Path;
 
-use clap::ArgAction;
+use clap::{ArgAction, Args as _};
 use serde_json::{Map, Value};
 
-use super::{
-    DatasetName, Plan, chat_text,
-    conversation::{Conversation, Message},
-    fit::Framed,
-    length::OutputLen,
-    media,
-    rows::{self, Kept},
-    session::Session,
-    warn,
-    writer::{Fitted, Writer},
-};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     cli,
     data::{Row, table},
     error::Error,
+    generate::{
+        args::{Args, DATASET as HEADING},
+        chat_text,
+        common::Common,
+        conversation::{Conversation, Message},
+        exact::{Framed, OutputLen},
+        media,
+        rows::{self, Kept},
+        session::{Session, SessionArgs, check_optional_turns},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
 };
 
 /// The flags of `--dataset-name hf`.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Dataset")]
-pub struct HfArgs {
+struct HfArgs {
     /// Which column is what, as prompt=question: `prompt` (text), `messages` (a conversation), `output` (the real answer)
     /// [default: the first that has a usual name, said on standard error]; `image` and `audio`, which are sent only if they are
     /// named (hf).
     #[arg(
         long,
+        help_heading = HEADING,
         value_name = "WHAT=COLUMN",
         value_parser = cli::parse_key_value,
         action = ArgAction::Append,
         num_args(1..)
     )]
-    pub hf_column: Vec<(String, String)>,
+    hf_column: Vec<(String, String)>,
     /// The column of the prompt, as --hf-column prompt=COLUMN (hf).
-    #[arg(long, value_name = "COLUMN")]
-    pub hf_text_column: Option<String>,
+    #[arg(long, help_heading = HEADING, value_name = "COLUMN")]
+    hf_text_column: Option<String>,
+}
+
+pub const DATASET: Dataset = Dataset {
+    name: "hf",
+    aliases: &[],
+    about: "A Hugging Face dataset from a local file: parquet, JSON, JSONL or CSV",
+    reads: Reads::File,
+    lengths: "its prompts have their own lengths",
+    // Where a row has no answer.
+    output: OutputTokens::Default(256),
+    apis: Apis::Media,
+    takes: &["apply_chat_template"],
+    flags: &[SessionArgs::augment_args, HfArgs::augment_args],
+    check,
+    run,
+};
+
+fn check(args: &Args) -> Result<(), Error> {
+    let flags: HfArgs = args.own.read_group()?;
+    if let Some((what, _)) = flags.hf_column.iter().find(|(what, _)| !WHAT.contains(&what.as_str())) {
+        return Err(Error::Usage(format!(
+            "--hf-column {what}: a column is a prompt, messages, output, image or audio, as in --hf-column prompt=question"
+        )));
+    }
+    check_optional_turns(args)
 }
 
 impl HfArgs {
-    /// Checks them against the dataset.
-    pub fn check(&self, dataset: DatasetName) -> Result<(), Error> {
-        let given = !self.hf_column.is_empty() || self.hf_text_column.is_some();
-        if given && dataset != DatasetName::Hf {
-            return Err(Error::Usage("--hf-column and --hf-text-column work with --dataset-name hf only".into()));
-        }
-        let unknown = self.hf_column.iter().find(|(what, _)| !WHAT.contains(&what.as_str()));
-        match unknown {
-            Some((what, _)) => Err(Error::Usage(format!(
-                "--hf-column {what}: a column is a prompt, messages, output, image or audio, as in --hf-column prompt=question"
-            ))),
-            None => Ok(()),
-        }
-    }
-
     fn named(&self, what: &str) -> Option<&str> {
         let column = self.hf_column.iter().find(|(key, _)| key == what).map(|(_, column)| column.as_str());
         column.or_else(|| self.hf_text_column.as_deref().filter(|_| what == "prompt"))
@@ -150,20 +162,21 @@ impl Columns {
 }
 
 /// Writes `--num-prompts` rows, or all.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let path = plan.file()?;
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let args: HfArgs = flags.read_group()?;
+    let path = common.file()?;
     let mut columns = Columns::default();
-    let (rows, note) = table::open_table(path, plan.lenient, &mut |names| {
-        columns = Columns::of(&plan.hf, names, &path.display().to_string())?;
+    let (rows, note) = table::open_table(path, common.lenient, &mut |names| {
+        columns = Columns::of(&args, names, &path.display().to_string())?;
         Ok(columns.names())
     })?;
     note.into_iter().for_each(warn);
     warn(columns.said());
-    let framed = plan.framed()?;
-    if plan.multi_turn {
-        return rows::run_sessions(plan, &rows, writer, |row| session(row, &columns, plan, framed));
+    let framed = common.framed()?;
+    if common.sessions.multi_turn {
+        return rows::run_sessions(common, &rows, writer, |row| session(row, &columns, common, framed));
     }
-    rows::run(plan, &rows, writer, |row| request(row, &columns, plan, framed))
+    rows::run(common, &rows, writer, |row| request(row, &columns, common, framed))
 }
 
 /// What a row says, taken apart.
@@ -181,7 +194,7 @@ struct Cells {
     media: Vec<Value>,
 }
 
-fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
+fn cells(row: &Row, columns: &Columns, common: &Common) -> Result<Cells, Error> {
     let mut cells: Map<String, Value> = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let mut take =
         |column: &Option<String>| column.as_ref().and_then(|column| cells.remove(column)).unwrap_or_default();
@@ -211,7 +224,7 @@ fn cells(row: &Row, columns: &Columns, plan: &Plan) -> Result<Cells, Error> {
         _ => return Err(row.wrong(&format!("`{name}` is neither text nor a list of messages"))),
     };
     let output = take(&columns.output);
-    let folder = plan.file()?.parent().unwrap_or(Path::new(""));
+    let folder = common.file()?.parent().unwrap_or(Path::new(""));
     let mut media = media::images(row, folder, &take(&columns.image))?;
     media.extend(media::sounds(row, folder, &take(&columns.audio))?);
     Ok(Cells { input, output, media })
@@ -238,13 +251,13 @@ fn real_answer(row: &Row, columns: &Columns, cell: Value) -> Result<Option<Strin
     }
 }
 
-fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Session, Error> {
-    let cells = cells(row, columns, plan)?;
+fn session(row: &Row, columns: &Columns, common: &Common, framed: Framed) -> Result<Session, Error> {
+    let cells = cells(row, columns, common)?;
     if !cells.media.is_empty() {
         return Err(row.wrong("--multi-turn sends no images or sound: leave out --hf-column image and audio"));
     }
     match cells.input {
-        Some(Input::Chat(messages)) => Conversation::of(messages).session(plan, framed),
+        Some(Input::Chat(messages)) => Conversation::of(messages).session(common, framed),
         Some(Input::Text(_)) => Err(row.wrong(&format!(
             "--multi-turn needs a column of conversations, and `{}` is text: name one with --hf-column messages=NAME",
             columns.input.as_deref().unwrap_or_default()
@@ -254,8 +267,8 @@ fn session(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
 }
 
 /// The prompt, or a conversation up to its first answer.
-fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<Kept, Error> {
-    let Cells { input, output, media } = cells(row, columns, plan)?;
+fn request(row: &Row, columns: &Columns, common: &Common, framed: Framed) -> Result<Kept, Error> {
+    let Cells { input, output, media } = cells(row, columns, common)?;
     let (request, answer) = match input {
         Some(Input::Text(text)) if !text.trim().is_empty() => {
             (SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, None)
@@ -270,13 +283,13 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
         None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), None),
         _ => return Ok(None),
     };
-    let (mut request, counted) = chat_text::ready(row, request, plan, framed)?;
-    request.expected_output_len = match plan.output_len {
+    let (mut request, counted) = chat_text::ready(row, request, common, framed)?;
+    request.expected_output_len = match common.output_len {
         Some(OutputLen::Tokens(n)) => Some(n),
-        _ if !plan.generates => None,
+        _ if !common.generates => None,
         _ => match answer.map_or_else(|| real_answer(row, columns, output), |answer| Ok(Some(answer)))? {
             Some(answer) => u32::try_from(framed.tokenizer.count(&answer)?.max(1)).ok(),
-            None => Some(plan.output_tokens()),
+            None => Some(common.output_tokens()),
         },
     };
     let len = match (counted, &request.messages, &request.prompt) {
@@ -285,7 +298,7 @@ fn request(row: &Row, columns: &Columns, plan: &Plan, framed: Framed) -> Result<
         (None, None, Some(Prompt::Text(text))) => framed.count(text)?,
         (None, None, _) => 0,
     };
-    media::attach(row, &mut request, media, plan)?;
+    media::attach(row, &mut request, media, common)?;
     Ok(Some((request, Fitted::as_is(len))))
 }
 

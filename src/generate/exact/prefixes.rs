@@ -1,53 +1,12 @@
-//! `--dataset-name prefix_repetition`, and what other datasets need to put prompts behind one of several prefixes.
+//! Prompts that begin with one of several prefixes.
 
 use std::collections::HashMap;
 
-use super::{
-    Plan, length,
-    random::Random,
-    writer::{Fitted, Writer},
-};
 use crate::{
     error::Error,
+    generate::{common::Common, exact::Random, writer::Fitted},
     record::{Object, SampleRequest},
-    rng,
-    units::{parse_count_u32, parse_tokens},
 };
-
-const HEADING: &str = "Dataset prefix_repetition";
-
-/// The flags of `prefix_repetition`.
-#[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct RepetitionArgs {
-    /// Tokens of each prefix.
-    #[arg(
-        long,
-        help_heading = HEADING,
-        value_name = "TOKENS",
-        default_value = "256",
-        value_parser = parse_tokens
-    )]
-    prefix_repetition_prefix_len: u32,
-    /// Tokens of each prompt behind its prefix, those that the server adds included.
-    #[arg(
-        long,
-        help_heading = HEADING,
-        value_name = "TOKENS",
-        default_value = "256",
-        value_parser = parse_tokens
-    )]
-    prefix_repetition_suffix_len: u32,
-    /// How many prefixes there are.
-    #[arg(
-        long,
-        help_heading = HEADING,
-        value_name = "N",
-        default_value = "10",
-        value_parser = parse_count_u32
-    )]
-    prefix_repetition_num_prefixes: u32,
-}
 
 /// Which prefix each request has, in the order in which requests are written: 4 bytes are kept of each.
 #[derive(Debug)]
@@ -113,7 +72,7 @@ impl Prefixed<'_> {
     /// Request `item`: `own` tokens behind a prefix of `prefix_len`.
     pub fn request(
         &self,
-        plan: &Plan,
+        common: &Common,
         item: u64,
         (prefix_len, own, output): (usize, usize, u32),
     ) -> Result<(SampleRequest, Fitted), Error> {
@@ -127,34 +86,12 @@ impl Prefixed<'_> {
             prompt: Some(prompt),
             expected_output_len: Some(output),
             expected_cached_len: u32::try_from(cached).ok(),
-            body: plan.ignore_eos(),
+            body: common.ignore_eos(),
             tags: Some(Object::from_iter([(self.tag.to_owned(), number.into())])),
             ..SampleRequest::default()
         };
         Ok((request, fitted))
     }
-}
-
-/// Writes `--num-prompts` requests, each behind one of the prefixes.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let args = plan.flags.repetition()?;
-    if args.prefix_repetition_num_prefixes == 0 {
-        return Err(Error::Usage("--prefix-repetition-num-prefixes is 1 or more".into()));
-    }
-    let random = Random::of(plan)?;
-    let what = "what the server adds to a prompt";
-    let suffix =
-        length::rest("--prefix-repetition-suffix-len", args.prefix_repetition_suffix_len, random.overhead(), what)?;
-    Uses::check(plan.num_prompts, 4, args.prefix_repetition_num_prefixes)?;
-    let mut order = Uses::evenly(plan.num_prompts, args.prefix_repetition_num_prefixes);
-    if plan.shuffle {
-        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "prefixes", 0));
-    } else {
-        order.sort_unstable();
-    }
-    let prefixed = Prefixed { random, uses: Uses::of(order), tag: "prefix" };
-    let lengths = (args.prefix_repetition_prefix_len as usize, suffix as usize, plan.output_tokens());
-    writer.write_numbered(plan.num_prompts, |item| prefixed.request(plan, item, lengths))
 }
 
 #[cfg(test)]

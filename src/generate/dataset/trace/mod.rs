@@ -6,24 +6,25 @@
 //!
 //! A trace has lengths and no texts. Its rows are read one by one, so that its size is no matter.
 
-mod azure;
-mod burstgpt;
-mod mooncake;
-mod qwen;
-mod replay;
+pub mod azure;
+pub mod burstgpt;
+mod laps;
+pub mod mooncake;
+pub mod qwen;
 
-use clap::Args;
+use std::io::BufRead;
 
-use self::replay::{Due, Replay};
-use super::{
-    Plan,
-    ordered::{More, Turn, ordered_from},
-    random::Random,
-    warn,
-    writer::{Fitted, Writer},
-};
+use self::laps::{ScheduledRow, TraceLaps};
+use super::OwnFlags;
 use crate::{
     error::Error,
+    generate::{
+        common::Common,
+        exact::Random,
+        ordered::{More, Turn, ordered_from},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     record::{Object, SampleRequest},
     units::{Nanos, parse_count, parse_duration},
 };
@@ -31,8 +32,8 @@ use crate::{
 const TRACE: &str = "Traces (mooncake, qwen, azure, burstgpt)";
 
 /// The flags of traces.
-#[derive(Debug, Clone, Default, Args)]
-pub struct Flags {
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct TraceFlags {
     /// Send the trace so many times as fast [default: 1].
     #[arg(long, help_heading = TRACE, value_name = "FACTOR", value_parser = parse_speed)]
     speed: Option<f64>,
@@ -52,9 +53,6 @@ pub struct Flags {
         value_parser = parse_count
     )]
     laps: Option<u64>,
-    /// The model whose rows are taken (burstgpt); `all` takes each [default: GPT-4].
-    #[arg(long, help_heading = TRACE, value_name = "NAME")]
-    burstgpt_model: Option<String>,
 }
 
 fn parse_speed(text: &str) -> Result<f64, String> {
@@ -62,14 +60,22 @@ fn parse_speed(text: &str) -> Result<f64, String> {
     speed.ok_or_else(|| format!("`{text}` is no speed: write 2 for twice as fast, 0.5 for half"))
 }
 
-/// The traces whose forms are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    Mooncake,
-    Qwen,
-    Azure,
-    Burstgpt,
+/// How the files of a trace are written.
+pub struct TraceFormat<'a> {
+    /// Tokens of a block; 0 where the trace has no blocks.
+    pub block_size: u32,
+    /// Reads a file, whose name is for messages.
+    pub open: &'a (dyn Fn(TraceInput, String) -> Result<Box<dyn TraceRows>, Error> + Sync),
 }
+
+/// A file of a trace.
+pub type TraceInput = Box<dyn BufRead + Send>;
+
+/// What `lengths` of a trace says.
+pub const LENGTHS: &str = "its prompts have the lengths of the trace";
+
+/// The common flags that traces take.
+pub const TAKES: &[&str] = &["prompt_token_ids"];
 
 /// One request of a trace.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -101,7 +107,7 @@ fn instant(seconds: f64) -> Result<Nanos, String> {
 }
 
 /// The rows of a trace, in their order.
-trait Rows: Send {
+pub trait TraceRows: Send {
     /// The next; `None`: there are no more.
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error>;
 
@@ -111,50 +117,27 @@ trait Rows: Send {
     }
 }
 
-impl Flags {
-    /// The first flag that was given.
-    pub fn given(&self) -> Option<&'static str> {
-        let flags = [
-            ("--speed", self.speed.is_some()),
-            ("--from", self.from.is_some()),
-            ("--to", self.to.is_some()),
-            ("--loop", self.laps.is_some()),
-            ("--burstgpt-model", self.burstgpt_model.is_some()),
-        ];
-        flags.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
-    }
-
-    /// Whether the trace has no end.
-    fn endless(&self) -> bool {
+impl TraceFlags {
+    /// Whether the trace is repeated without end.
+    fn is_endless(&self) -> bool {
         self.laps == Some(0)
     }
 }
 
-impl Form {
-    /// Tokens in a block.
-    fn block_size(self) -> u32 {
-        match self {
-            Form::Mooncake => 512,
-            Form::Qwen => 16,
-            Form::Azure | Form::Burstgpt => 0,
-        }
-    }
-}
-
-/// Writes the rows of the trace in the plan's window.
-pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Result<(), Error> {
-    if flags.burstgpt_model.is_some() && form != Form::Burstgpt {
-        return Err(Error::Usage("--burstgpt-model works with --dataset-name burstgpt only".into()));
-    }
-    if flags.endless() && plan.num_prompts == 0 {
+/// Writes the rows of the trace in the common's window.
+pub fn run(format: &TraceFormat, common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let flags: TraceFlags = flags.read_group()?;
+    if flags.is_endless() && common.num_prompts == 0 {
         return Err(Error::Usage("--loop without a number has no end: add --num-prompts, or a number of laps".into()));
     }
-    let path = plan.file()?;
-    let random = Random::of(plan)?;
-    let mut replay = Replay::new(form, path, flags, (random.front(), random.rear()))?;
-    let most = if plan.num_prompts == 0 { u64::MAX } else { plan.num_prompts };
+    let path = common.file()?;
+    let random = Random::of(common)?;
+    let mut replay = TraceLaps::new(format, path, &flags, (random.front(), random.rear()))?;
+    let most = if common.num_prompts == 0 { u64::MAX } else { common.num_prompts };
     let rows = (0..most).map_while(|item| replay.next_due().transpose().map(|due| (item, due)));
-    let make = |(item, due): (u64, Result<Due, Error>)| due.and_then(|due| request(form, plan, &random, item, due));
+    let make = |(item, due): (u64, Result<ScheduledRow, Error>)| {
+        due.and_then(|due| request(format, common, &random, item, due))
+    };
     let mut silent = 0_u64;
     ordered_from(rows, make, |turn| {
         match turn {
@@ -181,7 +164,7 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
         };
         return Err(Error::Input(format!("{} has {none}", path.display())));
     }
-    if plan.num_prompts > written {
+    if common.num_prompts > written {
         warn(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));
     }
     Ok(())
@@ -189,20 +172,20 @@ pub fn run(form: Form, plan: &Plan, flags: &Flags, writer: &mut Writer) -> Resul
 
 /// The request of a row, and whether the trace gives it no answer.
 fn request(
-    form: Form,
-    plan: &Plan,
+    format: &TraceFormat,
+    common: &Common,
     random: &Random,
     item: u64,
-    due: Due,
+    due: ScheduledRow,
 ) -> Result<(SampleRequest, Fitted, bool), Error> {
     let want = due.row.input as usize;
-    let (prompt, fitted) = random.of_blocks(item, &due.blocks, form.block_size() as usize, want)?;
+    let (prompt, fitted) = random.of_blocks(item, &due.blocks, format.block_size as usize, want)?;
     let request = SampleRequest {
         prompt: Some(prompt),
         expected_output_len: Some(due.row.output.max(1)),
         expected_cached_len: due.cached,
         timestamp: Some(due.at),
-        body: plan.ignore_eos(),
+        body: common.ignore_eos(),
         tags: due.row.tags,
         ..SampleRequest::default()
     };

@@ -3,8 +3,7 @@
 use rand::Rng;
 use serde::Deserialize;
 
-use super::distribution::Distribution;
-use crate::{error::Error, rng};
+use crate::{error::Error, generate::exact::Distribution, rng};
 
 /// By how much lengths vary: the share of the length on either side, from 0 up to but not including 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]

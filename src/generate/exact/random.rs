@@ -1,19 +1,15 @@
-//! `--dataset-name random`: prompts of random tokens, each of exactly the length that was drawn for it.
+//! Prompts of random tokens, each of exactly the length that was drawn for it.
 
 use rand::Rng;
 
-use super::{
-    Plan, cache_hit,
-    draws::Draws,
-    fit::{Draft, Framed},
-    length::{self, Lengths, Range},
-    rerank,
-    words::{Words, place},
-    writer::{Fitted, Writer},
-};
 use crate::{
     error::Error,
-    record::{Object, Prompt, SampleRequest},
+    generate::{
+        common::Common,
+        exact::{Draft, Framed, Words, place},
+        writer::Fitted,
+    },
+    record::Prompt,
     rng,
     tokens::Tokenizer,
 };
@@ -77,13 +73,13 @@ impl<'a> Random<'a> {
         Ok(random)
     }
 
-    /// By the plan's choice of text or ids.
-    pub fn of(plan: &'a Plan) -> Result<Self, Error> {
-        let prefix_len = plan.prefix_len as usize;
-        if plan.prompt_token_ids {
-            Self::ids(&plan.tokenizer, plan.seed, prefix_len)
+    /// By the common's choice of text or ids.
+    pub fn of(common: &'a Common) -> Result<Self, Error> {
+        let prefix_len = common.prefix_tokens() as usize;
+        if common.prompt_token_ids {
+            Self::ids(&common.tokenizer, common.seed, prefix_len)
         } else {
-            Self::text(plan.framed()?, plan.seed, prefix_len)
+            Self::text(common.framed()?, common.seed, prefix_len)
         }
     }
 
@@ -251,73 +247,6 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
         return Err(Error::Usage(format!("the tokenizer {} has no ordinary token", tokenizer.name())));
     }
     Ok(ids)
-}
-
-/// Writes `--num-prompts` random requests.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let batch = plan.flags.batch()?;
-    let batched = batch.random_batch_size != 1 || batch.no_reranker;
-    if plan.flags.cache.is_some() && (plan.lengths.input() || plan.lengths.output()) {
-        return Err(Error::Usage(
-            "--cache-hit-ratio goes with --input-len, --output-len and --range-ratio only".into(),
-        ));
-    }
-    if let Some(args) = &plan.flags.cache {
-        if batched {
-            return Err(Error::Usage(
-                "--cache-hit-ratio counts one text a request: leave out --random-batch-size".into(),
-            ));
-        }
-        return cache_hit::run(plan, args, writer);
-    }
-    if batched {
-        return rerank::batches(plan, &batch, writer);
-    }
-    write(plan, writer, |_, _| Ok(()))
-}
-
-/// Writes `--num-prompts` random requests, to each of which `add` may add something.
-pub fn write(
-    plan: &Plan,
-    writer: &mut Writer,
-    add: impl Fn(u64, &mut SampleRequest) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    let random = Random::of(plan)?;
-    let lengths = draws(plan, &random)?;
-    writer.write_numbered(plan.num_prompts, |item| {
-        let drawn = lengths.draw(plan.seed, item);
-        let input = drawn.input as usize;
-        // A pair of a file may be shorter than what the server adds: the writer counts it as a misfit.
-        let own = input.saturating_sub(random.overhead()).max(1);
-        let (prompt, fitted) = random.prompt(item, own)?;
-        let mut request = SampleRequest {
-            prompt: Some(prompt),
-            expected_output_len: Some(drawn.output),
-            expected_cached_len: random.meant_cached(item),
-            body: plan.ignore_eos(),
-            tags: drawn.scenario.map(|name| Object::from_iter([("scenario".to_owned(), name.into())])),
-            ..SampleRequest::default()
-        };
-        add(item, &mut request)?;
-        Ok((request, Fitted { want: input + random.shared() - random.overhead(), ..fitted }))
-    })
-}
-
-/// The plan's range of lengths: of what prompts have beside that which they share, and of answers.
-pub fn lengths(plan: &Plan, random: &Random) -> Result<Lengths, Error> {
-    let what = if plan.chat { "the chat template" } else { "the special tokens" };
-    // Not where nobody asked for this length.
-    let input = if plan.lengths.input() { 1 } else { length::without(plan.input_len, random.overhead(), what)? };
-    Ok(Lengths {
-        input: Range::around(input, plan.range_ratio.input),
-        output: Range::around(plan.output_tokens(), plan.range_ratio.output),
-    })
-}
-
-/// The plan's lengths, wherever they come from.
-pub fn draws(plan: &Plan, random: &Random) -> Result<Draws, Error> {
-    let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX - 1);
-    Draws::of(&plan.lengths, lengths(plan, random)?, overhead, !plan.shuffle, plan.generates)
 }
 
 #[cfg(test)]

@@ -2,14 +2,19 @@
 
 use std::path::PathBuf;
 
+use clap::Args as _;
 use serde::Deserialize;
 
 use super::{
-    Plan, rows,
-    spec_bench::{Categories, asked},
-    writer::Writer,
+    Apis, Dataset, OutputTokens, OwnFlags, Reads,
+    benchmark::{Categories, asked},
+    no_check,
 };
-use crate::{data::Rows, error::Error};
+use crate::{
+    data::Rows,
+    error::Error,
+    generate::{common::Common, rows, writer::RequestWriter},
+};
 
 const HEADING: &str = "Dataset speed_bench";
 
@@ -25,6 +30,20 @@ pub struct SpeedArgs {
     speed_bench_category: Option<String>,
 }
 
+pub const DATASET: Dataset = Dataset {
+    name: "speed_bench",
+    aliases: &["speed-bench"],
+    about: "The prompts of SPEED-Bench",
+    reads: Reads::File,
+    lengths: "its prompts have their own lengths",
+    output: OutputTokens::Default(4096),
+    apis: Apis::Text,
+    takes: &["apply_chat_template"],
+    flags: &[SpeedArgs::augment_args],
+    check: no_check,
+    run,
+};
+
 /// What is read of a prompt.
 #[derive(Deserialize)]
 struct Chat {
@@ -39,26 +58,26 @@ struct Message {
 }
 
 /// Writes `--num-prompts` prompts.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let args = plan.flags.speed()?;
-    let framed = plan.framed()?;
-    let rows = Rows::from_lines(&file(plan, args.speed_bench_dataset_subset.as_deref())?)?;
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let args: SpeedArgs = flags.read_group()?;
+    let framed = common.framed()?;
+    let rows = Rows::from_lines(&file(common, args.speed_bench_dataset_subset.as_deref())?)?;
     let categories = Categories::of(args.speed_bench_category);
-    let done = rows::run(plan, &rows, writer, |row| {
+    let done = rows::run(common, &rows, writer, |row| {
         let chat: Chat = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
         let category = chat.category.unwrap_or_default();
         if !categories.takes(&category) {
             return Ok(None);
         }
         let question = chat.messages.into_iter().next().map(|message| message.content);
-        asked(plan, framed, row, question, category)
+        asked(common, framed, row, question, category)
     });
     categories.told(done, &rows)
 }
 
 /// The file itself, or that of the subset in a folder.
-fn file(plan: &Plan, subset: Option<&str>) -> Result<PathBuf, Error> {
-    let path = plan.file()?;
+fn file(common: &Common, subset: Option<&str>) -> Result<PathBuf, Error> {
+    let path = common.file()?;
     if path.is_dir() {
         return Ok(path.join(format!("{}.jsonl", subset.unwrap_or("qualitative"))));
     }

@@ -1,18 +1,36 @@
 //! `--dataset-name sonnet`: lines of Shakespeare's sonnets up to an exact length, behind lines that all prompts share.
 
-use super::{
-    Plan,
-    fit::{Draft, Framed},
-    length, warn,
-    words::{Words, place},
-    writer::{Fitted, Writer},
-};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
 use crate::{
     data::SONNETS,
     error::Error,
+    generate::{
+        common::Common,
+        exact::{self, Draft, Framed, Words, place},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     record::{Prompt, SampleRequest},
     rng,
 };
+
+pub const DATASET: Dataset = Dataset {
+    name: "sonnet",
+    aliases: &[],
+    about: "Lines of Shakespeare's sonnets, built in, or of your own text",
+    reads: Reads::OptionalFile,
+    lengths: "its prompts are whole lines, up to --input-len tokens",
+    output: OutputTokens::Default(150),
+    apis: Apis::Text,
+    takes: &["input_len", "prefix_len"],
+    flags: &[],
+    check: no_check,
+    run,
+};
+
+/// `--input-len` and `--prefix-len` if they are not given, as in vLLM.
+const INPUT_LEN: u32 = 550;
+const PREFIX_LEN: u32 = 200;
 
 /// What every prompt begins with.
 const TASK: &str = "Write on in the manner of these lines, and use as many of them as you can:";
@@ -86,9 +104,9 @@ fn push_first(draft: &mut Draft, line: &str) {
 }
 
 /// The lines of the dataset's file, or else of the sonnets.
-fn lines(plan: &Plan) -> Result<Vec<String>, Error> {
+fn lines(common: &Common) -> Result<Vec<String>, Error> {
     let verse = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
-    let Some(path) = &plan.dataset_path else { return Ok(verse(SONNETS)) };
+    let Some(path) = &common.dataset_path else { return Ok(verse(SONNETS)) };
     let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
     let text = String::from_utf8(bytes).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
     let lines: Vec<String> = verse(&text);
@@ -99,23 +117,24 @@ fn lines(plan: &Plan) -> Result<Vec<String>, Error> {
 }
 
 /// Writes `--num-prompts` requests of verse.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let framed = plan.framed()?;
-    let sonnets = Sonnets::new(framed, plan.seed, lines(plan)?, plan.prefix_len as usize)?;
+fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let (input_len, prefix_len) = (common.input_len.unwrap_or(INPUT_LEN), common.prefix_len.unwrap_or(PREFIX_LEN));
+    let framed = common.framed()?;
+    let sonnets = Sonnets::new(framed, common.seed, lines(common)?, prefix_len as usize)?;
     let task = sonnets.shared_len - framed.overhead()?;
-    if task > plan.prefix_len as usize {
+    if task > prefix_len as usize {
         warn(format!(
             "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of it is shared",
-            plan.prefix_len
+            prefix_len
         ));
     }
-    length::without(plan.input_len, sonnets.shared_len, "the task and the shared lines")?;
-    let want = plan.input_len as usize;
-    writer.write_numbered(plan.num_prompts, |item| {
+    exact::without(input_len, sonnets.shared_len, "the task and the shared lines")?;
+    let want = input_len as usize;
+    writer.write_numbered(common.num_prompts, |item| {
         let (text, fitted) = sonnets.prompt(item, want)?;
         let request = SampleRequest {
             prompt: Some(Prompt::Text(text)),
-            expected_output_len: Some(plan.output_tokens()),
+            expected_output_len: Some(common.output_tokens()),
             // As with random, once the first has brought what all share.
             expected_cached_len: if item == 0 { Some(0) } else { u32::try_from(sonnets.shared_front).ok() },
             ..SampleRequest::default()

@@ -3,13 +3,22 @@
 use std::str::FromStr;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Args as _;
 use jpeg_encoder::{ChromaSubsamplingMethod, ColorType, Encoder, SamplingFactor};
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::{Plan, length::Range, random, writer::Writer};
+use super::{
+    Apis, Dataset, OutputTokens, OwnFlags, Reads,
+    random::{check_lengths, write_random},
+};
 use crate::{
     error::Error,
+    generate::{
+        common::Common,
+        exact::{LengthArgs, Range},
+        writer::RequestWriter,
+    },
     record::Object,
     rng::{self, WeightedIndex},
     units::parse_share,
@@ -42,6 +51,20 @@ pub struct ImageArgs {
     )]
     random_mm_bucket_config: Buckets,
 }
+
+pub const DATASET: Dataset = Dataset {
+    name: "random-mm",
+    aliases: &[],
+    about: "Random text with images of noise, for chats",
+    reads: Reads::Nothing,
+    lengths: "use --input-len, --prefix-len and --range-ratio",
+    output: OutputTokens::Default(128),
+    apis: Apis::Chat,
+    takes: &["input_len", "prefix_len", "range_ratio"],
+    flags: &[LengthArgs::augment_args, ImageArgs::augment_args],
+    check: check_lengths,
+    run,
+};
 
 /// How many images a request may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,8 +184,8 @@ fn image(size: Size, rng: &mut impl Rng) -> Result<Value, Error> {
 }
 
 /// Writes `--num-prompts` random requests with images.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let args = plan.flags.images()?;
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let args: ImageArgs = flags.read_group()?;
     let limit = args.random_mm_limit_mm_per_prompt.image;
     let base = args.random_mm_base_items_per_request;
     let Some(range) = Range::around_within(base, args.random_mm_num_mm_items_range_ratio, limit) else {
@@ -170,8 +193,8 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
             "--random-mm-base-items-per-request {base} is over the limit of {limit} images in --random-mm-limit-mm-per-prompt"
         )));
     };
-    random::write(plan, writer, |item, request| {
-        let mut rng = rng::random_stream(plan.seed, "images", item);
+    write_random(common, &flags.read_group()?, writer, |item, request| {
+        let mut rng = rng::random_stream(common.seed, "images", item);
         let images = (0..range.draw(&mut rng))
             .map(|_| image(args.random_mm_bucket_config.draw(&mut rng), &mut rng))
             .collect::<Result<Vec<Value>, Error>>()?;

@@ -2,19 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    super::table::Table, Flags, Form, Rows, TraceRow, azure::Azure, burstgpt::BurstGpt, mooncake::Mooncake, qwen::Qwen,
-};
+use super::{TraceFlags, TraceFormat, TraceRow, TraceRows};
 use crate::{
     cli,
     error::Error,
-    ndjson::LineReader,
     units::{MAX_TOKENS, Nanos},
 };
 
 /// A row that is to be sent.
 #[derive(Debug, PartialEq)]
-pub struct Due {
+pub struct ScheduledRow {
     /// The row.
     pub row: TraceRow,
     /// When, from the first row that is sent.
@@ -26,12 +23,12 @@ pub struct Due {
 }
 
 /// Goes through a trace, once or several times.
-pub struct Replay<'a> {
-    form: Form,
+pub struct TraceLaps<'a> {
+    format: &'a TraceFormat<'a>,
     path: PathBuf,
     name: String,
-    flags: &'a Flags,
-    rows: Box<dyn Rows>,
+    flags: &'a TraceFlags,
+    rows: Box<dyn TraceRows>,
     lap: u64,
     /// What was left out of the laps before.
     left_out: Option<String>,
@@ -45,11 +42,16 @@ pub struct Replay<'a> {
     seen: Seen,
 }
 
-impl<'a> Replay<'a> {
+impl<'a> TraceLaps<'a> {
     /// At the beginning of the file.
     ///
     /// `front` and `rear` are the tokens that the server puts in front of a prompt and behind it.
-    pub fn new(form: Form, path: &Path, flags: &'a Flags, (front, rear): (usize, usize)) -> Result<Self, Error> {
+    pub fn new(
+        format: &'a TraceFormat<'a>,
+        path: &Path,
+        flags: &'a TraceFlags,
+        (front, rear): (usize, usize),
+    ) -> Result<Self, Error> {
         if let (Some(from), Some(to)) = (flags.from, flags.to)
             && from >= to
         {
@@ -58,9 +60,9 @@ impl<'a> Replay<'a> {
         if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
             return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
         }
-        let (rows, name) = open(form, path, flags)?;
-        Ok(Replay {
-            form,
+        let (rows, name) = open(format, path)?;
+        Ok(TraceLaps {
+            format,
             path: path.to_path_buf(),
             name,
             flags,
@@ -72,12 +74,12 @@ impl<'a> Replay<'a> {
             last: Nanos(0),
             sent: 0,
             period: Nanos(0),
-            seen: Seen::new(form.block_size(), front, rear),
+            seen: Seen::new(format.block_size, front, rear),
         })
     }
 
     /// The next row that is to be sent; `None`: there are no more.
-    pub fn next_due(&mut self) -> Result<Option<Due>, Error> {
+    pub fn next_due(&mut self) -> Result<Option<ScheduledRow>, Error> {
         loop {
             match self.next_in_window()? {
                 Some(row) => return self.due(row).map(Some),
@@ -125,7 +127,7 @@ impl<'a> Replay<'a> {
         Error::Input(format!("{name}:{line}: this row came before the one above it: sort the trace by time first"))
     }
 
-    fn due(&mut self, row: TraceRow) -> Result<Due, Error> {
+    fn due(&mut self, row: TraceRow) -> Result<ScheduledRow, Error> {
         if self.sent == 0 {
             (self.first, self.last) = (row.time, row.time);
         }
@@ -143,7 +145,7 @@ impl<'a> Replay<'a> {
         let cached = self.seen.cached(&row);
         // Names of other laps are other names: to its servers each lap is new.
         let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
-        Ok(Due { row, at, blocks, cached })
+        Ok(ScheduledRow { row, at, blocks, cached })
     }
 
     /// Goes back to the beginning, if there is to be another lap.
@@ -165,7 +167,7 @@ impl<'a> Replay<'a> {
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
         self.left_out = self.left_out.take().or_else(|| self.rows.left_out());
-        self.rows = open(self.form, &self.path, self.flags)?.0;
+        self.rows = open(self.format, &self.path)?.0;
         self.lap += 1;
         self.last = self.first;
         self.seen.forget();
@@ -173,19 +175,9 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn open(form: Form, path: &Path, flags: &Flags) -> Result<(Box<dyn Rows>, String), Error> {
+fn open(format: &TraceFormat, path: &Path) -> Result<(Box<dyn TraceRows>, String), Error> {
     let (input, name) = cli::open_input(path)?;
-    let table = |input| Table::new(input, name.clone());
-    let rows: Box<dyn Rows> = match form {
-        Form::Mooncake => Box::new(Mooncake(LineReader::new(input, name.clone()))),
-        Form::Qwen => Box::new(Qwen(LineReader::new(input, name.clone()))),
-        Form::Azure => Box::new(Azure::new(table(input)?)?),
-        Form::Burstgpt => {
-            let model = flags.burstgpt_model.as_deref().unwrap_or("GPT-4");
-            Box::new(BurstGpt::new(table(input)?, model)?)
-        }
-    };
-    Ok((rows, name))
+    Ok(((format.open)(input, name.clone())?, name))
 }
 
 /// The blocks that were sent: two bits for each. Traces number their blocks as they come, so there are few gaps.

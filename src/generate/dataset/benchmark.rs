@@ -1,54 +1,16 @@
-//! `--dataset-name spec_bench`: the questions of Spec-Bench, for speculative decoding.
+//! Questions of benchmarks, each with a category.
 
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
 
-use serde::Deserialize;
-
-use super::{
-    Plan, chat_text,
-    fit::Framed,
-    rows::{self, Kept},
-    writer::{Fitted, Writer},
-};
 use crate::{
     data::{Row, Rows},
     error::Error,
+    generate::{chat_text, common::Common, exact::Framed, rows::Kept, writer::Fitted},
     record::{Object, SampleRequest},
 };
-
-/// The flags of `spec_bench`.
-#[derive(Debug, Clone, clap::Args)]
-pub struct SpecArgs {
-    /// Take the questions of this category only, as `writing` or `qa`.
-    #[arg(long, help_heading = "Dataset spec_bench", value_name = "NAME")]
-    spec_bench_category: Option<String>,
-}
-
-/// What is read of a question.
-#[derive(Deserialize)]
-struct Question {
-    turns: Vec<String>,
-    category: String,
-}
-
-/// Writes `--num-prompts` questions.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let args = plan.flags.spec()?;
-    let framed = plan.framed()?;
-    let rows = Rows::from_lines(plan.file()?)?;
-    let categories = Categories::of(args.spec_bench_category);
-    let done = rows::run(plan, &rows, writer, |row| {
-        let question: Question = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-        if !categories.takes(&question.category) {
-            return Ok(None);
-        }
-        asked(plan, framed, row, question.turns.into_iter().next(), question.category)
-    });
-    categories.told(done, &rows)
-}
 
 /// The category that is wanted, and the others that there are.
 pub struct Categories {
@@ -91,7 +53,7 @@ impl Categories {
 
 /// A question of a benchmark, with its category as a tag.
 pub fn asked(
-    plan: &Plan,
+    common: &Common,
     framed: Framed,
     row: &Row,
     question: Option<String>,
@@ -99,9 +61,9 @@ pub fn asked(
 ) -> Result<Kept, Error> {
     let text = question.filter(|text| !text.trim().is_empty());
     let text = text.ok_or_else(|| row.wrong("no first turn with a text, which is the question"))?;
-    let (request, len) = chat_text::of_text(text, plan.apply_chat_template, framed)?;
+    let (request, len) = chat_text::of_text(text, common.apply_chat_template, framed)?;
     let request = SampleRequest {
-        expected_output_len: Some(plan.output_tokens()),
+        expected_output_len: Some(common.output_tokens()),
         tags: Some(Object::from_iter([("category".to_owned(), category.into())])),
         ..request
     };

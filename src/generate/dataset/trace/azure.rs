@@ -8,13 +8,42 @@
 
 use std::io::Read;
 
+use clap::Args as _;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
-use super::{super::table::Table, Rows, TraceRow};
-use crate::{error::Error, units::Nanos};
+use super::{
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace,
+};
+use crate::{
+    error::Error,
+    generate::{common::Common, csv_table::Table, writer::RequestWriter},
+    units::Nanos,
+};
 
-/// A file of them.
-pub struct Azure<R> {
+pub const DATASET: Dataset = Dataset {
+    name: "azure",
+    aliases: &[],
+    about: "An Azure trace of 2023 or 2024: times and lengths",
+    reads: Reads::File,
+    lengths: LENGTHS,
+    output: OutputTokens::Recorded,
+    apis: Apis::Text,
+    takes: TAKES,
+    flags: &[TraceFlags::augment_args],
+    check: no_check,
+    run,
+};
+
+/// Writes the rows of the trace.
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let format =
+        TraceFormat { block_size: 0, open: &|input, name| Ok(Box::new(Azure::new(Table::new(input, name)?)?)) };
+    run_trace(&format, common, flags, writer)
+}
+
+/// A file of it.
+struct Azure<R> {
     table: Table<R>,
     time: usize,
     input: usize,
@@ -23,13 +52,13 @@ pub struct Azure<R> {
 
 impl<R: Read> Azure<R> {
     /// Finds the columns.
-    pub fn new(table: Table<R>) -> Result<Self, Error> {
+    fn new(table: Table<R>) -> Result<Self, Error> {
         let [time, input, output] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"].map(|name| table.column(name));
         Ok(Azure { time: time?, input: input?, output: output?, table })
     }
 }
 
-impl<R: Read + Send> Rows for Azure<R> {
+impl<R: Read + Send> TraceRows for Azure<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
         if !self.table.advance()? {
             return Ok(None);

@@ -3,22 +3,38 @@
 
 use std::sync::Once;
 
+use clap::Args as _;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{
-    Plan, chat_text,
-    conversation::{Conversation, Message},
-    fit::Framed,
-    length::OutputLen,
-    rows::{self, Kept},
-    session::Session,
-    warn,
-    writer::{Fitted, Writer},
-};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     data::{Row, Rows},
     error::Error,
+    generate::{
+        chat_text,
+        common::Common,
+        conversation::{Conversation, Message},
+        exact::{Framed, OutputLen},
+        rows::{self, Kept},
+        session::{Session, SessionArgs, check_optional_turns},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
     record::SampleRequest,
+};
+
+pub const DATASET: Dataset = Dataset {
+    name: "sharegpt",
+    aliases: &[],
+    about: "Real conversations: the first question, and the length of its answer",
+    reads: Reads::File,
+    lengths: "its prompts have their own lengths",
+    output: OutputTokens::Answer,
+    apis: Apis::Text,
+    takes: &["apply_chat_template"],
+    flags: &[SessionArgs::augment_args],
+    check: check_optional_turns,
+    run,
 };
 
 /// What is read of a conversation.
@@ -44,17 +60,17 @@ const LONGEST_PROMPT: usize = 1024;
 const LONGEST: usize = 2048;
 
 /// Writes `--num-prompts` conversations.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let path = plan.file()?;
-    let (rows, cut) = Rows::from_list(path, plan.lenient)?;
+fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let path = common.file()?;
+    let (rows, cut) = Rows::from_list(path, common.lenient)?;
     if let Some(cut) = cut {
         warn(cut);
     }
-    let framed = plan.framed()?;
-    if plan.multi_turn {
-        return rows::run_sessions(plan, &rows, writer, |row| session(row, plan, framed));
+    let framed = common.framed()?;
+    if common.sessions.multi_turn {
+        return rows::run_sessions(common, &rows, writer, |row| session(row, common, framed));
     }
-    rows::run(plan, &rows, writer, |row| request(row, plan.apply_chat_template, framed, plan.output_len))
+    rows::run(common, &rows, writer, |row| request(row, common.apply_chat_template, framed, common.output_len))
 }
 
 /// What is read of a conversation of which all turns are taken.
@@ -64,9 +80,9 @@ struct Long {
     conversations: Vec<Message>,
 }
 
-fn session(row: &Row, plan: &Plan, framed: Framed) -> Result<Session, Error> {
+fn session(row: &Row, common: &Common, framed: Framed) -> Result<Session, Error> {
     let Long { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    Conversation::of(conversations).session(plan, framed)
+    Conversation::of(conversations).session(common, framed)
 }
 
 fn request(row: &Row, template: bool, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {

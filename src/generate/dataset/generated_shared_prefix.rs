@@ -1,14 +1,15 @@
 //! `--dataset-name generated-shared-prefix`: groups of questions, each group behind a system prompt of its own.
 
-use super::{
-    Plan,
-    length::{self, Range},
-    prefixes::{Prefixed, Uses},
-    random::Random,
-    writer::Writer,
-};
+use clap::Args as _;
+
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
 use crate::{
     error::Error,
+    generate::{
+        common::Common,
+        exact::{self, Prefixed, Random, Range, Uses},
+        writer::RequestWriter,
+    },
     rng::{self, WeightedIndex},
     units::{parse_alpha, parse_count_u32, parse_share, parse_tokens},
 };
@@ -45,6 +46,20 @@ pub struct SharedArgs {
     gsp_ordered: bool,
 }
 
+pub const DATASET: Dataset = Dataset {
+    name: "generated-shared-prefix",
+    aliases: &["gsp"],
+    about: "Groups of random questions, each group with its own system prompt",
+    reads: Reads::Nothing,
+    lengths: "use --gsp-system-prompt-len, --gsp-question-len and --gsp-range-ratio",
+    output: OutputTokens::Default(256),
+    apis: Apis::Text,
+    takes: &["prompt_token_ids"],
+    flags: &[SharedArgs::augment_args],
+    check: no_check,
+    run,
+};
+
 /// How often each group comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Popularity {
@@ -55,34 +70,35 @@ enum Popularity {
 }
 
 /// Writes the groups' requests.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let args = plan.flags.shared()?;
-    let random = Random::of(plan)?;
-    let question = length::rest(
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let args: SharedArgs = flags.read_group()?;
+    let random = Random::of(common)?;
+    let question = exact::rest(
         "--gsp-question-len",
         args.gsp_question_len,
         random.overhead(),
         "what the server adds to a prompt",
     )?;
     let [system, question, output] =
-        [args.gsp_system_prompt_len, question, plan.output_tokens()].map(|n| Range::up_to(n, args.gsp_range_ratio));
-    let prefixed = Prefixed { random, uses: Uses::of(order(plan, &args)?), tag: "group" };
+        [args.gsp_system_prompt_len, question, common.output_tokens()].map(|n| Range::up_to(n, args.gsp_range_ratio));
+    let prefixed =
+        Prefixed { random, uses: Uses::of(order(common, &args, flags.is_given("num_prompts"))?), tag: "group" };
     writer.write_numbered(prefixed.uses.count(), |item| {
         let group = u64::from(prefixed.uses.at(item).0);
         // No system prompt at all is a fair thing to compare with, though a range begins at 1.
         let system = match args.gsp_system_prompt_len {
             0 => 0,
-            _ => system.draw(&mut rng::random_stream(plan.seed, "system", group)) as usize,
+            _ => system.draw(&mut rng::random_stream(common.seed, "system", group)) as usize,
         };
-        let mut rng = rng::random_stream(plan.seed, "lengths", item);
+        let mut rng = rng::random_stream(common.seed, "lengths", item);
         let question = question.draw(&mut rng) as usize;
         let output = output.draw(&mut rng);
-        prefixed.request(plan, item, (system, question, output))
+        prefixed.request(common, item, (system, question, output))
     })
 }
 
 /// The group of each request.
-fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
+fn order(common: &Common, args: &SharedArgs, num_prompts_given: bool) -> Result<Vec<u32>, Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
     let zipf = args.gsp_group_distribution == Popularity::Zipf;
     if args.gsp_num_groups == 0 {
@@ -92,16 +108,16 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
         return wrong("--gsp-zipf-alpha goes with --gsp-group-distribution zipf");
     }
     let groups = args.gsp_num_groups;
-    let count = match (plan.num_prompts_typed, args.gsp_prompts_per_group) {
-        (Some(_), Some(_)) => return wrong("--num-prompts and --gsp-prompts-per-group say the same thing: give one"),
-        (Some(count), None) => count,
-        (None, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
+    let count = match (num_prompts_given, args.gsp_prompts_per_group) {
+        (true, Some(_)) => return wrong("--num-prompts and --gsp-prompts-per-group say the same thing: give one"),
+        (true, None) => common.num_prompts,
+        (false, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
     };
     Uses::check(count, 4, groups)?;
     let mut order = if zipf {
         let popularity = WeightedIndex::from_zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
         let draw = |item| {
-            let place = popularity.draw_index(&mut rng::random_stream(plan.seed, "groups", item));
+            let place = popularity.draw_index(&mut rng::random_stream(common.seed, "groups", item));
             u32::try_from(place).unwrap_or_default()
         };
         (0..count).map(draw).collect()
@@ -111,7 +127,7 @@ fn order(plan: &Plan, args: &SharedArgs) -> Result<Vec<u32>, Error> {
     if args.gsp_ordered {
         order.sort_unstable();
     } else {
-        rng::shuffle_list(&mut order, &mut rng::random_stream(plan.seed, "prefixes", 0));
+        rng::shuffle_list(&mut order, &mut rng::random_stream(common.seed, "prefixes", 0));
     }
     Ok(order)
 }

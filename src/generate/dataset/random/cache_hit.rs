@@ -6,15 +6,14 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Plan,
-    prefixes::Uses,
-    random::{self, Random},
-    warn,
-    writer::Writer,
-};
 use crate::{
     error::Error,
+    generate::{
+        common::Common,
+        exact::{LengthArgs, Random, Uses},
+        warn,
+        writer::RequestWriter,
+    },
     record::SampleRequest,
     rng,
     units::{parse_count_u32, parse_share, parse_tokens},
@@ -115,15 +114,15 @@ fn nearest(tokens: f64, block: u32) -> u32 {
 }
 
 /// Writes `--num-prompts` random requests that share as much as they should.
-pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Error> {
+pub fn run(common: &Common, args: &CacheArgs, writer: &mut RequestWriter) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
     let Some(ratio) = args.cache_hit_ratio else {
         return wrong("--cache-hit-fraction, --cache-hit-prefixes and --cache-block-size go with --cache-hit-ratio");
     };
-    if plan.prefix_len > 0 {
+    if common.prefix_tokens() > 0 {
         return wrong("--cache-hit-ratio makes its own prefixes: leave out --prefix-len");
     }
-    if plan.chat {
+    if common.chat {
         return wrong(
             "--cache-hit-ratio works with --backend openai only: what a chat template adds is not known by blocks",
         );
@@ -131,18 +130,18 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
     if args.cache_block_size == 0 || args.cache_hit_prefixes == Some(0) {
         return wrong("--cache-block-size and --cache-hit-prefixes are 1 or more");
     }
-    let random = Random::of(plan)?;
+    let random = Random::of(common)?;
     let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX);
-    let lengths = random::lengths(plan, &random)?;
-    let few = u32::try_from(plan.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
+    let lengths = super::lengths(common, &LengthArgs::default(), &random)?;
+    let few = u32::try_from(common.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
     let rear = u32::try_from(random.rear()).unwrap_or(u32::MAX);
     let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
     // A length and a share.
-    Uses::check(plan.num_prompts, 20, wish.prefixes)?;
-    let prompts: Vec<(u32, bool)> = (0..plan.num_prompts)
+    Uses::check(common.num_prompts, 20, wish.prefixes)?;
+    let prompts: Vec<(u32, bool)> = (0..common.num_prompts)
         .map(|item| {
-            let own = u32::try_from(lengths.of(plan.seed, item).0).unwrap_or(u32::MAX);
-            let warm = rng::sample_unit(&mut rng::random_stream(plan.seed, "warm", item)) < args.cache_hit_fraction;
+            let own = u32::try_from(lengths.of(common.seed, item).0).unwrap_or(u32::MAX);
+            let warm = rng::sample_unit(&mut rng::random_stream(common.seed, "warm", item)) < args.cache_hit_fraction;
             (own.saturating_add(overhead), warm)
         })
         .collect();
@@ -150,13 +149,13 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
         return Err(Error::Usage(format!(
             "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
              whole blocks of {}: ask for more or longer prompts, fewer prefixes, or less",
-            plan.num_prompts, wish.prefixes, wish.block
+            common.num_prompts, wish.prefixes, wish.block
         )));
     };
     tell(&prompts, &shares, &wish);
     drop(prompts);
-    writer.write_numbered(plan.num_prompts, |item| {
-        let (own, output) = lengths.of(plan.seed, item);
+    writer.write_numbered(common.num_prompts, |item| {
+        let (own, output) = lengths.of(common.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
         // What the server adds in front is in the first block.
         let len = (share.len as usize).saturating_sub(random.front());
@@ -166,7 +165,7 @@ pub fn run(plan: &Plan, args: &CacheArgs, writer: &mut Writer) -> Result<(), Err
             prompt: Some(prompt),
             expected_output_len: Some(output),
             expected_cached_len: Some(share.cached),
-            body: plan.ignore_eos(),
+            body: common.ignore_eos(),
             ..SampleRequest::default()
         };
         Ok((request, fitted))

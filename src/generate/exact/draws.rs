@@ -4,8 +4,17 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
 
-use super::{LENGTHS, distribution::Distribution, length::Lengths, table::Table};
-use crate::{cli, error::Error, rng, units::MAX_TOKENS};
+use crate::{
+    cli,
+    error::Error,
+    generate::{
+        args::LENGTHS,
+        csv_table::Table,
+        exact::{Distribution, Lengths},
+    },
+    rng,
+    units::MAX_TOKENS,
+};
 
 /// The flags of lengths that are not one number.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -188,7 +197,7 @@ impl Draws {
             }
             Draws::Pairs { pairs, in_order } => {
                 let place = if *in_order {
-                    super::words::place(item, pairs.len())
+                    super::place(item, pairs.len())
                 } else {
                     rng::sample_index(&mut rng::random_stream(seed, "lengths", item), pairs.len())
                 };
@@ -231,7 +240,7 @@ fn pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::length::Range, *};
+    use super::{super::Range, *};
 
     const SEED: u64 = 3;
 

@@ -2,14 +2,29 @@
 
 use serde::Deserialize;
 
-use super::{Plan, random::Random, warn, writer::Writer};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
 use crate::{
     cli,
     data::Row,
     error::Error,
+    generate::{common::Common, exact::Random, warn, writer::RequestWriter},
     ndjson::LineReader,
     record::{RequestFuncOutput, RunRecord, SampleRequest},
     units::UnixNanos,
+};
+
+pub const DATASET: Dataset = Dataset {
+    name: "replay",
+    aliases: &[],
+    about: "Saved requests, or random prompts in the shape of saved outputs",
+    reads: Reads::File,
+    lengths: "its prompts have the recorded lengths",
+    output: OutputTokens::Recorded,
+    apis: Apis::Media,
+    takes: &["prefix_len", "prompt_token_ids"],
+    flags: &[],
+    check: no_check,
+    run,
 };
 
 /// Just enough of a line to know what it is.
@@ -20,11 +35,11 @@ struct Kind {
 }
 
 /// Writes the requests again.
-pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
-    let (input, name) = cli::open_input(plan.file()?)?;
+fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let (input, name) = cli::open_input(common.file()?)?;
     let mut lines = LineReader::new(input, name.clone());
-    let mut outcomes = Outcomes { plan, random: None, start: None };
-    while plan.num_prompts == 0 || writer.written() < plan.num_prompts {
+    let mut outcomes = Outcomes { common, random: None, start: None };
+    while common.num_prompts == 0 || writer.written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
         let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
         let bad = |e| row.bad_json(&e);
@@ -46,7 +61,7 @@ pub fn run(plan: &Plan, writer: &mut Writer) -> Result<(), Error> {
     if writer.written() == 0 {
         return Err(Error::Input(format!("{name} has no request to replay")));
     }
-    if writer.written() < plan.num_prompts {
+    if writer.written() < common.num_prompts {
         warn(format!("{name} had {} requests: wrote those", writer.written()));
     }
     Ok(())
@@ -63,7 +78,7 @@ fn saved(row: &Row) -> Result<SampleRequest, Error> {
 
 /// Outcomes, which say how long a prompt was but not what it said.
 struct Outcomes<'a> {
-    plan: &'a Plan,
+    common: &'a Common,
     /// Made when the first outcome comes: saved requests need none.
     random: Option<Random<'a>>,
     /// The instant from which the requests' timestamps count.
@@ -83,7 +98,7 @@ impl Outcomes<'_> {
         }
         let random = match &mut self.random {
             Some(random) => random,
-            none => none.insert(Random::of(self.plan)?),
+            none => none.insert(Random::of(self.common)?),
         };
         let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared()).filter(|own| *own > 0) else {
             return Err(row.wrong(&format!(
@@ -104,7 +119,7 @@ impl Outcomes<'_> {
             timestamp: Some(due.since(start)),
             session_id: outcome.session_id,
             turn: outcome.turn,
-            body: self.plan.ignore_eos(),
+            body: self.common.ignore_eos(),
             tags: outcome.tags,
             ..SampleRequest::default()
         })

@@ -1,0 +1,271 @@
+//! The flags of `vb-gen`, and the checks that concern several of them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches};
+
+use super::{
+    dataset::{self, Dataset, OutputTokens, OwnFlags},
+    exact::{OutputLen, RangeRatio},
+    grid::GridFormat,
+    mix::MixArgs,
+    ordered::{AHEAD, FEW},
+    session::SessionArgs,
+};
+use crate::{
+    backend::Backend,
+    cli,
+    config::ConfigFlag,
+    error::Error,
+    tokens::{Tokenizer, TokenizerServer},
+    units::{parse_count, parse_tokens},
+};
+
+/// The headings of `--help` that datasets put flags under as well.
+pub const DATASET: &str = "Dataset";
+pub const LENGTHS: &str = "Lengths";
+pub const CONVERSATIONS: &str = "Conversations";
+const COUNTING: &str = "Counting tokens";
+const OUTPUT: &str = "Output";
+
+/// What was typed: the common flags, and those of the datasets, which each dataset reads itself.
+#[derive(Debug)]
+pub struct Args {
+    pub(super) common: CommonFlags,
+    pub(super) own: OwnFlags,
+}
+
+impl CommandFactory for Args {
+    fn command() -> clap::Command {
+        dataset::add_flags(CommonFlags::command())
+    }
+
+    fn command_for_update() -> clap::Command {
+        dataset::add_flags(CommonFlags::command_for_update())
+    }
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Args { common: CommonFlags::from_arg_matches(matches)?, own: OwnFlags::new(matches) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Writes requests for `vb-fire` to standard output, one JSON object a line.
+///
+/// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
+/// gives the same bytes on any machine.
+#[derive(Debug, clap::Parser)]
+#[command(name = "vb-gen", version, after_help = EXAMPLES, disable_help_subcommand = true, subcommand_precedence_over_arg = true)]
+pub struct CommonFlags {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Where prompts come from.
+    #[arg(long, help_heading = DATASET, value_enum, value_name = "NAME", default_value = "random")]
+    pub dataset_name: &'static Dataset,
+    /// The dataset's file; `-` is standard input (custom, replay and traces). sonnet takes its lines from it.
+    #[arg(long, help_heading = DATASET, value_name = "FILE")]
+    pub dataset_path: Option<PathBuf>,
+    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay, traces and mix].
+    #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count, global = true)]
+    pub num_prompts: Option<u64>,
+    /// Another seed gives other prompts, which the server's prefix cache does not know; and other draws of mix.
+    #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0, global = true)]
+    pub seed: u64,
+    /// Keep the order of the file; of prefixes, one after the other.
+    #[arg(long, help_heading = DATASET)]
+    pub disable_shuffle: bool,
+    /// Stop where the file has no more rows, instead of writing some of them twice.
+    #[arg(long, help_heading = DATASET)]
+    pub no_oversample: bool,
+    /// Take what is whole of a file that was cut, and leave out bad rows.
+    #[arg(long, help_heading = DATASET)]
+    pub lenient: bool,
+    #[command(flatten)]
+    pub sessions: SessionArgs,
+    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit]; of other
+    /// requests, those that are longer are counted.
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
+    pub max_model_len: Option<u32>,
+
+    /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
+    #[arg(
+        long,
+        help_heading = LENGTHS,
+        value_name = "TOKENS",
+        aliases = ["random-input-len", "sonnet-input-len"],
+        value_parser = parse_tokens
+    )]
+    pub input_len: Option<u32>,
+    /// Tokens to generate; -1 with custom: each row's `output_tokens`; 0 for APIs that generate nothing [default: 128; sonnet: 150; custom, Spec-Bench
+    /// and shared prefixes: 256; SPEED-Bench: 4096; sharegpt: the length of the real answer].
+    #[arg(
+        long,
+        help_heading = LENGTHS,
+        value_name = "TOKENS",
+        aliases = ["random-output-len", "sharegpt-output-len", "custom-output-len", "sonnet-output-len", "prefix-repetition-output-len", "gsp-output-len", "spec-bench-output-len", "speed-bench-output-len", "hf-output-len"],
+        allow_hyphen_values = true
+    )]
+    pub output_len: Option<OutputLen>,
+    /// Vary lengths by up to this share either way, as 0.1 or {"input":0.1,"output":0.5} (random).
+    #[arg(long, help_heading = LENGTHS, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
+    pub range_ratio: RangeRatio,
+    /// Tokens that all prompts share in front, added to the input length; with sonnet part of it [default: 0;
+    /// sonnet: 200].
+    #[arg(
+        long,
+        help_heading = LENGTHS,
+        value_name = "TOKENS",
+        aliases = ["random-prefix-len", "sonnet-prefix-len"],
+        value_parser = parse_tokens
+    )]
+    pub prefix_len: Option<u32>,
+    /// Send token ids instead of text (random, prefixes, replay and traces).
+    #[arg(long, help_heading = LENGTHS)]
+    pub prompt_token_ids: bool,
+    /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
+    #[arg(long, help_heading = LENGTHS)]
+    pub no_ignore_eos: bool,
+
+    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom, hf, sharegpt,
+    /// Spec-Bench and SPEED-Bench).
+    #[arg(long, help_heading = COUNTING)]
+    pub apply_chat_template: bool,
+    /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
+    #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
+    pub tokenizer: String,
+    /// The API that the requests are for: for those of chats, lengths are those of the whole rendered chat.
+    #[arg(long, help_heading = COUNTING, value_enum, default_value = "openai")]
+    pub backend: &'static Backend,
+    /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
+    #[arg(long, help_heading = COUNTING, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub base_url: String,
+    /// The model's name at the server, for --tokenizer server.
+    #[arg(long, help_heading = COUNTING, value_name = "NAME")]
+    pub model: Option<String>,
+
+    /// What request ids begin with; a number follows [default: vb-SEED-].
+    #[arg(long, help_heading = OUTPUT, value_name = "TEXT")]
+    pub request_id_prefix: Option<String>,
+    /// Put this into the `tags` of every request; may be given several times.
+    #[arg(
+        long,
+        help_heading = OUTPUT,
+        value_name = "KEY=VALUE",
+        value_parser = cli::parse_key_value,
+        action = ArgAction::Append,
+        global = true
+    )]
+    pub tag: Vec<(String, String)>,
+    /// Write the cells of the config's grid instead of requests [default format: json].
+    #[arg(
+        long,
+        help_heading = OUTPUT,
+        value_enum,
+        value_name = "FORMAT",
+        num_args(0..=1),
+        default_missing_value = "json"
+    )]
+    pub grid: Option<GridFormat>,
+    /// Print the datasets, what they are and what they need, and exit.
+    #[arg(long, help_heading = DATASET)]
+    pub list_datasets: bool,
+    /// Print the JSON Schema of a request and leave.
+    #[arg(long, help_heading = OUTPUT)]
+    pub schema: bool,
+
+    #[command(flatten, next_help_heading = OUTPUT)]
+    pub config: ConfigFlag,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  vb-gen --input-len 256 --output-len 128 --num-prompts 100 --tokenizer Qwen/Qwen2.5-7B-Instruct \\
+    | vb-fire --base-url http://127.0.0.1:8000 --model M --max-concurrency 16 | vb-stats
+  vb-gen --dataset-name sharegpt --dataset-path sharegpt.json --tokenizer ./model | tee requests.ndjson | vb-fire ...
+  jq -c '{prompt: .question}' mine.jsonl | vb-gen --dataset-name custom --dataset-path - --num-prompts 0 | vb-fire ...
+  vb-gen --dataset-name multi-turn --backend openai-chat --num-turns 5 --think-time exp:2s | vb-fire --backend openai-chat ...
+  vb-gen --dataset-name replay --dataset-path outputs.ndjson | vb-fire ...
+  vb-gen --dataset-name mooncake --dataset-path conversation_trace.jsonl --to 10m --speed 2 | vb-fire ...
+  vb-gen mix 0.7=chat.ndjson 0.3=<(vb-gen --input-dist lognormal:2000,1500 --num-prompts 1000) | vb-fire ...
+  vb-gen --grid tsv --config config.yaml | while IFS=$'\\t' read -r in out mc np seed name; do ...; done";
+
+/// What else the tool does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Mix(MixArgs),
+}
+
+impl CommonFlags {
+    /// Whether the server generates tokens for these requests. A template may.
+    pub fn generates(&self) -> bool {
+        self.dataset_name.output != OutputTokens::Nothing && self.backend.generates_tokens()
+    }
+
+    /// How many requests may wait for each thread that makes them.
+    pub fn read_ahead(&self) -> usize {
+        let media = self.backend.takes_media() && self.dataset_name.has_media();
+        if media || self.sessions.multi_turn { FEW } else { AHEAD }
+    }
+
+    /// Opens the tokenizer of `--tokenizer`.
+    pub fn open_tokenizer(&self) -> Result<Tokenizer, Error> {
+        if self.tokenizer != "server" {
+            return Tokenizer::open(&self.tokenizer);
+        }
+        TokenizerServer::new(&self.base_url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
+    }
+}
+
+impl Args {
+    /// Checks what cannot be checked flag by flag.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let wrong = |what: String| Err(Error::Usage(what));
+        let CommonFlags { dataset_name: dataset, backend, .. } = self.common;
+        // A range ratio of 0 is no variation, which a config may ask of every dataset.
+        dataset.check_flags(|flag| match flag {
+            "range_ratio" => self.common.range_ratio != RangeRatio::default(),
+            flag => self.own.is_given(flag),
+        })?;
+        dataset.check_backend(backend)?;
+        if self.common.prompt_token_ids && !backend.takes_ids() {
+            let backend = backend.name;
+            return wrong(format!(
+                "--prompt-token-ids does not work with --backend {backend}, which takes text: use --backend openai"
+            ));
+        }
+        if self.common.apply_chat_template && backend.is_chat() {
+            let backend = backend.name;
+            return wrong(format!(
+                "--apply-chat-template does not work with --backend {backend}, whose server applies the template itself: \
+                 use --backend openai"
+            ));
+        }
+        match (self.common.generates(), self.common.output_len) {
+            (true, Some(OutputLen::Tokens(0))) => {
+                return wrong("--output-len 0: a response has at least 1 token (-1: each row's own length)".into());
+            }
+            (false, Some(len)) if len != OutputLen::Tokens(0) => {
+                return wrong("nothing is generated here: leave out --output-len, or make it 0".into());
+            }
+            _ => {}
+        }
+        let per_row = matches!(dataset.output, OutputTokens::DefaultOrRow(_));
+        if self.common.output_len == Some(OutputLen::PerRow) && !per_row {
+            return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has".into());
+        }
+        if self.common.num_prompts == Some(0) && dataset.is_made_up() {
+            return wrong(format!(
+                "--num-prompts 0 takes all rows of a file, and --dataset-name {} has none: give a number",
+                dataset.name
+            ));
+        }
+        (dataset.check)(self)
+    }
+}

@@ -1,0 +1,203 @@
+//! `--dataset-name multi-turn`: made-up conversations, whose turns are random words of exact number.
+
+use clap::Args as _;
+use rand::Rng;
+
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
+use crate::{
+    error::Error,
+    generate::{
+        args::{Args, CONVERSATIONS},
+        common::Common,
+        exact::{Draft, Framed, Range, Words},
+        ordered::{FEW, More, Turn, ordered},
+        session::{Exchange, Replies, Session, SessionArgs, check_turns, session},
+        warn,
+        writer::{Fitted, RequestWriter},
+    },
+    rng,
+    units::{parse_count_u32, parse_tokens},
+};
+
+/// The flags of multi-turn alone.
+#[derive(Debug, clap::Args)]
+struct TurnArgs {
+    /// The least turns of a conversation, up to --max-turns (multi-turn).
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-min-turns", value_parser = parse_count_u32)]
+    min_turns: Option<u32>,
+    /// Turns of every conversation (multi-turn) [default: 3].
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-num-turns", value_parser = parse_count_u32)]
+    num_turns: Option<u32>,
+    /// Tokens that the user says in each turn after the first, where it is --input-len (multi-turn) [default: --input-len].
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
+    per_turn_input_len: Option<u32>,
+    /// Tokens in front of a conversation that are its own, as a document that it is about; behind --prefix-len, which all
+    /// conversations share (multi-turn) [default: 0].
+    #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
+    conversation_prefix_len: Option<u32>,
+}
+
+pub const DATASET: Dataset = Dataset {
+    name: "multi-turn",
+    aliases: &[],
+    about: "Conversations of random words of exact length",
+    reads: Reads::Nothing,
+    lengths: "use --input-len, --prefix-len and --range-ratio",
+    output: OutputTokens::Default(128),
+    apis: Apis::Text,
+    takes: &["input_len", "prefix_len", "range_ratio"],
+    flags: &[SessionArgs::augment_args, TurnArgs::augment_args],
+    check,
+    run,
+};
+
+fn check(args: &Args) -> Result<(), Error> {
+    let wrong = |what: &str| Err(Error::Usage(what.into()));
+    let turns: TurnArgs = args.own.read_group()?;
+    let max_turns = args.common.sessions.max_turns;
+    if [turns.num_turns, turns.min_turns].contains(&Some(0)) {
+        return wrong("a conversation has at least 1 turn");
+    }
+    if turns.min_turns.is_some() != max_turns.is_some() {
+        return wrong("--min-turns and --max-turns are the two ends of a range: give both, or --num-turns");
+    }
+    if turns.num_turns.is_some() && turns.min_turns.is_some() {
+        return wrong("give --num-turns, or --min-turns and --max-turns, not both");
+    }
+    if turns.min_turns > max_turns {
+        return wrong("--min-turns is more than --max-turns");
+    }
+    check_turns(args)
+}
+
+/// The lengths of conversations.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// The least and the most turns.
+    turns: (u64, u64),
+    /// Tokens that the user says in the turns behind the first; `None`: as many as there.
+    later_input_len: Option<u32>,
+    /// Tokens in front that are a conversation's own.
+    own_prefix_len: u32,
+}
+
+impl Shape {
+    /// With the defaults.
+    fn from_flags(args: &TurnArgs, max_turns: Option<u32>) -> Self {
+        let always = args.num_turns.unwrap_or(3);
+        let turns = (args.min_turns.unwrap_or(always).into(), max_turns.unwrap_or(always).into());
+        Shape {
+            turns,
+            later_input_len: args.per_turn_input_len,
+            own_prefix_len: args.conversation_prefix_len.unwrap_or(0),
+        }
+    }
+}
+
+/// Writes `--num-conversations` conversations, or `--num-prompts` turns.
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let shape = Shape::from_flags(&flags.read_group()?, common.sessions.max_turns);
+    let maker = Maker::new(common, shape)?;
+    let mut cut = 0;
+    // Each has a turn at the least, so no more are begun than there are turns to write.
+    let turns = Some(common.num_prompts).filter(|n| *n > 0);
+    let most = common.sessions.num_conversations.into_iter().chain(turns).min().unwrap_or(u64::MAX);
+    ordered(
+        FEW,
+        |item| (item < most).then(|| maker.conversation(item)),
+        |turn| {
+            match turn {
+                Turn::Wait => writer.flush()?,
+                Turn::Item(made) => {
+                    let session = made?;
+                    cut += u64::from(session.is_cut());
+                    common.write_session(&session, writer)?;
+                }
+            }
+            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
+        },
+    )?;
+    if cut > 0 {
+        warn(format!(
+            "{cut} conversations have fewer turns than asked for: the next would exceed --max-model-len {}",
+            common.sessions.max_model_len
+        ));
+    }
+    Ok(())
+}
+
+/// Makes conversations, each from its number alone.
+struct Maker<'a> {
+    common: &'a Common,
+    shape: Shape,
+    framed: Framed<'a>,
+    words: Words,
+    /// What all conversations begin with.
+    prefix: String,
+}
+
+impl<'a> Maker<'a> {
+    fn new(common: &'a Common, shape: Shape) -> Result<Self, Error> {
+        let framed = common.framed()?;
+        let words = Words::of(&common.tokenizer, common.seed)?;
+        let mut maker = Maker { common, shape, framed, words, prefix: String::new() };
+        let mut rng = rng::random_stream(common.seed, "prefix", 0);
+        let head = rng.next_u64();
+        maker.prefix = maker.text("", common.prefix_tokens(), Some(head), &mut rng)?.0;
+        Ok(maker)
+    }
+
+    /// `fixed` and random words behind it, up to `len` tokens, and how many they are. `head` chooses the first word.
+    fn text(&self, fixed: &str, len: u32, head: Option<u64>, rng: &mut impl Rng) -> Result<(String, usize), Error> {
+        let count = |text: &str| self.framed.tokenizer.count(text);
+        let mut draft = Draft::after(fixed);
+        let mut missing = (len as usize).saturating_sub(count(fixed)?);
+        if missing > 0 && (fixed.is_empty() || head.is_some()) {
+            draft.push(self.words.head(head.unwrap_or_else(|| rng.next_u64()), fixed.is_empty()));
+            missing -= 1;
+        }
+        (0..missing).for_each(|_| draft.push(self.words.draw(rng)));
+        draft.fit(len as usize, count, || self.words.draw(rng))
+    }
+
+    /// Conversation `item`.
+    fn conversation(&self, item: u64) -> Result<Session, Error> {
+        let Common { seed, range_ratio, .. } = *self.common;
+        let (shape, prefix_len) = (self.shape, self.common.prefix_tokens());
+        let mut lengths = rng::random_stream(seed, "lengths", item);
+        let mut rng = rng::random_stream(seed, "prompt", item);
+        let first_len = self.common.input_tokens();
+        let [first, later] = [first_len, shape.later_input_len.unwrap_or(first_len)];
+        let [first, later] = [first, later].map(|len| Range::around(len, range_ratio.input));
+        let output = Range::around(self.common.output_tokens(), range_ratio.output);
+
+        // The first text that is the conversation's own begins with a word that tells it from all others.
+        let own_prefix = shape.own_prefix_len > 0;
+        let system_len = prefix_len + shape.own_prefix_len;
+        let (system, _) = self.text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
+        let turns = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
+        let exchanges = (0..turns).map(|turn| {
+            let len = if turn == 0 { first } else { later }.draw(&mut lengths);
+            let reply_len = output.draw(&mut lengths);
+            let head = (turn == 0 && !own_prefix).then_some(item);
+            let (user, got) = self.text("", len, head, &mut rng)?;
+            let reply = match self.common.sessions.replies {
+                Replies::Server => String::new(),
+                Replies::Dataset => self.text("", reply_len, None, &mut rng)?.0,
+            };
+            Ok(Exchange { user, reply, reply_len, asked: Fitted { want: len as usize, got } })
+        });
+        let cached = if item == 0 { 0 } else { prefix_len };
+        let system = Some(system.as_str()).filter(|text| !text.is_empty());
+        let made = session(self.common, self.framed, system, exchanges, cached, self.common.ignore_eos())?;
+        if made.is_empty() {
+            return Err(Error::Usage(format!(
+                "a first turn of {} tokens and its reply are more than --max-model-len {}: make that larger, or the turn \
+                 smaller",
+                system_len + first_len,
+                self.common.sessions.max_model_len
+            )));
+        }
+        Ok(made)
+    }
+}

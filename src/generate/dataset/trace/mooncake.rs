@@ -1,0 +1,69 @@
+//! Mooncake's traces (FAST '25), a JSON object a line:
+//!
+//! ```json
+//! {"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51]}
+//! ```
+//!
+//! Times are milliseconds. A hash id names a block of 512 tokens and all that stands before it.
+
+use std::io::BufRead;
+
+use clap::Args as _;
+use serde::Deserialize;
+
+use super::{
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+};
+use crate::{
+    error::Error,
+    generate::{common::Common, writer::RequestWriter},
+    ndjson::LineReader,
+};
+
+pub const DATASET: Dataset = Dataset {
+    name: "mooncake",
+    aliases: &[],
+    about: "A Mooncake trace: times, lengths and shared blocks",
+    reads: Reads::File,
+    lengths: LENGTHS,
+    output: OutputTokens::Recorded,
+    apis: Apis::Text,
+    takes: TAKES,
+    flags: &[TraceFlags::augment_args],
+    check: no_check,
+    run,
+};
+
+/// Writes the rows of the trace.
+fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
+    let format =
+        TraceFormat { block_size: 512, open: &|input, name| Ok(Box::new(Mooncake(LineReader::new(input, name)))) };
+    run_trace(&format, common, flags, writer)
+}
+
+/// A file of it.
+struct Mooncake<R>(LineReader<R>);
+
+#[derive(Deserialize)]
+struct Record {
+    timestamp: f64,
+    input_length: u32,
+    output_length: u32,
+    #[serde(default)]
+    hash_ids: Vec<u64>,
+}
+
+impl<R: BufRead + Send> TraceRows for Mooncake<R> {
+    fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
+        let Some(record) = self.0.next_record::<Record>()? else { return Ok(None) };
+        Ok(Some(TraceRow {
+            time: instant(record.timestamp / 1e3).map_err(|what| self.0.error_at(0, &what))?,
+            input: record.input_length,
+            output: record.output_length,
+            blocks: record.hash_ids,
+            tags: None,
+            line: self.0.line_number(),
+        }))
+    }
+}
