@@ -7,7 +7,7 @@ use hyper::header::HeaderName;
 use reqwest::Url;
 use serde_json::{Value, json};
 
-use super::{attempt::Limits, balance::Balance, lora::Assignment, slots::Slots};
+use super::{attempt::TimeLimits, balance::Balance, lora::LoraAssignment, slots::RequestSlots};
 use crate::{
     backend::{Backend, Protocol},
     config::ConfigFlag,
@@ -30,23 +30,23 @@ Examples:
   vb-fire --backend anthropic --max-sessions 64 --session-header X-Session-ID < talks.ndjson | vb-stats --by turn
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
-Exit codes: 0 done; 1 too many requests failed (--fail-above); 2 wrong usage; 3 a bad line in the input;
-4 no server, or nobody takes the records; 5 the client set some of the numbers (--strict); 130 interrupted.";
+Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage; 3 invalid input; 4 no server,
+or the records cannot be written; 5 the client limited some of the numbers (--strict); 130 interrupted.";
 
 // The headings of `--help`.
 const SERVER: &str = "Server";
 const LOAD: &str = "Load";
 const LIMITS: &str = "Time limits of a request";
-const SAMPLING: &str = "Sampling (what is not given is the server's choice)";
-const SCRAPE: &str = "The server's own numbers";
+const SAMPLING: &str = "Sampling (the server's defaults unless given)";
+const SCRAPE: &str = "Server metrics";
 const OUTPUT: &str = "Output";
 
-/// Sends requests to a server and records when each token came back.
+/// Sends requests to an LLM server and records when each token arrives.
 ///
-/// Reads requests (lines of `SampleRequest`) from standard input; writes a `run` record, a `RequestFuncOutput` for each
-/// request, and an `end` record. Without limits everything is sent at once; --max-concurrency keeps that many in flight
-/// (closed loop), --request-rate sends on a schedule (open loop), and both together keep the schedule as far as there
-/// is room. A TIME is written as 200ms, 5s, 2m or 1h; a bare number is seconds.
+/// Reads requests (lines of `SampleRequest`) from standard input. Writes a `run` record, a `RequestFuncOutput` for each request,
+/// and an `end` record. By default all requests are sent at once. --max-concurrency keeps that many in flight (closed loop),
+/// --request-rate sends on a schedule (open loop), and both together follow the schedule as long as slots are free. A TIME is
+/// written as 200ms, 5s, 2m or 1h; a number without a unit is in seconds.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(
     name = "vb-fire",
@@ -54,7 +54,7 @@ const OUTPUT: &str = "Output";
     after_help = EXAMPLES
 )]
 pub struct Args {
-    /// The server, or several that share the load.
+    /// URL of the server, or of several servers that share the load.
     #[arg(
         long,
         help_heading = SERVER,
@@ -64,44 +64,44 @@ pub struct Args {
         default_value = "http://127.0.0.1:8000"
     )]
     pub base_url: Vec<String>,
-    /// Which of several servers a request goes to. A session stays with its own.
+    /// How to distribute requests among several servers. A session stays with its server.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "round-robin")]
     pub balance: Balance,
-    /// The API to speak.
+    /// The API of the server.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "openai")]
     pub backend: &'static Backend,
-    /// Ask for replies in one piece: then nobody sees a first token, and TTFT, TPOT and ITL are null.
+    /// Disable streaming. TTFT, TPOT and ITL are then null.
     #[arg(long, help_heading = SERVER)]
     pub no_stream: bool,
-    /// The file that describes the API of --backend template.
+    /// File that describes the API of --backend template.
     #[arg(long, help_heading = SERVER, value_name = "FILE")]
     pub template: Option<PathBuf>,
-    /// The path of the endpoint [default: the backend's usual one].
+    /// Path of the endpoint [default: the usual one of the backend].
     #[arg(long, help_heading = SERVER, value_name = "PATH")]
     pub endpoint: Option<String>,
-    /// The model's name at the server [default: the first that the server names].
+    /// Name of the model at the server [default: the first model that the server lists].
     #[arg(long, help_heading = SERVER, value_name = "NAME")]
     pub model: Option<String>,
-    /// Headers for every request. The key in the environment's `OPENAI_API_KEY` is sent by itself.
+    /// Headers for every request. `OPENAI_API_KEY`, if set, is sent automatically.
     #[arg(long, help_heading = SERVER, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
     pub header: Vec<String>,
-    /// Open a connection for each request, instead of using one again.
+    /// Open a new connection for each request instead of reusing connections.
     #[arg(long, help_heading = SERVER)]
     pub no_keep_alive: bool,
-    /// How bytes are carried: `stamped` is HTTP/1.1 with the kernel's receive stamps (on Linux), `portable` is for HTTP/2
-    /// and proxies, with stamps of its own event loop.
+    /// How to send requests: `stamped` is HTTP/1.1 with kernel timestamps (on Linux); `portable` supports HTTP/2 and proxies, with
+    /// timestamps from its event loop.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "auto")]
     pub transport: TransportKind,
     /// Connections to open before the clock starts [default: --max-concurrency; 0 without it].
     #[arg(long, help_heading = SERVER, value_name = "N", value_parser = units::parse_count_u32)]
     pub preconnect: Option<u32>,
-    /// Threads that read answers.
+    /// Threads that read responses.
     #[arg(long, help_heading = SERVER, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
     /// Accept any TLS certificate.
     #[arg(long, help_heading = SERVER)]
     pub insecure: bool,
-    /// Wait this long for the server to be ready; 0 does not wait.
+    /// Time to wait for the server to be ready; 0 does not wait.
     #[arg(
         long,
         help_heading = SERVER,
@@ -112,73 +112,73 @@ pub struct Args {
     )]
     pub ready_check: Nanos,
 
-    /// The most requests in flight [default: no limit].
+    /// Maximum number of requests in flight [default: no limit].
     #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
     pub max_concurrency: Option<u32>,
-    /// Requests per second; `inf` sends as fast as there is room. A rate over time is written as 5:30s,5-50:1m,50 (5~50: by
-    /// the same factor each second), or @FILE, a table of seconds and rates. Without it the requests' own timestamps are obeyed.
+    /// Requests per second; `inf` sends as fast as slots are free. A rate that changes over time is written as 5:30s,5-50:1m,50
+    /// (5~50 grows by the same factor each second), or @FILE, a table of seconds and rates [default: the requests' timestamps].
     #[arg(long, help_heading = LOAD, value_name = "RATE")]
     pub request_rate: Option<RequestRate>,
-    /// vLLM's ramp: a rate that grows from --ramp-up-start-rps to --ramp-up-end-rps within --ramp-up-time.
+    /// vLLM's ramp: the rate changes from --ramp-up-start-rps to --ramp-up-end-rps within --ramp-up-time.
     #[arg(long, help_heading = LOAD, value_enum, value_name = "HOW")]
-    pub ramp_up_strategy: Option<Growth>,
-    /// Requests per second where the ramp begins.
+    pub ramp_up_strategy: Option<RampStrategy>,
+    /// Requests per second at the start of the ramp.
     #[arg(long, help_heading = LOAD, value_name = "RATE")]
     pub ramp_up_start_rps: Option<f64>,
-    /// Requests per second where it ends, and from there on.
+    /// Requests per second at the end of the ramp and after it.
     #[arg(long, help_heading = LOAD, value_name = "RATE")]
     pub ramp_up_end_rps: Option<f64>,
-    /// How long it takes.
+    /// Duration of the ramp.
     #[arg(long, help_heading = LOAD, value_name = "TIME", value_parser = units::parse_duration)]
     pub ramp_up_time: Option<Nanos>,
-    /// So many requests at one instant, one burst after the other at --request-rate all together.
+    /// Send requests in bursts of this size; --request-rate remains the mean rate.
     #[arg(long, help_heading = LOAD, value_name = "N", default_value = "1", value_parser = units::parse_count_u32)]
     pub burst_size: u32,
-    /// The shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even.
+    /// Shape of the gaps at --request-rate: 1 is Poisson, smaller is burstier, `inf` is even spacing.
     #[arg(long, help_heading = LOAD, value_name = "SHAPE", default_value = "1", value_parser = load::parse_burstiness)]
     pub burstiness: f64,
-    /// The seed of the gaps.
+    /// Seed of the gaps and other random choices.
     #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Requests to send before the clock starts, with prompts of their own; their outcomes are not recorded.
+    /// Requests to send before the clock starts, with different prompts. Their outputs are not recorded.
     #[arg(long, help_heading = LOAD, value_name = "N", default_value_t = 0)]
     pub num_warmups: u32,
-    /// The most requests that wait for their first token, of those in flight [default: no limit].
+    /// Maximum number of requests in flight without a first token [default: no limit].
     #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
     pub max_prefill_concurrency: Option<u32>,
-    /// How long a user thinks after an answer: 2s, or exp:2s for exponential times of that mean. It keeps the slot; in a
-    /// session it is the default for turns that do not say.
+    /// Think time after a response: 2s, or exp:2s (exponential, mean 2 s). The slot stays taken; in a session it is the default
+    /// for turns without a think time.
     #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "0")]
     pub think_time: ThinkTime,
-    /// The most sessions at once, each from its first turn to its last, think times included [default: no limit].
+    /// Maximum number of active sessions, from first to last turn, including think times [default: no limit].
     #[arg(long, help_heading = LOAD, value_name = "N", value_parser = units::parse_count_u32)]
     pub max_sessions: Option<u32>,
-    /// The header that names a request's session, as X-Session-ID.
+    /// Header for the session id of a request, such as X-Session-ID.
     #[arg(long, help_heading = LOAD, value_name = "NAME")]
     pub session_header: Option<String>,
-    /// Adapters for requests that name none; the tag `lora` says which.
+    /// LoRA adapters for requests that do not name one. The tag `lora` records the choice.
     #[arg(long, help_heading = LOAD, value_name = "NAME", num_args = 1.., action = ArgAction::Append)]
     pub lora_modules: Vec<String>,
-    /// How they are given out. A session keeps its own.
+    /// How to assign the adapters. A session keeps its adapter.
     #[arg(long, help_heading = LOAD, value_enum, default_value = "random")]
-    pub lora_assignment: Assignment,
-    /// With zipf, the k-th is asked for in proportion to 1/k^ALPHA.
+    pub lora_assignment: LoraAssignment,
+    /// With zipf, the k-th adapter is used in proportion to 1/k^ALPHA.
     #[arg(long, help_heading = LOAD, value_name = "ALPHA", default_value = "1", value_parser = units::parse_alpha)]
     pub lora_zipf_alpha: f64,
-    /// The share of the requests that the client leaves before their end, on purpose.
+    /// Share of the requests to cancel on purpose.
     #[arg(long, help_heading = LOAD, value_name = "SHARE", value_parser = units::parse_share)]
     pub cancel_rate: Option<f64>,
-    /// How long after their start.
+    /// When to cancel them, counted from their start.
     #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "500ms", value_parser = units::parse_duration)]
     pub cancel_after: Nanos,
-    /// Start nothing new after this time [default: go on to the end of the input].
+    /// Send no new requests after this time [default: send all of the input].
     #[arg(long, help_heading = LOAD, value_name = "TIME", value_parser = units::parse_duration)]
     pub max_seconds: Option<Nanos>,
-    /// After --max-seconds or Ctrl-C, let what is in flight go on for this long.
+    /// How long requests in flight may go on after --max-seconds or Ctrl-C.
     #[arg(long, help_heading = LOAD, value_name = "TIME", default_value = "30s", value_parser = units::parse_duration)]
     pub grace: Nanos,
 
-    /// The longest wait for a connection, TLS included.
+    /// Limit for opening a connection, including TLS.
     #[arg(
         long,
         help_heading = LIMITS,
@@ -187,7 +187,7 @@ pub struct Args {
         value_parser = units::parse_duration
     )]
     pub timeout_connect: Nanos,
-    /// The longest wait for the first token.
+    /// Limit for the first token.
     #[arg(
         long,
         help_heading = LIMITS,
@@ -196,14 +196,14 @@ pub struct Args {
         value_parser = units::parse_duration
     )]
     pub timeout_first_token: Nanos,
-    /// The longest silence once tokens flow.
+    /// Limit between two arrivals of bytes, after the first token.
     #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "5m", value_parser = units::parse_duration)]
     pub timeout_stall: Nanos,
-    /// The longest time for a whole request.
+    /// Limit for the whole request.
     #[arg(long, help_heading = LIMITS, value_name = "TIME", default_value = "6h", value_parser = units::parse_duration)]
     pub timeout_total: Nanos,
 
-    /// Generate to the full length, whatever the model says (vLLM and SGLang).
+    /// Generate to the full length, even if the model ends earlier (vLLM and SGLang).
     #[arg(long, help_heading = SAMPLING)]
     pub ignore_eos: bool,
     /// Sampling temperature.
@@ -212,35 +212,35 @@ pub struct Args {
     /// Nucleus sampling.
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub top_p: Option<f64>,
-    /// The number of tokens to sample from.
+    /// Number of most likely tokens to sample from.
     #[arg(long, help_heading = SAMPLING, value_name = "N", allow_negative_numbers = true)]
     pub top_k: Option<i64>,
-    /// The least probability of a token, against the likeliest.
+    /// Minimum probability of a token, relative to the most likely one.
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub min_p: Option<f64>,
-    /// Penalty for tokens by how often they occurred.
+    /// Penalty for tokens by their number of occurrences.
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub frequency_penalty: Option<f64>,
-    /// Penalty for tokens that occurred at all.
+    /// Penalty for tokens that have occurred.
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub presence_penalty: Option<f64>,
     /// Penalty for repetition (vLLM).
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub repetition_penalty: Option<f64>,
-    /// Log probabilities to return for each token.
+    /// Number of log probabilities to return per token.
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub logprobs: Option<u32>,
-    /// More keys for the body of every request; they win over the flags above.
+    /// More keys for the body of every request; they override the flags above.
     #[arg(long, help_heading = SAMPLING, value_name = "JSON", value_parser = parse_object)]
     pub extra_body: Option<Object>,
 
-    /// Read the server's metrics before, during and after the load, into `scrape` records [URL: /metrics of --base-url].
+    /// Write the server's metrics before, during and after the load as `scrape` records [URL: /metrics of --base-url].
     #[arg(long, help_heading = SCRAPE, value_name = "URL", num_args = 0..=1, default_missing_value = "true")]
     pub scrape: Option<String>,
-    /// The time between two of them.
+    /// Time between two scrapes.
     #[arg(long, help_heading = SCRAPE, value_name = "TIME", default_value = "1s", value_parser = units::parse_duration)]
     pub scrape_interval: Nanos,
-    /// What the names of the metrics that are kept begin with.
+    /// Prefixes of the metrics to keep.
     #[arg(
         long,
         help_heading = SCRAPE,
@@ -251,31 +251,31 @@ pub struct Args {
     )]
     pub scrape_match: Vec<String>,
 
-    /// Names the run in every record [default: from the time and the process].
+    /// Name of the run in every record [default: from the time and the process id].
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub run_id: Option<String>,
     /// Leave the generated text out of the records.
     #[arg(long, help_heading = OUTPUT)]
     pub no_text: bool,
-    /// Write how late each chunk was read, behind the kernel's stamp.
+    /// Write the read lag of each chunk.
     #[arg(long, help_heading = OUTPUT)]
     pub read_lags: bool,
-    /// Outcomes that wait for a slow reader of the records may fill so much memory; beyond, the run is stopped.
+    /// Memory for outputs that wait for a slow reader; the run stops if they need more.
     #[arg(long, help_heading = OUTPUT, value_name = "BYTES", default_value = "1G", value_parser = units::parse_count)]
     pub max_buffer: u64,
-    /// The tokenizer's name, for the results. `builtin` or a local one also counts tokens where the server does not.
+    /// Name of the tokenizer, for the results. `builtin` or a local one also counts tokens if the server does not.
     #[arg(long, help_heading = OUTPUT, value_name = "NAME")]
     pub tokenizer: Option<String>,
-    /// What `vb-selftest` wrote on this machine; it travels in the run record.
+    /// Output of `vb-selftest` on this machine, to include in the run record.
     #[arg(long, help_heading = OUTPUT, value_name = "FILE")]
     pub attach_selftest: Option<PathBuf>,
-    /// Exit with 1 when more than this share of the requests failed.
+    /// Exit with 1 if more than this share of the requests failed.
     #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = units::parse_share)]
     pub fail_above: f64,
-    /// Exit with 5 when the verdict is `client_bound`: the client, and not the server, set some of the numbers.
+    /// Exit with 5 if the verdict is `client_bound`: the client, not the server, limited some of the numbers.
     #[arg(long, help_heading = OUTPUT)]
     pub strict: bool,
-    /// Print the JSON Schema of the records and leave.
+    /// Print the JSON Schema of the records and exit.
     #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,
     /// Print the table of backends and exit.
@@ -288,7 +288,7 @@ pub struct Args {
 
 /// `--ramp-up-strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Growth {
+pub enum RampStrategy {
     /// By the same amount each second.
     Linear,
     /// By the same factor each second.
@@ -298,16 +298,16 @@ pub enum Growth {
 /// `--transport`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum TransportKind {
-    /// The stamped one.
+    /// Same as `stamped`.
     Auto,
-    /// HTTP/1.1, with the kernel's receive stamps where the system gives any.
+    /// HTTP/1.1 with kernel timestamps, where the system supports them.
     Stamped,
-    /// By the reqwest crate: HTTP/2 and proxies; stamps of its event loop.
+    /// The reqwest crate: HTTP/2 and proxies, with timestamps from its event loop.
     Portable,
 }
 
-/// Headers that a session's name would break.
-const OWN_HEADERS: [&str; 8] = [
+/// Headers that cannot hold a session id.
+const RESERVED_HEADERS: [&str; 8] = [
     "accept",
     "authorization",
     "connection",
@@ -319,7 +319,7 @@ const OWN_HEADERS: [&str; 8] = [
 ];
 
 impl TransportKind {
-    /// The name of the one that is used.
+    /// The name of the transport in use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -330,8 +330,8 @@ impl TransportKind {
 }
 
 impl Args {
-    /// The servers' URLs, checked together with the numbers that clap cannot check.
-    pub fn urls(&self) -> Result<Vec<Url>, Error> {
+    /// The URLs of the servers. Also checks the flags that clap cannot check.
+    pub fn base_urls(&self) -> Result<Vec<Url>, Error> {
         if self.max_concurrency == Some(0) {
             return Err(Error::Usage("--max-concurrency 0 would send nothing; leave it out for no limit".into()));
         }
@@ -339,7 +339,7 @@ impl Args {
             return Err(Error::Usage("--max-seconds 0 would send nothing; leave it out for no limit".into()));
         }
         if self.scrape.is_some() && self.scrape_interval == Nanos(0) {
-            return Err(Error::Usage("--scrape-interval 0 would ask without a pause: give a time, as 1s".into()));
+            return Err(Error::Usage("--scrape-interval 0 would scrape without a pause: use a time such as 1s".into()));
         }
         for (flag, count) in
             [("--max-prefill-concurrency", self.max_prefill_concurrency), ("--max-sessions", self.max_sessions)]
@@ -351,38 +351,40 @@ impl Args {
         let urls = self.base_url.iter().map(|url| parse_base_url(url)).collect::<Result<Vec<Url>, Error>>()?;
         if urls.len() > 1 && self.scrape.as_deref() == Some("true") {
             return Err(Error::Usage(
-                "--scrape reads one page: with several --base-url say which, as --scrape URL".into(),
+                "--scrape reads the metrics of one server: with several --base-url, use --scrape URL".into(),
             ));
         }
-        // What is wrong with the other is better told before anybody is asked anything.
+        // An invalid --scrape is reported before any query is sent.
         urls.first().map(|url| self.scrape_url(url)).transpose()?;
         Ok(urls)
     }
 
-    /// The header of --session-header.
+    /// The header of `--session-header`.
     pub fn session_header(&self) -> Result<Option<HeaderName>, Error> {
         let parse = |name: &String| {
             let header: HeaderName = name
                 .parse()
-                .map_err(|_| Error::Usage(format!("--session-header {name}: this is no name of a header")))?;
-            if OWN_HEADERS.contains(&header.as_str()) {
-                return Err(Error::Usage(format!("--session-header {name}: this header has a meaning of its own")));
+                .map_err(|_| Error::Usage(format!("--session-header {name}: this is not a valid header name")))?;
+            if RESERVED_HEADERS.contains(&header.as_str()) {
+                return Err(Error::Usage(format!("--session-header {name}: this header already has a meaning")));
             }
             Ok(header)
         };
         self.session_header.as_ref().map(parse).transpose()
     }
 
-    /// The page of `--scrape`, if one is to be read: by itself, the one beside the API of `base`.
+    /// The URL to scrape, if any. Without a URL in `--scrape`, it is `/metrics` of `base`.
     pub fn scrape_url(&self, base: &Url) -> Result<Option<Url>, Error> {
         let mut url = match self.scrape.as_deref() {
-            // As a config says it.
+            // `scrape: false` in a config file.
             None | Some("false") => return Ok(None),
             Some("true") => parse_url("--scrape", &format!("{}/metrics", server_root(base)))?,
             Some(text) => parse_url("--scrape", text)?,
         };
         if url.query().is_some() {
-            return Err(Error::Usage("--scrape takes a URL without a query, as http://127.0.0.1:8000/metrics".into()));
+            return Err(Error::Usage(
+                "--scrape takes a URL without a query, such as http://127.0.0.1:8000/metrics".into(),
+            ));
         }
         url.set_fragment(None);
         if url.path() == "/" {
@@ -391,21 +393,23 @@ impl Args {
         Ok(Some(url))
     }
 
-    /// The rate of --request-rate, or of the ramp; `None`: the requests' own timestamps.
-    pub fn rate(&self) -> Result<Option<RequestRate>, Error> {
+    /// The rate of `--request-rate` or of the ramp; `None`: the requests' timestamps decide.
+    pub fn load_rate(&self) -> Result<Option<RequestRate>, Error> {
         let wrong = |what: &str| Err(Error::Usage(what.into()));
         let ramp = (self.ramp_up_strategy, self.ramp_up_start_rps, self.ramp_up_end_rps, self.ramp_up_time);
         let rate = match ramp {
             (None, None, None, None) => self.request_rate.clone(),
             _ if self.request_rate.is_some() => {
-                return wrong("--request-rate and --ramp-up-… are two rates: give one (as 1-9:60s,9, say)");
+                return wrong(
+                    "--request-rate and --ramp-up-… exclude each other: use one, such as --request-rate 1-9:60s,9",
+                );
             }
             (Some(how), Some(start), Some(end), Some(time)) => {
-                Some(RequestRate::from_ramp(start, end, time, how == Growth::Exponential).map_err(Error::Usage)?)
+                Some(RequestRate::from_ramp(start, end, time, how == RampStrategy::Exponential).map_err(Error::Usage)?)
             }
             (_, _, _, None) => {
                 return wrong(
-                    "a ramp needs --ramp-up-time: it goes by time here, not by the number of requests, which a stream does not tell",
+                    "a ramp needs --ramp-up-time: it follows the time, since the number of requests in a stream is not known",
                 );
             }
             _ => {
@@ -415,27 +419,26 @@ impl Args {
             }
         };
         if self.burst_size == 0 {
-            return wrong("--burst-size 0 would send nothing: 1 is no burst");
+            return wrong("--burst-size 0 would send nothing: 1 sends requests one by one");
         }
         if self.burst_size > 1 && rate.as_ref().is_none_or(RequestRate::is_free) {
-            return wrong("--burst-size needs a --request-rate, which says how often bursts come");
+            return wrong("--burst-size needs a --request-rate, which sets how often bursts are sent");
         }
         Ok(rate)
     }
 
-    /// The API, and how it replies.
-    pub fn protocol(&self) -> Result<Protocol, Error> {
+    /// The API, and whether responses are streamed.
+    pub fn resolve_protocol(&self) -> Result<Protocol, Error> {
         let api = self.backend.open_api(self.template.as_deref())?;
-        if let Some(key) = self.sampling().keys().find(|key| !api.sampling_keys().has(key)) {
+        if let Some(key) = self.sampling_keys().keys().find(|key| !api.sampling_keys().has(key)) {
             let (flag, backend) = (key.replace('_', "-"), self.backend.name);
-            let why = if api.generates_tokens() { "whose API has no such thing" } else { "which generates nothing" };
-            return Err(Error::Usage(format!("--{flag} has no use with --backend {backend}, {why}: leave it out")));
+            let why = if api.generates_tokens() { "whose API does not have it" } else { "which generates no output" };
+            return Err(Error::Usage(format!("--{flag} does not work with --backend {backend}, {why}: leave it out")));
         }
         let protocol = Protocol { api, stream: !self.no_stream };
         if self.max_prefill_concurrency.is_some() && protocol.response_framing() == BodyFormat::Json {
             return Err(Error::Usage(
-                "replies must be streamed for --max-prefill-concurrency: nobody sees the first token of one that comes in one piece"
-                    .into(),
+                "--max-prefill-concurrency needs streaming: a non-streaming response has no visible first token".into(),
             ));
         }
         Ok(protocol)
@@ -443,27 +446,27 @@ impl Args {
 
     /// The path of the endpoint.
     #[must_use]
-    pub fn endpoint(&self, protocol: Protocol) -> &str {
+    pub fn endpoint_path(&self, protocol: Protocol) -> &str {
         self.endpoint.as_deref().unwrap_or(protocol.endpoint_path())
     }
 
-    /// A place for each request that may be in flight.
+    /// The slots for requests in flight.
     #[must_use]
-    pub fn slots(&self) -> Slots {
-        Slots::new(self.max_concurrency, self.max_prefill_concurrency)
+    pub fn request_slots(&self) -> RequestSlots {
+        RequestSlots::new(self.max_concurrency, self.max_prefill_concurrency)
     }
 
-    /// Connections to open before the clock starts, of which the system allows `most`.
+    /// The number of connections to open before the clock starts, at most `allowed`.
     #[must_use]
-    pub fn connections_ahead(&self, most: usize) -> usize {
-        (self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize).min(most)
+    pub fn preconnect_count(&self, allowed: usize) -> usize {
+        (self.preconnect.or(self.max_concurrency).unwrap_or(0) as usize).min(allowed)
     }
 
     /// The record of `--attach-selftest`.
-    pub fn selftest(&self) -> Result<Option<Object>, Error> {
+    pub fn read_selftest(&self) -> Result<Option<Object>, Error> {
         let Some(path) = &self.attach_selftest else { return Ok(None) };
         let wrong = |what: &dyn std::fmt::Display| {
-            let cure = "it must be what `vb-selftest` writes, one JSON object";
+            let cure = "it must be the output of `vb-selftest`, one JSON object";
             Error::Usage(format!("--attach-selftest {}: {what}; {cure}", path.display()))
         };
         let text = fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read it: {e}")))?;
@@ -474,17 +477,17 @@ impl Args {
         Ok(Some(record))
     }
 
-    /// How long a request may take. Before a reply in one piece there is nothing to be seen of its first token.
+    /// How long a request may take. The first token of a non-streaming response is not visible, so it has no limit.
     #[must_use]
-    pub fn limits(&self, protocol: Protocol) -> Limits {
-        let whole = protocol.response_framing() == BodyFormat::Json;
-        let first_token = if whole { self.timeout_total } else { self.timeout_first_token };
-        Limits { first_token, stall: self.timeout_stall, total: self.timeout_total }
+    pub fn time_limits(&self, protocol: Protocol) -> TimeLimits {
+        let not_streamed = protocol.response_framing() == BodyFormat::Json;
+        let first_token = if not_streamed { self.timeout_total } else { self.timeout_first_token };
+        TimeLimits { first_token, stall: self.timeout_stall, total: self.timeout_total }
     }
 
-    /// The sampling flags as parts of a request body.
+    /// The sampling flags as keys of a request body.
     #[must_use]
-    pub fn sampling(&self) -> Object {
+    pub fn sampling_keys(&self) -> Object {
         let number = |x: Option<f64>| x.map(|x| json!(x));
         let given: [(&str, Option<Value>); 9] = [
             ("temperature", number(self.temperature)),
@@ -517,17 +520,17 @@ mod tests {
             ["temperature", "top-p", "top-k", "min-p", "frequency-penalty", "presence-penalty", "repetition-penalty"];
         for flag in flags {
             let args = Args::try_parse_from(["vb-fire", &format!("--{flag}"), "-1"]).unwrap();
-            assert_eq!(args.sampling()[&flag.replace('-', "_")].as_f64(), Some(-1.0), "{flag}");
+            assert_eq!(args.sampling_keys()[&flag.replace('-', "_")].as_f64(), Some(-1.0), "{flag}");
         }
         let args = Args::try_parse_from(["vb-fire", "--presence-penalty", "-0.5"]).unwrap();
         assert_eq!(args.presence_penalty, Some(-0.5));
     }
 
     #[test]
-    fn the_page_to_scrape_is_beside_the_api() {
+    fn the_page_to_scrape_is_next_to_the_api() {
         let url = |argv: &[&str]| {
             let args = Args::parse_from([&["vb-fire"], argv].concat());
-            args.scrape_url(&args.urls()?[0]).map(|url| url.map(|url| url.to_string()))
+            args.scrape_url(&args.base_urls()?[0]).map(|url| url.map(|url| url.to_string()))
         };
         for (argv, want) in [
             (&[][..], None),

@@ -1,4 +1,4 @@
-//! One request's life on the network: send, read, and say how it ended.
+//! One request on the network: send it, read the response, and note how it ended.
 
 use std::{
     future::Future,
@@ -16,184 +16,175 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{answer::Answer, slots::Slot, stop::Stop};
+use super::{response::ReceivedResponse, slots::Slot, stop::StopSignal};
 use crate::{
     backend::Protocol,
     clock::Clock,
     http::exchange::{ExchangeTimes, HttpExchange, RequestFailure, error_message},
+    load::SendTimes,
     record::{ErrorKind, RequestFuncOutput, Stamps},
     units::Nanos,
 };
 
-/// How much of a failure's text is read, and for how long.
-const LONGEST_FAILURE: usize = 1 << 16;
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How much of an error response is read, and for how long.
+const MAX_ERROR_BODY: usize = 1 << 16;
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a body may go on behind its complete answer. Its end comes with the answer's or right behind it, and lets the
-/// connection be used again; a server or a proxy that leaves it open would hold the slot until --timeout-stall.
-const AFTERWARDS: Duration = Duration::from_secs(1);
+/// How long a body may stay open after its complete response. It usually ends with the response or right after it, and then the
+/// connection can be reused; a server or a proxy that leaves it open would hold the slot until --timeout-stall.
+const BODY_END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a request may take. The names are those of the flags and of the kinds of failure.
+/// How long a request may take. The fields are named after the flags and the kinds of error.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Send → first token.
+pub struct TimeLimits {
+    /// From sending to the first token.
     pub first_token: Nanos,
-    /// Between two arrivals of bytes once tokens flow.
+    /// Between two arrivals of bytes, after the first token.
     pub stall: Nanos,
-    /// All of it.
+    /// For the whole request.
     pub total: Nanos,
 }
 
-/// What every attempt of a run needs.
+/// What all attempts of a run share.
 #[derive(Debug)]
-pub struct Client {
+pub struct ClientState {
     /// The clock of the run.
     pub clock: Clock,
-    /// The API.
+    /// The API, and whether responses are streamed.
     pub protocol: Protocol,
     /// How long a request may take.
-    pub limits: Limits,
-    /// When the last outcome so far was known, in nanoseconds of the clock.
+    pub limits: TimeLimits,
+    /// When the latest outcome was known, in nanoseconds of the clock.
     pub ended: AtomicU64,
-    /// Requests started, for the line of progress.
+    /// Requests sent, for the progress line.
     pub started: AtomicU64,
-    /// Tokens received by the requests that are over, as far as chunks tell, for the line of progress.
+    /// Tokens received by ended requests, as far as chunks show, for the progress line.
     pub tokens: AtomicU64,
 }
 
-impl Client {
-    /// With no request sent yet.
+impl ClientState {
+    /// No request sent yet.
     #[must_use]
-    pub fn new(clock: Clock, protocol: Protocol, limits: Limits) -> Self {
-        Client { clock, protocol, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
+    pub fn new(clock: Clock, protocol: Protocol, limits: TimeLimits) -> Self {
+        ClientState { clock, protocol, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
     }
 }
 
-/// When a request was to be sent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Due {
-    /// By the schedule, in an open loop; in a closed one as `ready`.
-    pub scheduled: Nanos,
-    /// When it had been read; 0 when it was there before anybody asked.
-    pub read: Nanos,
-    /// When nothing but the client kept it back any more: it was due, had its slot, and had been read.
-    pub ready: Nanos,
-    /// It is a later turn of a conversation, due by what became of the one before and not by the schedule.
-    pub follows: bool,
-}
-
-/// What became of a request, with times counted from the start of the run.
+/// How a request went, with times counted from the start of the run.
 #[derive(Debug, Default)]
 pub struct Attempt {
-    answer: Answer,
+    response: ReceivedResponse,
     moments: ExchangeTimes,
     end: Nanos,
-    /// When the last event of an answer came whose body did not end with it.
+    /// When the last event of a complete response arrived whose body then stayed open.
     open_since: Option<Nanos>,
-    broken: Option<RequestFailure>,
+    /// Why reading ended early.
+    failure: Option<RequestFailure>,
     status: Option<u16>,
 }
 
-/// How true the times of a request are.
+/// How accurate the times of a request are.
 #[derive(Debug, Default)]
-pub struct Traces {
-    /// From the moment when nothing but the client kept the request back to its first byte, connecting left out; `None`: it
-    /// was never sent.
+pub struct TimingQuality {
+    /// From the time when only the client held the request back to its first byte, without connecting; `None`: it was never
+    /// sent.
     pub send_lag: Option<Nanos>,
     /// How its chunks were stamped.
     pub stamps: Stamps,
-    /// Segments sent again; `None`: not known.
+    /// Retransmitted TCP segments; `None`: not known.
     pub retransmits: Option<u32>,
 }
 
-/// Sends one request and reads its answer to the end, whatever the end is.
+/// Sends one request and reads its response until it ends, fails, times out or is cancelled.
 ///
-/// `abandon`: the client leaves so long after the start. `slot` is told of the first token.
-pub async fn attempt(
-    client: &Client,
+/// `cancel_after`: when to cancel it on purpose, counted from its start. `slot` is notified of the first token.
+pub async fn run_attempt(
+    client: &ClientState,
     mut exchange: impl HttpExchange,
-    expected: Option<u32>,
-    abandon: Option<Nanos>,
+    expected_tokens: Option<u32>,
+    cancel_after: Option<Nanos>,
     slot: &mut Slot,
-    stop: &mut Stop,
+    stop: &mut StopSignal,
 ) -> Attempt {
-    let mut attempt = Attempt { answer: Answer::expecting(client.protocol, expected), ..Attempt::default() };
-    let pulse = Pulse::new(client.clock.now());
-    let leave = async {
-        match abandon {
+    let response = ReceivedResponse::with_capacity(client.protocol, expected_tokens);
+    let mut attempt = Attempt { response, ..Attempt::default() };
+    let activity = Activity::new(client.clock.now());
+    let cancel = async {
+        match cancel_after {
             Some(after) => tokio::time::sleep(after.to_duration()).await,
             None => std::future::pending().await,
         }
     };
-    let broken = {
+    let failure = {
         let ends = pin!(async {
             tokio::select! {
-                failure = pulse.watch(client) => failure,
-                () = stop.cancelled() => RequestFailure::new(ErrorKind::Cancelled, "stopped while it ran"),
-                () = leave => {
-                    let after = abandon.unwrap_or_default();
-                    RequestFailure::new(ErrorKind::Abandoned, format!("left on purpose {after} after its start (--cancel-rate)"))
+                failure = activity.wait_for_timeout(client) => failure,
+                () = stop.wait_for_cancel() => RequestFailure::new(ErrorKind::Cancelled, "stopped while it ran"),
+                () = cancel => {
+                    let after = cancel_after.unwrap_or_default();
+                    RequestFailure::new(ErrorKind::Abandoned, format!("cancelled on purpose {after} after its start (--cancel-rate)"))
                 }
             }
         });
-        let mut ends = Seldom::new(ends);
+        let mut ends = PolledOnWake::new(ends);
         tokio::select! {
             biased;
-            result = talk(&mut exchange, &mut attempt, &pulse, slot) => result.err(),
+            result = receive_response(&mut exchange, &mut attempt, &activity, slot) => result.err(),
             failure = &mut ends => Some(failure),
         }
     };
     attempt.end = attempt.open_since.unwrap_or_else(|| client.clock.now());
-    attempt.moments = exchange.finish(broken.is_none());
-    attempt.broken = broken;
-    client.tokens.fetch_add(attempt.answer.tokens_so_far(), Relaxed);
+    attempt.moments = exchange.finish(failure.is_none());
+    attempt.failure = failure;
+    client.tokens.fetch_add(attempt.response.tokens_so_far(), Relaxed);
     attempt
 }
 
 impl Attempt {
-    /// When its answer ended, or its failure.
+    /// When its response ended or it failed.
     #[must_use]
-    pub fn end(&self) -> Nanos {
+    pub fn end_time(&self) -> Nanos {
         self.end
     }
 
-    /// Bytes that it holds, more or less.
+    /// Approximate size in memory, in bytes.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        (size_of::<Self>() + self.answer.heap()) as u64
+    pub fn memory_bytes(&self) -> u64 {
+        (size_of::<Self>() + self.response.heap_bytes()) as u64
     }
 
-    /// Whether the server, or the way there, failed it.
-    pub fn failed(&self) -> bool {
-        let ours = |kind| matches!(kind, ErrorKind::Abandoned | ErrorKind::Cancelled);
-        self.broken.as_ref().is_some_and(|failure| !ours(failure.kind))
+    /// Whether the server or the network failed it.
+    pub fn has_failed(&self) -> bool {
+        let by_client = |kind| matches!(kind, ErrorKind::Abandoned | ErrorKind::Cancelled);
+        self.failure.as_ref().is_some_and(|failure| !by_client(failure.kind))
     }
 
-    /// What the server said, and when its last token came, or when the client left it on purpose; `None`: the request failed.
-    pub fn reply(&mut self) -> Option<(String, Nanos)> {
-        if self.broken.as_ref().is_some_and(|failure| failure.kind == ErrorKind::Abandoned) {
-            // Its user has heard so much, and goes on from there.
-            return Some((self.answer.heard()?, self.end));
+    /// The text of the response for the next turn of a conversation, and when its last token arrived or the client cancelled
+    /// it on purpose; `None`: the request failed.
+    pub fn turn_response(&mut self) -> Option<(String, Nanos)> {
+        if self.failure.as_ref().is_some_and(|failure| failure.kind == ErrorKind::Abandoned) {
+            // Its user has read what arrived, and goes on from there.
+            return Some((self.response.partial_text()?, self.end));
         }
-        let (text, last) = self.answer.reply(self.broken.as_ref())?;
+        let (text, last) = self.response.complete_text(self.failure.as_ref())?;
         Some((text, last.unwrap_or(self.end)))
     }
 
-    /// Writes what became of the request into `output`; see [`Answer::finish`] for `count`.
+    /// Writes how the request went into `output`; see [`ReceivedResponse::finish`] for `count_tokens`.
     pub fn finish(
         self,
         clock: Clock,
-        due: Due,
-        count: impl FnOnce(&str) -> Option<u32>,
+        times: SendTimes,
+        count_tokens: impl FnOnce(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
-    ) -> Traces {
+    ) -> TimingQuality {
         let moments = self.moments;
-        let start = moments.first_write.unwrap_or(due.scheduled);
+        let start = moments.first_write.unwrap_or(times.scheduled);
         let since = |time: Option<Nanos>| moments.first_write.and(time).map(|t| t.since(start));
         output.status = self.status;
-        output.scheduled_time = clock.to_unix(due.scheduled);
+        output.scheduled_time = clock.to_unix(times.scheduled);
         output.start_time = moments.first_write.map(|t| clock.to_unix(t));
-        output.queue_time = moments.first_write.map(|t| t.since(due.scheduled));
+        output.queue_time = moments.first_write.map(|t| t.since(times.scheduled));
         output.phases.connect = moments.connect;
         output.phases.tls = moments.tls;
         output.phases.send = since(moments.last_write);
@@ -201,35 +192,35 @@ impl Attempt {
         output.phases.headers = since(moments.head);
         output.phases.done = Some(self.end.since(start));
         output.reused = moments.reused;
-        let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..self.answer.stamps() };
-        self.answer.finish(start, self.broken, count, output);
-        let send_lag = moments.first_write.map(|t| t.since(due.ready).since(moments.waited));
-        Traces { send_lag, stamps, retransmits: moments.retransmits }
+        let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..self.response.stamps() };
+        self.response.finish(start, self.failure, count_tokens, output);
+        let send_lag = moments.first_write.map(|t| t.since(times.ready).since(moments.waited));
+        TimingQuality { send_lag, stamps, retransmits: moments.retransmits }
     }
 }
 
-async fn talk(
+async fn receive_response(
     exchange: &mut impl HttpExchange,
     attempt: &mut Attempt,
-    pulse: &Pulse,
+    activity: &Activity,
     slot: &mut Slot,
 ) -> Result<(), RequestFailure> {
     let head = exchange.receive_head().await?;
     attempt.status = Some(head.status.as_u16());
-    let cut = attempt.answer.cut();
+    let cut = attempt.response.body_format();
     if !head.may_hold(cut) {
-        return Err(head.to_failure(cut, &said(exchange).await));
+        return Err(head.to_failure(cut, &read_error_body(exchange).await));
     }
     while let Some(piece) = exchange.next_bytes().await? {
-        attempt.answer.push(piece.stamp, piece.bytes)?;
-        let has_token = attempt.answer.has_token();
-        pulse.beat(piece.stamp.time, has_token);
+        attempt.response.push(piece.stamp, piece.bytes)?;
+        let has_token = attempt.response.has_token();
+        activity.record_bytes(piece.stamp.time, has_token);
         if has_token {
             slot.first_token(piece.stamp.time);
         }
-        if attempt.answer.is_done() {
+        if attempt.response.is_done() {
             attempt.open_since = Some(piece.stamp.time);
-            if let Ok(ended) = timeout(AFTERWARDS, rest(exchange)).await {
+            if let Ok(ended) = timeout(BODY_END_TIMEOUT, drain_body(exchange)).await {
                 ended?;
                 attempt.open_since = None;
             }
@@ -239,89 +230,89 @@ async fn talk(
     Ok(())
 }
 
-/// Reads what is left of a body.
-async fn rest(exchange: &mut impl HttpExchange) -> Result<(), RequestFailure> {
+/// Reads the rest of a body.
+async fn drain_body(exchange: &mut impl HttpExchange) -> Result<(), RequestFailure> {
     while exchange.next_bytes().await?.is_some() {}
     Ok(())
 }
 
-/// What a server says about a failure, as far as it comes: the failure is one, however long its text and whatever cuts it.
-async fn said(exchange: &mut impl HttpExchange) -> String {
+/// Reads the text of an error response. A text that is too long, cut off or late is used as far as it arrived.
+async fn read_error_body(exchange: &mut impl HttpExchange) -> String {
     let mut text = Vec::new();
     let read = async {
-        while text.len() < LONGEST_FAILURE
+        while text.len() < MAX_ERROR_BODY
             && let Ok(Some(piece)) = exchange.next_bytes().await
         {
             text.extend_from_slice(piece.bytes);
         }
     };
-    // Late or not, what has come is told.
-    let _ = timeout(PATIENCE, read).await;
+    // After a timeout, the text so far is used.
+    let _ = timeout(ERROR_BODY_TIMEOUT, read).await;
     error_message(&text)
 }
 
-/// A future that is looked at only when it rings itself, and not each time that its task wakes: the time limits and the
-/// user's stop hardly ever ring, and looking at them for every chunk would touch what all streams share.
-struct Seldom<F> {
+/// A future that is polled only when its own waker was called, and not each time that its task wakes. The time limits and the
+/// stop signal hardly ever fire, and polling them for every chunk would touch memory that all streams share.
+struct PolledOnWake<F> {
     future: F,
-    bell: Arc<Bell>,
+    flag: Arc<WakeFlag>,
 }
 
-struct Bell {
-    rang: AtomicBool,
+struct WakeFlag {
+    woken: AtomicBool,
     task: OnceLock<Waker>,
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
-        self.rang.store(true, Release);
+        self.woken.store(true, Release);
         if let Some(task) = self.task.get() {
             task.wake_by_ref();
         }
     }
 }
 
-impl<F> Seldom<F> {
+impl<F> PolledOnWake<F> {
     fn new(future: F) -> Self {
-        Seldom { future, bell: Arc::new(Bell { rang: true.into(), task: OnceLock::new() }) }
+        PolledOnWake { future, flag: Arc::new(WakeFlag { woken: true.into(), task: OnceLock::new() }) }
     }
 }
 
-impl<F: Future + Unpin> Future for Seldom<F> {
+impl<F: Future + Unpin> Future for PolledOnWake<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // An attempt stays on one task, so the first waker is the right one for good.
-        self.bell.task.get_or_init(|| cx.waker().clone());
-        if !self.bell.rang.swap(false, AcqRel) {
+        // An attempt stays on one task, so the first waker remains valid.
+        self.flag.task.get_or_init(|| cx.waker().clone());
+        if !self.flag.woken.swap(false, AcqRel) {
             return Poll::Pending;
         }
-        let bell = Waker::from(Arc::clone(&self.bell));
-        Pin::new(&mut self.future).poll(&mut Context::from_waker(&bell))
+        let waker = Waker::from(Arc::clone(&self.flag));
+        Pin::new(&mut self.future).poll(&mut Context::from_waker(&waker))
     }
 }
 
-/// When something was last heard: what the time limits go by. Looking costs nothing while bytes flow.
-struct Pulse {
+/// When bytes last arrived, for the time limits. Recording it is cheap, and nothing is checked while bytes flow.
+struct Activity {
     begun: Nanos,
     last: AtomicU64,
-    flows: AtomicU64,
+    has_token: AtomicU64,
 }
 
-impl Pulse {
+impl Activity {
     fn new(begun: Nanos) -> Self {
-        Pulse { begun, last: begun.0.into(), flows: 0.into() }
+        Activity { begun, last: begun.0.into(), has_token: 0.into() }
     }
 
-    fn beat(&self, now: Nanos, has_token: bool) {
+    fn record_bytes(&self, now: Nanos, has_token: bool) {
         self.last.store(now.0, Relaxed);
-        self.flows.store(u64::from(has_token), Relaxed);
+        self.has_token.store(u64::from(has_token), Relaxed);
     }
 
-    /// The moment at which the request will have taken too long if nothing more is heard.
-    fn deadline(&self, limits: &Limits) -> (Nanos, ErrorKind) {
+    /// When the request will have taken too long if no more bytes arrive, and the limit that it then exceeds.
+    fn next_deadline(&self, limits: &TimeLimits) -> (Nanos, ErrorKind) {
         let total = (self.begun + limits.total, ErrorKind::TimeoutTotal);
-        let silence = if self.flows.load(Relaxed) == 0 {
+        let silence = if self.has_token.load(Relaxed) == 0 {
             (self.begun + limits.first_token, ErrorKind::TimeoutFirstToken)
         } else {
             (Nanos(self.last.load(Relaxed)) + limits.stall, ErrorKind::TimeoutStall)
@@ -329,10 +320,10 @@ impl Pulse {
         if silence.0 < total.0 { silence } else { total }
     }
 
-    /// Ends when the request has taken too long.
-    async fn watch(&self, client: &Client) -> RequestFailure {
+    /// Returns when the request has taken too long.
+    async fn wait_for_timeout(&self, client: &ClientState) -> RequestFailure {
         loop {
-            let (at, kind) = self.deadline(&client.limits);
+            let (at, kind) = self.next_deadline(&client.limits);
             let now = client.clock.now();
             if now >= at {
                 let limits = &client.limits;
@@ -340,12 +331,12 @@ impl Pulse {
                     ErrorKind::TimeoutFirstToken => {
                         format!("no token within {} (--timeout-first-token)", limits.first_token)
                     }
-                    ErrorKind::TimeoutStall => format!("nothing more for {} (--timeout-stall)", limits.stall),
+                    ErrorKind::TimeoutStall => format!("no more bytes for {} (--timeout-stall)", limits.stall),
                     _ => format!("not finished within {} (--timeout-total)", limits.total),
                 };
                 return RequestFailure::new(kind, message);
             }
-            // The first token may come meanwhile, and bring a nearer limit with it.
+            // The first token may arrive before that, and then a shorter limit applies.
             tokio::time::sleep(at.since(now).to_duration().min(client.limits.stall.to_duration())).await;
         }
     }

@@ -1,10 +1,10 @@
-//! What waits to be written: it may grow while the reader downstream is slow, up to `--max-buffer`.
+//! Outcomes that wait to be written: they may grow to `--max-buffer` while the reader downstream is slow.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::stop::{Stopper, Why};
+use super::stop::{StopReason, Stopper};
 
-/// Counts the bytes of outcomes that wait for the sink, and ends the run when they are too many.
+/// Counts the bytes that wait for the sink, and ends the run when there are too many.
 #[derive(Debug)]
 pub struct Backlog {
     limit: u64,
@@ -13,21 +13,21 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Nothing waits yet.
+    /// An empty backlog.
     #[must_use]
     pub fn new(limit: u64, stopper: Stopper) -> Self {
         Backlog { limit, waiting: 0.into(), stopper }
     }
 
-    /// An outcome of so many bytes waits now.
-    pub fn more(&self, bytes: u64) {
+    /// Adds an outcome that waits.
+    pub fn add_bytes(&self, bytes: u64) {
         if self.waiting.fetch_add(bytes, Relaxed) + bytes > self.limit {
-            self.stopper.cancel(Why::OutputStalled);
+            self.stopper.cancel_all(StopReason::OutputStalled);
         }
     }
 
-    /// It has been written, or given up.
-    pub fn less(&self, bytes: u64) {
+    /// Removes an outcome that has been written or dropped.
+    pub fn remove_bytes(&self, bytes: u64) {
         self.waiting.fetch_sub(bytes, Relaxed);
     }
 }
@@ -41,13 +41,13 @@ mod tests {
         let stopper = Stopper::default();
         let backlog = Backlog::new(100, stopper.clone());
         for _ in 0..10 {
-            backlog.more(60);
-            backlog.less(60);
+            backlog.add_bytes(60);
+            backlog.remove_bytes(60);
         }
-        assert_eq!(stopper.watch().why(), None);
-        backlog.more(100);
-        assert_eq!(stopper.watch().why(), None, "up to it");
-        backlog.more(1);
-        assert_eq!(stopper.watch().why(), Some(Why::OutputStalled));
+        assert_eq!(stopper.stop_signal().stop_reason(), None);
+        backlog.add_bytes(100);
+        assert_eq!(stopper.stop_signal().stop_reason(), None, "up to it");
+        backlog.add_bytes(1);
+        assert_eq!(stopper.stop_signal().stop_reason(), Some(StopReason::OutputStalled));
     }
 }

@@ -5,35 +5,35 @@ use hyper::header::{
 };
 use reqwest::Url;
 
-use super::secrets::{HIDDEN, SHORTEST, Secrets, is_secret, without_keys};
+use super::secrets::{HIDDEN, MIN_SECRET_LEN, Secrets, is_secret, without_keys};
 use crate::{backend::Protocol, error::Error};
 
-/// It takes a key in one header only: a `Bearer` is a token of another kind there. Servers that speak its API beside their own
-/// (vLLM with --api-key) read the `Bearer`.
-const ANTHROPIC: &str = "api.anthropic.com";
+/// This host accepts a key in one header only: a `Bearer` is another kind of token there. Servers that offer its API in addition
+/// to their own (vLLM with --api-key) read the `Bearer`.
+const ANTHROPIC_HOST: &str = "api.anthropic.com";
 
-/// How an `Authorization` begins.
+/// Whether this is a scheme, with which an `Authorization` begins.
 fn is_scheme(word: &str) -> bool {
     ["bearer", "basic", "token"].contains(&word.to_ascii_lowercase().as_str())
 }
 
-/// Headers for every request, and what must never be shown of them.
+/// Headers for every request, and the secrets in them.
 #[derive(Debug, Clone, Default)]
 pub struct Headers {
     /// The headers, without `x-request-id`.
     pub map: HeaderMap,
-    /// What is hidden in all that is shown.
+    /// Texts to hide in everything that is shown.
     pub secrets: Secrets,
 }
 
 impl Headers {
-    /// What the protocol wants of the servers at `urls`, and `NAME=VALUE` flags, which win over it; with a key of their own,
-    /// that of the environment is not sent.
+    /// The headers of the protocol for the servers at `urls`, and `NAME=VALUE` flags, which override them. If the flags hold a
+    /// key, `api_key` from the environment is not sent.
     pub fn new(flags: &[String], api_key: Option<String>, protocol: Protocol, urls: &[Url]) -> Result<Self, Error> {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.response_framing().media_type().0));
-        // What is packed comes in blocks, whose times are none of the tokens'.
+        // Compressed data arrives in blocks, whose times are not those of the tokens.
         headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
         headers.secrets.add(api_key.clone());
@@ -41,9 +41,9 @@ impl Headers {
             |name: &str| ["authorization", "x-api-key", "api-key"].contains(&name.to_ascii_lowercase().as_str());
         let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
         let api_key = api_key.filter(|_| !flags.iter().any(own_key));
-        let bad_key = |_| Error::Usage("OPENAI_API_KEY holds characters that no header may have".into());
+        let bad_key = |_| Error::Usage("OPENAI_API_KEY contains characters that are not allowed in a header".into());
         let own = protocol.api.extra_headers(api_key.as_deref());
-        let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC));
+        let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC_HOST));
         let one_key = at_anthropic && own.iter().any(|(name, _)| is_key(name));
         for (name, value) in own {
             headers.map.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(bad_key)?);
@@ -52,35 +52,35 @@ impl Headers {
             headers.map.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).map_err(bad_key)?);
         }
         for flag in flags {
-            headers.add(flag)?;
+            headers.add_flag(flag)?;
         }
         Ok(headers)
     }
 
-    fn add(&mut self, flag: &str) -> Result<(), Error> {
-        // The value may be a secret, so it is in no message.
+    fn add_flag(&mut self, flag: &str) -> Result<(), Error> {
+        // The value may be a secret, so no message contains it.
         let (name, value) = flag.split_once('=').ok_or_else(|| {
             Error::Usage("--header takes NAME=VALUE, as in --header Authorization='Bearer KEY'".into())
         })?;
         let wrong = |what: &str| Error::Usage(format!("--header {name}=…: {what}"));
-        let key: HeaderName = name.trim().parse().map_err(|_| wrong("this is no name of a header"))?;
-        let header =
-            HeaderValue::from_str(value).map_err(|_| wrong("the value holds characters that no header may have"))?;
-        // `Bearer KEY` must not be shown, nor `KEY` alone. Any other header may hold a secret, if it is as long as one.
-        let least = if is_secret(key.as_str()) { SHORTEST } else { 8 };
-        let words = value.split_whitespace().filter(|word| word.len() >= least && !is_scheme(word));
+        let key: HeaderName = name.trim().parse().map_err(|_| wrong("this is not a valid header name"))?;
+        let header = HeaderValue::from_str(value)
+            .map_err(|_| wrong("the value contains characters that are not allowed in a header"))?;
+        // Neither `Bearer KEY` nor `KEY` alone may be shown. The value of any other header may be a secret if it is long enough.
+        let min_len = if is_secret(key.as_str()) { MIN_SECRET_LEN } else { 8 };
+        let words = value.split_whitespace().filter(|word| word.len() >= min_len && !is_scheme(word));
         self.secrets.add(words.map(str::to_owned));
         self.map.insert(key, header);
         Ok(())
     }
 
-    /// `text` without secrets.
+    /// Removes the secrets from `text`.
     #[must_use]
-    pub fn scrub(&self, text: String) -> String {
-        self.secrets.scrub(text)
+    pub fn scrub_text(&self, text: String) -> String {
+        self.secrets.scrub_text(text)
     }
 
-    /// The command line without the values of headers, without keys in addresses, and without any secret elsewhere.
+    /// The command line without the values of headers, without keys in URLs, and without any secret elsewhere.
     #[must_use]
     pub fn scrub_argv(&self, argv: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut value_follows = false;
@@ -93,9 +93,9 @@ impl Headers {
                 None if value_follows && !is_flag => name_only(&arg),
                 None => without_keys(&arg),
             };
-            // `--header` takes several values, so it holds until the next flag.
+            // `--header` takes several values, so it applies until the next flag.
             value_follows = if is_flag { arg == "--header" } else { value_follows };
-            clean.push(self.scrub(shown));
+            clean.push(self.scrub_text(shown));
         }
         clean
     }
@@ -107,7 +107,7 @@ mod tests {
     use crate::backend::Backend;
 
     #[test]
-    fn anthropic_is_shown_its_key_once() {
+    fn anthropic_gets_its_key_once() {
         let sent = |backend: &str, url: &str| {
             let protocol = Protocol { api: Backend::from_name(backend).unwrap().open_api(None).unwrap(), stream: true };
             let headers = Headers::new(&[], Some("sk-12345678".into()), protocol, &[url.parse().unwrap()]).unwrap();
@@ -119,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_hidden_wherever_they_stand() {
+    fn secrets_are_hidden_everywhere() {
         let flags = ["Authorization=Bearer sk-12345678".to_owned(), "x-team=red".to_owned()];
         let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.map[AUTHORIZATION], "Bearer sk-12345678");
-        assert_eq!(headers.scrub("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
+        assert_eq!(headers.scrub_text("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
         let argv =
             ["vb-fire", "--header", "Authorization=Bearer sk-12345678", "x-team=red", "--model", "m", "--header=a=b"];
         assert_eq!(
@@ -136,7 +136,7 @@ mod tests {
             ["--endpoint", "/x?key=***&a=b", "--endpoint=/x?sig=***"]
         );
         let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default(), &[]).unwrap();
-        assert_eq!(headers.scrub("key abc1234 is wrong, max".into()), "key *** is wrong, max");
+        assert_eq!(headers.scrub_text("key abc1234 is wrong, max".into()), "key *** is wrong, max");
         let headers =
             Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert!(!headers.map.contains_key(AUTHORIZATION));

@@ -1,4 +1,4 @@
-//! Requests from standard input, made ready to send before any clock runs.
+//! Requests from standard input, made ready to send before the clock of the run starts.
 
 use std::{
     io::{self, BufRead, Read},
@@ -23,7 +23,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{lora::Mix, secrets::Secrets};
+use super::{lora::AdapterMix, scheduled::Scheduled, secrets::Secrets};
 use crate::{
     backend::{self, Protocol},
     clock::Clock,
@@ -35,95 +35,118 @@ use crate::{
     units::Nanos,
 };
 
-/// Requests read ahead: enough to hide the reading, few enough for long prompts to fit the memory.
-const READ_AHEAD: usize = 256;
+/// Requests to prepare ahead: enough to hide the time for reading, few enough for long prompts to fit in memory.
+const PREPARED_REQUESTS: usize = 256;
 
-/// One request made ready.
+/// One request, ready to send.
 #[derive(Debug)]
 pub struct RequestFuncInput {
-    /// The whole request, body included, or what it is to be made of.
-    pub prepared: Prepared,
-    /// As in the request.
+    /// The whole request with its body, or what the body is built from.
+    pub prepared: PreparedRequest,
+    /// The request's own arrival time.
     pub timestamp: Option<Nanos>,
-    /// As in the request.
+    /// How long its user thinks before it.
     pub think_time: Option<Nanos>,
-    /// When it had arrived, by the clock of the input; 0 when it was there before anybody asked.
+    /// When it was read, on the clock of the input; 0 if it was available before the client asked for it.
     pub read: Nanos,
-    /// The client is to leave so long after the start; `None`: it stays.
-    pub abandon: Option<Nanos>,
-    /// Its output, as far as that repeats the request.
+    /// When to cancel it, counted from its start; `None`: never.
+    pub cancel_after: Option<Nanos>,
+    /// The part of its output that repeats the request.
     pub output: RequestFuncOutput,
-    /// What must not be shown of its own body.
+    /// Secrets in its own body.
     pub secrets: Secrets,
 }
 
-/// How far a request is.
+/// A request, as far as it can be built.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all are of the large one")]
-pub enum Prepared {
-    /// It can be sent: one for each server.
+#[allow(clippy::large_enum_variant, reason = "nearly all requests are of the large variant")]
+pub enum PreparedRequest {
+    /// It can be sent. There is one for each server.
     Ready(SmallVec<[OutgoingRequest; 1]>),
-    /// It waits for what the server says to the turns before it, as JSON: read, a long chat is several times as large.
-    Open(Box<[u8]>),
+    /// It needs the responses to the turns before it. Kept as JSON, since a parsed chat is several times as large.
+    Incomplete(Box<[u8]>),
 }
 
-impl RequestFuncInput {
-    /// What it takes of the memory, in bytes, about.
-    pub fn weight(&self) -> u64 {
+impl Scheduled for RequestFuncInput {
+    fn timestamp(&self) -> Option<Nanos> {
+        self.timestamp
+    }
+
+    fn session(&self) -> Option<&str> {
+        self.output.session_id.as_deref()
+    }
+
+    fn begins_conversation(&self) -> bool {
+        self.output.turn == Some(0)
+    }
+
+    fn needs_responses(&self) -> bool {
+        matches!(self.prepared, PreparedRequest::Incomplete(_))
+    }
+
+    fn read_at(&self) -> Nanos {
+        self.read
+    }
+
+    fn think_time(&self) -> Option<Nanos> {
+        self.think_time
+    }
+
+    fn weight(&self) -> u64 {
         let prompt = match &self.prepared {
-            Prepared::Ready(requests) => requests.first().map_or(0, |one| one.request.body().len()),
-            Prepared::Open(open) => open.len(),
+            PreparedRequest::Ready(requests) => requests.first().map_or(0, |one| one.request.body().len()),
+            PreparedRequest::Incomplete(json) => json.len(),
         };
         (size_of::<Self>() + prompt) as u64
     }
 }
 
-/// How requests are made ready.
+/// What all requests of a run have in common.
 #[derive(Debug, Clone)]
-pub struct Template {
-    /// The API.
+pub struct RequestTemplate {
+    /// The API, and whether responses are streamed.
     pub protocol: Protocol,
-    /// Where to: one for each server.
+    /// The URL of the endpoint at each server.
     pub uris: Vec<Uri>,
-    /// The headers of each.
+    /// Headers for every request.
     pub headers: HeaderMap,
-    /// The header that names the conversation.
+    /// The header for the session id.
     pub session_header: Option<HeaderName>,
-    /// The model's name.
+    /// The name of the model.
     pub model: String,
     /// Sampling flags.
     pub flags: Object,
     /// `--extra-body`.
     pub extra: Object,
-    /// Adapters for requests that name none.
-    pub mix: Option<Mix>,
-    /// What is left before its end.
-    pub abandon: Option<Abandon>,
+    /// LoRA adapters for requests that do not name one.
+    pub mix: Option<AdapterMix>,
+    /// Which requests the client cancels.
+    pub cancel: Option<CancelPolicy>,
 }
 
 /// `--cancel-rate` and `--cancel-after`.
 #[derive(Debug, Clone, Copy)]
-pub struct Abandon {
-    /// The share of the requests that the client leaves,
+pub struct CancelPolicy {
+    /// The share of the requests that the client cancels.
     pub share: f64,
-    /// so long after their start.
+    /// When it cancels them, counted from their start.
     pub after: Nanos,
-    /// Which they are.
+    /// Decides which requests these are.
     pub seed: u64,
 }
 
-impl Abandon {
-    fn of(self, number: u64) -> Option<Nanos> {
+impl CancelPolicy {
+    fn time_to_cancel(self, number: u64) -> Option<Nanos> {
         (rng::sample_unit(&mut rng::random_stream(self.seed, "cancel", number)) < self.share).then_some(self.after)
     }
 }
 
-impl Template {
-    /// Makes one request ready; `number` names it if it has no id.
+impl RequestTemplate {
+    /// Prepares one request; `number` names it if it has no id.
     ///
     /// # Errors
-    /// Says what is wrong with the request.
-    pub fn ready(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
+    /// Describes what is wrong with the request.
+    pub fn prepare(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
         let request_id = sample.request_id.take().unwrap_or_else(|| format!("line-{number}"));
         let output = RequestFuncOutput {
             request_id,
@@ -138,34 +161,42 @@ impl Template {
         let (timestamp, think_time) = (sample.timestamp, sample.think_time);
         let mut secrets = Secrets::default();
         sample.body.iter().for_each(|body| secrets.add_body(body));
-        let prepared = if holes(&mut sample).next().is_some() {
+        let prepared = if placeholders(&mut sample).next().is_some() {
             if sample.session_id.is_none() {
                 return Err(
-                    "`messages` has a place for the server's reply, and there is no `session_id` to say whose".into()
+                    "`messages` has a placeholder for a response (assistant content null), which needs a `session_id`"
+                        .into(),
                 );
             }
-            Prepared::Open(serde_json::to_vec(&sample).map_err(|e| e.to_string())?.into())
+            PreparedRequest::Incomplete(serde_json::to_vec(&sample).map_err(|e| e.to_string())?.into())
         } else {
-            Prepared::Ready(self.outgoing(&sample, &output.request_id)?)
+            PreparedRequest::Ready(self.build_requests(&sample, &output.request_id)?)
         };
-        let abandon = self.abandon.and_then(|abandon| abandon.of(number));
-        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), abandon, output, secrets })
+        let cancel_after = self.cancel.and_then(|cancel| cancel.time_to_cancel(number));
+        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), cancel_after, output, secrets })
     }
 
-    /// Puts `replies` where the chat has room for them.
+    /// Puts `responses` into the placeholders of the chat.
     ///
     /// # Errors
-    /// There are too few.
-    pub fn fill(&self, open: &[u8], replies: Vec<String>, request_id: &str) -> Result<Prepared, String> {
-        let mut sample: SampleRequest = serde_json::from_slice(open).map_err(|e| e.to_string())?;
-        let mut replies = replies.into_iter();
-        for hole in holes(&mut sample) {
-            *hole = replies.next().ok_or("it has more places for replies than there were turns before it")?.into();
+    /// There are fewer responses than placeholders.
+    pub fn fill(&self, json: &[u8], responses: Vec<String>, request_id: &str) -> Result<PreparedRequest, String> {
+        let mut sample: SampleRequest = serde_json::from_slice(json).map_err(|e| e.to_string())?;
+        let mut responses = responses.into_iter();
+        for placeholder in placeholders(&mut sample) {
+            *placeholder = responses
+                .next()
+                .ok_or("it has placeholders for more responses than there were turns before it")?
+                .into();
         }
-        self.outgoing(&sample, request_id).map(Prepared::Ready)
+        self.build_requests(&sample, request_id).map(PreparedRequest::Ready)
     }
 
-    fn outgoing(&self, sample: &SampleRequest, request_id: &str) -> Result<SmallVec<[OutgoingRequest; 1]>, String> {
+    fn build_requests(
+        &self,
+        sample: &SampleRequest,
+        request_id: &str,
+    ) -> Result<SmallVec<[OutgoingRequest; 1]>, String> {
         let payload = backend::build_payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
         let text = |what: &str, text: &str| {
             let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
@@ -178,11 +209,11 @@ impl Template {
             headers.insert(name.clone(), text("session_id", session)?);
         }
         let body = Bytes::from(payload.bytes);
-        self.uris.iter().map(|uri| outgoing(uri, headers.clone(), body.clone())).collect()
+        self.uris.iter().map(|uri| build_request(uri, headers.clone(), body.clone())).collect()
     }
 }
 
-fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRequest, String> {
+fn build_request(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRequest, String> {
     if let Some(host) = uri.authority() {
         let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
         headers.entry(HOST).or_insert(host);
@@ -192,75 +223,79 @@ fn outgoing(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRe
     Ok(OutgoingRequest::new(request))
 }
 
-/// The places in a chat where what the server says belongs: the content of its messages that is null.
-fn holes(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> {
+/// The placeholders for responses in a chat: assistant messages whose content is null.
+fn placeholders(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> {
     let messages = sample.messages.iter_mut().flatten().filter(|message| message["role"] == "assistant");
-    // SDKs write `"tool_calls": null` of messages that call none.
-    let calls = |message: &Value| match message.get("tool_calls") {
+    // SDKs write `"tool_calls": null` into messages without tool calls.
+    let has_tool_calls = |message: &Value| match message.get("tool_calls") {
         None | Some(Value::Null) => false,
         Some(Value::Array(calls)) => !calls.is_empty(),
         Some(_) => true,
     };
     messages
-        .filter(move |message| !calls(message))
+        .filter(move |message| !has_tool_calls(message))
         .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
 }
 
-/// Requests as they come, from a thread of their own.
+/// The thread that reads requests.
 #[derive(Debug)]
-pub struct Input {
-    /// Requests made ready.
+pub struct RequestInput {
+    /// Prepared requests.
     pub requests: mpsc::Receiver<RequestFuncInput>,
-    /// The first request as it was read; closed without one when there is none.
+    /// The first request as it was read; closed without a value if the input is empty.
     pub first: oneshot::Receiver<SampleRequest>,
-    /// Requests in all, once the end has been read; 0 before.
+    /// The number of requests, once the end has been read; 0 before.
     pub total: Arc<AtomicU64>,
-    /// What `read` of requests counts by.
+    /// The clock of the input, for [`RequestFuncInput::read`].
     pub clock: Clock,
-    /// How reading ended. It may still go on when a run was stopped.
+    /// How reading ended. It may still go on when a run is stopped.
     pub end: std_mpsc::Receiver<Result<(), Error>>,
 }
 
-/// Standard input, which notes when it had to be waited for: what comes at once had been there before.
+/// Standard input that notes when the client had to wait for it. Lines that come at once had been available before.
 #[derive(Debug)]
-pub struct Stdin(pub Waited);
+pub struct TimedStdin(pub StdinWait);
 
-/// When input was last waited for.
+/// When the client last had to wait for input.
 #[derive(Debug, Clone)]
-pub struct Waited {
+pub struct StdinWait {
     clock: Clock,
     last: Arc<AtomicU64>,
 }
 
-impl Waited {
-    /// Not yet.
+impl StdinWait {
+    /// The client has not waited yet.
     #[must_use]
     pub fn new() -> Self {
-        Waited { clock: Clock::start(), last: Arc::default() }
+        StdinWait { clock: Clock::start(), last: Arc::default() }
     }
 }
 
-impl Read for Stdin {
+impl Read for TimedStdin {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut stdin = io::stdin().lock();
-        let there = loop {
+        let available = loop {
             match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&Timespec::default())) {
                 Err(Errno::INTR) => {}
-                // What cannot be asked is told by its own read.
+                // After an error in `poll`, the read below reports it.
                 polled => break polled != Ok(0),
             }
         };
         let read = stdin.read(buffer)?;
-        if !there {
+        if !available {
             self.0.last.store(self.0.clock.now().0, Relaxed);
         }
         Ok(read)
     }
 }
 
-/// Starts reading.
-pub fn read(input: impl BufRead + Send + 'static, waited: Waited, template: Template) -> Result<Input, Error> {
-    let (send, requests) = mpsc::channel(READ_AHEAD);
+/// Starts the thread that reads and prepares requests.
+pub fn start_reading(
+    input: impl BufRead + Send + 'static,
+    waited: StdinWait,
+    template: RequestTemplate,
+) -> Result<RequestInput, Error> {
+    let (send, requests) = mpsc::channel(PREPARED_REQUESTS);
     let (send_first, first) = oneshot::channel();
     let (send_end, end) = std_mpsc::channel();
     let total = Arc::new(AtomicU64::new(0));
@@ -271,17 +306,17 @@ pub fn read(input: impl BufRead + Send + 'static, waited: Waited, template: Temp
             let ended = read_all(input, &waited, &template, &send, send_first);
             drop(send);
             let ended = ended.map(|read| count.store(read, Relaxed));
-            // Nobody asks any more when the run was stopped.
+            // The receiver is dropped if the run was stopped.
             let _ = send_end.send(ended);
         })
         .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))?;
-    Ok(Input { requests, first, total, clock, end })
+    Ok(RequestInput { requests, first, total, clock, end })
 }
 
 fn read_all(
     input: impl BufRead,
-    waited: &Waited,
-    template: &Template,
+    waited: &StdinWait,
+    template: &RequestTemplate,
     send: &mpsc::Sender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
 ) -> Result<u64, Error> {
@@ -291,16 +326,16 @@ fn read_all(
         let copy = first.is_some().then(|| sample.clone());
         if let Some(mix) = &mut mix {
             let own = sample.lora.take();
-            let adapter = own.unwrap_or_else(|| mix.next(sample.session_id.as_deref()).to_owned());
+            let adapter = own.unwrap_or_else(|| mix.pick_adapter(sample.session_id.as_deref()).to_owned());
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut ready = template.ready(sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
-        ready.read = Nanos(waited.last.load(Relaxed));
+        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
+        request.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);
         }
-        if send.blocking_send(ready).is_err() {
+        if send.blocking_send(request).is_err() {
             // The run was stopped.
             break;
         }
@@ -314,8 +349,8 @@ mod tests {
     use super::*;
     use crate::backend::Backend;
 
-    fn template() -> Template {
-        Template {
+    fn template() -> RequestTemplate {
+        RequestTemplate {
             protocol: Protocol::default(),
             uris: vec!["http://h:1/v1/completions".parse().unwrap(), "http://i:2/v1/completions".parse().unwrap()],
             headers: HeaderMap::new(),
@@ -324,21 +359,21 @@ mod tests {
             flags: Object::new(),
             extra: Object::new(),
             mix: None,
-            abandon: None,
+            cancel: None,
         }
     }
 
-    fn sent(prepared: &Prepared) -> &[OutgoingRequest] {
+    fn sent(prepared: &PreparedRequest) -> &[OutgoingRequest] {
         match prepared {
-            Prepared::Ready(requests) => requests,
-            Prepared::Open(open) => panic!("{open:?}"),
+            PreparedRequest::Ready(requests) => requests,
+            PreparedRequest::Incomplete(json) => panic!("{json:?}"),
         }
     }
 
     #[test]
     fn lines_before_a_bad_one_are_sent() {
         let text = &b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"request_id\":\"x\"}\n{\"prompt\":}\n"[..];
-        let mut input = read(text, Waited::new(), template()).unwrap();
+        let mut input = start_reading(text, StdinWait::new(), template()).unwrap();
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
             for (request_of, host) in sent(&request.prepared).iter().zip(["h:1", "i:2"]) {
@@ -353,8 +388,8 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_waits_for_the_replies_that_it_has_room_for() {
-        let template = Template {
+    fn a_turn_waits_for_the_responses_that_it_has_placeholders_for() {
+        let template = RequestTemplate {
             protocol: Protocol {
                 api: Backend::from_name("openai-chat").unwrap().open_api(None).unwrap(),
                 stream: true,
@@ -363,26 +398,26 @@ mod tests {
         };
         let line = r#"{"session_id":"s","messages":[{"role":"user","content":"a"},{"role":"assistant","content":null},{"role":"user","content":"b"}]}"#;
         let sample: SampleRequest = serde_json::from_str(line).unwrap();
-        let open = |sample: SampleRequest| match template.ready(sample, 1).unwrap().prepared {
-            Prepared::Open(open) => open,
-            Prepared::Ready(_) => panic!("it has no place"),
+        let incomplete = |sample: SampleRequest| match template.prepare(sample, 1).unwrap().prepared {
+            PreparedRequest::Incomplete(json) => json,
+            PreparedRequest::Ready(_) => panic!("it has no placeholder"),
         };
-        let filled = template.fill(&open(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
+        let filled = template.fill(&incomplete(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
         let request = &sent(&filled)[0].request;
         assert_eq!(request.headers()["x-session-id"], "s");
         let body: Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(body["messages"][1]["content"], "A");
-        assert!(template.fill(&open(sample.clone()), vec![], "r").unwrap_err().contains("more places"));
+        assert!(template.fill(&incomplete(sample.clone()), vec![], "r").unwrap_err().contains("more responses"));
         let alone = SampleRequest { session_id: None, ..sample };
-        assert!(template.ready(alone, 1).unwrap_err().contains("no `session_id`"));
+        assert!(template.prepare(alone, 1).unwrap_err().contains("needs a `session_id`"));
     }
 
     #[test]
-    fn as_many_are_abandoned_as_were_asked_for_and_the_seed_says_which() {
-        let abandon = Abandon { share: 0.3, after: Nanos(5), seed: 1 };
-        let left: Vec<u64> = (0..10_000).filter(|n| abandon.of(*n) == Some(Nanos(5))).collect();
-        assert!(left.len().abs_diff(3000) < 150, "{}", left.len());
-        assert_eq!(left[..5], (0..).filter(|n| abandon.of(*n).is_some()).take(5).collect::<Vec<_>>());
-        assert!((0..100).all(|n| Abandon { share: 0.0, ..abandon }.of(n).is_none()));
+    fn as_many_are_cancelled_as_were_asked_for_and_the_seed_decides_which() {
+        let cancel = CancelPolicy { share: 0.3, after: Nanos(5), seed: 1 };
+        let cancelled: Vec<u64> = (0..10_000).filter(|n| cancel.time_to_cancel(*n) == Some(Nanos(5))).collect();
+        assert!(cancelled.len().abs_diff(3000) < 150, "{}", cancelled.len());
+        assert_eq!(cancelled[..5], (0..).filter(|n| cancel.time_to_cancel(*n).is_some()).take(5).collect::<Vec<_>>());
+        assert!((0..100).all(|n| CancelPolicy { share: 0.0, ..cancel }.time_to_cancel(n).is_none()));
     }
 }

@@ -1,4 +1,4 @@
-//! Sending: each request is begun at its time on the thread that keeps the schedule, and its answer left to a reader.
+//! Sends each request on the thread that keeps the schedule, and hands its response to a reader thread.
 
 use std::sync::{
     Arc,
@@ -6,212 +6,190 @@ use std::sync::{
     mpsc as std_mpsc,
 };
 
-use rand::rngs::ChaCha8Rng;
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use super::{
-    attempt::{Client, Due, attempt},
+    attempt::{ClientState, run_attempt},
     backlog::Backlog,
-    balance::{Balancer, Share},
-    dispatch::{Launch, News},
-    input::{Prepared, RequestFuncInput, Template},
-    reader::Readers,
+    balance::{Balancer, LoadGuard},
+    dispatch::Launch,
+    input::{PreparedRequest, RequestFuncInput, RequestTemplate},
+    queue::TurnEvent,
+    reader::ReaderThreads,
     secrets::Secrets,
-    sink::{Entry, Finished, What},
+    sink::{FinishedRequest, SinkEntry},
     slots::Slot,
-    stop::{Stop, Why},
+    stop::{StopReason, StopSignal},
 };
 use crate::{
     cli,
     clock::Clock,
     http::exchange::{HttpExchange, Transport},
-    load::{
-        ArrivalMonitor, ThinkTime,
-        arrivals::{ArrivalSummary, SendTimes},
-    },
+    load::{ArrivalMonitor, SendTimes, arrivals::ArrivalSummary},
     pacer::SLEEP_MARGIN,
     record::RequestFuncOutput,
     units::Nanos,
 };
 
-/// Starts each request at its time, and leaves its answer to a reader.
+/// Sends requests, and starts a task for each response.
 pub struct Launcher<'a, T: Transport> {
-    servers: Vec<Server<T>>,
+    servers: Vec<TargetServer<T>>,
     balancer: Balancer,
-    readers: &'a Readers,
-    attendant: Attendant,
-    thinking: (ThinkTime, ChaCha8Rng),
-    /// Makes turns of conversations ready.
-    template: Arc<Template>,
-    /// Whether it was said that one could not be made.
-    unfilled: Arc<AtomicBool>,
-    /// Whether a request had a time of its own.
+    readers: &'a ReaderThreads,
+    context: TaskContext,
+    /// Builds the bodies of turns that hold earlier responses.
+    template: Arc<RequestTemplate>,
+    /// Whether a warning about a turn that could not be built was printed.
+    fill_warned: Arc<AtomicBool>,
+    /// Whether any request had its own timestamp.
     pub timed: bool,
-    /// How long the clock of the input had run when that of the run started.
-    pub lead: Nanos,
-    /// What was sent when.
     arrivals: ArrivalMonitor,
-    /// Requests begun whose reader does not know yet, by thread: waking a thread for each costs more than sending it.
-    begun: Vec<Vec<Begun<T::Exchange>>>,
+    /// Requests that are sent and whose reader thread does not know yet, by thread. Waking a thread for each would cost more
+    /// than sending it.
+    sent: Vec<Vec<SentRequest<T::Exchange>>>,
 }
 
-/// A server, and the way there.
-pub struct Server<T> {
-    /// Carries requests to it.
+/// A server, and the connections to it.
+pub struct TargetServer<T> {
+    /// Carries requests to the server.
     pub transport: Arc<T>,
-    /// Its name in outputs; `None`: there is one only.
+    /// Its name in outputs; `None`: it is the only one.
     pub name: Option<String>,
 }
 
-/// A request whose reader does not know of it yet.
-struct Begun<E> {
+/// A request that is being sent, on its way to the thread that reads its response.
+struct SentRequest<E> {
     exchange: E,
     output: RequestFuncOutput,
     secrets: Secrets,
-    due: Due,
-    abandon: Option<Nanos>,
+    times: SendTimes,
+    cancel_after: Option<Nanos>,
     /// How long its slot stays taken after its end.
-    pause: Nanos,
+    think_time: Nanos,
     slot: Slot,
-    share: Option<Share>,
+    load: Option<LoadGuard>,
 }
 
-/// So many requests are begun, at the most, before their reader is woken: half a millisecond of sending.
-const AT_ONCE: usize = 32;
+/// Requests to send to the connections of one thread before waking it: half a millisecond of sending.
+const REQUESTS_PER_WAKE: usize = 32;
 
-/// What it takes to see a request through.
+/// What the task of each request needs.
 #[derive(Clone)]
-pub struct Attendant {
-    /// What every attempt needs.
-    pub client: Arc<Client>,
+pub struct TaskContext {
+    /// Shared by all attempts.
+    pub client: Arc<ClientState>,
     /// To the sink.
-    pub entries: std_mpsc::Sender<Entry>,
-    /// What waits there.
+    pub entries: std_mpsc::Sender<SinkEntry>,
+    /// Bytes that wait for the sink.
     pub backlog: Arc<Backlog>,
     /// How the run is ended.
-    pub stop: Stop,
+    pub stop: StopSignal,
     /// To the dispatcher.
-    pub news: mpsc::UnboundedSender<News<RequestFuncInput>>,
-    /// Held by every task, so that the last one can be awaited.
+    pub events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
+    /// Held by every task, so that the end of the last one can be awaited.
     pub alive: mpsc::Sender<()>,
 }
 
-impl Attendant {
-    async fn attend(mut self, begun: Begun<impl HttpExchange>) {
-        let Begun { exchange, output, secrets, due, abandon, pause, mut slot, share } = begun;
+impl TaskContext {
+    /// Reads the response of a request, and reports its end to the dispatcher and the sink.
+    async fn finish_request(mut self, sent: SentRequest<impl HttpExchange>) {
+        let SentRequest { exchange, output, secrets, times, cancel_after, think_time, mut slot, load } = sent;
         let expected = output.expected_output_len;
-        let mut turn = output.session_id.clone().map(|session| InFlight {
+        let mut turn = output.session_id.clone().map(|session| TurnInFlight {
             session: Some(session),
-            at: due.scheduled,
-            news: self.news.clone(),
+            at: times.scheduled,
+            events: self.events.clone(),
         });
-        let mut done = attempt(&self.client, exchange, expected, abandon, &mut slot, &mut self.stop).await;
+        let mut attempt = run_attempt(&self.client, exchange, expected, cancel_after, &mut slot, &mut self.stop).await;
         let now = self.client.clock.now();
-        match share {
-            Some(share) if done.failed() => share.linger(),
-            share => drop(share),
+        match load {
+            Some(load) if attempt.has_failed() => load.release_later(),
+            load => drop(load),
         }
         if let Some(turn) = &mut turn {
-            let reply = done.reply();
-            let at = reply.as_ref().map_or(now, |(_, last)| *last);
-            turn.over(at, now, reply.map(|(text, _)| text));
+            let response = attempt.turn_response();
+            let at = response.as_ref().map_or(now, |(_, last)| *last);
+            turn.report_end(at, now, response.map(|(text, _)| text));
         }
-        if pause == Nanos(0) {
+        if think_time == Nanos(0) {
             slot.free(now);
         } else {
             slot.first_token(now);
             let stop = self.stop.clone();
-            tokio::spawn(think(slot, self.client.clock, now + pause, stop));
+            tokio::spawn(hold_slot(slot, self.client.clock, now + think_time, stop));
         }
-        self.client.ended.fetch_max(done.end().0, Relaxed);
-        let size = done.size();
-        self.backlog.more(size);
-        // The sink is there until the last sender is gone.
-        let finished = Finished { output, secrets, due, size, what: What::Attempt(Box::new(done)) };
-        let _ = self.entries.send(Entry::Finished(finished));
+        self.client.ended.fetch_max(attempt.end_time().0, Relaxed);
+        let size = attempt.memory_bytes();
+        self.backlog.add_bytes(size);
+        let finished = FinishedRequest { output, secrets, times, size, outcome: Ok(Box::new(attempt)) };
+        // The sink runs until the last sender is dropped.
+        let _ = self.entries.send(SinkEntry::Request(finished));
         drop(self.alive);
     }
 }
 
-/// A turn of a conversation that is in flight. Its end is told whatever happens to its task, since others wait for it.
-struct InFlight {
+/// A turn of a conversation that is in flight. Its end is reported even if its task panics, since later turns wait for it.
+struct TurnInFlight {
     session: Option<String>,
     at: Nanos,
-    news: mpsc::UnboundedSender<News<RequestFuncInput>>,
+    events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
 }
 
-impl InFlight {
-    fn over(&mut self, at: Nanos, over: Nanos, reply: Option<String>) {
+impl TurnInFlight {
+    fn report_end(&mut self, at: Nanos, response_end: Nanos, response: Option<String>) {
         if let Some(session) = self.session.take() {
-            // The dispatcher may have ended meanwhile.
-            let _ = self.news.send(News::Ended { session, at, over, reply });
+            // The dispatcher may have ended.
+            let _ = self.events.send(TurnEvent::Ended { session, at, response_end, response });
         }
     }
 }
 
-impl Drop for InFlight {
+impl Drop for TurnInFlight {
     fn drop(&mut self) {
-        self.over(self.at, self.at, None);
+        self.report_end(self.at, self.at, None);
     }
 }
 
-/// Keeps a slot until its user has thought.
-async fn think(slot: Slot, clock: Clock, until: Nanos, mut stop: Stop) {
-    // The runtime's timer rings late. It is set early, and who takes the slot waits for the moment itself.
+/// Keeps a slot taken until its user has thought.
+async fn hold_slot(slot: Slot, clock: Clock, until: Nanos, mut stop: StopSignal) {
+    // The runtime's timer fires late. It is set early, and the next user of the slot waits for the exact time.
     let early = until.since(clock.now()).since(SLEEP_MARGIN);
     tokio::select! {
-        () = stop.draining() => {}
+        () = stop.wait_for_drain() => {}
         () = tokio::time::sleep(early.to_duration()) => slot.free(until),
     }
 }
 
 impl<'a, T: Transport> Launcher<'a, T> {
-    /// With nothing sent yet.
+    /// A launcher that has sent nothing.
     #[must_use]
     pub fn new(
-        servers: Vec<Server<T>>,
+        servers: Vec<TargetServer<T>>,
         balancer: Balancer,
-        readers: &'a Readers,
-        attendant: Attendant,
-        template: Arc<Template>,
-        thinking: (ThinkTime, ChaCha8Rng),
+        readers: &'a ReaderThreads,
+        context: TaskContext,
+        template: Arc<RequestTemplate>,
         arrivals: ArrivalMonitor,
     ) -> Self {
-        let begun = readers.handles().map(|_| vec![]).collect();
-        Launcher {
-            servers,
-            balancer,
-            readers,
-            attendant,
-            thinking,
-            template,
-            unfilled: Arc::default(),
-            timed: false,
-            lead: Nanos(0),
-            arrivals,
-            begun,
-        }
+        let sent = readers.handles().map(|_| vec![]).collect();
+        let fill_warned = Arc::default();
+        Launcher { servers, balancer, readers, context, template, fill_warned, timed: false, arrivals, sent }
     }
 
-    /// How long a user thinks now.
-    fn pause(&mut self) -> Nanos {
-        let (time, rng) = &mut self.thinking;
-        time.draw_time(rng)
-    }
-
-    /// A first turn that waits for replies, as when the lines before it were cut off: there will be none.
-    fn unanswered(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
-        let now = self.attendant.client.clock.now();
+    /// Ends a first turn that needs earlier responses, as when the lines before it were cut off: there will be none.
+    fn end_incomplete(&mut self, request: RequestFuncInput, times: SendTimes, slot: Slot) {
+        let now = self.context.client.clock.now();
         slot.free(now);
         if let Some(session) = request.output.session_id.clone() {
-            let _ = self.attendant.news.send(News::Ended { session, at: now, over: now, reply: None });
+            let ended = TurnEvent::Ended { session, at: now, response_end: now, response: None };
+            let _ = self.context.events.send(ended);
         }
-        self.never(request, due, Why::NoReply);
+        self.abandon(request, times, StopReason::NoResponse);
     }
 
-    /// Nothing more is sent: what is to be told of it, and no more senders from here.
-    pub fn end(self) -> Option<ArrivalSummary> {
+    /// Drops the launcher's senders and returns how the arrivals kept to the schedule.
+    pub fn end_sending(self) -> Option<ArrivalSummary> {
         self.arrivals.finish()
     }
 }
@@ -219,111 +197,83 @@ impl<'a, T: Transport> Launcher<'a, T> {
 impl<T: Transport> Launch for Launcher<'_, T> {
     type Request = RequestFuncInput;
 
-    fn timestamp(&self, request: &RequestFuncInput) -> Option<Nanos> {
-        request.timestamp
-    }
-
-    fn read(&self, request: &RequestFuncInput) -> Nanos {
-        request.read.since(self.lead)
-    }
-
-    fn session<'r>(&self, request: &'r RequestFuncInput) -> Option<&'r str> {
-        request.output.session_id.as_deref()
-    }
-
-    fn begins(&self, request: &RequestFuncInput) -> bool {
-        request.output.turn == Some(0)
-    }
-
-    fn weight(&self, request: &RequestFuncInput) -> u64 {
-        request.weight()
-    }
-
-    fn think_time(&mut self, request: &RequestFuncInput) -> Nanos {
-        request.think_time.unwrap_or_else(|| self.pause())
-    }
-
-    fn fill(
-        &mut self,
-        request: RequestFuncInput,
-        replies: impl FnOnce() -> Vec<String>,
-        due: Due,
-    ) -> Option<RequestFuncInput> {
-        let RequestFuncInput { prepared: Prepared::Open(open), timestamp, think_time, read, abandon, output, secrets } =
-            request
-        else {
-            return Some(request);
-        };
-        let (template, news, replies) = (Arc::clone(&self.template), self.attendant.news.clone(), replies());
-        let said = Arc::clone(&self.unfilled);
-        // Not on the thread that sends: a long chat takes its time.
+    fn fill(&mut self, request: RequestFuncInput, responses: Vec<String>, times: SendTimes) {
+        let (template, events) = (Arc::clone(&self.template), self.context.events.clone());
+        let fill_warned = Arc::clone(&self.fill_warned);
+        // Not on the thread that sends: a long chat takes a while.
         tokio::task::spawn_blocking(move || {
-            let filled = template.fill(&open, replies, &output.request_id);
-            let ready = |prepared| RequestFuncInput { prepared, timestamp, think_time, read, abandon, output, secrets };
-            let news_of = match filled {
-                Ok(prepared) => News::Filled { request: ready(prepared), due },
+            let filled = match &request.prepared {
+                PreparedRequest::Incomplete(json) => template.fill(json, responses, &request.output.request_id),
+                PreparedRequest::Ready(requests) => Ok(PreparedRequest::Ready(requests.clone())),
+            };
+            let event = match filled {
+                Ok(prepared) => TurnEvent::Filled { request: RequestFuncInput { prepared, ..request }, times },
                 Err(e) => {
-                    if !said.swap(true, Relaxed) {
-                        let what = "a turn cannot be made of the replies before it (others like it are in the records)";
+                    if !fill_warned.swap(true, Relaxed) {
+                        let what =
+                            "cannot build a turn from the responses before it (later failures are only recorded)";
                         cli::print_warning("vb-fire", format_args!("{what}: {e}"));
                     }
-                    News::Unfilled { request: ready(Prepared::Ready(SmallVec::new())), due }
+                    let prepared = PreparedRequest::Ready(SmallVec::new());
+                    TurnEvent::FillFailed { request: RequestFuncInput { prepared, ..request }, times }
                 }
             };
-            let _ = news.send(news_of);
+            let _ = events.send(event);
         });
-        None
     }
 
-    fn start(&mut self, request: RequestFuncInput, due: Due, slot: Slot) {
+    fn start(&mut self, request: RequestFuncInput, times: SendTimes, think_time: Nanos, slot: Slot) {
         let RequestFuncInput {
-            prepared: Prepared::Ready(mut requests), timestamp, abandon, mut output, secrets, ..
+            prepared: PreparedRequest::Ready(mut requests),
+            timestamp,
+            cancel_after,
+            mut output,
+            secrets,
+            ..
         } = request
         else {
-            return self.unanswered(request, due, slot);
+            return self.end_incomplete(request, times, slot);
         };
-        let (place, share) = self.balancer.next(output.session_id.as_deref());
-        let server = &self.servers[place];
+        let (server_index, load) = self.balancer.pick_server(output.session_id.as_deref());
+        let server = &self.servers[server_index];
         output.base_url.clone_from(&server.name);
-        let sent = self.attendant.client.clock.now();
-        if !due.follows {
-            self.arrivals.record_sent(SendTimes { planned: due.scheduled, read: due.read, ready: due.ready, sent });
+        let sent = self.context.client.clock.now();
+        if !times.follows_turn {
+            self.arrivals.record_sent(times, sent);
         }
-        let (at, exchange) = server.transport.start_request(requests.swap_remove(place));
-        self.attendant.client.started.fetch_add(1, Relaxed);
+        let (thread, exchange) = server.transport.start_request(requests.swap_remove(server_index));
+        self.context.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
-        // A conversation's user thinks before its next turn, and others may come meanwhile.
-        let pause = if output.session_id.is_some() { Nanos(0) } else { self.pause() };
-        self.begun[at].push(Begun { exchange, output, secrets, due, abandon, pause, slot, share });
-        if self.begun[at].len() == AT_ONCE {
-            self.rest();
+        self.sent[thread].push(SentRequest { exchange, output, secrets, times, cancel_after, think_time, slot, load });
+        if self.sent[thread].len() == REQUESTS_PER_WAKE {
+            self.flush();
         }
     }
 
-    fn rest(&mut self) {
-        for (at, begun) in self.begun.iter_mut().enumerate().filter(|(_, begun)| !begun.is_empty()) {
-            let (begun, attendant) = (std::mem::take(begun), self.attendant.clone());
-            self.readers.handle(at).spawn(async move {
-                for begun in begun {
-                    tokio::spawn(attendant.clone().attend(begun));
+    fn flush(&mut self) {
+        for (thread, sent) in self.sent.iter_mut().enumerate().filter(|(_, sent)| !sent.is_empty()) {
+            let (sent, context) = (std::mem::take(sent), self.context.clone());
+            self.readers.handle(thread).spawn(async move {
+                for request in sent {
+                    tokio::spawn(context.clone().finish_request(request));
                 }
             });
         }
     }
 
-    fn never(&mut self, request: RequestFuncInput, due: Due, why: Why) {
-        let scheduled = due.scheduled;
-        if !due.follows && why != Why::NoReply {
+    fn abandon(&mut self, request: RequestFuncInput, times: SendTimes, reason: StopReason) {
+        let scheduled = times.scheduled;
+        if !times.follows_turn && reason != StopReason::NoResponse {
             self.arrivals.record_unsent(scheduled);
         }
-        let client = &self.attendant.client;
+        let client = &self.context.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
         self.timed |= request.timestamp.is_some();
-        let due = Due { ready: scheduled, ..due };
+        let times = SendTimes { ready: scheduled, ..times };
         let RequestFuncInput { output, secrets, .. } = request;
-        let size = size_of::<Finished>() as u64 + output.request_id.len() as u64;
-        self.attendant.backlog.more(size);
-        let finished = Finished { output, secrets, due, size, what: What::NotSent(why) };
-        let _ = self.attendant.entries.send(Entry::Finished(finished));
+        let size = size_of::<FinishedRequest>() as u64 + output.request_id.len() as u64;
+        self.context.backlog.add_bytes(size);
+        let finished = FinishedRequest { output, secrets, times, size, outcome: Err(reason) };
+        let _ = self.context.entries.send(SinkEntry::Request(finished));
     }
 }

@@ -1,4 +1,4 @@
-//! The threads that read answers: each has its own event loop, and a connection never leaves its thread.
+//! The threads that read responses: each has its own event loop, and a connection never leaves its thread.
 
 use std::thread;
 
@@ -9,27 +9,27 @@ use tokio::{
 
 use crate::error::Error;
 
-/// The threads. They end when this is asked to [`stop`](Readers::stop), or dropped.
+/// The threads. They end at [`ReaderThreads::stop_all`] or when this is dropped.
 #[derive(Debug)]
-pub struct Readers(Vec<Reader>);
+pub struct ReaderThreads(Vec<ReaderThread>);
 
 #[derive(Debug)]
-struct Reader {
+struct ReaderThread {
     handle: Handle,
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Readers {
-    /// Starts so many threads.
+impl ReaderThreads {
+    /// Starts `count` threads.
     pub fn start(count: usize) -> Result<Self, Error> {
-        (0..count.max(1)).map(Reader::start).collect::<Result<_, _>>().map(Readers)
+        (0..count.max(1)).map(ReaderThread::start).collect::<Result<_, _>>().map(ReaderThreads)
     }
 
-    /// The event loop of thread `at`.
+    /// The event loop of thread `index`.
     #[must_use]
-    pub fn handle(&self, at: usize) -> &Handle {
-        &self.0[at].handle
+    pub fn handle(&self, index: usize) -> &Handle {
+        &self.0[index].handle
     }
 
     /// The event loops of all threads.
@@ -38,27 +38,27 @@ impl Readers {
     }
 
     /// Ends the threads.
-    pub fn stop(self) {
-        for Reader { stop, thread, .. } in self.0 {
+    pub fn stop_all(self) {
+        for ReaderThread { stop, thread, .. } in self.0 {
             let _ = stop.send(());
             let _ = thread.join();
         }
     }
 }
 
-impl Reader {
+impl ReaderThread {
     fn start(number: usize) -> Result<Self, Error> {
-        let failed = |e| Error::Setup(format!("cannot start a thread that reads answers: {e}"));
+        let failed = |e| Error::Setup(format!("cannot start a thread that reads responses: {e}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name(format!("reader-{number}"))
             .spawn(move || {
-                // Also when the sender is gone.
+                // Also ends when the sender is dropped.
                 let _ = runtime.block_on(stopped);
             })
             .map_err(failed)?;
-        Ok(Reader { handle, stop, thread })
+        Ok(ReaderThread { handle, stop, thread })
     }
 }

@@ -1,12 +1,12 @@
-//! `--scrape`: the server's own numbers, sampled by a thread that has nothing to do with the load.
+//! `--scrape`: the server's metrics, read by a thread that does not take part in the load.
 //!
 //! ```text
-//! the run:     warm-up ── begin ── the load … its last outcome ── end ── the end record
-//! the thread:             first page  │ a page each interval │      last page
-//!                                     └──────────────▶ sink ◀─────────┘
+//! the run:     warm-up ── start ──── the load … its last outcome ── end ──── the end record
+//! the thread:             first scrape │ a scrape each interval │   last scrape
+//!                                      └───────────▶ sink ◀──────────────┘
 //! ```
 //!
-//! Nothing waits for a page but the moments before and behind the load.
+//! Only the moments before and after the load wait for a scrape.
 
 use std::{
     sync::{Arc, mpsc as std_mpsc},
@@ -24,7 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use super::{Args, args::TransportKind, backlog::Backlog, headers::Headers, sink::Entry};
+use super::{Args, args::TransportKind, backlog::Backlog, headers::Headers, sink::SinkEntry};
 use crate::{
     cli,
     clock::Clock,
@@ -34,97 +34,98 @@ use crate::{
     units::Nanos,
 };
 
-/// The longest wait for a page.
-const PATIENCE: Nanos = Nanos(5_000_000_000);
+/// The longest wait for a scrape.
+const SCRAPE_TIMEOUT: Nanos = Nanos(5_000_000_000);
 
-/// The longest page that is read.
-const LONGEST_PAGE: usize = 16 << 20;
+/// The largest metrics page that is read.
+const MAX_PAGE: usize = 16 << 20;
 
-/// A server may count the end of an answer a moment after it has sent it.
-const SETTLING: Duration = Duration::from_millis(300);
+/// A server may count the end of a response a moment after it has sent it.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 
-/// The pages of a run, as far as the run has to do with them.
+/// A thread that reads metrics and waits to be connected to the sink.
 #[derive(Debug)]
 pub struct Scraper {
-    outlet: oneshot::Sender<Outlet>,
+    output: oneshot::Sender<ScrapeOutput>,
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
-/// Where the pages of a run go.
+/// Where the scrapes of a run go.
 #[derive(Debug)]
-pub struct Outlet {
-    /// The run they belong to.
+pub struct ScrapeOutput {
+    /// The run that they belong to.
     pub run_id: String,
     /// To the sink.
-    pub entries: std_mpsc::Sender<Entry>,
-    /// What waits there.
+    pub entries: std_mpsc::Sender<SinkEntry>,
+    /// Bytes that wait there.
     pub backlog: Arc<Backlog>,
 }
 
 impl Scraper {
-    /// Reads the first page, as near to the start of the load as can be; `None` without `--scrape`.
-    pub async fn begin(args: &Args, base: &Url, headers: &Headers) -> Result<Option<Self>, Error> {
+    /// Reads the first scrape, as close to the start of the load as possible; `None` without `--scrape`.
+    pub async fn start_if_asked(args: &Args, base: &Url, headers: &Headers) -> Result<Option<Self>, Error> {
         let Some(url) = args.scrape_url(base)? else { return Ok(None) };
         if args.num_warmups > 0 {
-            sleep(SETTLING).await;
+            sleep(SETTLE_TIME).await;
         }
         let proxies = args.transport == TransportKind::Portable;
-        let client = client::async_client(&url, headers_for(&url, base, headers), args.insecure, PATIENCE, proxies)?;
-        let reader = Reader {
+        let client =
+            client::async_client(&url, headers_for(&url, base, headers), args.insecure, SCRAPE_TIMEOUT, proxies)?;
+        let reader = MetricsReader {
             client,
             clock: Clock::start(),
             url,
             families: args.scrape_match.clone(),
-            scrub: headers.clone(),
-            whole_before: false,
+            headers: headers.clone(),
+            has_full_scrape: false,
             warned: false,
         };
         Scraper::start(reader, args.scrape_interval.to_duration()).await.map(Some)
     }
 
-    /// Starts the thread, and waits for its first page.
-    async fn start(reader: Reader, pause: Duration) -> Result<Self, Error> {
-        let (begun, first) = oneshot::channel();
-        let (outlet, outlets) = oneshot::channel();
+    /// Starts the thread and waits for its first scrape.
+    async fn start(reader: MetricsReader, pause: Duration) -> Result<Self, Error> {
+        let (first_read, first) = oneshot::channel();
+        let (output, outputs) = oneshot::channel();
         let (end, ends) = oneshot::channel();
         let (done, ended) = oneshot::channel();
         let failed = |e| Error::Setup(format!("cannot start the thread that reads --scrape: {e}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let life = move || {
-            runtime.block_on(follow(reader, pause, begun, outlets, ends));
+        let thread_main = move || {
+            runtime.block_on(run_scrapes(reader, pause, first_read, outputs, ends));
             let _ = done.send(());
         };
-        thread::Builder::new().name("scrape".into()).spawn(life).map_err(failed)?;
-        // A thread that is gone has said why.
+        thread::Builder::new().name("scrape".into()).spawn(thread_main).map_err(failed)?;
+        // A thread that panicked has printed why.
         let _ = first.await;
-        Ok(Scraper { outlet, end, ended })
+        Ok(Scraper { output, end, ended })
     }
 
-    /// Writes the first page, and from now on one each interval; gives what ends that.
-    pub fn follow(self, outlet: Outlet) -> Ending {
-        let _ = self.outlet.send(outlet);
-        Ending { end: self.end, ended: self.ended }
+    /// Writes the first scrape, and then one each interval.
+    pub fn start_writing(self, output: ScrapeOutput) -> RunningScraper {
+        let _ = self.output.send(output);
+        RunningScraper { end: self.end, ended: self.ended }
     }
 }
 
-/// The end of the pages, which is to be asked for. Dropped, it ends them without a last one.
+/// A thread that writes scrapes. If this is dropped, they end without a last one.
 #[derive(Debug)]
-pub struct Ending {
+pub struct RunningScraper {
     end: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
 }
 
-impl Ending {
-    /// Reads the last page.
-    pub async fn end(self) {
+impl RunningScraper {
+    /// Reads the last scrape and ends the thread.
+    pub async fn finish(self) {
         if self.end.send(()).is_ok() {
             let _ = self.ended.await;
         }
     }
 }
 
-/// The headers of the requests go to the server that they are for, and to no other: a key may be among them.
+/// The headers for scrapes. Those of the requests are sent only to the server of the requests, since they may hold a key.
 fn headers_for(url: &Url, base: &Url, headers: &Headers) -> HeaderMap {
     let mut own = if url.origin() == base.origin() {
         headers.map.clone()
@@ -136,87 +137,87 @@ fn headers_for(url: &Url, base: &Url, headers: &Headers) -> HeaderMap {
     own
 }
 
-/// The life of the thread.
-async fn follow(
-    mut reader: Reader,
+/// What the thread runs.
+async fn run_scrapes(
+    mut reader: MetricsReader,
     pause: Duration,
-    begun: oneshot::Sender<()>,
-    outlets: oneshot::Receiver<Outlet>,
+    first_read: oneshot::Sender<()>,
+    outputs: oneshot::Receiver<ScrapeOutput>,
     mut end: oneshot::Receiver<()>,
 ) {
-    let first = reader.read(true).await;
-    let _ = begun.send(());
-    let Ok(outlet) = outlets.await else { return };
-    outlet.write(first);
+    let first = reader.read_metrics(true).await;
+    let _ = first_read.send(());
+    let Ok(output) = outputs.await else { return };
+    output.send_scrape(first);
     let mut ticks = interval(pause);
-    // One that comes late is not made up for: a server under load need not be asked twice in a row.
+    // A late scrape is not followed by another at once: that would only add to the load.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks.tick().await;
     let ended = loop {
         let page = async {
             ticks.tick().await;
-            reader.read(false).await
+            reader.read_metrics(false).await
         };
         tokio::select! {
             biased;
             ended = &mut end => break ended,
-            page = page => outlet.write(page),
+            page = page => output.send_scrape(page),
         }
     };
     if ended.is_ok() {
-        sleep(SETTLING).await;
-        outlet.write(reader.read(true).await);
+        sleep(SETTLE_TIME).await;
+        output.send_scrape(reader.read_metrics(true).await);
     }
 }
 
-impl Outlet {
-    fn write(&self, page: ScrapeRecord) {
-        let record = ScrapeRecord { run_id: self.run_id.clone(), ..page };
-        // Names, with about so much around each.
+impl ScrapeOutput {
+    fn send_scrape(&self, scrape: ScrapeRecord) {
+        let record = ScrapeRecord { run_id: self.run_id.clone(), ..scrape };
+        // The names, and about 100 bytes for the rest of each sample.
         let size = record.metrics.keys().map(|key| key.len() as u64 + 100).sum();
-        self.backlog.more(size);
-        // The sink is there until the last sender is gone.
-        let _ = self.entries.send(Entry::Scrape { record, size });
+        self.backlog.add_bytes(size);
+        // The sink runs until the last sender is dropped.
+        let _ = self.entries.send(SinkEntry::Scrape { record, size });
     }
 }
 
-/// Reads pages.
-struct Reader {
+/// Reads metrics pages.
+struct MetricsReader {
     client: Client,
     clock: Clock,
     url: Url,
-    /// What the names of samples that are kept begin with.
+    /// Prefixes of the names of samples to keep.
     families: Vec<String>,
-    scrub: Headers,
-    /// Whether a page with all its samples has been read.
-    whole_before: bool,
+    headers: Headers,
+    /// Whether a scrape with all samples has been read.
+    has_full_scrape: bool,
     warned: bool,
 }
 
-impl Reader {
-    /// Reads a page; `last`, or as long as there was none, with all its samples.
-    async fn read(&mut self, last: bool) -> ScrapeRecord {
-        let asked = self.clock.now();
-        let page = self.page().await;
-        let took = self.clock.now().since(asked);
-        let whole = last || !self.whole_before;
+impl MetricsReader {
+    /// Reads the metrics. The first and the `last` scrape keep all samples.
+    async fn read_metrics(&mut self, last: bool) -> ScrapeRecord {
+        let sent = self.clock.now();
+        let page = self.fetch_page().await;
+        let took = self.clock.now().since(sent);
+        let full = last || !self.has_full_scrape;
         let read = page.and_then(|page| {
-            let metrics = self.metrics(&page, whole);
-            let none = || format!("no sample there begins with {}", self.families.join(" or "));
+            let metrics = self.select_samples(&page, full);
+            let none = || format!("no sample begins with {}", self.families.join(" or "));
             (!metrics.is_empty()).then_some(metrics).ok_or_else(none)
         });
         let (metrics, error) = match read {
             Ok(metrics) => (metrics, None),
-            Err(error) => (Object::new(), Some(self.scrub.scrub(error))),
+            Err(error) => (Object::new(), Some(self.headers.scrub_text(error))),
         };
-        self.whole_before |= error.is_none() && whole;
+        self.has_full_scrape |= error.is_none() && full;
         if let Some(error) = error.as_ref().filter(|_| !self.warned) {
             self.warned = true;
             let cure = "the load goes on; is the URL of --scrape right?";
             cli::print_warning("vb-fire", format_args!("{} cannot be read: {error}; {cure}", self.url));
         }
         ScrapeRecord {
-            time: self.clock.to_unix(asked),
+            time: self.clock.to_unix(sent),
             url: self.url.to_string(),
             took,
             error,
@@ -225,42 +226,42 @@ impl Reader {
         }
     }
 
-    async fn page(&self) -> Result<String, String> {
-        let answer = self.client.get(self.url.clone()).send().await.map_err(|e| why(&e))?;
-        if answer.status() != StatusCode::OK {
-            return Err(format!("the answer is HTTP {}", status_line(answer.status())));
+    async fn fetch_page(&self) -> Result<String, String> {
+        let response = self.client.get(self.url.clone()).send().await.map_err(|e| error_text(&e))?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("the response is HTTP {}", status_line(response.status())));
         }
-        text(answer).await
+        read_text(response).await
     }
 
-    fn metrics(&self, page: &str, whole: bool) -> Object {
+    fn select_samples(&self, page: &str, full: bool) -> Object {
         let wanted = |key: &str| {
             let name = prometheus::sample_name(key);
             let rare = name.ends_with("_bucket") || name.ends_with("_info");
             self.families.iter().any(|family| name.starts_with(family))
                 && !name.ends_with("_created")
-                && (whole || !rare)
+                && (full || !rare)
         };
-        // What is no finite number is none in JSON either.
+        // JSON has only finite numbers.
         let number = |value| serde_json::Number::from_f64(value).map(Into::into);
         let samples = prometheus::parse_samples(page).filter(|sample| wanted(sample.key));
         samples.filter_map(|sample| Some((sample.key.to_owned(), number(sample.value)?))).collect()
     }
 }
 
-async fn text(mut answer: Response) -> Result<String, String> {
+async fn read_text(mut response: Response) -> Result<String, String> {
     let mut page = Vec::new();
-    while let Some(piece) = answer.chunk().await.map_err(|e| why(&e))? {
-        if page.len() + piece.len() > LONGEST_PAGE {
-            return Err(format!("the page is longer than {} MiB", LONGEST_PAGE >> 20));
+    while let Some(chunk) = response.chunk().await.map_err(|e| error_text(&e))? {
+        if page.len() + chunk.len() > MAX_PAGE {
+            return Err(format!("the page is longer than {} MiB", MAX_PAGE >> 20));
         }
-        page.extend_from_slice(&piece);
+        page.extend_from_slice(&chunk);
     }
     String::from_utf8(page).map_err(|_| "the page is not UTF-8".into())
 }
 
-fn why(e: &reqwest::Error) -> String {
-    if e.is_timeout() { format!("no answer within {PATIENCE}") } else { client::failure_reason(e) }
+fn error_text(e: &reqwest::Error) -> String {
+    if e.is_timeout() { format!("no response within {SCRAPE_TIMEOUT}") } else { client::failure_reason(e) }
 }
 
 #[cfg(test)]
@@ -270,15 +271,15 @@ mod tests {
     use super::*;
     use crate::backend::Protocol;
 
-    fn reader(families: &[&str]) -> Reader {
+    fn reader(families: &[&str]) -> MetricsReader {
         let url: Url = "http://h:1/metrics".parse().unwrap();
-        Reader {
-            client: client::async_client(&url, HeaderMap::new(), false, PATIENCE, false).unwrap(),
+        MetricsReader {
+            client: client::async_client(&url, HeaderMap::new(), false, SCRAPE_TIMEOUT, false).unwrap(),
             clock: Clock::start(),
             url,
             families: families.iter().map(ToString::to_string).collect(),
-            scrub: Headers::default(),
-            whole_before: false,
+            headers: Headers::default(),
+            has_full_scrape: false,
             warned: true,
         }
     }
@@ -287,15 +288,15 @@ mod tests {
     fn a_page_of_the_middle_has_no_buckets() {
         let page = include_str!("../../tests/data/metrics-vllm.txt");
         let reader = reader(&["vllm:", "process_start_time_seconds"]);
-        let (whole, short) = (reader.metrics(page, true), reader.metrics(page, false));
+        let (full, short) = (reader.select_samples(page, true), reader.select_samples(page, false));
         let rare = |key: &str| key.contains("_bucket{") || key.contains("_info{");
-        assert!(whole.keys().any(|k| k.contains("_bucket{")) && whole.keys().any(|k| k.contains("_info{")));
-        assert!(short.keys().all(|k| !rare(k)) && whole.keys().all(|k| !k.contains("_created")));
-        assert_eq!(whole.keys().filter(|k| !rare(k)).count(), short.len());
+        assert!(full.keys().any(|k| k.contains("_bucket{")) && full.keys().any(|k| k.contains("_info{")));
+        assert!(short.keys().all(|k| !rare(k)) && full.keys().all(|k| !k.contains("_created")));
+        assert_eq!(full.keys().filter(|k| !rare(k)).count(), short.len());
         assert_eq!(short["vllm:prompt_tokens_total{engine=\"0\",model_name=\"tiny\"}"], 123_609.0);
         assert_eq!(short["process_start_time_seconds"], 1_795_485_284.16);
-        assert!(self::reader(&["sglang:"]).metrics(page, true).is_empty());
-        assert!(reader.metrics("vllm:a NaN\nvllm:b +Inf\n", true).is_empty());
+        assert!(self::reader(&["sglang:"]).select_samples(page, true).is_empty());
+        assert!(reader.select_samples("vllm:a NaN\nvllm:b +Inf\n", true).is_empty());
     }
 
     #[test]

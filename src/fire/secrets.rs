@@ -1,30 +1,30 @@
-//! What must never be shown: keys in headers, bodies and addresses.
+//! Texts that must never be shown: keys in headers, bodies and URLs.
 
 use reqwest::Url;
 use serde_json::Value;
 
 use crate::record::Object;
 
-/// What stands in the place of a secret.
+/// Replaces a secret.
 pub const HIDDEN: &str = "***";
 
-/// The shortest secret. Shorter ones, as the `x` of servers that want any key, would be found in every other word.
-pub const SHORTEST: usize = 4;
+/// The shortest secret to hide. Shorter ones, such as the `x` for servers that accept any key, would be found in every other word.
+pub const MIN_SECRET_LEN: usize = 4;
 
-/// How much of a secret's beginning gives it away.
-const TELLING: usize = 8;
+/// How much of the beginning of a secret is enough to recognize it.
+const RECOGNIZABLE_LEN: usize = 8;
 
 /// Texts to hide.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// One more, or several.
+    /// Adds one or more secrets.
     pub fn add(&mut self, secrets: impl IntoIterator<Item = String>) {
-        self.0.extend(secrets.into_iter().filter(|secret| secret.len() >= SHORTEST));
+        self.0.extend(secrets.into_iter().filter(|secret| secret.len() >= MIN_SECRET_LEN));
     }
 
-    /// The values of keys like `api_key`, wherever they stand in a body.
+    /// Adds the values of keys such as `api_key` anywhere in a body.
     pub fn add_body(&mut self, body: &Object) {
         for (key, value) in body {
             match value {
@@ -36,30 +36,30 @@ impl Secrets {
         }
     }
 
-    /// The values of keys like `api_key` in the query of an address, as they are written and as they are meant.
+    /// Adds the values of keys such as `api_key` in the query of a URL, both as written and decoded.
     pub fn add_query(&mut self, url: &str) {
         let Some((_, query)) = url.split_once('?') else { return };
-        self.add(parts(query).filter(|(name, _)| is_secret_in_query(name)).map(|(_, value)| value.to_owned()));
-        // Only its query is looked at.
+        self.add(query_pairs(query).filter(|(name, _)| is_secret_in_query(name)).map(|(_, value)| value.to_owned()));
+        // Only the query is used.
         let Ok(url) = Url::parse(&format!("http://h/?{query}")) else { return };
         self.add(url.query_pairs().filter(|(name, _)| is_secret_in_query(name)).map(|(_, value)| value.into_owned()));
     }
 
-    /// `text` without them: servers like to repeat a wrong key in their error.
+    /// Removes the secrets from `text`: servers often repeat a wrong key in their error.
     #[must_use]
-    pub fn scrub(&self, text: String) -> String {
-        self.0.iter().fold(text, |text, secret| hidden(&text, secret))
+    pub fn scrub_text(&self, text: String) -> String {
+        self.0.iter().fold(text, |text, secret| hide_secret(&text, secret))
     }
 }
 
-/// Whether a header or a key of a body says by its name that it holds a secret.
+/// Whether the name of a header or a body key means that it holds a secret.
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let ends = ["key", "token", "secret", "password", "authorization", "cookie"];
     ends.iter().any(|end| name.ends_with(end))
 }
 
-/// Queries have names of their own besides, for the signatures of clouds and the keys of functions.
+/// Queries have additional names, for signatures of clouds and keys of functions.
 fn is_secret_in_query(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     is_secret(&name)
@@ -69,11 +69,11 @@ fn is_secret_in_query(name: &str) -> bool {
 }
 
 /// The names and values of a query.
-fn parts(query: &str) -> impl Iterator<Item = (&str, &str)> {
+fn query_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split(['&', '#']).filter_map(|part| part.split_once('='))
 }
 
-/// An address without the values of keys like `api_key` in its query, however short they are.
+/// A URL without the values of keys such as `api_key` in its query, however short they are.
 #[must_use]
 pub fn without_keys(url: &str) -> String {
     let Some((path, query)) = url.split_once('?') else { return url.to_owned() };
@@ -84,9 +84,9 @@ pub fn without_keys(url: &str) -> String {
     format!("{path}?{}", query.split('&').map(shown).collect::<Vec<_>>().join("&"))
 }
 
-/// `text` without `secret`, and without its beginning where the rest of it was cut off.
-fn hidden(text: &str, secret: &str) -> String {
-    let beginning: String = secret.chars().take(TELLING).collect();
+/// Removes `secret` from `text`, also where only its beginning is left of it.
+fn hide_secret(text: &str, secret: &str) -> String {
+    let beginning: String = secret.chars().take(RECOGNIZABLE_LEN).collect();
     let (mut clean, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(&beginning) {
         clean.push_str(&rest[..at]);
@@ -106,12 +106,12 @@ mod tests {
         let mut secrets = Secrets::default();
         let body = r#"{"api_key":"sk-3456","max_tokens":9,"metadata":[{"auth-token":"tttt"}],"stop":"stop"}"#;
         secrets.add_body(&serde_json::from_str(body).unwrap());
-        assert_eq!(secrets.scrub("sk-3456 tttt stop".into()), "*** *** stop");
+        assert_eq!(secrets.scrub_text("sk-3456 tttt stop".into()), "*** *** stop");
         let url = "/x?Key=a%2Fbcd&model=mmmm&sig=ssss&api-version=2024&X-Amz-Signature=zzzz&key=no#token=tttt";
         let mut secrets = Secrets::default();
         secrets.add_query(url);
         assert_eq!(
-            secrets.scrub("a/bcd, a%2Fbcd; mmmm ssss 2024 zzzz no tttt".into()),
+            secrets.scrub_text("a/bcd, a%2Fbcd; mmmm ssss 2024 zzzz no tttt".into()),
             "***, ***; mmmm *** 2024 *** no ***"
         );
         assert_eq!(without_keys(url), "/x?Key=***&model=mmmm&sig=***&api-version=2024&X-Amz-Signature=***&key=***");
@@ -122,8 +122,8 @@ mod tests {
     fn a_secret_that_was_cut_off_is_hidden_too() {
         let mut secrets = Secrets::default();
         secrets.add(["sk-12345678".to_owned(), "x".to_owned()]);
-        assert_eq!(secrets.scrub("bad key sk-12345…".into()), "bad key ***…");
-        assert_eq!(secrets.scrub("sk-123456 and sk-12345678, sk-other".into()), "*** and ***, sk-other");
-        assert_eq!(secrets.scrub("max".into()), "max");
+        assert_eq!(secrets.scrub_text("bad key sk-12345…".into()), "bad key ***…");
+        assert_eq!(secrets.scrub_text("sk-123456 and sk-12345678, sk-other".into()), "*** and ***, sk-other");
+        assert_eq!(secrets.scrub_text("max".into()), "max");
     }
 }

@@ -1,4 +1,4 @@
-//! Writes the records, on a thread of its own: a slow reader downstream never slows the sending.
+//! Writes the records, on its own thread: a slow reader downstream never slows the sending.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -12,179 +12,171 @@ use std::{
 };
 
 use super::{
-    attempt::{Attempt, Client, Due, Traces},
+    attempt::{Attempt, ClientState, TimingQuality},
     backlog::Backlog,
     headers::Headers,
     secrets::Secrets,
-    stop::{Stopper, Why},
+    stop::{StopReason, Stopper},
     tally::{NOT_SENT, Tally},
 };
 use crate::{
     cli,
     clock::Clock,
     error::Error,
+    load::SendTimes,
     ndjson,
     record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord},
     tokens::Tokenizer,
     units::Nanos,
 };
 
-/// How often the line of progress is written anew.
-const TICK: Duration = Duration::from_millis(500);
+/// How often the progress line is refreshed.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What becomes a record.
+/// Something that becomes a record.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "nearly all are of the large one")]
-pub enum Entry {
-    /// A request that is over.
-    Finished(Finished),
-    /// What the server told of itself.
+pub enum SinkEntry {
+    /// A request that has ended.
+    Request(FinishedRequest),
+    /// Metrics of the server.
     Scrape {
-        /// Without secrets.
+        /// The record, without secrets.
         record: ScrapeRecord,
         /// Its share of the backlog, in bytes.
         size: u64,
     },
 }
 
-/// A request that is over.
+/// A request that has ended.
 #[derive(Debug)]
-pub struct Finished {
-    /// What is known of it so far.
+pub struct FinishedRequest {
+    /// The part of its output that repeats the request.
     pub output: RequestFuncOutput,
-    /// What must not be shown of its own body.
+    /// Secrets in its own body.
     pub secrets: Secrets,
-    /// When it was to be sent.
-    pub due: Due,
+    /// When it could be sent.
+    pub times: SendTimes,
     /// Its share of the backlog, in bytes.
     pub size: u64,
-    /// What became of it, or why it was never sent.
-    pub what: What,
+    /// How it ended, or why it was due but never sent.
+    pub outcome: Result<Box<Attempt>, StopReason>,
 }
 
-/// What became of a request.
-#[derive(Debug)]
-pub enum What {
-    /// It was sent, or tried to be.
-    Attempt(Box<Attempt>),
-    /// It was due, but the run ended first.
-    NotSent(Why),
-}
-
-/// What the thread needs.
+/// Writes records.
 pub struct Sink {
-    /// The run's first record.
+    /// The first record of the run.
     pub run: RunRecord,
     /// The clock of the run.
     pub clock: Clock,
-    /// Hides secrets in errors.
+    /// Removes secrets from errors.
     pub headers: Headers,
     /// Whether to keep the generated text.
     pub keep_text: bool,
     /// Whether to write how late each chunk was read.
     pub keep_read_lags: bool,
-    /// What waits to be written.
+    /// Bytes that wait to be written.
     pub backlog: Arc<Backlog>,
-    /// Counts tokens for a server that does not.
+    /// Counts tokens if the server does not.
     pub tokenizer: Option<Tokenizer>,
-    /// Ends the run when nobody takes the records.
+    /// Ends the run when the records cannot be written.
     pub stopper: Stopper,
-    /// For the line of progress; `None`: no line.
-    pub progress: Option<Progress>,
+    /// For the progress line; `None`: no line.
+    pub progress: Option<ProgressSource>,
 }
 
-/// What the line of progress tells beside the counts.
-pub struct Progress {
-    /// Knows what was started and received.
-    pub client: Arc<Client>,
-    /// Requests in all, once the end of the input has been read; 0 before.
+/// Numbers for the progress line that the tally does not have.
+pub struct ProgressSource {
+    /// Counts what was started and received.
+    pub client: Arc<ClientState>,
+    /// The number of requests, once the end of the input has been read; 0 before.
     pub total: Arc<AtomicU64>,
 }
 
 /// How writing ended.
 #[derive(Debug)]
-pub struct Written {
+pub struct SinkResult {
     /// The counts.
     pub tally: Tally,
-    /// The first failure to write; everything after it is lost.
+    /// The first write error; everything after it is lost.
     pub error: Option<io::Error>,
     /// Outcomes lost to it.
     pub lost: u64,
-    /// Outcomes that are lost if the next flush fails.
+    /// Outcomes that would be lost if the next flush failed.
     unflushed: u64,
 }
 
 impl Sink {
-    /// Starts the thread. It ends when all senders of entries are gone.
-    pub fn start(self, entries: mpsc::Receiver<Entry>) -> Result<thread::JoinHandle<Written>, Error> {
+    /// Starts the thread. It ends when all senders of entries are dropped.
+    pub fn start(self, entries: mpsc::Receiver<SinkEntry>) -> Result<thread::JoinHandle<SinkResult>, Error> {
         let tally = Tally::new()?;
         thread::Builder::new()
             .name("sink".into())
-            .spawn(move || self.write(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
+            .spawn(move || self.write_all(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
             .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))
     }
 
-    fn write(self, entries: &mpsc::Receiver<Entry>, tally: Tally, mut out: impl Write) -> Written {
-        let mut written = Written { tally, error: None, lost: 0, unflushed: 0 };
+    fn write_all(self, entries: &mpsc::Receiver<SinkEntry>, tally: Tally, mut out: impl Write) -> SinkResult {
+        let mut written = SinkResult { tally, error: None, lost: 0, unflushed: 0 };
         let first = ndjson::write_record(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::write_stdout));
-        self.check(first, &mut written);
-        let mut shown = Nanos(0);
+        self.check_write(first, &mut written);
+        let mut progress_shown = Nanos(0);
         loop {
-            match entries.recv_timeout(TICK) {
+            match entries.recv_timeout(PROGRESS_INTERVAL) {
                 Ok(entry) => {
-                    self.enter(entry, &mut out, &mut written);
-                    // What is finished is on its way before we rest: a killed run loses none of it.
+                    self.write_entry(entry, &mut out, &mut written);
+                    // Flushed before the next wait, so that a killed run loses no finished request.
                     while let Ok(entry) = entries.try_recv() {
-                        self.enter(entry, &mut out, &mut written);
+                        self.write_entry(entry, &mut out, &mut written);
                     }
                     let flushed = out.flush().map_err(Error::write_stdout);
-                    self.check(flushed, &mut written);
+                    self.check_write(flushed, &mut written);
                     written.unflushed = 0;
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
             let now = self.clock.now();
-            if now.since(shown).to_duration() >= TICK {
+            if now.since(progress_shown).to_duration() >= PROGRESS_INTERVAL {
                 self.show_progress(&written.tally, false);
-                shown = now;
+                progress_shown = now;
             }
         }
         self.show_progress(&written.tally, true);
         written
     }
 
-    fn enter(&self, entry: Entry, out: &mut impl Write, written: &mut Written) {
+    fn write_entry(&self, entry: SinkEntry, out: &mut impl Write, written: &mut SinkResult) {
         match entry {
-            Entry::Finished(outcome) => self.record(outcome, out, written),
-            Entry::Scrape { record, size } => {
+            SinkEntry::Request(finished) => self.write_output(finished, out, written),
+            SinkEntry::Scrape { record, size } => {
                 if written.error.is_none() {
                     let result = ndjson::write_record(out, &record);
-                    self.check(result, written);
+                    self.check_write(result, written);
                 }
-                self.backlog.less(size);
+                self.backlog.remove_bytes(size);
             }
         }
     }
 
-    fn record(&self, outcome: Finished, out: &mut impl Write, written: &mut Written) {
-        let Finished { mut output, secrets, due, size, what } = outcome;
+    fn write_output(&self, finished: FinishedRequest, out: &mut impl Write, written: &mut SinkResult) {
+        let FinishedRequest { mut output, secrets, times, size, outcome } = finished;
         output.run_id.clone_from(&self.run.run_id);
-        let traces = match what {
-            What::Attempt(attempt) => attempt.finish(self.clock, due, |text| self.count(text), &mut output),
-            What::NotSent(why) => {
-                output.scheduled_time = self.clock.to_unix(due.scheduled);
+        let timing = match outcome {
+            Ok(attempt) => attempt.finish(self.clock, times, |text| self.count_tokens(text), &mut output),
+            Err(reason) => {
+                output.scheduled_time = self.clock.to_unix(times.scheduled);
                 output.error_kind = Some(ErrorKind::NotSent);
-                output.error = format!("{NOT_SENT}{}", why.words());
-                Traces::default()
+                output.error = format!("{NOT_SENT}{}", reason.reason_text());
+                TimingQuality::default()
             }
         };
-        output.error = self.headers.scrub(secrets.scrub(output.error));
+        output.error = self.headers.scrub_text(secrets.scrub_text(output.error));
         if !self.keep_text {
             output.generated_text = None;
         }
-        written.tally.count(&output);
-        written.tally.trace(&traces);
+        written.tally.count_output(&output);
+        written.tally.count_timing(&timing);
         if !self.keep_read_lags {
             output.read_lag = None;
         }
@@ -193,27 +185,27 @@ impl Sink {
         } else {
             written.unflushed += 1;
             let result = ndjson::write_record(out, &output);
-            self.check(result, written);
+            self.check_write(result, written);
         }
-        self.backlog.less(size);
+        self.backlog.remove_bytes(size);
     }
 
-    fn check(&self, result: Result<(), Error>, written: &mut Written) {
+    fn check_write(&self, result: Result<(), Error>, written: &mut SinkResult) {
         if let Err(Error::Write { source, .. }) = result
             && written.error.is_none()
         {
             written.error = Some(source);
             written.lost += written.unflushed;
-            self.stopper.cancel(Why::OutputLost);
+            self.stopper.cancel_all(StopReason::OutputLost);
         }
     }
 
-    fn count(&self, text: &str) -> Option<u32> {
+    fn count_tokens(&self, text: &str) -> Option<u32> {
         u32::try_from(self.tokenizer.as_ref()?.count(text).ok()?).ok()
     }
 
     fn show_progress(&self, tally: &Tally, last: bool) {
-        let Some(Progress { client, total }) = &self.progress else { return };
+        let Some(ProgressSource { client, total }) = &self.progress else { return };
         let seconds = self.clock.now().as_secs_f64().max(1e-3);
         let started = client.started.load(Relaxed);
         let running = started.saturating_sub(tally.offered);

@@ -1,10 +1,10 @@
-//! How a run is ended early: first nothing new is started, then what still runs is cancelled.
+//! Ending a run early: first no new requests are sent (drain), then requests in flight are cancelled.
 
 use tokio::sync::watch;
 
-/// How far the ending has come.
+/// How far the run has been stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+enum StopStage {
     #[default]
     Running,
     Draining,
@@ -13,98 +13,98 @@ enum Stage {
 
 /// Why a run was ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// `--max-seconds` is over.
+pub enum StopReason {
+    /// `--max-seconds` have passed.
     MaxSeconds,
     /// A signal.
     Interrupted,
-    /// Nobody takes the records any more.
+    /// The records cannot be written any more.
     OutputLost,
-    /// The reader of the records takes them too slowly for `--max-buffer`.
+    /// The reader of the records is too slow for `--max-buffer`.
     OutputStalled,
-    /// A turn before it, in the same conversation, has failed. This ends no run, only the conversation.
+    /// An earlier turn of the same conversation failed. This ends only the conversation, not the run.
     EarlierTurn,
-    /// It has a place for a reply that the server never gave. This ends no run either.
-    NoReply,
+    /// It has a placeholder for a response that the server never sent. This does not end the run either.
+    NoResponse,
 }
 
-impl Why {
-    /// In words, for the end record.
-    pub fn words(self) -> &'static str {
+impl StopReason {
+    /// The reason as text, for the records.
+    pub fn reason_text(self) -> &'static str {
         match self {
-            Why::MaxSeconds => "--max-seconds was over",
-            Why::Interrupted => "interrupted by a signal",
-            Why::OutputLost => "the records could not be written",
-            Why::NoReply => "it has places for more replies than there were turns before it",
-            Why::EarlierTurn => "an earlier turn of its session failed",
-            Why::OutputStalled => "the reader of the records was too slow for --max-buffer",
+            StopReason::MaxSeconds => "reached --max-seconds",
+            StopReason::Interrupted => "interrupted by a signal",
+            StopReason::OutputLost => "the records could not be written",
+            StopReason::NoResponse => "it has placeholders for more responses than there were turns before it",
+            StopReason::EarlierTurn => "an earlier turn of its session failed",
+            StopReason::OutputStalled => "the reader of the records was too slow for --max-buffer",
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct State {
-    stage: Stage,
-    why: Option<Why>,
+struct StopState {
+    stage: StopStage,
+    reason: Option<StopReason>,
 }
 
-/// Ends a run. The first reason is the one that counts.
+/// Ends a run. Only the first reason is kept.
 #[derive(Debug, Clone, Default)]
-pub struct Stopper(watch::Sender<State>);
+pub struct Stopper(watch::Sender<StopState>);
 
 impl Stopper {
-    /// Starts nothing new.
-    pub fn drain(&self, why: Why) {
-        self.reach(Stage::Draining, why);
+    /// Sends no new requests.
+    pub fn start_drain(&self, reason: StopReason) {
+        self.advance_to(StopStage::Draining, reason);
     }
 
-    /// Cancels what runs, and starts nothing new.
-    pub fn cancel(&self, why: Why) {
-        self.reach(Stage::Cancelled, why);
+    /// Cancels the requests in flight, and sends no new ones.
+    pub fn cancel_all(&self, reason: StopReason) {
+        self.advance_to(StopStage::Cancelled, reason);
     }
 
-    /// A signal came: the first drains, the next cancels.
-    pub fn signal(&self) {
-        let running = self.0.borrow().stage == Stage::Running;
-        self.reach(if running { Stage::Draining } else { Stage::Cancelled }, Why::Interrupted);
+    /// Handles a signal: the first one drains, the next one cancels.
+    pub fn handle_signal(&self) {
+        let running = self.0.borrow().stage == StopStage::Running;
+        self.advance_to(if running { StopStage::Draining } else { StopStage::Cancelled }, StopReason::Interrupted);
     }
 
-    fn reach(&self, stage: Stage, why: Why) {
+    fn advance_to(&self, stage: StopStage, reason: StopReason) {
         self.0.send_modify(|state| {
             state.stage = state.stage.max(stage);
-            state.why.get_or_insert(why);
+            state.reason.get_or_insert(reason);
         });
     }
 
-    /// A view of it.
-    pub fn watch(&self) -> Stop {
-        Stop(self.0.subscribe())
+    /// A signal that reports when this stops the run.
+    pub fn stop_signal(&self) -> StopSignal {
+        StopSignal(self.0.subscribe())
     }
 }
 
-/// A view of how a run is ended.
+/// Reports how a run is ended.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<State>);
+pub struct StopSignal(watch::Receiver<StopState>);
 
-impl Stop {
+impl StopSignal {
     /// Why the run is ended early; `None`: it goes on.
-    pub fn why(&self) -> Option<Why> {
-        self.0.borrow().why
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.0.borrow().reason
     }
 
-    /// Ends when nothing new is to be started.
-    pub async fn draining(&mut self) {
-        self.reached(Stage::Draining).await;
+    /// Returns when no new requests are to be sent.
+    pub async fn wait_for_drain(&mut self) {
+        self.wait_for_stage(StopStage::Draining).await;
     }
 
-    /// Ends when what runs is to be cancelled.
-    pub async fn cancelled(&mut self) {
-        self.reached(Stage::Cancelled).await;
+    /// Returns when the requests in flight are to be cancelled.
+    pub async fn wait_for_cancel(&mut self) {
+        self.wait_for_stage(StopStage::Cancelled).await;
     }
 
-    async fn reached(&mut self, stage: Stage) {
+    async fn wait_for_stage(&mut self, stage: StopStage) {
         if self.0.wait_for(|state| state.stage >= stage).await.is_err() {
-            // The stopper is gone, so this will never come.
+            // The stopper is dropped, so the stage is never reached.
             std::future::pending::<()>().await;
         }
     }

@@ -1,26 +1,26 @@
-//! Counting while a run goes on: outcomes, the most frequent error, the line of progress, the end record.
+//! Counts of a run in progress: outcomes, the most frequent error, numbers for the progress line and the end record.
 
 use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
-use super::attempt::Traces;
+use super::attempt::TimingQuality;
 use crate::{
     error::Error,
     record::{ErrorKind, Percentiles, RequestFuncOutput, Stamp, Stamps},
     units::Nanos,
 };
 
-/// What stands in front of the reason in the error of a request that was due and never sent.
+/// Begins the error of a request that was due and never sent; the reason follows.
 pub const NOT_SENT: &str = "due, but never sent: ";
 
-/// Different messages that are told apart; a server that puts an id into each would otherwise fill the memory.
-const MESSAGES: usize = 1000;
+/// Different error messages to count separately. A server that puts an id into each would otherwise fill the memory.
+const MAX_MESSAGES: usize = 1000;
 
 /// The counts of a run.
 #[derive(Debug)]
 pub struct Tally {
-    /// Outputs, whatever their outcome.
+    /// All outputs.
     pub offered: u64,
     /// Outputs that failed.
     pub failed: u64,
@@ -28,31 +28,31 @@ pub struct Tally {
     pub outcomes: BTreeMap<String, u64>,
     /// How the chunks were stamped.
     pub stamps: Stamps,
-    /// Segments sent again; `None`: no request told.
+    /// Retransmitted TCP segments; `None`: not known for any request.
     pub retransmits: Option<u64>,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
     schedule_lag: Histogram<u64>,
     send_lag: Histogram<u64>,
     read_lag: Histogram<u64>,
-    /// Summed over the successes.
+    /// Sum over the successful requests.
     latencies: Nanos,
 }
 
 /// The error that occurred most often.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frequent {
-    /// Its kind.
+pub struct FrequentError {
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// The HTTP status, if there was an answer.
+    /// The HTTP status, if there was a response.
     pub status: Option<u16>,
-    /// Its text.
+    /// The message.
     pub message: String,
-    /// How often.
+    /// How often it occurred.
     pub count: u64,
 }
 
 impl Tally {
-    /// Nothing counted yet.
+    /// An empty tally.
     pub fn new() -> Result<Self, Error> {
         let histogram = || Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")));
         Ok(Tally {
@@ -70,10 +70,10 @@ impl Tally {
     }
 
     /// Counts one output.
-    pub fn count(&mut self, output: &RequestFuncOutput) {
+    pub fn count_output(&mut self, output: &RequestFuncOutput) {
         self.offered += 1;
         if let Some(lag) = output.queue_time {
-            // It grows as it must; only a value beyond 2⁶³ ns could be refused.
+            // The histogram grows as needed; it rejects only values beyond 2⁶³ ns.
             let _ = self.schedule_lag.record(lag.0);
         }
         if let Some(latency) = output.latency.filter(|_| output.success) {
@@ -86,23 +86,23 @@ impl Tally {
         }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name.to_owned()).or_default() += 1;
-        // What the client left on purpose is no failure.
+        // A response that the client cancelled on purpose did not fail.
         if let Some(kind) = output.error_kind.filter(|kind| *kind != ErrorKind::Abandoned) {
             self.failed += 1;
             let key = (kind, output.status, output.error.clone());
-            if self.errors.len() < MESSAGES || self.errors.contains_key(&key) {
+            if self.errors.len() < MAX_MESSAGES || self.errors.contains_key(&key) {
                 *self.errors.entry(key).or_default() += 1;
             }
         }
     }
 
-    /// Outputs of requests that never reached the server.
+    /// The number of requests that were due and never sent.
     #[must_use]
     pub fn not_sent(&self) -> u64 {
         self.outcomes.get(ErrorKind::NotSent.name()).copied().unwrap_or(0)
     }
 
-    /// Why most of those were not sent.
+    /// The most frequent reason for not sending a request.
     #[must_use]
     pub fn why_not_sent(&self) -> Option<&str> {
         let not_sent = self.errors.iter().filter(|((kind, ..), _)| *kind == ErrorKind::NotSent);
@@ -110,48 +110,48 @@ impl Tally {
         Some(message.strip_prefix(NOT_SENT).unwrap_or(message))
     }
 
-    /// The most frequent error, and by how many requests.
+    /// The most frequent error.
     #[must_use]
-    pub fn most_frequent(&self) -> Option<Frequent> {
+    pub fn most_frequent(&self) -> Option<FrequentError> {
         let by = |((kind, _, message), count): &(&(ErrorKind, Option<u16>, String), &u64)| {
             (**count, std::cmp::Reverse((*kind, message.clone())))
         };
         let ((kind, status, message), count) = self.errors.iter().max_by_key(by)?;
-        Some(Frequent { kind: *kind, status: *status, message: message.clone(), count: *count })
+        Some(FrequentError { kind: *kind, status: *status, message: message.clone(), count: *count })
     }
 
-    /// Counts how true the times of a request are.
-    pub fn trace(&mut self, traces: &Traces) {
-        // Every connection sees the same steps of the one clock.
-        let clock_steps = self.stamps.clock_steps.max(traces.stamps.clock_steps);
-        self.stamps = Stamps { clock_steps, ..self.stamps + traces.stamps };
-        if let Some(again) = traces.retransmits {
-            *self.retransmits.get_or_insert(0) += u64::from(again);
+    /// Counts how accurate the times of a request are.
+    pub fn count_timing(&mut self, timing: &TimingQuality) {
+        // Every connection sees the same steps of the system clock.
+        let clock_steps = self.stamps.clock_steps.max(timing.stamps.clock_steps);
+        self.stamps = Stamps { clock_steps, ..self.stamps + timing.stamps };
+        if let Some(count) = timing.retransmits {
+            *self.retransmits.get_or_insert(0) += u64::from(count);
         }
-        if let Some(lag) = traces.send_lag {
+        if let Some(lag) = timing.send_lag {
             let _ = self.send_lag.record(lag.0);
         }
     }
 
-    /// How late requests started, against their schedule.
+    /// How late requests were sent, against their schedule.
     #[must_use]
     pub fn schedule_lag(&self) -> Option<Percentiles> {
-        percentiles(&self.schedule_lag)
+        histogram_percentiles(&self.schedule_lag)
     }
 
-    /// The client's own part of that.
+    /// The part of that delay which the client caused.
     #[must_use]
     pub fn send_lag(&self) -> Option<Percentiles> {
-        percentiles(&self.send_lag)
+        histogram_percentiles(&self.send_lag)
     }
 
-    /// Kernel receive stamp → read, over the token-bearing chunks of requests that have such stamps.
+    /// Kernel stamp → read, over the token-bearing chunks with kernel stamps.
     #[must_use]
     pub fn read_lag(&self) -> Option<Percentiles> {
-        percentiles(&self.read_lag)
+        histogram_percentiles(&self.read_lag)
     }
 
-    /// The mean latency of the successes.
+    /// The mean latency of the successful requests.
     #[must_use]
     pub fn mean_latency(&self) -> Option<Nanos> {
         let successes = self.outcomes.get("ok").copied().unwrap_or(0);
@@ -159,8 +159,8 @@ impl Tally {
     }
 }
 
-/// Of a histogram of nanoseconds; `None` for an empty one.
-pub fn percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
+/// The percentiles of a histogram of nanoseconds; `None` if it is empty.
+pub fn histogram_percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
     let at = |q| Nanos(lag.value_at_quantile(q));
     (!lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(lag.max()) })
 }
@@ -174,12 +174,12 @@ mod tests {
     }
 
     #[test]
-    fn the_most_frequent_error_is_told() {
+    fn the_most_frequent_error_is_found() {
         let mut tally = Tally::new().unwrap();
         assert_eq!((tally.most_frequent(), tally.schedule_lag()), (None, None));
         for ms in 1..=100 {
             let queue_time = Some(Nanos(ms * 1_000_000));
-            tally.count(&RequestFuncOutput { success: true, queue_time, ..RequestFuncOutput::default() });
+            tally.count_output(&RequestFuncOutput { success: true, queue_time, ..RequestFuncOutput::default() });
         }
         let lag = tally.schedule_lag().unwrap();
         assert!(
@@ -187,10 +187,10 @@ mod tests {
             "{lag:?}"
         );
         for _ in 0..3 {
-            tally.count(&failed(ErrorKind::Reset, "b"));
+            tally.count_output(&failed(ErrorKind::Reset, "b"));
         }
         for i in 0..5000 {
-            tally.count(&failed(ErrorKind::HttpStatus, &format!("request {i}")));
+            tally.count_output(&failed(ErrorKind::HttpStatus, &format!("request {i}")));
         }
         let most = tally.most_frequent().unwrap();
         assert_eq!((most.kind, most.message.as_str(), most.count), (ErrorKind::Reset, "b", 3));
@@ -199,6 +199,6 @@ mod tests {
             tally.outcomes.into_iter().collect::<Vec<_>>(),
             [("http_status".into(), 5000), ("ok".into(), 100), ("reset".into(), 3)]
         );
-        assert!(tally.errors.len() <= MESSAGES);
+        assert!(tally.errors.len() <= MAX_MESSAGES);
     }
 }

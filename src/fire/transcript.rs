@@ -1,79 +1,79 @@
-//! What an answer says, of servers that send what is new and of those that send all so far with every chunk.
+//! The text of a response. Some servers send only new text in each chunk, others send the whole text so far.
 
 use std::borrow::Cow;
 
 use crate::backend::Extent;
 
-/// The text of an answer, as far as it has come.
+/// The text of a response so far.
 #[derive(Debug, Default)]
 pub struct Transcript {
     text: String,
-    /// The thoughts of a server that repeats them.
-    thoughts: String,
-    /// Its chunks were found to be what is new, where they might have been all.
-    only_news: bool,
-    /// How often a chunk was no more than all before it, while nothing told whether it was new.
-    again: usize,
+    /// The reasoning so far, for a server that repeats it.
+    reasoning: String,
+    /// For [`Extent::Either`]: a chunk showed that chunks hold only new text.
+    only_new: bool,
+    /// For [`Extent::Either`]: the number of chunks that equal the text so far, while it is not known what chunks hold.
+    repeats: usize,
 }
 
 impl Transcript {
-    /// With room for so many bytes.
-    pub fn with_room(bytes: usize) -> Self {
+    /// Reserves room for this number of bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
         Transcript { text: String::with_capacity(bytes), ..Transcript::default() }
     }
 
-    /// The text.
+    /// The text so far.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The text, for good.
+    /// The final text.
     pub fn into_text(self) -> String {
         self.text
     }
 
-    /// Bytes on the heap.
-    pub fn heap(&self) -> usize {
-        self.text.capacity() + self.thoughts.capacity()
+    /// Size on the heap, in bytes.
+    pub fn heap_bytes(&self) -> usize {
+        self.text.capacity() + self.reasoning.capacity()
     }
 
-    /// Adds what is new.
+    /// Adds new text.
     pub fn push(&mut self, text: &str) {
         self.text.push_str(text);
     }
 
-    /// Of `told`, which is of this extent, what is new of the answer. What its server puts something else in the place of is
-    /// gone; a chunk without text takes nothing back.
-    pub fn news<'a>(&mut self, extent: Extent, told: Cow<'a, str>) -> Cow<'a, str> {
-        let again = self.text == told;
+    /// Returns the new part of a chunk's text, which has this extent. If the server replaced the end of the text so far, that end
+    /// is removed; a chunk without text removes nothing.
+    pub fn new_text<'a>(&mut self, extent: Extent, chunk: Cow<'a, str>) -> Cow<'a, str> {
+        let repeats = self.text == chunk;
         match extent {
-            _ if told.is_empty() => return told,
-            Extent::New => return told,
-            Extent::Either if self.only_news => return told,
-            Extent::Either if again => self.again += 1,
-            Extent::Either if !told.starts_with(&self.text) => {
-                self.only_news = true;
-                // What looked like all before, once more, was new as well.
-                self.text = self.text.repeat(std::mem::take(&mut self.again) + 1);
-                return told;
+            _ if chunk.is_empty() => return chunk,
+            Extent::New => return chunk,
+            Extent::Either if self.only_new => return chunk,
+            Extent::Either if repeats => self.repeats += 1,
+            Extent::Either if !chunk.starts_with(&self.text) => {
+                self.only_new = true;
+                // The chunks that seemed to repeat the text were new text as well.
+                self.text = self.text.repeat(std::mem::take(&mut self.repeats) + 1);
+                return chunk;
             }
-            Extent::Either | Extent::All if !again => self.again = 0,
+            Extent::Either | Extent::All if !repeats => self.repeats = 0,
             Extent::Either | Extent::All => {}
         }
-        behind(&mut self.text, told)
+        split_new(&mut self.text, chunk)
     }
 
-    /// The same of its thoughts.
-    pub fn news_of_thoughts<'a>(&mut self, told: Cow<'a, str>) -> Cow<'a, str> {
-        let new = behind(&mut self.thoughts, told);
-        self.thoughts.push_str(&new);
+    /// Returns the new part of a chunk's reasoning.
+    pub fn new_reasoning<'a>(&mut self, chunk: Cow<'a, str>) -> Cow<'a, str> {
+        let new = split_new(&mut self.reasoning, chunk);
+        self.reasoning.push_str(&new);
         new
     }
 }
 
-/// What `all` has behind its common beginning with `old`, which is cut to that: a server may put a character in the place of one
-/// that was not whole yet.
-fn behind<'a>(old: &mut String, all: Cow<'a, str>) -> Cow<'a, str> {
+/// Returns what follows the common beginning of `old` and `all`, and truncates `old` to that beginning: a server may replace an
+/// incomplete character.
+fn split_new<'a>(old: &mut String, all: Cow<'a, str>) -> Cow<'a, str> {
     if all.is_empty() {
         return all;
     }
@@ -85,7 +85,7 @@ fn behind<'a>(old: &mut String, all: Cow<'a, str>) -> Cow<'a, str> {
     }
 }
 
-/// Bytes of the characters that both begin with.
+/// The number of bytes of the characters that both begin with.
 fn common_len(one: &str, other: &str) -> usize {
     one.chars().zip(other.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
@@ -94,37 +94,37 @@ fn common_len(one: &str, other: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// The text that comes of chunks, and what was new in each.
-    fn heard(extent: Extent, chunks: &[&str]) -> (String, Vec<String>) {
+    /// The text of these chunks, and what was new in each.
+    fn text_of(extent: Extent, chunks: &[&str]) -> (String, Vec<String>) {
         let mut transcript = Transcript::default();
-        let mut news = Vec::new();
+        let mut new_parts = Vec::new();
         for chunk in chunks {
-            let new = transcript.news(extent, Cow::Borrowed(chunk));
+            let new = transcript.new_text(extent, Cow::Borrowed(chunk));
             transcript.push(&new);
-            news.push(new.into_owned());
+            new_parts.push(new.into_owned());
         }
-        (transcript.into_text(), news)
+        (transcript.into_text(), new_parts)
     }
 
     #[test]
     fn what_a_server_takes_back_is_replaced() {
-        let (text, news) = heard(Extent::All, &["é", "é\u{fffd}", "é😀 b", "é😀 b c"]);
+        let (text, news) = text_of(Extent::All, &["é", "é\u{fffd}", "é😀 b", "é😀 b c"]);
         assert_eq!((text.as_str(), &news[2..]), ("é😀 b c", &["😀 b".to_owned(), " c".into()][..]));
-        assert_eq!(heard(Extent::All, &["a EN", "a ", ""]).0, "a ");
-        assert_eq!(heard(Extent::All, &["é", "è!"]).0, "è!", "never within a character");
+        assert_eq!(text_of(Extent::All, &["a EN", "a ", ""]).0, "a ");
+        assert_eq!(text_of(Extent::All, &["é", "è!"]).0, "è!", "never within a character");
         let mut thinks = Transcript::default();
-        assert_eq!(thinks.news_of_thoughts("hm\u{fffd}".into()), "hm\u{fffd}");
-        assert_eq!((thinks.news_of_thoughts("hmm".into()), thinks.text()), ("m".into(), ""));
+        assert_eq!(thinks.new_reasoning("hm\u{fffd}".into()), "hm\u{fffd}");
+        assert_eq!((thinks.new_reasoning("hmm".into()), thinks.text()), ("m".into(), ""));
     }
 
     #[test]
     fn chunks_that_may_be_either_are_what_they_turn_out_to_be() {
-        let either = |chunks: &[&str]| heard(Extent::Either, chunks).0;
+        let either = |chunks: &[&str]| text_of(Extent::Either, chunks).0;
         assert_eq!(either(&["a", "a b", "a b", "a b c"]), "a b c", "all so far");
         assert_eq!(either(&["a", " b", "", " c"]), "a b c", "what is new");
         assert_eq!(either(&["a", " b", "a b", "a"]), "a ba ba", "new, although it was there before");
-        assert_eq!(either(&["ha", "ha", "ha", "!"]), "hahaha!", "told late");
+        assert_eq!(either(&["ha", "ha", "ha", "!"]), "hahaha!", "known late");
         assert_eq!(either(&["", "a", "a", "a b"]), "a b");
-        assert_eq!(heard(Extent::New, &["a", "a"]).0, "aa");
+        assert_eq!(text_of(Extent::New, &["a", "a"]).0, "aa");
     }
 }

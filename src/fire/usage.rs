@@ -1,4 +1,4 @@
-//! What the client uses of its machine: CPU time, waiting for a core, and how late it wakes.
+//! The client's use of its machine: CPU time, waiting for a core, and how late it wakes.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::tally::percentiles;
+use super::tally::histogram_percentiles;
 use crate::{
     clock::Clock,
     error::Error,
@@ -17,17 +17,17 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// The gap between two beats of a heart: often enough for a p99 of a run of seconds, seldom enough to cost nothing.
-const BEAT: Nanos = Nanos(10_000_000);
+/// Interval between two timers: short enough for a p99 of a run of seconds, long enough to cost nothing.
+const TIMER_INTERVAL: Nanos = Nanos(10_000_000);
 
-/// CPU time used so far, by the process or by the thread that asks.
-fn cpu_time(of: ClockId) -> Nanos {
-    let time = clock_gettime(of);
+/// CPU time used so far by the process or the calling thread.
+fn cpu_time(clock: ClockId) -> Nanos {
+    let time = clock_gettime(clock);
     let part = |part: i64| u64::try_from(part).unwrap_or_default();
     Nanos(part(time.tv_sec) * SECOND + part(time.tv_nsec))
 }
 
-/// How long the thread that asks has waited for a core while it was ready to run; `None` where the system does not tell.
+/// How long the calling thread has waited for a core while it was ready to run; `None` if the system does not report it.
 ///
 /// Linux's `schedstat`: time on the CPU, time in the run queue, turns, in nanoseconds. It counts waiting for other
 /// programs on the core and for a CPU quota (cgroup), but neither a stopped process nor a virtual machine without a core.
@@ -36,74 +36,74 @@ fn run_queue_time() -> Option<Nanos> {
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Nanos)
 }
 
-/// Measures the client, from the start of a run to its end, both on the thread that sends.
+/// Measures the client from the start of a run to its end. Both must be called on the thread that sends.
 #[derive(Debug)]
-pub struct Watch {
+pub struct UsageMonitor {
     process: Nanos,
-    sender: Probe,
-    readers: Vec<(Handle, Probe)>,
-    heart: Heart,
-    beating: Vec<JoinHandle<()>>,
+    sender: ThreadProbe,
+    readers: Vec<(Handle, ThreadProbe)>,
+    wake_lag: WakeLagMonitor,
+    timers: Vec<JoinHandle<()>>,
 }
 
-impl Watch {
-    /// Counts from now on, with `readers` being the event loops, each on its own thread.
+impl UsageMonitor {
+    /// Starts measuring. `readers` are the event loops, each on its own thread.
     pub async fn start(readers: impl Iterator<Item = &Handle>, clock: Clock) -> Result<Self, Error> {
-        let (heart, mut probes) = (Heart::new()?, Vec::new());
+        let (wake_lag, mut probes) = (WakeLagMonitor::new()?, Vec::new());
         for reader in readers {
-            // A thread that is gone has nothing to tell.
-            if let Ok(probe) = reader.spawn(async { Probe::start() }).await {
+            // A thread that has ended cannot be measured.
+            if let Ok(probe) = reader.spawn(async { ThreadProbe::start() }).await {
                 probes.push((reader.clone(), probe));
             }
         }
-        let beating = probes.iter().map(|(reader, _)| reader.spawn(heart.clone().beat(clock))).collect();
+        let timers = probes.iter().map(|(reader, _)| reader.spawn(wake_lag.clone().run_timers(clock))).collect();
         let process = cpu_time(ClockId::ProcessCPUTime);
-        Ok(Watch { process, sender: Probe::start(), readers: probes, heart, beating })
+        Ok(UsageMonitor { process, sender: ThreadProbe::start(), readers: probes, wake_lag, timers })
     }
 
-    /// What was used since, in a run of this duration.
-    pub async fn end(self, duration: Nanos) -> ClientUse {
-        let sender = self.sender.end();
+    /// Returns the use since the start, in a run of this duration.
+    pub async fn finish(self, duration: Nanos) -> ClientUse {
+        let sender = self.sender.measure();
         let process = cpu_time(ClockId::ProcessCPUTime).since(self.process);
-        self.beating.iter().for_each(JoinHandle::abort);
+        self.timers.iter().for_each(JoinHandle::abort);
         let mut readers = Vec::new();
         for (reader, probe) in self.readers {
-            readers.extend(reader.spawn(async move { probe.end() }).await);
+            readers.extend(reader.spawn(async move { probe.measure() }).await);
         }
-        ClientUse { wake_lag: self.heart.lags(), ..folded(duration, process, &readers, sender) }
+        ClientUse { wake_lag: self.wake_lag.lag_percentiles(), ..combine_threads(duration, process, &readers, sender) }
     }
 }
 
-/// Measures one thread, from its start to its end. Both must be asked for on that thread.
+/// Measures one thread. All methods must be called on that thread.
 #[derive(Debug)]
-pub struct Probe(ThreadUse);
+pub struct ThreadProbe(ThreadUse);
 
-/// What a thread used.
+/// The use of a thread.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ThreadUse {
     /// CPU time.
     pub cpu: Nanos,
-    /// Ready, but without a core; `None`: the system does not tell.
+    /// Time in which it was ready to run, but had no core; `None`: the system does not report it.
     pub run_queue: Option<Nanos>,
 }
 
 impl ThreadUse {
-    fn so_far() -> Self {
+    fn current_thread() -> Self {
         ThreadUse { cpu: cpu_time(ClockId::ThreadCPUTime), run_queue: run_queue_time() }
     }
 }
 
-impl Probe {
-    /// Counts from now on.
+impl ThreadProbe {
+    /// Starts measuring.
     #[must_use]
     pub fn start() -> Self {
-        Probe(ThreadUse::so_far())
+        ThreadProbe(ThreadUse::current_thread())
     }
 
-    /// What this thread has used since.
+    /// Returns the use of this thread since the start.
     #[must_use]
-    pub fn end(&self) -> ThreadUse {
-        let (now, then) = (ThreadUse::so_far(), self.0);
+    pub fn measure(&self) -> ThreadUse {
+        let (now, then) = (ThreadUse::current_thread(), self.0);
         ThreadUse {
             cpu: now.cpu.since(then.cpu),
             run_queue: now.run_queue.zip(then.run_queue).map(|(now, then)| now.since(then)),
@@ -111,54 +111,53 @@ impl Probe {
     }
 }
 
-/// Folds what the process and its threads on the clock used during a run: those that read answers, and the one that sends
-/// on time.
-fn folded(duration: Nanos, process: Nanos, readers: &[ThreadUse], sender: ThreadUse) -> ClientUse {
-    let of_run = |time: Nanos| time.as_secs_f64() / duration.as_secs_f64().max(1e-9);
+/// Combines the use of the process, of the threads that read responses, and of the thread that sends on time.
+fn combine_threads(duration: Nanos, process: Nanos, readers: &[ThreadUse], sender: ThreadUse) -> ClientUse {
+    let share_of_run = |time: Nanos| time.as_secs_f64() / duration.as_secs_f64().max(1e-9);
     let busiest = readers.iter().map(|thread| thread.cpu).max().unwrap_or_default();
     let waited = readers.iter().chain([&sender]).filter_map(|thread| thread.run_queue).max();
     ClientUse {
-        cpu: of_run(process),
-        busiest_thread: of_run(busiest),
-        run_queue: waited.map(of_run),
+        cpu: share_of_run(process),
+        busiest_thread: share_of_run(busiest),
+        run_queue: waited.map(share_of_run),
         ..ClientUse::default()
     }
 }
 
-/// Sets timers on the threads that read answers and notes how late they ring: as late as a read that was due then.
+/// Sets timers on the threads that read responses and records how late they fire: a read that was due then would be as late.
 ///
-/// It sees whatever keeps a thread from its work, on any system: its own work, other programs, quotas, stops.
+/// This shows everything that keeps a thread from running, on any system: its own work, other programs, quotas, stops.
 #[derive(Debug, Clone)]
-pub struct Heart(Arc<Mutex<Histogram<u64>>>);
+pub struct WakeLagMonitor(Arc<Mutex<Histogram<u64>>>);
 
-impl Heart {
-    /// Before its first beat.
+impl WakeLagMonitor {
+    /// A monitor without any measurement.
     pub fn new() -> Result<Self, Error> {
         let lags = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
-        Ok(Heart(Arc::new(Mutex::new(lags))))
+        Ok(WakeLagMonitor(Arc::new(Mutex::new(lags))))
     }
 
-    /// Beats on the runtime that this runs on, without an end.
-    pub async fn beat(self, clock: Clock) {
-        let mut due = clock.now() + BEAT;
+    /// Sets timers on the current runtime, forever.
+    pub async fn run_timers(self, clock: Clock) {
+        let mut due = clock.now() + TIMER_INTERVAL;
         loop {
             tokio::time::sleep(due.since(clock.now()).to_duration()).await;
             let now = clock.now();
             let mut lags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Each beat that was missed counts with its own lateness: so a long pause weighs as long as it was.
+            // Each missed timer counts with its own lateness, so that a pause has a weight in proportion to its length.
             while due <= now {
-                // It grows as it must; only a value beyond 2⁶³ ns could be refused.
+                // The histogram grows as needed; it rejects only values beyond 2⁶³ ns.
                 let _ = lags.record(now.since(due).0);
-                due = due + BEAT;
+                due = due + TIMER_INTERVAL;
             }
         }
     }
 
-    /// How late the beats were; `None` without any.
+    /// How late the timers were; `None` without any.
     #[must_use]
-    pub fn lags(&self) -> Option<Percentiles> {
+    pub fn lag_percentiles(&self) -> Option<Percentiles> {
         let lags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        percentiles(&lags)
+        histogram_percentiles(&lags)
     }
 }
 
@@ -166,17 +165,17 @@ impl Heart {
 mod tests {
     use std::time::Duration;
 
-    use super::{super::reader::Readers, *};
+    use super::{super::reader::ReaderThreads, *};
 
     #[test]
     fn a_thread_that_works_uses_cpu_and_one_that_sleeps_does_not() {
-        let probe = Probe::start();
-        while probe.end().cpu < Nanos(5_000_000) {}
-        let busy = probe.end();
+        let probe = ThreadProbe::start();
+        while probe.measure().cpu < Nanos(5_000_000) {}
+        let busy = probe.measure();
         let idle = std::thread::spawn(|| {
-            let probe = Probe::start();
+            let probe = ThreadProbe::start();
             std::thread::sleep(Duration::from_millis(20));
-            probe.end()
+            probe.measure()
         });
         let idle = idle.join().unwrap();
         assert!(idle.cpu < busy.cpu, "{idle:?} {busy:?}");
@@ -186,42 +185,42 @@ mod tests {
     #[test]
     fn the_worst_thread_counts() {
         let thread = |cpu, wait| ThreadUse { cpu: Nanos(cpu), run_queue: Some(Nanos(wait)) };
-        let client = folded(Nanos(100), Nanos(150), &[thread(10, 1), thread(40, 2)], thread(90, 30));
+        let client = combine_threads(Nanos(100), Nanos(150), &[thread(10, 1), thread(40, 2)], thread(90, 30));
         assert_eq!((client.cpu, client.busiest_thread, client.run_queue), (1.5, 0.4, Some(0.3)));
-        let untold = ThreadUse::default();
-        assert_eq!(folded(Nanos(100), Nanos(0), &[untold], untold).run_queue, None);
+        let unknown = ThreadUse::default();
+        assert_eq!(combine_threads(Nanos(100), Nanos(0), &[unknown], unknown).run_queue, None);
     }
 
     #[tokio::test]
     async fn a_run_is_watched_on_its_own_threads() {
-        let readers = Readers::start(2).unwrap();
+        let readers = ReaderThreads::start(2).unwrap();
         let clock = Clock::start();
-        let watch = Watch::start(readers.handles(), clock).await.unwrap();
+        let usage = UsageMonitor::start(readers.handles(), clock).await.unwrap();
         let work = readers.handle(1).spawn(async {
-            let probe = Probe::start();
-            while probe.end().cpu < Nanos(20_000_000) {}
+            let probe = ThreadProbe::start();
+            while probe.measure().cpu < Nanos(20_000_000) {}
         });
         work.await.unwrap();
-        // A duration of 20 ms, whatever the clock says.
-        let client = watch.end(Nanos(20_000_000)).await;
+        // A duration of 20 ms, independent of the clock.
+        let client = usage.finish(Nanos(20_000_000)).await;
         assert!(client.busiest_thread >= 1.0 && client.cpu >= client.busiest_thread * 0.99, "{client:?}");
         assert_eq!(client.run_queue.is_some(), cfg!(target_os = "linux"));
-        readers.stop();
+        readers.stop_all();
     }
 
     #[tokio::test]
-    async fn a_thread_that_was_away_wakes_late_and_the_whole_pause_counts() {
-        let heart = Heart::new().unwrap();
-        assert_eq!(heart.lags(), None);
-        let task = tokio::spawn(heart.clone().beat(Clock::start()));
+    async fn a_thread_that_was_blocked_wakes_late_and_the_whole_pause_counts() {
+        let monitor = WakeLagMonitor::new().unwrap();
+        assert_eq!(monitor.lag_percentiles(), None);
+        let task = tokio::spawn(monitor.clone().run_timers(Clock::start()));
         tokio::task::yield_now().await;
-        // The only thread of this runtime is away.
+        // This blocks the only thread of the runtime.
         std::thread::sleep(Duration::from_millis(50));
-        while heart.lags().is_none() {
+        while monitor.lag_percentiles().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         task.abort();
-        let lags = heart.lags().unwrap();
+        let lags = monitor.lag_percentiles().unwrap();
         assert!(lags.max >= Nanos(30_000_000) && lags.p50 >= Nanos(10_000_000), "{lags:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! Whether the numbers of a run are the server's: a pure function of what the client measured of itself.
+//! Whether the numbers of a run measure the server and not the client: a pure function of what the client measured about itself.
 //!
-//! `docs/METRICS.md` tells the rules to users; the reason of each threshold stands here.
+//! `docs/METRICS.md` describes the rules for users; the reason for each threshold is here.
 
 use std::cmp::Reverse;
 
@@ -9,275 +9,279 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// What the client knows of itself.
+/// What the client measured about itself.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
-    /// Whether chunks were to be stamped by the kernel.
+    /// Whether the kernel should have stamped the chunks.
     pub kernel: bool,
     /// How the chunks were stamped.
     pub stamps: Stamps,
-    /// Kernel receive stamp → read returned; `None` without kernel stamps.
+    /// Kernel stamp → read; `None` without kernel stamps.
     pub read_lag: Option<Percentiles>,
-    /// Due, with a slot → first byte written, connecting left out.
+    /// Due, with a slot → first byte written, without connecting.
     pub send_lag: Option<Percentiles>,
-    /// What the client used of its machine.
+    /// The client's use of its machine.
     pub client: ClientUse,
-    /// Whether requests had their own instants (a finite rate, timestamps), which lateness then misses. A burst without
-    /// a limit has none, no more than a closed loop has.
+    /// Whether requests had scheduled times (a finite rate, timestamps), which they can miss. Neither a burst without a limit nor
+    /// a closed loop has any.
     pub by_schedule: bool,
-    /// The most requests in flight; `None`: no limit.
-    pub slots: Option<u32>,
-    /// The mean latency of the successes; `None`: there is none.
-    pub latency: Option<Nanos>,
+    /// `--max-concurrency`; `None`: no limit.
+    pub max_concurrency: Option<u32>,
+    /// The mean latency of the successful requests; `None`: there is none.
+    pub mean_latency: Option<Nanos>,
     /// The run's duration.
     pub duration: Nanos,
     /// Requests that were sent.
     pub sent: u64,
-    /// Whether so many turns of conversations had to wait that the lines behind them could not be read in time.
-    pub hidden: bool,
+    /// Whether parked turns of conversations took so much memory that the lines after them could not be read in time.
+    pub input_blocked: bool,
 }
 
-/// Above which values a number makes a run suspect, and above which client-bound.
+/// The values above which a number makes a run suspect or client-bound.
 #[derive(Debug, Clone, Copy)]
-struct Limit {
+struct Threshold {
     suspect: f64,
     bound: f64,
 }
 
-/// The share of chunks that the client bent by reading late. A hundredth is what a p99 begins to feel; of one in twenty
-/// no percentile beyond p95 is the server's.
-const BENT: Limit = Limit { suspect: 0.01, bound: 0.05 };
-/// Fewer bent chunks than this are an accident, whatever their share of a short run.
-const FEW_BENT: f64 = 10.0;
-/// With fewer chunks in time than this nobody knows how many the server puts into a segment by itself.
-const FEW_PROMPT: u64 = 100;
-/// A client that is typically away for longer than this joins chunks of usual gaps. Then a read that seems in time, by
-/// the stamp of its last chunk, may have joined others too, so that nobody knows the server's habit either. Below it the
-/// client can hardly have joined any, so that it is suspect at most where that habit is not known.
+/// The share of chunks whose stamp the client distorted by reading late. At 1 % a p99 begins to change; at 5 % no percentile
+/// beyond p95 measures the server.
+const DISTORTED: Threshold = Threshold { suspect: 0.01, bound: 0.05 };
+/// Fewer distorted chunks than this are an accident, even if they are a large share of a short run.
+const MIN_DISTORTED: f64 = 10.0;
+/// With fewer chunks read in time than this, it is not known how many chunks the server itself puts into one segment.
+const MIN_PROMPT: u64 = 100;
+/// A client that typically wakes later than this joins chunks with usual gaps. Then a read that seems in time, by the stamp of
+/// its last chunk, may have joined others too, so that the server's own joining is not known either. With a shorter lag the client
+/// can hardly have joined any chunks, so that the run is suspect at most if the server's own joining is not known.
 const SLIGHT_LAG: Nanos = Nanos(5_000_000);
-/// The share of chunks without a kernel stamp, in a run that has them: as many as a p99 begins to feel.
-const UNSTAMPED: Limit = Limit { suspect: 0.01, bound: f64::INFINITY };
-/// A read lag, p99, by which the socket's buffer may fill and hold the server back.
-const READ_LAG_SECONDS: Limit = Limit { suspect: 1.0, bound: f64::INFINITY };
+/// The share of chunks without a kernel stamp, in a run that has them: from here on a p99 begins to change.
+const UNSTAMPED: Threshold = Threshold { suspect: 0.01, bound: f64::INFINITY };
+/// A p99 of the read lag at which the socket buffer may fill and slow the server down.
+const READ_LAG_SECONDS: Threshold = Threshold { suspect: 1.0, bound: f64::INFINITY };
 
-/// The busiest reading thread, where it also stamps. A queue at 70 % use makes its customers wait about twice their
-/// service time; near 90 % it makes them wait nine times that, and user-space stamps wait with them.
-const BUSY: Limit = Limit { suspect: 0.7, bound: 0.9 };
-/// The same where the kernel stamps: a full thread bends nothing yet, but has no room left.
-const BUSY_KERNEL: Limit = Limit { suspect: 0.9, bound: f64::INFINITY };
-/// Waiting for a core. Stamps of user space are late for as much of the time.
-const RUN_QUEUE: Limit = Limit { suspect: 0.05, bound: 0.25 };
-/// The same where the kernel stamps: only what it leads to counts, and half the run is not normal.
-const RUN_QUEUE_KERNEL: Limit = Limit { suspect: 0.5, bound: f64::INFINITY };
-/// How late a timer of the reading thread rings, p99, where it also stamps: reads are late by as much. A gap between
-/// tokens is some 10 to 50 ms.
-const WAKE_LAG_SECONDS: Limit = Limit { suspect: 0.005, bound: 0.025 };
-/// Shares of less time than this are those of starting up.
-const SHORTEST: Nanos = Nanos(SECOND);
+/// The busiest reader thread, if it also stamps. In a queue at 70 % load, items wait about twice their service time; near 90 %
+/// they wait nine times that, and so do user-space stamps.
+const BUSY: Threshold = Threshold { suspect: 0.7, bound: 0.9 };
+/// The same if the kernel stamps: a fully used thread distorts nothing yet, but has no capacity left.
+const BUSY_KERNEL: Threshold = Threshold { suspect: 0.9, bound: f64::INFINITY };
+/// Waiting for a core. User-space stamps are late for that share of the time.
+const RUN_QUEUE: Threshold = Threshold { suspect: 0.05, bound: 0.25 };
+/// The same if the kernel stamps: then only its consequences matter, but half of the run is not normal.
+const RUN_QUEUE_KERNEL: Threshold = Threshold { suspect: 0.5, bound: f64::INFINITY };
+/// How late a timer of the reader thread fires (p99), if it also stamps: reads are as late. A gap between tokens is about 10 to
+/// 50 ms.
+const WAKE_LAG_SECONDS: Threshold = Threshold { suspect: 0.005, bound: 0.025 };
+/// In a shorter run, shares of the time mostly measure the start.
+const MIN_DURATION: Nanos = Nanos(SECOND);
 
-/// Lateness against a schedule: of a TTFT from schedule of 100 ms these are 5 % and half.
-const SEND_LAG_SECONDS: Limit = Limit { suspect: 0.005, bound: 0.05 };
-/// A p99 of fewer requests than this is one accident; the median is taken instead.
-const FEW_SENT: u64 = 100;
-/// Turning a slot round, as a share of the mean latency: by as much the throughput of a closed loop is too low. The
+/// Lateness against a schedule: for a TTFT of 100 ms from the scheduled time, these are 5 % and 50 %.
+const SEND_LAG_SECONDS: Threshold = Threshold { suspect: 0.005, bound: 0.05 };
+/// With fewer requests than this, a p99 is one accident; the median is used instead.
+const MIN_SENT: u64 = 100;
+/// The time to refill a slot, as a share of the mean latency: the throughput of a closed loop is too low by that share. The
 /// median, because at the start all slots are free at once and the last of them must wait for the others.
-const TURN_ROUND: Limit = Limit { suspect: 0.02, bound: 0.05 };
-/// Noticing late that an answer is over leaves its slot empty too. But servers that work in steps end many answers
-/// at once, and do not mind what comes within the step, hence more room.
-const NOTICED_LATE: Limit = Limit { suspect: 0.05, bound: 0.2 };
-/// Requests for each slot from which on the median is that of slots that were used again.
-const TURNS: u64 = 2;
-/// Below this a slot is turned round as fast as a machine can.
-const TURN_ROUND_FLOOR: Nanos = Nanos(1_000_000);
+const REFILL_TIME: Threshold = Threshold { suspect: 0.02, bound: 0.05 };
+/// Noticing the end of a response late also leaves its slot empty. But servers that work in steps end many responses at once and
+/// do not take new requests until the next step, so these limits are higher.
+const END_NOTICE_LAG: Threshold = Threshold { suspect: 0.05, bound: 0.2 };
+/// With at least this number of requests per slot, the median is one of reused slots.
+const REQUESTS_PER_SLOT: u64 = 2;
+/// A shorter time to refill a slot is as fast as a machine can be.
+const MIN_REFILL_TIME: Nanos = Nanos(1_000_000);
 
-/// Segments sent again per request. A lost one costs 200 ms at the least, and one in a thousand reaches a p99.9.
-const RETRANSMITS: Limit = Limit { suspect: 0.001, bound: f64::INFINITY };
+/// Retransmitted TCP segments per request. A lost segment costs at least 200 ms, and one in a thousand requests reaches a p99.9.
+const RETRANSMITS: Threshold = Threshold { suspect: 0.001, bound: f64::INFINITY };
 /// A single loss is an accident.
-const FEW_RETRANSMITS: u64 = 1;
+const ACCEPTED_RETRANSMITS: u64 = 1;
 
-/// The verdict, and its reasons, the gravest first: each one line with the figure and the cure.
+/// Returns the verdict and its reasons, the most serious first. Each reason is one line with the number and the cure.
 #[must_use]
-pub fn judge(evidence: &Evidence) -> (Verdict, Vec<String>) {
-    let user = share(evidence.stamps.user, evidence.stamps.chunks);
+pub fn judge_run(evidence: &Evidence) -> (Verdict, Vec<String>) {
+    let user = share_of(evidence.stamps.user, evidence.stamps.chunks);
     let stamps_itself = !evidence.kernel || user > 0.5;
     let mut found: Vec<Option<(Verdict, String)>> = if evidence.kernel {
-        vec![coalescing(evidence), unstamped(user), read_lag(evidence), noticed_late(evidence)]
+        vec![check_coalescing(evidence), check_unstamped(user), check_read_lag(evidence), check_end_notice(evidence)]
     } else {
         vec![]
     };
-    if evidence.duration >= SHORTEST {
-        found.extend([run_queue(evidence, stamps_itself), busy(evidence, stamps_itself)]);
-        found.extend(stamps_itself.then(|| wake_lag(evidence)));
+    if evidence.duration >= MIN_DURATION {
+        found.extend([check_run_queue(evidence, stamps_itself), check_busy_thread(evidence, stamps_itself)]);
+        found.extend(stamps_itself.then(|| check_wake_lag(evidence)));
     }
-    found.push(if evidence.by_schedule { late_sending(evidence) } else { turn_round(evidence) });
-    found.extend([retransmits(evidence), hidden(evidence)]);
+    found.push(if evidence.by_schedule { check_send_lag(evidence) } else { check_refill_time(evidence) });
+    found.extend([check_retransmits(evidence), check_input_blocked(evidence)]);
     let mut found: Vec<(Verdict, String)> = found.into_iter().flatten().collect();
     found.sort_by_key(|(verdict, _)| Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Clean, |(verdict, _)| *verdict);
     (verdict, found.into_iter().map(|(_, reason)| reason).collect())
 }
 
-impl Limit {
-    /// What `value` means; `None`: nothing.
-    fn of(self, value: f64) -> Option<Verdict> {
+impl Threshold {
+    /// Classifies `value`; `None`: it is below both limits.
+    fn classify(self, value: f64) -> Option<Verdict> {
         if value > self.bound { Some(Verdict::ClientBound) } else { (value > self.suspect).then_some(Verdict::Suspect) }
     }
 }
 
-fn share(part: u64, of: u64) -> f64 {
-    part as f64 / (of as f64).max(1.0)
+fn share_of(part: u64, total: u64) -> f64 {
+    part as f64 / (total as f64).max(1.0)
 }
 
-fn percent(share: f64) -> String {
+fn format_percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-/// Chunks that lost their own stamp because the client read them late, and with a later one.
+/// Chunks that lost their own stamp because the client read them late, together with a later one.
 ///
-/// Servers too put several chunks into one segment. How often they do is seen where the client was in time, and only
-/// what is more than that is the client's doing.
-fn coalescing(evidence: &Evidence) -> Option<(Verdict, String)> {
+/// Servers also put several chunks into one segment. The reads that were in time show how often, and only the excess is caused by
+/// the client.
+fn check_coalescing(evidence: &Evidence) -> Option<(Verdict, String)> {
     let Stamps { chunks, coalesced, late, late_coalesced, .. } = evidence.stamps;
     let lag = evidence.read_lag.unwrap_or_default();
     let prompt = chunks.saturating_sub(late);
-    let away = evidence.client.wake_lag.unwrap_or_default().p50 > SLIGHT_LAG;
-    let base_known = prompt >= FEW_PROMPT && !away;
-    let by_server = if base_known { share(coalesced.saturating_sub(late_coalesced), prompt) } else { 0.0 };
-    let bent = (share(late_coalesced, late) - by_server).max(0.0) * late as f64;
-    if bent < FEW_BENT {
+    let wakes_late = evidence.client.wake_lag.unwrap_or_default().p50 > SLIGHT_LAG;
+    let base_known = prompt >= MIN_PROMPT && !wakes_late;
+    let by_server = if base_known { share_of(coalesced.saturating_sub(late_coalesced), prompt) } else { 0.0 };
+    let distorted = (share_of(late_coalesced, late) - by_server).max(0.0) * late as f64;
+    if distorted < MIN_DISTORTED {
         return None;
     }
-    let share = bent / chunks as f64;
-    let mut verdict = BENT.of(share)?;
-    if !base_known && !away && lag.p50 < SLIGHT_LAG {
+    let share = distorted / chunks as f64;
+    let mut verdict = DISTORTED.classify(share)?;
+    if !base_known && !wakes_late && lag.p50 < SLIGHT_LAG {
         verdict = Verdict::Suspect;
     }
-    let share = percent(share);
+    let share = format_percent(share);
     Some((
         verdict,
         format!(
-            "{share} of the chunks carry a later chunk's stamp, because the client read late (read lag p99 {}): give it \
-             a free core, or more --threads",
+            "{share} of the chunks carry the stamp of a later chunk, because the client read late (read lag p99 {}): give it \
+             a free core, or use more --threads",
             lag.p99
         ),
     ))
 }
 
-fn unstamped(user: f64) -> Option<(Verdict, String)> {
-    let share = percent(user);
+fn check_unstamped(user: f64) -> Option<(Verdict, String)> {
+    let share = format_percent(user);
     Some((
-        UNSTAMPED.of(user)?,
+        UNSTAMPED.classify(user)?,
         format!(
-            "{share} of the chunks have no stamp of the kernel and were stamped in user space, so they may be late: see \
-             whether the clock was stepped or the server is reached through a socket without stamps"
+            "{share} of the chunks have no kernel stamp and were stamped in user space, so their times may be late: check \
+             whether the clock was stepped or the connection is of a kind without stamps"
         ),
     ))
 }
 
-fn read_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_read_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     let lag = evidence.read_lag?.p99;
     Some((
-        READ_LAG_SECONDS.of(lag.as_secs_f64())?,
+        READ_LAG_SECONDS.classify(lag.as_secs_f64())?,
         format!(
-            "the client read late (read lag p99 {lag}), so long that full buffers may have held the server back: give it a \
-             free core, or more --threads"
+            "the client read so late (read lag p99 {lag}) that full buffers may have slowed the server down: give it a \
+             free core, or use more --threads"
         ),
     ))
 }
 
-/// What a time is of the mean latency, where it is long enough to speak of and slots were used again and again.
-fn of_latency(evidence: &Evidence, time: Nanos) -> Option<f64> {
-    let latency = evidence.latency.filter(|latency| latency.0 > 0)?;
-    let closed = !evidence.by_schedule && evidence.sent >= TURNS.saturating_mul(evidence.slots?.into());
-    (closed && time > TURN_ROUND_FLOOR).then(|| time.as_secs_f64() / latency.as_secs_f64())
+/// A time as a share of the mean latency; `None` if it is negligible or slots were not reused in a closed loop.
+fn share_of_latency(evidence: &Evidence, time: Nanos) -> Option<f64> {
+    let latency = evidence.mean_latency.filter(|latency| latency.0 > 0)?;
+    let closed =
+        !evidence.by_schedule && evidence.sent >= REQUESTS_PER_SLOT.saturating_mul(evidence.max_concurrency?.into());
+    (closed && time > MIN_REFILL_TIME).then(|| time.as_secs_f64() / latency.as_secs_f64())
 }
 
-fn noticed_late(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_end_notice(evidence: &Evidence) -> Option<(Verdict, String)> {
     let lag = evidence.read_lag?.p50;
-    let share = of_latency(evidence, lag)?;
+    let share = share_of_latency(evidence, lag)?;
     Some((
-        NOTICED_LATE.of(share)?,
+        END_NOTICE_LAG.classify(share)?,
         format!(
-            "the client notices the end of an answer {lag} late (read lag p50), {} of the mean latency, so the server had \
-             fewer requests than --max-concurrency: give it a free core, or more --threads",
-            percent(share)
+            "the client notices the end of a response {lag} late (read lag p50), {} of the mean latency, so the server had \
+             fewer requests than --max-concurrency: give it a free core, or use more --threads",
+            format_percent(share)
         ),
     ))
 }
 
-fn turn_round(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_refill_time(evidence: &Evidence) -> Option<(Verdict, String)> {
     let lag = evidence.send_lag?.p50;
-    let share = of_latency(evidence, lag)?;
+    let share = share_of_latency(evidence, lag)?;
     Some((
-        TURN_ROUND.of(share)?,
+        REFILL_TIME.classify(share)?,
         format!(
-            "the client takes {lag} to send the next request (send lag p50), {} of the mean latency, so the throughput is \
-             its own: give it a free core, or more --threads",
-            percent(share)
+            "the client takes {lag} to send the next request (send lag p50), {} of the mean latency, so it limits the \
+             throughput: give it a free core, or use more --threads",
+            format_percent(share)
         ),
     ))
 }
 
-fn late_sending(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_send_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     let lag = evidence.send_lag?;
-    let (name, lag) = if evidence.sent < FEW_SENT { ("p50", lag.p50) } else { ("p99", lag.p99) };
+    let (name, lag) = if evidence.sent < MIN_SENT { ("p50", lag.p50) } else { ("p99", lag.p99) };
     Some((
-        SEND_LAG_SECONDS.of(lag.as_secs_f64())?,
+        SEND_LAG_SECONDS.classify(lag.as_secs_f64())?,
         format!(
-            "the client sent late against the schedule (send lag {name} {lag}), so the load was not the one asked for: give \
-             it a free core, or more --threads, or a lower --request-rate"
+            "the client sent late against the schedule (send lag {name} {lag}), so the load was not as requested: give it \
+             a free core, use more --threads, or a lower --request-rate"
         ),
     ))
 }
 
-fn run_queue(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
+fn check_run_queue(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
     let waited = evidence.client.run_queue?;
     let limit = if stamps_itself { RUN_QUEUE } else { RUN_QUEUE_KERNEL };
-    let waited_share = percent(waited);
+    let waited_share = format_percent(waited);
     Some((
-        limit.of(waited)?,
+        limit.classify(waited)?,
         format!(
-            "a thread of the client was ready and had no core for {waited_share} of the run: stop what else runs on this \
+            "a thread of the client was ready but had no core for {waited_share} of the run: stop other programs on this \
              machine, or raise the client's CPU quota"
         ),
     ))
 }
 
-fn busy(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
+fn check_busy_thread(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
     let busy = evidence.client.busiest_thread;
-    let (limit, so) =
-        if stamps_itself { (BUSY, "so it stamps late") } else { (BUSY_KERNEL, "so it has no room for more") };
-    let busy_share = percent(busy);
-    Some((limit.of(busy)?, format!("the busiest reading thread is {busy_share} busy, {so}: use more --threads")))
+    let (limit, effect) =
+        if stamps_itself { (BUSY, "so it stamps late") } else { (BUSY_KERNEL, "so it has no capacity left") };
+    let busy_share = format_percent(busy);
+    Some((
+        limit.classify(busy)?,
+        format!("the busiest reader thread is {busy_share} busy, {effect}: use more --threads"),
+    ))
 }
 
-fn wake_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_wake_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     let lag = evidence.client.wake_lag?.p99;
     Some((
-        WAKE_LAG_SECONDS.of(lag.as_secs_f64())?,
+        WAKE_LAG_SECONDS.classify(lag.as_secs_f64())?,
         format!(
-            "the client wakes late (wake lag p99 {lag}), and without kernel stamps its times are late by as much: give it a \
-             free core, or more --threads"
+            "the client wakes late (wake lag p99 {lag}), and without kernel stamps its times are as late: give it a \
+             free core, or use more --threads"
         ),
     ))
 }
 
-fn retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
-    let count = evidence.client.retransmits.filter(|count| *count > FEW_RETRANSMITS)?;
+fn check_retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
+    let count = evidence.client.retransmits.filter(|count| *count > ACCEPTED_RETRANSMITS)?;
     Some((
-        RETRANSMITS.of(share(count, evidence.sent))?,
+        RETRANSMITS.classify(share_of(count, evidence.sent))?,
         format!(
-            "{count} TCP segments of {} requests had to be sent again: the network loses packets, and some latencies are its \
-             own; look at the path to the server",
+            "{count} TCP segments of {} requests had to be retransmitted: the network loses packets, which adds to some \
+             latencies; check the path to the server",
             evidence.sent
         ),
     ))
 }
 
-fn hidden(evidence: &Evidence) -> Option<(Verdict, String)> {
-    let what = "so many later turns of conversations had to be kept (1 GiB) that the conversations behind them began late: make \
-                them shorter, or give several clients a part of them each";
-    evidence.hidden.then(|| (Verdict::Suspect, what.into()))
+fn check_input_blocked(evidence: &Evidence) -> Option<(Verdict, String)> {
+    let what = "waiting turns of conversations filled their buffer (1 GiB), so that the conversations after them began late: make \
+                conversations shorter, or divide them among several clients";
+    evidence.input_blocked.then(|| (Verdict::Suspect, what.into()))
 }
 
 #[cfg(test)]
@@ -300,17 +304,17 @@ mod tests {
             send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
             client: ClientUse { cpu: 0.2, busiest_thread: 0.2, run_queue: Some(0.01), ..ClientUse::default() },
             by_schedule: false,
-            slots: Some(64),
-            latency: Some(Nanos(2 * SECOND)),
+            max_concurrency: Some(64),
+            mean_latency: Some(Nanos(2 * SECOND)),
             duration: Nanos(60 * SECOND),
             sent: 1000,
-            hidden: false,
+            input_blocked: false,
         }
     }
 
     #[test]
-    fn conversations_that_began_late_are_told() {
-        let (verdict, reasons) = judge(&Evidence { hidden: true, ..kernel() });
+    fn conversations_that_began_late_are_reported() {
+        let (verdict, reasons) = judge_run(&Evidence { input_blocked: true, ..kernel() });
         assert!(verdict == Verdict::Suspect && reasons[0].contains("began late"), "{reasons:?}");
     }
 
@@ -321,19 +325,19 @@ mod tests {
         Evidence { kernel: false, stamps, read_lag: None, client, ..kernel() }
     }
 
-    /// One thing is changed: to what is still clean, what is suspect, and what is client-bound where that exists. There
-    /// is one reason, with these words.
+    /// Changes one value: to one that is still clean, one that is suspect, and, if it exists, one that is client-bound. There is
+    /// one reason, which contains `says`.
     fn steps(
-        of: fn() -> Evidence,
+        base: fn() -> Evidence,
         change: impl Fn(&mut Evidence, f64),
         values: [f64; 2],
         bound: Option<f64>,
         says: &str,
     ) {
         let judged = |value: f64| {
-            let mut evidence = of();
+            let mut evidence = base();
             change(&mut evidence, value);
-            judge(&evidence)
+            judge_run(&evidence)
         };
         assert_eq!(judged(values[0]), (Verdict::Clean, vec![]), "{says}");
         let wanted = [(values[1], Verdict::Suspect), (bound.unwrap_or(values[1]), Verdict::ClientBound)];
@@ -355,7 +359,7 @@ mod tests {
     #[test]
     fn an_idle_client_is_clean_with_and_without_kernel_stamps() {
         for evidence in [kernel(), user(), Evidence { by_schedule: true, ..kernel() }, Evidence::default()] {
-            assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+            assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
         }
     }
 
@@ -366,30 +370,30 @@ mod tests {
             evidence.stamps.late_coalesced = chunks(share);
             evidence.stamps.coalesced = chunks(share);
         };
-        steps(kernel, late, [0.0099, 0.0101], Some(0.0501), "of the chunks carry a later chunk's stamp");
+        steps(kernel, late, [0.0099, 0.0101], Some(0.0501), "of the chunks carry the stamp of a later chunk");
         let mut evidence = kernel();
         late(&mut evidence, 0.072);
         evidence.read_lag = Some(Percentiles { p99: Nanos(41 * MS), ..Percentiles::default() });
         assert_eq!(
-            judge(&evidence).1,
+            judge_run(&evidence).1,
             [
-                "7.2 % of the chunks carry a later chunk's stamp, because the client read late (read lag p99 41.0 ms): give \
-              it a free core, or more --threads"
+                "7.2 % of the chunks carry the stamp of a later chunk, because the client read late (read lag p99 41.0 ms): \
+              give it a free core, or use more --threads"
             ]
         );
     }
 
     #[test]
-    fn a_server_that_puts_several_chunks_into_a_segment_is_no_fault_of_the_client() {
+    fn a_server_that_puts_several_chunks_into_a_segment_is_not_blamed_on_the_client() {
         let mut evidence = kernel();
         // It does so with 40 % of the chunks, whether they are read in time or late.
         evidence.stamps =
             Stamps { chunks: 100_000, coalesced: 40_000, late: 30_000, late_coalesced: 12_000, ..Stamps::default() };
-        assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+        assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
         // Late reads join more than that: 20 % of 30 %.
         evidence.stamps.coalesced += 6_000;
         evidence.stamps.late_coalesced += 6_000;
-        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]
@@ -399,7 +403,7 @@ mod tests {
         evidence.stamps.late = 95_000;
         evidence.read_lag = Some(Percentiles { p50: Nanos(9 * MS), p99: Nanos(20 * MS), max: Nanos(30 * MS) });
         evidence.client.busiest_thread = 0.45;
-        assert_eq!(judge(&evidence), (Verdict::Clean, vec![]));
+        assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
     }
 
     #[test]
@@ -408,19 +412,19 @@ mod tests {
         evidence.stamps =
             Stamps { chunks: 100_000, coalesced: 60_000, late: 99_950, late_coalesced: 59_990, ..Stamps::default() };
         evidence.read_lag = Some(all(2.0));
-        assert_eq!(judge(&evidence).0, Verdict::Suspect);
+        assert_eq!(judge_run(&evidence).0, Verdict::Suspect);
         evidence.read_lag = Some(all(45.0));
-        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]
-    fn a_client_that_is_mostly_away_does_not_tell_the_habit_of_the_server() {
+    fn a_client_that_mostly_wakes_late_does_not_know_the_joining_of_the_server() {
         // Held to a tenth of the time by stops: reads that seem in time have joined chunks as well.
         let mut evidence = kernel();
         evidence.stamps =
             Stamps { chunks: 25_600, coalesced: 21_456, late: 24_055, late_coalesced: 20_274, ..Stamps::default() };
         evidence.client.wake_lag = Some(all(43.0));
-        let (verdict, reasons) = judge(&evidence);
+        let (verdict, reasons) = judge_run(&evidence);
         assert_eq!(verdict, Verdict::ClientBound);
         assert!(reasons[0].starts_with("79.2 % of the chunks"), "{reasons:?}");
     }
@@ -429,9 +433,9 @@ mod tests {
     fn a_few_joined_chunks_of_a_short_run_are_an_accident() {
         let mut evidence = kernel();
         evidence.stamps = Stamps { chunks: 110, coalesced: 9, late: 10, late_coalesced: 9, ..Stamps::default() };
-        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
         evidence.stamps = Stamps { chunks: 150, coalesced: 12, late: 40, late_coalesced: 12, ..Stamps::default() };
-        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]
@@ -444,16 +448,16 @@ mod tests {
     fn a_kernel_that_stamps_nothing_leaves_the_rules_of_user_space() {
         let mut evidence = Evidence { kernel: true, ..user() };
         evidence.client.run_queue = Some(0.3);
-        let (verdict, reasons) = judge(&evidence);
+        let (verdict, reasons) = judge_run(&evidence);
         assert_eq!((verdict, reasons.len()), (Verdict::ClientBound, 2), "{reasons:?}");
-        assert!(reasons[0].contains("had no core") && reasons[1].contains("no stamp of the kernel"));
+        assert!(reasons[0].contains("had no core") && reasons[1].contains("no kernel stamp"));
     }
 
     #[test]
     fn a_busy_thread_that_stamps_is_late() {
         let busy = |evidence: &mut Evidence, share: f64| evidence.client.busiest_thread = share;
         steps(user, busy, [0.699, 0.701], Some(0.901), "busy, so it stamps late: use more --threads");
-        steps(kernel, busy, [0.899, 0.901], None, "so it has no room for more: use more --threads");
+        steps(kernel, busy, [0.899, 0.901], None, "so it has no capacity left: use more --threads");
     }
 
     #[test]
@@ -469,7 +473,7 @@ mod tests {
         steps(user, wake, [4.9, 5.1], Some(25.1), "wakes late");
         let mut evidence = kernel();
         wake(&mut evidence, 500.0);
-        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
     }
 
     #[test]
@@ -478,9 +482,9 @@ mod tests {
         evidence.client.run_queue = Some(0.9);
         evidence.client.wake_lag = Some(all(100.0));
         evidence.duration = Nanos(SECOND - 1);
-        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
         evidence.duration = Nanos(SECOND);
-        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]
@@ -493,64 +497,67 @@ mod tests {
         // The largest of a few is an accident.
         let mut evidence = Evidence { sent: 99, ..open() };
         late(&mut evidence, 100.0);
-        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
         evidence.send_lag = Some(all(100.0));
-        assert_eq!(judge(&evidence).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]
-    fn a_closed_loop_must_turn_round_fast_against_the_latency() {
+    fn a_closed_loop_must_refill_slots_fast_against_the_latency() {
         // The mean latency is 2 s.
         let lag = |evidence: &mut Evidence, ms: f64| evidence.send_lag = Some(all(ms));
         steps(kernel, lag, [39.9, 40.1], Some(100.1), "to send the next request");
         // All slots are free at the start, and the last of them waits for the others.
         let mut evidence = kernel();
         evidence.send_lag = Some(Percentiles { p50: Nanos(60_000), p99: Nanos(300 * MS), max: Nanos(900 * MS) });
-        assert_eq!(judge(&evidence).0, Verdict::Clean);
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
         // Nor does a load that is all start.
-        let burst = Evidence { send_lag: Some(all(300.0)), slots: None, ..kernel() };
-        assert_eq!(judge(&burst).0, Verdict::Clean);
-        assert_eq!(judge(&Evidence { slots: Some(501), ..burst.clone() }).0, Verdict::Clean);
-        assert_eq!(judge(&Evidence { slots: Some(500), ..burst }).0, Verdict::ClientBound);
+        let burst = Evidence { send_lag: Some(all(300.0)), max_concurrency: None, ..kernel() };
+        assert_eq!(judge_run(&burst).0, Verdict::Clean);
+        assert_eq!(judge_run(&Evidence { max_concurrency: Some(501), ..burst.clone() }).0, Verdict::Clean);
+        assert_eq!(judge_run(&Evidence { max_concurrency: Some(500), ..burst }).0, Verdict::ClientBound);
         // Microseconds are nothing to judge short requests by.
-        let short = Evidence { latency: Some(Nanos(5 * MS)), send_lag: Some(all(0.99)), ..kernel() };
-        assert_eq!(judge(&short).0, Verdict::Clean);
-        assert_eq!(judge(&Evidence { send_lag: Some(all(1.01)), ..short.clone() }).0, Verdict::ClientBound);
-        assert_eq!(judge(&Evidence { latency: None, send_lag: Some(all(900.0)), ..short }).0, Verdict::Clean);
+        let short = Evidence { mean_latency: Some(Nanos(5 * MS)), send_lag: Some(all(0.99)), ..kernel() };
+        assert_eq!(judge_run(&short).0, Verdict::Clean);
+        assert_eq!(judge_run(&Evidence { send_lag: Some(all(1.01)), ..short.clone() }).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&Evidence { mean_latency: None, send_lag: Some(all(900.0)), ..short }).0, Verdict::Clean);
     }
 
     #[test]
     fn ends_that_are_noticed_late_leave_slots_empty_in_a_closed_loop_only() {
         let lag = |evidence: &mut Evidence, ms: f64| evidence.read_lag = Some(all(ms));
-        steps(kernel, lag, [99.0, 101.0], Some(401.0), "notices the end of an answer");
-        assert_eq!(judge(&Evidence { by_schedule: true, read_lag: Some(all(401.0)), ..kernel() }).0, Verdict::Clean);
+        steps(kernel, lag, [99.0, 101.0], Some(401.0), "notices the end of a response");
+        assert_eq!(
+            judge_run(&Evidence { by_schedule: true, read_lag: Some(all(401.0)), ..kernel() }).0,
+            Verdict::Clean
+        );
     }
 
     #[test]
     fn reads_seconds_late_may_hold_the_server_back() {
         let open = || Evidence { by_schedule: true, ..kernel() };
         let lag = |evidence: &mut Evidence, ms: f64| evidence.read_lag = Some(all(ms));
-        steps(open, lag, [999.0, 1001.0], None, "held the server back");
+        steps(open, lag, [999.0, 1001.0], None, "slowed the server down");
     }
 
     #[test]
-    fn segments_sent_again_are_the_network() {
+    fn retransmitted_segments_point_to_the_network() {
         let again = |evidence: &mut Evidence, count: f64| {
             evidence.sent = 2000;
             evidence.client.retransmits = Some(Nanos::from_secs_f64(count / 1e9).0);
         };
-        steps(kernel, again, [2.0, 3.0], None, "3 TCP segments of 2000 requests had to be sent again");
+        steps(kernel, again, [2.0, 3.0], None, "3 TCP segments of 2000 requests had to be retransmitted");
         let mut one = kernel();
         (one.sent, one.client.retransmits) = (10, Some(1));
-        assert_eq!(judge(&one).0, Verdict::Clean);
+        assert_eq!(judge_run(&one).0, Verdict::Clean);
     }
 
     #[test]
-    fn the_gravest_reason_comes_first() {
+    fn the_most_serious_reason_comes_first() {
         let mut evidence = user();
         evidence.client.busiest_thread = 0.8;
         evidence.send_lag = Some(all(1000.0));
-        let (verdict, reasons) = judge(&evidence);
+        let (verdict, reasons) = judge_run(&evidence);
         assert_eq!(verdict, Verdict::ClientBound);
         assert!(reasons[0].contains("send lag") && reasons[1].contains("80.0 % busy"), "{reasons:?}");
     }

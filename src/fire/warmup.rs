@@ -1,55 +1,57 @@
-//! Warm-up requests: of the same shape as those measured, but never the same, so that no cache is primed for them.
+//! Warm-up requests: of the same shape as the measured ones but never the same, so that they do not fill the prefix cache for them.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::{
-    Load,
-    attempt::{Client, Due, attempt},
-    input::{Prepared, RequestFuncInput},
+    LoadRun,
+    attempt::{ClientState, run_attempt},
+    input::{PreparedRequest, RequestFuncInput},
 };
 use crate::{
     cli,
     clock::Clock,
     error::Error,
     http::exchange::Transport,
+    load::SendTimes,
     record::{Prompt, SampleRequest},
     rng,
 };
 
-/// Sends the warm-up requests, as many at a time as the load will have in flight.
-pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result<(), Error> {
+/// Sends the warm-up requests, with the concurrency of the load.
+pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>]) -> Result<(), Error> {
     let args = load.args;
     let clock = Clock::start();
     for transport in transports {
         transport.set_clock(clock);
     }
-    let client = Arc::new(Client::new(clock, load.template.protocol, args.limits(load.template.protocol)));
-    let slots = args.slots();
+    let client = Arc::new(ClientState::new(clock, load.template.protocol, args.time_limits(load.template.protocol)));
+    let slots = args.request_slots();
     let mut tasks = Vec::new();
     for number in 0..args.num_warmups {
-        let sample = scrambled(&load.first, args.seed, number);
-        let ready = load.template.ready(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
-        // A chat that waits for replies has none before it.
-        let RequestFuncInput { prepared: Prepared::Ready(mut requests), mut output, secrets, .. } = ready else {
+        let sample = shuffle_request(&load.first, args.seed, number);
+        let prepared = load.template.prepare(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
+        // A chat with placeholders has no earlier turns here.
+        let RequestFuncInput { prepared: PreparedRequest::Ready(mut requests), mut output, secrets, .. } = prepared
+        else {
             continue;
         };
-        let (client, mut stop) = (Arc::clone(&client), load.stopper.watch());
+        let (client, mut stop) = (Arc::clone(&client), load.stopper.stop_signal());
         let taken = tokio::select! {
             biased;
-            // Nothing new is begun then.
-            () = stop.draining() => None,
+            // Nothing new is sent then.
+            () = stop.wait_for_drain() => None,
             taken = slots.take() => taken,
         };
         let Some((mut slot, _)) = taken else { break };
-        let place = number as usize % transports.len();
-        let (at, exchange) = transports[place].start_request(requests.swap_remove(place));
-        tasks.push(load.readers.handle(at).spawn(async move {
-            let done = attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
+        let server = number as usize % transports.len();
+        let (thread, exchange) = transports[server].start_request(requests.swap_remove(server));
+        tasks.push(load.readers.handle(thread).spawn(async move {
+            let attempt = run_attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
-            done.finish(client.clock, Due::default(), |_| None, &mut output);
-            secrets.scrub(output.error)
+            attempt.finish(client.clock, SendTimes::default(), |_| None, &mut output);
+            secrets.scrub_text(output.error)
         }));
     }
     let (mut failed, mut error) = (0, String::new());
@@ -62,68 +64,68 @@ pub async fn run<T: Transport>(load: &Load<'_>, transports: &[Arc<T>]) -> Result
         }
     }
     if failed > 0 {
-        let error = load.headers.scrub(error);
+        let error = load.headers.scrub_text(error);
         cli::print_warning(
             "vb-fire",
-            format_args!("{failed} of {} warm-up requests failed, as: {error}", args.num_warmups),
+            format_args!("{failed} of {} warm-up requests failed; the last error: {error}", args.num_warmups),
         );
     }
     Ok(())
 }
 
-/// The warm-up request `number`, made from a measured one: the same words or tokens in another order.
+/// Makes the warm-up request `number` from a measured one: the same words or tokens in another order.
 ///
-/// It begins otherwise than the measured one, so that it shares no block with it: a text with its own number.
-fn scrambled(model: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
-    let mut sample = model.clone();
+/// It begins differently, so that it shares no block of the prefix cache with the measured one: a text begins with its number.
+fn shuffle_request(original: &SampleRequest, seed: u64, number: u32) -> SampleRequest {
+    let mut sample = original.clone();
     sample.request_id = Some(format!("warmup-{number}"));
     sample.timestamp = None;
     sample.session_id = None;
     match &mut sample.prompt {
-        Some(Prompt::Text(text)) => *text = scrambled_text(text, seed, number),
-        Some(Prompt::Ids(ids)) => scramble_ids(ids, seed, number),
-        Some(Prompt::Texts(texts)) => texts.iter_mut().for_each(|t| *t = scrambled_text(t, seed, number)),
-        Some(Prompt::IdLists(lists)) => lists.iter_mut().for_each(|ids| scramble_ids(ids, seed, number)),
+        Some(Prompt::Text(text)) => *text = shuffle_text(text, seed, number),
+        Some(Prompt::Ids(ids)) => shuffle_ids(ids, seed, number),
+        Some(Prompt::Texts(texts)) => texts.iter_mut().for_each(|t| *t = shuffle_text(t, seed, number)),
+        Some(Prompt::IdLists(lists)) => lists.iter_mut().for_each(|ids| shuffle_ids(ids, seed, number)),
         None => {}
     }
     for content in sample.messages.iter_mut().flatten().filter_map(|m| m.get_mut("content")) {
-        scramble_content(content, seed, number);
+        shuffle_content(content, seed, number);
     }
     sample
 }
 
-/// The content of a message is text, or parts of which some are text.
-fn scramble_content(content: &mut Value, seed: u64, number: u32) {
+/// Shuffles the content of a message: a text, or the text parts of a list.
+fn shuffle_content(content: &mut Value, seed: u64, number: u32) {
     match content {
-        Value::String(text) => *text = scrambled_text(text, seed, number),
+        Value::String(text) => *text = shuffle_text(text, seed, number),
         Value::Array(parts) => {
             for text in parts.iter_mut().filter_map(|p| p.get_mut("text")) {
-                scramble_content(text, seed, number);
+                shuffle_content(text, seed, number);
             }
         }
         _ => {}
     }
 }
 
-fn scrambled_text(text: &str, seed: u64, number: u32) -> String {
+fn shuffle_text(text: &str, seed: u64, number: u32) -> String {
     let mut words: Vec<&str> = text.split_whitespace().collect();
-    shuffle(&mut words, seed, number);
+    shuffle_items(&mut words, seed, number);
     format!("{number} {}", words.join(" "))
 }
 
-fn scramble_ids(ids: &mut [u32], seed: u64, number: u32) {
+fn shuffle_ids(ids: &mut [u32], seed: u64, number: u32) {
     let Some(measured) = ids.first().copied() else { return };
-    shuffle(ids, seed, number);
+    shuffle_items(ids, seed, number);
     if ids[0] == measured {
         match ids.iter().position(|id| *id != measured) {
             Some(other) => ids.swap(0, other),
-            // One token over and over: its neighbour in the vocabulary is as good a token.
+            // All tokens are the same: an adjacent one in the vocabulary is as good.
             None => ids[0] = if measured > 1 { measured - 1 } else { measured + 1 },
         }
     }
 }
 
-fn shuffle<T>(items: &mut [T], seed: u64, number: u32) {
+fn shuffle_items<T>(items: &mut [T], seed: u64, number: u32) {
     rng::shuffle_list(items, &mut rng::random_stream(seed, "warmup", u64::from(number)));
 }
 
@@ -140,17 +142,17 @@ mod tests {
             r#"{"prompt":[7,7,8]}"#,
             r#"{"messages":[{"role":"user","content":"one two three"},{"role":"user","content":[{"type":"text","text":"a b c"}]}]}"#,
         ] {
-            let model: SampleRequest = serde_json::from_str(line).unwrap();
-            let (a, b) = (scrambled(&model, 0, 0), scrambled(&model, 0, 1));
+            let original: SampleRequest = serde_json::from_str(line).unwrap();
+            let (a, b) = (shuffle_request(&original, 0, 0), shuffle_request(&original, 0, 1));
             let begins = |sample: &SampleRequest| match &sample.prompt {
                 Some(Prompt::Ids(ids)) => ids[0],
                 _ => 0,
             };
-            assert!(begins(&a) == 0 || begins(&a) != begins(&model) && begins(&b) != begins(&model), "{line}");
-            let shuffles = !matches!(&model.prompt, Some(Prompt::Ids(ids)) if ids[0] == ids[1]);
+            assert!(begins(&a) == 0 || begins(&a) != begins(&original) && begins(&b) != begins(&original), "{line}");
+            let shuffles = !matches!(&original.prompt, Some(Prompt::Ids(ids)) if ids[0] == ids[1]);
             assert!(!shuffles || a != b, "{line}");
-            assert!(a.prompt.is_none_or(|p| Some(p) != model.prompt), "{line}");
-            assert_eq!((b.expected_output_len, b.timestamp), (model.expected_output_len, None));
+            assert!(a.prompt.is_none_or(|p| Some(p) != original.prompt), "{line}");
+            assert_eq!((b.expected_output_len, b.timestamp), (original.expected_output_len, None));
         }
     }
 }

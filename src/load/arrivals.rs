@@ -65,17 +65,17 @@ pub struct LateRequests {
     pub client: u64,
 }
 
-/// What kept a request.
-#[derive(Debug, Clone, Copy, Default)]
+/// When a request could be sent, on the clock of the run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SendTimes {
-    /// When it was due.
-    pub planned: Nanos,
-    /// When it had been read; 0: before anybody asked.
+    /// The scheduled time; without a schedule (closed loop) the same as `ready`.
+    pub scheduled: Nanos,
+    /// When it was read; 0 if it was available before the client asked for it.
     pub read: Nanos,
-    /// When nothing but the client kept it back.
+    /// From when on only the client held it back: it was due, had its slot, and had been read.
     pub ready: Nanos,
-    /// When it was sent.
-    pub sent: Nanos,
+    /// Whether it is a later turn of a conversation: the turn before it decides when it is due, and not the schedule.
+    pub follows_turn: bool,
 }
 
 /// What is told of a run's arrivals.
@@ -113,19 +113,19 @@ impl ArrivalMonitor {
         }
     }
 
-    /// A request is sent.
-    pub fn record_sent(&mut self, moments: SendTimes) {
-        self.note_planned(moments.planned);
-        self.count_late(moments);
-        let in_time = moments.sent < moments.planned + TOLERANCE;
-        self.unresolved.push_back((moments.sent, self.sent + u64::from(in_time)));
+    /// Records that a request is sent at `sent`.
+    pub fn record_sent(&mut self, times: SendTimes, sent: Nanos) {
+        self.note_planned(times.scheduled);
+        self.count_late(times, sent);
+        let in_time = sent < times.scheduled + TOLERANCE;
+        self.unresolved.push_back((sent, self.sent + u64::from(in_time)));
         self.sent += 1;
-        self.record_gap(moments.sent);
+        self.record_gap(sent);
     }
 
-    /// A request was due, and is never sent.
-    pub fn record_unsent(&mut self, planned: Nanos) {
-        self.note_planned(planned);
+    /// Records a request that was due and is never sent.
+    pub fn record_unsent(&mut self, scheduled: Nanos) {
+        self.note_planned(scheduled);
     }
 
     fn note_planned(&mut self, planned: Nanos) {
@@ -143,13 +143,13 @@ impl ArrivalMonitor {
         self.max_backlog = self.max_backlog.max(self.planned.saturating_sub(before));
     }
 
-    fn count_late(&mut self, SendTimes { planned, read, ready, sent }: SendTimes) {
-        if sent.since(planned) <= TOLERANCE {
+    fn count_late(&mut self, SendTimes { scheduled, read, ready, .. }: SendTimes, sent: Nanos) {
+        if sent.since(scheduled) <= TOLERANCE {
             return;
         }
         let cause = match () {
-            () if sent.since(ready) >= ready.since(planned) => &mut self.late.client,
-            () if read >= ready && read > planned => &mut self.late.input,
+            () if sent.since(ready) >= ready.since(scheduled) => &mut self.late.client,
+            () if read >= ready && read > scheduled => &mut self.late.input,
             () => &mut self.late.no_slot,
         };
         *cause += 1;
@@ -240,6 +240,11 @@ mod tests {
         Nanos(n * 1_000_000)
     }
 
+    /// Nothing but the client holds the request back once it is due.
+    fn on_time(scheduled: Nanos) -> SendTimes {
+        SendTimes { scheduled, ready: scheduled, ..SendTimes::default() }
+    }
+
     /// The largest number that was planned and not sent, just before any was sent, by looking at each.
     fn brute(planned: &[Nanos], sent: &[Nanos]) -> u64 {
         let behind = |(place, sent): (usize, &Nanos)| {
@@ -263,8 +268,7 @@ mod tests {
                 free = due.max(free + 1) + delay / 20 * delay;
                 planned.push(ms(due));
                 sent.push(ms(free));
-                let at = SendTimes { planned: ms(due), sent: ms(free), ready: ms(due), ..SendTimes::default() };
-                arrivals.record_sent(at);
+                arrivals.record_sent(on_time(ms(due)), ms(free));
             }
             let summary = arrivals.finish().unwrap();
             let want = brute(&planned, &sent) as f64 / planned.len() as f64;
@@ -282,7 +286,7 @@ mod tests {
             let gap = rng::sample_gamma(&mut rng, burstiness) / burstiness / rate;
             planned = planned + Nanos::from_secs_f64(gap);
             free = planned.max(free + service);
-            arrivals.record_sent(SendTimes { planned, read: Nanos(0), ready: planned, sent: free });
+            arrivals.record_sent(on_time(planned), free);
         }
         arrivals.finish().unwrap()
     }
@@ -298,9 +302,7 @@ mod tests {
         // The right number in the wrong order of gaps is seen as well.
         let profile = RequestRate::from_constant(100.0).to_profile().unwrap();
         let mut even = ArrivalMonitor::new(GapDistribution::new(profile, 1.0));
-        (1..1000).for_each(|i| {
-            even.record_sent(SendTimes { planned: ms(i * 10), ready: ms(i * 10), sent: ms(i * 10), read: ms(0) })
-        });
+        (1..1000).for_each(|i| even.record_sent(on_time(ms(i * 10)), ms(i * 10)));
         let summary = even.finish().unwrap();
         assert!(summary.p > 0.9 && summary.gaps.unwrap().1 < 1e-6, "{summary:?}");
     }
@@ -310,9 +312,7 @@ mod tests {
         for start in [0, 500] {
             let mut arrivals = ArrivalMonitor::new(None);
             let sent = |place: u64| Nanos(start * 1_000_000 + place * 40_000);
-            (0..20).for_each(|i| {
-                arrivals.record_sent(SendTimes { planned: ms(start), read: ms(0), ready: ms(start), sent: sent(i) });
-            });
+            (0..20).for_each(|i| arrivals.record_sent(on_time(ms(start)), sent(i)));
             let summary = arrivals.finish().unwrap();
             assert!(summary.distance == 0.0 && summary.late == LateRequests::default(), "{summary:?}");
         }
@@ -321,14 +321,11 @@ mod tests {
     #[test]
     fn causes_are_told_apart_and_what_is_never_sent_is_behind() {
         let mut arrivals = ArrivalMonitor::new(None);
-        let at = |planned, read, ready, sent| SendTimes {
-            planned: ms(planned),
-            read: ms(read),
-            ready: ms(ready),
-            sent: ms(sent),
-        };
-        for moments in [at(0, 0, 0, 1), at(10, 0, 15, 15), at(20, 27, 27, 27), at(30, 0, 30, 35), at(40, 0, 45, 50)] {
-            arrivals.record_sent(moments);
+        let times = [(0, 0, 0, 1), (10, 0, 15, 15), (20, 27, 27, 27), (30, 0, 30, 35), (40, 0, 45, 50)];
+        for (scheduled, read, ready, sent) in times {
+            let times =
+                SendTimes { scheduled: ms(scheduled), read: ms(read), ready: ms(ready), ..SendTimes::default() };
+            arrivals.record_sent(times, ms(sent));
         }
         arrivals.record_unsent(ms(60));
         arrivals.record_unsent(ms(70));

@@ -7,7 +7,11 @@ mod think;
 use rand::rngs::ChaCha8Rng;
 
 use self::profile::RateProfile;
-pub use self::{arrivals::ArrivalMonitor, profile::RequestRate, think::ThinkTime};
+pub use self::{
+    arrivals::{ArrivalMonitor, SendTimes},
+    profile::RequestRate,
+    think::ThinkTime,
+};
 
 use crate::{rng, units::Nanos};
 

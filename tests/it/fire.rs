@@ -521,7 +521,7 @@ fn the_grace_ends_a_drain() {
     let done = fire(&sim.url, &["--max-concurrency", "2", "--max-seconds", "100ms", "--grace", "100ms"], &long);
     let (_, outputs, end) = records(&done.stdout);
     assert!(outputs.len() == 2 && outputs.iter().all(|o| o["error_kind"] == "cancelled"));
-    assert_eq!((&end["interrupted"], &end["not_sent"]["why"]), (&false.into(), &"--max-seconds was over".into()));
+    assert_eq!((&end["interrupted"], &end["not_sent"]["why"]), (&false.into(), &"reached --max-seconds".into()));
     assert_eq!((done.code, &end["not_sent"]["count"]), (1, &1.into()));
 }
 
