@@ -31,7 +31,7 @@ Examples:
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
 Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage; 3 invalid input; 4 no server,
-or the records cannot be written; 5 the client limited some of the numbers (--strict); 130 interrupted.";
+or the records cannot be written; 5 the client set some of the numbers (--strict); 130 interrupted.";
 
 // The headings of `--help`.
 const SERVER: &str = "Server";
@@ -272,7 +272,7 @@ pub struct Args {
     /// Exit with 1 if more than this share of the requests failed.
     #[arg(long, help_heading = OUTPUT, value_name = "SHARE", default_value = "0.01", value_parser = units::parse_share)]
     pub fail_above: f64,
-    /// Exit with 5 if the verdict is `client_bound`: the client, not the server, limited some of the numbers.
+    /// Exit with 5 if the verdict is `client_bound`: the client, not the server, set some of the numbers.
     #[arg(long, help_heading = OUTPUT)]
     pub strict: bool,
     /// Print the JSON Schema of the records and exit.

@@ -657,7 +657,7 @@ async fn exit_result(args: &Args, preflight: &Preflight, end: RunEnd) -> Result<
         (Ok(()), Some(StopReason::Interrupted), _) => Err(Error::Interrupted),
         (Ok(()), _, Some(text)) => Err(Error::Check(text)),
         _ if args.strict && end.verdict == Verdict::ClientBound => Err(Error::Invalid(
-            "the measurement is invalid (--strict): the client, not the server, limited some of the numbers".into(),
+            "the measurement is invalid (--strict): the client, not the server, set some of the numbers".into(),
         )),
         _ => Ok(()),
     }

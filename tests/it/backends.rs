@@ -397,7 +397,7 @@ fn what_generates_nothing_is_told_without_tokens() {
     assert!(shown[0].ends_with("-          no request has any"), "{shown:?}");
     for (backend, flag) in [("openai-embeddings", "--top-k"), ("tgi", "--min-p"), ("anthropic", "--logprobs")] {
         let done = fire(&played.url, backend, &[flag, "1"], HI);
-        assert!(done.code == 2 && done.stderr.contains(&format!("{flag} has no use with")), "{done:?}");
+        assert!(done.code == 2 && done.stderr.contains(&format!("{flag} does not work with")), "{done:?}");
     }
 }
 

@@ -372,7 +372,7 @@ fn a_bad_line_is_named_and_those_before_it_are_reported() {
         ("{\"messages\":[]}", "stdin:1: the request has `messages`, not `prompt`: use --backend openai-chat"),
         ("{\"prompt\":\"a\",\"request_id\":\"é\"}", "cannot be sent as a header"),
         ("not json", "stdin:1:2: expected ident"),
-        ("", "there is no request"),
+        ("", "no requests"),
     ] {
         let done = fire(&sim.url, &[], line);
         assert!(done.code == 3 && done.stderr.contains(want), "{line}: {}", done.stderr);
@@ -581,7 +581,7 @@ fn a_reader_that_leaves_stops_the_load() {
     let Running { child, out } = running;
     drop(out);
     let done = tool::done(child.wait_with_output().unwrap());
-    assert!(done.code == 4 && done.stderr.contains("the reader of the records left"), "{}", done.stderr);
+    assert!(done.code == 4 && done.stderr.contains("the reader of the records closed its end"), "{}", done.stderr);
 }
 
 #[test]

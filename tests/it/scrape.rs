@@ -273,7 +273,7 @@ fn buckets_are_in_the_first_page_that_could_be_read() {
     let pages = scrapes(&fire.end().stdout);
     let sizes: Vec<usize> = pages.iter().map(|page| page["metrics"].as_object().unwrap().len()).collect();
     assert_eq!((&sizes[..5], sizes.last()), (&[0, 0, 2, 1, 1][..], Some(&2)));
-    assert!(pages[0]["error"].as_str().unwrap().starts_with("no sample there begins with vllm:"), "{}", pages[0]);
+    assert!(pages[0]["error"].as_str().unwrap().starts_with("no sample begins with vllm:"), "{}", pages[0]);
 }
 
 #[test]

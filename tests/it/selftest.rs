@@ -148,7 +148,7 @@ fn only_a_selftest_can_be_attached() {
         let file = home.join(name);
         fs::write(&file, text).unwrap();
         let done = run("vb-fire", &["--attach-selftest", file.to_str().unwrap()], "{\"prompt\":\"hi\"}\n");
-        assert!(done.code == 2 && done.stderr.contains("must be what `vb-selftest` writes"), "{}", done.stderr);
+        assert!(done.code == 2 && done.stderr.contains("must be the output of `vb-selftest`"), "{}", done.stderr);
         assert_eq!(done.stderr.lines().count(), 1);
     }
     let done = run("vb-fire", &["--attach-selftest", "no/such/file"], "");

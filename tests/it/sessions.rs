@@ -142,7 +142,10 @@ fn what_makes_no_session_is_told_with_its_line() {
         .to_owned()
         + "{\"session_id\":\"s\",\"messages\":[{\"role\":\"assistant\",\"content\":null},{\"role\":\"assistant\",\"content\":null}]}\n";
     let done = fire(&sim.url, &CHAT, &many);
-    assert!(done.code == 1 && done.stderr.contains("more places for replies than there were turns"), "{done:?}");
+    assert!(
+        done.code == 1 && done.stderr.contains("placeholders for more responses than there were turns"),
+        "{done:?}"
+    );
     // Lines whose first turns were cut off: none is lost, and none is sent.
     let whole = conversation("a", 3, "");
     let rest = whole.split_once('\n').unwrap().1.to_owned();
@@ -155,15 +158,15 @@ fn what_makes_no_session_is_told_with_its_line() {
     let told = |id: &str| by_id(&outputs)[id]["error"].as_str().unwrap().to_owned();
     assert_eq!(outputs.len(), 3);
     assert!(
-        told("a-1").contains("more replies than there were turns") && told("a-2").contains("an earlier turn"),
+        told("a-1").contains("more responses than there were turns") && told("a-2").contains("an earlier turn"),
         "{outputs:?}"
     );
     assert_eq!(told("b-0"), "");
     for (args, want) in [
         (["--max-sessions", "0"], "would send nothing"),
         (["--max-prefill-concurrency", "0"], "would send nothing"),
-        (["--session-header", "a b"], "no name of a header"),
-        (["--session-header", "Content-Length"], "a meaning of its own"),
+        (["--session-header", "a b"], "not a valid header name"),
+        (["--session-header", "Content-Length"], "already has a meaning"),
         (["--think-time", "exp:soon"], "soon"),
     ] {
         let done = fire(&sim.url, &args, &requests(1, ""));
@@ -223,7 +226,7 @@ fn several_servers_share_the_load_and_each_output_says_which() {
     }
     assert!(servers.values().all(|urls| urls.len() == 3 && urls.iter().all(|url| url == &urls[0])), "{servers:?}");
     let scrape = crate::tool::run("vb-fire", &["--base-url", &sims[0].url, &sims[1].url, "--scrape"], requests(1, ""));
-    assert!(scrape.code == 2 && scrape.stderr.contains("say which"), "{scrape:?}");
+    assert!(scrape.code == 2 && scrape.stderr.contains("use --scrape URL"), "{scrape:?}");
 }
 
 #[test]
@@ -239,7 +242,7 @@ fn requests_left_on_purpose_are_no_failures() {
     let (_, outputs, end) = records(&done.stdout);
     let left: Vec<&Value> = outputs.iter().filter(|o| o["error_kind"] == "abandoned").collect();
     assert!((10..=30).contains(&left.len()) && end["outcomes"]["abandoned"] == left.len(), "{end}");
-    assert!(left[0]["error"].as_str().unwrap().contains("left on purpose 60.0 ms after its start"), "{}", left[0]);
+    assert!(left[0]["error"].as_str().unwrap().contains("cancelled on purpose 60.0 ms after its start"), "{}", left[0]);
     sim.stop();
     // The server noticed: it generated no more for them.
     let cut = truths(&log).iter().filter(|truth| truth.finish_reason.is_none()).count();
@@ -253,7 +256,7 @@ fn requests_left_on_purpose_are_no_failures() {
 fn few_wait_for_their_first_token_at_once() {
     let sim = Sim::start(&["--step-base", "10ms"]);
     let whole = fire(&sim.url, &["--max-prefill-concurrency", "1", "--no-stream"], &requests(1, ""));
-    assert!(whole.code == 2 && whole.stderr.contains("must be streamed"), "{whole:?}");
+    assert!(whole.code == 2 && whole.stderr.contains("needs streaming"), "{whole:?}");
     let done = fire(&sim.url, &["--max-prefill-concurrency", "1"], &requests(6, ""));
     assert_eq!(done.code, 0, "{}", done.stderr);
     let (_, outputs, _) = records(&done.stdout);

@@ -53,9 +53,9 @@ fn the_ramp_of_vllm_goes_by_time() {
     for (args, want) in [
         (&ramp[..], "needs --ramp-up-time"),
         (&["--ramp-up-time", "1s"], "a ramp needs --ramp-up-strategy"),
-        (&[&args[..], &["--request-rate", "1"]].concat(), "two rates"),
+        (&[&args[..], &["--request-rate", "1"]].concat(), "exclude each other"),
         (&["--burst-size", "4"], "--burst-size needs a --request-rate"),
-        (&["--burst-size", "0", "--request-rate", "1"], "1 is no burst"),
+        (&["--burst-size", "0", "--request-rate", "1"], "1 sends requests one by one"),
         (&["--max-seconds", "0"], "would send nothing"),
         (&["--request-rate", "5:10s,0"], "the last rate goes on for ever"),
     ] {
