@@ -63,8 +63,12 @@ impl Estimate {
     #[must_use]
     pub fn low(&self, tail: f64) -> Option<f64> {
         match &self.spread {
-            Spread::Ranks(sorted, p) => Some(numpy::at(sorted, interval::low_place(*p, self.n, self.effective, tail)?)),
-            Spread::Student(error, freedom) => Some(self.value * (-error * interval::student(*freedom, tail)?).exp()),
+            Spread::Ranks(sorted, p) => {
+                Some(numpy::value_at(sorted, interval::low_place(*p, self.n, self.effective, tail)?))
+            }
+            Spread::Student(error, freedom) => {
+                Some(self.value * (-error * interval::student_quantile(*freedom, tail)?).exp())
+            }
             Spread::Share => Some(self.wilson(tail).0),
             Spread::Unknown => None,
         }
@@ -75,9 +79,11 @@ impl Estimate {
     pub fn high(&self, tail: f64) -> Option<f64> {
         match &self.spread {
             Spread::Ranks(sorted, p) => {
-                Some(numpy::at(sorted, interval::high_place(*p, self.n, self.effective, tail)?))
+                Some(numpy::value_at(sorted, interval::high_place(*p, self.n, self.effective, tail)?))
             }
-            Spread::Student(error, freedom) => Some(self.value * (error * interval::student(*freedom, tail)?).exp()),
+            Spread::Student(error, freedom) => {
+                Some(self.value * (error * interval::student_quantile(*freedom, tail)?).exp())
+            }
             Spread::Share => Some(self.wilson(tail).1),
             Spread::Unknown => None,
         }

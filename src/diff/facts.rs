@@ -120,12 +120,12 @@ fn mean(side: &Side, of: Count) -> f64 {
 fn of_run(run: &Run) -> Vec<String> {
     let recording = &run.recording;
     let mut wrong = Vec::new();
-    if recording.apart() {
+    if recording.has_disjoint_runs() {
         wrong.push("runs of different times in one file; give each as a file of its own".to_owned());
     }
     if recording.ends.iter().any(|end| end.interrupted) {
         wrong.push("it was interrupted".into());
-    } else if !recording.complete() {
+    } else if !recording.is_complete() {
         wrong.push("it is not complete: not all of the run was seen".into());
     }
     if recording.ends.iter().any(|end| end.verdict == Some(record::Verdict::ClientBound)) {

@@ -96,7 +96,7 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
         gaps: first..recording.gaps.len(),
         ..RecordedRequest::default()
     });
-    recording.stretch(recording.instant(start + latency));
+    recording.extend_span(recording.instant_at(start + latency));
 }
 
 /// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a

@@ -258,7 +258,7 @@ fn latencies(
 ) {
     let (a, b) = (a.latencies(latency, percentiles), b.latencies(latency, percentiles));
     let names = std::iter::once(("mean".to_owned(), 2))
-        .chain(percentiles.iter().map(|p| (format!("p{p}"), interval::needed(*p).unwrap_or(u64::MAX))));
+        .chain(percentiles.iter().map(|p| (format!("p{p}"), interval::samples_needed(*p).unwrap_or(u64::MAX))));
     for ((statistic, needs), (a, b)) in names.zip(a.into_iter().zip(b)) {
         let change = Change { a, b };
         let candidate = Candidate { metric, statistic, unit: "ms", scale: 1e3, more_is_better: false, needs, change };
@@ -320,5 +320,5 @@ fn more_values(of: &Candidate, requests: usize) -> Option<u64> {
 /// Rounded up, to two digits: it is an estimate.
 fn whole(requests: f64) -> u64 {
     let unit = 10_f64.powf((requests.max(1.0).log10().floor() - 1.0).max(0.0));
-    numpy::whole((requests / unit).ceil() * unit) as u64
+    numpy::truncate_to_usize((requests / unit).ceil() * unit) as u64
 }

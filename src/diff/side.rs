@@ -5,7 +5,7 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{Estimate, Spread};
 use crate::{
     error::Error,
-    recording::{RecordedRequest, Recording, in_time, input::RecordingReader, metric::Metric},
+    recording::{RecordedRequest, Recording, input::RecordingReader, metric::Metric, sort_by_start},
     statistics::{
         interval::{Dependence, Dependences},
         numpy,
@@ -94,10 +94,10 @@ impl Side {
             return Vec::new();
         }
         let (numbers, sorted) = numbers(values, percentiles);
-        let mut told = vec![Estimate::of_mean(numbers[0], std, n, dependences.mean.effective(n))];
+        let mut told = vec![Estimate::of_mean(numbers[0], std, n, dependences.mean.effective_size(n))];
         for ((p, value), dependence) in percentiles.iter().zip(&numbers[1..]).zip(&dependences.percentiles) {
             let spread = Spread::Ranks(Rc::clone(&sorted), *p);
-            told.push(Estimate::new(*value, n, dependence.effective(n), spread));
+            told.push(Estimate::new(*value, n, dependence.effective_size(n), spread));
         }
         let with_runs = |(i, told): (usize, Estimate)| {
             let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
@@ -147,7 +147,7 @@ impl Side {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(Run::outcomes).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
-        let effective = Dependence::measure(outcomes.iter().copied()).effective(n);
+        let effective = Dependence::measure(outcomes.iter().copied()).effective_size(n);
         Estimate::new(value, n, effective, Spread::Share)
     }
 }
@@ -163,7 +163,7 @@ pub enum Latency {
 
 impl From<Metric> for Latency {
     fn from(metric: Metric) -> Self {
-        metric.of_request().map_or(Latency::Gaps, Latency::PerRequest)
+        metric.request_value().map_or(Latency::Gaps, Latency::PerRequest)
     }
 }
 
@@ -179,12 +179,12 @@ struct Rate {
 impl Run {
     /// The value of each success that has one, in the order of time.
     fn values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
-        in_time(self.recording.successes()).into_iter().filter_map(of).collect()
+        sort_by_start(self.recording.successes()).into_iter().filter_map(of).collect()
     }
 
     /// 1 for each success and 0 for each failure, in the order of time.
     fn outcomes(&self) -> Vec<f64> {
-        in_time(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
+        sort_by_start(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
     }
 
     /// The gaps of all successes, each with the moment of its end.
@@ -205,7 +205,7 @@ impl Run {
             return None;
         }
         let length = lives.iter().map(|(start, end, _)| end - start).sum::<f64>() / lives.len() as f64;
-        let most = numpy::whole((last - first) / (length * LIVES_PER_PIECE));
+        let most = numpy::truncate_to_usize((last - first) / (length * LIVES_PER_PIECE));
         let pieces = (lives.len() / PER_PIECE).min(most).clamp(1, PIECES);
         let width = (last - first) / pieces as f64;
         let mut sums = vec![0.0; pieces];
@@ -227,7 +227,7 @@ impl Run {
 /// Adds a weight to the pieces between two places, in proportion.
 fn spread(sums: &mut [f64], from: f64, to: f64, weight: f64) {
     let last = sums.len() - 1;
-    let (begin, end) = (numpy::whole(from).min(last), numpy::whole(to).min(last));
+    let (begin, end) = (numpy::truncate_to_usize(from).min(last), numpy::truncate_to_usize(to).min(last));
     if begin == end || to <= from {
         sums[begin] += weight;
         return;

@@ -46,7 +46,11 @@ impl RecordingReader<'_> {
         let mut recording = Recording { labels: Labels::new(self.by), ..Recording::default() };
         let mut check = |recording: &mut Recording| {
             // A result of vLLM is one line, and in memory already.
-            if recording.weight() < most || recording.vllm.is_some() { Ok(()) } else { tell(recording.give()) }
+            if recording.memory_weight() < most || recording.vllm.is_some() {
+                Ok(())
+            } else {
+                tell(recording.take_requests())
+            }
         };
         for path in paths {
             let (input, name) = cli::open_input(path)?;
@@ -70,18 +74,18 @@ impl RecordingReader<'_> {
         let mut wrong: Option<(bool, Error)> = None; // (may be a cut, what)
         while let Some(line) = lines.next_line()? {
             if let Some((_, error)) = wrong.take() {
-                self.bad_line(error, recording)?;
+                self.count_bad_line(error, recording)?;
             }
             // A number that ends in its point is wrong and not unfinished to serde.
             let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
             let taken = if line == b"{" {
-                let text = rest(line.to_vec(), &mut lines)?;
-                self.take(&text, recording).map_err(|e| {
+                let text = read_remaining_lines(line.to_vec(), &mut lines)?;
+                self.add_record(&text, recording).map_err(|e| {
                     let one_a_line = "a record over several lines; write one a line (`jq -c .`)";
                     if e.is_syntax() { serde_json::Error::custom(one_a_line) } else { e }
                 })
             } else {
-                self.take(line, recording)
+                self.add_record(line, recording)
             };
             check(recording)?;
             wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
@@ -91,12 +95,12 @@ impl RecordingReader<'_> {
                 recording.cut = true;
                 Ok(Some(error))
             }
-            Some((false, error)) => self.bad_line(error, recording).map(|()| None),
+            Some((false, error)) => self.count_bad_line(error, recording).map(|()| None),
             None => Ok(None),
         }
     }
 
-    fn bad_line(self, error: Error, recording: &mut Recording) -> Result<(), Error> {
+    fn count_bad_line(self, error: Error, recording: &mut Recording) -> Result<(), Error> {
         if !self.lenient {
             return Err(error);
         }
@@ -104,7 +108,7 @@ impl RecordingReader<'_> {
         Ok(())
     }
 
-    fn take(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
+    fn add_record(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
         let kind = RecordKind::from_line(line)?;
         let mixed = match kind {
             RecordKind::Output => recording.vllm.is_some(),
@@ -120,7 +124,7 @@ impl RecordingReader<'_> {
             RecordKind::Output => serde_json::from_slice::<OutputLine>(line)?.add_to(recording, self.detailed)?,
             RecordKind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
-                recording.belongs_to(&run.run_id);
+                recording.add_run_id(&run.run_id);
                 // The parts of a run that was taken apart each have its records.
                 if !recording.runs.contains(&run) {
                     recording.runs.push(run);
@@ -128,7 +132,7 @@ impl RecordingReader<'_> {
             }
             RecordKind::End => {
                 let end: EndRecord = serde_json::from_slice(line)?;
-                recording.belongs_to(&end.run_id);
+                recording.add_run_id(&end.run_id);
                 if !recording.ends.contains(&end) {
                     recording.ends.push(end);
                 }
@@ -149,7 +153,7 @@ impl RecordingReader<'_> {
 }
 
 /// A JSON object that was printed over many lines: all of the input.
-fn rest<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<u8>, Error> {
+fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<u8>, Error> {
     while let Some(line) = lines.next_line()? {
         text.push(b'\n');
         text.extend_from_slice(line);
@@ -186,7 +190,7 @@ mod tests {
             // A line may be whole but for its newline.
             assert!(read == whole || read == whole + 1, "cut at byte {end}: {read} of {whole} lines");
             assert_eq!(recording.cut, read == whole && !run[..end].is_empty() && !run[..end].ends_with('\n'));
-            assert!(!recording.complete());
+            assert!(!recording.is_complete());
         }
     }
 

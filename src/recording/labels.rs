@@ -41,9 +41,9 @@ impl GroupBy {
     }
 
     /// Its text of a request whose line says this; `None`: it is not in the line, or not text.
-    fn label(&self, tags: &Object, turn: Option<u32>) -> Option<String> {
+    fn label_for(&self, tags: &Object, turn: Option<u32>) -> Option<String> {
         match self {
-            GroupBy::Tag(name) => Some(tags.get(name).map_or_else(|| NONE.to_owned(), as_text)),
+            GroupBy::Tag(name) => Some(tags.get(name).map_or_else(|| NONE.to_owned(), value_as_text)),
             GroupBy::Turn => Some(turn.map_or_else(|| NONE.to_owned(), |turn| turn.to_string())),
             GroupBy::InputLen | GroupBy::OutputLen => None,
         }
@@ -61,7 +61,7 @@ impl fmt::Display for GroupBy {
     }
 }
 
-fn as_text(value: &Value) -> String {
+fn value_as_text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
@@ -85,14 +85,14 @@ impl Labels {
 
     /// Whether there is anything to note.
     #[must_use]
-    pub fn wanted(&self) -> bool {
+    pub fn is_needed(&self) -> bool {
         !self.by.is_empty()
     }
 
     /// Notes the labels of the next request.
     pub fn push(&mut self, tags: &Object, turn: Option<u32>) {
         for i in 0..self.by.len() {
-            let label = self.by[i].label(tags, turn).unwrap_or_default();
+            let label = self.by[i].label_for(tags, turn).unwrap_or_default();
             let label = if self.names.len() < MOST || self.places.contains_key(&label) { label } else { OTHERS.into() };
             let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
             let place = *self.places.entry(label.clone()).or_insert(next);
@@ -104,13 +104,13 @@ impl Labels {
     }
 
     /// Gives all labels away, and is ready for the next request.
-    pub fn give(&mut self) -> Self {
+    pub fn take_labels(&mut self) -> Self {
         let by = self.by.clone();
         std::mem::replace(self, Labels { by, ..Labels::default() })
     }
 
     /// The labels of the request at a place.
-    pub fn of_request(&self, by: &GroupBy, request: usize) -> Option<&str> {
+    pub fn request_label(&self, by: &GroupBy, request: usize) -> Option<&str> {
         let at = self.by.iter().position(|known| known == by)?;
         let place = self.of.get(request * self.by.len() + at)?;
         self.names.get(*place as usize).map(String::as_str)
@@ -139,8 +139,8 @@ mod tests {
         }
         labels.push(&Object::new(), None);
         assert_eq!(labels.names.len(), MOST + 1);
-        assert_eq!(labels.of_request(&GroupBy::Tag("id".into()), 7), Some("7"));
-        assert_eq!(labels.of_request(&GroupBy::Tag("id".into()), 2 * MOST - 1), Some(OTHERS));
-        assert_eq!(labels.of_request(&GroupBy::InputLen, 7), None);
+        assert_eq!(labels.request_label(&GroupBy::Tag("id".into()), 7), Some("7"));
+        assert_eq!(labels.request_label(&GroupBy::Tag("id".into()), 2 * MOST - 1), Some(OTHERS));
+        assert_eq!(labels.request_label(&GroupBy::InputLen, 7), None);
     }
 }

@@ -146,12 +146,12 @@ impl OutputLine<'_> {
             recording.texts.push(text.unwrap_or_default());
             recording.errors.push(error.to_owned());
         }
-        recording.belongs_to(JsonText::as_text(self.run_id.as_ref()));
-        if recording.labels.wanted() {
+        recording.add_run_id(JsonText::as_text(self.run_id.as_ref()));
+        if recording.labels.is_needed() {
             let tags = self.tags.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
             recording.labels.push(&tags.unwrap_or_default(), self.turn);
         }
-        let request = self.request(recording, detailed);
+        let request = self.build_request(recording, detailed);
         if request.success {
             self.count_tokens(recording);
             if let Some(server) = &self.server {
@@ -159,7 +159,7 @@ impl OutputLine<'_> {
                 recording.server_times.1.extend(server.ttft);
             }
         } else {
-            recording.fail(named_kind(JsonText::as_text(self.error_kind.as_ref())), error);
+            recording.count_failure(error_kind_from_name(JsonText::as_text(self.error_kind.as_ref())), error);
         }
         recording.read_lags.extend(self.read_lag_max);
         recording.requests.push(request);
@@ -167,61 +167,61 @@ impl OutputLine<'_> {
     }
 
     fn check_times(&self) -> Result<(), serde_json::Error> {
-        let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.done(), self.read_lag_max];
+        let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.end_offset(), self.read_lag_max];
         let told = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
         let times = times.into_iter().chain(told.into_iter().flatten());
-        let mut times = times.flatten().chain(self.gaps().iter().copied());
+        let mut times = times.flatten().chain(self.itl_gaps().iter().copied());
         match times.find(|time| *time < 0.0) {
             Some(time) => Err(Error::custom(format!("{time} is not a time in seconds, which is 0 or more"))),
             None => Ok(()),
         }
     }
 
-    fn gaps(&self) -> &[f64] {
+    fn itl_gaps(&self) -> &[f64] {
         self.itl.as_deref().unwrap_or_default()
     }
 
-    fn done(&self) -> Option<f64> {
+    fn end_offset(&self) -> Option<f64> {
         self.phases.as_ref()?.done
     }
 
-    fn request(&self, recording: &mut Recording, detailed: bool) -> RecordedRequest {
-        let latency = self.latency.or_else(|| Some(self.ttft? + self.gaps().iter().sum::<f64>()));
+    fn build_request(&self, recording: &mut Recording, detailed: bool) -> RecordedRequest {
+        let latency = self.latency.or_else(|| Some(self.ttft? + self.itl_gaps().iter().sum::<f64>()));
         self.stretch_span(recording, latency);
         let scheduled = self.scheduled_time.zip(self.start_time);
-        let chunks = self.ttft.map_or(0, |_| self.gaps().len() + 1);
+        let chunks = self.ttft.map_or(0, |_| self.itl_gaps().len() + 1);
         let kept = if self.success { &mut recording.gaps } else { &mut recording.failed_gaps };
         let first = kept.len();
         if self.success || detailed {
-            kept.extend_from_slice(self.gaps());
+            kept.extend_from_slice(self.itl_gaps());
         }
         RecordedRequest {
             success: self.success,
-            abandoned: named_kind(JsonText::as_text(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
+            abandoned: error_kind_from_name(JsonText::as_text(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
             prompt_len: self.prompt_len.unwrap_or_default(),
             output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
             expected_output_len: self.expected_output_len,
             gaps: first..kept.len(),
-            start: self.start_time.map(|time| recording.offset(time)),
+            start: self.start_time.map(|time| recording.offset_from_base(time)),
             queue_time: self.queue_time.or_else(|| scheduled.map(|(due, sent)| sent.since(due).as_secs_f64())),
             ttft: self.ttft,
             ttft_answer: self.ttft_answer,
             latency: latency.filter(|_| self.success),
-            done: self.done().or(latency),
-            chunks: self.chunks(recording, chunks),
+            done: self.end_offset().or(latency),
+            chunks: self.store_chunk_tokens(recording, chunks),
         }
     }
 
     fn stretch_span(&self, recording: &mut Recording, latency: Option<f64>) {
         for time in self.scheduled_time.iter().chain(&self.start_time) {
-            recording.stretch(*time);
+            recording.extend_span(*time);
         }
-        if let (Some(from), Some(end)) = (self.start_time.or(self.scheduled_time), self.done().or(latency)) {
-            recording.stretch(from + Nanos::from_secs_f64(end));
+        if let (Some(from), Some(end)) = (self.start_time.or(self.scheduled_time), self.end_offset().or(latency)) {
+            recording.extend_span(from + Nanos::from_secs_f64(end));
         }
     }
 
-    fn chunks(&self, recording: &mut Recording, chunks: usize) -> ChunkTokens {
+    fn store_chunk_tokens(&self, recording: &mut Recording, chunks: usize) -> ChunkTokens {
         match &self.chunk_tokens {
             None => ChunkTokens::Single,
             Some(tokens) if tokens.len() == chunks => {
@@ -243,7 +243,7 @@ impl OutputLine<'_> {
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);
         }
-        if let Some(source) = named_source(JsonText::as_text(self.token_source.as_ref())) {
+        if let Some(source) = token_source_from_name(JsonText::as_text(self.token_source.as_ref())) {
             recording.token_sources[source as usize] += 1;
         } else if self.output_tokens == Some(0) && self.chunk_tokens.is_some() {
             recording.uncounted += 1;
@@ -251,10 +251,10 @@ impl OutputLine<'_> {
     }
 }
 
-fn named_kind(name: &str) -> Option<ErrorKind> {
+fn error_kind_from_name(name: &str) -> Option<ErrorKind> {
     ErrorKind::ALL.into_iter().find(|kind| kind.name() == name)
 }
 
-fn named_source(name: &str) -> Option<TokenSource> {
+fn token_source_from_name(name: &str) -> Option<TokenSource> {
     TokenSource::ALL.into_iter().find(|source| source.name() == name)
 }

@@ -45,7 +45,7 @@ impl Metric {
 
     /// The name in tables.
     #[must_use]
-    pub fn label(self) -> &'static str {
+    pub fn table_label(self) -> &'static str {
         match self {
             Metric::Ttft => "TTFT",
             Metric::Tpot => "TPOT",
@@ -58,7 +58,7 @@ impl Metric {
 
     /// The heading in tables.
     #[must_use]
-    pub fn heading(self) -> &'static str {
+    pub fn table_heading(self) -> &'static str {
         match self {
             Metric::Ttft => "Time to First Token",
             Metric::Tpot => "Time per Output Token (excl. 1st token)",
@@ -86,7 +86,7 @@ impl Metric {
 
     /// Its value of a request, in seconds; `None` for the one that has many.
     #[must_use]
-    pub fn of_request(self) -> Option<fn(&RecordedRequest) -> Option<f64>> {
+    pub fn request_value(self) -> Option<fn(&RecordedRequest) -> Option<f64>> {
         Some(match self {
             Metric::Ttft => |r| r.ttft,
             Metric::Tpot => RecordedRequest::tpot,

@@ -72,10 +72,10 @@ impl RecordedRequest {
 
 /// Requests in the order in which they were sent.
 #[must_use]
-pub fn in_time<'a>(requests: impl Iterator<Item = &'a RecordedRequest>) -> Vec<&'a RecordedRequest> {
-    let mut in_time: Vec<&RecordedRequest> = requests.collect();
-    in_time.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
-    in_time
+pub fn sort_by_start<'a>(requests: impl Iterator<Item = &'a RecordedRequest>) -> Vec<&'a RecordedRequest> {
+    let mut sort_by_start: Vec<&RecordedRequest> = requests.collect();
+    sort_by_start.sort_by(|a, b| a.start.unwrap_or_default().total_cmp(&b.start.unwrap_or_default()));
+    sort_by_start
 }
 
 /// How many tokens the chunks of a request have.
@@ -190,7 +190,7 @@ impl RequestSample {
 
     /// Those that are kept, and likewise of the requests that followed.
     #[must_use]
-    pub fn with(&self, later: &[RecordedRequest]) -> Vec<RecordedRequest> {
+    pub fn sample_with(&self, later: &[RecordedRequest]) -> Vec<RecordedRequest> {
         let step = usize::try_from(self.one_in()).unwrap_or(usize::MAX);
         self.sample.iter().chain(later.iter().step_by(step)).cloned().collect()
     }
@@ -211,33 +211,33 @@ pub struct VllmHeader {
 
 impl Recording {
     /// `time` in seconds from the base, which is set by the first instant that is seen.
-    pub fn offset(&mut self, time: UnixNanos) -> f64 {
+    pub fn offset_from_base(&mut self, time: UnixNanos) -> f64 {
         let base = *self.base.get_or_insert(time);
         if time >= base { time.since(base).as_secs_f64() } else { -base.since(time).as_secs_f64() }
     }
 
     /// The instant at `offset` from the base.
     #[must_use]
-    pub fn instant(&self, offset: f64) -> UnixNanos {
+    pub fn instant_at(&self, offset: f64) -> UnixNanos {
         let base = self.base.unwrap_or_default();
         let distance = Nanos::from_secs_f64(offset.abs());
         if offset >= 0.0 { base + distance } else { UnixNanos(base.0.saturating_sub(distance.0)) }
     }
 
     /// Stretches the span to include `time`.
-    pub fn stretch(&mut self, time: UnixNanos) {
+    pub fn extend_span(&mut self, time: UnixNanos) {
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
     }
 
     /// What it holds, counted in gaps: a request weighs as much as [`ROW`] of them.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn memory_weight(&self) -> usize {
         self.requests.len() * ROW + self.gaps.len() + self.failed_gaps.len() + self.chunk_tokens.len()
     }
 
     /// Gives its requests away, with all that belongs to them alone, and keeps what concerns the run.
-    pub fn give(&mut self) -> Recording {
+    pub fn take_requests(&mut self) -> Recording {
         self.earlier.push(&self.requests);
         Recording {
             requests: std::mem::take(&mut self.requests),
@@ -246,7 +246,7 @@ impl Recording {
             chunk_tokens: std::mem::take(&mut self.chunk_tokens),
             read_lags: std::mem::take(&mut self.read_lags),
             server_times: std::mem::take(&mut self.server_times),
-            labels: self.labels.give(),
+            labels: self.labels.take_labels(),
             base: self.base,
             runs: self.runs.clone(),
             ..Recording::default()
@@ -255,12 +255,12 @@ impl Recording {
 
     /// The requests that were offered, also those that are kept no longer.
     #[must_use]
-    pub fn offered(&self) -> u64 {
+    pub fn count_offered(&self) -> u64 {
         self.earlier.requests + self.requests.len() as u64
     }
 
     /// Counts a failure.
-    pub fn fail(&mut self, kind: Option<ErrorKind>, message: &str) {
+    pub fn count_failure(&mut self, kind: Option<ErrorKind>, message: &str) {
         *self.failures.entry(kind).or_default() += 1;
         let key = (kind, message.to_owned());
         if self.messages.len() < MOST_MESSAGES || self.messages.contains_key(&key) {
@@ -269,7 +269,7 @@ impl Recording {
     }
 
     /// Notes the run that a record belongs to.
-    pub fn belongs_to(&mut self, run_id: &str) {
+    pub fn add_run_id(&mut self, run_id: &str) {
         // Records of one run stand together, so the last id is nearly always the one.
         let known = self.run_ids.last().is_some_and(|last| last == run_id);
         if !known && !run_id.is_empty() && !self.run_ids.iter().any(|id| id == run_id) {
@@ -305,7 +305,7 @@ impl Recording {
             return header.duration.unwrap_or_default();
         }
         let without_instants = || self.ends.iter().map(|end| end.duration).max().unwrap_or_default();
-        self.bounds().map_or_else(without_instants, |(first, last)| last.since(first)).as_secs_f64()
+        self.run_bounds().map_or_else(without_instants, |(first, last)| last.since(first)).as_secs_f64()
     }
 
     /// The start of the run and its last outcome.
@@ -313,17 +313,17 @@ impl Recording {
     /// From the `run` and `end` records; what they do not tell is taken from the requests. Several hosts: from the
     /// first start to the last end. `None` without any instant.
     #[must_use]
-    pub fn bounds(&self) -> Option<(UnixNanos, UnixNanos)> {
+    pub fn run_bounds(&self) -> Option<(UnixNanos, UnixNanos)> {
         let starts = self.runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);
         let first = starts.chain(self.span.map(|s| s.0)).min()?;
-        let last = if self.complete() { self.last_end() } else { None };
+        let last = if self.is_complete() { self.last_end() } else { None };
         Some((first, last.or(self.span.map(|s| s.1)).unwrap_or(first)))
     }
 
     /// The start of the run, as the starts of requests count.
     #[must_use]
-    pub fn origin(&self) -> f64 {
-        match (self.bounds(), self.base) {
+    pub fn run_origin(&self) -> f64 {
+        match (self.run_bounds(), self.base) {
             (Some((first, _)), Some(base)) if first >= base => first.since(base).as_secs_f64(),
             (Some((first, _)), Some(base)) => -base.since(first).as_secs_f64(),
             // vLLM's own clock.
@@ -332,7 +332,7 @@ impl Recording {
     }
 
     /// Start and end of each run that has both. Hosts may share an id: their records are paired in their order.
-    fn spans(&self) -> impl Iterator<Item = (UnixNanos, UnixNanos)> {
+    fn run_spans(&self) -> impl Iterator<Item = (UnixNanos, UnixNanos)> {
         self.runs.iter().map(|run| &run.run_id).flat_map(|id| {
             let runs = self.runs.iter().filter(move |run| run.run_id == *id);
             let ends = self.ends.iter().filter(move |end| end.run_id == *id);
@@ -351,19 +351,19 @@ impl Recording {
 
     /// The latest end of any run.
     fn last_end(&self) -> Option<UnixNanos> {
-        self.spans().map(|(_, end)| end).max()
+        self.run_spans().map(|(_, end)| end).max()
     }
 
     /// Whether one run had ended before another began, so that they are not the hosts of one.
     #[must_use]
-    pub fn apart(&self) -> bool {
-        let last_start = self.spans().map(|(start, _)| start).max();
-        last_start > self.spans().map(|(_, end)| end).min()
+    pub fn has_disjoint_runs(&self) -> bool {
+        let last_start = self.run_spans().map(|(start, _)| start).max();
+        last_start > self.run_spans().map(|(_, end)| end).min()
     }
 
     /// Whether each run has its end, nothing was cut off, and no output is missing.
     #[must_use]
-    pub fn complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         if self.vllm.is_some() {
             return true;
         }
@@ -376,7 +376,7 @@ impl Recording {
             && self.bad_lines == 0
             && !self.ends.is_empty()
             && self.run_ids.iter().all(ended)
-            && offered == self.offered()
+            && offered == self.count_offered()
     }
 
     /// Requests that never reached the server: those that were due and those that were not yet.

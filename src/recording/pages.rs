@@ -98,7 +98,7 @@ impl MetricsPages {
 
     /// What was gained between the first and the last page of each server; `None` where no server has two.
     #[must_use]
-    pub fn gains(self) -> Option<MetricGains> {
+    pub fn compute_gains(self) -> Option<MetricGains> {
         let mut names: Vec<String> = vec![String::new(); self.numbers.len()];
         for (name, number) in self.numbers {
             names[number as usize] = name;
@@ -121,7 +121,7 @@ impl MetricGains {
         let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
         let span = self.span.unwrap_or((first.time, last.time));
         self.span = Some((span.0.min(first.time), span.1.max(last.time)));
-        let (gained, resets) = gained(names, pages);
+        let (gained, resets) = counter_gains(names, pages);
         self.resets += resets;
         for (number, gain) in gained {
             *self.gained.entry(names[number as usize].clone()).or_default() += gain;
@@ -130,7 +130,7 @@ impl MetricGains {
         for (number, key) in (0..).zip(names) {
             if sample_name(key) == CONFIG {
                 self.block_size = self.block_size.or_else(|| label_value(key, "block_size")?.parse().ok());
-            } else if !counts(sample_name(key)) {
+            } else if !is_counter_name(sample_name(key)) {
                 families.entry(sample_name(key)).or_default().push(number);
             }
         }
@@ -142,7 +142,7 @@ impl MetricGains {
     }
 
     /// The samples of a counter by their names with labels, and what each gained.
-    pub fn samples<'a>(&'a self, counter: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+    pub fn counter_samples<'a>(&'a self, counter: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
         // The names of a family stand together.
         let from = self.gained.range(counter.to_owned()..).take_while(move |(key, _)| key.starts_with(counter));
         from.filter(move |(key, _)| sample_name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
@@ -150,25 +150,25 @@ impl MetricGains {
 
     /// What a counter gained, over all its labels; `None`: there is no such counter.
     #[must_use]
-    pub fn of(&self, counter: &str) -> Option<f64> {
-        self.samples(counter).map(|(_, gain)| gain).reduce(|a, b| a + b)
+    pub fn counter_gain(&self, counter: &str) -> Option<f64> {
+        self.counter_samples(counter).map(|(_, gain)| gain).reduce(|a, b| a + b)
     }
 
     /// How the gauges of that name stood, one for each server. The labels of a server are added up.
     #[must_use]
-    pub fn gauges(&self, family: &str) -> &[Gauge] {
+    pub fn family_gauges(&self, family: &str) -> &[Gauge] {
         self.gauges.get(family).map_or(&[], Vec::as_slice)
     }
 }
 
 /// Whether samples of that name only grow, until their server begins anew.
-fn counts(name: &str) -> bool {
+fn is_counter_name(name: &str) -> bool {
     ["_total", "_sum", "_count", "_bucket"].iter().any(|end| name.ends_with(end))
 }
 
 /// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
-fn gained(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>, u64) {
-    let counter: Vec<bool> = names.iter().map(|key| counts(sample_name(key))).collect();
+fn counter_gains(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>, u64) {
+    let counter: Vec<bool> = names.iter().map(|key| is_counter_name(sample_name(key))).collect();
     let bucket: Vec<bool> = names.iter().map(|key| sample_name(key).ends_with("_bucket")).collect();
     let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
     let started = |page: &MetricsPage| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
@@ -249,7 +249,7 @@ mod tests {
         for (seconds, metrics) in pages {
             all.add(page(*seconds, metrics));
         }
-        all.gains().unwrap()
+        all.compute_gains().unwrap()
     }
 
     #[test]
@@ -265,10 +265,14 @@ mod tests {
             ),
         ]);
         assert_eq!(
-            (gains.of("vllm:a_total"), gains.of("vllm:ab_total"), gains.of("other_total")),
+            (
+                gains.counter_gain("vllm:a_total"),
+                gains.counter_gain("vllm:ab_total"),
+                gains.counter_gain("other_total")
+            ),
             (Some(14.0), Some(8.0), None)
         );
-        assert_eq!((gains.of("vllm:a"), gains.resets), (None, 0));
+        assert_eq!((gains.counter_gain("vllm:a"), gains.resets), (None, 0));
     }
 
     #[test]
@@ -279,9 +283,12 @@ mod tests {
             (2, json!({"vllm:a_total": 30, "vllm:b_total": 5})),
         ]);
         // Nobody can know of the second that it fell, as with Prometheus.
-        assert_eq!((fell.of("vllm:a_total"), fell.of("vllm:b_total"), fell.resets), (Some(40.0), Some(4.0), 1));
+        assert_eq!(
+            (fell.counter_gain("vllm:a_total"), fell.counter_gain("vllm:b_total"), fell.resets),
+            (Some(40.0), Some(4.0), 1)
+        );
         let told = gains(&[(0, json!({"vllm:a_total": 5, START: 1.5})), (1, json!({"vllm:a_total": 9, START: 1.75}))]);
-        assert_eq!((told.of("vllm:a_total"), told.resets), (Some(9.0), 1));
+        assert_eq!((told.counter_gain("vllm:a_total"), told.resets), (Some(9.0), 1));
     }
 
     /// Hosts have clocks of their own.
@@ -289,7 +296,7 @@ mod tests {
     fn pages_in_a_wrong_order_are_no_restart() {
         let at = |n: u64, count: u64| (n, json!({"vllm:a_total": count, START: 1.5}));
         let gains = gains(&[at(0, 10), at(1, 30), at(2, 29), at(3, 40)]);
-        assert_eq!((gains.of("vllm:a_total"), gains.resets), (Some(30.0), 0));
+        assert_eq!((gains.counter_gain("vllm:a_total"), gains.resets), (Some(30.0), 0));
     }
 
     #[test]
@@ -298,8 +305,8 @@ mod tests {
         let want = gains(&[line(1), line(2), line(4)]);
         let got = gains(&[line(4), line(1), line(2), line(4), line(1)]);
         assert_eq!(
-            (got.of("vllm:a_total"), got.resets, got.gauges("vllm:g")),
-            (want.of("vllm:a_total"), 0, want.gauges("vllm:g"))
+            (got.counter_gain("vllm:a_total"), got.resets, got.family_gauges("vllm:g")),
+            (want.counter_gain("vllm:a_total"), 0, want.family_gauges("vllm:g"))
         );
         let mut pages = MetricsPages::default();
         for n in [4, 1, 4] {
@@ -317,16 +324,16 @@ mod tests {
             )
         };
         let gains = gains(&[at(0, 0.0, 0.0), at(1, 4.0, 2.0), at(4, 4.0, 2.0)]);
-        assert_eq!(gains.gauges("vllm:run"), [Gauge { mean: (3.0 + 18.0) / 4.0, max: 6.0 }]);
-        assert!((gains.gauges("vllm:use_perc")[0].max - 0.3).abs() < 1e-12);
-        assert_eq!(gains.gauges("vllm:none"), []);
+        assert_eq!(gains.family_gauges("vllm:run"), [Gauge { mean: (3.0 + 18.0) / 4.0, max: 6.0 }]);
+        assert!((gains.family_gauges("vllm:use_perc")[0].max - 0.3).abs() < 1e-12);
+        assert_eq!(gains.family_gauges("vllm:none"), []);
     }
 
     #[test]
     fn buckets_that_the_first_page_lacks_gain_nothing() {
         let with = json!({"vllm:a_count": 5, "vllm:a_bucket{le=\"1\"}": 5});
         let gains = gains(&[(0, json!({"vllm:a_count": 3})), (1, with)]);
-        assert_eq!((gains.of("vllm:a_bucket"), gains.of("vllm:a_count")), (Some(0.0), Some(2.0)));
+        assert_eq!((gains.counter_gain("vllm:a_bucket"), gains.counter_gain("vllm:a_count")), (Some(0.0), Some(2.0)));
     }
 
     #[test]
@@ -335,7 +342,7 @@ mod tests {
         pages.add(page(0, &json!({"vllm:a_total": 1})));
         pages.add(ScrapeRecord { error: Some("refused".into()), ..ScrapeRecord::default() });
         assert_eq!((pages.failed, pages.error.as_deref(), pages.count()), (1, Some("refused"), 1));
-        assert!(pages.gains().is_none());
+        assert!(pages.compute_gains().is_none());
     }
 
     proptest! {
@@ -346,7 +353,7 @@ mod tests {
             let got = gains(&pages);
             let pairs = || values.windows(2).map(|pair| (pair[0], pair[1]));
             let want: u32 = pairs().map(|(a, b)| if b < a { b } else { b - a }).sum();
-            prop_assert_eq!(got.of("vllm:a_total"), Some(f64::from(want)));
+            prop_assert_eq!(got.counter_gain("vllm:a_total"), Some(f64::from(want)));
             prop_assert_eq!(got.resets, pairs().filter(|(a, b)| b < a).count() as u64);
         }
     }

@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for VllmResult {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VllmResult, A::Error> {
                 let mut result = VllmResult::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    result.take(&key, &mut map)?;
+                    result.read_key(&key, &mut map)?;
                 }
                 Ok(result)
             }
@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for VllmResult {
 }
 
 impl VllmResult {
-    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+    fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
             "duration" => self.header.duration = Some(map.next_value()?),
             "rtfx" => self.header.rtfx = map.next_value()?,
@@ -72,30 +72,30 @@ impl VllmResult {
     /// Adds its requests to the recording; with their texts and errors when those are wanted.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) {
         for i in 0..self.ttfts.len().min(self.itls.len()) {
-            let request = self.request(i, recording, detailed);
+            let request = self.build_request(i, recording, detailed);
             if !request.success {
-                recording.fail(None, self.error(i));
+                recording.count_failure(None, self.request_error(i));
             }
             recording.requests.push(request);
         }
         if detailed {
             let n = recording.requests.len();
-            recording.errors = (0..n).map(|i| self.error(i).to_owned()).collect();
+            recording.errors = (0..n).map(|i| self.request_error(i).to_owned()).collect();
             recording.texts = self.generated_texts;
             recording.texts.resize(n, String::new());
         }
         recording.vllm = Some(self.header);
     }
 
-    fn error(&self, i: usize) -> &str {
+    fn request_error(&self, i: usize) -> &str {
         self.errors.get(i).and_then(Option::as_deref).unwrap_or_default()
     }
 
-    fn request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
+    fn build_request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
         let (ttft, itl) = (self.ttfts[i], &self.itls[i]);
         let output_tokens = self.output_lens.get(i).copied().unwrap_or_default();
         // vLLM gives a failed request no tokens, and an error that may be empty.
-        let success = self.error(i).is_empty() && output_tokens > 0;
+        let success = self.request_error(i).is_empty() && output_tokens > 0;
         let latency = self.latencies.get(i).copied().unwrap_or_else(|| ttft + itl.iter().sum::<f64>());
         let kept = if success { &mut recording.gaps } else { &mut recording.failed_gaps };
         let first = kept.len();

@@ -103,11 +103,13 @@ impl SampleStats {
     #[must_use]
     pub fn with_intervals(values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, dependences: &Dependences) -> Self {
         let n = values.len();
-        let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective(n)).collect();
-        let places = places(wanted, n, &effective);
+        let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective_size(n)).collect();
+        let places = interval_places(wanted, n, &effective);
         let ends: Vec<f64> = places.iter().flat_map(|place| [place.low, place.high]).flatten().collect();
         let (mut told, values) = Self::settle(values, unit, wanted, &ends);
-        told.qualify(dependences.mean.effective(n), &effective, &places, |place| numpy::at(&values, place));
+        told.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| {
+            numpy::value_at(&values, place)
+        });
         told
     }
 
@@ -119,10 +121,10 @@ impl SampleStats {
         let parts: Vec<&SampleStats> = parts.iter().filter(|part| part.n > 0).collect();
         let mut histograms = parts.iter().map(|part| part.histogram.as_ref());
         let Some(first) = histograms.next() else { return Some(Self::from_values(vec![], unit, wanted)) };
-        let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merged(histogram?))?;
-        let at = |place: f64| histogram.at(place) / unit.in_histograms();
+        let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merge_with(histogram?))?;
+        let at = |place: f64| histogram.value_at(place) / unit.in_histograms();
         let n = parts.iter().map(|part| part.n).sum::<usize>();
-        let (mean, std) = moments(&parts, n);
+        let (mean, std) = pooled_moments(&parts, n);
         let least = parts.iter().map(|part| part.min).fold(f64::INFINITY, f64::min);
         let most = parts.iter().map(|part| part.max).fold(f64::NEG_INFINITY, f64::max);
         let percentile = |p: f64| match p {
@@ -152,25 +154,25 @@ impl SampleStats {
             };
             let of = |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
             let effective: Vec<f64> = (0..wanted.percentiles.len()).map(of).collect();
-            let places = places(wanted, n, &effective);
-            told.qualify(sum(&|precision| precision.effective), &effective, &places, at);
-            told.widen(histogram::ERROR);
+            let places = interval_places(wanted, n, &effective);
+            told.set_precision(sum(&|precision| precision.effective), &effective, &places, at);
+            told.widen_intervals(histogram::MAX_RELATIVE_ERROR);
         }
         told.histogram = wanted.histograms.then_some(histogram);
         Some(told)
     }
 
-    fn qualify(&mut self, of_mean: f64, effective: &[f64], places: &[Interval], at: impl Fn(f64) -> f64) {
+    fn set_precision(&mut self, of_mean: f64, effective: &[f64], places: &[Interval], at: impl Fn(f64) -> f64) {
         let between = |place: &Interval| Interval { low: place.low.map(&at), high: place.high.map(&at) };
         self.precision = (self.n > 0).then(|| Precision {
             effective: of_mean,
-            mean: interval::of_mean(self.mean, self.std, of_mean),
+            mean: interval::mean_interval(self.mean, self.std, of_mean),
             percentiles: effective.iter().copied().zip(places.iter().map(between)).collect(),
         });
     }
 
     /// Moves the ends of the percentiles' intervals by what they may be off.
-    fn widen(&mut self, share: f64) {
+    fn widen_intervals(&mut self, share: f64) {
         for (_, interval) in self.precision.iter_mut().flat_map(|precision| &mut precision.percentiles) {
             interval.low = interval.low.map(|low| low * (1.0 - share));
             interval.high = interval.high.map(|high| high * (1.0 + share));
@@ -179,7 +181,7 @@ impl SampleStats {
 
     fn settle(mut values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, places: &[f64]) -> (Self, Vec<f64>) {
         let (mean, std) = (numpy::mean(&values), numpy::std(&values));
-        numpy::settle(&mut values, &wanted.percentiles, places);
+        numpy::partially_sort(&mut values, &wanted.percentiles, places);
         let told = SampleStats {
             unit,
             n: values.len(),
@@ -197,12 +199,17 @@ impl SampleStats {
 }
 
 /// Where the ends of the percentiles' intervals are among `n` sorted values.
-fn places(wanted: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
-    wanted.percentiles.iter().zip(effective).map(|(p, effective)| interval::places(*p, n, *effective)).collect()
+fn interval_places(wanted: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
+    wanted
+        .percentiles
+        .iter()
+        .zip(effective)
+        .map(|(p, effective)| interval::percentile_places(*p, n, *effective))
+        .collect()
 }
 
 /// The mean and the standard deviation of the `n` values of all parts.
-fn moments(parts: &[&SampleStats], n: usize) -> (f64, f64) {
+fn pooled_moments(parts: &[&SampleStats], n: usize) -> (f64, f64) {
     let over =
         |of: &dyn Fn(&SampleStats) -> f64| parts.iter().map(|part| part.n as f64 * of(part)).sum::<f64>() / n as f64;
     let mean = over(&|part| part.mean);

@@ -12,13 +12,13 @@ use super::numpy;
 
 /// A value out of a histogram differs from the true one by this share at most: half a bucket, of which there are 1024 or more
 /// from each power of two to the next.
-pub const ERROR: f64 = 1.0 / 2048.0;
+pub const MAX_RELATIVE_ERROR: f64 = 1.0 / 2048.0;
 
 /// Significant digits.
-const DIGITS: u8 = 3;
+const SIGNIFICANT_DIGITS: u8 = 3;
 
 /// The largest that is counted: larger ones count as this. In nanoseconds 36 years.
-const MOST: u64 = 1 << 60;
+const MAX_VALUE: u64 = 1 << 60;
 
 /// An HDR histogram of whole numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,9 +28,9 @@ impl HdrHistogram {
     /// Of these values times `scale`, rounded to whole ones.
     #[must_use]
     pub fn from_values(values: &[f64], scale: f64) -> Option<Self> {
-        let mut counts = Hdr::new(DIGITS).ok()?;
+        let mut counts = Hdr::new(SIGNIFICANT_DIGITS).ok()?;
         for value in values {
-            counts.record(whole(value * scale)).ok()?;
+            counts.record(round_to_count(value * scale)).ok()?;
         }
         Some(HdrHistogram(counts))
     }
@@ -43,21 +43,21 @@ impl HdrHistogram {
 
     /// Counts the values of another too.
     #[must_use]
-    pub fn merged(mut self, other: &HdrHistogram) -> Option<Self> {
+    pub fn merge_with(mut self, other: &HdrHistogram) -> Option<Self> {
         self.0.add(&other.0).ok()?;
         Some(self)
     }
 
     /// What stands at a place of the sorted values, counted from 0; between two of them in proportion. 0 of nothing.
     #[must_use]
-    pub fn at(&self, place: f64) -> f64 {
-        let below = numpy::whole(place) as u64;
-        let (a, b) = (self.ranked(below), self.ranked(below + 1));
+    pub fn value_at(&self, place: f64) -> f64 {
+        let below = numpy::truncate_to_usize(place) as u64;
+        let (a, b) = (self.value_at_rank(below), self.value_at_rank(below + 1));
         a + (b - a) * (place - below as f64)
     }
 
     /// The value of a rank, counted from 0: the middle of its bucket.
-    fn ranked(&self, rank: u64) -> f64 {
+    fn value_at_rank(&self, rank: u64) -> f64 {
         let rank = rank.min(self.len().saturating_sub(1));
         let mut seen = 0;
         for bucket in self.0.iter_recorded() {
@@ -71,8 +71,8 @@ impl HdrHistogram {
     }
 }
 
-fn whole(value: f64) -> u64 {
-    (numpy::whole(value.round()) as u64).min(MOST)
+fn round_to_count(value: f64) -> u64 {
+    (numpy::truncate_to_usize(value.round()) as u64).min(MAX_VALUE)
 }
 
 /// As the text that HDR histograms exchange in all languages: V2, deflated, base64.
@@ -128,8 +128,8 @@ mod tests {
             let histogram = HdrHistogram::from_values(&values, 1e9).unwrap();
             values.sort_by(f64::total_cmp);
             let place = share * (values.len() - 1) as f64;
-            let (got, want) = (histogram.at(place) / 1e9, numpy::at(&values, place));
-            prop_assert!((got - want).abs() <= want * ERROR + 1e-9, "{got} for {want}");
+            let (got, want) = (histogram.value_at(place) / 1e9, numpy::value_at(&values, place));
+            prop_assert!((got - want).abs() <= want * MAX_RELATIVE_ERROR + 1e-9, "{got} for {want}");
         }
 
         #[test]
@@ -137,7 +137,7 @@ mod tests {
             a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
         ) {
             let of = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
-            let both = of(&a).merged(&of(&b)).unwrap();
+            let both = of(&a).merge_with(&of(&b)).unwrap();
             prop_assert_eq!(both.len(), (a.len() + b.len()) as u64);
             prop_assert!(both == of(&[a, b].concat()));
             let text = serde_json::to_string(&both).unwrap();

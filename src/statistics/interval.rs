@@ -15,10 +15,10 @@ use super::numpy;
 pub const TAIL: f64 = 0.025;
 
 /// The most blocks that a series is cut into: enough to see dependence over many lags, few enough to be quick.
-const BLOCKS: usize = 512;
+const MAX_BLOCKS: usize = 512;
 
 /// The blocks of a series in which neighbours that balance each other are believed.
-const LONG: usize = 100;
+const LONG_SERIES_BLOCKS: usize = 100;
 
 /// An interval; an end that the sample is too small for is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -34,7 +34,7 @@ pub struct Interval {
 ///
 /// The smallest n with `P(Binomial(n, p) ≥ n − 1) ≤ 1 %`.
 #[must_use]
-pub fn needed(percentile: f64) -> Option<u64> {
+pub fn samples_needed(percentile: f64) -> Option<u64> {
     let p = percentile / 100.0;
     // A low percentile is a high one of the values upside down.
     let p = p.max(1.0 - p);
@@ -74,7 +74,7 @@ impl Dependence {
         let n = values.len();
         let mean = values.clone().sum::<f64>() / n as f64;
         let variance = values.clone().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
-        let size = n.div_ceil(BLOCKS).max(1);
+        let size = n.div_ceil(MAX_BLOCKS).max(1);
         let mut blocks = vec![0.0; n.div_ceil(size)];
         for (i, value) in values.enumerate() {
             blocks[i / size] += value - mean;
@@ -103,13 +103,13 @@ impl Dependence {
         }
         let effect = sum / independent;
         // In a short series chance alone makes values look as if they balanced each other.
-        let least = if blocks.len() < LONG { 1.0 } else { 0.5 };
+        let least = if blocks.len() < LONG_SERIES_BLOCKS { 1.0 } else { 0.5 };
         Dependence { design_effect: if effect.is_finite() { effect.max(least) } else { 1.0 } }
     }
 
     /// The number of independent values that say as much as `n` of these.
     #[must_use]
-    pub fn effective(self, n: usize) -> f64 {
+    pub fn effective_size(self, n: usize) -> f64 {
         (n as f64 / self.design_effect).max(1.0)
     }
 }
@@ -131,7 +131,7 @@ impl Dependences {
         let below = |limit: f64| Dependence::measure(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
         Dependences {
             mean: Dependence::measure(values.iter().copied()),
-            percentiles: about(values, percentiles).into_iter().map(below).collect(),
+            percentiles: approximate_percentiles(values, percentiles).into_iter().map(below).collect(),
         }
     }
 
@@ -145,15 +145,15 @@ impl Dependences {
         each: impl Fn(&mut dyn FnMut(f64, f64)),
     ) -> Self {
         let n = gaps.len() as f64;
-        let limits = about(gaps, percentiles);
-        let blocks = BLOCKS.min(gaps.len().max(1));
+        let limits = approximate_percentiles(gaps, percentiles);
+        let blocks = MAX_BLOCKS.min(gaps.len().max(1));
         let width = (span.1 - span.0) / blocks as f64;
         // For each block: the number of its gaps, their sum, and how many are below each percentile.
         let mut sums = vec![vec![0.0; blocks]; limits.len() + 2];
         let mut squares = 0.0;
         let mean = gaps.iter().sum::<f64>() / n;
         each(&mut |end, gap| {
-            let block = numpy::whole((end - span.0) / width).min(blocks - 1);
+            let block = numpy::truncate_to_usize((end - span.0) / width).min(blocks - 1);
             sums[0][block] += 1.0;
             sums[1][block] += gap;
             squares += (gap - mean).powi(2);
@@ -175,25 +175,25 @@ impl Dependences {
 }
 
 /// The percentiles, more or less: of a part of the values where there are many.
-fn about(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
+fn approximate_percentiles(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
     const MOST: usize = 1 << 16;
     let mut some: Vec<f64> = values.iter().step_by(values.len().div_ceil(MOST).max(1)).copied().collect();
-    numpy::settle(&mut some, percentiles, &[]);
+    numpy::partially_sort(&mut some, percentiles, &[]);
     percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
 }
 
 /// The interval of a mean: Student's t with the effective sample size; without ends where that is one. `std` is that of the
 /// population.
 #[must_use]
-pub fn of_mean(mean: f64, std: f64, effective: f64) -> Interval {
-    let Some(t) = student(effective - 1.0, TAIL) else { return Interval::default() };
+pub fn mean_interval(mean: f64, std: f64, effective: f64) -> Interval {
+    let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
     let half = t * std / (effective - 1.0).sqrt();
     Interval { low: Some(mean - half), high: Some(mean + half) }
 }
 
 /// What Student's t with this many degrees of freedom exceeds with the probability `tail`; `None` without any freedom.
 #[must_use]
-pub fn student(freedom: f64, tail: f64) -> Option<f64> {
+pub fn student_quantile(freedom: f64, tail: f64) -> Option<f64> {
     // So near to it, the normal distribution is the same to four digits, and the other takes minutes.
     if freedom > 1e5 {
         return Some(-Normal::standard().inverse_cdf(tail));
@@ -207,32 +207,32 @@ pub fn student(freedom: f64, tail: f64) -> Option<f64> {
 /// The binomial distribution tells how probable it is that the k-th smallest of n values is above the percentile; between two
 /// values Nyblom's interpolation keeps the probability.
 #[must_use]
-pub fn places(percentile: f64, n: usize, effective: f64) -> Interval {
+pub fn percentile_places(percentile: f64, n: usize, effective: f64) -> Interval {
     Interval { low: low_place(percentile, n, effective, TAIL), high: high_place(percentile, n, effective, TAIL) }
 }
 
-/// The lower end of [`places`], below which the percentile is with the probability `tail`.
+/// The lower end of [`percentile_places`], below which the percentile is with the probability `tail`.
 #[must_use]
 pub fn low_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
-    place(percentile, n, effective, tail)
+    place_at_probability(percentile, n, effective, tail)
 }
 
-/// The upper end of [`places`], above which the percentile is with the probability `tail`.
+/// The upper end of [`percentile_places`], above which the percentile is with the probability `tail`.
 #[must_use]
 pub fn high_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
-    place(percentile, n, effective, 1.0 - tail)
+    place_at_probability(percentile, n, effective, 1.0 - tail)
 }
 
-fn place(percentile: f64, n: usize, effective: f64, probability: f64) -> Option<f64> {
+fn place_at_probability(percentile: f64, n: usize, effective: f64, probability: f64) -> Option<f64> {
     let whole = effective.floor();
-    let rank = rank(percentile / 100.0, whole, probability)?;
+    let rank = rank_at_probability(percentile / 100.0, whole, probability)?;
     // A smaller sample's rank, in this one.
     Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
 }
 
 /// The rank, counted from 1 and between whole ones, of the value that is above the `p`-quantile with this probability in
 /// samples of `n`; `None`: no value is.
-fn rank(p: f64, n: f64, probability: f64) -> Option<f64> {
+fn rank_at_probability(p: f64, n: f64, probability: f64) -> Option<f64> {
     if !(0.0 < p && p < 1.0) || n < 2.0 {
         return None;
     }
@@ -266,31 +266,34 @@ mod tests {
     #[test]
     fn the_fewest_samples_are_mlperfs() {
         for (p, n) in [(50.0, 11), (90.0, 64), (95.0, 130), (97.0, 219), (99.0, 662), (99.9, 6636), (99.99, 66381)] {
-            assert_eq!(needed(p), Some(n), "p{p}");
+            assert_eq!(samples_needed(p), Some(n), "p{p}");
         }
-        assert_eq!((needed(1.0), needed(0.0), needed(100.0)), (needed(99.0), None, None));
+        assert_eq!(
+            (samples_needed(1.0), samples_needed(0.0), samples_needed(100.0)),
+            (samples_needed(99.0), None, None)
+        );
     }
 
     /// Ranks from a table of order-statistic intervals: of 100 values the 40th and the 61st hold the median with 96.5 %,
     /// the 41st and the 60th with 94.3 %.
     #[test]
     fn the_ends_are_between_the_right_ranks() {
-        let places = places(50.0, 100, 100.0);
+        let places = percentile_places(50.0, 100, 100.0);
         assert!(
             (39.0..40.0).contains(&places.low.unwrap()) && (59.0..60.0).contains(&places.high.unwrap()),
             "{places:?}"
         );
         // 0.99^100 > 2.5 %: it is likely that all of them are below the percentile.
-        assert_eq!(super::places(99.0, 100, 100.0).high, None);
-        assert_eq!(super::places(50.0, 1, 1.0), Interval::default());
+        assert_eq!(super::percentile_places(99.0, 100, 100.0).high, None);
+        assert_eq!(super::percentile_places(50.0, 1, 1.0), Interval::default());
     }
 
     #[test]
     fn students_t_of_any_freedom_is_told_at_once() {
         for (freedom, t) in [(1.0, 12.7062), (10.0, 2.2281), (1e5, 1.96), (1e9, 1.96), (1e15, 1.96)] {
-            assert!((student(freedom, TAIL).unwrap() - t).abs() < 1e-4, "{freedom}");
+            assert!((student_quantile(freedom, TAIL).unwrap() - t).abs() < 1e-4, "{freedom}");
         }
-        assert_eq!(student(0.0, TAIL), None);
+        assert_eq!(student_quantile(0.0, TAIL), None);
     }
 
     /// A made-up population: how to draw a value from the one before it, the mean, and the quantile function.

@@ -8,7 +8,7 @@ const BLOCK: usize = 128;
 
 /// The sum of `term(from..to)` in the order of `NumPy`'s pairwise summation (`pairwise_sum` in its `loops_utils.h`):
 /// blocks of 128 with eight running sums, halves above.
-fn pairwise(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
+fn pairwise_sum(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
     let n = to - from;
     if n < 8 {
         return (from..to).fold(-0.0, |sum, i| sum + term(i));
@@ -25,13 +25,13 @@ fn pairwise(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
         return (from + whole..to).fold(sum, |sum, i| sum + term(i));
     }
     let half = n / 2 - n / 2 % 8;
-    pairwise(from, from + half, term) + pairwise(from + half, to, term)
+    pairwise_sum(from, from + half, term) + pairwise_sum(from + half, to, term)
 }
 
 /// `np.sum`.
 #[must_use]
 pub fn sum(values: &[f64]) -> f64 {
-    0.0 + pairwise(0, values.len(), &|i| values[i])
+    0.0 + pairwise_sum(0, values.len(), &|i| values[i])
 }
 
 /// `np.mean`; 0 of nothing, as vLLM has it.
@@ -47,7 +47,7 @@ pub fn std(values: &[f64]) -> f64 {
         return 0.0;
     }
     let mean = mean(values);
-    let squares = pairwise(0, values.len(), &|i| {
+    let squares = pairwise_sum(0, values.len(), &|i| {
         let off = values[i] - mean;
         off * off
     });
@@ -56,18 +56,18 @@ pub fn std(values: &[f64]) -> f64 {
 
 /// Brings the values that `percentiles` (and the median and the extremes) and these `places` look at to where sorting would
 /// put them. Much cheaper than sorting; the rest stays in no particular order.
-pub fn settle(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
+pub fn partially_sort(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
     let n = values.len();
     if n == 0 {
         return;
     }
     let mut ranks = vec![0, (n - 1) / 2, n / 2, n - 1];
     for p in percentiles {
-        let (below, above, _) = place(n, *p);
+        let (below, above, _) = neighbour_ranks(n, *p);
         ranks.extend([below, above]);
     }
     for place in places {
-        let below = whole(*place).min(n - 1);
+        let below = truncate_to_usize(*place).min(n - 1);
         ranks.extend([below, (below + 1).min(n - 1)]);
     }
     ranks.sort_unstable();
@@ -99,7 +99,7 @@ pub fn percentile(settled: &[f64], p: f64) -> f64 {
     if settled.is_empty() {
         return 0.0;
     }
-    let (below, above, t) = place(settled.len(), p);
+    let (below, above, t) = neighbour_ranks(settled.len(), p);
     let (a, b) = (settled[below], settled[above]);
     // Interpolating from the nearer side: NumPy's way to be exact at both ends.
     if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
@@ -108,21 +108,21 @@ pub fn percentile(settled: &[f64], p: f64) -> f64 {
 /// The whole part of a place; 0 for one below 0 or none.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what such a cast does")]
 #[must_use]
-pub fn whole(place: f64) -> usize {
+pub fn truncate_to_usize(place: f64) -> usize {
     place as usize
 }
 
 /// The ranks on both sides of the percentile among `n` sorted values, and how far it lies between them.
-fn place(n: usize, p: f64) -> (usize, usize, f64) {
+fn neighbour_ranks(n: usize, p: f64) -> (usize, usize, f64) {
     let at = (n - 1) as f64 * (p / 100.0);
-    let below = whole(at).min(n - 1);
+    let below = truncate_to_usize(at).min(n - 1);
     (below, (below + 1).min(n - 1), at - below as f64)
 }
 
 /// What stands at a place of settled values, counted from 0; between two of them in proportion.
 #[must_use]
-pub fn at(settled: &[f64], place: f64) -> f64 {
-    let below = whole(place).min(settled.len() - 1);
+pub fn value_at(settled: &[f64], place: f64) -> f64 {
+    let below = truncate_to_usize(place).min(settled.len() - 1);
     let above = (below + 1).min(settled.len() - 1);
     settled[below] + (settled[above] - settled[below]) * (place - below as f64)
 }
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(mean(&values), want["mean"], "mean of {n}");
             assert_eq!(std(&values), want["std"], "std of {n}");
             let pairs: Vec<(f64, f64)> = serde_json::from_value(want["percentiles"].clone()).unwrap();
-            settle(&mut values, &pairs.iter().map(|p| p.0).collect::<Vec<_>>(), &[]);
+            partially_sort(&mut values, &pairs.iter().map(|p| p.0).collect::<Vec<_>>(), &[]);
             assert_eq!(median(&values), want["median"], "median of {n}");
             for (p, value) in pairs {
                 assert_eq!(percentile(&values, p).to_bits(), value.to_bits(), "p{p} of {n}");
@@ -176,7 +176,7 @@ mod tests {
         ) {
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
-            settle(&mut values, &[p], &[]);
+            partially_sort(&mut values, &[p], &[]);
             prop_assert_eq!(percentile(&values, p), percentile(&sorted, p));
             prop_assert_eq!(median(&values), median(&sorted));
             prop_assert_eq!((values[0], values[values.len() - 1]), (sorted[0], sorted[sorted.len() - 1]));

@@ -70,9 +70,10 @@ impl Summary {
             ..Summary::default()
         };
         if let Some(precision) = &told.precision {
-            summary.qualify(precision, &told.percentiles, scale);
+            summary.set_precision(precision, &told.percentiles, scale);
         }
-        summary.histogram = told.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective(told) });
+        summary.histogram =
+            told.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective_sizes(told) });
         summary
     }
 
@@ -82,12 +83,12 @@ impl Summary {
     pub fn pool_parts(parts: &[&Summary], unit: Unit, together: PoolMode, histograms: bool) -> Option<SampleStats> {
         let names = parts.first()?.percentiles.keys();
         let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
-        let told: Vec<SampleStats> = parts.iter().map(|part| part.told(unit, &percentiles)).collect();
+        let told: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit, &percentiles)).collect();
         SampleStats::pool_parts(&told, &SummaryOptions { percentiles, histograms }, together)
     }
 
     /// What it was made of, as far as pooling needs it.
-    fn told(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
+    fn to_stats(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.len() == self.n as u64);
         let effective = |p: &f64| {
@@ -112,14 +113,14 @@ impl Summary {
     }
 
     /// Says how sure the numbers are, and takes back those that are not.
-    fn qualify(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
+    fn set_precision(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
         let ends = |interval: &Interval| json!([interval.low, interval.high].map(|end| end.map(|end| end * scale)));
         self.n_effective = Some(precision.effective);
         self.intervals.insert("mean".into(), ends(&precision.mean));
         for ((p, _), (_, interval)) in percentiles.iter().zip(&precision.percentiles) {
             let name = format!("p{p}");
             self.intervals.insert(name.clone(), ends(interval));
-            if let Some(needs) = interval::needed(*p).filter(|needs| (self.n as u64) < *needs) {
+            if let Some(needs) = interval::samples_needed(*p).filter(|needs| (self.n as u64) < *needs) {
                 self.percentiles.insert(name.clone(), Value::Null);
                 self.too_few.insert(name, json!({"needs": needs, "has": self.n}));
             }
@@ -128,19 +129,19 @@ impl Summary {
 
     /// An end of the interval of `mean` or a percentile: 0 is the lower, 1 the upper.
     #[must_use]
-    pub fn end(&self, name: &str, which: usize) -> Option<f64> {
+    pub fn interval_end(&self, name: &str, which: usize) -> Option<f64> {
         self.intervals.get(name)?.get(which)?.as_f64()
     }
 
     /// What can be said of a percentile for which there are too few values.
     #[must_use]
-    pub fn bound(&self, name: &str) -> String {
-        self.end(name, 0).map_or_else(|| "-".to_owned(), |low| format!(">= {low:.2}"))
+    pub fn lower_bound_text(&self, name: &str) -> String {
+        self.interval_end(name, 0).map_or_else(|| "-".to_owned(), |low| format!(">= {low:.2}"))
     }
 }
 
 /// The effective sample size of each percentile.
-fn effective(told: &SampleStats) -> Object {
+fn effective_sizes(told: &SampleStats) -> Object {
     let sizes = told.precision.iter().flat_map(|precision| &precision.percentiles);
     told.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
 }
@@ -173,7 +174,7 @@ mod tests {
                 let dependences = Dependences::measure(values, &wanted.percentiles);
                 SampleStats::with_intervals(values.to_vec(), Unit::Seconds, &wanted, &dependences)
             };
-            let at = super::super::numpy::whole(cut * values.len() as f64);
+            let at = super::super::numpy::truncate_to_usize(cut * values.len() as f64);
             let parts = [&values[..at], &values[at..]].map(|values| {
                 let json = serde_json::to_string(&Summary::from_stats(&told(values))).unwrap();
                 serde_json::from_str::<Summary>(&json).unwrap()
@@ -183,7 +184,7 @@ mod tests {
             let close = |a: f64, b: f64, share: f64| (a - b).abs() <= b.abs() * share + 1e-9;
             prop_assert_eq!(pooled.n, whole.n);
             for ((p, a), (_, b)) in pooled.percentiles.iter().zip(&whole.percentiles) {
-                prop_assert!(close(*a, *b, super::super::histogram::ERROR), "p{} is {} and not {}", p, a, b);
+                prop_assert!(close(*a, *b, super::super::histogram::MAX_RELATIVE_ERROR), "p{} is {} and not {}", p, a, b);
             }
             prop_assert!(close(pooled.mean, whole.mean, 1e-9) && close(pooled.std, whole.std, 1e-6));
             prop_assert!(close(pooled.min, whole.min, 1e-12) && close(pooled.max, whole.max, 1e-12));

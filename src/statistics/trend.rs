@@ -20,11 +20,11 @@ pub struct Trend {
 /// that kind.) `None` for fewer than four values.
 #[must_use]
 pub fn mann_kendall(series: &[f64]) -> Option<Trend> {
-    corrected(series, |ranks| hamed_rao(ranks).max(first_order(ranks)))
+    corrected_test(series, |ranks| hamed_rao(ranks).max(first_order(ranks)))
 }
 
 /// The test, with a correction of the variance by the ranks of what is left without the trend, as deviations from their mean.
-fn corrected(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<Trend> {
+fn corrected_test(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<Trend> {
     let n = series.len();
     if n < 4 {
         return None;
@@ -33,27 +33,28 @@ fn corrected(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<Trend
     let mut balance = 0.0;
     for (i, earlier) in series.iter().enumerate() {
         for (j, later) in series.iter().enumerate().skip(i + 1) {
-            balance += sign(later - earlier);
+            balance += sign_or_zero(later - earlier);
             slopes.push((later - earlier) / (j - i) as f64);
         }
     }
-    let slope = middle(&mut slopes);
+    let slope = unsorted_median(&mut slopes);
     let count = n as f64;
-    let ties: f64 = tied(series).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
-    let variance = (count * (count - 1.0) * (2.0 * count + 5.0) - ties) / 18.0 * correction(&deviations(series, slope));
+    let ties: f64 = tie_sizes(series).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
+    let variance =
+        (count * (count - 1.0) * (2.0 * count + 5.0) - ties) / 18.0 * correction(&rank_deviations(series, slope));
     // One step towards zero: the balance is a whole number, and the normal distribution is not.
-    let z = if variance > 0.0 { (balance - sign(balance)) / variance.sqrt() } else { 0.0 };
+    let z = if variance > 0.0 { (balance - sign_or_zero(balance)) / variance.sqrt() } else { 0.0 };
     Some(Trend { p: two_sided(z), change: slope * (count - 1.0) })
 }
 
 /// The ranks of a series without its trend, less their mean.
-fn deviations(series: &[f64], slope: f64) -> Vec<f64> {
+fn rank_deviations(series: &[f64], slope: f64) -> Vec<f64> {
     let rest: Vec<f64> = series.iter().enumerate().map(|(i, value)| value - slope * i as f64).collect();
     let mean = f64::midpoint(series.len() as f64, 1.0);
-    ranks(&rest).iter().map(|rank| rank - mean).collect()
+    average_ranks(&rest).iter().map(|rank| rank - mean).collect()
 }
 
-fn autocorrelation(off: &[f64], lag: usize) -> f64 {
+fn autocorrelation_at(off: &[f64], lag: usize) -> f64 {
     let own: f64 = off.iter().map(|v| v * v).sum();
     let shared: f64 = off.iter().zip(&off[lag..]).map(|(a, b)| a * b).sum();
     if own > 0.0 { shared / own } else { 0.0 }
@@ -66,7 +67,7 @@ fn hamed_rao(off: &[f64]) -> f64 {
     let chance = 1.96 / n.sqrt();
     let mut sum = 0.0;
     for lag in 1..off.len() - 2 {
-        let correlation = autocorrelation(off, lag);
+        let correlation = autocorrelation_at(off, lag);
         if correlation.abs() > chance {
             let left = n - lag as f64;
             sum += left * (left - 1.0) * (left - 2.0) * correlation;
@@ -78,18 +79,18 @@ fn hamed_rao(off: &[f64]) -> f64 {
 /// The same of an autoregressive series of the first order, (1 + ρ) / (1 − ρ), with ρ set right for what a short series without
 /// its trend shows of it, (2 + 4ρ) / n less.
 fn first_order(off: &[f64]) -> f64 {
-    let seen = autocorrelation(off, 1);
+    let seen = autocorrelation_at(off, 1);
     let true_one = (seen + (2.0 + 4.0 * seen) / off.len() as f64).clamp(0.0, 0.95);
     (1.0 + true_one) / (1.0 - true_one)
 }
 
 /// Pettitt's test: the place behind which the level is most likely another one, and how probable such a shift is by chance.
 #[must_use]
-pub fn pettitt(series: &[f64]) -> Option<(usize, f64)> {
+pub fn pettitt_test(series: &[f64]) -> Option<(usize, f64)> {
     let n = series.len();
     let between = |place: usize| -> f64 {
         let (before, behind) = series.split_at(place);
-        before.iter().flat_map(|a| behind.iter().map(move |b| sign(b - a))).sum()
+        before.iter().flat_map(|a| behind.iter().map(move |b| sign_or_zero(b - a))).sum()
     };
     let strongest = (1..n).map(|place| (place, between(place).abs()));
     let (place, most) = strongest.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -110,7 +111,7 @@ pub fn warm_up(series: &[f64]) -> usize {
     errors.iter().position(|error| *error <= least * 1.1).unwrap_or_default()
 }
 
-fn sign(x: f64) -> f64 {
+fn sign_or_zero(x: f64) -> f64 {
     if x > 0.0 {
         1.0
     } else if x < 0.0 {
@@ -124,13 +125,13 @@ fn two_sided(z: f64) -> f64 {
     2.0 * Normal::standard().cdf(-z.abs())
 }
 
-fn middle(values: &mut [f64]) -> f64 {
-    numpy::settle(values, &[], &[]);
+fn unsorted_median(values: &mut [f64]) -> f64 {
+    numpy::partially_sort(values, &[], &[]);
     numpy::median(values)
 }
 
 /// Ranks from 1; equal values share the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
+fn average_ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
     let mut ranks = vec![0.0; values.len()];
@@ -145,7 +146,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 }
 
 /// How often each value that occurs more than once does.
-fn tied(values: &[f64]) -> impl Iterator<Item = f64> {
+fn tie_sizes(values: &[f64]) -> impl Iterator<Item = f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let runs: Vec<f64> = sorted.chunk_by(|a, b| a.total_cmp(b).is_eq()).map(|run| run.len() as f64).collect();
@@ -175,7 +176,7 @@ mod tests {
             (30, 0.0, 0.01, 0.038_493_604_971_814_65, 0.012_600_820_269_435_644),
             (60, 0.9, 0.01, 0.020_732_548_883_430_013, 0.013_280_453_000_938_204),
         ] {
-            let trend = corrected(&series(n, like, slope), hamed_rao).unwrap();
+            let trend = corrected_test(&series(n, like, slope), hamed_rao).unwrap();
             assert!((trend.p - p).abs() < 1e-9, "{trend:?} for {n} {like} {slope}");
             assert!((trend.change - per_step * f64::from(n - 1)).abs() < 1e-9, "{trend:?}");
         }
@@ -186,8 +187,8 @@ mod tests {
 
     #[test]
     fn equal_values_share_their_rank() {
-        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
-        assert_eq!(tied(&[3.0, 1.0, 3.0, 2.0]).collect::<Vec<_>>(), [2.0]);
+        assert_eq!(average_ranks(&[3.0, 1.0, 3.0, 2.0]), [3.5, 1.0, 3.5, 2.0]);
+        assert_eq!(tie_sizes(&[3.0, 1.0, 3.0, 2.0]).collect::<Vec<_>>(), [2.0]);
     }
 
     /// Values that resemble their neighbours look like a trend; of 1,000 series without any, few may.
@@ -212,9 +213,9 @@ mod tests {
     #[test]
     fn a_shift_is_found_where_it_is() {
         let series: Vec<f64> = (0..40).map(|i| f64::from(i % 3) + if i < 25 { 0.0 } else { 5.0 }).collect();
-        let (place, p) = pettitt(&series).unwrap();
+        let (place, p) = pettitt_test(&series).unwrap();
         assert!(place == 25 && p < 0.001, "{place} {p}");
-        assert_eq!(pettitt(&[1.0]), None);
+        assert_eq!(pettitt_test(&[1.0]), None);
     }
 
     #[test]

@@ -29,9 +29,9 @@ pub fn merge_arrivals(a: Arrivals, b: Arrivals) -> Arrivals {
 
 /// In one line.
 #[must_use]
-pub fn words(told: &Arrivals) -> String {
+pub fn describe_arrivals(told: &Arrivals) -> String {
     let Arrivals { planned, distance, p, gaps, late } = told;
-    let gaps = gaps.map_or_else(String::new, |gaps| format!(", gaps p {}", probability(gaps.p)));
+    let gaps = gaps.map_or_else(String::new, |gaps| format!(", gaps p {}", format_probability(gaps.p)));
     let causes = [("no slot", late.no_slot), ("late input", late.input), ("the client", late.client)];
     let causes: Vec<String> =
         causes.iter().filter(|(_, n)| *n > 0).map(|(cause, n)| format!("{n} by {cause}")).collect();
@@ -39,11 +39,11 @@ pub fn words(told: &Arrivals) -> String {
     format!(
         "arrivals: {planned} planned, at most {:.1} % behind (p {}{gaps}), {late}",
         distance * 100.0,
-        probability(*p)
+        format_probability(*p)
     )
 }
 
-fn probability(p: f64) -> String {
+fn format_probability(p: f64) -> String {
     if p < 0.001 { "< 0.001".into() } else { format!("{p:.3}") }
 }
 
@@ -67,9 +67,9 @@ mod tests {
         assert_eq!(told, merge_arrivals(bad, good));
         assert_eq!((told.planned, told.p, told.late), (30, 1e-9, late));
         let line = "arrivals: 30 planned, at most 30.0 % behind (p < 0.001, gaps p 0.002), late: 3 by no slot, 1 by the client";
-        assert_eq!(words(&told), line);
+        assert_eq!(describe_arrivals(&told), line);
         assert_eq!(
-            words(&Arrivals { gaps: None, ..good }),
+            describe_arrivals(&Arrivals { gaps: None, ..good }),
             "arrivals: 10 planned, at most 0.0 % behind (p 1.000), none late"
         );
     }

@@ -53,12 +53,12 @@ impl Cache {
         let rounded = meant.sharing as f64 * f64::from(block.saturating_sub(1));
         let cold = at_once.min(meant.sharing) as f64 * meant.tokens as f64 / (meant.sharing as f64).max(1.0);
         let least = share((meant.tokens as f64 - rounded - cold).max(0.0));
-        let note = cached_share.and_then(|cached| complaint(cached, (least, meant_share)));
+        let note = cached_share.and_then(|cached| cache_note(cached, (least, meant_share)));
         Some(Cache { requests: meant.requests, meant_share, cached_share, source, note })
     }
 }
 
-fn complaint(cached: f64, (least, most): (f64, f64)) -> Option<String> {
+fn cache_note(cached: f64, (least, most): (f64, f64)) -> Option<String> {
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let (was, meant) = (percent(cached), percent(most));
     if cached > most + TOLERANCE {

@@ -102,7 +102,7 @@ impl ClientFigures {
         let most = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(u64::saturating_add);
         ClientFigures {
-            transport: transports(self.transport.into_iter().chain(other.transport)),
+            transport: join_transports(self.transport.into_iter().chain(other.transport)),
             threads: self.threads.into_iter().chain(other.threads).reduce(u32::saturating_add),
             send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
             read_lag_ms: lags(self.read_lag_ms, other.read_lag_ms),
@@ -117,7 +117,7 @@ impl ClientFigures {
 
     /// In words, behind the verdict of a clean run.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn describe_client(&self) -> String {
         let mut words = Vec::new();
         if let Some(stamps) = self.stamps.filter(|stamps| stamps.chunks > 0) {
             words.push(match stamps.user {
@@ -135,7 +135,7 @@ impl ClientFigures {
 }
 
 /// `stamped`, or all that occur.
-fn transports(told: impl Iterator<Item = String>) -> Option<String> {
+fn join_transports(told: impl Iterator<Item = String>) -> Option<String> {
     let told: Vec<String> = told.collect();
     let mut names: Vec<&str> = told.iter().flat_map(|names| names.split(", ")).collect();
     names.sort_unstable();
@@ -146,7 +146,7 @@ fn transports(told: impl Iterator<Item = String>) -> Option<String> {
 /// The worst verdict of any client, and the reasons of all, those of the worst first; of several hosts each with its
 /// host's name.
 #[must_use]
-pub fn verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
+pub fn worst_verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
     let mut judged: Vec<(&EndRecord, String)> = recording
         .hosted_ends()
         .map(|(host, end)| (end, host.filter(|_| recording.ends.len() > 1).map_or(String::new(), |h| format!("{h}: "))))

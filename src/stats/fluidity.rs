@@ -28,11 +28,11 @@ impl Fluidity {
     /// With these limits of TTFT and TPOT, in seconds.
     #[must_use]
     pub fn measure(recording: &Recording, part: &RunPart, ttft: f64, tpot: f64, wanted: &SummaryOptions) -> Self {
-        let of = |request: &RecordedRequest| of_request(recording, request, ttft, tpot);
+        let of = |request: &RecordedRequest| fluidity_index(recording, request, ttft, tpot);
         let fluid = part.successes().filter_map(of).filter(|index| *index >= FLUID).count() as u64;
         let offered = part.offered.len();
         Fluidity {
-            index: Summary::from_stats(&part.values(&of, Unit::Share, wanted)),
+            index: Summary::from_stats(&part.sample_values(&of, Unit::Share, wanted)),
             fluid,
             attainment: (offered > 0).then(|| fluid as f64 / offered as f64),
         }
@@ -43,7 +43,7 @@ impl Fluidity {
 ///
 /// The first token is due after `ttft`, each other one `tpot` after the one before it; what comes early leaves slack for
 /// those behind it. A late one misses a deadline for each `tpot` that it is late, and the deadlines start anew from it.
-fn of_request(recording: &Recording, request: &RecordedRequest, ttft: f64, tpot: f64) -> Option<f64> {
+fn fluidity_index(recording: &Recording, request: &RecordedRequest, ttft: f64, tpot: f64) -> Option<f64> {
     let first = request.ttft?;
     let (mut slack, mut met, mut missed) = (0.0, 0.0, 0.0);
     let mut token = |waited: f64, due: f64| {
@@ -57,7 +57,7 @@ fn of_request(recording: &Recording, request: &RecordedRequest, ttft: f64, tpot:
     };
     let gaps = std::iter::once(first).chain(recording.gaps_of(request).iter().copied());
     let (mut waited, mut due) = (0.0, ttft);
-    for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
+    for (gap, tokens) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
         waited += gap;
         // The tokens of a chunk arrive together.
         for _ in 0..tokens {
@@ -96,7 +96,7 @@ mod tests {
             chunk_tokens: chunk_tokens.unwrap_or_default().to_vec(),
             ..Recording::default()
         };
-        of_request(&recording, &request, 1.0, 0.125).unwrap()
+        fluidity_index(&recording, &request, 1.0, 0.125).unwrap()
     }
 
     #[test]

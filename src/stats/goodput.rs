@@ -87,7 +87,7 @@ pub fn parse_slos(text: &str) -> Result<Slos, String> {
 
 /// All limits that were given. Of one metric the last counts, so that one of a set can be replaced.
 #[must_use]
-pub fn combine(given: Vec<Slos>) -> Vec<Slo> {
+pub fn combine_limits(given: Vec<Slos>) -> Vec<Slo> {
     let mut all: Vec<Slo> = Vec::new();
     for slo in given.into_iter().flat_map(|slos| slos.0) {
         all.retain(|other| other.metric != slo.metric);
@@ -154,16 +154,16 @@ impl Goodput {
         let pace = limit(SloMetric::Ttft).zip(limit(SloMetric::Tpot));
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: Good::count_requests(&whole.offered, slos, |_| 0.0).over(duration),
+            from_start: Good::count_requests(&whole.offered, slos, |_| 0.0).with_rates(duration),
             from_schedule: Good::count_requests(&whole.offered, slos, |r| r.queue_time.unwrap_or_default())
-                .over(duration),
+                .with_rates(duration),
             fluidity: pace.map(|(ttft, tpot)| Fluidity::measure(recording, whole, ttft, tpot, wanted)),
         })
     }
 }
 
 impl Good {
-    /// Among these requests, with a wait before the start of each. The rates are those of [`Good::over`].
+    /// Among these requests, with a wait before the start of each. The rates are those of [`Good::with_rates`].
     ///
     /// What the client left on purpose was not offered to the end, and does not count.
     pub fn count_requests(offered: &[&RecordedRequest], slos: &[Slo], wait: fn(&RecordedRequest) -> f64) -> Self {
@@ -186,7 +186,7 @@ impl Good {
 
     /// In a run of `duration` seconds.
     #[must_use]
-    pub fn over(self, duration: f64) -> Self {
+    pub fn with_rates(self, duration: f64) -> Self {
         let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
         Good { per_s: rate(self.requests), tokens_per_s: rate(self.tokens), ..self }
     }
@@ -282,7 +282,7 @@ mod tests {
         assert!(parse_slos("mlperf:gpt-2").unwrap_err().contains("qwen3-vl"));
         let given = ["mlperf:llama3.1-8b-interactive", "ttft:1s"].map(|text| parse_slos(text).unwrap());
         let limits =
-            combine(given.to_vec()).iter().map(|s| (s.metric.name(), s.limit.0 / 1_000_000)).collect::<Vec<_>>();
+            combine_limits(given.to_vec()).iter().map(|s| (s.metric.name(), s.limit.0 / 1_000_000)).collect::<Vec<_>>();
         assert_eq!(limits, [("tpot", 30), ("ttft", 1000)]);
     }
 }

@@ -47,13 +47,13 @@ pub struct Slice {
 
 /// The groups of all that was asked for, each in the order of its keys' appearance, lengths in their order.
 #[must_use]
-pub fn groups(recording: &Recording, options: &Options) -> Vec<Group> {
+pub fn group_requests(recording: &Recording, options: &Options) -> Vec<Group> {
     let mut groups = Vec::new();
     for by in &options.by {
         let mut keys: Vec<(u32, String)> = Vec::new();
         let mut members: HashMap<String, Vec<&RecordedRequest>> = HashMap::new();
         for (i, request) in recording.requests.iter().enumerate() {
-            let (rank, key) = key(recording, by, i, request);
+            let (rank, key) = group_key(recording, by, i, request);
             if !members.contains_key(&key) {
                 keys.push((rank, key.clone()));
             }
@@ -69,7 +69,7 @@ pub fn groups(recording: &Recording, options: &Options) -> Vec<Group> {
 }
 
 /// The group of a request, and its rank among the groups where they have one.
-fn key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequest) -> (u32, String) {
+fn group_key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequest) -> (u32, String) {
     let bucket = |n: u32| match n.checked_ilog2() {
         None => (0, "0".to_owned()),
         Some(0) => (1, "1".to_owned()),
@@ -79,9 +79,9 @@ fn key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequ
         GroupBy::InputLen => bucket(request.prompt_len),
         GroupBy::OutputLen if request.success => bucket(request.output_tokens),
         GroupBy::OutputLen => bucket(request.expected_output_len.unwrap_or(request.output_tokens)),
-        GroupBy::Tag(_) => (0, recording.labels.of_request(by, place).unwrap_or(NONE).to_owned()),
+        GroupBy::Tag(_) => (0, recording.labels.request_label(by, place).unwrap_or(NONE).to_owned()),
         GroupBy::Turn => {
-            let turn = recording.labels.of_request(by, place).unwrap_or(NONE);
+            let turn = recording.labels.request_label(by, place).unwrap_or(NONE);
             (turn.parse().unwrap_or(u32::MAX), turn.to_owned())
         }
     }
@@ -89,12 +89,12 @@ fn key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequ
 
 /// Slices of this length, from the start of the run (`origin`) on; empty ones are left out.
 #[must_use]
-pub fn slices(recording: &Recording, options: &Options, origin: f64) -> Vec<Slice> {
+pub fn slice_requests(recording: &Recording, options: &Options, origin: f64) -> Vec<Slice> {
     let Some(length) = options.slice.map(Nanos::as_secs_f64).filter(|length| *length > 0.0) else { return vec![] };
     let mut members: std::collections::BTreeMap<u64, Vec<&RecordedRequest>> = std::collections::BTreeMap::new();
     for request in &recording.requests {
         let Some(start) = request.start else { continue };
-        let at = numpy::whole((start - origin) / length) as u64;
+        let at = numpy::truncate_to_usize((start - origin) / length) as u64;
         members.entry(at).or_default().push(request);
     }
     let slice = |(at, offered): (u64, Vec<&RecordedRequest>)| Slice {
@@ -156,7 +156,7 @@ mod tests {
         let recording = Recording { requests: requests.to_vec(), ..Recording::default() };
         let options = Options { by: vec![GroupBy::InputLen], ..Options::default() };
         let told: Vec<(String, u64)> =
-            groups(&recording, &options).into_iter().map(|g| (g.key, g.numbers.offered)).collect();
+            group_requests(&recording, &options).into_iter().map(|g| (g.key, g.numbers.offered)).collect();
         let want = [("0", 1), ("1", 1), ("2-3", 2), ("4-7", 1), ("512-1023", 1), ("1024-2047", 1)];
         assert_eq!(told, want.map(|(key, n)| (key.to_owned(), n)));
     }

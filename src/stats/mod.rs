@@ -149,7 +149,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     let (table, exact, lenient) = (args.table, args.exact, args.lenient);
     let files = cli::input_paths("vb-stats", &args.files);
-    let options = Options::checked(args)?;
+    let options = Options::from_args(args)?;
     cli::ignore_first_interrupt()?;
     let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let result = read(reader, &files, exact, &options)?;
@@ -157,9 +157,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     ndjson::write_record(&mut out, &result)?;
     out.flush().map_err(Error::write_stdout)?;
     if table.applies_to_stderr() {
-        cli::print_to_stderr(&table::table(&result));
+        cli::print_to_stderr(&table::render_table(&result));
     } else {
-        result.vb.doubts().for_each(|doubt| cli::print_warning("vb-stats", doubt));
+        result.vb.server_doubts().for_each(|doubt| cli::print_warning("vb-stats", doubt));
     }
     Ok(())
 }
@@ -178,10 +178,10 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
         });
         Ok(())
     })?;
-    if recording.offered() == 0 {
+    if recording.count_offered() == 0 {
         return Err(Error::Input("no output of any request in the input; is it a stream of vb-fire?".into()));
     }
-    if recording.apart() {
+    if recording.has_disjoint_runs() {
         cli::print_warning(
             "vb-stats",
             "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
@@ -195,12 +195,12 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
             pool::pool_parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
         }
     };
-    result.vb.hold_against(pages, meant, span);
+    result.vb.add_server_view(pages, meant, span);
     Ok(result)
 }
 
 impl Options {
-    fn checked(args: Args) -> Result<Self, Error> {
+    fn from_args(args: Args) -> Result<Self, Error> {
         check_metadata(&args.metadata)?;
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
@@ -210,7 +210,7 @@ impl Options {
             },
             by: args.by,
             slice: args.slice,
-            slos: goodput::combine(args.goodput),
+            slos: goodput::combine_limits(args.goodput),
             save_detailed: args.save_detailed,
             metadata: args.metadata,
             label: args.label,

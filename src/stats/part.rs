@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     record::Object,
-    recording::{RecordedRequest, Recording, in_time, metric::Metric},
+    recording::{RecordedRequest, Recording, metric::Metric, sort_by_start},
     statistics::{SampleStats, Summary, SummaryOptions, Unit, interval::Dependences},
 };
 
@@ -33,7 +33,7 @@ impl<'a> RunPart<'a> {
     /// These requests, which are in the order of the input.
     #[must_use]
     pub fn from_requests(recording: &'a Recording, offered: Vec<&'a RecordedRequest>) -> Self {
-        let in_time = in_time(offered.iter().copied().filter(|r| r.success));
+        let in_time = sort_by_start(offered.iter().copied().filter(|r| r.success));
         RunPart { recording, offered, in_time }
     }
 
@@ -44,13 +44,13 @@ impl<'a> RunPart<'a> {
 
     /// The successes, in the order in which they were sent.
     #[must_use]
-    pub fn in_time(&self) -> &[&'a RecordedRequest] {
+    pub fn successes_by_start(&self) -> &[&'a RecordedRequest] {
         &self.in_time
     }
 
     /// A value of each success that has it: added in the order of the input, as vLLM adds them, and with what they depend
     /// on each other in the order of time.
-    pub fn values(
+    pub fn sample_values(
         &self,
         of: &dyn Fn(&RecordedRequest) -> Option<f64>,
         unit: Unit,
@@ -74,7 +74,7 @@ impl<'a> RunPart<'a> {
     }
 
     /// The gaps between the chunks of all answers.
-    fn gaps(&self, wanted: &SummaryOptions) -> SampleStats {
+    fn summarize_gaps(&self, wanted: &SummaryOptions) -> SampleStats {
         let gaps: Vec<f64> = self.successes().flat_map(|r| self.recording.gaps_of(r)).copied().collect();
         let dependences = self.dependences_of_gaps(&gaps, &wanted.percentiles);
         SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences)
@@ -119,8 +119,10 @@ impl Numbers {
     #[must_use]
     pub fn measure(part: &RunPart, wanted: &SummaryOptions, slos: &[Slo]) -> Self {
         let values = |metric: Metric| {
-            let of = metric.of_request();
-            Summary::from_stats(&of.map_or_else(SampleStats::default, |of| part.values(&of, Unit::Seconds, wanted)))
+            let of = metric.request_value();
+            Summary::from_stats(
+                &of.map_or_else(SampleStats::default, |of| part.sample_values(&of, Unit::Seconds, wanted)),
+            )
         };
         let sum = |of: fn(&RecordedRequest) -> u64| part.successes().map(of).sum();
         let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
@@ -133,7 +135,7 @@ impl Numbers {
             output_tokens: sum(|r| u64::from(r.output_tokens)),
             ttft_ms: values(Metric::Ttft),
             tpot_ms: values(Metric::Tpot),
-            itl_ms: Summary::from_stats(&part.gaps(wanted)),
+            itl_ms: Summary::from_stats(&part.summarize_gaps(wanted)),
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
             attainment_of: good.attainment_of,

@@ -22,7 +22,7 @@ const MOST_SLOTS: u32 = 1_000_000;
 /// vLLM's formula, in its own order of additions.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Python's int() truncates; all are 0 or more
-pub fn buckets(recording: &Recording) -> VllmPeaks {
+pub fn count_in_seconds(recording: &Recording) -> VllmPeaks {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?, r.latency?)));
     let first = timed().map(|(_, start, ..)| start).fold(f64::INFINITY, f64::min);
     let last = timed().map(|(_, start, _, latency)| start + latency).fold(f64::NEG_INFINITY, f64::max);
@@ -58,7 +58,7 @@ pub fn buckets(recording: &Recording) -> VllmPeaks {
 /// The most requests that were in flight at one instant, from the exact start and end of each that was sent, failures
 /// included. One that starts at the instant another ends does not overlap it.
 #[must_use]
-pub fn concurrency(recording: &Recording) -> u64 {
+pub fn peak_concurrency(recording: &Recording) -> u64 {
     let sent = recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?)));
     let origin = recording.requests.iter().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
     let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = sent
@@ -84,13 +84,13 @@ pub fn concurrency(recording: &Recording) -> u64 {
 /// Exact, without sorting all arrivals: counts in fine slots bound the tokens of every second from above and the best
 /// one from below, and only the seconds in between are looked at one by one.
 #[must_use]
-pub fn token_rate(recording: &Recording) -> u64 {
+pub fn peak_token_rate(recording: &Recording) -> u64 {
     let slots = TimeSlots::from_recording(recording);
-    let least = slots.fullest();
-    let wanted = slots.that_may_beat(least);
+    let least = slots.fullest_second();
+    let wanted = slots.slots_above(least);
     let mut times = Vec::new();
-    arrivals(recording, |time, tokens| {
-        if wanted.get(slots.index(time)).is_some_and(|wanted| *wanted) {
+    visit_arrivals(recording, |time, tokens| {
+        if wanted.get(slots.slot_index(time)).is_some_and(|wanted| *wanted) {
             times.push((time, u64::from(tokens)));
         }
     });
@@ -125,8 +125,8 @@ impl TimeSlots {
             before: vec![0],
         };
         let mut counts: Vec<u64> = Vec::new();
-        arrivals(recording, |time, tokens| {
-            let slot = slots.index(time);
+        visit_arrivals(recording, |time, tokens| {
+            let slot = slots.slot_index(time);
             if slot > 2 * MOST_SLOTS as usize {
                 return; // gaps that add up to far more than the latency
             }
@@ -142,7 +142,7 @@ impl TimeSlots {
         slots
     }
 
-    fn index(&self, time: u64) -> usize {
+    fn slot_index(&self, time: u64) -> usize {
         usize::try_from(time / self.width).unwrap_or(usize::MAX)
     }
 
@@ -151,22 +151,22 @@ impl TimeSlots {
     }
 
     /// The tokens of the last `n` slots up to and with `slot`.
-    fn sum(&self, slot: usize, n: usize) -> u64 {
+    fn sum_tokens(&self, slot: usize, n: usize) -> u64 {
         self.before[slot + 1] - self.before[(slot + 1).saturating_sub(n)]
     }
 
     /// The most tokens in a second that begins and ends with a slot: there is a second with so many.
-    fn fullest(&self) -> u64 {
-        let whole = self.index(SECOND);
-        (0..self.len()).map(|slot| self.sum(slot, whole)).max().unwrap_or_default()
+    fn fullest_second(&self) -> u64 {
+        let whole = self.slot_index(SECOND);
+        (0..self.len()).map(|slot| self.sum_tokens(slot, whole)).max().unwrap_or_default()
     }
 
     /// The slots of all the seconds that may have more than `least` tokens.
-    fn that_may_beat(&self, least: u64) -> Vec<bool> {
-        let touched = self.index(SECOND + self.width - 1) + 1;
+    fn slots_above(&self, least: u64) -> Vec<bool> {
+        let touched = self.slot_index(SECOND + self.width - 1) + 1;
         let mut wanted = vec![false; self.len()];
         for slot in 0..self.len() {
-            if self.sum(slot, touched) > least {
+            if self.sum_tokens(slot, touched) > least {
                 wanted[(slot + 1).saturating_sub(touched)..=slot].fill(true);
             }
         }
@@ -176,7 +176,7 @@ impl TimeSlots {
 
 /// Calls `visit` with the time and the tokens of each chunk of the successes, request after request. Times are
 /// nanoseconds from the first start.
-fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
+fn visit_arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
     for (request, start, ttft) in timed() {
@@ -190,7 +190,7 @@ fn arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
             }
         } else {
             let gaps = std::iter::once(0).chain(gaps);
-            for (gap, tokens) in gaps.zip(tokens::per_chunk(recording, request)) {
+            for (gap, tokens) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
                 time = time.saturating_add(gap);
                 visit(time, tokens);
             }
@@ -224,17 +224,17 @@ mod tests {
     fn peak_concurrency_of_a_closed_loop_is_its_limit() {
         // One after the other without a pause: vLLM's buckets make two of it.
         let serial = recording(&[(0, 400), (400, 400), (800, 400)]);
-        assert_eq!(concurrency(&serial), 1);
-        assert_eq!(buckets(&serial).max_concurrent_requests, 3);
-        assert_eq!(concurrency(&Recording::default()), 0);
+        assert_eq!(peak_concurrency(&serial), 1);
+        assert_eq!(count_in_seconds(&serial).max_concurrent_requests, 3);
+        assert_eq!(peak_concurrency(&Recording::default()), 0);
     }
 
     #[test]
     fn peak_tokens_per_s_slides() {
         // Four tokens within 600 ms that straddle the end of a bucket.
         let burst = recording(&[(0, 700), (0, 900), (0, 1100), (0, 1300)]);
-        assert_eq!(token_rate(&burst), 4);
-        assert!((buckets(&burst).max_output_tokens_per_s - 2.0).abs() < f64::EPSILON);
+        assert_eq!(peak_token_rate(&burst), 4);
+        assert!((count_in_seconds(&burst).max_output_tokens_per_s - 2.0).abs() < f64::EPSILON);
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
         spec.gaps = vec![0.1];
         spec.requests[0].gaps = 0..1;
         spec.requests[0].chunks = ChunkTokens::Known(0..2);
-        assert_eq!(token_rate(&spec), 7);
+        assert_eq!(peak_token_rate(&spec), 7);
     }
 
     proptest! {
@@ -252,10 +252,10 @@ mod tests {
         fn peaks_are_those_of_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
             let got = recording(&requests);
             let at = |t: u64| requests.iter().filter(|(s, l)| *s <= t && t < s + l).count() as u64;
-            prop_assert_eq!(concurrency(&got), requests.iter().map(|(s, _)| at(*s)).max().unwrap());
+            prop_assert_eq!(peak_concurrency(&got), requests.iter().map(|(s, _)| at(*s)).max().unwrap());
             let arrivals: Vec<u64> = requests.iter().map(|(s, l)| s + l).collect();
             let within = |t: u64| arrivals.iter().filter(|a| **a <= t && **a + 1000 > t).count() as u64;
-            prop_assert_eq!(token_rate(&got), arrivals.iter().map(|a| within(*a)).max().unwrap());
+            prop_assert_eq!(peak_token_rate(&got), arrivals.iter().map(|a| within(*a)).max().unwrap());
         }
     }
 }

@@ -87,7 +87,7 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
         total_input_tokens: sum(|r| r.total_input_tokens),
         total_output_tokens: sum(|r| r.total_output_tokens),
         max_output_tokens_per_s: peak(|r| r.max_output_tokens_per_s),
-        max_concurrent_requests: numpy::whole(peak(|r| r.max_concurrent_requests as f64)) as u64,
+        max_concurrent_requests: numpy::truncate_to_usize(peak(|r| r.max_concurrent_requests as f64)) as u64,
         rtfx: 0.0,
         metrics: pool_metrics(results, options.together).ok_or(NO_HISTOGRAMS)?,
         vb: VbMetrics::pool(&Pooling { all: results.iter().map(|r| &r.vb).collect(), options }).ok_or(NO_HISTOGRAMS)?,
@@ -121,7 +121,7 @@ fn pool_headers(results: &[RunResult], together: PoolMode) -> Object {
     let mut add_up = |key: &str| {
         let numbers: Option<Vec<f64>> = results.iter().map(|r| r.header.get(key)?.as_f64()).collect();
         let Some(sum) = numbers.map(|numbers| numbers.iter().sum::<f64>()) else { return };
-        let whole = serde_json::Value::from(numpy::whole(sum));
+        let whole = serde_json::Value::from(numpy::truncate_to_usize(sum));
         let value = if sum.fract() == 0.0 { whole } else { sum.into() };
         header.insert(key.to_owned(), value);
     };
@@ -137,9 +137,9 @@ fn pool_headers(results: &[RunResult], together: PoolMode) -> Object {
 fn pool_metrics(results: &[RunResult], together: PoolMode) -> Option<Object> {
     let shown = |metric: &Metric| results[0].metrics.contains_key(&format!("mean_{}_ms", metric.name()));
     let pooled = Metric::ALL.into_iter().filter(shown).map(|metric| {
-        let summaries: Vec<&Summary> = results.iter().map(|r| r.vb.latency(metric)).collect();
+        let summaries: Vec<&Summary> = results.iter().map(|r| r.vb.latency_summary(metric)).collect();
         Some((metric, Summary::pool_parts(&summaries, Unit::Seconds, together, false)?))
     });
     let pooled: Vec<(Metric, SampleStats)> = pooled.collect::<Option<_>>()?;
-    Some(result::metrics(Object::new(), &pooled))
+    Some(result::metric_keys(Object::new(), &pooled))
 }

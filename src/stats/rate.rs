@@ -50,15 +50,15 @@ impl TimeSlices {
             from,
             to,
             per_second: slices.floor() / (to - from),
-            counts: vec![0.0; numpy::whole(slices)],
+            counts: vec![0.0; numpy::truncate_to_usize(slices)],
             events: 0,
         }
     }
 
     /// Counts `n` that happened at a time; outside of the span it counts nothing.
-    pub fn count(&mut self, time: f64, n: f64) {
+    pub fn count_events(&mut self, time: f64, n: f64) {
         if (self.from..=self.to).contains(&time) {
-            let slice = numpy::whole((time - self.from) * self.per_second);
+            let slice = numpy::truncate_to_usize((time - self.from) * self.per_second);
             let last = self.counts.len() - 1;
             self.counts[slice.min(last)] += n;
             self.events += 1;
@@ -67,7 +67,7 @@ impl TimeSlices {
 
     /// What was counted, for each second.
     #[must_use]
-    pub fn rate(&self) -> MeasuredRate {
+    pub fn measure_rate(&self) -> MeasuredRate {
         let seconds = self.to - self.from;
         if seconds.is_nan() || seconds <= 0.0 {
             return MeasuredRate::default();
@@ -75,8 +75,8 @@ impl TimeSlices {
         let slices = self.counts.len();
         let per_s = slices as f64 / seconds;
         let mean = numpy::mean(&self.counts);
-        let effective = Dependence::measure(self.counts.iter().copied()).effective(slices);
-        let ends = interval::of_mean(mean, numpy::std(&self.counts), effective);
+        let effective = Dependence::measure(self.counts.iter().copied()).effective_size(slices);
+        let ends = interval::mean_interval(mean, numpy::std(&self.counts), effective);
         let interval = ends.low.zip(ends.high).filter(|_| self.events >= EVENTS);
         MeasuredRate {
             per_s: mean * per_s,
@@ -132,11 +132,11 @@ mod tests {
                     let rate = if like > 0.0 { 5.0 + 4.0 * swing } else { 5.0 };
                     let mut time = rng::sample_exponential(&mut rng) / rate;
                     while time < 1.0 {
-                        slices.count(f64::from(second) + time, 3.0);
+                        slices.count_events(f64::from(second) + time, 3.0);
                         time += rng::sample_exponential(&mut rng) / rate;
                     }
                 }
-                let [low, high] = slices.rate().interval.unwrap();
+                let [low, high] = slices.measure_rate().interval.unwrap();
                 held += u64::from(low <= 15.0 && 15.0 <= high);
             }
             let coverage = held as f64 / RUNS as f64;
@@ -149,10 +149,10 @@ mod tests {
     fn what_is_outside_is_not_counted() {
         let mut slices = TimeSlices::new(1.0, 3.0, 0.1);
         for time in [0.5, 1.0, 2.0, 3.0, 3.1] {
-            slices.count(time, 2.0);
+            slices.count_events(time, 2.0);
         }
-        assert!((slices.rate().per_s - 3.0).abs() < 1e-12);
-        assert_eq!(slices.rate().interval, None, "of three events");
-        assert_eq!(TimeSlices::new(1.0, 1.0, 0.1).rate(), MeasuredRate::default());
+        assert!((slices.measure_rate().per_s - 3.0).abs() < 1e-12);
+        assert_eq!(slices.measure_rate().interval, None, "of three events");
+        assert_eq!(TimeSlices::new(1.0, 1.0, 0.1).measure_rate(), MeasuredRate::default());
     }
 }

@@ -97,19 +97,19 @@ impl RunResult {
         let completed = count(|_| 1);
         let input = count(|r| u64::from(r.prompt_len));
         let output = count(|r| u64::from(r.output_tokens));
-        let buckets = peak::buckets(&recording);
-        let detail = |of: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| each(&recording, of));
+        let buckets = peak::count_in_seconds(&recording);
+        let detail = |of: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| map_requests(&recording, of));
         let input_lens = detail(|r| r.prompt_len);
         let output_lens = detail(|r| if r.success { r.output_tokens } else { 0 });
-        let ttfts = options.save_detailed.then(|| each(&recording, |r| r.ttft.unwrap_or_default()));
+        let ttfts = options.save_detailed.then(|| map_requests(&recording, |r| r.ttft.unwrap_or_default()));
         let itls =
             options.save_detailed.then(|| recording.requests.iter().map(|r| recording.gaps_of(r).to_vec()).collect());
         let start_times = options.save_detailed.then(|| start_times(&recording));
-        let latencies = each(&recording, |r| r.latency.unwrap_or_default());
-        let queue_times = each(&recording, |r| r.queue_time.unwrap_or_default());
+        let latencies = map_requests(&recording, |r| r.latency.unwrap_or_default());
+        let queue_times = map_requests(&recording, |r| r.queue_time.unwrap_or_default());
         let texts = options.save_detailed.then(|| std::mem::take(&mut recording.texts));
         let errors = options.save_detailed.then(|| std::mem::take(&mut recording.errors));
-        let header = header(&recording, options);
+        let header = result_header(&recording, options);
         let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.behind)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
@@ -133,7 +133,7 @@ impl RunResult {
             max_output_tokens_per_s: buckets.max_output_tokens_per_s,
             max_concurrent_requests: buckets.max_concurrent_requests,
             rtfx,
-            metrics: metrics(extra, &distributions),
+            metrics: metric_keys(extra, &distributions),
             vb,
             ..RunResult::default()
         };
@@ -188,27 +188,27 @@ impl RunResult {
         self.total_token_throughput = rate(self.total_input_tokens + self.total_output_tokens);
         if let Some(goodput) = &mut self.vb.goodput {
             for good in [&mut goodput.from_start, &mut goodput.from_schedule] {
-                *good = std::mem::take(good).over(self.duration);
+                *good = std::mem::take(good).with_rates(self.duration);
             }
         }
         self.request_goodput = self.vb.goodput.as_ref().map(|goodput| goodput.from_start.per_s);
     }
 }
 
-fn each<T>(recording: &Recording, of: impl Fn(&RecordedRequest) -> T) -> Vec<T> {
+fn map_requests<T>(recording: &Recording, of: impl Fn(&RecordedRequest) -> T) -> Vec<T> {
     recording.requests.iter().map(of).collect()
 }
 
 fn start_times(recording: &Recording) -> StartTimes {
     if recording.vllm.is_some() {
-        return StartTimes::Clock(each(recording, |r| r.start.unwrap_or_default()));
+        return StartTimes::Clock(map_requests(recording, |r| r.start.unwrap_or_default()));
     }
-    StartTimes::Unix(each(recording, |r| r.start.map_or(UnixNanos(0), |start| recording.instant(start))))
+    StartTimes::Unix(map_requests(recording, |r| r.start.map_or(UnixNanos(0), |start| recording.instant_at(start))))
 }
 
 /// The keys of the metrics, behind what else stood there.
 #[must_use]
-pub fn metrics(mut keys: Object, distributions: &[(Metric, SampleStats)]) -> Object {
+pub fn metric_keys(mut keys: Object, distributions: &[(Metric, SampleStats)]) -> Object {
     for (metric, told) in distributions {
         let name = metric.name();
         for (statistic, value) in [("mean", told.mean), ("median", told.median), ("std", told.std)] {
@@ -222,7 +222,7 @@ pub fn metrics(mut keys: Object, distributions: &[(Metric, SampleStats)]) -> Obj
 }
 
 /// The keys before `duration`.
-fn header(recording: &Recording, options: &Options) -> Object {
+fn result_header(recording: &Recording, options: &Options) -> Object {
     let mut keys = match &recording.vllm {
         Some(header) => header.before.clone(),
         None => run_header(recording, options),
@@ -263,7 +263,7 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
         ("label", Value::Null),
         ("model_id", text(|run| &run.model)),
         ("tokenizer_id", tokenizer.into()),
-        ("num_prompts", recording.offered().into()),
+        ("num_prompts", recording.count_offered().into()),
         ("request_rate", profile.or_else(|| Some(rate.filter(|_| told)?.into())).unwrap_or_else(|| "inf".into())),
         ("burstiness", runs.first().map_or(Some(1.0), |run| run.burstiness).into()),
         ("max_concurrency", concurrency.filter(|_| told).into()),

@@ -58,7 +58,7 @@ pub enum Stability {
 impl Stability {
     /// In words.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn as_words(self) -> &'static str {
         match self {
             Stability::Steady => "steady",
             Stability::DriftingUp => "drifting up",
@@ -147,11 +147,11 @@ pub struct Window {
 impl Window {
     /// Whether a request was sent in it.
     #[must_use]
-    pub fn holds(self, request: &RecordedRequest) -> bool {
+    pub fn contains_start(self, request: &RecordedRequest) -> bool {
         request.start.is_some_and(|start| (self.from..=self.to).contains(&start))
     }
 
-    fn seconds(self) -> f64 {
+    fn length_seconds(self) -> f64 {
         self.to - self.from
     }
 }
@@ -167,7 +167,7 @@ impl Steady {
             return (Steady { why, ..Steady::default() }, None);
         }
         let size = drained.len().div_ceil(BLOCKS).max(BLOCK);
-        let series: Vec<(&str, Vec<f64>)> = signals(run.open_loop)
+        let series: Vec<(&str, Vec<f64>)> = drift_signals(run.open_loop)
             .into_iter()
             .filter_map(|(name, of)| Some((name, block_means(drained, size, of)?)))
             .collect();
@@ -176,10 +176,10 @@ impl Steady {
         let start = |request: Option<&&RecordedRequest>| request.and_then(|r| r.start).unwrap_or_default();
         let window = Window { from: start(members.first()), to: start(members.last()) };
         let drifts: Vec<(&str, Drift)> =
-            series.iter().filter_map(|(name, series)| Some((*name, drift(&series[skipped..])?))).collect();
+            series.iter().filter_map(|(name, series)| Some((*name, measure_drift(&series[skipped..])?))).collect();
         let named = |wanted: &str| drifts.iter().find(|(name, _)| *name == wanted).map(|(_, drift)| *drift);
-        let shift = series.iter().find_map(|(name, series)| Some((*name, shift(&series[skipped..])?)));
-        let (verdict, why) = judge(&drifts, shift, members, window);
+        let shift = series.iter().find_map(|(name, series)| Some((*name, find_shift(&series[skipped..])?)));
+        let (verdict, why) = judge_stability(&drifts, shift, members, window);
         let steady = Steady {
             verdict,
             why,
@@ -189,7 +189,7 @@ impl Steady {
             ttft: named("TTFT"),
             tpot: named("TPOT"),
             level_shift_s: shift.map(|(_, shift)| start(members.get(shift.block * size)) - run.origin),
-            lock_step: if run.open_loop == Some(false) { lock_step(members) } else { None },
+            lock_step: if run.open_loop == Some(false) { detect_lock_step(members) } else { None },
             ..Steady::default()
         };
         (steady, Some(window))
@@ -197,11 +197,11 @@ impl Steady {
 
     /// Adds what happened within the window.
     #[must_use]
-    pub fn measured(mut self, window: Window, recording: &Recording) -> Self {
+    pub fn with_measurements(mut self, window: Window, recording: &Recording) -> Self {
         let sent: Vec<(f64, f64)> =
             recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?))).collect();
-        self.little = little(&sent, window);
-        let (requests, tokens) = rates(recording, window);
+        self.little = littles_law(&sent, window);
+        let (requests, tokens) = measure_rates(recording, window);
         (self.requests_per_s, self.output_tokens_per_s) = (Some(requests), Some(tokens));
         self
     }
@@ -209,7 +209,7 @@ impl Steady {
 
 /// The requests and the tokens of successes that arrived within a window, for each second.
 #[must_use]
-pub fn rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRate) {
+pub fn measure_rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRate) {
     let successes: Vec<&RecordedRequest> = recording.successes().collect();
     let cycle = percentile_of_latencies(&successes, 50.0);
     let mut requests = TimeSlices::new(window.from, window.to, cycle);
@@ -217,29 +217,29 @@ pub fn rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRa
     for request in successes {
         let Some(start) = request.start else { continue };
         if let Some(latency) = request.latency {
-            requests.count(start + latency, 1.0);
+            requests.count_events(start + latency, 1.0);
         }
         let Some(ttft) = request.ttft else { continue };
         let mut time = start + ttft;
         let gaps = once(&0.0).chain(recording.gaps_of(request));
-        for (gap, n) in gaps.zip(tokens::per_chunk(recording, request)) {
+        for (gap, n) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
             time += gap;
-            arrived.count(time, f64::from(n));
+            arrived.count_events(time, f64::from(n));
         }
     }
-    (requests.rate(), arrived.rate())
+    (requests.measure_rate(), arrived.measure_rate())
 }
 
 /// The numbers of the requests of a window.
 #[must_use]
-pub fn part(recording: &Recording, window: Window) -> RunPart<'_> {
-    RunPart::from_requests(recording, recording.requests.iter().filter(|r| window.holds(r)).collect())
+pub fn window_part(recording: &Recording, window: Window) -> RunPart<'_> {
+    RunPart::from_requests(recording, recording.requests.iter().filter(|r| window.contains_start(r)).collect())
 }
 
 type Value = fn(&RecordedRequest) -> Option<f64>;
 
 /// What drifts when a server cannot keep up: the queue, and the steps.
-fn signals(open_loop: Option<bool>) -> [(&'static str, Value); 2] {
+fn drift_signals(open_loop: Option<bool>) -> [(&'static str, Value); 2] {
     let waited: Value = |r| Some(r.ttft? + r.queue_time.unwrap_or_default());
     let ttft: Value = |r| r.ttft;
     [("TTFT", if open_loop == Some(true) { waited } else { ttft }), ("TPOT", RecordedRequest::tpot)]
@@ -257,7 +257,7 @@ fn before_the_drain<'r>(in_time: &'r [&'r RecordedRequest]) -> &'r [&'r Recorded
 
 fn percentile_of_latencies(requests: &[&RecordedRequest], p: f64) -> f64 {
     let mut latencies: Vec<f64> = requests.iter().filter_map(|r| r.latency).collect();
-    numpy::settle(&mut latencies, &[p], &[]);
+    numpy::partially_sort(&mut latencies, &[p], &[]);
     numpy::percentile(&latencies, p)
 }
 
@@ -273,18 +273,18 @@ fn block_means(requests: &[&RecordedRequest], size: usize, of: Value) -> Option<
     (0..blocks).map(|i| mean(block(i))).collect()
 }
 
-fn drift(series: &[f64]) -> Option<Drift> {
+fn measure_drift(series: &[f64]) -> Option<Drift> {
     if series.len() < SERIES {
         return None;
     }
     let Trend { p, change } = trend::mann_kendall(series)?;
     let mut values = series.to_vec();
-    numpy::settle(&mut values, &[], &[]);
+    numpy::partially_sort(&mut values, &[], &[]);
     let level = numpy::median(&values);
     (level > 0.0).then(|| Drift { change: change / level, p })
 }
 
-fn judge(
+fn judge_stability(
     drifts: &[(&str, Drift)],
     shift: Option<(&str, Shift)>,
     members: &[&RecordedRequest],
@@ -294,7 +294,7 @@ fn judge(
     let word = |change: f64| if change > 0.0 { "rises" } else { "falls" };
     let real = drifts.iter().filter(|(_, drift)| drift.p < CHANCE && drift.change.abs() >= MATERIAL);
     if let Some((name, Drift { change, p })) = real.min_by(|a, b| a.1.p.total_cmp(&b.1.p)) {
-        let (percent, seconds) = (change.abs() * 100.0, window.seconds());
+        let (percent, seconds) = (change.abs() * 100.0, window.length_seconds());
         let why = format!("{name} {} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", word(*change));
         return (drifting(*change), why);
     }
@@ -303,7 +303,7 @@ fn judge(
         return (drifting(change), format!("{name} {} by {percent:.0} % at once (p = {p:.1e})", word(change)));
     }
     let latency = percentile_of_latencies(members, 50.0);
-    let lasted = window.seconds() / latency;
+    let lasted = window.length_seconds() / latency;
     if members.len() < REQUESTS || drifts.is_empty() || lasted < LATENCIES {
         let (n, lasted) = (members.len(), if lasted.is_finite() { lasted } else { 0.0 });
         let has = format!("{n} requests in {lasted:.1} times the median latency are left");
@@ -327,15 +327,15 @@ struct Shift {
 }
 
 /// The step of a series. A slope has a most likely place of a step too: the levels on both sides must be flat beside it.
-fn shift(series: &[f64]) -> Option<Shift> {
+fn find_shift(series: &[f64]) -> Option<Shift> {
     if series.len() < SERIES {
         return None;
     }
-    let (block, p) = trend::pettitt(series)?;
+    let (block, p) = trend::pettitt_test(series)?;
     let (before, behind) = series.split_at(block);
     let level = |side: &[f64]| {
         let mut side = side.to_vec();
-        numpy::settle(&mut side, &[], &[]);
+        numpy::partially_sort(&mut side, &[], &[]);
         numpy::median(&side)
     };
     let slopes = |side: &[f64]| trend::mann_kendall(side).map_or(0.0, |trend| trend.change.abs());
@@ -347,7 +347,7 @@ fn shift(series: &[f64]) -> Option<Shift> {
 
 /// How many requests start at once: with N at a time in equal distances, gaps between starts have CV² = N − 1; independent
 /// starts have 1. Told from four on, which is no chance.
-fn lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
+fn detect_lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
     let starts: Vec<f64> = in_time.iter().filter_map(|r| r.start).collect();
     let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let together = 1.0 + (numpy::std(&gaps) / numpy::mean(&gaps)).powi(2);
@@ -355,8 +355,8 @@ fn lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
 }
 
 /// From start and time of all that were sent.
-fn little(sent: &[(f64, f64)], window: Window) -> Option<Little> {
-    let seconds = window.seconds();
+fn littles_law(sent: &[(f64, f64)], window: Window) -> Option<Little> {
+    let seconds = window.length_seconds();
     let within: Vec<f64> =
         sent.iter().filter(|(start, _)| (window.from..window.to).contains(start)).map(|(_, took)| *took).collect();
     let overlap = |(start, took): &(f64, f64)| ((start + took).min(window.to) - start.max(window.from)).max(0.0);
@@ -461,10 +461,10 @@ mod tests {
     fn the_law_of_little_holds_where_it_must() {
         // Always four in flight: one after the other, two seconds each.
         let sent: Vec<(f64, f64)> = (0..40).map(|i| (f64::from(i) * 0.5, 2.0)).collect();
-        let told = little(&sent, Window { from: 4.0, to: 14.0 }).unwrap();
+        let told = littles_law(&sent, Window { from: 4.0, to: 14.0 }).unwrap();
         assert!((told.concurrency - 4.0).abs() < 1e-9 && (told.rate - 2.0).abs() < 1e-9, "{told:?}");
         assert!(told.gap.abs() < 1e-9, "{told:?}");
-        assert_eq!(little(&[], Window { from: 0.0, to: 1.0 }), None);
+        assert_eq!(littles_law(&[], Window { from: 0.0, to: 1.0 }), None);
     }
 
     #[test]
@@ -483,7 +483,7 @@ mod tests {
         let told = |requests: &[RecordedRequest]| {
             let mut in_time: Vec<&RecordedRequest> = requests.iter().collect();
             in_time.sort_by(|a, b| a.start.unwrap().total_cmp(&b.start.unwrap()));
-            lock_step(&in_time)
+            detect_lock_step(&in_time)
         };
         assert!((told(&waves).unwrap() - 16.0).abs() < 2.0, "{:?}", told(&waves));
         assert_eq!(told(&poisson), None);

@@ -20,17 +20,17 @@ const WIDTH: usize = 50;
 
 /// The whole table.
 #[must_use]
-pub fn table(result: &RunResult) -> String {
+pub fn render_table(result: &RunResult) -> String {
     let mut table = ResultTable::default();
-    table.totals(result);
+    table.add_totals(result);
     for metric in Metric::ALL {
-        table.metric(result, metric);
+        table.add_metric(result, metric);
     }
-    table.beside_vllm(&result.vb);
-    table.rule("", '=');
-    table.stream(&result.vb);
-    result.vb.doubts().for_each(|doubt| table.line(&format!("server: {doubt}")));
-    table.client(&result.vb);
+    table.add_own_sections(&result.vb);
+    table.add_rule("", '=');
+    table.add_stream_state(&result.vb);
+    result.vb.server_doubts().for_each(|doubt| table.add_line(&format!("server: {doubt}")));
+    table.add_client_verdict(&result.vb);
     table.text
 }
 
@@ -40,126 +40,126 @@ struct ResultTable {
 }
 
 impl ResultTable {
-    fn line(&mut self, line: &str) {
+    fn add_line(&mut self, line: &str) {
         self.text.push_str(line.trim_end());
         self.text.push('\n');
     }
 
-    fn rule(&mut self, heading: &str, with: char) {
+    fn add_rule(&mut self, heading: &str, with: char) {
         let left = WIDTH.saturating_sub(heading.chars().count()) / 2;
         let right = WIDTH.saturating_sub(heading.chars().count() + left);
         let rule = |n: usize| with.to_string().repeat(n);
-        self.line(&(rule(left) + heading + &rule(right)));
+        self.add_line(&(rule(left) + heading + &rule(right)));
     }
 
-    fn row(&mut self, label: &str, value: impl std::fmt::Display) {
-        self.line(&format!("{label:<40} {value:<10}"));
+    fn add_row(&mut self, label: &str, value: impl std::fmt::Display) {
+        self.add_line(&format!("{label:<40} {value:<10}"));
     }
 
-    fn number(&mut self, label: &str, value: f64) {
-        self.row(label, format!("{value:.2}"));
+    fn add_number(&mut self, label: &str, value: f64) {
+        self.add_row(label, format!("{value:.2}"));
     }
 
     /// A statistic with its interval, or what can be said of it where there are too few values.
-    fn sure(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
-        let Some(summary) = summary else { return self.number(label, value) };
+    fn add_with_interval(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
+        let Some(summary) = summary else { return self.add_number(label, value) };
         if let Some(few) = summary.too_few.get(name) {
-            let bound = summary.bound(name);
-            return self.line(&format!("{label:<40} {bound:<10} needs {}, has {}", few["needs"], few["has"]));
+            let bound = summary.lower_bound_text(name);
+            return self.add_line(&format!("{label:<40} {bound:<10} needs {}, has {}", few["needs"], few["has"]));
         }
-        let [low, high] = [0, 1].map(|which| summary.end(name, which));
+        let [low, high] = [0, 1].map(|which| summary.interval_end(name, which));
         if low.is_none() && high.is_none() {
-            return self.number(label, value);
+            return self.add_number(label, value);
         }
         let [low, high] = [low, high].map(|end| end.map_or_else(|| "-".to_owned(), |end| format!("{end:.2}")));
-        self.line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
+        self.add_line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
     }
 
-    fn rate(&mut self, label: &str, value: f64, rate: &MeasuredRate) {
-        self.line(&format!("{label:<40} {value:<10.2} {}", ends(rate)));
+    fn add_rate(&mut self, label: &str, value: f64, rate: &MeasuredRate) {
+        self.add_line(&format!("{label:<40} {value:<10.2} {}", format_interval(rate)));
     }
 
-    fn totals(&mut self, result: &RunResult) {
-        self.rule(" Serving Benchmark Result ", '=');
-        self.row("Successful requests:", result.completed);
-        self.row("Failed requests:", result.failed);
+    fn add_totals(&mut self, result: &RunResult) {
+        self.add_rule(" Serving Benchmark Result ", '=');
+        self.add_row("Successful requests:", result.completed);
+        self.add_row("Failed requests:", result.failed);
         if let Some(limit) = result.header.get("max_concurrency").filter(|v| !v.is_null()) {
-            self.row("Maximum request concurrency:", limit);
+            self.add_row("Maximum request concurrency:", limit);
         }
         if let Some(rate) = result.header.get("request_rate").and_then(Value::as_f64) {
-            self.number("Request rate configured (RPS):", rate);
+            self.add_number("Request rate configured (RPS):", rate);
         }
-        self.number("Benchmark duration (s):", result.duration);
-        self.row("Total input tokens:", result.total_input_tokens);
-        self.row("Total generated tokens:", result.total_output_tokens);
+        self.add_number("Benchmark duration (s):", result.duration);
+        self.add_row("Total input tokens:", result.total_input_tokens);
+        self.add_row("Total generated tokens:", result.total_output_tokens);
         if let Some(replies) = result.vb.token_sources.get(UNCOUNTED) {
-            self.row("Replies without a token count:", replies);
+            self.add_row("Replies without a token count:", replies);
         }
-        self.rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
+        self.add_rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
         if let Some(goodput) = result.request_goodput {
-            self.number("Request goodput (req/s):", goodput);
+            self.add_number("Request goodput (req/s):", goodput);
         }
-        self.rate("Output token throughput (tok/s):", result.output_throughput, &result.vb.output_tokens_per_s);
+        self.add_rate("Output token throughput (tok/s):", result.output_throughput, &result.vb.output_tokens_per_s);
         match result.vb.peak_tokens_per_s {
-            0 if result.total_output_tokens > 0 => self.row("Peak output token throughput (tok/s):", "-"),
-            peak => self.number("Peak output token throughput (tok/s):", peak as f64),
+            0 if result.total_output_tokens > 0 => self.add_row("Peak output token throughput (tok/s):", "-"),
+            peak => self.add_number("Peak output token throughput (tok/s):", peak as f64),
         }
-        self.number("Peak concurrent requests:", result.vb.peak_concurrency as f64);
+        self.add_number("Peak concurrent requests:", result.vb.peak_concurrency as f64);
         if result.rtfx > 0.0 {
-            self.number("RTFx (Inverse Real-Time Factor):", result.rtfx);
+            self.add_number("RTFx (Inverse Real-Time Factor):", result.rtfx);
         }
-        self.number("Total token throughput (tok/s):", result.total_token_throughput);
+        self.add_number("Total token throughput (tok/s):", result.total_token_throughput);
     }
 
-    fn metric(&mut self, result: &RunResult, metric: Metric) {
+    fn add_metric(&mut self, result: &RunResult, metric: Metric) {
         let value = |statistic: &str| {
             let value = result.metrics.get(&format!("{statistic}_{}_ms", metric.name()));
             value.and_then(Value::as_f64)
         };
         let (Some(mean), Some(median)) = (value("mean"), value("median")) else { return };
-        self.rule(metric.heading(), '-');
-        let label = metric.label();
+        self.add_rule(metric.table_heading(), '-');
+        let label = metric.table_label();
         let waiting = matches!(metric, Metric::ClientQueueTime | Metric::E2elIncludingClientQueue);
-        let summary = (!waiting).then(|| result.vb.latency(metric));
+        let summary = (!waiting).then(|| result.vb.latency_summary(metric));
         // vLLM's keys are 0 then, which would be read as a time.
         if result.completed > 0 && summary.is_some_and(|summary| summary.n == 0) {
-            return self.line(&format!("{:<40} {:<10} no request has any", format!("Mean {label} (ms):"), "-"));
+            return self.add_line(&format!("{:<40} {:<10} no request has any", format!("Mean {label} (ms):"), "-"));
         }
-        self.sure(&format!("Mean {label} (ms):"), mean, "mean", summary);
-        self.sure(&format!("Median {label} (ms):"), median, "p50", summary);
+        self.add_with_interval(&format!("Mean {label} (ms):"), mean, "mean", summary);
+        self.add_with_interval(&format!("Median {label} (ms):"), median, "p50", summary);
         let percentiles = result.vb.tpot_ms.percentiles.keys();
         for name in percentiles {
             if let Some(value) = value(name) {
-                self.sure(&format!("{} {label} (ms):", name.to_uppercase()), value, name, summary);
+                self.add_with_interval(&format!("{} {label} (ms):", name.to_uppercase()), value, name, summary);
             }
         }
     }
 
-    fn beside_vllm(&mut self, vb: &VbMetrics) {
+    fn add_own_sections(&mut self, vb: &VbMetrics) {
         if vb.itl_per_token_ms != vb.itl_per_chunk_ms {
-            self.per_token(vb);
+            self.add_itl_per_token(vb);
         }
         if bases_differ(vb) {
-            self.time_bases(vb);
+            self.add_time_bases(vb);
         }
-        self.steady(vb);
-        self.goodput(vb);
-        self.groups(vb);
-        self.failures(vb);
+        self.add_steady_state(vb);
+        self.add_goodput(vb);
+        self.add_groups(vb);
+        self.add_failures(vb);
         if let Some(server) = &vb.server {
-            self.server(server);
+            self.add_server(server);
         }
     }
 
     /// The steady window beside the whole run, or why there is none.
-    fn steady(&mut self, vb: &VbMetrics) {
+    fn add_steady_state(&mut self, vb: &VbMetrics) {
         let Some(steady) = &vb.steady else { return };
-        self.rule("Steady State", '-');
-        self.line(&format!("{}: {}", steady.verdict.words(), steady.why));
+        self.add_rule("Steady State", '-');
+        self.add_line(&format!("{}: {}", steady.verdict.as_words(), steady.why));
         if let (Some(from), Some(to), Some(numbers)) = (steady.from_s, steady.to_s, &steady.numbers) {
             let window = format!("{from:.1} - {to:.1} s");
-            self.line(&format!("{:<22} {:>12} {window:>18}", "", "whole run"));
-            self.row2("Requests:", vb.offered, numbers.offered);
+            self.add_line(&format!("{:<22} {:>12} {window:>18}", "", "whole run"));
+            self.add_two_columns("Requests:", vb.offered, numbers.offered);
             let rates = [
                 ("Requests/s:", &vb.requests_per_s, &steady.requests_per_s),
                 ("Output tokens/s:", &vb.output_tokens_per_s, &steady.output_tokens_per_s),
@@ -167,7 +167,7 @@ impl ResultTable {
             for (label, whole, window) in rates {
                 let window = window.unwrap_or_default();
                 let (whole, value) = (format!("{:.2}", whole.per_s), format!("{:.2}", window.per_s));
-                self.line(&format!("{label:<22} {whole:>12} {value:>18} {}", ends(&window)));
+                self.add_line(&format!("{label:<22} {whole:>12} {value:>18} {}", format_interval(&window)));
             }
             let latencies = [
                 ("TTFT", &vb.from_start.ttft_ms, &numbers.ttft_ms),
@@ -176,60 +176,60 @@ impl ResultTable {
                 ("E2EL", &vb.from_start.e2el_ms, &numbers.e2el_ms),
             ];
             for (label, whole, window) in latencies {
-                for ((name, a), (_, b)) in statistics(whole).into_iter().zip(statistics(window)) {
-                    self.row2(&format!("{name} {label} (ms):"), a, b);
+                for ((name, a), (_, b)) in format_statistics(whole).into_iter().zip(format_statistics(window)) {
+                    self.add_two_columns(&format!("{name} {label} (ms):"), a, b);
                 }
             }
         }
         if let Some(little) = &steady.little {
             let Little { concurrency, rate, latency_s, gap } = little;
-            self.line(&format!(
+            self.add_line(&format!(
                 "In flight {concurrency:.2}, rate x latency {:.2} ({rate:.2}/s x {latency_s:.3} s): {:+.1} %",
                 rate * latency_s,
                 gap * 100.0
             ));
         }
         if let Some(together) = steady.lock_step {
-            self.line(&format!(
+            self.add_line(&format!(
                 "Lock-step: about {together:.0} requests start at once, again and again, as those of one length do in a closed \
                  loop; vary the lengths"
             ));
         }
     }
 
-    fn row2(&mut self, label: &str, whole: impl std::fmt::Display, window: impl std::fmt::Display) {
-        self.line(&format!("{label:<22} {whole:>12} {window:>18}"));
+    fn add_two_columns(&mut self, label: &str, whole: impl std::fmt::Display, window: impl std::fmt::Display) {
+        self.add_line(&format!("{label:<22} {whole:>12} {window:>18}"));
     }
 
-    fn groups(&mut self, vb: &VbMetrics) {
+    fn add_groups(&mut self, vb: &VbMetrics) {
         let mut last = None;
         for group in &vb.groups {
             if last != Some(&group.by) {
-                self.numbers_head(&format!("By {}", group.by));
+                self.add_numbers_heading(&format!("By {}", group.by));
                 last = Some(&group.by);
             }
-            self.numbers(&group.key, &group.numbers);
+            self.add_numbers(&group.key, &group.numbers);
         }
         for (i, slice) in vb.slices.iter().enumerate() {
             if i == 0 {
-                self.numbers_head("By time");
+                self.add_numbers_heading("By time");
             }
-            self.numbers(&format!("{} - {} s", slice.from_s, slice.to_s), &slice.numbers);
+            self.add_numbers(&format!("{} - {} s", slice.from_s, slice.to_s), &slice.numbers);
         }
     }
 
-    fn numbers_head(&mut self, heading: &str) {
-        self.rule(heading, '-');
-        self.line(&format!(
+    fn add_numbers_heading(&mut self, heading: &str) {
+        self.add_rule(heading, '-');
+        self.add_line(&format!(
             "{:<16} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "", "requests", "failed", "TTFT mean", "TTFT p50", "TPOT mean", "E2EL mean", "good (%)"
         ));
     }
 
-    fn numbers(&mut self, name: &str, numbers: &Numbers) {
+    fn add_numbers(&mut self, name: &str, numbers: &Numbers) {
         let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
         let median = numbers.ttft_ms.percentiles.get("p50").and_then(Value::as_f64);
-        self.line(&format!(
+        self.add_line(&format!(
             "{name:<16} {:>8} {:>7} {:>10} {:>10} {:>10} {:>10} {:>10}",
             numbers.offered,
             numbers.failed,
@@ -241,112 +241,112 @@ impl ResultTable {
         ));
     }
 
-    fn per_token(&mut self, vb: &VbMetrics) {
+    fn add_itl_per_token(&mut self, vb: &VbMetrics) {
         let estimated = if vb.itl_per_token_estimated { ", estimated" } else { "" };
-        self.rule(&format!("Inter-token Latency (per token{estimated})"), '-');
-        for (name, value) in statistics(&vb.itl_per_token_ms) {
-            self.row(&format!("{name} ITL per token (ms):"), value);
+        self.add_rule(&format!("Inter-token Latency (per token{estimated})"), '-');
+        for (name, value) in format_statistics(&vb.itl_per_token_ms) {
+            self.add_row(&format!("{name} ITL per token (ms):"), value);
         }
     }
 
     /// How long the server took, and how long a user waited who came when the schedule says.
-    fn time_bases(&mut self, vb: &VbMetrics) {
-        self.rule("Latency from Start / from Schedule", '-');
-        self.line(&format!("{:<22} {:>12} {:>14}", "", "from start", "from schedule"));
+    fn add_time_bases(&mut self, vb: &VbMetrics) {
+        self.add_rule("Latency from Start / from Schedule", '-');
+        self.add_line(&format!("{:<22} {:>12} {:>14}", "", "from start", "from schedule"));
         let both = [
             ("TTFT", &vb.from_start.ttft_ms, &vb.from_schedule.ttft_ms),
             ("E2EL", &vb.from_start.e2el_ms, &vb.from_schedule.e2el_ms),
         ];
         for (label, start, schedule) in both {
-            for ((name, a), (_, b)) in statistics(start).into_iter().zip(statistics(schedule)) {
-                self.line(&format!("{:<22} {a:>12} {b:>14}", format!("{name} {label} (ms):")));
+            for ((name, a), (_, b)) in format_statistics(start).into_iter().zip(format_statistics(schedule)) {
+                self.add_line(&format!("{:<22} {a:>12} {b:>14}", format!("{name} {label} (ms):")));
             }
         }
     }
 
-    fn goodput(&mut self, vb: &VbMetrics) {
+    fn add_goodput(&mut self, vb: &VbMetrics) {
         let Some(goodput) = &vb.goodput else { return };
         let limit = |(name, ms): (&String, &Value)| format!("{name} <= {} ms", ms.as_f64().unwrap_or_default());
         let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
-        self.rule("Goodput", '-');
-        self.row("Limits:", limits.join(", "));
+        self.add_rule("Goodput", '-');
+        self.add_row("Limits:", limits.join(", "));
         for (label, good) in [("", &goodput.from_start), (" from schedule", &goodput.from_schedule)] {
             if label.is_empty() || bases_differ(vb) {
-                self.row(&format!("Good requests{label}:"), format!("{} of {}", good.requests, vb.offered));
-                self.number(&format!("Attainment{label} (%):"), good.attainment.unwrap_or_default() * 100.0);
+                self.add_row(&format!("Good requests{label}:"), format!("{} of {}", good.requests, vb.offered));
+                self.add_number(&format!("Attainment{label} (%):"), good.attainment.unwrap_or_default() * 100.0);
                 for (name, share) in good.attainment_of.iter().filter(|_| good.attainment_of.len() > 1) {
                     let share = share.as_f64().unwrap_or_default();
-                    self.number(&format!("  {name} alone{label} (%):"), share * 100.0);
+                    self.add_number(&format!("  {name} alone{label} (%):"), share * 100.0);
                 }
-                self.number(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
+                self.add_number(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
             }
         }
         if let Some(fluidity) = &goodput.fluidity {
-            self.number("Mean fluidity:", fluidity.index.mean.unwrap_or_default());
-            self.row("Fluid requests:", format!("{} of {}", fluidity.fluid, vb.offered));
+            self.add_number("Mean fluidity:", fluidity.index.mean.unwrap_or_default());
+            self.add_row("Fluid requests:", format!("{} of {}", fluidity.fluid, vb.offered));
         }
     }
 
-    fn failures(&mut self, vb: &VbMetrics) {
+    fn add_failures(&mut self, vb: &VbMetrics) {
         let failed = vb.outcomes.iter().filter(|(kind, n)| *kind != "ok" && n.as_u64() != Some(0));
         for (i, (kind, n)) in failed.enumerate() {
             if i == 0 {
-                self.rule("Failures", '-');
+                self.add_rule("Failures", '-');
             }
-            self.row(&format!("{kind}:"), n);
+            self.add_row(&format!("{kind}:"), n);
             let name = |m: &FailureCount| m.kind.map_or("other", ErrorKind::name);
             if let Some(most) = vb.errors.iter().find(|m| name(m) == kind && !m.message.is_empty()) {
-                self.line(&format!("  {}x {}", most.count, most.message));
+                self.add_line(&format!("  {}x {}", most.count, most.message));
             }
         }
     }
 
     /// What the server told of itself, and where the time went.
-    fn server(&mut self, server: &ServerMetrics) {
-        self.rule("Server", '-');
+    fn add_server(&mut self, server: &ServerMetrics) {
+        self.add_rule("Server", '-');
         if let Some(rate) = server.prefix_cache.and_then(|cache| cache.hit_rate) {
-            self.number("Prefix cache hit rate (%):", rate * 100.0);
+            self.add_number("Prefix cache hit rate (%):", rate * 100.0);
         }
         let load = |load: GaugeLoad, scale: f64| format!("{:.2} (max {:.2})", load.mean * scale, load.max * scale);
         if let Some(usage) = server.kv_cache_usage {
-            self.row("Mean KV cache usage (%):", load(usage, 100.0));
+            self.add_row("Mean KV cache usage (%):", load(usage, 100.0));
         }
         for (label, gauge) in [("running", server.running), ("waiting", server.waiting)] {
             if let Some(gauge) = gauge {
-                self.row(&format!("Mean requests {label}:"), load(gauge, 1.0));
+                self.add_row(&format!("Mean requests {label}:"), load(gauge, 1.0));
             }
         }
         if let Some(preemptions) = server.preemptions.filter(|n| *n > 0) {
-            self.row("Preemptions:", preemptions);
+            self.add_row("Preemptions:", preemptions);
         }
         if let Some(spec) = &server.spec_decode {
-            self.number("Draft tokens accepted (%):", spec.acceptance_rate.unwrap_or_default() * 100.0);
-            self.number("Mean acceptance length:", spec.mean_acceptance_length.unwrap_or_default());
+            self.add_number("Draft tokens accepted (%):", spec.acceptance_rate.unwrap_or_default() * 100.0);
+            self.add_number("Mean acceptance length:", spec.mean_acceptance_length.unwrap_or_default());
         }
-        self.parts(server);
+        self.add_latency_parts(server);
     }
 
-    fn parts(&mut self, server: &ServerMetrics) {
+    fn add_latency_parts(&mut self, server: &ServerMetrics) {
         let columns = |name: &str, cells: [&str; 7]| {
             let [client, queue, prefill, decode, frontend, outside, server] = cells;
             format!(
                 "{name:<15} {client:>9} = {queue:>8} {prefill:>8} {decode:>8} {frontend:>8} {outside:>8}   {server:>9}"
             )
         };
-        for (i, (name, parts)) in server.reconciled.each().enumerate() {
+        for (i, (name, parts)) in server.reconciled.known_latencies().enumerate() {
             if i == 0 {
-                self.line(&columns("", ["client", "queue", "prefill", "decode", "frontend", "outside", "server"]));
+                self.add_line(&columns("", ["client", "queue", "prefill", "decode", "frontend", "outside", "server"]));
             }
             let Parts { client, server, queue, prefill, decode, frontend, outside } = parts;
             let cells = [Some(client), queue, prefill, decode, frontend, Some(outside), Some(server)];
             // No `-0.00`, which a difference of equal numbers may become.
             let cells =
                 cells.map(|ms| ms.map_or("-".to_owned(), |ms| format!("{:.2}", (ms * 100.0).round() / 100.0 + 0.0)));
-            self.line(&columns(&format!("Mean {name} (ms):"), cells.each_ref().map(String::as_str)));
+            self.add_line(&columns(&format!("Mean {name} (ms):"), cells.each_ref().map(String::as_str)));
         }
     }
 
-    fn stream(&mut self, vb: &VbMetrics) {
+    fn add_stream_state(&mut self, vb: &VbMetrics) {
         let complete =
             if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
         let mut words = vec![complete.to_owned()];
@@ -363,17 +363,17 @@ impl ResultTable {
         if vb.bad_lines > 0 {
             words.push(format!("{} bad lines left out", vb.bad_lines));
         }
-        self.line(&(words.join(", ") + "."));
+        self.add_line(&(words.join(", ") + "."));
         if vb.percentile_error > 0.0 {
             let percent = vb.percentile_error * 100.0;
-            self.line(&format!("Percentiles are from histograms: within {percent:.2} %."));
+            self.add_line(&format!("Percentiles are from histograms: within {percent:.2} %."));
         }
     }
 
     /// Whether the numbers are the server's; nothing of a stream that does not tell.
-    fn client(&mut self, vb: &VbMetrics) {
+    fn add_client_verdict(&mut self, vb: &VbMetrics) {
         let Some(verdict) = vb.verdict else { return };
-        let words = vb.client.as_ref().map(ClientFigures::words).unwrap_or_default();
+        let words = vb.client.as_ref().map(ClientFigures::describe_client).unwrap_or_default();
         let why = match vb.reasons.as_slice() {
             [] if words.is_empty() => String::new(),
             [] => format!("; {words}"),
@@ -381,24 +381,24 @@ impl ResultTable {
             [reason, others @ ..] => format!(": {reason} (and {} more, in vb.reasons)", others.len()),
         };
         if let Some(told) = &vb.arrivals {
-            self.line(&arrivals::words(told));
+            self.add_line(&arrivals::describe_arrivals(told));
         }
-        self.line(&format!("client: {}{why}", verdict.name()));
+        self.add_line(&format!("client: {}{why}", verdict.name()));
     }
 }
 
 /// `Mean`, then the percentiles, as they are shown.
-fn statistics(summary: &Summary) -> Vec<(String, String)> {
+fn format_statistics(summary: &Summary) -> Vec<(String, String)> {
     let mean = summary.mean.map(|mean| ("Mean".to_owned(), format!("{mean:.2}")));
     let percentiles = summary.percentiles.iter().filter(|_| summary.n > 0).map(|(name, value)| {
-        let value = value.as_f64().map_or_else(|| summary.bound(name), |value| format!("{value:.2}"));
+        let value = value.as_f64().map_or_else(|| summary.lower_bound_text(name), |value| format!("{value:.2}"));
         (name.to_uppercase(), value)
     });
     mean.into_iter().chain(percentiles).collect()
 }
 
 /// The interval of a rate.
-fn ends(rate: &MeasuredRate) -> String {
+fn format_interval(rate: &MeasuredRate) -> String {
     rate.interval.map_or_else(String::new, |[low, high]| format!("[{low:.2}, {high:.2}]"))
 }
 

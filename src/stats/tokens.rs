@@ -7,7 +7,10 @@ const MOST: u32 = 1 << 16;
 
 /// The tokens in each chunk of a request. Where the server did not say, they are spread evenly, and the early chunks
 /// get the odd ones, so that the first has at least one.
-pub fn per_chunk<'a>(recording: &'a Recording, request: &'a RecordedRequest) -> Box<dyn Iterator<Item = u32> + 'a> {
+pub fn tokens_per_chunk<'a>(
+    recording: &'a Recording,
+    request: &'a RecordedRequest,
+) -> Box<dyn Iterator<Item = u32> + 'a> {
     let chunks = request.gaps.len() as u64 + 1;
     match &request.chunks {
         ChunkTokens::Single => Box::new((0..chunks).map(|_| 1)),
@@ -25,7 +28,7 @@ pub fn per_chunk<'a>(recording: &'a Recording, request: &'a RecordedRequest) -> 
 ///
 /// `None` when every chunk has one token, so that these are the gaps between chunks.
 #[must_use]
-pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
+pub fn gaps_per_token(recording: &Recording) -> Option<Vec<f64>> {
     if recording.successes().all(|r| r.chunks == ChunkTokens::Single) {
         return None;
     }
@@ -37,7 +40,7 @@ pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
             continue;
         }
         let mut waited = 0.0;
-        for (gap, tokens) in gaps.iter().zip(per_chunk(recording, request).skip(1)) {
+        for (gap, tokens) in gaps.iter().zip(tokens_per_chunk(recording, request).skip(1)) {
             waited += gap;
             if tokens > 0 {
                 all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens.min(MOST) as usize));
@@ -50,7 +53,7 @@ pub fn gaps(recording: &Recording) -> Option<Vec<f64>> {
 
 /// Whether the tokens of some chunks are an even spread and not what the server said.
 #[must_use]
-pub fn estimated(recording: &Recording) -> bool {
+pub fn has_estimates(recording: &Recording) -> bool {
     recording.successes().any(|r| r.chunks == ChunkTokens::Unknown)
 }
 
@@ -78,9 +81,9 @@ mod tests {
 
     #[test]
     fn itl_per_token_divides_the_gap_of_a_chunk() {
-        let got = gaps(&one(6, &[0.5, 0.25], Some(&[1, 4, 1]))).unwrap();
+        let got = gaps_per_token(&one(6, &[0.5, 0.25], Some(&[1, 4, 1]))).unwrap();
         assert_eq!(got, [0.125, 0.125, 0.125, 0.125, 0.25]);
-        let empty_chunk = gaps(&one(2, &[0.5, 0.25], Some(&[1, 0, 1]))).unwrap();
+        let empty_chunk = gaps_per_token(&one(2, &[0.5, 0.25], Some(&[1, 0, 1]))).unwrap();
         assert_eq!(empty_chunk, [0.75]);
     }
 
@@ -88,9 +91,9 @@ mod tests {
     fn itl_per_token_is_that_per_chunk_when_chunks_are_tokens() {
         let mut single = one(3, &[0.5, 0.25], None);
         single.requests[0].chunks = ChunkTokens::Single;
-        assert_eq!(gaps(&single), None);
-        assert!(!estimated(&single));
-        assert!(estimated(&one(7, &[0.1], None)));
+        assert_eq!(gaps_per_token(&single), None);
+        assert!(!has_estimates(&single));
+        assert!(has_estimates(&one(7, &[0.1], None)));
     }
 
     proptest! {
@@ -98,7 +101,7 @@ mod tests {
         fn an_even_spread_has_all_tokens(tokens in 1_u32..2000, chunks in 1_usize..300) {
             let gaps = vec![0.5; chunks - 1];
             let recording = one(tokens, &gaps, None);
-            let spread: Vec<u32> = per_chunk(&recording, &recording.requests[0]).collect();
+            let spread: Vec<u32> = tokens_per_chunk(&recording, &recording.requests[0]).collect();
             prop_assert_eq!(spread.len(), chunks);
             prop_assert_eq!(spread.iter().sum::<u32>(), tokens);
             prop_assert!(spread[0] >= 1);

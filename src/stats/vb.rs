@@ -23,7 +23,7 @@ use super::{
 use crate::{
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
     recording::{
-        RecordedRequest, Recording, expected_cache::ExpectedCache, in_time, metric::Metric, pages::MetricsPages,
+        RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages, sort_by_start,
     },
     statistics::{SampleStats, Summary, Unit, histogram, numpy},
     units::UnixNanos,
@@ -194,31 +194,31 @@ impl VbMetrics {
         let wanted = &options.wanted;
         let whole = RunPart::from_recording(&recording);
         let of = |metric: Metric| {
-            let value = metric.of_request();
-            value.map_or_else(SampleStats::default, |value| whole.values(&value, Unit::Seconds, wanted))
+            let value = metric.request_value();
+            value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
         let told = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
         let over_successes =
             |unit, of: fn(&RecordedRequest) -> Option<f64>| told(recording.successes().filter_map(of).collect(), unit);
         let sure = |of: &dyn Fn(&RecordedRequest) -> Option<f64>| {
-            Summary::from_stats(&whole.values(of, Unit::Seconds, wanted))
+            Summary::from_stats(&whole.sample_values(of, Unit::Seconds, wanted))
         };
         let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
         let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
-        let per_token = tokens::gaps(&recording).map(|gaps| told(gaps, Unit::Seconds));
-        let (verdict, reasons) = client::verdict(&recording);
+        let per_token = tokens::gaps_per_token(&recording).map(|gaps| told(gaps, Unit::Seconds));
+        let (verdict, reasons) = client::worst_verdict(&recording);
         let dependences = whole.dependences_of_gaps(&recording.gaps, &wanted.percentiles);
-        let bounds = recording.bounds();
-        let origin = recording.origin();
+        let bounds = recording.run_bounds();
+        let origin = recording.run_origin();
         let (requests_per_s, output_tokens_per_s) =
-            steady::rates(&recording, Window { from: origin, to: origin + duration });
+            steady::measure_rates(&recording, Window { from: origin, to: origin + duration });
         let vb = VbMetrics {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
-            hosts: hosts(&recording),
+            hosts: collect_hosts(&recording),
             selftest: recording.runs.iter().find_map(|run| run.selftest.clone()),
-            complete: recording.complete(),
+            complete: recording.is_complete(),
             interrupted: recording.ends.iter().any(|end| end.interrupted),
             open_loop: recording.open_loop(),
             verdict,
@@ -229,11 +229,11 @@ impl VbMetrics {
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,
             not_sent: recording.not_sent(),
-            outcomes: outcomes(&recording),
+            outcomes: count_outcomes(&recording),
             errors: most_frequent(recording.messages.iter()),
-            input_len: common(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
-            output_len: common(recording.requests.iter().filter_map(|r| r.expected_output_len))
-                .or_else(|| common(recording.successes().map(|r| r.output_tokens))),
+            input_len: common_length(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
+            output_len: common_length(recording.requests.iter().filter_map(|r| r.expected_output_len))
+                .or_else(|| common_length(recording.successes().map(|r| r.output_tokens))),
             start_time: bounds.map(|(start, _)| start),
             end_time: bounds.map(|(_, end)| end),
             percentile_error: 0.0,
@@ -249,26 +249,26 @@ impl VbMetrics {
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.clone().unwrap_or_default(),
             longest_stall_ms: sure(&|r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max)),
-            itl_per_token_estimated: tokens::estimated(&recording),
+            itl_per_token_estimated: tokens::has_estimates(&recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
             schedule_lag_ms: told(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
             read_lag_ms: told(recording.read_lags.clone(), Unit::Seconds),
             server_queue_ms: told(recording.server_times.0.clone(), Unit::Seconds),
             server_ttft_ms: told(recording.server_times.1.clone(), Unit::Seconds),
-            peak_concurrency: peak::concurrency(&recording),
-            peak_tokens_per_s: peak::token_rate(&recording),
+            peak_concurrency: peak::peak_concurrency(&recording),
+            peak_tokens_per_s: peak::peak_token_rate(&recording),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
             output_tokens: over_successes(Unit::Tokens, |r| Some(f64::from(r.output_tokens))),
             cached_tokens: recording.cached_tokens,
             reasoning_tokens: recording.reasoning_tokens,
-            token_sources: token_sources(&recording),
-            shortfall: shortfall(&recording),
+            token_sources: count_token_sources(&recording),
+            shortfall: measure_shortfall(&recording),
             goodput: Goodput::measure(&recording, &whole, &options.slos, duration, wanted),
             cache: None,
             server: None,
-            groups: group::groups(&recording, options),
-            slices: group::slices(&recording, options, origin),
+            groups: group::group_requests(&recording, options),
+            slices: group::slice_requests(&recording, options, origin),
             run_ids: recording.run_ids.clone(),
         };
         // Last, because it uses up the longest vector of all instead of copying it.
@@ -290,7 +290,7 @@ impl VbMetrics {
 
     /// The distribution of one of vLLM's latencies.
     #[must_use]
-    pub fn latency(&self, metric: Metric) -> &Summary {
+    pub fn latency_summary(&self, metric: Metric) -> &Summary {
         match metric {
             Metric::Ttft => &self.from_start.ttft_ms,
             Metric::Tpot => &self.tpot_ms,
@@ -302,7 +302,7 @@ impl VbMetrics {
     }
 
     /// Adds what the server told of itself, and holds the client's numbers against it.
-    pub fn hold_against(&mut self, pages: MetricsPages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
+    pub fn add_server_view(&mut self, pages: MetricsPages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
         let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
         let completed = outcome("ok");
@@ -322,7 +322,7 @@ impl VbMetrics {
     }
 
     /// What does not fit together between the client and the server, each in one line.
-    pub fn doubts(&self) -> impl Iterator<Item = &String> {
+    pub fn server_doubts(&self) -> impl Iterator<Item = &String> {
         let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
         cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
@@ -331,24 +331,24 @@ impl VbMetrics {
 /// The steady part of the run, with its numbers.
 fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origin: f64) -> Option<Steady> {
     if recording.earlier.requests > 0 {
-        return Some(sampled(recording, origin));
+        return Some(sampled_steady_state(recording, origin));
     }
-    let run = SteadyInput { in_time: whole.in_time(), origin, open_loop: recording.open_loop() };
+    let run = SteadyInput { in_time: whole.successes_by_start(), origin, open_loop: recording.open_loop() };
     run.in_time.first()?;
     let (steady, window) = Steady::detect(&run);
     let Some(window) = window else { return Some(steady) };
-    let mut steady = steady.measured(window, recording);
+    let mut steady = steady.with_measurements(window, recording);
     if steady.verdict == Stability::Steady {
-        let part = steady::part(recording, window);
+        let part = steady::window_part(recording, window);
         steady.numbers = Some(Numbers::measure(&part, &options.wanted, &options.slos));
     }
     Some(steady)
 }
 
 /// The steady part of a run of which not all requests were kept: without the numbers that need all.
-fn sampled(recording: &Recording, origin: f64) -> Steady {
-    let sample = recording.earlier.with(&recording.requests);
-    let in_time = in_time(sample.iter().filter(|r| r.success && r.start.is_some()));
+fn sampled_steady_state(recording: &Recording, origin: f64) -> Steady {
+    let sample = recording.earlier.sample_with(&recording.requests);
+    let in_time = sort_by_start(sample.iter().filter(|r| r.success && r.start.is_some()));
     let (steady, _) = Steady::detect(&SteadyInput { in_time: &in_time, origin, open_loop: recording.open_loop() });
     let one_in = recording.earlier.one_in();
     let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why };
@@ -357,7 +357,7 @@ fn sampled(recording: &Recording, origin: f64) -> Steady {
     Steady { why, lock_step, requests: steady.requests * one_in, ..steady }
 }
 
-fn hosts(recording: &Recording) -> Vec<String> {
+fn collect_hosts(recording: &Recording) -> Vec<String> {
     let mut hosts: Vec<String> = Vec::new();
     for run in &recording.runs {
         if !run.host.is_empty() && !hosts.contains(&run.host) {
@@ -367,7 +367,7 @@ fn hosts(recording: &Recording) -> Vec<String> {
     hosts
 }
 
-fn outcomes(recording: &Recording) -> Object {
+fn count_outcomes(recording: &Recording) -> Object {
     let count = |kind: Option<ErrorKind>| recording.failures.get(&kind).copied().unwrap_or_default();
     let mut outcomes = Object::new();
     outcomes.insert("ok".into(), recording.successes().count().into());
@@ -394,7 +394,7 @@ pub fn most_frequent<'a>(
 }
 
 /// The common value, else the rounded mean; `None` without any.
-fn common(values: impl Iterator<Item = u32>) -> Option<u64> {
+fn common_length(values: impl Iterator<Item = u32>) -> Option<u64> {
     let (n, sum) = values.fold((0, 0), |(n, sum), value| (n + 1, sum + u64::from(value)));
     (n > 0).then(|| (sum + n / 2) / n)
 }
@@ -402,13 +402,13 @@ fn common(values: impl Iterator<Item = u32>) -> Option<u64> {
 /// The key of `token_sources` for successes with tokens that nobody counted.
 pub const UNCOUNTED: &str = "none";
 
-fn token_sources(recording: &Recording) -> Object {
+fn count_token_sources(recording: &Recording) -> Object {
     let named = |source: TokenSource| (source.name().to_owned(), recording.token_sources[source as usize].into());
     let uncounted = (recording.uncounted > 0).then(|| (UNCOUNTED.to_owned(), recording.uncounted.into()));
     TokenSource::ALL.map(named).into_iter().chain(uncounted).collect()
 }
 
-fn shortfall(recording: &Recording) -> Shortfall {
+fn measure_shortfall(recording: &Recording) -> Shortfall {
     let mut shortfall = Shortfall::default();
     for request in recording.successes() {
         let Some(expected) = request.expected_output_len else { continue };
@@ -427,7 +427,7 @@ impl Pooled for VbMetrics {
         let (verdict, reasons) = pool_verdicts(all);
         let length = |of: fn(&VbMetrics) -> Option<u64>| {
             let mean = all.weighted_mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
-            mean.map(|mean| numpy::whole(mean.round()) as u64)
+            mean.map(|mean| numpy::truncate_to_usize(mean.round()) as u64)
         };
         Some(VbMetrics {
             format: first.format,
@@ -452,7 +452,7 @@ impl Pooled for VbMetrics {
             output_len: length(|vb| vb.output_len),
             start_time: all.all.iter().filter_map(|vb| vb.start_time).min(),
             end_time: all.all.iter().filter_map(|vb| vb.end_time).max(),
-            percentile_error: histogram::ERROR,
+            percentile_error: histogram::MAX_RELATIVE_ERROR,
             requests_per_s: MeasuredRate::default(),
             output_tokens_per_s: MeasuredRate::default(),
             steady: None,
@@ -535,9 +535,9 @@ mod tests {
 
     #[test]
     fn a_common_length_is_kept_and_others_are_averaged() {
-        assert_eq!(common([64, 64].into_iter()), Some(64));
-        assert_eq!(common([64, 65].into_iter()), Some(65));
-        assert_eq!(common([10, 10, 11].into_iter()), Some(10));
-        assert_eq!(common(std::iter::empty()), None);
+        assert_eq!(common_length([64, 64].into_iter()), Some(64));
+        assert_eq!(common_length([64, 65].into_iter()), Some(65));
+        assert_eq!(common_length([10, 10, 11].into_iter()), Some(10));
+        assert_eq!(common_length(std::iter::empty()), None);
     }
 }

@@ -33,15 +33,15 @@ impl PrometheusBuckets {
 
     /// All values; 0 without a last bucket.
     #[must_use]
-    pub fn total(&self) -> f64 {
+    pub fn total_count(&self) -> f64 {
         self.upto.last().filter(|(bound, _)| *bound == f64::INFINITY).map_or(0.0, |(_, total)| *total)
     }
 
     /// The percentile (0 to 100) as Prometheus' `histogram_quantile` estimates it: linearly within its bucket, the first of
     /// which begins at 0. `None` of no values.
     #[must_use]
-    pub fn percentile(&self, percentile: f64) -> Option<BucketEstimate> {
-        let total = self.total();
+    pub fn estimate_percentile(&self, percentile: f64) -> Option<BucketEstimate> {
+        let total = self.total_count();
         if total <= 0.0 {
             return None;
         }
@@ -61,7 +61,7 @@ impl PrometheusBuckets {
 impl BucketEstimate {
     /// In another unit.
     #[must_use]
-    pub fn scaled(self, by: f64) -> Self {
+    pub fn scale_by(self, by: f64) -> Self {
         BucketEstimate { value: self.value * by, above: self.above * by, upto: self.upto.map(|upto| upto * by) }
     }
 }
@@ -91,7 +91,7 @@ mod tests {
             (75.0, 2.0, 1.0, 2.0),
             (90.0, 3.2, 2.0, 4.0),
         ] {
-            let got = buckets.percentile(p).unwrap();
+            let got = buckets.estimate_percentile(p).unwrap();
             assert!((got.value - value).abs() < 1e-12, "p{p}: {got:?}");
             assert_eq!((got.above, got.upto), (above, Some(upto)), "p{p}");
         }
@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn beyond_the_last_bound_only_that_is_known() {
         let far = buckets_of_values(&[9.0, 9.0], &[1.0, 4.0]);
-        assert_eq!(far.percentile(50.0), Some(BucketEstimate { value: 4.0, above: 4.0, upto: None }));
-        assert_eq!(buckets_of_values(&[], &[1.0]).percentile(50.0), None);
-        assert_eq!(PrometheusBuckets::default().percentile(50.0), None);
+        assert_eq!(far.estimate_percentile(50.0), Some(BucketEstimate { value: 4.0, above: 4.0, upto: None }));
+        assert_eq!(buckets_of_values(&[], &[1.0]).estimate_percentile(50.0), None);
+        assert_eq!(PrometheusBuckets::default().estimate_percentile(50.0), None);
     }
 
     proptest! {
@@ -112,7 +112,7 @@ mod tests {
             mut values in prop::collection::vec(0.001..20.0_f64, 1..200),
             p in 0.0..100.0_f64,
         ) {
-            let got = buckets_of_values(&values, &[0.5, 1.0, 2.0, 5.0, 10.0]).percentile(p).unwrap();
+            let got = buckets_of_values(&values, &[0.5, 1.0, 2.0, 5.0, 10.0]).estimate_percentile(p).unwrap();
             values.sort_by(f64::total_cmp);
             let rank = (p / 100.0 * values.len() as f64).ceil().max(1.0);
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -150,20 +150,20 @@ impl ServerMetrics {
             let (failed, all) = (pages.failed, pages.failed + server.scrapes);
             server.notes.push(format!("{failed} of {all} pages could not be read: {error}"));
         }
-        match pages.gains() {
-            Some(gains) => server.take(&gains, client),
+        match pages.compute_gains() {
+            Some(gains) => server.add_gains(&gains, client),
             None => server.notes.push("fewer than two pages were read, so nothing can be told".into()),
         }
         Some(server)
     }
 
-    fn take(&mut self, gains: &MetricGains, client: &ClientView) {
-        let count = |name: &str| gains.of(name).map(whole);
-        let load = |name: &str| GaugeLoad::from_gauges(gains.gauges(name), name.ends_with("_perc"));
+    fn add_gains(&mut self, gains: &MetricGains, client: &ClientView) {
+        let count = |name: &str| gains.counter_gain(name).map(round_to_count);
+        let load = |name: &str| GaugeLoad::from_gauges(gains.family_gauges(name), name.ends_with("_perc"));
         let times = |name: &str| Times::from_histogram(gains, name);
         self.seconds = gains.span.map(|(first, last)| last.since(first).as_secs_f64());
         self.resets = gains.resets;
-        self.finished = finished(gains);
+        self.finished = finished_by_reason(gains);
         self.prompt_tokens = count("vllm:prompt_tokens_total");
         self.generation_tokens = count("vllm:generation_tokens_total");
         self.prefix_cache = PrefixCache::from_metrics(gains);
@@ -181,40 +181,45 @@ impl ServerMetrics {
         self.inference_ms = times("vllm:request_inference_time_seconds");
         self.spec_decode = SpecDecode::from_metrics(gains);
         self.reconciled = Reconciled::compare_means(self, client);
-        let notes = reconcile::notes(self, gains.span, client);
+        let notes = reconcile::find_mismatches(self, gains.span, client);
         self.notes.extend(notes);
     }
 
     /// Requests that finished, whatever the reason; `None`: not told.
     #[must_use]
-    pub fn finished(&self) -> Option<u64> {
+    pub fn count_finished(&self) -> Option<u64> {
         self.finished.as_ref().map(|by_reason| by_reason.values().filter_map(serde_json::Value::as_u64).sum())
     }
 }
 
 /// A count that was read as a double.
-fn whole(count: f64) -> u64 {
-    numpy::whole(count.round()) as u64
+fn round_to_count(count: f64) -> u64 {
+    numpy::truncate_to_usize(count.round()) as u64
 }
 
-fn finished(gains: &MetricGains) -> Option<Object> {
+fn finished_by_reason(gains: &MetricGains) -> Option<Object> {
     let mut by_reason = Object::new();
-    for (key, gain) in gains.samples("vllm:request_success_total") {
+    for (key, gain) in gains.counter_samples("vllm:request_success_total") {
         let reason = label_value(key, "finished_reason").unwrap_or_else(|| "unknown".into());
         let so_far = by_reason.get(&reason).and_then(serde_json::Value::as_u64).unwrap_or_default();
-        by_reason.insert(reason, (so_far + whole(gain)).into());
+        by_reason.insert(reason, (so_far + round_to_count(gain)).into());
     }
     (!by_reason.is_empty()).then_some(by_reason)
 }
 
 impl PrefixCache {
     fn from_metrics(gains: &MetricGains) -> Option<Self> {
-        let of = |names: &[&str]| names.iter().find_map(|name| gains.of(name));
+        let of = |names: &[&str]| names.iter().find_map(|name| gains.counter_gain(name));
         // What is not found here is looked up outside, so queries there are no more queries.
-        let outside = gains.of("vllm:external_prefix_cache_hits_total").unwrap_or_default();
+        let outside = gains.counter_gain("vllm:external_prefix_cache_hits_total").unwrap_or_default();
         let (queries, hits) = (of(&QUERIES)?, of(&HITS)? + outside);
         let hit_rate = (queries > 0.0).then(|| hits / queries);
-        Some(PrefixCache { queries: whole(queries), hits: whole(hits), hit_rate, block_size: gains.block_size })
+        Some(PrefixCache {
+            queries: round_to_count(queries),
+            hits: round_to_count(hits),
+            hit_rate,
+            block_size: gains.block_size,
+        })
     }
 }
 
@@ -237,29 +242,29 @@ impl GaugeLoad {
 impl Times {
     /// Of a histogram in seconds; `None` of no values.
     fn from_histogram(gains: &MetricGains, name: &str) -> Option<Self> {
-        let [n, sum] = ["count", "sum"].map(|part| gains.of(&format!("{name}_{part}")));
+        let [n, sum] = ["count", "sum"].map(|part| gains.counter_gain(&format!("{name}_{part}")));
         let (n, sum) = n.zip(sum).filter(|(n, _)| *n > 0.0)?;
         let mut buckets = PrometheusBuckets::default();
-        for (key, gain) in gains.samples(&format!("{name}_bucket")) {
+        for (key, gain) in gains.counter_samples(&format!("{name}_bucket")) {
             if let Some(bound) = label_value(key, "le").and_then(|bound| bound.parse().ok()) {
                 buckets.add(bound, gain);
             }
         }
         // After a cut or a restart the buckets, which only two pages have, lack some of the values.
-        let known = (buckets.total() - n).abs() < 0.5;
-        let estimate = |p| buckets.percentile(p).filter(|_| known).map(|estimate| estimate.scaled(1e3));
+        let known = (buckets.total_count() - n).abs() < 0.5;
+        let estimate = |p| buckets.estimate_percentile(p).filter(|_| known).map(|estimate| estimate.scale_by(1e3));
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(estimate);
-        Some(Times { n: whole(n), mean: sum / n * 1e3, p50, p90, p99 })
+        Some(Times { n: round_to_count(n), mean: sum / n * 1e3, p50, p90, p99 })
     }
 }
 
 impl SpecDecode {
     fn from_metrics(gains: &MetricGains) -> Option<Self> {
-        let of = |name: &str| gains.of(&format!("vllm:spec_decode_num_{name}_total"));
+        let of = |name: &str| gains.counter_gain(&format!("vllm:spec_decode_num_{name}_total"));
         let (drafts, draft_tokens, accepted) = (of("drafts")?, of("draft_tokens")?, of("accepted_tokens")?);
         let per = |count: f64, of: f64| (of > 0.0).then(|| count / of);
         let mut positions: Vec<(usize, f64)> = Vec::new();
-        for (key, gain) in gains.samples("vllm:spec_decode_num_accepted_tokens_per_pos_total") {
+        for (key, gain) in gains.counter_samples("vllm:spec_decode_num_accepted_tokens_per_pos_total") {
             let Some(position) = label_value(key, "position").and_then(|text| text.parse().ok()) else { continue };
             match positions.iter_mut().find(|(known, _)| *known == position) {
                 Some((_, so_far)) => *so_far += gain,
@@ -268,9 +273,9 @@ impl SpecDecode {
         }
         positions.sort_by_key(|(position, _)| *position);
         Some(SpecDecode {
-            drafts: whole(drafts),
-            draft_tokens: whole(draft_tokens),
-            accepted_tokens: whole(accepted),
+            drafts: round_to_count(drafts),
+            draft_tokens: round_to_count(draft_tokens),
+            accepted_tokens: round_to_count(accepted),
             acceptance_rate: per(accepted, draft_tokens),
             mean_acceptance_length: per(accepted, drafts).map(|more| 1.0 + more),
             acceptance_rate_of_position: positions.iter().filter_map(|(_, gain)| per(*gain, drafts)).collect(),

@@ -93,14 +93,18 @@ impl Reconciled {
     }
 
     /// By their names.
-    pub fn each(&self) -> impl Iterator<Item = (&'static str, Parts)> {
+    pub fn known_latencies(&self) -> impl Iterator<Item = (&'static str, Parts)> {
         let all = [("TTFT", self.ttft_ms), (ITL, self.itl_ms), ("E2EL", self.e2el_ms)];
         all.into_iter().filter_map(|(name, parts)| Some((name, parts?)))
     }
 }
 
 /// What does not fit together, the gravest first.
-pub fn notes(server: &ServerMetrics, pages: Option<(UnixNanos, UnixNanos)>, client: &ClientView) -> Vec<String> {
+pub fn find_mismatches(
+    server: &ServerMetrics,
+    pages: Option<(UnixNanos, UnixNanos)>,
+    client: &ClientView,
+) -> Vec<String> {
     let mut notes = Vec::new();
     if server.resets > 0 {
         let times = if server.resets == 1 { "once".to_owned() } else { format!("{} times", server.resets) };
@@ -109,20 +113,20 @@ pub fn notes(server: &ServerMetrics, pages: Option<(UnixNanos, UnixNanos)>, clie
              counted since the page before that is lost"
         ));
     }
-    let part = pages.zip(client.span).and_then(|(pages, load)| uncovered(pages, load));
+    let part = pages.zip(client.span).and_then(|(pages, load)| uncovered_load(pages, load));
     let whole = part.is_none();
     notes.extend(part);
     if whole {
-        notes.extend(other_load(server, client));
+        notes.extend(load_of_others(server, client));
     }
-    for (name, parts) in server.reconciled.each() {
-        notes.extend(unexplained(name, parts, client.true_stamps));
+    for (name, parts) in server.reconciled.known_latencies() {
+        notes.extend(unexplained_time(name, parts, client.true_stamps));
     }
     notes
 }
 
 /// Pages that do not span the load: a run that was cut, or a server that did not answer.
-fn uncovered(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -> Option<String> {
+fn uncovered_load(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -> Option<String> {
     let (late, early) = (pages.0.since(load.0), load.1.since(pages.1));
     // Hosts of one run have clocks of their own.
     (late.max(early) > Nanos(SECOND / 10)).then(|| {
@@ -132,8 +136,8 @@ fn uncovered(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -> Opt
     })
 }
 
-fn other_load(server: &ServerMetrics, client: &ClientView) -> Option<String> {
-    let finished = server.finished()?;
+fn load_of_others(server: &ServerMetrics, client: &ClientView) -> Option<String> {
+    let finished = server.count_finished()?;
     if finished > client.sent {
         return Some(format!(
             "the server finished {finished} requests and the clients here sent {}: others used it meanwhile (or requests ask \
@@ -150,7 +154,7 @@ fn other_load(server: &ServerMetrics, client: &ClientView) -> Option<String> {
     })
 }
 
-fn unexplained(name: &str, parts: Parts, true_stamps: bool) -> Option<String> {
+fn unexplained_time(name: &str, parts: Parts, true_stamps: bool) -> Option<String> {
     let Parts { client, server, outside, .. } = parts;
     // Gaps may be shorter here than there: text that a server holds back, within a character, comes with the next token.
     if name != ITL && -outside > SLACK_MS.max(client * SLACK_SHARE) {
@@ -199,7 +203,7 @@ mod tests {
 
     fn told(client_ttft: f64, server_ttft: f64, finished: u64) -> String {
         let (server, client) = both(client_ttft, server_ttft, finished);
-        notes(&server, None, &client).join("; ")
+        find_mismatches(&server, None, &client).join("; ")
     }
 
     #[test]
@@ -209,7 +213,7 @@ mod tests {
         let note = told(110.0, 100.0, 10);
         assert!(note.starts_with("10.00 ms of the mean TTFT of 110.00 ms") && note.contains("by the kernel"), "{note}");
         let (server, client) = both(110.0, 100.0, 10);
-        let user = notes(&server, None, &ClientView { true_stamps: false, ..client }).join("");
+        let user = find_mismatches(&server, None, &ClientView { true_stamps: false, ..client }).join("");
         assert!(user.ends_with("or this client's own lag"), "{user}");
     }
 
@@ -218,7 +222,7 @@ mod tests {
         assert_eq!((told(99.1, 100.0, 10), told(990.5, 1000.0, 10)), (String::new(), String::new()));
         assert!(told(98.0, 100.0, 10).contains("which cannot be later"));
         let parts = Parts { client: 90.0, server: 100.0, outside: -10.0, ..Parts::default() };
-        assert_eq!(unexplained(ITL, parts, true), None, "held text makes gaps shorter");
+        assert_eq!(unexplained_time(ITL, parts, true), None, "held text makes gaps shorter");
     }
 
     #[test]
@@ -227,7 +231,7 @@ mod tests {
         assert!(told(1.0, 1.0, 9).starts_with("the server finished 9 requests and the clients here got 10 answers"));
         let (server, client) = both(1.0, 1.0, 11);
         // Three more were sent, and failed: any of them may have been finished there.
-        assert!(notes(&server, None, &ClientView { sent: 13, ..client }).is_empty());
+        assert!(find_mismatches(&server, None, &ClientView { sent: 13, ..client }).is_empty());
     }
 
     #[test]
@@ -244,7 +248,9 @@ mod tests {
     #[test]
     fn hosts_may_differ_a_little_about_when_a_run_began() {
         let at = |ms: u64| UnixNanos(SECOND * 1000 + ms * 1_000_000);
-        assert_eq!(uncovered((at(50), at(900)), (at(0), at(950))), None);
-        assert!(uncovered((at(200), at(900)), (at(0), at(950))).unwrap().contains("the first came 200.0 ms after"));
+        assert_eq!(uncovered_load((at(50), at(900)), (at(0), at(950))), None);
+        assert!(
+            uncovered_load((at(200), at(900)), (at(0), at(950))).unwrap().contains("the first came 200.0 ms after")
+        );
     }
 }
