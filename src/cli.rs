@@ -79,7 +79,7 @@ pub fn api_key() -> Option<String> {
     std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty())
 }
 
-/// The given inputs, or standard input if there are none. Warns if standard input is a terminal.
+/// The given inputs, by default standard input. Warns if standard input is a terminal.
 #[must_use]
 pub fn input_paths(tool: &str, given: &[PathBuf]) -> Vec<PathBuf> {
     if given.is_empty() {

@@ -1,7 +1,7 @@
 //! The records that travel on the pipes. `docs/FORMAT.md` is their manual.
 //!
-//! This is the product's interface: data without behaviour. Readers ignore keys they do not know, so old tools read
-//! new streams. Keys are written in the order of the fields here.
+//! They are the public interface of the tools: data without behaviour. Readers ignore unknown keys, so old tools can read
+//! new streams. Keys are written in the order of the fields.
 
 use schemars::JsonSchema;
 
@@ -23,18 +23,18 @@ pub use truth::Truth;
 /// The version of the record format, in the `run` record of every stream.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Any line of a stream that `vb-fire` writes, for its JSON Schema.
+/// Any line of the output of `vb-fire`, for its JSON Schema.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[allow(clippy::large_enum_variant)] // never built
 pub enum Line {
-    /// The first.
+    /// The first line.
     Run(RunRecord),
-    /// One for each request.
+    /// One per request.
     Output(RequestFuncOutput),
-    /// The server's own numbers, with `--scrape`.
+    /// The server's metrics, with `--scrape`.
     Scrape(ScrapeRecord),
-    /// The last.
+    /// The last line.
     End(EndRecord),
 }
 

@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 use super::Object;
 use crate::units::{Nanos, UnixNanos};
 
-/// One request as the client saw it: written by `vb-fire`, read by everything else.
+/// One request as the client saw it: written by `vb-fire`, read by all other tools.
 ///
-/// The names are those of vLLM's `RequestFuncOutput`. Durations are seconds of the monotonic clock, instants are Unix
-/// seconds; `null` means that the moment never came or the number is not known.
+/// The names come from vLLM's `RequestFuncOutput`. Durations are seconds of the monotonic clock, instants are Unix
+/// seconds; `null` means that the event did not happen or the number is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RequestFuncOutput {
     /// Always `"output"`.
     #[serde(rename = "type")]
     pub kind: OutputType,
-    /// The run it belongs to.
+    /// The run of the request.
     pub run_id: String,
-    /// The server that it was sent to; absent where there was one only.
+    /// The server of the request; absent if the run has a single server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_url: Option<String>,
-    /// As in the request, and as the server saw it in `x-request-id`.
+    /// As in the request, and sent to the server as `x-request-id`.
     pub request_id: String,
     /// As in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,78 +35,78 @@ pub struct RequestFuncOutput {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Object>,
 
-    /// Whether the whole answer arrived: at least one token, and `[DONE]` or a finish reason.
+    /// Whether the complete response arrived: at least one token, and `[DONE]` or a finish reason.
     pub success: bool,
-    /// What went wrong, in one line, with the server's own words where it gave any; empty on success.
+    /// The error in one line, with the server's message if it sent one; empty on success.
     pub error: String,
     /// The kind of failure; `null` on success.
     pub error_kind: Option<ErrorKind>,
-    /// The HTTP status; `null` when no head of an answer arrived.
+    /// The HTTP status; `null` if no response head arrived.
     pub status: Option<u16>,
-    /// Why the server stopped generating, in its words (`length`, `stop`, …).
+    /// Why the server stopped generating, as the server reports it (`length`, `stop`, …).
     pub finish_reason: Option<String>,
 
-    /// Prompt tokens: the server's usage, else the request's own `prompt_len`, else 0.
+    /// Prompt tokens: the server's usage, else `prompt_len` of the request, else 0.
     pub prompt_len: u32,
-    /// Generated tokens, counted as `token_source` says.
+    /// Output tokens, counted as `token_source` says.
     pub output_tokens: u32,
     /// As in the request.
     pub expected_output_len: Option<u32>,
     /// As in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_cached_len: Option<u32>,
-    /// Prompt tokens that the server took from its prefix cache, when it says.
+    /// Prompt tokens that were prefix cache hits, if the server reports it.
     pub cached_tokens: Option<u32>,
-    /// Generated tokens that were reasoning, when the server says.
+    /// Output tokens that were reasoning, if the server reports it.
     pub reasoning_tokens: Option<u32>,
-    /// Where `output_tokens` comes from; `null` when there is no token.
+    /// Where `output_tokens` comes from; `null` without tokens.
     pub token_source: Option<TokenSource>,
     /// Tokens in each counted chunk: one more entry than `itl`. Absent: each chunk has one token.
-    /// Empty: some chunks had more than one and the server did not say which.
+    /// Empty: some chunks had more than one, and the server did not report which.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_tokens: Option<Vec<u32>>,
 
-    /// When the request was due: by the schedule in an open loop, when its slot was free in a closed one.
+    /// When the request was due: in an open loop by the schedule, in a closed loop when a slot became free.
     pub scheduled_time: UnixNanos,
-    /// When its first byte was handed to the socket.
+    /// When the first byte of the request was handed to the socket.
     pub start_time: Option<UnixNanos>,
-    /// `start_time` − `scheduled_time`: waiting for a slot, connecting, and the client's own lateness.
+    /// `start_time` − `scheduled_time`: the wait for a slot, the connection, and the client's own delay.
     pub queue_time: Option<Nanos>,
-    /// `start_time` → first token-bearing chunk.
+    /// From `start_time` to the first token-bearing chunk.
     pub ttft: Option<Nanos>,
-    /// `start_time` → last token-bearing chunk (E2EL).
+    /// From `start_time` to the last token-bearing chunk (E2EL).
     pub latency: Option<Nanos>,
     /// The gaps between token-bearing chunks.
     pub itl: Vec<Nanos>,
     /// (`latency` − `ttft`) / (`output_tokens` − 1); `null` for fewer than two tokens.
     pub tpot: Option<Nanos>,
-    /// `start_time` → first chunk of the answer proper, which is not reasoning.
+    /// From `start_time` to the first chunk that is not reasoning.
     pub ttft_answer: Option<Nanos>,
-    /// The request's other moments.
+    /// Other times of the request.
     pub phases: Phases,
-    /// Whether an open connection was used again.
+    /// Whether the request used an open connection.
     pub reused: bool,
-    /// Which clock stamped the chunks.
+    /// Who stamped the chunks.
     pub stamp: Stamp,
-    /// The worst delay between the kernel's receive stamp and the read; `null` for user-space stamps, which cannot know.
+    /// The longest delay between the kernel's receive stamp and the read; `null` for user-space stamps.
     pub read_lag_max: Option<Nanos>,
-    /// With `--read-lags`: that delay for each token-bearing chunk, one more entry than `itl`; 0 where the chunk was stamped
-    /// in user space. A chunk's stamp plus its lag is what a client without kernel stamps would have seen.
+    /// With `--read-lags`: that delay for each token-bearing chunk, one more entry than `itl`; 0 if the chunk was stamped
+    /// in user space. A chunk's stamp plus its lag is the time that a client without kernel stamps measures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_lag: Option<Vec<Nanos>>,
-    /// Token-bearing chunks that came out of one read with a later one: they carry that one's stamp, so they may have
-    /// arrived earlier. Absent: none.
+    /// Token-bearing chunks that one read returned together with a later chunk: they carry the later chunk's stamp, so they
+    /// may have arrived earlier. Absent: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub coalesced: u32,
-    /// The server's own view of the request, when it gives one.
+    /// The server's own times for the request, if it reports them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerTimes>,
-    /// The text of the first choice, reasoning left out; absent with `--no-text`.
+    /// The text of the first choice without reasoning; absent with `--no-text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_text: Option<String>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
@@ -114,37 +114,37 @@ fn is_zero(n: &u32) -> bool {
 /// The value of `type` in an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OutputType {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "output")]
     Output,
 }
 
-/// Moments of one request beside its tokens.
+/// Times of a request other than its tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Phases {
-    /// How long the TCP connection took; `null` when one was used again.
+    /// How long the TCP connection took; `null` for a reused connection.
     pub connect: Option<Nanos>,
-    /// How long the TLS handshake took; `null` without one.
+    /// How long the TLS handshake took; `null` without a handshake.
     pub tls: Option<Nanos>,
-    /// `start_time` → last byte of the request handed to the socket.
+    /// From `start_time` until the last byte of the request was handed to the socket.
     pub send: Option<Nanos>,
-    /// `start_time` → first byte of the answer.
+    /// From `start_time` to the first byte of the response.
     pub first_byte: Option<Nanos>,
-    /// `start_time` → head of the answer, complete.
+    /// From `start_time` to the end of the response head.
     pub headers: Option<Nanos>,
-    /// `start_time` → end of the answer, or the failure; from `scheduled_time` when nothing was ever sent.
+    /// From `start_time` to the end of the response or the failure; from `scheduled_time` if the request was not sent.
     pub done: Option<Nanos>,
 }
 
-/// What the server says of a request.
+/// Times that the server reports for a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ServerTimes {
     /// Time in the server's queue.
     pub queue_time: Option<Nanos>,
-    /// To the first token, counted as the server does: vLLM 0.32 from the request's first turn, after the queue.
+    /// Time to the first token as the server measures it: vLLM 0.32 starts at the request's first step, after the queue.
     pub ttft: Option<Nanos>,
 }
 
@@ -154,12 +154,12 @@ pub struct ServerTimes {
 pub enum Stamp {
     /// The kernel, when the bytes reached the socket.
     Kernel,
-    /// This program, when the read returned and before anything was parsed.
+    /// This program, when the read returned and before parsing.
     #[default]
     User,
 }
 
-/// Where a count of tokens comes from, best first.
+/// The source of a token count, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenSource {
@@ -167,14 +167,14 @@ pub enum TokenSource {
     Usage,
     /// The token ids in the chunks.
     TokenIds,
-    /// The generated text, tokenized again: approximate.
+    /// The output, tokenized by the client: approximate.
     Tokenizer,
-    /// One for each chunk: a lower bound.
+    /// One token per chunk: a lower bound.
     Chunks,
 }
 
 impl TokenSource {
-    /// All of them.
+    /// All sources.
     pub const ALL: [TokenSource; 4] =
         [TokenSource::Usage, TokenSource::TokenIds, TokenSource::Tokenizer, TokenSource::Chunks];
 
@@ -190,13 +190,13 @@ impl TokenSource {
     }
 }
 
-/// How a request failed. `docs/FORMAT.md` says when each applies.
+/// How a request failed. `docs/FORMAT.md` defines each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
-    /// No connection: refused, unreachable, or no address answered.
+    /// No connection: refused or unreachable.
     Connect,
-    /// The host's name has no address.
+    /// The host name has no address.
     Dns,
     /// The TLS handshake failed.
     Tls,
@@ -214,22 +214,22 @@ pub enum ErrorKind {
     StreamError,
     /// The stream was closed before `[DONE]` or a finish reason.
     Truncated,
-    /// The connection was reset, or closed before any answer.
+    /// The connection was reset, or closed before a response.
     Reset,
     /// Not an event stream, not JSON, or broken HTTP.
     Protocol,
-    /// A complete answer without a token.
+    /// A complete response without tokens.
     Empty,
-    /// Stopped by the user while it ran.
+    /// Cancelled because the user stopped the run.
     Cancelled,
-    /// The client left on purpose (`--cancel-rate`): neither a success nor a failure of the server.
+    /// Cancelled on purpose (`--cancel-rate`): neither a success nor a failure of the server.
     Abandoned,
     /// Due, but never sent: the run ended first, or an earlier turn of its session failed.
     NotSent,
 }
 
 impl ErrorKind {
-    /// Every kind, in the order of the documentation.
+    /// All kinds, in the order of the documentation.
     pub const ALL: [ErrorKind; 16] = [
         ErrorKind::Connect,
         ErrorKind::Dns,
@@ -284,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_a_kind_is_the_one_in_the_records() {
+    fn names_are_the_values_in_the_records() {
         for kind in ErrorKind::ALL {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
         }
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_may_lack_what_its_writer_did_not_know() {
+    fn an_output_may_lack_unknown_values() {
         let output: RequestFuncOutput = serde_json::from_str(r#"{"success":true,"ttft":0.25,"latency":1}"#).unwrap();
         assert_eq!(output.ttft, Some(Nanos(250_000_000)));
         assert_eq!(output.itl, []);

@@ -1,4 +1,4 @@
-//! One request to send, before it is made ready for a server.
+//! One request to send, independent of the API of the server.
 
 use std::{borrow::Cow, fmt};
 
@@ -14,68 +14,68 @@ use crate::units::Nanos;
 
 /// One request: written by `vb-gen` or by hand, read by `vb-fire`. `{"prompt":"hi"}` is enough.
 ///
-/// The names are those of vLLM's `SampleRequest`.
+/// The names come from vLLM's `SampleRequest`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SampleRequest {
-    /// Sent to the server as `x-request-id` and returned in the output. Absent: `vb-fire` numbers the lines.
+    /// Sent to the server as `x-request-id` and copied to the output. Absent: `vb-fire` uses the line number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// What to complete: text, token ids, or lists of either where the endpoint takes them.
+    /// The prompt: text, token ids, or a list of either for endpoints that accept lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
-    /// A chat, as the OpenAI API has it; instead of `prompt`.
+    /// The messages of a chat, in the format of the OpenAI API; instead of `prompt`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
-    /// The prompt's length in tokens, as the generator counted it. Absent: unknown.
+    /// The length of the prompt in tokens, as the generator counted it. Absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_len: Option<u32>,
-    /// The most tokens to generate (`max_tokens`). Absent: the server's own limit.
+    /// The maximum number of tokens to generate (`max_tokens`). Absent: the server's limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_output_len: Option<u32>,
-    /// Tokens of the prompt that the workload means to be in the server's prefix cache by then. Absent: it does not say.
+    /// Tokens of the prompt that the workload expects to be prefix cache hits. Absent: no expectation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_cached_len: Option<u32>,
-    /// When to send it, in seconds from the start of the run. Absent: as soon as there is room.
+    /// When to send the request, in seconds from the start of the run. Absent: as soon as possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Nanos>,
-    /// The conversation it belongs to.
+    /// The conversation of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// Its place in the conversation, from 0.
+    /// The position in the conversation, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turn: Option<u32>,
-    /// How long its user thinks: seconds between the last token of the turn before it and this one. Absent: none.
+    /// The think time: seconds between the last token of the previous turn and this request. Absent: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub think_time: Option<Nanos>,
-    /// The adapter to ask for, sent as the model's name.
+    /// The LoRA adapter, sent as the name of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<String>,
-    /// Content parts (images, audio) that a chat sends behind the prompt's text: one part or a list of parts.
+    /// Content parts (images, audio) that a chat sends after the text of the prompt: one part or a list of parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multi_modal_data: Option<Value>,
-    /// Merged into the request body last: it wins over every flag.
+    /// Merged into the request body last, so it overrides every flag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Object>,
-    /// Travels untouched into the output, so that results can be grouped by it.
+    /// Copied unchanged to the output, so that results can be grouped by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Object>,
 }
 
-/// What to complete.
+/// The prompt of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Prompt {
     /// Text, which the server tokenizes.
     Text(String),
-    /// Token ids, which the server takes as they are.
+    /// Token ids, which the server uses unchanged.
     Ids(Vec<u32>),
-    /// Several texts, for endpoints that take batches.
+    /// Several texts, for endpoints that accept batches.
     Texts(Vec<String>),
     /// Several lists of token ids.
     IdLists(Vec<Vec<u32>>),
 }
 
-/// By hand and not `untagged`, which would lose the column of a mistake and say nothing about it.
+/// Written by hand, because `untagged` loses the column of an error and does not describe it.
 impl<'de> Deserialize<'de> for Prompt {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct PromptVisitor;
@@ -140,13 +140,13 @@ mod tests {
 
     #[test]
     fn a_prompt_is_enough() {
-        let request: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","a_key_of_tomorrow":1}"#).unwrap();
+        let request: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","a_future_key":1}"#).unwrap();
         assert_eq!(request.prompt, Some(Prompt::Text("hi".into())));
         assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"prompt":"hi"}"#);
     }
 
     #[test]
-    fn every_kind_of_prompt_comes_back() {
+    fn every_kind_of_prompt_survives_a_round_trip() {
         for text in [r#""hi""#, "[1,2]", r#"["a","b"]"#, "[[1],[2,3]]", "[]"] {
             let prompt: Prompt = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&prompt).unwrap(), text);

@@ -1,4 +1,4 @@
-//! The first and the last line of a run.
+//! The first and the last record of a run.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Object;
 use crate::units::{Nanos, UnixNanos};
 
-/// The first line that `vb-fire` writes: what was asked for. A stream without one is still a stream of outputs.
+/// The first line that `vb-fire` writes: the settings of the run. A stream without it is still a valid stream of outputs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RunRecord {
@@ -17,7 +17,7 @@ pub struct RunRecord {
     pub kind: RunType,
     /// The version of the record format.
     pub format: u32,
-    /// Names this run; the same in each of its records.
+    /// The id of the run; the same in all of its records.
     pub run_id: String,
     /// The program and its version, as `vb-fire 0.1.0`.
     pub tool: String,
@@ -25,65 +25,65 @@ pub struct RunRecord {
     pub argv: Vec<String>,
     /// The name of the client's host.
     pub host: String,
-    /// The model asked for.
+    /// The requested model.
     pub model: String,
-    /// The tokenizer's name, when `vb-fire` was told one.
+    /// The name of the tokenizer, if `vb-fire` was given one.
     pub tokenizer: Option<String>,
-    /// The API spoken: `openai`, `openai-chat`.
+    /// The API of the server: `openai`, `openai-chat`.
     pub backend: String,
-    /// The server, without any user and password.
+    /// The server, without user and password.
     pub base_url: String,
     /// The path of the endpoint.
     pub endpoint: String,
-    /// `false`: replies come in one piece. Absent: they are streamed.
+    /// `false`: non-streaming responses. Absent: streaming.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
     /// Requests per second; `null`: no limit.
     pub request_rate: Option<f64>,
-    /// The rate over time as it was asked for, where it is not the same all the time (`request_rate` is `null` then).
+    /// The requested rate over time, if it is not constant; `request_rate` is then `null`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_profile: Option<String>,
-    /// Requests that arrive at one instant. Absent: 1.
+    /// Requests that arrive at the same instant. Absent: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst_size: Option<u32>,
-    /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier; `null`: infinite, which
-    /// makes the gaps even.
+    /// The shape of the gamma distribution of the gaps: 1 is a Poisson process, smaller is burstier; `null`: infinite, so all
+    /// gaps are equal.
     pub burstiness: Option<f64>,
-    /// The most requests in flight; `null`: no limit.
+    /// The limit of requests in flight; `null`: no limit.
     pub max_concurrency: Option<u32>,
-    /// Requests sent before the clock started; their outcomes are not in the stream.
+    /// Requests sent before the measurement started; their outcomes are not in the stream.
     pub num_warmups: u32,
     /// The seed of the arrivals.
     pub seed: u64,
-    /// How bytes were carried and stamped: `stamped` or `portable`.
+    /// How bytes were transferred and stamped: `stamped` or `portable`.
     pub transport: Option<String>,
-    /// Threads that read answers.
+    /// Threads that read responses.
     pub threads: Option<u32>,
-    /// What `vb-selftest` found on this machine, when it was attached.
+    /// The result of `vb-selftest` on this machine, if attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selftest: Option<Object>,
     /// The instant from which schedules count.
     pub clock: ClockAnchor,
 }
 
-/// How the monotonic clock of a run relates to the wall clock.
+/// The relation between the monotonic clock of a run and the wall clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClockAnchor {
-    /// Wall-clock time at the start of the run. All instants of the run are this plus monotonic time.
+    /// Wall-clock time at the start of the run. Every instant of the run is this time plus monotonic time.
     pub start: UnixNanos,
 }
 
 /// The value of `type` in a run record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum RunType {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "run")]
     Run,
 }
 
-/// The last line that `vb-fire` writes. A stream without one is a run that was cut.
+/// The last line that `vb-fire` writes. A stream without it is incomplete.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EndRecord {
@@ -92,54 +92,54 @@ pub struct EndRecord {
     pub kind: EndType,
     /// As in the run record.
     pub run_id: String,
-    /// Start of the run → last outcome.
+    /// From the start of the run to the last outcome.
     pub duration: Nanos,
     /// Outputs written.
     pub offered: u64,
     /// Outputs by outcome: `ok` and the names of error kinds.
     pub outcomes: BTreeMap<String, u64>,
-    /// Requests that never reached the server.
+    /// Requests that were not sent.
     pub not_sent: NotSent,
     /// Whether a signal ended the run early.
     pub interrupted: bool,
     /// Whether requests were sent by a schedule (a rate, their timestamps, or all at once) and not when others ended.
     pub open_loop: Option<bool>,
-    /// Whether requests were sent when they were planned; absent where they had no plan.
+    /// Whether requests were sent at their planned times; absent without a plan.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<Arrivals>,
-    /// How late requests were handed to the socket against their schedule; `null` when nothing was sent.
-    /// In an open loop with a limit on concurrency this includes waiting for a slot.
+    /// From the scheduled time until a request was handed to the socket; `null` if nothing was sent.
+    /// In an open loop with a limit on concurrency this includes the wait for a slot.
     pub schedule_lag: Option<Percentiles>,
-    /// The client's own part of that: from the moment when a request was due and had its slot to the write of its first
-    /// byte, connecting left out; `null` when nothing was sent.
+    /// The client's part of the schedule lag: from the moment a request was due and had a slot until its first byte was
+    /// written, without the time to connect; `null` if nothing was sent.
     pub send_lag: Option<Percentiles>,
-    /// Kernel receive stamp → read returned, over all reads of answers; `null` without kernel stamps.
+    /// From the kernel's receive stamp until the read returned, over all reads of responses; `null` without kernel stamps.
     pub read_lag: Option<Percentiles>,
     /// How the chunks were stamped.
     pub stamps: Option<Stamps>,
-    /// What the client used of its machine; `null` where the system does not tell.
+    /// Resources that the client used; `null` if the system does not report them.
     pub client: Option<ClientUse>,
-    /// Whether the client was fit for this load; `null` in streams of older versions.
+    /// Whether the client kept up with the load; `null` in streams of older versions.
     pub verdict: Option<Verdict>,
-    /// Why the verdict is not `clean`, each in one line.
+    /// Why the verdict is not `clean`, one line per reason.
     pub reasons: Vec<String>,
 }
 
-/// The requests of a run that had a plan, and whether they were sent by it. `docs/METRICS.md` says how it is tested.
+/// Whether the planned requests of a run were sent at their planned times. `docs/METRICS.md` describes the test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Arrivals {
     /// Requests that were due.
     pub planned: u64,
-    /// The largest share of them that was due and not yet sent at some moment: Kolmogorov and Smirnov's distance between the
-    /// planned and the realised arrivals.
+    /// The largest share of requests that was due but not yet sent at any moment: Kolmogorov and Smirnov's distance between
+    /// the planned and the realised arrivals.
     pub distance: f64,
-    /// The probability of such a distance, or a larger one, by chance.
+    /// The probability of at least this distance by chance.
     pub p: f64,
-    /// The gaps between the requests sent, against the distribution that was asked for; `null` for even gaps, bursts, and
-    /// requests with times of their own, which have none.
+    /// The gaps between sent requests, compared with the requested distribution; `null` for equal gaps, bursts, and requests
+    /// with timestamps, which have no distribution.
     pub gaps: Option<GapTest>,
-    /// Requests that were sent more than a millisecond behind their plan, by what kept them last.
+    /// Requests that were sent more than a millisecond late, by the last cause of the delay.
     pub late: LateCounts,
 }
 
@@ -147,19 +147,19 @@ pub struct Arrivals {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GapTest {
-    /// Kolmogorov and Smirnov's distance of the gaps from their distribution.
+    /// Kolmogorov and Smirnov's distance between the gaps and their distribution.
     pub distance: f64,
-    /// The probability of such a distance, or a larger one, by chance.
+    /// The probability of at least this distance by chance.
     pub p: f64,
 }
 
-/// What kept requests that were late.
+/// Late requests by cause.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct LateCounts {
     /// No slot was free (`--max-concurrency`).
     pub no_slot: u64,
-    /// They came too late from standard input.
+    /// They arrived too late on standard input.
     pub input: u64,
     /// The client itself.
     pub client: u64,
@@ -169,24 +169,24 @@ pub struct LateCounts {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Stamps {
-    /// Token-bearing chunks in all.
+    /// All token-bearing chunks.
     pub chunks: u64,
-    /// Of those, how many carry the stamp of a later chunk, because one read returned both.
+    /// Chunks that carry the stamp of a later chunk, because one read returned both.
     pub coalesced: u64,
-    /// Of those, how many were stamped in user space.
+    /// Chunks that were stamped in user space.
     pub user: u64,
-    /// Chunks whose read came more than a millisecond after the kernel's stamp.
+    /// Chunks that were read more than a millisecond after the kernel's stamp.
     pub late: u64,
-    /// Chunks that are both late and coalesced. Coalesced chunks of reads in time are the server's doing.
+    /// Chunks that are both late and coalesced. Coalesced chunks of timely reads were sent together by the server.
     pub late_coalesced: u64,
-    /// Steps of the wall clock that were seen. They bend nothing: chunks around them are stamped in user space.
+    /// Detected steps of the wall clock. They distort nothing: chunks near them are stamped in user space.
     pub clock_steps: u64,
 }
 
 impl std::ops::Add for Stamps {
     type Output = Stamps;
 
-    /// Of both together, which saw steps of different clocks.
+    /// Adds both. The steps add up too, because each part has its own clock.
     fn add(self, other: Stamps) -> Stamps {
         Stamps {
             chunks: self.chunks.saturating_add(other.chunks),
@@ -199,33 +199,33 @@ impl std::ops::Add for Stamps {
     }
 }
 
-/// What the client used of its machine while the clock ran.
+/// Resources that the client used during the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ClientUse {
     /// CPU time of the process, in cores: CPU seconds per second of the run.
     pub cpu: f64,
-    /// CPU time of the busiest thread that reads answers, as a share of the run.
+    /// CPU time of the busiest thread that reads responses, as a share of the run.
     pub busiest_thread: f64,
-    /// The longest that a thread on the clock waited for a core, as a share of the run (Linux's `schedstat`); `null`
-    /// elsewhere.
+    /// The longest time that a measuring thread waited for a core, as a share of the run (Linux's `schedstat`); `null` on
+    /// other systems.
     pub run_queue: Option<f64>,
-    /// How late a timer of the threads that read answers rang: what stamps in user space are late by; `null`: not
+    /// How late timers fired on the threads that read responses: user-space stamps are late by as much; `null`: not
     /// measured.
     pub wake_lag: Option<Percentiles>,
-    /// TCP segments that this client sent again (Linux's `TCP_INFO`); `null` elsewhere.
+    /// TCP segments that the client retransmitted (Linux's `TCP_INFO`); `null` on other systems.
     pub retransmits: Option<u64>,
 }
 
-/// Whether the numbers of a run are the server's.
+/// Whether the numbers of a run describe the server and not the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The client kept up.
     Clean,
-    /// Something was not as it should be; the reasons say how much it may matter.
+    /// Something was out of order; the reasons say how much it may matter.
     Suspect,
-    /// The client, and not the server, set some of the numbers.
+    /// The client, and not the server, determined some of the numbers.
     ClientBound,
 }
 
@@ -245,9 +245,9 @@ impl Verdict {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NotSent {
-    /// How many of the requests that were read by then. Those that were due have an output with `not_sent`.
+    /// The number of requests that were read but not sent. The due ones have an output with `not_sent`.
     pub count: u64,
-    /// `--max-seconds`, a signal, a bad input line; `null` when every request was sent.
+    /// `--max-seconds`, a signal, an invalid input line; `null` if every request was sent.
     pub why: Option<String>,
 }
 
@@ -266,7 +266,7 @@ pub struct Percentiles {
 /// The value of `type` in an end record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum EndType {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "end")]
     End,

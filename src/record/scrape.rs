@@ -1,4 +1,4 @@
-//! What the server told of itself while a run lasted.
+//! The server's metrics during a run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Object;
 use crate::units::{Nanos, UnixNanos};
 
-/// The server's own numbers at one moment of a run: what stood on its `/metrics` page (`vb-fire --scrape`).
+/// The server's metrics at one moment of a run, from its `/metrics` page (`vb-fire --scrape`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ScrapeRecord {
@@ -15,23 +15,23 @@ pub struct ScrapeRecord {
     pub kind: ScrapeType,
     /// The run it belongs to.
     pub run_id: String,
-    /// When the page was asked for.
+    /// When the page was requested.
     pub time: UnixNanos,
-    /// The page, without any user and password.
+    /// The URL of the page, without user and password.
     pub url: String,
-    /// How long the answer took.
+    /// How long the response took.
     pub took: Nanos,
-    /// Why there is no page, in one line; `null`: there is one.
+    /// Why the scrape failed, in one line; `null` on success.
     pub error: Option<String>,
-    /// The samples as the server wrote them: the name with its labels, and the number. Samples that are no finite number
-    /// are left out, and so are `_created` ones; `_bucket` and `_info` ones are only in the first and the last page of a run.
+    /// The samples as the server wrote them: the name with its labels, and the number. Samples that are not finite numbers and
+    /// `_created` samples are left out; `_bucket` and `_info` samples are only in the first and the last scrape of a run.
     pub metrics: Object,
 }
 
-/// The value of `type` in a scrape.
+/// The value of `type` in a scrape record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ScrapeType {
-    /// The only one.
+    /// The only value.
     #[default]
     #[serde(rename = "scrape")]
     Scrape,

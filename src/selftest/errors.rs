@@ -110,7 +110,7 @@ pub fn send_to_read(pairs: &[RequestPair]) -> Option<Percentiles> {
     percentiles_of(pairs.iter().map(|pair| pair.send_to_read().0).collect())
 }
 
-/// Percentiles by nearest rank, so each is one of the values. `None` if there are no values.
+/// Percentiles by nearest rank, so each is one of the values. `None` without values.
 fn percentiles_of(mut values: Vec<u64>) -> Option<Percentiles> {
     values.sort_unstable();
     let rank = |percent: usize| Some(Nanos(*values.get((values.len() * percent).div_ceil(100).checked_sub(1)?)?));

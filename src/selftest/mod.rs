@@ -58,7 +58,7 @@ docs/SELFTEST.md explains every number.";
 /// Measures the accuracy of the client on this machine, at your load.
 ///
 /// Starts vb-sim and vb-fire, compares the client's records with the server's log, and then searches for the rate of
-/// chunks at which the verdict is no longer clean. Takes less than 30 seconds. Prints one JSON object on standard output.
+/// chunks up to which the verdict stays clean. Takes less than 30 seconds. Prints one JSON object on standard output.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "vb-selftest", version, after_help = EXAMPLES)]
 pub struct Args {

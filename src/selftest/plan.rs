@@ -10,7 +10,7 @@ use crate::{
 /// Tokens of a prompt. The simulated server needs no time for them, since only the client is tested.
 const PROMPT_LEN: u32 = 8;
 
-/// The most requests that the server runs at once if there is no limit.
+/// The most requests that the server runs at once without a limit.
 const MAX_SERVER_SEQS: u32 = 16_384;
 
 /// The shortest step of a search; higher rates of chunks need more streams.

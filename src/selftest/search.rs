@@ -69,7 +69,7 @@ impl SearchRun {
 }
 
 /// Searches from `base`, which was planned at `rate` chunks per second. `probe` makes a run at another rate, or returns
-/// `None` if there is no time for it.
+/// `None` if the time is up.
 pub fn search_turning_point(
     base: SearchRun,
     rate: f64,
