@@ -20,6 +20,7 @@ mod selftest;
 mod sessions;
 mod shapes;
 mod sim;
+mod source;
 mod stats;
 mod sweep;
 mod tables;
