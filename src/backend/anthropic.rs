@@ -22,8 +22,8 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Api, Backend, Choice, Delta, Part, PromptForm, Sampling, Text, Usage, completions::LIMIT, parse, prompt,
-    sampling::listed,
+    Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, Usage,
+    completions::DEFAULT_OUTPUT_TOKENS, parse, prompt, sampling::wrap_in_list,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -51,27 +51,27 @@ impl Api for AnthropicApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        let mut messages = prompt::messages(request)?;
-        prompt::without_calls(&messages, BACKEND.name)?;
+        let mut messages = prompt::chat_messages(request)?;
+        prompt::reject_tool_calls(&messages, BACKEND.name)?;
         let is_system = |message: &Value| message["role"] == "system" || message["role"] == "developer";
         let system: Vec<Value> = messages.iter().filter(|m| is_system(m)).map(|m| m["content"].clone()).collect();
         messages.retain(|message| !is_system(message));
-        prompt::map_parts(&mut messages, part);
+        prompt::map_parts(&mut messages, convert_part);
         let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
         if !system.is_empty() {
-            body.insert("system".into(), instructions(&system));
+            body.insert("system".into(), system_value(&system));
         }
-        body.insert("max_tokens".into(), request.expected_output_len.unwrap_or(LIMIT).into());
+        body.insert("max_tokens".into(), request.expected_output_len.unwrap_or(DEFAULT_OUTPUT_TOKENS).into());
         body.insert("stream".into(), stream.into());
         Ok(body)
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: None, known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: None, names: Some(SAMPLING_NAMES) }
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        listed(body.get_mut("stop_sequences"));
+        wrap_in_list(body.get_mut("stop_sequences"));
     }
 
     fn extra_headers(&self, key: Option<&str>) -> Vec<(&'static str, String)> {
@@ -80,19 +80,19 @@ impl Api for AnthropicApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: AnthropicEvent = parse(event.data)?;
         let mut delta = Delta::default();
         match &*told.kind {
             "message_start" => {
-                let usage = told.message.and_then(|m| m.usage).map(Counts::usage).unwrap_or_default();
+                let usage = told.message.and_then(|m| m.usage).map(AnthropicUsage::token_usage).unwrap_or_default();
                 // Of the answer it counts no more than its beginning.
                 delta.usage = Usage { completion_tokens: None, ..usage };
             }
-            "content_block_delta" => delta.choices.extend(told.delta.and_then(Piece::choice)),
+            "content_block_delta" => delta.choices.extend(told.delta.and_then(BlockDelta::into_choice)),
             "message_delta" => {
-                delta.usage = told.usage.map(Counts::usage).unwrap_or_default();
-                let finish = told.delta.and_then(|piece| piece.stop_reason).map(name);
-                delta.choices.push(Choice { finish, ..Choice::default() });
+                delta.usage = told.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
+                let finish = told.delta.and_then(|piece| piece.stop_reason).map(finish_reason);
+                delta.choices.push(ChoiceDelta { finish, ..ChoiceDelta::default() });
             }
             "message_stop" => delta.done = true,
             _ if told.is_error() => delta.error = Some(error_message(event.data)),
@@ -103,29 +103,34 @@ impl Api for AnthropicApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let told: Told = parse(body)?;
+        let told: AnthropicEvent = parse(body)?;
         if told.is_error() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
         let blocks = told.content.ok_or("it has no `content`")?;
         let text: String = blocks.iter().filter(|b| b.kind == "text").map(|b| &*b.text).collect();
         let part = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
-            (true, true) => Part::Call,
-            (true, false) if blocks.iter().any(|b| b.kind == "thinking") => Part::Reasoning,
-            _ => Part::Answer,
+            (true, true) => OutputKind::ToolCall,
+            (true, false) if blocks.iter().any(|b| b.kind == "thinking") => OutputKind::Reasoning,
+            _ => OutputKind::Answer,
         };
-        let choice = Choice { text: text.into(), part, finish: told.stop_reason.map(name), ..Choice::default() };
-        let usage = told.usage.map(Counts::usage).unwrap_or_default();
+        let choice = ChoiceDelta {
+            text: text.into(),
+            part,
+            finish: told.stop_reason.map(finish_reason),
+            ..ChoiceDelta::default()
+        };
+        let usage = told.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
 
 /// More than these is refused by Anthropic's own service.
-const KNOWN: &[(&str, &str)] =
+const SAMPLING_NAMES: &[(&str, &str)] =
     &[("temperature", "temperature"), ("top_p", "top_p"), ("top_k", "top_k"), ("stop", "stop_sequences")];
 
 /// One text of those of all messages of the system; their parts, where any has parts.
-fn instructions(contents: &[Value]) -> Value {
+fn system_value(contents: &[Value]) -> Value {
     let texts: Option<Vec<&str>> = contents.iter().map(Value::as_str).collect();
     match texts {
         Some(texts) => texts.join("\n").into(),
@@ -140,7 +145,7 @@ fn instructions(contents: &[Value]) -> Value {
 }
 
 /// A content part of OpenAI's as this API has it.
-fn part(part: &Value) -> Value {
+fn convert_part(part: &Value) -> Value {
     let Some(url) = prompt::image_url(part) else { return part.clone() };
     let source = match prompt::data_url(url) {
         Some((media, data)) => json!({"type": "base64", "media_type": media, "data": data}),
@@ -150,7 +155,7 @@ fn part(part: &Value) -> Value {
 }
 
 /// The reason to stop, as OpenAI's APIs name it.
-fn name(reason: Cow<'_, str>) -> Cow<'_, str> {
+fn finish_reason(reason: Cow<'_, str>) -> Cow<'_, str> {
     match &*reason {
         "max_tokens" => "length".into(),
         "end_turn" | "stop_sequence" => "stop".into(),
@@ -160,36 +165,36 @@ fn name(reason: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct AnthropicEvent<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
-    delta: Option<Piece<'a>>,
+    delta: Option<BlockDelta<'a>>,
     #[serde(default)]
-    usage: Option<Counts>,
+    usage: Option<AnthropicUsage>,
     #[serde(default)]
-    message: Option<Start>,
+    message: Option<MessageStart>,
     #[serde(borrow, default)]
-    content: Option<Vec<Block<'a>>>,
+    content: Option<Vec<ContentBlock<'a>>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
-impl Told<'_> {
+impl AnthropicEvent<'_> {
     fn is_error(&self) -> bool {
         self.kind == "error" || self.error.is_some()
     }
 }
 
 #[derive(Deserialize)]
-struct Start {
-    usage: Option<Counts>,
+struct MessageStart {
+    usage: Option<AnthropicUsage>,
 }
 
 #[derive(Deserialize)]
-struct Block<'a> {
+struct ContentBlock<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -197,32 +202,34 @@ struct Block<'a> {
 }
 
 #[derive(Deserialize)]
-struct Piece<'a> {
+struct BlockDelta<'a> {
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    text: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
-    thinking: Option<Text<'a>>,
+    thinking: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
-    partial_json: Option<Text<'a>>,
+    partial_json: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> BlockDelta<'a> {
     /// `None`: a signature, or the opening of a call, which bear no token.
-    fn choice(self) -> Option<Choice<'a>> {
+    fn into_choice(self) -> Option<ChoiceDelta<'a>> {
         let (part, text) = match self {
-            Piece { text: Some(Text(text)), .. } => (Part::Answer, text),
-            Piece { thinking: Some(Text(text)), .. } => (Part::Reasoning, text),
-            Piece { partial_json: Some(Text(json)), .. } if !json.is_empty() => (Part::Call, Cow::default()),
+            BlockDelta { text: Some(BorrowedText(text)), .. } => (OutputKind::Answer, text),
+            BlockDelta { thinking: Some(BorrowedText(text)), .. } => (OutputKind::Reasoning, text),
+            BlockDelta { partial_json: Some(BorrowedText(json)), .. } if !json.is_empty() => {
+                (OutputKind::ToolCall, Cow::default())
+            }
             _ => return None,
         };
-        Some(Choice { text, part, ..Choice::default() })
+        Some(ChoiceDelta { text, part, ..ChoiceDelta::default() })
     }
 }
 
 #[derive(Clone, Copy, Deserialize)]
-struct Counts {
+struct AnthropicUsage {
     #[serde(rename = "input_tokens")]
     input: Option<u32>,
     #[serde(rename = "output_tokens")]
@@ -233,9 +240,9 @@ struct Counts {
     cache_creation: Option<u32>,
 }
 
-impl Counts {
+impl AnthropicUsage {
     /// Anthropic's `input_tokens` leaves out what went through the cache.
-    fn usage(self) -> Usage {
+    fn token_usage(self) -> Usage {
         let cached = self.cache_read;
         let beside = cached.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
         Usage {

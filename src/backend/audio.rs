@@ -18,8 +18,8 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, Sampling, Usage, completions::limit, openai,
-    parse, prompt,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, Usage,
+    completions::set_output_limit, openai, parse, prompt,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -48,7 +48,7 @@ impl Api for AudioApi {
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let mut body = Object::from_iter([("model".into(), model.into())]);
-        limit(&mut body, "max_completion_tokens", request);
+        set_output_limit(&mut body, "max_completion_tokens", request);
         body.insert("stream".into(), stream.into());
         if stream {
             body.insert("stream_include_usage".into(), true.into());
@@ -57,13 +57,13 @@ impl Api for AudioApi {
         Ok(body)
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: None, known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: None, names: Some(SAMPLING_NAMES) }
     }
 
     fn encode_body(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {
-        let (format, audio) = audio(request)?;
-        let boundary = boundary(&audio);
+        let (format, audio) = decode_audio(request)?;
+        let boundary = unused_boundary(&audio);
         let mut bytes = Vec::with_capacity(audio.len() + 1024);
         for (name, value) in body {
             // A form has lists as fields that come again, and null as one that does not come.
@@ -89,12 +89,12 @@ impl Api for AudioApi {
     /// vLLM's chunks are those of a chat; OpenAI's own service has events of its own.
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
-            return openai::read(event.data);
+            return openai::read_chunk(event.data);
         }
-        let told: Told = parse(event.data)?;
-        let mut delta = Delta { usage: told.usage(), ..Delta::default() };
+        let told: TranscriptEvent = parse(event.data)?;
+        let mut delta = Delta { usage: told.token_usage(), ..Delta::default() };
         match &*told.kind {
-            "transcript.text.delta" => delta.choices.push(Choice { text: told.delta, ..Choice::default() }),
+            "transcript.text.delta" => delta.choices.push(ChoiceDelta { text: told.delta, ..ChoiceDelta::default() }),
             "transcript.text.done" => delta.done = true,
             // The text once more, by speakers.
             _ => {}
@@ -104,23 +104,23 @@ impl Api for AudioApi {
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let (text, usage) = if body.trim_ascii_start().starts_with(b"{") {
-            let told: Told = parse(body)?;
+            let told: TranscriptEvent = parse(body)?;
             if told.error.is_some() {
                 return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
             }
-            let usage = told.usage();
+            let usage = told.token_usage();
             (told.text.ok_or("it has no `text`")?.into(), usage)
         } else {
             let text = str::from_utf8(body).map_err(|e| e.to_string())?;
             (text.trim_end_matches('\n').into(), Usage::default())
         };
-        let choice = Choice { text, ..Choice::default() };
+        let choice = ChoiceDelta { text, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
 
 /// Those of vLLM; OpenAI's own service has the first alone.
-const KNOWN: &[(&str, &str)] = &[
+const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
     ("top_k", "top_k"),
@@ -132,27 +132,27 @@ const KNOWN: &[(&str, &str)] = &[
 ];
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct TranscriptEvent<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     delta: Cow<'a, str>,
     text: Option<String>,
     #[serde(default)]
-    usage: Option<Counts>,
+    usage: Option<TranscriptUsage>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
 /// OpenAI's count; of seconds of sound there is nothing to be told here.
 #[derive(Deserialize)]
-struct Counts {
+struct TranscriptUsage {
     input_tokens: Option<u32>,
     output_tokens: Option<u32>,
 }
 
-impl Told<'_> {
-    fn usage(&self) -> Usage {
+impl TranscriptEvent<'_> {
+    fn token_usage(&self) -> Usage {
         self.usage.as_ref().map_or_else(Usage::default, |counts| Usage {
             prompt_tokens: counts.input_tokens,
             completion_tokens: counts.output_tokens,
@@ -162,8 +162,8 @@ impl Told<'_> {
 }
 
 /// The format and the bytes of the request's audio.
-fn audio(request: &SampleRequest) -> Result<(&str, Vec<u8>), String> {
-    let mut parts = request.multi_modal_data.as_ref().into_iter().flat_map(prompt::parts);
+fn decode_audio(request: &SampleRequest) -> Result<(&str, Vec<u8>), String> {
+    let mut parts = request.multi_modal_data.as_ref().into_iter().flat_map(prompt::content_parts);
     let found = parts.find_map(|part| part.get("input_audio"));
     let found = found.ok_or("this backend needs audio: `multi_modal_data` with an `input_audio` part")?;
     let data = found.get("data").and_then(Value::as_str).ok_or("its `input_audio` has no `data`")?;
@@ -175,7 +175,7 @@ fn audio(request: &SampleRequest) -> Result<(&str, Vec<u8>), String> {
 }
 
 /// What separates the parts of the form: a line that its bytes do not have.
-fn boundary(audio: &[u8]) -> String {
+fn unused_boundary(audio: &[u8]) -> String {
     let taken = |text: &str| memchr::memmem::find(audio, text.as_bytes()).is_some();
     let mut number = 0_u64;
     loop {

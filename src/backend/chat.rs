@@ -9,7 +9,7 @@
 
 use super::{
     Api, Backend, Delta, PromptForm,
-    completions::{limit, streaming},
+    completions::{set_output_limit, set_stream},
     openai, prompt,
 };
 use crate::{
@@ -38,10 +38,10 @@ impl Api for ChatApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        let messages = prompt::messages(request)?;
+        let messages = prompt::chat_messages(request)?;
         let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
-        limit(&mut body, "max_completion_tokens", request);
-        streaming(&mut body, stream);
+        set_output_limit(&mut body, "max_completion_tokens", request);
+        set_stream(&mut body, stream);
         Ok(body)
     }
 
@@ -54,10 +54,10 @@ impl Api for ChatApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        openai::read(event.data)
+        openai::read_chunk(event.data)
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        openai::whole(body)
+        openai::read_full(body)
     }
 }

@@ -34,34 +34,34 @@ impl Api for CompletionsApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        let prompt = serde_json::to_value(prompt::one(request)?).map_err(|e| e.to_string())?;
+        let prompt = serde_json::to_value(prompt::single_prompt(request)?).map_err(|e| e.to_string())?;
         let mut body = Object::from_iter([("model".into(), model.into()), ("prompt".into(), prompt)]);
-        limit(&mut body, "max_tokens", request);
-        streaming(&mut body, stream);
+        set_output_limit(&mut body, "max_tokens", request);
+        set_stream(&mut body, stream);
         Ok(body)
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        openai::read(event.data)
+        openai::read_chunk(event.data)
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        openai::whole(body)
+        openai::read_full(body)
     }
 }
 
 /// For APIs that want a limit in every request.
-pub const LIMIT: u32 = 1024;
+pub const DEFAULT_OUTPUT_TOKENS: u32 = 1024;
 
 /// The most tokens to generate, under the name that the API has for it.
-pub fn limit(body: &mut Object, key: &str, request: &SampleRequest) {
+pub fn set_output_limit(body: &mut Object, key: &str, request: &SampleRequest) {
     if let Some(tokens) = request.expected_output_len {
         body.insert(key.into(), tokens.into());
     }
 }
 
 /// Whether the reply comes as a stream, which then is to end with the usage.
-pub fn streaming(body: &mut Object, stream: bool) {
+pub fn set_stream(body: &mut Object, stream: bool) {
     body.insert("stream".into(), stream.into());
     if stream {
         body.insert("stream_options".into(), json!({"include_usage": true}));

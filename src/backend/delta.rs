@@ -9,40 +9,40 @@ use smallvec::SmallVec;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta<'a> {
     /// Pieces of the answers; none in one that only counts.
-    pub choices: SmallVec<[Choice<'a>; 1]>,
+    pub choices: SmallVec<[ChoiceDelta<'a>; 1]>,
     /// Tokens so far, as the server counts them.
     pub usage: Usage,
     /// The server's own times.
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<ServerTimings>,
     /// The reply is complete with this.
     pub done: bool,
     /// The request failed, in the server's words.
     pub error: Option<String>,
     /// What its texts are.
-    pub extent: Extent,
+    pub text_mode: TextMode,
 }
 
 /// How much of an answer the text of a piece is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Extent {
+pub enum TextMode {
     /// What is new.
     #[default]
-    New,
+    Incremental,
     /// All that was generated so far.
-    All,
+    Cumulative,
     /// One of both, as the server is set up: all, unless it does not begin with what came before.
     Either,
 }
 
 /// A piece of one of the answers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Choice<'a> {
+pub struct ChoiceDelta<'a> {
     /// Which of `n` answers.
     pub index: u32,
     /// Its text.
     pub text: Cow<'a, str>,
     /// What kind of text it is.
-    pub part: Part,
+    pub part: OutputKind,
     /// How many token ids came with it; 0 where the server sends none.
     pub ids: usize,
     /// Why the answer ends here, in the server's words.
@@ -53,40 +53,40 @@ pub struct Choice<'a> {
 
 /// The kinds of text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Part {
+pub enum OutputKind {
     /// The answer proper.
     #[default]
     Answer,
     /// Thoughts before it.
     Reasoning,
     /// A call of a tool, which has no text of the answer but bears tokens of it.
-    Call,
+    ToolCall,
 }
 
-impl Choice<'_> {
+impl ChoiceDelta<'_> {
     /// Whether it brings reasoning.
     #[must_use]
-    pub fn reasons(&self) -> bool {
-        self.part == Part::Reasoning && !self.text.is_empty()
+    pub fn has_reasoning(&self) -> bool {
+        self.part == OutputKind::Reasoning && !self.text.is_empty()
     }
 
     /// Whether it bears a token of the answer proper: text or a call. Never what opens an answer, nor the empty end.
     #[must_use]
-    pub fn answers(&self) -> bool {
-        self.part == Part::Call || (self.part == Part::Answer && !self.text.is_empty())
+    pub fn has_answer(&self) -> bool {
+        self.part == OutputKind::ToolCall || (self.part == OutputKind::Answer && !self.text.is_empty())
     }
 
     /// Whether it bears a token at all.
     #[must_use]
-    pub fn bears_token(&self) -> bool {
-        self.answers() || self.reasons() || self.ids > 0
+    pub fn has_token(&self) -> bool {
+        self.has_answer() || self.has_reasoning() || self.ids > 0
     }
 }
 
 /// What went wrong, by a finish reason: engines end an answer that they give up as they end one that is whole, with a reason
 /// of its own.
 #[must_use]
-pub fn given_up(finish: &str) -> Option<String> {
+pub fn abort_error(finish: &str) -> Option<String> {
     matches!(finish, "abort" | "error").then(|| format!("the server ended the answer: {finish}"))
 }
 
@@ -106,7 +106,7 @@ pub struct Usage {
 impl Usage {
     /// It, and what `earlier` says beside.
     #[must_use]
-    pub fn or(self, earlier: Usage) -> Usage {
+    pub fn or_earlier(self, earlier: Usage) -> Usage {
         Usage {
             prompt_tokens: self.prompt_tokens.or(earlier.prompt_tokens),
             completion_tokens: self.completion_tokens.or(earlier.completion_tokens),
@@ -118,7 +118,7 @@ impl Usage {
 
 /// vLLM's times of a request, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-pub struct Metrics {
+pub struct ServerTimings {
     /// In the queue.
     #[serde(default)]
     pub queue_time_ms: Option<f64>,

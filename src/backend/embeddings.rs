@@ -38,7 +38,7 @@ impl Api for EmbeddingsApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
-        Ok(Object::from_iter([("model".into(), model.into()), ("input".into(), prompt::any(request)?)]))
+        Ok(Object::from_iter([("model".into(), model.into()), ("input".into(), prompt::any_prompt(request)?)]))
     }
 
     fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
@@ -53,7 +53,7 @@ impl Api for EmbeddingsApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        results(body)
+        parse_results(body)
     }
 
     fn generates_tokens(&self) -> bool {
@@ -62,7 +62,7 @@ impl Api for EmbeddingsApi {
 }
 
 #[derive(Deserialize)]
-struct Reply<'a> {
+struct PooledResponse<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(default)]
@@ -70,31 +70,31 @@ struct Reply<'a> {
     #[serde(default)]
     results: Vec<IgnoredAny>,
     #[serde(default)]
-    usage: Option<Counts>,
+    usage: Option<EmbeddingsUsage>,
     #[serde(default)]
-    meta: Option<Meta>,
+    meta: Option<CohereMeta>,
 }
 
 /// Where Cohere has its counts.
 #[derive(Deserialize)]
-struct Meta {
-    tokens: Option<Billed>,
+struct CohereMeta {
+    tokens: Option<CohereTokens>,
 }
 
 #[derive(Deserialize)]
-struct Billed {
+struct CohereTokens {
     input_tokens: Option<u32>,
 }
 
 #[derive(Deserialize)]
-struct Counts {
+struct EmbeddingsUsage {
     prompt_tokens: Option<u32>,
     total_tokens: Option<u32>,
 }
 
 /// A reply with one result or more under `data` or `results`, as all APIs that generate nothing have it.
-pub fn results(body: &[u8]) -> Result<Delta<'_>, String> {
-    let reply: Reply = parse(body)?;
+pub fn parse_results(body: &[u8]) -> Result<Delta<'_>, String> {
+    let reply: PooledResponse = parse(body)?;
     let error = reply.error.is_some().then(|| error_message(body));
     if error.is_none() && reply.data.is_empty() && reply.results.is_empty() {
         return Err("it has no result, neither under `data` nor `results`".into());
@@ -117,7 +117,7 @@ mod tests {
             r#""meta":{"billed_units":{"search_units":1},"tokens":{"input_tokens":4}}"#,
         ] {
             let body = format!(r#"{{"results":[{{"index":0,"relevance_score":0.9}}],{counts}}}"#);
-            assert_eq!(results(body.as_bytes()).unwrap().usage.prompt_tokens, Some(4), "{counts}");
+            assert_eq!(parse_results(body.as_bytes()).unwrap().usage.prompt_tokens, Some(4), "{counts}");
         }
     }
 }

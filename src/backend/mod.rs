@@ -5,8 +5,8 @@
 //! Delta ◀─ Api::read_event (streaming) or Api::read_response (non-streaming) ◀───────────────────── its bytes
 //! ```
 //!
-//! Each backend is one file with one `static BACKEND`, listed in [`BACKENDS`]; the head of the file shows a request and a
-//! response. `docs/BACKENDS.md` compares them. A server that is not listed needs no Rust: see [`template`].
+//! Each backend is one file with one `static BACKEND`, wrap_in_list in [`BACKENDS`]; the head of the file shows a request and a
+//! response. `docs/BACKENDS.md` compares them. A server that is not wrap_in_list needs no Rust: see [`template`].
 
 mod anthropic;
 mod audio;
@@ -32,9 +32,9 @@ use std::{borrow::Cow, fmt, path::Path};
 
 use clap::builder::PossibleValue;
 
-pub use delta::{Choice, Delta, Extent, Metrics, Part, Usage};
+pub use delta::{ChoiceDelta, Delta, OutputKind, ServerTimings, TextMode, Usage};
 pub use list::list_backends;
-pub use sampling::Sampling;
+pub use sampling::SamplingKeys;
 
 use crate::{
     error::Error,
@@ -189,8 +189,8 @@ pub trait Api: fmt::Debug + Send + Sync {
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String>;
 
     /// Where sampling parameters go in the body, and their names.
-    fn sampling_keys(&self) -> Sampling {
-        if self.generates_tokens() { Sampling::VLLM } else { Sampling::NONE }
+    fn sampling_keys(&self) -> SamplingKeys {
+        if self.generates_tokens() { SamplingKeys::VLLM } else { SamplingKeys::NONE }
     }
 
     /// Rewrites keys for this API, once all parts of the body are merged.
@@ -215,7 +215,7 @@ pub trait Api: fmt::Debug + Send + Sync {
     }
 
     /// How a response is divided into chunks. Without generated tokens there is nothing to stream.
-    fn response_framing(&self, stream: bool) -> BodyFormat {
+    fn body_format(&self, stream: bool) -> BodyFormat {
         if stream && self.generates_tokens() { BodyFormat::Events } else { BodyFormat::Json }
     }
 
@@ -272,8 +272,8 @@ impl Default for Protocol {
 impl Protocol {
     /// How responses are divided into chunks.
     #[must_use]
-    pub fn response_framing(self) -> BodyFormat {
-        self.api.response_framing(self.stream)
+    pub fn body_format(self) -> BodyFormat {
+        self.api.body_format(self.stream)
     }
 
     /// The usual path of the endpoint.
@@ -298,12 +298,12 @@ pub fn build_payload(
     let mut body = api.request_body(request, request.lora.as_deref().unwrap_or(model), stream)?;
     let sampling = api.sampling_keys();
     let mut own = request.body.clone().unwrap_or_default();
-    if !sampling.has("ignore_eos") {
+    if !sampling.supports_param("ignore_eos") {
         // `vb-gen` adds it to every request, and some servers reject keys that they do not know.
         own.remove("ignore_eos");
     }
     for part in [flags, extra, &own] {
-        sampling::add(&mut body, &sampling.place(part));
+        sampling::merge_object(&mut body, &sampling.place_params(part));
     }
     api.adapt_body(&mut body);
     api.encode_body(&body, request)
@@ -317,7 +317,7 @@ fn encode_json(body: &Object) -> Result<Payload, String> {
 /// Text that borrows from the response unless it has escapes. (serde always copies into an `Option<Cow<str>>`, even with
 /// `#[serde(borrow)]`.)
 #[derive(Debug, Default, serde::Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Parses JSON; the error says what was expected.
 fn parse<'a, T: serde::Deserialize<'a>>(data: &'a [u8]) -> Result<T, String> {

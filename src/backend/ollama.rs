@@ -12,10 +12,10 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Part, PromptForm, Sampling, Text, Usage,
-    completions::limit,
+    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, OutputKind, PromptForm, SamplingKeys, Usage,
+    completions::set_output_limit,
     parse, prompt,
-    sampling::{listed, take},
+    sampling::{take_nested, wrap_in_list},
 };
 use crate::{
     http::{
@@ -46,10 +46,10 @@ impl Api for OllamaApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        let mut messages = prompt::messages(request)?;
-        messages.iter_mut().try_for_each(plain)?;
+        let mut messages = prompt::chat_messages(request)?;
+        messages.iter_mut().try_for_each(convert_message)?;
         let mut options = Object::new();
-        limit(&mut options, "num_predict", request);
+        set_output_limit(&mut options, "num_predict", request);
         Ok(Object::from_iter([
             ("model".into(), model.into()),
             ("messages".into(), messages.into()),
@@ -60,24 +60,24 @@ impl Api for OllamaApi {
         ]))
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: Some("options"), known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: Some("options"), names: Some(SAMPLING_NAMES) }
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        if let Some(count) = take(body, "options", "logprobs") {
+        if let Some(count) = take_nested(body, "options", "logprobs") {
             body.insert("logprobs".into(), true.into());
             body.insert("top_logprobs".into(), count);
         }
-        listed(body.get_mut("options").and_then(|options| options.get_mut("stop")));
+        wrap_in_list(body.get_mut("options").and_then(|options| options.get_mut("stop")));
     }
 
-    fn response_framing(&self, stream: bool) -> BodyFormat {
+    fn body_format(&self, stream: bool) -> BodyFormat {
         if stream { BodyFormat::JsonLines } else { BodyFormat::Json }
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: OllamaLine = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
@@ -85,16 +85,16 @@ impl Api for OllamaApi {
         let usage =
             Usage { prompt_tokens: told.prompt_eval_count, completion_tokens: told.eval_count, ..Usage::default() };
         let (part, text) = match message {
-            Message { content, tool_calls: Some(calls), .. } if content.is_empty() && !calls.is_empty() => {
-                (Part::Call, Cow::default())
+            OllamaMessage { content, tool_calls: Some(calls), .. } if content.is_empty() && !calls.is_empty() => {
+                (OutputKind::ToolCall, Cow::default())
             }
-            Message { content, thinking: Some(Text(thinking)), .. } if content.is_empty() => {
-                (Part::Reasoning, thinking)
+            OllamaMessage { content, thinking: Some(BorrowedText(thinking)), .. } if content.is_empty() => {
+                (OutputKind::Reasoning, thinking)
             }
-            Message { content, .. } => (Part::Answer, content),
+            OllamaMessage { content, .. } => (OutputKind::Answer, content),
         };
         let finish = told.done.then(|| told.done_reason.unwrap_or_else(|| "stop".into()));
-        let choice = Choice { text, part, finish, ..Choice::default() };
+        let choice = ChoiceDelta { text, part, finish, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: told.done, ..Delta::default() })
     }
 
@@ -104,7 +104,7 @@ impl Api for OllamaApi {
 }
 
 /// A message as this API has it: one text with the images beside it, and arguments of calls that are objects and no text.
-fn plain(message: &mut Value) -> Result<(), String> {
+fn convert_message(message: &mut Value) -> Result<(), String> {
     for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
         let arguments = &mut call["function"]["arguments"];
         if let Some(text) = arguments.as_str() {
@@ -131,7 +131,7 @@ fn plain(message: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
-const KNOWN: &[(&str, &str)] = &[
+const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
     ("top_k", "top_k"),
@@ -145,9 +145,9 @@ const KNOWN: &[(&str, &str)] = &[
 ];
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct OllamaLine<'a> {
     #[serde(borrow, default)]
-    message: Option<Message<'a>>,
+    message: Option<OllamaMessage<'a>>,
     #[serde(default)]
     done: bool,
     #[serde(borrow, default)]
@@ -159,11 +159,11 @@ struct Told<'a> {
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct OllamaMessage<'a> {
     #[serde(borrow, default)]
     content: Cow<'a, str>,
     #[serde(borrow, default)]
-    thinking: Option<Text<'a>>,
+    thinking: Option<BorrowedText<'a>>,
     #[serde(default)]
     tool_calls: Option<Vec<IgnoredAny>>,
 }

@@ -4,16 +4,16 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{Choice, Delta, Metrics, Part, Text, Usage, delta::given_up, parse};
+use super::{BorrowedText, ChoiceDelta, Delta, OutputKind, ServerTimings, Usage, delta::abort_error, parse};
 use crate::http::exchange::error_message;
 
 /// Reads a chunk of a stream, or a reply in one piece.
-pub fn read(data: &[u8]) -> Result<Delta<'_>, String> {
-    let chunk: Chunk = parse(data)?;
+pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, String> {
+    let chunk: OpenaiChunk = parse(data)?;
     let is_error = chunk.is_error();
-    let choices: SmallVec<[Choice; 1]> = chunk.choices.into_iter().map(Into::into).collect();
-    let given_up = || choices.iter().find_map(|choice| given_up(choice.finish.as_deref()?));
-    let error = if is_error { Some(error_message(data)) } else { given_up() };
+    let choices: SmallVec<[ChoiceDelta; 1]> = chunk.choices.into_iter().map(Into::into).collect();
+    let abort_error = || choices.iter().find_map(|choice| abort_error(choice.finish.as_deref()?));
+    let error = if is_error { Some(error_message(data)) } else { abort_error() };
     Ok(Delta {
         choices,
         usage: chunk.usage.map_or_else(Usage::default, Into::into),
@@ -24,8 +24,8 @@ pub fn read(data: &[u8]) -> Result<Delta<'_>, String> {
 }
 
 /// Reads a reply in one piece, which must have an answer.
-pub fn whole(data: &[u8]) -> Result<Delta<'_>, String> {
-    let delta = read(data)?;
+pub fn read_full(data: &[u8]) -> Result<Delta<'_>, String> {
+    let delta = read_chunk(data)?;
     if delta.error.is_none() && delta.choices.is_empty() {
         return Err("it has no `choices`".into());
     }
@@ -34,20 +34,20 @@ pub fn whole(data: &[u8]) -> Result<Delta<'_>, String> {
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Chunk<'a> {
+struct OpenaiChunk<'a> {
     #[serde(borrow, default, deserialize_with = "or_default")]
-    choices: SmallVec<[RawChoice<'a>; 1]>,
+    choices: SmallVec<[OpenaiChoice<'a>; 1]>,
     #[serde(default)]
-    usage: Option<RawUsage>,
+    usage: Option<OpenaiUsage>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
-    object: Option<Text<'a>>,
+    object: Option<BorrowedText<'a>>,
     #[serde(default)]
-    metrics: Option<Metrics>,
+    metrics: Option<ServerTimings>,
 }
 
-impl Chunk<'_> {
+impl OpenaiChunk<'_> {
     /// Whether it is an error inside a stream that began well: `{"error":…}`, or the older `{"object":"error",…}`.
     fn is_error(&self) -> bool {
         self.error.is_some() || self.object.as_ref().is_some_and(|o| o.0 == "error")
@@ -55,36 +55,36 @@ impl Chunk<'_> {
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct RawChoice<'a> {
+struct OpenaiChoice<'a> {
     #[serde(default)]
     index: u32,
     /// Of a completion.
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    text: Option<BorrowedText<'a>>,
     /// Of a chat; a reply in one piece calls it `message`.
     #[serde(borrow, default, alias = "message")]
-    delta: Option<Message<'a>>,
+    delta: Option<OpenaiMessage<'a>>,
     /// The ids of its tokens, where asked for (`return_token_ids`).
     #[serde(default)]
     token_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
-    finish_reason: Option<Text<'a>>,
+    finish_reason: Option<BorrowedText<'a>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Message<'a> {
+struct OpenaiMessage<'a> {
     #[serde(default)]
     role: Option<IgnoredAny>,
     #[serde(borrow, default)]
-    content: Option<Content<'a>>,
+    content: Option<MessageContent<'a>>,
     /// The answer where the model does not want to give one.
     #[serde(borrow, default)]
-    refusal: Option<Text<'a>>,
+    refusal: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
-    reasoning: Option<Text<'a>>,
+    reasoning: Option<BorrowedText<'a>>,
     /// The older name, which other servers still use.
     #[serde(borrow, default)]
-    reasoning_content: Option<Text<'a>>,
+    reasoning_content: Option<BorrowedText<'a>>,
     #[serde(default)]
     tool_calls: Option<Vec<IgnoredAny>>,
     #[serde(default)]
@@ -94,21 +94,21 @@ struct Message<'a> {
 /// A text; of Mistral's models that think, a list of parts.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Content<'a> {
-    Text(#[serde(borrow)] Text<'a>),
+enum MessageContent<'a> {
+    Text(#[serde(borrow)] BorrowedText<'a>),
     Parts(#[serde(borrow)] Vec<ContentPart<'a>>),
 }
 
 #[derive(Debug, Deserialize)]
 struct ContentPart<'a> {
     #[serde(borrow, default)]
-    text: Option<Text<'a>>,
+    text: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
-    thinking: Option<Box<Content<'a>>>,
+    thinking: Option<Box<MessageContent<'a>>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct RawUsage {
+struct OpenaiUsage {
     #[serde(default)]
     prompt_tokens: Option<u32>,
     #[serde(default)]
@@ -131,8 +131,8 @@ struct CompletionDetails {
     reasoning_tokens: Option<u32>,
 }
 
-impl From<RawUsage> for Usage {
-    fn from(raw: RawUsage) -> Self {
+impl From<OpenaiUsage> for Usage {
+    fn from(raw: OpenaiUsage) -> Self {
         Usage {
             prompt_tokens: raw.prompt_tokens,
             completion_tokens: raw.completion_tokens,
@@ -142,14 +142,14 @@ impl From<RawUsage> for Usage {
     }
 }
 
-impl<'a> From<RawChoice<'a>> for Choice<'a> {
-    fn from(raw: RawChoice<'a>) -> Self {
+impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
+    fn from(raw: OpenaiChoice<'a>) -> Self {
         let opens = raw.delta.as_ref().is_some_and(|d| d.role.is_some());
         let (part, text) = match raw.delta {
-            Some(message) => message.part(),
-            None => (Part::Answer, raw.text),
+            Some(message) => message.kind_and_text(),
+            None => (OutputKind::Answer, raw.text),
         };
-        Choice {
+        ChoiceDelta {
             index: raw.index,
             text: text.map(|text| text.0).unwrap_or_default(),
             part,
@@ -161,38 +161,38 @@ impl<'a> From<RawChoice<'a>> for Choice<'a> {
     }
 }
 
-impl<'a> Message<'a> {
+impl<'a> OpenaiMessage<'a> {
     /// What kind of text it bears, and the text. Where it has some of the answer, its thoughts say nothing new.
-    fn part(self) -> (Part, Option<Text<'a>>) {
-        let filled = |text: &Option<Text>| text.as_ref().is_some_and(|t| !t.0.is_empty());
-        let (content, thoughts) = self.content.map_or((None, None), Content::parts);
+    fn kind_and_text(self) -> (OutputKind, Option<BorrowedText<'a>>) {
+        let filled = |text: &Option<BorrowedText>| text.as_ref().is_some_and(|t| !t.0.is_empty());
+        let (content, thoughts) = self.content.map_or((None, None), MessageContent::answer_and_thoughts);
         if self.tool_calls.is_some_and(|calls| !calls.is_empty()) || self.function_call.is_some() {
-            return (Part::Call, content);
+            return (OutputKind::ToolCall, content);
         }
         if let Some(text) = [content, self.refusal].into_iter().find(filled) {
-            return (Part::Answer, text);
+            return (OutputKind::Answer, text);
         }
         match [self.reasoning, self.reasoning_content, thoughts].into_iter().find(filled) {
-            Some(text) => (Part::Reasoning, text),
-            None => (Part::Answer, None),
+            Some(text) => (OutputKind::Reasoning, text),
+            None => (OutputKind::Answer, None),
         }
     }
 }
 
-impl<'a> Content<'a> {
+impl<'a> MessageContent<'a> {
     /// Its text of the answer, and its thoughts.
-    fn parts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {
+    fn answer_and_thoughts(self) -> (Option<BorrowedText<'a>>, Option<BorrowedText<'a>>) {
         let parts = match self {
-            Content::Text(text) => return (Some(text), None),
-            Content::Parts(parts) => parts,
+            MessageContent::Text(text) => return (Some(text), None),
+            MessageContent::Parts(parts) => parts,
         };
         let (mut answer, mut thoughts) = (String::new(), String::new());
         for part in parts {
             answer.extend(part.text.map(|text| text.0));
-            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.parts());
+            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.answer_and_thoughts());
             thoughts.extend(text.or(deeper).map(|text| text.0));
         }
-        (Some(Text(answer.into())), Some(Text(thoughts.into())))
+        (Some(BorrowedText(answer.into())), Some(BorrowedText(thoughts.into())))
     }
 }
 
@@ -224,26 +224,26 @@ mod tests {
             (r#"{"message":{"role":"assistant","content":"a","reasoning":"hm"},"finish_reason":"stop"}"#, true, true),
         ] {
             let data = format!(r#"{{"choices":[{choice}]}}"#);
-            let delta = read(data.as_bytes()).unwrap();
-            assert_eq!((delta.choices[0].bears_token(), delta.choices[0].answers()), (bears, answers), "{choice}");
+            let delta = read_chunk(data.as_bytes()).unwrap();
+            assert_eq!((delta.choices[0].has_token(), delta.choices[0].has_answer()), (bears, answers), "{choice}");
         }
     }
 
     #[test]
     fn errors_are_told_from_chunks() {
         for error in [r#"{"error":{"message":"boom"}}"#, r#"{"object":"error","message":"boom"}"#] {
-            assert_eq!(read(error.as_bytes()).unwrap().error.as_deref(), Some("boom"));
-            assert!(whole(error.as_bytes()).is_ok());
+            assert_eq!(read_chunk(error.as_bytes()).unwrap().error.as_deref(), Some("boom"));
+            assert!(read_full(error.as_bytes()).is_ok());
         }
         for reason in ["abort", "error"] {
             let data = format!(r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"{reason}"}}]}}"#);
             let want = format!("the server ended the answer: {reason}");
-            assert_eq!(read(data.as_bytes()).unwrap().error, Some(want.clone()));
+            assert_eq!(read_chunk(data.as_bytes()).unwrap().error, Some(want.clone()));
             assert_eq!(
-                whole(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error,
+                read_full(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error,
                 Some(want)
             );
         }
-        assert!(whole(br#"{"id":"x"}"#).is_err() && read(br#"{"choices":"none"}"#).is_err());
+        assert!(read_full(br#"{"id":"x"}"#).is_err() && read_chunk(br#"{"choices":"none"}"#).is_err());
     }
 }

@@ -2,22 +2,22 @@
 
 use std::borrow::Cow;
 
-use super::{Delta, Extent, Part, Usage};
+use super::{Delta, OutputKind, TextMode, Usage};
 use crate::http::sse::SseEvent;
 
 /// A chunk with its text left out.
 #[derive(Debug, Default)]
-pub struct Pattern {
+pub struct ChunkPattern {
     /// The event's name, and what stands before and behind the text, one after the other; empty: there is no pattern.
     around: Vec<u8>,
     named: usize,
     before: usize,
-    part: Part,
+    part: OutputKind,
 }
 
-impl Pattern {
+impl ChunkPattern {
     /// Remembers `event`, of which `delta` was read, if it holds nothing but text that another may replace.
-    pub fn learn(&mut self, event: SseEvent<'_>, delta: &Delta<'_>) {
+    pub fn learn_chunk(&mut self, event: SseEvent<'_>, delta: &Delta<'_>) {
         self.around.clear();
         let Some((part, text)) = only_text(delta) else { return };
         let Some(start) = text.as_ptr().addr().checked_sub(event.data.as_ptr().addr()) else { return };
@@ -31,7 +31,7 @@ impl Pattern {
 
     /// The text of `event`, and what kind it is, if it differs from what was learned in its text only.
     #[must_use]
-    pub fn read<'a>(&self, event: SseEvent<'a>) -> Option<(Part, &'a str)> {
+    pub fn read_text<'a>(&self, event: SseEvent<'a>) -> Option<(OutputKind, &'a str)> {
         let (before, behind) = self.around.split_at_checked(self.before)?;
         let (name, before) = before.split_at_checked(self.named)?;
         let text = event.data.strip_prefix(before)?.strip_suffix(behind)?;
@@ -45,13 +45,14 @@ impl Pattern {
 }
 
 /// The text of a chunk of one choice that says nothing else, and stands in it as it is.
-fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(Part, &'a str)> {
-    let Delta { choices, usage, metrics: None, done: false, error: None, extent: Extent::New } = delta else {
+fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(OutputKind, &'a str)> {
+    let Delta { choices, usage, metrics: None, done: false, error: None, text_mode: TextMode::Incremental } = delta
+    else {
         return None;
     };
     let [choice] = &choices[..] else { return None };
     let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens;
-    if more || *usage != Usage::default() || choice.part == Part::Call {
+    if more || *usage != Usage::default() || choice.part == OutputKind::ToolCall {
         return None;
     }
     match &choice.text {
@@ -67,7 +68,7 @@ mod tests {
     use super::{super::openai, *};
 
     fn parsed(data: &[u8]) -> Option<Delta<'_>> {
-        openai::read(data).ok()
+        openai::read_chunk(data).ok()
     }
 
     fn event(data: &[u8]) -> SseEvent<'_> {
@@ -75,7 +76,7 @@ mod tests {
     }
 
     /// What an answer takes from a chunk whose only news is its text; `None`: there is more.
-    fn news(delta: &Delta<'_>) -> Option<(Part, String)> {
+    fn news(delta: &Delta<'_>) -> Option<(OutputKind, String)> {
         let [choice] = &delta.choices[..] else { return None };
         let more = choice.index > 0 || choice.finish.is_some() || choice.ids > 0 || choice.opens;
         if more || delta.error.is_some() || delta.usage != Usage::default() || delta.metrics.is_some() {
@@ -97,21 +98,21 @@ mod tests {
     fn which_chunks_repeat() {
         for (shape, repeats) in SHAPES.iter().zip([true, true, true, true, false, false]) {
             let (first, second) = (shape.replace("TEXT", "one"), shape.replace("TEXT", " zwei ü"));
-            let mut pattern = Pattern::default();
-            assert!(pattern.read(event(first.as_bytes())).is_none());
-            pattern.learn(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
-            assert_eq!(pattern.read(event(second.as_bytes())).is_some(), repeats, "{shape}");
+            let mut pattern = ChunkPattern::default();
+            assert!(pattern.read_text(event(first.as_bytes())).is_none());
+            pattern.learn_chunk(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
+            assert_eq!(pattern.read_text(event(second.as_bytes())).is_some(), repeats, "{shape}");
         }
-        let mut pattern = Pattern::default();
+        let mut pattern = ChunkPattern::default();
         let first = SHAPES[0].replace("TEXT", "x");
-        pattern.learn(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
+        pattern.learn_chunk(event(first.as_bytes()), &parsed(first.as_bytes()).unwrap());
         for other in [r"a\n", r#"a","finish_reason":"stop"#, "", "\n", "\u{7f}"] {
             let second = SHAPES[0].replace("TEXT", other);
-            assert_eq!(pattern.read(event(second.as_bytes())).is_some(), other == "\u{7f}", "{other:?}");
+            assert_eq!(pattern.read_text(event(second.as_bytes())).is_some(), other == "\u{7f}", "{other:?}");
         }
-        assert!(pattern.read(event(SHAPES[0].replace("TEXT", "\u{0}").as_bytes())).is_none());
-        assert!(pattern.read(event(first.replace("index\":0", "index\":1").as_bytes())).is_none());
-        assert!(pattern.read(event(first.replace("null}", "\"stop\"}").as_bytes())).is_none());
+        assert!(pattern.read_text(event(SHAPES[0].replace("TEXT", "\u{0}").as_bytes())).is_none());
+        assert!(pattern.read_text(event(first.replace("index\":0", "index\":1").as_bytes())).is_none());
+        assert!(pattern.read_text(event(first.replace("null}", "\"stop\"}").as_bytes())).is_none());
     }
 
     proptest! {
@@ -120,15 +121,15 @@ mod tests {
             shapes in prop::collection::vec(0..SHAPES.len(), 1..12),
             texts in prop::collection::vec(r#"[ab\\"n\n ü]{0,5}|","text":"|\}\]"#, 12),
         ) {
-            let mut pattern = Pattern::default();
+            let mut pattern = ChunkPattern::default();
             for (shape, text) in shapes.iter().zip(&texts) {
                 let data = SHAPES[*shape].replace("TEXT", text);
                 let wanted = parsed(data.as_bytes());
-                if let Some((part, text)) = pattern.read(event(data.as_bytes())) {
+                if let Some((part, text)) = pattern.read_text(event(data.as_bytes())) {
                     prop_assert_eq!(Some((part, text.to_owned())), wanted.as_ref().and_then(news), "{}", data);
                 }
                 if let Some(chunk) = &wanted {
-                    pattern.learn(event(data.as_bytes()), chunk);
+                    pattern.learn_chunk(event(data.as_bytes()), chunk);
                 }
             }
         }

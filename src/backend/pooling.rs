@@ -37,7 +37,7 @@ impl Api for PoolingApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        embeddings::results(body)
+        embeddings::parse_results(body)
     }
 
     fn generates_tokens(&self) -> bool {

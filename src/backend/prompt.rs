@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::record::{Prompt, SampleRequest};
 
 /// Refuses images and sound, which an API without a place for them would leave out without a word.
-pub fn without_media(request: &SampleRequest) -> Result<(), String> {
+pub fn reject_media(request: &SampleRequest) -> Result<(), String> {
     match request.multi_modal_data {
         Some(_) => Err("`multi_modal_data` needs a chat: use --backend openai-chat".into()),
         None => Ok(()),
@@ -13,8 +13,8 @@ pub fn without_media(request: &SampleRequest) -> Result<(), String> {
 }
 
 /// Text or token ids of one prompt.
-pub fn one(request: &SampleRequest) -> Result<&Prompt, String> {
-    without_media(request)?;
+pub fn single_prompt(request: &SampleRequest) -> Result<&Prompt, String> {
+    reject_media(request)?;
     match &request.prompt {
         Some(Prompt::Texts(_) | Prompt::IdLists(_)) => {
             Err("a list of prompts cannot be timed as one stream: send one a line".into())
@@ -28,22 +28,22 @@ pub fn one(request: &SampleRequest) -> Result<&Prompt, String> {
 }
 
 /// The text of one prompt.
-pub fn text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a str, String> {
-    match one(request)? {
+pub fn single_text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a str, String> {
+    match single_prompt(request)? {
         Prompt::Text(text) => Ok(text),
         _ => Err(format!("token ids cannot be sent to --backend {backend}: send text")),
     }
 }
 
 /// One prompt or a list of them, as JSON.
-pub fn any(request: &SampleRequest) -> Result<Value, String> {
-    without_media(request)?;
+pub fn any_prompt(request: &SampleRequest) -> Result<Value, String> {
+    reject_media(request)?;
     let prompt = request.prompt.as_ref().ok_or("the request has no `prompt`")?;
     serde_json::to_value(prompt).map_err(|e| e.to_string())
 }
 
 /// The messages of a chat, which a text becomes by itself; content parts stand behind the last one's text.
-pub fn messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
+pub fn chat_messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
     let mut messages = match (&request.messages, &request.prompt) {
         (Some(messages), _) => messages.clone(),
         (None, Some(Prompt::Text(text))) => vec![json!({"role": "user", "content": text})],
@@ -53,13 +53,13 @@ pub fn messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
         (None, None) => return Err("the request has neither `messages` nor `prompt`".into()),
     };
     if let Some(parts) = &request.multi_modal_data {
-        attach(&mut messages, parts)?;
+        append_parts(&mut messages, parts)?;
     }
     Ok(messages)
 }
 
 /// Puts content parts behind the text of the last message.
-fn attach(messages: &mut [Value], parts: &Value) -> Result<(), String> {
+fn append_parts(messages: &mut [Value], parts: &Value) -> Result<(), String> {
     let content = messages
         .last_mut()
         .and_then(|m| m.get_mut("content"))
@@ -68,13 +68,13 @@ fn attach(messages: &mut [Value], parts: &Value) -> Result<(), String> {
         Value::Array(list) => list,
         text => vec![json!({"type": "text", "text": text})],
     };
-    all.extend(self::parts(parts).cloned());
+    all.extend(content_parts(parts).cloned());
     *content = all.into();
     Ok(())
 }
 
 /// Refuses the calls of tools and their results in OpenAI's form, which an API with another form would not understand.
-pub fn without_calls(messages: &[Value], backend: &str) -> Result<(), String> {
+pub fn reject_tool_calls(messages: &[Value], backend: &str) -> Result<(), String> {
     let calls = |message: &Value| message["role"] == "tool" || message.get("tool_calls").is_some_and(|c| !c.is_null());
     if messages.iter().any(calls) {
         return Err(format!("--backend {backend} has calls of tools in another form: use --backend openai-chat"));
@@ -83,7 +83,7 @@ pub fn without_calls(messages: &[Value], backend: &str) -> Result<(), String> {
 }
 
 /// One content part or a list of them, one after the other.
-pub fn parts(parts: &Value) -> impl Iterator<Item = &Value> {
+pub fn content_parts(parts: &Value) -> impl Iterator<Item = &Value> {
     match parts {
         Value::Array(list) => list.iter(),
         part => std::slice::from_ref(part).iter(),
@@ -121,14 +121,14 @@ mod tests {
         let request: SampleRequest =
             serde_json::from_str(r#"{"prompt":"hi","multi_modal_data":{"type":"image_url"}}"#).unwrap();
         let want = json!([{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]}]);
-        assert_eq!(Value::from(messages(&request).unwrap()), want);
+        assert_eq!(Value::from(chat_messages(&request).unwrap()), want);
         let alone: SampleRequest = serde_json::from_str(r#"{"multi_modal_data":{"type":"input_audio"}}"#).unwrap();
         let want = json!([{"role": "user", "content": [{"type": "input_audio"}]}]);
-        assert_eq!(Value::from(messages(&alone).unwrap()), want);
+        assert_eq!(Value::from(chat_messages(&alone).unwrap()), want);
         let wrong: SampleRequest = serde_json::from_str(r#"{"messages":[],"multi_modal_data":{}}"#).unwrap();
-        assert!(messages(&wrong).unwrap_err().contains("a message with `content`"));
-        assert!(text(&request, "tgi").unwrap_err().contains("needs a chat"));
-        assert!(any(&request).unwrap_err().contains("needs a chat"));
+        assert!(chat_messages(&wrong).unwrap_err().contains("a message with `content`"));
+        assert!(single_text(&request, "tgi").unwrap_err().contains("needs a chat"));
+        assert!(any_prompt(&request).unwrap_err().contains("needs a chat"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Api for RerankApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
-        prompt::without_media(request)?;
+        prompt::reject_media(request)?;
         let Some(Prompt::Texts(texts)) = &request.prompt else {
             return Err("reranking needs a `prompt` that is a list of texts: [query, document, …]".into());
         };
@@ -45,7 +45,7 @@ impl Api for RerankApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        embeddings::results(body)
+        embeddings::parse_results(body)
     }
 
     fn generates_tokens(&self) -> bool {

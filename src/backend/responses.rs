@@ -15,7 +15,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use super::{Api, Backend, Choice, Delta, Part, PromptForm, Text, Usage, completions::limit, parse, prompt};
+use super::{
+    Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, Usage, completions::set_output_limit,
+    parse, prompt,
+};
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
@@ -42,8 +45,8 @@ impl Api for ResponsesApi {
     }
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
-        let mut body = Object::from_iter([("model".into(), model.into()), ("input".into(), input(request)?)]);
-        limit(&mut body, "max_output_tokens", request);
+        let mut body = Object::from_iter([("model".into(), model.into()), ("input".into(), input_value(request)?)]);
+        set_output_limit(&mut body, "max_output_tokens", request);
         body.insert("stream".into(), stream.into());
         // Answers that nobody asks for again need not be kept.
         body.insert("store".into(), false.into());
@@ -60,21 +63,23 @@ impl Api for ResponsesApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: ResponseEvent = parse(event.data)?;
         let kind = if told.kind.is_empty() { event.name } else { told.kind.as_bytes() };
         let mut delta = Delta::default();
         match kind {
-            b"response.output_text.delta" | b"response.refusal.delta" => delta.choices.push(told.piece(Part::Answer)?),
+            b"response.output_text.delta" | b"response.refusal.delta" => {
+                delta.choices.push(told.text_choice(OutputKind::Answer)?)
+            }
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
-                delta.choices.push(told.piece(Part::Reasoning)?);
+                delta.choices.push(told.text_choice(OutputKind::Reasoning)?);
             }
             b"response.function_call_arguments.delta"
             | b"response.mcp_call_arguments.delta"
             | b"response.custom_tool_call_input.delta"
-            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.call()?),
+            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.tool_call_choice()?),
             b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled" => {
                 match told.response {
-                    Some(response) => return Ok(response.end(event.data)),
+                    Some(response) => return Ok(response.final_delta(event.data)),
                     None => return Err("it has no `response`".into()),
                 }
             }
@@ -93,11 +98,11 @@ impl Api for ResponsesApi {
         let texts: String = response.output.iter().flat_map(|item| &item.content).map(|part| &*part.text).collect();
         let calls = response.output.iter().any(|item| item.kind.ends_with("_call"));
         let thinks = response.output.iter().any(|item| item.kind == "reasoning");
-        let mut delta = response.end(body);
+        let mut delta = response.final_delta(body);
         let part = match (texts.is_empty(), calls, thinks) {
-            (true, true, _) => Part::Call,
-            (true, false, true) => Part::Reasoning,
-            _ => Part::Answer,
+            (true, true, _) => OutputKind::ToolCall,
+            (true, false, true) => OutputKind::Reasoning,
+            _ => OutputKind::Answer,
         };
         if let Some(choice) = delta.choices.first_mut() {
             (choice.text, choice.part) = (texts.into(), part);
@@ -107,12 +112,12 @@ impl Api for ResponsesApi {
 }
 
 /// A text as it is; messages with their parts under this API's names.
-fn input(request: &SampleRequest) -> Result<Value, String> {
+fn input_value(request: &SampleRequest) -> Result<Value, String> {
     if request.messages.is_none() && request.multi_modal_data.is_none() {
-        return prompt::text(request, BACKEND.name).map(Value::from);
+        return prompt::single_text(request, BACKEND.name).map(Value::from);
     }
-    let mut messages = prompt::messages(request)?;
-    prompt::without_calls(&messages, BACKEND.name)?;
+    let mut messages = prompt::chat_messages(request)?;
+    prompt::reject_tool_calls(&messages, BACKEND.name)?;
     for message in &mut messages {
         let name = if message["role"] == "assistant" { "output_text" } else { "input_text" };
         prompt::map_parts(std::slice::from_mut(message), |part| {
@@ -127,7 +132,7 @@ fn input(request: &SampleRequest) -> Result<Value, String> {
 }
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct ResponseEvent<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
     /// A text, of those events that matter here.
@@ -146,28 +151,28 @@ struct Response<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(default)]
-    incomplete_details: Option<Incomplete>,
+    incomplete_details: Option<IncompleteDetails>,
     #[serde(borrow, default)]
-    output: Vec<Item<'a>>,
+    output: Vec<OutputItem<'a>>,
     #[serde(default)]
-    usage: Option<Counts>,
+    usage: Option<ResponseUsage>,
 }
 
 #[derive(Deserialize)]
-struct Incomplete {
+struct IncompleteDetails {
     reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Item<'a> {
+struct OutputItem<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
-    #[serde(borrow, default, deserialize_with = "content")]
-    content: Vec<Content<'a>>,
+    #[serde(borrow, default, deserialize_with = "answer_content")]
+    content: Vec<OutputContent<'a>>,
 }
 
 #[derive(Deserialize)]
-struct Content<'a> {
+struct OutputContent<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default, alias = "refusal")]
@@ -175,45 +180,46 @@ struct Content<'a> {
 }
 
 #[derive(Deserialize)]
-struct Counts {
+struct ResponseUsage {
     input_tokens: Option<u32>,
     output_tokens: Option<u32>,
-    input_tokens_details: Option<Details>,
-    output_tokens_details: Option<Details>,
+    input_tokens_details: Option<UsageDetails>,
+    output_tokens_details: Option<UsageDetails>,
 }
 
 #[derive(Deserialize)]
-struct Details {
+struct UsageDetails {
     cached_tokens: Option<u32>,
     reasoning_tokens: Option<u32>,
 }
 
 /// The parts of an item that are of the answer; an item may have none.
-fn content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Content<'de>>, D::Error> {
-    let all = Option::<Vec<Content<'de>>>::deserialize(from)?.unwrap_or_default();
+fn answer_content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<OutputContent<'de>>, D::Error> {
+    let all = Option::<Vec<OutputContent<'de>>>::deserialize(from)?.unwrap_or_default();
     Ok(all.into_iter().filter(|part| matches!(&*part.kind, "output_text" | "refusal")).collect())
 }
 
-impl<'a> Told<'a> {
-    fn text(&self) -> Result<Cow<'a, str>, String> {
+impl<'a> ResponseEvent<'a> {
+    fn delta_text(&self) -> Result<Cow<'a, str>, String> {
         let Some(raw) = self.delta else { return Ok(Cow::default()) };
-        let Text(text) = parse(raw.get().as_bytes())?;
+        let BorrowedText(text) = parse(raw.get().as_bytes())?;
         Ok(text)
     }
 
-    fn piece(&self, part: Part) -> Result<Choice<'a>, String> {
-        Ok(Choice { text: self.text()?, part, ..Choice::default() })
+    fn text_choice(&self, part: OutputKind) -> Result<ChoiceDelta<'a>, String> {
+        Ok(ChoiceDelta { text: self.delta_text()?, part, ..ChoiceDelta::default() })
     }
 
     /// A piece of a call, whose text is not the answer's; `None`: it opens one.
-    fn call(&self) -> Result<Option<Choice<'a>>, String> {
-        Ok((!self.text()?.is_empty()).then(|| Choice { part: Part::Call, ..Choice::default() }))
+    fn tool_call_choice(&self) -> Result<Option<ChoiceDelta<'a>>, String> {
+        Ok((!self.delta_text()?.is_empty())
+            .then(|| ChoiceDelta { part: OutputKind::ToolCall, ..ChoiceDelta::default() }))
     }
 }
 
 impl Response<'_> {
     /// What the end of a response says; `said` are the bytes that it stands in.
-    fn end<'a>(&self, said: &[u8]) -> Delta<'a> {
+    fn final_delta<'a>(&self, said: &[u8]) -> Delta<'a> {
         let error = match (self.error, &*self.status) {
             (Some(error), _) => Some(error_message(error.get().as_bytes())),
             (None, "" | "completed" | "incomplete") => None,
@@ -234,7 +240,7 @@ impl Response<'_> {
             cached_tokens: counts.input_tokens_details.as_ref().and_then(|d| d.cached_tokens),
             reasoning_tokens: counts.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens),
         });
-        let choice = Choice { finish: Some(finish.into()), ..Choice::default() };
+        let choice = ChoiceDelta { finish: Some(finish.into()), ..ChoiceDelta::default() };
         Delta { choices: [choice].into_iter().collect(), usage, done: true, error, ..Delta::default() }
     }
 }

@@ -6,41 +6,41 @@ use crate::record::Object;
 
 /// Where an API has its sampling parameters.
 #[derive(Debug, Clone, Copy)]
-pub struct Sampling {
+pub struct SamplingKeys {
     /// The object of the body that holds them; `None`: its top.
-    pub within: Option<&'static str>,
+    pub object: Option<&'static str>,
     /// Those that it has: vLLM's name, and its own. `None`: all, under vLLM's names.
-    pub known: Option<&'static [(&'static str, &'static str)]>,
+    pub names: Option<&'static [(&'static str, &'static str)]>,
 }
 
-impl Sampling {
+impl SamplingKeys {
     /// All that vLLM has, at the top of the body.
-    pub const VLLM: Self = Sampling { within: None, known: None };
+    pub const VLLM: Self = SamplingKeys { object: None, names: None };
     /// Nothing is generated.
-    pub const NONE: Self = Sampling { within: None, known: Some(&[]) };
+    pub const NONE: Self = SamplingKeys { object: None, names: Some(&[]) };
 
     /// Whether the API has the parameter of this name.
     #[must_use]
-    pub fn has(self, name: &str) -> bool {
+    pub fn supports_param(self, name: &str) -> bool {
         self.own_name(name).is_some()
     }
 
     fn own_name(self, name: &str) -> Option<&str> {
-        let Some(known) = self.known else { return Some(name) };
+        let Some(known) = self.names else { return Some(name) };
         known.iter().find(|(vllm, _)| *vllm == name).map(|(_, own)| *own)
     }
 
     /// A part of a body, with the parameters at its top moved to where the API has them. Other keys stay.
     #[must_use]
-    pub fn place(self, part: &Object) -> Object {
+    pub fn place_params(self, part: &Object) -> Object {
         let mut placed = Object::new();
         for (name, value) in part {
-            match (self.own_name(name), self.within) {
+            match (self.own_name(name), self.object) {
                 (Some(own), Some(within)) => {
-                    merge(&mut placed, within, &Object::from_iter([(own.to_owned(), value.clone())]).into());
+                    merge_value(&mut placed, within, &Object::from_iter([(own.to_owned(), value.clone())]).into());
                 }
-                (Some(own), _) => merge(&mut placed, own, value),
-                (None, _) => merge(&mut placed, name, value),
+                (Some(own), _) => merge_value(&mut placed, own, value),
+                (None, _) => merge_value(&mut placed, name, value),
             }
         }
         placed
@@ -48,13 +48,13 @@ impl Sampling {
 }
 
 /// Puts `part` over `body`: a later value replaces an earlier one, and objects are merged key by key.
-pub fn add(body: &mut Object, part: &Object) {
-    part.iter().for_each(|(key, value)| merge(body, key, value));
+pub fn merge_object(body: &mut Object, part: &Object) {
+    part.iter().for_each(|(key, value)| merge_value(body, key, value));
 }
 
-fn merge(body: &mut Object, key: &str, value: &Value) {
+fn merge_value(body: &mut Object, key: &str, value: &Value) {
     match (body.get_mut(key), value) {
-        (Some(Value::Object(old)), Value::Object(new)) => add(old, new),
+        (Some(Value::Object(old)), Value::Object(new)) => merge_object(old, new),
         (Some(old), new) => *old = new.clone(),
         (None, new) => {
             body.insert(key.to_owned(), new.clone());
@@ -63,12 +63,12 @@ fn merge(body: &mut Object, key: &str, value: &Value) {
 }
 
 /// The key of an object within the body, taken out of it.
-pub fn take(body: &mut Object, within: &str, key: &str) -> Option<Value> {
+pub fn take_nested(body: &mut Object, within: &str, key: &str) -> Option<Value> {
     body.get_mut(within)?.as_object_mut()?.remove(key)
 }
 
 /// A text as a list of one, for APIs that take nothing else.
-pub fn listed(value: Option<&mut Value>) {
+pub fn wrap_in_list(value: Option<&mut Value>) {
     if let Some(value) = value.filter(|value| value.is_string()) {
         *value = Value::Array(vec![value.take()]);
     }
@@ -86,14 +86,15 @@ mod tests {
 
     #[test]
     fn a_later_part_wins_wherever_its_keys_stand() {
-        let api = Sampling { within: Some("options"), known: Some(&[("top_p", "top_p"), ("seed", "sampling_seed")]) };
+        let api =
+            SamplingKeys { object: Some("options"), names: Some(&[("top_p", "top_p"), ("seed", "sampling_seed")]) };
         let mut body = object(json!({"options": {"num_predict": 4}, "stream": true}));
         for part in [
             json!({"top_p": 0.9}),
             json!({"seed": 1, "options": {"num_ctx": 9, "top_p": 0.8}}),
             json!({"seed": 2, "other": [1]}),
         ] {
-            add(&mut body, &api.place(&object(part)));
+            merge_object(&mut body, &api.place_params(&object(part)));
         }
         let options = json!({"num_predict": 4, "top_p": 0.8, "num_ctx": 9, "sampling_seed": 2});
         assert_eq!(Value::Object(body), json!({"options": options, "stream": true, "other": [1]}));
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn vllm_has_all_at_the_top() {
         let part = object(json!({"ignore_eos": true, "whatever": {"a": 1}}));
-        assert_eq!(Sampling::VLLM.place(&part), part);
-        assert!(!Sampling::NONE.has("temperature") && Sampling::VLLM.has("min_p"));
+        assert_eq!(SamplingKeys::VLLM.place_params(&part), part);
+        assert!(!SamplingKeys::NONE.supports_param("temperature") && SamplingKeys::VLLM.supports_param("min_p"));
     }
 }

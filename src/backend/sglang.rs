@@ -17,8 +17,8 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::{
-    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, Extent, Payload, PromptForm, Sampling, Text, Usage,
-    completions::limit, delta::given_up, encode_json, parse, prompt, sampling::take,
+    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, TextMode,
+    Usage, completions::set_output_limit, delta::abort_error, encode_json, parse, prompt, sampling::take_nested,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -46,12 +46,12 @@ impl Api for SglangApi {
     }
 
     fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
-        let prompt = prompt::one(request)?;
+        let prompt = prompt::single_prompt(request)?;
         let key = if matches!(prompt, Prompt::Text(_)) { "text" } else { "input_ids" };
         let mut params = Object::new();
-        limit(&mut params, "max_new_tokens", request);
+        set_output_limit(&mut params, "max_new_tokens", request);
         let mut body = Object::from_iter([
-            (key.into(), prompt::any(request)?),
+            (key.into(), prompt::any_prompt(request)?),
             ("sampling_params".into(), params.into()),
             ("stream".into(), stream.into()),
         ]);
@@ -61,12 +61,12 @@ impl Api for SglangApi {
         Ok(body)
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: Some("sampling_params"), known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: Some("sampling_params"), names: Some(SAMPLING_NAMES) }
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        if let Some(count) = take(body, "sampling_params", "logprobs") {
+        if let Some(count) = take_nested(body, "sampling_params", "logprobs") {
             body.insert("return_logprob".into(), true.into());
             body.insert("top_logprobs_num".into(), count);
         }
@@ -85,13 +85,13 @@ impl Api for SglangApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: SglangEvent = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
         let meta = told.meta_info.ok_or("it has no `meta_info`")?;
-        if let Some(Reason { kind, message }) = &meta.finish_reason
-            && let Some(error) = given_up(kind)
+        if let Some(FinishReason { kind, message }) = &meta.finish_reason
+            && let Some(error) = abort_error(kind)
         {
             let error = message.as_ref().map_or(error, |text| text.0.to_string());
             return Ok(Delta { error: Some(error), ..Delta::default() });
@@ -104,19 +104,22 @@ impl Api for SglangApi {
         };
         // With `--incremental-streaming-output` both texts and ids are what is new; older servers send new ids and all of the text.
         let fewer = told.output_ids.is_some_and(|ids| meta.completion_tokens > u32::try_from(ids.len()).ok());
-        let extent = if fewer { Extent::Either } else { Extent::All };
-        let choice =
-            Choice { text: told.text, finish: meta.finish_reason.map(|reason| reason.kind), ..Choice::default() };
-        Ok(Delta { choices: [choice].into_iter().collect(), usage, extent, ..Delta::default() })
+        let text_mode = if fewer { TextMode::Either } else { TextMode::Cumulative };
+        let choice = ChoiceDelta {
+            text: told.text,
+            finish: meta.finish_reason.map(|reason| reason.kind),
+            ..ChoiceDelta::default()
+        };
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, text_mode, ..Delta::default() })
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
-        Ok(Delta { done: true, extent: Extent::New, ..delta })
+        Ok(Delta { done: true, text_mode: TextMode::Incremental, ..delta })
     }
 }
 
-const KNOWN: &[(&str, &str)] = &[
+const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
     ("top_k", "top_k"),
@@ -133,21 +136,21 @@ const KNOWN: &[(&str, &str)] = &[
 ];
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct SglangEvent<'a> {
     #[serde(borrow, default)]
     text: Cow<'a, str>,
     #[serde(default)]
     output_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
-    meta_info: Option<Meta<'a>>,
+    meta_info: Option<SglangMeta<'a>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Meta<'a> {
+struct SglangMeta<'a> {
     #[serde(borrow, default)]
-    finish_reason: Option<Reason<'a>>,
+    finish_reason: Option<FinishReason<'a>>,
     prompt_tokens: Option<u32>,
     completion_tokens: Option<u32>,
     cached_tokens: Option<u32>,
@@ -155,9 +158,9 @@ struct Meta<'a> {
 }
 
 #[derive(Deserialize)]
-struct Reason<'a> {
+struct FinishReason<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
-    message: Option<Text<'a>>,
+    message: Option<BorrowedText<'a>>,
 }

@@ -27,7 +27,7 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Api, Backend, Choice, Delta, Extent, Part, PromptForm, Sampling, Usage};
+use super::{Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, TextMode, Usage};
 use crate::{
     error::Error,
     http::{
@@ -69,7 +69,7 @@ struct TemplateFile {
     body: String,
     /// How a streaming reply is cut.
     #[serde(default)]
-    stream: Option<StreamKind>,
+    stream: Option<StreamFormat>,
     /// Where the new text is.
     #[serde(default)]
     text: Option<String>,
@@ -98,12 +98,12 @@ struct TemplateFile {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum StreamKind {
+enum StreamFormat {
     Events,
     Lines,
 }
 
-const BODY: &str = "body";
+const BODY_TEMPLATE: &str = "body";
 
 impl TemplateApi {
     /// Reads the file.
@@ -118,7 +118,7 @@ impl TemplateApi {
     fn parse(text: &str, name: &str) -> Result<Self, Error> {
         let wrong = |what: &dyn std::fmt::Display| Error::Usage(format!("--template {name}: {what}"));
         let file: TemplateFile = serde_yaml::from_str(text).map_err(|e| wrong(&e))?;
-        for (key, pointer) in file.pointers() {
+        for (key, pointer) in file.json_pointers() {
             if !pointer.is_empty() && !pointer.starts_with('/') {
                 return Err(wrong(&format!("`{key}` is a JSON pointer and begins with a slash: /{pointer}")));
             }
@@ -128,29 +128,29 @@ impl TemplateApi {
         }
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
-        environment.add_template_owned(BODY, file.body.clone()).map_err(|e| wrong(&format!("`body`: {e}")))?;
-        let names = environment.get_template(BODY).map_err(|e| wrong(&e))?.undeclared_variables(false);
+        environment.add_template_owned(BODY_TEMPLATE, file.body.clone()).map_err(|e| wrong(&format!("`body`: {e}")))?;
+        let names = environment.get_template(BODY_TEMPLATE).map_err(|e| wrong(&e))?.undeclared_variables(false);
         Ok(TemplateApi { file, environment, names, name: name.to_owned() })
     }
 
     /// What stands where a pointer points to; nothing for null.
-    fn at<'v>(value: &'v Value, pointer: Option<&String>) -> Option<&'v Value> {
+    fn value_at<'v>(value: &'v Value, pointer: Option<&String>) -> Option<&'v Value> {
         value.pointer(pointer?).filter(|found| !found.is_null())
     }
 
     /// The text where a pointer points to, if there is any.
-    fn text(value: &Value, pointer: Option<&String>) -> Result<String, String> {
-        match Self::at(value, pointer) {
+    fn text_at(value: &Value, pointer: Option<&String>) -> Result<String, String> {
+        match Self::value_at(value, pointer) {
             Some(Value::String(text)) => Ok(text.clone()),
             None | Some(Value::Bool(false)) => Ok(String::new()),
             Some(_) => Err(format!("what stands at {} is no text", pointer.map_or("", String::as_str))),
         }
     }
 
-    fn delta<'a>(&self, data: &[u8], whole: bool) -> Result<Delta<'a>, String> {
+    fn read_delta<'a>(&self, data: &[u8], whole: bool) -> Result<Delta<'a>, String> {
         let value: Value = super::parse(data)?;
         let file = &self.file;
-        let at = |pointer: &Option<String>| Self::at(&value, pointer.as_ref());
+        let at = |pointer: &Option<String>| Self::value_at(&value, pointer.as_ref());
         let told = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
         if let Some(found) = at(&file.error).filter(told) {
             let error = error_message(found.to_string().as_bytes());
@@ -158,18 +158,23 @@ impl TemplateApi {
         }
         let number = |pointer: &Option<String>| at(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
         let (answer, thoughts) =
-            (Self::text(&value, file.text.as_ref())?, Self::text(&value, file.reasoning.as_ref())?);
+            (Self::text_at(&value, file.text.as_ref())?, Self::text_at(&value, file.reasoning.as_ref())?);
         let thinks = answer.is_empty() && !thoughts.is_empty();
         if whole && !thinks && file.text.is_some() && at(&file.text).is_none() {
             return Err(format!("nothing stands at {}", file.text.as_deref().unwrap_or_default()));
         }
-        let (part, text) = if thinks { (Part::Reasoning, thoughts) } else { (Part::Answer, answer) };
+        let (part, text) = if thinks { (OutputKind::Reasoning, thoughts) } else { (OutputKind::Answer, answer) };
         let finish =
             at(&file.finish).filter(told).map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
         // Where there is no place for a text, none can be held back: that is no token, however many are counted.
         let opens = at(&file.text).is_none();
-        let choice =
-            Choice { text: Cow::Owned(text), part, finish: finish.map(Cow::Owned), opens, ..Choice::default() };
+        let choice = ChoiceDelta {
+            text: Cow::Owned(text),
+            part,
+            finish: finish.map(Cow::Owned),
+            opens,
+            ..ChoiceDelta::default()
+        };
         let usage = Usage {
             prompt_tokens: number(&file.prompt_tokens),
             completion_tokens: number(&file.output_tokens),
@@ -178,13 +183,13 @@ impl TemplateApi {
         };
         let done = whole || at(&file.done).is_some_and(|found| told(&found));
         let choices = [choice].into_iter().filter(|_| file.text.is_some()).collect();
-        let extent = if file.cumulative && !whole { Extent::All } else { Extent::New };
-        Ok(Delta { choices, usage, done, extent, ..Delta::default() })
+        let text_mode = if file.cumulative && !whole { TextMode::Cumulative } else { TextMode::Incremental };
+        Ok(Delta { choices, usage, done, text_mode, ..Delta::default() })
     }
 }
 
 impl TemplateFile {
-    fn pointers(&self) -> impl Iterator<Item = (&'static str, &String)> {
+    fn json_pointers(&self) -> impl Iterator<Item = (&'static str, &String)> {
         [
             ("text", &self.text),
             ("reasoning", &self.reasoning),
@@ -210,35 +215,35 @@ impl Api for TemplateApi {
         if request.lora.is_some() && !self.names.contains("lora") && !self.sends_model() {
             return Err(wrong(&"it names neither `lora` nor `model`, and the request asks for an adapter"));
         }
-        let template = self.environment.get_template(BODY).map_err(|e| wrong(&e))?;
+        let template = self.environment.get_template(BODY_TEMPLATE).map_err(|e| wrong(&e))?;
         let asked = minijinja::Value::from(Serde(request));
         let text = template.render(context! { model => model, stream => stream, ..asked }).map_err(|e| wrong(&e))?;
         serde_json::from_str(&text).map_err(|e| wrong(&format!("it makes no JSON object: {e}")))
     }
 
-    fn sampling_keys(&self) -> Sampling {
+    fn sampling_keys(&self) -> SamplingKeys {
         // The template decides what a body is, so nothing is left out, even if no text is read.
-        Sampling::VLLM
+        SamplingKeys::VLLM
     }
 
     fn sends_model(&self) -> bool {
         self.names.contains("model")
     }
 
-    fn response_framing(&self, stream: bool) -> BodyFormat {
+    fn body_format(&self, stream: bool) -> BodyFormat {
         match self.file.stream.filter(|_| stream) {
-            Some(StreamKind::Events) => BodyFormat::Events,
-            Some(StreamKind::Lines) => BodyFormat::JsonLines,
+            Some(StreamFormat::Events) => BodyFormat::Events,
+            Some(StreamFormat::Lines) => BodyFormat::JsonLines,
             None => BodyFormat::Json,
         }
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        self.delta(event.data, false)
+        self.read_delta(event.data, false)
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        self.delta(body, true)
+        self.read_delta(body, true)
     }
 
     fn generates_tokens(&self) -> bool {
@@ -304,7 +309,7 @@ error: /error
         let file = format!("{FILE}reasoning: /thoughts\n");
         let template = TemplateApi::parse(&file, "t.yaml").unwrap();
         let delta = template.read_response(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
-        assert!(delta.done && delta.choices[0].reasons(), "{delta:?}");
+        assert!(delta.done && delta.choices[0].has_reasoning(), "{delta:?}");
         assert!(template.read_response(br#"{"thoughts":""}"#).unwrap_err().contains("nothing stands at /token/text"));
     }
 

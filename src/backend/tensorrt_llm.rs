@@ -14,8 +14,8 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, PromptForm, Sampling, Text, Usage,
-    completions::{LIMIT, limit},
+    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
+    completions::{DEFAULT_OUTPUT_TOKENS, set_output_limit},
     parse, prompt,
 };
 use crate::{
@@ -44,10 +44,10 @@ impl Api for TensorrtLlmApi {
     }
 
     fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
-        let text = prompt::text(request, BACKEND.name)?;
+        let text = prompt::single_text(request, BACKEND.name)?;
         let mut body = Object::from_iter([("text_input".into(), text.into())]);
-        body.insert("max_tokens".into(), LIMIT.into());
-        limit(&mut body, "max_tokens", request);
+        body.insert("max_tokens".into(), DEFAULT_OUTPUT_TOKENS.into());
+        set_output_limit(&mut body, "max_tokens", request);
         body.insert("bad_words".into(), "".into());
         body.insert("stop_words".into(), "".into());
         // By itself it may repeat the prompt in front of the answer.
@@ -64,8 +64,8 @@ impl Api for TensorrtLlmApi {
         Ok(body)
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: None, known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: None, names: Some(SAMPLING_NAMES) }
     }
 
     fn adapt_body(&self, body: &mut Object) {
@@ -82,19 +82,19 @@ impl Api for TensorrtLlmApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: TritonEvent = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
         let texts = told.text_output.ok_or("it has no `text_output`")?.into_iter();
-        let choice = |(index, Text(text))| Choice { index, text, ..Choice::default() };
+        let choice = |(index, BorrowedText(text))| ChoiceDelta { index, text, ..ChoiceDelta::default() };
         Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), ..Delta::default() })
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
-        let counts: Counts = parse(body)?;
-        let total = |counts: Option<Several<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
+        let counts: TritonUsage = parse(body)?;
+        let total = |counts: Option<OneOrMany<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
         // Each of several answers is to the same prompt.
         let prompt = counts.num_input_tokens.and_then(|each| each.into_iter().next());
         let usage =
@@ -107,7 +107,7 @@ impl Api for TensorrtLlmApi {
     }
 }
 
-const KNOWN: &[(&str, &str)] = &[
+const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
     ("top_k", "top_k"),
@@ -121,32 +121,32 @@ const KNOWN: &[(&str, &str)] = &[
 ];
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct TritonEvent<'a> {
     #[serde(borrow, default)]
-    text_output: Option<Several<Text<'a>>>,
+    text_output: Option<OneOrMany<BorrowedText<'a>>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Counts {
-    num_input_tokens: Option<Several<u32>>,
-    num_output_tokens: Option<Several<u32>>,
+struct TritonUsage {
+    num_input_tokens: Option<OneOrMany<u32>>,
+    num_output_tokens: Option<OneOrMany<u32>>,
 }
 
 /// Triton writes a tensor with one element as that element.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Several<T> {
+enum OneOrMany<T> {
     One(T),
     All(Vec<T>),
 }
 
-impl<T> Several<T> {
+impl<T> OneOrMany<T> {
     fn into_iter(self) -> impl Iterator<Item = T> {
         let (one, all) = match self {
-            Several::One(one) => (Some(one), vec![]),
-            Several::All(all) => (None, all),
+            OneOrMany::One(one) => (Some(one), vec![]),
+            OneOrMany::All(all) => (None, all),
         };
         one.into_iter().chain(all)
     }

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    Api, Backend, Choice, DOCUMENTATION_ONLY, Delta, PromptForm, Sampling, Usage, completions::limit, parse, prompt,
-    sampling::listed,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
+    completions::set_output_limit, parse, prompt, sampling::wrap_in_list,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -45,20 +45,20 @@ impl Api for TgiApi {
 
     fn request_body(&self, request: &SampleRequest, _model: &str, stream: bool) -> Result<Object, String> {
         let mut parameters = Object::new();
-        limit(&mut parameters, "max_new_tokens", request);
+        set_output_limit(&mut parameters, "max_new_tokens", request);
         parameters.insert("details".into(), true.into());
         if let Some(adapter) = &request.lora {
             parameters.insert("adapter_id".into(), adapter.as_str().into());
         }
         Ok(Object::from_iter([
-            ("inputs".into(), prompt::text(request, BACKEND.name)?.into()),
+            ("inputs".into(), prompt::single_text(request, BACKEND.name)?.into()),
             ("parameters".into(), parameters.into()),
             ("stream".into(), stream.into()),
         ]))
     }
 
-    fn sampling_keys(&self) -> Sampling {
-        Sampling { within: Some("parameters"), known: Some(KNOWN) }
+    fn sampling_keys(&self) -> SamplingKeys {
+        SamplingKeys { object: Some("parameters"), names: Some(SAMPLING_NAMES) }
     }
 
     fn adapt_body(&self, body: &mut Object) {
@@ -70,7 +70,7 @@ impl Api for TgiApi {
             _ => false,
         };
         parameters.retain(|name, value| !outside(name, value));
-        listed(parameters.get_mut("stop"));
+        wrap_in_list(parameters.get_mut("stop"));
     }
 
     fn sends_model(&self) -> bool {
@@ -78,17 +78,17 @@ impl Api for TgiApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: Told = parse(event.data)?;
+        let told: TgiEvent = parse(event.data)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
         let token = told.token.ok_or("it has no `token`")?;
-        let (finish, usage) = told.details.map_or_else(Default::default, Details::end);
-        let choice = Choice {
+        let (finish, usage) = told.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let choice = ChoiceDelta {
             text: if token.special { Cow::default() } else { token.text },
             ids: 1,
             finish,
-            ..Choice::default()
+            ..ChoiceDelta::default()
         };
         Ok(Delta {
             choices: [choice].into_iter().collect(),
@@ -99,18 +99,18 @@ impl Api for TgiApi {
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let told: Told = parse(body)?;
+        let told: TgiEvent = parse(body)?;
         if told.error.is_some() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
         let text = told.generated_text.ok_or("it has no `generated_text`")?;
-        let (finish, usage) = told.details.map_or_else(Default::default, Details::end);
-        let choice = Choice { text, finish, ..Choice::default() };
+        let (finish, usage) = told.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let choice = ChoiceDelta { text, finish, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
 
-const KNOWN: &[(&str, &str)] = &[
+const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
     ("top_k", "top_k"),
@@ -122,19 +122,19 @@ const KNOWN: &[(&str, &str)] = &[
 ];
 
 #[derive(Deserialize)]
-struct Told<'a> {
+struct TgiEvent<'a> {
     #[serde(borrow, default)]
-    token: Option<Token<'a>>,
+    token: Option<TgiToken<'a>>,
     #[serde(borrow, default)]
     generated_text: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    details: Option<Details<'a>>,
+    details: Option<TgiDetails<'a>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Token<'a> {
+struct TgiToken<'a> {
     #[serde(borrow, default)]
     text: Cow<'a, str>,
     #[serde(default)]
@@ -142,15 +142,15 @@ struct Token<'a> {
 }
 
 #[derive(Deserialize)]
-struct Details<'a> {
+struct TgiDetails<'a> {
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
     generated_tokens: Option<u32>,
     input_length: Option<u32>,
 }
 
-impl<'a> Details<'a> {
-    fn end(self) -> (Option<Cow<'a, str>>, Usage) {
+impl<'a> TgiDetails<'a> {
+    fn finish_and_usage(self) -> (Option<Cow<'a, str>>, Usage) {
         let usage =
             Usage { prompt_tokens: self.input_length, completion_tokens: self.generated_tokens, ..Usage::default() };
         let finish = self.finish_reason.map(|reason| match &*reason {

@@ -430,13 +430,13 @@ impl Args {
     /// The API, and whether responses are streamed.
     pub fn resolve_protocol(&self) -> Result<Protocol, Error> {
         let api = self.backend.open_api(self.template.as_deref())?;
-        if let Some(key) = self.sampling_keys().keys().find(|key| !api.sampling_keys().has(key)) {
+        if let Some(key) = self.sampling_keys().keys().find(|key| !api.sampling_keys().supports_param(key)) {
             let (flag, backend) = (key.replace('_', "-"), self.backend.name);
             let why = if api.generates_tokens() { "whose API does not have it" } else { "which generates no output" };
             return Err(Error::Usage(format!("--{flag} does not work with --backend {backend}, {why}: leave it out")));
         }
         let protocol = Protocol { api, stream: !self.no_stream };
-        if self.max_prefill_concurrency.is_some() && protocol.response_framing() == BodyFormat::Json {
+        if self.max_prefill_concurrency.is_some() && protocol.body_format() == BodyFormat::Json {
             return Err(Error::Usage(
                 "--max-prefill-concurrency needs streaming: a non-streaming response has no visible first token".into(),
             ));
@@ -480,7 +480,7 @@ impl Args {
     /// How long a request may take. The first token of a non-streaming response is not visible, so it has no limit.
     #[must_use]
     pub fn time_limits(&self, protocol: Protocol) -> TimeLimits {
-        let not_streamed = protocol.response_framing() == BodyFormat::Json;
+        let not_streamed = protocol.body_format() == BodyFormat::Json;
         let first_token = if not_streamed { self.timeout_total } else { self.timeout_first_token };
         TimeLimits { first_token, stall: self.timeout_stall, total: self.timeout_total }
     }

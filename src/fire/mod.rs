@@ -361,7 +361,7 @@ fn first_record(load: &LoadRun<'_>, model: String) -> RunRecord {
         backend: args.backend.name.into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
         endpoint: without_keys(args.endpoint_path(protocol)),
-        stream: (protocol.response_framing() == BodyFormat::Json).then_some(false),
+        stream: (protocol.body_format() == BodyFormat::Json).then_some(false),
         request_rate: rate.as_ref().and_then(RequestRate::as_constant),
         rate_profile: rate.as_ref().and_then(RequestRate::profile_text).map(str::to_owned),
         burst_size: Some(args.burst_size).filter(|size| *size > 1),

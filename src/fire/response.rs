@@ -2,7 +2,7 @@
 
 use super::transcript::Transcript;
 use crate::{
-    backend::{Choice, Delta, Extent, Metrics, Part, Protocol, Usage, pattern::Pattern},
+    backend::{ChoiceDelta, Delta, OutputKind, Protocol, ServerTimings, TextMode, Usage, pattern::ChunkPattern},
     http::{
         exchange::{BodyFormat, RequestFailure, error_message},
         lines::LineReader,
@@ -20,12 +20,12 @@ const LATE_READ: Nanos = Nanos(1_000_000);
 #[derive(Debug, Default)]
 pub struct ReceivedResponse {
     protocol: Protocol,
-    /// These split the bytes; [`Protocol::response_framing`] decides which of the three is in use.
+    /// These split the bytes; [`Protocol::body_format`] decides which of the three is in use.
     events: EventReader,
     lines: LineReader,
     body: Vec<u8>,
     /// The common form of its chunks.
-    pattern: Pattern,
+    pattern: ChunkPattern,
     /// When the last bytes arrived.
     arrival: ReadStamp,
     /// The read in which the last token arrived.
@@ -47,7 +47,7 @@ pub struct ReceivedResponse {
     counted: u32,
     tokens_so_far: u64,
     usage: Usage,
-    metrics: Option<Metrics>,
+    metrics: Option<ServerTimings>,
     finish_reason: Option<String>,
     /// A bit for each of the `n` choices: whether it has begun, and whether it has sent its finish reason.
     begun: u64,
@@ -76,7 +76,7 @@ impl ReceivedResponse {
     pub fn with_capacity(protocol: Protocol, tokens: Option<u32>) -> Self {
         // A response may be far shorter than its limit, and a non-streaming one has no gaps.
         let capacity =
-            if protocol.response_framing() == BodyFormat::Json { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
+            if protocol.body_format() == BodyFormat::Json { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
         ReceivedResponse {
             protocol,
             itl: Vec::with_capacity(capacity),
@@ -90,7 +90,7 @@ impl ReceivedResponse {
     /// How its bytes are split into chunks.
     #[must_use]
     pub fn body_format(&self) -> BodyFormat {
-        self.protocol.response_framing()
+        self.protocol.body_format()
     }
 
     /// Takes bytes of the body.
@@ -168,9 +168,9 @@ impl ReceivedResponse {
             return;
         }
         let event = SseEvent { name, data };
-        if let Some((part, text)) = self.pattern.read(event) {
-            self.take_token(arrival, part == Part::Answer, 0, None);
-            if part == Part::Answer {
+        if let Some((part, text)) = self.pattern.read_text(event) {
+            self.take_token(arrival, part == OutputKind::Answer, 0, None);
+            if part == OutputKind::Answer {
                 self.transcript.push(text);
             }
             return;
@@ -190,7 +190,7 @@ impl ReceivedResponse {
         }
         match self.protocol.api.read_event(event) {
             Ok(delta) => {
-                self.pattern.learn(event, &delta);
+                self.pattern.learn_chunk(event, &delta);
                 self.take_delta(arrival, delta);
             }
             Err(e) => {
@@ -206,13 +206,13 @@ impl ReceivedResponse {
             return self.set_failure(ErrorKind::StreamError, error);
         }
         let token_count = delta.usage.completion_tokens;
-        if delta.extent != Extent::New {
-            delta.choices.iter_mut().for_each(|choice| self.keep_new_text(choice, delta.extent, token_count));
+        if delta.text_mode != TextMode::Incremental {
+            delta.choices.iter_mut().for_each(|choice| self.keep_new_text(choice, delta.text_mode, token_count));
         }
-        self.usage = delta.usage.or(self.usage);
+        self.usage = delta.usage.or_earlier(self.usage);
         self.metrics = delta.metrics.or(self.metrics);
-        if delta.choices.iter().any(Choice::bears_token) {
-            let answers = delta.choices.iter().any(Choice::answers);
+        if delta.choices.iter().any(ChoiceDelta::has_token) {
+            let answers = delta.choices.iter().any(ChoiceDelta::has_answer);
             let ids = delta.choices.iter().map(|choice| choice.ids).sum();
             self.take_token(arrival, answers, ids, token_count);
         } else if delta.choices.iter().any(|choice| !choice.opens) {
@@ -225,11 +225,11 @@ impl ReceivedResponse {
 
     /// Reduces a text that may repeat everything before it to what is new. A chunk with an incomplete character may have no text:
     /// then the server's token count decides whether it bears tokens, if it has counted since the first chunk.
-    fn keep_new_text(&mut self, choice: &mut Choice<'_>, extent: Extent, token_count: Option<u32>) {
+    fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, extent: TextMode, token_count: Option<u32>) {
         let text = std::mem::take(&mut choice.text);
         choice.text = match choice.part {
-            Part::Reasoning => self.transcript.new_reasoning(text),
-            Part::Answer | Part::Call => self.transcript.new_text(extent, text),
+            OutputKind::Reasoning => self.transcript.new_reasoning(text),
+            OutputKind::Answer | OutputKind::ToolCall => self.transcript.new_text(extent, text),
         };
         let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
         if choice.text.is_empty() && counts && !choice.opens {
@@ -250,7 +250,7 @@ impl ReceivedResponse {
                     self.finish_reason = Some(reason.clone().into_owned());
                 }
             }
-            if choice.index == 0 && choice.part != Part::Reasoning {
+            if choice.index == 0 && choice.part != OutputKind::Reasoning {
                 self.transcript.push(&choice.text);
             }
         }
@@ -270,7 +270,7 @@ impl ReceivedResponse {
                 self.done = delta.done;
                 self.take_choices(&delta);
                 self.untimed_tokens =
-                    delta.choices.iter().any(Choice::bears_token) || delta.usage.completion_tokens > Some(0);
+                    delta.choices.iter().any(ChoiceDelta::has_token) || delta.usage.completion_tokens > Some(0);
                 if self.untimed_tokens {
                     self.chunk_tokens.push(0);
                     self.tokens_so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));

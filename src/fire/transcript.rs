@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::backend::Extent;
+use crate::backend::TextMode;
 
 /// The text of a response so far.
 #[derive(Debug, Default)]
@@ -10,9 +10,9 @@ pub struct Transcript {
     text: String,
     /// The reasoning so far, for a server that repeats it.
     reasoning: String,
-    /// For [`Extent::Either`]: a chunk showed that chunks hold only new text.
+    /// For [`TextMode::Either`]: a chunk showed that chunks hold only new text.
     only_new: bool,
-    /// For [`Extent::Either`]: the number of chunks that equal the text so far, while it is not known what chunks hold.
+    /// For [`TextMode::Either`]: the number of chunks that equal the text so far, while it is not known what chunks hold.
     repeats: usize,
 }
 
@@ -44,21 +44,21 @@ impl Transcript {
 
     /// Returns the new part of a chunk's text, which has this extent. If the server replaced the end of the text so far, that end
     /// is removed; a chunk without text removes nothing.
-    pub fn new_text<'a>(&mut self, extent: Extent, chunk: Cow<'a, str>) -> Cow<'a, str> {
+    pub fn new_text<'a>(&mut self, extent: TextMode, chunk: Cow<'a, str>) -> Cow<'a, str> {
         let repeats = self.text == chunk;
         match extent {
             _ if chunk.is_empty() => return chunk,
-            Extent::New => return chunk,
-            Extent::Either if self.only_new => return chunk,
-            Extent::Either if repeats => self.repeats += 1,
-            Extent::Either if !chunk.starts_with(&self.text) => {
+            TextMode::Incremental => return chunk,
+            TextMode::Either if self.only_new => return chunk,
+            TextMode::Either if repeats => self.repeats += 1,
+            TextMode::Either if !chunk.starts_with(&self.text) => {
                 self.only_new = true;
                 // The chunks that seemed to repeat the text were new text as well.
                 self.text = self.text.repeat(std::mem::take(&mut self.repeats) + 1);
                 return chunk;
             }
-            Extent::Either | Extent::All if !repeats => self.repeats = 0,
-            Extent::Either | Extent::All => {}
+            TextMode::Either | TextMode::Cumulative if !repeats => self.repeats = 0,
+            TextMode::Either | TextMode::Cumulative => {}
         }
         split_new(&mut self.text, chunk)
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     /// The text of these chunks, and what was new in each.
-    fn text_of(extent: Extent, chunks: &[&str]) -> (String, Vec<String>) {
+    fn text_of(extent: TextMode, chunks: &[&str]) -> (String, Vec<String>) {
         let mut transcript = Transcript::default();
         let mut new_parts = Vec::new();
         for chunk in chunks {
@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn what_a_server_takes_back_is_replaced() {
-        let (text, news) = text_of(Extent::All, &["é", "é\u{fffd}", "é😀 b", "é😀 b c"]);
+        let (text, news) = text_of(TextMode::Cumulative, &["é", "é\u{fffd}", "é😀 b", "é😀 b c"]);
         assert_eq!((text.as_str(), &news[2..]), ("é😀 b c", &["😀 b".to_owned(), " c".into()][..]));
-        assert_eq!(text_of(Extent::All, &["a EN", "a ", ""]).0, "a ");
-        assert_eq!(text_of(Extent::All, &["é", "è!"]).0, "è!", "never within a character");
+        assert_eq!(text_of(TextMode::Cumulative, &["a EN", "a ", ""]).0, "a ");
+        assert_eq!(text_of(TextMode::Cumulative, &["é", "è!"]).0, "è!", "never within a character");
         let mut thinks = Transcript::default();
         assert_eq!(thinks.new_reasoning("hm\u{fffd}".into()), "hm\u{fffd}");
         assert_eq!((thinks.new_reasoning("hmm".into()), thinks.text()), ("m".into(), ""));
@@ -119,12 +119,12 @@ mod tests {
 
     #[test]
     fn chunks_that_may_be_either_are_what_they_turn_out_to_be() {
-        let either = |chunks: &[&str]| text_of(Extent::Either, chunks).0;
+        let either = |chunks: &[&str]| text_of(TextMode::Either, chunks).0;
         assert_eq!(either(&["a", "a b", "a b", "a b c"]), "a b c", "all so far");
         assert_eq!(either(&["a", " b", "", " c"]), "a b c", "what is new");
         assert_eq!(either(&["a", " b", "a b", "a"]), "a ba ba", "new, although it was there before");
         assert_eq!(either(&["ha", "ha", "ha", "!"]), "hahaha!", "known late");
         assert_eq!(either(&["", "a", "a", "a b"]), "a b");
-        assert_eq!(text_of(Extent::New, &["a", "a"]).0, "aa");
+        assert_eq!(text_of(TextMode::Incremental, &["a", "a"]).0, "aa");
     }
 }
