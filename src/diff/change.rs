@@ -2,7 +2,7 @@
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
-use super::estimate::{Estimate, Spread, normal_tail};
+use super::estimate::{SideEstimate, Spread, normal_tail};
 use crate::statistics::interval::{Interval, TAIL};
 
 /// How sure a difference must be: it is by chance in at most this share of comparisons of equals.
@@ -13,15 +13,15 @@ pub const ALPHA: f64 = 0.05;
 const POWER: f64 = 0.85;
 
 /// A smaller p-value is not told from this one (2·10⁻⁹).
-const FARTHEST: f64 = 6.0;
+const MAX_Z: f64 = 6.0;
 
 /// A number of both sides.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The number of A.
-    pub a: Estimate,
+    pub a: SideEstimate,
     /// The number of B.
-    pub b: Estimate,
+    pub b: SideEstimate,
 }
 
 /// What is measured: the difference, or the difference of the logarithms.
@@ -32,7 +32,7 @@ enum Scale {
 }
 
 impl Scale {
-    fn of(self, value: f64) -> f64 {
+    fn apply(self, value: f64) -> f64 {
         match self {
             Scale::Linear => value,
             Scale::Log => value.ln(),
@@ -44,23 +44,23 @@ impl Change {
     /// B − A with its 95 % interval.
     #[must_use]
     pub fn difference(&self) -> (f64, Interval) {
-        (self.b.value - self.a.value, self.interval(Scale::Linear))
+        (self.b.value - self.a.value, self.interval_on(Scale::Linear))
     }
 
     /// B / A − 1 with its 95 % interval; `None` where a number is 0.
     #[must_use]
-    pub fn relative(&self) -> Option<(f64, Interval)> {
-        let told = self.interval(Scale::Log);
-        let ends = Interval { low: told.low.map(f64::exp_m1), high: told.high.map(f64::exp_m1) };
-        self.positive().then(|| (self.b.value / self.a.value - 1.0, ends))
+    pub fn relative_change(&self) -> Option<(f64, Interval)> {
+        let interval = self.interval_on(Scale::Log);
+        let ends = Interval { low: interval.low.map(f64::exp_m1), high: interval.high.map(f64::exp_m1) };
+        self.both_positive().then(|| (self.b.value / self.a.value - 1.0, ends))
     }
 
     /// How probable so large a difference is between equals: the smallest probability with which 0 is outside of the
     /// interval. `None`: there are too few values for any interval.
     #[must_use]
     pub fn p_value(&self) -> Option<f64> {
-        let scale = self.scale();
-        let now = self.interval(scale);
+        let scale = self.natural_scale();
+        let now = self.interval_on(scale);
         if now.low.is_none() || now.high.is_none() {
             return None;
         }
@@ -68,12 +68,12 @@ impl Change {
         let outside = |z: f64| {
             let tail = Normal::standard().cdf(-z);
             if up {
-                self.low(scale, tail).is_some_and(|low| low > 0.0)
+                self.low_end(scale, tail).is_some_and(|low| low > 0.0)
             } else {
-                self.high(scale, tail).is_some_and(|high| high < 0.0)
+                self.high_end(scale, tail).is_some_and(|high| high < 0.0)
             }
         };
-        let (mut inside_from, mut outside_to) = (FARTHEST, 0.0);
+        let (mut inside_from, mut outside_to) = (MAX_Z, 0.0);
         for _ in 0..16 {
             let middle = f64::midpoint(inside_from, outside_to);
             if outside(middle) { outside_to = middle } else { inside_from = middle }
@@ -85,9 +85,9 @@ impl Change {
     /// sure as `alpha`. `None`: there are too few values to tell.
     #[must_use]
     pub fn times_needed(&self, margin: f64, alpha: f64) -> Option<f64> {
-        let scale = self.scale();
-        let told = self.interval(scale);
-        let error = (told.high? - told.low?) / (2.0 * normal_tail(TAIL));
+        let scale = self.natural_scale();
+        let interval = self.interval_on(scale);
+        let error = (interval.high? - interval.low?) / (2.0 * normal_tail(TAIL));
         let sure = normal_tail(alpha / 2.0) + normal_tail(1.0 - POWER);
         let least = if scale == Scale::Log { margin.ln_1p() } else { margin };
         let times = |change: f64| (error * sure / change).powi(2);
@@ -95,20 +95,20 @@ impl Change {
             return Some(times(least));
         }
         // A change of the margin would have been seen. What remains is to tell this one from none, or from the margin.
-        let change = (scale.of(self.b.value) - scale.of(self.a.value)).abs();
+        let change = (scale.apply(self.b.value) - scale.apply(self.a.value)).abs();
         Some(times(change.max(least - change)).max(1.0))
     }
 
     /// Whether the change is surely within the margin on both sides.
     #[must_use]
-    pub fn within(&self, margin: f64) -> bool {
-        let told = match self.scale() {
-            Scale::Log => self.relative().map(|(_, told)| told),
+    pub fn is_within(&self, margin: f64) -> bool {
+        let interval = match self.natural_scale() {
+            Scale::Log => self.relative_change().map(|(_, interval)| interval),
             Scale::Linear if self.is_share() => Some(self.difference().1),
             Scale::Linear => None,
         };
-        told.is_some_and(|told| {
-            told.low.is_some_and(|low| low >= -margin) && told.high.is_some_and(|high| high <= margin)
+        interval.is_some_and(|interval| {
+            interval.low.is_some_and(|low| low >= -margin) && interval.high.is_some_and(|high| high <= margin)
         })
     }
 
@@ -116,37 +116,37 @@ impl Change {
         matches!(self.a.spread, Spread::Share)
     }
 
-    fn positive(&self) -> bool {
+    fn both_positive(&self) -> bool {
         self.a.value > 0.0 && self.b.value > 0.0
     }
 
     /// Of shares the difference matters, of all else the ratio.
-    fn scale(&self) -> Scale {
-        if self.is_share() || !self.positive() { Scale::Linear } else { Scale::Log }
+    fn natural_scale(&self) -> Scale {
+        if self.is_share() || !self.both_positive() { Scale::Linear } else { Scale::Log }
     }
 
-    fn interval(&self, scale: Scale) -> Interval {
-        Interval { low: self.low(scale, TAIL), high: self.high(scale, TAIL) }
+    fn interval_on(&self, scale: Scale) -> Interval {
+        Interval { low: self.low_end(scale, TAIL), high: self.high_end(scale, TAIL) }
     }
 
     /// The lower end of the difference, by the ends of both numbers that lie towards each other (MOVER).
-    fn low(&self, scale: Scale, tail: f64) -> Option<f64> {
-        let (a, b) = (scale.of(self.a.value), scale.of(self.b.value));
-        let (a_high, b_low) = (scale.of(self.a.high(tail)?), scale.of(self.b.low(tail)?));
+    fn low_end(&self, scale: Scale, tail: f64) -> Option<f64> {
+        let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
+        let (a_high, b_low) = (scale.apply(self.a.high_end(tail)?), scale.apply(self.b.low_end(tail)?));
         Some(b - a - (b - b_low).hypot(a_high - a)).filter(|end| end.is_finite())
     }
 
     /// The upper end likewise.
-    fn high(&self, scale: Scale, tail: f64) -> Option<f64> {
-        let (a, b) = (scale.of(self.a.value), scale.of(self.b.value));
-        let (a_low, b_high) = (scale.of(self.a.low(tail)?), scale.of(self.b.high(tail)?));
+    fn high_end(&self, scale: Scale, tail: f64) -> Option<f64> {
+        let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
+        let (a_low, b_high) = (scale.apply(self.a.low_end(tail)?), scale.apply(self.b.high_end(tail)?));
         Some(b - a + (b_high - b).hypot(a - a_low)).filter(|end| end.is_finite())
     }
 }
 
 /// Holm's correction: p-values so that the smallest of `m` is below 5 % in 5 % of comparisons of equals only.
 #[must_use]
-pub fn holm(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
+pub fn holm_correction(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
     let mut order: Vec<(usize, f64)> = p_values.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
     order.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut corrected = vec![None; p_values.len()];
@@ -164,30 +164,33 @@ mod tests {
 
     use super::*;
 
-    fn share(hits: f64, of: usize) -> Estimate {
-        Estimate::new(hits / of as f64, of, of as f64, Spread::Share)
+    fn share(hits: f64, of: usize) -> SideEstimate {
+        SideEstimate::new(hits / of as f64, of, of as f64, Spread::Share)
     }
 
-    fn ranks(mut values: Vec<f64>, p: f64) -> Estimate {
+    fn ranks(mut values: Vec<f64>, p: f64) -> SideEstimate {
         values.sort_by(f64::total_cmp);
         let value = crate::statistics::numpy::percentile(&values, p);
-        Estimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
+        SideEstimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
     }
 
     /// The example of Newcombe's paper (1998, method 10): 56 of 70 against 48 of 80.
     #[test]
     fn the_interval_of_two_shares_is_newcombes() {
         let change = Change { a: share(48.0, 80), b: share(56.0, 70) };
-        let (value, told) = change.difference();
+        let (value, interval) = change.difference();
         let near = |a: f64, b: f64| (a - b).abs() < 5e-5;
-        assert!(near(value, 0.2) && near(told.low.unwrap(), 0.0524) && near(told.high.unwrap(), 0.3339), "{told:?}");
+        assert!(
+            near(value, 0.2) && near(interval.low.unwrap(), 0.0524) && near(interval.high.unwrap(), 0.3339),
+            "{interval:?}"
+        );
         assert!((0.005..0.02).contains(&change.p_value().unwrap()), "{:?}", change.p_value());
     }
 
     /// Two normal means have a z-test: with so much freedom, Student's t is normal.
     #[test]
     fn the_p_value_of_two_normal_numbers_is_that_of_the_z_test() {
-        let side = |value: f64, error: f64| Estimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
+        let side = |value: f64, error: f64| SideEstimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
         for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
             let error = 0.05 / 2.0_f64.sqrt();
             let p = Change { a: side(1.0, error), b: side(b, error) }.p_value().unwrap();
@@ -199,13 +202,14 @@ mod tests {
     #[test]
     fn holms_correction_is_that_of_his_paper() {
         let p = [Some(0.01), Some(0.04), None, Some(0.03), Some(0.005)];
-        let told: Vec<Option<f64>> = holm(&p).into_iter().map(|p| p.map(|p| (p * 1e6).round() / 1e6)).collect();
-        assert_eq!(told, [Some(0.03), Some(0.06), None, Some(0.06), Some(0.02)]);
+        let corrected: Vec<Option<f64>> =
+            holm_correction(&p).into_iter().map(|p| p.map(|p| (p * 1e6).round() / 1e6)).collect();
+        assert_eq!(corrected, [Some(0.03), Some(0.06), None, Some(0.06), Some(0.02)]);
     }
 
     #[test]
     fn twice_the_precision_needs_four_times_the_requests() {
-        let side = |error| Estimate::new(1.0, 9, 9.0, Spread::Student(error, 1e9));
+        let side = |error| SideEstimate::new(1.0, 9, 9.0, Spread::Student(error, 1e9));
         let times = |error| Change { a: side(error), b: side(error) }.times_needed(0.05, 0.05).unwrap();
         assert!((times(0.2) / times(0.1) - 4.0).abs() < 1e-6);
         // (√2·0.1 · (1.96 + 1.036) / ln 1.05)²
@@ -215,7 +219,7 @@ mod tests {
     #[test]
     fn numbers_of_zero_have_a_difference_and_no_ratio() {
         let change = Change { a: ranks(vec![0.0; 50], 50.0), b: ranks((1..51).map(f64::from).collect(), 50.0) };
-        assert!(change.relative().is_none() && !change.within(0.05));
+        assert!(change.relative_change().is_none() && !change.is_within(0.05));
         assert!(change.difference().1.low.unwrap() > 0.0 && change.p_value().unwrap() < 0.001);
     }
 
@@ -233,7 +237,7 @@ mod tests {
                 (Some(x), Some(y)) => (x - y).abs() < 1e-9 * (1.0 + x.abs()),
                 (x, y) => x.is_none() && y.is_none(),
             };
-            let (one, other) = (there.relative().unwrap().1, back.relative().unwrap().1);
+            let (one, other) = (there.relative_change().unwrap().1, back.relative_change().unwrap().1);
             let turned = |end: Option<f64>| end.map(|end| 1.0 / (1.0 + end) - 1.0);
             prop_assert!(near(one.low, turned(other.high)) && near(one.high, turned(other.low)), "{one:?} {other:?}");
             prop_assert!(near(there.p_value(), back.p_value()));
@@ -248,22 +252,22 @@ mod tests {
         ) {
             let b: Vec<f64> = b.iter().map(|v| v * slower).collect();
             let change = Change { a: ranks(a, 50.0), b: ranks(b, 50.0) };
-            let told = change.relative().unwrap().1;
-            let outside = told.low.unwrap() > 0.0 || told.high.unwrap() < 0.0;
+            let interval = change.relative_change().unwrap().1;
+            let outside = interval.low.unwrap() > 0.0 || interval.high.unwrap() < 0.0;
             let p = change.p_value().unwrap();
-            prop_assert!(outside == (p < ALPHA) || (p - ALPHA).abs() < 1e-3, "{told:?} {p}");
+            prop_assert!(outside == (p < ALPHA) || (p - ALPHA).abs() < 1e-3, "{interval:?} {p}");
         }
 
         /// Holm's p-values against the definition: rejected in order, until one is not.
         #[test]
         fn holm_rejects_what_the_definition_rejects(p in prop::collection::vec(0.0..0.2, 1..12)) {
-            let corrected = holm(&p.iter().copied().map(Some).collect::<Vec<_>>());
+            let corrected = holm_correction(&p.iter().copied().map(Some).collect::<Vec<_>>());
             let mut sorted = p.clone();
             sorted.sort_by(f64::total_cmp);
             let step = |(i, p): &(usize, &f64)| ALPHA > **p * (sorted.len() - i) as f64;
             let rejected = sorted.iter().enumerate().take_while(step).count();
-            let told = corrected.iter().flatten().filter(|p| **p < ALPHA).count();
-            prop_assert_eq!(told, rejected);
+            let accepted = corrected.iter().flatten().filter(|p| **p < ALPHA).count();
+            prop_assert_eq!(accepted, rejected);
         }
     }
 }

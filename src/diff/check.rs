@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     change::ALPHA,
-    report::{Row, SHARE, Verdict},
+    row::{ChangeRow, ChangeVerdict, SHARE},
 };
 
 /// The metrics, and whether each has statistics to choose from.
@@ -34,11 +34,12 @@ pub struct Rule {
 
 /// What became of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Outcome {
+#[schemars(rename = "Outcome")]
+pub struct CheckOutcome {
     /// The rule.
     pub rule: String,
     /// What became of it.
-    pub result: Fate,
+    pub result: CheckResult,
     /// The change, in words.
     pub why: String,
 }
@@ -46,7 +47,8 @@ pub struct Outcome {
 /// What became of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+#[schemars(rename = "Fate")]
+pub enum CheckResult {
     /// The change is not beyond the limit, nor is any end of its interval.
     Passed,
     /// It is, and it is no chance.
@@ -70,7 +72,7 @@ impl Rule {
         let statistic = match (known.1, statistic) {
             (true, Some("median")) => Some("p50".to_owned()),
             (true, Some("mean")) => Some("mean".to_owned()),
-            (true, Some(s)) if percentile(s).is_some() => percentile(s).map(|p| format!("p{p}")),
+            (true, Some(s)) if parse_percentile(s).is_some() => parse_percentile(s).map(|p| format!("p{p}")),
             (false, None) => None,
             (true, _) => return Err(wrong(&format!("`{name}`: which statistic, mean or p99?"))),
             (false, _) => return Err(wrong(&format!("`{name}`: {metric} is one number"))),
@@ -81,28 +83,29 @@ impl Rule {
 
     /// The percentile that it asks for.
     #[must_use]
-    pub fn percentile(&self) -> Option<f64> {
-        self.statistic.as_deref().and_then(percentile)
+    pub fn requested_percentile(&self) -> Option<f64> {
+        self.statistic.as_deref().and_then(parse_percentile)
     }
 
     /// Holds it against the changes.
     #[must_use]
-    pub fn judge(&self, rows: &[Row]) -> Outcome {
-        let of = |row: &&Row| row.metric == self.metric && self.statistic.as_ref().is_none_or(|s| *s == row.statistic);
-        let (result, why) = match rows.iter().find(of) {
-            None => (Fate::Undecided, "no values of it on a side".to_owned()),
-            Some(row) => self.judge_row(row),
+    pub fn check_changes(&self, rows: &[ChangeRow]) -> CheckOutcome {
+        let matches =
+            |row: &&ChangeRow| row.metric == self.metric && self.statistic.as_ref().is_none_or(|s| *s == row.statistic);
+        let (result, why) = match rows.iter().find(matches) {
+            None => (CheckResult::Undecided, "no values of it on a side".to_owned()),
+            Some(row) => self.check_row(row),
         };
-        Outcome { rule: self.text.clone(), result, why }
+        CheckOutcome { rule: self.text.clone(), result, why }
     }
 
-    fn judge_row(&self, row: &Row) -> (Fate, String) {
+    fn check_row(&self, row: &ChangeRow) -> (CheckResult, String) {
         let share = row.unit == SHARE;
         let change = if share { Some(row.difference) } else { row.relative };
-        let Some(change) = change else { return (Fate::Undecided, "no relative change from or to 0".into()) };
-        let told = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
-        if row.verdict == Verdict::TooFew {
-            return (Fate::Undecided, format!("{told}, of too few requests"));
+        let Some(change) = change else { return (CheckResult::Undecided, "no relative change from or to 0".into()) };
+        let shown = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
+        if row.verdict == ChangeVerdict::TooFew {
+            return (CheckResult::Undecided, format!("{shown}, of too few requests"));
         }
         let beyond = if self.above { change.value > self.limit } else { change.value < self.limit };
         let p = row.p_corrected.unwrap_or(1.0);
@@ -111,18 +114,18 @@ impl Rule {
         match (beyond, p < ALPHA) {
             (false, _) if may_be => {
                 let end = end.map_or_else(|| "more".to_owned(), |end| format!("{:+.1} %", end * 100.0));
-                (Fate::Undecided, format!("{told}, but it may be {end}"))
+                (CheckResult::Undecided, format!("{shown}, but it may be {end}"))
             }
-            (false, _) => (Fate::Passed, told),
-            (true, true) => (Fate::Failed, format!("{told}, {}", told_p(p))),
-            (true, false) => (Fate::Undecided, format!("{told}, which may be chance ({})", told_p(p))),
+            (false, _) => (CheckResult::Passed, shown),
+            (true, true) => (CheckResult::Failed, format!("{shown}, {}", format_p(p))),
+            (true, false) => (CheckResult::Undecided, format!("{shown}, which may be chance ({})", format_p(p))),
         }
     }
 }
 
 /// A p-value in words.
 #[must_use]
-pub fn told_p(p: f64) -> String {
+pub fn format_p(p: f64) -> String {
     if p < 0.0001 { "p < 0.0001".into() } else { format!("p = {p:.4}") }
 }
 
@@ -138,7 +141,7 @@ pub fn parse_margin(text: &str) -> Result<f64, String> {
     parse_percent(text.trim()).filter(|margin| *margin > 0.0 && *margin < 1.0).ok_or_else(wrong)
 }
 
-fn percentile(statistic: &str) -> Option<f64> {
+fn parse_percentile(statistic: &str) -> Option<f64> {
     statistic.strip_prefix('p')?.parse().ok().filter(|p| *p > 0.0 && *p < 100.0)
 }
 
@@ -150,12 +153,12 @@ mod tests {
     fn rules_are_read_as_they_are_said() {
         let rule = Rule::parse(" ttft.median>+5 % ").unwrap();
         assert_eq!(
-            (rule.statistic.as_deref(), rule.percentile(), rule.above, rule.limit),
+            (rule.statistic.as_deref(), rule.requested_percentile(), rule.above, rule.limit),
             (Some("p50"), Some(50.0), true, 0.05)
         );
         let rule = Rule::parse("throughput < -2.5%").unwrap();
         assert_eq!(
-            (rule.metric.as_str(), rule.percentile(), rule.above, rule.limit),
+            (rule.metric.as_str(), rule.requested_percentile(), rule.above, rule.limit),
             ("throughput", None, false, -0.025)
         );
         assert_eq!(Rule::parse("e2el.p99.90 > 1%").unwrap().statistic.as_deref(), Some("p99.9"));

@@ -3,20 +3,21 @@
 mod change;
 mod check;
 mod estimate;
-mod facts;
 #[cfg(test)]
 mod proof;
 mod report;
+mod row;
 mod side;
 mod table;
+mod warnings;
 
 use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
 use self::{
-    check::{Fate, Rule, parse_margin},
-    report::{Options, Report},
+    check::{CheckResult, Rule, parse_margin},
+    report::{CompareOptions, Report},
     side::Side,
 };
 use crate::{cli, config::ConfigFlag, error::Error, ndjson, statistics};
@@ -60,8 +61,8 @@ pub struct Args {
     fail_if: Vec<Rule>,
 
     /// How to print it.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = DiffFormat::Table)]
+    format: DiffFormat,
 
     /// Leave out bad lines, instead of stopping.
     #[arg(long)]
@@ -77,7 +78,7 @@ pub struct Args {
 
 /// How to print a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum DiffFormat {
     /// For people.
     Table,
     /// One line, for programs.
@@ -92,28 +93,31 @@ pub fn run(args: Args) -> Result<(), Error> {
         return cli::print_schema::<Report>();
     }
     let mut percentiles = statistics::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
-    for p in args.fail_if.iter().filter_map(Rule::percentile) {
+    for p in args.fail_if.iter().filter_map(Rule::requested_percentile) {
         if !percentiles.contains(&p) {
             percentiles.push(p);
         }
     }
     percentiles.sort_by(f64::total_cmp);
-    let (a, b) = sides(args.files, args.vs)?;
+    let (a, b) = split_sides(args.files, args.vs)?;
     cli::ignore_first_interrupt()?;
     let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
-    let report = Report::of(&a, &b, &Options { percentiles, margin: args.margin, rules: args.fail_if });
+    let report =
+        Report::compare_sides(&a, &b, &CompareOptions { percentiles, margin: args.margin, rules: args.fail_if });
     let mut out = cli::buffered_stdout();
     match args.format {
-        Format::Json => ndjson::write_record(&mut out, &report)?,
-        Format::Table => out.write_all(table::text(&report).as_bytes()).map_err(Error::write_stdout)?,
-        Format::Markdown => out.write_all(table::markdown(&report).as_bytes()).map_err(Error::write_stdout)?,
+        DiffFormat::Json => ndjson::write_record(&mut out, &report)?,
+        DiffFormat::Table => out.write_all(table::text_table(&report).as_bytes()).map_err(Error::write_stdout)?,
+        DiffFormat::Markdown => {
+            out.write_all(table::markdown_table(&report).as_bytes()).map_err(Error::write_stdout)?
+        }
     }
     out.flush().map_err(Error::write_stdout)?;
-    checked(&report)
+    report_checks(&report)
 }
 
 /// The files of A and those of B.
-fn sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
+fn split_sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
     let wrong = |what: &str| Error::Usage(format!("{what}; write vb-diff A B, or vb-diff A1 A2 --vs B1 B2"));
     let (a, b) = match (files.len(), vs.is_empty()) {
         (2, true) => {
@@ -132,11 +136,11 @@ fn sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec
 }
 
 /// Says what became of the rules.
-fn checked(report: &Report) -> Result<(), Error> {
-    let of = |result: Fate| report.checks.iter().filter(move |check| check.result == result);
-    for check in of(Fate::Undecided) {
+fn report_checks(report: &Report) -> Result<(), Error> {
+    let of = |result: CheckResult| report.checks.iter().filter(move |check| check.result == result);
+    for check in of(CheckResult::Undecided) {
         cli::print_warning("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
     }
-    let failed: Vec<String> = of(Fate::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
+    let failed: Vec<String> = of(CheckResult::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Check(failed.join("; "))) }
 }

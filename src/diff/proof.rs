@@ -6,8 +6,9 @@ use rand::rngs::ChaCha8Rng;
 
 use super::{
     change::ALPHA,
-    report::{Options, Report, Row},
-    side::{Run, Side},
+    report::{CompareOptions, Report},
+    row::ChangeRow,
+    side::{Side, SideRun},
 };
 use crate::{
     recording::{RecordedRequest, Recording},
@@ -25,8 +26,8 @@ fn trials(default: u64) -> u64 {
     std::env::var("VB_TRIALS").map_or(default, |text| text.parse().unwrap())
 }
 
-fn options() -> Options {
-    Options { percentiles: vec![50.0, 90.0, 99.0], margin: 0.05, rules: Vec::new() }
+fn options() -> CompareOptions {
+    CompareOptions { percentiles: vec![50.0, 90.0, 99.0], margin: 0.05, rules: Vec::new() }
 }
 
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {
@@ -38,18 +39,21 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// A made-up server: how the time that a request takes follows from the one before it.
-struct Server {
+struct MadeUpServer {
     name: &'static str,
     draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
 }
 
-const SERVERS: [Server; 4] = [
-    Server { name: "exponential", draw: |rng, _| rng::sample_exponential(rng) },
-    Server { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
+const SERVERS: [MadeUpServer; 4] = [
+    MadeUpServer { name: "exponential", draw: |rng, _| rng::sample_exponential(rng) },
+    MadeUpServer { name: "log-normal", draw: |rng, _| (0.5 * normal(rng)).exp() },
     // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
-    Server { name: "bimodal", draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) } },
+    MadeUpServer {
+        name: "bimodal",
+        draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
+    },
     // Each is like the one before it (0.8).
-    Server {
+    MadeUpServer {
         name: "autocorrelated",
         draw: |rng, last| {
             *last = 0.8 * *last + 0.6 * normal(rng);
@@ -59,7 +63,7 @@ const SERVERS: [Server; 4] = [
 ];
 
 /// A run of `n` requests, each of which takes `slower` times as long as the server's.
-fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
+fn run(server: &MadeUpServer, n: usize, stream: (&str, u64), slower: f64) -> SideRun {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
     let mut recording = empty();
@@ -71,7 +75,7 @@ fn run(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Run {
         let success = i % 50 != 7 || uniform(&mut rng) < 0.5;
         add(&mut recording, success, start, ttft, &gaps);
     }
-    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+    SideRun { name: format!("{}-{}", stream.0, stream.1), recording }
 }
 
 const BASE: UnixNanos = UnixNanos(1_000_000_000);
@@ -101,7 +105,7 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
 
 /// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a
 /// schedule, or 16 at a time.
-fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
+fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> SideRun {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let mut engine = SimEngine::new(EngineProfile { prefix_caching: false, ..EngineProfile::default() }).unwrap();
     let mut starts = Vec::new();
@@ -134,10 +138,10 @@ fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> Run {
         let gaps: Vec<f64> = tokens.windows(2).map(|pair| pair[1] - pair[0]).collect();
         add(&mut recording, true, start.as_secs_f64(), tokens[0] - start.as_secs_f64(), &gaps);
     }
-    Run { name: format!("{}-{}", stream.0, stream.1), recording }
+    SideRun { name: format!("{}-{}", stream.0, stream.1), recording }
 }
 
-fn side(server: &Server, n: usize, stream: (&str, u64), slower: f64) -> Side {
+fn side(server: &MadeUpServer, n: usize, stream: (&str, u64), slower: f64) -> Side {
     Side { runs: vec![run(server, n, stream, slower)] }
 }
 
@@ -154,9 +158,10 @@ fn intervals_of_a_change_hold_the_truth_as_often_as_they_say() {
     for server in &SERVERS {
         for trial in 0..trials {
             let (a, b) = (side(server, 800, ("held a", trial), 1.0), side(server, 800, ("held b", trial), 1.0 + truth));
-            for row in Report::of(&a, &b, &options()).changes.iter().filter(|row| row.metric == "ttft") {
-                let told = row.relative.unwrap();
-                let inside = told.low.is_none_or(|low| low <= truth) && told.high.is_none_or(|high| truth <= high);
+            for row in Report::compare_sides(&a, &b, &options()).changes.iter().filter(|row| row.metric == "ttft") {
+                let interval = row.relative.unwrap();
+                let inside =
+                    interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high);
                 let (hits, of) = held.entry(format!("{} {}", server.name, row.statistic)).or_default();
                 (*hits, *of) = (*hits + u64::from(inside), *of + 1);
             }
@@ -179,7 +184,7 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
         let mut each = std::collections::BTreeMap::<String, u32>::new();
         for (trial, n) in (0..trials).zip([200, 400, 800, 1600].into_iter().cycle()) {
             let (a, b) = (side(server, n, ("a", trial), 1.0), side(server, n, ("b", trial), 1.0));
-            let report = Report::of(&a, &b, &options());
+            let report = Report::compare_sides(&a, &b, &options());
             wrong += u64::from(called(&report));
             for row in &report.changes {
                 *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() +=
@@ -206,7 +211,7 @@ fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_
         let mut each = std::collections::BTreeMap::<String, u32>::new();
         let mut wrong = 0;
         for (trial, n) in (0..trials).zip([200, 400, 800].into_iter().cycle()) {
-            let report = Report::of(&side("a", trial, n), &side("b", trial, n), &options());
+            let report = Report::compare_sides(&side("a", trial, n), &side("b", trial, n), &options());
             wrong += u64::from(called(&report));
             for row in report.changes.iter().filter(|row| row.p_corrected.is_some_and(|p| p < ALPHA)) {
                 *each.entry(format!("{}.{}", row.metric, row.statistic)).or_default() += 1;
@@ -228,7 +233,8 @@ fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() 
             let one = |i| run(&SERVERS[1], 200, (name, trial * 10 + i), (differ * normal(&mut rng)).exp());
             Side { runs: (0..repeats).map(one).collect() }
         };
-        let wrong = (0..trials).filter(|trial| called(&Report::of(&side("a", *trial), &side("b", *trial), &options())));
+        let wrong = (0..trials)
+            .filter(|trial| called(&Report::compare_sides(&side("a", *trial), &side("b", *trial), &options())));
         all.push((repeats, differ, wrong.count()));
     }
     println!("(repeats, how they differ, called different) of {trials}: {all:?}");
@@ -236,25 +242,25 @@ fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() 
     assert!(sum as u64 * 20 <= trials * all.len() as u64, "of {trials} each: {all:?}");
 }
 
-fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a Row {
+fn find<'a>(report: &'a Report, metric: &str, statistic: &str) -> &'a ChangeRow {
     report.changes.iter().find(|row| row.metric == metric && row.statistic == statistic).unwrap()
 }
 
 #[test]
 fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
     let trials = trials(60);
-    let server = Server { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
+    let server = MadeUpServer { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
     let (mut found, mut needed, mut trial) = (0, 0, 0);
     for pilot in 0.. {
         // A pilot that is too small says how many it takes; one that is decided by chance asks for nothing.
         let n = 400;
         let (a, b) = (side(&server, n, ("pilot a", pilot), 1.0), side(&server, n, ("pilot b", pilot), 1.0));
-        let report = Report::of(&a, &b, &options());
+        let report = Report::compare_sides(&a, &b, &options());
         let Some(more) = find(&report, "ttft", "p50").needs_more else { continue };
         let n = n + usize::try_from(more).unwrap();
         needed += n as u64;
         let (a, b) = (side(&server, n, ("power a", pilot), 1.0), side(&server, n, ("power b", pilot), 1.05));
-        let report = Report::of(&a, &b, &options());
+        let report = Report::compare_sides(&a, &b, &options());
         found += u64::from(find(&report, "ttft", "p50").p_corrected.is_some_and(|p| p < ALPHA));
         trial += 1;
         if trial == trials {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, rc::Rc};
 
-use super::estimate::{Estimate, Spread};
+use super::estimate::{SideEstimate, Spread};
 use crate::{
     error::Error,
     recording::{RecordedRequest, Recording, input::RecordingReader, metric::Metric, sort_by_start},
@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// The most pieces into which a run is cut to see how its throughput varies.
-const PIECES: usize = 20;
+const MAX_PIECES: usize = 20;
 
 /// Requests that a piece should have.
-const PER_PIECE: usize = 5;
+const REQUESTS_PER_PIECE: usize = 5;
 
 /// The shortest piece, in mean lives of a request: what is under way at a border counts on both sides of it.
 const LIVES_PER_PIECE: f64 = 2.0;
@@ -25,12 +25,12 @@ const LIVES_PER_PIECE: f64 = 2.0;
 #[derive(Debug)]
 pub struct Side {
     /// The runs, repeats of each other.
-    pub runs: Vec<Run>,
+    pub runs: Vec<SideRun>,
 }
 
 /// One file.
 #[derive(Debug)]
-pub struct Run {
+pub struct SideRun {
     /// Its path.
     pub name: String,
     /// What was read from it.
@@ -47,26 +47,26 @@ impl Side {
             if recording.requests.is_empty() {
                 return Err(Error::Input(format!("{name}: no output of any request; is it a stream of vb-fire?")));
             }
-            Ok(Run { name, recording })
+            Ok(SideRun { name, recording })
         };
         Ok(Side { runs: paths.iter().map(read).collect::<Result<_, _>>()? })
     }
 
     /// Requests that were due.
     #[must_use]
-    pub fn requests(&self) -> usize {
+    pub fn request_count(&self) -> usize {
         self.runs.iter().map(|run| run.recording.requests.len()).sum()
     }
 
     /// Those of them that failed.
     #[must_use]
-    pub fn failed(&self) -> usize {
-        self.requests() - self.runs.iter().map(|run| run.recording.successes().count()).sum::<usize>()
+    pub fn failed_count(&self) -> usize {
+        self.request_count() - self.runs.iter().map(|run| run.recording.successes().count()).sum::<usize>()
     }
 
     /// Whether its requests waited in the client, so that the time from schedule is another than the time from start.
     #[must_use]
-    pub fn waited(&self) -> bool {
+    pub fn requests_waited(&self) -> bool {
         self.runs.iter().any(|run| {
             let sum = |of: fn(&RecordedRequest) -> Option<f64>| run.recording.successes().filter_map(of).sum::<f64>();
             run.recording.open_loop() == Some(true) && sum(|r| r.queue_time) > 0.01 * sum(|r| r.latency)
@@ -75,43 +75,43 @@ impl Side {
 
     /// The mean of a latency and its percentiles, in this order.
     #[must_use]
-    pub fn latencies(&self, of: Latency, percentiles: &[f64]) -> Vec<Estimate> {
+    pub fn estimate_latency(&self, of: Latency, percentiles: &[f64]) -> Vec<SideEstimate> {
         let (values, dependences) = match of {
             Latency::PerRequest(value) => {
-                let values: Vec<f64> = self.runs.iter().flat_map(|run| run.values(value)).collect();
+                let values: Vec<f64> = self.runs.iter().flat_map(|run| run.latency_values(value)).collect();
                 let dependences = Dependences::measure(&values, percentiles);
                 (values, dependences)
             }
-            Latency::Gaps => self.gaps(percentiles),
+            Latency::Gaps => self.gaps_in_time(percentiles),
         };
         let runs = self.runs.iter().map(|run| match of {
-            Latency::PerRequest(value) => numbers(run.values(value), percentiles).0,
-            Latency::Gaps => numbers(run.recording.gaps.clone(), percentiles).0,
+            Latency::PerRequest(value) => mean_and_percentiles(run.latency_values(value), percentiles).0,
+            Latency::Gaps => mean_and_percentiles(run.recording.gaps.clone(), percentiles).0,
         });
         let runs: Vec<Vec<f64>> = if self.runs.len() < 3 { Vec::new() } else { runs.collect() };
         let (n, std) = (values.len(), numpy::std(&values));
         if n == 0 {
             return Vec::new();
         }
-        let (numbers, sorted) = numbers(values, percentiles);
-        let mut told = vec![Estimate::of_mean(numbers[0], std, n, dependences.mean.effective_size(n))];
+        let (numbers, sorted) = mean_and_percentiles(values, percentiles);
+        let mut estimates = vec![SideEstimate::from_mean(numbers[0], std, n, dependences.mean.effective_size(n))];
         for ((p, value), dependence) in percentiles.iter().zip(&numbers[1..]).zip(&dependences.percentiles) {
             let spread = Spread::Ranks(Rc::clone(&sorted), *p);
-            told.push(Estimate::new(*value, n, dependence.effective_size(n), spread));
+            estimates.push(SideEstimate::new(*value, n, dependence.effective_size(n), spread));
         }
-        let with_runs = |(i, told): (usize, Estimate)| {
+        let with_runs = |(i, estimate): (usize, SideEstimate)| {
             let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
-            told.over_runs(&each)
+            estimate.widen_by_runs(&each)
         };
-        told.into_iter().enumerate().map(with_runs).collect()
+        estimates.into_iter().enumerate().map(with_runs).collect()
     }
 
     /// All gaps in the order of the requests, and how they depend on each other in time, the runs one behind the other.
-    fn gaps(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
+    fn gaps_in_time(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
         let mut gaps: Vec<(f64, f64)> = Vec::new();
         let mut offset = 0.0;
         for run in &self.runs {
-            let own = run.gaps();
+            let own = run.gaps_in_time();
             let first = own.iter().map(|(end, _)| *end).fold(f64::INFINITY, f64::min);
             let last = own.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
             gaps.extend(own.iter().map(|(end, gap)| (end - first + offset, *gap)));
@@ -128,27 +128,28 @@ impl Side {
 
     /// What all runs completed per second of all runs, each request weighed like this; `None`: their times are not known.
     #[must_use]
-    pub fn throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<Estimate> {
-        let rates: Vec<Rate> = self.runs.iter().map(|run| run.rate(weight)).collect::<Option<_>>()?;
-        let sum = |of: fn(&Rate) -> f64| rates.iter().map(of).sum::<f64>();
+    pub fn estimate_throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<SideEstimate> {
+        let rates: Vec<RunThroughput> =
+            self.runs.iter().map(|run| run.measure_throughput(weight)).collect::<Option<_>>()?;
+        let sum = |of: fn(&RunThroughput) -> f64| rates.iter().map(of).sum::<f64>();
         let (total, seconds, freedom) = (sum(|r| r.total), sum(|r| r.seconds), sum(|r| r.freedom));
         let error = sum(|r| r.variance).sqrt() / total;
         let known = total > 0.0 && seconds > 0.0 && freedom >= 1.0 && error.is_finite();
         let spread = if known { Spread::Student(error, freedom) } else { Spread::Unknown };
-        let n = self.requests() - self.failed();
-        let told = Estimate::new(total / seconds, n, freedom + 1.0, spread);
+        let n = self.request_count() - self.failed_count();
+        let estimate = SideEstimate::new(total / seconds, n, freedom + 1.0, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
-        (seconds > 0.0).then(|| told.by_runs(&each))
+        (seconds > 0.0).then(|| estimate.sample_by_runs(&each))
     }
 
     /// The share of requests that succeeded.
     #[must_use]
-    pub fn success_share(&self) -> Estimate {
-        let outcomes: Vec<f64> = self.runs.iter().flat_map(Run::outcomes).collect();
+    pub fn success_share(&self) -> SideEstimate {
+        let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
         let effective = Dependence::measure(outcomes.iter().copied()).effective_size(n);
-        Estimate::new(value, n, effective, Spread::Share)
+        SideEstimate::new(value, n, effective, Spread::Share)
     }
 }
 
@@ -168,7 +169,7 @@ impl From<Metric> for Latency {
 }
 
 /// What a run completed.
-struct Rate {
+struct RunThroughput {
     total: f64,
     seconds: f64,
     /// Of the total, from run to run.
@@ -176,26 +177,26 @@ struct Rate {
     freedom: f64,
 }
 
-impl Run {
+impl SideRun {
     /// The value of each success that has one, in the order of time.
-    fn values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
+    fn latency_values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
         sort_by_start(self.recording.successes()).into_iter().filter_map(of).collect()
     }
 
     /// 1 for each success and 0 for each failure, in the order of time.
-    fn outcomes(&self) -> Vec<f64> {
+    fn success_flags(&self) -> Vec<f64> {
         sort_by_start(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
     }
 
     /// The gaps of all successes, each with the moment of its end.
-    fn gaps(&self) -> Vec<(f64, f64)> {
+    fn gaps_in_time(&self) -> Vec<(f64, f64)> {
         self.recording.successes().flat_map(|request| self.recording.gap_ends(request)).collect()
     }
 
     /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch
     /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
     /// step would else look like a server that stops and goes.
-    fn rate(&self, weight: fn(&RecordedRequest) -> f64) -> Option<Rate> {
+    fn measure_throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<RunThroughput> {
         let times = |r: &RecordedRequest| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
         let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(times).collect();
         let seconds = self.recording.duration();
@@ -206,16 +207,16 @@ impl Run {
         }
         let length = lives.iter().map(|(start, end, _)| end - start).sum::<f64>() / lives.len() as f64;
         let most = numpy::truncate_to_usize((last - first) / (length * LIVES_PER_PIECE));
-        let pieces = (lives.len() / PER_PIECE).min(most).clamp(1, PIECES);
+        let pieces = (lives.len() / REQUESTS_PER_PIECE).min(most).clamp(1, MAX_PIECES);
         let width = (last - first) / pieces as f64;
         let mut sums = vec![0.0; pieces];
         for (start, end, weight) in &lives {
-            spread(&mut sums, (start - first) / width, (end - first) / width, *weight);
+            spread_weight(&mut sums, (start - first) / width, (end - first) / width, *weight);
         }
         // What of independent requests the spreading takes from the variance of a piece.
         let kept = 1.0 - (length / width / 3.0).min(0.5);
         let freedom = pieces as f64 - 1.0;
-        Some(Rate {
+        Some(RunThroughput {
             total: lives.iter().map(|(.., weight)| weight).sum(),
             seconds,
             variance: (numpy::std(&sums) * pieces as f64).powi(2) / freedom / kept,
@@ -225,7 +226,7 @@ impl Run {
 }
 
 /// Adds a weight to the pieces between two places, in proportion.
-fn spread(sums: &mut [f64], from: f64, to: f64, weight: f64) {
+fn spread_weight(sums: &mut [f64], from: f64, to: f64, weight: f64) {
     let last = sums.len() - 1;
     let (begin, end) = (numpy::truncate_to_usize(from).min(last), numpy::truncate_to_usize(to).min(last));
     if begin == end || to <= from {
@@ -239,9 +240,9 @@ fn spread(sums: &mut [f64], from: f64, to: f64, weight: f64) {
 }
 
 /// The mean and the percentiles, and the sorted values.
-fn numbers(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
+fn mean_and_percentiles(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
     let mean = numpy::mean(&values);
     values.sort_unstable_by(f64::total_cmp);
-    let told = percentiles.iter().map(|p| numpy::percentile(&values, *p));
-    (std::iter::once(mean).chain(told).collect(), values.into())
+    let percentiles = percentiles.iter().map(|p| numpy::percentile(&values, *p));
+    (std::iter::once(mean).chain(percentiles).collect(), values.into())
 }

@@ -2,20 +2,21 @@
 
 use super::{
     change::ALPHA,
-    check::{Fate, told_p},
-    report::{Number, Range, Report, Row, SHARE, Told, Verdict},
+    check::{CheckResult, format_p},
+    report::{Report, SideSummary},
+    row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE},
 };
 
 const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
 
 /// The table for a terminal.
 #[must_use]
-pub fn text(report: &Report) -> String {
+pub fn text_table(report: &Report) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(report.changes.iter().map(|row| cells(row, report.margin)));
+    rows.extend(report.changes.iter().map(|row| row_cells(row, report.margin)));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; 7] = std::array::from_fn(width);
-    let mut out = head(report, "\n", "! ");
+    let mut out = format_head(report, "\n", "! ");
     let mut metric = "";
     for (i, row) in rows.iter().enumerate() {
         let now = i.checked_sub(1).map_or("", |i| report.changes[i].metric.as_str());
@@ -30,24 +31,24 @@ pub fn text(report: &Report) -> String {
         out += padded.collect::<Vec<_>>().join("  ").trim_end();
         out.push('\n');
     }
-    out + "\n" + &foot(report, "")
+    out + "\n" + &format_foot(report, "")
 }
 
 /// The table for a comment.
 #[must_use]
-pub fn markdown(report: &Report) -> String {
-    let mut out = head(report, "\n\n", "- ⚠ ");
+pub fn markdown_table(report: &Report) -> String {
+    let mut out = format_head(report, "\n\n", "- ⚠ ");
     let line = |cells: [String; 7]| format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     out += &line(HEADINGS.map(str::to_owned));
     out += "|---|--:|--:|--:|--:|--:|---|\n";
     for row in &report.changes {
-        let mut cells = cells(row, report.margin);
-        if matches!(row.verdict, Verdict::Better | Verdict::Worse) {
+        let mut cells = row_cells(row, report.margin);
+        if matches!(row.verdict, ChangeVerdict::Better | ChangeVerdict::Worse) {
             cells[6] = format!("**{}**", cells[6]);
         }
         out += &line(cells);
     }
-    out + "\n" + &foot(report, "- ")
+    out + "\n" + &format_foot(report, "- ")
 }
 
 /// Numbers that are one row each stand together.
@@ -57,8 +58,8 @@ fn is_single(one: &str, other: &str) -> bool {
 }
 
 /// The sides, and what speaks against comparing them.
-fn head(report: &Report, between: &str, mark: &str) -> String {
-    let side = |(name, side): (&str, &Told)| {
+fn format_head(report: &Report, between: &str, mark: &str) -> String {
+    let side = |(name, side): (&str, &SideSummary)| {
         let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
         format!("{name}: {} ({runs}{} requests, {} failed)", side.files.join(" "), side.requests, side.failed)
     };
@@ -69,7 +70,7 @@ fn head(report: &Report, between: &str, mark: &str) -> String {
 }
 
 /// How to read it, and what became of the rules.
-fn foot(report: &Report, bullet: &str) -> String {
+fn format_foot(report: &Report, bullet: &str) -> String {
     let mut lines = vec![format!(
         "p: how probable so large a change is between equals, corrected for {} comparisons (Holm).",
         report.comparisons
@@ -83,31 +84,31 @@ fn foot(report: &Report, bullet: &str) -> String {
     }
     lines.extend(report.checks.iter().map(|check| {
         let result = match check.result {
-            Fate::Passed => "passed",
-            Fate::Failed => "FAILED",
-            Fate::Undecided => "undecided",
+            CheckResult::Passed => "passed",
+            CheckResult::Failed => "FAILED",
+            CheckResult::Undecided => "undecided",
         };
         format!("{result}: fail if {}: {}", check.rule, check.why)
     }));
     lines.iter().map(|line| format!("{bullet}{line}\n")).collect::<Vec<_>>().concat()
 }
 
-fn cells(row: &Row, margin: f64) -> [String; 7] {
+fn row_cells(row: &ChangeRow, margin: f64) -> [String; 7] {
     let share = row.unit == SHARE;
     let change = if share { Some(row.difference) } else { row.relative };
     let by_runs = if row.a.basis == "runs" || row.b.basis == "runs" { "*" } else { "" };
     [
-        name(row) + by_runs,
-        value(row, &row.a),
-        value(row, &row.b),
-        change.map_or_else(|| "-".into(), |change| percent(change.value, share)),
-        change.map_or_else(|| "-".into(), |change| interval(change, share)),
-        row.p_corrected.map_or_else(|| "-".into(), p_value),
-        verdict(row, margin),
+        row_name(row) + by_runs,
+        format_value(row, &row.a),
+        format_value(row, &row.b),
+        change.map_or_else(|| "-".into(), |change| format_percent(change.value, share)),
+        change.map_or_else(|| "-".into(), |change| format_interval(change, share)),
+        row.p_corrected.map_or_else(|| "-".into(), format_p_cell),
+        format_verdict(row, margin),
     ]
 }
 
-fn name(row: &Row) -> String {
+fn row_name(row: &ChangeRow) -> String {
     let base = row.metric.trim_end_matches("_from_schedule");
     let from = if base == row.metric { "" } else { " from schedule" };
     match base {
@@ -118,7 +119,7 @@ fn name(row: &Row) -> String {
     }
 }
 
-fn value(row: &Row, number: &Number) -> String {
+fn format_value(row: &ChangeRow, number: &Number) -> String {
     if row.unit == SHARE {
         return format!("{:.1} %", number.value * 100.0);
     }
@@ -126,11 +127,11 @@ fn value(row: &Row, number: &Number) -> String {
     format!("{:.digits$}", number.value)
 }
 
-fn percent(share: f64, points: bool) -> String {
+fn format_percent(share: f64, points: bool) -> String {
     format!("{:+.1} {}", share * 100.0, if points { "pp" } else { "%" })
 }
 
-fn interval(range: Range, points: bool) -> String {
+fn format_interval(range: ChangeRange, points: bool) -> String {
     if range.low.is_none() && range.high.is_none() {
         return "-".into();
     }
@@ -138,23 +139,23 @@ fn interval(range: Range, points: bool) -> String {
     format!("{} … {} {}", end(range.low), end(range.high), if points { "pp" } else { "%" })
 }
 
-fn p_value(p: f64) -> String {
-    told_p(p).trim_start_matches("p ").trim_start_matches("= ").replace("< ", "<")
+fn format_p_cell(p: f64) -> String {
+    format_p(p).trim_start_matches("p ").trim_start_matches("= ").replace("< ", "<")
 }
 
-fn verdict(row: &Row, margin: f64) -> String {
+fn format_verdict(row: &ChangeRow, margin: f64) -> String {
     // To a millionth, since 0.07 × 100 is not 7.
     let within = format!("{} {}", (margin * 1e8).round() / 1e6, if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
-        Verdict::Better => "better".into(),
-        Verdict::Worse => "worse".into(),
+        ChangeVerdict::Better => "better".into(),
+        ChangeVerdict::Worse => "worse".into(),
         // It is no chance, and too little to matter.
-        Verdict::Same if row.p_corrected.is_some_and(|p| p < ALPHA) => format!("differs, but within {within}"),
-        Verdict::Same => format!("same within {within}"),
-        Verdict::Undecided if more.is_empty() => "undecided".into(),
-        Verdict::Undecided => format!("undecided: needs {more}"),
-        Verdict::TooFew if more.is_empty() => "too few values".into(),
-        Verdict::TooFew => format!("too few values: needs {more}"),
+        ChangeVerdict::Same if row.p_corrected.is_some_and(|p| p < ALPHA) => format!("differs, but within {within}"),
+        ChangeVerdict::Same => format!("same within {within}"),
+        ChangeVerdict::Undecided if more.is_empty() => "undecided".into(),
+        ChangeVerdict::Undecided => format!("undecided: needs {more}"),
+        ChangeVerdict::TooFew if more.is_empty() => "too few values".into(),
+        ChangeVerdict::TooFew => format!("too few values: needs {more}"),
     }
 }
