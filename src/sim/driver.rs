@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::{
     engine::{EngineStep, Job, RequestId, SimEngine},
-    metrics::ServerMetrics,
+    metrics::SimMetrics,
     truth_log::TruthLog,
     vocabulary::END_OF_TEXT,
 };
@@ -24,7 +24,7 @@ const MAX_LATENESS: Nanos = Nanos(100_000_000);
 pub struct Driver {
     clock: Clock,
     engine: RefCell<SimEngine>,
-    metrics: RefCell<ServerMetrics>,
+    metrics: RefCell<SimMetrics>,
     active: RefCell<HashMap<RequestId, ActiveRequest>>,
     next_id: Cell<RequestId>,
     work: Notify,
@@ -222,7 +222,7 @@ impl ActiveRequest {
         progress.waker.take()
     }
 
-    fn count_token(&mut self, now: Nanos, index: usize, metrics: &mut ServerMetrics) {
+    fn count_token(&mut self, now: Nanos, index: usize, metrics: &mut SimMetrics) {
         if self.prompt_only {
             (self.first, self.latest) = (now, now);
             return;
@@ -237,7 +237,7 @@ impl ActiveRequest {
         self.latest = now;
     }
 
-    fn count_finished(&self, tokens: u64, metrics: &mut ServerMetrics) {
+    fn count_finished(&self, tokens: u64, metrics: &mut SimMetrics) {
         if self.stops {
             metrics.stop += 1;
         } else {

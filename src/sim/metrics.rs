@@ -50,7 +50,7 @@ impl BucketHistogram {
 
 /// Everything that is counted outside the engine.
 #[derive(Debug)]
-pub struct ServerMetrics {
+pub struct SimMetrics {
     /// Requests with the finish reason `stop`.
     pub stop: u64,
     /// Requests with the finish reason `length`.
@@ -91,9 +91,9 @@ pub struct ServerMetrics {
     pub token_lateness: BucketHistogram,
 }
 
-impl Default for ServerMetrics {
+impl Default for SimMetrics {
     fn default() -> Self {
-        ServerMetrics {
+        SimMetrics {
             stop: 0,
             length: 0,
             abort: 0,
@@ -117,7 +117,7 @@ impl Default for ServerMetrics {
     }
 }
 
-impl ServerMetrics {
+impl SimMetrics {
     /// The response to a scrape, in Prometheus' text format.
     pub fn render_page(&self, engine: &SimEngine, model: &str, began: UnixNanos) -> Result<String, fmt::Error> {
         let model = model.replace('\\', "\\\\").replace('"', "\\\"");
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn the_page_has_the_lines_of_vllm() {
         let engine = SimEngine::new(EngineProfile::default()).unwrap();
-        let mut metrics = ServerMetrics { length: 2, prompt_tokens: 7, ..ServerMetrics::default() };
+        let mut metrics = SimMetrics { length: 2, prompt_tokens: 7, ..SimMetrics::default() };
         for seconds in [0.001, 0.003, 5000.0] {
             metrics.time_to_first_token.observe_value(seconds);
         }

@@ -106,9 +106,9 @@ impl ConnectionTap {
         self.corrupt_next = true;
     }
 
-    fn record_write(&mut self, at: Nanos) {
+    fn record_write(&mut self, time: Nanos) {
         if let Some(current) = &mut self.current {
-            current.sent.resize(current.sent.len() + self.queued_tokens.len(), self.clock.to_unix(at));
+            current.sent.resize(current.sent.len() + self.queued_tokens.len(), self.clock.to_unix(time));
             current.tokens.append(&mut self.queued_tokens);
         }
         if self.complete {
@@ -177,13 +177,13 @@ impl AsyncWrite for Wire {
             buf
         };
         let clock = self.tap.borrow().clock;
-        let at = clock.now();
+        let time = clock.now();
         let written = match &mut self.stream {
             WireStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             WireStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         };
         if let Poll::Ready(Ok(_)) = written {
-            self.tap.borrow_mut().record_write(at);
+            self.tap.borrow_mut().record_write(time);
         }
         written
     }

@@ -107,7 +107,9 @@ impl Dialect for MessagesDialect {
                 json!({"type": "tool_use", "id": "call_0", "name": name, "input": {}}),
                 json!({"type": "input_json_delta", "partial_json": chunk.text}),
             ),
-            _ => ("text", json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": chunk.text})),
+            TextKind::Content => {
+                ("text", json!({"type": "text", "text": ""}), json!({"type": "text_delta", "text": chunk.text}))
+            }
         };
         let mut events = String::new();
         if self.open_block != Some(kind) {

@@ -80,7 +80,7 @@ impl Dialect for OllamaDialect {
             TextKind::Reasoning(_) => json!({"role": "assistant", "content": "", "thinking": chunk.text}),
             TextKind::ToolCall(name) => json!({"role": "assistant", "content": "",
                 "tool_calls": [{"function": {"name": name, "arguments": {"text": chunk.text}}}]}),
-            _ => json!({"role": "assistant", "content": chunk.text}),
+            TextKind::Content => json!({"role": "assistant", "content": chunk.text}),
         };
         format!("{}\n", self.chunk_object(&message, false))
     }
