@@ -1,4 +1,4 @@
-//! What is told of a sample: exactly, or from the histograms of its parts.
+//! Statistics of a sample, computed exactly or from the histograms of its parts.
 
 use super::{
     histogram::{self, HdrHistogram},
@@ -6,20 +6,20 @@ use super::{
     numpy,
 };
 
-/// What a sample counts.
+/// The unit of a sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unit {
-    /// Time, in seconds. A result tells milliseconds, a histogram nanoseconds.
+    /// Time in seconds. Results have milliseconds, histograms nanoseconds.
     #[default]
     Seconds,
     /// Tokens.
     Tokens,
-    /// A share of 1. A histogram has millionths.
+    /// A share from 0 to 1. Histograms have millionths.
     Share,
 }
 
 impl Unit {
-    /// What values are multiplied by in a result.
+    /// The factor from values to results.
     #[must_use]
     pub fn in_results(self) -> f64 {
         match self {
@@ -28,7 +28,7 @@ impl Unit {
         }
     }
 
-    /// What values are multiplied by in a histogram.
+    /// The factor from values to histograms.
     fn in_histograms(self) -> f64 {
         match self {
             Unit::Seconds => 1e9,
@@ -38,21 +38,21 @@ impl Unit {
     }
 }
 
-/// What is to be told of samples.
+/// What to compute for samples.
 #[derive(Debug, Clone, Default)]
 pub struct SummaryOptions {
-    /// The percentiles, 0 to 100, in the order they were given.
+    /// The percentiles, 0 to 100, in the order given.
     pub percentiles: Vec<f64>,
-    /// Whether with a histogram, so that samples can be pooled.
+    /// Whether to add histograms, so that samples can be pooled.
     pub histograms: bool,
 }
 
-/// What is told of a sample; all in the unit of its values, and 0 for an empty one, as in vLLM's result.
+/// The statistics of a sample, in the unit of its values. They are 0 for an empty sample, as in vLLM's result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleStats {
-    /// What it counts.
+    /// The unit of the values.
     pub unit: Unit,
-    /// How many values.
+    /// The number of values.
     pub n: usize,
     /// The mean.
     pub mean: f64,
@@ -60,67 +60,67 @@ pub struct SampleStats {
     pub std: f64,
     /// The median.
     pub median: f64,
-    /// The smallest.
+    /// The smallest value.
     pub min: f64,
-    /// The largest.
+    /// The largest value.
     pub max: f64,
-    /// Percentiles: which, and the value.
+    /// Each percentile with its value.
     pub percentiles: Vec<(f64, f64)>,
-    /// How sure they are; `None`: not asked for.
+    /// Their uncertainty; `None` if not requested.
     pub precision: Option<Precision>,
-    /// All values, in buckets; `None`: not asked for.
+    /// All values in buckets; `None` if not requested.
     pub histogram: Option<HdrHistogram>,
 }
 
-/// How sure the numbers of a sample are.
+/// The uncertainty of the statistics of a sample.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Precision {
-    /// Independent values that would tell the mean as well.
+    /// The effective sample size of the mean: independent values that would give it with the same precision.
     pub effective: f64,
     /// The interval of the mean.
     pub mean: Interval,
-    /// For each percentile: the independent values that would tell it as well, and its interval.
+    /// For each percentile, its effective sample size and its interval.
     pub percentiles: Vec<(f64, Interval)>,
 }
 
-/// How the parts of a sample belong together.
+/// How the parts of a sample relate in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolMode {
-    /// One after the other: each tells something new.
+    /// One after the other: each adds information.
     Sequential,
-    /// At the same time, as the hosts of one load: they share the server's fortunes.
+    /// At the same time, as the hosts of one load: they share the server's state.
     Concurrent,
 }
 
 impl SampleStats {
-    /// Of these values, whose order is lost.
+    /// The statistics of values without intervals. Their order is lost.
     #[must_use]
-    pub fn from_values(values: Vec<f64>, unit: Unit, wanted: &SummaryOptions) -> Self {
-        Self::settle(values, unit, wanted, &[]).0
+    pub fn from_values(values: Vec<f64>, unit: Unit, options: &SummaryOptions) -> Self {
+        Self::compute_exact(values, unit, options, &[]).0
     }
 
-    /// The same, with intervals for values that depend on each other like this.
+    /// The same with intervals for values with these dependences.
     #[must_use]
-    pub fn with_intervals(values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, dependences: &Dependences) -> Self {
+    pub fn with_intervals(values: Vec<f64>, unit: Unit, options: &SummaryOptions, dependences: &Dependences) -> Self {
         let n = values.len();
         let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective_size(n)).collect();
-        let places = interval_places(wanted, n, &effective);
+        let places = interval_places(options, n, &effective);
         let ends: Vec<f64> = places.iter().flat_map(|place| [place.low, place.high]).flatten().collect();
-        let (mut told, values) = Self::settle(values, unit, wanted, &ends);
-        told.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| {
+        let (mut stats, values) = Self::compute_exact(values, unit, options, &ends);
+        stats.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| {
             numpy::value_at(&values, place)
         });
-        told
+        stats
     }
 
-    /// Of all parts: the numbers that one sample of all their values would have, percentiles within
-    /// the error of histograms. `None` where a part has no histogram.
+    /// Pools parts: the statistics of one sample with all their values; percentiles are within the error of histograms. `None`
+    /// if a part has no histogram.
     #[must_use]
-    pub fn pool_parts(parts: &[SampleStats], wanted: &SummaryOptions, together: PoolMode) -> Option<Self> {
+    pub fn pool_parts(parts: &[SampleStats], options: &SummaryOptions, mode: PoolMode) -> Option<Self> {
         let unit = parts.first().map(|part| part.unit).unwrap_or_default();
         let parts: Vec<&SampleStats> = parts.iter().filter(|part| part.n > 0).collect();
         let mut histograms = parts.iter().map(|part| part.histogram.as_ref());
-        let Some(first) = histograms.next() else { return Some(Self::from_values(vec![], unit, wanted)) };
+        let Some(first) = histograms.next() else { return Some(Self::from_values(vec![], unit, options)) };
         let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merge_with(histogram?))?;
         let at = |place: f64| histogram.value_at(place) / unit.in_histograms();
         let n = parts.iter().map(|part| part.n).sum::<usize>();
@@ -132,7 +132,7 @@ impl SampleStats {
             100.0 => most,
             p => at((n - 1) as f64 * (p / 100.0)).clamp(least, most),
         };
-        let mut told = SampleStats {
+        let mut stats = SampleStats {
             unit,
             n,
             mean,
@@ -140,26 +140,27 @@ impl SampleStats {
             median: percentile(50.0),
             min: least,
             max: most,
-            percentiles: wanted.percentiles.iter().map(|p| (*p, percentile(*p))).collect(),
+            percentiles: options.percentiles.iter().map(|p| (*p, percentile(*p))).collect(),
             precision: None,
             histogram: None,
         };
         if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
             let sum = |of: &dyn Fn(&Precision) -> f64| {
                 let each = precisions.iter().map(|precision| of(precision));
-                match together {
+                match mode {
                     PoolMode::Sequential => each.sum(),
                     PoolMode::Concurrent => each.fold(1.0, f64::max),
                 }
             };
-            let of = |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
-            let effective: Vec<f64> = (0..wanted.percentiles.len()).map(of).collect();
-            let places = interval_places(wanted, n, &effective);
-            told.set_precision(sum(&|precision| precision.effective), &effective, &places, at);
-            told.widen_intervals(histogram::MAX_RELATIVE_ERROR);
+            let effective_of =
+                |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
+            let effective: Vec<f64> = (0..options.percentiles.len()).map(effective_of).collect();
+            let places = interval_places(options, n, &effective);
+            stats.set_precision(sum(&|precision| precision.effective), &effective, &places, at);
+            stats.widen_intervals(histogram::MAX_RELATIVE_ERROR);
         }
-        told.histogram = wanted.histograms.then_some(histogram);
-        Some(told)
+        stats.histogram = options.histograms.then_some(histogram);
+        Some(stats)
     }
 
     fn set_precision(&mut self, of_mean: f64, effective: &[f64], places: &[Interval], at: impl Fn(f64) -> f64) {
@@ -171,7 +172,7 @@ impl SampleStats {
         });
     }
 
-    /// Moves the ends of the percentiles' intervals by what they may be off.
+    /// Widens the intervals of the percentiles by a relative error.
     fn widen_intervals(&mut self, share: f64) {
         for (_, interval) in self.precision.iter_mut().flat_map(|precision| &mut precision.percentiles) {
             interval.low = interval.low.map(|low| low * (1.0 - share));
@@ -179,10 +180,10 @@ impl SampleStats {
         }
     }
 
-    fn settle(mut values: Vec<f64>, unit: Unit, wanted: &SummaryOptions, places: &[f64]) -> (Self, Vec<f64>) {
+    fn compute_exact(mut values: Vec<f64>, unit: Unit, options: &SummaryOptions, places: &[f64]) -> (Self, Vec<f64>) {
         let (mean, std) = (numpy::mean(&values), numpy::std(&values));
-        numpy::partially_sort(&mut values, &wanted.percentiles, places);
-        let told = SampleStats {
+        numpy::partially_sort(&mut values, &options.percentiles, places);
+        let stats = SampleStats {
             unit,
             n: values.len(),
             mean,
@@ -190,17 +191,17 @@ impl SampleStats {
             median: numpy::median(&values),
             min: values.first().copied().unwrap_or_default(),
             max: values.last().copied().unwrap_or_default(),
-            percentiles: wanted.percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
+            percentiles: options.percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
             precision: None,
-            histogram: if wanted.histograms { HdrHistogram::from_values(&values, unit.in_histograms()) } else { None },
+            histogram: if options.histograms { HdrHistogram::from_values(&values, unit.in_histograms()) } else { None },
         };
-        (told, values)
+        (stats, values)
     }
 }
 
-/// Where the ends of the percentiles' intervals are among `n` sorted values.
-fn interval_places(wanted: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
-    wanted
+/// The places of the ends of the percentiles' intervals among `n` sorted values.
+fn interval_places(options: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
+    options
         .percentiles
         .iter()
         .zip(effective)
@@ -216,9 +217,9 @@ fn pooled_moments(parts: &[&SampleStats], n: usize) -> (f64, f64) {
     (mean, over(&|part| part.std.powi(2) + (part.mean - mean).powi(2)).sqrt())
 }
 
-/// The list of `--metric-percentiles`.
+/// Parses the list of `--metric-percentiles`.
 pub fn parse_percentiles(list: &str) -> Result<Vec<f64>, String> {
-    let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile: write them as 50,90,99.9");
+    let wrong = |text: &str| format!("--metric-percentiles: `{text}` is not a percentile (0 to 100): write 50,90,99.9");
     let mut percentiles = Vec::new();
     for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
         match text.parse::<f64>() {

@@ -1,4 +1,4 @@
-//! Counts of values in buckets of 0.1 %: what is kept of a sample that is too large to be kept, or that is to be pooled.
+//! Counts of values in buckets of 0.1 %, for samples that are too large to keep or that will be pooled.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hdrhistogram::{
@@ -10,22 +10,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, se
 
 use super::numpy;
 
-/// A value out of a histogram differs from the true one by this share at most: half a bucket, of which there are 1024 or more
-/// from each power of two to the next.
+/// The largest relative error of a value from a histogram: half a bucket. There are at least 1024 buckets between two powers of
+/// two.
 pub const MAX_RELATIVE_ERROR: f64 = 1.0 / 2048.0;
 
-/// Significant digits.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// The largest that is counted: larger ones count as this. In nanoseconds 36 years.
+/// Larger values count as this one. In nanoseconds: 36 years.
 const MAX_VALUE: u64 = 1 << 60;
 
-/// An HDR histogram of whole numbers.
+/// An HDR histogram of integers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HdrHistogram(Hdr<u64>);
 
 impl HdrHistogram {
-    /// Of these values times `scale`, rounded to whole ones.
+    /// Counts the values multiplied by `scale` and rounded to integers.
     #[must_use]
     pub fn from_values(values: &[f64], scale: f64) -> Option<Self> {
         let mut counts = Hdr::new(SIGNIFICANT_DIGITS).ok()?;
@@ -35,20 +34,20 @@ impl HdrHistogram {
         Some(HdrHistogram(counts))
     }
 
-    /// How many values were counted.
+    /// The number of values.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Counts the values of another too.
+    /// Adds the values of another histogram.
     #[must_use]
     pub fn merge_with(mut self, other: &HdrHistogram) -> Option<Self> {
         self.0.add(&other.0).ok()?;
         Some(self)
     }
 
-    /// What stands at a place of the sorted values, counted from 0; between two of them in proportion. 0 of nothing.
+    /// The value at a place of the sorted values, counted from 0; interpolated between two values. 0 if there are none.
     #[must_use]
     pub fn value_at(&self, place: f64) -> f64 {
         let below = numpy::truncate_to_usize(place) as u64;
@@ -75,7 +74,7 @@ fn round_to_count(value: f64) -> u64 {
     (numpy::truncate_to_usize(value.round()) as u64).min(MAX_VALUE)
 }
 
-/// As the text that HDR histograms exchange in all languages: V2, deflated, base64.
+/// The text form that HDR histograms exchange between languages: V2, deflated, base64.
 impl Serialize for HdrHistogram {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut bytes = Vec::new();
@@ -87,9 +86,9 @@ impl Serialize for HdrHistogram {
 impl<'de> Deserialize<'de> for HdrHistogram {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = STANDARD.decode(text.trim()).map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
+        let bytes = STANDARD.decode(text.trim()).map_err(|e| D::Error::custom(format!("bad histogram: {e}")))?;
         let counts = HdrReader::new().deserialize(&mut bytes.as_slice());
-        let mut counts: Hdr<u64> = counts.map_err(|e| D::Error::custom(format!("a histogram: {e}")))?;
+        let mut counts: Hdr<u64> = counts.map_err(|e| D::Error::custom(format!("bad histogram: {e}")))?;
         counts.auto(true);
         Ok(HdrHistogram(counts))
     }
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_is_that_of_other_languages() {
+    fn the_text_form_is_the_one_of_other_languages() {
         let text = serde_json::to_string(&HdrHistogram::from_values(&[0.001, 0.002], 1e9).unwrap()).unwrap();
         assert!(text.starts_with("\"HISTFAAA"), "{text}");
         for wrong in ["\"HISTFAAA\"", "\"nothing\"", "\"\"", "7"] {
@@ -122,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_stands_at_a_place_is_within_the_error(
+        fn values_at_places_are_within_the_error(
             mut values in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e-3, 0.0..1e4], 1..300), share in 0.0..=1.0
         ) {
             let histogram = HdrHistogram::from_values(&values, 1e9).unwrap();
@@ -133,7 +132,7 @@ mod tests {
         }
 
         #[test]
-        fn merged_ones_are_one_and_the_text_keeps_all(
+        fn merging_and_the_text_form_keep_all_values(
             a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
         ) {
             let of = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();

@@ -1,8 +1,8 @@
-//! How sure a number is: 95 % intervals for percentiles and means, of values that may depend on each other.
+//! Uncertainty: 95 % intervals for percentiles and means of values that may depend on each other.
 //!
-//! Requests that run at the same time share the server's fortunes, so a thousand of them say less than a thousand
-//! independent ones. How much less is estimated from the values in the order of time ([`Dependence`]); the intervals then
-//! are those of a smaller sample. `docs/METRICS.md` has the formulas and their sources.
+//! Requests that run at the same time share the server's state, so a thousand of them carry less information than a thousand
+//! independent ones. How much less is estimated from the values in time order ([`Dependence`]); the intervals are those of a
+//! correspondingly smaller sample. `docs/METRICS.md` has the formulas and their sources.
 
 use statrs::{
     distribution::{ContinuousCDF, Normal, StudentsT},
@@ -11,16 +11,16 @@ use statrs::{
 
 use super::numpy;
 
-/// The share of intervals that lie above the truth, and of those below it: 95 % hold it.
+/// The share of intervals above the true value, and the share below it: 95 % contain it.
 pub const TAIL: f64 = 0.025;
 
-/// The most blocks that a series is cut into: enough to see dependence over many lags, few enough to be quick.
+/// The most blocks per series: enough to see dependence over many lags, few enough to be quick.
 const MAX_BLOCKS: usize = 512;
 
-/// The blocks of a series in which neighbours that balance each other are believed.
+/// From this many blocks on, a variance below that of independent values is believed.
 const LONG_SERIES_BLOCKS: usize = 100;
 
-/// An interval; an end that the sample is too small for is `None`.
+/// An interval; an end is `None` if the sample is too small for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Interval {
     /// The lower end.
@@ -29,14 +29,14 @@ pub struct Interval {
     pub high: Option<f64>,
 }
 
-/// The fewest samples of which a percentile (0 to 100) can be told: MLPerf's early stopping with 99 % confidence, where the
-/// estimate is the second largest value. `None` for 0 and 100, which no sample tells.
+/// The fewest samples for which a percentile (0 to 100) is reported: MLPerf's early stopping with 99 % confidence, where the
+/// estimate is the second largest value. `None` for 0 and 100, which no sample can estimate.
 ///
 /// The smallest n with `P(Binomial(n, p) ≥ n − 1) ≤ 1 %`.
 #[must_use]
 pub fn samples_needed(percentile: f64) -> Option<u64> {
     let p = percentile / 100.0;
-    // A low percentile is a high one of the values upside down.
+    // A low percentile is a high one of the negated values.
     let p = p.max(1.0 - p);
     if p >= 1.0 {
         return None;
@@ -57,18 +57,18 @@ pub fn samples_needed(percentile: f64) -> Option<u64> {
     Some(high)
 }
 
-/// How much the values of a series depend on their neighbours: what their sum varies by, against independent values.
+/// How much the values of a series depend on their neighbours: the variance of their sum, compared with independent values.
 ///
-/// The series is cut into blocks in the order of time. The variance of its sum is that of the blocks' deviations with their
+/// The series is cut into blocks in time order. The variance of its sum is the variance of the blocks' deviations plus their
 /// autocovariances, summed over pairs of lags while the pairs are positive (Geyer's initial positive sequence).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dependence {
-    /// Variance of the mean, against that of as many independent values.
+    /// Variance of the mean, divided by that of as many independent values.
     design_effect: f64,
 }
 
 impl Dependence {
-    /// Of values in the order of time.
+    /// Measures values in time order.
     #[must_use]
     pub fn measure(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
         let n = values.len();
@@ -82,8 +82,8 @@ impl Dependence {
         Dependence::from_blocks(&blocks, variance * n as f64)
     }
 
-    /// Of the deviations of blocks from what their sizes make expect, where independent values would let their sum vary by
-    /// `independent`. The blocks need not be of one size.
+    /// From the deviations of blocks from the expectation for their sizes. `independent` is the variance that their sum would
+    /// have for independent values. Blocks may differ in size.
     #[must_use]
     pub fn from_blocks(blocks: &[f64], independent: f64) -> Self {
         let covariance = |lag: usize| -> f64 { blocks.iter().zip(&blocks[lag..]).map(|(a, b)| a * b).sum() };
@@ -93,29 +93,28 @@ impl Dependence {
         let mut smallest = f64::INFINITY;
         for lag in (0..blocks.len().saturating_sub(1)).step_by(2) {
             let pair = covariance(lag) + covariance(lag + 1);
-            // Of independent blocks it is that large by chance. To add it up would widen every interval.
+            // Independent blocks reach this by chance. Adding it would widen every interval.
             if pair <= noise {
                 break;
             }
-            // The true ones fall: what rises is noise (the initial monotone sequence).
+            // True covariances fall with the lag; one that rises is noise (the initial monotone sequence).
             smallest = smallest.min(pair);
             sum += 2.0 * smallest;
         }
         let effect = sum / independent;
-        // In a short series chance alone makes values look as if they balanced each other.
+        // In a short series, values seem to balance each other by chance alone.
         let least = if blocks.len() < LONG_SERIES_BLOCKS { 1.0 } else { 0.5 };
         Dependence { design_effect: if effect.is_finite() { effect.max(least) } else { 1.0 } }
     }
 
-    /// The number of independent values that say as much as `n` of these.
+    /// The number of independent values with as much information as `n` of these.
     #[must_use]
     pub fn effective_size(self, n: usize) -> f64 {
         (n as f64 / self.design_effect).max(1.0)
     }
 }
 
-/// How much the values of a series depend on each other, for the mean and for each of its percentiles: whether a value is
-/// below the percentile is a series too.
+/// The dependence of a series for its mean and for each percentile: whether a value is below the percentile is a series too.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dependences {
     /// For the mean.
@@ -125,7 +124,7 @@ pub struct Dependences {
 }
 
 impl Dependences {
-    /// Of values in the order of time.
+    /// Measures values in time order.
     #[must_use]
     pub fn measure(values: &[f64], percentiles: &[f64]) -> Self {
         let below = |limit: f64| Dependence::measure(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
@@ -135,8 +134,8 @@ impl Dependences {
         }
     }
 
-    /// Of the gaps of many answers, `each` of which hands its own over with the moments at which they end. Gaps that end at
-    /// the same time belong together, whichever answer they are of.
+    /// Measures the gaps of many responses. `each` passes every gap with the time of its end. Gaps that end at the same time
+    /// belong to the same block, even if they are from different responses.
     #[must_use]
     pub fn measure_gaps(
         gaps: &[f64],
@@ -148,7 +147,7 @@ impl Dependences {
         let limits = approximate_percentiles(gaps, percentiles);
         let blocks = MAX_BLOCKS.min(gaps.len().max(1));
         let width = (span.1 - span.0) / blocks as f64;
-        // For each block: the number of its gaps, their sum, and how many are below each percentile.
+        // For each block: the number of gaps, their sum, and how many are below each percentile.
         let mut sums = vec![vec![0.0; blocks]; limits.len() + 2];
         let mut squares = 0.0;
         let mean = gaps.iter().sum::<f64>() / n;
@@ -174,7 +173,7 @@ impl Dependences {
     }
 }
 
-/// The percentiles, more or less: of a part of the values where there are many.
+/// Approximate percentiles: of a subset if there are many values.
 fn approximate_percentiles(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
     const MOST: usize = 1 << 16;
     let mut some: Vec<f64> = values.iter().step_by(values.len().div_ceil(MOST).max(1)).copied().collect();
@@ -182,7 +181,7 @@ fn approximate_percentiles(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
     percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
 }
 
-/// The interval of a mean: Student's t with the effective sample size; without ends where that is one. `std` is that of the
+/// The interval of a mean: Student's t with the effective sample size; without ends if that is 1. `std` is that of the
 /// population.
 #[must_use]
 pub fn mean_interval(mean: f64, std: f64, effective: f64) -> Interval {
@@ -191,33 +190,32 @@ pub fn mean_interval(mean: f64, std: f64, effective: f64) -> Interval {
     Interval { low: Some(mean - half), high: Some(mean + half) }
 }
 
-/// What Student's t with this many degrees of freedom exceeds with the probability `tail`; `None` without any freedom.
+/// The value that Student's t with `freedom` degrees of freedom exceeds with probability `tail`; `None` for 0 degrees.
 #[must_use]
 pub fn student_quantile(freedom: f64, tail: f64) -> Option<f64> {
-    // So near to it, the normal distribution is the same to four digits, and the other takes minutes.
+    // Here the normal distribution agrees to four digits, and the exact quantile would take minutes.
     if freedom > 1e5 {
         return Some(-Normal::standard().inverse_cdf(tail));
     }
     Some(StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(1.0 - tail))
 }
 
-/// The places of the ends of a percentile's interval in the sorted sample, counted from 0, with a fraction where they lie
-/// between two values.
+/// The places of the ends of a percentile's interval in the sorted sample, counted from 0; a fraction lies between two values.
 ///
-/// The binomial distribution tells how probable it is that the k-th smallest of n values is above the percentile; between two
-/// values Nyblom's interpolation keeps the probability.
+/// The binomial distribution gives the probability that the k-th smallest of n values is above the percentile. Between two
+/// values, Nyblom's interpolation keeps the probability.
 #[must_use]
 pub fn percentile_places(percentile: f64, n: usize, effective: f64) -> Interval {
     Interval { low: low_place(percentile, n, effective, TAIL), high: high_place(percentile, n, effective, TAIL) }
 }
 
-/// The lower end of [`percentile_places`], below which the percentile is with the probability `tail`.
+/// The lower end of [`percentile_places`]: the percentile is below it with probability `tail`.
 #[must_use]
 pub fn low_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
     place_at_probability(percentile, n, effective, tail)
 }
 
-/// The upper end of [`percentile_places`], above which the percentile is with the probability `tail`.
+/// The upper end of [`percentile_places`]: the percentile is above it with probability `tail`.
 #[must_use]
 pub fn high_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Option<f64> {
     place_at_probability(percentile, n, effective, 1.0 - tail)
@@ -226,12 +224,12 @@ pub fn high_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Optio
 fn place_at_probability(percentile: f64, n: usize, effective: f64, probability: f64) -> Option<f64> {
     let whole = effective.floor();
     let rank = rank_at_probability(percentile / 100.0, whole, probability)?;
-    // A smaller sample's rank, in this one.
+    // Scale the smaller sample's rank to this one.
     Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
 }
 
-/// The rank, counted from 1 and between whole ones, of the value that is above the `p`-quantile with this probability in
-/// samples of `n`; `None`: no value is.
+/// The rank, counted from 1 and interpolated, whose value is above the `p`-quantile with this probability in samples of `n`;
+/// `None` if no value is.
 fn rank_at_probability(p: f64, n: f64, probability: f64) -> Option<f64> {
     if !(0.0 < p && p < 1.0) || n < 2.0 {
         return None;
@@ -274,7 +272,7 @@ mod tests {
         );
     }
 
-    /// Ranks from a table of order-statistic intervals: of 100 values the 40th and the 61st hold the median with 96.5 %,
+    /// Ranks from a table of order-statistic intervals: for 100 values, the 40th and the 61st contain the median with 96.5 %,
     /// the 41st and the 60th with 94.3 %.
     #[test]
     fn the_ends_are_between_the_right_ranks() {
@@ -283,20 +281,20 @@ mod tests {
             (39.0..40.0).contains(&places.low.unwrap()) && (59.0..60.0).contains(&places.high.unwrap()),
             "{places:?}"
         );
-        // 0.99^100 > 2.5 %: it is likely that all of them are below the percentile.
+        // 0.99^100 > 2.5 %: all values may well be below the percentile.
         assert_eq!(super::percentile_places(99.0, 100, 100.0).high, None);
         assert_eq!(super::percentile_places(50.0, 1, 1.0), Interval::default());
     }
 
     #[test]
-    fn students_t_of_any_freedom_is_told_at_once() {
+    fn students_t_is_quick_for_any_freedom() {
         for (freedom, t) in [(1.0, 12.7062), (10.0, 2.2281), (1e5, 1.96), (1e9, 1.96), (1e15, 1.96)] {
             assert!((student_quantile(freedom, TAIL).unwrap() - t).abs() < 1e-4, "{freedom}");
         }
         assert_eq!(student_quantile(0.0, TAIL), None);
     }
 
-    /// A made-up population: how to draw a value from the one before it, the mean, and the quantile function.
+    /// A synthetic population: how to draw a value after the previous one, the mean, and the quantile function.
     struct Population {
         name: &'static str,
         n: usize,
@@ -335,7 +333,7 @@ mod tests {
                 mean: (SIGMA * SIGMA / 2.0).exp(),
                 quantile: |p| (SIGMA * normal_quantile(p)).exp(),
             },
-            // Four of five between 0 and 1, the fifth between 10 and 11, as with a prefix cache that hits and misses.
+            // Four out of five are between 0 and 1, the fifth between 10 and 11, as with prefix cache hits and misses.
             Population {
                 name: "bimodal",
                 n: 1000,
@@ -343,7 +341,7 @@ mod tests {
                 mean: 2.5,
                 quantile: |p| if p < 0.8 { p / 0.8 } else { 10.0 + (p - 0.8) / 0.2 },
             },
-            // Each is like the one before it (0.8).
+            // Each resembles the previous one (0.8).
             Population {
                 name: "autocorrelated",
                 n: 4000,

@@ -1,13 +1,13 @@
-//! `NumPy`'s mean, standard deviation and percentiles, the same to the last bit.
+//! `NumPy`'s mean, standard deviation and percentiles, equal to the last bit.
 //!
-//! vLLM computes its results with `NumPy`, and floating-point sums depend on the order of the additions. So that a
-//! number here equals the number there, this module adds in `NumPy`'s order.
+//! vLLM computes its results with `NumPy`, and floating-point sums depend on the order of additions. To give the same numbers,
+//! this module adds in `NumPy`'s order.
 
-/// Up to this many values are added in one block; longer sums are split in two.
+/// Longer sums are split in two.
 const BLOCK: usize = 128;
 
-/// The sum of `term(from..to)` in the order of `NumPy`'s pairwise summation (`pairwise_sum` in its `loops_utils.h`):
-/// blocks of 128 with eight running sums, halves above.
+/// The sum of `term(from..to)` in the order of `NumPy`'s pairwise summation (`pairwise_sum` in `loops_utils.h`): blocks of 128
+/// with eight running sums, split in halves above that.
 fn pairwise_sum(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
     let n = to - from;
     if n < 8 {
@@ -15,14 +15,14 @@ fn pairwise_sum(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
     }
     if n <= BLOCK {
         let mut r: [f64; 8] = std::array::from_fn(|j| term(from + j));
-        let whole = n - n % 8;
-        for i in (8..whole).step_by(8) {
+        let even = n - n % 8;
+        for i in (8..even).step_by(8) {
             for (j, sum) in r.iter_mut().enumerate() {
                 *sum += term(from + i + j);
             }
         }
         let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
-        return (from + whole..to).fold(sum, |sum, i| sum + term(i));
+        return (from + even..to).fold(sum, |sum, i| sum + term(i));
     }
     let half = n / 2 - n / 2 % 8;
     pairwise_sum(from, from + half, term) + pairwise_sum(from + half, to, term)
@@ -34,13 +34,13 @@ pub fn sum(values: &[f64]) -> f64 {
     0.0 + pairwise_sum(0, values.len(), &|i| values[i])
 }
 
-/// `np.mean`; 0 of nothing, as vLLM has it.
+/// `np.mean`; 0 for an empty slice, as in vLLM.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { sum(values) / values.len() as f64 }
 }
 
-/// `np.std`: of the population (`ddof=0`); 0 of nothing.
+/// `np.std` of the population (`ddof=0`); 0 for an empty slice.
 #[must_use]
 pub fn std(values: &[f64]) -> f64 {
     if values.is_empty() {
@@ -54,8 +54,8 @@ pub fn std(values: &[f64]) -> f64 {
     ((0.0 + squares) / values.len() as f64).sqrt()
 }
 
-/// Brings the values that `percentiles` (and the median and the extremes) and these `places` look at to where sorting would
-/// put them. Much cheaper than sorting; the rest stays in no particular order.
+/// Sorts only as far as needed: the values that `percentiles`, the median, the extremes and `places` refer to end up at their
+/// sorted positions. Much cheaper than sorting; the other values stay unordered.
 pub fn partially_sort(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
     let n = values.len();
     if n == 0 {
@@ -82,59 +82,60 @@ pub fn partially_sort(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
     }
 }
 
-/// `np.median` of settled values; 0 of nothing.
+/// `np.median` of partially sorted values; 0 for an empty slice.
 #[must_use]
-pub fn median(settled: &[f64]) -> f64 {
-    let n = settled.len();
+pub fn median(sorted: &[f64]) -> f64 {
+    let n = sorted.len();
     match n {
         0 => 0.0,
-        _ if n % 2 == 1 => settled[n / 2],
-        _ => f64::midpoint(settled[n / 2 - 1], settled[n / 2]),
+        _ if n % 2 == 1 => sorted[n / 2],
+        _ => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
 }
 
-/// `np.percentile` with its default method, `linear`, of values settled for `p` (0 to 100); 0 of nothing.
+/// `np.percentile` with its default method, `linear`. `p` is from 0 to 100, and the values are partially sorted for it; 0 for
+/// an empty slice.
 #[must_use]
-pub fn percentile(settled: &[f64], p: f64) -> f64 {
-    if settled.is_empty() {
+pub fn percentile(sorted: &[f64], p: f64) -> f64 {
+    if sorted.is_empty() {
         return 0.0;
     }
-    let (below, above, t) = neighbour_ranks(settled.len(), p);
-    let (a, b) = (settled[below], settled[above]);
-    // Interpolating from the nearer side: NumPy's way to be exact at both ends.
+    let (below, above, t) = neighbour_ranks(sorted.len(), p);
+    let (a, b) = (sorted[below], sorted[above]);
+    // Interpolate from the nearer side, as NumPy does to be exact at both ends.
     if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
 }
 
-/// The whole part of a place; 0 for one below 0 or none.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "that is what such a cast does")]
+/// The integer part; 0 for negative numbers and NaN.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 #[must_use]
 pub fn truncate_to_usize(place: f64) -> usize {
     place as usize
 }
 
-/// The ranks on both sides of the percentile among `n` sorted values, and how far it lies between them.
+/// The ranks below and above the percentile in `n` sorted values, and its fraction of the distance between them.
 fn neighbour_ranks(n: usize, p: f64) -> (usize, usize, f64) {
     let at = (n - 1) as f64 * (p / 100.0);
     let below = truncate_to_usize(at).min(n - 1);
     (below, (below + 1).min(n - 1), at - below as f64)
 }
 
-/// What stands at a place of settled values, counted from 0; between two of them in proportion.
+/// The value at a place of partially sorted values, counted from 0; interpolated between two values.
 #[must_use]
-pub fn value_at(settled: &[f64], place: f64) -> f64 {
-    let below = truncate_to_usize(place).min(settled.len() - 1);
-    let above = (below + 1).min(settled.len() - 1);
-    settled[below] + (settled[above] - settled[below]) * (place - below as f64)
+pub fn value_at(sorted: &[f64], place: f64) -> f64 {
+    let below = truncate_to_usize(place).min(sorted.len() - 1);
+    let above = (below + 1).min(sorted.len() - 1);
+    sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
 }
 
 #[cfg(test)]
-#[allow(clippy::float_cmp)] // to the last bit is the point
+#[allow(clippy::float_cmp)] // the test compares bits
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// `i` ↦ a value with a full mantissa, the same in the Python below.
+    /// Values with a full mantissa, equal to those of the Python below.
     fn golden_values(n: u64) -> Vec<f64> {
         (0..n).map(|i| ((i * 2_654_435_761) % 4_294_967_296) as f64 / 1e9 / 7.0).collect()
     }
@@ -171,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn settling_is_as_good_as_sorting(
+        fn partial_sorting_is_as_good_as_sorting(
             mut values in prop::collection::vec(-1e3..1e3, 1..300), p in 0.0..=100.0
         ) {
             let mut sorted = values.clone();
@@ -193,7 +194,7 @@ mod tests {
             prop_assert!(below >= at.floor() && got >= values[0] && got <= values[values.len() - 1]);
         }
 
-        /// Whole numbers add without rounding, so any order gives the exact sum.
+        /// Integers add without rounding, so any order gives the exact sum.
         #[test]
         fn no_value_is_lost_or_added_twice(values in prop::collection::vec(0_u32..1_000_000, 0..3000)) {
             let floats: Vec<f64> = values.iter().map(|v| f64::from(*v)).collect();

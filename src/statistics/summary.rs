@@ -1,4 +1,4 @@
-//! A distribution as it stands in a result.
+//! The statistics of a sample in the form that results have.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,26 +15,26 @@ use crate::record::Object;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Summary {
-    /// How many values.
+    /// The number of values.
     pub n: usize,
     /// The mean.
     pub mean: Option<f64>,
     /// The standard deviation of the population.
     pub std: Option<f64>,
-    /// The smallest.
+    /// The smallest value.
     pub min: Option<f64>,
-    /// `p50` and so on, those of `--metric-percentiles`.
+    /// `p50` and so on: the percentiles of `--metric-percentiles`.
     #[serde(flatten)]
     pub percentiles: Object,
-    /// The largest.
+    /// The largest value.
     pub max: Option<f64>,
-    /// Independent values that would tell the mean as well.
+    /// The number of independent values that would give the mean with the same precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_effective: Option<f64>,
-    /// 95 % intervals of the `mean` and of each percentile, `[low, high]`; an end is `null` where there are too few values.
+    /// 95 % intervals of the `mean` and of each percentile, `[low, high]`; an end is `null` if there are too few values.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub intervals: Object,
-    /// The percentiles that are `null` for want of values: how many each `needs`, and how many it `has`.
+    /// The percentiles that are `null` because there are too few values: how many each `needs`, and how many it `has`.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub too_few: Object,
     /// With `--histograms`: all values, so that summaries can be pooled.
@@ -42,58 +42,58 @@ pub struct Summary {
     pub histogram: Option<SummaryHistogram>,
 }
 
-/// What is needed to put a sample together with others.
+/// What is needed to pool a sample with others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Pool")]
 pub struct SummaryHistogram {
-    /// HDR histogram (V2, deflated, base64) of nanoseconds where the summary has milliseconds, of millionths for shares of 1,
-    /// else of the summary's own unit.
+    /// HDR histogram (V2, deflated, base64): nanoseconds if the summary has milliseconds, millionths for shares, else the unit
+    /// of the summary.
     pub hdr: HdrHistogram,
-    /// For each percentile with an interval: independent values that would tell it as well.
+    /// For each percentile with an interval: the number of independent values that would give it with the same precision.
     pub n_effective: Object,
 }
 
 impl Summary {
-    /// Of a distribution.
+    /// Converts the statistics of a sample.
     #[must_use]
-    pub fn from_stats(told: &SampleStats) -> Self {
-        let scale = told.unit.in_results();
-        let some = |value: f64| (told.n > 0).then_some(value * scale);
-        let percentiles = told.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into()));
+    pub fn from_stats(stats: &SampleStats) -> Self {
+        let scale = stats.unit.in_results();
+        let some = |value: f64| (stats.n > 0).then_some(value * scale);
+        let percentiles = stats.percentiles.iter().map(|(p, value)| (format!("p{p}"), some(*value).into()));
         let mut summary = Summary {
-            n: told.n,
-            mean: some(told.mean),
-            std: some(told.std),
-            min: some(told.min),
+            n: stats.n,
+            mean: some(stats.mean),
+            std: some(stats.std),
+            min: some(stats.min),
             percentiles: percentiles.collect(),
-            max: some(told.max),
+            max: some(stats.max),
             ..Summary::default()
         };
-        if let Some(precision) = &told.precision {
-            summary.set_precision(precision, &told.percentiles, scale);
+        if let Some(precision) = &stats.precision {
+            summary.set_precision(precision, &stats.percentiles, scale);
         }
         summary.histogram =
-            told.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective_sizes(told) });
+            stats.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective_sizes(stats) });
         summary
     }
 
-    /// Of the same values of all parts together, of which the first says which percentiles to tell. `None` where one has
-    /// values and no histogram of them.
+    /// Pools summaries of the same value. The percentiles are those of the first. `None` if a summary has values and no
+    /// histogram.
     #[must_use]
-    pub fn pool_parts(parts: &[&Summary], unit: Unit, together: PoolMode, histograms: bool) -> Option<SampleStats> {
+    pub fn pool_parts(parts: &[&Summary], unit: Unit, mode: PoolMode, histograms: bool) -> Option<SampleStats> {
         let names = parts.first()?.percentiles.keys();
         let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
-        let told: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit, &percentiles)).collect();
-        SampleStats::pool_parts(&told, &SummaryOptions { percentiles, histograms }, together)
+        let samples: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit, &percentiles)).collect();
+        SampleStats::pool_parts(&samples, &SummaryOptions { percentiles, histograms }, mode)
     }
 
-    /// What it was made of, as far as pooling needs it.
+    /// The statistics that this summary was made from, as far as pooling needs them.
     fn to_stats(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.len() == self.n as u64);
         let effective = |p: &f64| {
-            let told = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
-            (told.unwrap_or(1.0), Interval::default())
+            let size = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
+            (size.unwrap_or(1.0), Interval::default())
         };
         SampleStats {
             unit,
@@ -112,7 +112,7 @@ impl Summary {
         }
     }
 
-    /// Says how sure the numbers are, and takes back those that are not.
+    /// Adds the intervals, and removes percentiles that have too few values.
     fn set_precision(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
         let ends = |interval: &Interval| json!([interval.low, interval.high].map(|end| end.map(|end| end * scale)));
         self.n_effective = Some(precision.effective);
@@ -127,13 +127,13 @@ impl Summary {
         }
     }
 
-    /// An end of the interval of `mean` or a percentile: 0 is the lower, 1 the upper.
+    /// An end of the interval of `mean` or a percentile: 0 is the lower end, 1 the upper one.
     #[must_use]
     pub fn interval_end(&self, name: &str, which: usize) -> Option<f64> {
         self.intervals.get(name)?.get(which)?.as_f64()
     }
 
-    /// What can be said of a percentile for which there are too few values.
+    /// The lower bound of a percentile that has too few values, as text.
     #[must_use]
     pub fn lower_bound_text(&self, name: &str) -> String {
         self.interval_end(name, 0).map_or_else(|| "-".to_owned(), |low| format!(">= {low:.2}"))
@@ -141,9 +141,9 @@ impl Summary {
 }
 
 /// The effective sample size of each percentile.
-fn effective_sizes(told: &SampleStats) -> Object {
-    let sizes = told.precision.iter().flat_map(|precision| &precision.percentiles);
-    told.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
+fn effective_sizes(stats: &SampleStats) -> Object {
+    let sizes = stats.precision.iter().flat_map(|precision| &precision.percentiles);
+    stats.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
 }
 
 #[cfg(test)]
@@ -164,23 +164,23 @@ mod tests {
     }
 
     proptest! {
-        /// Through their JSON, as `vb-agg --pool` gets them.
+        /// Through JSON, as in `vb-agg --pool`.
         #[test]
-        fn pooled_parts_are_told_as_one_stream_is(
+        fn pooled_parts_give_the_numbers_of_one_stream(
             values in prop::collection::vec(prop_oneof![0.0..0.1, 1e-5..1e-3, 0.0..30.0], 2..400), cut in 0.0..1.0
         ) {
             let wanted = SummaryOptions { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
-            let told = |values: &[f64]| {
+            let stats = |values: &[f64]| {
                 let dependences = Dependences::measure(values, &wanted.percentiles);
                 SampleStats::with_intervals(values.to_vec(), Unit::Seconds, &wanted, &dependences)
             };
             let at = super::super::numpy::truncate_to_usize(cut * values.len() as f64);
             let parts = [&values[..at], &values[at..]].map(|values| {
-                let json = serde_json::to_string(&Summary::from_stats(&told(values))).unwrap();
+                let json = serde_json::to_string(&Summary::from_stats(&stats(values))).unwrap();
                 serde_json::from_str::<Summary>(&json).unwrap()
             });
             let pooled = Summary::pool_parts(&[&parts[0], &parts[1]], Unit::Seconds, PoolMode::Sequential, false).unwrap();
-            let whole = told(&values);
+            let whole = stats(&values);
             let close = |a: f64, b: f64, share: f64| (a - b).abs() <= b.abs() * share + 1e-9;
             prop_assert_eq!(pooled.n, whole.n);
             for ((p, a), (_, b)) in pooled.percentiles.iter().zip(&whole.percentiles) {

@@ -1,4 +1,4 @@
-//! Whether a series drifts: tests that ask nothing of its distribution.
+//! Distribution-free tests for drift in a series.
 //!
 //! `docs/METRICS.md` has the formulas and their sources.
 
@@ -6,24 +6,24 @@ use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::numpy;
 
-/// A trend of a series.
+/// The trend of a series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trend {
-    /// How probable a trend as strong is by chance, of either direction.
+    /// The probability that chance alone gives a trend this strong, in either direction.
     pub p: f64,
-    /// What changes from the first to the last, along the line of Theil and Sen.
+    /// The change from the first to the last value, along the Theil-Sen line.
     pub change: f64,
 }
 
-/// Mann-Kendall's test, its variance corrected for autocorrelation: as Hamed and Rao have it, or as of a series of which each
-/// value resembles the one before it, whichever is more. (The first alone finds a trend ten times too often in short series of
-/// that kind.) `None` for fewer than four values.
+/// The Mann-Kendall test with a variance corrected for autocorrelation: the correction of Hamed and Rao, or that of a
+/// first-order autoregressive series, the larger of both. (Hamed and Rao's alone finds a trend ten times too often in short
+/// series of that kind.) `None` for fewer than four values.
 #[must_use]
 pub fn mann_kendall(series: &[f64]) -> Option<Trend> {
     corrected_test(series, |ranks| hamed_rao(ranks).max(first_order(ranks)))
 }
 
-/// The test, with a correction of the variance by the ranks of what is left without the trend, as deviations from their mean.
+/// The test with a correction of the variance, computed from the rank deviations of the detrended series.
 fn corrected_test(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<Trend> {
     let n = series.len();
     if n < 4 {
@@ -42,16 +42,16 @@ fn corrected_test(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<
     let ties: f64 = tie_sizes(series).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
     let variance =
         (count * (count - 1.0) * (2.0 * count + 5.0) - ties) / 18.0 * correction(&rank_deviations(series, slope));
-    // One step towards zero: the balance is a whole number, and the normal distribution is not.
+    // Continuity correction: the balance is an integer, and the normal distribution is continuous.
     let z = if variance > 0.0 { (balance - sign_or_zero(balance)) / variance.sqrt() } else { 0.0 };
     Some(Trend { p: two_sided(z), change: slope * (count - 1.0) })
 }
 
-/// The ranks of a series without its trend, less their mean.
+/// The ranks of the detrended series, minus their mean.
 fn rank_deviations(series: &[f64], slope: f64) -> Vec<f64> {
-    let rest: Vec<f64> = series.iter().enumerate().map(|(i, value)| value - slope * i as f64).collect();
+    let detrended: Vec<f64> = series.iter().enumerate().map(|(i, value)| value - slope * i as f64).collect();
     let mean = f64::midpoint(series.len() as f64, 1.0);
-    average_ranks(&rest).iter().map(|rank| rank - mean).collect()
+    average_ranks(&detrended).iter().map(|rank| rank - mean).collect()
 }
 
 fn autocorrelation_at(off: &[f64], lag: usize) -> f64 {
@@ -60,8 +60,8 @@ fn autocorrelation_at(off: &[f64], lag: usize) -> f64 {
     if own > 0.0 { shared / own } else { 0.0 }
 }
 
-/// By what autocorrelation enlarges the variance: of those lags only that are beyond chance. Never below 1: a series that swings
-/// is no better known for it.
+/// The factor by which autocorrelation enlarges the variance; only significant lags count. Never below 1: a series that
+/// alternates is not known any better.
 fn hamed_rao(off: &[f64]) -> f64 {
     let n = off.len() as f64;
     let chance = 1.96 / n.sqrt();
@@ -69,28 +69,28 @@ fn hamed_rao(off: &[f64]) -> f64 {
     for lag in 1..off.len() - 2 {
         let correlation = autocorrelation_at(off, lag);
         if correlation.abs() > chance {
-            let left = n - lag as f64;
-            sum += left * (left - 1.0) * (left - 2.0) * correlation;
+            let pairs = n - lag as f64;
+            sum += pairs * (pairs - 1.0) * (pairs - 2.0) * correlation;
         }
     }
     (1.0 + 2.0 / (n * (n - 1.0) * (n - 2.0)) * sum).max(1.0)
 }
 
-/// The same of an autoregressive series of the first order, (1 + ρ) / (1 − ρ), with ρ set right for what a short series without
-/// its trend shows of it, (2 + 4ρ) / n less.
+/// The same factor for a first-order autoregressive series, (1 + ρ) / (1 − ρ). ρ is corrected for its bias in a short detrended
+/// series, which is (2 + 4ρ) / n too low.
 fn first_order(off: &[f64]) -> f64 {
     let seen = autocorrelation_at(off, 1);
-    let true_one = (seen + (2.0 + 4.0 * seen) / off.len() as f64).clamp(0.0, 0.95);
-    (1.0 + true_one) / (1.0 - true_one)
+    let unbiased = (seen + (2.0 + 4.0 * seen) / off.len() as f64).clamp(0.0, 0.95);
+    (1.0 + unbiased) / (1.0 - unbiased)
 }
 
-/// Pettitt's test: the place behind which the level is most likely another one, and how probable such a shift is by chance.
+/// Pettitt's test: the most likely place of a level shift, and the probability of such a shift by chance.
 #[must_use]
 pub fn pettitt_test(series: &[f64]) -> Option<(usize, f64)> {
     let n = series.len();
     let between = |place: usize| -> f64 {
-        let (before, behind) = series.split_at(place);
-        before.iter().flat_map(|a| behind.iter().map(move |b| sign_or_zero(b - a))).sum()
+        let (before, after) = series.split_at(place);
+        before.iter().flat_map(|a| after.iter().map(move |b| sign_or_zero(b - a))).sum()
     };
     let strongest = (1..n).map(|place| (place, between(place).abs()));
     let (place, most) = strongest.max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -98,8 +98,8 @@ pub fn pettitt_test(series: &[f64]) -> Option<(usize, f64)> {
     Some((place, (2.0 * (-6.0 * most * most / (n * n * n + n * n)).exp()).min(1.0)))
 }
 
-/// How many values at the front are better left out, because those behind then tell their mean more precisely: White's
-/// MSER. At most half of them, and of places that are about as good (within a tenth) the first.
+/// The number of leading values to drop so that the mean of the others is most precise: White's MSER. At most half of them; the
+/// first of the places that are within a tenth of the best.
 #[must_use]
 pub fn warm_up(series: &[f64]) -> usize {
     let error = |from: usize| {
@@ -130,7 +130,7 @@ fn unsorted_median(values: &mut [f64]) -> f64 {
     numpy::median(values)
 }
 
-/// Ranks from 1; equal values share the mean of theirs.
+/// Ranks from 1; equal values share their mean rank.
 fn average_ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
@@ -145,7 +145,7 @@ fn average_ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// How often each value that occurs more than once does.
+/// The number of occurrences of each value that occurs more than once.
 fn tie_sizes(values: &[f64]) -> impl Iterator<Item = f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::rng;
 
-    /// The values of Python's `pymannkendall` 1.4.3 (`hamed_rao_modification_test`) for the same series.
+    /// Expected values: Python's `pymannkendall` 1.4.3 (`hamed_rao_modification_test`) for the same series.
     #[test]
     fn the_test_is_that_of_mann_kendall_hamed_and_rao() {
         let series = |n: u32, like: f64, slope: f64| -> Vec<f64> {
@@ -180,7 +180,7 @@ mod tests {
             assert!((trend.p - p).abs() < 1e-9, "{trend:?} for {n} {like} {slope}");
             assert!((trend.change - per_step * f64::from(n - 1)).abs() < 1e-9, "{trend:?}");
         }
-        // All equal: no trend, and no variance either.
+        // All equal: no trend and no variance.
         assert_eq!(mann_kendall(&[3.0; 8]), Some(Trend { p: 1.0, change: 0.0 }));
         assert_eq!(mann_kendall(&[1.0, 2.0, 3.0]), None);
     }
@@ -191,9 +191,9 @@ mod tests {
         assert_eq!(tie_sizes(&[3.0, 1.0, 3.0, 2.0]).collect::<Vec<_>>(), [2.0]);
     }
 
-    /// Values that resemble their neighbours look like a trend; of 1,000 series without any, few may.
+    /// Values that resemble their neighbours look like a trend; at most 10 of 1,000 series without one may.
     #[test]
-    fn autocorrelation_is_no_trend() {
+    fn autocorrelation_is_not_taken_for_a_trend() {
         let mut found = 0;
         for seed in 0..1000 {
             let mut rng = rng::random_stream(seed, "autocorrelated", 0);
