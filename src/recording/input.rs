@@ -17,72 +17,71 @@ use crate::{
     record::{EndRecord, RunRecord},
 };
 
-/// How to read.
+/// Options of reading.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RecordingReader<'a> {
-    /// Keep texts, errors and the gaps of failures.
+    /// Whether to keep texts, errors and the gaps of failures.
     pub detailed: bool,
-    /// Count bad lines and go on.
+    /// Whether to count bad lines and continue.
     pub lenient: bool,
-    /// What requests are grouped by.
+    /// The properties that requests are grouped by.
     pub by: &'a [GroupBy],
-    /// The program that reads, for its messages.
+    /// The name of the program, for its messages.
     pub tool: &'static str,
 }
 
 impl RecordingReader<'_> {
-    /// Reads all of these, which may be parts or hosts of one run.
+    /// Reads all inputs, which may be parts or hosts of one run.
     pub fn read(self, paths: &[PathBuf]) -> Result<Recording, Error> {
         self.read_in_parts(paths, usize::MAX, |_| Ok(()))
     }
 
-    /// The same, and whenever the requests weigh `most` they are given away to `tell`.
+    /// The same, but whenever the requests weigh `max_weight`, they are moved out and passed to `take_part`.
     pub fn read_in_parts(
         self,
         paths: &[PathBuf],
-        most: usize,
-        mut tell: impl FnMut(Recording) -> Result<(), Error>,
+        max_weight: usize,
+        mut take_part: impl FnMut(Recording) -> Result<(), Error>,
     ) -> Result<Recording, Error> {
         let mut recording = Recording { labels: Labels::new(self.by), ..Recording::default() };
         let mut check = |recording: &mut Recording| {
             // A result of vLLM is one line, and in memory already.
-            if recording.memory_weight() < most || recording.vllm.is_some() {
+            if recording.memory_weight() < max_weight || recording.vllm.is_some() {
                 Ok(())
             } else {
-                tell(recording.take_requests())
+                take_part(recording.take_requests())
             }
         };
         for path in paths {
             let (input, name) = cli::open_input(path)?;
             if let Some(error) = self.read_lines(LineReader::new(input, name), &mut recording, &mut check)? {
-                cli::print_warning(self.tool, format!("{error}: the last line is cut off and was left out"));
+                cli::print_warning(self.tool, format!("{error}: the last line is truncated and was skipped"));
             }
         }
         Ok(recording)
     }
 
-    /// Reads to the end of one input. A last line that is cut off, as a killed writer leaves it, is noted and returned,
-    /// and is no failure.
-    /// After each `check` looks at the recording.
+    /// Reads one input to its end. A truncated last line, as a killed writer leaves it, is noted and returned, and is not an
+    /// error. `check` looks at the recording after each line.
     fn read_lines<R: BufRead>(
         self,
         mut lines: LineReader<R>,
         recording: &mut Recording,
         check: &mut dyn FnMut(&mut Recording) -> Result<(), Error>,
     ) -> Result<Option<Error>, Error> {
-        // The error of the line before: whether it is only a cut is known when no line follows.
-        let mut wrong: Option<(bool, Error)> = None; // (may be a cut, what)
+        // The error of the previous line: only if no line follows, it may be a truncation.
+        let mut wrong: Option<(bool, Error)> = None; // (may be a truncation, error)
         while let Some(line) = lines.next_line()? {
             if let Some((_, error)) = wrong.take() {
                 self.count_bad_line(error, recording)?;
             }
-            // A number that ends in its point is wrong and not unfinished to serde.
+            // serde takes a number that ends in its decimal point for wrong, not for truncated.
             let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
             let taken = if line == b"{" {
                 let text = read_remaining_lines(line.to_vec(), &mut lines)?;
                 self.add_record(&text, recording).map_err(|e| {
-                    let one_a_line = "a record over several lines; write one a line (`jq -c .`)";
-                    if e.is_syntax() { serde_json::Error::custom(one_a_line) } else { e }
+                    let one_per_line = "a record spans several lines; write one record per line (`jq -c .`)";
+                    if e.is_syntax() { serde_json::Error::custom(one_per_line) } else { e }
                 })
             } else {
                 self.add_record(line, recording)
@@ -117,7 +116,7 @@ impl RecordingReader<'_> {
         };
         if mixed {
             return Err(serde_json::Error::custom(
-                "a result of vLLM cannot be merged with other requests (its clock has no known origin); give it alone",
+                "a result of vLLM cannot be merged with other requests, because the origin of its clock is unknown; give it alone",
             ));
         }
         match kind {
@@ -125,7 +124,7 @@ impl RecordingReader<'_> {
             RecordKind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
                 recording.add_run_id(&run.run_id);
-                // The parts of a run that was taken apart each have its records.
+                // Each part of a run that was split has its run record.
                 if !recording.runs.contains(&run) {
                     recording.runs.push(run);
                 }
@@ -143,7 +142,7 @@ impl RecordingReader<'_> {
             }
             RecordKind::Bare => {
                 return Err(serde_json::Error::custom(
-                    "a result without its requests; make it with --save-detailed, or give it to vb-agg",
+                    "a result without its requests; write it with --save-detailed, or give it to vb-agg",
                 ));
             }
             RecordKind::Other => recording.skipped += 1,
@@ -152,7 +151,7 @@ impl RecordingReader<'_> {
     }
 }
 
-/// A JSON object that was printed over many lines: all of the input.
+/// Reads a JSON object that spans many lines: the rest of the input.
 fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<u8>, Error> {
     while let Some(line) = lines.next_line()? {
         text.push(b'\n');
@@ -187,7 +186,7 @@ mod tests {
             let recording = read_bytes(&run.as_bytes()[..end]).unwrap_or_else(|e| panic!("cut at byte {end}: {e}"));
             let read = recording.requests.len() + recording.runs.len() + recording.ends.len();
             let whole = run[..end].bytes().filter(|byte| *byte == b'\n').count();
-            // A line may be whole but for its newline.
+            // A line may be complete except for its newline.
             assert!(read == whole || read == whole + 1, "cut at byte {end}: {read} of {whole} lines");
             assert_eq!(recording.cut, read == whole && !run[..end].is_empty() && !run[..end].ends_with('\n'));
             assert!(!recording.is_complete());
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_know_may_be_null_or_absent() {
+    fn unknown_fields_may_be_null_or_absent() {
         let nulls =
             r#"{"success":true,"error":null,"run_id":null,"itl":null,"ttft":1,"phases":null,"prompt_len":null}"#;
         let recording = read_bytes(nulls.as_bytes()).unwrap();
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_are_none_are_told() {
+    fn values_that_are_not_times_are_errors() {
         for (line, what) in [
             (r#"{"success":true,"ttft":0.1,"itl":[0.1,-0.1]}"#, "stdin:1: -0.1 is not a time"),
             (r#"{"type":"output","start_time":"noon"}"#, "stdin:1:37: \"noon\" is not a time in Unix seconds"),

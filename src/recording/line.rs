@@ -1,4 +1,4 @@
-//! One line of the input: which record it is, and the parts of an output that statistics need.
+//! One line of the input: the type of its record, and the fields of an output that statistics need.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::{
     units::{Nanos, UnixNanos},
 };
 
-/// Which record a line is.
+/// The type of record on a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
     /// An output, with or without its `type`.
@@ -23,18 +23,18 @@ pub enum RecordKind {
     Run,
     /// The last line of a run.
     End,
-    /// What the server told of itself.
+    /// A scrape of the server's metrics.
     Scrape,
     /// A result of vLLM with its requests.
     Vllm,
     /// A result without its requests.
     Bare,
-    /// Something for another tool.
+    /// A record for another tool.
     Other,
 }
 
 impl RecordKind {
-    /// Looks at the `type` of a line, and without one at its keys.
+    /// Looks at the `type` of a line, or at its keys if there is none.
     pub fn from_line(line: &[u8]) -> Result<RecordKind, serde_json::Error> {
         // Our own tools write it first.
         if let Some(rest) = line.strip_prefix(b"{\"type\":\"")
@@ -63,7 +63,7 @@ impl RecordKind {
     }
 }
 
-/// The keys by which a line is known.
+/// The keys that identify a record without a `type`.
 #[derive(Default, Deserialize)]
 #[serde(default, expecting = "a record, which is a JSON object")]
 struct Keys {
@@ -75,8 +75,7 @@ struct Keys {
     completed: Option<IgnoredAny>,
 }
 
-/// The parts of an output that statistics need, borrowed from the line. The names are those of
-/// [`crate::record::RequestFuncOutput`], which says what they mean.
+/// The fields of an output that statistics need, borrowed from the line. [`crate::record::RequestFuncOutput`] documents them.
 #[derive(Default, Deserialize)]
 #[serde(default, expecting = "an output, which is a JSON object")]
 pub struct OutputLine<'a> {
@@ -113,7 +112,7 @@ pub struct OutputLine<'a> {
     tags: Option<&'a RawValue>,
 }
 
-/// Text that may be `null` and is borrowed where it can be.
+/// Text that may be `null`, borrowed if possible.
 #[derive(Deserialize)]
 struct JsonText<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -137,7 +136,7 @@ impl JsonText<'_> {
 }
 
 impl OutputLine<'_> {
-    /// Adds the request to the recording; with its text and its error when those are wanted.
+    /// Adds the request to the recording; with its text and its error if `detailed`.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
         self.check_times()?;
         let error = JsonText::as_text(self.error.as_ref());
@@ -168,11 +167,11 @@ impl OutputLine<'_> {
 
     fn check_times(&self) -> Result<(), serde_json::Error> {
         let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.end_offset(), self.read_lag_max];
-        let told = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
-        let times = times.into_iter().chain(told.into_iter().flatten());
+        let reported = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
+        let times = times.into_iter().chain(reported.into_iter().flatten());
         let mut times = times.flatten().chain(self.itl_gaps().iter().copied());
         match times.find(|time| *time < 0.0) {
-            Some(time) => Err(Error::custom(format!("{time} is not a time in seconds, which is 0 or more"))),
+            Some(time) => Err(Error::custom(format!("{time} is not a time in seconds (0 or more)"))),
             None => Ok(()),
         }
     }
@@ -237,8 +236,8 @@ impl OutputLine<'_> {
         if let Some(n) = self.cached_tokens {
             *recording.cached_tokens.get_or_insert(0) += u64::from(n);
         }
-        if let Some(meant) = self.expected_cached_len {
-            recording.expected_cache.add(meant, self.prompt_len.unwrap_or_default(), self.cached_tokens);
+        if let Some(expected) = self.expected_cached_len {
+            recording.expected_cache.add(expected, self.prompt_len.unwrap_or_default(), self.cached_tokens);
         }
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);

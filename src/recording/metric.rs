@@ -13,14 +13,14 @@ pub enum Metric {
     Itl,
     /// End-to-end latency.
     E2el,
-    /// Waiting in the client.
+    /// Time that a request waits in the client.
     ClientQueueTime,
-    /// End-to-end latency and the waiting before it.
+    /// End-to-end latency plus the wait in the client before it.
     E2elIncludingClientQueue,
 }
 
 impl Metric {
-    /// All, in the order of the result.
+    /// All metrics, in the order of the result.
     pub const ALL: [Metric; 6] = [
         Metric::Ttft,
         Metric::Tpot,
@@ -69,13 +69,13 @@ impl Metric {
         }
     }
 
-    /// The metric of this name.
+    /// The metric with this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Metric> {
         Metric::ALL.into_iter().find(|m| m.name() == name)
     }
 
-    /// Takes `p99.9_ttft_ms` apart: the statistic and the metric. `None` for a key of another kind.
+    /// Splits a key such as `p99.9_ttft_ms` into the statistic and the metric. `None` for other keys.
     #[must_use]
     pub fn parse_key(key: &str) -> Option<(&str, Metric)> {
         let (statistic, metric) = key.strip_suffix("_ms")?.split_once('_')?;
@@ -84,7 +84,7 @@ impl Metric {
             .then_some((statistic, Metric::from_name(metric)?))
     }
 
-    /// Its value of a request, in seconds; `None` for the one that has many.
+    /// The function that gives the value of a request, in seconds; `None` for ITL, which has many values per request.
     #[must_use]
     pub fn request_value(self) -> Option<fn(&RecordedRequest) -> Option<f64>> {
         Some(match self {

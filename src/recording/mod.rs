@@ -1,4 +1,6 @@
-//! What is kept of the requests of a run: a row for each, and the gaps of all in one long vector.
+//! The outputs of a run, read from streams: a row for each request, and the gaps of all requests in one long vector.
+//!
+//! [`input`] reads lines, [`line`] and [`vllm`] decode them, and the [`Recording`] collects them.
 
 pub mod expected_cache;
 pub mod input;
@@ -16,42 +18,42 @@ use crate::{
     units::{Nanos, UnixNanos},
 };
 
-/// Distinct error messages that are counted; messages beyond are left to the counts by kind, so that a server which
-/// puts an id into each of them cannot fill the memory.
-const MOST_MESSAGES: usize = 10_000;
+/// The most distinct error messages that are counted. Further ones only count by kind, so that a server with an id in each
+/// message cannot fill the memory.
+const MAX_DISTINCT_MESSAGES: usize = 10_000;
 
-/// What a request weighs, in gaps of 8 bytes.
-const ROW: usize = 25;
+/// The memory of a request, in gaps of 8 bytes.
+const REQUEST_WEIGHT: usize = 25;
 
-/// One request. Times are seconds as doubles, as they stood in the input: vLLM's formulas are made of doubles, and its
-/// own files have times that are no whole nanoseconds.
+/// One request. Times are seconds as doubles, as in the input: vLLM's formulas use doubles, and its own files have times that
+/// are not integer nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RecordedRequest {
-    /// Whether the whole answer arrived.
+    /// Whether the whole response arrived.
     pub success: bool,
-    /// Whether the client left it on purpose, so that it is neither good nor bad.
+    /// Whether the client cancelled it on purpose, so that it counts neither as good nor as bad.
     pub abandoned: bool,
     /// Prompt tokens.
     pub prompt_len: u32,
     /// Generated tokens.
     pub output_tokens: u32,
-    /// The tokens asked for, if known.
+    /// Requested output tokens, if known.
     pub expected_output_len: Option<u32>,
-    /// When it was sent, from [`Recording::base`]; `None`: never.
+    /// When it was sent, from [`Recording::base`]; `None` if never.
     pub start: Option<f64>,
     /// Start − schedule.
     pub queue_time: Option<f64>,
     /// Start → first token.
     pub ttft: Option<f64>,
-    /// Start → first token of the answer proper.
+    /// Start → first token that is not reasoning.
     pub ttft_answer: Option<f64>,
     /// Start → last token.
     pub latency: Option<f64>,
-    /// Start → end of the answer, or the failure.
+    /// Start → end of the response, or the failure.
     pub done: Option<f64>,
-    /// Where its gaps are: in [`Recording::gaps`] of a success, else in [`Recording::failed_gaps`].
+    /// Its gaps: a range of [`Recording::gaps`] for a success, else of [`Recording::failed_gaps`].
     pub gaps: Range<usize>,
-    /// How many tokens its chunks have.
+    /// The tokens of its chunks.
     pub chunks: ChunkTokens,
 }
 
@@ -70,7 +72,7 @@ impl RecordedRequest {
     }
 }
 
-/// Requests in the order in which they were sent.
+/// Returns the requests in the order in which they were sent.
 #[must_use]
 pub fn sort_by_start<'a>(requests: impl Iterator<Item = &'a RecordedRequest>) -> Vec<&'a RecordedRequest> {
     let mut sort_by_start: Vec<&RecordedRequest> = requests.collect();
@@ -78,31 +80,31 @@ pub fn sort_by_start<'a>(requests: impl Iterator<Item = &'a RecordedRequest>) ->
     sort_by_start
 }
 
-/// How many tokens the chunks of a request have.
+/// The number of tokens in each chunk of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ChunkTokens {
-    /// One each.
+    /// One token each.
     #[default]
     Single,
-    /// These, in [`Recording::chunk_tokens`]; one more than gaps.
+    /// These numbers in [`Recording::chunk_tokens`]; one more than gaps.
     Known(Range<usize>),
-    /// Not known.
+    /// Unknown.
     Unknown,
 }
 
-/// Everything that was read.
+/// All records that were read.
 #[derive(Debug, Default)]
 pub struct Recording {
     /// The requests, in the order of the input.
     pub requests: Vec<RecordedRequest>,
-    /// The gaps between chunks of the successes, request after request.
+    /// The gaps between the chunks of the successes, one request after the other.
     pub gaps: Vec<f64>,
-    /// The gaps of the failures; kept for `--save-detailed` only.
+    /// The gaps of the failures; only for `--save-detailed`.
     pub failed_gaps: Vec<f64>,
-    /// Tokens per chunk, where they are not all 1.
+    /// Tokens per chunk of the requests whose chunks do not all have one token.
     pub chunk_tokens: Vec<u32>,
-    /// The instant from which [`RecordedRequest::start`] counts: the first one read. `None` for vLLM's own files, whose clock
-    /// has no known origin, and for streams without instants.
+    /// The instant that [`RecordedRequest::start`] counts from: the first one read. `None` for vLLM's own files, whose clock
+    /// has an unknown origin, and for streams without instants.
     pub base: Option<UnixNanos>,
     /// The earliest and the latest instant of any request.
     pub span: Option<(UnixNanos, UnixNanos)>,
@@ -110,37 +112,37 @@ pub struct Recording {
     pub runs: Vec<RunRecord>,
     /// The `end` records.
     pub ends: Vec<EndRecord>,
-    /// The ids of the runs, in the order of their appearance.
+    /// The ids of the runs, in the order of their first appearance.
     pub run_ids: Vec<String>,
-    /// Failures by kind (`None`: not told, or one this version does not know).
+    /// Failures by kind; `None` is a missing kind, or one that this version does not know.
     pub failures: HashMap<Option<ErrorKind>, u64>,
     /// Failures by kind and message.
     pub messages: HashMap<(Option<ErrorKind>, String), u64>,
     /// Successes by the source of their token count, in the order of [`TokenSource::ALL`].
     pub token_sources: [u64; TokenSource::ALL.len()],
-    /// Successes with tokens that nobody counted.
+    /// Successes whose tokens were not counted.
     pub uncounted: u64,
-    /// The sum of cached prompt tokens over the successes that tell.
+    /// Cached prompt tokens, summed over the successes that report them.
     pub cached_tokens: Option<u64>,
-    /// The sum of reasoning tokens over the successes that tell.
+    /// Reasoning tokens, summed over the successes that report them.
     pub reasoning_tokens: Option<u64>,
-    /// The worst read lag of each request that has one.
+    /// The largest read lag of each request that has one.
     pub read_lags: Vec<f64>,
-    /// What the server said of each success that tells: its time in the queue, and its TTFT.
+    /// The times in the queue, and the TTFTs, of the successes whose server reports them.
     pub server_times: (Vec<f64>, Vec<f64>),
-    /// What the servers told of themselves.
+    /// Scrapes of the servers' metrics.
     pub pages: MetricsPages,
-    /// What the successes mean to be in the server's prefix cache.
+    /// Prefix cache hits that the successes expect.
     pub expected_cache: ExpectedCache,
-    /// Lines of a type that is not for this tool.
+    /// Lines of a type that this tool does not read.
     pub skipped: u64,
-    /// Bad lines that `--lenient` passed over.
+    /// Bad lines that `--lenient` skipped.
     pub bad_lines: u64,
-    /// Whether the last line of an input was cut off.
+    /// Whether the last line of an input was truncated.
     pub cut: bool,
-    /// The header of vLLM's own result, when that was the input.
+    /// The header of vLLM's own result, if that was the input.
     pub vllm: Option<VllmHeader>,
-    /// What is left of requests that were told already, because not all can be kept.
+    /// A sample of the requests whose statistics have been computed already, because not all can be kept.
     pub earlier: RequestSample,
     /// The tags and turns that requests are grouped by.
     pub labels: Labels,
@@ -150,19 +152,18 @@ pub struct Recording {
     pub errors: Vec<String>,
 }
 
-/// Requests that are kept no longer: one in so many of them, without gaps.
+/// A sample of requests that are no longer kept: one in 2ⁿ of them, without their gaps.
 #[derive(Debug, Default)]
 pub struct RequestSample {
-    /// How many there were.
+    /// The number of requests that it was drawn from.
     pub requests: u64,
-    /// Those that are kept.
     sample: Vec<RecordedRequest>,
-    /// The logarithm to base 2 of how many stand behind each of them.
+    /// The n of 2ⁿ: how often the sample was halved.
     halved: u32,
 }
 
-/// The most of them.
-const MOST_EARLIER: usize = 1 << 16;
+/// The sample is halved when it reaches this size.
+const MAX_SAMPLED_REQUESTS: usize = 1 << 16;
 
 impl RequestSample {
     fn push(&mut self, requests: &[RecordedRequest]) {
@@ -171,7 +172,7 @@ impl RequestSample {
                 self.sample.push(RecordedRequest { gaps: 0..0, chunks: ChunkTokens::Single, ..request.clone() });
             }
             self.requests += 1;
-            if self.sample.len() >= MOST_EARLIER {
+            if self.sample.len() >= MAX_SAMPLED_REQUESTS {
                 let mut even = false;
                 self.sample.retain(|_| {
                     even = !even;
@@ -182,13 +183,13 @@ impl RequestSample {
         }
     }
 
-    /// How many requests stand behind each that is kept.
+    /// The number of requests that each sampled one represents.
     #[must_use]
     pub fn one_in(&self) -> u64 {
         1 << self.halved
     }
 
-    /// Those that are kept, and likewise of the requests that followed.
+    /// The sample, continued with the requests that followed.
     #[must_use]
     pub fn sample_with(&self, later: &[RecordedRequest]) -> Vec<RecordedRequest> {
         let step = usize::try_from(self.one_in()).unwrap_or(usize::MAX);
@@ -196,21 +197,21 @@ impl RequestSample {
     }
 }
 
-/// What a result of vLLM says beside its requests.
+/// The keys of a result of vLLM that are not per request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VllmHeader {
     /// Its duration in seconds.
     pub duration: Option<f64>,
-    /// Its seconds of audio per second, which its lists do not tell.
+    /// Its seconds of audio per second, which cannot be computed from its lists.
     pub rtfx: f64,
     /// The keys before `duration`.
     pub before: Object,
-    /// The keys behind it that are neither metrics nor per request.
-    pub behind: Object,
+    /// The keys after it that are neither metrics nor per request.
+    pub after: Object,
 }
 
 impl Recording {
-    /// `time` in seconds from the base, which is set by the first instant that is seen.
+    /// `time` in seconds from the base, which is the first instant passed here.
     pub fn offset_from_base(&mut self, time: UnixNanos) -> f64 {
         let base = *self.base.get_or_insert(time);
         if time >= base { time.since(base).as_secs_f64() } else { -base.since(time).as_secs_f64() }
@@ -224,19 +225,19 @@ impl Recording {
         if offset >= 0.0 { base + distance } else { UnixNanos(base.0.saturating_sub(distance.0)) }
     }
 
-    /// Stretches the span to include `time`.
+    /// Extends the span to include `time`.
     pub fn extend_span(&mut self, time: UnixNanos) {
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
     }
 
-    /// What it holds, counted in gaps: a request weighs as much as [`ROW`] of them.
+    /// The memory it uses, in gaps of 8 bytes: a request counts as [`REQUEST_WEIGHT`].
     #[must_use]
     pub fn memory_weight(&self) -> usize {
-        self.requests.len() * ROW + self.gaps.len() + self.failed_gaps.len() + self.chunk_tokens.len()
+        self.requests.len() * REQUEST_WEIGHT + self.gaps.len() + self.failed_gaps.len() + self.chunk_tokens.len()
     }
 
-    /// Gives its requests away, with all that belongs to them alone, and keeps what concerns the run.
+    /// Moves out the requests with everything that belongs to them, and keeps what concerns the run.
     pub fn take_requests(&mut self) -> Recording {
         self.earlier.push(&self.requests);
         Recording {
@@ -253,7 +254,7 @@ impl Recording {
         }
     }
 
-    /// The requests that were offered, also those that are kept no longer.
+    /// The number of offered requests, including those that are no longer kept.
     #[must_use]
     pub fn count_offered(&self) -> u64 {
         self.earlier.requests + self.requests.len() as u64
@@ -263,14 +264,14 @@ impl Recording {
     pub fn count_failure(&mut self, kind: Option<ErrorKind>, message: &str) {
         *self.failures.entry(kind).or_default() += 1;
         let key = (kind, message.to_owned());
-        if self.messages.len() < MOST_MESSAGES || self.messages.contains_key(&key) {
+        if self.messages.len() < MAX_DISTINCT_MESSAGES || self.messages.contains_key(&key) {
             *self.messages.entry(key).or_default() += 1;
         }
     }
 
-    /// Notes the run that a record belongs to.
+    /// Adds the run of a record to [`run_ids`](Self::run_ids).
     pub fn add_run_id(&mut self, run_id: &str) {
-        // Records of one run stand together, so the last id is nearly always the one.
+        // Records of one run are adjacent, so the last id nearly always matches.
         let known = self.run_ids.last().is_some_and(|last| last == run_id);
         if !known && !run_id.is_empty() && !self.run_ids.iter().any(|id| id == run_id) {
             self.run_ids.push(run_id.to_owned());
@@ -289,7 +290,7 @@ impl Recording {
         all.get(request.gaps.clone()).unwrap_or_default()
     }
 
-    /// The gaps of one request, each behind the moment of its end.
+    /// The gaps of one request as `(end, gap)`, where `end` counts as starts do.
     pub fn gap_ends(&self, request: &RecordedRequest) -> impl Iterator<Item = (f64, f64)> {
         let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
         self.gaps_of(request).iter().map(move |gap| {
@@ -310,7 +311,7 @@ impl Recording {
 
     /// The start of the run and its last outcome.
     ///
-    /// From the `run` and `end` records; what they do not tell is taken from the requests. Several hosts: from the
+    /// They come from the `run` and `end` records, or from the requests if these are missing. With several hosts: from the
     /// first start to the last end. `None` without any instant.
     #[must_use]
     pub fn run_bounds(&self) -> Option<(UnixNanos, UnixNanos)> {
@@ -320,7 +321,7 @@ impl Recording {
         Some((first, last.or(self.span.map(|s| s.1)).unwrap_or(first)))
     }
 
-    /// The start of the run, as the starts of requests count.
+    /// The start of the run on the time axis of the starts of requests.
     #[must_use]
     pub fn run_origin(&self) -> f64 {
         match (self.run_bounds(), self.base) {
@@ -331,7 +332,7 @@ impl Recording {
         }
     }
 
-    /// Start and end of each run that has both. Hosts may share an id: their records are paired in their order.
+    /// Start and end of each run that has both. Hosts may share an id: their records are paired in order.
     fn run_spans(&self) -> impl Iterator<Item = (UnixNanos, UnixNanos)> {
         self.runs.iter().map(|run| &run.run_id).flat_map(|id| {
             let runs = self.runs.iter().filter(move |run| run.run_id == *id);
@@ -340,7 +341,7 @@ impl Recording {
         })
     }
 
-    /// The end records, each with its client's host where that is told. Hosts may share an id: as in `spans`.
+    /// The end records, each with the host of its client if known. Hosts may share an id, as in `run_spans`.
     pub fn hosted_ends(&self) -> impl Iterator<Item = (Option<&str>, &EndRecord)> {
         self.ends.iter().enumerate().map(|(i, end)| {
             let place = self.ends[..i].iter().filter(|other| other.run_id == end.run_id).count();
@@ -354,14 +355,14 @@ impl Recording {
         self.run_spans().map(|(_, end)| end).max()
     }
 
-    /// Whether one run had ended before another began, so that they are not the hosts of one.
+    /// Whether one run ended before another started, so that they are not hosts of one load.
     #[must_use]
     pub fn has_disjoint_runs(&self) -> bool {
         let last_start = self.run_spans().map(|(start, _)| start).max();
         last_start > self.run_spans().map(|(_, end)| end).min()
     }
 
-    /// Whether each run has its end, nothing was cut off, and no output is missing.
+    /// Whether each run has its end record, no line was truncated or bad, and no output is missing.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         if self.vllm.is_some() {
@@ -379,26 +380,26 @@ impl Recording {
             && offered == self.count_offered()
     }
 
-    /// Requests that never reached the server: those that were due and those that were not yet.
+    /// Requests that never reached the server, due or not yet due.
     #[must_use]
     pub fn not_sent(&self) -> u64 {
         let due = self.failures.get(&Some(ErrorKind::NotSent)).copied().unwrap_or_default();
         self.ends.iter().map(|end| end.not_sent.count).sum::<u64>().max(due)
     }
 
-    /// Whether requests were sent by a schedule, whatever the server did (an open loop); `None` when that is not told.
+    /// Whether requests were sent by a schedule, however the server responded (open loop); `None` if unknown.
     ///
-    /// The end record tells. A run that was cut has none, and then a limit on concurrency without a rate is taken for a
-    /// closed loop, although its requests may have had timestamps of their own.
+    /// The end record has it. A truncated run has no end record; then a limit on concurrency without a rate is taken for a
+    /// closed loop, although its requests may have had timestamps.
     #[must_use]
     pub fn open_loop(&self) -> Option<bool> {
         if let Some(header) = &self.vllm {
             let rate = header.before.get("request_rate").is_some_and(serde_json::Value::is_number);
             return Some(rate || header.before.get("max_concurrency").is_none_or(serde_json::Value::is_null));
         }
-        let told: Vec<bool> = self.ends.iter().filter_map(|end| end.open_loop).collect();
-        if !told.is_empty() {
-            return Some(told.contains(&true));
+        let known: Vec<bool> = self.ends.iter().filter_map(|end| end.open_loop).collect();
+        if !known.is_empty() {
+            return Some(known.contains(&true));
         }
         let open = |run: &RunRecord| {
             let scheduled = run.request_rate.is_some() || run.rate_profile.is_some();

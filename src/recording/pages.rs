@@ -1,4 +1,4 @@
-//! The pages of a run, and what its counters gained from the first to the last of them.
+//! Scrapes of the servers' metrics, and what counters gained from the first page of a run to the last.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,25 +10,25 @@ use crate::{
     units::UnixNanos,
 };
 
-/// Families whose samples are kept begin with one of these.
-const KEPT: [&str; 2] = ["vllm:", START];
+/// Only samples of families with these prefixes are kept.
+const KEPT_PREFIXES: [&str; 2] = ["vllm:", PROCESS_START];
 
-/// When the server's process began, in Unix seconds.
-const START: &str = "process_start_time_seconds";
+/// When the server process started, in Unix seconds.
+const PROCESS_START: &str = "process_start_time_seconds";
 
-/// The size of a block of the prefix cache stands among the labels of this one.
-const CONFIG: &str = "vllm:cache_config_info";
+/// Its labels have the block size of the prefix cache.
+const CACHE_CONFIG: &str = "vllm:cache_config_info";
 
-/// What was read of the servers' metrics. Pages may come in any order, and twice.
+/// The scrapes of all servers. Pages may arrive in any order, and twice.
 #[derive(Debug, Default)]
 pub struct MetricsPages {
-    /// The number of each sample's name.
+    /// The index of each sample name.
     numbers: HashMap<String, u32>,
-    /// By their address.
-    of: BTreeMap<String, Vec<MetricsPage>>,
-    /// Pages that could not be read.
+    /// Pages by URL.
+    by_url: BTreeMap<String, Vec<MetricsPage>>,
+    /// Scrapes that failed.
     pub failed: u64,
-    /// Why: the first of them.
+    /// The error of the first of them.
     pub error: Option<String>,
 }
 
@@ -38,65 +38,66 @@ struct MetricsPage {
     values: Vec<(u32, f64)>,
 }
 
-/// What the counters of all servers gained, and how their gauges stood.
+/// The gains of the counters, and the means of the gauges, of all servers.
 #[derive(Debug, Default)]
 pub struct MetricGains {
     /// By the name of the sample with its labels.
     gained: BTreeMap<String, f64>,
     gauges: BTreeMap<String, Vec<Gauge>>,
-    /// Times that a server began to count anew.
+    /// How often a server reset its counters.
     pub resets: u64,
-    /// The first and the last page of any server.
+    /// The times of the first and the last page of any server.
     pub span: Option<(UnixNanos, UnixNanos)>,
-    /// The tokens of a block of the prefix cache.
+    /// The tokens per block of the prefix cache.
     pub block_size: Option<u32>,
 }
 
-/// How a gauge of one server stood while the run lasted.
+/// A gauge of one server over the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Gauge {
-    /// Its mean over time, as if it had moved evenly from page to page.
+    /// Its time-weighted mean, interpolated linearly between pages.
     pub mean: f64,
-    /// The largest that a page showed.
+    /// The largest value on a page.
     pub max: f64,
 }
 
 impl MetricsPages {
-    /// Takes a page, or notes why there is none.
+    /// Adds a page, or counts a failed scrape.
     pub fn add(&mut self, record: ScrapeRecord) {
         if let Some(error) = record.error {
             self.failed += 1;
             self.error.get_or_insert(error);
             return;
         }
-        let kept = record.metrics.into_iter().filter(|(key, _)| KEPT.iter().any(|family| key.starts_with(family)));
+        let kept =
+            record.metrics.into_iter().filter(|(key, _)| KEPT_PREFIXES.iter().any(|family| key.starts_with(family)));
         let numbered = |(key, value): (String, Value)| {
             let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
             Some((*self.numbers.entry(key).or_insert(next), value.as_f64()?))
         };
         let values = kept.filter_map(numbered).collect();
-        self.of.entry(record.url).or_default().push(MetricsPage { time: record.time, values });
+        self.by_url.entry(record.url).or_default().push(MetricsPage { time: record.time, values });
     }
 
-    /// Whether nothing was asked for.
+    /// Whether there was no scrape.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.of.is_empty() && self.failed == 0
+        self.by_url.is_empty() && self.failed == 0
     }
 
-    /// The addresses of the pages.
+    /// The URLs of the pages.
     pub fn urls(&self) -> impl Iterator<Item = &String> {
-        self.of.keys()
+        self.by_url.keys()
     }
 
-    /// Pages that were read, each counted once.
+    /// The number of pages, without repeats.
     #[must_use]
     pub fn count(&self) -> u64 {
         let times = |pages: &Vec<MetricsPage>| pages.iter().map(|page| page.time).collect::<BTreeSet<_>>().len();
-        self.of.values().map(|pages| times(pages) as u64).sum()
+        self.by_url.values().map(|pages| times(pages) as u64).sum()
     }
 
-    /// What was gained between the first and the last page of each server; `None` where no server has two.
+    /// Computes the gains between the first and the last page of each server; `None` if no server has two pages.
     #[must_use]
     pub fn compute_gains(self) -> Option<MetricGains> {
         let mut names: Vec<String> = vec![String::new(); self.numbers.len()];
@@ -104,7 +105,7 @@ impl MetricsPages {
             names[number as usize] = name;
         }
         let mut gains = MetricGains::default();
-        for mut pages in self.of.into_values() {
+        for mut pages in self.by_url.into_values() {
             pages.sort_by_key(|page| page.time);
             pages.dedup_by_key(|page| page.time);
             if pages.len() > 1 {
@@ -116,7 +117,7 @@ impl MetricsPages {
 }
 
 impl MetricGains {
-    /// Adds the pages of one server, in the order of time.
+    /// Adds the pages of one server, in time order.
     fn add(&mut self, names: &[String], pages: &[MetricsPage]) {
         let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
         let span = self.span.unwrap_or((first.time, last.time));
@@ -128,7 +129,7 @@ impl MetricGains {
         }
         let mut families: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for (number, key) in (0..).zip(names) {
-            if sample_name(key) == CONFIG {
+            if sample_name(key) == CACHE_CONFIG {
                 self.block_size = self.block_size.or_else(|| label_value(key, "block_size")?.parse().ok());
             } else if !is_counter_name(sample_name(key)) {
                 families.entry(sample_name(key)).or_default().push(number);
@@ -141,47 +142,48 @@ impl MetricGains {
         }
     }
 
-    /// The samples of a counter by their names with labels, and what each gained.
+    /// The samples of a counter by their names with labels, with the gain of each.
     pub fn counter_samples<'a>(&'a self, counter: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
-        // The names of a family stand together.
+        // Names of a family are adjacent.
         let from = self.gained.range(counter.to_owned()..).take_while(move |(key, _)| key.starts_with(counter));
         from.filter(move |(key, _)| sample_name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
     }
 
-    /// What a counter gained, over all its labels; `None`: there is no such counter.
+    /// The gain of a counter, summed over its labels; `None` if there is no such counter.
     #[must_use]
     pub fn counter_gain(&self, counter: &str) -> Option<f64> {
         self.counter_samples(counter).map(|(_, gain)| gain).reduce(|a, b| a + b)
     }
 
-    /// How the gauges of that name stood, one for each server. The labels of a server are added up.
+    /// The gauges with this name, one per server. The labels of a server are added up.
     #[must_use]
     pub fn family_gauges(&self, family: &str) -> &[Gauge] {
         self.gauges.get(family).map_or(&[], Vec::as_slice)
     }
 }
 
-/// Whether samples of that name only grow, until their server begins anew.
+/// Whether samples with this name only grow until the server restarts.
 fn is_counter_name(name: &str) -> bool {
     ["_total", "_sum", "_count", "_bucket"].iter().any(|end| name.ends_with(end))
 }
 
-/// What each counter gained, and how often the server began anew: then a counter has gained what it shows.
+/// The gain of each counter, and the number of resets. After a reset, a counter has gained its whole value.
 fn counter_gains(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>, u64) {
     let counter: Vec<bool> = names.iter().map(|key| is_counter_name(sample_name(key))).collect();
     let bucket: Vec<bool> = names.iter().map(|key| sample_name(key).ends_with("_bucket")).collect();
     let is_counter = |(number, _): &(u32, f64)| counter[*number as usize];
-    let started = |page: &MetricsPage| page.values.iter().find(|(n, _)| names[*n as usize] == START).map(|(_, v)| *v);
+    let started =
+        |page: &MetricsPage| page.values.iter().find(|(n, _)| names[*n as usize] == PROCESS_START).map(|(_, v)| *v);
     let (first, others) = (&pages[0], &pages[1..]);
     let mut last: HashMap<u32, f64> = first.values.iter().copied().filter(is_counter).collect();
     let mut gained: BTreeMap<u32, f64> = last.keys().map(|number| (*number, 0.0)).collect();
-    // Samples are made with their first value, so one that is new has gained all of it. Not so those that a page lacks
-    // because pages of the middle have no buckets.
+    // A sample appears with its first value, so a new one has gained all of it. Buckets are different: pages in the middle of a
+    // run omit them.
     let has_buckets = first.values.iter().any(|(number, _)| bucket[*number as usize]);
     let (mut start, mut resets) = (started(first), 0);
     for page in others {
         let now = started(page);
-        // The same process has counted on, whatever it seems: the clocks of two hosts put their pages in a wrong order.
+        // The same process never resets its counters. If one falls, the clocks of two hosts put their pages in the wrong order.
         let same = now.is_some() && now == start;
         let restarted = now.is_some() && start.is_some() && !same;
         start = now.or(start);
@@ -207,12 +209,12 @@ fn counter_gains(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>
 }
 
 impl Gauge {
-    /// Of one server: over time, with all its samples added up, or the mean of shares. `None`: there is none.
+    /// Measures a gauge of one server over time: the sum of its samples, or the mean for shares. `None` if there is no sample.
     fn measure(pages: &[MetricsPage], samples: &[u32], shares: bool) -> Option<Self> {
         let mine = |page: &MetricsPage| {
             let values = page.values.iter().filter(|(number, _)| samples.contains(number));
             let (count, sum) = values.fold((0, 0.0), |(count, sum), (_, value)| (count + 1, sum + value));
-            // A share of each engine's memory does not add up to a share of all memory.
+            // Shares of the memory of each engine do not add up to a share of all memory.
             let sum = if shares { sum / f64::from(count.max(1)) } else { sum };
             (count > 0).then_some((page.time, sum))
         };
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_counter_gained_is_added_over_its_labels() {
+    fn gains_are_added_over_labels() {
         let gains = gains(&[
             (
                 10,
@@ -276,25 +278,28 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_begins_anew_has_gained_what_it_shows() {
+    fn after_a_restart_counters_have_gained_their_value() {
         let fell = gains(&[
             (0, json!({"vllm:a_total": 90, "vllm:b_total": 1})),
             (1, json!({"vllm:a_total": 100, "vllm:b_total": 2})),
             (2, json!({"vllm:a_total": 30, "vllm:b_total": 5})),
         ]);
-        // Nobody can know of the second that it fell, as with Prometheus.
+        // A restart is invisible in the second counter, as with Prometheus.
         assert_eq!(
             (fell.counter_gain("vllm:a_total"), fell.counter_gain("vllm:b_total"), fell.resets),
             (Some(40.0), Some(4.0), 1)
         );
-        let told = gains(&[(0, json!({"vllm:a_total": 5, START: 1.5})), (1, json!({"vllm:a_total": 9, START: 1.75}))]);
-        assert_eq!((told.counter_gain("vllm:a_total"), told.resets), (Some(9.0), 1));
+        let restarted = gains(&[
+            (0, json!({"vllm:a_total": 5, PROCESS_START: 1.5})),
+            (1, json!({"vllm:a_total": 9, PROCESS_START: 1.75})),
+        ]);
+        assert_eq!((restarted.counter_gain("vllm:a_total"), restarted.resets), (Some(9.0), 1));
     }
 
-    /// Hosts have clocks of their own.
+    /// Each host has its own clock.
     #[test]
-    fn pages_in_a_wrong_order_are_no_restart() {
-        let at = |n: u64, count: u64| (n, json!({"vllm:a_total": count, START: 1.5}));
+    fn pages_in_the_wrong_order_are_not_a_restart() {
+        let at = |n: u64, count: u64| (n, json!({"vllm:a_total": count, PROCESS_START: 1.5}));
         let gains = gains(&[at(0, 10), at(1, 30), at(2, 29), at(3, 40)]);
         assert_eq!((gains.counter_gain("vllm:a_total"), gains.resets), (Some(30.0), 0));
     }
@@ -337,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn one_page_tells_nothing_and_a_failure_is_kept() {
+    fn one_page_gives_no_gains_and_a_failure_is_kept() {
         let mut pages = MetricsPages::default();
         pages.add(page(0, &json!({"vllm:a_total": 1})));
         pages.add(ScrapeRecord { error: Some("refused".into()), ..ScrapeRecord::default() });
@@ -346,9 +351,9 @@ mod tests {
     }
 
     proptest! {
-        /// As Prometheus counts: the sum of all rises, where a fall is a rise from nothing.
+        /// Prometheus sums all increases, and takes a decrease for an increase from 0.
         #[test]
-        fn gains_are_those_of_prometheus(values in prop::collection::vec(0..1000_u32, 2..30)) {
+        fn gains_equal_those_of_prometheus(values in prop::collection::vec(0..1000_u32, 2..30)) {
             let pages: Vec<_> = (0..).zip(&values).map(|(i, v)| (i, json!({"vllm:a_total": v}))).collect();
             let got = gains(&pages);
             let pairs = || values.windows(2).map(|pair| (pair[0], pair[1]));

@@ -1,4 +1,4 @@
-//! vLLM's own result with its requests (`--save-detailed`), of its Python or its Rust client.
+//! vLLM's own result with its requests (`--save-detailed`), from its Python or its Rust client.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{ChunkTokens, RecordedRequest, Recording, VllmHeader, metric::Metric};
 
-/// One result. Its lists have an entry for each request; the Rust client leaves some of them out.
+/// One result. Its lists have an entry per request; the Rust client omits some of them.
 #[derive(Default)]
 pub struct VllmResult {
     header: VllmHeader,
@@ -62,14 +62,14 @@ impl VllmResult {
             _ if is_computed(key) => drop(map.next_value::<IgnoredAny>()?),
             _ => {
                 let header = &mut self.header;
-                let kept = if header.duration.is_none() { &mut header.before } else { &mut header.behind };
+                let kept = if header.duration.is_none() { &mut header.before } else { &mut header.after };
                 kept.insert(key.to_owned(), map.next_value::<Value>()?);
             }
         }
         Ok(())
     }
 
-    /// Adds its requests to the recording; with their texts and errors when those are wanted.
+    /// Adds its requests to the recording; with texts and errors if `detailed`.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) {
         for i in 0..self.ttfts.len().min(self.itls.len()) {
             let request = self.build_request(i, recording, detailed);
@@ -94,7 +94,7 @@ impl VllmResult {
     fn build_request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
         let (ttft, itl) = (self.ttfts[i], &self.itls[i]);
         let output_tokens = self.output_lens.get(i).copied().unwrap_or_default();
-        // vLLM gives a failed request no tokens, and an error that may be empty.
+        // vLLM gives a failed request 0 tokens and an error, which may be empty.
         let success = self.request_error(i).is_empty() && output_tokens > 0;
         let latency = self.latencies.get(i).copied().unwrap_or_else(|| ttft + itl.iter().sum::<f64>());
         let kept = if success { &mut recording.gaps } else { &mut recording.failed_gaps };
@@ -107,7 +107,7 @@ impl VllmResult {
             abandoned: false,
             prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
             output_tokens,
-            // A request that was never sent has a 0 there.
+            // A request that was never sent has a start of 0.
             start: self.start_times.get(i).copied().filter(|start| success || *start > 0.0),
             queue_time: self.queue_times.get(i).copied(),
             ttft: Some(ttft),
@@ -120,7 +120,7 @@ impl VllmResult {
     }
 }
 
-/// Whether a key is computed anew from the requests.
+/// Whether a key is recomputed from the requests.
 fn is_computed(key: &str) -> bool {
     const KEYS: [&str; 11] = [
         "vb",

@@ -254,7 +254,7 @@ mod tests {
     use rand::rngs::ChaCha8Rng;
 
     use super::{
-        super::distribution::{SampleStats, SummaryOptions, Unit},
+        super::sample::{SampleStats, SummaryOptions, Unit},
         *,
     };
     use crate::rng;

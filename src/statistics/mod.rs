@@ -2,15 +2,15 @@
 //!
 //! Nothing here knows requests or runs. `docs/METRICS.md` has the formulas and their sources.
 
-mod distribution;
 pub mod histogram;
 pub mod interval;
 pub mod numpy;
+mod sample;
 mod summary;
 pub mod trend;
 
 pub use self::{
-    distribution::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
     histogram::HdrHistogram,
+    sample::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
     summary::{Summary, SummaryHistogram},
 };

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    distribution::{PoolMode, Precision, SampleStats, SummaryOptions, Unit},
     histogram::HdrHistogram,
     interval::{self, Interval},
+    sample::{PoolMode, Precision, SampleStats, SummaryOptions, Unit},
 };
 use crate::record::Object;
 

@@ -110,7 +110,7 @@ impl RunResult {
         let texts = options.save_detailed.then(|| std::mem::take(&mut recording.texts));
         let errors = options.save_detailed.then(|| std::mem::take(&mut recording.errors));
         let header = result_header(&recording, options);
-        let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.behind)).unwrap_or_default();
+        let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.after)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
         let (vb, distributions) = VbMetrics::from_recording(recording, options, duration);
