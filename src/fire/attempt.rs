@@ -211,15 +211,15 @@ async fn receive_response(
     if !head.may_hold(cut) {
         return Err(head.to_failure(cut, &read_error_body(exchange).await));
     }
-    while let Some(piece) = exchange.next_bytes().await? {
-        attempt.response.push(piece.stamp, piece.bytes)?;
+    while let Some(received) = exchange.next_bytes().await? {
+        attempt.response.push(received.stamp, received.bytes)?;
         let has_token = attempt.response.has_token();
-        activity.record_bytes(piece.stamp.time, has_token);
+        activity.record_bytes(received.stamp.time, has_token);
         if has_token {
-            slot.first_token(piece.stamp.time);
+            slot.first_token(received.stamp.time);
         }
         if attempt.response.is_done() {
-            attempt.open_since = Some(piece.stamp.time);
+            attempt.open_since = Some(received.stamp.time);
             if let Ok(ended) = timeout(BODY_END_TIMEOUT, drain_body(exchange)).await {
                 ended?;
                 attempt.open_since = None;
@@ -241,9 +241,9 @@ async fn read_error_body(exchange: &mut impl HttpExchange) -> String {
     let mut text = Vec::new();
     let read = async {
         while text.len() < MAX_ERROR_BODY
-            && let Ok(Some(piece)) = exchange.next_bytes().await
+            && let Ok(Some(received)) = exchange.next_bytes().await
         {
-            text.extend_from_slice(piece.bytes);
+            text.extend_from_slice(received.bytes);
         }
     };
     // After a timeout, the text so far is used.

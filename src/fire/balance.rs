@@ -59,7 +59,7 @@ impl Balancer {
         Balancer { balance, loads, count: 0, sessions: HashMap::new() }
     }
 
-    /// Picks the server of the next request, which may be a turn of `session`. There is no guard if there is only one server.
+    /// Picks the server of the next request, which may be a turn of `session`. With only one server, no guard is needed.
     pub fn pick_server(&mut self, session: Option<&str>) -> (usize, Option<LoadGuard>) {
         if self.loads.len() == 1 {
             return (0, None);

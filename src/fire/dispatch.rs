@@ -77,11 +77,11 @@ pub struct Sources<R> {
 pub struct DispatchEnd {
     /// Requests that were read but not due when the run was stopped.
     pub not_due: u64,
-    /// Parked turns took so much memory that the input could not be read in time.
+    /// Parked turns filled their memory, so that the input could not be read in time.
     pub input_blocked: bool,
 }
 
-/// Takes requests in their order and starts each at its time, until there are no more or the run is stopped.
+/// Starts the requests in their order, each at its time, until all are sent or the run is stopped.
 ///
 /// A slot is taken before the request is awaited, so that memory stays bounded and a request starts at the moment that it is
 /// due. One turn of a conversation is in flight at a time; the next is due when its user has read the response and thought.
@@ -251,7 +251,13 @@ mod tests {
 
     use tokio::time::{Instant, sleep, sleep_until};
 
-    use super::{super::queue::MAX_PARKED_BYTES, *};
+    use super::{
+        super::{
+            queue::MAX_PARKED_BYTES,
+            scheduled::fake::{FakeRequest, SECOND},
+        },
+        *,
+    };
     use crate::{load::ThinkTime, rng};
 
     /// The runtime's own clock, paused: an hour costs nothing.
@@ -268,22 +274,6 @@ mod tests {
 
     type Log = Rc<RefCell<Vec<String>>>;
 
-    /// A request: its time in seconds, its session, and how long its user thinks.
-    #[derive(Debug, Clone, Copy, Default)]
-    struct FakeRequest {
-        name: &'static str,
-        at: Option<u64>,
-        session: Option<&'static str>,
-        think: u64,
-        /// It waits to be filled.
-        open: bool,
-        /// When its line comes, and what it takes of the memory.
-        comes: u64,
-        weight: u64,
-    }
-
-    const SECOND: u64 = 1_000_000_000;
-
     /// Requests that take `service` each.
     struct FakeLauncher {
         begun: Instant,
@@ -292,30 +282,6 @@ mod tests {
         log: Log,
         events: mpsc::UnboundedSender<TurnEvent<FakeRequest>>,
         fails: &'static str,
-    }
-
-    impl Scheduled for FakeRequest {
-        fn timestamp(&self) -> Option<Nanos> {
-            self.at.map(|s| Nanos(s * SECOND))
-        }
-        fn session(&self) -> Option<&str> {
-            self.session
-        }
-        fn begins_conversation(&self) -> bool {
-            false
-        }
-        fn needs_responses(&self) -> bool {
-            self.open
-        }
-        fn read_at(&self) -> Nanos {
-            Nanos(self.comes * SECOND)
-        }
-        fn think_time(&self) -> Option<Nanos> {
-            Some(Nanos(self.think * SECOND))
-        }
-        fn weight(&self) -> u64 {
-            self.weight
-        }
     }
 
     impl Launch for FakeLauncher {
@@ -329,7 +295,7 @@ mod tests {
             let (begun, service, prefill) = (self.begun, self.service, self.prefill);
             let seconds = |t: Nanos| t.0 / SECOND;
             let late = Paused(begun).now().since(times.ready);
-            assert!(late < Nanos(10_000_000), "nothing but the time kept it back");
+            assert!(late < Nanos(10_000_000), "only its time held it back");
             let line = format!("{}{}@{}", request.name, seconds(times.scheduled), begun.elapsed().as_secs());
             self.log.borrow_mut().push(line);
             let (events, fails) = (self.events.clone(), self.fails == request.name && !request.name.is_empty());
@@ -356,7 +322,7 @@ mod tests {
         ThinkTimes::new(ThinkTime::default(), rng::random_stream(0, "test", 0))
     }
 
-    /// How a test goes.
+    /// The conditions of a test.
     struct Setting {
         slots: u32,
         prefill: Option<(u32, u64)>,
@@ -417,7 +383,7 @@ mod tests {
         play(&asked, Setting { slots, service, end, ..PLAIN }).await
     }
 
-    /// A turn of session `a` or `b`, whose user thinks so long before it.
+    /// A turn of the session that is named by the first letter.
     fn turn(name: &'static str, think: u64) -> FakeRequest {
         FakeRequest { name, session: Some(&name[..1]), think, open: think > 0, ..FakeRequest::default() }
     }
@@ -436,11 +402,11 @@ mod tests {
         let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("b0 ", 0), turn("c0 ", 0)];
         let (log, _) = play(&asked, Setting { sessions: Some(1), ..PLAIN }).await;
         let starts: Vec<&String> = log.iter().filter(|line| line.contains('@')).collect();
-        // The next user comes when the last turn of the one before is over.
+        // The next session begins when the last turn of the one before has ended.
         assert_eq!(starts, ["a0 0@0", "a1 15@15", "b0 25@25", "c0 35@35"]);
     }
 
-    /// Its line comes when its place has been given to another, and its time is over: the client is not what kept it.
+    /// Its line is read after its time, when its place has been given to another session: the client did not delay it.
     #[tokio::test(start_paused = true)]
     async fn a_user_who_comes_back_waits_for_a_place_again() {
         let late = |asked| FakeRequest { comes: 15, ..asked };
@@ -452,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn turns_that_wait_are_read_up_to_a_limit_and_what_that_delays_is_told() {
+    async fn turns_that_wait_are_read_up_to_a_limit_and_the_delay_is_reported() {
         let asked = [
             FakeRequest { at: Some(0), ..turn("a0 ", 0) },
             FakeRequest { weight: MAX_PARKED_BYTES, ..turn("a1 ", 0) },
@@ -470,7 +436,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_failed_turn_the_session_is_over_and_its_turns_are_told() {
+    async fn after_a_failed_turn_the_session_ends_and_its_turns_are_reported() {
         let asked = [turn("a0 ", 0), turn("a1 ", 5), turn("a2 ", 5), turn("b0 ", 0), turn("b1 ", 5)];
         let (log, left) = play(&asked, Setting { fails: "a0 ", ..PLAIN }).await;
         let want = ["a0 0@0", "b0 0@0", "a1 10 lost", "a2 10 lost", "b1  hears 1", "b1 15@15"];
@@ -485,7 +451,7 @@ mod tests {
         assert_eq!(left, 2, "b1 thinks, and b2 waits for it");
     }
 
-    /// The next turn may stand behind others that are not due yet.
+    /// The line of the next turn may follow lines that are not due yet.
     #[tokio::test(start_paused = true)]
     async fn a_turn_does_not_wait_for_lines_in_front_of_it_that_are_not_due() {
         let at = |seconds| Some(seconds);
@@ -508,7 +474,7 @@ mod tests {
         assert_eq!(starts, ["a0 0@0", "alone 0@0", "a1 15@15", "b0 25@25"]);
     }
 
-    /// Endless input whose lines never become anything that could be sent: turns of a session in flight, or requests long due.
+    /// Endless input whose lines are never sent: turns of a session in flight, or requests that were due long ago.
     #[tokio::test(start_paused = true)]
     async fn input_without_an_end_does_not_hold_up_the_end() {
         for asked in
@@ -534,7 +500,7 @@ mod tests {
             let ending = async {
                 sleep(Duration::from_secs(5)).await;
                 stopper.start_drain(StopReason::MaxSeconds);
-                // The grace is over.
+                // The end of the grace period.
                 tokio::task::yield_now().await;
                 stopper.cancel_all(StopReason::MaxSeconds);
             };
@@ -543,7 +509,7 @@ mod tests {
         }
     }
 
-    /// Time that passes by itself, so that nothing is ever waited for.
+    /// Time that advances with each call, so that nothing is ever waited for.
     struct Busy(Cell<u64>);
 
     impl Timer for Busy {
@@ -583,14 +549,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_wait_for_their_first_token() {
+    async fn a_limited_number_waits_for_the_first_token() {
         let asked = [FakeRequest::default(); 4];
         let (log, _) = play(&asked, Setting { prefill: Some((1, 2)), ..PLAIN }).await;
         assert_eq!(log, ["0@0", "2@2", "4@4", "6@6"]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_answer_delays_nobody_in_an_open_loop() {
+    async fn a_slow_response_delays_no_other_request_in_an_open_loop() {
         let (log, left) = run(&[Some(1), Some(2), Some(3600)], 100, 1000, None).await;
         assert_eq!((log, left), (vec!["1@1".into(), "2@2".into(), "3600@3600".into()], 0));
     }

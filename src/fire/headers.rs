@@ -33,7 +33,7 @@ impl Headers {
         let mut headers = Headers::default();
         headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.map.insert(ACCEPT, HeaderValue::from_static(protocol.body_format().media_type().0));
-        // Compressed data arrives in blocks, whose times are not those of the tokens.
+        // Compressed data arrives in blocks, whose times differ from the times of the tokens.
         headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
         headers.secrets.add(api_key.clone());

@@ -27,7 +27,7 @@ pub struct AdapterMix {
 }
 
 impl AdapterMix {
-    /// A mix of these adapters; `None` if there are no names.
+    /// A mix of these adapters; `None` without names.
     #[must_use]
     pub fn new(names: &[String], assignment: LoraAssignment, alpha: f64, seed: u64) -> Option<Self> {
         let shares = match assignment {

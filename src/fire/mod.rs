@@ -483,13 +483,13 @@ impl LoadRun<'_> {
         let client = usage.finish(duration).await;
         let reason = stopper.stop_signal().stop_reason();
         let timeout = (reason == Some(StopReason::OutputStalled)).then_some(args.grace);
-        // There is no reader for the last scrape of a run whose records are lost.
+        // If the records are lost, the last scrape has no reader either.
         let has_reader = !matches!(reason, Some(StopReason::OutputLost | StopReason::OutputStalled));
         if let Some(scraping) = scraping.filter(|_| has_reader) {
             scraping.finish().await;
         }
         let mut written = wait_for_sink(sink, timeout).await?;
-        // After an early end the reader may wait for input that never comes.
+        // After an early end, the input thread may still wait for input that never arrives.
         let input =
             if reason.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
         let evidence = collect_evidence(args, &written, client, by_schedule, duration, dispatched);

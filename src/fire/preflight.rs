@@ -32,7 +32,7 @@ pub struct Preflight {
 
 /// Why a query failed.
 enum PreflightError {
-    /// It may succeed later: there is no connection, or the server is starting.
+    /// It may succeed later: the connection failed, or the server is starting.
     Retry(String),
     /// It will not succeed later either.
     Fatal(String),

@@ -29,7 +29,7 @@ use rand::rngs::ChaCha8Rng;
 
 use super::{
     scheduled::Scheduled,
-    session::{Admission, SessionTable},
+    session::{SessionTable, TurnAdmission},
     stop::StopReason,
 };
 use crate::{
@@ -37,8 +37,8 @@ use crate::{
     units::Nanos,
 };
 
-/// Requests to read ahead of those that are not due yet, to find later turns of active conversations, as long as the turns
-/// found that way take no more than [`READ_AHEAD_BYTES`].
+/// Requests to read ahead although the next one is not due yet, to find later turns of active conversations. Reading ahead
+/// ends when the turns found that way take [`READ_AHEAD_BYTES`].
 const READ_AHEAD_REQUESTS: usize = 1024;
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
@@ -89,7 +89,7 @@ pub struct Queue<R> {
     /// When a place under `max_sessions` last became free.
     session_freed: Nanos,
     input_ended: bool,
-    /// Parked turns took so much memory that the input could not be read in time.
+    /// Parked turns filled their memory, so that the input could not be read in time.
     input_blocked: bool,
     actions: VecDeque<Action<R>>,
 }
@@ -196,14 +196,14 @@ pub enum Step<R> {
         /// How long its slot stays taken after its end.
         think_time: Nanos,
     },
-    /// Wait until this time, or for input or an event if there is none.
+    /// Wait until this time; without a time, until input or an event arrives.
     Wait(Option<Nanos>),
     /// All requests are sent.
     Finished,
 }
 
 /// Where the next request is.
-enum Choice {
+enum NextInLine {
     Single,
     FirstTurn,
     LaterTurn,
@@ -243,18 +243,18 @@ impl<R: Scheduled> Queue<R> {
             return;
         };
         match self.sessions.admit_turn(&id, request) {
-            Admission::First(request) => {
+            TurnAdmission::First(request) => {
                 let queued = self.schedule_request(request, now);
                 self.first_turns.push_back(queued);
             }
-            Admission::Next(request, ended) => self.schedule_turn(&id, request, ended, now),
-            Admission::Returns(request, ended) => self.returning.push_back((id, request, ended)),
-            Admission::Parked => {}
-            Admission::Lost(request) => self.abandon_lost(vec![request], now),
+            TurnAdmission::Next(request, ended) => self.schedule_turn(&id, request, ended, now),
+            TurnAdmission::Returns(request, ended) => self.returning.push_back((id, request, ended)),
+            TurnAdmission::Parked => {}
+            TurnAdmission::Lost(request) => self.abandon_lost(vec![request], now),
         }
     }
 
-    /// Notes that there is no more input.
+    /// Notes the end of the input.
     pub fn end_input(&mut self) {
         self.input_ended = true;
         self.sessions.set_latest(None);
@@ -350,7 +350,7 @@ impl<R: Scheduled> Queue<R> {
     /// What to do at `now` with a slot that is free from `slot_free` on.
     pub fn next_step(&mut self, now: Nanos, slot_free: Nanos) -> Step<R> {
         match self.choose_next(now) {
-            // The slot's last user still thinks, for a moment.
+            // The last user of the slot still thinks, for a moment.
             Ok(_) if slot_free > now => Step::Wait(Some(slot_free)),
             Ok(choice) => self.take_chosen(&choice, slot_free).unwrap_or(Step::Finished),
             Err(None) if self.input_ended && self.ready_count() == 0 && self.unscheduled_count() == 0 => Step::Finished,
@@ -359,33 +359,33 @@ impl<R: Scheduled> Queue<R> {
     }
 
     /// What can be sent at `now`, or the time of the next request, if it is known.
-    fn choose_next(&self, now: Nanos) -> Result<Choice, Option<Nanos>> {
+    fn choose_next(&self, now: Nanos) -> Result<NextInLine, Option<Nanos>> {
         let turn = self.later_turns.peek().map(|Reverse(turn)| turn.rank().0);
         let first = self.first_turns.front().filter(|_| self.has_session_room()).map(Queued::rank);
         let single = self.singles.front().map(Queued::rank);
         let from_input = match (first, single) {
-            (Some(first), Some(single)) if first < single => Choice::FirstTurn,
-            (Some(_), None) => Choice::FirstTurn,
-            _ => Choice::Single,
+            (Some(first), Some(single)) if first < single => NextInLine::FirstTurn,
+            (Some(_), None) => NextInLine::FirstTurn,
+            _ => NextInLine::Single,
         };
         let next = first.into_iter().chain(single).min().map(|(time, _)| time);
         match (turn, next) {
             // A conversation in progress goes on before anything new begins.
             (Some(turn), next) if turn <= now && next.is_none_or(|next| turn <= next || next == Nanos(0)) => {
-                Ok(Choice::LaterTurn)
+                Ok(NextInLine::LaterTurn)
             }
             (_, Some(next)) if next <= now => Ok(from_input),
-            (Some(turn), _) if turn <= now => Ok(Choice::LaterTurn),
+            (Some(turn), _) if turn <= now => Ok(NextInLine::LaterTurn),
             (turn, next) => Err(turn.into_iter().chain(next).min()),
         }
     }
 
     /// Takes the chosen request out.
-    fn take_chosen(&mut self, choice: &Choice, slot_free: Nanos) -> Option<Step<R>> {
+    fn take_chosen(&mut self, choice: &NextInLine, slot_free: Nanos) -> Option<Step<R>> {
         let (queued, session_free) = match choice {
-            Choice::LaterTurn => (self.later_turns.pop()?.0, Nanos(0)),
-            Choice::Single => (self.singles.pop_front()?, Nanos(0)),
-            Choice::FirstTurn => {
+            NextInLine::LaterTurn => (self.later_turns.pop()?.0, Nanos(0)),
+            NextInLine::Single => (self.singles.pop_front()?, Nanos(0)),
+            NextInLine::FirstTurn => {
                 let first = self.first_turns.pop_front()?;
                 self.sessions.begin_session(first.request.session()?);
                 let limited = self.max_sessions < usize::MAX;
@@ -394,14 +394,14 @@ impl<R: Scheduled> Queue<R> {
         };
         let Queued { request, scheduled, read, .. } = queued;
         let ready = slot_free.max(session_free).max(read).max(scheduled.unwrap_or_default());
-        let follows_turn = matches!(choice, Choice::LaterTurn);
+        let follows_turn = matches!(choice, NextInLine::LaterTurn);
         let times = SendTimes { scheduled: scheduled.unwrap_or(ready), read, ready, follows_turn };
         // The user of a conversation thinks before the next turn, and others may take the slot in the meantime.
-        let think_time = if matches!(choice, Choice::Single) { self.think_times.draw_next() } else { Nanos(0) };
+        let think_time = if matches!(choice, NextInLine::Single) { self.think_times.draw_next() } else { Nanos(0) };
         Some(Step::Start { request, times, think_time })
     }
 
-    /// Abandons the later turns that were due by `end`. From now on nothing is sent and no turn is parked.
+    /// Abandons the later turns that were due by `end`. After this, nothing is sent and no turn is parked.
     pub fn stop_sending(&mut self, end: Nanos, reason: StopReason) {
         while let Some(turn) = self.later_turns.peek_mut()
             && turn.0.rank().0 <= end
@@ -474,8 +474,135 @@ impl<R: Scheduled> Queue<R> {
         self.input_blocked |= full && self.has_session_room() && !self.input_ended && self.ready_count() == 0;
     }
 
-    /// Whether parked turns ever took so much memory that the input could not be read in time.
+    /// Whether parked turns ever filled their memory, so that the input could not be read in time.
     pub fn was_blocked(&self) -> bool {
         self.input_blocked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::scheduled::fake::{FakeRequest, SECOND},
+        *,
+    };
+    use crate::rng;
+
+    fn at(seconds: u64) -> Nanos {
+        Nanos(seconds * SECOND)
+    }
+
+    fn queue(max_sessions: Option<u32>) -> Queue<FakeRequest> {
+        let think_times = ThinkTimes::new(ThinkTime::Constant(at(3)), rng::random_stream(0, "test", 0));
+        Queue::new(Schedule::Own, think_times, max_sessions, Nanos(0))
+    }
+
+    fn single(name: &'static str, time: Option<u64>) -> FakeRequest {
+        FakeRequest { name, at: time, ..FakeRequest::default() }
+    }
+
+    fn turn(name: &'static str) -> FakeRequest {
+        FakeRequest { name, session: Some(&name[..1]), ..FakeRequest::default() }
+    }
+
+    fn ended(session: &str, seconds: u64, response: Option<&str>) -> TurnEvent<FakeRequest> {
+        let (session, response) = (session.to_owned(), response.map(str::to_owned));
+        TurnEvent::Ended { session, at: at(seconds), response_end: at(seconds), response }
+    }
+
+    /// The name of the request that is sent at this time, and what it waited for.
+    fn sent(queue: &mut Queue<FakeRequest>, seconds: u64) -> (&'static str, SendTimes) {
+        match queue.next_step(at(seconds), Nanos(0)) {
+            Step::Start { request, times, .. } => (request.name, times),
+            step => panic!("{step:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_waits_for_its_time_and_its_slot() {
+        let mut queue = queue(None);
+        assert_eq!(queue.next_step(at(0), Nanos(0)), Step::Wait(None));
+        queue.admit_request(single("a", Some(5)), at(0));
+        assert_eq!(queue.next_step(at(4), Nanos(0)), Step::Wait(Some(at(5))));
+        assert_eq!(queue.next_step(at(5), at(6)), Step::Wait(Some(at(6))), "the slot is free later");
+        let times = SendTimes { scheduled: at(5), read: at(0), ready: at(6), follows_turn: false };
+        let request = single("a", Some(5));
+        assert_eq!(queue.next_step(at(7), at(6)), Step::Start { request, times, think_time: at(3) });
+        queue.end_input();
+        assert_eq!(queue.next_step(at(7), at(6)), Step::Finished);
+    }
+
+    #[test]
+    fn a_line_after_one_with_a_later_time_was_not_available_before() {
+        let mut queue = queue(None);
+        queue.admit_request(single("late", Some(9)), at(0));
+        queue.admit_request(single("early", Some(1)), at(4));
+        assert_eq!(sent(&mut queue, 9).0, "late", "in the order of the input");
+        let times = SendTimes { scheduled: at(1), read: at(4), ready: at(4), follows_turn: false };
+        assert_eq!(sent(&mut queue, 9), ("early", times));
+    }
+
+    #[test]
+    fn a_turn_with_placeholders_is_filled_before_it_is_sent() {
+        let mut queue = queue(None);
+        let open = FakeRequest { open: true, think: 2, ..turn("a1") };
+        queue.admit_request(turn("a0"), at(0));
+        queue.admit_request(open, at(0));
+        queue.end_input();
+        assert_eq!(sent(&mut queue, 0).0, "a0");
+        assert_eq!(queue.next_step(at(1), Nanos(0)), Step::Wait(None), "it waits for the turn before it");
+        queue.handle_event(ended("a", 4, Some("hello")));
+        let times = SendTimes { scheduled: at(6), read: at(4), ready: Nanos(0), follows_turn: true };
+        assert_eq!(queue.next_action(), Some(Action::Fill { request: open, responses: vec!["hello".into()], times }));
+        assert_eq!((queue.next_action(), queue.unsent_count()), (None, 1));
+        queue.handle_event(TurnEvent::Filled { request: open, times });
+        assert_eq!(queue.next_step(at(5), Nanos(0)), Step::Wait(Some(at(6))));
+        assert_eq!(sent(&mut queue, 6), ("a1", SendTimes { ready: at(6), ..times }));
+        assert_eq!(queue.next_step(at(6), Nanos(0)), Step::Finished);
+    }
+
+    #[test]
+    fn turns_after_a_failure_are_abandoned() {
+        let mut queue = queue(None);
+        for name in ["a0", "a1", "b0"] {
+            queue.admit_request(turn(name), at(0));
+        }
+        assert_eq!((sent(&mut queue, 0).0, sent(&mut queue, 0).0), ("a0", "b0"));
+        queue.handle_event(ended("a", 4, None));
+        let times = SendTimes { scheduled: at(4), follows_turn: true, ..SendTimes::default() };
+        let reason = StopReason::EarlierTurn;
+        assert_eq!(queue.next_action(), Some(Action::Abandon { request: turn("a1"), times, reason }));
+        queue.end_input();
+        assert_eq!(queue.next_step(at(4), Nanos(0)), Step::Finished);
+    }
+
+    #[test]
+    fn a_full_session_limit_holds_first_turns_back() {
+        let mut queue = queue(Some(1));
+        for name in ["a0", "b0"] {
+            queue.admit_request(turn(name), at(0));
+        }
+        queue.end_input();
+        assert_eq!(sent(&mut queue, 0).0, "a0");
+        assert_eq!(queue.next_step(at(1), Nanos(0)), Step::Wait(None));
+        queue.handle_event(ended("a", 4, Some("hello")));
+        let times = SendTimes { scheduled: at(4), read: at(0), ready: at(4), follows_turn: false };
+        assert_eq!(sent(&mut queue, 5), ("b0", times), "ready when the other session ended");
+    }
+
+    #[test]
+    fn at_the_end_due_requests_are_abandoned_and_others_counted() {
+        let mut queue = queue(None);
+        for (name, time) in [("due", 3), ("later", 8)] {
+            queue.admit_request(single(name, Some(time)), at(0));
+        }
+        queue.stop_sending(at(5), StopReason::MaxSeconds);
+        queue.abandon_due(at(5), StopReason::MaxSeconds);
+        let abandoned = std::iter::from_fn(|| queue.next_action()).map(|action| match action {
+            Action::Abandon { request, .. } => request.name,
+            action @ Action::Fill { .. } => panic!("{action:?}"),
+        });
+        assert_eq!(abandoned.collect::<Vec<_>>(), ["due"]);
+        assert_eq!((queue.unsent_count(), queue.has_read_all_due()), (1, true));
     }
 }

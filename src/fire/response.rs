@@ -96,7 +96,7 @@ impl ReceivedResponse {
     /// Takes bytes of the body.
     ///
     /// # Errors
-    /// The response reports a failure, or does not belong to this API: there is no point in reading on.
+    /// The response reports a failure or does not belong to this API, so reading on is useless.
     pub fn push(&mut self, arrival: ReadStamp, bytes: &[u8]) -> Result<(), RequestFailure> {
         self.arrival = arrival;
         match self.body_format() {
@@ -212,9 +212,9 @@ impl ReceivedResponse {
         self.usage = delta.usage.or_earlier(self.usage);
         self.metrics = delta.metrics.or(self.metrics);
         if delta.choices.iter().any(ChoiceDelta::has_token) {
-            let answers = delta.choices.iter().any(ChoiceDelta::has_answer);
+            let is_answer = delta.choices.iter().any(ChoiceDelta::has_answer);
             let ids = delta.choices.iter().map(|choice| choice.ids).sum();
-            self.take_token(arrival, answers, ids, token_count);
+            self.take_token(arrival, is_answer, ids, token_count);
         } else if delta.choices.iter().any(|choice| !choice.opens) {
             let stamp = arrival.time;
             self.empty_chunks = Some((self.empty_chunks.map_or(stamp, |(first, _)| first), stamp));
@@ -225,11 +225,11 @@ impl ReceivedResponse {
 
     /// Reduces a text that may repeat everything before it to what is new. A chunk with an incomplete character may have no text:
     /// then the server's token count decides whether it bears tokens, if it has counted since the first chunk.
-    fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, extent: TextMode, token_count: Option<u32>) {
+    fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, mode: TextMode, token_count: Option<u32>) {
         let text = std::mem::take(&mut choice.text);
         choice.text = match choice.part {
             OutputKind::Reasoning => self.transcript.new_reasoning(text),
-            OutputKind::Answer | OutputKind::ToolCall => self.transcript.new_text(extent, text),
+            OutputKind::Answer | OutputKind::ToolCall => self.transcript.new_text(mode, text),
         };
         let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
         if choice.text.is_empty() && counts && !choice.opens {
@@ -288,14 +288,14 @@ impl ReceivedResponse {
 
     /// Takes a token-bearing chunk: whether any of its text is not reasoning, the number of token ids in it, and the server's
     /// count so far.
-    fn take_token(&mut self, arrival: ReadStamp, answers: bool, ids: usize, total: Option<u32>) {
+    fn take_token(&mut self, arrival: ReadStamp, is_answer: bool, ids: usize, total: Option<u32>) {
         let stamp = arrival.time;
         self.count_stamp(arrival);
         if let Some(last) = self.last.replace(stamp) {
             self.itl.push(stamp.since(last));
         }
         self.first.get_or_insert(stamp);
-        if answers {
+        if is_answer {
             self.first_answer.get_or_insert(stamp);
         }
         let tokens = match (ids, total) {
@@ -399,7 +399,7 @@ impl ReceivedResponse {
         output.generated_text = Some(self.transcript.into_text());
     }
 
-    /// Takes the empty chunks as tokens if there are no others. A response may end within a character, and a server that holds
+    /// Takes the empty chunks as tokens if no other chunk bears one. A response may end within a character, and a server that holds
     /// incomplete characters back then sends no text at all. If it still counts tokens, the empty chunks must have borne them.
     fn use_empty_chunks(&mut self) {
         let counted = self.usage.completion_tokens.unwrap_or(0);
@@ -458,7 +458,7 @@ impl ReceivedResponse {
         } else if let Some(tokens) = (chunks > 0).then(|| count_tokens(self.transcript.text())).flatten() {
             (tokens, TokenSource::Tokenizer)
         } else if self.untimed_tokens {
-            // Without streaming there are no chunks to count.
+            // A non-streaming response has no chunks to count.
             (0, TokenSource::Chunks)
         } else {
             (chunks, TokenSource::Chunks)
@@ -649,7 +649,7 @@ mod tests {
         };
         assert_eq!(tokens(r#","usage":{"completion_tokens":2}"#, None), (2, Some(TokenSource::Usage), Some(vec![])));
         assert_eq!(tokens("", Some(3)), (3, Some(TokenSource::Tokenizer), Some(vec![])));
-        assert_eq!(tokens("", None), (0, None, Some(vec![])), "there was no chunk");
+        assert_eq!(tokens("", None), (0, None, Some(vec![])), "without chunks");
     }
 
     #[test]

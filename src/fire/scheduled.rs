@@ -1,4 +1,4 @@
-//! What scheduling needs to know about a request. The request answers; see `input.rs`.
+//! What scheduling needs to know about a request. The request itself provides it: see `input.rs`.
 
 use crate::units::Nanos;
 
@@ -18,4 +18,51 @@ pub trait Scheduled {
     fn think_time(&self) -> Option<Nanos>;
     /// Approximate size in memory, in bytes.
     fn weight(&self) -> u64;
+}
+
+#[cfg(test)]
+pub mod fake {
+    use super::*;
+
+    pub const SECOND: u64 = 1_000_000_000;
+
+    /// A request for tests, with times in seconds.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct FakeRequest {
+        pub name: &'static str,
+        /// Its timestamp.
+        pub at: Option<u64>,
+        pub session: Option<&'static str>,
+        /// Its think time.
+        pub think: u64,
+        /// Whether it needs earlier responses.
+        pub open: bool,
+        /// When its line is read.
+        pub comes: u64,
+        pub weight: u64,
+    }
+
+    impl Scheduled for FakeRequest {
+        fn timestamp(&self) -> Option<Nanos> {
+            self.at.map(|s| Nanos(s * SECOND))
+        }
+        fn session(&self) -> Option<&str> {
+            self.session
+        }
+        fn begins_conversation(&self) -> bool {
+            false
+        }
+        fn needs_responses(&self) -> bool {
+            self.open
+        }
+        fn read_at(&self) -> Nanos {
+            Nanos(self.comes * SECOND)
+        }
+        fn think_time(&self) -> Option<Nanos> {
+            Some(Nanos(self.think * SECOND))
+        }
+        fn weight(&self) -> u64 {
+            self.weight
+        }
+    }
 }

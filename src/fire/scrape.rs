@@ -125,7 +125,7 @@ impl RunningScraper {
     }
 }
 
-/// The headers for scrapes. Those of the requests are sent only to the server of the requests, since they may hold a key.
+/// The headers for scrapes. The headers of the requests may hold a key, so only the server of the requests receives them.
 fn headers_for(url: &Url, base: &Url, headers: &Headers) -> HeaderMap {
     let mut own = if url.origin() == base.origin() {
         headers.map.clone()

@@ -44,7 +44,7 @@ struct SessionState<R> {
 
 /// Whether a turn may be sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Admission<R> {
+pub enum TurnAdmission<R> {
     /// It is the first of its session.
     First(R),
     /// The turn before it ended at that time.
@@ -75,7 +75,7 @@ impl<R> Default for SessionTable<R> {
 
 impl<R: Scheduled> SessionTable<R> {
     /// Takes a turn of session `id` in the order of the input.
-    pub fn admit_turn(&mut self, id: &str, turn: R) -> Admission<R> {
+    pub fn admit_turn(&mut self, id: &str, turn: R) -> TurnAdmission<R> {
         self.set_latest(Some(id));
         if turn.begins_conversation() && self.known.get(id).is_some_and(|session| !session.busy && session.begun) {
             self.forget_session(id);
@@ -92,7 +92,7 @@ impl<R: Scheduled> SessionTable<R> {
                 active: false,
             };
             self.known.insert(id.to_owned(), session);
-            return Admission::First(turn);
+            return TurnAdmission::First(turn);
         };
         if session.busy || !session.begun {
             self.parked += 1;
@@ -100,16 +100,20 @@ impl<R: Scheduled> SessionTable<R> {
                 self.weight += turn.weight();
                 session.parked.push_back(turn);
             }
-            return Admission::Parked;
+            return TurnAdmission::Parked;
         }
         if session.failed {
-            return Admission::Lost(turn);
+            return TurnAdmission::Lost(turn);
         }
         session.busy = true;
         if let Some(rank) = session.idle_rank.take() {
             self.idle.remove(&rank);
         }
-        if session.active { Admission::Next(turn, session.ended) } else { Admission::Returns(turn, session.ended) }
+        if session.active {
+            TurnAdmission::Next(turn, session.ended)
+        } else {
+            TurnAdmission::Returns(turn, session.ended)
+        }
     }
 
     /// Marks session `id` as begun and active: its first turn is about to be sent.
@@ -275,24 +279,24 @@ mod tests {
     #[test]
     fn one_turn_at_a_time_in_the_order_of_lines() {
         let mut sessions = SessionTable::default();
-        assert_eq!(sessions.admit_turn("a", turn(0)), Admission::First(turn(0)));
-        assert_eq!(sessions.admit_turn("a", turn(1)), Admission::Parked, "the first has not begun");
+        assert_eq!(sessions.admit_turn("a", turn(0)), TurnAdmission::First(turn(0)));
+        assert_eq!(sessions.admit_turn("a", turn(1)), TurnAdmission::Parked, "the first has not begun");
         sessions.begin_session("a");
-        assert_eq!(sessions.admit_turn("b", turn(10)), Admission::First(turn(10)));
+        assert_eq!(sessions.admit_turn("b", turn(10)), TurnAdmission::First(turn(10)));
         assert_eq!((sessions.parked_count(), sessions.active_count()), (1, 1));
         assert_eq!(sessions.end_turn("a", Nanos(7), Some("x".into())), (Some(turn(1)), vec![]));
-        assert_eq!(sessions.admit_turn("a", turn(2)), Admission::Parked);
+        assert_eq!(sessions.admit_turn("a", turn(2)), TurnAdmission::Parked);
         assert_eq!(sessions.end_turn("a", Nanos(9), Some("y".into())), (Some(turn(2)), vec![]));
         assert_eq!(sessions.responses_so_far("a"), ["x", "y"]);
         assert_eq!(sessions.end_turn("a", Nanos(11), Some("z".into())), (None, vec![]));
         assert_eq!(sessions.active_count(), 1, "its lines may go on");
-        assert_eq!(sessions.admit_turn("a", turn(3)), Admission::Next(turn(3), Nanos(11)));
+        assert_eq!(sessions.admit_turn("a", turn(3)), TurnAdmission::Next(turn(3), Nanos(11)));
         sessions.end_turn("a", Nanos(12), Some("!".into()));
         sessions.set_latest(None);
         assert_eq!((sessions.active_count(), sessions.parked_weight()), (0, 0));
         assert_eq!(
             sessions.admit_turn("a", turn(4)),
-            Admission::Returns(turn(4), Nanos(12)),
+            TurnAdmission::Returns(turn(4), Nanos(12)),
             "others may have its place"
         );
         sessions.resume_session("a");
@@ -303,17 +307,17 @@ mod tests {
     fn a_name_that_is_used_again_is_another_conversation() {
         let begins = |number| Numbered { number, begins: true };
         let mut sessions = SessionTable::default();
-        assert_eq!(sessions.admit_turn("a", begins(0)), Admission::First(begins(0)));
+        assert_eq!(sessions.admit_turn("a", begins(0)), TurnAdmission::First(begins(0)));
         sessions.begin_session("a");
-        assert_eq!(sessions.admit_turn("a", turn(1)), Admission::Parked);
-        assert_eq!(sessions.admit_turn("a", begins(10)), Admission::Parked, "one at a time");
-        assert_eq!(sessions.admit_turn("a", turn(11)), Admission::Parked);
+        assert_eq!(sessions.admit_turn("a", turn(1)), TurnAdmission::Parked);
+        assert_eq!(sessions.admit_turn("a", begins(10)), TurnAdmission::Parked, "one at a time");
+        assert_eq!(sessions.admit_turn("a", turn(11)), TurnAdmission::Parked);
         assert_eq!(sessions.end_turn("a", Nanos(1), None), (Some(begins(10)), vec![turn(1)]));
         assert_eq!(sessions.responses_so_far("a"), [""; 0]);
         assert_eq!(sessions.end_turn("a", Nanos(2), Some("x".into())), (Some(turn(11)), vec![]));
         assert_eq!(sessions.responses_so_far("a"), ["x"]);
         assert_eq!(sessions.end_turn("a", Nanos(3), None), (None, vec![]));
-        assert_eq!(sessions.admit_turn("a", begins(20)), Admission::First(begins(20)));
+        assert_eq!(sessions.admit_turn("a", begins(20)), TurnAdmission::First(begins(20)));
         assert_eq!((sessions.parked_count(), sessions.parked_weight(), sessions.active_count()), (0, 0, 0));
     }
 
@@ -336,7 +340,7 @@ mod tests {
         sessions.admit_turn("a", turn(1));
         sessions.admit_turn("a", turn(2));
         assert_eq!(sessions.end_turn("a", Nanos(1), None), (None, vec![turn(1), turn(2)]));
-        assert_eq!((sessions.admit_turn("a", turn(3)), sessions.parked_count()), (Admission::Lost(turn(3)), 0));
+        assert_eq!((sessions.admit_turn("a", turn(3)), sessions.parked_count()), (TurnAdmission::Lost(turn(3)), 0));
     }
 
     #[test]
@@ -345,8 +349,8 @@ mod tests {
         for turn in 0..200 {
             for id in (0..50).map(|i| format!("s{i}")) {
                 match sessions.admit_turn(&id, self::turn(turn)) {
-                    Admission::First(_) if turn == 0 => sessions.begin_session(&id),
-                    gate => assert_eq!(gate, Admission::Returns(self::turn(turn), Nanos(turn - 1)), "{id}"),
+                    TurnAdmission::First(_) if turn == 0 => sessions.begin_session(&id),
+                    gate => assert_eq!(gate, TurnAdmission::Returns(self::turn(turn), Nanos(turn - 1)), "{id}"),
                 }
                 assert_eq!(sessions.end_turn(&id, Nanos(turn), Some(String::new())), (None, vec![]));
             }
@@ -368,6 +372,6 @@ mod tests {
             "{}",
             sessions.known.len()
         );
-        assert_eq!(sessions.admit_turn("s0", turn(0)), Admission::First(turn(0)));
+        assert_eq!(sessions.admit_turn("s0", turn(0)), TurnAdmission::First(turn(0)));
     }
 }

@@ -22,7 +22,7 @@ const MAX_MESSAGES: usize = 1000;
 pub struct Tally {
     /// All outputs.
     pub offered: u64,
-    /// Outputs that failed.
+    /// Failed outputs.
     pub failed: u64,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,

@@ -44,9 +44,9 @@ impl Transcript {
 
     /// Returns the new part of a chunk's text, which has this extent. If the server replaced the end of the text so far, that end
     /// is removed; a chunk without text removes nothing.
-    pub fn new_text<'a>(&mut self, extent: TextMode, chunk: Cow<'a, str>) -> Cow<'a, str> {
+    pub fn new_text<'a>(&mut self, mode: TextMode, chunk: Cow<'a, str>) -> Cow<'a, str> {
         let repeats = self.text == chunk;
-        match extent {
+        match mode {
             _ if chunk.is_empty() => return chunk,
             TextMode::Incremental => return chunk,
             TextMode::Either if self.only_new => return chunk,
@@ -95,11 +95,11 @@ mod tests {
     use super::*;
 
     /// The text of these chunks, and what was new in each.
-    fn text_of(extent: TextMode, chunks: &[&str]) -> (String, Vec<String>) {
+    fn text_of(mode: TextMode, chunks: &[&str]) -> (String, Vec<String>) {
         let mut transcript = Transcript::default();
         let mut new_parts = Vec::new();
         for chunk in chunks {
-            let new = transcript.new_text(extent, Cow::Borrowed(chunk));
+            let new = transcript.new_text(mode, Cow::Borrowed(chunk));
             transcript.push(&new);
             new_parts.push(new.into_owned());
         }

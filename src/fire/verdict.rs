@@ -27,13 +27,13 @@ pub struct Evidence {
     pub by_schedule: bool,
     /// `--max-concurrency`; `None`: no limit.
     pub max_concurrency: Option<u32>,
-    /// The mean latency of the successful requests; `None`: there is none.
+    /// The mean latency of the successful requests; `None` without any.
     pub mean_latency: Option<Nanos>,
     /// The run's duration.
     pub duration: Nanos,
     /// Requests that were sent.
     pub sent: u64,
-    /// Whether parked turns of conversations took so much memory that the lines after them could not be read in time.
+    /// Whether parked turns of conversations filled their memory, so that the lines after them could not be read in time.
     pub input_blocked: bool,
 }
 
@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_burst_in_step_that_is_read_late_but_whole_is_clean() {
-        // 2,048 streams every 50 ms: the last of a step is read some 20 ms after it came, with its own stamp.
+        // 2,048 streams every 50 ms: the last chunk of a step is read about 20 ms after its arrival, with its own stamp.
         let mut evidence = kernel();
         evidence.stamps.late = 95_000;
         evidence.read_lag = Some(Percentiles { p50: Nanos(9 * MS), p99: Nanos(20 * MS), max: Nanos(30 * MS) });
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_client_that_mostly_wakes_late_does_not_know_the_joining_of_the_server() {
-        // Held to a tenth of the time by stops: reads that seem in time have joined chunks as well.
+        // Stopped for nine tenths of the time: reads that seem in time have joined chunks as well.
         let mut evidence = kernel();
         evidence.stamps =
             Stamps { chunks: 25_600, coalesced: 21_456, late: 24_055, late_coalesced: 20_274, ..Stamps::default() };
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_stamps_nothing_leaves_the_rules_of_user_space() {
+    fn without_any_kernel_stamp_the_rules_of_user_space_apply() {
         let mut evidence = Evidence { kernel: true, ..user() };
         evidence.client.run_queue = Some(0.3);
         let (verdict, reasons) = judge_run(&evidence);
@@ -494,7 +494,7 @@ mod tests {
             evidence.send_lag = Some(Percentiles { p99: all(ms).p99, ..evidence.send_lag.unwrap() });
         };
         steps(open, late, [4.9, 5.1], Some(50.1), "sent late against the schedule (send lag p99");
-        // The largest of a few is an accident.
+        // The maximum of few values is an accident.
         let mut evidence = Evidence { sent: 99, ..open() };
         late(&mut evidence, 100.0);
         assert_eq!(judge_run(&evidence).0, Verdict::Clean);
@@ -507,16 +507,16 @@ mod tests {
         // The mean latency is 2 s.
         let lag = |evidence: &mut Evidence, ms: f64| evidence.send_lag = Some(all(ms));
         steps(kernel, lag, [39.9, 40.1], Some(100.1), "to send the next request");
-        // All slots are free at the start, and the last of them waits for the others.
+        // All slots are free at the start, and the last one waits for the others.
         let mut evidence = kernel();
         evidence.send_lag = Some(Percentiles { p50: Nanos(60_000), p99: Nanos(300 * MS), max: Nanos(900 * MS) });
         assert_eq!(judge_run(&evidence).0, Verdict::Clean);
-        // Nor does a load that is all start.
+        // A load that consists of its start only is not judged either.
         let burst = Evidence { send_lag: Some(all(300.0)), max_concurrency: None, ..kernel() };
         assert_eq!(judge_run(&burst).0, Verdict::Clean);
         assert_eq!(judge_run(&Evidence { max_concurrency: Some(501), ..burst.clone() }).0, Verdict::Clean);
         assert_eq!(judge_run(&Evidence { max_concurrency: Some(500), ..burst }).0, Verdict::ClientBound);
-        // Microseconds are nothing to judge short requests by.
+        // Short requests are not judged by microseconds.
         let short = Evidence { mean_latency: Some(Nanos(5 * MS)), send_lag: Some(all(0.99)), ..kernel() };
         assert_eq!(judge_run(&short).0, Verdict::Clean);
         assert_eq!(judge_run(&Evidence { send_lag: Some(all(1.01)), ..short.clone() }).0, Verdict::ClientBound);

@@ -18,7 +18,7 @@ fn generate(args: &[&str], stdin: &str) -> Vec<Value> {
     lines(&done.stdout)
 }
 
-/// What `vb-gen` says when it refuses these flags.
+/// The error of `vb-gen` for these flags.
 fn refusal(args: &[&str]) -> String {
     let done = run("vb-gen", args, "");
     assert_eq!(done.code, 2, "{done:?}");
@@ -36,15 +36,15 @@ fn model(name: &str, template: &str) -> String {
 
 const PLAIN: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]";
 
-/// Today's date, which some templates write, as `DATE`.
+/// Replaces today's date, which some templates write, by `DATE`.
 fn undated(text: &str) -> String {
     let Some((before, after)) = text.split_once("Current date: ") else { return text.to_owned() };
     format!("{before}Current date: DATE{}", &after["2000-01-01".len()..])
 }
 
-/// What is made up has every turn that was asked for, and where a limit takes some away, that is said.
+/// Random conversations have every requested turn; if a limit removes some, a warning says so.
 #[test]
-fn made_up_conversations_are_not_cut_without_a_word() {
+fn random_conversations_are_not_shortened_without_a_warning() {
     let model = model("conv-uncut", PLAIN);
     let chat = ["--dataset-name", "multi-turn", "--backend", "openai-chat", "--tokenizer", &model];
     let long = [&chat[..], &["--num-conversations", "1", "--num-turns", "12", "--per-turn-input-len", "1024"]].concat();
@@ -200,7 +200,7 @@ fn made_up_conversations_are_exact_and_the_same_on_every_machine() {
         }
         assert!(messages[2..].iter().step_by(2).all(|m| *m == json!({"role": "assistant", "content": null})));
         assert_eq!(request["think_time"].is_null(), turn == 0);
-        // Of the turn before: its prompt, and its reply, which is as long as it may be.
+        // From the turn before: its prompt, and its response at full length.
         let cached = match (session, turn) {
             (0, 0) => json!(0),
             (_, 0) => json!(6),
@@ -244,7 +244,7 @@ fn num_prompts_counts_turns_and_num_conversations_conversations() {
     assert_eq!(found, [2, 3, 4]);
 }
 
-/// No more turns are made than are written, so a long conversation costs what is taken of it.
+/// Only the turns that are written are generated, so a long conversation costs only the used part.
 #[test]
 fn turns_that_are_not_written_are_not_made() {
     let model = model("conv-endless", PLAIN);
@@ -256,7 +256,7 @@ fn turns_that_are_not_written_are_not_made() {
     }
 }
 
-/// All turns of a conversation are counted in about the time of the last, which holds all of it.
+/// Counting all turns of a conversation takes about as long as counting the last one, which contains them all.
 #[test]
 fn a_long_conversation_is_counted_once() {
     let args =

@@ -16,7 +16,7 @@ use vb::{
 
 use crate::tool::{self, Done, Sim, command, data, folder, run, truths};
 
-/// Requests by hand: `count` of them, with these keys in each.
+/// `count` hand-written requests, each with these keys.
 pub fn requests(count: usize, keys: &str) -> String {
     let line = |i| {
         let prompt = format!("\"request_id\":\"r{i}\",\"prompt\":\"This is prompt {i}\"");
@@ -25,7 +25,7 @@ pub fn requests(count: usize, keys: &str) -> String {
     (0..count).map(line).collect::<Vec<_>>().concat()
 }
 
-/// Each answer has its full length.
+/// Each response has its full length.
 pub const FULL: &str = "\"body\":{\"ignore_eos\":true},";
 
 pub fn fire(url: &str, args: &[&str], stdin: &str) -> Done {
@@ -48,7 +48,7 @@ fn seconds(value: &Value) -> f64 {
     value.as_f64().unwrap()
 }
 
-/// The outputs of a stream as their type, whose instants keep every nanosecond.
+/// The outputs of a stream as their type, whose times keep every nanosecond.
 pub fn outputs(stdout: &str) -> (RunRecord, Vec<RequestFuncOutput>) {
     let mut lines = stdout.lines();
     let run = serde_json::from_str(lines.next().unwrap()).unwrap();
@@ -57,7 +57,7 @@ pub fn outputs(stdout: &str) -> (RunRecord, Vec<RequestFuncOutput>) {
     (run, outputs)
 }
 
-/// The most requests that were in flight at one instant.
+/// The maximum number of requests in flight at one instant.
 pub fn most_in_flight(outputs: &[RequestFuncOutput]) -> i32 {
     let events = |output: &RequestFuncOutput| {
         let start = output.start_time.unwrap();
@@ -74,13 +74,13 @@ pub fn most_in_flight(outputs: &[RequestFuncOutput]) -> i32 {
 }
 
 #[test]
-fn a_closed_loop_keeps_exactly_so_many_in_flight() {
+fn a_closed_loop_keeps_exactly_its_number_in_flight() {
     let sim = Sim::start(&[]);
     let done = fire(&sim.url, &["--max-concurrency", "4"], &requests(40, FULL));
     assert_eq!(done.code, 0, "{}", done.stderr);
-    // Other tests run beside it, so the client may be late.
-    let told = done.stderr.lines().find(|line| !line.starts_with("vb-fire: suspect:"));
-    assert_eq!(told, None, "silent where nobody looks");
+    // Other tests run at the same time, so the client may be late.
+    let warning = done.stderr.lines().find(|line| !line.starts_with("vb-fire: suspect:"));
+    assert_eq!(warning, None, "silent without a terminal");
     let (run, outputs, end) = records(&done.stdout);
     assert_eq!(
         (&run["model"], &run["max_concurrency"], &run["request_rate"]),
@@ -119,11 +119,11 @@ fn what_the_client_saw_is_what_the_server_sent() {
         assert_eq!((output.prompt_len, output.output_tokens), (truth.prompt_tokens, truth.output_tokens));
         assert_eq!(truth.sent.len(), output.itl.len() + 1);
         let start = output.start_time.unwrap();
-        // One clock read by two programs, each with its own anchor: 50 µs is what those may differ by on a busy machine.
+        // One clock read by two programs, each with its own anchor: these may differ by 50 µs on a busy machine.
         let anchors = Nanos(50_000);
         let arrived = truth.arrived.unwrap_or(truth.received);
         assert!(start < arrived + anchors && arrived <= truth.received, "it is sent before it arrives, and then read");
-        assert!(output.ttft.unwrap() + anchors > truth.sent[0].since(arrived), "TTFT is no less than the server's");
+        assert!(output.ttft.unwrap() + anchors > truth.sent[0].since(arrived), "TTFT is at least the server's");
         assert!(start + output.ttft.unwrap() + anchors > truth.sent[0], "nothing arrives before it is sent");
     }
 }
@@ -159,7 +159,7 @@ fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
     for (i, output) in limited.iter().enumerate() {
         assert_eq!(output.scheduled_time.since(run.clock.start), Nanos(i as u64 * 10_000_000));
     }
-    // One at a time, each of 40 ms and due every 10 ms: the last waits for five others.
+    // One at a time, each takes 40 ms and one is due every 10 ms: the last waits for five others.
     assert!(limited[5].queue_time.unwrap() > Nanos(100_000_000), "{:?}", limited[5]);
     let (_, _, end) = records(&done.stdout);
     assert!(end["schedule_lag"]["max"].as_f64().unwrap() > 0.100);
@@ -167,10 +167,10 @@ fn the_requests_own_times_are_obeyed_and_a_limit_shows_the_wait() {
     let (run, free) = outputs(&fire(&sim.url, &["--request-rate", "inf"], &lines).stdout);
     let own = |i: usize| UnixNanos(run.clock.start.0) + Nanos(i as u64 * 10_000_000);
     let obeyed = (1..6).any(|i| free[i].scheduled_time == own(i));
-    assert!(free.len() == 6 && !obeyed, "`inf` sends at once, whatever the requests say");
+    assert!(free.len() == 6 && !obeyed, "`inf` sends at once and ignores the timestamps of requests");
 }
 
-/// What must be said of each fault: with `/v1/completions`, and with a chat where that differs.
+/// The error of each fault: with `/v1/completions`, and with a chat if it differs.
 const FAULTS: &[(&str, &str)] = &[
     ("close_before_headers", "reset"),
     ("reset_before_headers", "reset"),
@@ -214,7 +214,7 @@ const FAULTS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_fault_of_the_server_is_told_for_what_it_is() {
+fn every_fault_of_the_server_is_recognized() {
     let sim = Sim::start(&["--step-base", "1ms"]);
     for (backend, transport) in [("openai", "stamped"), ("openai-chat", "stamped"), ("openai", "portable")] {
         let line = |fault: &str| {
@@ -243,11 +243,11 @@ fn every_fault_of_the_server_is_told_for_what_it_is() {
         assert_eq!(multi["chunk_tokens"], serde_json::json!([]), "chunks are not tokens");
         assert_eq!(by_id["no_usage"]["token_source"], "chunks");
         assert_eq!(by_id["usage_in_choices"]["token_source"], "usage");
-        assert_eq!(by_id["finish_empty"]["itl"].as_array().unwrap().len(), 11, "the empty end is no token");
+        assert_eq!(by_id["finish_empty"]["itl"].as_array().unwrap().len(), 11, "the empty end is not a token");
         assert!(by_id["status_429"]["error"].as_str().unwrap().starts_with("HTTP 429 Too Many Requests: "));
         if backend == "openai-chat" {
             let thinks = by_id["reasoning"];
-            // The answer begins with the seventh chunk, at whatever time that came.
+            // The answer begins with the seventh chunk.
             for thinks in [thinks, by_id["reasoning_content"]] {
                 let gaps: f64 = thinks["itl"].as_array().unwrap()[..6].iter().map(seconds).sum();
                 assert!((seconds(&thinks["ttft"]) + gaps - seconds(&thinks["ttft_answer"])).abs() < 1e-7, "{thinks}");
@@ -258,7 +258,7 @@ fn every_fault_of_the_server_is_told_for_what_it_is() {
 }
 
 #[test]
-fn the_most_frequent_error_is_said_with_its_cure() {
+fn the_most_frequent_error_is_reported_with_its_cure() {
     let sim = Sim::start(&["--served-model-name", "llama"]);
     let done = fire(&sim.url, &["--model", "lama"], &requests(3, ""));
     assert_eq!(done.code, 1);
@@ -281,7 +281,7 @@ fn the_most_frequent_error_is_said_with_its_cure() {
             done.stderr
         );
     }
-    // One in a hundred may fail by default, and not more.
+    // By default, at most one in a hundred may fail.
     let one = |count: usize| requests(count, FULL) + &requests(1, "\"body\":{\"vb_fault\":\"status_500\"},");
     assert_eq!(fire(&sim.url, &[], &one(99)).code, 0);
     assert_eq!(fire(&sim.url, &[], &one(98)).code, 1);
@@ -289,7 +289,7 @@ fn the_most_frequent_error_is_said_with_its_cure() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_once() {
+fn an_unreachable_server_is_reported_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let done = fire(&format!("http://{free}"), &[], &requests(9, ""));
     assert_eq!((done.code, done.stdout.as_str(), done.stderr.lines().count()), (4, "", 1), "{}", done.stderr);
@@ -300,7 +300,7 @@ fn a_server_that_is_not_there_is_told_once() {
     );
     let late = fire(&format!("http://{free}"), &["--ready-check", "600ms"], &requests(9, ""));
     assert!(late.code == 4 && late.stderr.contains("not ready within 600.0 ms"), "{}", late.stderr);
-    // It accepts, but never says a word: the handshake cannot end.
+    // It accepts the connection but never sends anything: the handshake cannot end.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", deaf.local_addr().unwrap());
     let done = fire(&url, &["--timeout-connect", "300ms"], &requests(1, ""));
@@ -312,15 +312,15 @@ fn a_server_that_is_not_there_is_told_once() {
     assert!(done.code == 4 && done.stderr.contains("no.such.host.invalid has no address"), "{}", done.stderr);
 }
 
-/// A server that says these bytes to every request and closes.
-pub fn server_that_says(answer: String) -> String {
+/// A server that sends these bytes for every request and closes.
+pub fn server_that_says(response: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             if stream.read(&mut [0; 1 << 14]).is_ok_and(|n| n > 0) {
-                let _ = stream.write_all(answer.as_bytes());
+                let _ = stream.write_all(response.as_bytes());
             }
         }
     });
@@ -328,14 +328,14 @@ pub fn server_that_says(answer: String) -> String {
 }
 
 #[test]
-fn what_came_of_a_failure_s_text_is_told() {
+fn the_received_part_of_an_error_s_text_is_reported() {
     let head = |length: usize| format!("HTTP/1.1 500 Internal Server Error\r\ncontent-length: {length}\r\n\r\n");
-    for (answer, want) in [
+    for (response, want) in [
         (head(100_000) + "over capacity " + &"x".repeat(99_986), "HTTP 500 Internal Server Error: over capacity xx"),
         (head(1000) + "over capacity", "HTTP 500 Internal Server Error: over capacity"),
         (head(0), "HTTP 500 Internal Server Error"),
     ] {
-        let done = fire(&server_that_says(answer), &["--model", "m"], &requests(1, ""));
+        let done = fire(&server_that_says(response), &["--model", "m"], &requests(1, ""));
         let (_, outputs, _) = records(&done.stdout);
         let error = outputs[0]["error"].as_str().unwrap();
         assert!(error.starts_with(want) && !error.ends_with(": "), "{error}");
@@ -409,7 +409,7 @@ fn secrets_are_sent_and_never_shown() {
     }
 }
 
-/// A server that repeats what it was sent: the keys in an address and in a request's own body.
+/// A server that repeats the request in its error, with the keys in its URL and body.
 #[test]
 fn keys_in_addresses_and_bodies_are_never_shown() {
     let error = "{\"error\":{\"message\":\"no such key: sk-of-body, and none of /x?key=sk-of-query\"}}";
@@ -429,13 +429,13 @@ fn keys_in_addresses_and_bodies_are_never_shown() {
 }
 
 #[test]
-fn tls_is_checked_unless_told_otherwise() {
+fn certificates_are_checked_unless_insecure_is_given() {
     let sim = Sim::start_tls(&[]);
     let with = |args: &[&str], ca: &str| {
         let mut vb = command("vb-fire");
         vb.args(["--base-url", &sim.url]).args(args).env("SSL_CERT_FILE", data(ca));
         let mut child = vb.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // It may leave before it reads.
+        // The client may close the connection before it reads.
         let _ = child.stdin.take().unwrap().write_all(requests(2, FULL).as_bytes());
         tool::done(child.wait_with_output().unwrap())
     };
@@ -448,7 +448,7 @@ fn tls_is_checked_unless_told_otherwise() {
     assert_eq!(with(&["--insecure"], "tls-key.pem").code, 0);
 }
 
-/// A running `vb-fire`, its output read as it comes.
+/// A running `vb-fire`, whose output is read as it arrives.
 struct Running {
     child: Child,
     out: BufReader<ChildStdout>,
@@ -465,7 +465,7 @@ impl Running {
             .spawn()
             .unwrap();
         let (mut pipe, input) = (child.stdin.take().unwrap(), stdin.to_owned());
-        // It reads no further ahead than it must, and may leave before the end.
+        // It reads no further ahead than necessary, and may exit before the end.
         std::thread::spawn(move || drop(pipe.write_all(input.as_bytes())));
         let out = BufReader::new(child.stdout.take().unwrap());
         Running { child, out }
@@ -491,7 +491,7 @@ impl Running {
 #[test]
 fn an_interrupt_drains_and_a_second_cancels() {
     let sim = Sim::start(&["--step-base", "2ms"]);
-    // Two short ones, then two that are long.
+    // Two short requests, then two long ones.
     let long = "{\"prompt\":\"long\",\"expected_output_len\":300,\"body\":{\"ignore_eos\":true}}\n";
     let lines = requests(2, FULL) + long + long + &requests(50, FULL);
     for (signals, outcome) in [(1, "ok"), (2, "cancelled")] {
@@ -499,7 +499,7 @@ fn an_interrupt_drains_and_a_second_cancels() {
         let head: String = (0..3).map(|_| running.line()).collect();
         for _ in 0..signals {
             running.signal(Signal::INT);
-            // Two signals that are still pending would be one.
+            // Two pending signals would be merged into one.
             std::thread::sleep(std::time::Duration::from_millis(30));
         }
         let (rest, done) = running.end();
@@ -550,7 +550,7 @@ fn a_killed_run_keeps_what_was_finished() {
 }
 
 #[test]
-fn waiting_for_input_that_brings_nothing_is_no_part_of_the_duration() {
+fn waiting_for_input_at_the_end_does_not_count_as_duration() {
     let sim = Sim::start(&[]);
     let mut child = command("vb-fire")
         .args(["--base-url", &sim.url])
@@ -574,7 +574,7 @@ fn waiting_for_input_that_brings_nothing_is_no_part_of_the_duration() {
 }
 
 #[test]
-fn a_reader_that_leaves_stops_the_load() {
+fn a_reader_that_closes_its_end_stops_the_load() {
     let sim = Sim::start(&["--step-base", "2ms"]);
     let mut running = Running::start(&sim.url, &["--max-concurrency", "1"], &requests(5000, FULL));
     running.line();
@@ -585,7 +585,7 @@ fn a_reader_that_leaves_stops_the_load() {
 }
 
 #[test]
-fn a_full_disk_is_told() {
+fn a_full_disk_is_reported() {
     let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") else { return };
     let sim = Sim::start(&[]);
     let mut child = command("vb-fire")

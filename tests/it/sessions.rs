@@ -1,4 +1,4 @@
-//! Conversations through `vb-fire` and `vb-sim`: one turn at a time, with what the server really said.
+//! Conversations through `vb-fire` and `vb-sim`: one turn at a time, with the responses that the server really sent.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
 
 const CHAT: [&str; 2] = ["--backend", "openai-chat"];
 
-/// The lines of a conversation of so many turns.
+/// The lines of a conversation with this number of turns.
 fn conversation(id: &str, turns: usize, keys: &str) -> String {
     let mut messages: Vec<Value> = Vec::new();
     let mut lines = Vec::new();
@@ -39,7 +39,7 @@ fn end(output: &Value) -> f64 {
 }
 
 #[test]
-fn each_turn_holds_what_the_server_said_and_waits_for_it() {
+fn each_turn_waits_for_the_response_before_it_and_holds_it() {
     let sim = Sim::start(&["--step-base", "2ms"]);
     let lines: String = ["a", "b", "c"].iter().map(|id| conversation(id, 3, "\"think_time\":0.05,")).collect();
     let args = [&CHAT[..], &["--max-concurrency", "2", "--session-header", "X-Session-ID"]].concat();
@@ -53,7 +53,7 @@ fn each_turn_holds_what_the_server_said_and_waits_for_it() {
         for turn in 0..3 {
             let output = outputs[format!("{id}-{turn}").as_str()];
             chat.push(json!({"role": "user", "content": format!("{id} asks {turn}")}));
-            // The server counts the very chat that its own replies make: asked alone, it is as long.
+            // The prompt is as long as the same chat sent alone, so it holds the real responses.
             let alone = json!({"messages": chat, "expected_output_len": 1}).to_string();
             let (_, again, _) = records(&fire(&sim.url, &CHAT, &alone).stdout);
             assert_eq!(output["prompt_len"], again[0]["prompt_len"], "{id} {turn}");
@@ -84,9 +84,9 @@ fn a_turn_that_fails_ends_its_session_and_says_so() {
     assert_eq!(end_record["not_sent"]["why"], "an earlier turn of its session failed");
 }
 
-/// A user who leaves an answer has heard a part of it, and asks on.
+/// A user who cancels a response has read a part of it, and continues the conversation.
 #[test]
-fn what_the_client_leaves_on_purpose_ends_no_session() {
+fn a_turn_cancelled_on_purpose_does_not_end_its_session() {
     let sim = Sim::start(&["--step-base", "20ms"]);
     let lines = conversation("a", 3, "");
     let done = fire(&sim.url, &[&CHAT[..], &["--cancel-rate", "1", "--cancel-after", "30ms"]].concat(), &lines);
@@ -133,7 +133,7 @@ fn users_of_plain_requests_think_too_and_keep_their_slot() {
 }
 
 #[test]
-fn what_makes_no_session_is_told_with_its_line() {
+fn invalid_sessions_are_reported_with_their_line() {
     let sim = Sim::start(&[]);
     let hole = "{\"messages\":[{\"role\":\"assistant\",\"content\":null}]}\n";
     let done = fire(&sim.url, &CHAT, hole);
@@ -146,7 +146,7 @@ fn what_makes_no_session_is_told_with_its_line() {
         done.code == 1 && done.stderr.contains("placeholders for more responses than there were turns"),
         "{done:?}"
     );
-    // Lines whose first turns were cut off: none is lost, and none is sent.
+    // Lines whose first turns are missing: they are recorded, and not sent.
     let whole = conversation("a", 3, "");
     let rest = whole.split_once('\n').unwrap().1.to_owned();
     let done = fire(
@@ -155,13 +155,13 @@ fn what_makes_no_session_is_told_with_its_line() {
         &(rest + &conversation("b", 1, "")),
     );
     let (_, outputs, _) = records(&done.stdout);
-    let told = |id: &str| by_id(&outputs)[id]["error"].as_str().unwrap().to_owned();
+    let error_of = |id: &str| by_id(&outputs)[id]["error"].as_str().unwrap().to_owned();
     assert_eq!(outputs.len(), 3);
     assert!(
-        told("a-1").contains("more responses than there were turns") && told("a-2").contains("an earlier turn"),
+        error_of("a-1").contains("more responses than there were turns") && error_of("a-2").contains("an earlier turn"),
         "{outputs:?}"
     );
-    assert_eq!(told("b-0"), "");
+    assert_eq!(error_of("b-0"), "");
     for (args, want) in [
         (["--max-sessions", "0"], "would send nothing"),
         (["--max-prefill-concurrency", "0"], "would send nothing"),
@@ -175,7 +175,7 @@ fn what_makes_no_session_is_told_with_its_line() {
 }
 
 #[test]
-fn adapters_are_mixed_and_told() {
+fn adapters_are_mixed_and_recorded() {
     let sim = Sim::start(&["--served-model-name", "tiny", "one", "two", "--step-base", "1ms"]);
     let args = ["--lora-modules", "one", "two", "--lora-assignment", "round-robin", "--max-concurrency", "1"];
     let done = fire(&sim.url, &args, &requests(6, ""));
@@ -230,7 +230,7 @@ fn several_servers_share_the_load_and_each_output_says_which() {
 }
 
 #[test]
-fn requests_left_on_purpose_are_no_failures() {
+fn requests_cancelled_on_purpose_are_not_failures() {
     let folder = folder("sessions-abandon");
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--step-base", "5ms", "--truth-log", log.to_str().unwrap()]);
@@ -244,7 +244,7 @@ fn requests_left_on_purpose_are_no_failures() {
     assert!((10..=30).contains(&left.len()) && end["outcomes"]["abandoned"] == left.len(), "{end}");
     assert!(left[0]["error"].as_str().unwrap().contains("cancelled on purpose 60.0 ms after its start"), "{}", left[0]);
     sim.stop();
-    // The server noticed: it generated no more for them.
+    // The server noticed and stopped generating for them.
     let cut = truths(&log).iter().filter(|truth| truth.finish_reason.is_none()).count();
     assert_eq!(cut, left.len());
     let stats = crate::tool::run("vb-stats", &["--goodput", "e2el:10s", "--table", "always"], &done.stdout);
