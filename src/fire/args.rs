@@ -30,8 +30,9 @@ Examples:
   vb-fire --backend anthropic --max-sessions 64 --session-header X-Session-ID < talks.ndjson | vb-stats --by turn
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
-Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage; 3 invalid input; 4 no server,
-or the records cannot be written; 5 the client set some of the numbers (--strict); 130 interrupted.";
+Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage; 3 invalid input;
+4 no server, or the records cannot be written; 5 the client set some of the numbers (--strict);
+130 interrupted.";
 
 // The headings of `--help`.
 const SERVER: &str = "Server";

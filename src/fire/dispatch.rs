@@ -88,20 +88,20 @@ pub struct DispatchEnd {
 pub async fn dispatch<L: Launch>(
     sources: Sources<L::Request>,
     slots: &RequestSlots,
-    timer: &impl Timer,
+    clock: &impl Timer,
     stopper: &Stopper,
     launch: &mut L,
 ) -> DispatchEnd {
     let Sources { requests, events, schedule, think_times, max_sessions, input_lead, end } = sources;
     let queue = Queue::new(schedule, think_times, max_sessions, input_lead);
-    let mut dispatcher = Dispatcher { queue, requests, events, timer, launch };
+    let mut dispatcher = Dispatcher { queue, requests, events, clock, launch };
     let mut stop = stopper.stop_signal();
-    let mut last_yield = timer.now();
+    let mut last_yield = clock.now();
     loop {
         let next = async {
-            if timer.now().since(last_yield) > YIELD_INTERVAL {
+            if clock.now().since(last_yield) > YIELD_INTERVAL {
                 tokio::task::yield_now().await;
-                last_yield = timer.now();
+                last_yield = clock.now();
             }
             let (slot, slot_free) = if let Some(taken) = slots.try_take() {
                 taken
@@ -110,7 +110,7 @@ pub async fn dispatch<L: Launch>(
                 slots.take().await?
             };
             loop {
-                let now = timer.now();
+                let now = clock.now();
                 if end.is_some_and(|end| now >= end) {
                     stopper.start_drain(StopReason::MaxSeconds);
                     std::future::pending::<()>().await;
@@ -139,7 +139,7 @@ pub async fn dispatch<L: Launch>(
     }
     dispatcher.launch.flush();
     let reason = stop.stop_reason().unwrap_or(StopReason::Interrupted);
-    let end = end.filter(|_| reason == StopReason::MaxSeconds).map_or(timer.now(), |end| end.min(timer.now()));
+    let end = end.filter(|_| reason == StopReason::MaxSeconds).map_or(clock.now(), |end| end.min(clock.now()));
     let input_blocked = dispatcher.queue.was_blocked();
     DispatchEnd { not_due: dispatcher.abandon_all(end, reason, stop).await, input_blocked }
 }
@@ -149,7 +149,7 @@ struct Dispatcher<'a, L: Launch, T: Timer> {
     queue: Queue<L::Request>,
     requests: mpsc::Receiver<L::Request>,
     events: mpsc::UnboundedReceiver<TurnEvent<L::Request>>,
-    timer: &'a T,
+    clock: &'a T,
     launch: &'a mut L,
 }
 
@@ -159,7 +159,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event);
         }
-        self.queue.resume_sessions(self.timer.now());
+        self.queue.resume_sessions(self.clock.now());
         self.run_actions();
         while self.queue.wants_input() {
             match self.requests.try_recv() {
@@ -177,7 +177,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
     }
 
     fn admit_request(&mut self, request: L::Request) {
-        self.queue.admit_request(request, self.timer.now());
+        self.queue.admit_request(request, self.clock.now());
         self.run_actions();
     }
 
@@ -193,9 +193,9 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
     /// Waits until `time`, or for something that may be sent before it.
     async fn wait_for_news(&mut self, time: Option<Nanos>) {
         let wants_input = self.queue.wants_input();
-        let timer = async {
+        let time_reached = async {
             match time {
-                Some(time) => self.timer.wait_until(time).await,
+                Some(time) => self.clock.wait_until(time).await,
                 None => std::future::pending().await,
             }
         };
@@ -206,7 +206,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
                 Some(request) => self.admit_request(request),
                 None => self.queue.end_input(),
             },
-            () = timer => {}
+            () = time_reached => {}
         }
     }
 
@@ -350,7 +350,7 @@ mod tests {
         let prefill = Duration::from_secs(prefill);
         let mut launch = FakeLauncher { begun, service, prefill, log: Rc::clone(&log), events, fails: setting.fails };
         let slots = RequestSlots::new(Some(setting.slots), setting.prefill.map(|(count, _)| count));
-        let timer = Paused(begun);
+        let clock = Paused(begun);
         let ending = async {
             if let Some(end) = setting.end {
                 sleep(Duration::from_secs(end)).await;
@@ -368,7 +368,7 @@ mod tests {
             end: setting.end.map(|seconds| Nanos(seconds * SECOND)),
         };
         let end = tokio::select! {
-            end = dispatch(sources, &slots, &timer, &stopper, &mut launch) => end,
+            end = dispatch(sources, &slots, &clock, &stopper, &mut launch) => end,
             () = ending => DispatchEnd::default(),
         };
         let log = log.borrow().clone();
@@ -496,7 +496,7 @@ mod tests {
                 input_lead: Nanos(0),
                 end: None,
             };
-            let (slots, timer) = (RequestSlots::new(Some(2), None), Paused(begun));
+            let (slots, clock) = (RequestSlots::new(Some(2), None), Paused(begun));
             let ending = async {
                 sleep(Duration::from_secs(5)).await;
                 stopper.start_drain(StopReason::MaxSeconds);
@@ -504,7 +504,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 stopper.cancel_all(StopReason::MaxSeconds);
             };
-            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &timer, &stopper, &mut launch));
+            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &clock, &stopper, &mut launch));
             assert_eq!(begun.elapsed().as_secs(), 5);
         }
     }

@@ -51,7 +51,11 @@ mod warmup;
 
 use std::{
     io::{self, IsTerminal, Write},
-    sync::{Arc, atomic::Ordering::Relaxed, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc as std_mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -413,9 +417,7 @@ impl LoadRun<'_> {
             Arc::new(ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol)));
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
-        // Progress lines would be mixed with records on the same terminal.
-        let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
-        let progress = shown.then(|| ProgressSource { client: Arc::clone(&client), total: input.total });
+        let progress = progress_source(&client, input.total);
         let sink = Sink {
             run,
             clock,
@@ -440,12 +442,7 @@ impl LoadRun<'_> {
         let stop = stopper.stop_signal();
         let context = TaskContext { client: Arc::clone(&client), entries, backlog, stop, events, alive };
         let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
-        let name = |url| (self.urls.len() > 1).then(|| server_name(url));
-        let servers: Vec<_> = transports
-            .into_iter()
-            .zip(self.urls)
-            .map(|(transport, url)| TargetServer { transport, name: name(url) })
-            .collect();
+        let servers = target_servers(transports, self.urls);
         let balancer = Balancer::new(args.balance, servers.len());
         let mut launcher = Launcher::new(
             servers,
@@ -513,7 +510,21 @@ impl LoadRun<'_> {
     }
 }
 
-/// Checks whether requests are sent on schedule, and the distribution of the gaps if they have one.
+/// The numbers for the progress line; `None` without one.
+fn progress_source(client: &Arc<ClientState>, total: Arc<AtomicU64>) -> Option<ProgressSource> {
+    // Progress lines would be mixed with records on the same terminal.
+    let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
+    shown.then(|| ProgressSource { client: Arc::clone(client), total })
+}
+
+/// The servers, with names if there are several.
+fn target_servers<T>(transports: Vec<Arc<T>>, urls: &[Url]) -> Vec<TargetServer<T>> {
+    let name = |url| (urls.len() > 1).then(|| server_name(url));
+    let server = |(transport, url)| TargetServer { transport, name: name(url) };
+    transports.into_iter().zip(urls).map(server).collect()
+}
+
+/// The check of whether requests are sent on schedule, and of the distribution of the gaps if they have one.
 fn arrivals_for(args: &Args, rate: Option<&RequestRate>) -> ArrivalMonitor {
     let profile = rate.and_then(RequestRate::to_profile).filter(|_| args.burst_size == 1);
     ArrivalMonitor::new(profile.and_then(|profile| GapDistribution::new(profile, args.burstiness)))
