@@ -1,4 +1,4 @@
-//! Anthropic's messages: `/v1/messages`. A request, and events of its reply:
+//! Anthropic messages: `/v1/messages`. A request, and events of its response:
 //!
 //! ```text
 //! {"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":16,"stream":true}
@@ -80,56 +80,56 @@ impl Api for AnthropicApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: AnthropicEvent = parse(event.data)?;
+        let message: AnthropicEvent = parse(event.data)?;
         let mut delta = Delta::default();
-        match &*told.kind {
+        match &*message.kind {
             "message_start" => {
-                let usage = told.message.and_then(|m| m.usage).map(AnthropicUsage::token_usage).unwrap_or_default();
-                // Of the answer it counts no more than its beginning.
+                let usage = message.message.and_then(|m| m.usage).map(AnthropicUsage::token_usage).unwrap_or_default();
+                // Its output count covers only the start of the output.
                 delta.usage = Usage { completion_tokens: None, ..usage };
             }
-            "content_block_delta" => delta.choices.extend(told.delta.and_then(BlockDelta::into_choice)),
+            "content_block_delta" => delta.choices.extend(message.delta.and_then(BlockDelta::into_choice)),
             "message_delta" => {
-                delta.usage = told.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
-                let finish = told.delta.and_then(|piece| piece.stop_reason).map(finish_reason);
+                delta.usage = message.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
+                let finish = message.delta.and_then(|block| block.stop_reason).map(finish_reason);
                 delta.choices.push(ChoiceDelta { finish, ..ChoiceDelta::default() });
             }
             "message_stop" => delta.done = true,
-            _ if told.is_error() => delta.error = Some(error_message(event.data)),
-            // The beginnings and ends of blocks, and signs of life.
+            _ if message.is_error() => delta.error = Some(error_message(event.data)),
+            // The start and end of content blocks, and keep-alive events.
             _ => {}
         }
         Ok(delta)
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let told: AnthropicEvent = parse(body)?;
-        if told.is_error() {
+        let message: AnthropicEvent = parse(body)?;
+        if message.is_error() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
-        let blocks = told.content.ok_or("it has no `content`")?;
+        let blocks = message.content.ok_or("it has no `content`")?;
         let text: String = blocks.iter().filter(|b| b.kind == "text").map(|b| &*b.text).collect();
-        let part = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
+        let kind = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
             (true, true) => OutputKind::ToolCall,
             (true, false) if blocks.iter().any(|b| b.kind == "thinking") => OutputKind::Reasoning,
             _ => OutputKind::Answer,
         };
         let choice = ChoiceDelta {
             text: text.into(),
-            part,
-            finish: told.stop_reason.map(finish_reason),
+            kind,
+            finish: message.stop_reason.map(finish_reason),
             ..ChoiceDelta::default()
         };
-        let usage = told.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
+        let usage = message.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
 
-/// More than these is refused by Anthropic's own service.
+/// Anthropic's service rejects all others.
 const SAMPLING_NAMES: &[(&str, &str)] =
     &[("temperature", "temperature"), ("top_p", "top_p"), ("top_k", "top_k"), ("stop", "stop_sequences")];
 
-/// One text of those of all messages of the system; their parts, where any has parts.
+/// Joins the system messages into one `system` value: a string, or content parts if any message has parts.
 fn system_value(contents: &[Value]) -> Value {
     let texts: Option<Vec<&str>> = contents.iter().map(Value::as_str).collect();
     match texts {
@@ -144,7 +144,7 @@ fn system_value(contents: &[Value]) -> Value {
     }
 }
 
-/// A content part of OpenAI's as this API has it.
+/// Converts a content part from OpenAI format.
 fn convert_part(part: &Value) -> Value {
     let Some(url) = prompt::image_url(part) else { return part.clone() };
     let source = match prompt::data_url(url) {
@@ -154,7 +154,7 @@ fn convert_part(part: &Value) -> Value {
     json!({"type": "image", "source": source})
 }
 
-/// The reason to stop, as OpenAI's APIs name it.
+/// A stop reason under the name of OpenAI's APIs.
 fn finish_reason(reason: Cow<'_, str>) -> Cow<'_, str> {
     match &*reason {
         "max_tokens" => "length".into(),
@@ -214,9 +214,9 @@ struct BlockDelta<'a> {
 }
 
 impl<'a> BlockDelta<'a> {
-    /// `None`: a signature, or the opening of a call, which bear no token.
+    /// `None` for a signature and for the opening of a tool call, which have no token.
     fn into_choice(self) -> Option<ChoiceDelta<'a>> {
-        let (part, text) = match self {
+        let (kind, text) = match self {
             BlockDelta { text: Some(BorrowedText(text)), .. } => (OutputKind::Answer, text),
             BlockDelta { thinking: Some(BorrowedText(text)), .. } => (OutputKind::Reasoning, text),
             BlockDelta { partial_json: Some(BorrowedText(json)), .. } if !json.is_empty() => {
@@ -224,7 +224,7 @@ impl<'a> BlockDelta<'a> {
             }
             _ => return None,
         };
-        Some(ChoiceDelta { text, part, ..ChoiceDelta::default() })
+        Some(ChoiceDelta { text, kind, ..ChoiceDelta::default() })
     }
 }
 
@@ -241,12 +241,12 @@ struct AnthropicUsage {
 }
 
 impl AnthropicUsage {
-    /// Anthropic's `input_tokens` leaves out what went through the cache.
+    /// Anthropic's `input_tokens` excludes tokens that were read from or written to the cache.
     fn token_usage(self) -> Usage {
         let cached = self.cache_read;
-        let beside = cached.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
+        let cache_tokens = cached.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
         Usage {
-            prompt_tokens: self.input.map(|tokens| tokens.saturating_add(beside)),
+            prompt_tokens: self.input.map(|tokens| tokens.saturating_add(cache_tokens)),
             completion_tokens: self.output,
             cached_tokens: cached,
             reasoning_tokens: None,
@@ -263,14 +263,18 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_part_of_the_prompt_and_a_beginning_counts_no_answer() {
+    fn cached_tokens_count_as_prompt_and_a_start_has_no_output_count() {
         let start = |counts: &str| usage(&format!(r#"{{"type":"message_start","message":{{"usage":{{{counts}}}}}}}"#));
         let cached =
             start(r#""input_tokens":3,"cache_read_input_tokens":4,"cache_creation_input_tokens":5,"output_tokens":1"#);
         let want =
             Usage { prompt_tokens: Some(12), completion_tokens: None, cached_tokens: Some(4), reasoning_tokens: None };
         assert_eq!(cached, want);
-        assert_eq!(start(r#""input_tokens":3,"cache_read_input_tokens":0"#).cached_tokens, Some(0), "a miss is told");
+        assert_eq!(
+            start(r#""input_tokens":3,"cache_read_input_tokens":0"#).cached_tokens,
+            Some(0),
+            "a miss is reported"
+        );
         let most = start(r#""input_tokens":4294967295,"cache_read_input_tokens":4294967295"#);
         assert_eq!(most.prompt_tokens, Some(u32::MAX));
         let end = usage(r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}"#);

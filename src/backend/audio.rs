@@ -1,4 +1,5 @@
-//! Transcription: `/v1/audio/transcriptions`, a form with the audio as a file. The audio is the request's `input_audio` part:
+//! OpenAI transcriptions: `/v1/audio/transcriptions`, a form with the audio as a file. The audio is the request's `input_audio`
+//! part:
 //!
 //! ```text
 //! {"multi_modal_data":{"type":"input_audio","input_audio":{"data":"UklGR…","format":"wav"}}}
@@ -8,8 +9,8 @@
 //! data: {"object":"transcription.chunk","choices":[{"delta":{"content":" there"},"finish_reason":null}], …}
 //! ```
 //!
-//! In one piece the reply is `{"text":"there", …}`, which counts no tokens, or with a `response_format` of `text`, `srt` or `vtt`
-//! the text itself. `--endpoint /v1/audio/translations` translates.
+//! A non-streaming response is `{"text":"there", …}`, without token counts, or the plain text if `response_format` is `text`, `srt`
+//! or `vtt`. `--endpoint /v1/audio/translations` translates.
 
 use std::borrow::Cow;
 
@@ -66,7 +67,7 @@ impl Api for AudioApi {
         let boundary = unused_boundary(&audio);
         let mut bytes = Vec::with_capacity(audio.len() + 1024);
         for (name, value) in body {
-            // A form has lists as fields that come again, and null as one that does not come.
+            // In a form, a list is a repeated field, and null is an absent field.
             let values = value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice);
             for value in values.iter().filter(|value| !value.is_null()) {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -86,17 +87,17 @@ impl Api for AudioApi {
         Ok(Payload { bytes, content_type: format!("multipart/form-data; boundary={boundary}") })
     }
 
-    /// vLLM's chunks are those of a chat; OpenAI's own service has events of its own.
+    /// vLLM's chunks have the format of chat chunks; OpenAI's service has its own events.
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
         if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
             return openai::read_chunk(event.data);
         }
-        let told: TranscriptEvent = parse(event.data)?;
-        let mut delta = Delta { usage: told.token_usage(), ..Delta::default() };
-        match &*told.kind {
-            "transcript.text.delta" => delta.choices.push(ChoiceDelta { text: told.delta, ..ChoiceDelta::default() }),
+        let event: TranscriptEvent = parse(event.data)?;
+        let mut delta = Delta { usage: event.token_usage(), ..Delta::default() };
+        match &*event.kind {
+            "transcript.text.delta" => delta.choices.push(ChoiceDelta { text: event.delta, ..ChoiceDelta::default() }),
             "transcript.text.done" => delta.done = true,
-            // The text once more, by speakers.
+            // The text again, by speaker.
             _ => {}
         }
         Ok(delta)
@@ -104,12 +105,12 @@ impl Api for AudioApi {
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let (text, usage) = if body.trim_ascii_start().starts_with(b"{") {
-            let told: TranscriptEvent = parse(body)?;
-            if told.error.is_some() {
+            let event: TranscriptEvent = parse(body)?;
+            if event.error.is_some() {
                 return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
             }
-            let usage = told.token_usage();
-            (told.text.ok_or("it has no `text`")?.into(), usage)
+            let usage = event.token_usage();
+            (event.text.ok_or("it has no `text`")?.into(), usage)
         } else {
             let text = str::from_utf8(body).map_err(|e| e.to_string())?;
             (text.trim_end_matches('\n').into(), Usage::default())
@@ -119,7 +120,7 @@ impl Api for AudioApi {
     }
 }
 
-/// Those of vLLM; OpenAI's own service has the first alone.
+/// vLLM's parameters; OpenAI's service supports only the first.
 const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("temperature", "temperature"),
     ("top_p", "top_p"),
@@ -144,7 +145,7 @@ struct TranscriptEvent<'a> {
     error: Option<&'a RawValue>,
 }
 
-/// OpenAI's count; of seconds of sound there is nothing to be told here.
+/// OpenAI's token counts. Usage in seconds of audio is ignored.
 #[derive(Deserialize)]
 struct TranscriptUsage {
     input_tokens: Option<u32>,
@@ -161,26 +162,30 @@ impl TranscriptEvent<'_> {
     }
 }
 
-/// The format and the bytes of the request's audio.
+/// Decodes the request's audio: its format and its bytes.
 fn decode_audio(request: &SampleRequest) -> Result<(&str, Vec<u8>), String> {
     let mut parts = request.multi_modal_data.as_ref().into_iter().flat_map(prompt::content_parts);
     let found = parts.find_map(|part| part.get("input_audio"));
-    let found = found.ok_or("this backend needs audio: `multi_modal_data` with an `input_audio` part")?;
+    let found = found.ok_or("this backend needs audio: add `multi_modal_data` with an `input_audio` part")?;
     let data = found.get("data").and_then(Value::as_str).ok_or("its `input_audio` has no `data`")?;
     let bytes =
         BASE64_STANDARD.decode(data).map_err(|e| format!("the `data` of its `input_audio` is not base64: {e}"))?;
     let format = found.get("format").and_then(Value::as_str).unwrap_or("wav");
     let plain = !format.is_empty() && format.bytes().all(|b| b.is_ascii_alphanumeric());
-    if plain { Ok((format, bytes)) } else { Err(format!("the `format` of its `input_audio` is no name: {format:?}")) }
+    if plain {
+        Ok((format, bytes))
+    } else {
+        Err(format!("the `format` of its `input_audio` is not a file extension: {format:?}"))
+    }
 }
 
-/// What separates the parts of the form: a line that its bytes do not have.
+/// A boundary for the parts of the form that does not occur in the audio.
 fn unused_boundary(audio: &[u8]) -> String {
-    let taken = |text: &str| memchr::memmem::find(audio, text.as_bytes()).is_some();
+    let occurs = |text: &str| memchr::memmem::find(audio, text.as_bytes()).is_some();
     let mut number = 0_u64;
     loop {
         let text = format!("vb-part-{number}");
-        if !taken(&text) {
+        if !occurs(&text) {
             return text;
         }
         number += 1;
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_may_be_the_text_itself() {
+    fn a_response_may_be_plain_text() {
         let text =
             |body: &'static str| AudioApi.read_response(body.as_bytes()).map(|delta| delta.choices[0].text.to_string());
         assert_eq!(text("There.\n").unwrap(), "There.");

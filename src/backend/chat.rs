@@ -1,11 +1,11 @@
-//! OpenAI's chats: `/v1/chat/completions`. A request, and one chunk of its reply:
+//! OpenAI chat completions: `/v1/chat/completions`. A request, and a chunk of its response:
 //!
 //! ```json
 //! {"model":"m","messages":[{"role":"user","content":"hi"}],"max_completion_tokens":16,"stream":true,"stream_options":{"include_usage":true}}
 //! {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" there"},"finish_reason":null}]}
 //! ```
 //!
-//! Reasoning comes as `reasoning` or `reasoning_content`, calls of tools as `tool_calls`.
+//! Reasoning is in `reasoning` or `reasoning_content`, tool calls are in `tool_calls`.
 
 use super::{
     Api, Backend, Delta, PromptForm,
@@ -46,7 +46,7 @@ impl Api for ChatApi {
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        // A completion's `logprobs` is a number; a chat has it as a switch and a number.
+        // `logprobs` is a number in completions; in chats it is a switch, and the number is `top_logprobs`.
         if let Some(count) = body.get("logprobs").and_then(serde_json::Value::as_u64) {
             body.insert("logprobs".into(), true.into());
             body.entry("top_logprobs").or_insert_with(|| count.into());

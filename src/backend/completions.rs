@@ -1,4 +1,4 @@
-//! OpenAI's completions: `/v1/completions`. A request, and one chunk of its reply:
+//! OpenAI completions: `/v1/completions`. A request, and a chunk of its response:
 //!
 //! ```json
 //! {"model":"m","prompt":"hi","max_tokens":16,"stream":true,"stream_options":{"include_usage":true}}
@@ -50,17 +50,17 @@ impl Api for CompletionsApi {
     }
 }
 
-/// For APIs that want a limit in every request.
+/// The limit for APIs that require one in every request.
 pub const DEFAULT_OUTPUT_TOKENS: u32 = 1024;
 
-/// The most tokens to generate, under the name that the API has for it.
+/// Sets the limit of generated tokens, under the API's name for it.
 pub fn set_output_limit(body: &mut Object, key: &str, request: &SampleRequest) {
     if let Some(tokens) = request.expected_output_len {
         body.insert(key.into(), tokens.into());
     }
 }
 
-/// Whether the reply comes as a stream, which then is to end with the usage.
+/// Sets whether the response is streamed; a stream then ends with the usage.
 pub fn set_stream(body: &mut Object, stream: bool) {
     body.insert("stream".into(), stream.into());
     if stream {

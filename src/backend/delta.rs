@@ -1,110 +1,110 @@
-//! What a piece of a reply brings, whichever API it came by.
+//! The content of a chunk, the same for all APIs.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use smallvec::SmallVec;
 
-/// What an event, a line, or a whole reply brings, borrowed from its bytes as far as can be.
+/// The content of an event, a line, or a non-streaming response. Borrows from its bytes where possible.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta<'a> {
-    /// Pieces of the answers; none in one that only counts.
+    /// The outputs' new content; empty in a chunk that only reports usage.
     pub choices: SmallVec<[ChoiceDelta<'a>; 1]>,
-    /// Tokens so far, as the server counts them.
+    /// Token counts so far, reported by the server.
     pub usage: Usage,
-    /// The server's own times.
+    /// Times reported by the server.
     pub metrics: Option<ServerTimings>,
-    /// The reply is complete with this.
+    /// The response is complete.
     pub done: bool,
-    /// The request failed, in the server's words.
+    /// The error message, if the request failed.
     pub error: Option<String>,
-    /// What its texts are.
+    /// Whether its texts are incremental or cumulative.
     pub text_mode: TextMode,
 }
 
-/// How much of an answer the text of a piece is.
+/// How the text of a chunk relates to earlier chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TextMode {
-    /// What is new.
+    /// Only the new text.
     #[default]
     Incremental,
-    /// All that was generated so far.
+    /// All text generated so far.
     Cumulative,
-    /// One of both, as the server is set up: all, unless it does not begin with what came before.
+    /// Depends on the server's configuration: cumulative, unless the text does not begin with the earlier text.
     Either,
 }
 
-/// A piece of one of the answers.
+/// The new content of one output.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChoiceDelta<'a> {
-    /// Which of `n` answers.
+    /// Which of the `n` outputs.
     pub index: u32,
-    /// Its text.
+    /// The text.
     pub text: Cow<'a, str>,
-    /// What kind of text it is.
-    pub part: OutputKind,
-    /// How many token ids came with it; 0 where the server sends none.
+    /// The kind of text.
+    pub kind: OutputKind,
+    /// The number of token ids in the chunk; 0 if the server sends none.
     pub ids: usize,
-    /// Why the answer ends here, in the server's words.
+    /// Why the output ended, as the server reports it.
     pub finish: Option<Cow<'a, str>>,
-    /// It opens an answer and bears nothing of it.
+    /// It opens an output and holds nothing of it.
     pub opens: bool,
 }
 
-/// The kinds of text.
+/// A kind of output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OutputKind {
-    /// The answer proper.
+    /// The answer.
     #[default]
     Answer,
-    /// Thoughts before it.
+    /// Reasoning before the answer.
     Reasoning,
-    /// A call of a tool, which has no text of the answer but bears tokens of it.
+    /// A tool call: its tokens count, but it has no text.
     ToolCall,
 }
 
 impl ChoiceDelta<'_> {
-    /// Whether it brings reasoning.
+    /// Whether it has reasoning text.
     #[must_use]
     pub fn has_reasoning(&self) -> bool {
-        self.part == OutputKind::Reasoning && !self.text.is_empty()
+        self.kind == OutputKind::Reasoning && !self.text.is_empty()
     }
 
-    /// Whether it bears a token of the answer proper: text or a call. Never what opens an answer, nor the empty end.
+    /// Whether it has a token of the answer: text or a tool call. The chunks that open or end an output have none.
     #[must_use]
     pub fn has_answer(&self) -> bool {
-        self.part == OutputKind::ToolCall || (self.part == OutputKind::Answer && !self.text.is_empty())
+        self.kind == OutputKind::ToolCall || (self.kind == OutputKind::Answer && !self.text.is_empty())
     }
 
-    /// Whether it bears a token at all.
+    /// Whether it has any token.
     #[must_use]
     pub fn has_token(&self) -> bool {
         self.has_answer() || self.has_reasoning() || self.ids > 0
     }
 }
 
-/// What went wrong, by a finish reason: engines end an answer that they give up as they end one that is whole, with a reason
-/// of its own.
+/// The error for a finish reason that means a failure: engines end an aborted output like a complete one, with a special
+/// reason.
 #[must_use]
 pub fn abort_error(finish: &str) -> Option<String> {
-    matches!(finish, "abort" | "error").then(|| format!("the server ended the answer: {finish}"))
+    matches!(finish, "abort" | "error").then(|| format!("the server ended the response: {finish}"))
 }
 
-/// A server's count of tokens; each number is `None` where it does not say.
+/// The token counts that a server reports; `None`: not reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens of the prompt.
+    /// Prompt tokens.
     pub prompt_tokens: Option<u32>,
-    /// Tokens generated so far, over all answers to the prompt.
+    /// Tokens generated so far, over all outputs.
     pub completion_tokens: Option<u32>,
-    /// Prompt tokens found in the prefix cache.
+    /// Prompt tokens that were prefix cache hits.
     pub cached_tokens: Option<u32>,
-    /// Generated tokens that were reasoning.
+    /// Generated tokens that are reasoning.
     pub reasoning_tokens: Option<u32>,
 }
 
 impl Usage {
-    /// It, and what `earlier` says beside.
+    /// Fills missing counts from `earlier`.
     #[must_use]
     pub fn or_earlier(self, earlier: Usage) -> Usage {
         Usage {
@@ -116,13 +116,13 @@ impl Usage {
     }
 }
 
-/// vLLM's times of a request, in milliseconds.
+/// Times of a request that vLLM reports, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub struct ServerTimings {
-    /// In the queue.
+    /// Time in the queue.
     #[serde(default)]
     pub queue_time_ms: Option<f64>,
-    /// First turn → first token, as vLLM 0.32 has it.
+    /// From the first scheduling to the first token, as in vLLM 0.32.
     #[serde(default)]
     pub time_to_first_token_ms: Option<f64>,
 }

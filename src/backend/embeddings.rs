@@ -1,12 +1,12 @@
-//! OpenAI's embeddings: `/v1/embeddings`, whose `input` may be a list. A request and its reply:
+//! OpenAI embeddings: `/v1/embeddings`; `input` may be a list. A request and its response:
 //!
 //! ```json
 //! {"model":"m","input":"hi"}
 //! {"object":"list","data":[{"index":0,"object":"embedding","embedding":[0.1,-0.2]}],"usage":{"prompt_tokens":1,"total_tokens":1}}
 //! ```
 //!
-//! Nothing is generated and nothing streamed. Too long an input is refused by the server, as it should be: vLLM's own bench asks
-//! it to cut them silently.
+//! Nothing is generated or streamed. The server rejects an input that is too long, and nothing here asks it to truncate the input
+//! silently, as vLLM's own benchmark does.
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
@@ -44,10 +44,7 @@ impl Api for EmbeddingsApi {
     fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
         let bytes = body.get("encoding_format").and_then(Value::as_str).filter(|format| format.starts_with("bytes"));
         match bytes {
-            Some(_) => {
-                Err("vectors as `bytes` come without a count of tokens: set `encoding_format` to base64 or float"
-                    .into())
-            }
+            Some(_) => Err("`encoding_format` bytes has no token counts: set it to base64 or float".into()),
             None => encode_json(body),
         }
     }
@@ -75,7 +72,7 @@ struct PooledResponse<'a> {
     meta: Option<CohereMeta>,
 }
 
-/// Where Cohere has its counts.
+/// Cohere's place for token counts.
 #[derive(Deserialize)]
 struct CohereMeta {
     tokens: Option<CohereTokens>,
@@ -92,15 +89,15 @@ struct EmbeddingsUsage {
     total_tokens: Option<u32>,
 }
 
-/// A reply with one result or more under `data` or `results`, as all APIs that generate nothing have it.
+/// Parses a response with at least one result under `data` or `results`: the format of all APIs that generate nothing.
 pub fn parse_results(body: &[u8]) -> Result<Delta<'_>, String> {
-    let reply: PooledResponse = parse(body)?;
-    let error = reply.error.is_some().then(|| error_message(body));
-    if error.is_none() && reply.data.is_empty() && reply.results.is_empty() {
-        return Err("it has no result, neither under `data` nor `results`".into());
+    let response: PooledResponse = parse(body)?;
+    let error = response.error.is_some().then(|| error_message(body));
+    if error.is_none() && response.data.is_empty() && response.results.is_empty() {
+        return Err("it has no result in `data` or `results`".into());
     }
-    let tokens = reply.usage.and_then(|counts| counts.prompt_tokens.or(counts.total_tokens));
-    let meta = || reply.meta?.tokens?.input_tokens;
+    let tokens = response.usage.and_then(|counts| counts.prompt_tokens.or(counts.total_tokens));
+    let meta = || response.meta?.tokens?.input_tokens;
     let usage = Usage { prompt_tokens: tokens.or_else(meta), ..Usage::default() };
     Ok(Delta { usage, done: true, error, ..Delta::default() })
 }
@@ -110,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_counted_where_each_server_counts_them() {
+    fn token_counts_are_found_where_each_server_reports_them() {
         for counts in [
             r#""usage":{"prompt_tokens":4,"total_tokens":9}"#,
             r#""usage":{"total_tokens":4}"#,

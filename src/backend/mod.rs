@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_what_each_api_wants() {
+    fn bodies_have_the_keys_of_each_api() {
         let hi = r#"{"prompt":"hi","expected_output_len":4,"body":{"ignore_eos":true}}"#;
         let ids = r#"{"prompt":[1,2],"expected_output_len":4,"body":{"seed":2,"ignore_eos":true}}"#;
         let tail = |mut value: serde_json::Value| {
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn tensorrt_llm_is_asked_for_a_length_and_an_adapter_in_its_words() {
+    fn tensorrt_llm_has_its_own_keys_for_length_and_adapter() {
         let sent = |line| body("tensorrt-llm", line, true).unwrap();
         let plain = sent(r#"{"prompt":"hi","lora":"7"}"#);
         assert_eq!(
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!((&no["min_tokens"], &no["ignore_eos"]), (&json!(null), &json!(null)));
     }
 
-    /// A request's own object for the API's parameters stands beside what is in there already.
+    /// A request's own object for the API's parameters is merged with the existing keys.
     #[test]
     fn parameters_go_where_the_api_has_them_under_its_names() {
         let line =
@@ -480,11 +480,11 @@ mod tests {
         assert_eq!(sent["input"][2]["content"], json!([{"type": "input_text", "text": "hi"}]));
         let far =
             json!({"prompt": "hi", "multi_modal_data": {"type": "image_url", "image_url": {"url": "https://h/a.png"}}});
-        assert!(body("ollama", &far.to_string(), true).unwrap_err().contains("`data:` addresses"));
+        assert!(body("ollama", &far.to_string(), true).unwrap_err().contains("`data:` URLs"));
     }
 
     #[test]
-    fn calls_of_tools_go_where_their_form_is_known() {
+    fn tool_calls_are_sent_to_apis_with_openais_format() {
         let call = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
         let talk = json!({"messages": [{"role": "user", "content": "hi"},
             {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -499,14 +499,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_backend_does_not_take_is_refused_with_the_cure() {
+    fn unsupported_requests_are_refused_with_the_cure() {
         for (backend, line, cure) in [
             ("openai", r#"{"messages":[]}"#, "--backend openai-chat"),
             ("openai-chat", r#"{"prompt":[1]}"#, "--backend openai"),
             ("openai", "{}", "no `prompt`"),
             ("vllm-rerank", r#"{"prompt":"hi"}"#, "[query, document, …]"),
             ("openai-audio", r#"{"prompt":"hi"}"#, "input_audio"),
-            ("openai", r#"{"prompt":["a","b"]}"#, "send one a line"),
+            ("openai", r#"{"prompt":["a","b"]}"#, "send one prompt per line"),
             ("sglang", r#"{"prompt":"hi","body":{"sampling_params":{"n":2}}}"#, "--backend openai"),
             ("openai-embeddings", r#"{"prompt":"hi","body":{"encoding_format":"bytes"}}"#, "base64 or float"),
             ("vllm-pooling", r#"{"prompt":"hi","body":{"encoding_format":"bytes_only"}}"#, "base64 or float"),

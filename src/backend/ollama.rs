@@ -1,4 +1,4 @@
-//! Ollama's chats: `/api/chat`, a JSON object a line. A request, and lines of its reply:
+//! Ollama chats: `/api/chat`, one JSON object per line. A request, and lines of its response:
 //!
 //! ```json
 //! {"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"options":{"num_predict":16}}
@@ -54,7 +54,7 @@ impl Api for OllamaApi {
             ("model".into(), model.into()),
             ("messages".into(), messages.into()),
             ("stream".into(), stream.into()),
-            // By itself it leaves out the oldest messages of a chat that is too long, which then is another one.
+            // By default it drops the oldest messages of a chat that is too long, which changes the request.
             ("truncate".into(), false.into()),
             ("options".into(), options.into()),
         ]))
@@ -77,14 +77,14 @@ impl Api for OllamaApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: OllamaLine = parse(event.data)?;
-        if told.error.is_some() {
+        let line: OllamaLine = parse(event.data)?;
+        if line.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let message = told.message.ok_or("it has no `message`")?;
+        let message = line.message.ok_or("it has no `message`")?;
         let usage =
-            Usage { prompt_tokens: told.prompt_eval_count, completion_tokens: told.eval_count, ..Usage::default() };
-        let (part, text) = match message {
+            Usage { prompt_tokens: line.prompt_eval_count, completion_tokens: line.eval_count, ..Usage::default() };
+        let (kind, text) = match message {
             OllamaMessage { content, tool_calls: Some(calls), .. } if content.is_empty() && !calls.is_empty() => {
                 (OutputKind::ToolCall, Cow::default())
             }
@@ -93,9 +93,9 @@ impl Api for OllamaApi {
             }
             OllamaMessage { content, .. } => (OutputKind::Answer, content),
         };
-        let finish = told.done.then(|| told.done_reason.unwrap_or_else(|| "stop".into()));
-        let choice = ChoiceDelta { text, part, finish, ..ChoiceDelta::default() };
-        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: told.done, ..Delta::default() })
+        let finish = line.done.then(|| line.done_reason.unwrap_or_else(|| "stop".into()));
+        let choice = ChoiceDelta { text, kind, finish, ..ChoiceDelta::default() };
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: line.done, ..Delta::default() })
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
@@ -103,12 +103,13 @@ impl Api for OllamaApi {
     }
 }
 
-/// A message as this API has it: one text with the images beside it, and arguments of calls that are objects and no text.
+/// Converts a message from OpenAI format: one text and a list of images, and tool call arguments as objects instead of text.
 fn convert_message(message: &mut Value) -> Result<(), String> {
     for call in message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
         let arguments = &mut call["function"]["arguments"];
         if let Some(text) = arguments.as_str() {
-            *arguments = parse(text.as_bytes()).map_err(|e| format!("the arguments of a call are no JSON: {e}"))?;
+            *arguments =
+                parse(text.as_bytes()).map_err(|e| format!("the arguments of a tool call are not JSON: {e}"))?;
         }
     }
     let Some(parts) = message.get("content").and_then(Value::as_array) else { return Ok(()) };
@@ -119,9 +120,7 @@ fn convert_message(message: &mut Value) -> Result<(), String> {
         } else if let Some((_, data)) = prompt::image_url(part).and_then(prompt::data_url) {
             images.push(Value::from(data));
         } else {
-            return Err(
-                "--backend ollama takes text, and images as `data:` addresses: use --backend openai-chat".into()
-            );
+            return Err("--backend ollama takes text, and images as `data:` URLs: use --backend openai-chat".into());
         }
     }
     message["content"] = text.into();

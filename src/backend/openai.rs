@@ -1,4 +1,4 @@
-//! What the chunks and replies of OpenAI's completions and chats have in common, as vLLM writes them.
+//! The format that responses of OpenAI completions and chat completions share, as vLLM writes it.
 
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{BorrowedText, ChoiceDelta, Delta, OutputKind, ServerTimings, Usage, delta::abort_error, parse};
 use crate::http::exchange::error_message;
 
-/// Reads a chunk of a stream, or a reply in one piece.
+/// Reads a chunk, or a non-streaming response.
 pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, String> {
     let chunk: OpenaiChunk = parse(data)?;
     let is_error = chunk.is_error();
@@ -23,13 +23,13 @@ pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, String> {
     })
 }
 
-/// Reads a reply in one piece, which must have an answer.
+/// Reads a non-streaming response, which must have an output.
 pub fn read_full(data: &[u8]) -> Result<Delta<'_>, String> {
     let delta = read_chunk(data)?;
     if delta.error.is_none() && delta.choices.is_empty() {
         return Err("it has no `choices`".into());
     }
-    // There is nothing to come, even where no reason for the end is told.
+    // It is complete, even without a finish reason.
     Ok(Delta { done: true, ..delta })
 }
 
@@ -48,7 +48,7 @@ struct OpenaiChunk<'a> {
 }
 
 impl OpenaiChunk<'_> {
-    /// Whether it is an error inside a stream that began well: `{"error":…}`, or the older `{"object":"error",…}`.
+    /// Whether it is an error within a stream: `{"error":…}`, or the older `{"object":"error",…}`.
     fn is_error(&self) -> bool {
         self.error.is_some() || self.object.as_ref().is_some_and(|o| o.0 == "error")
     }
@@ -58,13 +58,13 @@ impl OpenaiChunk<'_> {
 struct OpenaiChoice<'a> {
     #[serde(default)]
     index: u32,
-    /// Of a completion.
+    /// In completions.
     #[serde(borrow, default)]
     text: Option<BorrowedText<'a>>,
-    /// Of a chat; a reply in one piece calls it `message`.
+    /// In chats; `message` in a non-streaming response.
     #[serde(borrow, default, alias = "message")]
     delta: Option<OpenaiMessage<'a>>,
-    /// The ids of its tokens, where asked for (`return_token_ids`).
+    /// The token ids, if requested (`return_token_ids`).
     #[serde(default)]
     token_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
@@ -77,12 +77,12 @@ struct OpenaiMessage<'a> {
     role: Option<IgnoredAny>,
     #[serde(borrow, default)]
     content: Option<MessageContent<'a>>,
-    /// The answer where the model does not want to give one.
+    /// The text of a refusal.
     #[serde(borrow, default)]
     refusal: Option<BorrowedText<'a>>,
     #[serde(borrow, default)]
     reasoning: Option<BorrowedText<'a>>,
-    /// The older name, which other servers still use.
+    /// The older name, which some servers still use.
     #[serde(borrow, default)]
     reasoning_content: Option<BorrowedText<'a>>,
     #[serde(default)]
@@ -91,7 +91,7 @@ struct OpenaiMessage<'a> {
     function_call: Option<IgnoredAny>,
 }
 
-/// A text; of Mistral's models that think, a list of parts.
+/// A string; for Mistral's reasoning models, a list of parts.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum MessageContent<'a> {
@@ -145,16 +145,16 @@ impl From<OpenaiUsage> for Usage {
 impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
     fn from(raw: OpenaiChoice<'a>) -> Self {
         let opens = raw.delta.as_ref().is_some_and(|d| d.role.is_some());
-        let (part, text) = match raw.delta {
+        let (kind, text) = match raw.delta {
             Some(message) => message.kind_and_text(),
             None => (OutputKind::Answer, raw.text),
         };
         ChoiceDelta {
             index: raw.index,
             text: text.map(|text| text.0).unwrap_or_default(),
-            part,
+            kind,
             ids: raw.token_ids.map_or(0, |ids| ids.len()),
-            // Servers exist that send an empty one with every chunk; it says nothing.
+            // Some servers send an empty one with every chunk.
             finish: raw.finish_reason.map(|reason| reason.0).filter(|reason| !reason.is_empty()),
             opens,
         }
@@ -162,17 +162,17 @@ impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
 }
 
 impl<'a> OpenaiMessage<'a> {
-    /// What kind of text it bears, and the text. Where it has some of the answer, its thoughts say nothing new.
+    /// The kind of its text, and the text. Answer text takes precedence over reasoning in the same message.
     fn kind_and_text(self) -> (OutputKind, Option<BorrowedText<'a>>) {
         let filled = |text: &Option<BorrowedText>| text.as_ref().is_some_and(|t| !t.0.is_empty());
-        let (content, thoughts) = self.content.map_or((None, None), MessageContent::answer_and_thoughts);
+        let (content, reasoning) = self.content.map_or((None, None), MessageContent::answer_and_reasoning);
         if self.tool_calls.is_some_and(|calls| !calls.is_empty()) || self.function_call.is_some() {
             return (OutputKind::ToolCall, content);
         }
         if let Some(text) = [content, self.refusal].into_iter().find(filled) {
             return (OutputKind::Answer, text);
         }
-        match [self.reasoning, self.reasoning_content, thoughts].into_iter().find(filled) {
+        match [self.reasoning, self.reasoning_content, reasoning].into_iter().find(filled) {
             Some(text) => (OutputKind::Reasoning, text),
             None => (OutputKind::Answer, None),
         }
@@ -180,19 +180,19 @@ impl<'a> OpenaiMessage<'a> {
 }
 
 impl<'a> MessageContent<'a> {
-    /// Its text of the answer, and its thoughts.
-    fn answer_and_thoughts(self) -> (Option<BorrowedText<'a>>, Option<BorrowedText<'a>>) {
+    /// The text of the answer, and the reasoning.
+    fn answer_and_reasoning(self) -> (Option<BorrowedText<'a>>, Option<BorrowedText<'a>>) {
         let parts = match self {
             MessageContent::Text(text) => return (Some(text), None),
             MessageContent::Parts(parts) => parts,
         };
-        let (mut answer, mut thoughts) = (String::new(), String::new());
+        let (mut answer, mut reasoning) = (String::new(), String::new());
         for part in parts {
             answer.extend(part.text.map(|text| text.0));
-            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.answer_and_thoughts());
-            thoughts.extend(text.or(deeper).map(|text| text.0));
+            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.answer_and_reasoning());
+            reasoning.extend(text.or(deeper).map(|text| text.0));
         }
-        (Some(BorrowedText(answer.into())), Some(BorrowedText(thoughts.into())))
+        (Some(BorrowedText(answer.into())), Some(BorrowedText(reasoning.into())))
     }
 }
 
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_bears_a_token() {
+    fn chunks_with_tokens_are_recognized() {
         for (choice, bears, answers) in [
             (r#"{"text":"a"}"#, true, true),
             (r#"{"text":""}"#, false, false),
@@ -230,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_from_chunks() {
+    fn errors_are_distinguished_from_chunks() {
         for error in [r#"{"error":{"message":"boom"}}"#, r#"{"object":"error","message":"boom"}"#] {
             assert_eq!(read_chunk(error.as_bytes()).unwrap().error.as_deref(), Some("boom"));
             assert!(read_full(error.as_bytes()).is_ok());
         }
         for reason in ["abort", "error"] {
             let data = format!(r#"{{"choices":[{{"index":0,"text":"a","finish_reason":"{reason}"}}]}}"#);
-            let want = format!("the server ended the answer: {reason}");
+            let want = format!("the server ended the response: {reason}");
             assert_eq!(read_chunk(data.as_bytes()).unwrap().error, Some(want.clone()));
             assert_eq!(
                 read_full(data.replace("text", "message").replace(r#""a""#, "{}").as_bytes()).unwrap().error,

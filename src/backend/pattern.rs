@@ -1,50 +1,50 @@
-//! The chunks of one answer differ, nearly all of them, in their text only: the rest need not be parsed again.
+//! Most chunks of a response differ only in their text. This reads such chunks without parsing their JSON again.
 
 use std::borrow::Cow;
 
 use super::{Delta, OutputKind, TextMode, Usage};
 use crate::http::sse::SseEvent;
 
-/// A chunk with its text left out.
+/// A chunk without its text.
 #[derive(Debug, Default)]
 pub struct ChunkPattern {
-    /// The event's name, and what stands before and behind the text, one after the other; empty: there is no pattern.
+    /// The event's name, the bytes before the text, and the bytes after it, concatenated; empty: nothing was learned.
     around: Vec<u8>,
-    named: usize,
-    before: usize,
-    part: OutputKind,
+    name_end: usize,
+    before_end: usize,
+    kind: OutputKind,
 }
 
 impl ChunkPattern {
-    /// Remembers `event`, of which `delta` was read, if it holds nothing but text that another may replace.
+    /// Remembers `event`, from which `delta` was parsed, if its text is its only content.
     pub fn learn_chunk(&mut self, event: SseEvent<'_>, delta: &Delta<'_>) {
         self.around.clear();
-        let Some((part, text)) = only_text(delta) else { return };
+        let Some((kind, text)) = only_text(delta) else { return };
         let Some(start) = text.as_ptr().addr().checked_sub(event.data.as_ptr().addr()) else { return };
-        let (before, behind) = (event.data.get(..start), event.data.get(start + text.len()..));
-        let (Some(before), Some(behind)) = (before, behind) else { return };
-        for piece in [event.name, before, behind] {
-            self.around.extend_from_slice(piece);
+        let (before, after) = (event.data.get(..start), event.data.get(start + text.len()..));
+        let (Some(before), Some(after)) = (before, after) else { return };
+        for bytes in [event.name, before, after] {
+            self.around.extend_from_slice(bytes);
         }
-        (self.named, self.before, self.part) = (event.name.len(), event.name.len() + start, part);
+        (self.name_end, self.before_end, self.kind) = (event.name.len(), event.name.len() + start, kind);
     }
 
-    /// The text of `event`, and what kind it is, if it differs from what was learned in its text only.
+    /// The text of `event` and its kind, if `event` differs from the learned chunk only in its text.
     #[must_use]
     pub fn read_text<'a>(&self, event: SseEvent<'a>) -> Option<(OutputKind, &'a str)> {
-        let (before, behind) = self.around.split_at_checked(self.before)?;
-        let (name, before) = before.split_at_checked(self.named)?;
-        let text = event.data.strip_prefix(before)?.strip_suffix(behind)?;
-        // What ends a string of JSON, or changes the meaning of what follows, is left to the parser.
+        let (before, after) = self.around.split_at_checked(self.before_end)?;
+        let (name, before) = before.split_at_checked(self.name_end)?;
+        let text = event.data.strip_prefix(before)?.strip_suffix(after)?;
+        // A quote, a backslash or a control character needs the parser: it ends the JSON string, escapes, or is invalid.
         let plain = !text.is_empty() && text.iter().all(|byte| *byte >= b' ' && !matches!(byte, b'"' | b'\\'));
         if self.around.is_empty() || !plain || event.name != name {
             return None;
         }
-        Some((self.part, str::from_utf8(text).ok()?))
+        Some((self.kind, str::from_utf8(text).ok()?))
     }
 }
 
-/// The text of a chunk of one choice that says nothing else, and stands in it as it is.
+/// The text of a chunk that holds one choice, nothing else, and no escapes.
 fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(OutputKind, &'a str)> {
     let Delta { choices, usage, metrics: None, done: false, error: None, text_mode: TextMode::Incremental } = delta
     else {
@@ -52,11 +52,11 @@ fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(OutputKind, &'a str)> {
     };
     let [choice] = &choices[..] else { return None };
     let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens;
-    if more || *usage != Usage::default() || choice.part == OutputKind::ToolCall {
+    if more || *usage != Usage::default() || choice.kind == OutputKind::ToolCall {
         return None;
     }
     match &choice.text {
-        Cow::Borrowed(text) if !text.is_empty() => Some((choice.part, text)),
+        Cow::Borrowed(text) if !text.is_empty() => Some((choice.kind, text)),
         _ => None,
     }
 }
@@ -75,14 +75,14 @@ mod tests {
         SseEvent { name: b"", data }
     }
 
-    /// What an answer takes from a chunk whose only news is its text; `None`: there is more.
+    /// The kind and text of a chunk; `None` if it holds more than text.
     fn news(delta: &Delta<'_>) -> Option<(OutputKind, String)> {
         let [choice] = &delta.choices[..] else { return None };
         let more = choice.index > 0 || choice.finish.is_some() || choice.ids > 0 || choice.opens;
         if more || delta.error.is_some() || delta.usage != Usage::default() || delta.metrics.is_some() {
             return None;
         }
-        Some((choice.part, choice.text.to_string()))
+        Some((choice.kind, choice.text.to_string()))
     }
 
     const SHAPES: [&str; 6] = [
@@ -117,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_never_says_what_the_parser_would_not(
+        fn a_match_agrees_with_the_parser(
             shapes in prop::collection::vec(0..SHAPES.len(), 1..12),
             texts in prop::collection::vec(r#"[ab\\"n\n ü]{0,5}|","text":"|\}\]"#, 12),
         ) {
@@ -125,8 +125,8 @@ mod tests {
             for (shape, text) in shapes.iter().zip(&texts) {
                 let data = SHAPES[*shape].replace("TEXT", text);
                 let wanted = parsed(data.as_bytes());
-                if let Some((part, text)) = pattern.read_text(event(data.as_bytes())) {
-                    prop_assert_eq!(Some((part, text.to_owned())), wanted.as_ref().and_then(news), "{}", data);
+                if let Some((kind, text)) = pattern.read_text(event(data.as_bytes())) {
+                    prop_assert_eq!(Some((kind, text.to_owned())), wanted.as_ref().and_then(news), "{}", data);
                 }
                 if let Some(chunk) = &wanted {
                     pattern.learn_chunk(event(data.as_bytes()), chunk);

@@ -1,4 +1,4 @@
-//! vLLM's `/pooling`: whatever a pooling model gives. A request and its reply:
+//! vLLM pooling: `/pooling`, the raw output of a pooling model. A request and its response:
 //!
 //! ```json
 //! {"model":"m","input":"hi"}

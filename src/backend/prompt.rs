@@ -1,10 +1,10 @@
-//! The prompt of a request, in the forms that APIs want.
+//! Reads the prompt of a request in the form that an API takes.
 
 use serde_json::{Value, json};
 
 use crate::record::{Prompt, SampleRequest};
 
-/// Refuses images and sound, which an API without a place for them would leave out without a word.
+/// Rejects images and audio for an API that does not take them: they would be dropped silently.
 pub fn reject_media(request: &SampleRequest) -> Result<(), String> {
     match request.multi_modal_data {
         Some(_) => Err("`multi_modal_data` needs a chat: use --backend openai-chat".into()),
@@ -12,12 +12,12 @@ pub fn reject_media(request: &SampleRequest) -> Result<(), String> {
     }
 }
 
-/// Text or token ids of one prompt.
+/// A single prompt: text or token ids.
 pub fn single_prompt(request: &SampleRequest) -> Result<&Prompt, String> {
     reject_media(request)?;
     match &request.prompt {
         Some(Prompt::Texts(_) | Prompt::IdLists(_)) => {
-            Err("a list of prompts cannot be timed as one stream: send one a line".into())
+            Err("a list of prompts cannot be timed as one stream: send one prompt per line".into())
         }
         Some(prompt) => Ok(prompt),
         None if request.messages.is_some() => {
@@ -27,7 +27,7 @@ pub fn single_prompt(request: &SampleRequest) -> Result<&Prompt, String> {
     }
 }
 
-/// The text of one prompt.
+/// A single prompt, as text.
 pub fn single_text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a str, String> {
     match single_prompt(request)? {
         Prompt::Text(text) => Ok(text),
@@ -35,20 +35,20 @@ pub fn single_text<'a>(request: &'a SampleRequest, backend: &str) -> Result<&'a 
     }
 }
 
-/// One prompt or a list of them, as JSON.
+/// A prompt or a list of prompts, as JSON.
 pub fn any_prompt(request: &SampleRequest) -> Result<Value, String> {
     reject_media(request)?;
     let prompt = request.prompt.as_ref().ok_or("the request has no `prompt`")?;
     serde_json::to_value(prompt).map_err(|e| e.to_string())
 }
 
-/// The messages of a chat, which a text becomes by itself; content parts stand behind the last one's text.
+/// The messages of a chat; text becomes a user message, and `multi_modal_data` is appended to the last message.
 pub fn chat_messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
     let mut messages = match (&request.messages, &request.prompt) {
         (Some(messages), _) => messages.clone(),
         (None, Some(Prompt::Text(text))) => vec![json!({"role": "user", "content": text})],
         (None, Some(_)) => return Err("token ids cannot be sent as a chat: use --backend openai".into()),
-        // An image or a sound may be all that is asked.
+        // A request may consist of an image or audio only.
         (None, None) if request.multi_modal_data.is_some() => vec![json!({"role": "user", "content": []})],
         (None, None) => return Err("the request has neither `messages` nor `prompt`".into()),
     };
@@ -58,7 +58,7 @@ pub fn chat_messages(request: &SampleRequest) -> Result<Vec<Value>, String> {
     Ok(messages)
 }
 
-/// Puts content parts behind the text of the last message.
+/// Appends content parts to the last message.
 fn append_parts(messages: &mut [Value], parts: &Value) -> Result<(), String> {
     let content = messages
         .last_mut()
@@ -73,16 +73,16 @@ fn append_parts(messages: &mut [Value], parts: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses the calls of tools and their results in OpenAI's form, which an API with another form would not understand.
+/// Rejects tool calls and tool results in OpenAI format, for an API with another format.
 pub fn reject_tool_calls(messages: &[Value], backend: &str) -> Result<(), String> {
     let calls = |message: &Value| message["role"] == "tool" || message.get("tool_calls").is_some_and(|c| !c.is_null());
     if messages.iter().any(calls) {
-        return Err(format!("--backend {backend} has calls of tools in another form: use --backend openai-chat"));
+        return Err(format!("--backend {backend} has another format for tool calls: use --backend openai-chat"));
     }
     Ok(())
 }
 
-/// One content part or a list of them, one after the other.
+/// The content parts of a value that is one part or a list of parts.
 pub fn content_parts(parts: &Value) -> impl Iterator<Item = &Value> {
     match parts {
         Value::Array(list) => list.iter(),
@@ -90,7 +90,7 @@ pub fn content_parts(parts: &Value) -> impl Iterator<Item = &Value> {
     }
 }
 
-/// Changes each content part of the messages that is an object; a content that is text stays as it is.
+/// Replaces each content part of the messages; content that is a string is left unchanged.
 pub fn map_parts(messages: &mut [Value], mut change: impl FnMut(&Value) -> Value) {
     for content in messages.iter_mut().filter_map(|m| m.get_mut("content")) {
         if let Value::Array(list) = content {
@@ -101,13 +101,13 @@ pub fn map_parts(messages: &mut [Value], mut change: impl FnMut(&Value) -> Value
     }
 }
 
-/// The address in an `image_url` part of OpenAI's.
+/// The URL in an `image_url` part in OpenAI format.
 pub fn image_url(part: &Value) -> Option<&str> {
     let url = part.get("image_url")?;
     url.as_str().or_else(|| url.get("url")?.as_str())
 }
 
-/// The type and the base64 text of a `data:` address.
+/// The media type and the base64 data of a `data:` URL.
 pub fn data_url(url: &str) -> Option<(&str, &str)> {
     url.strip_prefix("data:")?.split_once(";base64,")
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_go_behind_the_text_of_the_last_message() {
+    fn parts_are_appended_to_the_last_message() {
         let request: SampleRequest =
             serde_json::from_str(r#"{"prompt":"hi","multi_modal_data":{"type":"image_url"}}"#).unwrap();
         let want = json!([{"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "image_url"}]}]);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn data_addresses_are_taken_apart() {
+    fn data_urls_are_parsed() {
         assert_eq!(data_url("data:image/jpeg;base64,QUJD"), Some(("image/jpeg", "QUJD")));
         assert_eq!(data_url("https://h/a.jpg"), None);
         assert_eq!(image_url(&json!({"image_url": {"url": "u"}})), Some("u"));

@@ -1,4 +1,5 @@
-//! Reranking as vLLM, Jina and Cohere have it: `/v1/rerank`. The prompt is a list, the query first. A request and its reply:
+//! Reranking in the API of vLLM, Jina and Cohere: `/v1/rerank`. The prompt is a list; the query comes first. A request and its
+//! response:
 //!
 //! ```json
 //! {"model":"m","query":"who","documents":["he","she"]}
@@ -31,11 +32,11 @@ impl Api for RerankApi {
     fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
         prompt::reject_media(request)?;
         let Some(Prompt::Texts(texts)) = &request.prompt else {
-            return Err("reranking needs a `prompt` that is a list of texts: [query, document, …]".into());
+            return Err("reranking needs a list of texts as `prompt`: [query, document, …]".into());
         };
         let [query, documents @ ..] = &texts[..] else { return Err("the `prompt` has no query".into()) };
         if documents.is_empty() {
-            return Err("the `prompt` has a query and no document to rank".into());
+            return Err("the `prompt` has a query but no document to rank".into());
         }
         Ok(Object::from_iter([
             ("model".into(), model.into()),

@@ -1,4 +1,4 @@
-//! OpenAI's responses: `/v1/responses`. A request, and events of its reply:
+//! OpenAI responses: `/v1/responses`. A request, and events of its response:
 //!
 //! ```text
 //! {"model":"m","input":"hi","max_output_tokens":16,"stream":true,"store":false}
@@ -48,13 +48,13 @@ impl Api for ResponsesApi {
         let mut body = Object::from_iter([("model".into(), model.into()), ("input".into(), input_value(request)?)]);
         set_output_limit(&mut body, "max_output_tokens", request);
         body.insert("stream".into(), stream.into());
-        // Answers that nobody asks for again need not be kept.
+        // The responses are not retrieved later, so the server need not store them.
         body.insert("store".into(), false.into());
         Ok(body)
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        // A completion's `logprobs` is a number; here they are asked for in two places.
+        // `logprobs` is a number in completions; here it takes a number and an entry in `include`.
         if let Some(count) = body.remove("logprobs") {
             body.entry("top_logprobs").or_insert(count);
             let include = body.entry("include").or_insert_with(|| json!([]));
@@ -63,28 +63,28 @@ impl Api for ResponsesApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: ResponseEvent = parse(event.data)?;
-        let kind = if told.kind.is_empty() { event.name } else { told.kind.as_bytes() };
+        let message: ResponseEvent = parse(event.data)?;
+        let kind = if message.kind.is_empty() { event.name } else { message.kind.as_bytes() };
         let mut delta = Delta::default();
         match kind {
             b"response.output_text.delta" | b"response.refusal.delta" => {
-                delta.choices.push(told.text_choice(OutputKind::Answer)?)
+                delta.choices.push(message.text_choice(OutputKind::Answer)?)
             }
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
-                delta.choices.push(told.text_choice(OutputKind::Reasoning)?);
+                delta.choices.push(message.text_choice(OutputKind::Reasoning)?);
             }
             b"response.function_call_arguments.delta"
             | b"response.mcp_call_arguments.delta"
             | b"response.custom_tool_call_input.delta"
-            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(told.tool_call_choice()?),
+            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(message.tool_call_choice()?),
             b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled" => {
-                match told.response {
+                match message.response {
                     Some(response) => return Ok(response.final_delta(event.data)),
                     None => return Err("it has no `response`".into()),
                 }
             }
-            _ if kind == b"error" || told.error.is_some() => delta.error = Some(error_message(event.data)),
-            // That something begins or ends, and its text once more.
+            _ if kind == b"error" || message.error.is_some() => delta.error = Some(error_message(event.data)),
+            // The start and end of items, and their complete text.
             _ => {}
         }
         Ok(delta)
@@ -99,19 +99,19 @@ impl Api for ResponsesApi {
         let calls = response.output.iter().any(|item| item.kind.ends_with("_call"));
         let thinks = response.output.iter().any(|item| item.kind == "reasoning");
         let mut delta = response.final_delta(body);
-        let part = match (texts.is_empty(), calls, thinks) {
+        let kind = match (texts.is_empty(), calls, thinks) {
             (true, true, _) => OutputKind::ToolCall,
             (true, false, true) => OutputKind::Reasoning,
             _ => OutputKind::Answer,
         };
         if let Some(choice) = delta.choices.first_mut() {
-            (choice.text, choice.part) = (texts.into(), part);
+            (choice.text, choice.kind) = (texts.into(), kind);
         }
         Ok(delta)
     }
 }
 
-/// A text as it is; messages with their parts under this API's names.
+/// Text as a string; messages with their content parts under this API's names.
 fn input_value(request: &SampleRequest) -> Result<Value, String> {
     if request.messages.is_none() && request.multi_modal_data.is_none() {
         return prompt::single_text(request, BACKEND.name).map(Value::from);
@@ -135,7 +135,7 @@ fn input_value(request: &SampleRequest) -> Result<Value, String> {
 struct ResponseEvent<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
-    /// A text, of those events that matter here.
+    /// A string, in the events that are read here.
     #[serde(borrow, default)]
     delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -193,7 +193,7 @@ struct UsageDetails {
     reasoning_tokens: Option<u32>,
 }
 
-/// The parts of an item that are of the answer; an item may have none.
+/// The content parts of an item that belong to the answer; `content` may be absent.
 fn answer_content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<OutputContent<'de>>, D::Error> {
     let all = Option::<Vec<OutputContent<'de>>>::deserialize(from)?.unwrap_or_default();
     Ok(all.into_iter().filter(|part| matches!(&*part.kind, "output_text" | "refusal")).collect())
@@ -206,29 +206,29 @@ impl<'a> ResponseEvent<'a> {
         Ok(text)
     }
 
-    fn text_choice(&self, part: OutputKind) -> Result<ChoiceDelta<'a>, String> {
-        Ok(ChoiceDelta { text: self.delta_text()?, part, ..ChoiceDelta::default() })
+    fn text_choice(&self, kind: OutputKind) -> Result<ChoiceDelta<'a>, String> {
+        Ok(ChoiceDelta { text: self.delta_text()?, kind, ..ChoiceDelta::default() })
     }
 
-    /// A piece of a call, whose text is not the answer's; `None`: it opens one.
+    /// The delta of a tool call, whose text is not part of the answer; `None` if it only opens the call.
     fn tool_call_choice(&self) -> Result<Option<ChoiceDelta<'a>>, String> {
         Ok((!self.delta_text()?.is_empty())
-            .then(|| ChoiceDelta { part: OutputKind::ToolCall, ..ChoiceDelta::default() }))
+            .then(|| ChoiceDelta { kind: OutputKind::ToolCall, ..ChoiceDelta::default() }))
     }
 }
 
 impl Response<'_> {
-    /// What the end of a response says; `said` are the bytes that it stands in.
-    fn final_delta<'a>(&self, said: &[u8]) -> Delta<'a> {
+    /// The final delta: usage, finish reason and error. `bytes` is the JSON that holds this response.
+    fn final_delta<'a>(&self, bytes: &[u8]) -> Delta<'a> {
         let error = match (self.error, &*self.status) {
             (Some(error), _) => Some(error_message(error.get().as_bytes())),
             (None, "" | "completed" | "incomplete") => None,
-            (None, "failed") => Some(error_message(said)),
+            (None, "failed") => Some(error_message(bytes)),
             (None, status) => Some(format!("the response is {status}, not completed")),
         };
         let reason = self.incomplete_details.as_ref().and_then(|details| details.reason.clone());
         let finish = match reason.as_deref() {
-            // As the other APIs of OpenAI name it.
+            // The name in OpenAI's other APIs.
             Some("max_output_tokens") => "length".into(),
             Some(reason) => reason.to_owned(),
             None if self.status == "incomplete" => "length".into(),
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_that_is_not_over_is_none() {
+    fn an_unfinished_response_is_an_error() {
         for (status, error) in [
             ("queued", Some("the response is queued, not completed")),
             ("in_progress", Some("the response is in_progress, not completed")),
@@ -261,13 +261,13 @@ mod tests {
             let body = format!(r#"{{"status":"{status}","output":[]}}"#);
             assert_eq!(ResponsesApi.read_response(body.as_bytes()).unwrap().error.as_deref(), error, "{status}");
             let data = format!(r#"{{"type":"response.cancelled","response":{body}}}"#);
-            let told = ResponsesApi.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap();
-            assert_eq!(told.error.as_deref(), error, "{status}");
+            let message = ResponsesApi.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap();
+            assert_eq!(message.error.as_deref(), error, "{status}");
         }
     }
 
     #[test]
-    fn events_are_what_their_type_says() {
+    fn events_are_read_by_their_type() {
         let read = |name: &'static str, data: &'static str| {
             ResponsesApi.read_event(SseEvent { name: name.as_bytes(), data: data.as_bytes() })
         };
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_of_nothing_is_told() {
+    fn zero_counts_are_reported() {
         let body = br#"{"status":"completed","usage":{"input_tokens":1,"output_tokens":2,
             "input_tokens_details":{"cached_tokens":0},"output_tokens_details":{"reasoning_tokens":0}}}"#;
         let usage = ResponsesApi.read_response(body).unwrap().usage;

@@ -1,25 +1,25 @@
-//! Sampling parameters: flags and requests name them as vLLM does, and each API has them in its own place under its own name.
+//! Sampling parameters: flags and requests use vLLM's names, which are mapped to the names and places of each API.
 
 use serde_json::Value;
 
 use crate::record::Object;
 
-/// Where an API has its sampling parameters.
+/// Where sampling parameters go in the body of an API, and their names there.
 #[derive(Debug, Clone, Copy)]
 pub struct SamplingKeys {
-    /// The object of the body that holds them; `None`: its top.
+    /// The object of the body that holds them; `None`: the top level.
     pub object: Option<&'static str>,
-    /// Those that it has: vLLM's name, and its own. `None`: all, under vLLM's names.
+    /// The supported parameters: vLLM's name, and the name in this API. `None`: all, under vLLM's names.
     pub names: Option<&'static [(&'static str, &'static str)]>,
 }
 
 impl SamplingKeys {
-    /// All that vLLM has, at the top of the body.
+    /// All of vLLM's parameters, at the top level.
     pub const VLLM: Self = SamplingKeys { object: None, names: None };
-    /// Nothing is generated.
+    /// No parameters, for APIs that generate nothing.
     pub const NONE: Self = SamplingKeys { object: None, names: Some(&[]) };
 
-    /// Whether the API has the parameter of this name.
+    /// Whether the API has a parameter for this name of vLLM's.
     #[must_use]
     pub fn supports_param(self, name: &str) -> bool {
         self.own_name(name).is_some()
@@ -30,7 +30,7 @@ impl SamplingKeys {
         known.iter().find(|(vllm, _)| *vllm == name).map(|(_, own)| *own)
     }
 
-    /// A part of a body, with the parameters at its top moved to where the API has them. Other keys stay.
+    /// Moves parameters at the top level of `part` to where the API has them. Other keys are unchanged.
     #[must_use]
     pub fn place_params(self, part: &Object) -> Object {
         let mut placed = Object::new();
@@ -47,7 +47,7 @@ impl SamplingKeys {
     }
 }
 
-/// Puts `part` over `body`: a later value replaces an earlier one, and objects are merged key by key.
+/// Merges `part` into `body`: its values replace those in `body`, and objects are merged key by key.
 pub fn merge_object(body: &mut Object, part: &Object) {
     part.iter().for_each(|(key, value)| merge_value(body, key, value));
 }
@@ -62,12 +62,12 @@ fn merge_value(body: &mut Object, key: &str, value: &Value) {
     }
 }
 
-/// The key of an object within the body, taken out of it.
+/// Removes `key` from the object `within` of the body.
 pub fn take_nested(body: &mut Object, within: &str, key: &str) -> Option<Value> {
     body.get_mut(within)?.as_object_mut()?.remove(key)
 }
 
-/// A text as a list of one, for APIs that take nothing else.
+/// Wraps a string in a list, for APIs that take only lists.
 pub fn wrap_in_list(value: Option<&mut Value>) {
     if let Some(value) = value.filter(|value| value.is_string()) {
         *value = Value::Array(vec![value.take()]);
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_part_wins_wherever_its_keys_stand() {
+    fn a_later_part_wins_at_every_level() {
         let api =
             SamplingKeys { object: Some("options"), names: Some(&[("top_p", "top_p"), ("seed", "sampling_seed")]) };
         let mut body = object(json!({"options": {"num_predict": 4}, "stream": true}));

@@ -1,4 +1,4 @@
-//! `SGLang`'s own API: `/generate`. A request, and events of its reply:
+//! `SGLang`'s native API: `/generate`. A request, and events of its response:
 //!
 //! ```text
 //! {"text":"hi","sampling_params":{"max_new_tokens":16},"stream":true}
@@ -8,8 +8,9 @@
 //! data: [DONE]
 //! ```
 //!
-//! Each event has all of the text so far, or with `--incremental-streaming-output` of the server what is new, and the tokens so
-//! far: so the tokens of each chunk are known. What it cannot do is told in a stream that began well, as `{"finish_reason":{"type":"abort","message":"…"}}`.
+//! Each event has all text so far, or only the new text if the server runs with `--incremental-streaming-output`, and the number of
+//! tokens so far: so the tokens of each chunk are known. An error can end a stream as
+//! `{"finish_reason":{"type":"abort","message":"…"}}`.
 
 use std::borrow::Cow;
 
@@ -73,9 +74,9 @@ impl Api for SglangApi {
     }
 
     fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {
-        let answers = body.get("sampling_params").and_then(|params| params["n"].as_u64());
-        if answers > Some(1) {
-            return Err("`n` answers come mixed in one stream of --backend sglang: use --backend openai".into());
+        let outputs = body.get("sampling_params").and_then(|params| params["n"].as_u64());
+        if outputs > Some(1) {
+            return Err("--backend sglang mixes `n` outputs in one stream: use --backend openai".into());
         }
         encode_json(body)
     }
@@ -85,11 +86,11 @@ impl Api for SglangApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: SglangEvent = parse(event.data)?;
-        if told.error.is_some() {
+        let message: SglangEvent = parse(event.data)?;
+        if message.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let meta = told.meta_info.ok_or("it has no `meta_info`")?;
+        let meta = message.meta_info.ok_or("it has no `meta_info`")?;
         if let Some(FinishReason { kind, message }) = &meta.finish_reason
             && let Some(error) = abort_error(kind)
         {
@@ -102,11 +103,11 @@ impl Api for SglangApi {
             cached_tokens: meta.cached_tokens,
             reasoning_tokens: meta.reasoning_tokens,
         };
-        // With `--incremental-streaming-output` both texts and ids are what is new; older servers send new ids and all of the text.
-        let fewer = told.output_ids.is_some_and(|ids| meta.completion_tokens > u32::try_from(ids.len()).ok());
-        let text_mode = if fewer { TextMode::Either } else { TextMode::Cumulative };
+        // With `--incremental-streaming-output` texts and ids are both incremental; older servers send new ids and all text.
+        let new_ids_only = message.output_ids.is_some_and(|ids| meta.completion_tokens > u32::try_from(ids.len()).ok());
+        let text_mode = if new_ids_only { TextMode::Either } else { TextMode::Cumulative };
         let choice = ChoiceDelta {
-            text: told.text,
+            text: message.text,
             finish: meta.finish_reason.map(|reason| reason.kind),
             ..ChoiceDelta::default()
         };

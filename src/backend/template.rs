@@ -1,16 +1,16 @@
-//! Any other API, described in a file: a body in Jinja, and where in the reply what stands.
+//! Any other API, described in a file: a Jinja template of the body, and pointers to the values of a response.
 //!
 //! ```yaml
 //! endpoint: /generate
 //! body: |
 //!   {"inputs": {{ prompt | tojson }}, "max": {{ expected_output_len }}, "stream": {{ stream | tojson }}}
-//! stream: events              # or `lines` of JSON; without it replies come in one piece
-//! text: /token/text           # JSON pointers into an event, a line, or the whole reply
+//! stream: events              # or `lines` of JSON; without it responses are not streamed
+//! text: /token/text           # JSON pointers into an event, a line, or a non-streaming response
 //! finish: /details/finish_reason
 //! output_tokens: /details/generated_tokens
 //! ```
 //!
-//! A request that this file makes, and an event that it reads:
+//! A request written with this file, and an event that it reads:
 //!
 //! ```text
 //! {"inputs":"hi","max":16,"stream":true}
@@ -18,8 +18,8 @@
 //! data: {"token":{"text":" there"},"details":{"finish_reason":"length","generated_tokens":16}}
 //! ```
 //!
-//! `docs/BACKENDS.md` lists all its keys. The names in the body are those of the request (`prompt`, `messages`,
-//! `expected_output_len`, …) with `model` and `stream`; the sampling flags are added at its top.
+//! `docs/BACKENDS.md` lists all keys. The variables in the body are the keys of the request (`prompt`, `messages`,
+//! `expected_output_len`, …), `model` and `stream`; the sampling flags are added at the top level.
 
 use std::{borrow::Cow, collections::HashSet, path::Path};
 
@@ -49,37 +49,37 @@ pub static BACKEND: Backend = Backend {
     api: None,
 };
 
-/// An API from a file.
+/// An API described by a file.
 #[derive(Debug)]
 pub struct TemplateApi {
     file: TemplateFile,
     environment: Environment<'static>,
-    /// What its body asks of a request.
+    /// The variables of its body.
     names: HashSet<String>,
     name: String,
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TemplateFile {
     /// The path of the endpoint.
     endpoint: String,
-    /// The body of a request: Jinja that makes a JSON object.
+    /// The body of a request: a Jinja template that renders a JSON object.
     body: String,
-    /// How a streaming reply is cut.
+    /// How a streamed response is divided into chunks.
     #[serde(default)]
     stream: Option<StreamFormat>,
-    /// Where the new text is.
+    /// The pointer to the new text.
     #[serde(default)]
     text: Option<String>,
-    /// Where the thoughts are.
+    /// The pointer to the reasoning.
     #[serde(default)]
     reasoning: Option<String>,
-    /// Whether the text is all so far and not what is new.
+    /// Whether the text is all text so far, not only the new text.
     #[serde(default)]
     cumulative: bool,
-    /// Where the reason to stop is.
+    /// The pointer to the finish reason.
     #[serde(default)]
     finish: Option<String>,
     #[serde(default)]
@@ -88,10 +88,10 @@ struct TemplateFile {
     output_tokens: Option<String>,
     #[serde(default)]
     cached_tokens: Option<String>,
-    /// Where an error is told: anything there but null, false and an empty text is one.
+    /// The pointer to an error: any value except null, false and an empty string.
     #[serde(default)]
     error: Option<String>,
-    /// Where it stands that the reply is complete: anything but null and false.
+    /// The pointer to the end marker: any value except null, false and an empty string.
     #[serde(default)]
     done: Option<String>,
 }
@@ -109,7 +109,7 @@ impl TemplateApi {
     /// Reads the file.
     ///
     /// # Errors
-    /// Names the file and what is wrong in it.
+    /// Names the file and its mistake.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         Self::parse(&text, &path.display().to_string())
@@ -120,11 +120,11 @@ impl TemplateApi {
         let file: TemplateFile = serde_yaml::from_str(text).map_err(|e| wrong(&e))?;
         for (key, pointer) in file.json_pointers() {
             if !pointer.is_empty() && !pointer.starts_with('/') {
-                return Err(wrong(&format!("`{key}` is a JSON pointer and begins with a slash: /{pointer}")));
+                return Err(wrong(&format!("`{key}` is a JSON pointer and must begin with a slash: /{pointer}")));
             }
         }
         if file.text.is_none() && file.stream.is_some() {
-            return Err(wrong(&"a stream needs `text`: where the new text is"));
+            return Err(wrong(&"`stream` needs `text`, the pointer to the new text"));
         }
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -133,44 +133,46 @@ impl TemplateApi {
         Ok(TemplateApi { file, environment, names, name: name.to_owned() })
     }
 
-    /// What stands where a pointer points to; nothing for null.
+    /// The value at a pointer; `None` for null.
     fn value_at<'v>(value: &'v Value, pointer: Option<&String>) -> Option<&'v Value> {
         value.pointer(pointer?).filter(|found| !found.is_null())
     }
 
-    /// The text where a pointer points to, if there is any.
+    /// The text at a pointer; empty if absent.
     fn text_at(value: &Value, pointer: Option<&String>) -> Result<String, String> {
         match Self::value_at(value, pointer) {
             Some(Value::String(text)) => Ok(text.clone()),
             None | Some(Value::Bool(false)) => Ok(String::new()),
-            Some(_) => Err(format!("what stands at {} is no text", pointer.map_or("", String::as_str))),
+            Some(_) => Err(format!("the value at {} is not a string", pointer.map_or("", String::as_str))),
         }
     }
 
-    fn read_delta<'a>(&self, data: &[u8], whole: bool) -> Result<Delta<'a>, String> {
+    fn read_delta<'a>(&self, data: &[u8], complete: bool) -> Result<Delta<'a>, String> {
         let value: Value = super::parse(data)?;
         let file = &self.file;
         let at = |pointer: &Option<String>| Self::value_at(&value, pointer.as_ref());
-        let told = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
-        if let Some(found) = at(&file.error).filter(told) {
+        let is_set = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
+        if let Some(found) = at(&file.error).filter(is_set) {
             let error = error_message(found.to_string().as_bytes());
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
         let number = |pointer: &Option<String>| at(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let (answer, thoughts) =
+        let (answer, reasoning) =
             (Self::text_at(&value, file.text.as_ref())?, Self::text_at(&value, file.reasoning.as_ref())?);
-        let thinks = answer.is_empty() && !thoughts.is_empty();
-        if whole && !thinks && file.text.is_some() && at(&file.text).is_none() {
-            return Err(format!("nothing stands at {}", file.text.as_deref().unwrap_or_default()));
+        let only_reasoning = answer.is_empty() && !reasoning.is_empty();
+        if complete && !only_reasoning && file.text.is_some() && at(&file.text).is_none() {
+            return Err(format!("no value at {}", file.text.as_deref().unwrap_or_default()));
         }
-        let (part, text) = if thinks { (OutputKind::Reasoning, thoughts) } else { (OutputKind::Answer, answer) };
-        let finish =
-            at(&file.finish).filter(told).map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
-        // Where there is no place for a text, none can be held back: that is no token, however many are counted.
+        let (kind, text) =
+            if only_reasoning { (OutputKind::Reasoning, reasoning) } else { (OutputKind::Answer, answer) };
+        let finish = at(&file.finish)
+            .filter(is_set)
+            .map(|found| found.as_str().map_or_else(|| found.to_string(), str::to_owned));
+        // A chunk without the text's key has no token, even if the count of tokens grows: no text can have been held back.
         let opens = at(&file.text).is_none();
         let choice = ChoiceDelta {
             text: Cow::Owned(text),
-            part,
+            kind,
             finish: finish.map(Cow::Owned),
             opens,
             ..ChoiceDelta::default()
@@ -181,9 +183,9 @@ impl TemplateApi {
             cached_tokens: number(&file.cached_tokens),
             reasoning_tokens: None,
         };
-        let done = whole || at(&file.done).is_some_and(|found| told(&found));
+        let done = complete || at(&file.done).is_some_and(|found| is_set(&found));
         let choices = [choice].into_iter().filter(|_| file.text.is_some()).collect();
-        let text_mode = if file.cumulative && !whole { TextMode::Cumulative } else { TextMode::Incremental };
+        let text_mode = if file.cumulative && !complete { TextMode::Cumulative } else { TextMode::Incremental };
         Ok(Delta { choices, usage, done, text_mode, ..Delta::default() })
     }
 }
@@ -213,12 +215,13 @@ impl Api for TemplateApi {
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let wrong = |what: &dyn std::fmt::Display| format!("the `body` of --template {}: {what}", self.name);
         if request.lora.is_some() && !self.names.contains("lora") && !self.sends_model() {
-            return Err(wrong(&"it names neither `lora` nor `model`, and the request asks for an adapter"));
+            return Err(wrong(&"it uses neither `lora` nor `model`, and the request names an adapter"));
         }
         let template = self.environment.get_template(BODY_TEMPLATE).map_err(|e| wrong(&e))?;
-        let asked = minijinja::Value::from(Serde(request));
-        let text = template.render(context! { model => model, stream => stream, ..asked }).map_err(|e| wrong(&e))?;
-        serde_json::from_str(&text).map_err(|e| wrong(&format!("it makes no JSON object: {e}")))
+        let variables = minijinja::Value::from(Serde(request));
+        let text =
+            template.render(context! { model => model, stream => stream, ..variables }).map_err(|e| wrong(&e))?;
+        serde_json::from_str(&text).map_err(|e| wrong(&format!("it is not a JSON object: {e}")))
     }
 
     fn sampling_keys(&self) -> SamplingKeys {
@@ -271,7 +274,7 @@ error: /error
 ";
 
     #[test]
-    fn the_body_is_made_of_the_request() {
+    fn the_body_is_rendered_from_the_request() {
         let template = TemplateApi::parse(FILE, "t.yaml").unwrap();
         let request: SampleRequest =
             serde_json::from_str(r#"{"prompt":"say \"hi\"","expected_output_len":3}"#).unwrap();
@@ -283,7 +286,7 @@ error: /error
     }
 
     #[test]
-    fn pointers_find_what_a_reply_says() {
+    fn pointers_find_the_values_of_a_response() {
         let template = TemplateApi::parse(FILE, "t.yaml").unwrap();
         let read = |data: &'static [u8]| template.read_event(SseEvent { name: b"", data }).unwrap();
         let first = read(br#"{"token":{"text":" a"},"details":null}"#);
@@ -294,7 +297,7 @@ error: /error
         assert!(template.read_response(br#"{"other":1}"#).is_err() && template.read_response(b"oops").is_err());
         for other in ["[1]", "{}", "1", "true"] {
             let data = format!(r#"{{"token":{{"text":{other}}}}}"#);
-            let want = "what stands at /token/text is no text";
+            let want = "the value at /token/text is not a string";
             assert_eq!(
                 template.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap_err(),
                 want,
@@ -305,33 +308,34 @@ error: /error
     }
 
     #[test]
-    fn thoughts_alone_are_a_reply() {
+    fn reasoning_alone_is_a_response() {
         let file = format!("{FILE}reasoning: /thoughts\n");
         let template = TemplateApi::parse(&file, "t.yaml").unwrap();
         let delta = template.read_response(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
         assert!(delta.done && delta.choices[0].has_reasoning(), "{delta:?}");
-        assert!(template.read_response(br#"{"thoughts":""}"#).unwrap_err().contains("nothing stands at /token/text"));
+        assert!(template.read_response(br#"{"thoughts":""}"#).unwrap_err().contains("no value at /token/text"));
     }
 
     #[test]
-    fn a_body_names_what_it_is_made_of() {
-        let of = |body: &str| TemplateApi::parse(&format!("endpoint: /g\ntext: /t\nbody: '{body}'"), "t.yaml").unwrap();
+    fn the_variables_of_a_body_are_known() {
+        let template =
+            |body: &str| TemplateApi::parse(&format!("endpoint: /g\ntext: /t\nbody: '{body}'"), "t.yaml").unwrap();
         let asks: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","lora":"sql"}"#).unwrap();
-        let plain = of(r#"{"for": "a model"}"#);
+        let plain = template(r#"{"for": "a model"}"#);
         assert!(!plain.sends_model());
         assert!(plain.request_body(&asks, "sql", true).unwrap_err().contains("neither `lora` nor `model`"));
         for name in ["model", "lora"] {
-            let named = of(&format!(r#"{{"adapter": "{{{{ {name} }}}}"}}"#));
+            let named = template(&format!(r#"{{"adapter": "{{{{ {name} }}}}"}}"#));
             assert_eq!(named.sends_model(), name == "model");
             assert_eq!(named.request_body(&asks, "sql", true).unwrap()["adapter"], "sql", "{name}");
         }
     }
 
     #[test]
-    fn what_is_wrong_in_the_file_is_told_with_its_key() {
+    fn mistakes_in_the_file_are_reported_with_their_key() {
         for (text, want) in [
             ("endpoint: /g\nbody: '{}'\ntext: token", "`text` is a JSON pointer"),
-            ("endpoint: /g\nbody: '{}'\nstream: events", "a stream needs `text`"),
+            ("endpoint: /g\nbody: '{}'\nstream: events", "`stream` needs `text`"),
             ("endpoint: /g\nbody: '{{ oops'\ntext: /a", "`body`: syntax error"),
             ("endpoint: /g\nbody: '{}'\nbdoy: 1", "unknown field `bdoy`"),
             ("body: '{}'", "missing field `endpoint`"),

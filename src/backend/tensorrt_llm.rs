@@ -1,4 +1,4 @@
-//! TensorRT-LLM behind Triton: `/v2/models/ensemble/generate_stream` and `…/generate`. A request, and an event of its reply:
+//! TensorRT-LLM on Triton: `/v2/models/ensemble/generate_stream` and `…/generate`. A request, and an event of its response:
 //!
 //! ```text
 //! {"text_input":"hi","max_tokens":16,"bad_words":"","stop_words":"","exclude_input_in_output":true,"stream":true}
@@ -6,9 +6,9 @@
 //! data: {"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"sequence_start":false,"text_output":" there"}
 //! ```
 //!
-//! It says neither why nor that an answer ends: a stream is over when the server ends it in good order. It counts no tokens unless
-//! it is asked to (`return_num_input_tokens`, `return_num_output_tokens`), which not every model has an input for.
-//! `--endpoint` names another model than `ensemble`.
+//! It sends neither a finish reason nor a final event: a stream is complete when the server closes it without an error. Token counts
+//! must be requested (`return_num_input_tokens`, `return_num_output_tokens`), and not every model has these inputs.
+//! `--endpoint` selects a model other than `ensemble`.
 
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
@@ -50,13 +50,13 @@ impl Api for TensorrtLlmApi {
         set_output_limit(&mut body, "max_tokens", request);
         body.insert("bad_words".into(), "".into());
         body.insert("stop_words".into(), "".into());
-        // By itself it may repeat the prompt in front of the answer.
+        // The default may be to repeat the prompt before the output.
         body.insert("exclude_input_in_output".into(), true.into());
         body.insert("stream".into(), stream.into());
         if let Some(adapter) = &request.lora {
             let id: u64 = adapter.parse().map_err(|_| {
                 format!(
-                    "--backend tensorrt-llm has numbers for adapters, and `{adapter}` is none: give its `lora_task_id`"
+                    "--backend tensorrt-llm identifies adapters by number, not by name as `{adapter}`: give the `lora_task_id`"
                 )
             })?;
             body.insert("lora_task_id".into(), id.into());
@@ -69,11 +69,11 @@ impl Api for TensorrtLlmApi {
     }
 
     fn adapt_body(&self, body: &mut Object) {
-        // What it has to make an answer as long as was asked for.
+        // `min_tokens` is its way to generate the requested length.
         if body.remove("ignore_eos") == Some(Value::Bool(true))
-            && let Some(most) = body.get("max_tokens").cloned()
+            && let Some(limit) = body.get("max_tokens").cloned()
         {
-            body.entry("min_tokens").or_insert(most);
+            body.entry("min_tokens").or_insert(limit);
         }
     }
 
@@ -82,11 +82,11 @@ impl Api for TensorrtLlmApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: TritonEvent = parse(event.data)?;
-        if told.error.is_some() {
+        let message: TritonEvent = parse(event.data)?;
+        if message.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let texts = told.text_output.ok_or("it has no `text_output`")?.into_iter();
+        let texts = message.text_output.ok_or("it has no `text_output`")?.into_iter();
         let choice = |(index, BorrowedText(text))| ChoiceDelta { index, text, ..ChoiceDelta::default() };
         Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), ..Delta::default() })
     }
@@ -95,7 +95,7 @@ impl Api for TensorrtLlmApi {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
         let counts: TritonUsage = parse(body)?;
         let total = |counts: Option<OneOrMany<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
-        // Each of several answers is to the same prompt.
+        // All outputs have the same prompt.
         let prompt = counts.num_input_tokens.and_then(|each| each.into_iter().next());
         let usage =
             Usage { prompt_tokens: prompt, completion_tokens: total(counts.num_output_tokens), ..Usage::default() };
@@ -134,7 +134,7 @@ struct TritonUsage {
     num_output_tokens: Option<OneOrMany<u32>>,
 }
 
-/// Triton writes a tensor with one element as that element.
+/// Triton writes a tensor with one element as the element itself.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany<T> {
@@ -157,11 +157,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_of_several_answers_is_one() {
+    fn each_text_is_one_output() {
         let body = br#"{"text_output":["a","b"],"num_input_tokens":[3,3],"num_output_tokens":[1,2]}"#;
         let delta = TensorrtLlmApi.read_response(body).unwrap();
-        let told: Vec<_> = delta.choices.iter().map(|choice| (choice.index, &*choice.text)).collect();
-        assert_eq!((told, delta.usage.prompt_tokens), (vec![(0, "a"), (1, "b")], Some(3)));
+        let outputs: Vec<_> = delta.choices.iter().map(|choice| (choice.index, &*choice.text)).collect();
+        assert_eq!((outputs, delta.usage.prompt_tokens), (vec![(0, "a"), (1, "b")], Some(3)));
         assert_eq!(delta.usage.completion_tokens, Some(3));
         let one =
             TensorrtLlmApi.read_response(br#"{"text_output":"a","num_input_tokens":3,"num_output_tokens":1}"#).unwrap();

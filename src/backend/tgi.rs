@@ -1,4 +1,4 @@
-//! Hugging Face's Text Generation Inference: `/generate_stream` and `/generate`. A request, and events of its reply:
+//! Hugging Face's Text Generation Inference: `/generate_stream` and `/generate`. A request, and events of its response:
 //!
 //! ```text
 //! {"inputs":"hi","parameters":{"max_new_tokens":16,"details":true},"stream":true}
@@ -7,7 +7,7 @@
 //! data: {"index":2,"token":{…},"generated_text":" there!","details":{"finish_reason":"length","generated_tokens":2,"input_length":3}}
 //! ```
 //!
-//! Each event is one token. The last has the whole text; there is no `[DONE]`.
+//! Each event is one token. The last has the complete text; `[DONE]` is not sent.
 
 use std::borrow::Cow;
 
@@ -63,13 +63,13 @@ impl Api for TgiApi {
 
     fn adapt_body(&self, body: &mut Object) {
         let Some(Value::Object(parameters)) = body.get_mut("parameters") else { return };
-        // What means "leave it alone" elsewhere is out of range here, and greedy is what it does without a temperature.
-        let outside = |name: &str, value: &Value| match (name, value.as_f64()) {
+        // Values that disable a parameter elsewhere are out of range here. Without a temperature, decoding is greedy.
+        let out_of_range = |name: &str, value: &Value| match (name, value.as_f64()) {
             ("temperature" | "top_k", Some(value)) => value <= 0.0,
             ("top_p", Some(value)) => value >= 1.0,
             _ => false,
         };
-        parameters.retain(|name, value| !outside(name, value));
+        parameters.retain(|name, value| !out_of_range(name, value));
         wrap_in_list(parameters.get_mut("stop"));
     }
 
@@ -78,12 +78,12 @@ impl Api for TgiApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let told: TgiEvent = parse(event.data)?;
-        if told.error.is_some() {
+        let message: TgiEvent = parse(event.data)?;
+        if message.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let token = told.token.ok_or("it has no `token`")?;
-        let (finish, usage) = told.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let token = message.token.ok_or("it has no `token`")?;
+        let (finish, usage) = message.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
         let choice = ChoiceDelta {
             text: if token.special { Cow::default() } else { token.text },
             ids: 1,
@@ -93,18 +93,18 @@ impl Api for TgiApi {
         Ok(Delta {
             choices: [choice].into_iter().collect(),
             usage,
-            done: told.generated_text.is_some(),
+            done: message.generated_text.is_some(),
             ..Delta::default()
         })
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let told: TgiEvent = parse(body)?;
-        if told.error.is_some() {
+        let message: TgiEvent = parse(body)?;
+        if message.error.is_some() {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
-        let text = told.generated_text.ok_or("it has no `generated_text`")?;
-        let (finish, usage) = told.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let text = message.generated_text.ok_or("it has no `generated_text`")?;
+        let (finish, usage) = message.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
         let choice = ChoiceDelta { text, finish, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }

@@ -168,9 +168,9 @@ impl ReceivedResponse {
             return;
         }
         let event = SseEvent { name, data };
-        if let Some((part, text)) = self.pattern.read_text(event) {
-            self.take_token(arrival, part == OutputKind::Answer, 0, None);
-            if part == OutputKind::Answer {
+        if let Some((kind, text)) = self.pattern.read_text(event) {
+            self.take_token(arrival, kind == OutputKind::Answer, 0, None);
+            if kind == OutputKind::Answer {
                 self.transcript.push(text);
             }
             return;
@@ -227,7 +227,7 @@ impl ReceivedResponse {
     /// then the server's token count decides whether it bears tokens, if it has counted since the first chunk.
     fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, mode: TextMode, token_count: Option<u32>) {
         let text = std::mem::take(&mut choice.text);
-        choice.text = match choice.part {
+        choice.text = match choice.kind {
             OutputKind::Reasoning => self.transcript.new_reasoning(text),
             OutputKind::Answer | OutputKind::ToolCall => self.transcript.new_text(mode, text),
         };
@@ -250,7 +250,7 @@ impl ReceivedResponse {
                     self.finish_reason = Some(reason.clone().into_owned());
                 }
             }
-            if choice.index == 0 && choice.part != OutputKind::Reasoning {
+            if choice.index == 0 && choice.kind != OutputKind::Reasoning {
                 self.transcript.push(&choice.text);
             }
         }

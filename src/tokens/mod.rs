@@ -175,7 +175,7 @@ impl Tokenizer {
         }
     }
 
-    /// The text that a chat becomes, up to where the answer begins; for endpoints that take text.
+    /// The text of a chat, up to the start of the response; for endpoints that take text.
     pub fn render_chat(&self, chat: ChatInput) -> Result<String, Error> {
         match &self.chat {
             Some(template) => template.render_chat(chat),
