@@ -15,17 +15,17 @@ pub const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// Reads the lines of a stream that are not blank, with their numbers.
 ///
 /// A last line without a newline counts: a killed writer leaves one.
-pub struct LineReader<R> {
+pub struct NdjsonReader<R> {
     input: R,
     name: String,
     number: u64,
     buffer: Vec<u8>,
 }
 
-impl<R: BufRead> LineReader<R> {
+impl<R: BufRead> NdjsonReader<R> {
     /// Reads `input`. Messages use `name` for it: a path, or `stdin`.
     pub fn new(input: R, name: impl Into<String>) -> Self {
-        LineReader { input, name: name.into(), number: 0, buffer: Vec::new() }
+        NdjsonReader { input, name: name.into(), number: 0, buffer: Vec::new() }
     }
 
     /// The next line, without surrounding white space; `None` at the end.
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn blank_lines_are_skipped_and_the_last_newline_may_be_missing() {
-        let mut lines = LineReader::new(&b"{\"a\":1}\n\n  \r\n{\"a\":2}"[..], "stdin");
+        let mut lines = NdjsonReader::new(&b"{\"a\":1}\n\n  \r\n{\"a\":2}"[..], "stdin");
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 1);
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
         assert_eq!(lines.line_number(), 4);
@@ -103,14 +103,14 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_skipped() {
-        let mut lines = LineReader::new(&b"\xEF\xBB\xBF{\"a\":1}\r\n{\"a\":2}\r\n"[..], "stdin");
+        let mut lines = NdjsonReader::new(&b"\xEF\xBB\xBF{\"a\":1}\r\n{\"a\":2}\r\n"[..], "stdin");
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 1);
         assert_eq!(lines.next_record::<Value>().unwrap().unwrap()["a"], 2);
     }
 
     #[test]
     fn an_invalid_line_is_reported_with_its_column() {
-        let mut lines = LineReader::new(&b"{}\n{\"a\":}\n"[..], "stdin");
+        let mut lines = NdjsonReader::new(&b"{}\n{\"a\":}\n"[..], "stdin");
         lines.next_record::<Value>().unwrap();
         let error = lines.next_record::<Value>().unwrap_err();
         assert_eq!(error.to_string(), "stdin:2:6: expected value");

@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     error::Error,
     http::exchange::OutgoingRequest,
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::{Object, RequestFuncOutput, SampleRequest},
     rng,
     units::Nanos,
@@ -320,7 +320,7 @@ fn read_all(
     send: &mpsc::Sender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
 ) -> Result<u64, Error> {
-    let mut lines = LineReader::new(input, "stdin");
+    let mut lines = NdjsonReader::new(input, "stdin");
     let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
     while let Some(mut sample) = lines.next_record::<SampleRequest>()? {
         let copy = first.is_some().then(|| sample.clone());

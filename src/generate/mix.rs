@@ -12,7 +12,7 @@ use crate::{
     cli,
     error::Error,
     generate::{warn, writer::RequestWriter},
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::SampleRequest,
     rng::{self, WeightedIndex},
     units::Nanos,
@@ -82,7 +82,7 @@ fn parse_source(text: &str) -> Result<Source, String> {
 /// A source that is being read.
 struct Stream {
     name: String,
-    lines: LineReader<Box<dyn std::io::BufRead + Send>>,
+    lines: NdjsonReader<Box<dyn std::io::BufRead + Send>>,
     /// Of the last line.
     latest: Nanos,
 }
@@ -90,7 +90,7 @@ struct Stream {
 impl Stream {
     fn open(path: &Path, name: String) -> Result<Self, Error> {
         let (input, place) = cli::open_input(path)?;
-        Ok(Stream { name, lines: LineReader::new(input, place), latest: Nanos(0) })
+        Ok(Stream { name, lines: NdjsonReader::new(input, place), latest: Nanos(0) })
     }
 
     /// The next request, with ids of its own and its tag.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cli,
     error::Error,
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::{EndRecord, RunRecord},
 };
 
@@ -54,7 +54,7 @@ impl RecordingReader<'_> {
         };
         for path in paths {
             let (input, name) = cli::open_input(path)?;
-            if let Some(error) = self.read_lines(LineReader::new(input, name), &mut recording, &mut check)? {
+            if let Some(error) = self.read_lines(NdjsonReader::new(input, name), &mut recording, &mut check)? {
                 cli::print_warning(self.tool, format!("{error}: the last line is truncated and was skipped"));
             }
         }
@@ -65,7 +65,7 @@ impl RecordingReader<'_> {
     /// error. `check` looks at the recording after each line.
     fn read_lines<R: BufRead>(
         self,
-        mut lines: LineReader<R>,
+        mut lines: NdjsonReader<R>,
         recording: &mut Recording,
         check: &mut dyn FnMut(&mut Recording) -> Result<(), Error>,
     ) -> Result<Option<Error>, Error> {
@@ -152,7 +152,7 @@ impl RecordingReader<'_> {
 }
 
 /// Reads a JSON object that spans many lines: the rest of the input.
-fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>) -> Result<Vec<u8>, Error> {
+fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut NdjsonReader<R>) -> Result<Vec<u8>, Error> {
     while let Some(line) = lines.next_line()? {
         text.push(b'\n');
         text.extend_from_slice(line);
@@ -165,7 +165,7 @@ fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut LineReader<R>
 pub(crate) fn read_bytes(bytes: &[u8]) -> Result<Recording, Error> {
     let mut recording = Recording::default();
     let reader = RecordingReader { detailed: true, ..RecordingReader::default() };
-    reader.read_lines(LineReader::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
+    reader.read_lines(NdjsonReader::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
     Ok(recording)
 }
 

@@ -49,14 +49,14 @@ impl LoadPlan {
     #[must_use]
     pub fn stream_count(&self) -> u32 {
         let needed = self.request_rate.map_or(f64::INFINITY, |rate| rate * self.response_time().as_secs_f64());
-        round_count(needed.min(self.max_concurrency.map_or(f64::INFINITY, f64::from))).max(1)
+        nearest_count(needed.min(self.max_concurrency.map_or(f64::INFINITY, f64::from))).max(1)
     }
 
     /// The number of requests.
     #[must_use]
     pub fn request_count(&self) -> u32 {
         if let Some(rate) = self.request_rate {
-            return round_count(rate * self.seconds.as_secs_f64()).max(2);
+            return nearest_count(rate * self.seconds.as_secs_f64()).max(2);
         }
         let rounds = (self.seconds.0 / self.response_time().0.max(1)).max(1);
         u32::try_from(u64::from(self.stream_count()) * rounds).unwrap_or(u32::MAX)
@@ -95,7 +95,7 @@ impl LoadPlan {
         let step = Nanos::from_secs_f64(streams / chunks_per_s).clamp(shortest, self.step);
         let fitting = u32::try_from(MAX_SEARCH_RESPONSE.0 / step.0).unwrap_or(u32::MAX);
         LoadPlan {
-            max_concurrency: Some(round_count(chunks_per_s * step.as_secs_f64()).max(1)),
+            max_concurrency: Some(nearest_count(chunks_per_s * step.as_secs_f64()).max(1)),
             request_rate: None,
             step,
             output_len: self.output_len.min(fitting).max(2),
@@ -156,7 +156,7 @@ impl LoadPlan {
 
 /// Rounds to the nearest whole number.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates
-fn round_count(x: f64) -> u32 {
+fn nearest_count(x: f64) -> u32 {
     x.round() as u32
 }
 

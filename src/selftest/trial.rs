@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::unix_now,
     error::Error,
-    ndjson::{self, LineReader},
+    ndjson::{self, NdjsonReader},
     record::{EndRecord, RequestFuncOutput, RunRecord, SampleRequest, Truth},
     units::{Nanos, SECOND},
 };
@@ -87,7 +87,7 @@ impl TrialRunner {
         server.stop_within(MAX_STOP_TIME)?;
         let file = File::open(&log).map_err(|e| Error::read(&log, e))?;
         let mut trial = parse_records(&records)?;
-        let mut lines = LineReader::new(BufReader::new(file), log.display().to_string());
+        let mut lines = NdjsonReader::new(BufReader::new(file), log.display().to_string());
         while let Some(truth) = lines.next_record()? {
             trial.truths.push(truth);
         }
@@ -135,7 +135,7 @@ fn spawn_feeder(stdin: ChildStdin, lines: impl Iterator<Item = SampleRequest> + 
 fn parse_records(records: &[u8]) -> Result<Trial, Error> {
     let mut trial = Trial::default();
     let mut ended = false;
-    let mut lines = LineReader::new(records, "vb-fire");
+    let mut lines = NdjsonReader::new(records, "vb-fire");
     while let Some(line) = lines.next_line()? {
         let added = add_record(line, &mut trial, &mut ended);
         added.map_err(|e| lines.bad_json(&e))?;

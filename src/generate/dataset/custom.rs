@@ -19,7 +19,7 @@ use crate::{
         warn,
         writer::{Fitted, RequestWriter},
     },
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
 };
@@ -57,7 +57,7 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
 /// A pipe, in its own order: to shuffle it, all of it would have to be held.
 fn stream(common: &Common, framed: Framed, path: &Path, writer: &mut RequestWriter) -> Result<(), Error> {
     let (input, name) = cli::open_input(path)?;
-    let mut lines = LineReader::new(input, name.clone());
+    let mut lines = NdjsonReader::new(input, name.clone());
     let mut bad = 0_u64;
     while common.num_prompts == 0 || writer.written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };

@@ -8,7 +8,7 @@ use crate::{
     data::Row,
     error::Error,
     generate::{common::Common, exact::Random, warn, writer::RequestWriter},
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::{RequestFuncOutput, RunRecord, SampleRequest},
     units::UnixNanos,
 };
@@ -37,7 +37,7 @@ struct Kind {
 /// Writes the requests again.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let (input, name) = cli::open_input(common.file()?)?;
-    let mut lines = LineReader::new(input, name.clone());
+    let mut lines = NdjsonReader::new(input, name.clone());
     let mut outcomes = Outcomes { common, random: None, start: None };
     while common.num_prompts == 0 || writer.written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::Error,
     generate::{common::Common, writer::RequestWriter},
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
 };
 
 pub const DATASET: Dataset = Dataset {
@@ -38,12 +38,12 @@ pub const DATASET: Dataset = Dataset {
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let format =
-        TraceFormat { block_size: 512, open: &|input, name| Ok(Box::new(Mooncake(LineReader::new(input, name)))) };
+        TraceFormat { block_size: 512, open: &|input, name| Ok(Box::new(Mooncake(NdjsonReader::new(input, name)))) };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct Mooncake<R>(LineReader<R>);
+struct Mooncake<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]
 struct Record {

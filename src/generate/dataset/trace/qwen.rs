@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::Error,
     generate::{common::Common, writer::RequestWriter},
-    ndjson::LineReader,
+    ndjson::NdjsonReader,
     record::Object,
 };
 
@@ -40,12 +40,13 @@ pub const DATASET: Dataset = Dataset {
 
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let format = TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(Qwen(LineReader::new(input, name)))) };
+    let format =
+        TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(Qwen(NdjsonReader::new(input, name)))) };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct Qwen<R>(LineReader<R>);
+struct Qwen<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]
 struct Record {
