@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What vb-gen makes of real datasets: rows, prompts that are not as long as they should be, seconds and peak memory, as a table in Markdown.
+# Measures vb-gen on real datasets: rows, prompts with another length than planned, seconds and peak memory, as a Markdown table.
 #
-#   scripts/bench-datasets.sh [NAME=FILE...]    NAME is a --dataset-name, as mooncake=conversation_trace.jsonl; several files may have one name
+#   scripts/bench-datasets.sh [NAME=FILE...]    NAME is a --dataset-name, as mooncake=conversation_trace.jsonl; several files may share a name
 #
-# Without files only the made-up datasets are measured. VB_BIN is where the programs are (default: a release build), TOKENIZER what counts (builtin).
+# Without files only the synthetic datasets are measured. VB_BIN is the folder of the programs (default: a release build), TOKENIZER the
+# tokenizer (default: builtin).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,7 +20,7 @@ row() {
   local name=$1 start end rows misfits peak
   shift
   start=$(date +%s%N)
-  vb-gen --tokenizer "$tokenizer" "$@" 2>"$folder/told" >"$folder/pipe" &
+  vb-gen --tokenizer "$tokenizer" "$@" 2>"$folder/stderr" >"$folder/pipe" &
   local pid=$!
   wc -l <"$folder/pipe" >"$folder/rows" &
   local counter=$!
@@ -28,11 +29,11 @@ row() {
     peak=$(awk -v peak="$peak" '/VmHWM/ && $2 > peak { peak = $2 } END { print peak }' "/proc/$pid/status" 2>/dev/null || echo "$peak")
     sleep 0.02
   done
-  wait "$pid" || { cat "$folder/told" >&2; exit 1; }
+  wait "$pid" || { cat "$folder/stderr" >&2; exit 1; }
   wait "$counter"
   end=$(date +%s%N)
   rows=$(tr -d ' ' <"$folder/rows")
-  misfits=$(sed -n 's/.*: \([0-9]*\) of [0-9]* prompts could not be made.*/\1/p' "$folder/told")
+  misfits=$(sed -n 's/.*: \([0-9]*\) of [0-9]* prompts could not be made.*/\1/p' "$folder/stderr")
   printf '| %s | %s | %s | %.1f | %.0f |\n' "$name" "$rows" "${misfits:-0}" "$(((end - start) / 1000000))e-3" "$((peak / 1000))"
 }
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Measures vb-fire and other load generators against the truth: vb-sim's log of when each token really left.
+# Measures vb-fire and other load generators against the truth: vb-sim's log of the time at which each token left.
 #
 #   scripts/bench-peers.sh [--peers "vllm-rs vllm aiperf guidellm"] [OPTIONS…]
 #
-# Installs the peers named by --peers (default: all four; "" for none) where they are not yet installed, builds the project,
-# and writes docs/ACCURACY.md. The other options are those of scripts/bench_peers.py: --help lists them, --quick is a trial
-# of some minutes. All by default takes about an hour, most of it the start-up of the peers in Python.
+# Installs the peers that --peers names (default: all four; "" for none) unless they are installed, builds the project, and
+# writes docs/ACCURACY.md. Other options go to scripts/bench_peers.py: --help lists them, --quick is a trial of some minutes.
+# By default it takes about an hour, most of it for the start-up of the peers in Python.
 #
-# VB_PEERS is where the peers go (default ~/.cache/vb-peers): vllm-rs 60 MB (a wheel of 340 MB is fetched for it), vllm 6 GB,
-# aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm takes a vLLM that is there. VB_BIN is a folder with the project's programs
-# (and `floor`, of examples/floor.rs) instead of building them. TOKENIZER is the tokenizer.json of a real model, for all of
-# them. Needs Linux, two cores, python3 with venv and pip.
+# VB_PEERS is the folder for the peers (default ~/.cache/vb-peers): vllm-rs 60 MB (from a wheel of 340 MB), vllm 6 GB,
+# aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm uses an installed vLLM. VB_BIN is a folder with the project's programs
+# (and `floor`, from examples/floor.rs), which are then not built. TOKENIZER is the tokenizer.json of a real model, for all
+# clients. Needs Linux, two cores, python3 with venv and pip.
 set -euo pipefail
 
 vllm_rs=0.33.0 aiperf=0.13.0 guidellm=0.8.1
@@ -18,13 +18,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${VB_PEERS:-$HOME/.cache/vb-peers}
 peers="vllm-rs vllm aiperf guidellm"
 args=()
-# What was typed, for the document.
+# The command line, for the document.
 export VB_COMMAND="${TOKENIZER:+TOKENIZER=${TOKENIZER##*/} }scripts/bench-peers.sh"
 [ $# -eq 0 ] || VB_COMMAND+=$(printf ' %q' "$@")
 while [ $# -gt 0 ]; do
   case $1 in
   --peers)
-    peers=${2?--peers wants a list, as --peers "vllm-rs aiperf"}
+    peers=${2?--peers needs a list, as --peers "vllm-rs aiperf"}
     shift
     ;;
   --peers=*) peers=${1#--peers=} ;;
@@ -40,7 +40,7 @@ mkdir -p "$cache"
 
 say() { echo "bench-peers: $*" >&2; }
 
-# Makes a virtual environment and runs uv in it, which is much quicker than pip with packages of gigabytes.
+# Creates a virtual environment and installs packages with uv, which is much faster than pip for packages of gigabytes.
 venv() {
   local dir=$1
   shift
@@ -62,21 +62,21 @@ install_vllm_rs() {
   return $status
 }
 
-# Installs a peer if it is not there.
+# Installs a peer unless it is installed.
 peer() {
   local name=$1 program=$2
   shift 2
   if [ ! -x "$program" ] || [ ! -f "$cache/installed-$name" ]; then
     say "installing $name into $cache"
-    "$@" || { left_out "$name"; return; }
+    "$@" || { skip_peer "$name"; return; }
     touch "$cache/installed-$name"
   fi
   args+=("--$name" "$program")
 }
 
-# The document says so.
-left_out() {
-  say "$1 cannot be installed; going on without it"
+# Lists the peer as missing in the document.
+skip_peer() {
+  say "$1 cannot be installed; continuing without it"
   args+=("--missing" "$1")
 }
 
@@ -89,13 +89,13 @@ for name in $peers; do
     elif "$root/scripts/install-vllm.sh" "$cache/vllm"; then
       args+=(--vllm "$cache/vllm/bin/vllm")
     else
-      left_out vllm
+      skip_peer vllm
     fi
     ;;
   aiperf) peer aiperf "$cache/aiperf-$aiperf/bin/aiperf" venv "$cache/aiperf-$aiperf" "aiperf==$aiperf" ;;
   guidellm) peer guidellm "$cache/guidellm-$guidellm/bin/guidellm" venv "$cache/guidellm-$guidellm" "guidellm==$guidellm" ;;
   *)
-    say "no peer is called $name; there are vllm-rs, vllm, aiperf and guidellm"
+    say "unknown peer $name; use vllm-rs, vllm, aiperf or guidellm"
     exit 2
     ;;
   esac
@@ -109,6 +109,6 @@ else
 fi
 [ ! -x "$floor" ] || args+=(--floor "$floor")
 
-# A load of 4,096 streams needs that many sockets on either side.
+# A load of 4,096 streams needs as many sockets on either side.
 ulimit -n "$(ulimit -Hn)"
 exec python3 "$root/scripts/bench_peers.py" --bin "$bin" "${args[@]}"

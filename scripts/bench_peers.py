@@ -1,7 +1,7 @@
-"""The measurements of scripts/bench-peers.sh: what load generators report, against what really happened.
+"""The measurements of scripts/bench-peers.sh: compares the reports of load generators with the truth.
 
-The truth is the log of vb-sim, which tells when each token was handed to the socket. Server and client each have a core of
-their own. Needs only the standard library, and Linux.
+The truth is the log of vb-sim, which has the time at which each token was handed to the socket. Server and client run on
+separate cores. Needs Linux and only the standard library.
 """
 
 import argparse
@@ -32,9 +32,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL = "tiny"
 # The program of examples/floor.rs.
 FLOOR = "floor"
-# Of a run: fewer would be lost in what start-up costs this time and that.
-LEAST_REQUESTS = 512
-# A tokenizer.json for all of them; none: the built-in one.
+# The fewest requests of a run: with fewer, the varying cost of start-up would hide the cost of chunks.
+MIN_REQUESTS = 512
+# A tokenizer.json for all clients; None: the built-in tokenizer.
 TOKENIZER = os.environ.get("TOKENIZER")
 INPUT_LEN = 8
 LIMIT = 180  # seconds that a client may take
@@ -49,7 +49,7 @@ def say(text):
 
 
 def nanoseconds(text):
-    """Seconds as they stand in a JSON file, as whole nanoseconds: a double is too short for an instant."""
+    """Converts seconds in a JSON file to whole nanoseconds: a double has too few digits for an instant."""
     whole, _, part = text.partition(".")
     if part.isdigit() and len(part) <= 9:
         value = int(part.ljust(9, "0"))
@@ -63,7 +63,7 @@ def lines_in_nanoseconds(path):
 
 
 def percentile(values, share):
-    """With linear interpolation, as all the clients do it."""
+    """A percentile with linear interpolation, as in all clients."""
     if not values:
         return None
     ordered = sorted(values)
@@ -89,7 +89,7 @@ def spread(values):
 
 @contextlib.contextmanager
 def on_core(core):
-    """What is started inside runs on that core only."""
+    """Runs processes that are started inside on that core only."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -100,7 +100,7 @@ def on_core(core):
 
 @dataclass
 class Use:
-    """What a process and the children that it waited for have used."""
+    """Resources used by a process and the children that it waited for."""
 
     started: int  # Unix nanoseconds
     wall: float
@@ -111,15 +111,15 @@ class Use:
     meter: list = field(default_factory=list)  # (Unix nanoseconds, CPU seconds until then)
 
     def cpu_since(self, instant):
-        """Without a meter, all of it."""
+        """CPU seconds since `instant`; without a meter, all CPU seconds."""
         return self.cpu - max((cpu for at, cpu in self.meter if at <= instant), default=0.0)
 
 
 class Meter(threading.Thread):
-    """Reads now and then what the processes of a session have used.
+    """Reads the CPU time of the processes of a session at intervals.
 
-    A client in Python spends more on its start-up than on a run, and never twice the same. With readings, the start-up
-    can be left out. It also sees the processes that nobody waits for.
+    A client in Python spends more on its start-up than on a run, and the amount varies. The readings allow to leave the
+    start-up out, and they include processes that no parent waits for.
     """
 
     def __init__(self, session):
@@ -137,7 +137,7 @@ class Meter(threading.Thread):
 
 
 def session_cpu(session):
-    """CPU seconds of its processes, and of those that they have waited for (proc(5), `stat`)."""
+    """CPU seconds of the processes of a session and of the children that they waited for (proc(5), `stat`)."""
     ticks = 0
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -150,15 +150,15 @@ def session_cpu(session):
 
 
 def become_subreaper():
-    """Orphans of the processes that we start become our children (prctl's PR_SET_CHILD_SUBREAPER)."""
+    """Makes orphans of the processes that we start our children (prctl's PR_SET_CHILD_SUBREAPER)."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
 def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT, metered=False):
-    """Runs a client on a core to its end.
+    """Runs a client on a core until it ends.
 
-    A process inherits its peak of memory from the one that forked it, so a small shell stands between this interpreter
-    and the client. The shell leaves at once, and the client becomes our child.
+    A process inherits the peak memory of the process that forked it, so this interpreter starts a small shell that starts
+    the client. The shell exits immediately, and the client becomes our child.
     """
     pid_file = folder / "pid"
     pid_file.unlink(missing_ok=True)
@@ -192,7 +192,7 @@ def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT, m
         wall = time.monotonic() - clock
     finally:
         timer.cancel()
-        # What it may have left behind, or the client itself if we are interrupted.
+        # Kill remaining processes of the client, or the client itself if we are interrupted.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(shell.pid, signal.SIGKILL)
     readings = meter.stop() if metered else []
@@ -201,7 +201,7 @@ def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT, m
 
 
 class Simulator:
-    """A fresh vb-sim on a core of its own, and what it says was sent."""
+    """A new vb-sim on a separate core, and its truth log."""
 
     def __init__(self, tools, core, folder, load, tls):
         self.log = folder / "truth.ndjson"
@@ -224,7 +224,7 @@ class Simulator:
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(timeout=30) != 0:
             sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}: {self.words.read_text().strip()}")
-        # It says so itself, once, when it could not keep up.
+        # vb-sim warns once if it could not keep up.
         self.late = "cannot keep up" in self.words.read_text()
         return {line["request_id"]: line for line in lines_in_nanoseconds(self.log)}
 
@@ -241,7 +241,7 @@ class Load:
     def parse(text):
         found = re.fullmatch(r"(\d+)x(\d+)(?:ms)?", text)
         if not found:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a load; write STREAMSxMILLISECONDS, as 512x20")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a load; use STREAMSxMILLISECONDS, as 512x20")
         return Load(int(found[1]), int(found[2]))
 
     def __repr__(self):
@@ -250,7 +250,7 @@ class Load:
 
 @dataclass
 class Run:
-    """What a client is asked to do."""
+    """The task of a client."""
 
     url: str
     streams: int
@@ -265,8 +265,8 @@ class Sample:
 
     ttft: float
     itl: list = None  # None: not kept
-    request_id: str = None  # None: cannot be found in the server's log
-    start: float = None  # Unix nanoseconds; None: not told
+    request_id: str = None  # None: unknown, so the request cannot be found in the server's log
+    start: float = None  # Unix nanoseconds; None: not reported
 
 
 @dataclass
@@ -318,7 +318,7 @@ class VbFire:
 
 
 class Peer:
-    """A client that is not ours: a program that writes a file."""
+    """A client of another project: a program that writes a file."""
 
     slow, ours, tls = True, False, False
     distribution = None
@@ -354,7 +354,7 @@ class VllmBench(Peer):
 
     def read(self, run, result):
         data = json.loads((run.folder / "result.json").read_text())
-        # Its starts are of the monotonic clock.
+        # Its start times come from the monotonic clock.
         offset = time.time_ns() - time.monotonic_ns()
         rows = zip(data["ttfts"], data["itls"], data["start_times"], data["errors"])
         return [
@@ -368,7 +368,7 @@ class VllmBench(Peer):
 
 
 class VllmRs(VllmBench):
-    """The same in Rust."""
+    """`vllm-rs bench serve`, the same in Rust."""
 
     name, slow = VLLM_RS, False
 
@@ -376,7 +376,7 @@ class VllmRs(VllmBench):
         return subprocess.run([self.program, "--version"], capture_output=True, text=True).stdout.strip()
 
     def identity(self, index, start):
-        # Its results are not in the order of its request ids, and its starts count from an instant that it does not tell.
+        # Its results are not in the order of its request ids, and its start times count from an unknown instant.
         return None, None
 
 
@@ -385,7 +385,7 @@ class Aiperf(Peer):
 
     def __init__(self, program, tools):
         super().__init__(program, tools)
-        # Offline it takes the path of a tokenizer for the name of one on the hub.
+        # In offline mode it treats the path of a tokenizer as a name on the hub.
         self.env = {"DO_NOT_TRACK": "1"}
 
     def command(self, run):
@@ -400,14 +400,14 @@ class Aiperf(Peer):
         samples = []
         for line in (run.folder / "aiperf/profile_export.jsonl").read_text().splitlines():
             row = json.loads(line)
-            metrics, told = row.get("metrics") or {}, row["metadata"]
+            metrics, metadata = row.get("metrics") or {}, row["metadata"]
             if row.get("error") or "time_to_first_token" not in metrics:
                 continue
             gaps = metrics.get("inter_chunk_latency", {"value": []})["value"]
             samples.append(
                 Sample(
                     metrics["time_to_first_token"]["value"] * 1e6, [gap * 1e6 for gap in gaps],
-                    told["x_request_id"], told["request_start_ns"],
+                    metadata["x_request_id"], metadata["request_start_ns"],
                 )
             )  # fmt: skip
         return samples
@@ -427,7 +427,7 @@ class Guidellm(Peer):
 
     def read(self, run, result):
         data = json.loads((run.folder / "result.json").read_text())
-        # It keeps no gaps between tokens. The server's name of a request comes back as the answer's id.
+        # It records no gaps between tokens. The response's id contains the server's id of the request.
         return [
             Sample(
                 row["time_to_first_token_ms"] * 1e6, None,
@@ -443,15 +443,15 @@ class Guidellm(Peer):
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, folder
-        # Names its rounds among those of earlier runs.
+        # Distinguishes the rounds of this run from the rounds of earlier runs.
         self.began = int(time.time())
         self.client_core, self.server_core = args.cores
         self.tools = Tools(pathlib.Path(args.bin).resolve(), folder / "model")
-        # As a folder that the peers can load.
+        # A model folder that the peers can load.
         make_model(TOKENIZER or ROOT / "src/tokens/builtin.json", self.tools.model)
 
     def once(self, client, load, output_len, count):
-        """One client against a fresh server; what it used, what it reported, and what was true."""
+        """Runs one client against a new server; returns its resources, its report and the truth."""
         folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
         sim = Simulator(self.tools, self.server_core, folder, load, client.tls)
         run = Run(sim.url, load.streams, count, output_len, folder)
@@ -460,7 +460,7 @@ class Bench:
         truth, samples = sim.stop(), []
         result = {"server_late": sim.late}
         if use.timed_out:
-            result["failure"] = f"it was not done after {LIMIT} s"
+            result["failure"] = f"it did not finish within {LIMIT} s"
         else:
             try:
                 samples = client.read(run, result)
@@ -474,9 +474,9 @@ class Bench:
         return use, samples, truth, result
 
     def measure(self, client, load):
-        """The long run, and a short one whose cost is taken off: what remains is the cost of chunks."""
+        """Measures a long run, and a short one whose cost is subtracted to get the cost of chunks."""
         waves = self.args.slow_waves if client.slow else self.args.waves
-        count = max(load.streams * waves, LEAST_REQUESTS)
+        count = max(load.streams * waves, MIN_REQUESTS)
         base_use, _, base_truth, base = self.once(client, load, 2, count)
         if "failure" in base:
             return base
@@ -490,7 +490,7 @@ class Bench:
         return result
 
     def floor(self, load):
-        """The streams read by a program that makes nothing of them."""
+        """Measures a program that reads the streams without parsing them."""
 
         def once(output_len):
             folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
@@ -505,13 +505,13 @@ class Bench:
         return {"cpu_us_per_chunk": cpu_per_chunk(once(self.args.output_len), base)}
 
     def start_up(self, client):
-        """From the start of the process to its first request at the server."""
+        """Measures the time from the start of the process until its first request reaches the server."""
         use, samples, truth, result = self.once(client, Load(1, 5), 2, 1)
         return dict(result, start_up_ms=start_up(use, truth), cpu_s=use.cpu, rss_mb=use.rss / 1e6, lost=1 - len(samples))
 
 
 def cpu_per_chunk(long, short):
-    """The cost of the chunks between, in microseconds; None: it is lost in what varies between two runs."""
+    """The cost per additional chunk, in microseconds; None: smaller than the variation between two runs."""
     (use, truth), (base_use, base_truth) = long, short
     chunks = sum(len(t["sent"]) for t in truth.values()) - sum(len(t["sent"]) for t in base_truth.values())
     cost = use.cpu_since(first_received(truth)) - base_use.cpu_since(first_received(base_truth))
@@ -529,14 +529,14 @@ def start_up(use, truth):
 def last_words(folder):
     text = b"".join((folder / name).read_bytes() for name in ("stdout", "stderr") if (folder / name).exists())
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip(" │╰─╯╭╮")]
-    return re.sub(r"\x1b\[[0-9;]*m|/\S*/", "", lines[-1]).strip()[:160] if lines else "it said nothing"
+    return re.sub(r"\x1b\[[0-9;]*m|/\S*/", "", lines[-1]).strip()[:160] if lines else "no output"
 
 
 def compare(samples, truth):
-    """Reported against true: as distributions, and request by request where the requests can be told apart."""
+    """Compares reported and true times: as distributions, and per request if the requests can be identified."""
     answered = {i: t for i, t in truth.items() if t["sent"]}
-    # From the kernel's stamp of the request, so that what many requests wait at the server for each other is not taken for the
-    # client's error.
+    # From the kernel's stamp of the request, so that the time that requests wait at the server for each other does not count as
+    # an error of the client.
     true_ttft = [t["sent"][0] - t["arrived"] for t in answered.values()]
     true_itl = [b - a for t in answered.values() for a, b in zip(t["sent"], t["sent"][1:])]
     ttft = [s.ttft for s in samples]
@@ -564,7 +564,7 @@ def compare(samples, truth):
 
 
 def vb_gen(bench, folder, tokenizer, prompts):
-    """Random prompts of 1,024 tokens, on all cores."""
+    """Generates random prompts of 1,024 tokens with vb-gen, on all cores."""
     lengths = ["--input-len", 1024, "--output-len", 128, "--num-prompts", prompts]
     argv = [bench.tools.bin / "vb-gen", "--tokenizer", tokenizer, *lengths]
     use = launch(argv, None, folder, stdout=folder / "prompts.ndjson")
@@ -573,7 +573,7 @@ def vb_gen(bench, folder, tokenizer, prompts):
 
 
 def vllm_rs_gen(bench, folder, tokenizer, prompts):
-    """The same, of vllm-rs, which tells the length in words only and keeps the prompts for itself."""
+    """Generates the same with vllm-rs, which prints only the total length and not the prompts."""
     argv = [
         bench.args.vllm_rs, "bench", "serve", "--dry-run", "--model", MODEL, "--tokenizer", tokenizer,
         "--dataset-name", "random", "--random-input-len", 1024, "--random-output-len", 128, "--num-prompts", prompts,
@@ -585,7 +585,7 @@ def vllm_rs_gen(bench, folder, tokenizer, prompts):
 
 
 def bench_gen(bench, tokenizer, prompts, number):
-    """Each generator once, the order changing with the round."""
+    """Runs each generator once, in an order that changes with the round."""
     folder = bench.folder / "gen"
     folder.mkdir(exist_ok=True)
     generators = [vb_gen, vllm_rs_gen] if bench.args.vllm_rs else [vb_gen]
@@ -595,12 +595,12 @@ def bench_gen(bench, tokenizer, prompts, number):
 
 def gen_row(client, use, mean):
     if use.timed_out or use.code != 0:
-        return {"client": client, "failure": f"it was not done after {LIMIT} s" if use.timed_out else f"exit {use.code}"}
+        return {"client": client, "failure": f"it did not finish within {LIMIT} s" if use.timed_out else f"exit {use.code}"}
     return {"client": client, "wall_s": use.wall, "cpu_s": use.cpu, "rss_mb": use.rss / 1e6, "mean_len": mean}
 
 
 def make_outputs(bench, megabytes=200):
-    """A file of that size with real outputs of vb-fire."""
+    """Writes a file of that size with real outputs of vb-fire."""
     folder = bench.folder / "stats"
     folder.mkdir(exist_ok=True)
     path, source = folder / "outputs.ndjson", folder / "once.ndjson"
@@ -627,7 +627,7 @@ def bench_stats(bench, path):
     return {"mb": size / 1e6, "mb_per_s": size / 1e6 / use.wall, "wall_s": use.wall, "cpu_s": use.cpu, "rss_mb": use.rss / 1e6}
 
 
-# ---- the whole -----------------------------------------------------------------------------------------------------
+# ---- the program -----------------------------------------------------------------------------------------------------
 
 
 def machine():
@@ -645,7 +645,7 @@ def revision():
 
 
 def command_typed():
-    """The command for the document, without the folders of this machine."""
+    """The command line for the document, without the folders of this machine."""
     words = shlex.split(os.environ.get("VB_COMMAND") or shlex.join(["scripts/bench_peers.py", *sys.argv[1:]]))
     return " ".join(w if re.match("[A-Z]+=", w) else shlex.quote(pathlib.Path(w).name if w[:1] == "/" else w) for w in words)
 
@@ -656,14 +656,14 @@ def make_clients(args, tools):
     if "--transport" in help_text:
         found.append(VbFire(tools, "vb-fire --transport portable", ["--transport", "portable"]))
     else:
-        say("this vb-fire has no --transport; the portable one is left out")
+        say("this vb-fire has no --transport; skipping the portable one")
     found.append(VbFire(tools, "vb-fire, TLS", ["--insecure"], tls=True))
     for program, kind in ((args.vllm_rs, VllmRs), (args.vllm, VllmBench), (args.aiperf, Aiperf), (args.guidellm, Guidellm)):
         if program:
             found.append(kind(program, tools))
     unknown = set(args.clients or ()) - {client.name for client in found} - {FLOOR}
     if unknown:
-        sys.exit(f"bench-peers: no client is called {sorted(unknown)[0]!r}; there are {', '.join(c.name for c in found)}")
+        sys.exit(f"bench-peers: unknown client {sorted(unknown)[0]!r}; available: {', '.join(c.name for c in found)}")
     return [client for client in found if not args.clients or client.name in args.clients]
 
 
@@ -680,19 +680,19 @@ def parse_args():
     parser.add_argument("--slow-loads", type=load, nargs="+", default=[load("64x20"), load("512x20")], metavar="LOAD",
                         help="loads of the clients in Python")  # fmt: skip
     parser.add_argument("--solo-load", type=load, default=load("4096x50"), metavar="LOAD", help="a load for vb-fire alone")
-    parser.add_argument("--solo-rounds", type=int, default=3, help="rounds of it; 0 leaves it out")
-    parser.add_argument("--waves", type=int, default=4, help="requests of each stream, one after the other")
+    parser.add_argument("--solo-rounds", type=int, default=3, help="rounds of that load; 0 skips it")
+    parser.add_argument("--waves", type=int, default=4, help="requests of each stream, one after another")
     parser.add_argument("--slow-waves", type=int, default=2, help="the same for the clients in Python")
-    parser.add_argument("--output-len", type=int, default=100, help="tokens of each answer")
-    parser.add_argument("--clients", nargs="+", metavar="NAME", help="only these, by their names in the document")
+    parser.add_argument("--output-len", type=int, default=100, help="tokens of each response")
+    parser.add_argument("--clients", nargs="+", metavar="NAME", help="only these clients, by their names in the document")
     parser.add_argument("--quick", action="store_true", help="one round of small loads, to try the script")
-    parser.add_argument("--gen", action="store_true", help="also time vb-gen, with the tokenizer.json named by TOKENIZER if there is one")
+    parser.add_argument("--gen", action="store_true", help="also time vb-gen, with the tokenizer.json that TOKENIZER names, if set")
     parser.add_argument("--gen-prompts", type=int, default=10000, help="prompts for --gen")
     parser.add_argument("--stats", action="store_true", help="also time vb-stats")
     parser.add_argument("--cores", type=int, nargs=2, default=[0, 1], metavar="N", help="the client's core and the server's")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the raw numbers too")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the raw numbers")
     parser.add_argument("--with", type=pathlib.Path, nargs="+", default=[], dest="earlier", metavar="FILE",
-                        help="put the raw numbers of earlier runs on this machine into the document too")  # fmt: skip
+                        help="also include the raw numbers of earlier runs on this machine")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/ACCURACY.md", help="the document")
     for name in ("--bin", "--floor", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -767,7 +767,7 @@ def measure_tools(args, bench, data):
 
 
 def take_earlier(paths, data):
-    """The raw numbers of earlier runs, which must have been measured in the same way."""
+    """Adds the raw numbers of earlier runs, which must have the same settings."""
     for path in paths:
         try:
             earlier = json.loads(path.read_text())
@@ -782,7 +782,7 @@ def take_earlier(paths, data):
 
 
 def save(args, data):
-    """After each round, so that a run which is cut is not lost: --with takes it up again."""
+    """Saves the raw numbers after each round. After an interruption, --with continues from them."""
     if args.json:
         args.json.write_text(json.dumps(data, indent=1) + "\n")
 
@@ -790,7 +790,7 @@ def save(args, data):
 def main():
     args = parse_args()
     if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
-        sys.exit("bench-peers: it needs two cores, one for the client and one for the server; name them with --cores")
+        sys.exit("bench-peers: two cores are needed, one for the client and one for the server; select them with --cores")
     become_subreaper()
     data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "start_ups": [], "gen": [], "stats": [], "floor": []}
     data["missing"] = args.missing
@@ -798,7 +798,7 @@ def main():
     if args.rounds or args.solo_rounds:
         now = {
             "waves": args.waves, "slow_waves": args.slow_waves, "output_len": args.output_len, "input_len": INPUT_LEN,
-            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT, "least_requests": LEAST_REQUESTS,
+            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT, "least_requests": MIN_REQUESTS,
             "tokenizer": tokenizer_in_words(),
         }  # fmt: skip
         if data["settings"] and any(data["settings"].get(key) != value for key, value in now.items()):

@@ -1,10 +1,10 @@
-"""Writes docs/ACCURACY.md out of the numbers of scripts/bench_peers.py."""
+"""Writes docs/ACCURACY.md from the numbers of scripts/bench_peers.py."""
 
 import math
 import statistics
 
 VLLM_RS = "vllm-rs bench serve"
-# Durations are nanoseconds in the numbers.
+# Durations in the numbers are nanoseconds.
 MS, US = 1e-6, 1e-3
 
 
@@ -36,7 +36,7 @@ def excess(reported, true, scale):
 
 
 def show(value, sign=False):
-    """Three digits that count; where a sign is wanted no more than three decimals, which are microseconds."""
+    """Formats three significant digits; with a sign at most three decimals, which are microseconds."""
     if value is None:
         return "–"
     size = abs(value)
@@ -118,7 +118,7 @@ RATIOS = [
 
 
 def ratio(ours, theirs, measure):
-    """The median of the ratios within rounds; of sizes, so that an error's sign does not matter."""
+    """The median over rounds of the ratio of absolute values, so that the sign of an error does not matter."""
     by_round = {run["round"]: run for run in theirs if "failure" not in run}
     ratios = []
     for run in ours:
@@ -150,7 +150,7 @@ def start_up_rows(data, groups):
         runs = [run for run in data["start_ups"] if run["client"] == name]
         seen.append(name)
         rows.append([name, str(len(runs)), show(medians(runs, of("start_up_ms")))])
-    # The slow clients have no run of their own for it: it is taken from their short run at the first load.
+    # The slow clients have no separate run for start-up: it comes from their short run at the first load.
     for (_, name), runs in groups.items():
         if name not in seen and medians(runs, of("base_start_up_ms")) is not None:
             seen.append(name)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Holds realised against planned arrivals for every load shape, at 10, 100 and 1,000 requests a second, on vb-sim.
+# Compares realised with planned arrivals for every load shape, at 10, 100 and 1,000 requests per second, on vb-sim.
 #
-#   scripts/check-arrivals.sh [SECONDS]    each load lasts so long (default 4); prints a table in Markdown
+#   scripts/check-arrivals.sh [SECONDS]    how long each load lasts (default 4); prints a Markdown table
 #
-# Exit 1 when a run that vb-fire calls clean was not sent as planned (p < 0.001). VB_BIN is where the programs are (default: a release build).
+# Exits with 1 if a run with the verdict `clean` was not sent as planned (p < 0.001). VB_BIN is the folder of the programs (default: a release build).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ trap 'kill "$SIM_PID" 2>/dev/null; wait "$SIM_PID" 2>/dev/null || true; rm -rf "
 read -r url <&"${SIM[0]}"
 
 failed=0
-# NAME, requests, and the flags of vb-fire; requests come from standard input.
+# NAME and the flags of vb-fire; requests come from standard input.
 try() {
   local name=$1
   shift

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Counts what vb-diff promises, in more simulated comparisons than the tests make, in a release build:
-# equals are called different in at most 5 % of comparisons, repeats that vary too; intervals of a change hold the truth; and a
-# change of the margin is found in 80 % with as many requests as it said.
+# Checks the guarantees of vb-diff in more simulated comparisons than the tests run, in a release build:
+# equal servers are reported as different in at most 5 % of comparisons, also with varying repeats; intervals of a change contain
+# the truth; and a change as large as the margin is found in 80 % of comparisons with the suggested number of requests.
 #
 #   scripts/check-statistics.sh [TRIALS]   comparisons of each kind (default: 1000)
 set -euo pipefail

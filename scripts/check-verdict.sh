@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Checks that vb-fire knows when it is too slow: the same load on an idle client and on one held to a tenth of a core.
+# Checks that vb-fire detects when it is too slow: the same load on an idle client and on a client limited to a tenth of a core.
 #
 #   scripts/check-verdict.sh         512 streams of a token every 20 ms from vb-sim on core 1, vb-fire on core 0:
-#                                    idle it must say clean (exit 0); held by each means that this machine has it must say
-#                                    client_bound (exit 5, for --strict)
+#                                    when idle the verdict must be clean (exit 0); with each available limit it must be
+#                                    client_bound (exit 5, because of --strict)
 #
-# Means: `quota`, a cgroup with 10 % of a core (where it may be made), and `stops`, SIGSTOP for 90 ms of every 100.
-# `hog`, another program on the same core at a higher priority, is shown and must not be clean.
-# VB_BIN names a folder with the programs; without it they are built first. An idle machine of two cores is needed.
+# Limits: `quota`, a cgroup with 10 % of a core (if one can be created), and `stops`, SIGSTOP for 90 ms of every 100.
+# `hog`, another program on the same core at a higher priority, is also shown and must not be clean.
+# VB_BIN names a folder with the programs; without it they are built first. Needs an idle machine with two cores.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -20,7 +20,7 @@ groups=()
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; rmdir "${groups[@]}" 2>/dev/null || true; rm -rf "$dir"' EXIT
 
-pin() { # core, command, which takes the place of the (background) shell, so that signals reach it
+pin() { # core, command, which replaces the (background) shell, so that signals reach it
   local core=$1
   shift
   if command -v taskset >/dev/null; then exec taskset -c "$core" "$@"; else exec "$@"; fi
@@ -33,14 +33,14 @@ until [ -s "$dir/url" ]; do sleep 0.05; done
 url=$(cat "$dir/url")
 "$bin/vb-gen" --input-len 16 --output-len "$tokens" --num-prompts $((2 * streams)) >"$dir/requests"
 
-fire() { # name: runs the load in the background, its process in $client
+fire() { # name: runs the load in the background and sets client to its process
   pin 0 "$bin/vb-fire" --base-url "$url" --max-concurrency "$streams" --ignore-eos --no-text --strict \
     <"$dir/requests" >"$dir/$1.ndjson" 2>"$dir/$1.err" &
   client=$!
 }
 
 failures=0
-check() { # name, wanted verdict, exit code
+check() { # name, expected verdict, exit code
   local code=0 end
   wait "$client" || code=$?
   end=$(tail -n 1 "$dir/$1.ndjson")
@@ -49,14 +49,14 @@ check() { # name, wanted verdict, exit code
   local verdict
   verdict=$(grep -o '"verdict":"[a-z_]*"' <<<"$end" | cut -d'"' -f4)
   if [ "$2" = not_clean ]; then
-    [ "$verdict" != clean ] || { echo "check-verdict: $1: clean, and it is not" >&2; failures=1; }
+    [ "$verdict" != clean ] || { echo "check-verdict: $1: verdict clean, expected another" >&2; failures=1; }
   elif [ "$verdict" != "$2" ] || [ "$code" != "$3" ]; then
-    echo "check-verdict: $1: wanted $2 and exit $3, got $verdict and $code" >&2
+    echo "check-verdict: $1: expected $2 and exit $3, got $verdict and $code" >&2
     failures=1
   fi
 }
 
-group() { # makes a cgroup with 10 % of a core, of version 1 or 2; prints the file that takes processes
+group() { # creates a cgroup (version 1 or 2) with 10 % of a core; prints its file for process ids
   local v1=/sys/fs/cgroup/cpu v2=/sys/fs/cgroup name=vb-check-verdict-$$
   if [ -e "$v1/cpu.cfs_quota_us" ] && mkdir "$v1/$name" 2>/dev/null; then
     echo 100000 >"$v1/$name/cpu.cfs_period_us" && echo 10000 >"$v1/$name/cpu.cfs_quota_us" && echo "$v1/$name/cgroup.procs"
@@ -75,7 +75,7 @@ if [ -n "$procs" ]; then
   echo "$client" >"$procs"
   check quota client_bound 5
 else
-  echo "quota  left out: no cgroup can be made here"
+  echo "quota  skipped: no cgroup can be created here"
 fi
 
 fire stops

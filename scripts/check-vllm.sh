@@ -4,7 +4,7 @@
 #   scripts/check-vllm.sh            installs vLLM if needed (a minute, 6 GB), serves a tiny model with random weights and the
 #                                    built-in tokenizer, runs the checks of scripts/check_vllm.py, prints their table
 #
-# VB_VLLM_DIR is where vLLM goes (default target/vllm); it is used again if it is there. Needs python3 with venv and pip.
+# VB_VLLM_DIR is the folder for vLLM (default target/vllm); an existing installation is reused. Needs python3 with venv and pip.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,7 +18,7 @@ bin=${VB_BIN:-$root/target/release}
 
 "$dir/venv/bin/python" "$root/scripts/check_vllm.py" model "$root/src/tokens/builtin.json" "$dir/model"
 
-# Below the ports that the system gives out by itself: what else starts meanwhile, the other server too, takes none of these.
+# Below the range of ports that the system assigns, so that no other program takes one of these before the servers start.
 free_port() {
   "$dir/venv/bin/python" - "$1" <<'PYTHON'
 import socket, sys
@@ -41,7 +41,7 @@ serve() {
   exec vllm serve "$dir/model" --served-model-name tiny --load-format dummy --dtype bfloat16 --max-model-len 8192 \
     --max-num-batched-tokens 4096 --enforce-eager --host 127.0.0.1 "$@"
 }
-# One that generates, with two adapters and calls of tools, and one that embeds.
+# One server that generates, with two adapters and tool calls, and one for embeddings.
 serve --port "$port" --max-num-seqs 64 --enable-lora --max-loras 2 --max-lora-rank 8 \
   --lora-modules "one=$dir/model-one" "two=$dir/model-two" \
   --enable-auto-tool-choice --tool-call-parser pythonic >"$dir/serve.log" 2>&1 &
@@ -51,7 +51,7 @@ embedder=$!
 trap 'kill "$server" "$embedder" 2>/dev/null; wait "$server" "$embedder" 2>/dev/null || true' EXIT
 
 check() { "$dir/venv/bin/python" "$root/scripts/check_vllm.py" "$@"; }
-echo "check-vllm: waiting for vLLM on the ports $port and $pooling (its logs: $dir/serve.log, $dir/pooling.log)" >&2
+echo "check-vllm: waiting for vLLM on the ports $port and $pooling (logs: $dir/serve.log, $dir/pooling.log)" >&2
 for one in "$port $server serve" "$pooling $embedder pooling"; do
   read -r at pid log <<<"$one"
   if ! check ready "http://127.0.0.1:$at" "$pid"; then

@@ -1,4 +1,4 @@
-"""Compares chat templates as vb-gen applies them with those of transformers. Started by check-templates.sh, which says how."""
+"""Compares chat templates as vb-gen and transformers apply them. Run it with check-templates.sh."""
 
 import argparse
 import json
@@ -17,12 +17,12 @@ TOKENS = {"bos_token": "<BOS>", "eos_token": "<EOS>"}
 
 
 def undated(text):
-    """The text with today's date as DATE: it is another one tomorrow."""
+    """Replaces today's date with DATE, because it changes every day."""
     return text and re.sub(r"(?<=Current date: )[0-9]{4}-[0-9]{2}-[0-9]{2}", "DATE", text)
 
 
 def text_for_parts(message):
-    """The message with the texts of its parts as one, as vLLM gives it to templates that know no parts."""
+    """Joins the text parts of a message, as vLLM does for templates that do not support parts."""
     content = message.get("content")
     if not isinstance(content, list):
         return message
@@ -30,7 +30,7 @@ def text_for_parts(message):
 
 
 def by_transformers(template, chat, tokens):
-    """The text of a chat, and None where the template refuses it."""
+    """The text of a chat; None if the template rejects it."""
 
     def render(messages):
         rendered, _ = render_jinja_template(
@@ -46,7 +46,7 @@ def by_transformers(template, chat, tokens):
     messages = chat["messages"]
     parts = any(isinstance(message.get("content"), list) for message in messages)
     try:
-        # A template that shows Python's lists, passes over them or stumbles over them is one for texts.
+        # A template that prints the list as Python does, skips it or fails does not support parts.
         text = render(messages)
         if not parts or ("'type'" not in text and chat["messages"][0]["content"][0]["text"] in text):
             return undated(text)
@@ -60,7 +60,7 @@ def by_transformers(template, chat, tokens):
 
 
 def by_vb_gen(vb_gen, folder, chat):
-    """The same from vb-gen: one request, whose prompt is the text."""
+    """The text from vb-gen: the prompt of one request."""
     row = {"messages": chat["messages"], "body": {key: chat[key] for key in ("tools", "chat_template_kwargs") if key in chat}}
     flags = ["--dataset-name", "custom", "--dataset-path", "-", "--num-prompts", "0", "--tokenizer", str(folder)]
     done = subprocess.run([vb_gen, *flags], input=json.dumps(row) + "\n", capture_output=True, text=True, timeout=60)
@@ -72,7 +72,7 @@ def by_vb_gen(vb_gen, folder, chat):
 
 
 def template_of(folder):
-    """The template of a model folder, and its tokens."""
+    """The template of a model folder, and its special tokens."""
     config = json.loads((folder / "tokenizer_config.json").read_text())
     jinja = folder / "chat_template.jinja"
     template = jinja.read_text() if jinja.exists() else config.get("chat_template")

@@ -1,12 +1,12 @@
-"""The checks of scripts/check-vllm.sh: what our programs say against what a real vLLM says.
+"""The checks of scripts/check-vllm.sh: compares the numbers of our programs with the numbers of a real vLLM.
 
-check_vllm.py model TOKENIZER_JSON FOLDER    writes a tiny Llama with random weights around a tokenizer, and two adapters
+check_vllm.py model TOKENIZER_JSON FOLDER    writes a tiny Llama with random weights for a tokenizer, and two adapters
                                              for it, FOLDER-one and FOLDER-two
-check_vllm.py ready URL PID                  waits until the server answers, or its process is gone
-check_vllm.py check URL POOLING BIN MODEL    runs the checks against a server that generates and one that pools, whose
-                                             model is in the folder MODEL, and prints a table; exit 1 if one fails
+check_vllm.py ready URL PID                  waits until the server is ready, or its process has ended
+check_vllm.py check URL POOLING BIN MODEL    runs the checks against a generating and a pooling server with the model in
+                                             the folder MODEL, and prints a table; exit 1 if a check fails
 
-It needs only the standard library, and numpy-free arithmetic is enough for it.
+Needs only the standard library.
 """
 
 import json
@@ -48,7 +48,7 @@ def make_model(tokenizer, folder):
 
 
 def make_adapter(folder, seed):
-    """A LoRA of rank 4 with random weights, in the form of PEFT, as safetensors has it: a header of JSON and the numbers."""
+    """Writes a LoRA of rank 4 with random weights in the format of PEFT and safetensors: a JSON header, then the numbers."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
@@ -81,13 +81,13 @@ def wait_ready(url, pid):
         try:
             os.kill(int(pid), 0)
         except ProcessLookupError:
-            sys.exit("vLLM has ended before it was ready")
+            sys.exit("vLLM ended before it was ready")
         time.sleep(1)
     sys.exit("vLLM was not ready within ten minutes")
 
 
 class Checks:
-    """Runs the programs, and keeps a line for each check."""
+    """Runs the programs and collects one row per check."""
 
     def __init__(self, url, bin_folder, model_folder):
         self.url, self.bin, self.model_folder = url, pathlib.Path(bin_folder), model_folder
@@ -105,8 +105,8 @@ class Checks:
         return done
 
     def metrics(self):
-        """vLLM's counters, by name, summed over labels."""
-        # The engine's numbers reach the page with its next step; a finished request may be a moment behind.
+        """vLLM's counters by name, summed over labels."""
+        # The engine updates the page with its next step, so a finished request may be missing for a moment.
         time.sleep(0.5)
         page = urllib.request.urlopen(f"{self.url}/metrics", timeout=10).read().decode()
         values = {}
@@ -115,7 +115,7 @@ class Checks:
         return values
 
     def run(self, gen, fire):
-        """vb-gen | vb-fire, and what the server's counters gained by it."""
+        """Runs vb-gen | vb-fire. Also returns the increase of the server's counters."""
         before = self.metrics()
         base = ["--base-url", self.url, "--model", MODEL]
         requests = self.tool("vb-gen", *gen).stdout
@@ -138,7 +138,7 @@ class Checks:
             f"{len(wrong)} mismatches in {len(good)}, {lengths[0]} to {lengths[-1]} tokens",
         )
         short = [o for o in good if o["output_tokens"] != o["expected_output_len"]]
-        self.row(f"{name}: output lengths as asked for", not short, f"{len(short)} mismatches in {len(good)}")
+        self.row(f"{name}: output lengths as requested", not short, f"{len(short)} mismatches in {len(good)}")
         for what, ours, counter in [
             ("requests", len(good), "vllm:request_success_total"),
             ("prompt tokens", sum(o["prompt_len"] for o in good), "vllm:prompt_tokens_total"),
@@ -150,15 +150,15 @@ class Checks:
         return good, raw
 
     def times(self, name, good, gained):
-        """Our means against the server's: never earlier than its own, and later by no more than the path between."""
+        """Our means are not earlier than the server's, and later by at most the delay between server and client."""
         tokens = sum(o["output_tokens"] - 1 for o in good)
         ours_itl = sum(o["latency"] - o["ttft"] for o in good) / tokens
         theirs_itl = gained["vllm:inter_token_latency_seconds_sum"] / gained["vllm:inter_token_latency_seconds_count"]
         ours_ttft = sum(o["ttft"] for o in good) / len(good)
         theirs_ttft = gained["vllm:time_to_first_token_seconds_sum"] / gained["vllm:time_to_first_token_seconds_count"]
         lag = max(o["queue_time"] for o in good)
-        # HTTP parsing and the way between vLLM's processes, on a machine where client and server share two cores,
-        # and the client's own lag.
+        # HTTP parsing and the path between vLLM's processes, on a machine where client and server share two cores,
+        # plus the client's own lag.
         bound = 0.020 + lag
         self.row(
             f"{name}: mean TTFT within the client's lag of the server's",
@@ -182,7 +182,7 @@ class Checks:
         served = ["--tokenizer", "server", "--base-url", self.url, "--model", MODEL, "--seed", 3]
         self.workload("completions, the server's tokenizer", [*random, *served], loop, 20)
         poisson = ["--request-rate", 20, "--max-concurrency", 16, "--num-warmups", 0]
-        self.workload("completions, 20 requests a second", [*random, *builtin, "--seed", 4], poisson, 60)
+        self.workload("completions, 20 requests per second", [*random, *builtin, "--seed", 4], poisson, 60)
         self.token_ids()
         self.scraped()
         self.whole_and_in_parts()
@@ -191,7 +191,7 @@ class Checks:
         self.sweep()
 
     def token_ids(self):
-        """Counting by the ids in the chunks must agree with usage: chunks are not tokens."""
+        """The number of token ids in the chunks must equal the usage: chunks are not tokens."""
         gen = ["--num-prompts", 20, "--input-len", 50, "--output-len", 64, "--seed", 5]
         _, outputs, _, _ = self.run(gen, ["--max-concurrency", 4, "--extra-body", '{"return_token_ids":true}'])
         good = [o for o in outputs if o["success"]]
@@ -200,11 +200,11 @@ class Checks:
         self.row("token ids in the chunks add up to usage", len(good) == 20 and ours == usage, f"{ours} and {usage}")
 
     def scraped(self):
-        """--scrape: the server's own numbers, told as it tells them, and reconciled with ours."""
+        """--scrape: the server's metrics are reported unchanged and agree with ours."""
         gen = ["--num-prompts", 100, "--input-len", 200, "--output-len", 16, "--seed", 6]
         scrape = ["--max-concurrency", 4, "--num-warmups", 4, "--scrape", "--scrape-interval", "200ms"]
         _, outputs, raw, _ = self.run(gen, scrape)
-        result, told = self.result(raw)
+        result, stderr = self.result(raw)
         server = result["vb"]["server"]
         pairs = [
             ("requests", result["completed"], sum(server["finished"].values())),
@@ -226,42 +226,42 @@ class Checks:
         self.row("--scrape: the last page is the server's", len(summed) > 30 and not wrong, shown)
         for name, parts in server["reconciled"].items():
             ms = {part: value for part, value in parts.items() if value is not None}
-            # A gap has no parts but what the server says of it.
+            # A gap has no parts other than the server's own time.
             not_parts = ("client", "server") if "frontend" in ms else ("client",)
             rest = ms["client"] - sum(value for part, value in ms.items() if part not in not_parts)
-            # The clocks of vLLM's two processes are one, and its frontend cannot be early.
+            # vLLM's two processes share a clock, so its frontend cannot be early.
             sane = abs(rest) < 1e-6 and ms.get("frontend", 0) > -0.1 and -1 < ms["outside"] < 50
             self.row(f"--scrape: {name} adds up", sane, " ".join(f"{part} {value:.2f}" for part, value in ms.items()))
         counts = [note for note in server["notes"] if "outside of the server" not in note]
         cold = result["vb"]["cache"]
         fits = not counts and cold["note"] is None and cold["cached_share"] == 0
-        self.row("--scrape: a run alone on a cold cache fits together", fits, f"{counts} {cold}")
+        self.row("--scrape: a single run on a cold cache is consistent", fits, f"{counts} {cold}")
         _, _, raw, _ = self.run(gen, scrape)
-        result, told = self.result(raw)
+        result, stderr = self.result(raw)
         note = result["vb"]["cache"]["note"] or ""
-        self.row("--scrape: the same seed again is told as a warm cache", "another --seed" in note and note in told, note)
+        self.row("--scrape: a repeated seed is reported as a warm cache", "another --seed" in note and note in stderr, note)
         self.other_load()
 
     def whole_and_in_parts(self):
-        """A longer closed loop: its steady state, in parts and pooled against one piece, and against itself."""
+        """A longer closed loop: its steady state, its percentiles in parts and pooled, and vb-diff with itself."""
         gen = ["--num-prompts", 300, "--input-len", 64, "--output-len", 24, "--range-ratio", 0.5, "--seed", 8]
         _, _, raw, _ = self.run(gen, ["--max-concurrency", 8, "--num-warmups", 8])
         whole = self.result(raw)[0]
         steady = whole["vb"]["steady"]
         little = steady["little"]
-        # A busy CPU may drift; what is wrong is a window that is none, or a law that does not hold.
-        told = f"{steady['verdict']}: {steady['why']}; L {little['concurrency']:.2f}, gap {little['gap']:+.3f}"
+        # A busy CPU may drift; an invalid window or a violation of Little's law is an error.
+        seen = f"{steady['verdict']}: {steady['why']}; L {little['concurrency']:.2f}, gap {little['gap']:+.3f}"
         sane = steady["verdict"] != "too_short" and abs(little["gap"]) < 0.1 and little["concurrency"] <= 8
-        self.row("steady state of a closed loop, and Little's law", sane, told)
+        self.row("steady state of a closed loop, and Little's law", sane, seen)
         keys = [k for k in whole if k.startswith("p") and k.endswith("_ms")]
         off = lambda result: max(abs(result[k] / whole[k] - 1) for k in keys)
         parts = json.loads(self.tool("vb-stats", "--exact", "2k", stdin=raw).stdout)
         same = parts["completed"] == whole["completed"] and off(parts) < 0.0005
-        self.row("a run told in parts has the same percentiles", same, f"{len(keys)} percentiles, off by {off(parts):.6f}")
+        self.row("a run in parts has the same percentiles", same, f"{len(keys)} percentiles, off by {off(parts):.6f}")
         lines = raw.splitlines(keepends=True)
         halves = [b"".join(lines[: len(lines) // 2]), b"".join(lines[len(lines) // 2 :])]
-        told = [self.tool("vb-stats", "--histograms", stdin=half).stdout for half in halves]
-        pooled = json.loads(self.tool("vb-agg", "--pool", stdin=b"".join(told)).stdout)
+        results = [self.tool("vb-stats", "--histograms", stdin=half).stdout for half in halves]
+        pooled = json.loads(self.tool("vb-agg", "--pool", stdin=b"".join(results)).stdout)
         same = pooled["completed"] == whole["completed"] and off(pooled) < 0.0005
         self.row("two halves pooled have the same percentiles", same, f"{len(keys)} percentiles, off by {off(pooled):.6f}")
         with tempfile.TemporaryDirectory() as folder:
@@ -283,7 +283,7 @@ class Checks:
         subprocess.run(base, input=line * 5, capture_output=True, timeout=60, check=True)
         raw = read + ours.communicate(timeout=60)[0]
         notes = self.result(raw)[0]["vb"]["server"]["notes"]
-        self.row("--scrape: other load is told", any("finished 6 requests and the clients here sent 1" in n for n in notes), notes[:1])
+        self.row("--scrape: load from other clients is reported", any("finished 6 requests and the clients here sent 1" in n for n in notes), notes[:1])
 
     def result(self, raw):
         done = self.tool("vb-stats", stdin=raw)
@@ -301,11 +301,11 @@ class Checks:
             base = base[:2] + base[4:] if "--model" in extra else base
             done = self.tool("vb-fire", *base, stdin=stdin, codes=(1,))
             output = json.loads(done.stdout.splitlines()[1])
-            told = want in output["error"] and want in done.stderr.decode()
-            self.row(f"{name}: http_status in the server's words", output["error_kind"] == "http_status" and told, output["error"][:90])
+            reported = want in output["error"] and want in done.stderr.decode()
+            self.row(f"{name}: http_status with the server's message", output["error_kind"] == "http_status" and reported, output["error"][:90])
 
     def stats(self, raw):
-        """vb-stats writes what vLLM's own plots read."""
+        """vLLM's plots read the results of vb-stats."""
         result = json.loads(self.tool("vb-stats", stdin=raw).stdout)
         folder = self.folder / "plots"
         runs = []
@@ -330,7 +330,7 @@ class Checks:
                 picture.unlink()
 
     def sweep(self):
-        """The default sweep, against this server instead of the simulated one."""
+        """Runs the default sweep against this server instead of the simulated one."""
         config = (ROOT / "config.yaml").read_text().replace("base_url: sim", f"base_url: {self.url}")
         path = self.folder / "config.yaml"
         path.write_text(config)
@@ -358,7 +358,7 @@ def main():
     elif command == "ready":
         wait_ready(*args)
     else:
-        # They build on this module, which would otherwise be read before it is whole.
+        # That module imports this one, so it must be imported late.
         from check_vllm_apis import ApiChecks, PoolingChecks
 
         url, pooling, *rest = args

@@ -1,4 +1,4 @@
-"""The checks of scripts/check-vllm.sh that are about APIs and workloads; see check_vllm.py, which runs them."""
+"""The checks of scripts/check-vllm.sh for APIs and workloads; check_vllm.py runs them."""
 
 import json
 import urllib.request
@@ -12,7 +12,7 @@ TOOL = {
 
 
 class ApiChecks(Checks):
-    """Every API that vLLM has, streaming and whole, and loads that are more than single prompts."""
+    """Every API of vLLM, streaming and non-streaming, and workloads other than single prompts."""
 
     def all(self):
         self.generation("responses", "openai-responses", 20)
@@ -33,13 +33,13 @@ class ApiChecks(Checks):
                 "--range-ratio", 0.5, "--output-len", 12, "--seed", seed]
 
     def answered(self, name, count, asked, outputs, gained):
-        """All succeed, at the lengths asked for, and the server counts the same."""
+        """All requests succeed with the requested lengths, and the server counts the same tokens."""
         good = [o for o in outputs if o["success"]]
         errors = {o["error"] for o in outputs if not o["success"]}
         self.row(f"{name}: every request succeeds", len(good) == count == len(outputs), f"{len(good)} of {count} {list(errors)[:1] or ''}")
         wrong = [o for o in good if o["prompt_len"] != asked[o["request_id"]]["prompt_len"]]
         short = [o for o in good if o["output_tokens"] != o["expected_output_len"]]
-        self.row(f"{name}: lengths as asked for", not wrong and not short, f"{len(wrong)} prompts and {len(short)} answers differ")
+        self.row(f"{name}: lengths as requested", not wrong and not short, f"{len(wrong)} prompts and {len(short)} outputs differ")
         ours = (sum(o["prompt_len"] for o in good), sum(o["output_tokens"] for o in good))
         theirs = (gained["vllm:prompt_tokens_total"], gained["vllm:generation_tokens_total"])
         self.row(f"{name}: tokens equal the server's counters", ours == theirs, f"{ours} and {tuple(map(int, theirs))}")
@@ -53,14 +53,14 @@ class ApiChecks(Checks):
     def whole(self, name, backend, seed):
         fire = ["--backend", backend, "--max-concurrency", 4, "--no-stream"]
         asked, outputs, raw, gained = self.run(self.gen(backend, seed), fire)
-        good = self.answered(f"{name}, whole", 40, asked, outputs, gained)
+        good = self.answered(f"{name}, non-streaming", 40, asked, outputs, gained)
         unseen = all(o["ttft"] is None and o["itl"] == [] and o["tpot"] is None and o["latency"] > 0 for o in good)
         ours = sum(o["latency"] for o in good) / max(len(good), 1)
         theirs = gained["vllm:e2e_request_latency_seconds_sum"] / gained["vllm:e2e_request_latency_seconds_count"]
         near = -0.002 < ours - theirs < 0.05
-        self.row(f"{name}, whole: E2EL near the server's, and no TTFT", unseen and near, f"{ours * 1e3:.1f} and {theirs * 1e3:.1f} ms")
+        self.row(f"{name}, non-streaming: E2EL near the server's, and no TTFT", unseen and near, f"{ours * 1e3:.1f} and {theirs * 1e3:.1f} ms")
         result, _ = self.result(raw)
-        self.row(f"{name}, whole: vb-stats takes it", result["completed"] == 40 and result["mean_e2el_ms"] > 0, f"{result['mean_e2el_ms']:.1f} ms")
+        self.row(f"{name}, non-streaming: vb-stats accepts it", result["completed"] == 40 and result["mean_e2el_ms"] > 0, f"{result['mean_e2el_ms']:.1f} ms")
 
     def several_answers(self):
         for backend in ["openai", "openai-chat"]:
@@ -68,7 +68,7 @@ class ApiChecks(Checks):
             asked, outputs, _, gained = self.run(self.gen(backend, 50, 10), fire)
             tokens = sum(o["output_tokens"] for o in outputs if o["success"])
             fits = tokens == 10 * 3 * 12 == gained["vllm:generation_tokens_total"] or tokens == gained["vllm:generation_tokens_total"] > 0
-            self.row(f"n=3 with logprobs, {backend}: all answers are counted", fits, f"{tokens} and {gained['vllm:generation_tokens_total']:.0f}")
+            self.row(f"n=3 with logprobs, {backend}: all choices are counted", fits, f"{tokens} and {gained['vllm:generation_tokens_total']:.0f}")
 
     def tool_calls(self):
         function = {"name": "recite", "parameters": TOOL}
@@ -78,7 +78,7 @@ class ApiChecks(Checks):
         done = self.tool("vb-fire", "--base-url", self.url, "--model", MODEL, "--backend", "openai-chat", stdin=stdin, codes=(0, 1))
         outputs = [o for o in map(json.loads, done.stdout.splitlines()) if o["type"] == "output"]
         good = [o for o in outputs if o["success"] and o["output_tokens"] > 2 and len(o["itl"]) > 0]
-        self.row("tool calls bear tokens", len(good) == 8, f"{len(good)} of 8, {good[0]['finish_reason'] if good else outputs[0]['error']}")
+        self.row("tool calls have tokens", len(good) == 8, f"{len(good)} of 8, {good[0]['finish_reason'] if good else outputs[0]['error']}")
 
     def adapters(self):
         gen = ["--num-prompts", 20, "--input-len", 50, "--output-len", 4, "--seed", 60]
@@ -89,10 +89,10 @@ class ApiChecks(Checks):
             used[o["tags"]["lora"]] = used.get(o["tags"]["lora"], 0) + 1
         page = urllib.request.urlopen(f"{self.url}/metrics", timeout=10).read().decode()
         seen = [name for name in ("one", "two") if f'running_lora_adapters="{name}"' in page or f"{name}," in page]
-        self.row("LoRA: both adapters are used, and the server says so", used == {"one": 10, "two": 10} and seen == ["one", "two"], f"{used}, the server names {seen}")
+        self.row("LoRA: both adapters are used, and the server reports them", used == {"one": 10, "two": 10} and seen == ["one", "two"], f"{used}, the server names {seen}")
 
     def conversations(self):
-        """Real replies are fed back: the server counts exactly the chat that it made itself."""
+        """Real responses become part of the next prompt, whose length the server counts as we do."""
         gen = ["--dataset-name", "multi-turn", "--backend", "openai-chat", "--tokenizer", self.model_folder, "--num-prompts", 30,
                "--num-turns", 3, "--input-len", 60, "--output-len", 20, "--seed", 70]
         asked, outputs, _, _ = self.run(gen, ["--backend", "openai-chat", "--max-concurrency", 4])
@@ -111,8 +111,8 @@ class ApiChecks(Checks):
             wrong += json.load(urllib.request.urlopen(ask, timeout=10))["count"] != turn["prompt_len"]
             if before and before["session_id"] == turn["session_id"]:
                 overlaps += turn["start_time"] < before["start_time"] + before["latency"]
-        told = f"{wrong} of {len(order)} prompts are another chat, {overlaps} turns began before the last was over"
-        self.row("conversations: each turn holds the real replies", wrong == overlaps == 0 and order, told)
+        seen = f"{wrong} of {len(order)} prompts differ, {overlaps} turns began before the previous one ended"
+        self.row("conversations: each turn contains the real responses", wrong == overlaps == 0 and order, seen)
 
     def trace(self):
         path = ROOT / "tests/data/trace-azure.csv"
@@ -147,10 +147,10 @@ class PoolingChecks(Checks):
         every = len(good) == len(asked) == len(outputs) and (count is None or count == len(good))
         self.row(f"{name}: every request succeeds", every, f"{len(good)} of {len(asked)} {list(errors)[:1] or ''}")
         wrong = [o for o in good if o["prompt_len"] != asked[o["request_id"]]["prompt_len"]]
-        self.row(f"{name}: lengths as asked for", not wrong and good, f"{len(wrong)} of {len(good)} differ")
+        self.row(f"{name}: lengths as requested", not wrong and good, f"{len(wrong)} of {len(good)} differ")
         ours = sum(o["prompt_len"] for o in good)
         theirs = self.metrics()["vllm:prompt_tokens_total"] - before.get("vllm:prompt_tokens_total", 0)
         self.row(f"{name}: tokens equal the server's counter", ours == theirs, f"{ours} and {theirs:.0f}")
         result, _ = self.result(raw)
         sane = result["completed"] == len(good) and result["mean_e2el_ms"] > 0 and result["total_output_tokens"] == 0
-        self.row(f"{name}: vb-stats takes it", sane, f"E2EL {result['mean_e2el_ms']:.2f} ms, {result['request_throughput']:.1f} requests/s")
+        self.row(f"{name}: vb-stats accepts it", sane, f"E2EL {result['mean_e2el_ms']:.2f} ms, {result['request_throughput']:.1f} requests/s")
