@@ -46,16 +46,16 @@ pub struct EngineStep {
     /// All computed tokens; at most `max_num_batched_tokens`.
     pub scheduled_tokens: u64,
     /// Requests that were scheduled for the first time.
-    pub admitted: Vec<Admission>,
+    pub admitted: Vec<AdmittedRequest>,
     /// Requests that lost their blocks.
     pub preempted: Vec<RequestId>,
     /// The generated tokens: at most one for each request.
     pub tokens: Vec<GeneratedToken>,
 }
 
-/// The first time that a request is scheduled.
+/// A request that was scheduled for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
+pub struct AdmittedRequest {
     /// The request.
     pub id: RequestId,
     /// Prompt tokens that were prefix cache hits.
@@ -259,7 +259,7 @@ impl SimEngine {
                 self.counters.prefix_hits += cached as u64;
             }
             let cached_tokens = u32::try_from(cached).unwrap_or(u32::MAX);
-            step.admitted.push(Admission { id: sequence.job.id, cached_tokens });
+            step.admitted.push(AdmittedRequest { id: sequence.job.id, cached_tokens });
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
             run(&mut engine, Nanos(0));
             engine.submit_job(Nanos(0), again);
             let (_, steps) = run(&mut engine, Nanos(0));
-            assert_eq!(steps[0].admitted, [Admission { id: 2, cached_tokens: cached }], "{prompt}");
+            assert_eq!(steps[0].admitted, [AdmittedRequest { id: 2, cached_tokens: cached }], "{prompt}");
             assert_eq!(steps[0].prefill_tokens, prompt as u64 - u64::from(cached));
             let counted = engine.counters();
             assert_eq!((counted.prefix_queries, counted.prefix_hits), (2 * prompt as u64, u64::from(cached)));
