@@ -1,31 +1,31 @@
-//! A long JSON list, found out element by element: where each begins and ends, without building any of it.
+//! Finds the elements of a long JSON list: where each begins and ends, without parsing any of it.
 
 use std::io::{self, BufRead};
 
 use super::span::Span;
 
-/// What a file that should be a list of objects turned out to hold.
+/// The elements found in a file that should be a list of objects.
 #[derive(Debug, Default)]
 pub struct ListScan {
-    /// Its whole elements, in their order.
+    /// The complete elements, in their order.
     pub spans: Vec<Span>,
-    /// Why the list does not end as a list does; `None` when it does.
+    /// Why the list does not end properly; `None` if it does.
     pub broken: Option<ListError>,
 }
 
-/// Where and how a list broke off.
+/// Where and why a list is broken.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListError {
-    /// Counted from 0.
+    /// Offset of the byte, counted from 0.
     pub byte: u64,
     pub what: &'static str,
 }
 
-/// Where the scan stands.
+/// The state of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScanState {
     Before,
-    /// In the list, with the number of brackets open within the element; 0 is between elements.
+    /// In the list, with the number of open brackets within the element; 0 is between elements.
     List {
         depth: u32,
     },
@@ -37,7 +37,7 @@ enum ScanState {
     After,
 }
 
-/// Finds the elements. Only brackets and strings are looked at; each element is parsed when it is needed.
+/// Finds the elements. Only brackets and strings are examined; each element is parsed when it is needed.
 pub fn scan_list(mut input: impl BufRead) -> io::Result<ListScan> {
     let mut scan = ListScan::default();
     let mut state = ScanState::Before;
@@ -73,13 +73,13 @@ fn next_state(state: ScanState, byte: u8) -> Result<ScanState, &'static str> {
     Ok(match (state, byte) {
         (ScanState::Text { depth, escaped: false }, b'"') => ScanState::List { depth },
         (ScanState::Text { depth, escaped }, _) => ScanState::Text { depth, escaped: !escaped && byte == b'\\' },
-        // White space, a byte order mark, and what stands between two elements.
+        // White space, a byte order mark, and the comma between two elements.
         (_, b' ' | b'\t' | b'\r' | b'\n')
         | (ScanState::Before, 0xEF | 0xBB | 0xBF)
         | (ScanState::List { depth: 0 }, b',') => state,
         (ScanState::Before, b'[') => ScanState::List { depth: 0 },
         (ScanState::Before, _) => return Err("a list `[ … ]` of objects should begin here"),
-        (ScanState::After, _) => return Err("the list is over, but the file goes on"),
+        (ScanState::After, _) => return Err("the list has ended, but the file goes on"),
         (ScanState::List { depth: 0 }, b'{') => ScanState::List { depth: 1 },
         (ScanState::List { depth: 0 }, b']') => ScanState::After,
         (ScanState::List { depth: 0 }, _) => return Err("an object `{ … }` should begin here"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_told_with_its_byte() {
+    fn a_cut_is_an_error_with_its_byte() {
         for (text, byte, what) in [
             ("", 0, "the file is empty"),
             ("{}", 0, "a list `[ … ]` of objects should begin here"),
@@ -134,7 +134,7 @@ mod tests {
             (r#"[{},{"a":"b"#, 11, "the file ends in the middle of a string"),
             ("[{},{", 5, "the file ends in the middle of an object"),
             ("[{}", 3, "the file ends before its list does"),
-            ("[{}]x", 4, "the list is over, but the file goes on"),
+            ("[{}]x", 4, "the list has ended, but the file goes on"),
         ] {
             assert_eq!(scan_list(text.as_bytes()).unwrap().broken, Some(ListError { byte, what }), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What ships with the project, and the files that datasets come in.
+//! Data that ships with the project, and the file formats that datasets come in.
 
 mod json_list;
 mod parquet;
@@ -9,5 +9,5 @@ pub mod table;
 
 pub use rows::{Row, Rows};
 
-/// Shakespeare's sonnets, one line of verse a line, apostrophes and punctuation left out.
+/// Shakespeare's sonnets, one line of verse per line, without apostrophes and punctuation.
 pub const SONNETS: &str = include_str!("sonnets.txt");

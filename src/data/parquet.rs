@@ -1,4 +1,4 @@
-//! Parquet files, with the cargo feature of this name.
+//! Parquet files, with the cargo feature `parquet`.
 
 #[cfg(feature = "parquet")]
 pub use with::open_parquet;
@@ -14,7 +14,7 @@ mod without {
         error::Error,
     };
 
-    /// Says what is missing.
+    /// Fails, naming the missing feature.
     pub fn open_parquet(_: &[PathBuf], name: &Path, _: PickColumns) -> Result<Rows, Error> {
         Err(Error::Usage(format!(
             "{} is parquet, which this vb-gen was built without: build it with `cargo build --release --features parquet`, \
@@ -51,7 +51,7 @@ mod with {
         error::Error,
     };
 
-    /// The rows of these files, one behind the other, unpacked into a temporary file; `name` is what messages call all of them.
+    /// The rows of these files, one file after the other, unpacked into a temporary file. Messages call all of them `name`.
     pub fn open_parquet(paths: &[PathBuf], name: &Path, pick: PickColumns) -> Result<Rows, Error> {
         let mut spool = RowSpool::new()?;
         let (mut columns, mut number) = (None, 0);
@@ -61,7 +61,7 @@ mod with {
         spool.rows(name.display().to_string(), ": row ")
     }
 
-    /// What `work` on a file gives. Over a damaged one the crate may panic, which would say where in the crate and nothing about the file.
+    /// Runs `work` on a file. The parquet crate may panic on a damaged one, with a message that does not name the file.
     fn catch_panics<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(|_| ()));
@@ -70,7 +70,7 @@ mod with {
         done.unwrap_or_else(|_| Err(Error::Input(format!("{}: the file is damaged: get it again", path.display()))))
     }
 
-    /// Adds the rows of one file, with the columns that are picked from the first.
+    /// Adds the rows of one file, with the columns that were picked from the first.
     fn unpack_file(
         path: &Path,
         columns: &mut Option<Vec<String>>,
@@ -108,7 +108,7 @@ mod with {
         Ok(())
     }
 
-    /// A compression of these columns that cannot be read.
+    /// The first compression of these columns that cannot be read.
     fn unsupported_compression(reader: &SerializedFileReader<File>, columns: &[String]) -> Option<Compression> {
         let chunks = reader.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
         let needed =
@@ -126,7 +126,7 @@ mod with {
 
     fn row_to_object(row: &Row) -> Map<String, Value> {
         let cell = |(name, field): (&String, &Field)| match field {
-            // As Hugging Face keeps images and sound.
+            // Hugging Face keeps images and audio like this.
             Field::Bytes(bytes) if name == "bytes" => (name.clone(), STANDARD.encode(bytes.data()).into()),
             field => (name.clone(), field_to_json(field)),
         };
@@ -152,14 +152,14 @@ mod with {
             Field::Float(x) => (*x).into(),
             Field::Double(x) => (*x).into(),
             Field::Str(text) => text.as_str().into(),
-            // Text that its writer did not mark as such, or no text at all.
+            // Text that its writer did not mark as text, or binary data.
             Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
                 Ok(text) => text.into(),
                 Err(_) => STANDARD.encode(bytes.data()).into(),
             },
             Field::Group(row) => row_to_object(row).into(),
             Field::ListInternal(items) => list_to_json(items),
-            // Dates, decimals and maps, which no prompt is made of.
+            // Dates, decimals and maps, which are not used in prompts.
             other => other.to_string().into(),
         }
     }
@@ -169,7 +169,7 @@ mod with {
 
         use super::*;
 
-        /// What is said of the file of questions with each of its bytes made another, in turn.
+        /// The errors for the file of questions with each of its bytes altered, in turn.
         fn errors_of_altered(name: &str, other: impl Fn(u8) -> u8) -> Vec<String> {
             let whole = include_bytes!("../../tests/data/hf-questions.parquet");
             let path = std::env::temp_dir().join(format!("vb-{name}-{}.parquet", std::process::id()));
@@ -198,7 +198,7 @@ mod with {
 
         #[test]
         fn a_compression_that_is_not_read_is_named() {
-            // The number of gzip, in the place where that of the compression stands.
+            // The number of gzip, in every place: one of them is the compression.
             let messages = errors_of_altered("packed", |_| 4);
             assert!(
                 messages.iter().any(|what| what.contains("compressed with GZIP") && what.contains("zstd")),

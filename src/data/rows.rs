@@ -1,4 +1,4 @@
-//! The rows of a dataset file in any order, without holding them: where each begins, read when it is its turn.
+//! The rows of a dataset file in any order, without holding them: finds where each begins, and reads it when it is needed.
 
 use std::{
     fs::File,
@@ -16,29 +16,29 @@ use crate::{
 /// Chooses the columns to read from the names of all columns.
 pub type PickColumns<'a> = &'a mut dyn FnMut(&[String]) -> Result<Vec<String>, Error>;
 
-/// A dataset file whose rows were found but not read: 24 bytes are kept of each.
+/// A dataset file whose rows were found but not read: it keeps 24 bytes per row.
 #[derive(Debug)]
 pub struct Rows {
     file: Mutex<File>,
     name: String,
     spans: Vec<Span>,
-    /// What stands between the name and the number of a row: `:` before lines.
+    /// The text between the name and the number of a row in messages: `:` before lines.
     before_number: &'static str,
 }
 
-/// One row, and what messages call its place.
+/// A row and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Its JSON.
+    /// The row as JSON.
     pub json: Vec<u8>,
-    /// `file:LINE`, or `file: byte N`.
+    /// Its place in messages: `file:LINE`, or `file: byte N`.
     pub place: String,
 }
 
 impl Rows {
-    /// A JSON list of objects, as ShareGPT's.
+    /// Opens a JSON list of objects, like ShareGPT's.
     ///
-    /// A list that breaks off is an error; if `lenient`, what is whole is taken, and the second value says how much.
+    /// A list that breaks off is an error. If `lenient`, its complete objects are used, and the second value reports how many.
     pub fn from_list(path: &Path, lenient: bool) -> Result<(Self, Option<String>), Error> {
         let (file, name) = open_regular(path)?;
         let listing = json_list::scan_list(buffer_reads(&file)).map_err(|e| Error::read(path, e))?;
@@ -47,34 +47,34 @@ impl Rows {
         let note = match cut {
             Some(cut) if !lenient || count == 0 => {
                 return Err(Error::Input(format!(
-                    "{cut} (after {count} whole objects): get the whole file, or pass --lenient to use those"
+                    "{cut} (after {count} complete objects): get the complete file, or pass --lenient to use those"
                 )));
             }
-            Some(cut) => Some(format!("{cut}; taking the {count} whole objects before it")),
+            Some(cut) => Some(format!("{cut}; using the {count} complete objects before it")),
             None => None,
         };
         Ok((Self::from_spans(file, name, listing.spans, ":"), note))
     }
 
-    /// A file with a JSON object on each line that is not blank.
+    /// Opens a file with one JSON object per line. Blank lines are skipped.
     pub fn from_lines(path: &Path) -> Result<Self, Error> {
         let (file, name) = open_regular(path)?;
         let spans = find_lines(buffer_reads(&file)).map_err(|e| Error::read(path, e))?;
         Ok(Self::from_spans(file, name, spans, ":"))
     }
 
-    /// A file in which the rows were found already; `name` is where messages say they are.
+    /// A file whose rows were found already; messages call it `name`.
     pub(super) fn from_spans(file: File, name: String, spans: Vec<Span>, before_number: &'static str) -> Self {
         Rows { file: Mutex::new(file), name, spans, before_number }
     }
 
-    /// How many there are.
+    /// The number of rows.
     #[must_use]
     pub fn count(&self) -> usize {
         self.spans.len()
     }
 
-    /// The row at `index`.
+    /// Reads the row at `index`.
     pub fn read(&self, index: usize) -> Result<Option<Row>, Error> {
         let Some(span) = self.spans.get(index) else { return Ok(None) };
         let mut json = Vec::new();
@@ -91,7 +91,7 @@ impl Rows {
 }
 
 impl Row {
-    /// The error for a row that serde could not take. Rows of one line get the column.
+    /// The error for a row that serde rejected. Rows of one line get the column.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
         let what = strip_location(e);
@@ -101,7 +101,7 @@ impl Row {
         }
     }
 
-    /// The error for a row that is not what it should be.
+    /// The error for a row with the wrong content.
     #[must_use]
     pub fn wrong(&self, what: &str) -> Error {
         Error::Input(format!("{}: {what}", self.place))
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_its_column_only_on_one_line() {
+    fn a_json_error_has_its_column_only_in_rows_of_one_line() {
         let row = |json: &str, place: &str| Row { json: json.into(), place: place.into() };
         let error = |row: &Row| row.bad_json(&serde_json::from_slice::<serde_json::Value>(&row.json).unwrap_err());
         assert_eq!(error(&row("{\"a\":}", "f:3")).to_string(), "f:3:6: expected value");

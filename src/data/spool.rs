@@ -1,4 +1,4 @@
-//! Rows unpacked from a file that cannot be read in any order, in a temporary file that can.
+//! A temporary file of rows, unpacked from a file that cannot be read in random order.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{Rows, span::Span};
 use crate::error::Error;
 
-/// A temporary file without a name: it is gone when its last user is, however that ends. `TMPDIR` says where it takes its room.
+/// A temporary file without a name: it disappears when it is closed, however the program ends. It is created in `TMPDIR`.
 pub struct RowSpool {
     file: BufWriter<File>,
     spans: Vec<Span>,
@@ -24,13 +24,13 @@ impl RowSpool {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("vb-rows-{}-{number}", std::process::id()));
         let failed = |e| Error::Write { to: path.display().to_string(), source: e };
-        // Only a file that was not there is taken, so nobody else has it open.
+        // `create_new` fails if the file exists, so no other process has it open.
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
         fs::remove_file(&path).map_err(failed)?;
         Ok(RowSpool { file: BufWriter::with_capacity(1 << 18, file), spans: Vec::new(), offset: 0 })
     }
 
-    /// Adds a row, which `number` says where to find in the file that it came from.
+    /// Adds a row with its `number` in the file that it came from.
     pub fn push(&mut self, row: &Map<String, Value>, number: u64) -> Result<(), Error> {
         let json = serde_json::to_vec(row).map_err(|e| write_error(e.into()))?;
         self.file.write_all(&json).map_err(write_error)?;
@@ -39,7 +39,7 @@ impl RowSpool {
         Ok(())
     }
 
-    /// The rows. Messages call one by `name`, `counted` and its number: `:` before the line of a text.
+    /// The rows. Messages give the place of a row as `name`, `before_number` and its number: `:` before the line of a text.
     pub fn into_rows(self, name: String, before_number: &'static str) -> Result<Rows, Error> {
         let file = self.file.into_inner().map_err(|e| write_error(e.into_error()))?;
         Ok(Rows::from_spans(file, name, self.spans, before_number))
@@ -47,5 +47,5 @@ impl RowSpool {
 }
 
 fn write_error(source: std::io::Error) -> Error {
-    Error::Write { to: "the temporary file of rows (TMPDIR says where)".into(), source }
+    Error::Write { to: "the temporary file of rows (in TMPDIR)".into(), source }
 }

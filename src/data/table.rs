@@ -1,4 +1,4 @@
-//! Datasets as people publish them, by the ending of the file: JSON, JSON lines, CSV and parquet become rows of JSON.
+//! Datasets as people publish them, by file extension: JSON, JSON lines, CSV and parquet become rows of JSON.
 
 use std::{
     collections::HashSet,
@@ -12,14 +12,14 @@ use serde_json::{Map, Value};
 use super::{Rows, rows::PickColumns, spool::RowSpool};
 use crate::error::Error;
 
-/// How many rows of JSON tell which columns there are.
+/// How many JSON rows are read to find out which columns there are.
 const ROWS_FOR_KEYS: usize = 1000;
 
-/// The rows of a file, or of the parquet files of a folder in the order of their names.
+/// Opens a file, or the parquet files of a folder in the order of their names.
 ///
-/// `pick` sees the names of the columns once, before any row. CSV and parquet cannot be read in any order, so the chosen columns
-/// are unpacked into an unnamed temporary file, not into memory. `lenient`: what is bad or cut off is left out, but of parquet, which
-/// is whole or no parquet; the second value then says how much.
+/// `pick` gets the names of the columns once, before any row. CSV and parquet cannot be read in random order, so the chosen columns
+/// are unpacked into an unnamed temporary file, not into memory. With `lenient`, bad or cut rows are left out, and the second value
+/// reports how many; not for parquet, where a damaged file cannot be read at all.
 pub fn open_table(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
     if path.is_dir() {
         return Ok((super::parquet::open_parquet(&list_shards(path)?, path, pick)?, None));
@@ -31,7 +31,7 @@ pub fn open_table(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows
         "tsv" => open_csv(path, b'\t', lenient, pick),
         "json" | "jsonl" | "ndjson" => open_json(path, lenient, pick),
         other => Err(Error::Usage(format!(
-            "{}: what a file ending in `{other}` holds is not known: .parquet, .json, .jsonl, .csv, .tsv, or a folder of .parquet",
+            "{}: unknown file extension `{other}`: use .parquet, .json, .jsonl, .csv, .tsv, or a folder of .parquet",
             path.display()
         ))),
     }
@@ -54,7 +54,7 @@ fn list_shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// A list or lines: many a `.json` holds lines.
+/// Opens a JSON list or JSON lines: many `.json` files hold lines.
 fn open_json(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
     let (rows, note) =
         if starts_with_list(path)? { Rows::from_list(path, lenient)? } else { (Rows::from_lines(path)?, None) };
@@ -62,14 +62,14 @@ fn open_json(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Opt
     Ok((rows, note))
 }
 
-/// The keys of the first rows, in the order in which they come: a row may lack what others have.
+/// The keys of the first rows, in order of appearance: a row may lack keys that others have.
 fn collect_keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
     let (mut keys, mut seen, mut bad) = (Vec::new(), HashSet::new(), None);
     for index in 0..rows.count().min(ROWS_FOR_KEYS) {
         let Some(row) = rows.read(index)? else { break };
         match serde_json::from_slice::<Map<String, Value>>(&row.json) {
             Ok(object) => keys.extend(object.into_iter().map(|(key, _)| key).filter(|key| seen.insert(key.clone()))),
-            // Told when it is its turn, unless no row is better.
+            // Reported when the row is read, unless no row is better.
             Err(e) => bad = bad.or_else(|| Some(row.bad_json(&e))),
         }
     }
@@ -84,7 +84,7 @@ fn starts_with_list(path: &Path) -> Result<bool, Error> {
     let mut file = BufReader::new(File::open(path).map_err(|e| Error::read(path, e))?);
     loop {
         let bytes = file.fill_buf().map_err(|e| Error::read(path, e))?;
-        // White space and a byte order mark are no sign of either.
+        // White space and a byte order mark may come before either.
         match bytes.iter().find(|byte| !byte.is_ascii_whitespace() && !crate::ndjson::BOM.contains(byte)) {
             Some(byte) => return Ok(*byte == b'['),
             None if bytes.is_empty() => return Ok(false),
@@ -96,8 +96,8 @@ fn starts_with_list(path: &Path) -> Result<bool, Error> {
     }
 }
 
-/// The row that is appended to a CSV file. A quote that is never closed swallows it, and that is how such a quote is noticed: the
-/// rest of the file is then one field, of a row that may even have the right number of fields.
+/// The row that is appended to a CSV file. A quote that is never closed swallows it, which reveals the quote: the rest of the file
+/// is then one field, in a row that may even have the right number of fields.
 const END_ROW: &str = "\n\0end of table\0";
 
 /// A CSV file with a header; every value is text.
@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// What reading a CSV file of this text fails with.
+    /// The error of reading a CSV file with this text.
     fn csv_error(text: &str) -> Option<String> {
         let path = std::env::temp_dir().join(format!("vb-quotes-{}.csv", std::process::id()));
         fs::write(&path, text).unwrap();

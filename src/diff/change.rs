@@ -1,21 +1,21 @@
-//! From one side to the other: how large the change is, how sure that is, and what to call it.
+//! The change from one side to the other: how large it is, how certain that is, and whether it is significant.
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::estimate::{SideEstimate, Spread, normal_tail};
 use crate::statistics::interval::{Interval, TAIL};
 
-/// How sure a difference must be: it is by chance in at most this share of comparisons of equals.
+/// The significance level: equal servers differ by chance in at most this share of comparisons.
 pub const ALPHA: f64 = 0.05;
 
-/// The share of true changes that the requests needed are planned to find: a little more than the 80 % that is promised,
-/// because a run knows its own error only roughly.
+/// The power for which the number of requests needed is planned: a little more than the promised 80 %, because a run knows its
+/// own error only roughly.
 const POWER: f64 = 0.85;
 
-/// A smaller p-value is not told from this one (2·10⁻⁹).
+/// The largest z that is searched: smaller p-values are reported as its p-value (2·10⁻⁹).
 const MAX_Z: f64 = 6.0;
 
-/// A number of both sides.
+/// A number measured on both sides.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The number of A.
@@ -24,7 +24,7 @@ pub struct Change {
     pub b: SideEstimate,
 }
 
-/// What is measured: the difference, or the difference of the logarithms.
+/// What is compared: the difference, or the difference of the logarithms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
     Linear,
@@ -47,7 +47,7 @@ impl Change {
         (self.b.value - self.a.value, self.interval_on(Scale::Linear))
     }
 
-    /// B / A − 1 with its 95 % interval; `None` where a number is 0.
+    /// B / A − 1 with its 95 % interval; `None` if a number is 0.
     #[must_use]
     pub fn relative_change(&self) -> Option<(f64, Interval)> {
         let interval = self.interval_on(Scale::Log);
@@ -55,8 +55,8 @@ impl Change {
         self.both_positive().then(|| (self.b.value / self.a.value - 1.0, ends))
     }
 
-    /// How probable so large a difference is between equals: the smallest probability with which 0 is outside of the
-    /// interval. `None`: there are too few values for any interval.
+    /// The probability of a difference this large between equal servers: the smallest probability with which 0 is outside of the
+    /// interval. `None` if there are too few values for an interval.
     #[must_use]
     pub fn p_value(&self) -> Option<f64> {
         let scale = self.natural_scale();
@@ -81,8 +81,8 @@ impl Change {
         Some((2.0 * Normal::standard().cdf(-outside_to)).min(1.0))
     }
 
-    /// How many times as many requests a change of `margin` needs to be found with the power, when a difference must be as
-    /// sure as `alpha`. `None`: there are too few values to tell.
+    /// How many times as many requests are needed to find a change of `margin` with the planned power at the significance level
+    /// `alpha`. `None` if there are too few values to estimate it.
     #[must_use]
     pub fn times_needed(&self, margin: f64, alpha: f64) -> Option<f64> {
         let scale = self.natural_scale();
@@ -94,12 +94,12 @@ impl Change {
         if times(least) > 1.0 {
             return Some(times(least));
         }
-        // A change of the margin would have been seen. What remains is to tell this one from none, or from the margin.
+        // A change of the margin would have been found. What remains is to distinguish this one from zero, or from the margin.
         let change = (scale.apply(self.b.value) - scale.apply(self.a.value)).abs();
         Some(times(change.max(least - change)).max(1.0))
     }
 
-    /// Whether the change is surely within the margin on both sides.
+    /// Whether the interval of the change is within ± `margin`.
     #[must_use]
     pub fn is_within(&self, margin: f64) -> bool {
         let interval = match self.natural_scale() {
@@ -120,7 +120,7 @@ impl Change {
         self.a.value > 0.0 && self.b.value > 0.0
     }
 
-    /// Of shares the difference matters, of all else the ratio.
+    /// Shares are compared by their difference, everything else by its ratio.
     fn natural_scale(&self) -> Scale {
         if self.is_share() || !self.both_positive() { Scale::Linear } else { Scale::Log }
     }
@@ -129,14 +129,14 @@ impl Change {
         Interval { low: self.low_end(scale, TAIL), high: self.high_end(scale, TAIL) }
     }
 
-    /// The lower end of the difference, by the ends of both numbers that lie towards each other (MOVER).
+    /// The lower end of the difference, from the end of each number's interval that faces the other number (MOVER).
     fn low_end(&self, scale: Scale, tail: f64) -> Option<f64> {
         let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
         let (a_high, b_low) = (scale.apply(self.a.high_end(tail)?), scale.apply(self.b.low_end(tail)?));
         Some(b - a - (b - b_low).hypot(a_high - a)).filter(|end| end.is_finite())
     }
 
-    /// The upper end likewise.
+    /// The upper end of the difference, found in the same way.
     fn high_end(&self, scale: Scale, tail: f64) -> Option<f64> {
         let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
         let (a_low, b_high) = (scale.apply(self.a.low_end(tail)?), scale.apply(self.b.high_end(tail)?));
@@ -144,7 +144,7 @@ impl Change {
     }
 }
 
-/// Holm's correction: p-values so that the smallest of `m` is below 5 % in 5 % of comparisons of equals only.
+/// Holm's correction: adjusts p-values so that the smallest is below 5 % in only 5 % of comparisons of equal servers.
 #[must_use]
 pub fn holm_correction(p_values: &[Option<f64>]) -> Vec<Option<f64>> {
     let mut order: Vec<(usize, f64)> = p_values.iter().enumerate().filter_map(|(i, p)| Some((i, (*p)?))).collect();
@@ -187,7 +187,7 @@ mod tests {
         assert!((0.005..0.02).contains(&change.p_value().unwrap()), "{:?}", change.p_value());
     }
 
-    /// Two normal means have a z-test: with so much freedom, Student's t is normal.
+    /// Two normal means have a z-test: with that many degrees of freedom, Student's t is normal.
     #[test]
     fn the_p_value_of_two_normal_numbers_is_that_of_the_z_test() {
         let side = |value: f64, error: f64| SideEstimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     proptest! {
-        /// Who is called A must not matter.
+        /// Swapping A and B must not change the result.
         #[test]
         fn turned_over_it_is_the_same_change(
             a in prop::collection::vec(0.1..10.0, 20..60),
@@ -243,7 +243,7 @@ mod tests {
             prop_assert!(near(there.p_value(), back.p_value()));
         }
 
-        /// The p-value and the interval are one statement.
+        /// The p-value and the interval must agree.
         #[test]
         fn a_difference_is_sure_where_the_interval_leaves_zero_out(
             a in prop::collection::vec(1.0..2.0, 40..80),

@@ -1,4 +1,4 @@
-//! `--fail-if 'ttft.p99 > +5%'`: what must not be.
+//! `--fail-if 'ttft.p99 > +5%'`: limits on changes.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -21,10 +21,10 @@ const METRICS: [(&str, bool); 9] = [
     ("success", false),
 ];
 
-/// A limit on a change.
+/// A limit on a change, from `--fail-if`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rule {
-    /// As it was given.
+    /// The rule as it was given.
     pub text: String,
     metric: String,
     statistic: Option<String>,
@@ -32,43 +32,42 @@ pub struct Rule {
     limit: f64,
 }
 
-/// What became of a rule.
+/// How a rule was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "Outcome")]
 pub struct CheckOutcome {
-    /// The rule.
+    /// The rule as it was given.
     pub rule: String,
-    /// What became of it.
+    /// Whether it passed.
     pub result: CheckResult,
-    /// The change, in words.
+    /// The change, and why the rule passed, failed or is undecided.
     pub why: String,
 }
 
-/// What became of a rule.
+/// The result of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Fate")]
 pub enum CheckResult {
-    /// The change is not beyond the limit, nor is any end of its interval.
+    /// The change is not beyond the limit, and neither is its interval.
     Passed,
-    /// It is, and it is no chance.
+    /// The change is beyond the limit and statistically significant.
     Failed,
-    /// It may be, or may be chance; or there are too few values.
+    /// The change may be beyond the limit, or may be chance; or there are too few values.
     Undecided,
 }
 
 impl Rule {
-    /// Of `METRIC[.STATISTIC] > CHANGE%` or `<`.
+    /// Parses `METRIC[.STATISTIC] > CHANGE%`, or with `<`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("{what}: write it as 'ttft.p99 > +5%' or 'throughput < -2%'");
         let at = text.find(['<', '>']).ok_or_else(|| wrong("no > or <"))?;
         let (name, limit) = (text[..at].trim(), text[at + 1..].trim());
         let limit = parse_percent(limit).ok_or_else(|| wrong(&format!("`{limit}` is not a change in percent")))?;
         let (metric, statistic) = name.split_once('.').map_or((name, None), |(m, s)| (m, Some(s)));
-        let known = METRICS
-            .iter()
-            .find(|(known, _)| *known == metric)
-            .ok_or_else(|| wrong(&format!("`{metric}` is none of {}", METRICS.map(|(name, _)| name).join(", "))))?;
+        let known = METRICS.iter().find(|(known, _)| *known == metric).ok_or_else(|| {
+            wrong(&format!("unknown metric `{metric}`: use one of {}", METRICS.map(|(name, _)| name).join(", ")))
+        })?;
         let statistic = match (known.1, statistic) {
             (true, Some("median")) => Some("p50".to_owned()),
             (true, Some("mean")) => Some("mean".to_owned()),
@@ -81,19 +80,19 @@ impl Rule {
         Ok(Rule { text: text.trim().into(), metric: metric.into(), statistic, above, limit })
     }
 
-    /// The percentile that it asks for.
+    /// The percentile that the rule needs.
     #[must_use]
     pub fn requested_percentile(&self) -> Option<f64> {
         self.statistic.as_deref().and_then(parse_percentile)
     }
 
-    /// Holds it against the changes.
+    /// Checks the rule against the changes.
     #[must_use]
     pub fn check_changes(&self, rows: &[ChangeRow]) -> CheckOutcome {
         let matches =
             |row: &&ChangeRow| row.metric == self.metric && self.statistic.as_ref().is_none_or(|s| *s == row.statistic);
         let (result, why) = match rows.iter().find(matches) {
-            None => (CheckResult::Undecided, "no values of it on a side".to_owned()),
+            None => (CheckResult::Undecided, "one side has no values of it".to_owned()),
             Some(row) => self.check_row(row),
         };
         CheckOutcome { rule: self.text.clone(), result, why }
@@ -105,7 +104,7 @@ impl Rule {
         let Some(change) = change else { return (CheckResult::Undecided, "no relative change from or to 0".into()) };
         let shown = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
         if row.verdict == ChangeVerdict::TooFew {
-            return (CheckResult::Undecided, format!("{shown}, of too few requests"));
+            return (CheckResult::Undecided, format!("{shown}, too few requests"));
         }
         let beyond = if self.above { change.value > self.limit } else { change.value < self.limit };
         let p = row.p_corrected.unwrap_or(1.0);
@@ -123,19 +122,19 @@ impl Rule {
     }
 }
 
-/// A p-value in words.
+/// Formats a p-value.
 #[must_use]
 pub fn format_p(p: f64) -> String {
     if p < 0.0001 { "p < 0.0001".into() } else { format!("p = {p:.4}") }
 }
 
-/// `5%`, `+5 %`, `-2.5%`, as a share.
+/// Parses `5%`, `+5 %` or `-2.5%` to a share.
 fn parse_percent(text: &str) -> Option<f64> {
     let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
     number.is_finite().then_some(number / 100.0)
 }
 
-/// A margin: a share, in percent, that is more than nothing.
+/// Parses a margin: a percentage above 0 and below 100, as a share.
 pub fn parse_margin(text: &str) -> Result<f64, String> {
     let wrong = || format!("`{text}` is not a margin: write it as 5%");
     parse_percent(text.trim()).filter(|margin| *margin > 0.0 && *margin < 1.0).ok_or_else(wrong)
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_are_read_as_they_are_said() {
+    fn rules_are_parsed_as_they_are_written() {
         let rule = Rule::parse(" ttft.median>+5 % ").unwrap();
         assert_eq!(
             (rule.statistic.as_deref(), rule.requested_percentile(), rule.above, rule.limit),
@@ -165,11 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_makes_no_sense_is_told_with_the_cure() {
+    fn a_bad_rule_is_an_error_with_the_cure() {
         for (text, what) in [
             ("ttft.p99 = 5%", "no > or <"),
             ("ttft.p99 > 5", "`5` is not a change in percent"),
-            ("latency.p99 > 5%", "`latency` is none of ttft, tpot"),
+            ("latency.p99 > 5%", "unknown metric `latency`: use one of ttft, tpot"),
             ("ttft > 5%", "which statistic"),
             ("ttft.p100 > 5%", "which statistic"),
             ("throughput.mean > 5%", "throughput is one number"),

@@ -1,4 +1,4 @@
-//! One number of one side, and where it may truly be.
+//! A number of one side with its uncertainty.
 
 use std::rc::Rc;
 
@@ -9,48 +9,48 @@ use crate::statistics::{
     numpy,
 };
 
-/// A number of one side, with an interval for any probability.
+/// A number of one side, with an interval for any confidence.
 #[derive(Debug, Clone)]
 pub struct SideEstimate {
-    /// The number.
+    /// The value.
     pub value: f64,
-    /// Values that it is made of.
+    /// How many values it was computed from.
     pub n: usize,
-    /// Independent values that would tell as much.
+    /// The number of independent values with the same information.
     pub effective: f64,
-    /// How it varies.
+    /// How it varies from sample to sample.
     pub spread: Spread,
-    /// Whether the runs, and not the requests, are taken as sampled.
+    /// Whether its uncertainty comes from the differences between runs instead of between requests.
     pub runs: bool,
 }
 
 /// How a number varies from sample to sample.
 #[derive(Debug, Clone)]
 pub enum Spread {
-    /// As a percentile of this sorted sample does: by ranks, whatever the distribution.
+    /// A percentile of this sorted sample: by ranks, for any distribution.
     Ranks(Rc<[f64]>, f64),
-    /// Its logarithm as Student's t: the standard error, relative to the number, and the degrees of freedom.
+    /// Student's t for its logarithm: the standard error, relative to the number, and the degrees of freedom.
     Student(f64, f64),
-    /// As a share of successes does: Wilson's interval.
+    /// A share of successes: Wilson's interval.
     Share,
-    /// Nobody knows.
+    /// Unknown.
     Unknown,
 }
 
 impl SideEstimate {
-    /// A number of requests.
+    /// An estimate from a sample of requests.
     #[must_use]
     pub fn new(value: f64, n: usize, effective: f64, spread: Spread) -> Self {
         SideEstimate { value, n, effective, spread, runs: false }
     }
 
-    /// What was taken as sampled.
+    /// What was sampled: `runs` or `requests`.
     #[must_use]
     pub fn sampling_basis(&self) -> &'static str {
         if self.runs { "runs" } else { "requests" }
     }
 
-    /// The mean of values with this standard deviation.
+    /// Estimates the mean of values with this standard deviation.
     #[must_use]
     pub fn from_mean(value: f64, std: f64, n: usize, effective: f64) -> Self {
         let error = std / (effective - 1.0).sqrt() / value;
@@ -59,7 +59,7 @@ impl SideEstimate {
         SideEstimate::new(value, n, effective, spread)
     }
 
-    /// The lower end of its interval, below which it truly is with the probability `tail`.
+    /// The lower end of its interval: the true number is below it with the probability `tail`.
     #[must_use]
     pub fn low_end(&self, tail: f64) -> Option<f64> {
         match &self.spread {
@@ -74,7 +74,7 @@ impl SideEstimate {
         }
     }
 
-    /// The upper end of its interval, above which it truly is with the probability `tail`.
+    /// The upper end of its interval: the true number is above it with the probability `tail`.
     #[must_use]
     pub fn high_end(&self, tail: f64) -> Option<f64> {
         match &self.spread {
@@ -95,7 +95,7 @@ impl SideEstimate {
         Interval { low: self.low_end(interval::TAIL), high: self.high_end(interval::TAIL) }
     }
 
-    /// Wilson's interval of a share.
+    /// Wilson's interval for a share.
     fn wilson_interval(&self, tail: f64) -> (f64, f64) {
         let (n, p) = (self.effective, self.value);
         let z = normal_tail(tail);
@@ -104,8 +104,8 @@ impl SideEstimate {
         ((middle - half).max(0.0), (middle + half).min(1.0))
     }
 
-    /// The number over repeats, where these vary more from run to run than the requests in them let expect: then runs and
-    /// not requests are what was sampled. `each` has the number of each run.
+    /// If repeats vary more from run to run than their requests explain, takes runs instead of requests as what was sampled. `each` has
+    /// the number of each run.
     #[must_use]
     pub fn widen_by_runs(self, each: &[f64]) -> Self {
         let Some((between, freedom)) = error_between_runs(each) else { return self };
@@ -116,7 +116,7 @@ impl SideEstimate {
         if between <= within { self } else { self.with_error_between_runs(between, freedom) }
     }
 
-    /// The number over repeats, where there are enough of them: whatever varies within a run is in their differences.
+    /// If there are enough repeats, takes runs as what was sampled: their differences include all variation within a run.
     #[must_use]
     pub fn sample_by_runs(self, each: &[f64]) -> Self {
         match error_between_runs(each) {
@@ -130,7 +130,7 @@ impl SideEstimate {
     }
 }
 
-/// The relative standard error of the mean of these runs, with its degrees of freedom; `None`: fewer than three runs.
+/// The relative standard error of the mean of these runs, with its degrees of freedom; `None` for fewer than three runs.
 fn error_between_runs(each: &[f64]) -> Option<(f64, f64)> {
     if each.len() < 3 || each.iter().any(|value| *value <= 0.0) {
         return None;
@@ -140,7 +140,7 @@ fn error_between_runs(each: &[f64]) -> Option<(f64, f64)> {
     Some((numpy::std(&logs) / freedom.sqrt(), freedom))
 }
 
-/// What a standard normal value exceeds with the probability `tail`.
+/// The value that a standard normal variable exceeds with the probability `tail`.
 #[must_use]
 pub fn normal_tail(tail: f64) -> f64 {
     -Normal::standard().inverse_cdf(tail)

@@ -1,4 +1,4 @@
-//! `vb-diff`: two sides of outputs in, a verdict for each metric out.
+//! `vb-diff`: reads the outputs of two sides, writes a verdict for each metric.
 
 mod change;
 mod check;
@@ -32,19 +32,19 @@ Examples:
 
 scripts/ab.sh makes the runs, in turns. docs/METRICS.md#vb-diff defines every number.";
 
-/// Compares two sides, A and B: what became better or worse, what is the same, and what these runs cannot tell.
+/// Compares two sides, A and B: what became better or worse, what is the same, and what these runs cannot decide.
 ///
-/// For each latency and throughput it gives the change from A to B with a 95 % interval, a p-value that is corrected for the
-/// number of comparisons, and a verdict.
+/// For each latency and throughput it prints the change from A to B with a 95 % interval, a p-value corrected for the number of
+/// comparisons, and a verdict.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-diff", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// A and B: streams of `vb-fire`, or results of `vllm bench serve --save-detailed`; with `--vs` all of them are A. `-`:
+    /// A and B: streams of `vb-fire`, or results of `vllm bench serve --save-detailed`. With `--vs`, all of these are runs of A. `-` is
     /// standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The files of B, for several runs of a side.
+    /// The files of B, if a side has several runs.
     #[arg(long, value_name = "FILE", action = ArgAction::Append, num_args(1..))]
     vs: Vec<PathBuf>,
 
@@ -52,23 +52,23 @@ pub struct Args {
     #[arg(long, value_name = "LIST", default_value = "50,90,99")]
     metric_percentiles: String,
 
-    /// A change up to this is none that matters.
+    /// Changes up to this size do not matter.
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_margin)]
     margin: f64,
 
-    /// End with exit code 1 if the change from A to B is beyond this and no chance: `ttft.p99 > +5%`, `throughput < -2%`.
+    /// Exit with 1 if the change from A to B exceeds this limit and is statistically significant: `ttft.p99 > +5%`, `throughput < -2%`.
     #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = Rule::parse)]
     fail_if: Vec<Rule>,
 
-    /// How to print it.
+    /// The output format.
     #[arg(long, value_enum, default_value_t = DiffFormat::Table)]
     format: DiffFormat,
 
-    /// Leave out bad lines, instead of stopping.
+    /// Skip bad lines instead of stopping.
     #[arg(long)]
     lenient: bool,
 
-    /// Print the JSON Schema of the comparison and leave.
+    /// Print the JSON Schema of the comparison and exit.
     #[arg(long)]
     schema: bool,
 
@@ -76,18 +76,18 @@ pub struct Args {
     config: ConfigFlag,
 }
 
-/// How to print a comparison.
+/// The output format of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum DiffFormat {
-    /// For people.
+    /// For a terminal.
     Table,
-    /// One line, for programs.
+    /// One line of JSON, for programs.
     Json,
-    /// For a comment on a change.
+    /// For a comment on a pull request.
     Markdown,
 }
 
-/// Runs the tool.
+/// Runs `vb-diff`.
 pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<Report>();
@@ -116,7 +116,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     report_checks(&report)
 }
 
-/// The files of A and those of B.
+/// Splits the files into those of A and those of B.
 fn split_sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
     let wrong = |what: &str| Error::Usage(format!("{what}; write vb-diff A B, or vb-diff A1 A2 --vs B1 B2"));
     let (a, b) = match (files.len(), vs.is_empty()) {
@@ -126,16 +126,16 @@ fn split_sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf
         }
         (0, _) => return Err(wrong("no files to compare")),
         (1, true) => return Err(wrong("only one file")),
-        (_, true) => return Err(wrong("which of the files are A and which are B?")),
+        (_, true) => return Err(wrong("it is not clear which files are A and which are B")),
         (_, false) => (files, vs),
     };
     if a.iter().chain(&b).filter(|path| path.as_os_str() == "-").count() > 1 {
-        return Err(wrong("standard input (-) can be one file only"));
+        return Err(wrong("only one file can be standard input (-)"));
     }
     Ok((a, b))
 }
 
-/// Says what became of the rules.
+/// Warns of undecided rules, and fails if a rule failed.
 fn report_checks(report: &Report) -> Result<(), Error> {
     let of = |result: CheckResult| report.checks.iter().filter(move |check| check.result == result);
     for check in of(CheckResult::Undecided) {

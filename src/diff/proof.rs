@@ -1,6 +1,6 @@
-//! What the verdicts promise, counted in simulated comparisons.
+//! Checks in simulated comparisons that the verdicts are as reliable as they claim.
 //!
-//! `VB_TRIALS` sets the comparisons of each kind: `scripts/check-statistics.sh` makes more of them, in a release build.
+//! `VB_TRIALS` sets the number of comparisons of each kind: `scripts/check-statistics.sh` runs more of them, in a release build.
 
 use rand::rngs::ChaCha8Rng;
 
@@ -38,7 +38,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
     (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
 }
 
-/// A made-up server: how the time that a request takes follows from the one before it.
+/// A made-up server: how long a request takes, given the request before it.
 struct MadeUpServer {
     name: &'static str,
     draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
@@ -52,7 +52,7 @@ const SERVERS: [MadeUpServer; 4] = [
         name: "bimodal",
         draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
     },
-    // Each is like the one before it (0.8).
+    // Each is similar to the one before it (0.8).
     MadeUpServer {
         name: "autocorrelated",
         draw: |rng, last| {
@@ -62,7 +62,7 @@ const SERVERS: [MadeUpServer; 4] = [
     },
 ];
 
-/// A run of `n` requests, each of which takes `slower` times as long as the server's.
+/// A run of `n` requests, each of which takes `slower` times as long as on the server.
 fn run(server: &MadeUpServer, n: usize, stream: (&str, u64), slower: f64) -> SideRun {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));
@@ -103,8 +103,8 @@ fn add(recording: &mut Recording, success: bool, start: f64, ttft: f64, gaps: &[
     recording.extend_span(recording.instant_at(start + latency));
 }
 
-/// A run of vb-sim's engine in virtual time: prompts and answers of random lengths, so that requests wait for each other. By a
-/// schedule, or 16 at a time.
+/// A run of vb-sim's engine in virtual time: prompts and outputs of random lengths, so that requests wait for each other. In an
+/// open loop, or 16 at a time.
 fn engine_run(open: bool, n: u64, stream: (&str, u64)) -> SideRun {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let mut engine = SimEngine::new(EngineProfile { prefix_caching: false, ..EngineProfile::default() }).unwrap();
@@ -197,12 +197,12 @@ fn equals_are_called_different_in_at_most_5_percent_of_comparisons() {
     }
     let sum: u64 = all.iter().map(|(_, wrong)| wrong).sum();
     assert!(sum * 20 <= trials * SERVERS.len() as u64, "of {trials} each: {all:?}");
-    // Of one server alone, chance is given its room.
+    // A single server may exceed 5 % by chance.
     let most = 0.05 * trials as f64 + 3.0 * (0.05 * 0.95 * trials as f64).sqrt();
     assert!(all.iter().all(|(_, wrong)| (*wrong as f64) <= most), "of {trials} each: {all:?}");
 }
 
-/// The same of vb-sim's engine, whose requests wait for each other and whose gaps are steps of the batch.
+/// The same for vb-sim's engine, whose requests wait for each other and whose gaps are steps of the batch.
 #[test]
 fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_of_comparisons() {
     let trials = trials(60);
@@ -222,7 +222,7 @@ fn equal_runs_of_the_simulated_engine_are_called_different_in_at_most_5_percent_
     }
 }
 
-/// Repeats that differ from each other by some percent more than their requests do, as on a real machine.
+/// Repeats that differ from each other by a few percent more than their requests explain, as on a real machine.
 #[test]
 fn repeats_of_equals_are_called_different_in_at_most_5_percent_of_comparisons() {
     let trials = trials(40);
@@ -252,7 +252,7 @@ fn a_change_of_the_margin_is_found_with_as_many_requests_as_it_says() {
     let server = MadeUpServer { name: "narrow", draw: |rng, _| (0.25 * normal(rng)).exp() };
     let (mut found, mut needed, mut trial) = (0, 0, 0);
     for pilot in 0.. {
-        // A pilot that is too small says how many it takes; one that is decided by chance asks for nothing.
+        // A pilot that is too small reports how many it needs; one that is decided by chance reports nothing.
         let n = 400;
         let (a, b) = (side(&server, n, ("pilot a", pilot), 1.0), side(&server, n, ("pilot b", pilot), 1.0));
         let report = Report::compare_sides(&a, &b, &options());

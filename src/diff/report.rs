@@ -1,4 +1,4 @@
-//! The comparison as a record: one line of JSON, from which the tables are made too.
+//! The comparison as a record: one line of JSON, from which the tables are made as well.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -18,18 +18,18 @@ use crate::{
 /// The version of this record.
 const FORMAT: u32 = 1;
 
-/// What is compared, checked.
+/// The options of a comparison.
 #[derive(Debug, Clone)]
 pub struct CompareOptions {
     /// The percentiles, 0 to 100.
     pub percentiles: Vec<f64>,
-    /// A change up to this share is none that matters.
+    /// Changes up to this share do not matter.
     pub margin: f64,
-    /// What must not be.
+    /// The limits from `--fail-if`.
     pub rules: Vec<Rule>,
 }
 
-/// More than this many times the requests are not told: such a run is no steady state, and more of it tells no more.
+/// Beyond this factor the requests needed are not reported: such a run is not in a steady state, and more requests do not help.
 const MAX_TIMES_NEEDED: f64 = 1000.0;
 
 /// A comparison of two sides.
@@ -39,50 +39,50 @@ pub struct Report {
     pub format: u32,
     /// The program that wrote this, and its version.
     pub tool: String,
-    /// The share of intervals that hold the truth.
+    /// The share of intervals that contain the true value.
     pub confidence: f64,
-    /// A change up to this share is none that matters.
+    /// Changes up to this share do not matter.
     pub margin: f64,
-    /// The numbers that were compared and for which the p-values are corrected.
+    /// How many numbers were compared; the p-values are corrected for it.
     pub comparisons: usize,
     /// The first side.
     pub a: SideSummary,
     /// The second side.
     pub b: SideSummary,
-    /// What speaks against comparing them.
+    /// Reasons why the sides may not be comparable.
     pub warnings: Vec<String>,
     /// Each number of both sides.
     pub changes: Vec<ChangeRow>,
-    /// What became of each `--fail-if`.
+    /// The result of each `--fail-if`.
     pub checks: Vec<CheckOutcome>,
 }
 
-/// A side.
+/// One side of a comparison.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Told")]
 pub struct SideSummary {
-    /// The files, a run each.
+    /// The files, one per run.
     pub files: Vec<String>,
     /// Requests that were due.
     pub requests: usize,
-    /// Those of them that failed.
+    /// How many of them failed.
     pub failed: usize,
 }
 
-/// A number to compare, before any is judged.
+/// A number to compare, before the verdict.
 struct Candidate {
     metric: &'static str,
     statistic: String,
     unit: &'static str,
     scale: f64,
     more_is_better: bool,
-    /// The fewest values of a side with which it can be told.
+    /// The fewest values of a side with which it can be compared.
     needs: u64,
     change: Change,
 }
 
 impl Candidate {
-    /// The p-value; `None`: there are too few values.
+    /// The p-value; `None` if there are too few values.
     fn p_value(&self) -> Option<f64> {
         let fewest = self.change.a.n.min(self.change.b.n) as u64;
         if fewest >= self.needs { self.change.p_value() } else { None }
@@ -90,7 +90,7 @@ impl Candidate {
 }
 
 impl Report {
-    /// Compares them.
+    /// Compares two sides.
     #[must_use]
     pub fn compare_sides(a: &Side, b: &Side, options: &CompareOptions) -> Self {
         let candidates = list_candidates(a, b, &options.percentiles);
@@ -190,7 +190,7 @@ fn judge_candidate(
     let up = change.b.value > change.a.value;
     let verdict = match p_corrected {
         None => ChangeVerdict::TooFew,
-        // Of failures no small share is one that does not matter.
+        // Any significant change in the share of failures matters, even within the margin.
         Some(p) if change.is_within(margin) && (candidate.unit != SHARE || p >= ALPHA) => ChangeVerdict::Same,
         Some(p) if p < ALPHA && up == candidate.more_is_better => ChangeVerdict::Better,
         Some(p) if p < ALPHA => ChangeVerdict::Worse,
@@ -224,7 +224,7 @@ fn judge_candidate(
     }
 }
 
-/// Requests on top until there are enough values, or enough independent ones.
+/// How many more requests each side needs until there are enough values, or enough independent ones.
 fn requests_missing(candidate: &Candidate, requests: usize) -> Option<u64> {
     let (a, b) = (&candidate.change.a, &candidate.change.b);
     let fewest = a.n.min(b.n);
@@ -233,7 +233,7 @@ fn requests_missing(candidate: &Candidate, requests: usize) -> Option<u64> {
     (candidate.needs < u64::MAX && times > 1.0).then(|| round_up((times - 1.0) * requests as f64))
 }
 
-/// Rounded up, to two digits: it is an estimate.
+/// Rounds up to two digits, because the number is an estimate.
 fn round_up(requests: f64) -> u64 {
     let unit = 10_f64.powf((requests.max(1.0).log10().floor() - 1.0).max(0.0));
     numpy::truncate_to_usize((requests / unit).ceil() * unit) as u64

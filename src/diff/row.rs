@@ -9,14 +9,14 @@ use crate::statistics::interval::Interval;
 /// The unit of a share.
 pub const SHARE: &str = "1";
 
-/// A number of both sides, and what is to be thought of its change.
+/// A number of both sides, its change, and the verdict.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Row")]
 pub struct ChangeRow {
-    /// `ttft`, `tpot`, `itl`, `e2el`, those of them that count from the schedule, `throughput` (output tokens),
-    /// `request_throughput` or `success`.
+    /// `ttft`, `tpot`, `itl`, `e2el`, `ttft_from_schedule`, `e2el_from_schedule`, `throughput` (output tokens), `request_throughput` or
+    /// `success`.
     pub metric: String,
-    /// `mean`, a percentile as `p99`, `rate` or `share`.
+    /// `mean`, a percentile like `p99`, `rate` or `share`.
     pub statistic: String,
     /// `ms`, `tokens/s`, `requests/s`, or `1` for a share.
     pub unit: &'static str,
@@ -26,32 +26,32 @@ pub struct ChangeRow {
     pub b: Number,
     /// B − A.
     pub difference: ChangeRange,
-    /// B / A − 1; `null` for a share, and where a number is 0.
+    /// B / A − 1; `null` for a share, and if a number is 0.
     pub relative: Option<ChangeRange>,
-    /// How probable so large a difference is between equals; `null`: too few values.
+    /// The probability of a difference this large between equal servers; `null` if there are too few values.
     pub p: Option<f64>,
     /// The same, corrected for the number of comparisons.
     pub p_corrected: Option<f64>,
-    /// What to call it.
+    /// The verdict.
     pub verdict: ChangeVerdict,
-    /// When it is undecided or there are too few values: requests that each side needs on top, about.
+    /// If it is undecided or there are too few values: about how many more requests each side needs.
     pub needs_more: Option<u64>,
 }
 
 /// A number of one side.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Number {
-    /// The number.
+    /// The value.
     pub value: f64,
-    /// The lower end of its 95 % interval; `null`: too few values.
+    /// The lower end of its 95 % interval; `null` if there are too few values.
     pub low: Option<f64>,
-    /// The upper end.
+    /// The upper end of its 95 % interval.
     pub high: Option<f64>,
-    /// Values that it is made of.
+    /// How many values it was computed from.
     pub n: usize,
-    /// Independent values that would tell as much.
+    /// The number of independent values with the same information.
     pub n_effective: f64,
-    /// What was taken as sampled: `requests` or, where repeats vary more than the requests in them let expect, `runs`.
+    /// What was sampled: `requests` or, if repeats vary more than their requests explain, `runs`.
     pub basis: &'static str,
 }
 
@@ -61,26 +61,26 @@ pub struct Number {
 pub struct ChangeRange {
     /// The change.
     pub value: f64,
-    /// The lower end; `null`: too few values.
+    /// The lower end; `null` if there are too few values.
     pub low: Option<f64>,
     /// The upper end.
     pub high: Option<f64>,
 }
 
-/// What to call a change.
+/// The verdict on a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Verdict")]
 pub enum ChangeVerdict {
-    /// B is better, and it is no chance.
+    /// B is better, and the change is statistically significant.
     Better,
-    /// B is worse, and it is no chance.
+    /// B is worse, and the change is statistically significant.
     Worse,
     /// The interval of the change is within the margin on both sides.
     Same,
-    /// It may be chance, and it may matter.
+    /// The change may be chance, and may be beyond the margin.
     Undecided,
-    /// There are too few values of this number.
+    /// There are too few values.
     TooFew,
 }
 

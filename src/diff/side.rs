@@ -1,4 +1,4 @@
-//! One side of a comparison: its runs, and the numbers that they give together.
+//! One side of a comparison: its runs, and their numbers.
 
 use std::{path::PathBuf, rc::Rc};
 
@@ -12,28 +12,28 @@ use crate::{
     },
 };
 
-/// The most pieces into which a run is cut to see how its throughput varies.
+/// The most pieces that a run is cut into to measure how its throughput varies.
 const MAX_PIECES: usize = 20;
 
-/// Requests that a piece should have.
+/// Requests that each piece should have.
 const REQUESTS_PER_PIECE: usize = 5;
 
-/// The shortest piece, in mean lives of a request: what is under way at a border counts on both sides of it.
+/// The shortest piece, in mean request durations: a request in flight at a border counts in both pieces.
 const LIVES_PER_PIECE: f64 = 2.0;
 
 /// The runs of one side.
 #[derive(Debug)]
 pub struct Side {
-    /// The runs, repeats of each other.
+    /// The runs, which are repeats of each other.
     pub runs: Vec<SideRun>,
 }
 
-/// One file.
+/// A run, read from one file.
 #[derive(Debug)]
 pub struct SideRun {
-    /// Its path.
+    /// The path of the file.
     pub name: String,
-    /// What was read from it.
+    /// The recording read from it.
     pub recording: Recording,
 }
 
@@ -45,7 +45,7 @@ impl Side {
             let recording = RecordingReader { lenient, tool: "vb-diff", ..RecordingReader::default() }
                 .read(std::slice::from_ref(path))?;
             if recording.requests.is_empty() {
-                return Err(Error::Input(format!("{name}: no output of any request; is it a stream of vb-fire?")));
+                return Err(Error::Input(format!("{name}: no output of any request: is it a stream of vb-fire?")));
             }
             Ok(SideRun { name, recording })
         };
@@ -58,13 +58,13 @@ impl Side {
         self.runs.iter().map(|run| run.recording.requests.len()).sum()
     }
 
-    /// Those of them that failed.
+    /// How many of them failed.
     #[must_use]
     pub fn failed_count(&self) -> usize {
         self.request_count() - self.runs.iter().map(|run| run.recording.successes().count()).sum::<usize>()
     }
 
-    /// Whether its requests waited in the client, so that the time from schedule is another than the time from start.
+    /// Whether its requests waited in the client, so that latencies from schedule and from start differ.
     #[must_use]
     pub fn requests_waited(&self) -> bool {
         self.runs.iter().any(|run| {
@@ -73,7 +73,7 @@ impl Side {
         })
     }
 
-    /// The mean of a latency and its percentiles, in this order.
+    /// Estimates the mean of a latency and its percentiles, in this order.
     #[must_use]
     pub fn estimate_latency(&self, of: Latency, percentiles: &[f64]) -> Vec<SideEstimate> {
         let (values, dependences) = match of {
@@ -106,7 +106,7 @@ impl Side {
         estimates.into_iter().enumerate().map(with_runs).collect()
     }
 
-    /// All gaps in the order of the requests, and how they depend on each other in time, the runs one behind the other.
+    /// All gaps in the order of the requests, and how they depend on each other in time. Runs are placed one after the other.
     fn gaps_in_time(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
         let mut gaps: Vec<(f64, f64)> = Vec::new();
         let mut offset = 0.0;
@@ -126,7 +126,7 @@ impl Side {
         (values, dependences)
     }
 
-    /// What all runs completed per second of all runs, each request weighed like this; `None`: their times are not known.
+    /// What all runs completed per second of all runs, with this weight per request; `None` if their times are not known.
     #[must_use]
     pub fn estimate_throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<SideEstimate> {
         let rates: Vec<RunThroughput> =
@@ -142,7 +142,7 @@ impl Side {
         (seconds > 0.0).then(|| estimate.sample_by_runs(&each))
     }
 
-    /// The share of requests that succeeded.
+    /// Estimates the share of requests that succeeded.
     #[must_use]
     pub fn success_share(&self) -> SideEstimate {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
@@ -153,7 +153,7 @@ impl Side {
     }
 }
 
-/// Which latency.
+/// A latency to compare.
 #[derive(Debug, Clone, Copy)]
 pub enum Latency {
     /// One value for each request that has it.
@@ -168,34 +168,34 @@ impl From<Metric> for Latency {
     }
 }
 
-/// What a run completed.
+/// The throughput of a run.
 struct RunThroughput {
     total: f64,
     seconds: f64,
-    /// Of the total, from run to run.
+    /// The variance of the total from run to run.
     variance: f64,
     freedom: f64,
 }
 
 impl SideRun {
-    /// The value of each success that has one, in the order of time.
+    /// The value of each successful request that has one, in order of time.
     fn latency_values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
         sort_by_start(self.recording.successes()).into_iter().filter_map(of).collect()
     }
 
-    /// 1 for each success and 0 for each failure, in the order of time.
+    /// 1 for each success and 0 for each failure, in order of time.
     fn success_flags(&self) -> Vec<f64> {
         sort_by_start(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
     }
 
-    /// The gaps of all successes, each with the moment of its end.
+    /// The gaps of all successes, each with the time of its end.
     fn gaps_in_time(&self) -> Vec<(f64, f64)> {
         self.recording.successes().flat_map(|request| self.recording.gap_ends(request)).collect()
     }
 
-    /// The variance of what was completed is that of pieces of the run, as if these were independent of each other (batch
-    /// means). A request counts in each piece for the part of it that was under way there: slots that fill and empty in
-    /// step would else look like a server that stops and goes.
+    /// The variance is estimated from pieces of the run, as if these were independent of each other (batch means). A request counts
+    /// in each piece for the part of its duration in that piece: slots that fill and empty in step would otherwise look like a
+    /// server that stops and goes.
     fn measure_throughput(&self, weight: fn(&RecordedRequest) -> f64) -> Option<RunThroughput> {
         let times = |r: &RecordedRequest| Some((r.start?, r.start? + r.done.or(r.latency)?, weight(r)));
         let lives: Vec<(f64, f64, f64)> = self.recording.successes().filter_map(times).collect();
@@ -213,7 +213,7 @@ impl SideRun {
         for (start, end, weight) in &lives {
             spread_weight(&mut sums, (start - first) / width, (end - first) / width, *weight);
         }
-        // What of independent requests the spreading takes from the variance of a piece.
+        // The share of a piece's variance that remains after independent requests are spread over pieces.
         let kept = 1.0 - (length / width / 3.0).min(0.5);
         let freedom = pieces as f64 - 1.0;
         Some(RunThroughput {
@@ -225,7 +225,7 @@ impl SideRun {
     }
 }
 
-/// Adds a weight to the pieces between two places, in proportion.
+/// Distributes a weight over the pieces between two places, in proportion.
 fn spread_weight(sums: &mut [f64], from: f64, to: f64, weight: f64) {
     let last = sums.len() - 1;
     let (begin, end) = (numpy::truncate_to_usize(from).min(last), numpy::truncate_to_usize(to).min(last));
@@ -239,7 +239,7 @@ fn spread_weight(sums: &mut [f64], from: f64, to: f64, weight: f64) {
     }
 }
 
-/// The mean and the percentiles, and the sorted values.
+/// The mean and the percentiles, with the sorted values.
 fn mean_and_percentiles(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
     let mean = numpy::mean(&values);
     values.sort_unstable_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! The comparison for people: a table on the terminal, and Markdown for a comment.
+//! The comparison for people: a table for the terminal, and Markdown for a comment.
 
 use super::{
     change::ALPHA,
@@ -34,7 +34,7 @@ pub fn text_table(report: &Report) -> String {
     out + "\n" + &format_foot(report, "")
 }
 
-/// The table for a comment.
+/// The table in Markdown.
 #[must_use]
 pub fn markdown_table(report: &Report) -> String {
     let mut out = format_head(report, "\n\n", "- ⚠ ");
@@ -51,13 +51,13 @@ pub fn markdown_table(report: &Report) -> String {
     out + "\n" + &format_foot(report, "- ")
 }
 
-/// Numbers that are one row each stand together.
+/// Whether two metrics with one row each are printed without a blank line between them.
 fn is_single(one: &str, other: &str) -> bool {
     let single = |metric: &str| matches!(metric, "throughput" | "request_throughput" | "success");
     single(one) && single(other)
 }
 
-/// The sides, and what speaks against comparing them.
+/// The sides, and reasons why they may not be comparable.
 fn format_head(report: &Report, between: &str, mark: &str) -> String {
     let side = |(name, side): (&str, &SideSummary)| {
         let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
@@ -69,16 +69,16 @@ fn format_head(report: &Report, between: &str, mark: &str) -> String {
     if warnings.is_empty() { sides + "\n\n" } else { sides + between + &warnings + "\n\n" }
 }
 
-/// How to read it, and what became of the rules.
+/// How to read the table, and the result of each rule.
 fn format_foot(report: &Report, bullet: &str) -> String {
     let mut lines = vec![format!(
-        "p: how probable so large a change is between equals, corrected for {} comparisons (Holm).",
+        "p: the probability of a change this large between equal servers, corrected for {} comparisons (Holm).",
         report.comparisons
     )];
     let by_runs = |number: &Number| number.basis == "runs";
     if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
         lines.push(
-            "*: each run counts as one value, since the runs vary more than their requests let expect, or tell more."
+            "*: each run counts as one value, because the runs vary more than their requests explain, or are more precise."
                 .into(),
         );
     }
@@ -144,13 +144,13 @@ fn format_p_cell(p: f64) -> String {
 }
 
 fn format_verdict(row: &ChangeRow, margin: f64) -> String {
-    // To a millionth, since 0.07 × 100 is not 7.
+    // Rounded to a millionth, since 0.07 × 100 is not 7.
     let within = format!("{} {}", (margin * 1e8).round() / 1e6, if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         ChangeVerdict::Better => "better".into(),
         ChangeVerdict::Worse => "worse".into(),
-        // It is no chance, and too little to matter.
+        // The change is significant, and too small to matter.
         ChangeVerdict::Same if row.p_corrected.is_some_and(|p| p < ALPHA) => format!("differs, but within {within}"),
         ChangeVerdict::Same => format!("same within {within}"),
         ChangeVerdict::Undecided if more.is_empty() => "undecided".into(),

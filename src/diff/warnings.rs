@@ -1,4 +1,4 @@
-//! What speaks against comparing two sides.
+//! Warns of reasons why two sides may not be comparable.
 
 use std::collections::BTreeSet;
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{record, recording::RecordedRequest};
 
-/// Lengths that differ by more than this share are other lengths.
+/// Mean lengths that differ by more than this share are reported.
 const MAX_LENGTH_DIFFERENCE: f64 = 0.01;
 
-/// What speaks against comparing them, a line each.
+/// The reasons why the sides may not be comparable, one line each.
 #[must_use]
 pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<String> {
     let mut warnings: Vec<String> = failure_warning(a, b, changes).into_iter().collect();
@@ -39,7 +39,7 @@ pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<Str
     warnings
 }
 
-/// The failed requests are in no latency, and a server that fails fast looks fast.
+/// Failed requests have no latency, and a server that fails fast looks fast.
 fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> {
     let share = |side: &Side| 100.0 * side.failed_count() as f64 / side.request_count() as f64;
     if a.failed_count() + b.failed_count() == 0 {
@@ -48,9 +48,9 @@ fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> 
     let row = changes.iter().find(|row| row.metric == "success")?;
     let sure = match row.verdict {
         ChangeVerdict::Better | ChangeVerdict::Worse => {
-            "latencies and throughput are of the successes only; compare nothing before this is understood"
+            "latencies and throughput include successes only; find the cause before comparing anything"
         }
-        _ => "latencies and throughput are of the successes only",
+        _ => "latencies and throughput include successes only",
     };
     let (of_a, of_b) = (share(a), share(b));
     Some(format!("failed requests: {of_a:.1} % of A, {of_b:.1} % of B: {sure}"))
@@ -58,7 +58,7 @@ fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> 
 
 type Setting = fn(&SideRun) -> Option<String>;
 
-/// What both sides must have in common.
+/// Settings that both sides should have in common.
 const SETTINGS: [(&str, Setting); 6] = [
     ("model", |run| read_setting(run, |r| Some(r.model.clone()), "model_id")),
     ("API", |run| read_setting(run, |r| Some(r.backend.clone()), "backend")),
@@ -76,7 +76,7 @@ const SETTINGS: [(&str, Setting); 6] = [
 
 type Count = fn(&RecordedRequest) -> Option<u32>;
 
-/// Prompts and answers.
+/// Lengths of prompts and outputs, which both sides should have in common.
 const LENGTHS: [(&str, Count); 2] = [
     ("prompt tokens", |r| Some(r.prompt_len).filter(|n| *n > 0)),
     ("output tokens", |r| Some(r.output_tokens).filter(|_| r.success)),
@@ -86,7 +86,7 @@ fn format_limit(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "no limit".into(), |value| value.to_string())
 }
 
-/// A setting of a run, from our own records or the header of vLLM; those of several hosts together.
+/// A setting of a run, from vb's run record or the header of vLLM's result; several hosts' values are joined.
 fn read_setting(run: &SideRun, own: fn(&record::RunRecord) -> Option<String>, vllm: &str) -> Option<String> {
     if let Some(header) = &run.recording.vllm {
         let value = header.before.get(vllm)?;
@@ -101,7 +101,7 @@ fn read_setting(run: &SideRun, own: fn(&record::RunRecord) -> Option<String>, vl
     (!all.is_empty()).then(|| all.into_iter().collect::<Vec<_>>().join(" and "))
 }
 
-/// The different values on a side.
+/// The different values of a setting on a side.
 fn setting_values(side: &Side, of: Setting) -> BTreeSet<String> {
     side.runs.iter().filter_map(of).collect()
 }
@@ -116,17 +116,17 @@ fn mean_length(side: &Side, of: Count) -> f64 {
     sum as f64 / n.max(1) as f64
 }
 
-/// What is wrong with a run by itself.
+/// Problems of a run, independent of the other side.
 fn run_warnings(run: &SideRun) -> Vec<String> {
     let recording = &run.recording;
     let mut wrong = Vec::new();
     if recording.has_disjoint_runs() {
-        wrong.push("runs of different times in one file; give each as a file of its own".to_owned());
+        wrong.push("the file holds runs of different times; give each run its own file".to_owned());
     }
     if recording.ends.iter().any(|end| end.interrupted) {
         wrong.push("it was interrupted".into());
     } else if !recording.is_complete() {
-        wrong.push("it is not complete: not all of the run was seen".into());
+        wrong.push("it is incomplete: part of the run is missing".into());
     }
     if recording.ends.iter().any(|end| end.verdict == Some(record::Verdict::ClientBound)) {
         wrong.push("its verdict is client_bound: the client set some of the numbers".into());

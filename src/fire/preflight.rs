@@ -207,7 +207,7 @@ mod tests {
         for (message, want) in [
             ("the server answered text/html, not lines of JSON: x", "--backend ollama"),
             ("the server answered application/json, not an event stream: x", "--no-stream"),
-            ("the server compresses its replies (gzip)", "turn compression off"),
+            ("the server compresses its responses (gzip)", "turn compression off"),
         ] {
             assert!(cure(message).contains(want), "{message}");
         }

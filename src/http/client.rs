@@ -1,4 +1,4 @@
-//! HTTP off the stopwatch: questions to a server about itself, and to the hub.
+//! HTTP that is not measured: requests about the server under test, and to the Hugging Face hub.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::{
     units::Nanos,
 };
 
-/// A client for code that may wait, which asks the server under test: never through a proxy.
+/// A blocking client for the server under test; never uses a proxy.
 pub fn server_client() -> Result<blocking::Client, Error> {
     blocking_builder().no_proxy().build().map_err(|e| setup_error(&e))
 }
 
-/// A client for code that may wait, which asks the hub: through the proxy of the environment, if there is one.
+/// A blocking client for the Hugging Face hub; uses the proxy of the environment, if there is one.
 pub fn hub_client() -> Result<blocking::Client, Error> {
     blocking_builder().build().map_err(|e| setup_error(&e))
 }
@@ -25,8 +25,8 @@ fn blocking_builder() -> blocking::ClientBuilder {
     blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(Duration::from_mins(5))
 }
 
-/// A client for tasks of a runtime, which sends `headers` with each question to `base`, asks only once and follows no
-/// redirect; with `proxies` through that of the environment, if there is one.
+/// An async client that sends `headers` with each request to `base`, sends each request once and does not follow redirects. With
+/// `proxies` it uses the proxy of the environment, if there is one.
 pub fn async_client(
     base: &Url,
     headers: HeaderMap,
@@ -38,14 +38,14 @@ pub fn async_client(
     if !proxies {
         client = client.no_proxy();
         if base.scheme() == "http" {
-            // To read the system's certificates takes longer than all else that is done before the first request.
+            // Reading the system's certificates takes longer than everything else before the first request.
             client = client.tls_certs_only([]);
         }
     }
     client.build().map_err(|e| setup_error(&e))
 }
 
-/// A client for answers that are read as they come: through the proxy of the environment, if there is one.
+/// An async client for streamed responses; uses the proxy of the environment, if there is one.
 pub fn streaming_client(keep_alive: bool, insecure: bool, connect: Nanos) -> Result<Client, Error> {
     async_builder(insecure, connect)
         .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
@@ -55,7 +55,7 @@ pub fn streaming_client(keep_alive: bool, insecure: bool, connect: Nanos) -> Res
         .map_err(|e| setup_error(&e))
 }
 
-/// What clients for tasks of a runtime have in common: nothing is asked twice, or elsewhere.
+/// The common settings of async clients: no retries and no redirects.
 fn async_builder(insecure: bool, connect: Nanos) -> ClientBuilder {
     tls::install_provider();
     Client::builder()
@@ -69,7 +69,7 @@ fn setup_error(e: &reqwest::Error) -> Error {
     Error::Setup(format!("cannot set up HTTP: {}", failure_reason(e)))
 }
 
-/// Why a question has no answer. Never the address, in which a password may stand.
+/// Why a request got no response. Never includes the URL, which may hold a password.
 #[must_use]
 pub fn failure_reason(e: &reqwest::Error) -> String {
     if std::error::Error::source(e).is_none() {

@@ -1,4 +1,4 @@
-//! Connections to one server: opened, used again, and read with stamps.
+//! Connections to one server: opened, reused, and read with timestamps.
 
 use std::{
     io::{self, IoSlice},
@@ -30,36 +30,36 @@ use crate::{
     units::{Nanos, SECOND},
 };
 
-/// A connection that was idle for longer is not used again: uvicorn, under vLLM, closes after five seconds, and a request
-/// that meets the closing would fail without the server's fault.
+/// A connection that was idle for longer is not reused: uvicorn, under vLLM, closes after five seconds, and a request sent while
+/// it closes would fail through no fault of the server.
 const MAX_IDLE: Nanos = Nanos(4 * SECOND);
 
-/// The same for a connection that has carried nothing yet. Servers wait longer for a first request.
+/// The same for a connection that has not carried a request yet. Servers wait longer for a first request.
 const MAX_UNUSED: Nanos = Nanos(20 * SECOND);
 
-/// Bytes of a connection's buffer at first: a head, or some chunks of a stream. It grows for a head that does not fit.
+/// Initial size of a connection's buffer: a head, or some chunks of a stream. It grows for a head that does not fit.
 const INITIAL_BUFFER: usize = 2 << 10;
 
-/// The server, with its name resolved once: a look-up is no part of a request's time.
+/// The server, with its name resolved once: a DNS lookup must not count in a request's time.
 #[derive(Debug, Clone)]
 pub struct ServerAddress {
     url: Url,
     addresses: Vec<SocketAddr>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     connect_timeout: Nanos,
-    /// Whether a connection is used again.
+    /// Whether connections are reused.
     pub keep_alive: bool,
 }
 
 /// Parses `--base-url`.
 ///
 /// # Errors
-/// Says what is wrong with it; a password in it is not repeated.
+/// Describes what is wrong with it, without repeating a password in it.
 pub fn parse_base_url(text: &str) -> Result<Url, Error> {
     if text == "sim" {
         return Err(wrong_url(
             "--base-url",
-            "`sim` is for scripts/sweep.sh, which starts vb-sim by itself; here give vb-sim's URL",
+            "`sim` is for scripts/sweep.sh, which starts vb-sim automatically; here give vb-sim's URL",
         ));
     }
     let url = parse_url("--base-url", text)?;
@@ -69,13 +69,13 @@ pub fn parse_base_url(text: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
-/// Parses the URL of a server, which was given with `flag`.
+/// Parses the URL of a server given with `flag`.
 ///
 /// # Errors
-/// Says what is wrong with it; a password in it is not repeated.
+/// Describes what is wrong with it, without repeating a password in it.
 pub fn parse_url(flag: &str, text: &str) -> Result<Url, Error> {
     let wrong = |what: &str| wrong_url(flag, what);
-    // Where a user stands, a password may stand beside it; and in a query, a key.
+    // A URL with a user may hold a password, and one with a query may hold a key.
     let shown = if text.contains(['@', '?']) { "what was given" } else { &format!("`{text}`") };
     let url = Url::parse(text).map_err(|e| wrong(&format!("{shown} is not a URL ({e}): give one")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
@@ -91,7 +91,7 @@ fn wrong_url(flag: &str, what: &str) -> Error {
     Error::Usage(format!("{flag} {what}, as in http://127.0.0.1:8000"))
 }
 
-/// `base` and `endpoint` as one URL; a `/v1` at the end of the one and the start of the other is the same.
+/// Joins `base` and `endpoint` to one URL. `/v1` at the end of `base` and at the start of `endpoint` is written once.
 #[must_use]
 pub fn join_url(base: &Url, endpoint: &str) -> String {
     let endpoint = format!("/{}", endpoint.trim_start_matches('/'));
@@ -102,20 +102,20 @@ pub fn join_url(base: &Url, endpoint: &str) -> String {
     }
 }
 
-/// The server of `base` without the `/v1` of its API: its other pages stand beside that.
+/// The server of `base` without the `/v1` of its API: its other pages are not below `/v1`.
 #[must_use]
 pub fn server_root(base: &Url) -> &str {
     let plain = strip_query(base);
     plain.strip_suffix("/v1").unwrap_or(plain)
 }
 
-/// Without query, fragment and a slash at the end.
+/// The URL without query, fragment and trailing slash.
 fn strip_query(base: &Url) -> &str {
     base.as_str().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/')
 }
 
 impl ServerAddress {
-    /// Looks the host's name up.
+    /// Resolves the host name.
     pub async fn resolve(url: &Url, insecure: bool, connect_timeout: Nanos) -> Result<Self, RequestFailure> {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = url.port_or_known_default().unwrap_or(80);
@@ -136,12 +136,12 @@ impl ServerAddress {
         Ok(ServerAddress { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true })
     }
 
-    /// Tries this address first from now on: a name may have one that does not answer, and trying it costs time.
+    /// Tries this address first: a name may have one that does not respond, and trying it costs time.
     pub fn prefer_address(&mut self, address: SocketAddr) {
         self.addresses.sort_by_key(|other| *other != address);
     }
 
-    /// Host and port, for people.
+    /// Host and port, for messages.
     #[must_use]
     pub fn host_and_port(&self) -> &str {
         self.url.authority()
@@ -184,7 +184,7 @@ impl ServerAddress {
         Ok(connection)
     }
 
-    /// The first address that answers; each has its share of `limit`, so that one that is silent leaves time for others.
+    /// Connects to the first address that accepts. Each has its share of `limit`, so that a silent one leaves time for others.
     async fn connect_tcp(&self, limit: Duration) -> Result<(TcpStream, SocketAddr), RequestFailure> {
         let share = limit / u32::try_from(self.addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut failure = self.timeout_failure("connection");
@@ -207,18 +207,18 @@ impl ServerAddress {
     }
 }
 
-/// The stream of a connection. TLS stands above the stamps.
+/// The stream of a connection. TLS is above the socket that takes the timestamps.
 #[derive(Debug)]
 enum Io {
     Plain(Socket),
     Tls(Box<TlsStream<Socket>>),
 }
 
-/// An open connection, carrying one request at a time.
+/// An open connection. It carries one request at a time.
 #[derive(Debug)]
 pub struct Connection {
     io: Io,
-    /// What has been read and not yet used stands between `start` and `end`.
+    /// Holds the bytes that were read and not yet used, between `start` and `end`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -231,13 +231,13 @@ pub struct Connection {
     idle_since: Nanos,
     /// Whether it has carried a request.
     pub used: bool,
-    /// Segments sent again before the request that it carries: counted when the one before it was over, since a request
-    /// that is due has no time for it.
+    /// Segments retransmitted before the current request. Counted when the request before it ended, because a request that is due
+    /// has no time for it.
     pub retransmits: Option<u32>,
 }
 
 impl Connection {
-    /// Its moments.
+    /// The socket, which holds the timestamps.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         match &self.io {
@@ -246,7 +246,7 @@ impl Connection {
         }
     }
 
-    /// Its moments.
+    /// The socket, which holds the timestamps.
     pub fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.io {
             Io::Plain(socket) => socket,
@@ -261,17 +261,17 @@ impl Connection {
         }
     }
 
-    /// Writes bytes of these two, one behind the other.
+    /// Writes bytes of `head` and then of `body`.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, head: &[u8], body: &[u8]) -> Poll<io::Result<usize>> {
         self.io_stream().poll_write_vectored(cx, &[IoSlice::new(head), IoSlice::new(body)])
     }
 
-    /// Brings what TLS holds back to the kernel.
+    /// Writes what TLS has buffered to the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io_stream().poll_flush(cx)
     }
 
-    /// Reads more, behind what is not yet used; 0 is the end of the connection.
+    /// Reads more bytes after the unused ones; 0 at the end of the connection.
     pub async fn read(&mut self) -> io::Result<usize> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -293,19 +293,19 @@ impl Connection {
         Ok(read)
     }
 
-    /// When what was read last arrived.
+    /// When the bytes of the last read arrived.
     #[must_use]
     pub fn last_stamp(&self) -> ReadStamp {
         self.socket().stamp
     }
 
-    /// What has been read and not yet used.
+    /// The bytes that were read and not yet used.
     #[must_use]
     pub fn unused_bytes(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// The first `count` bytes of that are used now. They stay where they are until the next read: gives their place for
+    /// Marks the first `count` unused bytes as used. They stay in the buffer until the next read: returns their place for
     /// [`Connection::bytes`].
     pub fn consume_bytes(&mut self, count: usize) -> usize {
         let place = self.start;
@@ -313,13 +313,13 @@ impl Connection {
         place
     }
 
-    /// Bytes by their place.
+    /// The bytes at a place in the buffer.
     #[must_use]
     pub fn bytes(&self, place: std::ops::Range<usize>) -> &[u8] {
         &self.buffer[place]
     }
 
-    /// Whether the server has neither closed it nor said anything that nobody asked for.
+    /// Whether the server has neither closed the connection nor sent anything unasked.
     fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
@@ -327,15 +327,15 @@ impl Connection {
     }
 }
 
-/// What both kinds of stream can do.
+/// What TCP and TLS streams have in common.
 trait IoStream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> IoStream for T {}
 
-/// The idle connections to one server that one thread reads.
+/// The idle connections of one reader thread to one server.
 #[derive(Debug)]
 pub struct ConnectionPool {
-    /// Where to.
+    /// The server that new connections go to.
     pub server: ServerAddress,
     idle: Mutex<Idle>,
 }
@@ -347,7 +347,7 @@ struct Idle {
 }
 
 impl ConnectionPool {
-    /// Without a connection yet.
+    /// An empty pool.
     #[must_use]
     pub fn new(server: ServerAddress, clock: Clock) -> Self {
         ConnectionPool { server, idle: Mutex::new(Idle { clock, connections: vec![] }) }
@@ -357,13 +357,13 @@ impl ConnectionPool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clock of its connections.
+    /// The clock for the timestamps of its connections.
     #[must_use]
     pub fn clock(&self) -> Clock {
         self.lock_idle().clock
     }
 
-    /// From now on another clock counts, as the run's does when it starts.
+    /// Uses this clock for all later timestamps, as when the clock of the run starts.
     pub fn set_clock(&self, clock: Clock) {
         let mut idle = self.lock_idle();
         idle.clock = clock;
@@ -373,7 +373,7 @@ impl ConnectionPool {
         }
     }
 
-    /// An idle connection, if there is one that is still open.
+    /// Takes an idle connection that is still open, if there is one.
     #[must_use]
     pub fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.lock_idle();
@@ -387,7 +387,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Gives a connection back whose answer was read to its end, or a new one.
+    /// Returns a connection whose response was read to its end, or adds a new one.
     pub fn put_back(&self, mut connection: Connection) {
         if !connection.used || self.server.keep_alive {
             let mut idle = self.lock_idle();

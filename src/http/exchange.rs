@@ -1,4 +1,4 @@
-//! One request and its answer, whichever way the bytes are carried.
+//! A request and its response, independent of the transport.
 
 use bytes::Bytes;
 use hyper::{Request, StatusCode};
@@ -7,49 +7,48 @@ use serde_json::Value;
 use super::{response::Head, socket::ReadStamp};
 use crate::{clock::Clock, record::ErrorKind, units::Nanos};
 
-/// Carries requests to one server. The choice is `--transport`'s.
+/// Carries requests to one server; `--transport` chooses it.
 pub trait Transport: Send + Sync + 'static {
-    /// A request on its way.
+    /// A request in flight.
     type Exchange: HttpExchange;
 
-    /// From now on the moments are of this clock, as when the run's starts.
+    /// Uses this clock for all later timestamps; called when the clock of the run starts.
     fn set_clock(&self, clock: Clock);
 
-    /// Opens connections ahead for thread `at`, to be run on it.
+    /// Opens connections ahead of time for reader thread `at`. The future must run on that thread.
     fn open_connections(
         &self,
         at: usize,
         count: usize,
     ) -> impl Future<Output = Result<(), RequestFailure>> + Send + 'static;
 
-    /// Hands over as much of the request as can be without waiting, and says which of the threads that read answers is to
-    /// go on with it.
+    /// Sends as much of the request as possible without waiting. Returns the exchange and the reader thread that must continue it.
     fn start_request(&self, request: OutgoingRequest) -> (usize, Self::Exchange);
 }
 
-/// A request on its way, and its answer coming back.
+/// A request in flight and its response.
 pub trait HttpExchange: Send + 'static {
-    /// Sends what is left of the request and waits for the head of the answer.
+    /// Sends the rest of the request and waits for the head of the response.
     fn receive_head(&mut self) -> impl Future<Output = Result<Head, RequestFailure>> + Send;
 
-    /// The next bytes of the body; `None`: it is over.
+    /// The next bytes of the body; `None` at its end.
     fn next_bytes(&mut self) -> impl Future<Output = Result<Option<BodyBytes<'_>>, RequestFailure>> + Send;
 
-    /// It is over. `complete`: the answer has been read to its end, so that the connection may carry another.
+    /// Ends the exchange. `complete`: the response was read to its end, so that the connection can be reused.
     fn finish(self, complete: bool) -> ExchangeTimes;
 }
 
-/// A request made ready: nothing of it is built once the clock runs.
+/// A request ready to send: nothing of it is built once the clock runs.
 #[derive(Debug, Clone)]
 pub struct OutgoingRequest {
-    /// All of it, with the full address.
+    /// The request with its full URL.
     pub request: Request<Bytes>,
-    /// Its head as HTTP/1.1 has it.
+    /// Its head in HTTP/1.1.
     pub head: Bytes,
 }
 
 impl OutgoingRequest {
-    /// Writes the head. `request` has a `Host`.
+    /// Writes the head. `request` must have a `Host`.
     #[must_use]
     pub fn new(request: Request<Bytes>) -> Self {
         let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
@@ -65,21 +64,21 @@ impl OutgoingRequest {
     }
 }
 
-/// Bytes of the body.
+/// Bytes of a response body.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyBytes<'a> {
     /// When they arrived.
     pub stamp: ReadStamp,
-    /// They themselves, in any cut.
+    /// The bytes; the network may split the body anywhere.
     pub bytes: &'a [u8],
 }
 
-/// The moments of an exchange beside its answer's pieces, on the clock of the run.
+/// The timestamps of an exchange apart from those of its body, on the clock of the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExchangeTimes {
     /// Whether the connection had carried a request before.
     pub reused: bool,
-    /// How long the TCP connection took; `None` when it was used before, or when the transport does not tell.
+    /// How long the TCP connection took; `None` if it was reused, or if the transport does not measure it.
     pub connect: Option<Nanos>,
     /// How long the TLS handshake took.
     pub tls: Option<Nanos>,
@@ -87,43 +86,43 @@ pub struct ExchangeTimes {
     pub waited: Nanos,
     /// When the first byte of the request was about to be handed to the kernel.
     pub first_write: Option<Nanos>,
-    /// When the kernel took the last.
+    /// When the kernel accepted the last byte.
     pub last_write: Option<Nanos>,
-    /// When the first byte of the answer arrived.
+    /// When the first byte of the response arrived.
     pub first_byte: Option<Nanos>,
-    /// When its head was complete.
+    /// When the head of the response was complete.
     pub head: Option<Nanos>,
-    /// Segments sent again meanwhile; `None` where the system does not tell.
+    /// TCP segments retransmitted during the exchange; `None` if the system does not report them.
     pub retransmits: Option<u32>,
-    /// Steps of the wall clock seen meanwhile.
+    /// Steps of the wall clock seen during the exchange.
     pub clock_steps: u32,
 }
 
-/// A failure of one request: its kind and a line of text.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestFailure {
-    /// What failed.
+    /// The kind of failure.
     pub kind: ErrorKind,
-    /// In words.
+    /// One line of text for people.
     pub message: String,
 }
 
 impl RequestFailure {
-    /// A failure of this kind.
+    /// Creates a failure with a message for people.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         RequestFailure { kind, message: message.into() }
     }
 }
 
-/// How a reply is cut into pieces that mean something.
+/// How a response body is split into chunks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BodyFormat {
     /// Server-sent events.
     #[default]
     Events,
-    /// A JSON object a line.
+    /// One JSON object per line.
     JsonLines,
-    /// Not at all: one JSON document.
+    /// One JSON document, not split.
     Json,
 }
 
@@ -138,7 +137,7 @@ impl BodyFormat {
         }
     }
 
-    /// Whether a reply of this type is certainly cut in another way. Servers exist that forget to tell the type.
+    /// Whether a body of this media type certainly has another format. Some servers forget the type.
     fn rules_out(self, media: &str) -> bool {
         media == "text/html"
             || match self {
@@ -149,23 +148,22 @@ impl BodyFormat {
     }
 }
 
-/// How the failure begins that a compressed reply is: a stream that is packed comes in blocks, and not token by token.
-pub const COMPRESSED: &str = "the server compresses its replies";
+/// The start of the message about a compressed response: a compressed stream arrives in blocks and not token by token.
+pub const COMPRESSED: &str = "the server compresses its responses";
 
-/// What the head of an answer says about it.
 impl Head {
-    /// Whether what follows may be a reply that is cut so.
+    /// Whether the body may have this format.
     #[must_use]
     pub fn may_hold(&self, format: BodyFormat) -> bool {
         self.status == StatusCode::OK && !format.rules_out(&self.media_type) && self.encoding.is_none()
     }
 
-    /// The failure that an answer is which is no reply cut so; `said` is its body, in one line.
+    /// The failure for a response that does not have this format; `body` is its text, in one line.
     #[must_use]
     pub fn to_failure(&self, format: BodyFormat, body: &str) -> RequestFailure {
         if self.status == StatusCode::OK {
             if let Some(encoding) = &self.encoding {
-                let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens come");
+                let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens arrive");
                 return RequestFailure::new(ErrorKind::Protocol, message);
             }
             let message = format!("the server answered {}, not {}: {body}", self.media_type, format.media_type().1);
@@ -173,7 +171,7 @@ impl Head {
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
         let text = match &self.encoding {
-            Some(encoding) => format!(", its text compressed ({encoding})"),
+            Some(encoding) => format!(", with a compressed body ({encoding})"),
             None if body.is_empty() => String::new(),
             None => format!(": {body}"),
         };
@@ -181,20 +179,20 @@ impl Head {
     }
 }
 
-/// A status in words, which those that no standard knows have not.
+/// The status code with its reason, if it is a standard one.
 #[must_use]
 pub fn status_line(status: StatusCode) -> String {
     let reason = status.canonical_reason().map_or_else(String::new, |reason| format!(" {reason}"));
     format!("{}{reason}", status.as_str())
 }
 
-/// The message of an error as servers phrase it, in one line: `{"error":{"message":…}}`, `{"error":"…"}`,
-/// `{"message":…}`, `{"detail":…}`, or whatever text there is.
+/// The message of an error body in one line: `{"error":{"message":…}}`, `{"error":"…"}`, `{"message":…}`, `{"detail":…}`, or
+/// the text as it is.
 #[must_use]
 pub fn error_message(body: &[u8]) -> String {
     const MAX_CHARS: usize = 400;
     let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    // Some say `"error":null` beside their message.
+    // Some servers send `"error":null` next to their message.
     let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(&value);
     let found = [error.get("message"), error.get("detail"), Some(error)];
     let text = match found.into_iter().flatten().find_map(Value::as_str) {
@@ -202,7 +200,7 @@ pub fn error_message(body: &[u8]) -> String {
         None if value.is_null() => String::from_utf8_lossy(body).into_owned(),
         None => error.to_string(),
     };
-    // Control characters would move about on the terminal that shows it.
+    // Control characters could move the cursor of the terminal that shows it.
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let mut line: String = words.collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(MAX_CHARS) {
@@ -222,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_told_by_its_head() {
+    fn a_bad_response_is_recognized_by_its_head() {
         for (head, want) in [
             (head(529, "", None), "HTTP 529: busy"),
             (head(503, "", None), "HTTP 503 Service Unavailable: busy"),
-            (head(503, "", Some("gzip")), "HTTP 503 Service Unavailable, its text compressed (gzip)"),
+            (head(503, "", Some("gzip")), "HTTP 503 Service Unavailable, with a compressed body (gzip)"),
             (
                 head(200, "text/event-stream", Some("br")),
-                "the server compresses its replies (br), which hides when their tokens come",
+                "the server compresses its responses (br), which hides when their tokens arrive",
             ),
             (
                 head(200, "application/x-ndjson", None),

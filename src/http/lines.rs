@@ -1,21 +1,21 @@
-//! LineReader of a stream of bytes, in any cut.
+//! Splits a stream of bytes into lines.
 
 use memchr::memchr;
 
 use super::sse::TooLarge;
 
-/// The longest line that is read; beyond this a reply is broken rather than long.
+/// The longest line that is read; beyond this the response is broken rather than long.
 const MAX_LINE: usize = 64 << 20;
 
 /// Splits a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub struct LineReader {
-    /// A line whose end has not arrived.
+    /// The part of a line that has arrived.
     line: Vec<u8>,
 }
 
 impl LineReader {
-    /// Reads `bytes` and hands each line that they complete to `take`, without its end.
+    /// Reads `bytes` and passes each completed line to `take`, without its line end.
     pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), TooLarge> {
         while let Some(end) = memchr(b'\n', bytes) {
             if self.line.is_empty() {
@@ -31,7 +31,7 @@ impl LineReader {
         if self.line.len() > MAX_LINE { Err(TooLarge) } else { Ok(()) }
     }
 
-    /// The stream has ended: a last line may have no end.
+    /// Ends the stream: the last line may have no line end.
     pub fn finish(&mut self, mut take: impl FnMut(&[u8])) {
         take(&std::mem::take(&mut self.line));
     }

@@ -1,11 +1,11 @@
-//! HTTP as a load generator needs it: connections whose moments are known, and replies cut into pieces.
+//! HTTP for a load generator: connections with timestamps, and response bodies split into events or lines.
 //!
 //! ```text
-//! exchange     a request and its answer, whichever way they are carried
-//!  ├─ stamped      connection ── reply (HTTP/1.1) ── tls ── socket: the kernel's stamps
+//! exchange     a request and its response, over either transport
+//!  ├─ stamped      connection ── response (HTTP/1.1) ── tls ── socket: the kernel's stamps
 //!  └─ portable     reqwest
-//! sse, lines   how the bytes of an answer are cut
-//! question     HTTP off the stopwatch
+//! sse, lines   split a response body into events or lines
+//! client       HTTP that is not measured
 //! prometheus   the text of a `/metrics` page
 //! ```
 

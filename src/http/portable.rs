@@ -1,7 +1,7 @@
-//! The transport for whatever the stamped one does not do: HTTP/2 and proxies, by the reqwest crate.
+//! The transport for HTTP/2 and proxies, which the stamped one does not support, based on the reqwest crate.
 //!
-//! Its moments are those of its own event loop: a request starts when it is handed to reqwest, and bytes arrive when
-//! reqwest hands them over.
+//! Its timestamps are taken in its own event loop: a request starts when it is handed to reqwest, and bytes arrive when
+//! reqwest returns them.
 
 use std::{
     error::Error as _,
@@ -28,7 +28,7 @@ use crate::{
     units::Nanos,
 };
 
-/// A client for each thread that reads answers.
+/// A transport with one reqwest client per reader thread.
 #[derive(Debug)]
 pub struct PortableTransport {
     clients: Vec<Client>,
@@ -37,7 +37,7 @@ pub struct PortableTransport {
 }
 
 impl PortableTransport {
-    /// For so many threads.
+    /// Creates the clients for `readers` threads.
     pub fn new(keep_alive: bool, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
         let client = |_| client::streaming_client(keep_alive, insecure, connect);
         let clients = (0..readers.max(1)).map(client).collect::<Result<_, _>>()?;
@@ -52,7 +52,7 @@ impl Transport for PortableTransport {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
     }
 
-    /// Reqwest opens connections when it needs them.
+    /// Does nothing: reqwest opens connections when it needs them.
     fn open_connections(
         &self,
         _: usize,
@@ -77,7 +77,7 @@ impl Transport for PortableTransport {
     }
 }
 
-/// A request in the hands of reqwest.
+/// A request carried by reqwest.
 #[derive(Debug)]
 pub struct PortableExchange {
     client: Client,
@@ -120,13 +120,13 @@ impl HttpExchange for PortableExchange {
         Ok(Some(BodyBytes { stamp, bytes: &self.bytes }))
     }
 
-    /// Reqwest looks after its connections itself.
+    /// Reqwest reuses connections on its own.
     fn finish(self, _: bool) -> ExchangeTimes {
         self.moments
     }
 }
 
-/// The errors behind an error, from the outside in.
+/// The causes of an error, outermost first.
 fn error_causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     let mut next = e.source();
     std::iter::from_fn(move || {
@@ -136,12 +136,12 @@ fn error_causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Er
     })
 }
 
-/// Whether rustls said it: it hides its errors in those of IO.
+/// Whether it is an error of rustls, which wraps its errors in I/O errors.
 fn is_tls_error(e: &io::Error) -> bool {
     e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
-/// Why there is no answer.
+/// The failure of a request that got no response head.
 #[must_use]
 pub fn failure_before_head(e: &reqwest::Error) -> RequestFailure {
     let why = client::failure_reason(e);
@@ -157,9 +157,9 @@ pub fn failure_before_head(e: &reqwest::Error) -> RequestFailure {
     }
     let parsing = error_causes(e).any(|e| e.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
     if parsing {
-        RequestFailure::new(ErrorKind::Protocol, format!("the answer is not HTTP: {why}"))
+        RequestFailure::new(ErrorKind::Protocol, format!("the response is not HTTP: {why}"))
     } else {
-        RequestFailure::new(ErrorKind::Reset, format!("the server closed the connection before it answered: {why}"))
+        RequestFailure::new(ErrorKind::Reset, format!("the server closed the connection before it responded: {why}"))
     }
 }
 
@@ -168,14 +168,14 @@ fn failure_in_body(e: &reqwest::Error) -> RequestFailure {
     let why = root_cause(e);
     match io.map(io::Error::kind) {
         Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
-            RequestFailure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {why}"))
+            RequestFailure::new(ErrorKind::Protocol, format!("the response's framing is broken: {why}"))
         }
         None | Some(io::ErrorKind::UnexpectedEof) => RequestFailure::new(
             ErrorKind::Truncated,
-            format!("the connection was closed in the middle of the answer: {why}"),
+            format!("the connection was closed in the middle of the response: {why}"),
         ),
         Some(_) => {
-            RequestFailure::new(ErrorKind::Reset, format!("the connection broke in the middle of the answer: {why}"))
+            RequestFailure::new(ErrorKind::Reset, format!("the connection broke in the middle of the response: {why}"))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The text of a `/metrics` page: samples in Prometheus' exposition format, version 0.0.4, and the names in them.
+//! Parses `/metrics` pages: samples in Prometheus' text exposition format, version 0.0.4, and their names and labels.
 
 /// One sample of a page.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,20 +9,20 @@ pub struct Sample<'a> {
     pub value: f64,
 }
 
-/// The samples of a page, in its order. Comments are left out, and so are lines that are no samples: the format of
-/// tomorrow must not hide what can be read today.
+/// The samples of a page, in its order. Comments and lines that are not samples are skipped: a later version of the format must
+/// not hide what can be read today.
 pub fn parse_samples(page: &str) -> impl Iterator<Item = Sample<'_>> {
     page.lines().filter_map(parse_sample)
 }
 
-/// `name{label="value"} 1.5`, perhaps with a time behind it.
+/// Parses `name{label="value"} 1.5`, with or without a timestamp at the end.
 fn parse_sample(line: &str) -> Option<Sample<'_>> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return None;
     }
     let name = line.find(|c: char| c == '{' || c.is_ascii_whitespace())?;
-    // Between the name and its labels there may be white space.
+    // White space is allowed between the name and its labels.
     let labels = line[name..].trim_start();
     let key = if labels.starts_with('{') {
         let start = line.len() - labels.len();
@@ -34,7 +34,7 @@ fn parse_sample(line: &str) -> Option<Sample<'_>> {
     Some(Sample { key: &line[..key], value })
 }
 
-/// Where the text behind the closing brace begins, of labels that begin with their opening one.
+/// The offset after the closing brace of `labels`, which begin with the opening brace.
 fn labels_end(labels: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in labels.bytes().enumerate() {
@@ -55,7 +55,7 @@ pub fn sample_name(key: &str) -> &str {
     key.split('{').next().unwrap_or_default().trim_end()
 }
 
-/// The value of one of its labels.
+/// The value of a label of a sample.
 #[must_use]
 pub fn label_value(key: &str, wanted: &str) -> Option<String> {
     let (_, mut rest) = key.split_once('{')?;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_found_whatever_stands_in_them() {
+    fn labels_are_found_with_any_text_in_them() {
         let key = r#"n:a{x="1,y=\"2\"",  y="a\\b\nc}" , z=""}"#;
         assert_eq!(sample_name(key), "n:a");
         for (wanted, value) in [("x", Some("1,y=\"2\"")), ("y", Some("a\\b\nc}")), ("z", Some("")), ("w", None)] {

@@ -1,76 +1,76 @@
-//! Answers in HTTP/1.1 (RFC 9112): the head by the `httparse` crate, the framing of the body here. No socket, no clock.
+//! Responses in HTTP/1.1 (RFC 9112): the head by the `httparse` crate, the framing of the body here. No socket, no clock.
 
 use std::ops::Range;
 
 use hyper::{StatusCode, header};
 
-/// The largest head that is read.
+/// The largest head that is read, in bytes.
 pub const MAX_HEAD: usize = 64 << 10;
 
 /// The most headers that are read.
 const MAX_HEADERS: usize = 128;
 
-/// The head of an answer, as far as it matters here.
+/// The parts of a response head that vb uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The status.
+    /// The status code.
     pub status: StatusCode,
-    /// What the body is: the media type, without parameters, in small letters; empty when it is not told.
+    /// The media type of the body, without parameters, in lower case; empty if it is missing.
     pub media_type: String,
-    /// Where a redirect leads.
+    /// The target of a redirect.
     pub location: Option<String>,
-    /// How the body is compressed; `None`: it is not.
+    /// The compression of the body; `None` if it is not compressed.
     pub encoding: Option<String>,
 }
 
-/// How the body of an answer is framed, and how far it has been read.
+/// How the body of a response is framed, and how far it has been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// In chunks, each with its length in front.
+    /// In chunks, each preceded by its length.
     Chunked(Chunked),
-    /// This many bytes are still to come.
+    /// By its length: this many bytes are still to come.
     Length(u64),
-    /// To the end of the connection.
+    /// By the end of the connection.
     Close,
 }
 
-/// What stands next in a chunked body.
+/// What comes next in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chunked {
-    /// The digits of a chunk's length: its value so far, and how many digits.
+    /// The digits of a chunk's length: the value so far, and the number of digits.
     Size(u64, u8),
-    /// The rest of the line of a length.
+    /// The rest of the line with a chunk's length.
     Extension(u64),
-    /// Bytes of data, still this many.
+    /// This many more bytes of data.
     Data(u64),
-    /// The line end behind the data.
+    /// The line end after the data.
     DataEnd,
-    /// The lines behind the last chunk; whether the present one has anything in it.
+    /// The lines after the last chunk; whether the current one has any bytes.
     Trailer(bool),
-    /// Nothing: the body is over.
+    /// Nothing: the body is complete.
     End,
 }
 
-/// What is wrong with an answer, in words.
+/// What is wrong with a response, for people.
 pub type FramingError = String;
 
-/// A head that has been read.
+/// A parsed head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParsedHead {
-    /// Its bytes.
+    /// Its length in bytes.
     pub len: usize,
-    /// What it says.
+    /// Its content.
     pub head: Head,
-    /// How the body is framed.
+    /// The framing of the body.
     pub framing: Framing,
     /// Whether the connection can carry another request.
     pub keep_alive: bool,
 }
 
-/// Reads a head from the beginning of `bytes`; `None`: it is not complete. Interim answers (1xx) are passed over.
+/// Parses a head at the start of `bytes`; `None` if it is incomplete. Interim responses (1xx) are skipped.
 ///
 /// # Errors
-/// It is no HTTP/1.
+/// Fails if it is not HTTP/1.
 pub fn parse_head(bytes: &[u8]) -> Result<Option<ParsedHead>, FramingError> {
     let mut passed = 0;
     loop {
@@ -78,7 +78,7 @@ pub fn parse_head(bytes: &[u8]) -> Result<Option<ParsedHead>, FramingError> {
         let mut response = httparse::Response::new(&mut headers);
         let status = response.parse(&bytes[passed..]).map_err(|e| format!("{e}"))?;
         let httparse::Status::Complete(len) = status else {
-            let message = "the head of the answer is longer than 64 KiB";
+            let message = "the head of the response is longer than 64 KiB";
             return if bytes.len() - passed > MAX_HEAD { Err(message.into()) } else { Ok(None) };
         };
         passed += len;
@@ -113,13 +113,13 @@ fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<Pa
     Ok(ParsedHead { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
 }
 
-/// The media type of a `Content-Type`, as [`Head::media_type`] has it.
+/// The media type of a `Content-Type`, as in [`Head::media_type`].
 #[must_use]
 pub fn normalize_media_type(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// The compression that a `Content-Encoding` tells of, as [`Head::encoding`] has it.
+/// The compression in a `Content-Encoding`, as in [`Head::encoding`].
 #[must_use]
 pub fn content_encoding(value: &str) -> Option<String> {
     let encoding = value.trim().to_ascii_lowercase();
@@ -131,17 +131,17 @@ fn parse_content_length(mut values: impl Iterator<Item = String>) -> Result<Opti
     let length = first.parse().ok().filter(|_| first.bytes().all(|b| b.is_ascii_digit()));
     match length {
         Some(length) if values.all(|other| other == first) => Ok(Some(length)),
-        _ => Err(format!("its Content-Length is no number: {first}")),
+        _ => Err(format!("its Content-Length is not a number: {first}")),
     }
 }
 
 impl Framing {
-    /// Takes bytes of the connection: gives how many are used up, and which of them are data.
+    /// Consumes bytes of the connection. Returns how many are used, and the range of them that is data.
     ///
-    /// To be called again with the rest until nothing is used up, which means that more must be read.
+    /// Call it again with the remaining bytes until none are used, which means that more must be read.
     ///
     /// # Errors
-    /// The framing is broken.
+    /// Fails if the framing is broken.
     pub fn take_data(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), FramingError> {
         match self {
             Framing::Close => Ok((bytes.len(), 0..bytes.len())),
@@ -154,26 +154,26 @@ impl Framing {
         }
     }
 
-    /// Whether the body is over.
+    /// Whether the body is complete.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         matches!(self, Framing::Length(0) | Framing::Chunked(Chunked::End))
     }
 
-    /// Whether the body may end here, with the connection.
+    /// Whether the body may end here if the connection is closed.
     #[must_use]
     pub fn may_end(&self) -> bool {
         self.is_complete() || *self == Framing::Close
     }
 }
 
-/// As much of `bytes` as belongs to what is `left`.
+/// How many of `bytes` belong to the `left` bytes that are expected.
 fn available_len(bytes: &[u8], left: u64) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
 }
 
 impl Chunked {
-    /// As [`Framing::take_data`].
+    /// See [`Framing::take_data`].
     fn take_data(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), FramingError> {
         let mut used = 0;
         while let Some(byte) = bytes.get(used).copied() {
@@ -192,9 +192,9 @@ impl Chunked {
         Ok((used, 0..0))
     }
 
-    /// What stands behind `byte`, which is none of the data.
+    /// The state after `byte`, which is not data.
     fn next_state(self, byte: u8) -> Result<Self, FramingError> {
-        let broken = |what: &str| Err(format!("{what}, but byte {byte:#04x} came"));
+        let broken = |what: &str| Err(format!("{what}, but got byte {byte:#04x}"));
         Ok(match (self, byte) {
             (Chunked::Size(_, 16), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 return broken("a chunk's length has too many digits");
@@ -203,7 +203,7 @@ impl Chunked {
             (Chunked::Size(size, digits), b'a'..=b'f' | b'A'..=b'F') => {
                 Chunked::Size(size << 4 | u64::from((byte | 0x20) - b'a' + 10), digits + 1)
             }
-            (Chunked::Size(_, 0), _) => return broken("the length of a chunk was due"),
+            (Chunked::Size(_, 0), _) => return broken("expected the length of a chunk"),
             (Chunked::Size(size, _) | Chunked::Extension(size), b'\n') => match size {
                 0 => Chunked::Trailer(false),
                 size => Chunked::Data(size),
@@ -211,10 +211,10 @@ impl Chunked {
             (Chunked::Size(size, _), b'\r' | b';' | b' ' | b'\t') | (Chunked::Extension(size), _) => {
                 Chunked::Extension(size)
             }
-            (Chunked::Size(..), _) => return broken("the end of a chunk's length was due"),
+            (Chunked::Size(..), _) => return broken("expected the end of a chunk's length"),
             (Chunked::DataEnd, b'\r') => Chunked::DataEnd,
             (Chunked::DataEnd, b'\n') => Chunked::Size(0, 0),
-            (Chunked::DataEnd, _) => return broken("the end of a chunk was due"),
+            (Chunked::DataEnd, _) => return broken("expected the end of a chunk"),
             (Chunked::Trailer(false), b'\n') => Chunked::End,
             (Chunked::Trailer(any), b'\r') => Chunked::Trailer(any),
             (Chunked::Trailer(_), b'\n') => Chunked::Trailer(false),
@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    /// The body of `bytes`, handed over in pieces of these sizes, and what is left behind it.
+    /// The body of `bytes`, passed on in parts of these sizes, and the number of bytes after it.
     fn read_body(mut framing: Framing, bytes: &[u8], cuts: &[usize]) -> Result<(Vec<u8>, usize), FramingError> {
         let (mut data, mut at, mut cut) = (Vec::new(), 0, cuts.iter().cycle());
         while at < bytes.len() && !framing.is_complete() {
@@ -281,10 +281,10 @@ mod tests {
     #[test]
     fn broken_chunks_say_what_was_due() {
         for (bytes, due) in [
-            (&b"xyz"[..], "the length of a chunk was due, but byte 0x78 came"),
-            (b"3\r\nabcX", "the end of a chunk was due, but byte 0x58 came"),
-            (b"3!", "the end of a chunk's length was due, but byte 0x21 came"),
-            (b"11111111111111111", "a chunk's length has too many digits, but byte 0x31 came"),
+            (&b"xyz"[..], "expected the length of a chunk, but got byte 0x78"),
+            (b"3\r\nabcX", "expected the end of a chunk, but got byte 0x58"),
+            (b"3!", "expected the end of a chunk's length, but got byte 0x21"),
+            (b"11111111111111111", "a chunk's length has too many digits, but got byte 0x31"),
         ] {
             assert_eq!(read_body(CHUNKED, bytes, &[1]), Err(due.into()));
         }

@@ -1,5 +1,5 @@
-//! A TCP socket that notes when bytes passed it: on Linux by the kernel's own receive stamps, elsewhere when the read
-//! returned. It stands under TLS.
+//! A TCP socket that takes a timestamp of every read and write: on Linux with the kernel's receive stamps, elsewhere when the
+//! read returned. TLS is above it.
 
 use std::{
     io::{self, IoSliceMut},
@@ -18,54 +18,54 @@ use crate::{
     units::{Nanos, UnixNanos},
 };
 
-/// When the bytes of a read arrived.
+/// The timestamp of a read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadStamp {
-    /// The kernel's stamp moved to the monotonic clock, or the moment when the read returned.
+    /// The kernel's stamp converted to the monotonic clock, or the time at which the read returned.
     pub time: Nanos,
-    /// Kernel stamp → read returned; `None`: stamped in user space.
+    /// Time from the kernel's stamp until the read returned; `None` if stamped in user space.
     pub lag: Option<Nanos>,
-    /// Counts the reads of a socket. Pieces of one read have all the stamp of its last byte.
+    /// Number of the read on its socket. All bytes of one read have the stamp of its last byte.
     pub read: u64,
 }
 
-/// A TCP connection and its moments.
+/// A TCP connection with timestamps.
 #[derive(Debug)]
 pub struct Socket {
     tcp: TcpStream,
     clock: Clock,
     wall: WallClock,
-    /// The last read that returned bytes.
+    /// The timestamp of the last read that returned bytes.
     pub stamp: ReadStamp,
-    /// When the first byte since [`Socket::begin`] was about to be handed to the kernel; `None`: not yet.
+    /// When the first byte since [`Socket::begin_request`] was about to be handed to the kernel; `None` before that.
     pub first_write: Option<Nanos>,
-    /// When the kernel last took bytes.
+    /// When the kernel last accepted bytes.
     pub last_write: Option<Nanos>,
 }
 
 impl Socket {
-    /// Asks the kernel for stamps, where it gives any.
+    /// Wraps a connection and asks the kernel for stamps, if it supports them.
     pub fn new(tcp: TcpStream, clock: Clock) -> Self {
-        // Without it the kernel may hold the end of a request back for a round trip.
+        // Otherwise the kernel may delay the end of a request for a round trip.
         let _ = tcp.set_nodelay(true);
-        // Where this is refused, reads come without stamps and are stamped here.
+        // If this is refused, reads return without stamps and are stamped here.
         let _ = os::request_stamps(&tcp);
         let wall = WallClock::new(&clock);
         Socket { tcp, clock, wall, stamp: ReadStamp::default(), first_write: None, last_write: None }
     }
 
-    /// From now on another clock counts.
+    /// Uses this clock for all later timestamps.
     pub fn set_clock(&mut self, clock: Clock) {
         self.clock = clock;
         self.wall = WallClock::new(&clock);
     }
 
-    /// Forgets what was written: a new request begins.
+    /// Resets the write timestamps for a new request.
     pub fn begin_request(&mut self) {
         (self.first_write, self.last_write) = (None, None);
     }
 
-    /// Segments that this side has sent again so far; `None` where the system does not tell.
+    /// Segments that this side has retransmitted so far; `None` if the system does not report them.
     #[must_use]
     pub fn retransmit_count(&self) -> Option<u32> {
         os::retransmit_count(&self.tcp)
@@ -77,12 +77,12 @@ impl Socket {
         self.wall.step_count()
     }
 
-    /// Closing it is to reset the connection. A socket that refuses is gone already.
+    /// Makes closing the socket reset the connection. A socket that refuses is closed already.
     pub fn reset_when_closed(&self) {
         let _ = self.tcp.set_zero_linger();
     }
 
-    /// Notes a read that returned bytes, `kernel` being the stamp that came with them.
+    /// Records a read that returned bytes; `kernel` is the stamp that came with them.
     fn note_read(&mut self, kernel: Option<UnixNanos>) {
         let (now, arrival) = match kernel {
             Some(kernel) => self.wall.arrival_time(&self.clock, kernel),
@@ -110,8 +110,8 @@ impl AsyncRead for Socket {
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;
             let mut done = Ok((0, None));
-            // A read that does not fill the buffer has emptied the socket. To say "it would block" then makes tokio wait for
-            // more without asking the kernel once more, which would cost a system call for each chunk.
+            // A read that does not fill the buffer has emptied the socket. Returning "would block" then makes tokio wait for more
+            // without asking the kernel again, which would cost a system call for each chunk.
             let tried = self.tcp.try_io(Interest::READABLE, || {
                 done = os::receive_stamped(&self.tcp, space);
                 match &done {
@@ -167,15 +167,15 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Keeps the kernel's stamping switched on: it begins about a millisecond after the first socket asks for it, and ends with
-/// the last.
+/// Keeps the kernel's stamping switched on: it starts about a millisecond after the first socket asks for it, and stops with
+/// the last such socket.
 #[derive(Debug)]
 pub struct KernelStamping {
     _held: Option<std::net::UdpSocket>,
 }
 
 impl KernelStamping {
-    /// Switches it on, where there is any.
+    /// Switches stamping on, if the system supports it.
     #[must_use]
     pub fn switch_on() -> Self {
         let socket = std::net::UdpSocket::bind(("127.0.0.1", 0)).ok();
@@ -209,7 +209,7 @@ mod os {
         nix::sys::socket::sockopt::GetStruct<libc::tcp_info>
     );
 
-    /// Room for the stamp, aligned as the kernel's structures in it are.
+    /// Room for the stamp, aligned like the kernel's structures in it.
     #[repr(align(16))]
     struct Control([u8; 64]);
 
@@ -217,9 +217,9 @@ mod os {
         Ok(setsockopt(socket, ReceiveTimestampns, &true)?)
     }
 
-    /// Reads what is there, and when the last of it arrived.
+    /// Reads the available bytes, with the time at which the last of them arrived.
     pub fn receive_stamped(socket: &impl AsRawFd, space: &mut [u8]) -> io::Result<(usize, Option<UnixNanos>)> {
-        // On the stack: nothing is allocated for a read.
+        // On the stack, so that a read does not allocate.
         let mut control = Control([0; 64]);
         let mut parts = [IoSliceMut::new(space)];
         let got = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
@@ -230,7 +230,7 @@ mod os {
         Ok((got.bytes, stamp))
     }
 
-    /// Zero is no stamp.
+    /// Converts a stamp; zero means that there is none.
     fn to_unix_nanos(time: TimeSpec) -> Option<UnixNanos> {
         let seconds = u64::try_from(time.tv_sec()).ok().filter(|s| *s > 0)?;
         Some(UnixNanos(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?))
@@ -243,7 +243,7 @@ mod os {
 
 #[cfg(not(target_os = "linux"))]
 mod os {
-    //! Where there are no stamps.
+    //! Systems without stamps.
 
     use super::{AsFd, AsRawFd, IoSliceMut, io};
     use crate::units::UnixNanos;

@@ -1,12 +1,12 @@
-//! Server-sent events: bytes in any cut, events out.
+//! Server-sent events: bytes in, in any split, and events out.
 //!
 //! The whole grammar of the WHATWG HTML standard, section 9.2.6: lines end in LF, CR or CRLF, a BOM may come first,
-//! one space behind the colon is dropped, lines that begin with a colon are comments, `data` lines are joined by LF, and
-//! a blank line ends the event.
+//! one space after the colon is dropped, lines that begin with a colon are comments, `data` lines are joined by LF, and a blank
+//! line ends the event.
 
 use memchr::{memchr, memchr2};
 
-/// The largest event that is read; beyond this a stream is broken rather than long.
+/// The largest event that is read; beyond this the stream is broken rather than long.
 const MAX_EVENT: usize = 64 << 20;
 
 /// An event is larger than any server sends.
@@ -16,7 +16,7 @@ pub struct TooLarge;
 /// One event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SseEvent<'a> {
-    /// What the `event` field says; empty without one.
+    /// The value of the `event` field; empty without one.
     pub name: &'a [u8],
     /// The lines of `data`, joined by LF.
     pub data: &'a [u8],
@@ -25,7 +25,7 @@ pub struct SseEvent<'a> {
 /// Splits a stream of bytes into events. Nothing is allocated once its buffers have grown to the size of an event.
 #[derive(Debug, Default)]
 pub struct EventReader {
-    /// A line whose end has not arrived.
+    /// The part of a line that has arrived.
     line: Vec<u8>,
     /// The name of the event being read.
     name: Vec<u8>,
@@ -33,12 +33,12 @@ pub struct EventReader {
     data: Vec<u8>,
     /// Whether the last byte was a CR, so that an LF now belongs to it.
     after_cr: bool,
-    /// Whether the first line is over, before which a BOM may stand.
+    /// Whether the first line has ended. A BOM may come before it.
     begun: bool,
 }
 
 impl EventReader {
-    /// Reads `bytes` and hands each event that they complete to `take`.
+    /// Reads `bytes` and passes each completed event to `take`.
     pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(SseEvent<'_>)) -> Result<(), TooLarge> {
         while let Some(first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
@@ -70,8 +70,8 @@ impl EventReader {
         if self.line.len() + self.data.len() > MAX_EVENT { Err(TooLarge) } else { Ok(()) }
     }
 
-    /// An event that has arrived whole, of one line of data and ended by LFs, as nearly all do: its data where it stands,
-    /// without a copy, and its bytes.
+    /// The data and length of an event that has arrived completely and has one line of data and LF line ends, as nearly all have: the
+    /// data is not copied.
     fn complete_event<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], usize)> {
         let within = !self.line.is_empty() || !self.data.is_empty() || !self.name.is_empty();
         let rest = bytes.strip_prefix(b"data:").filter(|_| !within)?;
@@ -80,8 +80,8 @@ impl EventReader {
         behind.starts_with(b"\n\n").then(|| (data, bytes.len() - behind.len() + 2))
     }
 
-    /// The stream has ended. The standard drops an event without its blank line; servers exist that end
-    /// on `data: [DONE]` with one newline or none, so what stands there complete is still taken.
+    /// Ends the stream. The standard drops an event without its blank line, but some servers end with `data: [DONE]` and one
+    /// newline or none, so a complete line of data is still taken.
     pub fn finish(&mut self, mut take: impl FnMut(SseEvent<'_>)) {
         let line = std::mem::take(&mut self.line);
         if split_field(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
@@ -114,13 +114,13 @@ impl EventReader {
                 self.name.clear();
                 self.name.extend_from_slice(value);
             }
-            // `id`, `retry` and whatever else say nothing about tokens.
+            // `id`, `retry` and other fields say nothing about tokens.
             _ => {}
         }
     }
 }
 
-/// Whether a body that begins so may be an event stream: nothing has come yet, or a comment or a field.
+/// Whether a body that begins like this may be an event stream: it is empty, or begins with a comment or a field.
 #[must_use]
 pub fn may_start_stream(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
@@ -128,7 +128,7 @@ pub fn may_start_stream(bytes: &[u8]) -> bool {
     bytes.is_empty() || matches!(field, Some(b"" | b"data" | b"event" | b"id" | b"retry"))
 }
 
-/// The field's name and value; `None` for a comment.
+/// Splits a line into the field's name and value; `None` for a comment.
 fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     match memchr(b':', line) {
         Some(0) => None,
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(reader.push(b"x", |_| ()), Err(TooLarge));
     }
 
-    /// The standard's algorithm, as slow and as literal as can be.
+    /// The standard's algorithm, written slowly and literally.
     fn by_the_book(text: &str) -> Vec<String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n").replace('\r', "\n");
         let (mut got, mut data, mut event) = (Vec::new(), Vec::new(), String::new());

@@ -1,4 +1,4 @@
-//! The transport whose moments are true: HTTP/1.1 over sockets that stamp what passes them.
+//! The transport with exact timestamps: HTTP/1.1 over sockets that stamp reads and writes.
 
 use std::{
     future::poll_fn,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{clock::Clock, error::root_cause, record::ErrorKind};
 
-/// A pool of connections for each thread that reads answers: a connection stays with its thread.
+/// A transport with one pool of connections per reader thread: a connection stays with its thread.
 #[derive(Debug)]
 pub struct StampedTransport {
     pools: Vec<Arc<ConnectionPool>>,
@@ -25,7 +25,7 @@ pub struct StampedTransport {
 }
 
 impl StampedTransport {
-    /// For so many threads.
+    /// Creates the pools for `readers` threads.
     #[must_use]
     pub fn new(server: &ServerAddress, readers: usize, clock: Clock) -> Self {
         let pool = |_| Arc::new(ConnectionPool::new(server.clone(), clock));
@@ -50,7 +50,7 @@ impl Transport for StampedTransport {
         open_connections(Arc::clone(&self.pools[at]), count)
     }
 
-    /// The threads take turns, but one that has an idle connection comes before one that has none.
+    /// The threads take turns, but a thread with an idle connection comes before one without.
     fn start_request(&self, request: OutgoingRequest) -> (usize, StampedExchange) {
         let turn = self.next.fetch_add(1, Relaxed);
         let mut order = (0..self.pools.len()).map(|i| (turn + i) % self.pools.len());
@@ -59,26 +59,26 @@ impl Transport for StampedTransport {
         let mut exchange = StampedExchange::new(Arc::clone(&self.pools[at]), request);
         if let Some(connection) = connection {
             exchange.use_connection(connection);
-            // What does not fit now is sent by the thread that reads; an error is seen there again.
+            // The reader thread sends what does not fit now, and sees the same error again.
             let _ = exchange.poll_send(&mut Context::from_waker(Waker::noop()));
         }
         (at, exchange)
     }
 }
 
-/// A request on its way over one connection.
+/// A request in flight on one connection.
 #[derive(Debug)]
 pub struct StampedExchange {
     pool: Arc<ConnectionPool>,
-    /// `None` once it has been sent: thousands of streams need not hold their prompts.
+    /// `None` once it has been sent, so that thousands of streams do not hold their prompts.
     request: Option<OutgoingRequest>,
     connection: Option<Connection>,
-    /// Bytes of head and body that were taken; what TLS holds back is not among them.
+    /// Bytes of head and body that were written; they may still be buffered by TLS.
     written: usize,
     framing: Framing,
     keep_alive: bool,
     moments: ExchangeTimes,
-    /// The socket's count when the request began.
+    /// The socket's count of clock steps when the request began.
     clock_steps: u32,
 }
 
@@ -109,7 +109,7 @@ impl StampedExchange {
         self.connection = Some(connection);
     }
 
-    /// Hands the request to the kernel, as far as it takes it.
+    /// Writes as much of the request as the kernel accepts.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (Some(connection), Some(request)) = (&mut self.connection, &self.request) else {
             return Poll::Ready(Ok(()));
@@ -127,7 +127,7 @@ impl StampedExchange {
         Poll::Ready(Ok(()))
     }
 
-    /// The head of the answer, and the framing of its body.
+    /// Reads the head of the response, which sets the framing of its body.
     async fn read_head(&mut self) -> Result<Head, RequestFailure> {
         let reused = self.moments.reused;
         let Some(connection) = &mut self.connection else { return Err(no_connection()) };
@@ -139,7 +139,7 @@ impl StampedExchange {
             let arrived = connection.last_stamp().time;
             self.moments.first_byte.get_or_insert(arrived);
             let head = response::parse_head(connection.unused_bytes())
-                .map_err(|e| RequestFailure::new(ErrorKind::Protocol, format!("the answer is not HTTP/1.1: {e}")))?;
+                .map_err(|e| RequestFailure::new(ErrorKind::Protocol, format!("the response is not HTTP/1.1: {e}")))?;
             if let Some(head) = head {
                 self.moments.head = Some(arrived);
                 connection.consume_bytes(head.len);
@@ -159,7 +159,7 @@ impl HttpExchange for StampedExchange {
             self.moments.waited = clock.now().since(begun);
             self.use_connection(connection?);
         }
-        // A server may answer, and close, before it has taken all: its answer tells more than the failed write.
+        // A server may respond, and close, before it has read the whole request: its response says more than the failed write.
         let sent = poll_fn(|cx| self.poll_send(cx)).await;
         self.read_head().await.map_err(|failure| match sent {
             Err(e) if failure.kind == ErrorKind::Reset => closed_before_response(self.moments.reused, &root_cause(&e)),
@@ -174,7 +174,7 @@ impl HttpExchange for StampedExchange {
                 return Ok(None);
             }
             let (used, data) = self.framing.take_data(connection.unused_bytes()).map_err(|e| {
-                RequestFailure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {e}"))
+                RequestFailure::new(ErrorKind::Protocol, format!("the response's framing is broken: {e}"))
             })?;
             let at = connection.consume_bytes(used);
             if !data.is_empty() {
@@ -217,31 +217,31 @@ fn no_connection() -> RequestFailure {
 
 fn closed_before_response(reused: bool, how: &str) -> RequestFailure {
     let which = if reused { "an open connection" } else { "the connection" };
-    RequestFailure::new(ErrorKind::Reset, format!("the server closed {which} before it answered: {how}"))
+    RequestFailure::new(ErrorKind::Reset, format!("the server closed {which} before it responded: {how}"))
 }
 
 fn failure_in_body(e: &io::Error) -> RequestFailure {
     match e.kind() {
-        // Also what TLS says of a connection that was cut.
+        // Also the error of TLS for a connection that was cut.
         io::ErrorKind::UnexpectedEof => {
-            RequestFailure::new(ErrorKind::Truncated, "the connection was closed in the middle of the answer")
+            RequestFailure::new(ErrorKind::Truncated, "the connection was closed in the middle of the response")
         }
         io::ErrorKind::InvalidData => {
-            RequestFailure::new(ErrorKind::Protocol, format!("the answer's framing is broken: {}", root_cause(e)))
+            RequestFailure::new(ErrorKind::Protocol, format!("the response's framing is broken: {}", root_cause(e)))
         }
         _ => RequestFailure::new(
             ErrorKind::Reset,
-            format!("the connection broke in the middle of the answer: {}", root_cause(e)),
+            format!("the connection broke in the middle of the response: {}", root_cause(e)),
         ),
     }
 }
 
-/// Opens connections ahead, on the threads that will read them.
+/// Opens connections ahead of time, on the threads that will read them.
 ///
 /// # Errors
-/// The first failure; those opened by then stay.
+/// Returns the first failure; connections opened before it stay open.
 async fn open_connections(pool: Arc<ConnectionPool>, count: usize) -> Result<(), RequestFailure> {
-    // Not all at once: a server's queue of new connections is short.
+    // Limited, because a server's queue of new connections is short.
     const MAX_OPENING: usize = 64;
     let mut opening = tokio::task::JoinSet::new();
     let clock = pool.clock();

@@ -1,4 +1,5 @@
-//! Whether requests were sent when they were planned: how much was behind, what kept it, and two tests of Kolmogorov and Smirnov.
+//! Measures whether requests were sent when they were planned: how large the backlog became, what delayed requests, and two
+//! Kolmogorov-Smirnov tests.
 
 use std::collections::VecDeque;
 
@@ -7,16 +8,16 @@ use statrs::distribution::{ContinuousCDF, Gamma};
 use super::profile::RateProfile;
 use crate::units::Nanos;
 
-/// Moments closer than this are the same: what a request is late by on a machine that does other things too.
+/// Times closer than this count as the same: how late a request can be on a machine that does other things too.
 pub const TOLERANCE: Nanos = Nanos(1_000_000);
 
-/// What a gap may be off by, where two requests are due at nearly the same time: sending one takes time too.
+/// How far off a gap may be if two requests are due at nearly the same time: sending one takes time too.
 const GAP_TOLERANCE: Nanos = Nanos(100_000);
 
-/// Bins of probability for the gaps: the distance is known to 1/8192.
+/// Bins of probability for the gaps: the distance is accurate to 1/8192.
 const GAP_BINS: usize = 8192;
 
-/// The gaps that a schedule draws, in planned requests: gamma distributed with mean 1.
+/// The distribution of a schedule's gaps, in planned requests: gamma with mean 1.
 #[derive(Debug, Clone)]
 pub struct GapDistribution {
     profile: RateProfile,
@@ -24,7 +25,7 @@ pub struct GapDistribution {
 }
 
 impl GapDistribution {
-    /// Of arrivals by `profile` with gaps of this shape; `None`: even gaps, which have no distribution to test.
+    /// The gaps of arrivals that follow `profile` with this burstiness; `None` if gaps are even, which have no distribution to test.
     #[must_use]
     pub fn new(profile: RateProfile, burstiness: f64) -> Option<Self> {
         let gamma = Gamma::new(burstiness, burstiness).ok().filter(|_| burstiness.is_finite())?;
@@ -32,36 +33,36 @@ impl GapDistribution {
     }
 }
 
-/// Watches requests being sent, in their order. Its memory is that of the requests that are behind.
+/// Watches requests being sent, in their order. Its memory grows with the number of requests that are overdue.
 #[derive(Debug)]
 pub struct ArrivalMonitor {
     law: Option<GapDistribution>,
-    /// Planned and sent so far.
+    /// Requests planned and sent so far.
     planned: u64,
     sent: u64,
-    /// When those were sent for which it is not known yet how many were due by then, with how many were sent before; and with the
-    /// request itself, unless it was late.
+    /// For each sent request whose backlog is not known yet: when it was sent, and how many were sent before it, counting the
+    /// request itself unless it was late.
     unresolved: VecDeque<(Nanos, u64)>,
-    /// The most that were due and not yet sent.
+    /// The most requests that were due and not yet sent.
     max_backlog: u64,
-    /// By the cause.
+    /// Late requests by cause.
     late: LateRequests,
     last: Option<f64>,
-    /// Gaps by the probability that their law gives to one that is longer, or shorter, by the tolerance.
+    /// Gaps by the probability that the distribution gives to a gap that is longer, or shorter, by the tolerance.
     longer: Vec<u32>,
     shorter: Vec<u32>,
     gaps: u64,
 }
 
-/// Requests that were sent more than [`TOLERANCE`] behind their schedule, by what kept them: the client, if it took the larger
-/// part of the delay; else what ended last, the wait for a slot or for the input.
+/// Requests that were sent more than [`TOLERANCE`] after their scheduled time, by cause: the client, if it took the larger part
+/// of the delay; else the wait that ended last, for a slot or for the input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LateRequests {
-    /// No slot was free.
+    /// There was no free slot.
     pub no_slot: u64,
-    /// They had not been read from the input.
+    /// The request had not been read from the input.
     pub input: u64,
-    /// The client itself.
+    /// The client was slow.
     pub client: u64,
 }
 
@@ -78,23 +79,23 @@ pub struct SendTimes {
     pub follows_turn: bool,
 }
 
-/// What is told of a run's arrivals.
+/// The arrivals of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ArrivalSummary {
     /// Requests that were due.
     pub planned: u64,
-    /// The largest share of them that was due and not sent at some moment.
+    /// The largest share of them that was due and not sent at any one time.
     pub distance: f64,
     /// The probability of such a distance between two samples of one distribution.
     pub p: f64,
-    /// The distance of the gaps' distribution from the law that was asked for, and its probability.
+    /// The distance between the distribution of the gaps and the requested one, and its probability.
     pub gaps: Option<(f64, f64)>,
-    /// What was sent late.
+    /// Requests that were sent late.
     pub late: LateRequests,
 }
 
 impl ArrivalMonitor {
-    /// With nothing sent.
+    /// A monitor of a run that has sent nothing yet.
     #[must_use]
     pub fn new(law: Option<GapDistribution>) -> Self {
         let bins = || if law.is_some() { vec![0; GAP_BINS] } else { vec![] };
@@ -138,7 +139,7 @@ impl ArrivalMonitor {
         self.planned += 1;
     }
 
-    /// All that was due when a request was about to be sent is known.
+    /// Updates the backlog for a sent request, once every request that was due before it is known.
     fn update_backlog(&mut self, before: u64) {
         self.max_backlog = self.max_backlog.max(self.planned.saturating_sub(before));
     }
@@ -168,13 +169,13 @@ impl ArrivalMonitor {
         }
     }
 
-    /// The end: nothing more will be planned.
+    /// Ends the run: nothing more will be planned.
     #[must_use]
     pub fn finish(mut self) -> Option<ArrivalSummary> {
         while let Some((_, before)) = self.unresolved.pop_front() {
             self.update_backlog(before);
         }
-        // Those that were never sent were behind to the last.
+        // Requests that were never sent were overdue to the last.
         self.max_backlog = self.max_backlog.max(self.planned - self.sent);
         if self.planned == 0 {
             return None;
@@ -194,7 +195,7 @@ impl ArrivalMonitor {
         })
     }
 
-    /// How far the gaps are from their law, at the ends of the bins: the least of all gaps that are within the tolerance.
+    /// The distance between the gaps and their distribution at the ends of the bins: the smallest of all gaps within the tolerance.
     fn gap_distance(&self) -> f64 {
         let share = |count: u64| count as f64 / self.gaps as f64;
         let (mut longer, mut shorter, mut worst) = (0, 0, 0.0_f64);
@@ -213,8 +214,8 @@ fn bin_index(probability: f64) -> usize {
     ((probability * GAP_BINS as f64) as usize).min(GAP_BINS - 1)
 }
 
-/// The probability that Kolmogorov and Smirnov's distance is `distance` or more by chance, with `n` effective observations
-/// (for two samples of n each it is n/2): Stephens, "EDF statistics for goodness of fit", JASA 69 (1974).
+/// The probability that the Kolmogorov-Smirnov distance is `distance` or more by chance, with `n` effective observations
+/// (n/2 for two samples of n each): Stephens, "EDF statistics for goodness of fit", JASA 69 (1974).
 #[must_use]
 pub fn ks_probability(distance: f64, n: f64) -> f64 {
     let root = libm::sqrt(n);
@@ -245,7 +246,7 @@ mod tests {
         SendTimes { scheduled, ready: scheduled, ..SendTimes::default() }
     }
 
-    /// The largest number that was planned and not sent, just before any was sent, by looking at each.
+    /// The largest number of requests that were due and not sent just before one was sent, by brute force.
     fn brute(planned: &[Nanos], sent: &[Nanos]) -> u64 {
         let behind = |(place, sent): (usize, &Nanos)| {
             let due = planned.iter().filter(|p| **p + TOLERANCE <= *sent).count();
@@ -264,7 +265,7 @@ mod tests {
             let (mut planned, mut sent) = (Vec::new(), Vec::new());
             for (gap, delay) in gaps.iter().zip(delays) {
                 due += gap;
-                // One at a time, each at a moment of its own, as a client sends.
+                // One at a time and never two at the same time, as a client sends.
                 free = due.max(free + 1) + delay / 20 * delay;
                 planned.push(ms(due));
                 sent.push(ms(free));
@@ -299,7 +300,7 @@ mod tests {
             let slow = run(1000.0, burstiness, Nanos(1_200_000));
             assert!(slow.p < 1e-6 && slow.gaps.unwrap().1 < 1e-6 && slow.late.client > 1000, "{slow:?}");
         }
-        // The right number in the wrong order of gaps is seen as well.
+        // The right number of requests with the wrong gaps is detected as well.
         let profile = RequestRate::from_constant(100.0).to_profile().unwrap();
         let mut even = ArrivalMonitor::new(GapDistribution::new(profile, 1.0));
         (1..1000).for_each(|i| even.record_sent(on_time(ms(i * 10)), ms(i * 10)));
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_apart_and_what_is_never_sent_is_behind() {
+    fn causes_are_kept_apart_and_unsent_requests_are_overdue() {
         let mut arrivals = ArrivalMonitor::new(None);
         let times = [(0, 0, 0, 1), (10, 0, 15, 15), (20, 27, 27, 27), (30, 0, 30, 35), (40, 0, 45, 50)];
         for (scheduled, read, ready, sent) in times {

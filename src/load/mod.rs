@@ -1,4 +1,4 @@
-//! When each request is due: load schedules as data, without a clock. And whether they were sent then.
+//! Schedules when each request is due, as data without a clock, and measures whether requests were sent then.
 
 pub mod arrivals;
 mod profile;
@@ -17,30 +17,30 @@ use crate::{rng, units::Nanos};
 
 /// The intended send times of a run, one request after the other.
 ///
-/// The times are absolute, counted from the start of the run: a late request does not move those behind it.
+/// The times are absolute, counted from the start of the run: a late request does not delay those after it.
 #[derive(Debug)]
 pub enum Schedule {
-    /// As the requests' own `timestamp` says; those without one are due as soon as there is room.
+    /// Each request has its own `timestamp`; one without it is due as soon as there is a free slot.
     Own,
-    /// As soon as there is room, whatever the requests say (`--request-rate inf`).
+    /// Every request is due as soon as there is a free slot, whether or not it has a timestamp (`--request-rate inf`).
     Free,
-    /// A process of arrivals at a mean rate.
+    /// Arrivals at random with a mean rate.
     Arrivals(Box<ArrivalProcess>),
 }
 
 /// Arrivals with gaps from a gamma distribution.
 ///
-/// Where the rate changes with time, the same process of rate 1 is moved through the inverse of the requests due by then, ∫ rate: so
-/// as many come in any time as the profile says, whatever the gaps.
+/// If the rate changes with time, a process of rate 1 is mapped through the inverse of the cumulative rate, ∫ rate. In any
+/// period the profile's number of requests arrives, for all distributions of gaps.
 ///
 /// Gaps have the mean 1/rate and the coefficient of variation 1/√burstiness: 1 is a Poisson process (exponential
-/// gaps), smaller is burstier, infinity is a metronome. As in vLLM the first request comes after the first gap; unlike
-/// there, nothing is rescaled afterwards to end at a round time, which would make the process something else.
+/// gaps), smaller is burstier, infinity is a metronome. As in vLLM the first request comes after the first gap. Unlike vLLM,
+/// nothing is rescaled afterwards to end at a round time, because that would change the process.
 #[derive(Debug)]
 pub struct ArrivalProcess {
     pace: ProcessRate,
     burstiness: f64,
-    /// Requests that arrive at one instant.
+    /// Requests that arrive at the same time.
     burst: u64,
     rng: ChaCha8Rng,
     /// Requests and bursts so far.
@@ -49,18 +49,18 @@ pub struct ArrivalProcess {
     last: Nanos,
 }
 
-/// The rate of a process.
+/// The rate of an arrival process.
 #[derive(Debug)]
 enum ProcessRate {
-    /// Always the same, in bursts per second.
+    /// Constant, in bursts per second.
     Constant(f64),
-    /// By the time, with the requests that were planned by the last burst.
+    /// Varying with time; with the number of requests planned up to the last burst.
     Profile(RateProfile, f64),
 }
 
 impl Schedule {
-    /// From the flags: no `rate` obeys the requests, an infinite one is [`Schedule::Free`]. `burst` requests arrive at one
-    /// instant, and gaps are between bursts, so that the rate stays what it is.
+    /// Creates the schedule that the flags ask for: the requests' own timestamps without a `rate`, [`Schedule::Free`] for an infinite
+    /// one. `burst` requests arrive at the same time and gaps are between bursts, so that the rate stays the same.
     #[must_use]
     pub fn new(rate: Option<&RequestRate>, burstiness: f64, burst: u32, seed: u64) -> Self {
         let Some(rate) = rate else { return Schedule::Own };
@@ -82,7 +82,7 @@ impl Schedule {
         }))
     }
 
-    /// When the next request is due, given its own `timestamp`; `None`: as soon as there is room.
+    /// When the next request is due, given its own `timestamp`; `None` if as soon as there is a free slot.
     pub fn next_due(&mut self, timestamp: Option<Nanos>) -> Option<Nanos> {
         match self {
             Schedule::Own => timestamp,
@@ -106,7 +106,7 @@ impl ArrivalProcess {
         let even = self.burstiness.is_infinite();
         let gap = if even { 1.0 } else { self.draw_gap() };
         match &mut self.pace {
-            // By multiplication, so that no rounding adds up over a long run.
+            // By multiplication, so that rounding errors do not add up over a long run.
             ProcessRate::Constant(rate) if even => Nanos::from_secs_f64(self.bursts as f64 / *rate),
             ProcessRate::Constant(rate) => self.last + Nanos::from_secs_f64(gap / *rate),
             ProcessRate::Profile(profile, planned) => {
@@ -116,9 +116,9 @@ impl ArrivalProcess {
         }
     }
 
-    /// A gap in bursts: its mean is 1.
+    /// Draws a gap in units of mean gaps between bursts.
     fn draw_gap(&mut self) -> f64 {
-        // The exponential is the gamma of shape 1, by one logarithm instead of several draws.
+        // The exponential is the gamma of shape 1, drawn with one logarithm instead of several draws.
         if self.burstiness.to_bits() == 1.0_f64.to_bits() {
             rng::sample_exponential(&mut self.rng)
         } else {
@@ -127,10 +127,11 @@ impl ArrivalProcess {
     }
 }
 
-/// The shape of the gaps as it is typed: a number above 0, or `inf`.
+/// Parses the burstiness: a number above 0, or `inf`.
 pub fn parse_burstiness(text: &str) -> Result<f64, String> {
-    parse_positive(text)
-        .ok_or_else(|| format!("`{text}` is no shape: 1 is Poisson, smaller is burstier, `inf` is even spacing"))
+    parse_positive(text).ok_or_else(|| {
+        format!("`{text}` is not a burstiness: 1 is Poisson, smaller is burstier, `inf` is even spacing")
+    })
 }
 
 fn parse_positive(text: &str) -> Option<f64> {
@@ -163,7 +164,7 @@ mod tests {
         }
     }
 
-    /// The exponential distribution is told from others by more than two moments: Kolmogorov and Smirnov.
+    /// Two moments do not distinguish the exponential distribution from others; the Kolmogorov-Smirnov test does.
     #[test]
     fn burstiness_one_is_a_poisson_process() {
         let mut gaps = gaps(100.0, 1.0, 3, 10_000);

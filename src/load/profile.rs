@@ -1,83 +1,84 @@
-//! Rates that change with time, as data: what is typed, and how many requests are due by when.
+//! Request rates that change with time: parsing them, and the number of requests due at any time.
 
 use std::{fs, path::Path, str::FromStr};
 
 use crate::units::{Nanos, SECOND, parse_duration};
 
-/// How many requests a second: `--request-rate`.
+/// Requests per second, as given to `--request-rate`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RequestRate {
-    /// As it was typed.
+    /// The text that was parsed.
     text: String,
     shape: RateShape,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 enum RateShape {
-    /// As fast as there is room.
+    /// As fast as slots become free.
     Free,
-    /// The same all the time.
+    /// Constant, in requests per second.
     Constant(f64),
-    /// By the time.
+    /// Varying with time.
     Profile(RateProfile),
 }
 
-/// A rate over time: pieces one behind the other, of which the last goes on for ever.
+/// A rate over time: consecutive segments; the last one never ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RateProfile {
     segments: Vec<RateSegment>,
-    /// For each piece the seconds, and the requests due, before it: a table of a day has a row for each second.
+    /// For each segment the seconds, and the requests due, before it. A table of a day may have a row for each second, so they
+    /// are summed once.
     before: Vec<(f64, f64)>,
 }
 
-/// A piece of a profile.
+/// A segment of a rate profile.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct RateSegment {
-    /// Requests per second where it begins,
+    /// Requests per second at its start.
     from: f64,
-    /// and where it ends.
+    /// Requests per second at its end.
     to: f64,
-    /// Seconds; infinite for the last.
+    /// Seconds; infinite for the last segment.
     length: f64,
-    /// Whether it grows by the same factor in the same time, and not by the same amount.
+    /// Whether the rate changes exponentially instead of linearly.
     exponential: bool,
 }
 
 impl RequestRate {
-    /// `constant` requests a second.
+    /// A constant rate in requests per second.
     #[must_use]
     pub fn from_constant(rate: f64) -> Self {
         RequestRate { text: rate.to_string(), shape: RateShape::Constant(rate) }
     }
 
-    /// vLLM's ramp: from `start` to `end` requests a second within `time`, and `end` from there on.
+    /// vLLM's ramp: from `start` to `end` requests a second within `time`, and `end` after that.
     ///
     /// # Errors
-    /// The rates or the time make no ramp.
+    /// Fails if the rates or the time do not make a ramp.
     pub fn from_ramp(start: f64, end: f64, time: Nanos, exponential: bool) -> Result<Self, String> {
         let between = if exponential { '~' } else { '-' };
         format!("{start}{between}{end}:{}s,{end}", time.as_secs_f64()).parse()
     }
 
-    /// Requests per second, where they are the same all the time and limited.
+    /// Requests per second, if the rate is constant and limited.
     #[must_use]
     pub fn as_constant(&self) -> Option<f64> {
         if let RateShape::Constant(rate) = self.shape { Some(rate) } else { None }
     }
 
-    /// Whether there is no schedule: each request is due as soon as there is room.
+    /// Whether there is no schedule: each request is due as soon as there is a free slot.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.shape == RateShape::Free
     }
 
-    /// The profile as it was typed, where the rate changes with time.
+    /// The text of the profile, if the rate changes with time.
     #[must_use]
     pub fn profile_text(&self) -> Option<&str> {
         matches!(self.shape, RateShape::Profile(_)).then_some(self.text.as_str())
     }
 
-    /// How many requests are due by when; `None`: there is no schedule.
+    /// The number of requests due at any time; `None` if there is no schedule.
     #[must_use]
     pub fn to_profile(&self) -> Option<RateProfile> {
         match &self.shape {
@@ -88,7 +89,7 @@ impl RequestRate {
     }
 }
 
-/// `4`, `inf`, `5:30s,5-50:1m,50`, `5~50:1m`, or `@rates.csv`.
+/// Parses `4`, `inf`, `5:30s,5-50:1m,50`, `5~50:1m`, or `@rates.csv`.
 impl FromStr for RequestRate {
     type Err = String;
 
@@ -101,7 +102,7 @@ impl FromStr for RequestRate {
             (None, None) if text.contains(':') || text.contains(',') => RateShape::Profile(text.parse()?),
             _ => {
                 return Err(format!(
-                    "`{text}` is no rate: write requests per second above 0, `inf`, or a profile as 5:30s,5-50:1m,50"
+                    "`{text}` is not a rate: write requests per second above 0, `inf`, or a profile as in 5:30s,5-50:1m,50"
                 ));
             }
         };
@@ -120,7 +121,7 @@ impl FromStr for RateProfile {
         let segments = text.split(',').map(str::parse).collect::<Result<Vec<RateSegment>, String>>()?;
         let held = segments.iter().rev().skip(1).find(|segment| segment.length.is_infinite());
         if held.is_some() {
-            return Err(format!("in `{text}` only the last part may be without a time: it goes on for ever"));
+            return Err(format!("in `{text}` only the last segment may have no duration: it goes on for ever"));
         }
         RateProfile::from_segments(segments).map_err(|what| format!("`{text}`: {what}"))
     }
@@ -130,13 +131,16 @@ impl FromStr for RateSegment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no part of a profile: write RATE:TIME, FROM-TO:TIME or FROM~TO:TIME, as 5-50:1m");
+        let wrong = || {
+            format!(
+                "`{text}` is not a valid rate segment: write RATE:TIME, FROM-TO:TIME or FROM~TO:TIME, as in 5-50:1m"
+            )
+        };
         let (rates, length) = match text.trim().split_once(':') {
             Some((rates, time)) => (rates, parse_duration(time)?.as_secs_f64()),
             None => (text, f64::INFINITY),
         };
-        // The sign of an exponent, as in 1e-3, is none between two rates.
+        // The sign of an exponent, as in 1e-3, does not separate two rates.
         let minus = |(at, _): &(usize, &str)| !rates[..*at].ends_with(['e', 'E']);
         let at = rates.find('~').or_else(|| rates.match_indices('-').find(minus).map(|(at, _)| at));
         let (from, to) = at.map_or((rates, rates), |at| (&rates[..at], &rates[at + 1..]));
@@ -152,7 +156,7 @@ impl FromStr for RateSegment {
 }
 
 impl RateProfile {
-    /// Adds that the last rate goes on.
+    /// Adds an endless segment with the last rate.
     fn from_segments(mut segments: Vec<RateSegment>) -> Result<Self, String> {
         let last = segments.last().map_or(0.0, |segment| segment.to);
         if last <= 0.0 {
@@ -175,14 +179,14 @@ impl RateProfile {
         RateProfile { before: segments.iter().map(before).collect(), segments }
     }
 
-    /// A table of times in seconds and rates: the rate goes in a straight line from one to the next, and the last goes on.
+    /// Reads a table of times in seconds and rates: the rate changes linearly between rows, and the last one goes on.
     fn from_csv(path: &Path) -> Result<Self, String> {
         let name = path.display();
         let text = fs::read_to_string(path).map_err(|e| format!("cannot read {name}: {e}"))?;
-        // Spreadsheets put a mark in front.
+        // Spreadsheets write a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let unquoted = |field: &str| field.trim().trim_matches('"').trim().to_owned();
-        // A header, in whatever words, is a first line without a number.
+        // The first line is a header if no field of it is a number.
         let header = |line: &str| line.split(',').all(|field| unquoted(field).parse::<f64>().is_err());
         let mut points: Vec<(f64, f64)> = Vec::new();
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
@@ -197,14 +201,14 @@ impl RateProfile {
                 }
                 _ => {
                     return Err(format!(
-                        "{name}:{}: `{line}` is no time in seconds and rate, or comes before the line above it",
+                        "{name}:{}: `{line}` is not a time in seconds and a rate, or its time is before that of the line above",
                         at + 1
                     ));
                 }
             }
         }
         if points.is_empty() {
-            return Err(format!("{name}: it has no row: write lines of a time in seconds and a rate, as 0,10"));
+            return Err(format!("{name}: it has no rows: write lines of a time in seconds and a rate, as in 0,10"));
         }
         let first = points.first().map(|(time, rate)| (0.0, if *time > 0.0 { *rate } else { 0.0 }));
         let starts = first.filter(|_| points.first().is_some_and(|(time, _)| *time > 0.0));
@@ -220,17 +224,17 @@ impl RateProfile {
         RateProfile::from_segments(segments).map_err(|what| format!("{name}: {what}"))
     }
 
-    /// When so many requests are due: the time t at which ∫₀ᵗ rate = `count`.
+    /// When `count` requests are due: the time t at which ∫₀ᵗ rate = `count`.
     #[must_use]
     pub fn time_due(&self, count: f64) -> Nanos {
-        // The first piece that ends with as many; what ends with none is a pause at the beginning.
+        // The first segment that ends with `count` or more; one that ends with 0 is a pause at the beginning.
         let at = self.before.partition_point(|(_, due)| *due < count).saturating_sub(1);
         let mut segments = self.segments.iter().zip(&self.before).skip(at);
         let found = segments.find(|(segment, _)| segment.requests_by(segment.length) > 0.0);
         found.map_or(Nanos(0), |(segment, (time, due))| Nanos::from_secs_f64(time + segment.time_due(count - due)))
     }
 
-    /// How many requests are due by `time`: ∫₀ᵗ rate.
+    /// The number of requests due by `time`: ∫₀ᵗ rate.
     #[must_use]
     pub fn requests_by(&self, time: Nanos) -> f64 {
         let seconds = time.0 as f64 / SECOND as f64;
@@ -252,7 +256,7 @@ impl RateSegment {
     /// Requests in its first `time` seconds.
     fn requests_by(&self, time: f64) -> f64 {
         if self.is_constant() {
-            // Nothing in an endless pause.
+            // An endless pause has no requests.
             return if self.from > 0.0 { self.from * time } else { 0.0 };
         }
         if self.exponential {
@@ -263,7 +267,7 @@ impl RateSegment {
         time * (self.from + slope * time / 2.0)
     }
 
-    /// The time at which it has had so many.
+    /// The time from its start at which `count` requests are due.
     fn time_due(&self, count: f64) -> f64 {
         if self.is_constant() {
             return count / self.from;
@@ -296,7 +300,7 @@ mod tests {
         for (time, want) in [(0, 0.0), (10, 50.0), (30, 150.0), (40, 150.0), (100, 150.0 + 1650.0), (110, 2300.0)] {
             assert!((at(time) - want).abs() < 1e-9, "{time}: {} and {want}", at(time));
         }
-        // The first time of all at which so many are due: before a pause, and after one at the beginning.
+        // The first time at which that many are due: before a pause, and after one at the beginning.
         assert_eq!((steps.time_due(150.0), profile("0:10s,5").time_due(0.0)), (Nanos(30 * SECOND), Nanos(10 * SECOND)));
         assert_eq!(profile("1e-1:10s,5e-1-1.5E0:10s,5").time_due(11.0), Nanos(20 * SECOND));
         let ramp = profile("1~100:10s");
@@ -337,7 +341,7 @@ mod tests {
         for (time, want) in [(10, 150.0), (20, 550.0), (30, 950.0)] {
             assert!((profile.requests_by(Nanos(time * SECOND)) - want).abs() < 1e-9, "{time}");
         }
-        // As a spreadsheet writes it.
+        // As spreadsheets write it.
         fs::write(&path, "\u{feff}# rates\n\n\"time\",\"rate\"\n\"0\",\"10\"\n10,20\n").unwrap();
         let marked = self::profile(&format!("@{}", path.display()));
         assert!((marked.requests_by(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
@@ -346,8 +350,8 @@ mod tests {
             ("0,-10\n1,20\n", ":1: `0,-10`"),
             ("0,nan\n1,20\n", ":1: `0,nan`"),
             ("0;10\n1;20\n", ":2: `1;20`"),
-            ("", ": it has no row"),
-            ("# at night\ntime,rate\n", ": it has no row"),
+            ("", ": it has no rows"),
+            ("# at night\ntime,rate\n", ": it has no rows"),
             ("0,10\ninf,20\n", ":2: `inf,20`"),
         ] {
             fs::write(&path, text).unwrap();
@@ -358,17 +362,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rate_is_told_with_its_part() {
+    fn a_bad_rate_is_an_error_that_names_the_segment() {
         for (text, want) in [
-            ("0", "is no rate"),
-            ("-1", "is no rate"),
-            ("nan", "is no rate"),
-            ("fast", "is no rate"),
-            ("", "is no rate"),
-            ("5,6:10s", "only the last part"),
-            ("5-6", "is no rate"),
-            ("1:1s,5-6", "`5-6` is no part"),
-            ("0~6:10s", "`0~6:10s` is no part"),
+            ("0", "is not a rate"),
+            ("-1", "is not a rate"),
+            ("nan", "is not a rate"),
+            ("fast", "is not a rate"),
+            ("", "is not a rate"),
+            ("5,6:10s", "only the last segment"),
+            ("5-6", "is not a rate"),
+            ("1:1s,5-6", "`5-6` is not a valid rate segment"),
+            ("0~6:10s", "`0~6:10s` is not a valid rate segment"),
             ("5:10s,0", "the last rate goes on"),
             ("5:soon", "soon"),
             ("@/no/such.csv", "cannot read /no/such.csv"),

@@ -1,4 +1,4 @@
-//! How long users think between an answer and what they ask next.
+//! Think times: how long users wait between a response and their next request.
 
 use std::str::FromStr;
 
@@ -9,16 +9,16 @@ use crate::{
     units::{Nanos, parse_duration},
 };
 
-/// A think time as it is typed: `2s`, or `exp:2s`.
+/// A think time as given on the command line: `2s`, or `exp:2s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThinkTime {
-    /// Always as long.
+    /// Always the same.
     Constant(Nanos),
     /// Exponentially distributed with this mean.
     Exponential(Nanos),
 }
 
-/// Nobody thinks.
+/// No think time.
 impl Default for ThinkTime {
     fn default() -> Self {
         ThinkTime::Constant(Nanos(0))
@@ -33,13 +33,15 @@ impl FromStr for ThinkTime {
             None => parse_duration(text).map(ThinkTime::Constant),
             Some(("constant", time)) => parse_duration(time).map(ThinkTime::Constant),
             Some(("exp" | "exponential", mean)) => parse_duration(mean).map(ThinkTime::Exponential),
-            Some((other, _)) => Err(format!("`{other}` is no way to think: write 2s, or exp:2s for a mean of 2 s")),
+            Some((other, _)) => {
+                Err(format!("unknown think-time distribution `{other}`: use 2s, or exp:2s (exponential, mean 2 s)"))
+            }
         }
     }
 }
 
 impl ThinkTime {
-    /// How long this time.
+    /// Draws the next think time.
     pub fn draw_time(self, rng: &mut impl Rng) -> Nanos {
         match self {
             ThinkTime::Constant(time) => time,

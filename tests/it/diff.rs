@@ -99,7 +99,7 @@ fn of_too_few_requests_there_is_no_verdict_and_the_need_is_told() {
     let few = [(PAIR[0], stream(100, 100, None)), (PAIR[1], stream(100, 200, None))];
     let done = diff("diff-few", &few, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p99 > +5%"]].concat());
     assert_eq!(done.code, 0, "what is undecided does not fail");
-    assert!(done.stderr.contains("undecided: ttft.p99 > +5%: +100.0 %, of too few requests"), "{}", done.stderr);
+    assert!(done.stderr.contains("undecided: ttft.p99 > +5%: +100.0 %, too few requests"), "{}", done.stderr);
     let record = record(&done);
     let p99 = row(&record, "ttft", "p99");
     assert_eq!((&p99["verdict"], &p99["p"], &p99["needs_more"]), (&json!("too_few"), &Value::Null, &json!(570)));
@@ -118,7 +118,8 @@ fn failures_are_told_before_anything_else() {
     assert!(done.stderr.contains("success < -1%: -50.0 points, p < 0.0001"), "{}", done.stderr);
     let first = done.stdout.lines().find(|line| line.starts_with('!')).unwrap();
     assert!(
-        first.starts_with("! failed requests: 0.0 % of A, 50.0 % of B: ") && first.contains("compare nothing"),
+        first.starts_with("! failed requests: 0.0 % of A, 50.0 % of B: ")
+            && first.contains("before comparing anything"),
         "{first}"
     );
     let successes = done.stdout.lines().find(|line| line.starts_with("successes")).unwrap();
@@ -144,7 +145,7 @@ fn runs_that_are_not_alike_are_compared_with_warnings() {
             "model: m in A, other in B",
             "concurrency: 2 in A, 4 in B",
             "prompt tokens: 64.0 in A, 128.0 in B on average",
-            "A: old.ndjson: it is not complete: not all of the run was seen",
+            "A: old.ndjson: it is incomplete: part of the run is missing",
             "B: new.ndjson: its verdict is client_bound: the client set some of the numbers",
         ]
     );
@@ -187,8 +188,8 @@ fn what_cannot_be_compared_is_said_in_a_line() {
     for (args, code, what) in [
         (&["a"][..], 2, "only one file; write vb-diff A B"),
         (&[], 2, "no files to compare"),
-        (&["a", "a", "a"], 2, "which of the files are A and which are B?"),
-        (&["-", "-"], 2, "standard input (-) can be one file only"),
+        (&["a", "a", "a"], 2, "it is not clear which files are A and which are B"),
+        (&["-", "-"], 2, "only one file can be standard input (-)"),
         (&["a", "a", "--fail-if", "ttft > 5%"], 2, "which statistic"),
         (&["a", "a", "--margin", "5"], 2, "`5` is not a margin: write it as 5%"),
         (&["a", "empty"], 3, "empty: no output of any request"),

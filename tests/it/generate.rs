@@ -287,13 +287,14 @@ fn a_cut_sharegpt_file_needs_a_word() {
     let path = file(&folder, "s.json", &whole[..cut]);
     let args = ["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "2"];
     let done = run("vb-gen", &args, "");
-    let want = format!("vb-gen: {path}: byte {cut}: the file ends in the middle of a string (after 2 whole objects)");
+    let want =
+        format!("vb-gen: {path}: byte {cut}: the file ends in the middle of a string (after 2 complete objects)");
     assert!(done.code == 3 && done.stdout.is_empty() && done.stderr.starts_with(&want), "{done:?}");
     assert!(done.stderr.contains("--lenient") && done.stderr.lines().count() == 1);
 
     let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), "");
     assert_eq!((done.code, lines(&done.stdout).len()), (0, 2), "{}", done.stderr);
-    assert!(done.stderr.contains("taking the 2 whole objects"), "{}", done.stderr);
+    assert!(done.stderr.contains("using the 2 complete objects"), "{}", done.stderr);
 }
 
 #[test]

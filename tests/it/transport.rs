@@ -291,7 +291,7 @@ fn a_reply_that_is_compressed_is_told_with_its_cure() {
         let (_, outputs, _) = records(&done.stdout);
         let (kind, error) = (&outputs[0]["error_kind"], outputs[0]["error"].as_str().unwrap());
         assert_eq!(kind, "protocol", "{transport}: {error}");
-        assert!(error.starts_with("the server compresses its replies (gzip)"), "{transport}: {error}");
+        assert!(error.starts_with("the server compresses its responses (gzip)"), "{transport}: {error}");
         assert!(done.stderr.contains("turn compression off"), "{transport}: {}", done.stderr);
     }
 }
