@@ -10,7 +10,7 @@ use super::{
     grid::GridFormat,
     mix::MixArgs,
     ordered::{AHEAD, FEW},
-    session::SessionArgs,
+    session::SessionFlags,
 };
 use crate::{
     backend::Backend,
@@ -88,7 +88,7 @@ pub struct CommonFlags {
     #[arg(long, help_heading = DATASET)]
     pub lenient: bool,
     #[command(flatten)]
-    pub sessions: SessionArgs,
+    pub sessions: SessionFlags,
     /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit]; of other
     /// requests, those that are longer are counted.
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
@@ -204,7 +204,7 @@ pub enum Command {
 
 impl CommonFlags {
     /// Whether the server generates tokens for these requests. A template may.
-    pub fn generates(&self) -> bool {
+    pub fn generates_tokens(&self) -> bool {
         self.dataset_name.output != OutputTokens::Nothing && self.backend.generates_tokens()
     }
 
@@ -225,7 +225,7 @@ impl CommonFlags {
 
 impl Args {
     /// Checks what cannot be checked flag by flag.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(super) fn check_flags(&self) -> Result<(), Error> {
         let wrong = |what: String| Err(Error::Usage(what));
         let CommonFlags { dataset_name: dataset, backend, .. } = self.common;
         // A range ratio of 0 is no variation, which a config may ask of every dataset.
@@ -247,7 +247,7 @@ impl Args {
                  use --backend openai"
             ));
         }
-        match (self.common.generates(), self.common.output_len) {
+        match (self.common.generates_tokens(), self.common.output_len) {
             (true, Some(OutputLen::Tokens(0))) => {
                 return wrong("--output-len 0: a response has at least 1 token (-1: each row's own length)".into());
             }

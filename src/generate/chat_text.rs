@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     data::Row,
     error::Error,
-    generate::{common::Common, exact::Framed, media},
+    generate::{common::Common, exact::PromptCounter, media},
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
 };
@@ -17,16 +17,16 @@ const USED: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 ///
 /// With `--apply-chat-template` a text is a chat of one message. Without a template messages stay what they are: `vb-fire` says
 /// what to do if it is to send them as text. Text has no place for images and sound, so messages with these are no text.
-pub fn ready(
+pub fn prepare_request(
     row: &Row,
     mut request: SampleRequest,
     common: &Common,
-    framed: Framed,
+    counter: PromptCounter,
 ) -> Result<(SampleRequest, Option<usize>), Error> {
     if common.chat {
         return Ok((request, None));
     }
-    let media = request.messages.as_deref().and_then(media::beside_text);
+    let media = request.messages.as_deref().and_then(media::first_non_text_part);
     if let Some(kind) = &media
         && (!common.takes_media || common.apply_chat_template)
     {
@@ -38,47 +38,54 @@ pub fn ready(
     if common.apply_chat_template
         && let Some(Prompt::Text(text)) = &request.prompt
     {
-        request.messages = Some(chat_of(text));
+        request.messages = Some(user_chat(text));
         request.prompt = None;
     }
-    let unasked = !common.apply_chat_template && !framed.tokenizer.has_template();
+    let unasked = !common.apply_chat_template && !counter.tokenizer.has_template();
     if request.messages.is_none() || request.prompt.is_some() || unasked || media.is_some() {
         return Ok((request, None));
     }
-    measured(request, framed).map(|(request, len)| (request, Some(len)))
+    render_and_count(request, counter).map(|(request, len)| (request, Some(len)))
 }
 
 /// The request with its messages made into a prompt, and the length of that: it has all special tokens already.
-fn measured(request: SampleRequest, framed: Framed) -> Result<(SampleRequest, usize), Error> {
-    let request = flattened(request, framed)?;
+fn render_and_count(request: SampleRequest, counter: PromptCounter) -> Result<(SampleRequest, usize), Error> {
+    let request = render_messages(request, counter)?;
     let len = match &request.prompt {
-        Some(Prompt::Text(text)) => framed.tokenizer.count(text)?,
+        Some(Prompt::Text(text)) => counter.tokenizer.count(text)?,
         _ => 0,
     };
     Ok((request, len))
 }
 
 /// A text as it is, or in the model's template; and its length.
-pub fn of_text(text: String, apply_template: bool, framed: Framed) -> Result<(SampleRequest, usize), Error> {
+pub fn request_from_text(
+    text: String,
+    apply_template: bool,
+    counter: PromptCounter,
+) -> Result<(SampleRequest, usize), Error> {
     if apply_template {
-        return measured(SampleRequest { messages: Some(chat_of(&text)), ..SampleRequest::default() }, framed);
+        return render_and_count(
+            SampleRequest { messages: Some(user_chat(&text)), ..SampleRequest::default() },
+            counter,
+        );
     }
-    let len = framed.count(&text)?;
+    let len = counter.count(&text)?;
     Ok((SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, len))
 }
 
-fn chat_of(text: &str) -> Vec<Value> {
+fn user_chat(text: &str) -> Vec<Value> {
     vec![json!({"role": "user", "content": text})]
 }
 
 /// The request with its messages made into a prompt.
-pub fn flattened(mut request: SampleRequest, framed: Framed) -> Result<SampleRequest, Error> {
+pub fn render_messages(mut request: SampleRequest, counter: PromptCounter) -> Result<SampleRequest, Error> {
     let messages = request.messages.take().unwrap_or_default();
-    let text = framed.tokenizer.render_chat(ChatInput { messages: &messages, body: request.body.as_ref() })?;
+    let text = counter.tokenizer.render_chat(ChatInput { messages: &messages, body: request.body.as_ref() })?;
     if let Some(body) = &mut request.body {
         body.retain(|key, _| !USED.contains(&key.as_str()));
     }
-    if framed.overhead()? > 0 {
+    if counter.added_tokens()? > 0 {
         // The template has written them already; without this the model would get them twice.
         request.body.get_or_insert_default().insert("add_special_tokens".into(), false.into());
     }

@@ -7,9 +7,9 @@ use serde_json::Value;
 use super::{
     args::Args,
     dataset::OutputTokens,
-    exact::{Framed, OutputLen, RangeRatio},
-    session::SessionPlan,
-    warn,
+    exact::{OutputLen, PromptCounter, RangeRatio},
+    print_warning,
+    session::SessionRules,
 };
 use crate::{error::Error, record::Object, tokens::Tokenizer};
 
@@ -40,7 +40,7 @@ pub struct Common {
     pub oversample: bool,
     pub lenient: bool,
     pub apply_chat_template: bool,
-    pub sessions: SessionPlan,
+    pub sessions: SessionRules,
 }
 
 impl Common {
@@ -51,7 +51,7 @@ impl Common {
         let tokenizer = flags.open_tokenizer()?;
         let chat = flags.backend.is_chat();
         if chat && !tokenizer.knows_chats() {
-            warn(format!(
+            print_warning(format!(
                 "the tokenizer {} has no chat template: prompt_len counts the text alone, and the server will count more; \
                  --tokenizer server knows",
                 tokenizer.name()
@@ -63,7 +63,7 @@ impl Common {
             tokenizer,
             chat,
             takes_media: flags.backend.takes_media(),
-            generates: flags.generates(),
+            generates: flags.generates_tokens(),
             seed: flags.seed,
             num_prompts: flags.num_prompts.unwrap_or(if all { 0 } else { 1000 }),
             dataset_path: flags.dataset_path.clone(),
@@ -78,17 +78,17 @@ impl Common {
             oversample: !flags.no_oversample,
             lenient: flags.lenient,
             apply_chat_template: flags.apply_chat_template,
-            sessions: SessionPlan::from_flags(&flags.sessions, flags.max_model_len),
+            sessions: SessionRules::from_flags(&flags.sessions, flags.max_model_len),
         })
     }
 
     /// The tokenizer with what the server adds to a prompt.
-    pub fn framed(&self) -> Result<Framed<'_>, Error> {
-        Framed::new(&self.tokenizer, self.chat)
+    pub fn prompt_counter(&self) -> Result<PromptCounter<'_>, Error> {
+        PromptCounter::new(&self.tokenizer, self.chat)
     }
 
     /// The dataset's file.
-    pub fn file(&self) -> Result<&Path, Error> {
+    pub fn require_file(&self) -> Result<&Path, Error> {
         self.dataset_path
             .as_deref()
             .ok_or_else(|| Error::Usage("this dataset needs a file: add --dataset-path FILE".into()))

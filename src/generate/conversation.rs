@@ -7,28 +7,28 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{Framed, OutputLen},
+        exact::{OutputLen, PromptCounter},
         media,
-        session::{self, Exchange, Session},
-        writer::Fitted,
+        session::{self, ScriptedTurn, SessionRequests},
+        writer::PromptLen,
     },
 };
 
 /// A message: `{"role":…,"content":…}`, or `{"from":…,"value":…}`.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Message {
+pub struct ChatMessage {
     #[serde(alias = "from", default)]
     role: String,
-    #[serde(alias = "value", default, deserialize_with = "text")]
+    #[serde(alias = "value", default, deserialize_with = "deserialize_text")]
     content: Option<String>,
 }
 
 /// Text, or the texts of a list of parts.
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+fn deserialize_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     match Value::deserialize(from)? {
         Value::Null => Ok(None),
         Value::String(text) => Ok(Some(text)),
-        Value::Array(parts) => media::said(&parts).map(Some).map_err(D::Error::custom),
+        Value::Array(parts) => media::text_of_parts(&parts).map(Some).map_err(D::Error::custom),
         _ => Err(D::Error::custom("the content is neither text nor a list of parts")),
     }
 }
@@ -41,8 +41,8 @@ enum Speaker {
     Model,
 }
 
-impl Message {
-    fn speaker(&self) -> Option<Speaker> {
+impl ChatMessage {
+    fn parse_speaker(&self) -> Option<Speaker> {
         match self.role.as_str() {
             "system" => Some(Speaker::System),
             "user" | "human" | "prompter" => Some(Speaker::User),
@@ -64,12 +64,12 @@ pub struct Conversation {
 impl Conversation {
     /// As far as questions and answers follow each other, neither empty. Answers in front of the first question, which are
     /// the middle of something longer, are passed over.
-    pub fn of(messages: Vec<Message>) -> Self {
+    pub fn from_messages(messages: Vec<ChatMessage>) -> Self {
         let mut conversation = Conversation::default();
         let mut messages = messages
             .into_iter()
-            .skip_while(|message| message.speaker() == Some(Speaker::Model))
-            .map(|message| (message.speaker(), message.content.unwrap_or_default()))
+            .skip_while(|message| message.parse_speaker() == Some(Speaker::Model))
+            .map(|message| (message.parse_speaker(), message.content.unwrap_or_default()))
             .peekable();
         if let Some((_, text)) = messages.next_if(|(speaker, _)| *speaker == Some(Speaker::System)) {
             conversation.system = Some(text).filter(|text| !text.is_empty());
@@ -86,11 +86,11 @@ impl Conversation {
     }
 
     /// The messages up to the first answer, and that answer; no messages if no user says anything.
-    pub fn opening(messages: Vec<Message>) -> (Vec<Value>, Option<String>) {
+    pub fn opening_messages(messages: Vec<ChatMessage>) -> (Vec<Value>, Option<String>) {
         let mut opening = Vec::new();
         let mut asked = false;
         for message in messages {
-            let role = match message.speaker() {
+            let role = match message.parse_speaker() {
                 Some(Speaker::Model) if asked => return (opening, message.content),
                 // The middle of something longer.
                 Some(Speaker::Model) => continue,
@@ -108,22 +108,25 @@ impl Conversation {
     }
 
     /// What the model says last.
-    pub fn last_answer(messages: Vec<Message>) -> Option<String> {
-        messages.into_iter().rfind(|message| message.speaker() == Some(Speaker::Model)).and_then(|last| last.content)
+    pub fn last_answer(messages: Vec<ChatMessage>) -> Option<String> {
+        messages
+            .into_iter()
+            .rfind(|message| message.parse_speaker() == Some(Speaker::Model))
+            .and_then(|last| last.content)
     }
 
     /// A turn for each question, with the length of its answer, or the length that was asked for.
-    pub fn session(self, common: &Common, framed: Framed) -> Result<Session, Error> {
+    pub fn into_session(self, common: &Common, counter: PromptCounter) -> Result<SessionRequests, Error> {
         let exchanges = self.pairs.into_iter().map(|(user, reply)| {
             let reply_len = match common.output_len {
                 Some(OutputLen::Tokens(n)) => n,
                 // The answer is generated, so it has no special tokens in front.
-                _ => u32::try_from(framed.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
+                _ => u32::try_from(counter.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
             };
             // The question is as long as it is.
-            Ok(Exchange { user, reply, reply_len, asked: Fitted::as_is(0) })
+            Ok(ScriptedTurn { user, reply, reply_len, asked: PromptLen::exact(0) })
         });
-        session::session(common, framed, self.system.as_deref(), exchanges, 0, None)
+        session::build_session(common, counter, self.system.as_deref(), exchanges, 0, None)
     }
 }
 
@@ -132,7 +135,7 @@ mod tests {
     use super::*;
 
     fn conversation(messages: Value) -> Conversation {
-        Conversation::of(serde_json::from_value(messages).unwrap())
+        Conversation::from_messages(serde_json::from_value(messages).unwrap())
     }
 
     fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -181,8 +184,8 @@ mod tests {
         let asked = json!([{"role": "user", "content": parts}, {"role": "assistant", "content": [part("c")]}]);
         assert_eq!(conversation(asked).pairs, pairs(&[("a\nb", "c")]));
         let holds = json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]});
-        let error = serde_json::from_value::<Message>(holds).unwrap_err().to_string();
+        let error = serde_json::from_value::<ChatMessage>(holds).unwrap_err().to_string();
         assert!(error.contains("--dataset-name custom"), "{error}");
-        assert!(serde_json::from_value::<Message>(json!({"role": "user", "content": 7})).is_err());
+        assert!(serde_json::from_value::<ChatMessage>(json!({"role": "user", "content": 7})).is_err());
     }
 }

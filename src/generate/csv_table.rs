@@ -8,12 +8,12 @@ use crate::error::{Error, truncate_quote};
 const LONGEST_ROW: usize = 1 << 16;
 
 /// Gives no more than a row may have, until it is told that the next row begins.
-struct Leash<R> {
+struct RowLimitReader<R> {
     input: R,
     left: usize,
 }
 
-impl<R: Read> Read for Leash<R> {
+impl<R: Read> Read for RowLimitReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
             return Err(io::Error::new(
@@ -29,29 +29,29 @@ impl<R: Read> Read for Leash<R> {
 }
 
 /// The rows of a table.
-pub struct Table<R> {
-    reader: csv::Reader<Leash<R>>,
+pub struct CsvTable<R> {
+    reader: csv::Reader<RowLimitReader<R>>,
     name: String,
     header: Vec<String>,
     record: csv::StringRecord,
 }
 
-impl<R: Read> Table<R> {
+impl<R: Read> CsvTable<R> {
     /// Reads the header.
     pub fn new(input: R, name: String) -> Result<Self, Error> {
-        let input = Leash { input, left: LONGEST_ROW };
+        let input = RowLimitReader { input, left: LONGEST_ROW };
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(input);
-        let header = reader.headers().map_err(|e| bad(&name, 1, e))?;
+        let header = reader.headers().map_err(|e| csv_error(&name, 1, e))?;
         if header.is_empty() {
             return Err(Error::Input(format!("{name} is empty: it has no header and no rows")));
         }
         // Spreadsheets put a byte order mark in front.
         let header = header.iter().map(|column| column.trim_start_matches('\u{feff}').to_owned()).collect();
-        Ok(Table { reader, name, header, record: csv::StringRecord::new() })
+        Ok(CsvTable { reader, name, header, record: csv::StringRecord::new() })
     }
 
     /// The place of the column of this name.
-    pub fn column(&self, name: &str) -> Result<usize, Error> {
+    pub fn find_column(&self, name: &str) -> Result<usize, Error> {
         let found = self.header.iter().position(|column| column.eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
             let (file, columns) = (&self.name, truncate_quote(&self.header.join(", ")));
@@ -60,39 +60,39 @@ impl<R: Read> Table<R> {
     }
 
     /// The place of a column that may be absent.
-    pub fn optional(&self, name: &str) -> Option<usize> {
-        self.column(name).ok()
+    pub fn find_optional(&self, name: &str) -> Option<usize> {
+        self.find_column(name).ok()
     }
 
     /// Reads the next row; whether there was one.
-    pub fn advance(&mut self) -> Result<bool, Error> {
+    pub fn read_row(&mut self) -> Result<bool, Error> {
         let line = self.reader.position().line();
         self.reader.get_mut().left = LONGEST_ROW;
-        self.reader.read_record(&mut self.record).map_err(|e| bad(&self.name, line, e))
+        self.reader.read_record(&mut self.record).map_err(|e| csv_error(&self.name, line, e))
     }
 
     /// A field of the row.
-    pub fn text(&self, column: usize) -> &str {
+    pub fn field_text(&self, column: usize) -> &str {
         self.record.get(column).unwrap_or_default()
     }
 
     /// A field of the row as `parse` reads it.
-    pub fn field<T>(&self, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
-        let text = self.text(column);
+    pub fn parse_field<T>(&self, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
+        let text = self.field_text(column);
         parse(text).ok_or_else(|| {
             let (column, text) = (self.header.get(column).map_or("", String::as_str), truncate_quote(text));
-            Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line()))
+            Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line_number()))
         })
     }
 
     /// The line of the row.
-    pub fn line(&self) -> u64 {
+    pub fn line_number(&self) -> u64 {
         self.record.position().map_or(0, csv::Position::line)
     }
 }
 
 /// The error of a row that begins at `line`.
-fn bad(name: &str, line: u64, e: csv::Error) -> Error {
+fn csv_error(name: &str, line: u64, e: csv::Error) -> Error {
     match e.into_kind() {
         csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::InvalidData => Error::Input(format!("{name}:{line}: {e}")),
         csv::ErrorKind::Io(e) => Error::read(name, e),
@@ -112,24 +112,24 @@ mod tests {
     fn a_quote_that_is_never_closed_does_not_swallow_the_file() {
         let row = |i: usize| format!("{}{i},7\n", if i == 2000 { "\"" } else { "" });
         let text = "a,b\n".to_owned() + &(0..100_000).map(row).collect::<String>();
-        let mut table = Table::new(text.as_bytes(), "t.csv".into()).unwrap();
+        let mut table = CsvTable::new(text.as_bytes(), "t.csv".into()).unwrap();
         for _ in 0..2000 {
-            assert!(table.advance().unwrap());
+            assert!(table.read_row().unwrap());
         }
-        let error = table.advance().unwrap_err();
+        let error = table.read_row().unwrap_err();
         assert_eq!(error.to_string(), "t.csv:2002: a row of more than 64 KiB: a quote is never closed");
         assert_eq!(error.exit_code(), 3);
 
         let short = format!("a,b\n\"{}", "7,8\n".repeat(1000));
-        let mut table = Table::new(short.as_bytes(), "t.csv".into()).unwrap();
-        assert!(table.advance().unwrap());
-        let error = table.field(0, |_| None::<u32>).unwrap_err().to_string();
+        let mut table = CsvTable::new(short.as_bytes(), "t.csv".into()).unwrap();
+        assert!(table.read_row().unwrap());
+        let error = table.parse_field(0, |_| None::<u32>).unwrap_err().to_string();
         assert!(error.starts_with("t.csv:2: `7,8") && error.len() < 200, "{error}");
     }
 
     #[test]
     fn an_empty_file_is_said_to_be_one() {
-        let Err(error) = Table::new(&b""[..], "t.csv".into()) else { panic!("a table") };
+        let Err(error) = CsvTable::new(&b""[..], "t.csv".into()) else { panic!("a table") };
         assert!(error.to_string().contains("t.csv is empty"), "{error}");
     }
 }

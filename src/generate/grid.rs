@@ -18,7 +18,7 @@ pub enum GridFormat {
 
 /// One cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Cell {
+struct GridCell {
     /// `None`, as the output length: the lengths are those of the dataset.
     input_len: Option<u32>,
     output_len: Option<u32>,
@@ -34,19 +34,19 @@ struct Cell {
 pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
     let grid = config::read_grid(config)?;
     let mut out = cli::buffered_stdout();
-    for cell in cells(&grid, seed) {
+    for cell in grid_cells(&grid, seed) {
         match format {
             GridFormat::Json => ndjson::write_record(&mut out, &cell)?,
-            GridFormat::Tsv => writeln!(out, "{}", cell.tsv()).map_err(Error::write_stdout)?,
+            GridFormat::Tsv => writeln!(out, "{}", cell.to_tsv()).map_err(Error::write_stdout)?,
         }
     }
     out.flush().map_err(Error::write_stdout)
 }
 
-impl Cell {
+impl GridCell {
     /// Its values with tabs between them; `-` for what the config leaves open, since `read` would skip an empty one.
-    fn tsv(&self) -> String {
-        let Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model } = self;
+    fn to_tsv(&self) -> String {
+        let GridCell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model } = self;
         let [base_url, model] = [base_url, model].map(|text| text.as_deref().unwrap_or("-"));
         let [input_len, output_len] =
             [input_len, output_len].map(|n| n.map_or_else(|| "-".to_owned(), |n| n.to_string()));
@@ -55,7 +55,7 @@ impl Cell {
 }
 
 /// Every pair of lengths with every pair of load; without lengths, every load once.
-fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
+fn grid_cells(grid: &config::Grid, base: u64) -> Vec<GridCell> {
     let mut lengths: Vec<_> = grid.input_output.iter().map(|&(input, output)| (Some(input), Some(output))).collect();
     if lengths.is_empty() {
         lengths.push((None, None));
@@ -69,7 +69,7 @@ fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
         };
         for &(max_concurrency, num_prompts) in &grid.concurrency_prompts {
             let lengths = [input_len, output_len].map(Option::unwrap_or_default);
-            let mut seed = seed(base, [lengths[0], lengths[1], max_concurrency, num_prompts]);
+            let mut seed = cell_seed(base, [lengths[0], lengths[1], max_concurrency, num_prompts]);
             let mut name = format!("bench_{what}_mc{max_concurrency}_np{num_prompts}");
             // A cell that comes twice is a repetition: with other prompts, and files of its own.
             for run in 2.. {
@@ -80,7 +80,7 @@ fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
                 name = format!("bench_{what}_mc{max_concurrency}_np{num_prompts}_run{run}");
             }
             let (base_url, model) = (grid.base_url.clone(), grid.model.clone());
-            cells.push(Cell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model });
+            cells.push(GridCell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model });
         }
     }
     cells
@@ -89,7 +89,7 @@ fn cells(grid: &config::Grid, base: u64) -> Vec<Cell> {
 /// A cell's own seed, so that no cell finds its prompts in the prefix cache that an earlier one filled.
 ///
 /// It hangs on what the cell is and not on where it stands, so a grid can grow without changing the cells it had.
-fn seed(base: u64, [input, output, concurrency, prompts]: [u32; 4]) -> u64 {
+fn cell_seed(base: u64, [input, output, concurrency, prompts]: [u32; 4]) -> u64 {
     let pair = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
     let drawn = rng::random_stream(pair(input, output), "grid cell", pair(concurrency, prompts)).next_u64();
     // 31 bits: every language's integers hold the sum.
@@ -114,29 +114,29 @@ mod tests {
     fn no_two_cells_have_the_same_seed_and_a_cell_keeps_its_own() {
         let lengths: Vec<(u32, u32)> = (1..20).map(|i| (i * 128, i * 16)).collect();
         let loads: Vec<(u32, u32)> = (1..20).map(|i| (i, i * 10)).collect();
-        let all = cells(&grid(&lengths, &loads), 7);
+        let all = grid_cells(&grid(&lengths, &loads), 7);
         let seeds: HashSet<u64> = all.iter().map(|c| c.seed).collect();
         assert_eq!((all.len(), seeds.len()), (361, 361));
-        let last = cells(&grid(&lengths[18..], &loads[18..]), 7);
+        let last = grid_cells(&grid(&lengths[18..], &loads[18..]), 7);
         assert_eq!(last[0], all[360]);
     }
 
     #[test]
     fn a_cell_that_is_named_twice_gets_other_prompts() {
-        let twice = cells(&grid(&[(128, 64)], &[(8, 80), (8, 80)]), 0);
+        let twice = grid_cells(&grid(&[(128, 64)], &[(8, 80), (8, 80)]), 0);
         assert_ne!(twice[0].seed, twice[1].seed);
         let names: Vec<&str> = twice.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["bench_io128x64_mc8_np80", "bench_io128x64_mc8_np80_run2"]);
-        assert!(twice[0].tsv().ends_with("_np80\tsim\t-"), "{}", twice[0].tsv());
+        assert!(twice[0].to_tsv().ends_with("_np80\tsim\t-"), "{}", twice[0].to_tsv());
     }
 
     #[test]
     fn without_lengths_a_load_is_a_cell() {
         let grid = config::Grid { dataset_name: Some("sharegpt".into()), ..grid(&[], &[(8, 80), (8, 80)]) };
-        let twice = cells(&grid, 0);
+        let twice = grid_cells(&grid, 0);
         assert_ne!(twice[0].seed, twice[1].seed);
         let names: Vec<&str> = twice.iter().map(|c| c.name.as_str()).collect();
         assert_eq!(names, ["bench_sharegpt_mc8_np80", "bench_sharegpt_mc8_np80_run2"]);
-        assert!(twice[0].tsv().starts_with("-\t-\t8\t80\t"), "{}", twice[0].tsv());
+        assert!(twice[0].to_tsv().starts_with("-\t-\t8\t80\t"), "{}", twice[0].to_tsv());
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// What a row may have beside its text.
 #[derive(Debug, Default, Deserialize)]
-pub struct Media {
+pub struct RowMedia {
     /// Images: files, or addresses.
     #[serde(default)]
     image_files: Vec<String>,
@@ -25,27 +25,27 @@ pub struct Media {
     content: Option<Value>,
 }
 
-impl Media {
+impl RowMedia {
     /// Content parts for behind the prompt; none for a row of text alone.
-    pub fn parts(&self, row: &Row, folder: &Path) -> Result<Vec<Value>, Error> {
-        let images = self.image_files.iter().map(|file| image(row, folder, file));
-        images.chain(self.audio.iter().map(|file| audio(row, folder, file))).collect()
+    pub fn read_parts(&self, row: &Row, folder: &Path) -> Result<Vec<Value>, Error> {
+        let images = self.image_files.iter().map(|file| load_image(row, folder, file));
+        images.chain(self.audio.iter().map(|file| load_audio(row, folder, file))).collect()
     }
 
     /// The content of a user's message, where the row lists it.
-    pub fn content(&self, row: &Row, folder: &Path) -> Result<Option<Vec<Value>>, Error> {
+    pub fn read_content(&self, row: &Row, folder: &Path) -> Result<Option<Vec<Value>>, Error> {
         let Some(Value::Array(content)) = &self.content else { return Ok(None) };
-        content.iter().map(|part| prepared(row, folder, part)).collect::<Result<_, _>>().map(Some)
+        content.iter().map(|part| prepare_part(row, folder, part)).collect::<Result<_, _>>().map(Some)
     }
 }
 
 /// The text of content parts, with line ends between its pieces as vLLM has it for templates that take text alone.
-pub fn text(content: &[Value]) -> String {
+pub fn join_texts(content: &[Value]) -> String {
     content.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
 /// What the first part of these messages is that is no text; `None`: all is text.
-pub fn beside_text(messages: &[Value]) -> Option<String> {
+pub fn first_non_text_part(messages: &[Value]) -> Option<String> {
     let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
     let mut others = parts.filter(|part| !part.is_string() && !part["text"].is_string());
     others.next().map(|part| part["type"].as_str().unwrap_or("unknown").to_owned())
@@ -53,7 +53,7 @@ pub fn beside_text(messages: &[Value]) -> Option<String> {
 
 /// The text of a message in parts, as datasets hold them: their images stand in a column of their own, so that a part of one is only
 /// a place.
-pub fn said(content: &[Value]) -> Result<String, String> {
+pub fn text_of_parts(content: &[Value]) -> Result<String, String> {
     let holds = |part: &&Value| {
         let keys = ["image", "image_url", "audio", "audio_url", "input_audio", "video", "video_url"];
         !part["text"].is_string() && keys.iter().any(|key| !part[key].is_null())
@@ -63,12 +63,12 @@ pub fn said(content: &[Value]) -> Result<String, String> {
             "a part of type `{}` holds what it shows: --dataset-name custom sends such messages",
             part["type"].as_str().unwrap_or("unknown")
         )),
-        None => Ok(text(content)),
+        None => Ok(join_texts(content)),
     }
 }
 
 /// Puts the row's images and sound behind what the request has of the kind, for an API that takes them.
-pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, common: &Common) -> Result<(), Error> {
+pub fn attach_parts(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, common: &Common) -> Result<(), Error> {
     if parts.is_empty() {
         return Ok(());
     }
@@ -86,22 +86,22 @@ pub fn attach(row: &Row, request: &mut SampleRequest, parts: Vec<Value>, common:
 }
 
 /// The images of a cell: a file, an address, `{"bytes":…}` or `{"path":…}` as Hugging Face keeps them, or a list of these.
-pub fn images(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
-    each(cell, &mut |cell| match held(row, folder, cell)? {
-        Held::Place(place) => image(row, folder, place),
-        Held::Bytes(bytes, name) => Ok(image_part(&image_url(row, &bytes, name)?)),
+pub fn read_images(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
+    map_cells(cell, &mut |cell| match parse_cell(row, folder, cell)? {
+        MediaCell::Place(place) => load_image(row, folder, place),
+        MediaCell::Bytes(bytes, name) => Ok(image_part(&image_url(row, &bytes, name)?)),
     })
 }
 
 /// The sounds of a cell, likewise.
-pub fn sounds(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
-    each(cell, &mut |cell| match held(row, folder, cell)? {
-        Held::Place(place) => audio(row, folder, place),
-        Held::Bytes(bytes, name) => sound_part(row, &bytes, name),
+pub fn read_sounds(row: &Row, folder: &Path, cell: &Value) -> Result<Vec<Value>, Error> {
+    map_cells(cell, &mut |cell| match parse_cell(row, folder, cell)? {
+        MediaCell::Place(place) => load_audio(row, folder, place),
+        MediaCell::Bytes(bytes, name) => audio_part(row, &bytes, name),
     })
 }
 
-fn each(cell: &Value, make: &mut impl FnMut(&Value) -> Result<Value, Error>) -> Result<Vec<Value>, Error> {
+fn map_cells(cell: &Value, make: &mut impl FnMut(&Value) -> Result<Value, Error>) -> Result<Vec<Value>, Error> {
     match cell {
         Value::Null => Ok(vec![]),
         Value::Array(list) => list.iter().filter(|cell| !cell.is_null()).map(make).collect(),
@@ -110,33 +110,33 @@ fn each(cell: &Value, make: &mut impl FnMut(&Value) -> Result<Value, Error>) -> 
 }
 
 /// What a cell holds.
-enum Held<'a> {
+enum MediaCell<'a> {
     /// A file, or an address.
     Place(&'a str),
     /// The bytes, and what they are called.
     Bytes(Vec<u8>, &'a str),
 }
 
-fn held<'a>(row: &Row, folder: &Path, cell: &'a Value) -> Result<Held<'a>, Error> {
+fn parse_cell<'a>(row: &Row, folder: &Path, cell: &'a Value) -> Result<MediaCell<'a>, Error> {
     let decoded = |text: &str| STANDARD.decode(text).ok();
     let path = cell["path"].as_str();
     match (cell, cell["bytes"].as_str(), path) {
         // Base64 may stand where a file's name would.
         (Value::String(text), ..) => match decoded(text).filter(|_| text.len() > 64 && !folder.join(text).exists()) {
-            Some(bytes) => Ok(Held::Bytes(bytes, "what is in the column")),
-            None => Ok(Held::Place(text)),
+            Some(bytes) => Ok(MediaCell::Bytes(bytes, "what is in the column")),
+            None => Ok(MediaCell::Place(text)),
         },
         (_, Some(bytes), _) => {
             let bytes = decoded(bytes).ok_or_else(|| row.wrong("the `bytes` are not base64"))?;
-            Ok(Held::Bytes(bytes, path.unwrap_or("what is in the column")))
+            Ok(MediaCell::Bytes(bytes, path.unwrap_or("what is in the column")))
         }
-        (_, None, Some(path)) => Ok(Held::Place(path)),
+        (_, None, Some(path)) => Ok(MediaCell::Place(path)),
         _ => Err(row.wrong("neither a file, nor an address, nor an object with `bytes` or `path`")),
     }
 }
 
 /// A part whose file, if it names one, is read.
-fn prepared(row: &Row, folder: &Path, part: &Value) -> Result<Value, Error> {
+fn prepare_part(row: &Row, folder: &Path, part: &Value) -> Result<Value, Error> {
     let kind = part["type"].as_str().unwrap_or_default();
     // `{"type":"image","image":"a.png"}`, and either form of `image_url`.
     let place = || part[kind].as_str().or_else(|| part["image_url"]["url"].as_str());
@@ -145,11 +145,11 @@ fn prepared(row: &Row, folder: &Path, part: &Value) -> Result<Value, Error> {
         "image" | "image_url" => {
             let file =
                 place().ok_or_else(|| row.wrong(&format!("a part of type `{kind}` without its file or address")))?;
-            image(row, folder, file)
+            load_image(row, folder, file)
         }
         "audio" => {
             let file = place().ok_or_else(|| row.wrong("a part of type `audio` without its file"))?;
-            audio(row, folder, file)
+            load_audio(row, folder, file)
         }
         "input_audio" => Ok(part.clone()),
         _ => Err(row.wrong(&format!(
@@ -158,11 +158,11 @@ fn prepared(row: &Row, folder: &Path, part: &Value) -> Result<Value, Error> {
     }
 }
 
-fn image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
+fn load_image(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
     let url = if ["http://", "https://", "data:"].iter().any(|scheme| file.starts_with(scheme)) {
         file.to_owned()
     } else {
-        image_url(row, &read(row, folder, file)?, file)?
+        image_url(row, &read_media_file(row, folder, file)?, file)?
     };
     Ok(image_part(&url))
 }
@@ -179,11 +179,11 @@ fn image_part(url: &str) -> Value {
     json!({"type": "image_url", "image_url": {"url": url}})
 }
 
-fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
+fn load_audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
     if let Some(bytes) = file.strip_prefix("data:") {
         let bytes = bytes.split_once(";base64,").and_then(|(_, data)| STANDARD.decode(data).ok());
         let bytes = bytes.ok_or_else(|| row.wrong(&format!("{} is no sound in base64", truncate_quote(file))))?;
-        return sound_part(row, &bytes, file);
+        return audio_part(row, &bytes, file);
     }
     if ["http://", "https://"].iter().any(|scheme| file.starts_with(scheme)) {
         return Err(row.wrong(&format!(
@@ -191,12 +191,12 @@ fn audio(row: &Row, folder: &Path, file: &str) -> Result<Value, Error> {
             truncate_quote(file)
         )));
     }
-    sound_part(row, &read(row, folder, file)?, file)
+    audio_part(row, &read_media_file(row, folder, file)?, file)
 }
 
 /// Sound of the kind that its bytes tell, or else the name.
-fn sound_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
-    let format = sound_kind(bytes).map(str::to_owned).or_else(|| ending(name)).ok_or_else(|| {
+fn audio_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
+    let format = audio_kind(bytes).map(str::to_owned).or_else(|| file_extension(name)).ok_or_else(|| {
         row.wrong(&format!(
             "{} is no sound of a known kind: WAV, FLAC, Ogg or MP3, or with an ending that says it",
             truncate_quote(name)
@@ -206,7 +206,7 @@ fn sound_part(row: &Row, bytes: &[u8], name: &str) -> Result<Value, Error> {
 }
 
 /// `wav` of `a.wav` and of `data:audio/wav;base64,…`.
-fn ending(name: &str) -> Option<String> {
+fn file_extension(name: &str) -> Option<String> {
     if let Some(kind) = name.strip_prefix("data:") {
         let kind = kind.split([';', ',']).next().and_then(|kind| kind.strip_prefix("audio/"));
         return kind.map(|kind| kind.trim_start_matches("x-").to_owned());
@@ -215,7 +215,7 @@ fn ending(name: &str) -> Option<String> {
 }
 
 /// A file whose place is counted from the folder of the dataset.
-fn read(row: &Row, folder: &Path, file: &str) -> Result<Vec<u8>, Error> {
+fn read_media_file(row: &Row, folder: &Path, file: &str) -> Result<Vec<u8>, Error> {
     let path = folder.join(file.strip_prefix("file://").unwrap_or(file));
     std::fs::read(&path)
         .map_err(|e| row.wrong(&format!("cannot read {}: {e}", truncate_quote(&path.display().to_string()))))
@@ -234,7 +234,7 @@ fn image_kind(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// By the first bytes.
-fn sound_kind(bytes: &[u8]) -> Option<&'static str> {
+fn audio_kind(bytes: &[u8]) -> Option<&'static str> {
     match bytes {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', ..] => Some("wav"),
         [b'f', b'L', b'a', b'C', ..] => Some("flac"),
@@ -260,9 +260,9 @@ mod tests {
 
     #[test]
     fn sound_is_told_by_its_first_bytes() {
-        assert_eq!(sound_kind(b"RIFF\0\0\0\0WAVEfmt "), Some("wav"));
-        assert_eq!([sound_kind(b"\xFF\xFB\x90"), sound_kind(b"\xFF\xF1\x50")], [Some("mp3"), None]);
-        let named = ["a.B/c.AAC", "data:audio/x-m4a;base64,AA==", "b"].map(ending);
+        assert_eq!(audio_kind(b"RIFF\0\0\0\0WAVEfmt "), Some("wav"));
+        assert_eq!([audio_kind(b"\xFF\xFB\x90"), audio_kind(b"\xFF\xF1\x50")], [Some("mp3"), None]);
+        let named = ["a.B/c.AAC", "data:audio/x-m4a;base64,AA==", "b"].map(file_extension);
         assert_eq!(named, [Some("aac".to_owned()), Some("m4a".to_owned()), None]);
     }
 }

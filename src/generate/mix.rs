@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     cli,
     error::Error,
-    generate::{warn, writer::RequestWriter},
+    generate::{print_warning, writer::RequestWriter},
     ndjson::NdjsonReader,
     record::SampleRequest,
     rng::{self, WeightedIndex},
@@ -27,12 +27,12 @@ use crate::{
 pub struct MixArgs {
     /// A source, with its weight or without; all of them in the same way.
     #[arg(value_name = "[[NAME:]WEIGHT=]FILE", num_args(1..), value_parser = parse_source)]
-    sources: Vec<Source>,
+    sources: Vec<MixSource>,
 }
 
 /// A source as it is typed.
 #[derive(Debug, Clone, Default, PartialEq)]
-struct Source {
+struct MixSource {
     name: Option<String>,
     weight: Option<f64>,
     path: PathBuf,
@@ -60,9 +60,9 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
-fn parse_source(text: &str) -> Result<Source, String> {
+fn parse_source(text: &str) -> Result<MixSource, String> {
     // A file may have a name with `=` or `:` in it.
-    let whole = || Ok(Source { path: text.into(), ..Source::default() });
+    let whole = || Ok(MixSource { path: text.into(), ..MixSource::default() });
     let Some((front, path)) = text.split_once('=') else { return whole() };
     let (name, weight) = front.rsplit_once(':').map_or((None, front), |(name, weight)| (Some(name), weight));
     let weight = match (weight.trim(), name) {
@@ -76,21 +76,21 @@ fn parse_source(text: &str) -> Result<Source, String> {
     if name.is_some_and(|name| name.is_empty() || !name.chars().all(is_plain)) {
         return Err(format!("the name of `{text}` is not made of English letters, digits, `.`, `_` and `-`"));
     }
-    Ok(Source { name: name.map(str::to_owned), weight, path: path.into() })
+    Ok(MixSource { name: name.map(str::to_owned), weight, path: path.into() })
 }
 
 /// A source that is being read.
-struct Stream {
+struct MixStream {
     name: String,
     lines: NdjsonReader<Box<dyn std::io::BufRead + Send>>,
     /// Of the last line.
     latest: Nanos,
 }
 
-impl Stream {
+impl MixStream {
     fn open(path: &Path, name: String) -> Result<Self, Error> {
         let (input, place) = cli::open_input(path)?;
-        Ok(Stream { name, lines: NdjsonReader::new(input, place), latest: Nanos(0) })
+        Ok(MixStream { name, lines: NdjsonReader::new(input, place), latest: Nanos(0) })
     }
 
     /// The next request, with ids of its own and its tag.
@@ -156,9 +156,9 @@ pub fn run(args: &MixArgs, seed: u64, most: u64, writer: &mut RequestWriter) -> 
     if twice {
         return Err(Error::Usage("standard input (`-`) can be one source only".into()));
     }
-    let names = names(&args.sources);
-    let streams = args.sources.iter().zip(names).map(|(source, name)| Stream::open(&source.path, name));
-    let streams = streams.collect::<Result<Vec<Stream>, Error>>()?;
+    let names = source_names(&args.sources);
+    let streams = args.sources.iter().zip(names).map(|(source, name)| MixStream::open(&source.path, name));
+    let streams = streams.collect::<Result<Vec<MixStream>, Error>>()?;
     let most = if most == 0 { u64::MAX } else { most };
     match weights.len() {
         0 => by_time(streams, most, writer),
@@ -169,7 +169,7 @@ pub fn run(args: &MixArgs, seed: u64, most: u64, writer: &mut RequestWriter) -> 
 
 /// Draws a source for each request, until there are enough or the source that was drawn has no more.
 fn by_weight(
-    mut streams: Vec<Stream>,
+    mut streams: Vec<MixStream>,
     weights: &[f64],
     seed: u64,
     most: u64,
@@ -179,7 +179,7 @@ fn by_weight(
     for item in 0..most {
         let stream = &mut streams[weighted.draw_index(&mut rng::random_stream(seed, "mix", item))];
         let Some(request) = stream.next_untimed()? else {
-            warn(format!(
+            print_warning(format!(
                 "{} has no more requests: ended after {item}, since going on would change the weights",
                 stream.name
             ));
@@ -191,27 +191,27 @@ fn by_weight(
 }
 
 /// Takes what is due first, and of those due at once what was named first.
-fn by_time(mut streams: Vec<Stream>, most: u64, writer: &mut RequestWriter) -> Result<(), Error> {
-    let mut heads = streams.iter_mut().map(Stream::next_timed).collect::<Result<Vec<_>, Error>>()?;
-    while writer.written() < most {
+fn by_time(mut streams: Vec<MixStream>, most: u64, writer: &mut RequestWriter) -> Result<(), Error> {
+    let mut heads = streams.iter_mut().map(MixStream::next_timed).collect::<Result<Vec<_>, Error>>()?;
+    while writer.requests_written() < most {
         let due = heads.iter().enumerate().filter_map(|(i, head)| Some((head.as_ref()?.0, i))).min();
         let Some((_, first)) = due else { break };
         if let Some((_, request)) = heads[first].take() {
             writer.write(request)?;
         }
-        if writer.written() < most {
+        if writer.requests_written() < most {
             heads[first] = streams[first].next_timed()?;
         }
     }
-    if most < u64::MAX && writer.written() < most {
-        warn(format!("the sources had {} requests: wrote those", writer.written()));
+    if most < u64::MAX && writer.requests_written() < most {
+        print_warning(format!("the sources had {} requests: wrote those", writer.requests_written()));
     }
     Ok(())
 }
 
 /// What each source is called: as it says, or its file's name without the ending, in letters that a header may have; and a
 /// number where two are alike.
-fn names(sources: &[Source]) -> Vec<String> {
+fn source_names(sources: &[MixSource]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for source in sources {
         let stem = source.path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
@@ -238,11 +238,11 @@ mod tests {
 
     #[test]
     fn a_weight_stands_before_the_file() {
-        let source = |weight, path: &str| Source { name: None, weight, path: path.into() };
+        let source = |weight, path: &str| MixSource { name: None, weight, path: path.into() };
         assert_eq!(parse_source("0.7=a.ndjson"), Ok(source(Some(0.7), "a.ndjson")));
         assert_eq!(parse_source("x=1.ndjson"), Ok(source(None, "x=1.ndjson")));
         assert!(parse_source("0=a").is_err() && parse_source("-1=a").is_err() && parse_source("inf=a").is_err());
-        let named = |weight| Source { name: Some("chat".into()), ..source(weight, "/dev/fd/63") };
+        let named = |weight| MixSource { name: Some("chat".into()), ..source(weight, "/dev/fd/63") };
         assert_eq!(parse_source("chat:0.7=/dev/fd/63"), Ok(named(Some(0.7))));
         assert_eq!(parse_source("chat:=/dev/fd/63"), Ok(named(None)));
         assert_eq!(parse_source("x:y=1.ndjson"), Ok(source(None, "x:y=1.ndjson")));
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn no_two_sources_are_called_the_same() {
         let sources = ["x/a.ndjson", "y/a.ndjson", "-", "/dev/fd/63", "naïve chat.ndjson"]
-            .map(|path| Source { path: path.into(), ..Source::default() });
-        assert_eq!(names(&sources), ["a", "a.2", "stdin", "63", "na_ve_chat"]);
+            .map(|path| MixSource { path: path.into(), ..MixSource::default() });
+        assert_eq!(source_names(&sources), ["a", "a.2", "stdin", "63", "na_ve_chat"]);
     }
 }

@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Writes one line to standard error.
-fn warn(what: impl std::fmt::Display) {
+fn print_warning(what: impl std::fmt::Display) {
     cli::print_warning("vb-gen", what);
 }
 
@@ -65,12 +65,13 @@ pub fn run(args: Args) -> Result<(), Error> {
     let prefix = flags.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", flags.seed));
     let tags: Object = flags.tag.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
     let tags = (!tags.is_empty()).then_some(tags);
-    let mut writer = RequestWriter::new(prefix, tags, flags.generates(), flags.read_ahead(), flags.max_model_len);
+    let mut writer =
+        RequestWriter::new(prefix, tags, flags.generates_tokens(), flags.read_ahead(), flags.max_model_len);
     if let Some(Command::Mix(mix)) = &flags.command {
         mix::run(mix, flags.seed, flags.num_prompts.unwrap_or(0), &mut writer)?;
         return writer.finish();
     }
-    args.check()?;
+    args.check_flags()?;
     (flags.dataset_name.run)(&Common::from_args(&args)?, &args.own, &mut writer)?;
     writer.finish()
 }

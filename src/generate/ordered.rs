@@ -13,7 +13,7 @@ pub const AHEAD: usize = 16;
 pub const FEW: usize = 1;
 
 /// What the taker is told.
-pub enum Turn<T> {
+pub enum NextItem<T> {
     /// The next item.
     Item(T),
     /// The next item is not ready: a good moment to flush.
@@ -22,7 +22,7 @@ pub enum Turn<T> {
 
 /// Whether the taker wants more.
 #[derive(PartialEq, Eq)]
-pub enum More {
+pub enum Demand {
     Yes,
     No,
 }
@@ -31,12 +31,12 @@ pub enum More {
 ///
 /// Thread `t` of `n` makes the items `t`, `t + n`, …, `ahead` of the taker at the most; what comes out does not depend on how
 /// many threads there are.
-pub fn ordered<T: Send>(
+pub fn make_in_order<T: Send>(
     ahead: usize,
     make: impl Fn(u64) -> Option<T> + Sync,
-    mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
+    mut take: impl FnMut(NextItem<T>) -> Result<Demand, Error>,
 ) -> Result<(), Error> {
-    let threads = threads();
+    let threads = thread_count();
     thread::scope(|scope| {
         let make = &make;
         let lanes = (0..threads).map(|lane| {
@@ -47,19 +47,19 @@ pub fn ordered<T: Send>(
             });
             receiver
         });
-        in_turn(&lanes.collect::<Vec<_>>(), &mut take)
+        take_in_turn(&lanes.collect::<Vec<_>>(), &mut take)
     })
 }
 
 /// As [`ordered`], of what `items` gives, which one thread asks for.
-pub fn ordered_from<I: Send, T: Send>(
+pub fn make_in_order_from<I: Send, T: Send>(
     mut items: impl Iterator<Item = I> + Send,
     make: impl Fn(I) -> T + Sync,
-    mut take: impl FnMut(Turn<T>) -> Result<More, Error>,
+    mut take: impl FnMut(NextItem<T>) -> Result<Demand, Error>,
 ) -> Result<(), Error> {
     thread::scope(|scope| {
         let make = &make;
-        let (inputs, lanes): (Vec<SyncSender<I>>, Vec<Receiver<T>>) = (0..threads())
+        let (inputs, lanes): (Vec<SyncSender<I>>, Vec<Receiver<T>>) = (0..thread_count())
             .map(|_| {
                 let (input, given) = sync_channel(AHEAD);
                 let (sender, receiver) = sync_channel(AHEAD);
@@ -68,29 +68,32 @@ pub fn ordered_from<I: Send, T: Send>(
             })
             .unzip();
         scope.spawn(move || inputs.iter().cycle().try_for_each(|input| input.send(items.next()?).ok()));
-        let taken = in_turn(&lanes, &mut take);
+        let taken = take_in_turn(&lanes, &mut take);
         drop(lanes);
         taken
     })
 }
 
-fn threads() -> usize {
+fn thread_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Takes one item of each lane in turn.
-fn in_turn<T>(lanes: &[Receiver<T>], take: &mut impl FnMut(Turn<T>) -> Result<More, Error>) -> Result<(), Error> {
+fn take_in_turn<T>(
+    lanes: &[Receiver<T>],
+    take: &mut impl FnMut(NextItem<T>) -> Result<Demand, Error>,
+) -> Result<(), Error> {
     for lane in lanes.iter().cycle() {
         let item = match lane.try_recv() {
             Ok(item) => Some(item),
             Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) => {
-                take(Turn::Wait)?;
+                take(NextItem::Wait)?;
                 lane.recv().ok()
             }
         };
         let Some(item) = item else { break };
-        if take(Turn::Item(item))? == More::No {
+        if take(NextItem::Item(item))? == Demand::No {
             break;
         }
     }
@@ -103,11 +106,11 @@ mod tests {
 
     fn collect(make: impl Fn(u64) -> Option<u64> + Sync, most: usize) -> Vec<u64> {
         let mut got = Vec::new();
-        ordered(AHEAD, make, |turn| {
-            if let Turn::Item(item) = turn {
+        make_in_order(AHEAD, make, |turn| {
+            if let NextItem::Item(item) = turn {
                 got.push(item);
             }
-            Ok(if got.len() < most { More::Yes } else { More::No })
+            Ok(if got.len() < most { Demand::Yes } else { Demand::No })
         })
         .unwrap();
         got
@@ -127,14 +130,14 @@ mod tests {
         for most in [1, 3, 500, usize::MAX] {
             let mut got = Vec::new();
             let items = (0..500_u64).chain((most < 501).then_some(500..u64::MAX).into_iter().flatten());
-            ordered_from(
+            make_in_order_from(
                 items,
                 |i| i * 2,
                 |turn| {
-                    if let Turn::Item(item) = turn {
+                    if let NextItem::Item(item) = turn {
                         got.push(item);
                     }
-                    Ok(if got.len() < most { More::Yes } else { More::No })
+                    Ok(if got.len() < most { Demand::Yes } else { Demand::No })
                 },
             )
             .unwrap();
@@ -150,9 +153,9 @@ mod tests {
 
     #[test]
     fn the_takers_error_ends_it() {
-        let done = ordered(AHEAD, Some, |turn| match turn {
-            Turn::Item(_) => Err(Error::Check("enough".into())),
-            Turn::Wait => Ok(More::Yes),
+        let done = make_in_order(AHEAD, Some, |turn| match turn {
+            NextItem::Item(_) => Err(Error::Check("enough".into())),
+            NextItem::Wait => Ok(Demand::Yes),
         });
         assert_eq!(done.unwrap_err().to_string(), "enough");
     }

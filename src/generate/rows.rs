@@ -5,157 +5,159 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        ordered::{More, Turn, ordered},
-        session::Session,
-        warn,
-        writer::{Fitted, RequestWriter},
+        ordered::{Demand, NextItem, make_in_order},
+        print_warning,
+        session::SessionRequests,
+        writer::{PromptLen, RequestWriter},
     },
     record::SampleRequest,
     rng,
 };
 
 /// A request and its measured prompt, or `None` for a row that the dataset's rule leaves out.
-pub type Kept = Option<(SampleRequest, Fitted)>;
+pub type KeptRow = Option<(SampleRequest, PromptLen)>;
 
 /// What a row became.
-enum Made {
-    Request(Box<(SampleRequest, Fitted)>),
-    Session(Session),
+enum MadeRequests {
+    Request(Box<(SampleRequest, PromptLen)>),
+    SessionRequests(SessionRequests),
 }
 
 /// What became of a row.
-enum Outcome {
-    Kept(Made),
+enum RowOutcome {
+    KeptRow(MadeRequests),
     LeftOut,
     /// With `--lenient`.
     Bad(Error),
 }
 
 /// Writes `--num-prompts` requests made of `rows`, or of all of them.
-pub fn run(
+pub fn write_requests(
     common: &Common,
     rows: &Rows,
     writer: &mut RequestWriter,
-    make: impl Fn(&Row) -> Result<Kept, Error> + Sync,
+    make: impl Fn(&Row) -> Result<KeptRow, Error> + Sync,
 ) -> Result<(), Error> {
-    run_each(common, rows, writer, |row| Ok(make(row)?.map(|kept| Made::Request(Box::new(kept)))))
+    write_rows(common, rows, writer, |row| Ok(make(row)?.map(|kept| MadeRequests::Request(Box::new(kept)))))
 }
 
 /// As [`run`], with a conversation of each row; `make` gives none for a row that is left out.
-pub fn run_sessions(
+pub fn write_sessions(
     common: &Common,
     rows: &Rows,
     writer: &mut RequestWriter,
-    make: impl Fn(&Row) -> Result<Session, Error> + Sync,
+    make: impl Fn(&Row) -> Result<SessionRequests, Error> + Sync,
 ) -> Result<(), Error> {
-    run_each(common, rows, writer, |row| Ok(Some(make(row)?).filter(|session| !session.is_empty()).map(Made::Session)))
+    write_rows(common, rows, writer, |row| {
+        Ok(Some(make(row)?).filter(|session| !session.is_empty()).map(MadeRequests::SessionRequests))
+    })
 }
 
-fn run_each(
+fn write_rows(
     common: &Common,
     rows: &Rows,
     writer: &mut RequestWriter,
-    make: impl Fn(&Row) -> Result<Option<Made>, Error> + Sync,
+    make: impl Fn(&Row) -> Result<Option<MadeRequests>, Error> + Sync,
 ) -> Result<(), Error> {
     let mut order: Vec<usize> = (0..rows.count()).collect();
     if common.shuffle {
         rng::shuffle_list(&mut order, &mut rng::random_stream(common.seed, "rows", 0));
     }
-    let make = |row: usize| -> Result<Outcome, Error> {
-        let Some(row) = rows.read(row)? else { return Ok(Outcome::LeftOut) };
+    let make = |row: usize| -> Result<RowOutcome, Error> {
+        let Some(row) = rows.read(row)? else { return Ok(RowOutcome::LeftOut) };
         match make(&row) {
-            Ok(Some(requests)) => Ok(Outcome::Kept(requests)),
-            Ok(None) => Ok(Outcome::LeftOut),
-            Err(e @ Error::Input(_)) if common.lenient => Ok(Outcome::Bad(e)),
+            Ok(Some(requests)) => Ok(RowOutcome::KeptRow(requests)),
+            Ok(None) => Ok(RowOutcome::LeftOut),
+            Err(e @ Error::Input(_)) if common.lenient => Ok(RowOutcome::Bad(e)),
             Err(e) => Err(e),
         }
     };
-    let kept = once_through(common, &order, writer, &make)?;
+    let kept = write_once(common, &order, writer, &make)?;
     if kept.is_empty() {
         return Err(Error::Input(format!("none of the {} rows is a usable request", rows.count())));
     }
-    let Some(missing) = common.missing(writer) else { return Ok(()) };
+    let Some(missing) = common.missing_count(writer) else { return Ok(()) };
     let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.count());
     if !common.oversample {
-        warn(format!("{there}: wrote those"));
+        print_warning(format!("{there}: wrote those"));
         return Ok(());
     }
-    warn(format!(
+    print_warning(format!(
         "{there}: {missing} are written a second time, which the server's prefix cache will notice; \
          --no-oversample stops at what there is"
     ));
-    again(common, &kept, writer, &make)
+    oversample(common, &kept, writer, &make)
 }
 
 /// Writes the rows in this order until there are enough; gives those that were kept.
-fn once_through(
+fn write_once(
     common: &Common,
     order: &[usize],
     writer: &mut RequestWriter,
-    make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
+    make: &(impl Fn(usize) -> Result<RowOutcome, Error> + Sync),
 ) -> Result<Vec<usize>, Error> {
     let (mut kept, mut bad, mut seen) = (Vec::new(), 0_u64, order.iter());
-    ordered(
-        writer.ahead(),
+    make_in_order(
+        writer.read_ahead(),
         |item| usize::try_from(item).ok().and_then(|item| order.get(item)).map(|row| make(*row)),
         |turn| {
-            let Turn::Item(outcome) = turn else { return writer.flush().map(|()| More::Yes) };
+            let NextItem::Item(outcome) = turn else { return writer.flush().map(|()| Demand::Yes) };
             let row = seen.next();
             match outcome? {
-                Outcome::LeftOut => {}
-                Outcome::Bad(e) => {
+                RowOutcome::LeftOut => {}
+                RowOutcome::Bad(e) => {
                     bad += 1;
                     // One is shown, the rest are counted.
                     if bad == 1 {
-                        warn(format!("{e}; left out"));
+                        print_warning(format!("{e}; left out"));
                     }
                 }
-                Outcome::Kept(requests) => {
-                    write(common, requests, writer)?;
+                RowOutcome::KeptRow(requests) => {
+                    write_made(common, requests, writer)?;
                     kept.extend(row);
                 }
             }
-            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
+            Ok(if common.is_complete(writer) { Demand::No } else { Demand::Yes })
         },
     )?;
     if bad > 1 {
-        warn(format!("{bad} bad rows were left out"));
+        print_warning(format!("{bad} bad rows were left out"));
     }
     Ok(kept)
 }
 
 /// Writes more until there are enough, each drawn from the rows that were kept.
-fn again(
+fn oversample(
     common: &Common,
     kept: &[usize],
     writer: &mut RequestWriter,
-    make: &(impl Fn(usize) -> Result<Outcome, Error> + Sync),
+    make: &(impl Fn(usize) -> Result<RowOutcome, Error> + Sync),
 ) -> Result<(), Error> {
     let draw = |item| kept[rng::sample_index(&mut rng::random_stream(common.seed, "oversample", item), kept.len())];
-    ordered(
-        writer.ahead(),
+    make_in_order(
+        writer.read_ahead(),
         |item| Some(make(draw(item))),
         |turn| {
             match turn {
-                Turn::Wait => writer.flush()?,
-                Turn::Item(outcome) => {
-                    if let Outcome::Kept(mut requests) = outcome? {
+                NextItem::Wait => writer.flush()?,
+                NextItem::Item(outcome) => {
+                    if let RowOutcome::KeptRow(mut requests) = outcome? {
                         // The id, unlike the text, must be its own.
-                        if let Made::Request(request) = &mut requests {
+                        if let MadeRequests::Request(request) = &mut requests {
                             request.0.request_id = None;
                         }
-                        write(common, requests, writer)?;
+                        write_made(common, requests, writer)?;
                     }
                 }
             }
-            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
+            Ok(if common.is_complete(writer) { Demand::No } else { Demand::Yes })
         },
     )
 }
 
-fn write(common: &Common, made: Made, writer: &mut RequestWriter) -> Result<(), Error> {
+fn write_made(common: &Common, made: MadeRequests, writer: &mut RequestWriter) -> Result<(), Error> {
     match made {
-        Made::Request(request) => writer.write_fitted(request.0, request.1),
-        Made::Session(session) => common.write_session(&session, writer),
+        MadeRequests::Request(request) => writer.write_measured(request.0, request.1),
+        MadeRequests::SessionRequests(session) => common.write_session(&session, writer),
     }
 }

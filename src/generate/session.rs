@@ -8,8 +8,8 @@ use crate::{
         args::{Args, CONVERSATIONS},
         chat_text,
         common::Common,
-        exact::Framed,
-        writer::{Fitted, RequestWriter},
+        exact::PromptCounter,
+        writer::{PromptLen, RequestWriter},
     },
     load::ThinkTime,
     record::{Object, SampleRequest},
@@ -20,9 +20,9 @@ use crate::{
 
 /// A conversation: what is said in it, once, and what of that each turn sends.
 #[derive(Debug, Default)]
-pub struct Session {
+pub struct SessionRequests {
     messages: Vec<Value>,
-    turns: Vec<Cut>,
+    turns: Vec<SessionTurn>,
     body: Option<Object>,
     /// Whether the next turn would be too long for the model.
     is_cut: bool,
@@ -30,15 +30,15 @@ pub struct Session {
 
 /// A turn: a conversation up to what the user says.
 #[derive(Debug)]
-struct Cut {
+struct SessionTurn {
     /// The messages up to there.
     messages: usize,
-    prompt: Fitted,
+    prompt: PromptLen,
     reply_len: u32,
     cached: u32,
 }
 
-impl Session {
+impl SessionRequests {
     /// Whether it has no turn.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
@@ -52,7 +52,7 @@ impl Session {
 
 /// The flags of conversations, which several datasets have.
 #[derive(Debug, clap::Args)]
-pub struct SessionArgs {
+pub struct SessionFlags {
     /// Send whole conversations turn by turn (sharegpt and hf; multi-turn always does).
     #[arg(long, help_heading = CONVERSATIONS)]
     pub multi_turn: bool,
@@ -62,7 +62,7 @@ pub struct SessionArgs {
     /// Whose replies the next turn carries: those of the server, which vb-fire puts there, or those of the dataset
     /// [default: server].
     #[arg(long, help_heading = CONVERSATIONS, value_enum, value_name = "WHOSE")]
-    pub replies: Option<Replies>,
+    pub replies: Option<ResponseSource>,
     /// How long users think between a reply and their next turn: 2s, or exp:2s for exponential draws with this mean
     /// [default: not at all].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TIME")]
@@ -94,7 +94,7 @@ pub fn check_turns(args: &Args) -> Result<(), Error> {
     if flags.max_turns == Some(0) {
         return Err(Error::Usage("a conversation has at least 1 turn".into()));
     }
-    if !args.common.backend.is_chat() && flags.replies.unwrap_or_default() == Replies::Server {
+    if !args.common.backend.is_chat() && flags.replies.unwrap_or_default() == ResponseSource::Server {
         return Err(Error::Usage(
             "--backend openai sends text, which has no place for replies that are not known yet: \
              use --backend openai-chat, or --replies dataset"
@@ -106,7 +106,7 @@ pub fn check_turns(args: &Args) -> Result<(), Error> {
 
 /// Whose replies a later turn carries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Replies {
+pub enum ResponseSource {
     /// What the server really answered: `vb-fire` puts it in the place that is left for it.
     #[default]
     Server,
@@ -116,7 +116,7 @@ pub enum Replies {
 
 /// What the user says in a turn, and what is known of the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
+pub struct ScriptedTurn {
     /// The user's own text.
     pub user: String,
     /// The dataset's reply.
@@ -124,15 +124,15 @@ pub struct Exchange {
     /// Tokens to generate.
     pub reply_len: u32,
     /// How long the user's own text should be, and is.
-    pub asked: Fitted,
+    pub asked: PromptLen,
 }
 
 /// How conversations become requests.
 #[derive(Debug, Clone, Copy)]
-pub struct SessionPlan {
+pub struct SessionRules {
     /// `--multi-turn`.
     pub multi_turn: bool,
-    pub replies: Replies,
+    pub replies: ResponseSource,
     pub think_time: Option<ThinkTime>,
     pub max_model_len: u32,
     pub max_turns: Option<u32>,
@@ -140,10 +140,10 @@ pub struct SessionPlan {
     pub num_conversations: Option<u64>,
 }
 
-impl SessionPlan {
+impl SessionRules {
     /// With the defaults.
-    pub fn from_flags(args: &SessionArgs, max_model_len: Option<u32>) -> Self {
-        SessionPlan {
+    pub fn from_flags(args: &SessionFlags, max_model_len: Option<u32>) -> Self {
+        SessionRules {
             multi_turn: args.multi_turn,
             replies: args.replies.unwrap_or_default(),
             think_time: args.think_time,
@@ -156,36 +156,36 @@ impl SessionPlan {
 
 impl Common {
     /// Whether no more is to be written.
-    pub fn has_enough(&self, writer: &RequestWriter) -> bool {
-        (self.num_prompts > 0 && writer.written() >= self.num_prompts)
-            || self.sessions.num_conversations.is_some_and(|most| writer.sessions() >= most)
+    pub fn is_complete(&self, writer: &RequestWriter) -> bool {
+        (self.num_prompts > 0 && writer.requests_written() >= self.num_prompts)
+            || self.sessions.num_conversations.is_some_and(|most| writer.sessions_written() >= most)
     }
 
     /// How many requests, or conversations, are missing; `None`: none.
-    pub fn missing(&self, writer: &RequestWriter) -> Option<u64> {
+    pub fn missing_count(&self, writer: &RequestWriter) -> Option<u64> {
         let missing = match self.sessions.num_conversations {
-            Some(most) => most.saturating_sub(writer.sessions()),
-            None => self.num_prompts.saturating_sub(writer.written()),
+            Some(most) => most.saturating_sub(writer.sessions_written()),
+            None => self.num_prompts.saturating_sub(writer.requests_written()),
         };
-        Some(missing).filter(|n| *n > 0 && !self.has_enough(writer))
+        Some(missing).filter(|n| *n > 0 && !self.is_complete(writer))
     }
 
     /// The turns that a conversation may have, whatever its own: no more are made than can be written.
-    pub fn most_turns(&self) -> usize {
+    pub fn max_turns_written(&self) -> usize {
         let written = usize::try_from(self.num_prompts).ok().filter(|n| *n > 0);
         let most = self.sessions.max_turns.map(|n| n as usize);
         written.into_iter().chain(most).min().unwrap_or(usize::MAX)
     }
 
     /// Writes a conversation, or as much of it as `--num-prompts` leaves room for.
-    pub fn write_session(&self, session: &Session, writer: &mut RequestWriter) -> Result<(), Error> {
+    pub fn write_session(&self, session: &SessionRequests, writer: &mut RequestWriter) -> Result<(), Error> {
         let room = match self.num_prompts {
             0 => usize::MAX,
-            most => usize::try_from(most.saturating_sub(writer.written())).unwrap_or(usize::MAX),
+            most => usize::try_from(most.saturating_sub(writer.requests_written())).unwrap_or(usize::MAX),
         };
         let think = self.sessions.think_time;
-        let mut rng = rng::random_stream(self.seed, "think", writer.sessions());
-        let framed = self.framed()?;
+        let mut rng = rng::random_stream(self.seed, "think", writer.sessions_written());
+        let counter = self.prompt_counter()?;
         let turns = session.turns.iter().take(room).enumerate().map(|(number, turn)| {
             let request = SampleRequest {
                 messages: Some(session.messages[..turn.messages].to_vec()),
@@ -195,7 +195,7 @@ impl Common {
                 body: session.body.clone(),
                 ..SampleRequest::default()
             };
-            let request = if self.chat { request } else { chat_text::flattened(request, framed)? };
+            let request = if self.chat { request } else { chat_text::render_messages(request, counter)? };
             Ok((request, turn.prompt))
         });
         writer.write_session(turns)
@@ -207,22 +207,23 @@ impl Common {
 /// `prompt_len` counts the chat as the server will, with `reply_len` tokens for each reply that is not known yet. `cached` is
 /// what the first turn finds in the server's prefix cache; each later one finds the turn before it there, reply included if
 /// it is the server's own.
-pub fn session(
+pub fn build_session(
     common: &Common,
-    framed: Framed,
+    counter: PromptCounter,
     system: Option<&str>,
-    exchanges: impl Iterator<Item = Result<Exchange, Error>>,
+    exchanges: impl Iterator<Item = Result<ScriptedTurn, Error>>,
     mut cached: u32,
     body: Option<Object>,
-) -> Result<Session, Error> {
-    let SessionPlan { replies, max_model_len, .. } = common.sessions;
+) -> Result<SessionRequests, Error> {
+    let SessionRules { replies, max_model_len, .. } = common.sessions;
     let system = system.map(|text| json!({"role": "system", "content": text}));
-    let mut session = Session { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
-    let mut count = ChatCounter::new(framed.tokenizer);
+    let mut session =
+        SessionRequests { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
+    let mut count = ChatCounter::new(counter.tokenizer);
     let mut unknown_len = 0_u32;
     let mut unknown = Vec::new();
-    for exchange in exchanges.take(common.most_turns()) {
-        let Exchange { user, reply, reply_len, asked } = exchange?;
+    for exchange in exchanges.take(common.max_turns_written()) {
+        let ScriptedTurn { user, reply, reply_len, asked } = exchange?;
         session.messages.push(json!({"role": "user", "content": user}));
         let chat = ChatInput { messages: &session.messages, body: session.body.as_ref() };
         let known = if common.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
@@ -233,12 +234,12 @@ pub fn session(
             session.is_cut = true;
             break;
         }
-        let prompt = Fitted { want: (len + asked.want).saturating_sub(asked.got), got: len };
-        session.turns.push(Cut { messages: session.messages.len(), prompt, reply_len, cached });
+        let prompt = PromptLen { want: (len + asked.want).saturating_sub(asked.got), got: len };
+        session.turns.push(SessionTurn { messages: session.messages.len(), prompt, reply_len, cached });
         cached = prompt_len;
         let content = match replies {
-            Replies::Dataset => reply,
-            Replies::Server => {
+            ResponseSource::Dataset => reply,
+            ResponseSource::Server => {
                 cached = cached.saturating_add(reply_len);
                 unknown_len = unknown_len.saturating_add(reply_len);
                 unknown.push(session.messages.len());

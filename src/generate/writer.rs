@@ -5,22 +5,22 @@ use std::io::{BufWriter, StdoutLock, Write};
 use crate::{
     cli,
     error::Error,
-    generate::ordered::{More, Turn, ordered},
+    generate::ordered::{Demand, NextItem, make_in_order},
     ndjson,
     record::{Object, SampleRequest},
 };
 
 /// How long a prompt should have become, and how long it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fitted {
+pub struct PromptLen {
     pub want: usize,
     pub got: usize,
 }
 
-impl Fitted {
+impl PromptLen {
     /// A length that was measured and not asked for.
-    pub fn as_is(len: usize) -> Self {
-        Fitted { want: len, got: len }
+    pub fn exact(len: usize) -> Self {
+        PromptLen { want: len, got: len }
     }
 }
 
@@ -66,31 +66,31 @@ impl RequestWriter {
     }
 
     /// How many requests may wait for each thread that makes them.
-    pub fn ahead(&self) -> usize {
+    pub fn read_ahead(&self) -> usize {
         self.ahead
     }
 
     /// How many requests were written.
-    pub fn written(&self) -> u64 {
+    pub fn requests_written(&self) -> u64 {
         self.written
     }
 
     /// How many conversations were written.
-    pub fn sessions(&self) -> u64 {
+    pub fn sessions_written(&self) -> u64 {
         self.sessions
     }
 
     /// Writes the turns of a conversation, in their order, as a session of its own.
     pub fn write_session(
         &mut self,
-        turns: impl Iterator<Item = Result<(SampleRequest, Fitted), Error>>,
+        turns: impl Iterator<Item = Result<(SampleRequest, PromptLen), Error>>,
     ) -> Result<(), Error> {
         let session = self.sessions;
         for (made, turn) in turns.zip(0..) {
             let (mut request, fitted) = made?;
             request.session_id = Some(format!("{}session-{session}", self.prefix));
             request.turn = Some(turn);
-            self.write_fitted(request, fitted)?;
+            self.write_measured(request, fitted)?;
         }
         self.sessions += 1;
         Ok(())
@@ -100,23 +100,23 @@ impl RequestWriter {
     pub fn write_numbered(
         &mut self,
         count: u64,
-        make: impl Fn(u64) -> Result<(SampleRequest, Fitted), Error> + Sync,
+        make: impl Fn(u64) -> Result<(SampleRequest, PromptLen), Error> + Sync,
     ) -> Result<(), Error> {
         let make = |item| (item < count).then(|| make(item));
-        ordered(self.ahead, make, |turn| {
+        make_in_order(self.ahead, make, |turn| {
             match turn {
-                Turn::Wait => self.flush()?,
-                Turn::Item(item) => {
+                NextItem::Wait => self.flush()?,
+                NextItem::Item(item) => {
                     let (request, fitted) = item?;
-                    self.write_fitted(request, fitted)?;
+                    self.write_measured(request, fitted)?;
                 }
             }
-            Ok(More::Yes)
+            Ok(Demand::Yes)
         })
     }
 
     /// Writes a request whose prompt was measured.
-    pub fn write_fitted(&mut self, mut request: SampleRequest, fitted: Fitted) -> Result<(), Error> {
+    pub fn write_measured(&mut self, mut request: SampleRequest, fitted: PromptLen) -> Result<(), Error> {
         if fitted.want != fitted.got {
             self.misfits += 1;
             self.worst = self.worst.max(fitted.want.abs_diff(fitted.got));
@@ -153,13 +153,13 @@ impl RequestWriter {
         self.flush()?;
         if self.misfits > 0 {
             let (misfits, written, worst) = (self.misfits, self.written, self.worst);
-            super::warn(format!(
+            super::print_warning(format!(
                 "{misfits} of {written} prompts could not be made exactly as long as asked (at worst {worst} tokens off); \
                  their prompt_len is the true length"
             ));
         }
         if let (1.., Some(most)) = (self.too_long, self.max_model_len) {
-            super::warn(format!(
+            super::print_warning(format!(
                 "{} of {} requests are longer than --max-model-len {most}, prompt and answer together: the server will refuse them",
                 self.too_long, self.written
             ));

@@ -8,23 +8,23 @@ use std::{
 use crate::{
     data::{Row, Rows},
     error::Error,
-    generate::{chat_text, common::Common, exact::Framed, rows::Kept, writer::Fitted},
+    generate::{chat_text, common::Common, exact::PromptCounter, rows::KeptRow, writer::PromptLen},
     record::{Object, SampleRequest},
 };
 
 /// The category that is wanted, and the others that there are.
-pub struct Categories {
+pub struct CategoryFilter {
     wanted: Option<String>,
     others: Mutex<(usize, BTreeSet<String>)>,
 }
 
-impl Categories {
-    pub fn of(wanted: Option<String>) -> Self {
-        Categories { wanted, others: Mutex::default() }
+impl CategoryFilter {
+    pub fn new(wanted: Option<String>) -> Self {
+        CategoryFilter { wanted, others: Mutex::default() }
     }
 
     /// Whether a row of this category is wanted.
-    pub fn takes(&self, category: &str) -> bool {
+    pub fn accepts_category(&self, category: &str) -> bool {
         /// Enough for a message.
         const MOST: usize = 100;
         if self.wanted.as_ref().is_none_or(|wanted| wanted == category) {
@@ -39,7 +39,7 @@ impl Categories {
     }
 
     /// What became of the rows, or that all of them are of other categories.
-    pub fn told(self, done: Result<(), Error>, rows: &Rows) -> Result<(), Error> {
+    pub fn check_result(self, done: Result<(), Error>, rows: &Rows) -> Result<(), Error> {
         let (count, others) = self.others.into_inner().unwrap_or_else(PoisonError::into_inner);
         match self.wanted {
             Some(wanted) if count > 0 && count == rows.count() => {
@@ -52,20 +52,20 @@ impl Categories {
 }
 
 /// A question of a benchmark, with its category as a tag.
-pub fn asked(
+pub fn question_request(
     common: &Common,
-    framed: Framed,
+    counter: PromptCounter,
     row: &Row,
     question: Option<String>,
     category: String,
-) -> Result<Kept, Error> {
+) -> Result<KeptRow, Error> {
     let text = question.filter(|text| !text.trim().is_empty());
     let text = text.ok_or_else(|| row.wrong("no first turn with a text, which is the question"))?;
-    let (request, len) = chat_text::of_text(text, common.apply_chat_template, framed)?;
+    let (request, len) = chat_text::request_from_text(text, common.apply_chat_template, counter)?;
     let request = SampleRequest {
         expected_output_len: Some(common.output_tokens()),
         tags: Some(Object::from_iter([("category".to_owned(), category.into())])),
         ..request
     };
-    Ok(Some((request, Fitted::as_is(len))))
+    Ok(Some((request, PromptLen::exact(len))))
 }

@@ -13,11 +13,11 @@ use crate::{
     generate::{
         chat_text,
         common::Common,
-        exact::{Framed, OutputLen},
-        media::{self, Media},
-        rows::{self, Kept},
-        warn,
-        writer::{Fitted, RequestWriter},
+        exact::{OutputLen, PromptCounter},
+        media::{self, RowMedia},
+        print_warning,
+        rows::{self, KeptRow},
+        writer::{PromptLen, RequestWriter},
     },
     ndjson::NdjsonReader,
     record::{Prompt, SampleRequest},
@@ -40,35 +40,40 @@ pub const DATASET: Dataset = Dataset {
 
 /// What a row has beside the keys of a request.
 #[derive(Deserialize)]
-struct Extra {
+struct OutputTokensKey {
     output_tokens: Option<u32>,
 }
 
 /// Writes `--num-prompts` rows, or all.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let path = common.file()?;
-    let framed = common.framed()?;
+    let path = common.require_file()?;
+    let counter = common.prompt_counter()?;
     if path.is_file() {
-        return rows::run(common, &Rows::from_lines(path)?, writer, |row| request(row, common, framed));
+        return rows::write_requests(common, &Rows::from_lines(path)?, writer, |row| row_request(row, common, counter));
     }
-    stream(common, framed, path, writer)
+    write_from_pipe(common, counter, path, writer)
 }
 
 /// A pipe, in its own order: to shuffle it, all of it would have to be held.
-fn stream(common: &Common, framed: Framed, path: &Path, writer: &mut RequestWriter) -> Result<(), Error> {
+fn write_from_pipe(
+    common: &Common,
+    counter: PromptCounter,
+    path: &Path,
+    writer: &mut RequestWriter,
+) -> Result<(), Error> {
     let (input, name) = cli::open_input(path)?;
     let mut lines = NdjsonReader::new(input, name.clone());
     let mut bad = 0_u64;
-    while common.num_prompts == 0 || writer.written() < common.num_prompts {
+    while common.num_prompts == 0 || writer.requests_written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
         let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
-        match request(&row, common, framed) {
-            Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_fitted(request, fitted))?,
+        match row_request(&row, common, counter) {
+            Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_measured(request, fitted))?,
             Err(e @ Error::Input(_)) if common.lenient => {
                 bad += 1;
                 // As of a file, one is shown and the rest are counted.
                 if bad == 1 {
-                    warn(format!("{e}; left out"));
+                    print_warning(format!("{e}; left out"));
                 }
             }
             Err(e) => return Err(e),
@@ -77,23 +82,26 @@ fn stream(common: &Common, framed: Framed, path: &Path, writer: &mut RequestWrit
         writer.flush()?;
     }
     if bad > 1 {
-        warn(format!("{bad} bad rows were left out"));
+        print_warning(format!("{bad} bad rows were left out"));
     }
-    if writer.written() == 0 {
+    if writer.requests_written() == 0 {
         return Err(Error::Input(format!("{name} has no usable row")));
     }
-    if writer.written() < common.num_prompts {
-        warn(format!("{name} had {} usable rows: wrote those, since a pipe cannot be read again", writer.written()));
+    if writer.requests_written() < common.num_prompts {
+        print_warning(format!(
+            "{name} had {} usable rows: wrote those, since a pipe cannot be read again",
+            writer.requests_written()
+        ));
     }
     Ok(())
 }
 
-fn request(row: &Row, common: &Common, framed: Framed) -> Result<Kept, Error> {
+fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<KeptRow, Error> {
     let mut request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     request.expected_output_len = Some(match common.output_len {
         Some(OutputLen::Tokens(n)) => n,
         Some(OutputLen::PerRow) => {
-            let Extra { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+            let OutputTokensKey { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
             output_tokens.or(request.expected_output_len).ok_or_else(|| {
                 row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
             })?
@@ -103,34 +111,35 @@ fn request(row: &Row, common: &Common, framed: Framed) -> Result<Kept, Error> {
     if common.generates && request.expected_output_len == Some(0) {
         return Err(row.wrong("0 tokens to generate, which servers refuse: an answer has 1 at the least"));
     }
-    let media: Media = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    let folder = common.file()?.parent().unwrap_or(Path::new(""));
-    let parts = media.parts(row, folder)?;
-    let content = media.content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
+    let media: RowMedia = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let folder = common.require_file()?.parent().unwrap_or(Path::new(""));
+    let parts = media.read_parts(row, folder)?;
+    let content = media.read_content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
     if let Some(content) = &content {
         request.messages = Some(vec![json!({"role": "user", "content": content})]);
     }
     // A template makes a text of no message too.
-    let (mut request, counted) = chat_text::ready(row, request, common, framed)?;
-    if parts.is_empty() && request.multi_modal_data.is_none() && (asks_nothing(&request) || content == Some(vec![])) {
+    let (mut request, counted) = chat_text::prepare_request(row, request, common, counter)?;
+    if parts.is_empty() && request.multi_modal_data.is_none() && (is_empty_prompt(&request) || content == Some(vec![]))
+    {
         return Err(row.wrong("the prompt is empty, which servers refuse"));
     }
     let counted = match (counted, &content) {
         (Some(counted), _) => Some(counted),
-        (None, Some(content)) => Some(framed.count(&media::text(content))?),
+        (None, Some(content)) => Some(counter.count(&media::join_texts(content))?),
         (None, None) => None,
     };
     let measured = match (request.prompt_len, counted) {
         (Some(len), _) => len as usize,
         (None, Some(counted)) => counted,
-        (None, None) => measure(row, &request, framed, !parts.is_empty())?,
+        (None, None) => count_prompt(row, &request, counter, !parts.is_empty())?,
     };
-    media::attach(row, &mut request, parts, common)?;
-    Ok(Some((request, Fitted::as_is(measured))))
+    media::attach_parts(row, &mut request, parts, common)?;
+    Ok(Some((request, PromptLen::exact(measured))))
 }
 
 /// Whether there is a prompt without anything in it.
-fn asks_nothing(request: &SampleRequest) -> bool {
+fn is_empty_prompt(request: &SampleRequest) -> bool {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => text.is_empty(),
         (Some(Prompt::Ids(ids)), _) => ids.is_empty(),
@@ -142,13 +151,15 @@ fn asks_nothing(request: &SampleRequest) -> bool {
 }
 
 /// The number of prompt tokens that the server will report. What images and sound become is the model's affair.
-fn measure(row: &Row, request: &SampleRequest, framed: Framed, has_media: bool) -> Result<usize, Error> {
+fn count_prompt(row: &Row, request: &SampleRequest, counter: PromptCounter, has_media: bool) -> Result<usize, Error> {
     match (&request.prompt, &request.messages) {
-        (Some(Prompt::Text(text)), _) => framed.count(text),
+        (Some(Prompt::Text(text)), _) => counter.count(text),
         (Some(Prompt::Ids(ids)), _) => Ok(ids.len()),
-        (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| framed.count(text)).sum(),
+        (Some(Prompt::Texts(texts)), _) => texts.iter().map(|text| counter.count(text)).sum(),
         (Some(Prompt::IdLists(lists)), _) => Ok(lists.iter().map(Vec::len).sum()),
-        (None, Some(messages)) => framed.tokenizer.count_chat_with(ChatInput { messages, body: request.body.as_ref() }),
+        (None, Some(messages)) => {
+            counter.tokenizer.count_chat_with(ChatInput { messages, body: request.body.as_ref() })
+        }
         (None, None) if has_media => Ok(0),
         (None, None) => {
             Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))

@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{self, Prefixed, Random, Range, Uses},
+        exact::{self, LengthRange, PrefixSchedule, PrefixedPrompts, RandomPrompts},
         writer::RequestWriter,
     },
     rng::{self, WeightedIndex},
@@ -19,7 +19,7 @@ const HEADING: &str = "Dataset generated-shared-prefix";
 /// The flags of generated-shared-prefix.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct SharedArgs {
+pub struct SharedPrefixFlags {
     /// How many system prompts there are.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "64", value_parser = parse_count_u32)]
     gsp_num_groups: u32,
@@ -36,8 +36,8 @@ pub struct SharedArgs {
     #[arg(long, help_heading = HEADING, value_name = "SHARE", default_value = "1", value_parser = parse_share)]
     gsp_range_ratio: f64,
     /// How often each system prompt comes.
-    #[arg(long, help_heading = HEADING, value_enum, default_value_t = Popularity::Uniform)]
-    gsp_group_distribution: Popularity,
+    #[arg(long, help_heading = HEADING, value_enum, default_value_t = GroupPopularity::Uniform)]
+    gsp_group_distribution: GroupPopularity,
     /// How uneven zipf is: group k of 1, 2, … comes in proportion to 1/k to this power [default: 1].
     #[arg(long, help_heading = HEADING, value_name = "ALPHA", value_parser = parse_alpha)]
     gsp_zipf_alpha: Option<f64>,
@@ -55,14 +55,14 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(256),
     apis: Apis::Text,
     takes: &["prompt_token_ids"],
-    flags: &[SharedArgs::augment_args],
+    flags: &[SharedPrefixFlags::augment_args],
     check: no_check,
     run,
 };
 
 /// How often each group comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Popularity {
+enum GroupPopularity {
     /// Each as often as any other.
     Uniform,
     /// A few often, most seldom.
@@ -71,36 +71,39 @@ enum Popularity {
 
 /// Writes the groups' requests.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: SharedArgs = flags.read_group()?;
-    let random = Random::of(common)?;
-    let question = exact::rest(
+    let args: SharedPrefixFlags = flags.read_group()?;
+    let random = RandomPrompts::from_common(common)?;
+    let question = exact::subtract_overhead(
         "--gsp-question-len",
         args.gsp_question_len,
-        random.overhead(),
+        random.added_tokens(),
         "what the server adds to a prompt",
     )?;
-    let [system, question, output] =
-        [args.gsp_system_prompt_len, question, common.output_tokens()].map(|n| Range::up_to(n, args.gsp_range_ratio));
-    let prefixed =
-        Prefixed { random, uses: Uses::of(order(common, &args, flags.is_given("num_prompts"))?), tag: "group" };
+    let [system, question, output] = [args.gsp_system_prompt_len, question, common.output_tokens()]
+        .map(|n| LengthRange::up_to(n, args.gsp_range_ratio));
+    let prefixed = PrefixedPrompts {
+        random,
+        uses: PrefixSchedule::new(group_order(common, &args, flags.is_given("num_prompts"))?),
+        tag: "group",
+    };
     writer.write_numbered(prefixed.uses.count(), |item| {
-        let group = u64::from(prefixed.uses.at(item).0);
+        let group = u64::from(prefixed.uses.prefix_at(item).0);
         // No system prompt at all is a fair thing to compare with, though a range begins at 1.
         let system = match args.gsp_system_prompt_len {
             0 => 0,
-            _ => system.draw(&mut rng::random_stream(common.seed, "system", group)) as usize,
+            _ => system.draw_length(&mut rng::random_stream(common.seed, "system", group)) as usize,
         };
         let mut rng = rng::random_stream(common.seed, "lengths", item);
-        let question = question.draw(&mut rng) as usize;
-        let output = output.draw(&mut rng);
-        prefixed.request(common, item, (system, question, output))
+        let question = question.draw_length(&mut rng) as usize;
+        let output = output.draw_length(&mut rng);
+        prefixed.make_request(common, item, (system, question, output))
     })
 }
 
 /// The group of each request.
-fn order(common: &Common, args: &SharedArgs, num_prompts_given: bool) -> Result<Vec<u32>, Error> {
+fn group_order(common: &Common, args: &SharedPrefixFlags, num_prompts_given: bool) -> Result<Vec<u32>, Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
-    let zipf = args.gsp_group_distribution == Popularity::Zipf;
+    let zipf = args.gsp_group_distribution == GroupPopularity::Zipf;
     if args.gsp_num_groups == 0 {
         return wrong("--gsp-num-groups is 1 or more");
     }
@@ -113,7 +116,7 @@ fn order(common: &Common, args: &SharedArgs, num_prompts_given: bool) -> Result<
         (true, None) => common.num_prompts,
         (false, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
     };
-    Uses::check(count, 4, groups)?;
+    PrefixSchedule::check_memory(count, 4, groups)?;
     let mut order = if zipf {
         let popularity = WeightedIndex::from_zipf(1, groups, args.gsp_zipf_alpha.unwrap_or(1.0));
         let draw = |item| {
@@ -122,7 +125,7 @@ fn order(common: &Common, args: &SharedArgs, num_prompts_given: bool) -> Result<
         };
         (0..count).map(draw).collect()
     } else {
-        Uses::evenly(count, groups)
+        PrefixSchedule::spread_evenly(count, groups)
     };
     if args.gsp_ordered {
         order.sort_unstable();

@@ -14,13 +14,12 @@ use crate::{
         args::{Args, DATASET as HEADING},
         chat_text,
         common::Common,
-        conversation::{Conversation, Message},
-        exact::{Framed, OutputLen},
-        media,
-        rows::{self, Kept},
-        session::{Session, SessionArgs, check_optional_turns},
-        warn,
-        writer::{Fitted, RequestWriter},
+        conversation::{ChatMessage, Conversation},
+        exact::{OutputLen, PromptCounter},
+        media, print_warning,
+        rows::{self, KeptRow},
+        session::{SessionFlags, SessionRequests, check_optional_turns},
+        writer::{PromptLen, RequestWriter},
     },
     record::{Prompt, SampleRequest},
     tokens::ChatInput,
@@ -28,7 +27,7 @@ use crate::{
 
 /// The flags of `--dataset-name hf`.
 #[derive(Debug, clap::Args)]
-struct HfArgs {
+struct HfFlags {
     /// Which column is what, as prompt=question: `prompt` (text), `messages` (a conversation), `output` (the real answer)
     /// [default: the first that has a usual name, said on standard error]; `image` and `audio`, which are sent only if they are
     /// named (hf).
@@ -56,13 +55,13 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(256),
     apis: Apis::Media,
     takes: &["apply_chat_template"],
-    flags: &[SessionArgs::augment_args, HfArgs::augment_args],
-    check,
+    flags: &[SessionFlags::augment_args, HfFlags::augment_args],
+    check: check_own_flags,
     run,
 };
 
-fn check(args: &Args) -> Result<(), Error> {
-    let flags: HfArgs = args.own.read_group()?;
+fn check_own_flags(args: &Args) -> Result<(), Error> {
+    let flags: HfFlags = args.own.read_group()?;
     if let Some((what, _)) = flags.hf_column.iter().find(|(what, _)| !WHAT.contains(&what.as_str())) {
         return Err(Error::Usage(format!(
             "--hf-column {what}: a column is a prompt, messages, output, image or audio, as in --hf-column prompt=question"
@@ -71,8 +70,8 @@ fn check(args: &Args) -> Result<(), Error> {
     check_optional_turns(args)
 }
 
-impl HfArgs {
-    fn named(&self, what: &str) -> Option<&str> {
+impl HfFlags {
+    fn named_column(&self, what: &str) -> Option<&str> {
         let column = self.hf_column.iter().find(|(key, _)| key == what).map(|(_, column)| column.as_str());
         column.or_else(|| self.hf_text_column.as_deref().filter(|_| what == "prompt"))
     }
@@ -92,7 +91,7 @@ const MEDIA: &[&str] = &["image", "images", "audio"];
 
 /// Where a row keeps what.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Columns {
+struct HfColumns {
     /// The prompt, or the conversation; `None`: there are images or sound alone.
     input: Option<String>,
     /// What an instruction is about, as Alpaca has it: it follows the prompt.
@@ -104,9 +103,9 @@ struct Columns {
     unsent: Option<String>,
 }
 
-impl Columns {
+impl HfColumns {
     /// By the flags, else by their names.
-    fn of(args: &HfArgs, names: &[String], path: &str) -> Result<Self, Error> {
+    fn from_flags(args: &HfFlags, names: &[String], path: &str) -> Result<Self, Error> {
         let there = |column: &str| names.iter().any(|name| name == column);
         let missing = |what: &str, kind: &str| {
             Error::Usage(format!(
@@ -114,7 +113,7 @@ impl Columns {
                 names.join(", ")
             ))
         };
-        let asked = |what: &str| match args.named(what) {
+        let asked = |what: &str| match args.named_column(what) {
             Some(column) if !there(column) => Err(missing(&format!("no column `{column}`"), what)),
             column => Ok(column),
         };
@@ -136,15 +135,15 @@ impl Columns {
         let unsent = usual(MEDIA).filter(|column| ![input, output].contains(&Some(*column)));
         let [input, context, output, image, audio, unsent] =
             [input, context, output, image, audio, unsent].map(|column| column.map(str::to_owned));
-        Ok(Columns { input, context, output, image, audio, unsent })
+        Ok(HfColumns { input, context, output, image, audio, unsent })
     }
 
-    fn names(&self) -> Vec<String> {
+    fn column_names(&self) -> Vec<String> {
         let all = [&self.input, &self.context, &self.output, &self.image, &self.audio];
         all.into_iter().flatten().cloned().collect()
     }
 
-    fn said(&self) -> String {
+    fn describe_columns(&self) -> String {
         let of = |what: &str, column: &Option<String>| column.as_ref().map(|column| format!("{what} in `{column}`"));
         let said = [
             of("prompts", &self.input),
@@ -163,38 +162,38 @@ impl Columns {
 
 /// Writes `--num-prompts` rows, or all.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: HfArgs = flags.read_group()?;
-    let path = common.file()?;
-    let mut columns = Columns::default();
+    let args: HfFlags = flags.read_group()?;
+    let path = common.require_file()?;
+    let mut columns = HfColumns::default();
     let (rows, note) = table::open_table(path, common.lenient, &mut |names| {
-        columns = Columns::of(&args, names, &path.display().to_string())?;
-        Ok(columns.names())
+        columns = HfColumns::from_flags(&args, names, &path.display().to_string())?;
+        Ok(columns.column_names())
     })?;
-    note.into_iter().for_each(warn);
-    warn(columns.said());
-    let framed = common.framed()?;
+    note.into_iter().for_each(print_warning);
+    print_warning(columns.describe_columns());
+    let counter = common.prompt_counter()?;
     if common.sessions.multi_turn {
-        return rows::run_sessions(common, &rows, writer, |row| session(row, &columns, common, framed));
+        return rows::write_sessions(common, &rows, writer, |row| row_session(row, &columns, common, counter));
     }
-    rows::run(common, &rows, writer, |row| request(row, &columns, common, framed))
+    rows::write_requests(common, &rows, writer, |row| row_request(row, &columns, common, counter))
 }
 
 /// What a row says, taken apart.
-enum Input {
+enum HfPrompt {
     Text(String),
-    Chat(Vec<Message>),
+    Chat(Vec<ChatMessage>),
 }
 
 /// The cells of a row, by their columns.
-struct Cells {
-    input: Option<Input>,
+struct HfCells {
+    input: Option<HfPrompt>,
     /// The real answer, as it stands there.
     output: Value,
     /// Content parts.
     media: Vec<Value>,
 }
 
-fn cells(row: &Row, columns: &Columns, common: &Common) -> Result<Cells, Error> {
+fn read_cells(row: &Row, columns: &HfColumns, common: &Common) -> Result<HfCells, Error> {
     let mut cells: Map<String, Value> = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let mut take =
         |column: &Option<String>| column.as_ref().and_then(|column| cells.remove(column)).unwrap_or_default();
@@ -202,12 +201,14 @@ fn cells(row: &Row, columns: &Columns, common: &Common) -> Result<Cells, Error> 
     let input = match take(&columns.input) {
         Value::Null => None,
         Value::String(text) => match take(&columns.context) {
-            Value::String(context) if !context.trim().is_empty() => Some(Input::Text(format!("{text}\n\n{context}"))),
-            _ => Some(Input::Text(text)),
+            Value::String(context) if !context.trim().is_empty() => {
+                Some(HfPrompt::Text(format!("{text}\n\n{context}")))
+            }
+            _ => Some(HfPrompt::Text(text)),
         },
         // Questions that follow each other, as MT-Bench's: the later ones are about answers that are not there.
         Value::Array(list) if list.first().is_some_and(Value::is_string) => {
-            list[0].as_str().map(|text| Input::Text(text.to_owned()))
+            list[0].as_str().map(|text| HfPrompt::Text(text.to_owned()))
         }
         Value::Array(list) => {
             // Some datasets have a list of turns, each a list of messages.
@@ -219,19 +220,19 @@ fn cells(row: &Row, columns: &Columns, common: &Common) -> Result<Cells, Error> 
                 })
                 .collect();
             let chat = serde_json::from_value(messages.into());
-            Some(Input::Chat(chat.map_err(|e| row.wrong(&format!("`{name}` is not a list of messages: {e}")))?))
+            Some(HfPrompt::Chat(chat.map_err(|e| row.wrong(&format!("`{name}` is not a list of messages: {e}")))?))
         }
         _ => return Err(row.wrong(&format!("`{name}` is neither text nor a list of messages"))),
     };
     let output = take(&columns.output);
-    let folder = common.file()?.parent().unwrap_or(Path::new(""));
-    let mut media = media::images(row, folder, &take(&columns.image))?;
-    media.extend(media::sounds(row, folder, &take(&columns.audio))?);
-    Ok(Cells { input, output, media })
+    let folder = common.require_file()?.parent().unwrap_or(Path::new(""));
+    let mut media = media::read_images(row, folder, &take(&columns.image))?;
+    media.extend(media::read_sounds(row, folder, &take(&columns.audio))?);
+    Ok(HfCells { input, output, media })
 }
 
 /// The real answer of a cell: text or a number, the first of several texts, or what a model says last in a conversation.
-fn real_answer(row: &Row, columns: &Columns, cell: Value) -> Result<Option<String>, Error> {
+fn real_answer(row: &Row, columns: &HfColumns, cell: Value) -> Result<Option<String>, Error> {
     let wrong = || {
         let name = columns.output.as_deref().unwrap_or_default();
         row.wrong(&format!(
@@ -251,30 +252,35 @@ fn real_answer(row: &Row, columns: &Columns, cell: Value) -> Result<Option<Strin
     }
 }
 
-fn session(row: &Row, columns: &Columns, common: &Common, framed: Framed) -> Result<Session, Error> {
-    let cells = cells(row, columns, common)?;
+fn row_session(
+    row: &Row,
+    columns: &HfColumns,
+    common: &Common,
+    counter: PromptCounter,
+) -> Result<SessionRequests, Error> {
+    let cells = read_cells(row, columns, common)?;
     if !cells.media.is_empty() {
         return Err(row.wrong("--multi-turn sends no images or sound: leave out --hf-column image and audio"));
     }
     match cells.input {
-        Some(Input::Chat(messages)) => Conversation::of(messages).session(common, framed),
-        Some(Input::Text(_)) => Err(row.wrong(&format!(
+        Some(HfPrompt::Chat(messages)) => Conversation::from_messages(messages).into_session(common, counter),
+        Some(HfPrompt::Text(_)) => Err(row.wrong(&format!(
             "--multi-turn needs a column of conversations, and `{}` is text: name one with --hf-column messages=NAME",
             columns.input.as_deref().unwrap_or_default()
         ))),
-        None => Ok(Session::default()),
+        None => Ok(SessionRequests::default()),
     }
 }
 
 /// The prompt, or a conversation up to its first answer.
-fn request(row: &Row, columns: &Columns, common: &Common, framed: Framed) -> Result<Kept, Error> {
-    let Cells { input, output, media } = cells(row, columns, common)?;
+fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptCounter) -> Result<KeptRow, Error> {
+    let HfCells { input, output, media } = read_cells(row, columns, common)?;
     let (request, answer) = match input {
-        Some(Input::Text(text)) if !text.trim().is_empty() => {
+        Some(HfPrompt::Text(text)) if !text.trim().is_empty() => {
             (SampleRequest { prompt: Some(Prompt::Text(text)), ..SampleRequest::default() }, None)
         }
-        Some(Input::Chat(messages)) => {
-            let (messages, answer) = Conversation::opening(messages);
+        Some(HfPrompt::Chat(messages)) => {
+            let (messages, answer) = Conversation::opening_messages(messages);
             if messages.is_empty() {
                 return Ok(None);
             }
@@ -283,23 +289,23 @@ fn request(row: &Row, columns: &Columns, common: &Common, framed: Framed) -> Res
         None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), None),
         _ => return Ok(None),
     };
-    let (mut request, counted) = chat_text::ready(row, request, common, framed)?;
+    let (mut request, counted) = chat_text::prepare_request(row, request, common, counter)?;
     request.expected_output_len = match common.output_len {
         Some(OutputLen::Tokens(n)) => Some(n),
         _ if !common.generates => None,
         _ => match answer.map_or_else(|| real_answer(row, columns, output), |answer| Ok(Some(answer)))? {
-            Some(answer) => u32::try_from(framed.tokenizer.count(&answer)?.max(1)).ok(),
+            Some(answer) => u32::try_from(counter.tokenizer.count(&answer)?.max(1)).ok(),
             None => Some(common.output_tokens()),
         },
     };
     let len = match (counted, &request.messages, &request.prompt) {
         (Some(len), ..) => len,
-        (None, Some(messages), _) => framed.tokenizer.count_chat_with(ChatInput::from(&messages[..]))?,
-        (None, None, Some(Prompt::Text(text))) => framed.count(text)?,
+        (None, Some(messages), _) => counter.tokenizer.count_chat_with(ChatInput::from(&messages[..]))?,
+        (None, None, Some(Prompt::Text(text))) => counter.count(text)?,
         (None, None, _) => 0,
     };
-    media::attach(row, &mut request, media, common)?;
-    Ok(Some((request, Fitted::as_is(len))))
+    media::attach_parts(row, &mut request, media, common)?;
+    Ok(Some((request, PromptLen::exact(len))))
 }
 
 #[cfg(test)]
@@ -308,9 +314,9 @@ mod tests {
 
     fn columns(flags: &[(&str, &str)], names: &[&str]) -> Result<(Option<String>, Option<String>), String> {
         let pair = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
-        let args = HfArgs { hf_column: flags.iter().map(pair).collect(), hf_text_column: None };
+        let args = HfFlags { hf_column: flags.iter().map(pair).collect(), hf_text_column: None };
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        let columns = Columns::of(&args, &names, "f").map_err(|e| e.to_string())?;
+        let columns = HfColumns::from_flags(&args, &names, "f").map_err(|e| e.to_string())?;
         Ok((columns.input, columns.output))
     }
 

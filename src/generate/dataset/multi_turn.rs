@@ -9,11 +9,11 @@ use crate::{
     generate::{
         args::{Args, CONVERSATIONS},
         common::Common,
-        exact::{Draft, Framed, Range, Words},
-        ordered::{FEW, More, Turn, ordered},
-        session::{Exchange, Replies, Session, SessionArgs, check_turns, session},
-        warn,
-        writer::{Fitted, RequestWriter},
+        exact::{LengthRange, PromptCounter, TextDraft, WordList},
+        ordered::{Demand, FEW, NextItem, make_in_order},
+        print_warning,
+        session::{ResponseSource, ScriptedTurn, SessionFlags, SessionRequests, build_session, check_turns},
+        writer::{PromptLen, RequestWriter},
     },
     rng,
     units::{parse_count_u32, parse_tokens},
@@ -21,7 +21,7 @@ use crate::{
 
 /// The flags of multi-turn alone.
 #[derive(Debug, clap::Args)]
-struct TurnArgs {
+struct TurnFlags {
     /// The least turns of a conversation, up to --max-turns (multi-turn).
     #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-min-turns", value_parser = parse_count_u32)]
     min_turns: Option<u32>,
@@ -46,14 +46,14 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(128),
     apis: Apis::Text,
     takes: &["input_len", "prefix_len", "range_ratio"],
-    flags: &[SessionArgs::augment_args, TurnArgs::augment_args],
-    check,
+    flags: &[SessionFlags::augment_args, TurnFlags::augment_args],
+    check: check_own_flags,
     run,
 };
 
-fn check(args: &Args) -> Result<(), Error> {
+fn check_own_flags(args: &Args) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
-    let turns: TurnArgs = args.own.read_group()?;
+    let turns: TurnFlags = args.own.read_group()?;
     let max_turns = args.common.sessions.max_turns;
     if [turns.num_turns, turns.min_turns].contains(&Some(0)) {
         return wrong("a conversation has at least 1 turn");
@@ -72,7 +72,7 @@ fn check(args: &Args) -> Result<(), Error> {
 
 /// The lengths of conversations.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
+struct TurnLengths {
     /// The least and the most turns.
     turns: (u64, u64),
     /// Tokens that the user says in the turns behind the first; `None`: as many as there.
@@ -81,12 +81,12 @@ struct Shape {
     own_prefix_len: u32,
 }
 
-impl Shape {
+impl TurnLengths {
     /// With the defaults.
-    fn from_flags(args: &TurnArgs, max_turns: Option<u32>) -> Self {
+    fn from_flags(args: &TurnFlags, max_turns: Option<u32>) -> Self {
         let always = args.num_turns.unwrap_or(3);
         let turns = (args.min_turns.unwrap_or(always).into(), max_turns.unwrap_or(always).into());
-        Shape {
+        TurnLengths {
             turns,
             later_input_len: args.per_turn_input_len,
             own_prefix_len: args.conversation_prefix_len.unwrap_or(0),
@@ -96,29 +96,29 @@ impl Shape {
 
 /// Writes `--num-conversations` conversations, or `--num-prompts` turns.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let shape = Shape::from_flags(&flags.read_group()?, common.sessions.max_turns);
-    let maker = Maker::new(common, shape)?;
+    let shape = TurnLengths::from_flags(&flags.read_group()?, common.sessions.max_turns);
+    let maker = ConversationMaker::new(common, shape)?;
     let mut cut = 0;
     // Each has a turn at the least, so no more are begun than there are turns to write.
     let turns = Some(common.num_prompts).filter(|n| *n > 0);
     let most = common.sessions.num_conversations.into_iter().chain(turns).min().unwrap_or(u64::MAX);
-    ordered(
+    make_in_order(
         FEW,
-        |item| (item < most).then(|| maker.conversation(item)),
+        |item| (item < most).then(|| maker.make_conversation(item)),
         |turn| {
             match turn {
-                Turn::Wait => writer.flush()?,
-                Turn::Item(made) => {
+                NextItem::Wait => writer.flush()?,
+                NextItem::Item(made) => {
                     let session = made?;
                     cut += u64::from(session.is_cut());
                     common.write_session(&session, writer)?;
                 }
             }
-            Ok(if common.has_enough(writer) { More::No } else { More::Yes })
+            Ok(if common.is_complete(writer) { Demand::No } else { Demand::Yes })
         },
     )?;
     if cut > 0 {
-        warn(format!(
+        print_warning(format!(
             "{cut} conversations have fewer turns than asked for: the next would exceed --max-model-len {}",
             common.sessions.max_model_len
         ));
@@ -127,69 +127,75 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
 }
 
 /// Makes conversations, each from its number alone.
-struct Maker<'a> {
+struct ConversationMaker<'a> {
     common: &'a Common,
-    shape: Shape,
-    framed: Framed<'a>,
-    words: Words,
+    shape: TurnLengths,
+    counter: PromptCounter<'a>,
+    words: WordList,
     /// What all conversations begin with.
     prefix: String,
 }
 
-impl<'a> Maker<'a> {
-    fn new(common: &'a Common, shape: Shape) -> Result<Self, Error> {
-        let framed = common.framed()?;
-        let words = Words::of(&common.tokenizer, common.seed)?;
-        let mut maker = Maker { common, shape, framed, words, prefix: String::new() };
+impl<'a> ConversationMaker<'a> {
+    fn new(common: &'a Common, shape: TurnLengths) -> Result<Self, Error> {
+        let counter = common.prompt_counter()?;
+        let words = WordList::from_tokenizer(&common.tokenizer, common.seed)?;
+        let mut maker = ConversationMaker { common, shape, counter, words, prefix: String::new() };
         let mut rng = rng::random_stream(common.seed, "prefix", 0);
         let head = rng.next_u64();
-        maker.prefix = maker.text("", common.prefix_tokens(), Some(head), &mut rng)?.0;
+        maker.prefix = maker.make_text("", common.prefix_tokens(), Some(head), &mut rng)?.0;
         Ok(maker)
     }
 
     /// `fixed` and random words behind it, up to `len` tokens, and how many they are. `head` chooses the first word.
-    fn text(&self, fixed: &str, len: u32, head: Option<u64>, rng: &mut impl Rng) -> Result<(String, usize), Error> {
-        let count = |text: &str| self.framed.tokenizer.count(text);
-        let mut draft = Draft::after(fixed);
+    fn make_text(
+        &self,
+        fixed: &str,
+        len: u32,
+        head: Option<u64>,
+        rng: &mut impl Rng,
+    ) -> Result<(String, usize), Error> {
+        let count = |text: &str| self.counter.tokenizer.count(text);
+        let mut draft = TextDraft::starting_with(fixed);
         let mut missing = (len as usize).saturating_sub(count(fixed)?);
         if missing > 0 && (fixed.is_empty() || head.is_some()) {
-            draft.push(self.words.head(head.unwrap_or_else(|| rng.next_u64()), fixed.is_empty()));
+            draft.push(self.words.head_word(head.unwrap_or_else(|| rng.next_u64()), fixed.is_empty()));
             missing -= 1;
         }
-        (0..missing).for_each(|_| draft.push(self.words.draw(rng)));
-        draft.fit(len as usize, count, || self.words.draw(rng))
+        (0..missing).for_each(|_| draft.push(self.words.draw_word(rng)));
+        draft.fit_tokens(len as usize, count, || self.words.draw_word(rng))
     }
 
     /// Conversation `item`.
-    fn conversation(&self, item: u64) -> Result<Session, Error> {
+    fn make_conversation(&self, item: u64) -> Result<SessionRequests, Error> {
         let Common { seed, range_ratio, .. } = *self.common;
         let (shape, prefix_len) = (self.shape, self.common.prefix_tokens());
         let mut lengths = rng::random_stream(seed, "lengths", item);
         let mut rng = rng::random_stream(seed, "prompt", item);
         let first_len = self.common.input_tokens();
         let [first, later] = [first_len, shape.later_input_len.unwrap_or(first_len)];
-        let [first, later] = [first, later].map(|len| Range::around(len, range_ratio.input));
-        let output = Range::around(self.common.output_tokens(), range_ratio.output);
+        let [first, later] = [first, later].map(|len| LengthRange::from_ratio(len, range_ratio.input));
+        let output = LengthRange::from_ratio(self.common.output_tokens(), range_ratio.output);
 
         // The first text that is the conversation's own begins with a word that tells it from all others.
         let own_prefix = shape.own_prefix_len > 0;
         let system_len = prefix_len + shape.own_prefix_len;
-        let (system, _) = self.text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
+        let (system, _) = self.make_text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
         let turns = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
         let exchanges = (0..turns).map(|turn| {
-            let len = if turn == 0 { first } else { later }.draw(&mut lengths);
-            let reply_len = output.draw(&mut lengths);
+            let len = if turn == 0 { first } else { later }.draw_length(&mut lengths);
+            let reply_len = output.draw_length(&mut lengths);
             let head = (turn == 0 && !own_prefix).then_some(item);
-            let (user, got) = self.text("", len, head, &mut rng)?;
+            let (user, got) = self.make_text("", len, head, &mut rng)?;
             let reply = match self.common.sessions.replies {
-                Replies::Server => String::new(),
-                Replies::Dataset => self.text("", reply_len, None, &mut rng)?.0,
+                ResponseSource::Server => String::new(),
+                ResponseSource::Dataset => self.make_text("", reply_len, None, &mut rng)?.0,
             };
-            Ok(Exchange { user, reply, reply_len, asked: Fitted { want: len as usize, got } })
+            Ok(ScriptedTurn { user, reply, reply_len, asked: PromptLen { want: len as usize, got } })
         });
         let cached = if item == 0 { 0 } else { prefix_len };
         let system = Some(system.as_str()).filter(|text| !text.is_empty());
-        let made = session(self.common, self.framed, system, exchanges, cached, self.common.ignore_eos())?;
+        let made = build_session(self.common, self.counter, system, exchanges, cached, self.common.ignore_eos())?;
         if made.is_empty() {
             return Err(Error::Usage(format!(
                 "a first turn of {} tokens and its reply are more than --max-model-len {}: make that larger, or the turn \

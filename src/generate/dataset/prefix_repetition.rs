@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{self, Prefixed, Random, Uses},
+        exact::{self, PrefixSchedule, PrefixedPrompts, RandomPrompts},
         writer::RequestWriter,
     },
     rng,
@@ -19,7 +19,7 @@ const HEADING: &str = "Dataset prefix_repetition";
 /// The flags of `prefix_repetition`.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct RepetitionArgs {
+pub struct PrefixRepetitionFlags {
     /// Tokens of each prefix.
     #[arg(
         long,
@@ -58,29 +58,33 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(128),
     apis: Apis::Text,
     takes: &["prompt_token_ids"],
-    flags: &[RepetitionArgs::augment_args],
+    flags: &[PrefixRepetitionFlags::augment_args],
     check: no_check,
     run,
 };
 
 /// Writes `--num-prompts` requests, each behind one of the prefixes.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: RepetitionArgs = flags.read_group()?;
+    let args: PrefixRepetitionFlags = flags.read_group()?;
     if args.prefix_repetition_num_prefixes == 0 {
         return Err(Error::Usage("--prefix-repetition-num-prefixes is 1 or more".into()));
     }
-    let random = Random::of(common)?;
+    let random = RandomPrompts::from_common(common)?;
     let what = "what the server adds to a prompt";
-    let suffix =
-        exact::rest("--prefix-repetition-suffix-len", args.prefix_repetition_suffix_len, random.overhead(), what)?;
-    Uses::check(common.num_prompts, 4, args.prefix_repetition_num_prefixes)?;
-    let mut order = Uses::evenly(common.num_prompts, args.prefix_repetition_num_prefixes);
+    let suffix = exact::subtract_overhead(
+        "--prefix-repetition-suffix-len",
+        args.prefix_repetition_suffix_len,
+        random.added_tokens(),
+        what,
+    )?;
+    PrefixSchedule::check_memory(common.num_prompts, 4, args.prefix_repetition_num_prefixes)?;
+    let mut order = PrefixSchedule::spread_evenly(common.num_prompts, args.prefix_repetition_num_prefixes);
     if common.shuffle {
         rng::shuffle_list(&mut order, &mut rng::random_stream(common.seed, "prefixes", 0));
     } else {
         order.sort_unstable();
     }
-    let prefixed = Prefixed { random, uses: Uses::of(order), tag: "prefix" };
+    let prefixed = PrefixedPrompts { random, uses: PrefixSchedule::new(order), tag: "prefix" };
     let lengths = (args.prefix_repetition_prefix_len as usize, suffix as usize, common.output_tokens());
-    writer.write_numbered(common.num_prompts, |item| prefixed.request(common, item, lengths))
+    writer.write_numbered(common.num_prompts, |item| prefixed.make_request(common, item, lengths))
 }

@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{LengthArgs, Range},
+        exact::{LengthFlags, LengthRange},
         writer::RequestWriter,
     },
     record::Object,
@@ -32,7 +32,7 @@ const MOST_PIXELS: u32 = 1 << 26;
 /// The flags of random-mm.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct ImageArgs {
+pub struct ImageFlags {
     /// Images in each request.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_ITEMS)))]
     random_mm_base_items_per_request: u32,
@@ -41,7 +41,7 @@ pub struct ImageArgs {
     random_mm_num_mm_items_range_ratio: f64,
     /// The most that a request may have of each kind, as the server limits it.
     #[arg(long, help_heading = HEADING, value_name = "JSON", default_value = r#"{"image":255,"video":1}"#)]
-    random_mm_limit_mm_per_prompt: Limits,
+    random_mm_limit_mm_per_prompt: ImageLimits,
     /// The sizes of images, as `(height,width,frames)` or `HEIGHTxWIDTH`, and how often each comes.
     #[arg(
         long,
@@ -49,7 +49,7 @@ pub struct ImageArgs {
         value_name = "JSON",
         default_value = r#"{"(256,256,1)":0.5,"(720,1280,1)":0.5}"#
     )]
-    random_mm_bucket_config: Buckets,
+    random_mm_bucket_config: ImageSizes,
 }
 
 pub const DATASET: Dataset = Dataset {
@@ -61,18 +61,18 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(128),
     apis: Apis::Chat,
     takes: &["input_len", "prefix_len", "range_ratio"],
-    flags: &[LengthArgs::augment_args, ImageArgs::augment_args],
+    flags: &[LengthFlags::augment_args, ImageFlags::augment_args],
     check: check_lengths,
     run,
 };
 
 /// How many images a request may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Limits {
+struct ImageLimits {
     image: u32,
 }
 
-impl FromStr for Limits {
+impl FromStr for ImageLimits {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -84,24 +84,24 @@ impl FromStr for Limits {
         let limit = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
         object.values().try_for_each(|value| limit(value).map(drop))?;
         // As with the server's flag of that name: what is not named has no limit.
-        Ok(Limits { image: object.get("image").map_or(Ok(u32::MAX), limit)? })
+        Ok(ImageLimits { image: object.get("image").map_or(Ok(u32::MAX), limit)? })
     }
 }
 
 /// Sizes of images in pixels, and how often each comes.
 #[derive(Debug, Clone, PartialEq)]
-struct Buckets {
-    sizes: Vec<Size>,
+struct ImageSizes {
+    sizes: Vec<ImageSize>,
     weighted: WeightedIndex,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Size {
+struct ImageSize {
     height: u16,
     width: u16,
 }
 
-impl FromStr for Buckets {
+impl FromStr for ImageSizes {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -115,7 +115,7 @@ impl FromStr for Buckets {
         for (key, weight) in &object {
             let weight = weight.as_f64().filter(|weight| *weight >= 0.0);
             let weight = weight.ok_or_else(|| format!("`{key}` comes a number of 0 or more often"))?;
-            let size = size(key)?;
+            let size = parse_size(key)?;
             if weight > 0.0 {
                 let size = size.ok_or_else(|| {
                     format!("`{key}` is a video, which vb-gen does not make: give it 0, or 1 frame for an image")
@@ -130,7 +130,7 @@ impl FromStr for Buckets {
         if !weights.iter().sum::<f64>().is_finite() {
             return Err(format!("the numbers of `{text}` are too large to add up"));
         }
-        Ok(Buckets { sizes, weighted: WeightedIndex::new(weights) })
+        Ok(ImageSizes { sizes, weighted: WeightedIndex::new(weights) })
     }
 }
 
@@ -140,14 +140,14 @@ fn from_python(text: &str) -> String {
     dense.replace('(', "\"(").replace(')', ")\"").replace(":.", ":0.").replace(",}", "}")
 }
 
-impl Buckets {
-    fn draw(&self, rng: &mut impl Rng) -> Size {
+impl ImageSizes {
+    fn draw_size(&self, rng: &mut impl Rng) -> ImageSize {
         self.sizes[self.weighted.draw_index(rng)]
     }
 }
 
 /// `(256,256,1)` or `256x256`; `None` for a video.
-fn size(key: &str) -> Result<Option<Size>, String> {
+fn parse_size(key: &str) -> Result<Option<ImageSize>, String> {
     let wrong = || format!("`{key}` is no size: write (height,width,frames) or HEIGHTxWIDTH, up to 65535 pixels each");
     let parts: Vec<u16> = key
         .trim()
@@ -161,14 +161,14 @@ fn size(key: &str) -> Result<Option<Size>, String> {
         [height, width] | [height, width, 1] if u32::from(height) * u32::from(width) > MOST_PIXELS => {
             Err(format!("`{key}` is too large: {MOST_PIXELS} pixels are the most"))
         }
-        [height, width] | [height, width, 1] => Ok(Some(Size { height, width })),
+        [height, width] | [height, width, 1] => Ok(Some(ImageSize { height, width })),
         [_, _, _] => Ok(None),
         _ => Err(wrong()),
     }
 }
 
 /// An image of noise as a content part of a chat.
-fn image(size: Size, rng: &mut impl Rng) -> Result<Value, Error> {
+fn noise_image(size: ImageSize, rng: &mut impl Rng) -> Result<Value, Error> {
     let mut pixels = vec![0; usize::from(size.height) * usize::from(size.width) * 3];
     rng.fill_bytes(&mut pixels);
     let mut jpeg = Vec::new();
@@ -185,18 +185,18 @@ fn image(size: Size, rng: &mut impl Rng) -> Result<Value, Error> {
 
 /// Writes `--num-prompts` random requests with images.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: ImageArgs = flags.read_group()?;
+    let args: ImageFlags = flags.read_group()?;
     let limit = args.random_mm_limit_mm_per_prompt.image;
     let base = args.random_mm_base_items_per_request;
-    let Some(range) = Range::around_within(base, args.random_mm_num_mm_items_range_ratio, limit) else {
+    let Some(range) = LengthRange::from_ratio_up_to(base, args.random_mm_num_mm_items_range_ratio, limit) else {
         return Err(Error::Usage(format!(
             "--random-mm-base-items-per-request {base} is over the limit of {limit} images in --random-mm-limit-mm-per-prompt"
         )));
     };
     write_random(common, &flags.read_group()?, writer, |item, request| {
         let mut rng = rng::random_stream(common.seed, "images", item);
-        let images = (0..range.draw(&mut rng))
-            .map(|_| image(args.random_mm_bucket_config.draw(&mut rng), &mut rng))
+        let images = (0..range.draw_length(&mut rng))
+            .map(|_| noise_image(args.random_mm_bucket_config.draw_size(&mut rng), &mut rng))
             .collect::<Result<Vec<Value>, Error>>()?;
         request.multi_modal_data = (!images.is_empty()).then(|| images.into());
         Ok(())
@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_vllms_notation_and_in_a_short_one() {
-        let want = Buckets {
-            sizes: vec![Size { height: 256, width: 128 }, Size { height: 720, width: 1280 }],
+        let want = ImageSizes {
+            sizes: vec![ImageSize { height: 256, width: 128 }, ImageSize { height: 720, width: 1280 }],
             weighted: WeightedIndex::new([0.5, 0.25]),
         };
         for text in [
@@ -231,23 +231,23 @@ mod tests {
             (r#"{"8193x8192":1}"#, "67108864 pixels are the most"),
             ("256x256", "is no set of sizes"),
         ] {
-            let error = text.parse::<Buckets>().unwrap_err();
+            let error = text.parse::<ImageSizes>().unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
     }
 
     #[test]
     fn limits_are_of_known_kinds() {
-        assert_eq!(r#"{"image":3,"video":0}"#.parse(), Ok(Limits { image: 3 }));
-        assert_eq!("{}".parse(), Ok(Limits { image: u32::MAX }));
-        assert!(r#"{"sound":3}"#.parse::<Limits>().is_err() && r#"{"image":-3}"#.parse::<Limits>().is_err());
+        assert_eq!(r#"{"image":3,"video":0}"#.parse(), Ok(ImageLimits { image: 3 }));
+        assert_eq!("{}".parse(), Ok(ImageLimits { image: u32::MAX }));
+        assert!(r#"{"sound":3}"#.parse::<ImageLimits>().is_err() && r#"{"image":-3}"#.parse::<ImageLimits>().is_err());
     }
 
     #[test]
     fn sizes_come_as_often_as_they_should() {
-        let buckets: Buckets = r#"{"8x8":3,"16x8":1}"#.parse().unwrap();
+        let buckets: ImageSizes = r#"{"8x8":3,"16x8":1}"#.parse().unwrap();
         let mut rng = rng::random_stream(1, "test", 0);
-        let tall = (0..4000).filter(|_| buckets.draw(&mut rng).height == 16).count();
+        let tall = (0..4000).filter(|_| buckets.draw_size(&mut rng).height == 16).count();
         assert!((900..1100).contains(&tall), "{tall}");
     }
 }

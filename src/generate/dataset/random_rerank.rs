@@ -4,14 +4,14 @@ use clap::Args as _;
 
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check,
-    random::batches::{BatchArgs, HEADING},
+    random::batches::{BatchFlags, HEADING},
 };
 use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{self, Framed, Random, Range},
-        writer::{Fitted, RequestWriter},
+        exact::{self, LengthRange, PromptCounter, RandomPrompts},
+        writer::{PromptLen, RequestWriter},
     },
     record::{Prompt, SampleRequest},
     rng,
@@ -19,7 +19,7 @@ use crate::{
 
 /// The flag of random-rerank alone.
 #[derive(Debug, Clone, clap::Args)]
-struct RerankArgs {
+struct RerankFlags {
     /// The model embeds query and documents each alone, instead of reading them in pairs (random-rerank).
     #[arg(long, help_heading = HEADING)]
     no_reranker: bool,
@@ -34,65 +34,69 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Nothing,
     apis: Apis::TextList,
     takes: &["input_len", "range_ratio"],
-    flags: &[BatchArgs::augment_args, RerankArgs::augment_args],
+    flags: &[BatchFlags::augment_args, RerankFlags::augment_args],
     check: no_check,
     run,
 };
 
 /// A query and documents to rank, as the prompt `[query, document, …]`.
-struct Ranking<'a> {
-    texts: Random<'a>,
+struct RerankPrompts<'a> {
+    texts: RandomPrompts<'a>,
     seed: u64,
     documents: u64,
     /// Tokens of each query and document of its own.
     query: usize,
-    document: Range,
+    document: LengthRange,
     /// Tokens that the server adds to a pair, or to each text that it reads alone.
     added: usize,
     /// It reads the query and each document alone, and so the query once.
     alone: bool,
 }
 
-impl<'a> Ranking<'a> {
+impl<'a> RerankPrompts<'a> {
     fn new(common: &'a Common, documents: u32, alone: bool) -> Result<Self, Error> {
-        let ranking = |texts, query: u32, document, added| Ranking {
+        let ranking = |texts, query: u32, document, added| RerankPrompts {
             texts,
             seed: common.seed,
             documents: u64::from(documents),
             query: query as usize,
-            document: Range::around(document, common.range_ratio.input),
+            document: LengthRange::from_ratio(document, common.range_ratio.input),
             added,
             alone,
         };
         if alone {
-            let texts = Random::text(common.framed()?, common.seed, 0)?;
-            let own = exact::without(common.input_tokens(), texts.overhead(), "the special tokens")?;
-            let added = texts.overhead();
+            let texts = RandomPrompts::from_words(common.prompt_counter()?, common.seed, 0)?;
+            let own = exact::input_len_without(common.input_tokens(), texts.added_tokens(), "the special tokens")?;
+            let added = texts.added_tokens();
             return Ok(ranking(texts, own, own, added));
         }
         let pair = common.tokenizer.special_tokens_added_to_pair()?;
-        let texts = Random::text(Framed::bare(&common.tokenizer), common.seed, 0)?;
-        let own =
-            exact::without(common.input_tokens(), pair + 1, "a query, a document and the special tokens of a pair")?;
+        let texts =
+            RandomPrompts::from_words(PromptCounter::without_special_tokens(&common.tokenizer), common.seed, 0)?;
+        let own = exact::input_len_without(
+            common.input_tokens(),
+            pair + 1,
+            "a query, a document and the special tokens of a pair",
+        )?;
         let own = own + 1;
         Ok(ranking(texts, own / 2, own - own / 2, pair))
     }
 
     /// Request `item`, whose length is that of all its pairs, or of all its texts.
-    fn request(&self, item: u64) -> Result<(SampleRequest, Fitted), Error> {
+    fn make_request(&self, item: u64) -> Result<(SampleRequest, PromptLen), Error> {
         // Numbers of texts, which tell them apart.
         let first = item * (self.documents + 1);
-        let (query, got) = self.text(first, self.query)?;
+        let (query, got) = self.make_text(first, self.query)?;
         let mut texts = vec![query];
         let mut fitted = if self.alone {
-            Fitted { want: self.query + self.added, got: got + self.added }
+            PromptLen { want: self.query + self.added, got: got + self.added }
         } else {
-            Fitted { want: 0, got: 0 }
+            PromptLen { want: 0, got: 0 }
         };
         let with_each = |query: usize| if self.alone { 0 } else { query };
         for number in first + 1..=first + self.documents {
-            let own = self.document.draw(&mut rng::random_stream(self.seed, "lengths", number)) as usize;
-            let (document, len) = self.text(number, own)?;
+            let own = self.document.draw_length(&mut rng::random_stream(self.seed, "lengths", number)) as usize;
+            let (document, len) = self.make_text(number, own)?;
             fitted.want += with_each(self.query) + own + self.added;
             fitted.got += with_each(got) + len + self.added;
             texts.push(document);
@@ -101,21 +105,21 @@ impl<'a> Ranking<'a> {
     }
 
     /// Text `number`, and its own tokens.
-    fn text(&self, number: u64, own: usize) -> Result<(String, usize), Error> {
-        let (prompt, fitted) = self.texts.prompt(number, own)?;
+    fn make_text(&self, number: u64, own: usize) -> Result<(String, usize), Error> {
+        let (prompt, fitted) = self.texts.make_prompt(number, own)?;
         let Prompt::Text(text) = prompt else {
             return Err(Error::Usage("a query and its documents are texts: leave out --prompt-token-ids".into()));
         };
-        Ok((text, fitted.got.saturating_sub(self.texts.overhead())))
+        Ok((text, fitted.got.saturating_sub(self.texts.added_tokens())))
     }
 }
 
 /// Writes `--num-prompts` requests to rank documents.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let documents = flags.read_group::<BatchArgs>()?.random_batch_size;
+    let documents = flags.read_group::<BatchFlags>()?.random_batch_size;
     if documents == 0 {
         return Err(Error::Usage("--random-batch-size is 1 or more".into()));
     }
-    let ranking = Ranking::new(common, documents, flags.read_group::<RerankArgs>()?.no_reranker)?;
-    writer.write_numbered(common.num_prompts, |item| ranking.request(item))
+    let ranking = RerankPrompts::new(common, documents, flags.read_group::<RerankFlags>()?.no_reranker)?;
+    writer.write_numbered(common.num_prompts, |item| ranking.make_request(item))
 }

@@ -7,7 +7,7 @@ use crate::{
     cli,
     data::Row,
     error::Error,
-    generate::{common::Common, exact::Random, warn, writer::RequestWriter},
+    generate::{common::Common, exact::RandomPrompts, print_warning, writer::RequestWriter},
     ndjson::NdjsonReader,
     record::{RequestFuncOutput, RunRecord, SampleRequest},
     units::UnixNanos,
@@ -29,26 +29,26 @@ pub const DATASET: Dataset = Dataset {
 
 /// Just enough of a line to know what it is.
 #[derive(Deserialize)]
-struct Kind {
+struct LineKind {
     #[serde(rename = "type")]
     kind: Option<String>,
 }
 
 /// Writes the requests again.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let (input, name) = cli::open_input(common.file()?)?;
+    let (input, name) = cli::open_input(common.require_file()?)?;
     let mut lines = NdjsonReader::new(input, name.clone());
-    let mut outcomes = Outcomes { common, random: None, start: None };
-    while common.num_prompts == 0 || writer.written() < common.num_prompts {
+    let mut outcomes = OutputReplay { common, random: None, start: None };
+    while common.num_prompts == 0 || writer.requests_written() < common.num_prompts {
         let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
         let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
         let bad = |e| row.bad_json(&e);
-        let kind: Kind = serde_json::from_slice(&row.json).map_err(bad)?;
+        let kind: LineKind = serde_json::from_slice(&row.json).map_err(bad)?;
         match kind.kind.as_deref() {
-            None => writer.write(saved(&row)?)?,
+            None => writer.write(parse_saved(&row)?)?,
             Some("output") => {
                 let outcome = serde_json::from_slice(&row.json).map_err(bad)?;
-                writer.write(outcomes.request(&row, outcome, writer.written())?)?;
+                writer.write(outcomes.make_request(&row, outcome, writer.requests_written())?)?;
             }
             Some("run") => {
                 let run: RunRecord = serde_json::from_slice(&row.json).map_err(bad)?;
@@ -58,17 +58,17 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
             Some(_) => {}
         }
     }
-    if writer.written() == 0 {
+    if writer.requests_written() == 0 {
         return Err(Error::Input(format!("{name} has no request to replay")));
     }
-    if writer.written() < common.num_prompts {
-        warn(format!("{name} had {} requests: wrote those", writer.written()));
+    if writer.requests_written() < common.num_prompts {
+        print_warning(format!("{name} had {} requests: wrote those", writer.requests_written()));
     }
     Ok(())
 }
 
 /// A request as it was saved.
-fn saved(row: &Row) -> Result<SampleRequest, Error> {
+fn parse_saved(row: &Row) -> Result<SampleRequest, Error> {
     let request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     if request.prompt.is_none() && request.messages.is_none() {
         return Err(row.wrong("neither a request (`prompt` or `messages`) nor an outcome (`\"type\":\"output\"`)"));
@@ -77,17 +77,17 @@ fn saved(row: &Row) -> Result<SampleRequest, Error> {
 }
 
 /// Outcomes, which say how long a prompt was but not what it said.
-struct Outcomes<'a> {
+struct OutputReplay<'a> {
     common: &'a Common,
     /// Made when the first outcome comes: saved requests need none.
-    random: Option<Random<'a>>,
+    random: Option<RandomPrompts<'a>>,
     /// The instant from which the requests' timestamps count.
     start: Option<UnixNanos>,
 }
 
-impl Outcomes<'_> {
+impl OutputReplay<'_> {
     /// A random prompt of the same length, due at the same time, to be answered at the same length.
-    fn request(&mut self, row: &Row, outcome: RequestFuncOutput, item: u64) -> Result<SampleRequest, Error> {
+    fn make_request(&mut self, row: &Row, outcome: RequestFuncOutput, item: u64) -> Result<SampleRequest, Error> {
         let due = outcome.scheduled_time;
         let start = *self.start.get_or_insert(due);
         if due < start {
@@ -98,24 +98,24 @@ impl Outcomes<'_> {
         }
         let random = match &mut self.random {
             Some(random) => random,
-            none => none.insert(Random::of(self.common)?),
+            none => none.insert(RandomPrompts::from_common(self.common)?),
         };
-        let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared()).filter(|own| *own > 0) else {
+        let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared_tokens()).filter(|own| *own > 0) else {
             return Err(row.wrong(&format!(
                 "`prompt_len` is {}, but {} tokens are already taken by what all prompts share; \
                  leave such outcomes out, as with jq -c 'select(.success != false)'",
                 outcome.prompt_len,
-                random.shared()
+                random.shared_tokens()
             )));
         };
-        let (prompt, fitted) = random.prompt(item, own)?;
+        let (prompt, fitted) = random.make_prompt(item, own)?;
         let generated = Some(outcome.output_tokens).filter(|n| *n > 0);
         Ok(SampleRequest {
             request_id: Some(outcome.request_id).filter(|id| !id.is_empty()),
             prompt: Some(prompt),
             prompt_len: u32::try_from(fitted.got).ok(),
             expected_output_len: generated.or(outcome.expected_output_len),
-            expected_cached_len: random.meant_cached(item),
+            expected_cached_len: random.expected_cached(item),
             timestamp: Some(due.since(start)),
             session_id: outcome.session_id,
             turn: outcome.turn,

@@ -13,12 +13,12 @@ use crate::{
     generate::{
         chat_text,
         common::Common,
-        conversation::{Conversation, Message},
-        exact::{Framed, OutputLen},
-        rows::{self, Kept},
-        session::{Session, SessionArgs, check_optional_turns},
-        warn,
-        writer::{Fitted, RequestWriter},
+        conversation::{ChatMessage, Conversation},
+        exact::{OutputLen, PromptCounter},
+        print_warning,
+        rows::{self, KeptRow},
+        session::{SessionFlags, SessionRequests, check_optional_turns},
+        writer::{PromptLen, RequestWriter},
     },
     record::SampleRequest,
 };
@@ -32,22 +32,22 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Answer,
     apis: Apis::Text,
     takes: &["apply_chat_template"],
-    flags: &[SessionArgs::augment_args],
+    flags: &[SessionFlags::augment_args],
     check: check_optional_turns,
     run,
 };
 
 /// What is read of a conversation.
 #[derive(Deserialize)]
-struct Opening {
+struct ShareGptOpening {
     #[serde(default, alias = "conversation")]
-    conversations: Vec<Turn>,
+    conversations: Vec<ShareGptTurn>,
     image: Option<IgnoredAny>,
 }
 
 /// What is read of a turn.
 #[derive(Deserialize)]
-struct Turn {
+struct ShareGptTurn {
     #[serde(default)]
     value: Option<String>,
 }
@@ -61,55 +61,65 @@ const LONGEST: usize = 2048;
 
 /// Writes `--num-prompts` conversations.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let path = common.file()?;
+    let path = common.require_file()?;
     let (rows, cut) = Rows::from_list(path, common.lenient)?;
     if let Some(cut) = cut {
-        warn(cut);
+        print_warning(cut);
     }
-    let framed = common.framed()?;
+    let counter = common.prompt_counter()?;
     if common.sessions.multi_turn {
-        return rows::run_sessions(common, &rows, writer, |row| session(row, common, framed));
+        return rows::write_sessions(common, &rows, writer, |row| row_session(row, common, counter));
     }
-    rows::run(common, &rows, writer, |row| request(row, common.apply_chat_template, framed, common.output_len))
+    rows::write_requests(common, &rows, writer, |row| {
+        row_request(row, common.apply_chat_template, counter, common.output_len)
+    })
 }
 
 /// What is read of a conversation of which all turns are taken.
 #[derive(Deserialize)]
-struct Long {
+struct ShareGptMessages {
     #[serde(default, alias = "conversation")]
-    conversations: Vec<Message>,
+    conversations: Vec<ChatMessage>,
 }
 
-fn session(row: &Row, common: &Common, framed: Framed) -> Result<Session, Error> {
-    let Long { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-    Conversation::of(conversations).session(common, framed)
+fn row_session(row: &Row, common: &Common, counter: PromptCounter) -> Result<SessionRequests, Error> {
+    let ShareGptMessages { conversations } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    Conversation::from_messages(conversations).into_session(common, counter)
 }
 
-fn request(row: &Row, template: bool, framed: Framed, output_len: Option<OutputLen>) -> Result<Kept, Error> {
+fn row_request(
+    row: &Row,
+    template: bool,
+    counter: PromptCounter,
+    output_len: Option<OutputLen>,
+) -> Result<KeptRow, Error> {
     static TOLD: Once = Once::new();
-    let conversation: Opening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let conversation: ShareGptOpening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     if conversation.image.is_some() {
         TOLD.call_once(|| {
-            warn(format!("{}: `image` is not sent: --dataset-name hf --hf-column image=image sends it", row.place));
+            print_warning(format!(
+                "{}: `image` is not sent: --dataset-name hf --hf-column image=image sends it",
+                row.place
+            ));
         });
     }
     let mut turns = conversation.conversations.into_iter().map(|turn| turn.value);
     let (Some(Some(question)), Some(Some(answer))) = (turns.next(), turns.next()) else { return Ok(None) };
-    let (request, prompt_len) = chat_text::of_text(question, template, framed)?;
+    let (request, prompt_len) = chat_text::request_from_text(question, template, counter)?;
     if !(SHORTEST..=LONGEST_PROMPT).contains(&prompt_len) {
         return Ok(None);
     }
     let answer_len = match output_len {
         Some(OutputLen::Tokens(n)) => n,
         // The answer is generated, so it has no special tokens in front.
-        _ => u32::try_from(framed.tokenizer.count(&answer)?).unwrap_or(u32::MAX),
+        _ => u32::try_from(counter.tokenizer.count(&answer)?).unwrap_or(u32::MAX),
     };
     let too_short = output_len.is_none() && (answer_len as usize) < SHORTEST;
     if too_short || prompt_len + answer_len as usize > LONGEST {
         return Ok(None);
     }
     let request = SampleRequest { expected_output_len: Some(answer_len), ..request };
-    Ok(Some((request, Fitted::as_is(prompt_len))))
+    Ok(Some((request, PromptLen::exact(prompt_len))))
 }
 
 #[cfg(test)]
@@ -126,7 +136,7 @@ mod tests {
         let turns =
             json!({"id": 1, "conversations": [{"from": "human", "value": text(question)}, {"value": text(answer)}]});
         let row = Row { json: turns.to_string().into(), place: String::new() };
-        let made = request(&row, false, Framed::new(&tokenizer, false).unwrap(), output_len).unwrap();
+        let made = row_request(&row, false, PromptCounter::new(&tokenizer, false).unwrap(), output_len).unwrap();
         made.map(|(request, fitted)| (fitted.got, request.expected_output_len.unwrap()))
     }
 
@@ -149,8 +159,9 @@ mod tests {
     #[test]
     fn a_conversation_without_an_answer_is_left_out() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let framed = Framed::new(&tokenizer, false).unwrap();
-        let made = |json: &str| request(&Row { json: json.into(), place: String::new() }, false, framed, None).unwrap();
+        let counter = PromptCounter::new(&tokenizer, false).unwrap();
+        let made =
+            |json: &str| row_request(&Row { json: json.into(), place: String::new() }, false, counter, None).unwrap();
         for json in [
             r#"{"conversations":[{"value":"a b c d e"}]}"#,
             r#"{"conversations":[{"value":"a b c d e"},{"value":null}]}"#,

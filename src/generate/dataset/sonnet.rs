@@ -6,9 +6,9 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{self, Draft, Framed, Words, place},
-        warn,
-        writer::{Fitted, RequestWriter},
+        exact::{self, PromptCounter, TextDraft, WordList, wrap_index},
+        print_warning,
+        writer::{PromptLen, RequestWriter},
     },
     record::{Prompt, SampleRequest},
     rng,
@@ -36,9 +36,9 @@ const PREFIX_LEN: u32 = 200;
 const TASK: &str = "Write on in the manner of these lines, and use as many of them as you can:";
 
 /// Makes prompts of verse.
-struct Sonnets<'a> {
-    framed: Framed<'a>,
-    words: Words,
+struct SonnetPrompts<'a> {
+    counter: PromptCounter<'a>,
+    words: WordList,
     seed: u64,
     /// The task and the lines that all prompts share, with their line end.
     shared: String,
@@ -52,59 +52,60 @@ struct Sonnets<'a> {
     tokens_per_line: usize,
 }
 
-impl<'a> Sonnets<'a> {
-    fn new(framed: Framed<'a>, seed: u64, lines: Vec<String>, prefix_len: usize) -> Result<Self, Error> {
+impl<'a> SonnetPrompts<'a> {
+    fn new(counter: PromptCounter<'a>, seed: u64, lines: Vec<String>, prefix_len: usize) -> Result<Self, Error> {
         let mut heads: Vec<usize> = (0..lines.len()).collect();
         rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
         // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
-        let sample = lines.iter().take(100).map(|line| framed.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
+        let sample = lines.iter().take(100).map(|line| counter.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
         let tokens_per_line = (sample / lines.len().clamp(1, 100)).max(1);
-        let words = Words::of(framed.tokenizer, seed)?;
-        let shared = share(framed, &words, &lines, prefix_len, tokens_per_line)?;
-        let shared_tokens = framed.tokenizer.count(&shared)?;
-        let (shared_len, shared_front) = (shared_tokens + framed.overhead()?, shared_tokens + framed.front()?);
-        Ok(Sonnets { framed, words, seed, shared, shared_len, shared_front, lines, heads, tokens_per_line })
+        let words = WordList::from_tokenizer(counter.tokenizer, seed)?;
+        let shared = shared_beginning(counter, &words, &lines, prefix_len, tokens_per_line)?;
+        let shared_tokens = counter.tokenizer.count(&shared)?;
+        let (shared_len, shared_front) =
+            (shared_tokens + counter.added_tokens()?, shared_tokens + counter.tokens_in_front()?);
+        Ok(SonnetPrompts { counter, words, seed, shared, shared_len, shared_front, lines, heads, tokens_per_line })
     }
 
     /// Prompt `item` of `want` tokens, with what the server adds.
-    fn prompt(&self, item: u64, want: usize) -> Result<(String, Fitted), Error> {
+    fn make_prompt(&self, item: u64, want: usize) -> Result<(String, PromptLen), Error> {
         let mut rng = rng::random_stream(self.seed, "verse", item);
-        let mut draft = Draft::after(&self.shared);
-        push_first(&mut draft, &self.lines[self.heads[place(item, self.heads.len())]]);
+        let mut draft = TextDraft::starting_with(&self.shared);
+        push_words_of_line(&mut draft, &self.lines[self.heads[wrap_index(item, self.heads.len())]]);
         for _ in 0..want.saturating_sub(self.shared_len) / self.tokens_per_line {
             draft.push_line(&self.lines[rng::sample_index(&mut rng, self.lines.len())]);
         }
-        let (text, got) = draft.fit(want, |text| self.framed.count(text), || self.words.draw(&mut rng))?;
-        Ok((text, Fitted { want, got }))
+        let (text, got) = draft.fit_tokens(want, |text| self.counter.count(text), || self.words.draw_word(&mut rng))?;
+        Ok((text, PromptLen { want, got }))
     }
 }
 
 /// The task, and the first lines up to `prefix_len` tokens in all with the line end; the task alone where that has more already.
-fn share(
-    framed: Framed,
-    words: &Words,
+fn shared_beginning(
+    counter: PromptCounter,
+    words: &WordList,
     lines: &[String],
     prefix_len: usize,
     tokens_per_line: usize,
 ) -> Result<String, Error> {
-    let count = |text: &str| framed.tokenizer.count(&format!("{text}\n"));
+    let count = |text: &str| counter.tokenizer.count(&format!("{text}\n"));
     if prefix_len <= count(TASK)? {
         return Ok(format!("{TASK}\n"));
     }
-    let mut draft = Draft::after(TASK);
+    let mut draft = TextDraft::starting_with(TASK);
     lines.iter().cycle().take(prefix_len / tokens_per_line + 1).for_each(|line| draft.push_line(line));
     // The same for every seed, as the lines are.
     let mut rng = rng::random_stream(0, "prefix", 0);
-    Ok(draft.fit(prefix_len, count, || words.draw(&mut rng))?.0 + "\n")
+    Ok(draft.fit_tokens(prefix_len, count, || words.draw_word(&mut rng))?.0 + "\n")
 }
 
 /// The line of verse that follows a line end; each of its words may be cut off again.
-fn push_first(draft: &mut Draft, line: &str) {
+fn push_words_of_line(draft: &mut TextDraft, line: &str) {
     line.split_inclusive(' ').for_each(|word| draft.push(word));
 }
 
 /// The lines of the dataset's file, or else of the sonnets.
-fn lines(common: &Common) -> Result<Vec<String>, Error> {
+fn read_lines(common: &Common) -> Result<Vec<String>, Error> {
     let verse = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let Some(path) = &common.dataset_path else { return Ok(verse(SONNETS)) };
     let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
@@ -119,19 +120,19 @@ fn lines(common: &Common) -> Result<Vec<String>, Error> {
 /// Writes `--num-prompts` requests of verse.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let (input_len, prefix_len) = (common.input_len.unwrap_or(INPUT_LEN), common.prefix_len.unwrap_or(PREFIX_LEN));
-    let framed = common.framed()?;
-    let sonnets = Sonnets::new(framed, common.seed, lines(common)?, prefix_len as usize)?;
-    let task = sonnets.shared_len - framed.overhead()?;
+    let counter = common.prompt_counter()?;
+    let sonnets = SonnetPrompts::new(counter, common.seed, read_lines(common)?, prefix_len as usize)?;
+    let task = sonnets.shared_len - counter.added_tokens()?;
     if task > prefix_len as usize {
-        warn(format!(
+        print_warning(format!(
             "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of it is shared",
             prefix_len
         ));
     }
-    exact::without(input_len, sonnets.shared_len, "the task and the shared lines")?;
+    exact::input_len_without(input_len, sonnets.shared_len, "the task and the shared lines")?;
     let want = input_len as usize;
     writer.write_numbered(common.num_prompts, |item| {
-        let (text, fitted) = sonnets.prompt(item, want)?;
+        let (text, fitted) = sonnets.make_prompt(item, want)?;
         let request = SampleRequest {
             prompt: Some(Prompt::Text(text)),
             expected_output_len: Some(common.output_tokens()),
@@ -151,12 +152,12 @@ mod tests {
     #[test]
     fn prompts_are_verse_of_exact_length_behind_a_shared_prefix_of_exact_length() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let framed = Framed::new(&tokenizer, false).unwrap();
+        let counter = PromptCounter::new(&tokenizer, false).unwrap();
         let lines = SONNETS.lines().map(str::to_owned).collect();
-        let sonnets = Sonnets::new(framed, 5, lines, 60).unwrap();
+        let sonnets = SonnetPrompts::new(counter, 5, lines, 60).unwrap();
         assert_eq!(tokenizer.count(&sonnets.shared).unwrap(), 60);
         for want in [70, 200, 551] {
-            let (text, fitted) = sonnets.prompt(want, usize::try_from(want).unwrap()).unwrap();
+            let (text, fitted) = sonnets.make_prompt(want, usize::try_from(want).unwrap()).unwrap();
             assert_eq!((fitted.want, fitted.got), (tokenizer.count(&text).unwrap(), fitted.want));
             assert!(text.starts_with(&sonnets.shared));
             // What follows is the prompt's own from its first token on, so nothing more is shared than is said.

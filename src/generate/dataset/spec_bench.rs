@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
-    benchmark::{Categories, asked},
+    benchmark::{CategoryFilter, question_request},
     no_check,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// The flags of `spec_bench`.
 #[derive(Debug, Clone, clap::Args)]
-pub struct SpecArgs {
+pub struct SpecBenchFlags {
     /// Take the questions of this category only, as `writing` or `qa`.
     #[arg(long, help_heading = "Dataset spec_bench", value_name = "NAME")]
     spec_bench_category: Option<String>,
@@ -31,30 +31,30 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(256),
     apis: Apis::Text,
     takes: &["apply_chat_template"],
-    flags: &[SpecArgs::augment_args],
+    flags: &[SpecBenchFlags::augment_args],
     check: no_check,
     run,
 };
 
 /// What is read of a question.
 #[derive(Deserialize)]
-struct Question {
+struct SpecBenchRow {
     turns: Vec<String>,
     category: String,
 }
 
 /// Writes `--num-prompts` questions.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: SpecArgs = flags.read_group()?;
-    let framed = common.framed()?;
-    let rows = Rows::from_lines(common.file()?)?;
-    let categories = Categories::of(args.spec_bench_category);
-    let done = rows::run(common, &rows, writer, |row| {
-        let question: Question = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-        if !categories.takes(&question.category) {
+    let args: SpecBenchFlags = flags.read_group()?;
+    let counter = common.prompt_counter()?;
+    let rows = Rows::from_lines(common.require_file()?)?;
+    let categories = CategoryFilter::new(args.spec_bench_category);
+    let done = rows::write_requests(common, &rows, writer, |row| {
+        let question: SpecBenchRow = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+        if !categories.accepts_category(&question.category) {
             return Ok(None);
         }
-        asked(common, framed, row, question.turns.into_iter().next(), question.category)
+        question_request(common, counter, row, question.turns.into_iter().next(), question.category)
     });
-    categories.told(done, &rows)
+    categories.check_result(done, &rows)
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
-    benchmark::{Categories, asked},
+    benchmark::{CategoryFilter, question_request},
     no_check,
 };
 use crate::{
@@ -21,7 +21,7 @@ const HEADING: &str = "Dataset speed_bench";
 /// The flags of `speed_bench`.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct SpeedArgs {
+pub struct SpeedBenchFlags {
     /// Which file of a folder to take, as `throughput_8k` [default: qualitative].
     #[arg(long, help_heading = HEADING, value_name = "NAME")]
     speed_bench_dataset_subset: Option<String>,
@@ -39,45 +39,45 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(4096),
     apis: Apis::Text,
     takes: &["apply_chat_template"],
-    flags: &[SpeedArgs::augment_args],
+    flags: &[SpeedBenchFlags::augment_args],
     check: no_check,
     run,
 };
 
 /// What is read of a prompt.
 #[derive(Deserialize)]
-struct Chat {
-    messages: Vec<Message>,
+struct SpeedBenchRow {
+    messages: Vec<SpeedBenchMessage>,
     #[serde(default)]
     category: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct SpeedBenchMessage {
     content: String,
 }
 
 /// Writes `--num-prompts` prompts.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let args: SpeedArgs = flags.read_group()?;
-    let framed = common.framed()?;
-    let rows = Rows::from_lines(&file(common, args.speed_bench_dataset_subset.as_deref())?)?;
-    let categories = Categories::of(args.speed_bench_category);
-    let done = rows::run(common, &rows, writer, |row| {
-        let chat: Chat = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let args: SpeedBenchFlags = flags.read_group()?;
+    let counter = common.prompt_counter()?;
+    let rows = Rows::from_lines(&subset_file(common, args.speed_bench_dataset_subset.as_deref())?)?;
+    let categories = CategoryFilter::new(args.speed_bench_category);
+    let done = rows::write_requests(common, &rows, writer, |row| {
+        let chat: SpeedBenchRow = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
         let category = chat.category.unwrap_or_default();
-        if !categories.takes(&category) {
+        if !categories.accepts_category(&category) {
             return Ok(None);
         }
         let question = chat.messages.into_iter().next().map(|message| message.content);
-        asked(common, framed, row, question, category)
+        question_request(common, counter, row, question, category)
     });
-    categories.told(done, &rows)
+    categories.check_result(done, &rows)
 }
 
 /// The file itself, or that of the subset in a folder.
-fn file(common: &Common, subset: Option<&str>) -> Result<PathBuf, Error> {
-    let path = common.file()?;
+fn subset_file(common: &Common, subset: Option<&str>) -> Result<PathBuf, Error> {
+    let path = common.require_file()?;
     if path.is_dir() {
         return Ok(path.join(format!("{}.jsonl", subset.unwrap_or("qualitative"))));
     }

@@ -13,8 +13,8 @@ use crate::{
 /// `zipf:ALPHA,MAX`, each with `,min=…` and `,max=…` if wanted. What lies outside the limits is drawn again, not moved
 /// to the limit, where it would pile up: the distribution is the truncated one, and its mean may differ a little.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Distribution {
-    shape: Shape,
+pub struct LengthDistribution {
+    shape: DistributionShape,
     low: u32,
     high: u32,
     /// Of zipf: how often each length from `low` on comes.
@@ -22,7 +22,7 @@ pub struct Distribution {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Shape {
+enum DistributionShape {
     Uniform,
     /// Mean and standard deviation before rounding to whole tokens.
     Normal(f64, f64),
@@ -40,41 +40,41 @@ const TRIES: usize = 100_000;
 const HOW: &str = "write 128, uniform:100,200, normal:480,240, lognormal:2000,1500 or zipf:1.2,4096, \
                    each with ,min=N and ,max=N if wanted";
 
-impl Distribution {
+impl LengthDistribution {
     /// All whole numbers from `low` to `high` alike.
-    pub fn uniform(low: u32, high: u32) -> Result<Self, String> {
-        Self::new(Shape::Uniform, low, high)
+    pub fn new_uniform(low: u32, high: u32) -> Result<Self, String> {
+        Self::new(DistributionShape::Uniform, low, high)
     }
 
     /// The normal distribution, rounded.
-    pub fn normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
+    pub fn new_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
         if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(MAX_TOKENS)) {
             return Err(format!("a mean of {mean} and a standard deviation of {sd} are no lengths"));
         }
-        Self::new(Shape::Normal(mean, sd), low, high)
+        Self::new(DistributionShape::Normal(mean, sd), low, high)
     }
 
     /// The log-normal distribution whose own mean and standard deviation are these, rounded: σ² = ln(1 + sd²/mean²),
     /// µ = ln mean − σ²/2.
-    fn log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
+    fn new_log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
         // The check is the same.
-        Self::normal(mean, sd, 1, MAX_TOKENS)?;
+        Self::new_normal(mean, sd, 1, MAX_TOKENS)?;
         let variance = libm::log1p(sd * sd / (mean * mean));
-        Self::new(Shape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
+        Self::new(DistributionShape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
     }
 
     /// Zipf's, from `low` to `high`.
-    fn zipf(alpha: f64, low: u32, high: u32) -> Result<Self, String> {
+    fn new_zipf(alpha: f64, low: u32, high: u32) -> Result<Self, String> {
         if !(alpha >= 0.0 && alpha.is_finite()) {
             return Err(format!("zipf's exponent {alpha} is not a number from 0 up"));
         }
         if high > LONGEST_ZIPF {
             return Err(format!("zipf's longest length is {LONGEST_ZIPF} at the most"));
         }
-        Self::new(Shape::Zipf(alpha), low, high)
+        Self::new(DistributionShape::Zipf(alpha), low, high)
     }
 
-    fn new(shape: Shape, low: u32, high: u32) -> Result<Self, String> {
+    fn new(shape: DistributionShape, low: u32, high: u32) -> Result<Self, String> {
         let low = low.max(1);
         if low > high {
             return Err(format!("no length is at least {low} and at most {high}"));
@@ -82,17 +82,17 @@ impl Distribution {
         if high > MAX_TOKENS {
             return Err(format!("{high} is too large: {MAX_TOKENS} tokens at the most"));
         }
-        let mut distribution = Distribution { shape, low, high, weighted: None };
+        let mut distribution = LengthDistribution { shape, low, high, weighted: None };
         match shape {
-            Shape::Zipf(alpha) => distribution.weighted = Some(WeightedIndex::from_zipf(low, high, alpha)),
-            Shape::Normal(..) | Shape::LogNormal(..) => {
+            DistributionShape::Zipf(alpha) => distribution.weighted = Some(WeightedIndex::from_zipf(low, high, alpha)),
+            DistributionShape::Normal(..) | DistributionShape::LogNormal(..) => {
                 let mut rng = rng::random_stream(0, "limits", 0);
                 let within = (0..2000).filter(|_| distribution.try_draw(&mut rng).is_some()).count();
                 if within < 20 {
                     return Err(format!("hardly any of its lengths is at least {low} and at most {high}"));
                 }
             }
-            Shape::Uniform => {}
+            DistributionShape::Uniform => {}
         }
         Ok(distribution)
     }
@@ -103,7 +103,7 @@ impl Distribution {
     }
 
     /// A length.
-    pub fn draw(&self, rng: &mut impl Rng) -> u32 {
+    pub fn draw_length(&self, rng: &mut impl Rng) -> u32 {
         (0..TRIES).find_map(|_| self.try_draw(rng)).unwrap_or(self.low)
     }
 
@@ -111,10 +111,10 @@ impl Distribution {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, and the limits are looked at
     fn try_draw(&self, rng: &mut impl Rng) -> Option<u32> {
         let length = match self.shape {
-            Shape::Uniform => rng::sample_between(rng, self.low.into(), self.high.into()) as f64,
-            Shape::Normal(mean, sd) => mean + sd * rng::sample_normal(rng),
-            Shape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::sample_normal(rng)),
-            Shape::Zipf(_) => {
+            DistributionShape::Uniform => rng::sample_between(rng, self.low.into(), self.high.into()) as f64,
+            DistributionShape::Normal(mean, sd) => mean + sd * rng::sample_normal(rng),
+            DistributionShape::LogNormal(mu, sigma) => libm::exp(mu + sigma * rng::sample_normal(rng)),
+            DistributionShape::Zipf(_) => {
                 let place = self.weighted.as_ref().map_or(0, |weighted| weighted.draw_index(rng));
                 f64::from(self.low) + place as f64
             }
@@ -124,7 +124,7 @@ impl Distribution {
     }
 }
 
-impl std::str::FromStr for Distribution {
+impl std::str::FromStr for LengthDistribution {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -143,11 +143,11 @@ impl std::str::FromStr for Distribution {
         let real = |text: &str| text.parse::<f64>().map_err(|_| wrong());
         let high = max.unwrap_or(MAX_TOKENS);
         let made = match (name, &numbers[..]) {
-            ("constant", [n]) => count(n).and_then(|n| Self::uniform(n.max(min), n.min(high))),
-            ("uniform", [a, b]) => Self::uniform(count(a)?.max(min), count(b)?.min(high)),
-            ("normal", [mean, sd]) => Self::normal(real(mean)?, real(sd)?, min, high),
-            ("lognormal", [mean, sd]) => Self::log_normal(real(mean)?, real(sd)?, min, high),
-            ("zipf", [alpha, longest]) => Self::zipf(real(alpha)?, min, count(longest)?.min(high)),
+            ("constant", [n]) => count(n).and_then(|n| Self::new_uniform(n.max(min), n.min(high))),
+            ("uniform", [a, b]) => Self::new_uniform(count(a)?.max(min), count(b)?.min(high)),
+            ("normal", [mean, sd]) => Self::new_normal(real(mean)?, real(sd)?, min, high),
+            ("lognormal", [mean, sd]) => Self::new_log_normal(real(mean)?, real(sd)?, min, high),
+            ("zipf", [alpha, longest]) => Self::new_zipf(real(alpha)?, min, count(longest)?.min(high)),
             _ => return Err(wrong()),
         };
         made.map_err(|what| if what.contains("not a distribution") { what } else { format!("`{text}`: {what}") })
@@ -159,9 +159,9 @@ mod tests {
     use super::*;
 
     fn drawn(text: &str, n: u64) -> Vec<u32> {
-        let distribution: Distribution = text.parse().unwrap();
+        let distribution: LengthDistribution = text.parse().unwrap();
         let mut rng = rng::random_stream(1, "test", 0);
-        (0..n).map(|_| distribution.draw(&mut rng)).collect()
+        (0..n).map(|_| distribution.draw_length(&mut rng)).collect()
     }
 
     fn mean_sd(values: &[u32]) -> (f64, f64) {
@@ -229,7 +229,7 @@ mod tests {
             ("zipf:1,2m", "zipf's longest length"),
             ("0", "no length is at least 1 and at most 0"),
         ] {
-            let error = text.parse::<Distribution>().unwrap_err();
+            let error = text.parse::<LengthDistribution>().unwrap_err();
             assert!(error.contains(want), "{text}: {error}");
         }
     }

@@ -11,23 +11,23 @@ const TRIES: usize = 32;
 
 /// A tokenizer together with what the server puts round a text: special tokens, or a chat template.
 #[derive(Debug, Clone, Copy)]
-pub struct Framed<'a> {
+pub struct PromptCounter<'a> {
     pub tokenizer: &'a Tokenizer,
     chat: bool,
     /// Special tokens, which do not depend on the text.
     special: usize,
 }
 
-impl<'a> Framed<'a> {
+impl<'a> PromptCounter<'a> {
     /// For `/v1/completions`, or for chats.
     pub fn new(tokenizer: &'a Tokenizer, chat: bool) -> Result<Self, Error> {
         let special = if chat { 0 } else { tokenizer.special_tokens_added()? };
-        Ok(Framed { tokenizer, chat, special })
+        Ok(PromptCounter { tokenizer, chat, special })
     }
 
     /// For texts that get special tokens only together with another one.
-    pub fn bare(tokenizer: &'a Tokenizer) -> Self {
-        Framed { tokenizer, chat: false, special: 0 }
+    pub fn without_special_tokens(tokenizer: &'a Tokenizer) -> Self {
+        PromptCounter { tokenizer, chat: false, special: 0 }
     }
 
     /// The number of tokens that the server will report for `text`.
@@ -39,7 +39,7 @@ impl<'a> Framed<'a> {
     }
 
     /// How many of those are not the text's own.
-    pub fn overhead(&self) -> Result<usize, Error> {
+    pub fn added_tokens(&self) -> Result<usize, Error> {
         if self.chat {
             return Ok(self.count("a")?.saturating_sub(self.tokenizer.count("a")?));
         }
@@ -47,8 +47,8 @@ impl<'a> Framed<'a> {
     }
 
     /// How many of those stand in front of the text: all of them where a server does not tell which tokens they are.
-    pub fn front(&self) -> Result<usize, Error> {
-        let overhead = self.overhead()?;
+    pub fn tokens_in_front(&self) -> Result<usize, Error> {
+        let overhead = self.added_tokens()?;
         if overhead == 0 {
             return Ok(0);
         }
@@ -67,16 +67,16 @@ impl<'a> Framed<'a> {
 
 /// A text that can be shortened piece by piece.
 #[derive(Debug, Default)]
-pub struct Draft {
+pub struct TextDraft {
     text: String,
     /// Where each piece that may be cut off begins, in bytes.
     pieces: Vec<usize>,
 }
 
-impl Draft {
+impl TextDraft {
     /// Begins with what must stay.
-    pub fn after(fixed: &str) -> Self {
-        Draft { text: fixed.to_owned(), pieces: Vec::new() }
+    pub fn starting_with(fixed: &str) -> Self {
+        TextDraft { text: fixed.to_owned(), pieces: Vec::new() }
     }
 
     /// Appends a piece that may be cut off again.
@@ -94,7 +94,7 @@ impl Draft {
         }
     }
 
-    fn cut(&mut self, pieces: usize) {
+    fn remove_pieces(&mut self, pieces: usize) {
         let rest = self.pieces.len().saturating_sub(pieces);
         if let Some(end) = self.pieces.get(rest) {
             self.text.truncate(*end);
@@ -105,7 +105,7 @@ impl Draft {
     /// Cuts or lengthens the end until the text has `want` tokens, with pieces from `next` that are one token each.
     ///
     /// Gives the text and its true number of tokens, which is another one if it could not be done.
-    pub fn fit<'p>(
+    pub fn fit_tokens<'p>(
         mut self,
         want: usize,
         count: impl Fn(&str) -> Result<usize, Error>,
@@ -117,7 +117,7 @@ impl Draft {
                 Ordering::Equal => break,
                 Ordering::Less => (got..want).for_each(|_| self.push(next())),
                 // By half, since a piece may have several tokens; what is cut too much is filled up again.
-                Ordering::Greater => self.cut((got - want).div_ceil(2)),
+                Ordering::Greater => self.remove_pieces((got - want).div_ceil(2)),
             }
             got = count(&self.text)?;
         }
@@ -142,11 +142,11 @@ mod tests {
         fn every_length_is_reached_even_if_pieces_merge(
             pieces in proptest::collection::vec("[a-z]{1,9}", 0..40), want in 3..60_usize,
         ) {
-            let mut draft = Draft::after("kept ");
+            let mut draft = TextDraft::starting_with("kept ");
             for piece in &pieces {
                 draft.push(piece);
             }
-            let (text, got) = draft.fit(want, pairs, || "xy").unwrap();
+            let (text, got) = draft.fit_tokens(want, pairs, || "xy").unwrap();
             prop_assert!(text.starts_with("kept "));
             prop_assert_eq!((got, pairs(&text).unwrap()), (want, want));
         }
@@ -168,22 +168,22 @@ mod tests {
         let tokenizer = |folder: &std::path::Path| Tokenizer::open(folder.to_str().unwrap()).unwrap();
         std::fs::write(folder.join("tokenizer.json"), json.to_string()).unwrap();
         let bert = tokenizer(&folder);
-        let framed = Framed::new(&bert, false).unwrap();
-        assert_eq!((framed.front().unwrap(), framed.overhead().unwrap()), (1, 3));
+        let counter = PromptCounter::new(&bert, false).unwrap();
+        assert_eq!((counter.tokens_in_front().unwrap(), counter.added_tokens().unwrap()), (1, 3));
         let template = "<|endoftext|><|endoftext|>{{ messages[0].content }}<|endoftext|>";
         std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
         let chat = tokenizer(&folder);
-        let framed = Framed::new(&chat, true).unwrap();
-        assert_eq!((framed.front().unwrap(), framed.overhead().unwrap()), (2, 3));
+        let counter = PromptCounter::new(&chat, true).unwrap();
+        assert_eq!((counter.tokens_in_front().unwrap(), counter.added_tokens().unwrap()), (2, 3));
         let builtin = Tokenizer::builtin().unwrap();
-        assert_eq!(Framed::new(&builtin, true).unwrap().front().unwrap(), 0);
+        assert_eq!(PromptCounter::new(&builtin, true).unwrap().tokens_in_front().unwrap(), 0);
         std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn what_cannot_be_fitted_keeps_its_true_length() {
         let three = |text: &str| Ok(text.len() / 3 * 3);
-        let (text, got) = Draft::after("").fit(4, three, || "abc").unwrap();
+        let (text, got) = TextDraft::starting_with("").fit_tokens(4, three, || "abc").unwrap();
         assert_eq!(got, three(&text).unwrap());
         assert_ne!(got, 4);
     }

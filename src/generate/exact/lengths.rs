@@ -3,7 +3,7 @@
 use rand::Rng;
 use serde::Deserialize;
 
-use crate::{error::Error, generate::exact::Distribution, rng};
+use crate::{error::Error, generate::exact::LengthDistribution, rng};
 
 /// By how much lengths vary: the share of the length on either side, from 0 up to but not including 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
@@ -54,77 +54,77 @@ impl std::str::FromStr for OutputLen {
 const HAIR: f64 = 1e-7;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
-fn floor(x: f64) -> u64 {
+fn floor_tolerant(x: f64) -> u64 {
     (x + HAIR).floor() as u64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as above
-fn ceil(x: f64) -> u64 {
+fn ceil_tolerant(x: f64) -> u64 {
     (x - HAIR).ceil() as u64
 }
 
 /// A uniform draw of whole numbers, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
+pub struct LengthRange {
     low: u64,
     high: u64,
 }
 
-impl Range {
+impl LengthRange {
     /// SGLang's rule: ⌊n·r⌋ to n, and 1 at the least.
     pub fn up_to(n: u32, ratio: f64) -> Self {
-        Range { low: floor(f64::from(n) * ratio).max(1), high: u64::from(n).max(1) }
+        LengthRange { low: floor_tolerant(f64::from(n) * ratio).max(1), high: u64::from(n).max(1) }
     }
 
     /// ⌊n(1−r)⌋ to ⌈n(1+r)⌉, from 0 and up to `most`; `None` if all of that is above it.
-    pub fn around_within(n: u32, ratio: f64, most: u32) -> Option<Self> {
-        let low = floor(f64::from(n) * (1.0 - ratio));
-        let high = ceil(f64::from(n) * (1.0 + ratio));
-        (low <= u64::from(most)).then(|| Range { low, high: high.min(u64::from(most)) })
+    pub fn from_ratio_up_to(n: u32, ratio: f64, most: u32) -> Option<Self> {
+        let low = floor_tolerant(f64::from(n) * (1.0 - ratio));
+        let high = ceil_tolerant(f64::from(n) * (1.0 + ratio));
+        (low <= u64::from(most)).then(|| LengthRange { low, high: high.min(u64::from(most)) })
     }
 
     /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
-    pub fn around(n: u32, ratio: f64) -> Self {
-        let low = floor(f64::from(n) * (1.0 - ratio));
-        let high = ceil(f64::from(n) * (1.0 + ratio));
-        Range { low: low.max(1), high: high.max(1) }
+    pub fn from_ratio(n: u32, ratio: f64) -> Self {
+        let low = floor_tolerant(f64::from(n) * (1.0 - ratio));
+        let high = ceil_tolerant(f64::from(n) * (1.0 + ratio));
+        LengthRange { low: low.max(1), high: high.max(1) }
     }
 
     /// The same with `more` added to each of its numbers, as a distribution.
-    pub fn distribution(self, more: u32) -> Result<Distribution, String> {
+    pub fn to_distribution(self, more: u32) -> Result<LengthDistribution, String> {
         let end = |end: u64| u32::try_from(end).unwrap_or(u32::MAX).saturating_add(more);
-        Distribution::uniform(end(self.low), end(self.high))
+        LengthDistribution::new_uniform(end(self.low), end(self.high))
     }
 
     /// One of its numbers.
-    pub fn draw(self, rng: &mut impl Rng) -> u32 {
+    pub fn draw_length(self, rng: &mut impl Rng) -> u32 {
         u32::try_from(rng::sample_between(rng, self.low, self.high)).unwrap_or(u32::MAX)
     }
 }
 
 /// The lengths of all prompts and answers of a run.
 #[derive(Debug, Clone, Copy)]
-pub struct Lengths {
-    pub input: Range,
-    pub output: Range,
+pub struct LengthRanges {
+    pub input: LengthRange,
+    pub output: LengthRange,
 }
 
-impl Lengths {
+impl LengthRanges {
     /// Tokens of prompt and answer of `item`.
-    pub fn of(&self, seed: u64, item: u64) -> (usize, u32) {
+    pub fn draw_lengths(&self, seed: u64, item: u64) -> (usize, u32) {
         let mut rng = rng::random_stream(seed, "lengths", item);
-        let input = self.input.draw(&mut rng);
-        (input as usize, self.output.draw(&mut rng))
+        let input = self.input.draw_length(&mut rng);
+        (input as usize, self.output.draw_length(&mut rng))
     }
 }
 
 /// What is left of `total` tokens behind the `overhead` that the server adds.
-pub fn without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
-    rest("--input-len", total, overhead, what)
+pub fn input_len_without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
+    subtract_overhead("--input-len", total, overhead, what)
 }
 
 /// What is left of the `total` tokens that `flag` asks for.
-pub fn rest(flag: &str, total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
+pub fn subtract_overhead(flag: &str, total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
     let rest = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|rest| *rest > 0);
     rest.ok_or_else(|| {
         Error::Usage(format!(
@@ -140,9 +140,9 @@ mod tests {
 
     #[test]
     fn the_ends_of_a_range_are_vllms() {
-        assert_eq!(Range::around(1024, 0.0), Range { low: 1024, high: 1024 });
-        assert_eq!(Range::around(128, 0.3), Range { low: 89, high: 167 });
-        assert_eq!(Range::around(1, 0.9), Range { low: 1, high: 2 });
+        assert_eq!(LengthRange::from_ratio(1024, 0.0), LengthRange { low: 1024, high: 1024 });
+        assert_eq!(LengthRange::from_ratio(128, 0.3), LengthRange { low: 89, high: 167 });
+        assert_eq!(LengthRange::from_ratio(1, 0.9), LengthRange { low: 1, high: 2 });
     }
 
     #[test]
@@ -152,9 +152,17 @@ mod tests {
                 let ratio = f64::from(hundredths) / 100.0;
                 let low = u64::from(n * (100 - hundredths) / 100);
                 let high = u64::from((n * (100 + hundredths)).div_ceil(100));
-                assert_eq!(Range::around(n, ratio), Range { low: low.max(1), high: high.max(1) }, "{n} ± {ratio}");
-                assert_eq!(Range::around_within(n, ratio, u32::MAX), Some(Range { low, high }), "{n} ± {ratio}");
-                assert_eq!(Range::up_to(n, ratio).low, u64::from(n * hundredths / 100).max(1), "{n} · {ratio}");
+                assert_eq!(
+                    LengthRange::from_ratio(n, ratio),
+                    LengthRange { low: low.max(1), high: high.max(1) },
+                    "{n} ± {ratio}"
+                );
+                assert_eq!(
+                    LengthRange::from_ratio_up_to(n, ratio, u32::MAX),
+                    Some(LengthRange { low, high }),
+                    "{n} ± {ratio}"
+                );
+                assert_eq!(LengthRange::up_to(n, ratio).low, u64::from(n * hundredths / 100).max(1), "{n} · {ratio}");
             }
         }
     }
@@ -177,8 +185,8 @@ mod tests {
 
     #[test]
     fn every_length_of_the_range_is_drawn() {
-        let lengths = Lengths { input: Range::around(10, 0.2), output: Range::around(4, 0.5) };
-        let drawn: std::collections::BTreeSet<_> = (0..500).map(|item| lengths.of(7, item)).collect();
+        let lengths = LengthRanges { input: LengthRange::from_ratio(10, 0.2), output: LengthRange::from_ratio(4, 0.5) };
+        let drawn: std::collections::BTreeSet<_> = (0..500).map(|item| lengths.draw_lengths(7, item)).collect();
         assert_eq!(drawn.len(), 5 * 5);
     }
 }

@@ -8,10 +8,10 @@ mod prefixes;
 mod random;
 mod words;
 
-pub use distribution::Distribution;
-pub use draws::{Draws, LengthArgs};
-pub use fit::{Draft, Framed};
-pub use lengths::{Lengths, OutputLen, Range, RangeRatio, rest, without};
-pub use prefixes::{Prefixed, Uses};
-pub use random::Random;
-pub use words::{Words, place};
+pub use distribution::LengthDistribution;
+pub use draws::{LengthFlags, LengthSource};
+pub use fit::{PromptCounter, TextDraft};
+pub use lengths::{LengthRange, LengthRanges, OutputLen, RangeRatio, input_len_without, subtract_overhead};
+pub use prefixes::{PrefixSchedule, PrefixedPrompts};
+pub use random::RandomPrompts;
+pub use words::{WordList, wrap_index};

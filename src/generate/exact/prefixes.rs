@@ -4,33 +4,33 @@ use std::collections::HashMap;
 
 use crate::{
     error::Error,
-    generate::{common::Common, exact::Random, writer::Fitted},
+    generate::{common::Common, exact::RandomPrompts, writer::PromptLen},
     record::{Object, SampleRequest},
 };
 
 /// Which prefix each request has, in the order in which requests are written: 4 bytes are kept of each.
 #[derive(Debug)]
-pub struct Uses {
+pub struct PrefixSchedule {
     prefixes: Vec<u32>,
     /// The request that brings each prefix.
     first: HashMap<u32, u64>,
 }
 
-impl Uses {
+impl PrefixSchedule {
     /// In this order.
-    pub fn of(prefixes: Vec<u32>) -> Self {
+    pub fn new(prefixes: Vec<u32>) -> Self {
         let mut first = HashMap::new();
         for (item, prefix) in (0..).zip(&prefixes) {
             first.entry(*prefix).or_insert(item);
         }
-        Uses { prefixes, first }
+        PrefixSchedule { prefixes, first }
     }
 
     /// What is kept of each request, `each` bytes, must fit the memory.
     ///
     /// # Errors
     /// There are too many of them, or of prefixes.
-    pub fn check(count: u64, each: u64, prefixes: u32) -> Result<(), Error> {
+    pub fn check_memory(count: u64, each: u64, prefixes: u32) -> Result<(), Error> {
         const MOST_BYTES: u64 = 1 << 32;
         const MOST_PREFIXES: u32 = 1 << 24;
         let most = MOST_BYTES / each;
@@ -44,12 +44,12 @@ impl Uses {
     }
 
     /// Each prefix as often as any other; the first ones once more, where that does not come out even.
-    pub fn evenly(count: u64, prefixes: u32) -> Vec<u32> {
+    pub fn spread_evenly(count: u64, prefixes: u32) -> Vec<u32> {
         (0..prefixes).cycle().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
     }
 
     /// The prefix of request `item`, and whether a request before it has brought it.
-    pub fn at(&self, item: u64) -> (u32, bool) {
+    pub fn prefix_at(&self, item: u64) -> (u32, bool) {
         let prefix = usize::try_from(item).ok().and_then(|item| self.prefixes.get(item)).copied().unwrap_or_default();
         (prefix, self.first.get(&prefix).is_some_and(|first| *first < item))
     }
@@ -61,26 +61,26 @@ impl Uses {
 }
 
 /// Requests that are behind prefixes.
-pub struct Prefixed<'a> {
-    pub random: Random<'a>,
-    pub uses: Uses,
+pub struct PrefixedPrompts<'a> {
+    pub random: RandomPrompts<'a>,
+    pub uses: PrefixSchedule,
     /// The tag that tells the prefix.
     pub tag: &'static str,
 }
 
-impl Prefixed<'_> {
+impl PrefixedPrompts<'_> {
     /// Request `item`: `own` tokens behind a prefix of `prefix_len`.
-    pub fn request(
+    pub fn make_request(
         &self,
         common: &Common,
         item: u64,
         (prefix_len, own, output): (usize, usize, u32),
-    ) -> Result<(SampleRequest, Fitted), Error> {
-        let (number, warm) = self.uses.at(item);
-        let prefix = self.random.prefix(u64::from(number), prefix_len)?;
-        let (prompt, fitted) = self.random.behind(&prefix, item, own)?;
+    ) -> Result<(SampleRequest, PromptLen), Error> {
+        let (number, warm) = self.uses.prefix_at(item);
+        let prefix = self.random.make_prefix(u64::from(number), prefix_len)?;
+        let (prompt, fitted) = self.random.make_prompt_after(&prefix, item, own)?;
         // What the server adds in front is the same for all, so only the very first request brings it.
-        let added = if item == 0 { 0 } else { self.random.front() };
+        let added = if item == 0 { 0 } else { self.random.tokens_in_front() };
         let cached = if warm { added + prefix.len } else { added };
         let request = SampleRequest {
             prompt: Some(prompt),
@@ -100,9 +100,9 @@ mod tests {
 
     #[test]
     fn a_remainder_is_kept_and_the_first_use_of_each_prefix_is_known() {
-        assert_eq!(Uses::evenly(7, 3), [0, 1, 2, 0, 1, 2, 0]);
-        let uses = Uses::of(vec![2, 2, 0, 2, 0, 1]);
-        let warm: Vec<(u32, bool)> = (0..6).map(|item| uses.at(item)).collect();
+        assert_eq!(PrefixSchedule::spread_evenly(7, 3), [0, 1, 2, 0, 1, 2, 0]);
+        let uses = PrefixSchedule::new(vec![2, 2, 0, 2, 0, 1]);
+        let warm: Vec<(u32, bool)> = (0..6).map(|item| uses.prefix_at(item)).collect();
         assert_eq!(warm, [(2, false), (2, true), (0, false), (2, true), (0, true), (1, false)]);
         assert_eq!(uses.count(), 6);
     }

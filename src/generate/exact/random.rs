@@ -6,8 +6,8 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{Draft, Framed, Words, place},
-        writer::Fitted,
+        exact::{PromptCounter, TextDraft, WordList, wrap_index},
+        writer::PromptLen,
     },
     record::Prompt,
     rng,
@@ -16,28 +16,28 @@ use crate::{
 
 /// Makes random prompts, in text or in token ids, behind a prefix that all of them share.
 #[derive(Debug)]
-pub struct Random<'a> {
+pub struct RandomPrompts<'a> {
     seed: u64,
-    kind: Kind<'a>,
+    kind: TokenSource<'a>,
     /// Tokens that the server puts round a prompt.
     overhead: usize,
     /// Of those, the ones in front of it.
     front: usize,
     /// What all prompts share.
-    prefix: Prefix,
+    prefix: SharedPrefix,
 }
 
 /// What several prompts begin with.
 #[derive(Debug)]
-pub struct Prefix {
+pub struct SharedPrefix {
     pub prompt: Prompt,
     /// Its tokens, without those that the server adds.
     pub len: usize,
 }
 
 #[derive(Debug)]
-enum Kind<'a> {
-    Text { framed: Framed<'a>, words: Words },
+enum TokenSource<'a> {
+    Text { counter: PromptCounter<'a>, words: WordList },
     Ids { ids: Vec<u32>, heads: Vec<u32> },
 }
 
@@ -46,120 +46,126 @@ const PROMPT: &str = "prompt";
 const PREFIX: &str = "prefix";
 const BLOCK: &str = "block";
 
-impl<'a> Random<'a> {
+impl<'a> RandomPrompts<'a> {
     /// For text that the server tokenizes.
-    pub fn text(framed: Framed<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
-        let kind = Kind::Text { framed, words: Words::of(framed.tokenizer, seed)? };
-        Self::behind_one(kind, seed, (framed.front()?, framed.overhead()?), prefix_len)
+    pub fn from_words(counter: PromptCounter<'a>, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+        let kind = TokenSource::Text { counter, words: WordList::from_tokenizer(counter.tokenizer, seed)? };
+        Self::with_prefix(kind, seed, (counter.tokens_in_front()?, counter.added_tokens()?), prefix_len)
     }
 
     /// For token ids that the server takes as they are.
-    pub fn ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
-        let ids = vocabulary(tokenizer)?;
+    pub fn from_ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
+        let ids = usable_ids(tokenizer)?;
         let mut heads = ids.clone();
         rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
-        Self::behind_one(Kind::Ids { ids, heads }, seed, (0, 0), prefix_len)
+        Self::with_prefix(TokenSource::Ids { ids, heads }, seed, (0, 0), prefix_len)
     }
 
-    fn behind_one(
-        kind: Kind<'a>,
+    fn with_prefix(
+        kind: TokenSource<'a>,
         seed: u64,
         (front, overhead): (usize, usize),
         prefix_len: usize,
     ) -> Result<Self, Error> {
-        let none = Prefix { prompt: Prompt::Ids(Vec::new()), len: 0 };
-        let mut random = Random { seed, kind, overhead, front, prefix: none };
-        random.prefix = random.prefix(0, prefix_len)?;
+        let none = SharedPrefix { prompt: Prompt::Ids(Vec::new()), len: 0 };
+        let mut random = RandomPrompts { seed, kind, overhead, front, prefix: none };
+        random.prefix = random.make_prefix(0, prefix_len)?;
         Ok(random)
     }
 
     /// By the common's choice of text or ids.
-    pub fn of(common: &'a Common) -> Result<Self, Error> {
+    pub fn from_common(common: &'a Common) -> Result<Self, Error> {
         let prefix_len = common.prefix_tokens() as usize;
         if common.prompt_token_ids {
-            Self::ids(&common.tokenizer, common.seed, prefix_len)
+            Self::from_ids(&common.tokenizer, common.seed, prefix_len)
         } else {
-            Self::text(common.framed()?, common.seed, prefix_len)
+            Self::from_words(common.prompt_counter()?, common.seed, prefix_len)
         }
     }
 
     /// Tokens that every prompt has beside its own: what the server adds, and the prefix.
-    pub fn shared(&self) -> usize {
+    pub fn shared_tokens(&self) -> usize {
         self.overhead + self.prefix.len
     }
 
     /// Tokens that the server adds.
-    pub fn overhead(&self) -> usize {
+    pub fn added_tokens(&self) -> usize {
         self.overhead
     }
 
     /// Tokens that the server adds in front, which all prompts begin with.
-    pub fn front(&self) -> usize {
+    pub fn tokens_in_front(&self) -> usize {
         self.front
     }
 
     /// Tokens that the server adds behind a prompt.
-    pub fn rear(&self) -> usize {
+    pub fn tokens_at_end(&self) -> usize {
         self.overhead - self.front
     }
 
     /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts begin with,
     /// once the first has brought it.
-    pub fn meant_cached(&self, item: u64) -> Option<u32> {
+    pub fn expected_cached(&self, item: u64) -> Option<u32> {
         if item == 0 { Some(0) } else { u32::try_from(self.front + self.prefix.len).ok() }
     }
 
     /// Prompt `item`, with `own` tokens behind the shared ones.
-    pub fn prompt(&self, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
-        self.behind(&self.prefix, item, own)
+    pub fn make_prompt(&self, item: u64, own: usize) -> Result<(Prompt, PromptLen), Error> {
+        self.make_prompt_after(&self.prefix, item, own)
     }
 
     /// A prefix that some prompts share, of exactly `len` tokens. Its shorter forms are what it begins with, and texts each begin with another word.
-    pub fn prefix(&self, number: u64, len: usize) -> Result<Prefix, Error> {
+    pub fn make_prefix(&self, number: u64, len: usize) -> Result<SharedPrefix, Error> {
         let first = rng::random_stream(self.seed, PREFIX, 0).next_u64();
         let mut rng = rng::random_stream(self.seed, PREFIX, number);
         match &self.kind {
-            Kind::Ids { ids, .. } => {
+            TokenSource::Ids { ids, .. } => {
                 let prefix = (0..len).map(|_| ids[rng::sample_index(&mut rng, ids.len())]).collect();
-                Ok(Prefix { prompt: Prompt::Ids(prefix), len })
+                Ok(SharedPrefix { prompt: Prompt::Ids(prefix), len })
             }
-            Kind::Text { framed, words } => {
-                let mut draft = Draft::default();
+            TokenSource::Text { counter, words } => {
+                let mut draft = TextDraft::default();
                 if len > 0 {
                     // Passed over, since the first head is drawn from the same stream.
                     rng.next_u64();
-                    draft.push(words.head(first.wrapping_add(number), true));
-                    (1..len).for_each(|_| draft.push(words.draw(&mut rng)));
+                    draft.push(words.head_word(first.wrapping_add(number), true));
+                    (1..len).for_each(|_| draft.push(words.draw_word(&mut rng)));
                 }
-                let (text, len) = draft.fit(len, |text| framed.tokenizer.count(text), || words.draw(&mut rng))?;
-                Ok(Prefix { prompt: Prompt::Text(text), len })
+                let (text, len) =
+                    draft.fit_tokens(len, |text| counter.tokenizer.count(text), || words.draw_word(&mut rng))?;
+                Ok(SharedPrefix { prompt: Prompt::Text(text), len })
             }
         }
     }
 
     /// Prompt `item`, with `own` tokens behind a prefix.
-    pub fn behind(&self, prefix: &Prefix, item: u64, own: usize) -> Result<(Prompt, Fitted), Error> {
+    pub fn make_prompt_after(
+        &self,
+        prefix: &SharedPrefix,
+        item: u64,
+        own: usize,
+    ) -> Result<(Prompt, PromptLen), Error> {
         let mut rng = rng::random_stream(self.seed, PROMPT, item);
         let want = self.overhead + prefix.len + own;
         match &self.kind {
-            Kind::Ids { ids, heads } => {
+            TokenSource::Ids { ids, heads } => {
                 let mut prompt = Vec::with_capacity(want);
                 if let Prompt::Ids(prefix) = &prefix.prompt {
                     prompt.extend_from_slice(prefix);
                 }
-                prompt.extend((0..own.min(1)).map(|_| heads[place(item, heads.len())]));
+                prompt.extend((0..own.min(1)).map(|_| heads[wrap_index(item, heads.len())]));
                 prompt.extend((1..own).map(|_| ids[rng::sample_index(&mut rng, ids.len())]));
-                Ok((Prompt::Ids(prompt), Fitted { want, got: want }))
+                Ok((Prompt::Ids(prompt), PromptLen { want, got: want }))
             }
-            Kind::Text { framed, words } => {
+            TokenSource::Text { counter, words } => {
                 let prefix = if let Prompt::Text(text) = &prefix.prompt { text } else { "" };
-                let mut draft = Draft::after(prefix);
+                let mut draft = TextDraft::starting_with(prefix);
                 if own > 0 {
-                    draft.push(words.head(item, prefix.is_empty()));
-                    (1..own).for_each(|_| draft.push(words.draw(&mut rng)));
+                    draft.push(words.head_word(item, prefix.is_empty()));
+                    (1..own).for_each(|_| draft.push(words.draw_word(&mut rng)));
                 }
-                let (text, got) = draft.fit(want, |text| framed.count(text), || words.draw(&mut rng))?;
-                Ok((Prompt::Text(text), Fitted { want, got }))
+                let (text, got) = draft.fit_tokens(want, |text| counter.count(text), || words.draw_word(&mut rng))?;
+                Ok((Prompt::Text(text), PromptLen { want, got }))
             }
         }
     }
@@ -167,49 +173,57 @@ impl<'a> Random<'a> {
     /// Prompt `item` of `want` tokens in all, made of `blocks` of `size` tokens each: a block has the same tokens wherever
     /// its name comes. What the server adds in front takes the place of the first tokens, so that blocks begin where they do
     /// in the trace; what the blocks do not cover is the prompt's own.
-    pub fn of_blocks(&self, item: u64, blocks: &[u64], size: usize, want: usize) -> Result<(Prompt, Fitted), Error> {
+    pub fn make_from_blocks(
+        &self,
+        item: u64,
+        blocks: &[u64],
+        size: usize,
+        want: usize,
+    ) -> Result<(Prompt, PromptLen), Error> {
         // Something must be sent, however short it was.
         let own = want.saturating_sub(self.overhead).max(1);
-        let parts = parts(blocks, size, self.front, own, item);
+        let parts = split_into_spans(blocks, size, self.front, own, item);
         match &self.kind {
-            Kind::Ids { ids, heads, .. } => {
+            TokenSource::Ids { ids, heads, .. } => {
                 let mut prompt = Vec::with_capacity(own);
                 for part in parts {
                     let mut rng = rng::random_stream(self.seed, part.purpose, part.name);
-                    prompt.extend(part.heads(self.seed, heads.len()).map(|head| heads[place(head, heads.len())]));
+                    prompt.extend(
+                        part.head_numbers(self.seed, heads.len()).map(|head| heads[wrap_index(head, heads.len())]),
+                    );
                     prompt.extend((2..part.tokens).map(|_| ids[rng::sample_index(&mut rng, ids.len())]));
                 }
-                Ok((Prompt::Ids(prompt), Fitted { want, got: own }))
+                Ok((Prompt::Ids(prompt), PromptLen { want, got: own }))
             }
-            Kind::Text { framed, words, .. } => {
-                let mut draft = Draft::default();
+            TokenSource::Text { counter, words, .. } => {
+                let mut draft = TextDraft::default();
                 for (at, part) in parts.into_iter().enumerate() {
                     let mut rng = rng::random_stream(self.seed, part.purpose, part.name);
-                    for (nth, head) in part.heads(self.seed, words.heads()).enumerate() {
-                        draft.push(words.head(head, at + nth == 0));
+                    for (nth, head) in part.head_numbers(self.seed, words.head_count()).enumerate() {
+                        draft.push(words.head_word(head, at + nth == 0));
                     }
-                    (2..part.tokens).for_each(|_| draft.push(words.draw(&mut rng)));
+                    (2..part.tokens).for_each(|_| draft.push(words.draw_word(&mut rng)));
                 }
                 let mut rng = rng::random_stream(self.seed, PROMPT, item);
                 let fitted = want.max(self.overhead + 1);
-                let (text, got) = draft.fit(fitted, |text| framed.count(text), || words.draw(&mut rng))?;
-                Ok((Prompt::Text(text), Fitted { want, got }))
+                let (text, got) = draft.fit_tokens(fitted, |text| counter.count(text), || words.draw_word(&mut rng))?;
+                Ok((Prompt::Text(text), PromptLen { want, got }))
             }
         }
     }
 }
 
 /// Tokens of a prompt that one random stream makes.
-struct Part {
+struct PromptSpan {
     purpose: &'static str,
     name: u64,
     tokens: usize,
 }
 
-impl Part {
+impl PromptSpan {
     /// The heads, of `count` that there are, that it begins with. Two of them tell more names apart than a trace has: those that
     /// have the first one in common have another second one each, counted from a place that the first one draws.
-    fn heads(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
+    fn head_numbers(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
         let (lap, first) = (self.name / count as u64, self.name % count as u64);
         let second = rng::random_stream(seed, "second head", first).next_u64() % count as u64 + lap;
         [first, second].into_iter().take(self.tokens)
@@ -217,13 +231,13 @@ impl Part {
 }
 
 /// The `own` tokens from place `start` on as parts of blocks; behind the last block they are the item's.
-fn parts(blocks: &[u64], size: usize, start: usize, own: usize, item: u64) -> Vec<Part> {
+fn split_into_spans(blocks: &[u64], size: usize, start: usize, own: usize, item: u64) -> Vec<PromptSpan> {
     let (mut place, end, mut parts) = (start, start + own, Vec::with_capacity(blocks.len() + 1));
     while place < end {
         let block = place.checked_div(size).and_then(|at| blocks.get(at));
         let part = match block {
-            Some(name) => Part { purpose: BLOCK, name: *name, tokens: (size - place % size).min(end - place) },
-            None => Part { purpose: PROMPT, name: item, tokens: end - place },
+            Some(name) => PromptSpan { purpose: BLOCK, name: *name, tokens: (size - place % size).min(end - place) },
+            None => PromptSpan { purpose: PROMPT, name: item, tokens: end - place },
         };
         place += part.tokens;
         parts.push(part);
@@ -232,7 +246,7 @@ fn parts(blocks: &[u64], size: usize, start: usize, own: usize, item: u64) -> Ve
 }
 
 /// The ids that prompts may be made of.
-fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+fn usable_ids(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
     let mut ids = tokenizer.ordinary_ids();
     if tokenizer.is_remote() {
         // A server does not list its vocabulary: take what the sonnets are made of. Piecewise, for small contexts.
@@ -253,7 +267,7 @@ fn vocabulary(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
 mod tests {
     use super::*;
 
-    fn text(prompt: Prompt) -> String {
+    fn from_words(prompt: Prompt) -> String {
         match prompt {
             Prompt::Text(text) => text,
             other => panic!("{other:?}"),
@@ -263,13 +277,13 @@ mod tests {
     #[test]
     fn every_prompt_is_exact_and_they_share_the_prefix_only() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let framed = Framed::new(&tokenizer, false).unwrap();
-        let random = Random::text(framed, 1, 7).unwrap();
+        let counter = PromptCounter::new(&tokenizer, false).unwrap();
+        let random = RandomPrompts::from_words(counter, 1, 7).unwrap();
         let prompts: Vec<Vec<u32>> = (0..60)
             .map(|item| {
-                let (prompt, fitted) = random.prompt(item, 1 + usize::try_from(item).unwrap()).unwrap();
+                let (prompt, fitted) = random.make_prompt(item, 1 + usize::try_from(item).unwrap()).unwrap();
                 assert_eq!(fitted.want, fitted.got);
-                tokenizer.encode(&text(prompt), true).unwrap()
+                tokenizer.encode(&from_words(prompt), true).unwrap()
             })
             .collect();
         for (i, a) in prompts.iter().enumerate() {
@@ -286,14 +300,14 @@ mod tests {
         #[test]
         fn prefixes_of_all_lengths_are_tokens_of_their_own(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
             let tokenizer = Tokenizer::builtin().unwrap();
-            let framed = Framed::new(&tokenizer, false).unwrap();
-            let random = Random::text(framed, seed, 0).unwrap();
-            let ids = |prompt: &Prompt| tokenizer.encode(&text(prompt.clone()), true).unwrap();
-            let whole = ids(&random.prefix(number, long).unwrap().prompt);
+            let counter = PromptCounter::new(&tokenizer, false).unwrap();
+            let random = RandomPrompts::from_words(counter, seed, 0).unwrap();
+            let ids = |prompt: &Prompt| tokenizer.encode(&from_words(prompt.clone()), true).unwrap();
+            let whole = ids(&random.make_prefix(number, long).unwrap().prompt);
             assert_eq!(whole.len(), long);
             for len in [long / 2, long] {
-                let prefix = random.prefix(number, len).unwrap();
-                let (prompt, fitted) = random.behind(&prefix, number, own).unwrap();
+                let prefix = random.make_prefix(number, len).unwrap();
+                let (prompt, fitted) = random.make_prompt_after(&prefix, number, own).unwrap();
                 let prompt = ids(&prompt);
                 assert_eq!((fitted.want, prompt.len()), (fitted.got, len + own));
                 assert_eq!(prompt[..len], whole[..len]);
@@ -304,12 +318,13 @@ mod tests {
     #[test]
     fn a_block_has_the_same_tokens_wherever_its_name_comes() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let framed = Framed::new(&tokenizer, false).unwrap();
-        let both = [Random::text(framed, 1, 0).unwrap(), Random::ids(&tokenizer, 1, 0).unwrap()];
+        let counter = PromptCounter::new(&tokenizer, false).unwrap();
+        let both =
+            [RandomPrompts::from_words(counter, 1, 0).unwrap(), RandomPrompts::from_ids(&tokenizer, 1, 0).unwrap()];
         for random in both {
             let tokens = |item, blocks: &[u64], want| {
-                let (prompt, fitted) = random.of_blocks(item, blocks, 16, want).unwrap();
-                assert_eq!(fitted, Fitted { want, got: want });
+                let (prompt, fitted) = random.make_from_blocks(item, blocks, 16, want).unwrap();
+                assert_eq!(fitted, PromptLen { want, got: want });
                 match prompt {
                     Prompt::Ids(ids) => ids,
                     Prompt::Text(text) => tokenizer.encode(&text, true).unwrap(),
@@ -324,8 +339,8 @@ mod tests {
             assert_eq!(tokens(4, &[], 5).len(), 5);
             // As many names as there are heads apart: the next token tells them.
             let heads = match &random.kind {
-                Kind::Ids { heads, .. } => heads.len(),
-                Kind::Text { words, .. } => words.heads(),
+                TokenSource::Ids { heads, .. } => heads.len(),
+                TokenSource::Text { words, .. } => words.head_count(),
             };
             let [a, b] = [7, 7 + heads as u64].map(|name| tokens(5, &[3, name], 32));
             assert!(a[..17] == b[..17] && a[17] != b[17]);
@@ -334,7 +349,9 @@ mod tests {
 
     #[test]
     fn what_the_server_adds_takes_the_place_of_the_first_tokens() {
-        let places = |start, own| parts(&[7, 8], 16, start, own, 99).into_iter().map(|p| (p.name, p.tokens)).collect();
+        let places = |start, own| {
+            split_into_spans(&[7, 8], 16, start, own, 99).into_iter().map(|p| (p.name, p.tokens)).collect()
+        };
         let all: Vec<(u64, usize)> = places(1, 39);
         assert_eq!(all, [(7, 15), (8, 16), (99, 8)]);
         let late: Vec<(u64, usize)> = places(20, 4);
@@ -344,10 +361,12 @@ mod tests {
     #[test]
     fn seeds_share_nothing_to_speak_of() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let framed = Framed::new(&tokenizer, false).unwrap();
-        let (a, b) = (Random::text(framed, 1, 0).unwrap(), Random::text(framed, 2, 0).unwrap());
+        let counter = PromptCounter::new(&tokenizer, false).unwrap();
+        let (a, b) =
+            (RandomPrompts::from_words(counter, 1, 0).unwrap(), RandomPrompts::from_words(counter, 2, 0).unwrap());
         for item in 0..200 {
-            let [a, b] = [&a, &b].map(|r| tokenizer.encode(&text(r.prompt(item, 8).unwrap().0), true).unwrap());
+            let [a, b] =
+                [&a, &b].map(|r| tokenizer.encode(&from_words(r.make_prompt(item, 8).unwrap().0), true).unwrap());
             assert_ne!(a[..3], b[..3], "prompt {item}");
         }
     }
@@ -355,8 +374,10 @@ mod tests {
     #[test]
     fn ids_are_ordinary_and_exact() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let random = Random::ids(&tokenizer, 1, 2).unwrap();
-        let (Prompt::Ids(a), Prompt::Ids(b)) = (random.prompt(0, 5).unwrap().0, random.prompt(1, 5).unwrap().0) else {
+        let random = RandomPrompts::from_ids(&tokenizer, 1, 2).unwrap();
+        let (Prompt::Ids(a), Prompt::Ids(b)) =
+            (random.make_prompt(0, 5).unwrap().0, random.make_prompt(1, 5).unwrap().0)
+        else {
             panic!("not ids");
         };
         assert!(a.len() == 7 && a[..2] == b[..2] && a[2] != b[2]);

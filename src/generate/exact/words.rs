@@ -23,7 +23,7 @@ const GROUP: usize = 16;
 
 /// Pieces of text, each a space and letters, that stay one token of their own between others of their kind.
 #[derive(Debug)]
-pub struct Words {
+pub struct WordList {
     pieces: Vec<String>,
     /// Those that tell prompts apart, in an order that the seed shuffled.
     heads: Vec<u32>,
@@ -31,10 +31,11 @@ pub struct Words {
     bare_heads: bool,
 }
 
-impl Words {
+impl WordList {
     /// The words of a tokenizer; `seed` decides the order of first words.
-    pub fn of(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
-        let pieces = if tokenizer.is_remote() { asked(tokenizer)? } else { looked_up(tokenizer)? };
+    pub fn from_tokenizer(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
+        let pieces =
+            if tokenizer.is_remote() { words_from_server(tokenizer)? } else { words_of_vocabulary(tokenizer)? };
         if pieces.is_empty() {
             return Err(Error::Usage(format!(
                 "the tokenizer {} has no word that stands alone, so no text of exact length can be made; \
@@ -55,16 +56,16 @@ impl Words {
             }
         }
         rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
-        Ok(Words { pieces, heads, bare_heads })
+        Ok(WordList { pieces, heads, bare_heads })
     }
 
     /// Any word, with its space.
-    pub fn draw(&self, rng: &mut impl Rng) -> &str {
+    pub fn draw_word(&self, rng: &mut impl Rng) -> &str {
         &self.pieces[rng::sample_index(rng, self.pieces.len())]
     }
 
     /// How many words there are that tell prompts apart.
-    pub fn heads(&self) -> usize {
+    pub fn head_count(&self) -> usize {
         self.heads.len()
     }
 
@@ -72,19 +73,19 @@ impl Words {
     ///
     /// At the beginning of a text it comes without its space, which some templates would strip, if most words of this
     /// tokenizer are one token without it too.
-    pub fn head(&self, item: u64, begins: bool) -> &str {
-        let piece = &self.pieces[self.heads[place(item, self.heads.len())] as usize];
+    pub fn head_word(&self, item: u64, begins: bool) -> &str {
+        let piece = &self.pieces[self.heads[wrap_index(item, self.heads.len())] as usize];
         if begins && self.bare_heads { piece.trim_start() } else { piece }
     }
 }
 
 /// `item` counted round and round a list of `len` things.
-pub fn place(item: u64, len: usize) -> usize {
+pub fn wrap_index(item: u64, len: usize) -> usize {
     usize::try_from(item % len as u64).unwrap_or_default()
 }
 
 /// From the vocabulary, by trying each.
-fn looked_up(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+fn words_of_vocabulary(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     // Some decoders drop the space of what comes first, and some tokenizers put one there: look at ids in company.
     let anchor = tokenizer.encode("a", false)?;
     let anchor_text = tokenizer.decode(&anchor)?;
@@ -104,7 +105,7 @@ fn looked_up(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
 }
 
 /// From the sonnets, by asking about several at once: a group of as many tokens as words has only good ones.
-fn asked(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
+fn words_from_server(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for word in SONNETS.split_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())) {
         *counts.entry(word).or_default() += 1;
@@ -114,18 +115,18 @@ fn asked(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     let pieces: Vec<String> = words.into_iter().take(ASKED).map(|(word, _)| format!(" {word}")).collect();
     let mut good = Vec::new();
     for group in pieces.chunks(GROUP) {
-        sift(tokenizer, group, &mut good)?;
+        sift_words(tokenizer, group, &mut good)?;
     }
     Ok(good)
 }
 
-fn sift(tokenizer: &Tokenizer, group: &[String], good: &mut Vec<String>) -> Result<(), Error> {
+fn sift_words(tokenizer: &Tokenizer, group: &[String], good: &mut Vec<String>) -> Result<(), Error> {
     if tokenizer.count(&format!("a{}", group.concat()))? == group.len() + 1 {
         good.extend_from_slice(group);
     } else if group.len() > 1 {
         let (left, right) = group.split_at(group.len() / 2);
-        sift(tokenizer, left, good)?;
-        sift(tokenizer, right, good)?;
+        sift_words(tokenizer, left, good)?;
+        sift_words(tokenizer, right, good)?;
     }
     Ok(())
 }
@@ -139,21 +140,21 @@ mod tests {
     #[test]
     fn texts_have_as_many_tokens_as_words() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let words = Words::of(&tokenizer, 3).unwrap();
+        let words = WordList::from_tokenizer(&tokenizer, 3).unwrap();
         assert!(words.pieces.len() > 1000, "{}", words.pieces.len());
         for item in 0..50 {
             let mut rng = rng::random_stream(3, "test", item);
-            let mut text = words.head(item, true).to_owned();
-            (0..40).for_each(|_| text.push_str(words.draw(&mut rng)));
+            let mut text = words.head_word(item, true).to_owned();
+            (0..40).for_each(|_| text.push_str(words.draw_word(&mut rng)));
             assert_eq!(tokenizer.count(&text).unwrap(), 41, "{text}");
         }
     }
 
     #[test]
     fn no_two_prompts_begin_alike() {
-        let words = Words::of(&Tokenizer::builtin().unwrap(), 0).unwrap();
+        let words = WordList::from_tokenizer(&Tokenizer::builtin().unwrap(), 0).unwrap();
         let n = words.heads.len() as u64;
-        let heads: HashSet<&str> = (0..n).map(|item| words.head(item, true)).collect();
+        let heads: HashSet<&str> = (0..n).map(|item| words.head_word(item, true)).collect();
         assert_eq!(heads.len() as u64, n);
     }
 }

@@ -4,8 +4,8 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{Draws, LengthArgs, Random},
-        writer::{Fitted, RequestWriter},
+        exact::{LengthFlags, LengthSource, RandomPrompts},
+        writer::{PromptLen, RequestWriter},
     },
     record::{Prompt, SampleRequest},
     units::parse_count_u32,
@@ -16,20 +16,20 @@ pub const HEADING: &str = "Embeddings and reranking (random, random-rerank)";
 
 /// The flag of requests with several texts.
 #[derive(Debug, Clone, clap::Args)]
-pub struct BatchArgs {
+pub struct BatchFlags {
     /// Texts in each request: those to embed, or the documents to rank.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = parse_count_u32)]
     pub random_batch_size: u32,
 }
 
 /// Writes `--num-prompts` requests of several random prompts each, for embeddings.
-pub fn run(common: &Common, lengths: &LengthArgs, args: &BatchArgs, writer: &mut RequestWriter) -> Result<(), Error> {
+pub fn run(common: &Common, lengths: &LengthFlags, args: &BatchFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     if args.random_batch_size == 0 {
         return Err(Error::Usage("--random-batch-size is 1 or more".into()));
     }
-    let random = Random::of(common)?;
-    let lengths = super::draws(common, lengths, &random)?;
-    if matches!(lengths, Draws::Scenarios(_)) {
+    let random = RandomPrompts::from_common(common)?;
+    let lengths = super::length_source(common, lengths, &random)?;
+    if matches!(lengths, LengthSource::Scenarios(_)) {
         return Err(Error::Usage(
             "--scenario is drawn for a request, and --random-batch-size puts several texts into each: say their lengths with \
              --input-dist"
@@ -39,14 +39,14 @@ pub fn run(common: &Common, lengths: &LengthArgs, args: &BatchArgs, writer: &mut
     let size = u64::from(args.random_batch_size);
     writer.write_numbered(common.num_prompts, |item| {
         let (mut texts, mut lists) = (Vec::new(), Vec::new());
-        let mut fitted = Fitted { want: 0, got: 0 };
+        let mut fitted = PromptLen { want: 0, got: 0 };
         for number in item * size..(item + 1) * size {
-            let drawn = lengths.draw(common.seed, number);
+            let drawn = lengths.draw_lengths(common.seed, number);
             // As of single texts, of which what the server adds is a part.
             let input = drawn.input as usize;
-            let (prompt, one) = random.prompt(number, input.saturating_sub(random.overhead()).max(1))?;
-            let want = input + random.shared() - random.overhead();
-            fitted = Fitted { want: fitted.want + want, got: fitted.got + one.got };
+            let (prompt, one) = random.make_prompt(number, input.saturating_sub(random.added_tokens()).max(1))?;
+            let want = input + random.shared_tokens() - random.added_tokens();
+            fitted = PromptLen { want: fitted.want + want, got: fitted.got + one.got };
             match prompt {
                 Prompt::Text(text) => texts.push(text),
                 Prompt::Ids(ids) => lists.push(ids),

@@ -10,8 +10,8 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::{LengthArgs, Random, Uses},
-        warn,
+        exact::{LengthFlags, PrefixSchedule, RandomPrompts},
+        print_warning,
         writer::RequestWriter,
     },
     record::SampleRequest,
@@ -24,7 +24,7 @@ const HEADING: &str = "Cache hits (random)";
 /// The flags of controlled cache hits.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_field_names)] // a field is named as its flag
-pub struct CacheArgs {
+pub struct CacheHitFlags {
     /// The share of all prompt tokens that is meant to be found in the server's prefix cache, as 0.6.
     #[arg(long, help_heading = HEADING, value_name = "SHARE", value_parser = parse_share)]
     cache_hit_ratio: Option<f64>,
@@ -48,7 +48,7 @@ pub struct CacheArgs {
 
 /// What a request has of a prefix.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Share {
+struct PrefixShare {
     prefix: u32,
     /// Tokens of it that the prompt begins with, those that the server adds included.
     len: u32,
@@ -57,7 +57,7 @@ struct Share {
 }
 
 /// What is asked of the shares of a run.
-struct Wish {
+struct ShareTarget {
     ratio: f64,
     block: u32,
     prefixes: u32,
@@ -65,9 +65,9 @@ struct Wish {
     rear: u32,
 }
 
-impl Wish {
+impl ShareTarget {
     /// The shares of prompts of these lengths, each with whether it may be warm; `None`: not to be reached.
-    fn shares(&self, prompts: &[(u32, bool)]) -> Option<Vec<Share>> {
+    fn plan_shares(&self, prompts: &[(u32, bool)]) -> Option<Vec<PrefixShare>> {
         let total: f64 = prompts.iter().map(|(len, _)| f64::from(*len)).sum();
         let warm = || prompts.iter().filter(|(_, warm)| *warm);
         // The first of each prefix bring it.
@@ -78,7 +78,7 @@ impl Wish {
         let mut shares = Vec::with_capacity(prompts.len());
         for (len, warm) in prompts {
             if !warm || self.ratio <= 0.0 {
-                shares.push(Share::default());
+                shares.push(PrefixShare::default());
                 continue;
             }
             let prefix = nth % self.prefixes;
@@ -86,11 +86,11 @@ impl Wish {
             // A server computes one token at the least.
             let most = len.saturating_sub(self.rear.max(1)) / self.block * self.block;
             let share = match longest.get(&prefix) {
-                None => Share { prefix, len: most, cached: 0 },
+                None => PrefixShare { prefix, len: most, cached: 0 },
                 Some(known) => {
                     owed += share * f64::from(*len);
-                    let len = nearest(owed, self.block).min(most);
-                    Share { prefix, len, cached: len.min(*known) }
+                    let len = nearest_multiple(owed, self.block).min(most);
+                    PrefixShare { prefix, len, cached: len.min(*known) }
                 }
             };
             owed -= f64::from(share.cached);
@@ -109,12 +109,12 @@ impl Wish {
 
 /// The multiple of `block` that is nearest to `tokens`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates
-fn nearest(tokens: f64, block: u32) -> u32 {
+fn nearest_multiple(tokens: f64, block: u32) -> u32 {
     ((tokens / f64::from(block)).round() as u32).saturating_mul(block)
 }
 
 /// Writes `--num-prompts` random requests that share as much as they should.
-pub fn run(common: &Common, args: &CacheArgs, writer: &mut RequestWriter) -> Result<(), Error> {
+pub fn run(common: &Common, args: &CacheHitFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
     let Some(ratio) = args.cache_hit_ratio else {
         return wrong("--cache-hit-fraction, --cache-hit-prefixes and --cache-block-size go with --cache-hit-ratio");
@@ -130,37 +130,38 @@ pub fn run(common: &Common, args: &CacheArgs, writer: &mut RequestWriter) -> Res
     if args.cache_block_size == 0 || args.cache_hit_prefixes == Some(0) {
         return wrong("--cache-block-size and --cache-hit-prefixes are 1 or more");
     }
-    let random = Random::of(common)?;
-    let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX);
-    let lengths = super::lengths(common, &LengthArgs::default(), &random)?;
+    let random = RandomPrompts::from_common(common)?;
+    let overhead = u32::try_from(random.added_tokens()).unwrap_or(u32::MAX);
+    let lengths = super::length_ranges(common, &LengthFlags::default(), &random)?;
     let few = u32::try_from(common.num_prompts / 20).unwrap_or(u32::MAX).clamp(1, 8);
-    let rear = u32::try_from(random.rear()).unwrap_or(u32::MAX);
-    let wish = Wish { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
+    let rear = u32::try_from(random.tokens_at_end()).unwrap_or(u32::MAX);
+    let wish =
+        ShareTarget { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
     // A length and a share.
-    Uses::check(common.num_prompts, 20, wish.prefixes)?;
+    PrefixSchedule::check_memory(common.num_prompts, 20, wish.prefixes)?;
     let prompts: Vec<(u32, bool)> = (0..common.num_prompts)
         .map(|item| {
-            let own = u32::try_from(lengths.of(common.seed, item).0).unwrap_or(u32::MAX);
+            let own = u32::try_from(lengths.draw_lengths(common.seed, item).0).unwrap_or(u32::MAX);
             let warm = rng::sample_unit(&mut rng::random_stream(common.seed, "warm", item)) < args.cache_hit_fraction;
             (own.saturating_add(overhead), warm)
         })
         .collect();
-    let Some(shares) = wish.shares(&prompts) else {
+    let Some(shares) = wish.plan_shares(&prompts) else {
         return Err(Error::Usage(format!(
             "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
              whole blocks of {}: ask for more or longer prompts, fewer prefixes, or less",
             common.num_prompts, wish.prefixes, wish.block
         )));
     };
-    tell(&prompts, &shares, &wish);
+    report_shares(&prompts, &shares, &wish);
     drop(prompts);
     writer.write_numbered(common.num_prompts, |item| {
-        let (own, output) = lengths.of(common.seed, item);
+        let (own, output) = lengths.draw_lengths(common.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
         // What the server adds in front is in the first block.
-        let len = (share.len as usize).saturating_sub(random.front());
-        let prefix = random.prefix(u64::from(share.prefix), len)?;
-        let (prompt, fitted) = random.behind(&prefix, item, own.saturating_sub(prefix.len))?;
+        let len = (share.len as usize).saturating_sub(random.tokens_in_front());
+        let prefix = random.make_prefix(u64::from(share.prefix), len)?;
+        let (prompt, fitted) = random.make_prompt_after(&prefix, item, own.saturating_sub(prefix.len))?;
         let request = SampleRequest {
             prompt: Some(prompt),
             expected_output_len: Some(output),
@@ -172,11 +173,11 @@ pub fn run(common: &Common, args: &CacheArgs, writer: &mut RequestWriter) -> Res
     })
 }
 
-fn tell(prompts: &[(u32, bool)], shares: &[Share], wish: &Wish) {
+fn report_shares(prompts: &[(u32, bool)], shares: &[PrefixShare], wish: &ShareTarget) {
     let total: u64 = prompts.iter().map(|(len, _)| u64::from(*len)).sum();
     let cached: u64 = shares.iter().map(|share| u64::from(share.cached)).sum();
     let hits = shares.iter().filter(|share| share.cached > 0).count();
-    warn(format!(
+    print_warning(format!(
         "{:.2} % of {total} prompt tokens are meant to be in the prefix cache: {hits} of {} requests find whole blocks of {} \
          behind {} prefixes, each of which is missed once",
         100.0 * cached as f64 / total.max(1) as f64,
@@ -194,10 +195,10 @@ mod tests {
 
     #[test]
     fn equal_prompts_share_evenly_from_the_beginning() {
-        let wish = Wish { ratio: 0.5, block: 16, prefixes: 2, rear: 0 };
-        let shares = wish.shares(&[(256, true); 100]).unwrap();
-        assert_eq!(shares[0], Share { prefix: 0, len: 240, cached: 0 });
-        assert_eq!(shares[1], Share { prefix: 1, len: 240, cached: 0 });
+        let wish = ShareTarget { ratio: 0.5, block: 16, prefixes: 2, rear: 0 };
+        let shares = wish.plan_shares(&[(256, true); 100]).unwrap();
+        assert_eq!(shares[0], PrefixShare { prefix: 0, len: 240, cached: 0 });
+        assert_eq!(shares[1], PrefixShare { prefix: 1, len: 240, cached: 0 });
         // 50 % over all is 51.02 % of the 98 that may hit: 130.6 tokens, in blocks of 16.
         assert!(shares[2..].iter().all(|s| (s.cached == 128 || s.cached == 144) && s.len == s.cached));
         let cached: u32 = shares.iter().map(|s| s.cached).sum();
@@ -206,12 +207,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_reached_is_not_claimed() {
-        let wish = |ratio, prefixes| Wish { ratio, block: 16, prefixes, rear: 0 };
-        assert!(wish(0.9, 5).shares(&[(256, true); 10]).is_none());
-        assert!(wish(0.5, 1).shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
-        assert!(wish(0.5, 1).shares(&[(256, false); 100]).is_none());
-        assert!(wish(0.01, 1).shares(&[(256, true); 2]).is_none(), "5 tokens are less than half a block");
-        assert!(wish(0.0, 1).shares(&[(256, true); 10]).unwrap().iter().all(|s| *s == Share::default()));
+        let wish = |ratio, prefixes| ShareTarget { ratio, block: 16, prefixes, rear: 0 };
+        assert!(wish(0.9, 5).plan_shares(&[(256, true); 10]).is_none());
+        assert!(wish(0.5, 1).plan_shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
+        assert!(wish(0.5, 1).plan_shares(&[(256, false); 100]).is_none());
+        assert!(wish(0.01, 1).plan_shares(&[(256, true); 2]).is_none(), "5 tokens are less than half a block");
+        assert!(wish(0.0, 1).plan_shares(&[(256, true); 10]).unwrap().iter().all(|s| *s == PrefixShare::default()));
     }
 
     proptest! {
@@ -221,8 +222,8 @@ mod tests {
             lens in proptest::collection::vec(40..600_u32, 100..300), ratio in 0.05..0.7, prefixes in 1..6_u32, cold in 2..9_usize,
         ) {
             let prompts: Vec<(u32, bool)> = lens.iter().enumerate().map(|(i, len)| (*len, i % cold != 1)).collect();
-            let wish = Wish { ratio, block: 16, prefixes, rear: 0 };
-            let Some(shares) = wish.shares(&prompts) else { return Ok(()) };
+            let wish = ShareTarget { ratio, block: 16, prefixes, rear: 0 };
+            let Some(shares) = wish.plan_shares(&prompts) else { return Ok(()) };
             let mut known = std::collections::HashSet::new();
             let (mut total, mut hits) = (0, 0);
             for ((len, warm), share) in prompts.iter().zip(&shares) {

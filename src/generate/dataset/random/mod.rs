@@ -5,15 +5,15 @@ mod cache_hit;
 
 use clap::Args as _;
 
-use self::{batches::BatchArgs, cache_hit::CacheArgs};
+use self::{batches::BatchFlags, cache_hit::CacheHitFlags};
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     error::Error,
     generate::{
         args::Args,
         common::Common,
-        exact::{self, Draws, LengthArgs, Lengths, Random, Range},
-        writer::{Fitted, RequestWriter},
+        exact::{self, LengthFlags, LengthRange, LengthRanges, LengthSource, RandomPrompts},
+        writer::{PromptLen, RequestWriter},
     },
     record::{Object, SampleRequest},
 };
@@ -27,14 +27,14 @@ pub const DATASET: Dataset = Dataset {
     output: OutputTokens::Default(128),
     apis: Apis::Text,
     takes: &["input_len", "prefix_len", "range_ratio", "prompt_token_ids"],
-    flags: &[LengthArgs::augment_args, CacheArgs::augment_args, BatchArgs::augment_args],
-    check,
+    flags: &[LengthFlags::augment_args, CacheHitFlags::augment_args, BatchFlags::augment_args],
+    check: check_own_flags,
     run,
 };
 
-fn check(args: &Args) -> Result<(), Error> {
+fn check_own_flags(args: &Args) -> Result<(), Error> {
     check_lengths(args)?;
-    if args.own.read_group::<BatchArgs>()?.random_batch_size > 1 && !args.common.backend.takes_lists() {
+    if args.own.read_group::<BatchFlags>()?.random_batch_size > 1 && !args.common.backend.takes_lists() {
         return Err(Error::Usage(
             "--random-batch-size is for APIs that take a list of texts: use --backend openai-embeddings or vllm-pooling"
                 .into(),
@@ -45,13 +45,13 @@ fn check(args: &Args) -> Result<(), Error> {
 
 /// Refuses lengths that are given in two ways.
 pub fn check_lengths(args: &Args) -> Result<(), Error> {
-    let lengths: LengthArgs = args.own.read_group()?;
-    lengths.check()?;
+    let lengths: LengthFlags = args.own.read_group()?;
+    lengths.check_exclusive()?;
     let common = &args.common;
-    if lengths.input() && (common.input_len.is_some() || common.range_ratio.input > 0.0) {
+    if lengths.sets_input() && (common.input_len.is_some() || common.range_ratio.input > 0.0) {
         return Err(Error::Usage("prompt lengths are given twice: leave out --input-len and --range-ratio".into()));
     }
-    if lengths.output() && (common.output_len.is_some() || common.range_ratio.output > 0.0) {
+    if lengths.sets_output() && (common.output_len.is_some() || common.range_ratio.output > 0.0) {
         return Err(Error::Usage("output lengths are given twice: leave out --output-len and --range-ratio".into()));
     }
     Ok(())
@@ -59,10 +59,10 @@ pub fn check_lengths(args: &Args) -> Result<(), Error> {
 
 /// Writes `--num-prompts` random requests.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let batch: BatchArgs = flags.read_group()?;
-    let lengths: LengthArgs = flags.read_group()?;
-    if let Some(cache) = flags.read_given::<CacheArgs>()? {
-        if lengths.input() || lengths.output() {
+    let batch: BatchFlags = flags.read_group()?;
+    let lengths: LengthFlags = flags.read_group()?;
+    if let Some(cache) = flags.read_given::<CacheHitFlags>()? {
+        if lengths.sets_input() || lengths.sets_output() {
             return Err(Error::Usage(
                 "--cache-hit-ratio works with --input-len, --output-len and --range-ratio only".into(),
             ));
@@ -83,44 +83,48 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
 /// Writes `--num-prompts` random requests, to each of which `add` may add something.
 pub fn write_random(
     common: &Common,
-    lengths: &LengthArgs,
+    lengths: &LengthFlags,
     writer: &mut RequestWriter,
     add: impl Fn(u64, &mut SampleRequest) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
-    let random = Random::of(common)?;
-    let lengths = draws(common, lengths, &random)?;
+    let random = RandomPrompts::from_common(common)?;
+    let lengths = length_source(common, lengths, &random)?;
     writer.write_numbered(common.num_prompts, |item| {
-        let drawn = lengths.draw(common.seed, item);
+        let drawn = lengths.draw_lengths(common.seed, item);
         let input = drawn.input as usize;
         // A pair of a file may be shorter than what the server adds: the writer counts it as a misfit.
-        let own = input.saturating_sub(random.overhead()).max(1);
-        let (prompt, fitted) = random.prompt(item, own)?;
+        let own = input.saturating_sub(random.added_tokens()).max(1);
+        let (prompt, fitted) = random.make_prompt(item, own)?;
         let mut request = SampleRequest {
             prompt: Some(prompt),
             expected_output_len: Some(drawn.output),
-            expected_cached_len: random.meant_cached(item),
+            expected_cached_len: random.expected_cached(item),
             body: common.ignore_eos(),
             tags: drawn.scenario.map(|name| Object::from_iter([("scenario".to_owned(), name.into())])),
             ..SampleRequest::default()
         };
         add(item, &mut request)?;
-        Ok((request, Fitted { want: input + random.shared() - random.overhead(), ..fitted }))
+        Ok((request, PromptLen { want: input + random.shared_tokens() - random.added_tokens(), ..fitted }))
     })
 }
 
 /// The common's range of lengths: of what prompts have beside that which they share, and of answers.
-pub fn lengths(common: &Common, args: &LengthArgs, random: &Random) -> Result<Lengths, Error> {
+pub fn length_ranges(common: &Common, args: &LengthFlags, random: &RandomPrompts) -> Result<LengthRanges, Error> {
     let what = if common.chat { "the chat template" } else { "the special tokens" };
     // Not where nobody asked for this length.
-    let input = if args.input() { 1 } else { exact::without(common.input_tokens(), random.overhead(), what)? };
-    Ok(Lengths {
-        input: Range::around(input, common.range_ratio.input),
-        output: Range::around(common.output_tokens(), common.range_ratio.output),
+    let input = if args.sets_input() {
+        1
+    } else {
+        exact::input_len_without(common.input_tokens(), random.added_tokens(), what)?
+    };
+    Ok(LengthRanges {
+        input: LengthRange::from_ratio(input, common.range_ratio.input),
+        output: LengthRange::from_ratio(common.output_tokens(), common.range_ratio.output),
     })
 }
 
 /// The common's lengths, wherever they come from.
-pub fn draws(common: &Common, args: &LengthArgs, random: &Random) -> Result<Draws, Error> {
-    let overhead = u32::try_from(random.overhead()).unwrap_or(u32::MAX - 1);
-    Draws::of(args, lengths(common, args, random)?, overhead, !common.shuffle, common.generates)
+pub fn length_source(common: &Common, args: &LengthFlags, random: &RandomPrompts) -> Result<LengthSource, Error> {
+    let overhead = u32::try_from(random.added_tokens()).unwrap_or(u32::MAX - 1);
+    LengthSource::from_flags(args, length_ranges(common, args, random)?, overhead, !common.shuffle, common.generates)
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    generate::{common::Common, csv_table::Table, writer::RequestWriter},
+    generate::{common::Common, csv_table::CsvTable, writer::RequestWriter},
     units::Nanos,
 };
 
@@ -38,43 +38,44 @@ pub const DATASET: Dataset = Dataset {
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let format =
-        TraceFormat { block_size: 0, open: &|input, name| Ok(Box::new(Azure::new(Table::new(input, name)?)?)) };
+        TraceFormat { block_size: 0, open: &|input, name| Ok(Box::new(AzureTrace::new(CsvTable::new(input, name)?)?)) };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct Azure<R> {
-    table: Table<R>,
+struct AzureTrace<R> {
+    table: CsvTable<R>,
     time: usize,
     input: usize,
     output: usize,
 }
 
-impl<R: Read> Azure<R> {
+impl<R: Read> AzureTrace<R> {
     /// Finds the columns.
-    fn new(table: Table<R>) -> Result<Self, Error> {
-        let [time, input, output] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"].map(|name| table.column(name));
-        Ok(Azure { time: time?, input: input?, output: output?, table })
+    fn new(table: CsvTable<R>) -> Result<Self, Error> {
+        let [time, input, output] =
+            ["TIMESTAMP", "ContextTokens", "GeneratedTokens"].map(|name| table.find_column(name));
+        Ok(AzureTrace { time: time?, input: input?, output: output?, table })
     }
 }
 
-impl<R: Read + Send> TraceRows for Azure<R> {
+impl<R: Read + Send> TraceRows for AzureTrace<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        if !self.table.advance()? {
+        if !self.table.read_row()? {
             return Ok(None);
         }
         Ok(Some(TraceRow {
-            time: self.table.field(self.time, instant)?,
-            input: self.table.field(self.input, |text| text.parse().ok())?,
-            output: self.table.field(self.output, |text| text.parse().ok())?,
-            line: self.table.line(),
+            time: self.table.parse_field(self.time, parse_time)?,
+            input: self.table.parse_field(self.input, |text| text.parse().ok())?,
+            output: self.table.parse_field(self.output, |text| text.parse().ok())?,
+            line: self.table.line_number(),
             ..TraceRow::default()
         }))
     }
 }
 
 /// A date and time; one that does not say where is as good as any other, since only differences count.
-fn instant(text: &str) -> Option<Nanos> {
+fn parse_time(text: &str) -> Option<Nanos> {
     let zoned = || text.parse::<Timestamp>().ok();
     let civil = || TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();
     u64::try_from(zoned().or_else(civil)?.as_nanosecond()).ok().map(Nanos)
@@ -86,12 +87,12 @@ mod tests {
 
     #[test]
     fn times_keep_all_their_digits() {
-        let at = |text| instant(text).unwrap();
+        let at = |text| parse_time(text).unwrap();
         let early = at("2023-11-16 18:15:46.6805900");
         assert_eq!(at("2023-11-16 18:15:50.9951690").since(early), Nanos(4_314_579_000));
         assert_eq!(at("2023-11-16T18:15:46.680590Z"), early);
         assert_eq!(at("2023-11-16 19:15:46.680590+01:00"), early);
         assert_eq!(at("2023-11-17 00:00:00").since(at("2023-11-16 23:59:59.5")), Nanos(500_000_000));
-        assert_eq!(instant("soon"), None);
+        assert_eq!(parse_time("soon"), None);
     }
 }

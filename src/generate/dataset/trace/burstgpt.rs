@@ -14,11 +14,11 @@ use clap::Args as _;
 
 use super::{
     super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
-    LENGTHS, TAKES, TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+    LENGTHS, TAKES, TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
 };
 use crate::{
     error::Error,
-    generate::{common::Common, csv_table::Table, writer::RequestWriter},
+    generate::{common::Common, csv_table::CsvTable, writer::RequestWriter},
     record::Object,
 };
 
@@ -50,14 +50,14 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     let model = own.burstgpt_model.as_deref().unwrap_or("GPT-4");
     let format = TraceFormat {
         block_size: 0,
-        open: &|input, name| Ok(Box::new(BurstGpt::new(Table::new(input, name)?, model)?)),
+        open: &|input, name| Ok(Box::new(BurstGptTrace::new(CsvTable::new(input, name)?, model)?)),
     };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct BurstGpt<R> {
-    table: Table<R>,
+struct BurstGptTrace<R> {
+    table: CsvTable<R>,
     time: usize,
     model: usize,
     input: usize,
@@ -69,15 +69,15 @@ struct BurstGpt<R> {
     failures: u64,
 }
 
-impl<R: Read> BurstGpt<R> {
+impl<R: Read> BurstGptTrace<R> {
     /// Finds the columns. `model` is the flag's value.
-    fn new(table: Table<R>, model: &str) -> Result<Self, Error> {
+    fn new(table: CsvTable<R>, model: &str) -> Result<Self, Error> {
         let [time, name, input, output] =
-            ["Timestamp", "Model", "Request tokens", "Response tokens"].map(|name| table.column(name));
+            ["Timestamp", "Model", "Request tokens", "Response tokens"].map(|name| table.find_column(name));
         let wanted = (model != "all").then(|| model.to_owned());
-        let kind = table.optional("Log Type");
+        let kind = table.find_optional("Log Type");
         let (others, failures) = (0, 0);
-        Ok(BurstGpt {
+        Ok(BurstGptTrace {
             time: time?,
             model: name?,
             input: input?,
@@ -91,35 +91,35 @@ impl<R: Read> BurstGpt<R> {
     }
 
     /// A token count, which some files write with a decimal point.
-    fn tokens(&self, column: usize) -> Result<u32, Error> {
-        self.table.field(column, |text| text.strip_suffix(".0").unwrap_or(text).parse().ok())
+    fn token_count(&self, column: usize) -> Result<u32, Error> {
+        self.table.parse_field(column, |text| text.strip_suffix(".0").unwrap_or(text).parse().ok())
     }
 
-    fn tags(&self) -> Object {
+    fn row_tags(&self) -> Object {
         let named = [("model", Some(self.model)), ("log_type", self.kind)];
-        named.into_iter().filter_map(|(name, at)| Some((name.to_owned(), self.table.text(at?).into()))).collect()
+        named.into_iter().filter_map(|(name, at)| Some((name.to_owned(), self.table.field_text(at?).into()))).collect()
     }
 }
 
-impl<R: Read + Send> TraceRows for BurstGpt<R> {
+impl<R: Read + Send> TraceRows for BurstGptTrace<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        while self.table.advance()? {
-            if self.wanted.as_ref().is_some_and(|wanted| wanted != self.table.text(self.model)) {
+        while self.table.read_row()? {
+            if self.wanted.as_ref().is_some_and(|wanted| wanted != self.table.field_text(self.model)) {
                 self.others += 1;
                 continue;
             }
-            let output = self.tokens(self.output)?;
+            let output = self.token_count(self.output)?;
             if output == 0 {
                 self.failures += 1;
                 continue;
             }
-            let time = |text: &str| instant(text.parse().ok()?).ok();
+            let time = |text: &str| time_from_secs(text.parse().ok()?).ok();
             return Ok(Some(TraceRow {
-                time: self.table.field(self.time, time)?,
-                input: self.tokens(self.input)?,
+                time: self.table.parse_field(self.time, time)?,
+                input: self.token_count(self.input)?,
                 output,
-                tags: Some(self.tags()),
-                line: self.table.line(),
+                tags: Some(self.row_tags()),
+                line: self.table.line_number(),
                 ..TraceRow::default()
             }));
         }

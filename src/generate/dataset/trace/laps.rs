@@ -39,7 +39,7 @@ pub struct TraceLaps<'a> {
     sent: u64,
     /// The time between the same row in two laps, in the trace's own time.
     period: Nanos,
-    seen: Seen,
+    seen: SeenBlocks,
 }
 
 impl<'a> TraceLaps<'a> {
@@ -60,7 +60,7 @@ impl<'a> TraceLaps<'a> {
         if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
             return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
         }
-        let (rows, name) = open(format, path)?;
+        let (rows, name) = open_trace(format, path)?;
         Ok(TraceLaps {
             format,
             path: path.to_path_buf(),
@@ -74,15 +74,15 @@ impl<'a> TraceLaps<'a> {
             last: Nanos(0),
             sent: 0,
             period: Nanos(0),
-            seen: Seen::new(format.block_size, front, rear),
+            seen: SeenBlocks::new(format.block_size, front, rear),
         })
     }
 
     /// The next row that is to be sent; `None`: there are no more.
-    pub fn next_due(&mut self) -> Result<Option<ScheduledRow>, Error> {
+    pub fn next_scheduled(&mut self) -> Result<Option<ScheduledRow>, Error> {
         loop {
             match self.next_in_window()? {
-                Some(row) => return self.due(row).map(Some),
+                Some(row) => return self.schedule_row(row).map(Some),
                 None if !self.next_lap()? => return Ok(None),
                 None => {}
             }
@@ -127,7 +127,7 @@ impl<'a> TraceLaps<'a> {
         Error::Input(format!("{name}:{line}: this row came before the one above it: sort the trace by time first"))
     }
 
-    fn due(&mut self, row: TraceRow) -> Result<ScheduledRow, Error> {
+    fn schedule_row(&mut self, row: TraceRow) -> Result<ScheduledRow, Error> {
         if self.sent == 0 {
             (self.first, self.last) = (row.time, row.time);
         }
@@ -142,7 +142,7 @@ impl<'a> TraceLaps<'a> {
         // Below 2^53 ns, a hundred days, without any loss.
         let at = Nanos::from_secs_f64(own.as_secs_f64() / self.flags.speed.unwrap_or(1.0));
         let at = if self.flags.speed.is_none() { own } else { at };
-        let cached = self.seen.cached(&row);
+        let cached = self.seen.count_cached(&row);
         // Names of other laps are other names: to its servers each lap is new.
         let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
         Ok(ScheduledRow { row, at, blocks, cached })
@@ -167,22 +167,22 @@ impl<'a> TraceLaps<'a> {
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
         self.left_out = self.left_out.take().or_else(|| self.rows.left_out());
-        self.rows = open(self.format, &self.path)?.0;
+        self.rows = open_trace(self.format, &self.path)?.0;
         self.lap += 1;
         self.last = self.first;
-        self.seen.forget();
+        self.seen.start_lap();
         Ok(true)
     }
 }
 
-fn open(format: &TraceFormat, path: &Path) -> Result<(Box<dyn TraceRows>, String), Error> {
+fn open_trace(format: &TraceFormat, path: &Path) -> Result<(Box<dyn TraceRows>, String), Error> {
     let (input, name) = cli::open_input(path)?;
     Ok(((format.open)(input, name.clone())?, name))
 }
 
 /// The blocks that were sent: two bits for each. Traces number their blocks as they come, so there are few gaps.
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenBlocks {
     /// Tokens of a block.
     size: usize,
     /// Blocks at the beginning that are what the server adds and nothing else: the first row of all brings them.
@@ -192,24 +192,24 @@ struct Seen {
     /// Whether any row was sent.
     begun: bool,
     /// Blocks of which the trace's own tokens were sent.
-    whole: Bits,
+    whole: BlockBits,
     /// Blocks that a prompt ended with, where what the server adds took the place of the last of their tokens: only the same
     /// prompt has them again.
-    ends: Bits,
+    ends: BlockBits,
     lost: bool,
 }
 
 /// Beyond this number of a block the bits would fill more than 256 MiB, and nothing is told any more.
 const MOST_BLOCKS: u64 = 1 << 30;
 
-impl Seen {
+impl SeenBlocks {
     fn new(block_size: u32, front: usize, rear: usize) -> Self {
         let size = block_size as usize;
-        Seen { size, front: front.checked_div(size).unwrap_or_default(), rear, ..Seen::default() }
+        SeenBlocks { size, front: front.checked_div(size).unwrap_or_default(), rear, ..SeenBlocks::default() }
     }
 
     /// Tokens of the row in its leading blocks that came before; its blocks are known from now on.
-    fn cached(&mut self, row: &TraceRow) -> Option<u32> {
+    fn count_cached(&mut self, row: &TraceRow) -> Option<u32> {
         self.lost |= row.blocks.iter().any(|block| *block >= MOST_BLOCKS);
         let begun = std::mem::replace(&mut self.begun, true);
         if row.blocks.is_empty() || self.lost {
@@ -222,13 +222,13 @@ impl Seen {
         };
         let (own, end) = row.blocks.split_at(whole);
         let added = if begun { self.front.min(whole) } else { 0 };
-        let mut known = added + own[added..].iter().take_while(|block| self.whole.has(**block)).count();
-        if known == whole && end.iter().all(|block| self.ends.has(*block)) {
+        let mut known = added + own[added..].iter().take_while(|block| self.whole.is_set(**block)).count();
+        if known == whole && end.iter().all(|block| self.ends.is_set(*block)) {
             known = row.blocks.len();
         }
         for (bits, blocks) in [(&mut self.whole, own), (&mut self.ends, end)] {
             for block in blocks {
-                bits.put(*block);
+                bits.set_bit(*block);
             }
         }
         // The last token is computed in any case, since the answer begins there.
@@ -236,23 +236,23 @@ impl Seen {
     }
 
     /// Another lap, whose blocks are all new. What the server adds stays what it was.
-    fn forget(&mut self) {
-        (self.whole, self.ends, self.lost) = (Bits::default(), Bits::default(), false);
+    fn start_lap(&mut self) {
+        (self.whole, self.ends, self.lost) = (BlockBits::default(), BlockBits::default(), false);
     }
 }
 
 /// A bit for each number.
 #[derive(Debug, Default)]
-struct Bits(Vec<u64>);
+struct BlockBits(Vec<u64>);
 
-impl Bits {
-    fn has(&self, block: u64) -> bool {
-        let (word, bit) = place(block);
+impl BlockBits {
+    fn is_set(&self, block: u64) -> bool {
+        let (word, bit) = bit_position(block);
         self.0.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
     }
 
-    fn put(&mut self, block: u64) {
-        let (word, bit) = place(block);
+    fn set_bit(&mut self, block: u64) {
+        let (word, bit) = bit_position(block);
         if word >= self.0.len() {
             self.0.resize(word + 1, 0);
         }
@@ -260,7 +260,7 @@ impl Bits {
     }
 }
 
-fn place(block: u64) -> (usize, u64) {
+fn bit_position(block: u64) -> (usize, u64) {
     (usize::try_from(block / 64).unwrap_or(usize::MAX), block % 64)
 }
 
@@ -274,25 +274,25 @@ mod tests {
 
     #[test]
     fn cached_tokens_are_those_of_the_leading_blocks_that_came_before() {
-        let mut seen = Seen::new(512, 0, 0);
-        assert_eq!(seen.cached(&row(1000, &[0, 1])), Some(0));
-        assert_eq!(seen.cached(&row(1500, &[0, 2, 1])), Some(512), "a block behind a new one is not found");
-        assert_eq!(seen.cached(&row(1000, &[0, 1])), Some(999), "the last token is always computed");
-        assert_eq!(seen.cached(&row(9, &[])), None);
-        assert_eq!(seen.cached(&row(9, &[1 << 40])), None, "too far apart to keep a bit of each");
-        assert_eq!(seen.cached(&row(1000, &[0, 1])), None, "and now it cannot tell any more");
+        let mut seen = SeenBlocks::new(512, 0, 0);
+        assert_eq!(seen.count_cached(&row(1000, &[0, 1])), Some(0));
+        assert_eq!(seen.count_cached(&row(1500, &[0, 2, 1])), Some(512), "a block behind a new one is not found");
+        assert_eq!(seen.count_cached(&row(1000, &[0, 1])), Some(999), "the last token is always computed");
+        assert_eq!(seen.count_cached(&row(9, &[])), None);
+        assert_eq!(seen.count_cached(&row(9, &[1 << 40])), None, "too far apart to keep a bit of each");
+        assert_eq!(seen.count_cached(&row(1000, &[0, 1])), None, "and now it cannot tell any more");
     }
 
     #[test]
     fn what_the_server_adds_is_known_in_front_and_no_blocks_own_behind() {
-        let mut seen = Seen::new(16, 20, 5);
-        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(0));
-        assert_eq!(seen.cached(&row(52, &[10, 11, 12, 13])), Some(16), "a block that is the template's alone");
+        let mut seen = SeenBlocks::new(16, 20, 5);
+        assert_eq!(seen.count_cached(&row(52, &[0, 1, 2, 3])), Some(0));
+        assert_eq!(seen.count_cached(&row(52, &[10, 11, 12, 13])), Some(16), "a block that is the template's alone");
         // Tokens 47 to 51 of the first prompt are the template's, so its third block is not the trace's.
-        assert_eq!(seen.cached(&row(80, &[0, 1, 2, 5, 6])), Some(32));
-        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(51), "the same prompt again");
-        assert_eq!(seen.cached(&row(51, &[0, 1, 2, 4])), Some(32), "ends with another block");
-        seen.forget();
-        assert_eq!(seen.cached(&row(52, &[0, 1, 2, 3])), Some(16));
+        assert_eq!(seen.count_cached(&row(80, &[0, 1, 2, 5, 6])), Some(32));
+        assert_eq!(seen.count_cached(&row(52, &[0, 1, 2, 3])), Some(51), "the same prompt again");
+        assert_eq!(seen.count_cached(&row(51, &[0, 1, 2, 4])), Some(32), "ends with another block");
+        seen.start_lap();
+        assert_eq!(seen.count_cached(&row(52, &[0, 1, 2, 3])), Some(16));
     }
 }

@@ -20,10 +20,10 @@ use crate::{
     error::Error,
     generate::{
         common::Common,
-        exact::Random,
-        ordered::{More, Turn, ordered_from},
-        warn,
-        writer::{Fitted, RequestWriter},
+        exact::RandomPrompts,
+        ordered::{Demand, NextItem, make_in_order_from},
+        print_warning,
+        writer::{PromptLen, RequestWriter},
     },
     record::{Object, SampleRequest},
     units::{Nanos, parse_count, parse_duration},
@@ -98,7 +98,7 @@ pub struct TraceRow {
 ///
 /// # Errors
 /// It is before 0 or later than what is counted in nanoseconds: such times would all become one.
-fn instant(seconds: f64) -> Result<Nanos, String> {
+fn time_from_secs(seconds: f64) -> Result<Nanos, String> {
     const MOST: f64 = 1e10;
     if (0.0..=MOST).contains(&seconds) {
         return Ok(Nanos::from_secs_f64(seconds));
@@ -130,32 +130,32 @@ pub fn run(format: &TraceFormat, common: &Common, flags: &OwnFlags, writer: &mut
     if flags.is_endless() && common.num_prompts == 0 {
         return Err(Error::Usage("--loop without a number has no end: add --num-prompts, or a number of laps".into()));
     }
-    let path = common.file()?;
-    let random = Random::of(common)?;
-    let mut replay = TraceLaps::new(format, path, &flags, (random.front(), random.rear()))?;
+    let path = common.require_file()?;
+    let random = RandomPrompts::from_common(common)?;
+    let mut replay = TraceLaps::new(format, path, &flags, (random.tokens_in_front(), random.tokens_at_end()))?;
     let most = if common.num_prompts == 0 { u64::MAX } else { common.num_prompts };
-    let rows = (0..most).map_while(|item| replay.next_due().transpose().map(|due| (item, due)));
+    let rows = (0..most).map_while(|item| replay.next_scheduled().transpose().map(|due| (item, due)));
     let make = |(item, due): (u64, Result<ScheduledRow, Error>)| {
-        due.and_then(|due| request(format, common, &random, item, due))
+        due.and_then(|due| row_request(format, common, &random, item, due))
     };
     let mut silent = 0_u64;
-    ordered_from(rows, make, |turn| {
+    make_in_order_from(rows, make, |turn| {
         match turn {
-            Turn::Wait => writer.flush()?,
-            Turn::Item(done) => {
+            NextItem::Wait => writer.flush()?,
+            NextItem::Item(done) => {
                 let (request, fitted, is_silent) = done?;
                 silent += u64::from(is_silent);
-                writer.write_fitted(request, fitted)?;
+                writer.write_measured(request, fitted)?;
             }
         }
-        Ok(More::Yes)
+        Ok(Demand::Yes)
     })?;
     if silent > 0 {
-        warn(format!("{silent} rows have no answer in the trace: each asks for 1 token, the least there is"));
+        print_warning(format!("{silent} rows have no answer in the trace: each asks for 1 token, the least there is"));
     }
     let left_out = replay.left_out();
-    left_out.iter().for_each(warn);
-    let written = writer.written();
+    left_out.iter().for_each(print_warning);
+    let written = writer.requests_written();
     if written == 0 {
         let none = match (replay.has_rows(), &left_out) {
             (true, _) => "no row in the window that was asked for",
@@ -165,21 +165,21 @@ pub fn run(format: &TraceFormat, common: &Common, flags: &OwnFlags, writer: &mut
         return Err(Error::Input(format!("{} has {none}", path.display())));
     }
     if common.num_prompts > written {
-        warn(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));
+        print_warning(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));
     }
     Ok(())
 }
 
 /// The request of a row, and whether the trace gives it no answer.
-fn request(
+fn row_request(
     format: &TraceFormat,
     common: &Common,
-    random: &Random,
+    random: &RandomPrompts,
     item: u64,
     due: ScheduledRow,
-) -> Result<(SampleRequest, Fitted, bool), Error> {
+) -> Result<(SampleRequest, PromptLen, bool), Error> {
     let want = due.row.input as usize;
-    let (prompt, fitted) = random.of_blocks(item, &due.blocks, format.block_size as usize, want)?;
+    let (prompt, fitted) = random.make_from_blocks(item, &due.blocks, format.block_size as usize, want)?;
     let request = SampleRequest {
         prompt: Some(prompt),
         expected_output_len: Some(due.row.output.max(1)),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{
     super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
-    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
 };
 use crate::{
     error::Error,
@@ -37,16 +37,18 @@ pub const DATASET: Dataset = Dataset {
 
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let format =
-        TraceFormat { block_size: 512, open: &|input, name| Ok(Box::new(Mooncake(NdjsonReader::new(input, name)))) };
+    let format = TraceFormat {
+        block_size: 512,
+        open: &|input, name| Ok(Box::new(MooncakeTrace(NdjsonReader::new(input, name)))),
+    };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct Mooncake<R>(NdjsonReader<R>);
+struct MooncakeTrace<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]
-struct Record {
+struct MooncakeRow {
     timestamp: f64,
     input_length: u32,
     output_length: u32,
@@ -54,11 +56,11 @@ struct Record {
     hash_ids: Vec<u64>,
 }
 
-impl<R: BufRead + Send> TraceRows for Mooncake<R> {
+impl<R: BufRead + Send> TraceRows for MooncakeTrace<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        let Some(record) = self.0.next_record::<Record>()? else { return Ok(None) };
+        let Some(record) = self.0.next_record::<MooncakeRow>()? else { return Ok(None) };
         Ok(Some(TraceRow {
-            time: instant(record.timestamp / 1e3).map_err(|what| self.0.error_at(0, &what))?,
+            time: time_from_secs(record.timestamp / 1e3).map_err(|what| self.0.error_at(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,

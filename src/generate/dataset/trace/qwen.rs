@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{
     super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
-    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, instant, run as run_trace,
+    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
 };
 use crate::{
     error::Error,
@@ -41,15 +41,15 @@ pub const DATASET: Dataset = Dataset {
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let format =
-        TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(Qwen(NdjsonReader::new(input, name)))) };
+        TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(QwenTrace(NdjsonReader::new(input, name)))) };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of it.
-struct Qwen<R>(NdjsonReader<R>);
+struct QwenTrace<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]
-struct Record {
+struct QwenRow {
     timestamp: f64,
     input_length: u32,
     output_length: u32,
@@ -63,13 +63,13 @@ struct Record {
 /// What travels on as tags.
 const TAGS: [&str; 4] = ["chat_id", "parent_chat_id", "turn", "type"];
 
-impl<R: BufRead + Send> TraceRows for Qwen<R> {
+impl<R: BufRead + Send> TraceRows for QwenTrace<R> {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        let Some(mut record) = self.0.next_record::<Record>()? else { return Ok(None) };
+        let Some(mut record) = self.0.next_record::<QwenRow>()? else { return Ok(None) };
         let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));
         let tags: Object = tags.filter(|(_, value)| !matches!(value, Value::Object(_) | Value::Array(_))).collect();
         Ok(Some(TraceRow {
-            time: instant(record.timestamp).map_err(|what| self.0.error_at(0, &what))?,
+            time: time_from_secs(record.timestamp).map_err(|what| self.0.error_at(0, &what))?,
             input: record.input_length,
             output: record.output_length,
             blocks: record.hash_ids,
