@@ -42,7 +42,7 @@ impl Transcript {
         self.text.push_str(text);
     }
 
-    /// Returns the new part of a chunk's text, which has this extent. If the server replaced the end of the text so far, that end
+    /// Returns the new part of a chunk's text in this mode. If the server replaced the end of the text so far, that end
     /// is removed; a chunk without text removes nothing.
     pub fn new_text<'a>(&mut self, mode: TextMode, chunk: Cow<'a, str>) -> Cow<'a, str> {
         let repeats = self.text == chunk;
