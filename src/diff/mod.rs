@@ -116,7 +116,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     report_checks(&report)
 }
 
-/// Splits the files into those of A and those of B.
+/// Splits the files into A and B.
 fn split_sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
     let wrong = |what: &str| Error::Usage(format!("{what}; write vb-diff A B, or vb-diff A1 A2 --vs B1 B2"));
     let (a, b) = match (files.len(), vs.is_empty()) {

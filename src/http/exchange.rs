@@ -73,7 +73,7 @@ pub struct BodyBytes<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The timestamps of an exchange apart from those of its body, on the clock of the run.
+/// The timestamps of an exchange except for its body bytes, on the clock of the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExchangeTimes {
     /// Whether the connection had carried a request before.
@@ -237,7 +237,7 @@ mod tests {
             assert!(!head.may_hold(BodyFormat::Events), "{head:?}");
             assert_eq!(head.to_failure(BodyFormat::Events, "busy").message, want);
         }
-        assert!(head(200, "text/plain", None).may_hold(BodyFormat::Events), "servers forget to tell the type");
+        assert!(head(200, "text/plain", None).may_hold(BodyFormat::Events), "servers forget the type");
     }
 
     #[test]

@@ -230,7 +230,7 @@ mod os {
         Ok((got.bytes, stamp))
     }
 
-    /// Converts a stamp; zero means that there is none.
+    /// Converts a stamp; zero means a missing one.
     fn to_unix_nanos(time: TimeSpec) -> Option<UnixNanos> {
         let seconds = u64::try_from(time.tv_sec()).ok().filter(|s| *s > 0)?;
         Some(UnixNanos(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?))

@@ -212,7 +212,7 @@ impl HttpExchange for StampedExchange {
 }
 
 fn no_connection() -> RequestFailure {
-    RequestFailure::new(ErrorKind::Connect, "there is no connection")
+    RequestFailure::new(ErrorKind::Connect, "no connection")
 }
 
 fn closed_before_response(reused: bool, how: &str) -> RequestFailure {

@@ -58,7 +58,7 @@ pub struct ArrivalMonitor {
 /// of the delay; else the wait that ended last, for a slot or for the input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LateRequests {
-    /// There was no free slot.
+    /// All slots were taken.
     pub no_slot: u64,
     /// The request had not been read from the input.
     pub input: u64,

@@ -35,7 +35,7 @@ pub enum Schedule {
 ///
 /// Gaps have the mean 1/rate and the coefficient of variation 1/√burstiness: 1 is a Poisson process (exponential
 /// gaps), smaller is burstier, infinity is a metronome. As in vLLM the first request comes after the first gap. Unlike vLLM,
-/// nothing is rescaled afterwards to end at a round time, because that would change the process.
+/// nothing is rescaled afterwards to end at a full second, because that would change the process.
 #[derive(Debug)]
 pub struct ArrivalProcess {
     pace: ProcessRate,

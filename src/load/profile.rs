@@ -66,7 +66,7 @@ impl RequestRate {
         if let RateShape::Constant(rate) = self.shape { Some(rate) } else { None }
     }
 
-    /// Whether there is no schedule: each request is due as soon as there is a free slot.
+    /// Whether requests have no schedule: each is due as soon as there is a free slot.
     #[must_use]
     pub fn is_free(&self) -> bool {
         self.shape == RateShape::Free
@@ -78,7 +78,7 @@ impl RequestRate {
         matches!(self.shape, RateShape::Profile(_)).then_some(self.text.as_str())
     }
 
-    /// The number of requests due at any time; `None` if there is no schedule.
+    /// The number of requests due at any time; `None` without a schedule.
     #[must_use]
     pub fn to_profile(&self) -> Option<RateProfile> {
         match &self.shape {
@@ -201,7 +201,7 @@ impl RateProfile {
                 }
                 _ => {
                     return Err(format!(
-                        "{name}:{}: `{line}` is not a time in seconds and a rate, or its time is before that of the line above",
+                        "{name}:{}: `{line}` is not a time in seconds and a rate, or its time is earlier than in the line above",
                         at + 1
                     ));
                 }

@@ -15,7 +15,7 @@ fn ttft_ms(i: u64) -> u64 {
     40 + (i * 7919 + i * i * 31) % 61
 }
 
-/// A stream of vb-fire, each request of which takes `percent` of the times; every `failing`-th fails.
+/// A stream of vb-fire in which each request takes `percent` of the times; every `failing`-th fails.
 fn stream(n: u64, percent: u64, failing: Option<u64>) -> String {
     let start = 1_700_000_000_u64;
     let seconds = |ms: u64| ms as f64 / 1e3;
@@ -95,7 +95,7 @@ fn a_run_is_the_same_as_itself() {
 }
 
 #[test]
-fn of_too_few_requests_there_is_no_verdict_and_the_need_is_told() {
+fn too_few_requests_have_no_verdict_and_the_number_needed_is_reported() {
     let few = [(PAIR[0], stream(100, 100, None)), (PAIR[1], stream(100, 200, None))];
     let done = diff("diff-few", &few, &[&PAIR[..], &["--format", "json", "--fail-if", "ttft.p99 > +5%"]].concat());
     assert_eq!(done.code, 0, "what is undecided does not fail");
@@ -104,13 +104,13 @@ fn of_too_few_requests_there_is_no_verdict_and_the_need_is_told() {
     let p99 = row(&record, "ttft", "p99");
     assert_eq!((&p99["verdict"], &p99["p"], &p99["needs_more"]), (&json!("too_few"), &Value::Null, &json!(570)));
     assert_eq!(row(&record, "ttft", "p50")["verdict"], "worse");
-    let told = record["changes"].as_array().unwrap().iter().filter(|row| !row["p"].is_null());
-    assert_eq!(record["comparisons"], told.count(), "only what can be told is corrected for");
+    let compared = record["changes"].as_array().unwrap().iter().filter(|row| !row["p"].is_null());
+    assert_eq!(record["comparisons"], compared.count(), "only numbers with a p-value count in the correction");
 }
 
 /// A server that fails every second request has a short queue.
 #[test]
-fn failures_are_told_before_anything_else() {
+fn failures_are_reported_before_anything_else() {
     let failing = [(PAIR[0], stream(700, 100, None)), (PAIR[1], stream(700, 80, Some(2)))];
     let args = [&PAIR[..], &["--fail-if", "success < -1%"]].concat();
     let done = diff("diff-failures", &failing, &args);
@@ -138,9 +138,9 @@ fn runs_that_are_not_alike_are_compared_with_warnings() {
     let done = diff("diff-unlike", &[(PAIR[0], cut), (PAIR[1], other)], &[&PAIR[..], &["--format", "json"]].concat());
     assert_eq!(done.code, 0, "{}", done.stderr);
     let warnings = record(&done)["warnings"].clone();
-    let told: Vec<&str> = warnings.as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+    let warnings: Vec<&str> = warnings.as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
     assert_eq!(
-        told,
+        warnings,
         [
             "model: m in A, other in B",
             "concurrency: 2 in A, 4 in B",
@@ -151,7 +151,7 @@ fn runs_that_are_not_alike_are_compared_with_warnings() {
     );
 }
 
-/// Requests tell A's and B's runs apart by far, but runs of one side differ as much.
+/// Requests separate A's runs from B's by far, but runs of one side differ as much.
 #[test]
 fn repeats_that_differ_make_a_difference_of_two_runs_a_chance() {
     let names = ["a1", "a2", "a3", "b1", "b2", "b3"];
@@ -171,7 +171,7 @@ fn results_of_vllm_are_compared_too() {
     let files = [("v1.json", vllm.to_owned()), ("v2.json", vllm.to_owned()), ("v3.json", stream(100, 100, None))];
     let record = record(&diff("diff-vllm", &files, &["v1.json", "v2.json", "--format", "json"]));
     assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([]), &json!(200)));
-    // vLLM's own file against ours: what they have in common is compared, what differs is told.
+    // vLLM's own file against ours: what they have in common is compared, and differences are reported.
     let mixed = diff("diff-vllm", &files, &["v1.json", "v3.json"]);
     assert!(
         mixed.code == 0 && mixed.stdout.contains("! output tokens: 32.0 in A, 5.0 in B"),
@@ -182,7 +182,7 @@ fn results_of_vllm_are_compared_too() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_said_in_a_line() {
+fn sides_that_cannot_be_compared_are_an_error_of_one_line() {
     let files =
         [("a", stream(20, 100, None)), ("empty", "\n".to_owned()), ("bad", "{\"type\":\"output\",\n{}\n".to_owned())];
     for (args, code, what) in [
@@ -200,7 +200,7 @@ fn what_cannot_be_compared_is_said_in_a_line() {
         assert!(done.code == code && done.stderr.contains(what), "{args:?}: {} {}", done.code, done.stderr);
         assert!(done.stdout.is_empty(), "{args:?}");
     }
-    // Too little for any number is no error: it says what it needs.
+    // Too few values are not an error: the output says how many are needed.
     let done = diff("diff-one", &[("a", stream(1, 100, None))], &["a", "a"]);
     assert!(done.code == 0 && done.stdout.contains("too few values"), "{}{}", done.stdout, done.stderr);
     let done = diff("diff-none", &[("a", stream(20, 100, Some(1)))], &["a", "a"]);
@@ -245,10 +245,10 @@ fn two_servers_are_compared_in_turns() {
     let record: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&record["a"]["requests"], &record["b"]["failed"]), (&json!(36), &json!(0)));
     assert_eq!(row(&record, "tpot", "p50")["verdict"], "worse", "{text}");
-    // Each round has prompts of its own.
+    // Each round has its own prompts.
     let requests = |round| fs::read_to_string(folders[0].join(format!("round{round}.requests.ndjson"))).unwrap();
     assert_ne!(requests(1), requests(2));
-    // A rule of the user's is the exit code.
+    // A rule given by the user sets the exit code.
     let rule = ["--diff", "--fail-if 'tpot.p50 > +5%' --format markdown"];
     let done = ab(&home, &[&args[..], &rule].concat());
     assert!(done.code == 1 && done.stdout.contains("| **worse** |"), "{}{}", done.stdout, done.stderr);
@@ -262,14 +262,14 @@ fn rounds_that_were_cut_go_on() {
     let args = [&[sim.url.as_str(), sim.url.as_str(), "--rounds", "2"], &GEN[..]].concat();
     let done = ab(&home, &args);
     assert_eq!(done.code, 0, "{}", done.stderr);
-    // As if it had been cut in the last of them.
+    // As if it had been cut during the last of them.
     let folder = &rounds(&home)[0];
     fs::remove_file(folder.join("diff.json")).unwrap();
     fs::remove_file(folder.join("round2.a.outputs.ndjson")).unwrap();
     let before = fs::read_to_string(folder.join("round1.a.outputs.ndjson")).unwrap();
     let done = ab(&home, &args);
     assert!(done.code == 0 && done.stderr.contains("resuming"), "{}", done.stderr);
-    assert_eq!(done.stderr.matches("complete already").count(), 3, "{}", done.stderr);
+    assert_eq!(done.stderr.matches("already complete").count(), 3, "{}", done.stderr);
     assert_eq!((rounds(&home).len(), fs::read_to_string(folder.join("round1.a.outputs.ndjson")).unwrap()), (1, before));
 }
 
@@ -280,8 +280,8 @@ fn a_dry_run_of_ab_prints_what_it_would_run_and_errors_are_lines() {
     assert_eq!((done.code, done.stdout.lines().count()), (0, 2 + 2 * 3 + 1), "{}{}", done.stdout, done.stderr);
     assert!(!home.join("results").exists(), "nothing is written");
     for (args, what) in [
-        (&["http://127.0.0.1:1"][..], "two servers to compare"),
-        (&["a", "b", "--rounds", "0"], "it is a number, 1 or more"),
+        (&["http://127.0.0.1:1"][..], "expected two servers"),
+        (&["a", "b", "--rounds", "0"], "use a number of 1 or more"),
         (&["a", "b", "--nothing"], "unknown flag --nothing"),
         (&["a", "b", "--gen", "--input-len '16"], "the quotes of"),
     ] {

@@ -1,4 +1,4 @@
-//! Load shapes through `vb-fire`: planned as data, realised as planned, and told where they were not.
+//! Load shapes through `vb-fire`: planned as data, sent as planned, and reported if they were not.
 
 use std::{fs, io::Write, process::Stdio, thread::sleep, time::Duration};
 
@@ -27,12 +27,12 @@ fn due(outputs: &[Value], start: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn a_rate_over_time_is_kept_and_told() {
+fn a_rate_over_time_is_kept_and_reported() {
     let sim = Sim::start(&["--step-base", "1ms"]);
     let args = ["--request-rate", "100:100ms,100-300:200ms,300", "--burstiness", "inf"];
     let (run, outputs, end) = load(&sim, &args, &requests(80, ""));
     let due = due(&outputs, &run);
-    // 10 in the first 100 ms, 40 in the next 200 ms, and 300 a second from there on.
+    // 10 in the first 100 ms, 40 in the next 200 ms, and 300 a second after that.
     for (at, count) in [(0.1, 10), (0.3, 50), (0.4, 80)] {
         let came = due.iter().filter(|t| **t <= at + 1e-6).count();
         assert!(came.abs_diff(count) <= 1, "{at}: {came} of {count}");
@@ -80,15 +80,18 @@ fn a_table_of_rates_and_bursts_are_schedules_too() {
 }
 
 #[test]
-fn what_could_not_be_sent_in_time_is_told_with_its_cause() {
+fn late_requests_are_reported_with_their_cause() {
     let sim = Sim::start(&["--step-base", "5ms"]);
-    // One at a time, each of some 40 ms, 100 due within a second: most of the load is behind.
+    // One at a time, each taking about 40 ms, and 100 due within a second: most of the load is overdue.
     let args = ["--request-rate", "100", "--max-concurrency", "1"];
     let done = fire(&sim.url, &args, &requests(60, "\"body\":{\"ignore_eos\":true},"));
     let (_, _, end) = records(&done.stdout);
-    let told = &end["arrivals"];
-    assert!(told["distance"].as_f64() > Some(0.3) && told["p"].as_f64() < Some(0.01), "{told}");
-    assert!(told["gaps"]["p"].as_f64() < Some(0.01) && told["late"]["no_slot"].as_u64() > Some(40), "{told}");
+    let arrivals = &end["arrivals"];
+    assert!(arrivals["distance"].as_f64() > Some(0.3) && arrivals["p"].as_f64() < Some(0.01), "{arrivals}");
+    assert!(
+        arrivals["gaps"]["p"].as_f64() < Some(0.01) && arrivals["late"]["no_slot"].as_u64() > Some(40),
+        "{arrivals}"
+    );
     let shown = run("vb-stats", &["--table", "always"], &done.stdout);
     assert!(
         shown.stderr.contains("arrivals: 60 planned, at most ") && shown.stderr.contains(" by no slot"),
@@ -96,9 +99,9 @@ fn what_could_not_be_sent_in_time_is_told_with_its_cause() {
         shown.stderr
     );
     let result: Value = serde_json::from_str(&shown.stdout).unwrap();
-    assert_eq!(&result["vb"]["arrivals"], told);
+    assert_eq!(&result["vb"]["arrivals"], arrivals);
 
-    // What the run did not come to is planned all the same.
+    // Requests that the run did not reach were still planned.
     let args = ["--request-rate", "100", "--max-concurrency", "1", "--max-seconds", "300ms"];
     let (_, _, end) = records(&fire(&sim.url, &args, &requests(60, "\"body\":{\"ignore_eos\":true},")).stdout);
     let (planned, sent) = (end["arrivals"]["planned"].as_u64().unwrap(), end["outcomes"]["ok"].as_u64().unwrap());
@@ -106,7 +109,7 @@ fn what_could_not_be_sent_in_time_is_told_with_its_cause() {
     assert!(planned == sent + never && never > 5, "{end}");
 }
 
-/// Even gaps are an infinite burstiness, which JSON has no number for.
+/// Even gaps are an infinite burstiness, which JSON cannot express as a number.
 #[test]
 fn every_reader_takes_a_run_with_even_gaps() {
     let sim = Sim::start(&["--step-base", "1ms"]);
@@ -118,9 +121,9 @@ fn every_reader_takes_a_run_with_even_gaps() {
     assert_eq!(run("vb-gen", &["--dataset-name", "replay", "--dataset-path", "-"], &done.stdout).code, 0);
 }
 
-/// Lines that come in a block after a pause were all late by the input, and not one of them by the client.
+/// Lines that come in a block after a pause are late because of the input, and not because of the client.
 #[test]
-fn a_producer_that_pauses_is_told_as_late_input() {
+fn a_producer_that_pauses_is_reported_as_late_input() {
     let sim = Sim::start(&["--step-base", "1ms"]);
     let mut child = command("vb-fire")
         .args(["--base-url", &sim.url, "--request-rate", "200", "--burstiness", "inf"])
@@ -162,7 +165,7 @@ fn a_warm_up_ends_with_the_first_signal() {
     assert!(truths(&log).len() < 500);
 }
 
-/// Requests with times are an open loop, also if none of these was ever sent.
+/// Requests with timestamps are an open loop, even if none of them was ever sent.
 #[test]
 fn times_that_were_never_kept_are_a_plan_all_the_same() {
     let sim = Sim::start(&["--step-base", "20ms"]);

@@ -7,7 +7,7 @@ use vb::tokens::Tokenizer;
 
 use crate::tool::{Done, folder, run};
 
-/// Writes a file of these bytes, and runs `--dataset-name hf` over it.
+/// Writes a file with these bytes, and runs `--dataset-name hf` on it.
 fn hf(name: &str, ending: &str, content: impl AsRef<[u8]>, more: &[&str]) -> Done {
     let path = folder(&format!("tables-{name}")).join(format!("d.{ending}"));
     fs::write(&path, content).unwrap();
@@ -92,7 +92,7 @@ fn a_column_may_be_missing_in_the_first_rows() {
 }
 
 #[test]
-fn real_answers_are_read_whatever_they_are() {
+fn real_answers_of_any_type_are_read() {
     let count = |text: &str| Tokenizer::builtin().unwrap().count(text).unwrap();
     let chat = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "to a summers day"}]);
     for (name, answer, want) in [
@@ -139,7 +139,7 @@ fn a_quote_that_is_never_closed_does_not_swallow_the_rest() {
     let cut = "question,answer\na,b\n\"c,d\ne,f\n";
     let strict = hf("unclosed", "csv", cut, &[]);
     assert!(strict.code == 3 && strict.stderr.contains("d.csv:3: a quote opened in this row"), "{strict:?}");
-    // The swallowed rows make a row of the right number of fields too.
+    // The swallowed rows make a row with the right number of fields too.
     let even = hf("unclosed-even", "csv", "question,answer\na,\"b\nc,d\n", &[]);
     assert!(even.code == 3 && even.stderr.contains("d.csv:2: a quote opened in this row"), "{even:?}");
     let lenient = hf("unclosed-lenient", "csv", cut, &["--lenient"]);
@@ -181,7 +181,7 @@ fn images_and_sound_are_sent_if_their_columns_are_named() {
     assert_eq!(made[2]["multi_modal_data"].as_array().unwrap().len(), 1);
     assert_eq!((&made[0]["prompt"], &made[0]["prompt_len"]), (&json!("one"), &json!(1)));
 
-    // Sound alone, for transcription; what was said is the answer, and no prompt.
+    // Audio alone, for transcription; its transcript is the answer and not a prompt.
     let columns = ["--hf-column", "audio=audio", "output=text", "prompt=none"];
     assert!(generate(&columns).stderr.contains("no column `none`"));
     let alone = home.join("alone.jsonl");
@@ -202,7 +202,7 @@ fn images_and_sound_are_sent_if_their_columns_are_named() {
 }
 
 #[test]
-fn a_bad_row_is_told_with_its_place_or_left_out() {
+fn a_bad_row_is_reported_with_its_place_or_left_out() {
     for (name, ending, content, place) in [
         ("bad-csv", "csv", "prompt,x\na,b\nc\nd,e\n", "d.csv:3: 1 fields, but the first line has 2"),
         ("bad-utf8", "csv", "prompt,x\na,b\n\u{e9},c\nd,e\n", "d.csv:3: "),
@@ -295,13 +295,13 @@ mod parquet {
     }
 
     #[test]
-    fn a_file_that_is_none_is_told() {
+    fn a_file_that_is_not_parquet_is_an_error() {
         let done = hf("no-parquet", "parquet", "this is no parquet", &[]);
         assert!(done.code == 3 && done.stderr.contains("d.parquet: "), "{done:?}");
     }
 
     #[test]
-    fn a_shard_without_the_column_is_told() {
+    fn a_shard_without_the_column_is_an_error() {
         let folder = folder("tables-odd-shards");
         std::fs::copy(data("hf-questions.parquet"), folder.join("a.parquet")).unwrap();
         std::fs::copy(data("hf-shards").join("train-00000-of-00002.parquet"), folder.join("b.parquet")).unwrap();

@@ -17,7 +17,7 @@ use crate::{
     tool::{self, Sim, command, folder, truths},
 };
 
-/// The arrivals of each request are joined with the truth: nothing arrives before it was sent, whoever stamps it.
+/// Joins the arrivals of each request with the truth log: on every transport, nothing arrives before it was sent.
 #[test]
 fn every_transport_sees_what_the_server_sent() {
     for (tls, transport) in [(false, "stamped"), (true, "stamped"), (false, "portable"), (true, "portable")] {
@@ -33,7 +33,7 @@ fn every_transport_sees_what_the_server_sent() {
         let kernel = cfg!(target_os = "linux") && transport == "stamped";
         let stamps = &end["stamps"];
         assert_eq!(stamps["chunks"], 320);
-        // Stamping is switched on before the first request, so that no chunk goes without.
+        // Stamping is switched on before the first request, so that every chunk has a stamp.
         assert_eq!(stamps["user"], if kernel { 0 } else { 320 }, "{transport} {tls}");
         assert_eq!(end["read_lag"].is_object(), kernel);
         let truth = truths(&log);
@@ -41,7 +41,7 @@ fn every_transport_sees_what_the_server_sent() {
         for output in outputs(&done.stdout).1 {
             let sent = &by_id[output.request_id.as_str()].sent;
             let mut arrival = output.start_time.unwrap() + output.ttft.unwrap();
-            // The two programs read the clock against anchors of their own.
+            // The two programs convert the clock with different anchors.
             let anchors = vb::units::Nanos(50_000);
             for (sent, gap) in sent.iter().zip(output.itl.iter().map(Some).chain([None])) {
                 assert!(arrival + anchors > *sent, "{transport} {tls}: it arrives before it is sent");
@@ -63,7 +63,7 @@ fn concurrency_is_exact_over_several_threads() {
     assert_eq!((outputs.len(), most_in_flight(&outputs)), (60, 5));
 }
 
-/// Reads a request to its end, and gives its first line.
+/// Reads a request to its end, and returns its first line.
 fn read_request(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
@@ -78,29 +78,32 @@ fn read_request(stream: &mut TcpStream) -> String {
     first
 }
 
-const ANSWER: &str =
+const RESPONSE: &str =
     "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
 
-fn answer() -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{ANSWER}", ANSWER.len())
+fn response() -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{RESPONSE}",
+        RESPONSE.len()
+    )
 }
 
 #[test]
 fn the_portable_transport_goes_through_the_proxy_of_the_environment() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, asked) = mpsc::channel();
+    let (sender, asked) = mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, tell) = (stream.unwrap(), tell.clone());
+            let (mut stream, sender) = (stream.unwrap(), sender.clone());
             std::thread::spawn(move || {
                 let first = read_request(&mut stream);
-                stream.write_all(answer().as_bytes()).unwrap();
-                tell.send(first).unwrap();
+                stream.write_all(response().as_bytes()).unwrap();
+                sender.send(first).unwrap();
             });
         }
     });
-    // A server that nobody but the proxy can find.
+    // A server that only the proxy can find.
     let args =
         ["--base-url", "http://server.invalid:8000", "--model", "m", "--max-concurrency", "1", "--no-keep-alive"];
     let mut child = command("vb-fire")
@@ -123,7 +126,7 @@ fn the_portable_transport_goes_through_the_proxy_of_the_environment() {
 }
 
 #[test]
-fn a_server_that_no_proxy_reaches_is_told_once() {
+fn an_unreachable_server_without_a_proxy_is_reported_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let done = fire(&format!("http://{free}"), &["--model", "m", "--transport", "portable"], &requests(2, ""));
     assert_eq!((done.code, done.stdout.as_str()), (4, ""), "{}", done.stderr);
@@ -146,12 +149,12 @@ fn the_portable_transport_speaks_http_2() {
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)
         .unwrap();
-    // It knows nothing else.
+    // It supports nothing else.
     config.alpn_protocols = vec![b"h2".to_vec()];
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
-    let (tell, versions) = mpsc::channel();
+    let (sender, versions) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -160,11 +163,11 @@ fn the_portable_transport_speaks_http_2() {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let Ok(tls) = acceptor.accept(tcp).await else { continue };
-                let tell = tell.clone();
+                let sender = sender.clone();
                 let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-                    tell.send((request.method().clone(), request.version())).unwrap();
-                    let answer = Response::builder().header("content-type", "text/event-stream");
-                    std::future::ready(answer.body(Full::new(Bytes::from(ANSWER))))
+                    sender.send((request.method().clone(), request.version())).unwrap();
+                    let response = Response::builder().header("content-type", "text/event-stream");
+                    std::future::ready(response.body(Full::new(Bytes::from(RESPONSE))))
                 });
                 let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tls), service);
                 tokio::spawn(async move { drop(connection.await) });
@@ -184,15 +187,15 @@ fn the_portable_transport_speaks_http_2() {
 fn connections_are_open_before_the_clock_starts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, opened) = mpsc::channel();
+    let (sender, opened) = mpsc::channel();
     std::thread::spawn(move || {
-        // One to see that the server is there, and the three that were asked for: no request until all are accepted.
+        // One to check that the server is there, and the three that `--preconnect` asks for: no request until all are accepted.
         let mut streams: Vec<TcpStream> = (0..4).map(|_| listener.accept().unwrap().0).collect();
-        tell.send(streams.len()).unwrap();
+        sender.send(streams.len()).unwrap();
         // The first is closed by now, so it brings no request.
         for stream in &mut streams[1..] {
             read_request(stream);
-            stream.write_all(answer().as_bytes()).unwrap();
+            stream.write_all(response().as_bytes()).unwrap();
         }
     });
     let flags = ["--model", "m", "--preconnect", "3", "--max-concurrency", "3"];
@@ -203,20 +206,20 @@ fn connections_are_open_before_the_clock_starts() {
     assert!(outputs.iter().all(|o| o["reused"] == false && o["phases"]["connect"].as_f64().unwrap() > 0.0));
 }
 
-/// HTTP as the RFC has it, in odd shapes.
+/// Unusual HTTP that the RFC allows.
 #[test]
 fn http_in_odd_shapes_is_read() {
     let stream = "content-type: text/event-stream\r\n";
     let mut chunks = String::new();
-    for piece in ANSWER.as_bytes().chunks(7) {
+    for piece in RESPONSE.as_bytes().chunks(7) {
         write!(chunks, "{:x};x=y\r\n{}\r\n", piece.len(), str::from_utf8(piece).unwrap()).unwrap();
     }
-    for (name, answer, kind) in [
-        ("to the close", format!("HTTP/1.1 200 OK\r\n{stream}\r\n{ANSWER}"), None),
-        ("old", format!("HTTP/1.0 200 OK\r\n{stream}\r\n{ANSWER}"), None),
+    for (name, response, kind) in [
+        ("to the close", format!("HTTP/1.1 200 OK\r\n{stream}\r\n{RESPONSE}"), None),
+        ("old", format!("HTTP/1.0 200 OK\r\n{stream}\r\n{RESPONSE}"), None),
         (
             "interim",
-            format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n{stream}\r\n{ANSWER}"),
+            format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\n{stream}\r\n{RESPONSE}"),
             None,
         ),
         (
@@ -231,7 +234,7 @@ fn http_in_odd_shapes_is_read() {
         ("not HTTP", "220 mail.example ESMTP\r\n".into(), Some("protocol")),
     ] {
         for transport in ["stamped", "portable"] {
-            let url = server_that_says(answer.clone());
+            let url = server_that_says(response.clone());
             let done = fire(&url, &["--model", "m", "--transport", transport], &requests(1, ""));
             let (_, outputs, _) = records(&done.stdout);
             let got = outputs[0]["error_kind"].as_str();
@@ -241,13 +244,13 @@ fn http_in_odd_shapes_is_read() {
     }
 }
 
-/// A server or a proxy that never ends its bodies holds no slot for longer than a moment.
+/// A server or a proxy that never ends its bodies does not hold a slot for long.
 #[test]
-fn a_body_that_is_left_open_behind_its_answer_does_not_hold_the_slot() {
+fn a_body_that_stays_open_after_its_response_does_not_hold_the_slot() {
     let piece = |body: &str| format!("{:x}\r\n{body}\r\n", body.len());
     let line = "{\"message\":{\"content\":\"a\"},\"done\":true,\"done_reason\":\"stop\"}\n";
     for (backend, media, body) in
-        [("openai", "text/event-stream", piece(ANSWER)), ("ollama", "application/x-ndjson", piece(line))]
+        [("openai", "text/event-stream", piece(RESPONSE)), ("ollama", "application/x-ndjson", piece(line))]
     {
         for transport in ["stamped", "portable"] {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {media}\r\ntransfer-encoding: chunked\r\n\r\n");
@@ -261,29 +264,29 @@ fn a_body_that_is_left_open_behind_its_answer_does_not_hold_the_slot() {
                 assert_eq!(output["phases"]["done"], output["latency"], "the last event's time: {output}");
             }
             let duration = end["duration"].as_f64().unwrap();
-            assert!((0.9..5.0).contains(&duration), "one wait between the two, and none behind them: {duration}");
+            assert!((0.9..5.0).contains(&duration), "one wait between the two, and none after them: {duration}");
         }
     }
 }
 
-/// Answers every request with these bytes and closes nothing.
-fn server_that_stays(answer: String) -> String {
+/// Sends these bytes for every request and never closes a connection.
+fn server_that_stays(response: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let (mut stream, answer) = (stream.unwrap(), answer.clone());
+            let (mut stream, response) = (stream.unwrap(), response.clone());
             std::thread::spawn(move || {
-                while !read_request(&mut stream).is_empty() && stream.write_all(answer.as_bytes()).is_ok() {}
+                while !read_request(&mut stream).is_empty() && stream.write_all(response.as_bytes()).is_ok() {}
             });
         }
     });
     url
 }
 
-/// Packed bytes are told as such, and not read as a broken stream.
+/// Compressed bytes are reported as compressed, and not read as a broken stream.
 #[test]
-fn a_reply_that_is_compressed_is_told_with_its_cure() {
+fn a_compressed_response_is_reported_with_its_cure() {
     for transport in ["stamped", "portable"] {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n";
         let url = server_that_says(format!("{head}content-length: 4\r\nconnection: close\r\n\r\n\u{1f}\u{1f}ab"));
@@ -305,16 +308,16 @@ fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
             command("vb-fire").args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = vb.unwrap();
         let mut pipe = child.stdin.take().unwrap();
-        // It leaves before it has read all this.
+        // vb-fire exits before it has read all of this.
         std::thread::spawn(move || drop(pipe.write_all(requests(20_000, FULL).as_bytes())));
         child
     };
-    // The reader wakes when the run has been stopped: it gets all that was offered.
+    // The reader wakes when the run has been stopped: it gets everything that was offered.
     let mut child = start("60s");
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut first = String::new();
     out.read_line(&mut first).unwrap();
-    // The pipe and its buffers are full long before so many answers have been given: the server falls quiet, for good.
+    // The pipe and its buffers are full long before that many responses are complete: no more requests reach the server.
     let mut quiet = 0;
     while quiet < 10 {
         quiet = if sim_is_quiet(&sim.url) { quiet + 1 } else { 0 };
@@ -327,7 +330,7 @@ fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
     let (_, outputs, end) = records(&(first + &rest));
     assert_eq!(end["offered"], outputs.len());
     assert!(outputs.len() < 20_000 && end["interrupted"] == true);
-    // It never wakes.
+    // This reader never wakes.
     let mut child = start("100ms");
     let held = child.stdout.take().unwrap();
     let done = tool::done(child.wait_with_output().unwrap());
@@ -335,7 +338,7 @@ fn a_reader_that_stalls_costs_memory_up_to_a_limit_and_then_stops_the_run() {
     assert!(done.code == 4 && done.stderr.contains("does not read"), "{} {}", done.code, done.stderr);
 }
 
-/// What was never sent is told too, and waits for the reader like all else.
+/// Requests that were never sent are recorded too, and wait for the reader like all others.
 #[test]
 fn records_of_what_was_not_sent_count_as_waiting() {
     let sim = Sim::start(&["--fault", "status_500"]);
@@ -343,7 +346,7 @@ fn records_of_what_was_not_sent_count_as_waiting() {
     let vb = command("vb-fire").args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = vb.unwrap();
     let mut pipe = child.stdin.take().unwrap();
-    // Its first turn fails, and those behind it have no end: until the reader of the records has had enough.
+    // The first turn fails, and the turns after it go on until too many records wait for their reader.
     let endless = std::thread::spawn(move || {
         let turns = "{\"prompt\":\"a\",\"session_id\":\"s\"}\n".repeat(1000);
         while pipe.write_all(turns.as_bytes()).is_ok() {}

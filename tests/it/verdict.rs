@@ -1,5 +1,5 @@
-//! Whether `vb-fire` knows that it was too slow. (That an idle one is clean is for `scripts/check-verdict.sh`: here other
-//! tests run beside it.)
+//! Whether `vb-fire` notices that it was too slow. (`scripts/check-verdict.sh` checks that an idle one is clean: here other tests run
+//! at the same time.)
 
 use std::{
     process::{Child, Stdio},
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::tool::{Done, Sim, command, done, folder, run};
 
-/// Leaves a process a tenth of the time, until it ends.
+/// Lets a process run for a tenth of the time, until it ends.
 fn held(mut child: Child) -> Done {
     let pid = Pid::from_child(&child);
     while child.try_wait().unwrap().is_none() {
@@ -37,7 +37,7 @@ fn held_run(transport: &str, strict: &[&str]) -> Done {
         .args(args)
         .args(strict)
         .stdin(std::fs::File::open(&requests).unwrap())
-        // To files, since nobody reads pipes while it is held.
+        // To files, because pipes are not read while it is held.
         .stdout(std::fs::File::create(folder.join("outputs")).unwrap())
         .stderr(Stdio::piped())
         .spawn()
@@ -47,7 +47,7 @@ fn held_run(transport: &str, strict: &[&str]) -> Done {
 }
 
 #[test]
-fn a_client_held_to_a_tenth_of_the_time_says_so_whoever_stamps() {
+fn a_client_held_to_a_tenth_of_the_time_is_client_bound_on_both_transports() {
     let runs = [("stamped", &["--strict"][..], 5), ("portable", &["--strict"], 5), ("stamped", &[], 0)];
     let threads = runs.map(|(transport, strict, code)| thread::spawn(move || (held_run(transport, strict), code)));
     for thread in threads {
