@@ -30,7 +30,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "anthropic",
     aliases: &[],

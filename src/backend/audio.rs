@@ -27,7 +27,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "openai-audio",
     aliases: &[],

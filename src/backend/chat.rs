@@ -17,7 +17,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "openai-chat",
     aliases: &[],

@@ -13,7 +13,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "openai",
     aliases: &["vllm"],

@@ -10,7 +10,9 @@ pub fn list_backends() -> String {
         std::iter::once(header).chain(BACKENDS.iter().map(|backend| table_row(backend))).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let [name, api, needs] = [0, 1, 2].map(width);
-    rows.iter().map(|[a, b, c, d]| format!("{a:name$}  {b:api$}  {c:needs$}  {d}\n")).collect()
+    let lines: Vec<String> =
+        rows.iter().map(|[a, b, c, d]| format!("{a:name$}  {b:api$}  {c:needs$}  {d}\n")).collect();
+    lines.concat()
 }
 
 fn table_row(backend: &Backend) -> [String; 4] {
@@ -18,7 +20,7 @@ fn table_row(backend: &Backend) -> [String; 4] {
         [] => backend.name.to_owned(),
         aliases => format!("{} ({})", backend.name, aliases.join(", ")),
     };
-    // A code span is for the docs.
+    // Code spans are for the docs.
     let plain = |markdown: &str| markdown.replace('`', "");
     [name, backend.about.to_owned(), plain(backend.needs), backend.checked_against.to_owned()]
 }

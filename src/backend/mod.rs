@@ -5,8 +5,8 @@
 //! Delta ◀─ Api::read_event (streaming) or Api::read_response (non-streaming) ◀───────────────────── its bytes
 //! ```
 //!
-//! Each backend is one file with one `static BACKEND`, wrap_in_list in [`BACKENDS`]; the head of the file shows a request and a
-//! response. `docs/BACKENDS.md` compares them. A server that is not wrap_in_list needs no Rust: see [`template`].
+//! Each backend is one file with one `static BACKEND`, listed in [`BACKENDS`]; the head of the file shows a request and a
+//! response. `docs/BACKENDS.md` compares them. A server that is not listed needs no Rust: see [`template`].
 
 mod anthropic;
 mod audio;

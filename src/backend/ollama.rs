@@ -25,7 +25,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "ollama",
     aliases: &[],

@@ -8,7 +8,6 @@
 use super::{Api, Backend, Delta, Payload, PromptForm, embeddings, embeddings::EmbeddingsApi};
 use crate::record::{Object, SampleRequest};
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "vllm-pooling",
     aliases: &[],

@@ -9,7 +9,6 @@
 use super::{Api, Backend, Delta, PromptForm, embeddings, prompt};
 use crate::record::{Object, Prompt, SampleRequest};
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "vllm-rerank",
     aliases: &[],

@@ -24,7 +24,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "openai-responses",
     aliases: &[],
@@ -68,7 +67,7 @@ impl Api for ResponsesApi {
         let mut delta = Delta::default();
         match kind {
             b"response.output_text.delta" | b"response.refusal.delta" => {
-                delta.choices.push(message.text_choice(OutputKind::Answer)?)
+                delta.choices.push(message.text_choice(OutputKind::Answer)?);
             }
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
                 delta.choices.push(message.text_choice(OutputKind::Reasoning)?);

@@ -26,7 +26,6 @@ use crate::{
     record::{Object, Prompt, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "sglang",
     aliases: &[],

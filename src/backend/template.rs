@@ -37,7 +37,7 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
+/// `--backend template`.
 pub static BACKEND: Backend = Backend {
     name: "template",
     aliases: &[],

@@ -23,7 +23,6 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The backend.
 pub static BACKEND: Backend = Backend {
     name: "tensorrt-llm",
     aliases: &[],

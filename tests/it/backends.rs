@@ -1,4 +1,4 @@
-//! Every API through the binary of `vb-fire`, against a server that plays recorded replies.
+//! Every API, with the `vb-fire` binary against a server that replays recorded responses.
 
 use std::{
     fs,
@@ -16,18 +16,18 @@ use crate::{
     tool::{Done, Sim, data, folder, root, run, truths},
 };
 
-/// A reply as a server sends it, complete when the connection closes in good order.
-struct Played {
+/// A server that replays one response.
+struct ReplayServer {
     url: String,
-    /// The requests, head and body.
-    asked: mpsc::Receiver<String>,
+    /// The requests received, head and body.
+    requests: mpsc::Receiver<String>,
 }
 
-/// A server that gives this reply to every request.
-fn play(status: &str, media: &str, body: impl Into<Vec<u8>>) -> Played {
+/// Starts a server that sends this response to every request, and then closes the connection.
+fn replay(status: &str, media: &str, body: impl Into<Vec<u8>>) -> ReplayServer {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, asked) = mpsc::channel();
+    let (sender, requests) = mpsc::channel();
     let (head, body) = (format!("HTTP/1.1 {status}\r\ncontent-type: {media}\r\n"), body.into());
     thread::spawn(move || {
         let serve = |mut stream: TcpStream| {
@@ -35,12 +35,12 @@ fn play(status: &str, media: &str, body: impl Into<Vec<u8>>) -> Played {
             if !request.is_empty() {
                 let head = format!("{head}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
-                let _ = tell.send(request);
+                let _ = sender.send(request);
             }
         };
         listener.incoming().map_while(Result::ok).for_each(serve);
     });
-    Played { url, asked }
+    ReplayServer { url, requests }
 }
 
 /// Reads a request to its end.
@@ -71,8 +71,8 @@ fn output(done: &Done) -> Value {
     outputs.into_iter().next().unwrap_or_else(|| panic!("{done:?}"))
 }
 
-/// What is told of a reply, one line.
-fn told(output: &Value) -> String {
+/// The main values of an output, on one line.
+fn summary(output: &Value) -> String {
     let text = |key: &str| output[key].as_str().unwrap_or("-").to_owned();
     let chunks = output["ttft"].is_number().then(|| output["itl"].as_array().unwrap().len() + 1);
     format!(
@@ -200,10 +200,10 @@ fn streams_of_every_api_are_read() {
             "prompt 3 cached null tokens 2 by usage chunks 2 finish stop text \" a b\"".into(),
         ),
     ] {
-        let played = play("200 OK", media, body.clone());
-        let done = fire(&played.url, backend, &[], line);
-        assert_eq!((done.code, told(&output(&done))), (0, want), "{backend}: {done:?}");
-        // Without its last event it is cut, but for an API that does not say where it ends.
+        let server = replay("200 OK", media, body.clone());
+        let done = fire(&server.url, backend, &[], line);
+        assert_eq!((done.code, summary(&output(&done))), (0, want), "{backend}: {done:?}");
+        // Without its last event the stream is truncated, except in an API that does not mark the end.
         let lines = media != EVENTS;
         let end = body.trim_end().rfind(if lines { "\n" } else { "\n\n" }).unwrap() + if lines { 1 } else { 2 };
         let cut = match backend {
@@ -212,7 +212,7 @@ fn streams_of_every_api_are_read() {
             "sglang" => body[..end - 2].rfind("data:").unwrap(),
             _ => end,
         };
-        let done = fire(&play("200 OK", media, &body[..cut]).url, backend, &[], line);
+        let done = fire(&replay("200 OK", media, &body[..cut]).url, backend, &[], line);
         let want = if backend == "tensorrt-llm" { json!(null) } else { json!("truncated") };
         assert_eq!(output(&done)["error_kind"], want, "{backend}: {done:?}");
     }
@@ -220,31 +220,31 @@ fn streams_of_every_api_are_read() {
 
 #[test]
 fn tokens_of_each_chunk_are_known_where_the_server_counts_as_it_goes() {
-    let done = fire(&play("200 OK", EVENTS, SGLANG).url, "sglang", &[], HI);
+    let done = fire(&replay("200 OK", EVENTS, SGLANG).url, "sglang", &[], HI);
     assert_eq!(output(&done)["chunk_tokens"], json!([1, 1, 2]));
-    let output = output(&fire(&play("200 OK", EVENTS, SGLANG_NEWS).url, "sglang", &[], HI));
+    let output = output(&fire(&replay("200 OK", EVENTS, SGLANG_NEWS).url, "sglang", &[], HI));
     let want = "prompt 3 cached 2 tokens 5 by usage chunks 4 finish length text \"haha! bha\"";
-    assert_eq!((told(&output).as_str(), &output["chunk_tokens"]), (want, &json!([1, 1, 2, 1])), "{output}");
+    assert_eq!((summary(&output).as_str(), &output["chunk_tokens"]), (want, &json!([1, 1, 2, 1])), "{output}");
     assert_eq!(output["reasoning_tokens"], 2);
-    let done = fire(&play("200 OK", EVENTS, TRANSCRIPTION).url, "openai-audio", &[], AUDIO);
+    let done = fire(&replay("200 OK", EVENTS, TRANSCRIPTION).url, "openai-audio", &[], AUDIO);
     assert_eq!(self::output(&done)["chunk_tokens"], json!(null), "one each");
 }
 
 #[test]
-fn calls_of_tools_bear_tokens_in_every_api() {
+fn tool_calls_have_tokens_in_every_api() {
     for (backend, name) in [("openai-chat", "chat-tool.txt"), ("anthropic", "messages-tool.txt")] {
         let body = fixture(name);
         let deltas = body.matches("\"arguments\":").count() + body.matches("\"partial_json\":").count();
-        let done = fire(&play("200 OK", EVENTS, body).url, backend, &[], HI);
+        let done = fire(&replay("200 OK", EVENTS, body).url, backend, &[], HI);
         let output = output(&done);
         assert_eq!(output["itl"].as_array().unwrap().len() + 1, deltas, "{backend}: {output}");
         assert!(output["output_tokens"].as_u64() > Some(2) && output["success"] == true, "{backend}: {output}");
     }
 }
 
-/// What opens a part of an answer bears no token; what does not want to answer answers; and calls are no text.
+/// The opening of an output has no token, a refusal is an answer, and a tool call is not text.
 #[test]
-fn each_piece_is_what_it_is_in_its_api() {
+fn each_chunk_is_classified_by_its_api() {
     let events = |list: &[&str]| list.iter().map(|data| ["data: ", data, "\n\n"].concat()).collect::<String>();
     for (backend, line, body, want) in [
         (
@@ -301,16 +301,16 @@ fn each_piece_is_what_it_is_in_its_api() {
         ),
     ] {
         let media = if backend == "ollama" { "application/x-ndjson" } else { EVENTS };
-        let output = output(&fire(&play("200 OK", media, body).url, backend, &[], line));
-        assert_eq!((told(&output).as_str(), &output["success"]), (want, &json!(true)), "{backend}: {output}");
+        let output = output(&fire(&replay("200 OK", media, body).url, backend, &[], line));
+        assert_eq!((summary(&output).as_str(), &output["success"]), (want, &json!(true)), "{backend}: {output}");
     }
     let whole = r#"{"choices":[{"index":0,"message":{"content":null,"refusal":"No."},"finish_reason":null}]}"#;
-    let output = output(&fire(&play("200 OK", "application/json", whole).url, "openai-chat", &["--no-stream"], HI));
+    let output = output(&fire(&replay("200 OK", "application/json", whole).url, "openai-chat", &["--no-stream"], HI));
     assert_eq!((&output["success"], &output["generated_text"]), (&json!(true), &json!("No.")), "{output}");
 }
 
 #[test]
-fn replies_in_one_piece_have_an_end_and_no_first_token() {
+fn non_streaming_responses_have_a_latency_and_no_ttft() {
     let sglang =
         r#"{"text":" a b","meta_info":{"finish_reason":{"type":"length"},"prompt_tokens":3,"completion_tokens":2}}"#;
     let tgi = r#"{"generated_text":" a b","details":{"finish_reason":"length","generated_tokens":2,"input_length":3}}"#;
@@ -363,26 +363,26 @@ fn replies_in_one_piece_have_an_end_and_no_first_token() {
         ("tensorrt-llm", HI, tensorrt.into(), "prompt 1 cached null tokens 0 by - chunks - finish - text \" a b\""),
         ("ollama", HI, ollama.into(), "prompt 3 cached null tokens 2 by usage chunks - finish stop text \" a b\""),
     ] {
-        let done = fire(&play("200 OK", "application/json", body.clone()).url, backend, &["--no-stream"], line);
+        let done = fire(&replay("200 OK", "application/json", body.clone()).url, backend, &["--no-stream"], line);
         let output = output(&done);
-        assert!(want.is_empty() || told(&output) == want, "{backend}: {}", told(&output));
+        assert!(want.is_empty() || summary(&output) == want, "{backend}: {}", summary(&output));
         assert_eq!((done.code, &output["success"]), (0, &json!(true)), "{backend}: {done:?}");
         assert!(
             output["ttft"].is_null() && output["tpot"].is_null() && output["latency"].as_f64() > Some(0.0),
             "{output}"
         );
         assert!(done.stdout.contains("\"stream\":false"), "{}", done.stdout);
-        // Its half is no reply.
+        // Half a response is an error.
         let half = body[..body.len() / 2].replace('\u{fffd}', "");
-        let done = fire(&play("200 OK", "application/json", half).url, backend, &["--no-stream"], line);
+        let done = fire(&replay("200 OK", "application/json", half).url, backend, &["--no-stream"], line);
         assert_eq!(self::output(&done)["error_kind"], "protocol", "{backend}: {done:?}");
     }
 }
 
 #[test]
-fn what_generates_nothing_is_told_without_tokens() {
-    let played = play("200 OK", "application/json", fixture("embeddings.json"));
-    let done = fire(&played.url, "openai-embeddings", &[], &HI.repeat(5));
+fn apis_that_generate_nothing_report_no_tokens() {
+    let server = replay("200 OK", "application/json", fixture("embeddings.json"));
+    let done = fire(&server.url, "openai-embeddings", &[], &HI.repeat(5));
     let result = run("vb-stats", &["--table", "always", "--goodput", "e2el:10s"], &done.stdout);
     assert_eq!(result.code, 0, "{}", result.stderr);
     let json: Value = serde_json::from_str(&result.stdout).unwrap();
@@ -393,18 +393,18 @@ fn what_generates_nothing_is_told_without_tokens() {
     assert!(json["mean_e2el_ms"].as_f64() > Some(0.0) && json["request_goodput"].as_f64() > Some(0.0), "{json}");
     assert!(!result.stderr.contains("NaN") && !result.stderr.contains("inf"), "{}", result.stderr);
     let shown: Vec<&str> = result.stderr.lines().filter(|line| line.contains("TTFT")).collect();
-    assert_eq!(shown.len(), 1, "a time that nobody saw is not shown as 0: {}", result.stderr);
+    assert_eq!(shown.len(), 1, "a latency that was not measured is not shown as 0: {}", result.stderr);
     assert!(shown[0].ends_with("-          no request has any"), "{shown:?}");
     for (backend, flag) in [("openai-embeddings", "--top-k"), ("tgi", "--min-p"), ("anthropic", "--logprobs")] {
-        let done = fire(&played.url, backend, &[flag, "1"], HI);
+        let done = fire(&server.url, backend, &[flag, "1"], HI);
         assert!(done.code == 2 && done.stderr.contains(&format!("{flag} does not work with")), "{done:?}");
     }
 }
 
 #[test]
-fn replies_of_which_nobody_counted_the_tokens_are_told() {
-    let played = play("200 OK", "application/json", r#"{"model_name":"ensemble","text_output":" a b"}"#);
-    let done = fire(&played.url, "tensorrt-llm", &["--no-stream"], &HI.repeat(3));
+fn responses_without_token_counts_are_reported() {
+    let server = replay("200 OK", "application/json", r#"{"model_name":"ensemble","text_output":" a b"}"#);
+    let done = fire(&server.url, "tensorrt-llm", &["--no-stream"], &HI.repeat(3));
     let result = run("vb-stats", &["--table", "always"], &done.stdout);
     let json: Value = serde_json::from_str(&result.stdout).unwrap();
     assert_eq!((&json["completed"], &json["total_output_tokens"]), (&json!(3), &json!(0)), "{json}");
@@ -414,7 +414,7 @@ fn replies_of_which_nobody_counted_the_tokens_are_told() {
 }
 
 #[test]
-fn errors_are_told_in_the_words_of_each_api() {
+fn errors_are_reported_with_the_message_of_each_api() {
     let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
     let named = format!("event: error\ndata: {error}\n\n");
     let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"Overloaded\"}}}\n\n";
@@ -440,7 +440,7 @@ fn errors_are_told_in_the_words_of_each_api() {
         ),
         ("ollama", "application/x-ndjson", "{\"error\":\"Overloaded\"}\n".into()),
     ] {
-        let output = output(&fire(&play("200 OK", media, body).url, backend, &[], HI));
+        let output = output(&fire(&replay("200 OK", media, body).url, backend, &[], HI));
         assert_eq!(
             (&output["error_kind"], &output["error"]),
             (&json!("stream_error"), &json!("Overloaded")),
@@ -448,27 +448,27 @@ fn errors_are_told_in_the_words_of_each_api() {
         );
     }
     for (backend, name) in [("anthropic", "messages_error.json"), ("openai-embeddings", "embeddings_error.json")] {
-        let output = output(&fire(&play("404 Not Found", "application/json", fixture(name)).url, backend, &[], HI));
+        let output = output(&fire(&replay("404 Not Found", "application/json", fixture(name)).url, backend, &[], HI));
         assert_eq!(output["error_kind"], "http_status");
         assert!(output["error"].as_str().unwrap().contains("The model `nope` does not exist."), "{output}");
     }
     // A 200 that is no stream at all, whatever its head says.
     for media in ["text/plain", "application/x-ndjson", EVENTS] {
         let body = "{\"error\":{\"message\":\"Overloaded\"}}\n";
-        let output = output(&fire(&play("200 OK", media, body).url, "openai", &[], HI));
+        let output = output(&fire(&replay("200 OK", media, body).url, "openai", &[], HI));
         assert_eq!(output["error_kind"], "protocol", "{output}");
         assert!(output["error"].as_str().unwrap().ends_with("not an event stream: Overloaded"), "{output}");
     }
-    let done = fire(&play("200 OK", "application/json", "{}").url, "ollama", &["--no-stream"], HI);
+    let done = fire(&replay("200 OK", "application/json", "{}").url, "ollama", &["--no-stream"], HI);
     assert!(output(&done)["error"].as_str().unwrap().contains("it has no `message`"), "{done:?}");
 }
 
 #[test]
 fn requests_go_where_each_api_wants_them_with_its_headers() {
-    let asked = |backend: &str, args: &[&str], line: &str| {
-        let played = play("200 OK", EVENTS, "data: [DONE]\n\n");
-        fire(&played.url, backend, args, line);
-        played.asked.try_iter().last().unwrap()
+    let sent_request = |backend: &str, args: &[&str], line: &str| {
+        let server = replay("200 OK", EVENTS, "data: [DONE]\n\n");
+        fire(&server.url, backend, args, line);
+        server.requests.try_iter().last().unwrap()
     };
     for (backend, args, line, path) in [
         ("openai-responses", &[][..], HI, "/v1/responses"),
@@ -483,17 +483,17 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
         ("ollama", &[], HI, "/api/chat"),
         ("ollama", &["--endpoint", "/other"], HI, "/other"),
     ] {
-        let request = asked(backend, args, line);
+        let request = sent_request(backend, args, line);
         assert!(request.starts_with(&format!("POST {path} HTTP/1.1\r\n")), "{backend}: {request}");
         assert!(request.contains("content-type: application/json\r\n"), "{request}");
     }
-    let request = asked("openai", &[], HI);
+    let request = sent_request("openai", &[], HI);
     assert!(request.contains("\r\naccept-encoding: identity\r\n"), "{request}");
-    let request = asked("openai", &["--header", "Accept-Encoding=br", "--transport", "portable"], HI);
+    let request = sent_request("openai", &["--header", "Accept-Encoding=br", "--transport", "portable"], HI);
     assert!(request.contains("\r\naccept-encoding: br\r\n") && !request.contains("identity"), "{request}");
-    let request = asked("anthropic", &["--header", "anthropic-version=later"], HI);
+    let request = sent_request("anthropic", &["--header", "anthropic-version=later"], HI);
     assert!(request.contains("anthropic-version: later\r\n"), "{request}");
-    let request = asked("openai-audio", &[], AUDIO);
+    let request = sent_request("openai-audio", &[], AUDIO);
     assert!(request.contains("content-type: multipart/form-data; boundary=vb-part-0\r\n"), "{request}");
     assert!(
         request.contains("filename=\"audio.wav\"\r\ncontent-type: audio/wav\r\n\r\nRIFF\r\n--vb-part-0--"),
@@ -501,10 +501,10 @@ fn requests_go_where_each_api_wants_them_with_its_headers() {
     );
 }
 
-/// vb-sim takes it in every API, and not all of the real servers do.
+/// `vb-sim` supports it in every API; not all real servers do.
 const TO_THE_END: &str = r#"{"ignore_eos":true}"#;
 
-/// What each backend is sent, and whether the whole answer counts its tokens.
+/// The requests for each backend, and whether a non-streaming response reports token counts.
 fn every_backend(count: usize) -> Vec<(&'static str, String, bool)> {
     let hi = |i| format!("{{\"request_id\":\"r{i}\",\"prompt\":\"Say {i} words\",\"expected_output_len\":6}}\n");
     let sound = |i| {
@@ -522,7 +522,7 @@ fn every_backend(count: usize) -> Vec<(&'static str, String, bool)> {
 }
 
 #[test]
-fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
+fn vb_sim_serves_each_api_and_its_truth_log_agrees_with_the_client() {
     let folder = folder("backends-truth");
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "2ms"]);
@@ -545,7 +545,7 @@ fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
     for truth in truths {
         let output = seen.iter().find(|output| output["request_id"] == truth.request_id.as_str()).unwrap();
         assert_eq!((truth.sent.len(), &truth.tokens), (6, &vec![1; 6]), "{output}");
-        // No token is seen before it was sent, by more than two readings of one clock may differ.
+        // A token is never received before it was sent, up to the difference between two readings of one clock.
         let start = output["start_time"].as_f64().unwrap();
         let first = start + output["ttft"].as_f64().unwrap();
         let last = start + output["latency"].as_f64().unwrap();
@@ -554,7 +554,7 @@ fn vb_sim_speaks_each_api_and_its_truth_is_what_the_client_saw() {
 }
 
 #[test]
-fn vb_sim_answers_in_one_piece_in_each_api() {
+fn vb_sim_sends_non_streaming_responses_in_each_api() {
     let sim = Sim::start(&[]);
     for (backend, lines, counts) in every_backend(3) {
         let done = fire(&sim.url, backend, &["--no-stream", "--extra-body", TO_THE_END], &lines);
@@ -581,7 +581,7 @@ fn vb_sim_answers_in_one_piece_in_each_api() {
 }
 
 #[test]
-fn all_answers_of_a_request_are_counted_and_a_called_tool_is_an_answer() {
+fn all_outputs_of_a_request_are_counted_and_a_tool_call_is_an_answer() {
     let folder = folder("backends-answers");
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);
@@ -597,7 +597,7 @@ fn all_answers_of_a_request_are_counted_and_a_called_tool_is_an_answer() {
         );
         let whole = output(&fire(&sim.url, backend, &["--no-stream", "--extra-body", &body], line));
         assert_eq!((&whole["output_tokens"], &whole["prompt_len"]), (&json!(15), &streamed["prompt_len"]));
-        assert_eq!(whole["generated_text"], streamed["generated_text"], "the text is the first answer's");
+        assert_eq!(whole["generated_text"], streamed["generated_text"], "the text is that of the first output");
     }
     let tools = "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\",\"ignore_eos\":false}";
     for how in [&["--extra-body", tools][..], &["--extra-body", tools, "--no-stream"]] {
@@ -612,7 +612,7 @@ fn all_answers_of_a_request_are_counted_and_a_called_tool_is_an_answer() {
 }
 
 #[test]
-fn faults_of_every_api_are_told_for_what_they_are() {
+fn faults_of_every_api_have_their_error_kind() {
     let sim = Sim::start(&[]);
     let pooled = "{\"prompt\":\"one\",\"body\":{\"vb_fault\":\"status_503\"}}\n";
     assert_eq!(output(&fire(&sim.url, "openai-embeddings", &[], pooled))["status"], 503);
@@ -621,8 +621,11 @@ fn faults_of_every_api_are_told_for_what_they_are() {
         ("tgi", "\"parameters\":{\"max_new_tokens\":0}", "max_tokens must be at least 1"),
     ] {
         let line = format!("{{\"prompt\":\"one\",\"body\":{{{body}}}}}\n");
-        let told = output(&fire(&sim.url, backend, &["--no-stream"], &line));
-        assert!(told["status"].as_u64() >= Some(400) && told["error"].as_str().unwrap().contains(want), "{told}");
+        let refused = output(&fire(&sim.url, backend, &["--no-stream"], &line));
+        assert!(
+            refused["status"].as_u64() >= Some(400) && refused["error"].as_str().unwrap().contains(want),
+            "{refused}"
+        );
     }
     for (backend, lines, _) in every_backend(1) {
         let tells_abort = ["openai", "openai-chat", "sglang"].contains(&backend);
@@ -636,36 +639,36 @@ fn faults_of_every_api_are_told_for_what_they_are() {
             ("coalesce", ""),
             ("status_503", "http_status"),
         ] {
-            // One without an end of its own looks complete.
+            // A stream without an end marker looks complete.
             let want = if backend == "tensorrt-llm" && fault.starts_with("end_early") { "" } else { want };
             let body = format!("{{\"ignore_eos\":true,\"vb_fault\":\"{fault}\"}}");
             let kind = &output(&fire(&sim.url, backend, &["--extra-body", &body], &lines))["error_kind"];
-            let told = kind.as_str().unwrap_or("");
-            assert!(want.split(' ').any(|w| w == told), "{backend} {fault}: {told}");
+            let got = kind.as_str().unwrap_or("");
+            assert!(want.split(' ').any(|w| w == got), "{backend} {fault}: {got}");
         }
     }
 }
 
-/// All that was ever said is said, and it is nothing.
+/// The stream was complete, and it was empty.
 #[test]
 fn a_stream_that_only_its_end_could_complete_may_be_empty() {
     let end = "data: {\"model_name\":\"ensemble\",\"text_output\":\"\"}\n\n";
     for (body, kind) in [(end, "empty"), ("", "truncated")] {
-        let output = output(&fire(&play("200 OK", EVENTS, body).url, "tensorrt-llm", &[], HI));
+        let output = output(&fire(&replay("200 OK", EVENTS, body).url, "tensorrt-llm", &[], HI));
         assert_eq!(output["error_kind"], kind, "{output}");
     }
 }
 
 #[test]
 fn a_server_without_models_needs_no_model() {
-    let played = play("200 OK", EVENTS, TGI);
-    let done = run("vb-fire", &["--base-url", &played.url, "--backend", "tgi"], HI);
+    let server = replay("200 OK", EVENTS, TGI);
+    let done = run("vb-fire", &["--base-url", &server.url, "--backend", "tgi"], HI);
     let (record, _, _) = records(&done.stdout);
     assert_eq!((done.code, &record["model"]), (0, &json!("tgi")), "{done:?}");
 }
 
 #[test]
-fn a_template_speaks_to_a_server_that_nobody_knew() {
+fn a_template_describes_an_unknown_server() {
     let folder = folder("template");
     let file = folder.join("tgi.yaml");
     let body =
@@ -676,20 +679,20 @@ fn a_template_speaks_to_a_server_that_nobody_knew() {
     );
     fs::write(&file, text).unwrap();
     let args = ["--template", file.to_str().unwrap(), "--temperature", "0.5"];
-    let played = play("200 OK", EVENTS, TGI);
-    let done = fire(&played.url, "template", &args, HI);
+    let server = replay("200 OK", EVENTS, TGI);
+    let done = fire(&server.url, "template", &args, HI);
     let want = "prompt 3 cached null tokens 2 by usage chunks 2 finish eos_token text \" a</s>\"";
-    assert_eq!((done.code, told(&output(&done)).as_str()), (0, want), "{done:?}");
-    let request = played.asked.try_iter().last().unwrap();
+    assert_eq!((done.code, summary(&output(&done)).as_str()), (0, want), "{done:?}");
+    let request = server.requests.try_iter().last().unwrap();
     assert!(request.starts_with("POST /mine HTTP/1.1"), "{request}");
     assert!(request.ends_with(r#"{"inputs":"hi","max":4,"stream":true,"temperature":0.5}"#), "{request}");
-    let done = fire(&played.url, "template", &["--template", "/no/such.yaml"], HI);
+    let done = fire(&server.url, "template", &["--template", "/no/such.yaml"], HI);
     assert!(done.code != 0 && done.stderr.contains("/no/such.yaml"), "{done:?}");
 }
 
-/// Text that repeats all before it, told by a server that counts at the end only; and a place where no text ever stands.
+/// Cumulative text of a server that reports usage only at the end, and a pointer at which there is never a text.
 #[test]
-fn a_template_counts_what_is_new_and_nothing_else() {
+fn a_template_counts_only_new_text() {
     let folder = folder("template-new");
     let file = folder.join("all.yaml");
     let keys = "endpoint: /mine\nbody: '{}'\nstream: events\nreasoning: /thought\ncumulative: true\nfinish: /end\noutput_tokens: /count\n";
@@ -703,11 +706,11 @@ fn a_template_counts_what_is_new_and_nothing_else() {
     ];
     let body = body.map(|keys| format!("data: {{{keys}}}\n\n")).concat();
     let args = ["--template", file.to_str().unwrap()];
-    let output = output(&fire(&play("200 OK", EVENTS, body.clone()).url, "template", &args, HI));
+    let output = output(&fire(&replay("200 OK", EVENTS, body.clone()).url, "template", &args, HI));
     let want = "prompt 1 cached null tokens 9 by usage chunks 3 finish stop text \"ab\"";
-    assert_eq!(told(&output), want, "{output}");
+    assert_eq!(summary(&output), want, "{output}");
     fs::write(&file, format!("{keys}text: /wrong\n").replace("reasoning", "#")).unwrap();
-    let output = self::output(&fire(&play("200 OK", EVENTS, body).url, "template", &args, HI));
+    let output = self::output(&fire(&replay("200 OK", EVENTS, body).url, "template", &args, HI));
     assert_eq!((&output["success"], &output["error_kind"]), (&json!(false), &json!("empty")), "{output}");
 }
 
