@@ -116,7 +116,7 @@ impl RecordingReader<'_> {
         };
         if mixed {
             return Err(serde_json::Error::custom(
-                "a result of vLLM cannot be merged with other requests, because the origin of its clock is unknown; give it alone",
+                "a result of vLLM cannot be merged with other requests, because the origin of its clock is unknown; pass it alone",
             ));
         }
         match kind {
@@ -142,7 +142,7 @@ impl RecordingReader<'_> {
             }
             RecordKind::Bare => {
                 return Err(serde_json::Error::custom(
-                    "a result without its requests; write it with --save-detailed, or give it to vb-agg",
+                    "a result without its requests; write it with --save-detailed, or pass it to vb-agg",
                 ));
             }
             RecordKind::Other => recording.skipped += 1,

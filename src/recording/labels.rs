@@ -79,7 +79,7 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Labels for those of these properties that need them.
+    /// Labels for the properties that need them.
     #[must_use]
     pub fn new(by: &[GroupBy]) -> Self {
         let by = by.iter().filter(|by| matches!(by, GroupBy::Tag(_) | GroupBy::Turn)).cloned().collect();

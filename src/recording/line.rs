@@ -34,7 +34,7 @@ pub enum RecordKind {
 }
 
 impl RecordKind {
-    /// Looks at the `type` of a line, or at its keys if there is none.
+    /// Looks at the `type` of a line, or at its keys if it has no `type`.
     pub fn from_line(line: &[u8]) -> Result<RecordKind, serde_json::Error> {
         // Our own tools write it first.
         if let Some(rest) = line.strip_prefix(b"{\"type\":\"")

@@ -152,7 +152,7 @@ pub struct Recording {
     pub errors: Vec<String>,
 }
 
-/// A sample of requests that are no longer kept: one in 2ⁿ of them, without their gaps.
+/// A sample of requests that were dropped: one in 2ⁿ of them, without their gaps.
 #[derive(Debug, Default)]
 pub struct RequestSample {
     /// The number of requests that it was drawn from.
@@ -254,7 +254,7 @@ impl Recording {
         }
     }
 
-    /// The number of offered requests, including those that are no longer kept.
+    /// The number of offered requests, including dropped ones.
     #[must_use]
     pub fn count_offered(&self) -> u64 {
         self.earlier.requests + self.requests.len() as u64

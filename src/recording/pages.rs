@@ -79,7 +79,7 @@ impl MetricsPages {
         self.by_url.entry(record.url).or_default().push(MetricsPage { time: record.time, values });
     }
 
-    /// Whether there was no scrape.
+    /// Whether no page was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_url.is_empty() && self.failed == 0
@@ -149,7 +149,7 @@ impl MetricGains {
         from.filter(move |(key, _)| sample_name(key) == counter).map(|(key, gain)| (key.as_str(), *gain))
     }
 
-    /// The gain of a counter, summed over its labels; `None` if there is no such counter.
+    /// The gain of a counter, summed over its labels; `None` for an unknown counter.
     #[must_use]
     pub fn counter_gain(&self, counter: &str) -> Option<f64> {
         self.counter_samples(counter).map(|(_, gain)| gain).reduce(|a, b| a + b)
@@ -209,7 +209,7 @@ fn counter_gains(names: &[String], pages: &[MetricsPage]) -> (BTreeMap<u32, f64>
 }
 
 impl Gauge {
-    /// Measures a gauge of one server over time: the sum of its samples, or the mean for shares. `None` if there is no sample.
+    /// Measures a gauge of one server over time: the sum of its samples, or the mean for shares. `None` without samples.
     fn measure(pages: &[MetricsPage], samples: &[u32], shares: bool) -> Option<Self> {
         let mine = |page: &MetricsPage| {
             let values = page.values.iter().filter(|(number, _)| samples.contains(number));

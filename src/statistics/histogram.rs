@@ -47,7 +47,7 @@ impl HdrHistogram {
         Some(self)
     }
 
-    /// The value at a place of the sorted values, counted from 0; interpolated between two values. 0 if there are none.
+    /// The value at a place of the sorted values, counted from 0; interpolated between two values. 0 for an empty histogram.
     #[must_use]
     pub fn value_at(&self, place: f64) -> f64 {
         let below = numpy::truncate_to_usize(place) as u64;

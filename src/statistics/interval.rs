@@ -1,7 +1,7 @@
 //! Uncertainty: 95 % intervals for percentiles and means of values that may depend on each other.
 //!
 //! Requests that run at the same time share the server's state, so a thousand of them carry less information than a thousand
-//! independent ones. How much less is estimated from the values in time order ([`Dependence`]); the intervals are those of a
+//! independent ones. How much less is estimated from the values in time order ([`Dependence`]); the intervals fit a
 //! correspondingly smaller sample. `docs/METRICS.md` has the formulas and their sources.
 
 use statrs::{
@@ -17,7 +17,7 @@ pub const TAIL: f64 = 0.025;
 /// The most blocks per series: enough to see dependence over many lags, few enough to be quick.
 const MAX_BLOCKS: usize = 512;
 
-/// From this many blocks on, a variance below that of independent values is believed.
+/// From this many blocks on, a variance smaller than for independent values is believed.
 const LONG_SERIES_BLOCKS: usize = 100;
 
 /// An interval; an end is `None` if the sample is too small for it.
@@ -63,7 +63,7 @@ pub fn samples_needed(percentile: f64) -> Option<u64> {
 /// autocovariances, summed over pairs of lags while the pairs are positive (Geyer's initial positive sequence).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dependence {
-    /// Variance of the mean, divided by that of as many independent values.
+    /// Variance of the mean, divided by the variance for as many independent values.
     design_effect: f64,
 }
 
@@ -181,8 +181,7 @@ fn approximate_percentiles(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
     percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
 }
 
-/// The interval of a mean: Student's t with the effective sample size; without ends if that is 1. `std` is that of the
-/// population.
+/// The interval of a mean: Student's t with the effective sample size; without ends if that is 1. `std` is the population's.
 #[must_use]
 pub fn mean_interval(mean: f64, std: f64, effective: f64) -> Interval {
     let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
@@ -262,7 +261,7 @@ mod tests {
     const RUNS: u64 = 2000;
 
     #[test]
-    fn the_fewest_samples_are_mlperfs() {
+    fn samples_needed_match_mlperf() {
         for (p, n) in [(50.0, 11), (90.0, 64), (95.0, 130), (97.0, 219), (99.0, 662), (99.9, 6636), (99.99, 66381)] {
             assert_eq!(samples_needed(p), Some(n), "p{p}");
         }
@@ -275,7 +274,7 @@ mod tests {
     /// Ranks from a table of order-statistic intervals: for 100 values, the 40th and the 61st contain the median with 96.5 %,
     /// the 41st and the 60th with 94.3 %.
     #[test]
-    fn the_ends_are_between_the_right_ranks() {
+    fn interval_ends_are_between_the_right_ranks() {
         let places = percentile_places(50.0, 100, 100.0);
         assert!(
             (39.0..40.0).contains(&places.low.unwrap()) && (59.0..60.0).contains(&places.high.unwrap()),
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_truth_as_often_as_they_say() {
+    fn intervals_have_their_nominal_coverage() {
         let percentiles = [50.0, 90.0, 99.0];
         let mut all = Vec::new();
         for population in populations() {
@@ -367,8 +366,8 @@ mod tests {
                 let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
                 let dependences = Dependences::measure(&values, &percentiles);
                 let wanted = SummaryOptions { percentiles: percentiles.to_vec(), histograms: false };
-                let told = SampleStats::with_intervals(values, Unit::Seconds, &wanted, &dependences);
-                let precision = told.precision.unwrap();
+                let stats = SampleStats::with_intervals(values, Unit::Seconds, &wanted, &dependences);
+                let precision = stats.precision.unwrap();
                 let holds = |interval: &Interval, truth: f64| {
                     interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)
                 };

@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// Values with a full mantissa, equal to those of the Python below.
+    /// Values with a full mantissa, the same as in the Python below.
     fn golden_values(n: u64) -> Vec<f64> {
         (0..n).map(|i| ((i * 2_654_435_761) % 4_294_967_296) as f64 / 1e9 / 7.0).collect()
     }

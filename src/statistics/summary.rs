@@ -77,7 +77,7 @@ impl Summary {
         summary
     }
 
-    /// Pools summaries of the same value. The percentiles are those of the first. `None` if a summary has values and no
+    /// Pools summaries of the same value. The first one determines the percentiles. `None` if a summary has values and no
     /// histogram.
     #[must_use]
     pub fn pool_parts(parts: &[&Summary], unit: Unit, mode: PoolMode, histograms: bool) -> Option<SampleStats> {

@@ -15,7 +15,7 @@ pub struct Trend {
     pub change: f64,
 }
 
-/// The Mann-Kendall test with a variance corrected for autocorrelation: the correction of Hamed and Rao, or that of a
+/// The Mann-Kendall test with a variance corrected for autocorrelation: the correction of Hamed and Rao, or the one for a
 /// first-order autoregressive series, the larger of both. (Hamed and Rao's alone finds a trend ten times too often in short
 /// series of that kind.) `None` for fewer than four values.
 #[must_use]

@@ -1,4 +1,4 @@
-//! Whether requests were sent when they were planned, as the clients of a run tell it.
+//! Whether requests were sent when they were planned, from the end records of the clients.
 
 use super::pooling::{Pooled, Pooling};
 use crate::record::{Arrivals, GapTest, LateCounts};
@@ -9,7 +9,7 @@ impl Pooled for Arrivals {
     }
 }
 
-/// Two clients together: counts are added, and each test has the worse of both results.
+/// Merges the tests of two clients: counts are added, and each test keeps the worse result.
 #[must_use]
 pub fn merge_arrivals(a: Arrivals, b: Arrivals) -> Arrivals {
     let worse = |a: GapTest, b: GapTest| if b.p < a.p { b } else { a };
@@ -27,17 +27,17 @@ pub fn merge_arrivals(a: Arrivals, b: Arrivals) -> Arrivals {
     }
 }
 
-/// In one line.
+/// Describes them in one line.
 #[must_use]
-pub fn describe_arrivals(told: &Arrivals) -> String {
-    let Arrivals { planned, distance, p, gaps, late } = told;
+pub fn describe_arrivals(arrivals: &Arrivals) -> String {
+    let Arrivals { planned, distance, p, gaps, late } = arrivals;
     let gaps = gaps.map_or_else(String::new, |gaps| format!(", gaps p {}", format_probability(gaps.p)));
-    let causes = [("no slot", late.no_slot), ("late input", late.input), ("the client", late.client)];
+    let causes = [("no slot", late.no_slot), ("late input", late.input), ("client", late.client)];
     let causes: Vec<String> =
-        causes.iter().filter(|(_, n)| *n > 0).map(|(cause, n)| format!("{n} by {cause}")).collect();
+        causes.iter().filter(|(_, n)| *n > 0).map(|(cause, n)| format!("{n} ({cause})")).collect();
     let late = if causes.is_empty() { "none late".into() } else { format!("late: {}", causes.join(", ")) };
     format!(
-        "arrivals: {planned} planned, at most {:.1} % behind (p {}{gaps}), {late}",
+        "arrivals: {planned} planned, at most {:.1} % overdue (p {}{gaps}), {late}",
         distance * 100.0,
         format_probability(*p)
     )
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_clients_the_worse_test_stands_and_counts_are_added() {
+    fn merging_keeps_the_worse_test_and_adds_counts() {
         let good = Arrivals {
             planned: 10,
             distance: 0.0,
@@ -63,14 +63,15 @@ mod tests {
         let late = LateCounts { no_slot: 3, input: 0, client: 1 };
         let bad =
             Arrivals { planned: 20, distance: 0.3, p: 1e-9, gaps: Some(GapTest { distance: 0.2, p: 0.002 }), late };
-        let told = merge_arrivals(good, bad);
-        assert_eq!(told, merge_arrivals(bad, good));
-        assert_eq!((told.planned, told.p, told.late), (30, 1e-9, late));
-        let line = "arrivals: 30 planned, at most 30.0 % behind (p < 0.001, gaps p 0.002), late: 3 by no slot, 1 by the client";
-        assert_eq!(describe_arrivals(&told), line);
+        let merged = merge_arrivals(good, bad);
+        assert_eq!(merged, merge_arrivals(bad, good));
+        assert_eq!((merged.planned, merged.p, merged.late), (30, 1e-9, late));
+        let line =
+            "arrivals: 30 planned, at most 30.0 % overdue (p < 0.001, gaps p 0.002), late: 3 (no slot), 1 (client)";
+        assert_eq!(describe_arrivals(&merged), line);
         assert_eq!(
             describe_arrivals(&Arrivals { gaps: None, ..good }),
-            "arrivals: 10 planned, at most 0.0 % behind (p 1.000), none late"
+            "arrivals: 10 planned, at most 0.0 % overdue (p 1.000), none late"
         );
     }
 }

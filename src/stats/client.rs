@@ -1,4 +1,4 @@
-//! The client's error bar, from the end records of a run: of one client, or of all its hosts together.
+//! The client's measurement error, from the end records of a run: of one client, or of all hosts together.
 
 use std::{cmp::Reverse, ops::Add};
 
@@ -12,34 +12,35 @@ use crate::{
     units::Nanos,
 };
 
-/// What the clients of a run tell of themselves. Several hosts: counters are added, of lags and shares the worst stands.
+/// What the clients of a run report about themselves. With several hosts, counters are added, and lags and shares are the worst
+/// of any host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Client")]
 pub struct ClientFigures {
-    /// How bytes were carried and stamped: `stamped` or `portable`; `null`: not told.
+    /// The transport: `stamped` or `portable`; `null` if not reported.
     pub transport: Option<String>,
-    /// Threads that read answers; `null`: not told.
+    /// Threads that read responses; `null` if not reported.
     pub threads: Option<u32>,
-    /// Due, with a slot → first byte sent, connecting left out; `null`: not told.
+    /// Due, with a slot → first byte sent, without connecting; `null` if not reported.
     pub send_lag_ms: Option<Lags>,
-    /// Kernel receive stamp → read, over all reads; `null` without kernel stamps.
+    /// Kernel stamp → read, over all reads; `null` without kernel stamps.
     pub read_lag_ms: Option<Lags>,
-    /// How the chunks were stamped; `null`: not told.
+    /// How chunks were stamped; `null` if not reported.
     pub stamps: Option<Stamps>,
-    /// CPU time in cores: CPU seconds per second of the run; `null`: not told.
+    /// CPU time in cores: CPU seconds per second of the run; `null` if not reported.
     pub cpu: Option<f64>,
-    /// CPU time of the busiest reading thread, as a share of the run; `null`: not told.
+    /// CPU time of the busiest reading thread, as a share of the run; `null` if not reported.
     pub busiest_thread: Option<f64>,
-    /// The longest that a thread was ready and had no core, as a share of the run; `null`: not told.
+    /// The longest time that a thread was ready and had no core, as a share of the run; `null` if not reported.
     pub run_queue: Option<f64>,
-    /// How late a timer of the reading threads rang; `null`: not told.
+    /// How late the timers of the reading threads fired; `null` if not reported.
     pub wake_lag_ms: Option<Lags>,
-    /// TCP segments sent again; `null`: not told.
+    /// Retransmitted TCP segments; `null` if not reported.
     pub retransmits: Option<u64>,
 }
 
-/// Percentiles of a lag that the client took, in milliseconds.
+/// Percentiles of a lag of the client, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Lags {
@@ -47,14 +48,14 @@ pub struct Lags {
     pub p50: f64,
     /// The 99th percentile.
     pub p99: f64,
-    /// The largest.
+    /// The largest lag.
     pub max: f64,
 }
 
 impl Lags {
-    fn from_percentiles(told: Percentiles) -> Self {
+    fn from_percentiles(lag: Percentiles) -> Self {
         let ms = |time: Nanos| time.0 as f64 / 1e6;
-        Lags { p50: ms(told.p50), p99: ms(told.p99), max: ms(told.max) }
+        Lags { p50: ms(lag.p50), p99: ms(lag.p99), max: ms(lag.max) }
     }
 
     fn worst_of_each(self, other: Lags) -> Self {
@@ -63,12 +64,12 @@ impl Lags {
 }
 
 impl ClientFigures {
-    /// Of all end records; `None` when they tell nothing, as those of older versions.
+    /// From all end records; `None` if they have no such fields, as in older versions.
     #[must_use]
     pub fn from_recording(recording: &Recording) -> Option<Self> {
         let (runs, ends) = (&recording.runs, &recording.ends);
-        let told = |end: &EndRecord| end.verdict.is_some() || end.client.is_some() || end.stamps.is_some();
-        if !ends.iter().any(told) {
+        let has_figures = |end: &EndRecord| end.verdict.is_some() || end.client.is_some() || end.stamps.is_some();
+        if !ends.iter().any(has_figures) {
             return None;
         }
         runs.iter()
@@ -95,7 +96,7 @@ impl ClientFigures {
         }
     }
 
-    /// Of both together.
+    /// Merges two clients.
     #[must_use]
     pub fn merge_with(self, other: ClientFigures) -> Self {
         let lags = |a: Option<Lags>, b: Option<Lags>| a.into_iter().chain(b).reduce(Lags::worst_of_each);
@@ -115,7 +116,7 @@ impl ClientFigures {
         }
     }
 
-    /// In words, behind the verdict of a clean run.
+    /// Describes it for the verdict line of a clean run.
     #[must_use]
     pub fn describe_client(&self) -> String {
         let mut words = Vec::new();
@@ -134,17 +135,17 @@ impl ClientFigures {
     }
 }
 
-/// `stamped`, or all that occur.
-fn join_transports(told: impl Iterator<Item = String>) -> Option<String> {
-    let told: Vec<String> = told.collect();
-    let mut names: Vec<&str> = told.iter().flat_map(|names| names.split(", ")).collect();
+/// All transports, each once, separated by commas.
+fn join_transports(all: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = all.collect();
+    let mut names: Vec<&str> = all.iter().flat_map(|names| names.split(", ")).collect();
     names.sort_unstable();
     names.dedup();
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// The worst verdict of any client, and the reasons of all, those of the worst first; of several hosts each with its
-/// host's name.
+/// The worst verdict of any client, and the reasons of all, worst verdict first. With several hosts, each reason starts with
+/// the name of its host.
 #[must_use]
 pub fn worst_verdict(recording: &Recording) -> (Option<Verdict>, Vec<String>) {
     let mut judged: Vec<(&EndRecord, String)> = recording

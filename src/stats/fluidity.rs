@@ -1,4 +1,4 @@
-//! Fluidity: whether the tokens of an answer come at the pace at which they are read.
+//! Fluidity: whether the tokens of a response arrive at the pace at which they are read.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,40 +9,40 @@ use crate::{
     statistics::{Summary, SummaryOptions, Unit},
 };
 
-/// The share of deadlines that a fluid answer meets.
-const FLUID: f64 = 0.9;
+/// The share of deadlines that a fluid response meets.
+const FLUID_SHARE: f64 = 0.9;
 
-/// The fluidity of the answers of a run.
+/// The fluidity of the responses of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Fluidity {
     /// The share of deadlines that each success met.
     pub index: Summary,
-    /// Requests that met nine of ten.
+    /// Requests that met nine out of ten.
     pub fluid: u64,
-    /// Out of all that were offered; `null` when none was.
+    /// `fluid` out of all offered requests; `null` without any.
     pub attainment: Option<f64>,
 }
 
 impl Fluidity {
-    /// With these limits of TTFT and TPOT, in seconds.
+    /// Measures with limits on TTFT and TPOT, in seconds.
     #[must_use]
     pub fn measure(recording: &Recording, part: &RunPart, ttft: f64, tpot: f64, wanted: &SummaryOptions) -> Self {
-        let of = |request: &RecordedRequest| fluidity_index(recording, request, ttft, tpot);
-        let fluid = part.successes().filter_map(of).filter(|index| *index >= FLUID).count() as u64;
+        let index = |request: &RecordedRequest| fluidity_index(recording, request, ttft, tpot);
+        let fluid = part.successes().filter_map(index).filter(|index| *index >= FLUID_SHARE).count() as u64;
         let offered = part.offered.len();
         Fluidity {
-            index: Summary::from_stats(&part.sample_values(&of, Unit::Share, wanted)),
+            index: Summary::from_stats(&part.sample_values(&index, Unit::Share, wanted)),
             fluid,
             attainment: (offered > 0).then(|| fluid as f64 / offered as f64),
         }
     }
 }
 
-/// The share of deadlines that an answer met: the fluidity index of Etalon. `None` without a token.
+/// The share of deadlines that a response met: the fluidity index of Etalon. `None` without a token.
 ///
-/// The first token is due after `ttft`, each other one `tpot` after the one before it; what comes early leaves slack for
-/// those behind it. A late one misses a deadline for each `tpot` that it is late, and the deadlines start anew from it.
+/// The first token is due after `ttft`, each further one `tpot` after the previous one; an early token leaves slack for later
+/// ones. A late token misses a deadline for each `tpot` of delay, and the deadlines restart from it.
 fn fluidity_index(recording: &Recording, request: &RecordedRequest, ttft: f64, tpot: f64) -> Option<f64> {
     let first = request.ttft?;
     let (mut slack, mut met, mut missed) = (0.0, 0.0, 0.0);
@@ -105,7 +105,7 @@ mod tests {
         close(index(1.0, &[0.125, 0.125], None), 1.0);
         // Half a second early: a stall of 0.625 is 0.5 + 0.125.
         close(index(0.5, &[0.625, 0.125], None), 1.0);
-        // Without slack it misses at 0.125, 0.25, 0.375 and 0.5 s, and once more at its own end.
+        // Without slack it misses at 0.125, 0.25, 0.375 and 0.5 s, and again at its own end.
         close(index(1.0, &[0.625, 0.125], None), 2.0 / 7.0);
         // A first token that is late by 0.25 s.
         close(index(1.25, &[], None), 0.0);

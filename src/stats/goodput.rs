@@ -1,4 +1,4 @@
-//! Goodput: the requests that were fast enough.
+//! Goodput: the requests that kept all limits.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,16 @@ use crate::{
     units::{Nanos, parse_duration_in},
 };
 
-/// One limit: `ttft:200ms`.
+/// A limit, such as `ttft:200ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slo {
-    /// What is limited.
+    /// The limited metric.
     pub metric: SloMetric,
-    /// The most that is good.
+    /// The largest good value.
     pub limit: Nanos,
 }
 
-/// What can be limited.
+/// A metric that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SloMetric {
     /// Time to first token.
@@ -43,12 +43,12 @@ impl SloMetric {
     }
 }
 
-/// Limits that belong together.
+/// The limits of one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slos(pub Vec<Slo>);
 
-/// The limits of MLPerf Inference for its server and interactive scenarios, in milliseconds: TTFT and TPOT, or E2EL alone.
-/// Its rules and its configuration file differ in the TPOT of gpt-oss-120b-interactive: this is the rules'.
+/// The limits of MLPerf Inference for its server and interactive scenarios, in milliseconds: TTFT and TPOT, or only E2EL. Its
+/// rules and its configuration file differ in the TPOT of gpt-oss-120b-interactive; this is the value of the rules.
 const MLPERF: [(&str, &[(SloMetric, u64)]); 12] = {
     use SloMetric::{E2el, Tpot, Ttft};
     [
@@ -67,10 +67,10 @@ const MLPERF: [(&str, &[(SloMetric, u64)]); 12] = {
     ]
 };
 
-/// Reads `ttft:200ms`, where a bare number is milliseconds, as in vLLM; or the name of a set of limits,
+/// Parses `ttft:200ms`, where a bare number is milliseconds as in vLLM, or the name of a set of limits:
 /// `mlperf:llama3.1-8b-interactive`.
 pub fn parse_slos(text: &str) -> Result<Slos, String> {
-    let wrong = || format!("`{text}` is not a limit: write it as ttft:200ms, tpot:50ms or e2el:2s");
+    let wrong = || format!("`{text}` is not a limit: write ttft:200ms, tpot:50ms or e2el:2s");
     let (name, limit) = text.split_once(':').ok_or_else(wrong)?;
     if name.trim() == "mlperf" {
         let known = || MLPERF.map(|(name, _)| name).join(", ");
@@ -85,7 +85,7 @@ pub fn parse_slos(text: &str) -> Result<Slos, String> {
     Ok(Slos(vec![Slo { metric: metric.ok_or_else(wrong)?, limit }]))
 }
 
-/// All limits that were given. Of one metric the last counts, so that one of a set can be replaced.
+/// All limits that were given. The last one for a metric counts, so that one of a set can be replaced.
 #[must_use]
 pub fn combine_limits(given: Vec<Slos>) -> Vec<Slo> {
     let mut all: Vec<Slo> = Vec::new();
@@ -97,7 +97,7 @@ pub fn combine_limits(given: Vec<Slos>) -> Vec<Slo> {
 }
 
 impl Slo {
-    /// Whether a request succeeded within the limit, with `wait` (seconds) before its start.
+    /// Whether a request succeeded within the limit, after a `wait` in seconds before its start.
     fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
         let value = match self.metric {
             SloMetric::Ttft => request.ttft.map(|t| t + wait),
@@ -108,17 +108,17 @@ impl Slo {
     }
 }
 
-/// How many requests were good.
+/// The number of good requests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Goodput {
     /// The limits in milliseconds.
     pub slos_ms: Object,
-    /// Times counted from the start of each request, as vLLM does.
+    /// Times count from the start of each request, as in vLLM.
     pub from_start: Good,
-    /// Times counted from when each request was due.
+    /// Times count from the scheduled time of each request.
     pub from_schedule: Good,
-    /// Whether tokens came at the pace of the limits; `null` without both a limit of TTFT and one of TPOT.
+    /// Whether tokens arrived at the pace of the limits; `null` without limits on both TTFT and TPOT.
     pub fluidity: Option<Fluidity>,
 }
 
@@ -126,22 +126,22 @@ pub struct Goodput {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Good {
-    /// How many.
+    /// Their number.
     pub requests: u64,
-    /// For each second of the run.
+    /// Their number per second of the run.
     pub per_s: f64,
-    /// Out of all that were offered: those that failed or were never sent have missed. `null` when none was offered.
+    /// Their share of all offered requests, where failed and unsent ones count as missed. `null` if none was offered.
     pub attainment: Option<f64>,
-    /// The same for each limit alone.
+    /// The share for each limit alone.
     pub attainment_of: Object,
-    /// Generated tokens of the good requests.
+    /// Their generated tokens.
     pub tokens: u64,
-    /// For each second of the run.
+    /// Their generated tokens per second of the run.
     pub tokens_per_s: f64,
 }
 
 impl Goodput {
-    /// Over all requests of a run, which took `duration` seconds; `None` without limits.
+    /// Measures all requests of a run of `duration` seconds; `None` without limits.
     #[must_use]
     pub fn measure(
         recording: &Recording,
@@ -163,9 +163,8 @@ impl Goodput {
 }
 
 impl Good {
-    /// Among these requests, with a wait before the start of each. The rates are those of [`Good::with_rates`].
-    ///
-    /// What the client left on purpose was not offered to the end, and does not count.
+    /// Counts the requests that kept all limits, without rates. Requests that the client cancelled on purpose do not count as
+    /// offered.
     pub fn count_requests(offered: &[&RecordedRequest], slos: &[Slo], wait: fn(&RecordedRequest) -> f64) -> Self {
         let offered: Vec<&RecordedRequest> = offered.iter().copied().filter(|request| !request.abandoned).collect();
         let keep = |slos: &[Slo]| {
@@ -184,7 +183,7 @@ impl Good {
         }
     }
 
-    /// In a run of `duration` seconds.
+    /// Adds the rates for a run of `duration` seconds.
     #[must_use]
     pub fn with_rates(self, duration: f64) -> Self {
         let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
@@ -193,7 +192,7 @@ impl Good {
 }
 
 impl Goodput {
-    /// Pools several runs, of which each had `offered` requests; without rates, which
+    /// Pools several runs with `offered` requests each; without rates, which
     /// [`RunResult::set_rates`](super::RunResult::set_rates) adds. `None` unless all have the same limits.
     #[must_use]
     pub fn pool_offered(all: &Pooling<Self>, offered: &[f64]) -> Option<Self> {
@@ -263,9 +262,9 @@ mod tests {
         };
         let slos = [parse_slos("ttft:200"), parse_slos("tpot:10.5ms")].map(|slos| slos.unwrap().0[0]);
         let good = goodput(&slos).unwrap();
-        let told = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);
-        assert_eq!(told(&good.from_start), (2, 0.5, Some(0.4), 22, 5.5));
-        assert_eq!(told(&good.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
+        let numbers = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);
+        assert_eq!(numbers(&good.from_start), (2, 0.5, Some(0.4), 22, 5.5));
+        assert_eq!(numbers(&good.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
         let alone = &good.from_start.attainment_of;
         assert_eq!((&alone["ttft"], &alone["tpot"]), (&0.4.into(), &0.6.into()));
         assert_eq!(goodput(&[]), None);

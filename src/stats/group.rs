@@ -1,4 +1,4 @@
-//! Groups of requests: by a tag, by their turn, by their length, by the time at which they were sent.
+//! Groups of requests: by tag, by turn, by length, or by the time at which they were sent.
 
 use std::collections::HashMap;
 
@@ -19,15 +19,15 @@ use crate::{
     units::Nanos,
 };
 
-/// A group and its numbers.
+/// A group and its metrics.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Group {
-    /// What the requests were grouped by, as in `--by`.
+    /// The property that the requests were grouped by, as in `--by`.
     pub by: String,
-    /// What they have in common.
+    /// Its value in this group.
     pub key: String,
-    /// What is told of them.
+    /// The metrics of these requests.
     #[serde(flatten)]
     pub numbers: Numbers,
 }
@@ -36,16 +36,16 @@ pub struct Group {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Slice {
-    /// Its beginning, in seconds from the start of the run.
+    /// Its start, in seconds from the start of the run.
     pub from_s: f64,
     /// Its end.
     pub to_s: f64,
-    /// What is told of the requests that were sent in it.
+    /// The metrics of the requests that were sent in it.
     #[serde(flatten)]
     pub numbers: Numbers,
 }
 
-/// The groups of all that was asked for, each in the order of its keys' appearance, lengths in their order.
+/// The groups for each property: in the order of their first appearance, lengths in ascending order.
 #[must_use]
 pub fn group_requests(recording: &Recording, options: &Options) -> Vec<Group> {
     let mut groups = Vec::new();
@@ -68,7 +68,7 @@ pub fn group_requests(recording: &Recording, options: &Options) -> Vec<Group> {
     groups
 }
 
-/// The group of a request, and its rank among the groups where they have one.
+/// The group of a request, and its rank if the groups have an order.
 fn group_key(recording: &Recording, by: &GroupBy, place: usize, request: &RecordedRequest) -> (u32, String) {
     let bucket = |n: u32| match n.checked_ilog2() {
         None => (0, "0".to_owned()),
@@ -87,7 +87,7 @@ fn group_key(recording: &Recording, by: &GroupBy, place: usize, request: &Record
     }
 }
 
-/// Slices of this length, from the start of the run (`origin`) on; empty ones are left out.
+/// Slices of the requested length from the start of the run (`origin`); empty ones are omitted.
 #[must_use]
 pub fn slice_requests(recording: &Recording, options: &Options, origin: f64) -> Vec<Slice> {
     let Some(length) = options.slice.map(Nanos::as_secs_f64).filter(|length| *length > 0.0) else { return vec![] };
@@ -155,9 +155,9 @@ mod tests {
             [0, 1, 2, 3, 4, 1000, 1024].map(|prompt_len| RecordedRequest { prompt_len, ..RecordedRequest::default() });
         let recording = Recording { requests: requests.to_vec(), ..Recording::default() };
         let options = Options { by: vec![GroupBy::InputLen], ..Options::default() };
-        let told: Vec<(String, u64)> =
+        let counts: Vec<(String, u64)> =
             group_requests(&recording, &options).into_iter().map(|g| (g.key, g.numbers.offered)).collect();
         let want = [("0", 1), ("1", 1), ("2-3", 2), ("4-7", 1), ("512-1023", 1), ("1024-2047", 1)];
-        assert_eq!(told, want.map(|(key, n)| (key.to_owned(), n)));
+        assert_eq!(counts, want.map(|(key, n)| (key.to_owned(), n)));
     }
 }

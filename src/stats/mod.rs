@@ -1,4 +1,4 @@
-//! `vb-stats`: outputs in, one result out.
+//! `vb-stats`: computes one result from the outputs of a run.
 
 mod arrivals;
 mod cache;
@@ -45,53 +45,53 @@ Examples:
 
 docs/METRICS.md defines every number.";
 
-/// Turns the outputs of a run into one result: vLLM's keys with vLLM's formulas, and what vLLM does not tell under `vb`.
+/// Computes the result of a run from its outputs: vLLM's keys with vLLM's formulas, and further metrics under `vb`.
 ///
-/// The result is one line of JSON on standard output. Failed requests are never in the latencies and never hidden.
+/// The result is one line of JSON on standard output. Failed requests are always counted, and never part of the latencies.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-stats", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// Streams of `vb-fire`, parts or hosts of one run, or one result of `vllm bench serve --save-detailed`; none or
-    /// `-`: standard input.
+    /// Streams of `vb-fire` (parts or hosts of one run), or one result of `vllm bench serve --save-detailed`; none or `-`:
+    /// standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Limits that make a request a good one: `ttft:200ms tpot:50ms e2el:2s`, where a bare number is milliseconds, or MLPerf's
-    /// for a model: `mlperf:llama3.1-8b-interactive`. Files come before this or behind another flag.
+    /// Limits that good requests keep: `ttft:200ms tpot:50ms e2el:2s`, where a bare number is milliseconds, or MLPerf's limits
+    /// for a model: `mlperf:llama3.1-8b-interactive`. Put files before this flag or after another one.
     #[arg(long, visible_alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
     goodput: Vec<Slos>,
 
-    /// The latencies to tell in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` may be added.
+    /// The latencies to report in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` can be added.
     #[arg(long, value_name = "LIST", default_value = "ttft,tpot,itl,e2el")]
     percentile_metrics: String,
 
-    /// The percentiles to tell.
+    /// The percentiles to report.
     #[arg(long, value_name = "LIST", default_value = "50,90,99")]
     metric_percentiles: String,
 
-    /// Tell the numbers of groups of requests too: `tag:NAME` (a tag of theirs), `turn`, `input_len`, `output_len`. Files come before
-    /// this or behind another flag.
+    /// Also report metrics of groups of requests: `tag:NAME` (a tag of the requests), `turn`, `input_len`, `output_len`. Put
+    /// files before this flag or after another one.
     #[arg(long, value_name = "WHAT", action = ArgAction::Append, num_args(1..), value_parser = GroupBy::parse)]
     by: Vec<GroupBy>,
 
-    /// Tell the numbers of each slice of the run too, by the time at which requests were sent: `10s`.
+    /// Also report metrics of each slice of the run, by the time at which requests were sent: `10s`.
     #[arg(long, value_name = "TIME", value_parser = parse_slice)]
     slice: Option<Nanos>,
 
-    /// Add a histogram to each distribution, so that `vb-agg --pool` can put results together.
+    /// Add a histogram to each distribution, so that `vb-agg --pool` can pool results.
     #[arg(long)]
     histograms: bool,
 
-    /// Values to keep exactly, where a request counts as 25 and each gap as one. Of a longer run percentiles come from
-    /// histograms, within 0.05 %, and memory stays at some 8 bytes for each of these.
+    /// How many values to keep exactly; a request counts as 25 and each gap as one. Percentiles of longer runs come from
+    /// histograms, within 0.05 %, and memory is limited to about 8 bytes per value.
     #[arg(long, value_name = "VALUES", default_value = "20m", value_parser = parse_exact)]
     exact: usize,
 
-    /// Add the lists of every request: lengths, times, texts and errors.
+    /// Add lists with an entry for each request: lengths, times, texts and errors.
     #[arg(long)]
     save_detailed: bool,
 
-    /// Keys to add to the result, as vLLM does.
+    /// Keys to add to the result, as in vLLM.
     #[arg(long, value_name = "KEY=VALUE", action = ArgAction::Append, num_args(1..), value_parser = parse_metadata)]
     metadata: Vec<(String, String)>,
 
@@ -99,19 +99,19 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     label: Option<String>,
 
-    /// The name of the tokenizer, for a run that does not tell.
+    /// The name of the tokenizer, for a run without one.
     #[arg(long, value_name = "NAME")]
     tokenizer: Option<String>,
 
-    /// A table on standard error; auto: when that is a terminal.
+    /// Print a table to standard error; auto: if that is a terminal.
     #[arg(long, value_enum, default_value_t = cli::When::Auto)]
     table: cli::When,
 
-    /// Leave out bad lines and count them, instead of stopping.
+    /// Skip and count bad lines, instead of stopping.
     #[arg(long)]
     lenient: bool,
 
-    /// Print the JSON Schema of the result and leave.
+    /// Print the JSON Schema of the result and exit.
     #[arg(long)]
     schema: bool,
 
@@ -119,26 +119,26 @@ pub struct Args {
     config: ConfigFlag,
 }
 
-/// What to compute, checked.
+/// The options of a computation, checked.
 #[derive(Debug, Clone, Default)]
 struct Options {
     /// The latencies in vLLM's keys.
     pub metrics: Vec<Metric>,
-    /// The percentiles, and whether histograms.
+    /// Percentiles and histograms.
     pub wanted: SummaryOptions,
-    /// What to group by.
+    /// The properties to group by.
     pub by: Vec<GroupBy>,
     /// The length of slices.
     pub slice: Option<Nanos>,
     /// The limits of a good request.
     pub slos: Vec<Slo>,
-    /// Whether to add the lists of every request.
+    /// Whether to add the lists with an entry for each request.
     pub save_detailed: bool,
-    /// Keys to add.
+    /// Keys to add to the result.
     pub metadata: Vec<(String, String)>,
-    /// The label.
+    /// The label of the result.
     pub label: Option<String>,
-    /// The tokenizer's name, for a run that does not tell.
+    /// The name of the tokenizer, for a run without one.
     pub tokenizer: Option<String>,
 }
 
@@ -164,13 +164,13 @@ pub fn run(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads the requests and computes everything; a run that is too long to be kept in parts.
+/// Reads the requests and computes the result. A run that is too long to keep is computed in parts, which are pooled.
 fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
-    // The lists of every request are of every request: then all are kept.
-    let most = if options.save_detailed { usize::MAX } else { exact };
+    // The lists need all requests.
+    let max_weight = if options.save_detailed { usize::MAX } else { exact };
     let in_part = Options { wanted: SummaryOptions { histograms: true, ..options.wanted.clone() }, ..options.clone() };
     let mut earlier: Option<RunResult> = None;
-    let mut recording = reader.read_in_parts(files, most, |part| {
+    let mut recording = reader.read_in_parts(files, max_weight, |part| {
         let part = RunResult::from_recording(part, &in_part);
         earlier = Some(match earlier.take() {
             None => part,
@@ -184,10 +184,12 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
     if recording.has_disjoint_runs() {
         cli::print_warning(
             "vb-stats",
-            "runs that were not at the same time are in one result, and its rates count the pause between: give each alone",
+            "runs that were not at the same time are in one result, whose rates include the pause between them; pass each run \
+             alone",
         );
     }
-    let (pages, meant, span) = (std::mem::take(&mut recording.pages), recording.expected_cache, recording.span);
+    let (pages, expected_cache, span) =
+        (std::mem::take(&mut recording.pages), recording.expected_cache, recording.span);
     let mut result = match earlier {
         None => RunResult::from_recording(recording, options),
         Some(earlier) => {
@@ -195,7 +197,7 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
             pool::pool_parts(earlier, last, options.wanted.histograms).map_err(Error::Input)?
         }
     };
-    result.vb.add_server_view(pages, meant, span);
+    result.vb.add_server_view(pages, expected_cache, span);
     Ok(result)
 }
 
@@ -219,7 +221,7 @@ impl Options {
     }
 }
 
-/// Metadata must not take the place of a number of the result, whose own keys its schema knows.
+/// Rejects metadata that would replace a key of the result, by its schema.
 fn check_metadata(metadata: &[(String, String)]) -> Result<(), Error> {
     if metadata.is_empty() {
         return Ok(());
@@ -239,24 +241,24 @@ fn parse_metrics(list: &str) -> Result<Vec<Metric>, String> {
     let names = list.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
         .map(|name| {
-            Metric::from_name(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is none of {}", known()))
+            Metric::from_name(name).ok_or_else(|| format!("--percentile-metrics: `{name}` is not one of {}", known()))
         })
         .collect()
 }
 
 fn parse_exact(text: &str) -> Result<usize, String> {
     let values = parse_count(text)?;
-    usize::try_from(values).ok().filter(|values| *values > 0).ok_or_else(|| "at least one value is kept".into())
+    usize::try_from(values).ok().filter(|values| *values > 0).ok_or_else(|| "must be at least 1".into())
 }
 
 fn parse_slice(text: &str) -> Result<Nanos, String> {
     match parse_duration(text)? {
-        Nanos(0) => Err("a slice has a length: write it as 10s".into()),
+        Nanos(0) => Err("a slice must be longer than 0: write 10s".into()),
         length => Ok(length),
     }
 }
 
-/// As vLLM does, without white space on either side.
+/// Trims white space on both sides, as vLLM does.
 fn parse_metadata(text: &str) -> Result<(String, String), String> {
     cli::parse_key_value(text).map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
 }

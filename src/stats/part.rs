@@ -1,4 +1,4 @@
-//! A part of a run: some of its requests, and what is told of them.
+//! A part of a run: some of its requests, and their metrics.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub struct RunPart<'a> {
     recording: &'a Recording,
-    /// All that were offered, in the order of the input.
+    /// All offered requests, in the order of the input.
     pub offered: Vec<&'a RecordedRequest>,
     /// The successes, in the order in which they were sent.
     in_time: Vec<&'a RecordedRequest>,
@@ -30,7 +30,7 @@ impl<'a> RunPart<'a> {
         Self::from_requests(recording, recording.requests.iter().collect())
     }
 
-    /// These requests, which are in the order of the input.
+    /// These requests, which must be in the order of the input.
     #[must_use]
     pub fn from_requests(recording: &'a Recording, offered: Vec<&'a RecordedRequest>) -> Self {
         let in_time = sort_by_start(offered.iter().copied().filter(|r| r.success));
@@ -48,8 +48,8 @@ impl<'a> RunPart<'a> {
         &self.in_time
     }
 
-    /// A value of each success that has it: added in the order of the input, as vLLM adds them, and with what they depend
-    /// on each other in the order of time.
+    /// The statistics of a value over the successes that have it: summed in the order of the input, as in vLLM, and with their
+    /// dependence in time order.
     pub fn sample_values(
         &self,
         of: &dyn Fn(&RecordedRequest) -> Option<f64>,
@@ -61,7 +61,7 @@ impl<'a> RunPart<'a> {
         SampleStats::with_intervals(values, unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
     }
 
-    /// How the gaps between the chunks of all answers, which are these, depend on each other.
+    /// The dependence of the gaps between chunks. `gaps` has the gaps of all responses of this part.
     pub fn dependences_of_gaps(&self, gaps: &[f64], percentiles: &[f64]) -> Dependences {
         let each = |take: &mut dyn FnMut(f64, f64)| {
             for (end, gap) in self.successes().flat_map(|request| self.recording.gap_ends(request)) {
@@ -73,7 +73,7 @@ impl<'a> RunPart<'a> {
         Dependences::measure_gaps(gaps, (first, last), percentiles, each)
     }
 
-    /// The gaps between the chunks of all answers.
+    /// The statistics of the gaps between chunks.
     fn summarize_gaps(&self, wanted: &SummaryOptions) -> SampleStats {
         let gaps: Vec<f64> = self.successes().flat_map(|r| self.recording.gaps_of(r)).copied().collect();
         let dependences = self.dependences_of_gaps(&gaps, &wanted.percentiles);
@@ -81,15 +81,15 @@ impl<'a> RunPart<'a> {
     }
 }
 
-/// What is told of a part of a run.
+/// The metrics of a part of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Numbers {
     /// Requests that were due.
     pub offered: u64,
-    /// Those that succeeded.
+    /// Successful requests.
     pub completed: u64,
-    /// Those that did not.
+    /// Failed requests.
     pub failed: u64,
     /// Prompt tokens of the successes.
     pub input_tokens: u64,
@@ -103,10 +103,10 @@ pub struct Numbers {
     pub itl_ms: Summary,
     /// Start → last token.
     pub e2el_ms: Summary,
-    /// Requests that kept all limits, out of all offered, from start; absent without limits.
+    /// The share of offered requests that kept all limits, counted from start; absent without limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attainment: Option<f64>,
-    /// The same for each limit alone; absent without limits.
+    /// The share for each limit alone; absent without limits.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub attainment_of: Object,
     /// Generated tokens of the requests that kept all limits; absent without limits.
@@ -115,7 +115,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Of a part, with these limits.
+    /// Measures a part with these limits.
     #[must_use]
     pub fn measure(part: &RunPart, wanted: &SummaryOptions, slos: &[Slo]) -> Self {
         let values = |metric: Metric| {

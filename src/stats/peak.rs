@@ -4,30 +4,30 @@ use super::tokens;
 use crate::recording::{ChunkTokens, Recording};
 use crate::units::{Nanos, SECOND};
 
-/// Peaks as vLLM counts them, in buckets of a second.
+/// Peaks as vLLM counts them, in buckets of one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct VllmPeaks {
-    /// The most chunks in one bucket. (vLLM calls them tokens.)
+    /// The most chunks in a bucket. (vLLM calls them tokens.)
     pub max_output_tokens_per_s: f64,
-    /// The most requests that touch one bucket: one that ends early in a second and its successor both count.
+    /// The most requests that overlap a bucket. A request that ends early in a second and its successor both count.
     pub max_concurrent_requests: u64,
 }
 
-/// Beyond this many buckets (115 days) the instants are no instants of one run.
-const MOST_BUCKETS: f64 = 1e7;
+/// With more buckets (115 days), the times cannot be of one run.
+const MAX_BUCKETS: f64 = 1e7;
 
 /// The most slots that arrivals are counted in.
-const MOST_SLOTS: u32 = 1_000_000;
+const MAX_SLOTS: u32 = 1_000_000;
 
-/// vLLM's formula, in its own order of additions.
+/// vLLM's formula, with its order of additions.
 #[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Python's int() truncates; all are 0 or more
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Python's int() truncates; all values are 0 or more
 pub fn count_in_seconds(recording: &Recording) -> VllmPeaks {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?, r.latency?)));
     let first = timed().map(|(_, start, ..)| start).fold(f64::INFINITY, f64::min);
     let last = timed().map(|(_, start, _, latency)| start + latency).fold(f64::NEG_INFINITY, f64::max);
     let span = (last - first).ceil();
-    if !(0.0..MOST_BUCKETS).contains(&span) {
+    if !(0.0..MAX_BUCKETS).contains(&span) {
         return VllmPeaks::default();
     }
     let mut tokens = vec![0_u64; span as usize + 1];
@@ -55,8 +55,8 @@ pub fn count_in_seconds(recording: &Recording) -> VllmPeaks {
     }
 }
 
-/// The most requests that were in flight at one instant, from the exact start and end of each that was sent, failures
-/// included. One that starts at the instant another ends does not overlap it.
+/// The most requests in flight at one instant, from the exact start and end of each request that was sent, failures included. A
+/// request that starts at the instant another ends does not overlap it.
 #[must_use]
 pub fn peak_concurrency(recording: &Recording) -> u64 {
     let sent = recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?)));
@@ -72,17 +72,16 @@ pub fn peak_concurrency(recording: &Recording) -> u64 {
     let (mut ended, mut most) = (0, 0);
     for (started, start) in starts.iter().enumerate() {
         ended += ends[ended..].iter().take_while(|end| *end <= start).count();
-        // A request without any length has ended already: it is over before it began.
+        // A request of length 0 has already ended here.
         most = most.max((started + 1).saturating_sub(ended));
     }
     most as u64
 }
 
-/// The most tokens of successes that arrived within any second, `(t − 1 s, t]`, wherever it begins. The tokens of a
-/// chunk arrive together.
+/// The most tokens of successes that arrived within any second, `(t − 1 s, t]`. The tokens of a chunk arrive together.
 ///
-/// Exact, without sorting all arrivals: counts in fine slots bound the tokens of every second from above and the best
-/// one from below, and only the seconds in between are looked at one by one.
+/// Exact, without sorting all arrivals: counts in fine slots bound the tokens of each second from above and the best second
+/// from below, and only the seconds in between are examined one by one.
 #[must_use]
 pub fn peak_token_rate(recording: &Recording) -> u64 {
     let slots = TimeSlots::from_recording(recording);
@@ -107,27 +106,27 @@ pub fn peak_token_rate(recording: &Recording) -> u64 {
     most
 }
 
-/// Tokens by the slot of time in which they arrived.
+/// Tokens by the time slot of their arrival.
 struct TimeSlots {
-    /// Nanoseconds in a slot.
+    /// Nanoseconds per slot.
     width: u64,
-    /// The tokens before slot 0, 1, …, and behind the last.
+    /// Cumulative tokens before slot 0, 1, …, and after the last.
     before: Vec<u64>,
 }
 
 impl TimeSlots {
-    /// Slots of a millisecond, or wider ones for a run of hours.
+    /// Slots of one millisecond, or wider ones for a run of hours.
     fn from_recording(recording: &Recording) -> Self {
         let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
             - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
         let mut slots = TimeSlots {
-            width: (Nanos::from_secs_f64(span).0 / u64::from(MOST_SLOTS)).max(SECOND / 1000),
+            width: (Nanos::from_secs_f64(span).0 / u64::from(MAX_SLOTS)).max(SECOND / 1000),
             before: vec![0],
         };
         let mut counts: Vec<u64> = Vec::new();
         visit_arrivals(recording, |time, tokens| {
             let slot = slots.slot_index(time);
-            if slot > 2 * MOST_SLOTS as usize {
+            if slot > 2 * MAX_SLOTS as usize {
                 return; // gaps that add up to far more than the latency
             }
             if slot >= counts.len() {
@@ -150,18 +149,18 @@ impl TimeSlots {
         self.before.len() - 1
     }
 
-    /// The tokens of the last `n` slots up to and with `slot`.
+    /// The tokens of `n` slots up to and including `slot`.
     fn sum_tokens(&self, slot: usize, n: usize) -> u64 {
         self.before[slot + 1] - self.before[(slot + 1).saturating_sub(n)]
     }
 
-    /// The most tokens in a second that begins and ends with a slot: there is a second with so many.
+    /// The most tokens in a second that is aligned to slots: a lower bound of the peak.
     fn fullest_second(&self) -> u64 {
         let whole = self.slot_index(SECOND);
         (0..self.len()).map(|slot| self.sum_tokens(slot, whole)).max().unwrap_or_default()
     }
 
-    /// The slots of all the seconds that may have more than `least` tokens.
+    /// The slots of all seconds that may have more than `least` tokens.
     fn slots_above(&self, least: u64) -> Vec<bool> {
         let touched = self.slot_index(SECOND + self.width - 1) + 1;
         let mut wanted = vec![false; self.len()];
@@ -174,8 +173,8 @@ impl TimeSlots {
     }
 }
 
-/// Calls `visit` with the time and the tokens of each chunk of the successes, request after request. Times are
-/// nanoseconds from the first start.
+/// Calls `visit` with the time and the tokens of each chunk of the successes, request by request. Times are nanoseconds from
+/// the first start.
 fn visit_arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
     use crate::recording::RecordedRequest;
 
-    /// Requests of one token each (start, latency in ms).
+    /// Requests of one token each: (start, latency) in ms.
     fn recording(requests: &[(u64, u64)]) -> Recording {
         let seconds = |ms: &u64| *ms as f64 / 1e3;
         let requests = requests.iter().map(|(start, latency)| RecordedRequest {
@@ -222,7 +221,7 @@ mod tests {
 
     #[test]
     fn peak_concurrency_of_a_closed_loop_is_its_limit() {
-        // One after the other without a pause: vLLM's buckets make two of it.
+        // Sequential without a pause: vLLM counts several.
         let serial = recording(&[(0, 400), (400, 400), (800, 400)]);
         assert_eq!(peak_concurrency(&serial), 1);
         assert_eq!(count_in_seconds(&serial).max_concurrent_requests, 3);
@@ -249,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn peaks_are_those_of_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
+        fn peaks_equal_those_of_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
             let got = recording(&requests);
             let at = |t: u64| requests.iter().filter(|(s, l)| *s <= t && t < s + l).count() as u64;
             prop_assert_eq!(peak_concurrency(&got), requests.iter().map(|(s, _)| at(*s)).max().unwrap());

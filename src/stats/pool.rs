@@ -1,7 +1,7 @@
 //! Pools results: the parts of one run that was too long to keep, the hosts of one load, or several runs one after the other.
 //!
-//! Percentiles come from the histograms of all results together, and are never averaged. Here are the order of the results and
-//! the header; every other part of a result pools itself.
+//! Percentiles are computed from the pooled histograms, and never averaged. This module orders the results and pools their
+//! header; every other part of a result pools itself.
 
 use std::iter::once;
 
@@ -17,7 +17,7 @@ use crate::{
     statistics::{PoolMode, SampleStats, Summary, Unit, numpy},
 };
 
-const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: make it with vb-stats --histograms";
+const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: write it with vb-stats --histograms";
 
 /// Pools the results of hosts and of repeats. Runs that overlap in time are hosts of one load; the others ran one after the
 /// other. An error says why the results cannot be pooled.

@@ -1,4 +1,4 @@
-//! Throughput with its interval: batch means over slices of time.
+//! Throughput with its interval: batch means over time slices.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,42 +10,42 @@ use crate::statistics::{
     numpy,
 };
 
-/// The slices that the time is cut into, if they are long enough, and the fewest.
-const SLICES: f64 = 100.0;
-const FEWEST: f64 = 10.0;
+/// The most slices, and the fewest.
+const MAX_SLICES: f64 = 100.0;
+const MIN_SLICES: f64 = 10.0;
 
-/// The fewest events that say how much a rate varies.
-const EVENTS: u64 = 20;
+/// The fewest events for an interval.
+const MIN_EVENTS: u64 = 20;
 
-/// How much there was each second, and how sure that is.
+/// A rate and its uncertainty.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Rate")]
 pub struct MeasuredRate {
-    /// For each second.
+    /// Per second.
     pub per_s: f64,
-    /// The 95 % interval, `[low, high]`; `null`: too little was seen.
+    /// The 95 % interval, `[low, high]`; `null` if there are too few events.
     pub interval: Option<[f64; 2]>,
 }
 
-/// Counts in slices of a span of time.
+/// Counts in slices of a time span.
 #[derive(Debug, Clone)]
 pub struct TimeSlices {
     from: f64,
     to: f64,
-    /// Slices in a second.
+    /// Slices per second.
     per_second: f64,
     counts: Vec<f64>,
     events: u64,
 }
 
 impl TimeSlices {
-    /// Of the time between these, in seconds; if it can be, a slice is no shorter than `cycle`, so that what comes once in each
-    /// cycle comes once in each slice.
+    /// Slices of the time from `from` to `to` in seconds. If possible, a slice is at least as long as `cycle`, so that
+    /// something that happens once per cycle happens in each slice.
     #[must_use]
     pub fn new(from: f64, to: f64, cycle: f64) -> Self {
         let cycles = (to - from) / cycle;
-        let slices = if cycles.is_nan() { FEWEST } else { cycles.clamp(FEWEST, SLICES) };
+        let slices = if cycles.is_nan() { MIN_SLICES } else { cycles.clamp(MIN_SLICES, MAX_SLICES) };
         TimeSlices {
             from,
             to,
@@ -55,7 +55,7 @@ impl TimeSlices {
         }
     }
 
-    /// Counts `n` that happened at a time; outside of the span it counts nothing.
+    /// Counts `n` at a time; ignored outside the span.
     pub fn count_events(&mut self, time: f64, n: f64) {
         if (self.from..=self.to).contains(&time) {
             let slice = numpy::truncate_to_usize((time - self.from) * self.per_second);
@@ -65,7 +65,7 @@ impl TimeSlices {
         }
     }
 
-    /// What was counted, for each second.
+    /// The rate of what was counted.
     #[must_use]
     pub fn measure_rate(&self) -> MeasuredRate {
         let seconds = self.to - self.from;
@@ -77,7 +77,7 @@ impl TimeSlices {
         let mean = numpy::mean(&self.counts);
         let effective = Dependence::measure(self.counts.iter().copied()).effective_size(slices);
         let ends = interval::mean_interval(mean, numpy::std(&self.counts), effective);
-        let interval = ends.low.zip(ends.high).filter(|_| self.events >= EVENTS);
+        let interval = ends.low.zip(ends.high).filter(|_| self.events >= MIN_EVENTS);
         MeasuredRate {
             per_s: mean * per_s,
             interval: interval.map(|(low, high)| [(low * per_s).max(0.0), high * per_s]),
@@ -115,9 +115,9 @@ mod tests {
     use super::*;
     use crate::rng;
 
-    /// Arrivals of a Poisson process, and of one whose rate swings slowly, as the load of a server does.
+    /// Arrivals of a Poisson process, and of one whose rate changes slowly, like the load of a server.
     #[test]
-    fn intervals_of_rates_hold_the_truth_as_often_as_they_say() {
+    fn rate_intervals_have_their_nominal_coverage() {
         const RUNS: u64 = 1000;
         for (name, like) in [("steady", 0.0), ("swinging", 0.6)] {
             let mut held = 0;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_is_not_counted() {
+    fn events_outside_the_span_are_not_counted() {
         let mut slices = TimeSlices::new(1.0, 3.0, 0.1);
         for time in [0.5, 1.0, 2.0, 3.0, 3.1] {
             slices.count_events(time, 2.0);

@@ -1,4 +1,4 @@
-//! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each.
+//! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each key.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -14,29 +14,29 @@ use crate::{
     units::{SECOND, UnixNanos},
 };
 
-/// One run: what `vllm bench serve --save-result` writes, and `vb`.
+/// The result of a run: what `vllm bench serve --save-result` writes, and `vb`.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct RunResult {
-    /// The header, up to and without `duration`.
+    /// The keys before `duration`.
     #[serde(flatten)]
     pub header: Object,
     /// Seconds from the start of the run to its last outcome.
     pub duration: f64,
-    /// Requests that succeeded.
+    /// Successful requests.
     pub completed: u64,
-    /// Requests that did not, whatever the reason.
+    /// Failed requests, for any reason.
     pub failed: u64,
     /// Prompt tokens of the successes.
     pub total_input_tokens: u64,
     /// Generated tokens of the successes.
     pub total_output_tokens: u64,
-    /// Successes a second.
+    /// Successes per second.
     pub request_throughput: f64,
-    /// Successes within the limits of `--goodput` a second; `null` without limits.
+    /// Successes within the limits of `--goodput` per second; `null` without limits.
     pub request_goodput: Option<f64>,
-    /// Generated tokens a second.
+    /// Generated tokens per second.
     pub output_throughput: f64,
-    /// Prompt and generated tokens a second.
+    /// Prompt and generated tokens per second.
     pub total_token_throughput: f64,
     /// With `--save-detailed`: the prompt tokens of each request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,52 +44,52 @@ pub struct RunResult {
     /// With `--save-detailed`: the generated tokens of each request, 0 for a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_lens: Option<Vec<u32>>,
-    /// With `--save-detailed`: the TTFT of each request in seconds, 0 where no token came.
+    /// With `--save-detailed`: the TTFT of each request in seconds, 0 without a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttfts: Option<Vec<f64>>,
     /// With `--save-detailed`: the gaps between chunks of each request in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itls: Option<Vec<Vec<f64>>>,
-    /// The latency of each request in seconds, 0 for a failure; absent where not all were kept, and in pooled results.
+    /// The latency of each request in seconds, 0 for a failure; absent if not all requests were kept, and in pooled results.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latencies: Option<Vec<f64>>,
-    /// With `--save-detailed`: when each request was sent, 0 for one that was not.
+    /// With `--save-detailed`: when each request was sent, 0 if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_times: Option<StartTimes>,
-    /// How long each request waited in the client, in seconds; absent likewise.
+    /// How long each request waited in the client, in seconds; absent in the same cases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_times: Option<Vec<f64>>,
-    /// With `--save-detailed`: the text of each answer.
+    /// With `--save-detailed`: the text of each response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_texts: Option<Vec<String>>,
     /// With `--save-detailed`: the error of each request, empty for a success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<Vec<String>>,
-    /// The most chunks in a bucket of a second, as vLLM counts. See `vb.peak_tokens_per_s`.
+    /// The most chunks in a one-second bucket, as vLLM counts. See `vb.peak_tokens_per_s`.
     pub max_output_tokens_per_s: f64,
-    /// The most requests that touch a bucket of a second, as vLLM counts. See `vb.peak_concurrency`.
+    /// The most requests that overlap a one-second bucket, as vLLM counts. See `vb.peak_concurrency`.
     pub max_concurrent_requests: u64,
-    /// Seconds of audio a second; 0 without audio.
+    /// Seconds of audio per second; 0 without audio.
     pub rtfx: f64,
-    /// `mean_ttft_ms`, `p99_itl_ms` and so on, and what a vLLM result had beside its metrics.
+    /// `mean_ttft_ms`, `p99_itl_ms` and so on, and further keys of a vLLM result.
     #[serde(flatten)]
     pub metrics: Object,
-    /// What vLLM does not tell.
+    /// The metrics that vLLM does not have.
     pub vb: VbMetrics,
 }
 
-/// When requests were sent.
+/// The times at which requests were sent.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum StartTimes {
     /// In Unix seconds.
     Unix(Vec<UnixNanos>),
-    /// In seconds of the clock of vLLM's client, as they were read.
+    /// In seconds of the clock of vLLM's client, unchanged.
     Clock(Vec<f64>),
 }
 
 impl RunResult {
-    /// Computes everything. The recording gives up its gaps.
+    /// Computes the result. Uses up the recording.
     #[must_use]
     pub(super) fn from_recording(mut recording: Recording, options: &Options) -> Self {
         let duration = recording.duration();
@@ -142,7 +142,7 @@ impl RunResult {
     }
 }
 
-/// The keys of a result that pooling needs, behind its header.
+/// The keys after the header that pooling needs.
 #[derive(Deserialize)]
 struct ResultBody {
     duration: f64,
@@ -156,7 +156,7 @@ struct ResultBody {
 }
 
 impl RunResult {
-    /// Reads what `vb-stats` wrote, as far as pooling needs it.
+    /// Parses a result of `vb-stats`, as far as pooling needs it.
     pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
         let keys: Object = serde_json::from_slice(text)?;
         let header = keys.iter().take_while(|(key, _)| *key != "duration");
@@ -164,23 +164,23 @@ impl RunResult {
         let is_metric = |key: &str| Metric::parse_key(key).is_some();
         let metrics = keys.iter().filter(|(key, _)| is_metric(key)).map(|(key, value)| (key.clone(), value.clone()));
         let metrics = metrics.collect();
-        let rest: ResultBody = serde_json::from_value(Value::Object(keys))?;
+        let body: ResultBody = serde_json::from_value(Value::Object(keys))?;
         Ok(RunResult {
             header,
-            duration: rest.duration,
-            completed: rest.completed,
-            failed: rest.failed,
-            total_input_tokens: rest.total_input_tokens,
-            total_output_tokens: rest.total_output_tokens,
-            max_output_tokens_per_s: rest.max_output_tokens_per_s,
-            max_concurrent_requests: rest.max_concurrent_requests,
+            duration: body.duration,
+            completed: body.completed,
+            failed: body.failed,
+            total_input_tokens: body.total_input_tokens,
+            total_output_tokens: body.total_output_tokens,
+            max_output_tokens_per_s: body.max_output_tokens_per_s,
+            max_concurrent_requests: body.max_concurrent_requests,
             metrics,
-            vb: rest.vb,
+            vb: body.vb,
             ..RunResult::default()
         })
     }
 
-    /// Sets the rates of totals and duration.
+    /// Computes the rates from the totals and the duration.
     pub fn set_rates(&mut self) {
         let rate = |count: u64| if self.duration > 0.0 { count as f64 / self.duration } else { 0.0 };
         self.request_throughput = rate(self.completed);
@@ -206,15 +206,15 @@ fn start_times(recording: &Recording) -> StartTimes {
     StartTimes::Unix(map_requests(recording, |r| r.start.map_or(UnixNanos(0), |start| recording.instant_at(start))))
 }
 
-/// The keys of the metrics, behind what else stood there.
+/// Appends the keys of the metrics.
 #[must_use]
 pub fn metric_keys(mut keys: Object, distributions: &[(Metric, SampleStats)]) -> Object {
-    for (metric, told) in distributions {
+    for (metric, stats) in distributions {
         let name = metric.name();
-        for (statistic, value) in [("mean", told.mean), ("median", told.median), ("std", told.std)] {
+        for (statistic, value) in [("mean", stats.mean), ("median", stats.median), ("std", stats.std)] {
             keys.insert(format!("{statistic}_{name}_ms"), (value * 1e3).into());
         }
-        for (p, value) in &told.percentiles {
+        for (p, value) in &stats.percentiles {
             keys.insert(format!("p{p}_{name}_ms"), (value * 1e3).into());
         }
     }
@@ -230,7 +230,7 @@ fn result_header(recording: &Recording, options: &Options) -> Object {
     if let Some(label) = &options.label {
         keys.insert("label".into(), label.clone().into());
     }
-    // Metadata stand where vLLM puts them: behind `num_prompts`.
+    // Metadata comes where vLLM puts it: after `num_prompts`.
     let mut ordered = Object::new();
     for (key, value) in keys {
         let place = key == "num_prompts";
@@ -250,12 +250,12 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
     let tokenizer = runs.iter().find_map(|run| run.tokenizer.clone()).or_else(|| options.tokenizer.clone());
     let started = runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);
     let started = started.chain(recording.span.map(|s| s.0)).min().unwrap_or_else(clock::unix_now);
-    // Several hosts share the load: their limits add up, and one without a limit has none.
+    // Several hosts share the load: their limits add up, unless one has no limit.
     let rate: Option<f64> = runs.iter().map(|run| run.request_rate).sum();
-    // vLLM has a number or "inf" here; a rate that changes is neither.
+    // vLLM has a number or "inf" here; a changing rate is neither.
     let profile = runs.iter().find_map(|run| run.rate_profile.clone()).map(Value::from);
     let concurrency: Option<u64> = runs.iter().map(|run| run.max_concurrency.map(u64::from)).sum();
-    let told = !runs.is_empty();
+    let has_runs = !runs.is_empty();
     [
         ("date", format_date(started).into()),
         ("endpoint_type", text(|run| &run.backend)),
@@ -264,9 +264,9 @@ fn run_header(recording: &Recording, options: &Options) -> Object {
         ("model_id", text(|run| &run.model)),
         ("tokenizer_id", tokenizer.into()),
         ("num_prompts", recording.count_offered().into()),
-        ("request_rate", profile.or_else(|| Some(rate.filter(|_| told)?.into())).unwrap_or_else(|| "inf".into())),
+        ("request_rate", profile.or_else(|| Some(rate.filter(|_| has_runs)?.into())).unwrap_or_else(|| "inf".into())),
         ("burstiness", runs.first().map_or(Some(1.0), |run| run.burstiness).into()),
-        ("max_concurrency", concurrency.filter(|_| told).into()),
+        ("max_concurrency", concurrency.filter(|_| has_runs).into()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into_iter()
@@ -301,9 +301,9 @@ mod tests {
     }
 
     proptest! {
-        /// Numbers far outside of any run's must not panic or fill the memory either.
+        /// Numbers far outside of any run must not panic or fill the memory.
         #[test]
-        fn numbers_of_any_size_are_survived(
+        fn numbers_of_any_size_do_not_panic(
             numbers in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e300, Just(0.0), Just(1e18)], 6)
         ) {
             let [start, due, ttft, latency, gap, done] = numbers[..] else { unreachable!() };

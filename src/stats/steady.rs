@@ -1,6 +1,6 @@
-//! Whether a run was one steady state, and which part of it: without the warm-up, without the drain.
+//! Whether a run was in a steady state, and in which part: without the warm-up and the drain.
 //!
-//! Everything goes by *issue* time, the starts of the requests: what ends late cannot stretch the window.
+//! All times are *issue* times, the starts of requests: a request that ends late cannot stretch the window.
 
 use std::iter::once;
 
@@ -20,27 +20,28 @@ use crate::{
     },
 };
 
-/// The fewest requests of a window.
-const REQUESTS: usize = 50;
+/// The fewest requests in a window.
+const MIN_WINDOW_REQUESTS: usize = 50;
 
-/// The fewest requests of a block, and the most blocks.
-const BLOCK: usize = 5;
-const BLOCKS: usize = 60;
+/// The fewest requests per block, and the most blocks.
+const MIN_BLOCK_REQUESTS: usize = 5;
+const MAX_BLOCKS: usize = 60;
 
-/// The fewest blocks that show a trend.
-const SERIES: usize = 10;
+/// The fewest blocks for a trend test.
+const MIN_TREND_BLOCKS: usize = 10;
 
-/// The fewest median latencies that a window lasts: in fewer, what begins has hardly to do with what ends.
-const LATENCIES: f64 = 5.0;
+/// The fewest median latencies that a window lasts. In a shorter window, the requests that start have little to do with those
+/// that end.
+const MIN_WINDOW_LATENCIES: f64 = 5.0;
 
-/// A trend counts that is less probable than this by chance, and that changes the metric by this share at least.
-const CHANCE: f64 = 0.005;
-const MATERIAL: f64 = 0.05;
+/// A trend counts if it is less probable than this by chance, and changes the metric by at least this share.
+const MAX_P_VALUE: f64 = 0.005;
+const MIN_CHANGE: f64 = 0.05;
 
-/// The share of latencies that have ended this long before the last request was sent.
-const DRAINED: f64 = 95.0;
+/// The drain starts where this percentile of latencies would end after the last request was sent.
+const DRAIN_PERCENTILE: f64 = 95.0;
 
-/// What a run did over its time.
+/// How latencies developed over the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stability {
@@ -50,7 +51,7 @@ pub enum Stability {
     DriftingUp,
     /// Latencies fall.
     DriftingDown,
-    /// It cannot be told.
+    /// Undecided: the window is too short.
     #[default]
     TooShort,
 }
@@ -63,7 +64,7 @@ impl Stability {
             Stability::Steady => "steady",
             Stability::DriftingUp => "drifting up",
             Stability::DriftingDown => "drifting down",
-            Stability::TooShort => "too short to tell",
+            Stability::TooShort => "too short to judge",
         }
     }
 }
@@ -72,80 +73,80 @@ impl Stability {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Steady {
-    /// Whether there is one.
+    /// Whether there is a steady part.
     pub verdict: Stability,
-    /// Why, in words.
+    /// The reason of the verdict.
     pub why: String,
-    /// The window's first and last issue time in seconds from the start of the run; `null`: too few requests.
+    /// The first issue time of the window, in seconds from the start of the run; `null` if there are too few requests.
     pub from_s: Option<f64>,
-    /// As above.
+    /// The last issue time of the window, in the same way.
     pub to_s: Option<f64>,
     /// Successes that were sent in the window.
     pub requests: u64,
-    /// TTFT, counted from the schedule in an open loop, over the window; `null`: too few requests.
+    /// The drift of TTFT over the window, from the schedule in an open loop; `null` if there are too few requests.
     pub ttft: Option<Drift>,
-    /// TPOT likewise; `null` also for answers of one token.
+    /// The drift of TPOT; `null` also if outputs have one token.
     pub tpot: Option<Drift>,
-    /// In a run that drifts by a step: where, in seconds from the start of the run; `null`: there is none.
+    /// The time of a level shift, in seconds from the start of the run; `null` without a shift.
     pub level_shift_s: Option<f64>,
-    /// Little's law in the window; `null` without one.
+    /// Little's law in the window; `null` without a window.
     pub little: Option<Little>,
-    /// Closed loop: about so many requests start at once, again and again, in lock-step; `null`: they do not.
+    /// Closed loop: this many requests start together, repeatedly, in lock-step; `null` if they do not.
     pub lock_step: Option<f64>,
-    /// Successes that ended in the window; `null` without one.
+    /// Successes that ended in the window, per second; `null` without a window.
     pub requests_per_s: Option<MeasuredRate>,
-    /// Tokens that arrived in the window; `null` without one.
+    /// Tokens that arrived in the window, per second; `null` without a window.
     pub output_tokens_per_s: Option<MeasuredRate>,
-    /// The numbers of the requests of the window; `null` unless it is steady.
+    /// The metrics of the requests of the window; `null` unless it is steady.
     pub numbers: Option<Numbers>,
 }
 
-/// A metric over the window.
+/// The drift of a metric over the window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Drift {
-    /// By how much it changes from the first to the last request of the window, as a share of its median.
+    /// Its change from the first to the last request of the window, as a share of its median.
     pub change: f64,
-    /// How probable a trend as strong is by chance.
+    /// The probability of a trend this strong by chance.
     pub p: f64,
 }
 
-/// Little's law, L = λW: in a steady state requests in flight = rate × latency.
+/// Little's law, L = λW: in a steady state, requests in flight = rate × latency.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Little {
     /// L: requests in flight, averaged over the window.
     pub concurrency: f64,
-    /// λ: requests sent each second.
+    /// λ: requests sent per second.
     pub rate: f64,
-    /// W: seconds that they took.
+    /// W: their mean latency in seconds.
     pub latency_s: f64,
     /// L / (λW) − 1.
     pub gap: f64,
 }
 
-/// What the steady state is looked for in.
+/// The requests in which the steady state is searched.
 #[derive(Debug, Clone, Copy)]
 pub struct SteadyInput<'a> {
     /// The successes in the order in which they were sent.
     pub in_time: &'a [&'a RecordedRequest],
-    /// The start of the run, where the starts of requests count from.
+    /// The start of the run, on the time axis of the starts of requests.
     pub origin: f64,
-    /// Whether requests were sent by a schedule; `None`: not told.
+    /// Whether requests were sent by a schedule; `None` if unknown.
     pub open_loop: Option<bool>,
 }
 
-/// A window of the time in which requests were sent: from the first to the last of them, in seconds as their starts.
+/// A window of issue times, from the first to the last, on the time axis of the starts of requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
-    /// The first.
+    /// The first issue time.
     pub from: f64,
-    /// The last.
+    /// The last issue time.
     pub to: f64,
 }
 
 impl Window {
-    /// Whether a request was sent in it.
+    /// Whether a request was sent in the window.
     #[must_use]
     pub fn contains_start(self, request: &RecordedRequest) -> bool {
         request.start.is_some_and(|start| (self.from..=self.to).contains(&start))
@@ -157,16 +158,17 @@ impl Window {
 }
 
 impl Steady {
-    /// Looks for it; with the window, if there are requests for one.
+    /// Looks for a steady part. There is a window if there are enough requests for one.
     #[must_use]
     pub fn detect(run: &SteadyInput) -> (Self, Option<Window>) {
         let timed: Vec<&RecordedRequest> = run.in_time.iter().copied().filter(|r| r.start.is_some()).collect();
         let drained = before_the_drain(&timed);
-        if drained.len() < REQUESTS {
-            let why = format!("{} requests were sent before the drain, and it takes {REQUESTS}", drained.len());
+        if drained.len() < MIN_WINDOW_REQUESTS {
+            let why =
+                format!("{} requests were sent before the drain, but {MIN_WINDOW_REQUESTS} are needed", drained.len());
             return (Steady { why, ..Steady::default() }, None);
         }
-        let size = drained.len().div_ceil(BLOCKS).max(BLOCK);
+        let size = drained.len().div_ceil(MAX_BLOCKS).max(MIN_BLOCK_REQUESTS);
         let series: Vec<(&str, Vec<f64>)> = drift_signals(run.open_loop)
             .into_iter()
             .filter_map(|(name, of)| Some((name, block_means(drained, size, of)?)))
@@ -195,7 +197,7 @@ impl Steady {
         (steady, Some(window))
     }
 
-    /// Adds what happened within the window.
+    /// Adds what was measured within the window.
     #[must_use]
     pub fn with_measurements(mut self, window: Window, recording: &Recording) -> Self {
         let sent: Vec<(f64, f64)> =
@@ -207,7 +209,7 @@ impl Steady {
     }
 }
 
-/// The requests and the tokens of successes that arrived within a window, for each second.
+/// The rates of successes that ended, and of tokens that arrived, within a window.
 #[must_use]
 pub fn measure_rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRate) {
     let successes: Vec<&RecordedRequest> = recording.successes().collect();
@@ -230,7 +232,7 @@ pub fn measure_rates(recording: &Recording, window: Window) -> (MeasuredRate, Me
     (requests.measure_rate(), arrived.measure_rate())
 }
 
-/// The numbers of the requests of a window.
+/// The requests of a window.
 #[must_use]
 pub fn window_part(recording: &Recording, window: Window) -> RunPart<'_> {
     RunPart::from_requests(recording, recording.requests.iter().filter(|r| window.contains_start(r)).collect())
@@ -238,20 +240,20 @@ pub fn window_part(recording: &Recording, window: Window) -> RunPart<'_> {
 
 type Value = fn(&RecordedRequest) -> Option<f64>;
 
-/// What drifts when a server cannot keep up: the queue, and the steps.
+/// The metrics that drift if a server cannot keep up: the queue, and the time per step.
 fn drift_signals(open_loop: Option<bool>) -> [(&'static str, Value); 2] {
     let waited: Value = |r| Some(r.ttft? + r.queue_time.unwrap_or_default());
     let ttft: Value = |r| r.ttft;
     [("TTFT", if open_loop == Some(true) { waited } else { ttft }), ("TPOT", RecordedRequest::tpot)]
 }
 
-/// Those that nearly all ended before the last one was sent, and half of the time at least.
+/// The requests that started long enough before the last one for nearly all of them to end by then; at least half of the time.
 fn before_the_drain<'r>(in_time: &'r [&'r RecordedRequest]) -> &'r [&'r RecordedRequest] {
     let (Some(first), Some(last)) = (in_time.first().and_then(|r| r.start), in_time.last().and_then(|r| r.start))
     else {
         return &[];
     };
-    let end = (last - percentile_of_latencies(in_time, DRAINED)).max(f64::midpoint(first, last));
+    let end = (last - percentile_of_latencies(in_time, DRAIN_PERCENTILE)).max(f64::midpoint(first, last));
     &in_time[..in_time.partition_point(|r| r.start.is_some_and(|start| start <= end))]
 }
 
@@ -261,9 +263,9 @@ fn percentile_of_latencies(requests: &[&RecordedRequest], p: f64) -> f64 {
     numpy::percentile(&latencies, p)
 }
 
-/// The mean of each `size` requests; `None` where a block has none.
+/// The mean of each `size` requests; `None` if a block has no value.
 fn block_means(requests: &[&RecordedRequest], size: usize, of: Value) -> Option<Vec<f64>> {
-    // The odd ones at the end join the last block.
+    // The remainder at the end joins the last block.
     let blocks = requests.len() / size;
     let block = |i: usize| &requests[i * size..if i + 1 == blocks { requests.len() } else { (i + 1) * size }];
     let mean = |requests: &[&RecordedRequest]| {
@@ -274,7 +276,7 @@ fn block_means(requests: &[&RecordedRequest], size: usize, of: Value) -> Option<
 }
 
 fn measure_drift(series: &[f64]) -> Option<Drift> {
-    if series.len() < SERIES {
+    if series.len() < MIN_TREND_BLOCKS {
         return None;
     }
     let Trend { p, change } = trend::mann_kendall(series)?;
@@ -292,7 +294,7 @@ fn judge_stability(
 ) -> (Stability, String) {
     let drifting = |change: f64| if change > 0.0 { Stability::DriftingUp } else { Stability::DriftingDown };
     let word = |change: f64| if change > 0.0 { "rises" } else { "falls" };
-    let real = drifts.iter().filter(|(_, drift)| drift.p < CHANCE && drift.change.abs() >= MATERIAL);
+    let real = drifts.iter().filter(|(_, drift)| drift.p < MAX_P_VALUE && drift.change.abs() >= MIN_CHANGE);
     if let Some((name, Drift { change, p })) = real.min_by(|a, b| a.1.p.total_cmp(&b.1.p)) {
         let (percent, seconds) = (change.abs() * 100.0, window.length_seconds());
         let why = format!("{name} {} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", word(*change));
@@ -304,12 +306,14 @@ fn judge_stability(
     }
     let latency = percentile_of_latencies(members, 50.0);
     let lasted = window.length_seconds() / latency;
-    if members.len() < REQUESTS || drifts.is_empty() || lasted < LATENCIES {
+    if members.len() < MIN_WINDOW_REQUESTS || drifts.is_empty() || lasted < MIN_WINDOW_LATENCIES {
         let (n, lasted) = (members.len(), if lasted.is_finite() { lasted } else { 0.0 });
         let has = format!("{n} requests in {lasted:.1} times the median latency are left");
         return (
             Stability::TooShort,
-            format!("{has} without warm-up and drain, and it takes {REQUESTS} in {LATENCIES:.0} times"),
+            format!(
+                "{has} without warm-up and drain, but {MIN_WINDOW_REQUESTS} in {MIN_WINDOW_LATENCIES:.0} times are needed"
+            ),
         );
     }
     (Stability::Steady, "no trend beyond chance".into())
@@ -318,35 +322,35 @@ fn judge_stability(
 /// A step from one level to another.
 #[derive(Debug, Clone, Copy)]
 struct Shift {
-    /// The block with which the other level begins.
+    /// The first block of the new level.
     block: usize,
     /// The step, as a share of the median.
     change: f64,
-    /// How probable one as strong is by chance.
+    /// The probability of a step this strong by chance.
     p: f64,
 }
 
-/// The step of a series. A slope has a most likely place of a step too: the levels on both sides must be flat beside it.
+/// The level shift of a series. A slope has a most likely shift too, so the levels on both sides must be flat.
 fn find_shift(series: &[f64]) -> Option<Shift> {
-    if series.len() < SERIES {
+    if series.len() < MIN_TREND_BLOCKS {
         return None;
     }
     let (block, p) = trend::pettitt_test(series)?;
-    let (before, behind) = series.split_at(block);
+    let (before, after) = series.split_at(block);
     let level = |side: &[f64]| {
         let mut side = side.to_vec();
         numpy::partially_sort(&mut side, &[], &[]);
         numpy::median(&side)
     };
     let slopes = |side: &[f64]| trend::mann_kendall(side).map_or(0.0, |trend| trend.change.abs());
-    let step = level(behind) - level(before);
+    let step = level(after) - level(before);
     let change = step / level(series);
-    let flat = slopes(before) + slopes(behind) < step.abs() * 0.7;
-    (p < CHANCE && flat && change.abs() >= MATERIAL).then_some(Shift { block, change, p })
+    let flat = slopes(before) + slopes(after) < step.abs() * 0.7;
+    (p < MAX_P_VALUE && flat && change.abs() >= MIN_CHANGE).then_some(Shift { block, change, p })
 }
 
-/// How many requests start at once: with N at a time in equal distances, gaps between starts have CV² = N − 1; independent
-/// starts have 1. Told from four on, which is no chance.
+/// The number of requests that start together: with groups of N at equal distances, the gaps between starts have CV² = N − 1;
+/// with independent starts, 1. Reported from 4 on, which chance does not give.
 fn detect_lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
     let starts: Vec<f64> = in_time.iter().filter_map(|r| r.start).collect();
     let gaps: Vec<f64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -354,7 +358,7 @@ fn detect_lock_step(in_time: &[&RecordedRequest]) -> Option<f64> {
     (together >= 4.0).then_some(together)
 }
 
-/// From start and time of all that were sent.
+/// Computed from the start and the duration of all requests that were sent.
 fn littles_law(sent: &[(f64, f64)], window: Window) -> Option<Little> {
     let seconds = window.length_seconds();
     let within: Vec<f64> =
@@ -371,39 +375,39 @@ mod tests {
     use super::*;
     use crate::rng;
 
-    /// What a made-up run is like.
+    /// The shape of a synthetic run.
     #[derive(Debug, Clone, Copy, PartialEq)]
-    enum Kind {
+    enum Shape {
         Flat,
-        /// Slower at the beginning, then flat.
+        /// Slower at the start, then flat.
         WarmUp,
-        /// Latencies grow or shrink all along.
+        /// Latencies rise or fall throughout.
         Ramp,
-        /// Each resembles the one before it, and it drifts.
+        /// Autocorrelated, with a drift.
         Drift,
-        /// Another level from two thirds on.
+        /// A different level after two thirds.
         Shift,
         /// A hundred requests in two latencies.
         Short,
     }
 
-    /// Requests of an open loop at 20 a second, each of about a second: how their latencies go over the run.
-    fn run(kind: Kind, seed: u64, up: bool) -> Vec<RecordedRequest> {
+    /// Requests of an open loop at 20 per second, each of about a second.
+    fn run(kind: Shape, seed: u64, up: bool) -> Vec<RecordedRequest> {
         let mut rng = rng::random_stream(seed, "run", kind as u64);
-        let (n, every) = if kind == Kind::Short { (100_u32, 0.02) } else { (1000, 0.05) };
+        let (n, every) = if kind == Shape::Short { (100_u32, 0.02) } else { (1000, 0.05) };
         let (mut start, mut swing) = (0.0, 0.0);
         (0..n)
             .map(|i| {
                 start += every * rng::sample_exponential(&mut rng);
                 swing = 0.5 * swing + rng::sample_unit(&mut rng) - 0.5;
-                let noise = if kind == Kind::Drift { swing } else { rng::sample_unit(&mut rng) - 0.5 };
+                let noise = if kind == Shape::Drift { swing } else { rng::sample_unit(&mut rng) - 0.5 };
                 let at = f64::from(i) / f64::from(n);
                 let level = match kind {
-                    Kind::WarmUp => 1.0 + 3.0 * (1.0 - at / 0.1).max(0.0),
-                    Kind::Ramp | Kind::Drift if up => 1.0 + at,
-                    Kind::Ramp | Kind::Drift => 2.0 - at,
-                    Kind::Shift if (at > 0.67) == up => 1.5,
-                    Kind::Flat | Kind::Short | Kind::Shift => 1.0,
+                    Shape::WarmUp => 1.0 + 3.0 * (1.0 - at / 0.1).max(0.0),
+                    Shape::Ramp | Shape::Drift if up => 1.0 + at,
+                    Shape::Ramp | Shape::Drift => 2.0 - at,
+                    Shape::Shift if (at > 0.67) == up => 1.5,
+                    Shape::Flat | Shape::Short | Shape::Shift => 1.0,
                 };
                 let ttft = 0.2 * level * (1.0 + 0.5 * noise);
                 let latency = ttft + 0.8 * (1.0 + 0.2 * (rng::sample_unit(&mut rng) - 0.5));
@@ -421,9 +425,9 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_are_right_on_made_up_runs() {
+    fn verdicts_are_right_on_synthetic_runs() {
         let mut wrong = Vec::new();
-        let kinds = [Kind::Flat, Kind::Flat, Kind::WarmUp, Kind::Ramp, Kind::Drift, Kind::Shift, Kind::Short];
+        let kinds = [Shape::Flat, Shape::Flat, Shape::WarmUp, Shape::Ramp, Shape::Drift, Shape::Shift, Shape::Short];
         let runs = (0..210).map(|i| (kinds[i % kinds.len()], i as u64, i % 2 == 0));
         for (kind, seed, up) in runs {
             let requests = run(kind, seed, up);
@@ -431,8 +435,8 @@ mod tests {
             let (steady, window) =
                 Steady::detect(&SteadyInput { in_time: &in_time, origin: 0.0, open_loop: Some(true) });
             let want = match kind {
-                Kind::Flat | Kind::WarmUp => Stability::Steady,
-                Kind::Short => Stability::TooShort,
+                Shape::Flat | Shape::WarmUp => Stability::Steady,
+                Shape::Short => Stability::TooShort,
                 _ if up => Stability::DriftingUp,
                 _ => Stability::DriftingDown,
             };
@@ -440,35 +444,35 @@ mod tests {
                 wrong.push((kind, seed, steady.verdict, steady.why));
                 continue;
             }
-            if kind == Kind::WarmUp {
+            if kind == Shape::WarmUp {
                 assert!(window.unwrap().from > requests[60].start.unwrap(), "the warm-up is in the window of {seed}");
             }
-            // What drifts and swings may look like a step.
-            if kind != Kind::Drift {
-                assert_eq!(kind == Kind::Shift, steady.level_shift_s.is_some(), "{kind:?} {seed}: {}", steady.why);
+            // An autocorrelated drift may look like a step.
+            if kind != Shape::Drift {
+                assert_eq!(kind == Shape::Shift, steady.level_shift_s.is_some(), "{kind:?} {seed}: {}", steady.why);
             }
-            if kind == Kind::Shift {
+            if kind == Shape::Shift {
                 let (at, last) = (steady.level_shift_s.unwrap(), requests[999].start.unwrap());
                 assert!((at / last - 0.67).abs() < 0.08, "{seed} shifts at {at} of {last} s");
             }
         }
         println!("{} of 210: {wrong:?}", wrong.len());
-        // A step is now and then lost in the noise.
+        // A step is sometimes lost in the noise.
         assert!(wrong.len() <= 2, "{} of 210: {wrong:?}", wrong.len());
     }
 
     #[test]
-    fn the_law_of_little_holds_where_it_must() {
-        // Always four in flight: one after the other, two seconds each.
+    fn littles_law_holds_in_a_steady_state() {
+        // Always four in flight: one request each half second, of two seconds.
         let sent: Vec<(f64, f64)> = (0..40).map(|i| (f64::from(i) * 0.5, 2.0)).collect();
-        let told = littles_law(&sent, Window { from: 4.0, to: 14.0 }).unwrap();
-        assert!((told.concurrency - 4.0).abs() < 1e-9 && (told.rate - 2.0).abs() < 1e-9, "{told:?}");
-        assert!(told.gap.abs() < 1e-9, "{told:?}");
+        let law = littles_law(&sent, Window { from: 4.0, to: 14.0 }).unwrap();
+        assert!((law.concurrency - 4.0).abs() < 1e-9 && (law.rate - 2.0).abs() < 1e-9, "{law:?}");
+        assert!(law.gap.abs() < 1e-9, "{law:?}");
         assert_eq!(littles_law(&[], Window { from: 0.0, to: 1.0 }), None);
     }
 
     #[test]
-    fn lock_step_is_told_and_chance_is_not() {
+    fn lock_step_is_detected_and_chance_is_not() {
         let mut rng = rng::random_stream(1, "starts", 0);
         let at = |start: f64| RecordedRequest { start: Some(start), ..RecordedRequest::default() };
         let waves: Vec<RecordedRequest> =
@@ -480,12 +484,12 @@ mod tests {
                 at(time)
             })
             .collect();
-        let told = |requests: &[RecordedRequest]| {
+        let detected = |requests: &[RecordedRequest]| {
             let mut in_time: Vec<&RecordedRequest> = requests.iter().collect();
             in_time.sort_by(|a, b| a.start.unwrap().total_cmp(&b.start.unwrap()));
             detect_lock_step(&in_time)
         };
-        assert!((told(&waves).unwrap() - 16.0).abs() < 2.0, "{:?}", told(&waves));
-        assert_eq!(told(&poisson), None);
+        assert!((detected(&waves).unwrap() - 16.0).abs() < 2.0, "{:?}", detected(&waves));
+        assert_eq!(detected(&poisson), None);
     }
 }

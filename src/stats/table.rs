@@ -1,4 +1,4 @@
-//! The result as a table for people: vLLM's layout and labels, then what vLLM does not tell.
+//! The result as a table for people: vLLM's layout and labels, then our own metrics.
 
 use serde_json::Value;
 
@@ -15,10 +15,9 @@ use super::{
 use crate::record::ErrorKind;
 use crate::{recording::metric::Metric, statistics::Summary};
 
-/// The width of a rule.
 const WIDTH: usize = 50;
 
-/// The whole table.
+/// Renders the whole table.
 #[must_use]
 pub fn render_table(result: &RunResult) -> String {
     let mut table = ResultTable::default();
@@ -60,7 +59,7 @@ impl ResultTable {
         self.add_row(label, format!("{value:.2}"));
     }
 
-    /// A statistic with its interval, or what can be said of it where there are too few values.
+    /// A statistic with its interval, or its lower bound if there are too few values.
     fn add_with_interval(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
         let Some(summary) = summary else { return self.add_number(label, value) };
         if let Some(few) = summary.too_few.get(name) {
@@ -92,8 +91,8 @@ impl ResultTable {
         self.add_number("Benchmark duration (s):", result.duration);
         self.add_row("Total input tokens:", result.total_input_tokens);
         self.add_row("Total generated tokens:", result.total_output_tokens);
-        if let Some(replies) = result.vb.token_sources.get(UNCOUNTED) {
-            self.add_row("Replies without a token count:", replies);
+        if let Some(responses) = result.vb.token_sources.get(UNCOUNTED) {
+            self.add_row("Responses without a token count:", responses);
         }
         self.add_rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
         if let Some(goodput) = result.request_goodput {
@@ -121,7 +120,7 @@ impl ResultTable {
         let label = metric.table_label();
         let waiting = matches!(metric, Metric::ClientQueueTime | Metric::E2elIncludingClientQueue);
         let summary = (!waiting).then(|| result.vb.latency_summary(metric));
-        // vLLM's keys are 0 then, which would be read as a time.
+        // vLLM's keys are 0 in this case, which would look like a time.
         if result.completed > 0 && summary.is_some_and(|summary| summary.n == 0) {
             return self.add_line(&format!("{:<40} {:<10} no request has any", format!("Mean {label} (ms):"), "-"));
         }
@@ -151,7 +150,7 @@ impl ResultTable {
         }
     }
 
-    /// The steady window beside the whole run, or why there is none.
+    /// The steady window next to the whole run, or the reason why it is missing.
     fn add_steady_state(&mut self, vb: &VbMetrics) {
         let Some(steady) = &vb.steady else { return };
         self.add_rule("Steady State", '-');
@@ -191,7 +190,7 @@ impl ResultTable {
         }
         if let Some(together) = steady.lock_step {
             self.add_line(&format!(
-                "Lock-step: about {together:.0} requests start at once, again and again, as those of one length do in a closed \
+                "Lock-step: about {together:.0} requests start at once, repeatedly, as requests of one length do in a closed \
                  loop; vary the lengths"
             ));
         }
@@ -249,7 +248,7 @@ impl ResultTable {
         }
     }
 
-    /// How long the server took, and how long a user waited who came when the schedule says.
+    /// Latencies from start (how long the server took), and from schedule (how long a user waited who arrived on schedule).
     fn add_time_bases(&mut self, vb: &VbMetrics) {
         self.add_rule("Latency from Start / from Schedule", '-');
         self.add_line(&format!("{:<22} {:>12} {:>14}", "", "from start", "from schedule"));
@@ -301,7 +300,7 @@ impl ResultTable {
         }
     }
 
-    /// What the server told of itself, and where the time went.
+    /// The server's own metrics, and where the time went.
     fn add_server(&mut self, server: &ServerMetrics) {
         self.add_rule("Server", '-');
         if let Some(rate) = server.prefix_cache.and_then(|cache| cache.hit_rate) {
@@ -339,7 +338,7 @@ impl ResultTable {
             }
             let Parts { client, server, queue, prefill, decode, frontend, outside } = parts;
             let cells = [Some(client), queue, prefill, decode, frontend, Some(outside), Some(server)];
-            // No `-0.00`, which a difference of equal numbers may become.
+            // Avoid `-0.00`, which a difference of equal numbers may give.
             let cells =
                 cells.map(|ms| ms.map_or("-".to_owned(), |ms| format!("{:.2}", (ms * 100.0).round() / 100.0 + 0.0)));
             self.add_line(&columns(&format!("Mean {name} (ms):"), cells.each_ref().map(String::as_str)));
@@ -348,7 +347,7 @@ impl ResultTable {
 
     fn add_stream_state(&mut self, vb: &VbMetrics) {
         let complete =
-            if vb.complete { "Complete stream" } else { "INCOMPLETE stream (cut, filtered or without its end)" };
+            if vb.complete { "Complete stream" } else { "INCOMPLETE stream (truncated, filtered or without its end)" };
         let mut words = vec![complete.to_owned()];
         if vb.interrupted {
             words.push("interrupted".into());
@@ -358,10 +357,10 @@ impl ResultTable {
             words.push(format!("{} never sent", vb.not_sent));
         }
         if vb.shortfall.short > 0 {
-            words.push(format!("{} outputs shorter than asked for", vb.shortfall.short));
+            words.push(format!("{} outputs shorter than requested", vb.shortfall.short));
         }
         if vb.bad_lines > 0 {
-            words.push(format!("{} bad lines left out", vb.bad_lines));
+            words.push(format!("{} bad lines skipped", vb.bad_lines));
         }
         self.add_line(&(words.join(", ") + "."));
         if vb.percentile_error > 0.0 {
@@ -370,7 +369,7 @@ impl ResultTable {
         }
     }
 
-    /// Whether the numbers are the server's; nothing of a stream that does not tell.
+    /// Whether the numbers reflect the server; nothing if the stream does not have a verdict.
     fn add_client_verdict(&mut self, vb: &VbMetrics) {
         let Some(verdict) = vb.verdict else { return };
         let words = vb.client.as_ref().map(ClientFigures::describe_client).unwrap_or_default();
@@ -380,14 +379,14 @@ impl ResultTable {
             [reason] => format!(": {reason}"),
             [reason, others @ ..] => format!(": {reason} (and {} more, in vb.reasons)", others.len()),
         };
-        if let Some(told) = &vb.arrivals {
-            self.add_line(&arrivals::describe_arrivals(told));
+        if let Some(planned) = &vb.arrivals {
+            self.add_line(&arrivals::describe_arrivals(planned));
         }
         self.add_line(&format!("client: {}{why}", verdict.name()));
     }
 }
 
-/// `Mean`, then the percentiles, as they are shown.
+/// `Mean`, then the percentiles, formatted.
 fn format_statistics(summary: &Summary) -> Vec<(String, String)> {
     let mean = summary.mean.map(|mean| ("Mean".to_owned(), format!("{mean:.2}")));
     let percentiles = summary.percentiles.iter().filter(|_| summary.n > 0).map(|(name, value)| {
@@ -402,8 +401,8 @@ fn format_interval(rate: &MeasuredRate) -> String {
     rate.interval.map_or_else(String::new, |[low, high]| format!("[{low:.2}, {high:.2}]"))
 }
 
-/// Whether the two time bases tell different things: in an open loop, and wherever requests waited for their turn.
-/// (In vLLM's closed loop all requests are due at the start, so that the schedule says nothing.)
+/// Whether latencies from start and from schedule differ: in an open loop, and if requests waited for a slot. (In vLLM's closed
+/// loop all requests are due at the start, so the schedule has no meaning.)
 fn bases_differ(vb: &VbMetrics) -> bool {
     let (start, schedule) = (vb.from_start.ttft_ms.mean, vb.from_schedule.ttft_ms.mean);
     let waited = start.zip(schedule).is_some_and(|(start, schedule)| schedule > start * 1.01);

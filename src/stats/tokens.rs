@@ -1,12 +1,12 @@
-//! Tokens instead of chunks: a server may send several tokens in one.
+//! Tokens instead of chunks: a server may send several tokens in one chunk.
 
 use crate::recording::{ChunkTokens, RecordedRequest, Recording};
 
-/// The most tokens of one chunk that are told apart: a server that counts wrongly must not fill the memory.
-const MOST: u32 = 1 << 16;
+/// The most gaps per chunk: a wrong count of the server must not fill the memory.
+const MAX_CHUNK_TOKENS: u32 = 1 << 16;
 
-/// The tokens in each chunk of a request. Where the server did not say, they are spread evenly, and the early chunks
-/// get the odd ones, so that the first has at least one.
+/// The tokens in each chunk of a request. If the server did not report them, they are spread evenly, and the first chunks get
+/// the remainder, so that the first has at least one.
 pub fn tokens_per_chunk<'a>(
     recording: &'a Recording,
     request: &'a RecordedRequest,
@@ -22,11 +22,11 @@ pub fn tokens_per_chunk<'a>(
     }
 }
 
-/// The gaps between tokens: a chunk of k tokens that came g after the last one has k gaps of g / k, since its tokens
-/// were made during that time. A first chunk has none (its tokens are within the TTFT). A chunk without any token
-/// lengthens the gap of the next.
+/// The gaps between tokens. A chunk of k tokens that arrived g after the previous one has k gaps of g / k, because its tokens
+/// were generated in that time. The first chunk has none: its tokens are part of the TTFT. A chunk without tokens lengthens the
+/// gap of the next one.
 ///
-/// `None` when every chunk has one token, so that these are the gaps between chunks.
+/// `None` if every chunk has one token, so that these are the gaps between chunks.
 #[must_use]
 pub fn gaps_per_token(recording: &Recording) -> Option<Vec<f64>> {
     if recording.successes().all(|r| r.chunks == ChunkTokens::Single) {
@@ -43,7 +43,7 @@ pub fn gaps_per_token(recording: &Recording) -> Option<Vec<f64>> {
         for (gap, tokens) in gaps.iter().zip(tokens_per_chunk(recording, request).skip(1)) {
             waited += gap;
             if tokens > 0 {
-                all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens.min(MOST) as usize));
+                all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens.min(MAX_CHUNK_TOKENS) as usize));
                 waited = 0.0;
             }
         }
@@ -51,7 +51,7 @@ pub fn gaps_per_token(recording: &Recording) -> Option<Vec<f64>> {
     Some(all)
 }
 
-/// Whether the tokens of some chunks are an even spread and not what the server said.
+/// Whether the tokens of some chunks are an even spread instead of reported counts.
 #[must_use]
 pub fn has_estimates(recording: &Recording) -> bool {
     recording.successes().any(|r| r.chunks == ChunkTokens::Unknown)
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn itl_per_token_is_that_per_chunk_when_chunks_are_tokens() {
+    fn itl_per_token_equals_itl_per_chunk_when_chunks_are_tokens() {
         let mut single = one(3, &[0.5, 0.25], None);
         single.requests[0].chunks = ChunkTokens::Single;
         assert_eq!(gaps_per_token(&single), None);

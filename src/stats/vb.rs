@@ -29,10 +29,10 @@ use crate::{
     units::UnixNanos,
 };
 
-/// How many error messages are shown.
-const MESSAGES: usize = 5;
+/// The most error messages in a result.
+const MAX_MESSAGES: usize = 5;
 
-/// What vLLM does not tell of a run.
+/// The metrics of a run that vLLM does not have.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Vb")]
@@ -41,58 +41,58 @@ pub struct VbMetrics {
     pub format: u32,
     /// The program that wrote this, and its version.
     pub tool: String,
-    /// The runs that were read.
+    /// The ids of the runs.
     pub run_ids: Vec<String>,
     /// The clients' hosts.
     pub hosts: Vec<String>,
-    /// What `vb-selftest` found on the client's machine: that of the first run to which it was attached.
+    /// The result of `vb-selftest` on the client's machine, from the first run that has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub selftest: Option<Object>,
-    /// Whether every run has its end record, no line was cut off or bad, and no output is missing.
+    /// Whether every run has its end record, no line was truncated or bad, and no output is missing.
     pub complete: bool,
     /// Whether a signal ended a run early.
     pub interrupted: bool,
-    /// Whether requests were sent by a schedule (open loop) or each upon an answer (closed loop); `null`: not told.
+    /// Whether requests were sent by a schedule (open loop) or each after a response (closed loop); `null` if unknown.
     pub open_loop: Option<bool>,
-    /// Whether the numbers are the server's, by the worst of the clients; `null`: not told.
+    /// Whether the numbers reflect the server: the worst verdict of the clients; `null` if unknown.
     pub verdict: Option<Verdict>,
-    /// Why the verdict is not `clean`, each in one line, the gravest first.
+    /// Why the verdict is not `clean`, each in one line, the most serious first.
     pub reasons: Vec<String>,
-    /// What the clients tell of themselves; `null`: nothing.
+    /// What the clients report about themselves; `null` if nothing.
     pub client: Option<ClientFigures>,
-    /// Whether requests were sent when they were planned; `null`: they had no plan, or it is not told.
+    /// Whether requests were sent when they were planned; `null` without a plan, or if unknown.
     pub arrivals: Option<Arrivals>,
-    /// Lines of a type this tool does not read.
+    /// Lines of a type that this tool does not read.
     pub skipped_lines: u64,
-    /// Lines that `--lenient` passed over.
+    /// Lines that `--lenient` skipped.
     pub bad_lines: u64,
     /// Requests that were due: the outputs.
     pub offered: u64,
-    /// Requests that never reached the server; those that were not yet due are no part of `offered`.
+    /// Requests that never reached the server; `offered` does not include those that were not due yet.
     pub not_sent: u64,
-    /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for an error without a known kind.
+    /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for errors of unknown kind.
     pub outcomes: Object,
     /// The most frequent errors.
     pub errors: Vec<FailureCount>,
-    /// The prompt length of all requests where it is the same, else the rounded mean; `null`: not known.
+    /// The prompt length if all requests have the same, else the rounded mean; `null` if unknown.
     pub input_len: Option<u64>,
-    /// The expected output length likewise; where none was asked for, that of the answers.
+    /// The requested output length in the same way, or the actual length if none was requested; `null` if unknown.
     pub output_len: Option<u64>,
-    /// The start of the run, where `from_s` and the like count from; `null`: not told.
+    /// The start of the run, which `from_s` and the like count from; `null` if unknown.
     pub start_time: Option<UnixNanos>,
-    /// Its last outcome; `null`: not told.
+    /// Its last outcome; `null` if unknown.
     pub end_time: Option<UnixNanos>,
-    /// By how much percentiles may be off, as a share: 0 where all values were kept, else half a bucket of the histograms.
+    /// The largest relative error of percentiles: 0 if all values were kept, else half a bucket of the histograms.
     pub percentile_error: f64,
-    /// Successes a second over the whole run, which is `request_throughput`, and its interval.
+    /// Successes per second over the whole run (`request_throughput`), with its interval.
     pub requests_per_s: MeasuredRate,
-    /// Generated tokens a second over the whole run, which is `output_throughput`, and its interval.
+    /// Generated tokens per second over the whole run (`output_throughput`), with its interval.
     pub output_tokens_per_s: MeasuredRate,
-    /// The steady part of the run; `null`: no request was sent.
+    /// The steady part of the run; `null` if no request was sent.
     pub steady: Option<Steady>,
-    /// Latencies counted from the start of each request.
+    /// Latencies from the start of each request.
     pub from_start: Latencies,
-    /// Latencies counted from when each request was due.
+    /// Latencies from the scheduled time of each request.
     pub from_schedule: Latencies,
     /// Time per output token after the first, over requests.
     pub tpot_ms: Summary,
@@ -100,9 +100,9 @@ pub struct VbMetrics {
     pub itl_per_chunk_ms: Summary,
     /// Gaps between tokens.
     pub itl_per_token_ms: Summary,
-    /// The longest gap between two chunks of each request that has any.
+    /// The longest gap between two chunks of each request that has one.
     pub longest_stall_ms: Summary,
-    /// Whether the tokens of some chunks are not known and were spread evenly.
+    /// Whether the tokens of some chunks are unknown and were spread evenly.
     pub itl_per_token_estimated: bool,
     /// Schedule → start, over successes.
     pub client_queue_time_ms: Summary,
@@ -110,33 +110,33 @@ pub struct VbMetrics {
     pub ttft_answer_ms: Summary,
     /// Schedule → start, over all requests that were sent.
     pub schedule_lag_ms: Summary,
-    /// The worst delay between the kernel's receive stamp and the read, over requests that know it.
+    /// The largest delay from the kernel stamp to the read, over requests that have one.
     pub read_lag_ms: Summary,
-    /// In the server's queue, over successes whose answer tells.
+    /// Time in the server's queue, over successes whose response reports it.
     pub server_queue_ms: Summary,
-    /// To the first token as the server counts it, over successes whose answer tells.
+    /// TTFT as the server measures it, over successes whose response reports it.
     pub server_ttft_ms: Summary,
     /// The most requests in flight at one instant.
     pub peak_concurrency: u64,
-    /// The most tokens that arrived within any one second.
+    /// The most tokens that arrived within one second.
     pub peak_tokens_per_s: u64,
     /// Prompt tokens, over successes.
     pub prompt_len: Summary,
     /// Generated tokens, over successes.
     pub output_tokens: Summary,
-    /// Prompt tokens from the server's prefix cache, summed over successes; `null`: the server does not tell.
+    /// Prompt tokens from the server's prefix cache, summed over successes; `null` if the server does not report them.
     pub cached_tokens: Option<u64>,
-    /// Generated tokens that were reasoning, summed over successes; `null`: the server does not tell.
+    /// Generated reasoning tokens, summed over successes; `null` if the server does not report them.
     pub reasoning_tokens: Option<u64>,
-    /// Successes by where their count of tokens comes from.
+    /// Successes by the source of their token count.
     pub token_sources: Object,
-    /// Successes whose output is not as long as was asked for.
+    /// Successes whose output length differs from the requested one.
     pub shortfall: Shortfall,
-    /// Requests within the limits; `null` without `--goodput`.
+    /// Requests that kept the limits; `null` without `--goodput`.
     pub goodput: Option<Goodput>,
-    /// The prefix cache, as the requests mean it and as it was; `null`: they do not say.
+    /// Expected and actual prefix cache hits; `null` if no request has an expectation.
     pub cache: Option<Cache>,
-    /// What the server told of itself; `null` without `--scrape`.
+    /// The server's own metrics; `null` without `--scrape`.
     pub server: Option<ServerMetrics>,
     /// The groups of `--by`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -146,7 +146,7 @@ pub struct VbMetrics {
     pub slices: Vec<Slice>,
 }
 
-/// Latencies in one time base.
+/// Latencies from one starting point.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Latencies {
@@ -156,35 +156,35 @@ pub struct Latencies {
     pub e2el_ms: Summary,
 }
 
-/// An error and how often it occurred.
+/// An error and its number of occurrences.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "Failure")]
 pub struct FailureCount {
-    /// Its kind; `null`: not told.
+    /// Its kind; `null` if unknown.
     pub kind: Option<ErrorKind>,
-    /// Its text.
+    /// Its message.
     pub message: String,
-    /// How often.
+    /// Its number of occurrences.
     pub count: u64,
 }
 
-/// Outputs that are shorter than asked for: the server stopped by itself.
+/// Outputs that are shorter than requested, because the model stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Shortfall {
-    /// Successes whose request had an expected length.
+    /// Successes with a requested length.
     pub compared: u64,
-    /// Those that got fewer tokens.
+    /// Successes with fewer tokens.
     pub short: u64,
-    /// Those that got more.
+    /// Successes with more tokens.
     pub long: u64,
-    /// The tokens that the short ones lack.
+    /// The missing tokens of the short ones.
     pub missing_tokens: u64,
 }
 
 impl VbMetrics {
-    /// Computes everything, and the distributions that vLLM's keys show. The recording is used up.
+    /// Computes all metrics, and the statistics for vLLM's keys. Uses up the recording.
     #[must_use]
     pub(super) fn from_recording(
         mut recording: Recording,
@@ -197,16 +197,17 @@ impl VbMetrics {
             let value = metric.request_value();
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
-        let told = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
-        let over_successes =
-            |unit, of: fn(&RecordedRequest) -> Option<f64>| told(recording.successes().filter_map(of).collect(), unit);
-        let sure = |of: &dyn Fn(&RecordedRequest) -> Option<f64>| {
-            Summary::from_stats(&whole.sample_values(of, Unit::Seconds, wanted))
+        let summarize = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
+        let over_successes = |unit, of: fn(&RecordedRequest) -> Option<f64>| {
+            summarize(recording.successes().filter_map(of).collect(), unit)
+        };
+        let with_intervals = |value: &dyn Fn(&RecordedRequest) -> Option<f64>| {
+            Summary::from_stats(&whole.sample_values(value, Unit::Seconds, wanted))
         };
         let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
         let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
-        let per_token = tokens::gaps_per_token(&recording).map(|gaps| told(gaps, Unit::Seconds));
+        let per_token = tokens::gaps_per_token(&recording).map(|gaps| summarize(gaps, Unit::Seconds));
         let (verdict, reasons) = client::worst_verdict(&recording);
         let dependences = whole.dependences_of_gaps(&recording.gaps, &wanted.percentiles);
         let bounds = recording.run_bounds();
@@ -242,20 +243,22 @@ impl VbMetrics {
             steady: steady_state(&recording, &whole, options, origin),
             from_start: Latencies { ttft_ms: Summary::from_stats(&ttft), e2el_ms: Summary::from_stats(&e2el) },
             from_schedule: Latencies {
-                ttft_ms: sure(&RecordedRequest::ttft_from_schedule),
+                ttft_ms: with_intervals(&RecordedRequest::ttft_from_schedule),
                 e2el_ms: Summary::from_stats(&e2el_queue),
             },
             tpot_ms: Summary::from_stats(&tpot),
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.clone().unwrap_or_default(),
-            longest_stall_ms: sure(&|r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max)),
+            longest_stall_ms: with_intervals(&|r: &RecordedRequest| {
+                recording.gaps_of(r).iter().copied().reduce(f64::max)
+            }),
             itl_per_token_estimated: tokens::has_estimates(&recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
-            schedule_lag_ms: told(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
-            read_lag_ms: told(recording.read_lags.clone(), Unit::Seconds),
-            server_queue_ms: told(recording.server_times.0.clone(), Unit::Seconds),
-            server_ttft_ms: told(recording.server_times.1.clone(), Unit::Seconds),
+            schedule_lag_ms: summarize(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
+            read_lag_ms: summarize(recording.read_lags.clone(), Unit::Seconds),
+            server_queue_ms: summarize(recording.server_times.0.clone(), Unit::Seconds),
+            server_ttft_ms: summarize(recording.server_times.1.clone(), Unit::Seconds),
             peak_concurrency: peak::peak_concurrency(&recording),
             peak_tokens_per_s: peak::peak_token_rate(&recording),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
@@ -271,7 +274,7 @@ impl VbMetrics {
             slices: group::slice_requests(&recording, options, origin),
             run_ids: recording.run_ids.clone(),
         };
-        // Last, because it uses up the longest vector of all instead of copying it.
+        // Last, because it moves the longest vector instead of copying it.
         let gaps = std::mem::take(&mut recording.gaps);
         let itl = SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences);
         let per_chunk = Summary::from_stats(&itl);
@@ -301,8 +304,13 @@ impl VbMetrics {
         }
     }
 
-    /// Adds what the server told of itself, and holds the client's numbers against it.
-    pub fn add_server_view(&mut self, pages: MetricsPages, meant: ExpectedCache, span: Option<(UnixNanos, UnixNanos)>) {
+    /// Adds the server's own metrics, and compares them with the client's.
+    pub fn add_server_view(
+        &mut self,
+        pages: MetricsPages,
+        expected: ExpectedCache,
+        span: Option<(UnixNanos, UnixNanos)>,
+    ) {
         let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
         let completed = outcome("ok");
@@ -318,17 +326,17 @@ impl VbMetrics {
         };
         self.server = ServerMetrics::from_pages(pages, &client);
         let scraped = self.server.as_ref().and_then(|server| server.prefix_cache);
-        self.cache = Cache::compare_usage(meant, completed, self.peak_concurrency, scraped);
+        self.cache = Cache::compare_usage(expected, completed, self.peak_concurrency, scraped);
     }
 
-    /// What does not fit together between the client and the server, each in one line.
+    /// Contradictions between the client and the server, each in one line.
     pub fn server_doubts(&self) -> impl Iterator<Item = &String> {
         let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
         cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
 }
 
-/// The steady part of the run, with its numbers.
+/// The steady part of the run, with its metrics.
 fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origin: f64) -> Option<Steady> {
     if recording.earlier.requests > 0 {
         return Some(sampled_steady_state(recording, origin));
@@ -345,14 +353,14 @@ fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origi
     Some(steady)
 }
 
-/// The steady part of a run of which not all requests were kept: without the numbers that need all.
+/// The steady part of a run whose requests were not all kept, without the metrics that need all of them.
 fn sampled_steady_state(recording: &Recording, origin: f64) -> Steady {
     let sample = recording.earlier.sample_with(&recording.requests);
     let in_time = sort_by_start(sample.iter().filter(|r| r.success && r.start.is_some()));
     let (steady, _) = Steady::detect(&SteadyInput { in_time: &in_time, origin, open_loop: recording.open_loop() });
     let one_in = recording.earlier.one_in();
     let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why };
-    // Gaps between every second start are not those between starts.
+    // The gaps between every second start do not show lock-step.
     let lock_step = steady.lock_step.filter(|_| one_in == 1);
     Steady { why, lock_step, requests: steady.requests * one_in, ..steady }
 }
@@ -378,7 +386,7 @@ fn count_outcomes(recording: &Recording) -> Object {
     outcomes
 }
 
-/// The most frequent failures of these.
+/// The most frequent failures.
 pub fn most_frequent<'a>(
     counts: impl Iterator<Item = (&'a (Option<ErrorKind>, String), &'a u64)>,
 ) -> Vec<FailureCount> {
@@ -389,17 +397,17 @@ pub fn most_frequent<'a>(
     };
     let mut all: Vec<FailureCount> = counts.map(failure).collect();
     all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (a.kind, &a.message).cmp(&(b.kind, &b.message))));
-    all.truncate(MESSAGES);
+    all.truncate(MAX_MESSAGES);
     all
 }
 
-/// The common value, else the rounded mean; `None` without any.
+/// The common value, or the rounded mean; `None` without values.
 fn common_length(values: impl Iterator<Item = u32>) -> Option<u64> {
     let (n, sum) = values.fold((0, 0), |(n, sum), value| (n + 1, sum + u64::from(value)));
     (n > 0).then(|| (sum + n / 2) / n)
 }
 
-/// The key of `token_sources` for successes with tokens that nobody counted.
+/// The key of `token_sources` for successes whose tokens were not counted.
 pub const UNCOUNTED: &str = "none";
 
 fn count_token_sources(recording: &Recording) -> Object {
@@ -420,7 +428,7 @@ fn measure_shortfall(recording: &Recording) -> Shortfall {
     shortfall
 }
 
-/// Without the rates, which depend on the durations of the results.
+/// Pools everything but the rates, which depend on the durations of the results.
 impl Pooled for VbMetrics {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
         let first = all.all[0];
@@ -534,7 +542,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_common_length_is_kept_and_others_are_averaged() {
+    fn a_common_length_is_kept_and_different_ones_are_averaged() {
         assert_eq!(common_length([64, 64].into_iter()), Some(64));
         assert_eq!(common_length([64, 65].into_iter()), Some(65));
         assert_eq!(common_length([10, 10, 11].into_iter()), Some(10));

@@ -409,7 +409,7 @@ fn responses_without_token_counts_are_reported() {
     let json: Value = serde_json::from_str(&result.stdout).unwrap();
     assert_eq!((&json["completed"], &json["total_output_tokens"]), (&json!(3), &json!(0)), "{json}");
     assert_eq!(json["vb"]["token_sources"]["none"], 3);
-    let row = result.stderr.lines().find(|line| line.starts_with("Replies without a token count:"));
+    let row = result.stderr.lines().find(|line| line.starts_with("Responses without a token count:"));
     assert!(row.is_some_and(|row| row.ends_with(" 3")) && !result.stderr.contains("NaN"), "{}", result.stderr);
 }
 

@@ -162,7 +162,7 @@ fn results_that_cannot_be_pooled_are_errors() {
     let without = stats(&[], &stream("a", 0, 100)).to_string();
     let both = format!("{without}\n{without}");
     for (input, why) in [
-        (both.as_str(), "make it with vb-stats --histograms"),
+        (both.as_str(), "write it with vb-stats --histograms"),
         ("{\"duration\":1}", "stdin: missing field"),
         ("", "nothing to pool"),
     ] {
@@ -175,9 +175,9 @@ fn results_that_cannot_be_pooled_are_errors() {
 #[test]
 fn invalid_groups_and_slices_are_errors() {
     for (flags, why) in [
-        (["--by", "tenant"], "write tag:NAME, turn, input_len or output_len"),
-        (["--slice", "0s"], "a slice has a length"),
-        (["--exact", "0"], "at least one value is kept"),
+        (["--by", "tenant"], "use tag:NAME, turn, input_len or output_len"),
+        (["--slice", "0s"], "a slice must be longer than 0"),
+        (["--exact", "0"], "must be at least 1"),
     ] {
         let done = run("vb-stats", &flags, "");
         assert_eq!(done.code, 2);

@@ -23,7 +23,7 @@ fn scrapes(stdout: &str) -> Vec<Value> {
     lines(stdout).into_iter().filter(|line| line["type"] == "scrape").collect()
 }
 
-/// The result of a stream, and what `vb-stats` says about it.
+/// The result of a stream, and the standard error of `vb-stats`.
 fn stats(stream: &str) -> (Value, String) {
     let done = run("vb-stats", &[], stream);
     assert_eq!(done.code, 0, "{}", done.stderr);
@@ -34,7 +34,7 @@ fn notes(result: &Value) -> Vec<&str> {
     result["vb"]["server"]["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect()
 }
 
-/// A `vb-fire` that is fed request by request.
+/// A `vb-fire` that gets its requests one by one.
 struct Slow {
     child: Child,
     stdin: ChildStdin,
@@ -56,7 +56,7 @@ impl Slow {
         Slow { child, stdin, stdout, read: String::new() }
     }
 
-    /// Sends requests, and waits for as many outputs.
+    /// Sends requests, and waits for the same number of outputs.
     fn send(&mut self, requests: &str) {
         self.stdin.write_all(requests.as_bytes()).unwrap();
         let mut left = requests.lines().count();
@@ -109,27 +109,27 @@ fn what_the_server_counted_is_what_the_clients_got() {
         let sum: f64 = ["queue", "prefill", "decode", "frontend", "outside"].map(ms).iter().sum();
         assert!((ms("client") - sum).abs() < 1e-9 && ms("frontend").abs() < 1e-3 && ms("outside") > -1.0, "{parts}");
     }
-    // The machine may be busy, and then there is a note about the way between.
+    // The machine may be busy, which gives a note about the time outside the server.
     assert!(notes(&result).iter().all(|note| note.contains("outside of the server's own count")), "{server}");
 }
 
 #[test]
-fn other_load_on_the_server_is_told() {
+fn other_load_on_the_server_is_noted() {
     let sim = Sim::start(&[]);
     let mut ours = Slow::start(&["--base-url", &sim.url, "--scrape", "--scrape-interval", "1h"]);
     ours.send(&requests(3, FULL));
     assert_eq!(fire(&sim.url, &[], &requests(5, FULL)).code, 0);
     let done = ours.end();
     assert_eq!(scrapes(&done.stdout).len(), 2);
-    let (result, told) = stats(&done.stdout);
+    let (result, stderr) = stats(&done.stdout);
     assert_eq!(result["vb"]["server"]["finished"]["length"], 8);
     let first = notes(&result)[0];
     assert!(first.starts_with("the server finished 8 requests and the clients here sent 3: others used it"), "{first}");
-    assert!(told.contains(first), "where there is no table it is told as a warning: {told}");
+    assert!(stderr.contains(first), "without a table it is a warning: {stderr}");
 }
 
 #[test]
-fn a_server_that_was_restarted_is_told() {
+fn a_server_that_was_restarted_is_noted() {
     let first = Sim::start(&[]);
     let url = first.url.clone();
     let mut fire = Slow::start(&["--base-url", &url, "--scrape", "--scrape-interval", "1h", "--no-keep-alive"]);
@@ -139,15 +139,19 @@ fn a_server_that_was_restarted_is_told() {
     fire.send(&requests(4, FULL));
     let (result, _) = stats(&fire.end().stdout);
     let server = &result["vb"]["server"];
-    assert_eq!((&server["resets"], &server["finished"]["length"]), (&1.into(), &4.into()), "what it shows");
+    assert_eq!(
+        (&server["resets"], &server["finished"]["length"]),
+        (&1.into(), &4.into()),
+        "the value after the restart"
+    );
     let notes = notes(&result);
-    assert!(notes[0].starts_with("the server began to count anew once"), "{notes:?}");
-    assert!(notes[1].starts_with("the server finished 4 requests and the clients here got 7 answers"), "{notes:?}");
+    assert!(notes[0].starts_with("the server reset its counters once"), "{notes:?}");
+    assert!(notes[1].starts_with("the server finished 4 requests and the clients here got 7 responses"), "{notes:?}");
     assert_eq!((&server["ttft_ms"]["n"], server["ttft_ms"]["p50"].is_object()), (&4.into(), true));
 }
 
 #[test]
-fn a_warm_cache_is_told_and_a_shared_prefix_is_meant() {
+fn a_warm_cache_is_noted_and_a_shared_prefix_is_expected() {
     let sim = Sim::start(&[]);
     let gen_args = |extra: &[&'static str]| {
         let args = ["--input-len", "64", "--output-len", "4", "--num-prompts", "40"];
@@ -155,9 +159,13 @@ fn a_warm_cache_is_told_and_a_shared_prefix_is_meant() {
     };
     let cache = |requests: &str, scrape: &[&str]| {
         let args = [&["--max-concurrency", "2"][..], scrape].concat();
-        let (result, told) = stats(&fire(&sim.url, &args, requests).stdout);
+        let (result, stderr) = stats(&fire(&sim.url, &args, requests).stdout);
         let cache = result["vb"]["cache"].clone();
-        assert_eq!((&cache["requests"], cache["note"].is_string()), (&40.into(), told.contains("--seed")), "{told}");
+        assert_eq!(
+            (&cache["requests"], cache["note"].is_string()),
+            (&40.into(), stderr.contains("--seed")),
+            "{stderr}"
+        );
         cache
     };
     let random = gen_args(&[]);
@@ -177,7 +185,7 @@ fn a_warm_cache_is_told_and_a_shared_prefix_is_meant() {
 }
 
 #[test]
-fn a_page_that_cannot_be_read_is_a_warning_and_no_more() {
+fn a_page_that_cannot_be_read_is_only_a_warning() {
     let sim = Sim::start(&[]);
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -207,7 +215,7 @@ fn a_page_that_cannot_be_read_is_a_warning_and_no_more() {
         assert!(notes(&result).iter().any(|note| note.contains("fewer than two pages")), "{server}");
     }
     let none = stats(&fire(&sim.url, &[], &requests(3, FULL)).stdout).0;
-    assert_eq!((&none["vb"]["server"], &none["vb"]["cache"]), (&Value::Null, &Value::Null), "nothing was asked for");
+    assert_eq!((&none["vb"]["server"], &none["vb"]["cache"]), (&Value::Null, &Value::Null), "nothing was requested");
 }
 
 /// Reads the head of a request.
@@ -218,14 +226,14 @@ fn head(stream: &TcpStream) -> String {
     head
 }
 
-fn answer(mut stream: &TcpStream, page: &str) {
+fn respond(mut stream: &TcpStream, page: &str) {
     let length = page.len();
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
     stream.write_all((head + page).as_bytes()).unwrap();
 }
 
 #[test]
-fn a_slow_page_holds_no_request_up() {
+fn a_slow_page_delays_no_request() {
     let sim = Sim::start(&[]);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/metrics", listener.local_addr().unwrap());
@@ -238,13 +246,13 @@ fn a_slow_page_holds_no_request_up() {
                 asked.send(()).unwrap();
                 released.recv().unwrap();
             }
-            answer(&stream, "vllm:num_requests_running 1\n");
+            respond(&stream, "vllm:num_requests_running 1\n");
         }
     });
     let mut fire = Slow::start(&["--base-url", &sim.url, "--scrape", &url, "--scrape-interval", "1ms"]);
     fire.send(&requests(1, FULL));
     second.recv().unwrap();
-    // Now a page hangs, and requests go on.
+    // The page hangs, and requests continue.
     fire.send(&requests(20, FULL));
     let pages = |read: &str| read.lines().filter(|line| line.contains("\"type\":\"scrape\"")).count();
     assert_eq!(pages(&fire.read), 1);
@@ -263,7 +271,7 @@ fn buckets_are_in_the_first_page_that_could_be_read() {
         for (number, stream) in listener.incoming().map(Result::unwrap).enumerate() {
             head(&stream);
             let page = if number < 2 { "" } else { "vllm:a_bucket{le=\"1\"} 1\nvllm:b_total 2\n" };
-            answer(&stream, page);
+            respond(&stream, page);
         }
     });
     let mut fire = Slow::start(&["--base-url", &sim.url, "--scrape", &url, "--scrape-interval", "1ms"]);
@@ -286,7 +294,7 @@ fn a_key_is_in_no_record_and_goes_to_no_other_server() {
         [(); 2].map(|()| {
             let (stream, _) = listener.accept().unwrap();
             let head = head(&stream);
-            answer(&stream, "vllm:num_requests_running 1\nnot_wanted 2\n");
+            respond(&stream, "vllm:num_requests_running 1\nnot_wanted 2\n");
             head
         })
     });
@@ -310,7 +318,7 @@ fn a_key_is_in_no_record_and_goes_to_no_other_server() {
 }
 
 #[test]
-fn only_the_families_that_are_asked_for_are_kept() {
+fn only_the_requested_families_are_kept() {
     let sim = Sim::start(&[]);
     let args = ["--scrape", "--scrape-match", "vb_sim:", "vllm:num_", "--max-concurrency", "1"];
     let done = fire(&sim.url, &args, &requests(2, FULL));
@@ -327,7 +335,7 @@ fn an_interrupted_run_still_has_its_last_page() {
     let mut fire = Slow::start(&["--base-url", &sim.url, "--scrape", "--scrape-interval", "1h"]);
     fire.send(&requests(2, FULL));
     rustix::process::kill_process(rustix::process::Pid::from_child(&fire.child), rustix::process::Signal::INT).unwrap();
-    // Its input stays open, so that nothing but the signal ends it.
+    // Its input stays open, so that only the signal ends it.
     fire.stdout.read_to_string(&mut fire.read).unwrap();
     let done = fire.end();
     assert_eq!(done.code, 130, "{}", done.stderr);

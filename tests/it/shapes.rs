@@ -94,7 +94,7 @@ fn late_requests_are_reported_with_their_cause() {
     );
     let shown = run("vb-stats", &["--table", "always"], &done.stdout);
     assert!(
-        shown.stderr.contains("arrivals: 60 planned, at most ") && shown.stderr.contains(" by no slot"),
+        shown.stderr.contains("arrivals: 60 planned, at most ") && shown.stderr.contains(" (no slot)"),
         "{}",
         shown.stderr
     );

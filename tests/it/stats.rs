@@ -34,7 +34,7 @@ fn every_key_of_vllms_own_result_is_computed_to_the_last_bit() {
 }
 
 #[test]
-fn what_vllms_rust_client_leaves_out_is_made_up() {
+fn what_vllms_rust_client_omits_is_computed() {
     let mut rust: Value = serde_json::from_str(VLLM).unwrap();
     let keys = rust.as_object_mut().unwrap();
     keys.shift_remove("latencies").unwrap();
@@ -75,21 +75,21 @@ fn older_names_of_the_servers_numbers_are_known() {
 }
 
 #[test]
-fn pages_that_do_not_span_the_load_are_told() {
+fn pages_that_do_not_span_the_load_are_noted() {
     let (whole, _) = SERVER.rsplit_once("{\"type\":\"scrape\"").unwrap();
     let server = &result(&[], whole)["vb"]["server"];
     let note = server["notes"][0].as_str().unwrap();
     assert!(
-        note.starts_with("the pages do not span the load: the first came 0 ns after its start, the last 820.0 ms"),
+        note.starts_with("the pages do not span the load: the first was read 0 ns after its start, the last 820.0 ms"),
         "{note}"
     );
     assert_eq!((&server["scrapes"], &server["ttft_ms"]["p50"]), (&2.into(), &Value::Null), "the middle has no buckets");
     assert_eq!(server["finished"]["length"], 2);
 }
 
-/// As `jq` leaves them when it takes a run apart by its tags.
+/// As `jq` leaves them when it splits a run by its tags.
 #[test]
-fn pages_of_a_run_count_once_in_whatever_order() {
+fn pages_of_a_run_count_once_in_any_order() {
     let reversed: Vec<&str> = SERVER.lines().rev().collect();
     let pages: Vec<&str> = SERVER.lines().filter(|line| line.contains("\"type\":\"scrape\"")).collect();
     let twice = SERVER.to_owned() + &pages.join("\n");
@@ -98,14 +98,14 @@ fn pages_of_a_run_count_once_in_whatever_order() {
     assert_eq!(&result(&[], &twice)["vb"]["server"], want);
 }
 
-/// The end record of `RUN`, and the rest of it.
+/// `RUN` without its end record, and that record.
 fn end_of_run() -> (String, String) {
     let (rest, end) = RUN.trim_end().rsplit_once('\n').unwrap();
     (rest.to_owned(), end.to_owned())
 }
 
 #[test]
-fn a_stream_of_an_older_version_tells_nothing_of_its_client() {
+fn a_stream_of_an_older_version_has_no_client() {
     let (rest, end) = end_of_run();
     let old = format!("{rest}\n{}}}\n", end.split(",\"send_lag\"").next().unwrap());
     let vb = &result(&[], &old)["vb"];
@@ -115,7 +115,7 @@ fn a_stream_of_an_older_version_tells_nothing_of_its_client() {
 }
 
 #[test]
-fn a_clean_client_tells_its_error_bar_in_the_last_line_of_the_table() {
+fn a_clean_client_has_its_lags_in_the_last_line_of_the_table() {
     let (rest, end) = end_of_run();
     let reasons = end.find("\"verdict\"").unwrap();
     let clean = |end: &str| format!("{rest}\n{}\"verdict\":\"clean\",\"reasons\":[]}}\n", &end[..reasons]);
@@ -130,7 +130,7 @@ fn a_clean_client_tells_its_error_bar_in_the_last_line_of_the_table() {
 }
 
 #[test]
-fn of_several_hosts_the_worst_verdict_stands_with_the_reasons_of_all() {
+fn several_hosts_have_the_worst_verdict_and_the_reasons_of_all() {
     let (rest, end) = end_of_run();
     let (run_a, _) = rest.split_once('\n').unwrap();
     let run_b = run_a.replace("client-a", "client-b");
@@ -212,7 +212,7 @@ fn outputs_without_run_records_and_without_types_are_counted() {
 }
 
 #[test]
-fn a_run_that_was_cut_is_reported_as_such() {
+fn a_truncated_run_is_reported_as_incomplete() {
     let whole: Vec<&str> = RUN.lines().collect();
     let cut = whole[..4].join("\n") + "\n" + &whole[4][..200];
     let done = run("vb-stats", &[], &cut);
@@ -254,7 +254,7 @@ fn an_input_without_outputs_is_an_error() {
     }
 }
 
-/// As tenants are told apart: each part has the run's records, and its own outputs.
+/// As when a run is split by tenant: each part has the records of the run, and its own outputs.
 #[test]
 fn parts_of_a_run_make_the_run_again() {
     let part = |odd: bool| -> String {
@@ -271,12 +271,12 @@ fn parts_of_a_run_make_the_run_again() {
 }
 
 #[test]
-fn a_run_given_twice_is_not_whole() {
+fn a_run_given_twice_is_incomplete() {
     assert_eq!(result(&[], &RUN.repeat(2))["vb"]["complete"], false);
 }
 
 #[test]
-fn runs_of_different_times_in_one_result_are_worth_a_word() {
+fn runs_of_different_times_in_one_result_give_a_warning() {
     let later = RUN.replace("r-1", "r-2").replace("\"start\":17", "\"start\":18");
     let done = run("vb-stats", &[], &(RUN.to_owned() + &later));
     assert_eq!((done.code, done.stderr.lines().count()), (0, 1));
@@ -314,7 +314,7 @@ fn a_detailed_result_can_be_read_again() {
     }
 }
 
-/// Requests one after the other, each with two gaps; the TTFTs go round in a circle.
+/// Requests one after the other, each with two gaps; the TTFTs are periodic.
 fn many(count: u64) -> String {
     let line = |i: u64| {
         let ttft = 0.1 + ((i * 7919) % 1000) as f64 / 1e4;
@@ -325,7 +325,7 @@ fn many(count: u64) -> String {
 }
 
 #[test]
-fn each_latency_says_how_sure_it_is() {
+fn each_latency_has_intervals() {
     let got = result(&[], &many(1000));
     let ttft = &got["vb"]["from_start"]["ttft_ms"];
     for name in ["mean", "p50", "p90", "p99"] {
@@ -335,7 +335,7 @@ fn each_latency_says_how_sure_it_is() {
         assert_eq!(got[format!("{}_ttft_ms", if name == "p50" { "median" } else { name })], ttft[name]);
     }
     assert!(ttft["n_effective"].as_f64().unwrap() > 100.0 && ttft.get("too_few").is_none(), "{ttft}");
-    // Two gaps a second, each pair like the one before it.
+    // Two gaps per second, each pair like the previous one.
     assert_eq!(got["vb"]["itl_per_chunk_ms"]["intervals"]["p50"].as_array().unwrap().len(), 2);
 }
 
@@ -353,7 +353,7 @@ fn a_percentile_of_too_few_requests_is_a_bound() {
 }
 
 #[test]
-fn a_result_without_its_requests_or_beside_others_is_refused() {
+fn a_result_without_its_requests_or_with_others_is_refused() {
     let plain = run("vb-stats", &[], RUN).stdout;
     let done = run("vb-stats", &[], &plain);
     assert_eq!(done.code, 3);
@@ -410,7 +410,7 @@ fn the_first_interrupt_does_not_stop_it() {
     assert!(done.stdout.contains("\"completed\":5"));
 }
 
-/// Each definition of `docs/METRICS.md` on the run in `tests/data/stats-run.ndjson`, with numbers worked out by hand:
+/// Each definition of `docs/METRICS.md` on the run in `tests/data/stats-run.ndjson`, with numbers computed by hand:
 ///
 /// | request | due | waits | ttft | gaps | tokens | outcome |
 /// |---|---|---|---|---|---|---|
@@ -445,7 +445,7 @@ mod definitions {
         check(&[("/duration", 3.75)]);
     }
 
-    /// The end record says so.
+    /// From the end record.
     #[test]
     fn verdict() {
         let vb = &run_result()["vb"];
@@ -656,7 +656,7 @@ mod definitions {
         check(&[("/vb/goodput/from_schedule/requests", 2.0), ("/vb/goodput/from_schedule/per_s", 2.0 / 3.75)]);
     }
 
-    /// As `check`, of `SERVER`.
+    /// Like `check`, for `SERVER`.
     fn check_server(paths: &[(&str, f64)]) {
         let result = result(&[], SERVER);
         for (path, want) in paths {
@@ -679,12 +679,12 @@ mod definitions {
             ("/server/prompt_tokens", 400.0),
             ("/server/generation_tokens", 20.0),
             ("/server/prefix_cache/queries", 400.0),
-            // 72 + 8 from outside, of each engine.
+            // 72, and 8 from outside, for each engine.
             ("/server/prefix_cache/hits", 160.0),
             ("/server/prefix_cache/hit_rate", 0.4),
             ("/server/prefix_cache/block_size", 16.0),
             ("/server/preemptions", 1.0),
-            // 0.2 and 0.4 in the middle of three pages, 0 before and behind.
+            // 0.2 and 0.4 in the middle of three pages, 0 before and after.
             ("/server/kv_cache_usage/mean", 0.15),
             ("/server/kv_cache_usage/max", 0.3),
             ("/server/running/mean", 1.5),
@@ -775,7 +775,7 @@ mod definitions {
     fn steady() {
         let steady = &run_result()["vb"]["steady"];
         assert_eq!((&steady["verdict"], &steady["numbers"]), (&"too_short".into(), &Value::Null));
-        assert!(steady["why"].as_str().unwrap().contains("it takes 50"), "{steady}");
+        assert!(steady["why"].as_str().unwrap().contains("50 are needed"), "{steady}");
     }
 
     /// By hand: request 2 meets its first deadline only and misses 1 + 2 + 1 + 1 + 1 + 1 + 1; request 3 is 20 ms late (2), then
@@ -797,12 +797,12 @@ mod definitions {
     #[test]
     fn groups() {
         let result = result(&["--by", "input_len", "turn", "tag:a", "--goodput", "ttft:55ms"], RUN);
-        let told = |by: &str| {
+        let counts = |by: &str| {
             let groups = result["vb"]["groups"].as_array().unwrap().iter().filter(|group| group["by"] == by);
             groups.map(|g| (g["key"].as_str().unwrap().to_owned(), g["offered"].as_u64().unwrap())).collect::<Vec<_>>()
         };
-        assert_eq!(told("input_len"), [("32-63".to_owned(), 9)]);
-        assert_eq!((told("turn"), told("tag:a")), (vec![("(none)".into(), 9)], vec![("(none)".into(), 9)]));
+        assert_eq!(counts("input_len"), [("32-63".to_owned(), 9)]);
+        assert_eq!((counts("turn"), counts("tag:a")), (vec![("(none)".into(), 9)], vec![("(none)".into(), 9)]));
         let group = &result["vb"]["groups"][0];
         assert_eq!((&group["completed"], &group["failed"]), (&5.into(), &4.into()));
         assert_eq!(group["e2el_ms"]["mean"], result["vb"]["from_start"]["e2el_ms"]["mean"]);
@@ -816,13 +816,13 @@ mod definitions {
     fn slices() {
         let result = result(&["--slice", "1s"], RUN);
         let slices = result["vb"]["slices"].as_array().unwrap();
-        let told = slices.iter().map(|s| [&s["from_s"], &s["to_s"], &s["offered"], &s["output_tokens"]]);
-        let told: Vec<Vec<f64>> = told.map(|s| s.iter().map(|v| v.as_f64().unwrap()).collect()).collect();
-        assert_eq!(told, [[0.0, 1.0, 3.0, 24.0], [1.0, 2.0, 4.0, 6.0], [2.0, 3.0, 1.0, 5.0]]);
+        let rows = slices.iter().map(|s| [&s["from_s"], &s["to_s"], &s["offered"], &s["output_tokens"]]);
+        let rows: Vec<Vec<f64>> = rows.map(|s| s.iter().map(|v| v.as_f64().unwrap()).collect()).collect();
+        assert_eq!(rows, [[0.0, 1.0, 3.0, 24.0], [1.0, 2.0, 4.0, 6.0], [2.0, 3.0, 1.0, 5.0]]);
     }
 
     #[test]
-    fn every_definition_has_a_test_of_its_name() {
+    fn every_definition_has_a_test_with_its_name() {
         let headings = include_str!("../../docs/METRICS.md").lines().filter_map(|line| line.strip_prefix("### "));
         let names = headings.flat_map(|heading| heading.split(", ")).filter(|name| !name.contains(' '));
         let tests = include_str!("stats.rs");

@@ -1,24 +1,24 @@
-//! Percentiles of a histogram that is only known by its buckets: estimates, told with the bounds of their bucket.
+//! Percentiles of a histogram with known buckets only: estimates with the bounds of their bucket.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Counts of values up to each of some bounds, as Prometheus keeps them: each includes those before it.
+/// Cumulative counts of values up to each bound, as in Prometheus.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PrometheusBuckets {
-    /// Upper bound, values up to it; in the order of the bounds, the last of which is infinite.
+    /// (Upper bound, count of values up to it), by bound; the last bound is infinite.
     upto: Vec<(f64, f64)>,
 }
 
-/// A percentile, as far as buckets tell.
+/// A percentile estimated from buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Estimate")]
 pub struct BucketEstimate {
-    /// As if the values of its bucket lay evenly between the bounds; the lower bound where there is no upper one.
+    /// The estimate, as if values were evenly distributed within the bucket; the lower bound if the bucket is unbounded.
     pub value: f64,
-    /// It is above this.
+    /// The true value is above this.
     pub above: f64,
-    /// And not above this; `null`: the bucket has no upper bound.
+    /// And at most this; `null` if the bucket has no upper bound.
     pub upto: Option<f64>,
 }
 
@@ -31,14 +31,14 @@ impl PrometheusBuckets {
         }
     }
 
-    /// All values; 0 without a last bucket.
+    /// The number of all values; 0 without a last bucket.
     #[must_use]
     pub fn total_count(&self) -> f64 {
         self.upto.last().filter(|(bound, _)| *bound == f64::INFINITY).map_or(0.0, |(_, total)| *total)
     }
 
-    /// The percentile (0 to 100) as Prometheus' `histogram_quantile` estimates it: linearly within its bucket, the first of
-    /// which begins at 0. `None` of no values.
+    /// The percentile (0 to 100) as Prometheus' `histogram_quantile` estimates it: linearly within its bucket, where the first
+    /// bucket starts at 0. `None` without values.
     #[must_use]
     pub fn estimate_percentile(&self, percentile: f64) -> Option<BucketEstimate> {
         let total = self.total_count();
@@ -46,7 +46,7 @@ impl PrometheusBuckets {
             return None;
         }
         let rank = percentile / 100.0 * total;
-        // The first bucket that holds values may be another than the first that reaches a rank of 0.
+        // For rank 0, the first bucket with values may not be the first one that reaches the rank.
         let at = self.upto.iter().position(|(_, upto)| *upto >= rank && *upto > 0.0)?;
         let (above, below) = at.checked_sub(1).map_or((0.0, 0.0), |before| self.upto[before]);
         let (bound, upto) = self.upto[at];
@@ -59,7 +59,7 @@ impl PrometheusBuckets {
 }
 
 impl BucketEstimate {
-    /// In another unit.
+    /// Converts to another unit.
     #[must_use]
     pub fn scale_by(self, by: f64) -> Self {
         BucketEstimate { value: self.value * by, above: self.above * by, upto: self.upto.map(|upto| upto * by) }
@@ -72,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// Of values, by these bounds and infinity.
+    /// Counts values by these bounds and infinity.
     fn buckets_of_values(values: &[f64], bounds: &[f64]) -> PrometheusBuckets {
         let mut buckets = PrometheusBuckets::default();
         for bound in bounds.iter().copied().chain([f64::INFINITY]) {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_last_bound_only_that_is_known() {
+    fn beyond_the_last_bound_only_the_bound_is_known() {
         let far = buckets_of_values(&[9.0, 9.0], &[1.0, 4.0]);
         assert_eq!(far.estimate_percentile(50.0), Some(BucketEstimate { value: 4.0, above: 4.0, upto: None }));
         assert_eq!(buckets_of_values(&[], &[1.0]).estimate_percentile(50.0), None);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     proptest! {
-        /// The value of that rank, found among the values themselves, is within the bounds that are told.
+        /// The exact value of that rank is within the reported bounds.
         #[test]
         fn the_true_value_is_within_the_bounds(
             mut values in prop::collection::vec(0.001..20.0_f64, 1..200),

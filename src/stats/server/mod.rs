@@ -1,4 +1,4 @@
-//! The server's own view of a run, from the pages that `vb-fire --scrape` read, and how the client's agrees with it.
+//! The server's own metrics of a run, from `vb-fire --scrape`, and how they agree with the client's.
 
 mod histogram;
 mod reconcile;
@@ -18,29 +18,29 @@ use crate::{
     statistics::numpy,
 };
 
-/// What the server told of itself. Numbers are what was gained from the first page to the last; `null`: not told.
+/// The server's own metrics: differences between the first page and the last; `null` if not reported.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Server")]
 pub struct ServerMetrics {
-    /// The pages' addresses.
+    /// The URLs of the pages.
     pub urls: Vec<String>,
     /// Pages that were read.
     pub scrapes: u64,
-    /// Pages that could not be read.
+    /// Scrapes that failed.
     pub failed_scrapes: u64,
-    /// From the first page to the last, in seconds.
+    /// Seconds from the first page to the last.
     pub seconds: Option<f64>,
-    /// Times that a server began to count anew.
+    /// How often a server reset its counters.
     pub resets: u64,
     /// Finished requests by the server's reason.
     pub finished: Option<Object>,
-    /// Prompt tokens of the requests that began.
+    /// Prompt tokens of the requests that started.
     pub prompt_tokens: Option<u64>,
     /// Generated tokens.
     pub generation_tokens: Option<u64>,
     /// The prefix cache.
     pub prefix_cache: Option<PrefixCache>,
-    /// Times that a running request lost its memory.
+    /// How often a running request lost its memory.
     pub preemptions: Option<u64>,
     /// The share of the KV cache in use, from 0 to 1.
     pub kv_cache_usage: Option<GaugeLoad>,
@@ -52,89 +52,89 @@ pub struct ServerMetrics {
     pub ttft_ms: Option<Times>,
     /// Between the tokens of a request.
     pub itl_ms: Option<Times>,
-    /// The mean of these in each request.
+    /// The mean of these per request.
     pub tpot_ms: Option<Times>,
     /// Arrival → last token.
     pub e2el_ms: Option<Times>,
-    /// In the queue.
+    /// Time in the queue.
     pub queue_ms: Option<Times>,
-    /// First turn → first token.
+    /// First scheduled → first token.
     pub prefill_ms: Option<Times>,
     /// First token → last token.
     pub decode_ms: Option<Times>,
-    /// First turn → last token.
+    /// First scheduled → last token.
     pub inference_ms: Option<Times>,
-    /// Speculative decoding; `null`: none.
+    /// Speculative decoding; `null` if not used.
     pub spec_decode: Option<SpecDecode>,
-    /// The client's means against the server's.
+    /// The client's means compared with the server's.
     pub reconciled: Reconciled,
-    /// What does not fit together, each in one line.
+    /// Contradictions, each in one line.
     pub notes: Vec<String>,
 }
 
-/// What the prefix cache did.
+/// The prefix cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PrefixCache {
     /// Prompt tokens that were looked up.
     pub queries: u64,
-    /// Of those, the ones found, also in a cache outside of the server.
+    /// Looked-up tokens that were found, including those in a cache outside the server.
     pub hits: u64,
-    /// `hits` / `queries`; `null`: nothing was looked up.
+    /// `hits` / `queries`; `null` if nothing was looked up.
     pub hit_rate: Option<f64>,
-    /// The tokens of a block, which is in the cache as a whole or not at all; `null`: not told.
+    /// The tokens per block, which is cached as a whole or not at all; `null` if not reported.
     pub block_size: Option<u32>,
 }
 
-/// How a gauge stood.
+/// A gauge over the run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Load")]
 pub struct GaugeLoad {
-    /// Its mean over time.
+    /// Its time-weighted mean.
     pub mean: f64,
-    /// The largest that a page showed.
+    /// The largest value on a page.
     pub max: f64,
 }
 
-/// A distribution of which the sum and the buckets are known, in milliseconds.
+/// A distribution with known sum and buckets, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Times {
-    /// How many values.
+    /// The number of values.
     pub n: u64,
     /// Their mean, which is exact.
     pub mean: f64,
-    /// The median, estimated; `null`: the buckets are not known for all values.
+    /// The estimated median; `null` if the buckets do not cover all values.
     pub p50: Option<BucketEstimate>,
-    /// The 90th percentile, estimated.
+    /// The estimated 90th percentile.
     pub p90: Option<BucketEstimate>,
-    /// The 99th percentile, estimated.
+    /// The estimated 99th percentile.
     pub p99: Option<BucketEstimate>,
 }
 
-/// What speculative decoding did.
+/// Speculative decoding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SpecDecode {
     /// Drafts.
     pub drafts: u64,
-    /// Tokens in them.
+    /// Tokens in drafts.
     pub draft_tokens: u64,
-    /// Of those, the ones accepted.
+    /// Accepted draft tokens.
     pub accepted_tokens: u64,
-    /// `accepted_tokens` / `draft_tokens`; `null`: there was no draft.
+    /// `accepted_tokens` / `draft_tokens`; `null` without drafts.
     pub acceptance_rate: Option<f64>,
-    /// Tokens of a step, with the one that needs no draft: 1 + `accepted_tokens` / `drafts`.
+    /// Tokens per step, including the one that needs no draft: 1 + `accepted_tokens` / `drafts`.
     pub mean_acceptance_length: Option<f64>,
-    /// For each place in a draft, the share of the drafts whose token there was accepted.
+    /// For each position in a draft, the share of drafts whose token there was accepted.
     pub acceptance_rate_of_position: Vec<f64>,
 }
 
-// vLLM has renamed some: the newest name first.
+// vLLM has renamed some metrics: the newest name first.
 const KV_CACHE: [&str; 2] = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"];
 const QUERIES: [&str; 2] = ["vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total"];
 const HITS: [&str; 2] = ["vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"];
 const ITL: [&str; 2] = ["vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"];
 
 impl ServerMetrics {
-    /// Of all pages of a run; `None` when none was asked for.
+    /// Computes the metrics from all pages of a run; `None` without scrapes.
     #[must_use]
     pub fn from_pages(pages: MetricsPages, client: &ClientView) -> Option<Self> {
         if pages.is_empty() {
@@ -152,7 +152,7 @@ impl ServerMetrics {
         }
         match pages.compute_gains() {
             Some(gains) => server.add_gains(&gains, client),
-            None => server.notes.push("fewer than two pages were read, so nothing can be told".into()),
+            None => server.notes.push("fewer than two pages were read, so the server metrics are missing".into()),
         }
         Some(server)
     }
@@ -185,14 +185,14 @@ impl ServerMetrics {
         self.notes.extend(notes);
     }
 
-    /// Requests that finished, whatever the reason; `None`: not told.
+    /// All finished requests; `None` if not reported.
     #[must_use]
     pub fn count_finished(&self) -> Option<u64> {
         self.finished.as_ref().map(|by_reason| by_reason.values().filter_map(serde_json::Value::as_u64).sum())
     }
 }
 
-/// A count that was read as a double.
+/// Converts a count that was read as a double.
 fn round_to_count(count: f64) -> u64 {
     numpy::truncate_to_usize(count.round()) as u64
 }
@@ -210,7 +210,7 @@ fn finished_by_reason(gains: &MetricGains) -> Option<Object> {
 impl PrefixCache {
     fn from_metrics(gains: &MetricGains) -> Option<Self> {
         let of = |names: &[&str]| names.iter().find_map(|name| gains.counter_gain(name));
-        // What is not found here is looked up outside, so queries there are no more queries.
+        // Misses are looked up outside, so those are not additional queries.
         let outside = gains.counter_gain("vllm:external_prefix_cache_hits_total").unwrap_or_default();
         let (queries, hits) = (of(&QUERIES)?, of(&HITS)? + outside);
         let hit_rate = (queries > 0.0).then(|| hits / queries);
@@ -224,8 +224,8 @@ impl PrefixCache {
 }
 
 impl GaugeLoad {
-    /// Of several servers: counts are added, shares averaged. Not all had their largest at one moment, so of largest counts
-    /// the sum is a bound.
+    /// Combines several servers: counts are added, shares are averaged. Their maxima need not be at the same time, so the sum
+    /// of maxima is an upper bound.
     fn from_gauges(servers: &[Gauge], share: bool) -> Option<Self> {
         let mean: f64 = servers.iter().map(|gauge| gauge.mean).sum();
         let max = servers.iter().map(|gauge| gauge.max);
@@ -240,7 +240,7 @@ impl GaugeLoad {
 }
 
 impl Times {
-    /// Of a histogram in seconds; `None` of no values.
+    /// From a histogram in seconds; `None` without values.
     fn from_histogram(gains: &MetricGains, name: &str) -> Option<Self> {
         let [n, sum] = ["count", "sum"].map(|part| gains.counter_gain(&format!("{name}_{part}")));
         let (n, sum) = n.zip(sum).filter(|(n, _)| *n > 0.0)?;
@@ -250,7 +250,7 @@ impl Times {
                 buckets.add(bound, gain);
             }
         }
-        // After a cut or a restart the buckets, which only two pages have, lack some of the values.
+        // After a truncation or a restart, the buckets lack some of the values, because only two pages have buckets.
         let known = (buckets.total_count() - n).abs() < 0.5;
         let estimate = |p| buckets.estimate_percentile(p).filter(|_| known).map(|estimate| estimate.scale_by(1e3));
         let [p50, p90, p99] = [50.0, 90.0, 99.0].map(estimate);
