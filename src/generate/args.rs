@@ -21,14 +21,14 @@ use crate::{
     units::{parse_count, parse_tokens},
 };
 
-/// The headings of `--help` that datasets put flags under as well.
+/// Headings of `--help` that datasets also use.
 pub const DATASET: &str = "Dataset";
 pub const LENGTHS: &str = "Lengths";
 pub const CONVERSATIONS: &str = "Conversations";
 const COUNTING: &str = "Counting tokens";
 const OUTPUT: &str = "Output";
 
-/// What was typed: the common flags, and those of the datasets, which each dataset reads itself.
+/// The command line: the common flags, and the datasets' own flags, which each dataset reads itself.
 #[derive(Debug)]
 pub struct Args {
     pub(super) common: CommonFlags,
@@ -56,10 +56,10 @@ impl FromArgMatches for Args {
     }
 }
 
-/// Writes requests for `vb-fire` to standard output, one JSON object a line.
+/// Writes requests for `vb-fire` to standard output, one JSON object per line.
 ///
-/// Prompts are exactly as long as asked, counted as the server will count them, and each is checked. The same seed
-/// gives the same bytes on any machine.
+/// Prompts have exactly the requested length in tokens, as the server counts them, and each one is checked. The same
+/// seed gives the same bytes on every machine.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-gen", version, after_help = EXAMPLES, disable_help_subcommand = true, subcommand_precedence_over_arg = true)]
 pub struct CommonFlags {
@@ -69,32 +69,33 @@ pub struct CommonFlags {
     /// Where prompts come from.
     #[arg(long, help_heading = DATASET, value_enum, value_name = "NAME", default_value = "random")]
     pub dataset_name: &'static Dataset,
-    /// The dataset's file; `-` is standard input (custom, replay and traces). sonnet takes its lines from it.
+    /// The dataset's file; `-` is standard input (custom, replay and traces). sonnet reads its lines from it.
     #[arg(long, help_heading = DATASET, value_name = "FILE")]
     pub dataset_path: Option<PathBuf>,
-    /// How many requests to write; 0 is all rows of a file [default: 1000; all for replay, traces and mix].
+    /// Number of requests; 0 is all rows of the file [default: 1000; all for replay, traces and mix].
     #[arg(long, help_heading = DATASET, value_name = "N", value_parser = parse_count, global = true)]
     pub num_prompts: Option<u64>,
-    /// Another seed gives other prompts, which the server's prefix cache does not know; and other draws of mix.
+    /// Seed of all random draws. Another seed gives other prompts, which the server's prefix cache does not have.
     #[arg(long, help_heading = DATASET, value_name = "N", default_value_t = 0, global = true)]
     pub seed: u64,
-    /// Keep the order of the file; of prefixes, one after the other.
+    /// Keep the order of the file, or write prefix after prefix.
     #[arg(long, help_heading = DATASET)]
     pub disable_shuffle: bool,
-    /// Stop where the file has no more rows, instead of writing some of them twice.
+    /// Stop when the file has no more rows, instead of repeating some.
     #[arg(long, help_heading = DATASET)]
     pub no_oversample: bool,
-    /// Take what is whole of a file that was cut, and leave out bad rows.
+    /// Skip bad rows, and use the complete part of a truncated file.
     #[arg(long, help_heading = DATASET)]
     pub lenient: bool,
     #[command(flatten)]
     pub sessions: SessionFlags,
-    /// A conversation ends before the turn whose prompt and reply would be longer [default: 8192; multi-turn: no limit]; of other
-    /// requests, those that are longer are counted.
+    /// Longest prompt and response together: a conversation ends before the turn that would exceed it [default: 8192;
+    /// multi-turn: no limit]. Other requests that exceed it are counted on standard error.
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
     pub max_model_len: Option<u32>,
 
-    /// Prompt tokens, as the server will count them, less the prefix [default: 1024; sonnet: 550, prefix included].
+    /// Prompt tokens as the server counts them, without the shared prefix [default: 1024; sonnet: 550 including the
+    /// prefix].
     #[arg(
         long,
         help_heading = LENGTHS,
@@ -103,8 +104,9 @@ pub struct CommonFlags {
         value_parser = parse_tokens
     )]
     pub input_len: Option<u32>,
-    /// Tokens to generate; -1 with custom: each row's `output_tokens`; 0 for APIs that generate nothing [default: 128; sonnet: 150; custom, Spec-Bench
-    /// and shared prefixes: 256; SPEED-Bench: 4096; sharegpt: the length of the real answer].
+    /// Tokens to generate. -1 (custom) uses each row's `output_tokens`; 0 is for APIs that generate nothing [default:
+    /// 128; sonnet: 150; custom, hf, spec_bench and generated-shared-prefix: 256; speed_bench: 4096; sharegpt: the
+    /// length of the real answer].
     #[arg(
         long,
         help_heading = LENGTHS,
@@ -113,10 +115,10 @@ pub struct CommonFlags {
         allow_hyphen_values = true
     )]
     pub output_len: Option<OutputLen>,
-    /// Vary lengths by up to this share either way, as 0.1 or {"input":0.1,"output":0.5} (random).
+    /// Vary lengths by up to this ratio in both directions: 0.1, or {"input":0.1,"output":0.5} (random).
     #[arg(long, help_heading = LENGTHS, value_name = "RATIO", alias = "random-range-ratio", default_value = "0")]
     pub range_ratio: RangeRatio,
-    /// Tokens that all prompts share in front, added to the input length; with sonnet part of it [default: 0;
+    /// Tokens of a prefix that all prompts share, in addition to --input-len; for sonnet part of it [default: 0;
     /// sonnet: 200].
     #[arg(
         long,
@@ -126,34 +128,34 @@ pub struct CommonFlags {
         value_parser = parse_tokens
     )]
     pub prefix_len: Option<u32>,
-    /// Send token ids instead of text (random, prefixes, replay and traces).
+    /// Send token ids instead of text (random, prefix_repetition, generated-shared-prefix, replay and traces).
     #[arg(long, help_heading = LENGTHS)]
     pub prompt_token_ids: bool,
-    /// Let the model stop when it wants to: do not put `ignore_eos` into random requests.
+    /// Let the model stop early: do not add `ignore_eos` to random requests.
     #[arg(long, help_heading = LENGTHS)]
     pub no_ignore_eos: bool,
 
-    /// Put the model's chat template round each text: for --backend openai, which sends text as it is (custom, hf, sharegpt,
-    /// Spec-Bench and SPEED-Bench).
+    /// Apply the model's chat template to each text, for --backend openai, which sends text unchanged (custom, hf,
+    /// sharegpt, spec_bench and speed_bench).
     #[arg(long, help_heading = COUNTING)]
     pub apply_chat_template: bool,
-    /// `builtin`, a tokenizer.json or its folder, an id on the Hugging Face hub, or `server` (asks --base-url).
+    /// `builtin`, a tokenizer.json or its folder, a model id on the Hugging Face hub, or `server` (asks --base-url).
     #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
     pub tokenizer: String,
-    /// The API that the requests are for: for those of chats, lengths are those of the whole rendered chat.
+    /// The API that the requests are for. With a chat API, lengths include the chat template.
     #[arg(long, help_heading = COUNTING, value_enum, default_value = "openai")]
     pub backend: &'static Backend,
-    /// The server, for --tokenizer server; the environment's `OPENAI_API_KEY` goes with each question.
+    /// URL of the server for --tokenizer server. `OPENAI_API_KEY`, if set, is sent automatically.
     #[arg(long, help_heading = COUNTING, value_name = "URL", default_value = "http://127.0.0.1:8000")]
     pub base_url: String,
-    /// The model's name at the server, for --tokenizer server.
+    /// Model name for --tokenizer server.
     #[arg(long, help_heading = COUNTING, value_name = "NAME")]
     pub model: Option<String>,
 
-    /// What request ids begin with; a number follows [default: vb-SEED-].
+    /// Prefix of request ids; a number follows [default: vb-SEED-].
     #[arg(long, help_heading = OUTPUT, value_name = "TEXT")]
     pub request_id_prefix: Option<String>,
-    /// Put this into the `tags` of every request; may be given several times.
+    /// Add this to the `tags` of every request; can be repeated.
     #[arg(
         long,
         help_heading = OUTPUT,
@@ -173,10 +175,10 @@ pub struct CommonFlags {
         default_missing_value = "json"
     )]
     pub grid: Option<GridFormat>,
-    /// Print the datasets, what they are and what they need, and exit.
+    /// Print the datasets with what they are and what they need, and exit.
     #[arg(long, help_heading = DATASET)]
     pub list_datasets: bool,
-    /// Print the JSON Schema of a request and leave.
+    /// Print the JSON Schema of a request and exit.
     #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,
 
@@ -196,19 +198,19 @@ Examples:
   vb-gen mix 0.7=chat.ndjson 0.3=<(vb-gen --input-dist lognormal:2000,1500 --num-prompts 1000) | vb-fire ...
   vb-gen --grid tsv --config config.yaml | while IFS=$'\\t' read -r in out mc np seed name; do ...; done";
 
-/// What else the tool does.
+/// Subcommands.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Mix(MixArgs),
 }
 
 impl CommonFlags {
-    /// Whether the server generates tokens for these requests. A template may.
+    /// Whether the server generates tokens for these requests.
     pub fn generates_tokens(&self) -> bool {
         self.dataset_name.output != OutputTokens::Nothing && self.backend.generates_tokens()
     }
 
-    /// How many requests may wait for each thread that makes them.
+    /// How many finished requests may wait per thread.
     pub fn read_ahead(&self) -> usize {
         let media = self.backend.takes_media() && self.dataset_name.has_media();
         if media || self.sessions.multi_turn { FEW } else { AHEAD }
@@ -224,11 +226,11 @@ impl CommonFlags {
 }
 
 impl Args {
-    /// Checks what cannot be checked flag by flag.
+    /// Checks the flags that depend on each other.
     pub(super) fn check_flags(&self) -> Result<(), Error> {
         let wrong = |what: String| Err(Error::Usage(what));
         let CommonFlags { dataset_name: dataset, backend, .. } = self.common;
-        // A range ratio of 0 is no variation, which a config may ask of every dataset.
+        // A range ratio of 0 means no variation, so a config may set it for every dataset.
         dataset.check_flags(|flag| match flag {
             "range_ratio" => self.common.range_ratio != RangeRatio::default(),
             flag => self.own.is_given(flag),
@@ -252,17 +254,17 @@ impl Args {
                 return wrong("--output-len 0: a response has at least 1 token (-1: each row's own length)".into());
             }
             (false, Some(len)) if len != OutputLen::Tokens(0) => {
-                return wrong("nothing is generated here: leave out --output-len, or make it 0".into());
+                return wrong("nothing is generated: leave out --output-len, or set it to 0".into());
             }
             _ => {}
         }
         let per_row = matches!(dataset.output, OutputTokens::DefaultOrRow(_));
         if self.common.output_len == Some(OutputLen::PerRow) && !per_row {
-            return wrong("--output-len -1 takes each row's own length, which only --dataset-name custom has".into());
+            return wrong("--output-len -1 uses each row's own length, which only --dataset-name custom has".into());
         }
         if self.common.num_prompts == Some(0) && dataset.is_made_up() {
             return wrong(format!(
-                "--num-prompts 0 takes all rows of a file, and --dataset-name {} has none: give a number",
+                "--num-prompts 0 means all rows of a file, and --dataset-name {} has none: give a number",
                 dataset.name
             ));
         }

@@ -1,4 +1,4 @@
-//! Chats for endpoints that take text: the model's template is applied here, as the server of a chat would apply it.
+//! Chat messages for APIs that take text: applies the model's chat template here, as the server of a chat API would.
 
 use serde_json::{Value, json};
 
@@ -10,13 +10,13 @@ use crate::{
     tokens::ChatInput,
 };
 
-/// What of a chat's body the template has used up, and a completion does not know.
+/// Keys of the body that the template has used, and that a completions API does not know.
 const USED: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
-/// The request as this run's endpoint takes it, and the length of its prompt if it became text here.
+/// Prepares a request for the API of this run; also returns the prompt length if messages became text.
 ///
-/// With `--apply-chat-template` a text is a chat of one message. Without a template messages stay what they are: `vb-fire` says
-/// what to do if it is to send them as text. Text has no place for images and sound, so messages with these are no text.
+/// With `--apply-chat-template` a text becomes a chat of one message. Without a template, messages stay messages:
+/// `vb-fire` reports an error if it has to send them as text. Messages with images or audio stay messages too.
 pub fn prepare_request(
     row: &Row,
     mut request: SampleRequest,
@@ -31,8 +31,8 @@ pub fn prepare_request(
         && (!common.takes_media || common.apply_chat_template)
     {
         return Err(row.wrong(&format!(
-            "a message has a part of type `{kind}`, for which text has no place: images and sound need an API that takes them, \
-             as --backend openai-chat"
+            "a message has a part of type `{kind}`, which cannot be sent as text: images and audio need an API that takes them, \
+             such as --backend openai-chat"
         )));
     }
     if common.apply_chat_template
@@ -48,7 +48,7 @@ pub fn prepare_request(
     render_and_count(request, counter).map(|(request, len)| (request, Some(len)))
 }
 
-/// The request with its messages made into a prompt, and the length of that: it has all special tokens already.
+/// Renders the messages as a prompt and counts it. The template has already added all special tokens.
 fn render_and_count(request: SampleRequest, counter: PromptCounter) -> Result<(SampleRequest, usize), Error> {
     let request = render_messages(request, counter)?;
     let len = match &request.prompt {
@@ -58,7 +58,7 @@ fn render_and_count(request: SampleRequest, counter: PromptCounter) -> Result<(S
     Ok((request, len))
 }
 
-/// A text as it is, or in the model's template; and its length.
+/// Makes a request from a text, through the chat template if `apply_template`, and counts its tokens.
 pub fn request_from_text(
     text: String,
     apply_template: bool,
@@ -78,7 +78,7 @@ fn user_chat(text: &str) -> Vec<Value> {
     vec![json!({"role": "user", "content": text})]
 }
 
-/// The request with its messages made into a prompt.
+/// Renders the messages of a request as its prompt.
 pub fn render_messages(mut request: SampleRequest, counter: PromptCounter) -> Result<SampleRequest, Error> {
     let messages = request.messages.take().unwrap_or_default();
     let text = counter.tokenizer.render_chat(ChatInput { messages: &messages, body: request.body.as_ref() })?;
@@ -86,7 +86,7 @@ pub fn render_messages(mut request: SampleRequest, counter: PromptCounter) -> Re
         body.retain(|key, _| !USED.contains(&key.as_str()));
     }
     if counter.added_tokens()? > 0 {
-        // The template has written them already; without this the model would get them twice.
+        // The template has already written the special tokens; without this the model would get them twice.
         request.body.get_or_insert_default().insert("add_special_tokens".into(), false.into());
     }
     request.body = request.body.filter(|body| !body.is_empty());

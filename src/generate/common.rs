@@ -1,4 +1,4 @@
-//! What every dataset gets: the common flags, checked and with their defaults, and the tokenizer.
+//! What every dataset gets: the common flags with their defaults, and the tokenizer.
 
 use std::path::{Path, PathBuf};
 
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::{error::Error, record::Object, tokens::Tokenizer};
 
-/// What every dataset gets.
+/// Settings that every dataset gets.
 #[derive(Debug)]
 pub struct Common {
     pub tokenizer: Tokenizer,
-    /// Whether the API is a chat, whose template the server applies.
+    /// Whether the server applies a chat template.
     pub chat: bool,
-    /// Whether the API takes images or sound.
+    /// Whether the API takes images or audio.
     pub takes_media: bool,
     /// Whether the server generates tokens for these requests.
     pub generates: bool,
     pub seed: u64,
-    /// 0: all rows.
+    /// Number of requests; 0: all rows.
     pub num_prompts: u64,
     pub dataset_path: Option<PathBuf>,
     /// `--input-len`, if given.
@@ -52,12 +52,12 @@ impl Common {
         let chat = flags.backend.is_chat();
         if chat && !tokenizer.knows_chats() {
             print_warning(format!(
-                "the tokenizer {} has no chat template: prompt_len counts the text alone, and the server will count more; \
-                 --tokenizer server knows",
+                "the tokenizer {} has no chat template: prompt_len counts only the text, and the server will count more; \
+                 --tokenizer server asks the server",
                 tokenizer.name()
             ));
         }
-        // A recorded load is sent whole, and conversations that are counted are not cut.
+        // A recorded load is sent completely, and a given number of conversations is not truncated.
         let all = dataset.output == OutputTokens::Recorded || flags.sessions.num_conversations.is_some();
         Ok(Common {
             tokenizer,
@@ -82,29 +82,29 @@ impl Common {
         })
     }
 
-    /// The tokenizer with what the server adds to a prompt.
+    /// Counts prompt tokens as the server does.
     pub fn prompt_counter(&self) -> Result<PromptCounter<'_>, Error> {
         PromptCounter::new(&self.tokenizer, self.chat)
     }
 
-    /// The dataset's file.
+    /// The path of the dataset's file.
     pub fn require_file(&self) -> Result<&Path, Error> {
         self.dataset_path
             .as_deref()
             .ok_or_else(|| Error::Usage("this dataset needs a file: add --dataset-path FILE".into()))
     }
 
-    /// Prompt tokens, as the server will count them, less the prefix.
+    /// Prompt tokens as the server counts them, without the shared prefix.
     pub fn input_tokens(&self) -> u32 {
         self.input_len.unwrap_or(1024)
     }
 
-    /// Tokens of the prefix that all prompts share.
+    /// Tokens of the shared prefix.
     pub fn prefix_tokens(&self) -> u32 {
         self.prefix_len.unwrap_or(0)
     }
 
-    /// Tokens to generate, where all requests ask for the same number.
+    /// Tokens to generate, if all requests ask for the same number.
     pub fn output_tokens(&self) -> u32 {
         match self.output_len {
             Some(OutputLen::Tokens(n)) => n,
@@ -112,7 +112,7 @@ impl Common {
         }
     }
 
-    /// The body that makes a server generate all tokens that a request asks for.
+    /// A body that makes the server generate as many tokens as requested.
     pub fn ignore_eos(&self) -> Option<Object> {
         (!self.no_ignore_eos).then(|| Object::from_iter([("ignore_eos".to_owned(), Value::Bool(true))]))
     }

@@ -1,4 +1,4 @@
-//! Conversations as datasets hold them, in the ways of `ShareGPT` and of the `OpenAI` API.
+//! Conversations in dataset files, in `ShareGPT`'s or the `OpenAI` API's format.
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ pub struct ChatMessage {
     content: Option<String>,
 }
 
-/// Text, or the texts of a list of parts.
+/// Reads a text, or joins the texts of content parts.
 fn deserialize_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     match Value::deserialize(from)? {
         Value::Null => Ok(None),
@@ -33,7 +33,7 @@ fn deserialize_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>
     }
 }
 
-/// Who speaks, whatever the dataset calls it.
+/// Role of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Speaker {
     System,
@@ -52,18 +52,18 @@ impl ChatMessage {
     }
 }
 
-/// What both sides said, question by question.
+/// Questions and answers of a conversation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
-    /// What stands in front.
+    /// The system prompt.
     pub system: Option<String>,
     /// Questions and their answers.
     pub pairs: Vec<(String, String)>,
 }
 
 impl Conversation {
-    /// As far as questions and answers follow each other, neither empty. Answers in front of the first question, which are
-    /// the middle of something longer, are passed over.
+    /// Takes messages as long as questions and answers alternate and neither is empty. Answers before the first
+    /// question are skipped: the row is the middle of a longer conversation.
     pub fn from_messages(messages: Vec<ChatMessage>) -> Self {
         let mut conversation = Conversation::default();
         let mut messages = messages
@@ -85,14 +85,14 @@ impl Conversation {
         conversation
     }
 
-    /// The messages up to the first answer, and that answer; no messages if no user says anything.
+    /// The messages up to the first answer, and that answer; none without a user message.
     pub fn opening_messages(messages: Vec<ChatMessage>) -> (Vec<Value>, Option<String>) {
         let mut opening = Vec::new();
         let mut asked = false;
         for message in messages {
             let role = match message.parse_speaker() {
                 Some(Speaker::Model) if asked => return (opening, message.content),
-                // The middle of something longer.
+                // The row is the middle of a longer conversation.
                 Some(Speaker::Model) => continue,
                 Some(Speaker::System) => "system",
                 Some(Speaker::User) => "user",
@@ -107,7 +107,7 @@ impl Conversation {
         (opening, None)
     }
 
-    /// What the model says last.
+    /// The last message of the model.
     pub fn last_answer(messages: Vec<ChatMessage>) -> Option<String> {
         messages
             .into_iter()
@@ -115,16 +115,16 @@ impl Conversation {
             .and_then(|last| last.content)
     }
 
-    /// A turn for each question, with the length of its answer, or the length that was asked for.
+    /// Makes one request per question. `--output-len`, or else the length of the answer, is what each asks for.
     pub fn into_session(self, common: &Common, counter: PromptCounter) -> Result<SessionRequests, Error> {
-        let exchanges = self.pairs.into_iter().map(|(user, reply)| {
-            let reply_len = match common.output_len {
+        let exchanges = self.pairs.into_iter().map(|(user, response)| {
+            let response_len = match common.output_len {
                 Some(OutputLen::Tokens(n)) => n,
                 // The answer is generated, so it has no special tokens in front.
-                _ => u32::try_from(counter.tokenizer.count(&reply)?).unwrap_or(u32::MAX),
+                _ => u32::try_from(counter.tokenizer.count(&response)?).unwrap_or(u32::MAX),
             };
-            // The question is as long as it is.
-            Ok(ScriptedTurn { user, reply, reply_len, asked: PromptLen::exact(0) })
+            // The question has its own length.
+            Ok(ScriptedTurn { user, response, response_len, asked: PromptLen::exact(0) })
         });
         session::build_session(common, counter, self.system.as_deref(), exchanges, 0, None)
     }

@@ -1,13 +1,13 @@
-//! A CSV file, whose columns are found by name.
+//! A CSV file whose columns are found by name.
 
 use std::io::{self, Read};
 
 use crate::error::{Error, truncate_quote};
 
-/// The longest row, in bytes. A longer one is a quote that is never closed, and would be read to the end of the file.
+/// Longest row in bytes. A longer one is an unclosed quote, which would be read to the end of the file.
 const LONGEST_ROW: usize = 1 << 16;
 
-/// Gives no more than a row may have, until it is told that the next row begins.
+/// Fails when more than the longest row was read; `left` is reset before each row.
 struct RowLimitReader<R> {
     input: R,
     left: usize,
@@ -18,7 +18,7 @@ impl<R: Read> Read for RowLimitReader<R> {
         if self.left == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a row of more than {} KiB: a quote is never closed", LONGEST_ROW >> 10),
+                format!("a row of more than {} KiB: a quote is not closed", LONGEST_ROW >> 10),
             ));
         }
         let most = buffer.len().min(self.left);
@@ -28,7 +28,7 @@ impl<R: Read> Read for RowLimitReader<R> {
     }
 }
 
-/// The rows of a table.
+/// Rows of a CSV file.
 pub struct CsvTable<R> {
     reader: csv::Reader<RowLimitReader<R>>,
     name: String,
@@ -45,53 +45,55 @@ impl<R: Read> CsvTable<R> {
         if header.is_empty() {
             return Err(Error::Input(format!("{name} is empty: it has no header and no rows")));
         }
-        // Spreadsheets put a byte order mark in front.
+        // Spreadsheets write a byte order mark first.
         let header = header.iter().map(|column| column.trim_start_matches('\u{feff}').to_owned()).collect();
         Ok(CsvTable { reader, name, header, record: csv::StringRecord::new() })
     }
 
-    /// The place of the column of this name.
+    /// Index of the column called `name`.
     pub fn find_column(&self, name: &str) -> Result<usize, Error> {
         let found = self.header.iter().position(|column| column.eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
             let (file, columns) = (&self.name, truncate_quote(&self.header.join(", ")));
-            Error::Input(format!("{file}:1: no column `{name}`; there are {columns}: is it another dataset's file?"))
+            Error::Input(format!(
+                "{file}:1: no column `{name}`; the columns are {columns}: is this the file of another dataset?"
+            ))
         })
     }
 
-    /// The place of a column that may be absent.
+    /// Index of a column that may be missing.
     pub fn find_optional(&self, name: &str) -> Option<usize> {
         self.find_column(name).ok()
     }
 
-    /// Reads the next row; whether there was one.
+    /// Reads the next row. `false`: the file has ended.
     pub fn read_row(&mut self) -> Result<bool, Error> {
         let line = self.reader.position().line();
         self.reader.get_mut().left = LONGEST_ROW;
         self.reader.read_record(&mut self.record).map_err(|e| csv_error(&self.name, line, e))
     }
 
-    /// A field of the row.
+    /// A field of the current row.
     pub fn field_text(&self, column: usize) -> &str {
         self.record.get(column).unwrap_or_default()
     }
 
-    /// A field of the row as `parse` reads it.
+    /// A field of the current row, parsed by `parse`.
     pub fn parse_field<T>(&self, column: usize, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, Error> {
         let text = self.field_text(column);
         parse(text).ok_or_else(|| {
             let (column, text) = (self.header.get(column).map_or("", String::as_str), truncate_quote(text));
-            Error::Input(format!("{}:{}: `{text}` in the column `{column}`", self.name, self.line_number()))
+            Error::Input(format!("{}:{}: invalid value `{text}` in column `{column}`", self.name, self.line_number()))
         })
     }
 
-    /// The line of the row.
+    /// Line number of the current row.
     pub fn line_number(&self) -> u64 {
         self.record.position().map_or(0, csv::Position::line)
     }
 }
 
-/// The error of a row that begins at `line`.
+/// Converts the error of a row that begins at `line`.
 fn csv_error(name: &str, line: u64, e: csv::Error) -> Error {
     match e.into_kind() {
         csv::ErrorKind::Io(e) if e.kind() == io::ErrorKind::InvalidData => Error::Input(format!("{name}:{line}: {e}")),
@@ -109,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quote_that_is_never_closed_does_not_swallow_the_file() {
+    fn an_unclosed_quote_does_not_swallow_the_file() {
         let row = |i: usize| format!("{}{i},7\n", if i == 2000 { "\"" } else { "" });
         let text = "a,b\n".to_owned() + &(0..100_000).map(row).collect::<String>();
         let mut table = CsvTable::new(text.as_bytes(), "t.csv".into()).unwrap();
@@ -117,7 +119,7 @@ mod tests {
             assert!(table.read_row().unwrap());
         }
         let error = table.read_row().unwrap_err();
-        assert_eq!(error.to_string(), "t.csv:2002: a row of more than 64 KiB: a quote is never closed");
+        assert_eq!(error.to_string(), "t.csv:2002: a row of more than 64 KiB: a quote is not closed");
         assert_eq!(error.exit_code(), 3);
 
         let short = format!("a,b\n\"{}", "7,8\n".repeat(1000));
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_said_to_be_one() {
+    fn an_empty_file_is_reported() {
         let Err(error) = CsvTable::new(&b""[..], "t.csv".into()) else { panic!("a table") };
         assert!(error.to_string().contains("t.csv is empty"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! `--grid`: a line for each cell of the config's grid, for a script to loop over.
+//! `--grid`: one line per cell of the config's grid, for a script to loop over.
 
 use std::{collections::HashSet, io::Write, path::Path};
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 
 use crate::{cli, config, error::Error, ndjson, rng};
 
-/// How the cells are written.
+/// Output format of the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum GridFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// The same values in the same order, with tabs between them, for `while read`.
+    /// The same values in the same order, separated by tabs, for `while read`.
     Tsv,
 }
 
-/// One cell.
+/// A cell of the grid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct GridCell {
-    /// `None`, as the output length: the lengths are those of the dataset.
+    /// `None`, like the output length, if the dataset determines the lengths.
     input_len: Option<u32>,
     output_len: Option<u32>,
     max_concurrency: u32,
@@ -44,7 +44,7 @@ pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
 }
 
 impl GridCell {
-    /// Its values with tabs between them; `-` for what the config leaves open, since `read` would skip an empty one.
+    /// The values separated by tabs; `-` for missing ones, because `read` would skip an empty field.
     fn to_tsv(&self) -> String {
         let GridCell { input_len, output_len, max_concurrency, num_prompts, seed, name, base_url, model } = self;
         let [base_url, model] = [base_url, model].map(|text| text.as_deref().unwrap_or("-"));
@@ -54,7 +54,8 @@ impl GridCell {
     }
 }
 
-/// Every pair of lengths with every pair of load; without lengths, every load once.
+/// Combines each pair of lengths with each pair of concurrency and number of prompts; without lengths, uses each load
+/// once.
 fn grid_cells(grid: &config::Grid, base: u64) -> Vec<GridCell> {
     let mut lengths: Vec<_> = grid.input_output.iter().map(|&(input, output)| (Some(input), Some(output))).collect();
     if lengths.is_empty() {
@@ -71,7 +72,7 @@ fn grid_cells(grid: &config::Grid, base: u64) -> Vec<GridCell> {
             let lengths = [input_len, output_len].map(Option::unwrap_or_default);
             let mut seed = cell_seed(base, [lengths[0], lengths[1], max_concurrency, num_prompts]);
             let mut name = format!("bench_{what}_mc{max_concurrency}_np{num_prompts}");
-            // A cell that comes twice is a repetition: with other prompts, and files of its own.
+            // A repeated cell gets other prompts and another name.
             for run in 2.. {
                 if taken.insert(seed) {
                     break;
@@ -86,13 +87,14 @@ fn grid_cells(grid: &config::Grid, base: u64) -> Vec<GridCell> {
     cells
 }
 
-/// A cell's own seed, so that no cell finds its prompts in the prefix cache that an earlier one filled.
+/// A separate seed for each cell, so that no cell finds its prompts in a prefix cache that an earlier one filled.
 ///
-/// It hangs on what the cell is and not on where it stands, so a grid can grow without changing the cells it had.
+/// The seed depends on the values of the cell and not on its position, so existing cells keep theirs when the grid
+/// grows.
 fn cell_seed(base: u64, [input, output, concurrency, prompts]: [u32; 4]) -> u64 {
     let pair = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
     let drawn = rng::random_stream(pair(input, output), "grid cell", pair(concurrency, prompts)).next_u64();
-    // 31 bits: every language's integers hold the sum.
+    // 31 bits, so that the sum fits the integers of every language.
     base.wrapping_add(drawn >> 33)
 }
 

@@ -1,17 +1,17 @@
-//! `vb-gen`: a dataset becomes requests.
+//! `vb-gen`: turns a dataset into requests.
 //!
 //! ```text
-//! Args ─▶ Common ─▶ a file for each dataset ─▶ exact (lengths, words) ─▶ writer ─▶ stdout
+//! Args ─▶ Common ─▶ the dataset's file ─▶ exact (lengths, words) ─▶ writer ─▶ stdout
 //! ```
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`args`], [`common`] | the flags, their checks, and what every dataset gets of them |
-//! | [`dataset`] | one file for each dataset, and the table of them |
-//! | [`exact`] | lengths, and texts of exactly that many tokens |
+//! | [`args`], [`common`] | flags and their checks; what every dataset gets |
+//! | [`dataset`] | the table of datasets, one file each |
+//! | [`exact`] | lengths, and texts with exactly that many tokens |
 //! | [`rows`], [`csv_table`] | requests from the rows of a file |
-//! | [`conversation`], [`session`] | conversations in files, and the requests of their turns |
-//! | [`chat_text`], [`media`] | chat templates, images and sound |
+//! | [`conversation`], [`session`] | conversations in files, and one request per turn |
+//! | [`chat_text`], [`media`] | chat templates, images and audio |
 //! | [`ordered`], [`writer`] | requests made by several threads, written in order |
 //! | [`mix`], [`grid`] | `vb-gen mix` and `vb-gen --grid` |
 
@@ -40,7 +40,7 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// Writes one line to standard error.
+/// Prints one line to standard error.
 fn print_warning(what: impl std::fmt::Display) {
     cli::print_warning("vb-gen", what);
 }
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     if let Some(format) = flags.grid {
         let config = flags.config.config.as_deref();
-        let config = config.ok_or_else(|| Error::Usage("--grid is in a config: --config config.yaml".into()))?;
+        let config = config.ok_or_else(|| Error::Usage("--grid needs a config: add --config config.yaml".into()))?;
         return grid::run(config, format, flags.seed);
     }
     let prefix = flags.request_id_prefix.clone().unwrap_or_else(|| format!("vb-{}-", flags.seed));

@@ -1,4 +1,4 @@
-//! Items made by several threads and taken in their order, with a bounded number waiting.
+//! Makes items in several threads and takes them in order, with a bounded number waiting.
 
 use std::{
     sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
@@ -7,12 +7,12 @@ use std::{
 
 use crate::error::Error;
 
-/// How many finished items may wait for each thread: enough that none stands idle, few enough to need no memory.
+/// Finished items that may wait per thread: enough to keep all threads busy, few enough to need little memory.
 pub const AHEAD: usize = 16;
-/// The same of items that may be large: conversations, images and sound.
+/// The same for large items: conversations, images and audio.
 pub const FEW: usize = 1;
 
-/// What the taker is told.
+/// What the consumer gets.
 pub enum NextItem<T> {
     /// The next item.
     Item(T),
@@ -20,17 +20,17 @@ pub enum NextItem<T> {
     Wait,
 }
 
-/// Whether the taker wants more.
+/// Whether the consumer wants more items.
 #[derive(PartialEq, Eq)]
 pub enum Demand {
     Yes,
     No,
 }
 
-/// Makes items 0, 1, 2, … until `make` has no more, and hands them to `take` in this order until it has enough.
+/// Makes items 0, 1, 2, … until `make` returns `None`, and passes them to `take` in this order until it has enough.
 ///
-/// Thread `t` of `n` makes the items `t`, `t + n`, …, `ahead` of the taker at the most; what comes out does not depend on how
-/// many threads there are.
+/// Thread `t` of `n` makes the items `t`, `t + n`, …, at most `ahead` of the consumer. The result does not depend on
+/// the number of threads.
 pub fn make_in_order<T: Send>(
     ahead: usize,
     make: impl Fn(u64) -> Option<T> + Sync,
@@ -42,7 +42,7 @@ pub fn make_in_order<T: Send>(
         let lanes = (0..threads).map(|lane| {
             let (sender, receiver) = sync_channel(ahead);
             scope.spawn(move || {
-                // The sending fails once the taker has left, whatever its reason.
+                // Sending fails once the consumer has stopped, for any reason.
                 (lane as u64..).step_by(threads).map_while(make).try_for_each(|item| sender.send(item))
             });
             receiver
@@ -51,7 +51,7 @@ pub fn make_in_order<T: Send>(
     })
 }
 
-/// As [`ordered`], of what `items` gives, which one thread asks for.
+/// Like [`make_in_order`], with items from an iterator that one thread advances.
 pub fn make_in_order_from<I: Send, T: Send>(
     mut items: impl Iterator<Item = I> + Send,
     make: impl Fn(I) -> T + Sync,
@@ -78,7 +78,7 @@ fn thread_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Takes one item of each lane in turn.
+/// Takes one item of each thread in turn.
 fn take_in_turn<T>(
     lanes: &[Receiver<T>],
     take: &mut impl FnMut(NextItem<T>) -> Result<Demand, Error>,

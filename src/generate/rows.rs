@@ -1,4 +1,4 @@
-//! Requests from the rows of a dataset file: shuffled, filtered, and drawn again when there are too few.
+//! Requests from the rows of a dataset file: shuffled, filtered, and repeated if there are too few.
 
 use crate::{
     data::{Row, Rows},
@@ -14,7 +14,7 @@ use crate::{
     rng,
 };
 
-/// A request and its measured prompt, or `None` for a row that the dataset's rule leaves out.
+/// A request and the length of its prompt, or `None` for a row that the dataset's rules exclude.
 pub type KeptRow = Option<(SampleRequest, PromptLen)>;
 
 /// What a row became.
@@ -23,7 +23,7 @@ enum MadeRequests {
     SessionRequests(SessionRequests),
 }
 
-/// What became of a row.
+/// Result of reading a row.
 enum RowOutcome {
     KeptRow(MadeRequests),
     LeftOut,
@@ -31,7 +31,7 @@ enum RowOutcome {
     Bad(Error),
 }
 
-/// Writes `--num-prompts` requests made of `rows`, or of all of them.
+/// Writes `--num-prompts` requests from `rows`, or one for each row.
 pub fn write_requests(
     common: &Common,
     rows: &Rows,
@@ -41,7 +41,7 @@ pub fn write_requests(
     write_rows(common, rows, writer, |row| Ok(make(row)?.map(|kept| MadeRequests::Request(Box::new(kept)))))
 }
 
-/// As [`run`], with a conversation of each row; `make` gives none for a row that is left out.
+/// Like [`write_requests`], with a conversation per row; rows for which it is empty are excluded.
 pub fn write_sessions(
     common: &Common,
     rows: &Rows,
@@ -74,22 +74,22 @@ fn write_rows(
     };
     let kept = write_once(common, &order, writer, &make)?;
     if kept.is_empty() {
-        return Err(Error::Input(format!("none of the {} rows is a usable request", rows.count())));
+        return Err(Error::Input(format!("none of the {} rows is usable", rows.count())));
     }
     let Some(missing) = common.missing_count(writer) else { return Ok(()) };
-    let there = format!("only {} of the {} rows are usable requests", kept.len(), rows.count());
+    let there = format!("only {} of the {} rows are usable", kept.len(), rows.count());
     if !common.oversample {
-        print_warning(format!("{there}: wrote those"));
+        print_warning(format!("{there}: wrote only those"));
         return Ok(());
     }
     print_warning(format!(
-        "{there}: {missing} are written a second time, which the server's prefix cache will notice; \
-         --no-oversample stops at what there is"
+        "{there}: {missing} requests repeat a row, which the server's prefix cache will have; \
+         --no-oversample writes each row at most once"
     ));
     oversample(common, &kept, writer, &make)
 }
 
-/// Writes the rows in this order until there are enough; gives those that were kept.
+/// Writes the rows in this order until there are enough, and returns those that were used.
 fn write_once(
     common: &Common,
     order: &[usize],
@@ -107,9 +107,9 @@ fn write_once(
                 RowOutcome::LeftOut => {}
                 RowOutcome::Bad(e) => {
                     bad += 1;
-                    // One is shown, the rest are counted.
+                    // Show the first, count the others.
                     if bad == 1 {
-                        print_warning(format!("{e}; left out"));
+                        print_warning(format!("{e}; skipped"));
                     }
                 }
                 RowOutcome::KeptRow(requests) => {
@@ -121,12 +121,12 @@ fn write_once(
         },
     )?;
     if bad > 1 {
-        print_warning(format!("{bad} bad rows were left out"));
+        print_warning(format!("skipped {bad} bad rows"));
     }
     Ok(kept)
 }
 
-/// Writes more until there are enough, each drawn from the rows that were kept.
+/// Writes rows drawn from those that were used, until there are enough.
 fn oversample(
     common: &Common,
     kept: &[usize],
@@ -142,7 +142,7 @@ fn oversample(
                 NextItem::Wait => writer.flush()?,
                 NextItem::Item(outcome) => {
                     if let RowOutcome::KeptRow(mut requests) = outcome? {
-                        // The id, unlike the text, must be its own.
+                        // The text is repeated; the id must be unique.
                         if let MadeRequests::Request(request) = &mut requests {
                             request.0.request_id = None;
                         }

@@ -1,4 +1,4 @@
-//! Conversations: what a user says, turn by turn, becomes one request a turn, each with all that was said before.
+//! Conversations as requests: one request per turn, each with all earlier messages.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::{
     units::{MAX_TOKENS, parse_count, parse_count_u32},
 };
 
-/// A conversation: what is said in it, once, and what of that each turn sends.
+/// A conversation: its messages, stored once, and how many of them each turn sends.
 #[derive(Debug, Default)]
 pub struct SessionRequests {
     messages: Vec<Value>,
@@ -28,52 +28,51 @@ pub struct SessionRequests {
     is_cut: bool,
 }
 
-/// A turn: a conversation up to what the user says.
+/// A turn: the conversation up to a user message.
 #[derive(Debug)]
 struct SessionTurn {
-    /// The messages up to there.
+    /// Number of messages that it sends.
     messages: usize,
     prompt: PromptLen,
-    reply_len: u32,
+    response_len: u32,
     cached: u32,
 }
 
 impl SessionRequests {
-    /// Whether it has no turn.
+    /// Whether it has 0 turns.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
-    /// Whether it was ended in front of a turn that would be too long for the model.
+    /// Whether it ended before a turn that would be too long for the model.
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
 }
 
-/// The flags of conversations, which several datasets have.
+/// Flags of conversations, which several datasets share.
 #[derive(Debug, clap::Args)]
 pub struct SessionFlags {
-    /// Send whole conversations turn by turn (sharegpt and hf; multi-turn always does).
+    /// Send whole conversations, one request per turn (sharegpt and hf; multi-turn always does).
     #[arg(long, help_heading = CONVERSATIONS)]
     pub multi_turn: bool,
-    /// How many conversations to write; the limit of --num-prompts, which counts turns, then holds only if it is given too.
+    /// Number of conversations. --num-prompts, which counts turns, then only limits them if it is given too.
     #[arg(long, help_heading = CONVERSATIONS, value_name = "N", value_parser = parse_count)]
     pub num_conversations: Option<u64>,
-    /// Whose replies the next turn carries: those of the server, which vb-fire puts there, or those of the dataset
-    /// [default: server].
+    /// Where earlier responses in a conversation come from: `server` (vb-fire inserts what the server sent) or
+    /// `dataset` [default: server].
     #[arg(long, help_heading = CONVERSATIONS, value_enum, value_name = "WHOSE")]
     pub replies: Option<ResponseSource>,
-    /// How long users think between a reply and their next turn: 2s, or exp:2s for exponential draws with this mean
-    /// [default: not at all].
+    /// Time between a response and the user's next turn: 2s, or exp:2s (exponential, mean 2 s) [default: 0].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TIME")]
     pub think_time: Option<ThinkTime>,
-    /// The most turns of a conversation: longer ones are cut (sharegpt and hf), or the upper end of what is drawn
+    /// Most turns of a conversation: longer ones are truncated (sharegpt and hf); or the upper end of a range
     /// (multi-turn, with --min-turns).
     #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-max-turns", value_parser = parse_count_u32)]
     pub max_turns: Option<u32>,
 }
 
-/// Checks the flags of conversations where a dataset has them with `--multi-turn`.
+/// Checks the flags of conversations for a dataset that has them with `--multi-turn` only.
 pub fn check_optional_turns(args: &Args) -> Result<(), Error> {
     if args.common.sessions.multi_turn {
         return check_turns(args);
@@ -89,14 +88,14 @@ pub fn check_optional_turns(args: &Args) -> Result<(), Error> {
 pub fn check_turns(args: &Args) -> Result<(), Error> {
     let flags = &args.common.sessions;
     if flags.num_conversations == Some(0) {
-        return Err(Error::Usage("--num-conversations is 1 or more".into()));
+        return Err(Error::Usage("--num-conversations must be at least 1".into()));
     }
     if flags.max_turns == Some(0) {
-        return Err(Error::Usage("a conversation has at least 1 turn".into()));
+        return Err(Error::Usage("a conversation needs at least 1 turn".into()));
     }
     if !args.common.backend.is_chat() && flags.replies.unwrap_or_default() == ResponseSource::Server {
         return Err(Error::Usage(
-            "--backend openai sends text, which has no place for replies that are not known yet: \
+            "--backend openai sends text, which cannot contain responses that are not known yet: \
              use --backend openai-chat, or --replies dataset"
                 .into(),
         ));
@@ -104,26 +103,26 @@ pub fn check_turns(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whose replies a later turn carries.
+/// Where earlier responses in a conversation come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ResponseSource {
-    /// What the server really answered: `vb-fire` puts it in the place that is left for it.
+    /// The server: `vb-fire` inserts its responses.
     #[default]
     Server,
-    /// Those of the dataset, whatever the server answers; random words with multi-turn.
+    /// The dataset, regardless of what the server sends; random words with multi-turn.
     Dataset,
 }
 
-/// What the user says in a turn, and what is known of the reply.
+/// A user message, and the response that the dataset has for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScriptedTurn {
-    /// The user's own text.
+    /// The user message.
     pub user: String,
-    /// The dataset's reply.
-    pub reply: String,
+    /// The dataset's response.
+    pub response: String,
     /// Tokens to generate.
-    pub reply_len: u32,
-    /// How long the user's own text should be, and is.
+    pub response_len: u32,
+    /// Requested and actual length of the user message.
     pub asked: PromptLen,
 }
 
@@ -136,12 +135,12 @@ pub struct SessionRules {
     pub think_time: Option<ThinkTime>,
     pub max_model_len: u32,
     pub max_turns: Option<u32>,
-    /// `None`: as many as there are, within `--num-prompts`.
+    /// `None`: all, within `--num-prompts`.
     pub num_conversations: Option<u64>,
 }
 
 impl SessionRules {
-    /// With the defaults.
+    /// Applies the defaults.
     pub fn from_flags(args: &SessionFlags, max_model_len: Option<u32>) -> Self {
         SessionRules {
             multi_turn: args.multi_turn,
@@ -155,13 +154,13 @@ impl SessionRules {
 }
 
 impl Common {
-    /// Whether no more is to be written.
+    /// Whether enough was written.
     pub fn is_complete(&self, writer: &RequestWriter) -> bool {
         (self.num_prompts > 0 && writer.requests_written() >= self.num_prompts)
             || self.sessions.num_conversations.is_some_and(|most| writer.sessions_written() >= most)
     }
 
-    /// How many requests, or conversations, are missing; `None`: none.
+    /// How many requests, or conversations, are still missing; `None` if enough were written.
     pub fn missing_count(&self, writer: &RequestWriter) -> Option<u64> {
         let missing = match self.sessions.num_conversations {
             Some(most) => most.saturating_sub(writer.sessions_written()),
@@ -170,14 +169,14 @@ impl Common {
         Some(missing).filter(|n| *n > 0 && !self.is_complete(writer))
     }
 
-    /// The turns that a conversation may have, whatever its own: no more are made than can be written.
+    /// Most turns of any conversation: no more are made than can be written.
     pub fn max_turns_written(&self) -> usize {
         let written = usize::try_from(self.num_prompts).ok().filter(|n| *n > 0);
         let most = self.sessions.max_turns.map(|n| n as usize);
         written.into_iter().chain(most).min().unwrap_or(usize::MAX)
     }
 
-    /// Writes a conversation, or as much of it as `--num-prompts` leaves room for.
+    /// Writes a conversation, or as many of its turns as `--num-prompts` allows.
     pub fn write_session(&self, session: &SessionRequests, writer: &mut RequestWriter) -> Result<(), Error> {
         let room = match self.num_prompts {
             0 => usize::MAX,
@@ -189,7 +188,7 @@ impl Common {
         let turns = session.turns.iter().take(room).enumerate().map(|(number, turn)| {
             let request = SampleRequest {
                 messages: Some(session.messages[..turn.messages].to_vec()),
-                expected_output_len: Some(turn.reply_len),
+                expected_output_len: Some(turn.response_len),
                 expected_cached_len: Some(turn.cached),
                 think_time: think.filter(|_| number > 0).map(|think| think.draw_time(&mut rng)),
                 body: session.body.clone(),
@@ -202,11 +201,11 @@ impl Common {
     }
 }
 
-/// The conversation of these exchanges, up to the first that is too long for the model.
+/// Builds a conversation from scripted turns, up to the first that is too long for the model.
 ///
-/// `prompt_len` counts the chat as the server will, with `reply_len` tokens for each reply that is not known yet. `cached` is
-/// what the first turn finds in the server's prefix cache; each later one finds the turn before it there, reply included if
-/// it is the server's own.
+/// `prompt_len` counts the chat as the server will, plus `response_len` tokens for each response that is not known yet.
+/// `cached` is the prefix cache hit of the first turn. Each later turn finds the previous turn in the cache, including
+/// its response if that is the server's.
 pub fn build_session(
     common: &Common,
     counter: PromptCounter,
@@ -220,30 +219,30 @@ pub fn build_session(
     let mut session =
         SessionRequests { messages: system.into_iter().collect(), turns: Vec::new(), body, is_cut: false };
     let mut count = ChatCounter::new(counter.tokenizer);
-    let mut unknown_len = 0_u32;
+    let mut unknown_tokens = 0_u32;
     let mut unknown = Vec::new();
     for exchange in exchanges.take(common.max_turns_written()) {
-        let ScriptedTurn { user, reply, reply_len, asked } = exchange?;
+        let ScriptedTurn { user, response, response_len, asked } = exchange?;
         session.messages.push(json!({"role": "user", "content": user}));
         let chat = ChatInput { messages: &session.messages, body: session.body.as_ref() };
         let known = if common.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };
-        let len = known + unknown_len as usize;
+        let len = known + unknown_tokens as usize;
         let prompt_len = u32::try_from(len).unwrap_or(u32::MAX);
-        if prompt_len.saturating_add(reply_len) > max_model_len {
+        if prompt_len.saturating_add(response_len) > max_model_len {
             session.messages.pop();
             session.is_cut = true;
             break;
         }
         let prompt = PromptLen { want: (len + asked.want).saturating_sub(asked.got), got: len };
-        session.turns.push(SessionTurn { messages: session.messages.len(), prompt, reply_len, cached });
+        session.turns.push(SessionTurn { messages: session.messages.len(), prompt, response_len, cached });
         cached = prompt_len;
         let content = match replies {
-            ResponseSource::Dataset => reply,
+            ResponseSource::Dataset => response,
             ResponseSource::Server => {
-                cached = cached.saturating_add(reply_len);
-                unknown_len = unknown_len.saturating_add(reply_len);
+                cached = cached.saturating_add(response_len);
+                unknown_tokens = unknown_tokens.saturating_add(response_len);
                 unknown.push(session.messages.len());
-                // What the template counts where nothing is known; the tokens are added up instead.
+                // The template renders an empty response; its tokens are added separately.
                 String::new()
             }
         };

@@ -1,4 +1,4 @@
-//! Where requests become lines: numbered, tagged, and their misfits counted.
+//! Writes requests as lines: numbers and tags them, and counts prompts with a wrong length.
 
 use std::io::{BufWriter, StdoutLock, Write};
 
@@ -10,7 +10,7 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// How long a prompt should have become, and how long it is.
+/// Requested and actual length of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptLen {
     pub want: usize,
@@ -18,21 +18,21 @@ pub struct PromptLen {
 }
 
 impl PromptLen {
-    /// A length that was measured and not asked for.
+    /// A length that was measured, not requested.
     pub fn exact(len: usize) -> Self {
         PromptLen { want: len, got: len }
     }
 }
 
-/// Standard output, as a stream of requests.
+/// Standard output as a stream of requests.
 pub struct RequestWriter {
     out: BufWriter<StdoutLock<'static>>,
     prefix: String,
     tags: Option<Object>,
     generates: bool,
-    /// How many requests may wait for each thread that makes them.
+    /// Finished requests that may wait per thread.
     ahead: usize,
-    /// What the model takes; `None`: it is not known.
+    /// `--max-model-len`, if given.
     max_model_len: Option<u32>,
     too_long: u64,
     written: u64,
@@ -42,7 +42,8 @@ pub struct RequestWriter {
 }
 
 impl RequestWriter {
-    /// Ids are `prefix` and a number; `tags` go into every request. Where nothing is generated, no length is asked for.
+    /// Ids consist of `prefix` and a number; `tags` are added to every request. If nothing is generated, no output
+    /// length is written.
     pub fn new(
         prefix: String,
         tags: Option<Object>,
@@ -65,22 +66,22 @@ impl RequestWriter {
         }
     }
 
-    /// How many requests may wait for each thread that makes them.
+    /// Finished requests that may wait per thread.
     pub fn read_ahead(&self) -> usize {
         self.ahead
     }
 
-    /// How many requests were written.
+    /// Number of requests written.
     pub fn requests_written(&self) -> u64 {
         self.written
     }
 
-    /// How many conversations were written.
+    /// Number of conversations written.
     pub fn sessions_written(&self) -> u64 {
         self.sessions
     }
 
-    /// Writes the turns of a conversation, in their order, as a session of its own.
+    /// Writes the turns of a conversation, in order, as one session.
     pub fn write_session(
         &mut self,
         turns: impl Iterator<Item = Result<(SampleRequest, PromptLen), Error>>,
@@ -125,7 +126,7 @@ impl RequestWriter {
         self.write(request)
     }
 
-    /// Writes a request. Its own id and tags stay; a tag of the command line wins over one of the same name.
+    /// Writes a request. It keeps its own id and tags, but a tag of the command line wins over one with the same name.
     pub fn write(&mut self, mut request: SampleRequest) -> Result<(), Error> {
         if request.request_id.is_none() {
             request.request_id = Some(format!("{}{}", self.prefix, self.written));
@@ -143,24 +144,24 @@ impl RequestWriter {
         Ok(())
     }
 
-    /// Lets the reader have what was written so far.
+    /// Flushes what was written so far.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.out.flush().map_err(Error::write_stdout)
     }
 
-    /// Flushes, and says how many prompts are not as long as they should be.
+    /// Flushes, and reports how many prompts do not have the requested length.
     pub fn finish(mut self) -> Result<(), Error> {
         self.flush()?;
         if self.misfits > 0 {
             let (misfits, written, worst) = (self.misfits, self.written, self.worst);
             super::print_warning(format!(
-                "{misfits} of {written} prompts could not be made exactly as long as asked (at worst {worst} tokens off); \
-                 their prompt_len is the true length"
+                "{misfits} of {written} prompts could not be made exactly as long as requested (off by up to {worst} tokens); \
+                 their prompt_len is the actual length"
             ));
         }
         if let (1.., Some(most)) = (self.too_long, self.max_model_len) {
             super::print_warning(format!(
-                "{} of {} requests are longer than --max-model-len {most}, prompt and answer together: the server will refuse them",
+                "{} of {} requests exceed --max-model-len {most} (prompt and response together): the server will reject them",
                 self.too_long, self.written
             ));
         }

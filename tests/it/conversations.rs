@@ -52,7 +52,7 @@ fn random_conversations_are_not_shortened_without_a_warning() {
     assert_eq!((whole.stdout.lines().count(), whole.stderr.as_str()), (12, ""));
     let cut = run("vb-gen", &[&long[..], &["--max-model-len", "8192"]].concat(), "");
     assert!((1..12).contains(&cut.stdout.lines().count()));
-    assert!(cut.stderr.contains("1 conversations have fewer turns than asked for"), "{}", cut.stderr);
+    assert!(cut.stderr.contains("1 conversations have fewer turns than requested"), "{}", cut.stderr);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn sharegpt(name: &str) -> String {
         {"id": "a", "conversations": [say("human", "one two"), say("gpt", "three four five"), say("human", "six"),
             say("gpt", "seven eight"), say("human", "nine"), say("gpt", "ten")]},
         {"id": "b", "conversations": [say("gpt", "the middle of"), say("human", "eleven"), say("gpt", "twelve"), say("human", "?")]},
-        {"id": "c", "conversations": [say("human", "nobody answered")]},
+        {"id": "c", "conversations": [say("human", "no answer")]},
     ]);
     let path = folder(name).join("s.json");
     fs::write(&path, rows.to_string()).unwrap();
@@ -354,7 +354,7 @@ fn too_few_conversations_are_sent_again_as_new_sessions() {
     let path = sharegpt("conversations-again");
     let args = ["--dataset-name", "sharegpt", "--dataset-path", &path, "--multi-turn", "--backend", "openai-chat"];
     let done = run("vb-gen", &[&args[..], &["--num-conversations", "5"]].concat(), "");
-    assert!(done.stderr.contains("3 are written a second time"), "{}", done.stderr);
+    assert!(done.stderr.contains("3 requests repeat a row"), "{}", done.stderr);
     let last = lines(&done.stdout).pop().unwrap();
     assert_eq!(last["session_id"], "vb-0-session-4");
 }
@@ -372,8 +372,8 @@ fn flags_that_do_not_fit_are_refused_with_the_cure() {
         (&["--apply-chat-template"], "use it with --dataset-name sharegpt, spec_bench, speed_bench, hf or custom"),
         (&[&chat[..], &["--min-turns", "3"]].concat(), "give both"),
         (&[&chat[..], &["--num-turns", "0"]].concat(), "at least 1 turn"),
-        (&[&chat[..], &["--num-conversations", "0"]].concat(), "--num-conversations is 1 or more"),
-        (&[&chat[..], &["--min-turns", "3", "--max-turns", "2"]].concat(), "is more than"),
+        (&[&chat[..], &["--num-conversations", "0"]].concat(), "--num-conversations must be at least 1"),
+        (&[&chat[..], &["--min-turns", "3", "--max-turns", "2"]].concat(), "is greater than"),
         (&[&chat[..], &["--max-model-len", "100", "--num-prompts", "1"]].concat(), "--max-model-len 100"),
         (&[&chat[..], &["--num-prompts", "0"]].concat(), "give a number"),
         (&[&chat[..], &["--think-time", "log:2s"]].concat(), "exp:2s"),

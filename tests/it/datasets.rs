@@ -1,4 +1,4 @@
-//! The datasets of `vb-gen` beside the plain ones, through its binary.
+//! The less common datasets of `vb-gen`, through its binary.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,7 +43,7 @@ fn number(value: &Value) -> usize {
     usize::try_from(value.as_u64().unwrap()).unwrap()
 }
 
-/// A tokenizer.json that puts `[CLS]`-like tokens in front of a text, and round the texts of a pair.
+/// A tokenizer.json that adds `[CLS]`-like tokens before a text, and around the texts of a pair.
 fn special_tokenizer(folder: &Path) -> String {
     let mut json: Value = serde_json::from_str(BUILTIN).unwrap();
     let special = json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
@@ -99,7 +99,7 @@ fn found(requests: &[Value], tokenizer: &Tokenizer) -> Vec<usize> {
 }
 
 #[test]
-fn repeated_prefixes_are_exact_and_are_found_as_often_as_is_said() {
+fn repeated_prefixes_are_exact_and_are_found_as_often_as_expected() {
     let folder = folder("gen-repeat");
     let special = special_tokenizer(&folder);
     for tokenizer in ["builtin", &special] {
@@ -161,7 +161,7 @@ fn lengths_of_groups_vary_and_some_come_more_often() {
 }
 
 #[test]
-fn the_cache_of_the_simulated_engine_finds_what_is_meant() {
+fn the_cache_of_the_simulated_engine_finds_what_is_expected() {
     let sim = Sim::start(&["--step-base", "50us", "--step-per-prefill-token", "0s", "--step-per-context-token", "0s"]);
     for (ratio, words) in [
         (0.6, "--cache-hit-ratio 0.6 --num-prompts 120 --input-len 256 --range-ratio 0.4 --seed 1"),
@@ -173,7 +173,7 @@ fn the_cache_of_the_simulated_engine_finds_what_is_meant() {
     ] {
         let words: Vec<&str> = words.split(' ').chain(["--output-len", "1"]).collect();
         let requests = run("vb-gen", &words, "");
-        assert!(requests.stderr.contains("prompt tokens are meant to be in the prefix cache"), "{}", requests.stderr);
+        assert!(requests.stderr.contains("prompt tokens should be prefix cache hits"), "{}", requests.stderr);
         let outputs = run("vb-fire", &["--base-url", &sim.url, "--max-concurrency", "1"], &requests.stdout);
         assert_eq!(outputs.code, 0, "{}", outputs.stderr);
         let result: Value = serde_json::from_str(&run("vb-stats", &[], &outputs.stdout).stdout).unwrap();
@@ -241,7 +241,7 @@ fn batches_are_lists_of_texts_or_of_ids() {
     assert_eq!(ids[0]["prompt"][1].as_array().unwrap().len(), 9);
 }
 
-/// Height and width, as the frame header of a JPEG tells them.
+/// Height and width, from the frame header of a JPEG.
 fn jpeg_size(url: &str) -> (u16, u16) {
     let jpeg = STANDARD.decode(url.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
     assert!(jpeg.starts_with(&[0xFF, 0xD8]) && jpeg.ends_with(&[0xFF, 0xD9]));
@@ -269,7 +269,7 @@ fn images_have_the_sizes_that_were_asked_for() {
             assert!(seen.insert(url.to_owned()), "no image comes twice");
         }
     }
-    // 3 ± 1.5, of which 5 is over the limit.
+    // 3 ± 1.5, but 5 exceeds the limit.
     assert_eq!((counts, sizes), (HashSet::from([1, 2, 3, 4]), HashSet::from([(24, 32), (16, 8)])));
 }
 
@@ -296,13 +296,13 @@ fn questions_of_benchmarks_carry_their_category() {
     refused(
         &format!("--dataset-name spec_bench --dataset-path {path} --spec-bench-category maths"),
         3,
-        "no row is of the category `maths`; there are qa, writing",
+        "no row has the category `maths`; the categories are qa, writing",
     );
     let empty = file(&folder, "empty.jsonl", "{\"category\":\"qa\",\"turns\":[\"\"]}\n");
     refused(
         &format!("--dataset-name spec_bench --dataset-path {empty}"),
         3,
-        "empty.jsonl:1: no first turn with a text",
+        "empty.jsonl:1: the first turn, which is the question, has no text",
     );
 
     let speed = "{\"category\":\"coding\",\"messages\":[{\"role\":\"user\",\"content\":\"Thou art\"}]}\n";
@@ -314,16 +314,16 @@ fn questions_of_benchmarks_carry_their_category() {
     assert_eq!((&request["prompt"], &request["expected_output_len"]), (&json!("Thou art"), &json!(4096)));
     assert_eq!(request["tags"], json!({"category": "coding"}));
     let other = format!("{words} --speed-bench-dataset-subset throughput_1k --speed-bench-category law");
-    refused(&other, 3, "there are coding");
+    refused(&other, 3, "the categories are coding");
     refused(&words, 4, "qualitative.jsonl");
     let one = folder.join("throughput_1k.jsonl");
     let one = format!("--dataset-name speed_bench --dataset-path {}", one.display());
     assert_eq!(generate(&format!("{one} --num-prompts 1 --speed-bench-output-len 7"))[0]["expected_output_len"], 7);
-    refused(&format!("{one} --speed-bench-dataset-subset qualitative"), 2, "a file already");
+    refused(&format!("{one} --speed-bench-dataset-subset qualitative"), 2, "is already a file");
 }
 
 #[test]
-fn files_beside_custom_rows_are_sent_with_them() {
+fn files_of_custom_rows_are_sent_with_them() {
     let folder = folder("gen-media");
     fs::create_dir_all(folder.join("media")).unwrap();
     file(&folder, "media/a.png", b"\x89PNG\r\n\x1a\n");
@@ -349,7 +349,7 @@ fn files_beside_custom_rows_are_sent_with_them() {
         json!([{"role": "user", "content": [text("Thou"), png, text("art"), image("data:image/png;base64,AA==")]}])
     );
     assert_eq!((&requests[0]["prompt_len"], &requests[2]["prompt_len"]), (&json!(2), &json!(3)));
-    refused(&words, 3, "rows.jsonl:1: images and sound need an API that takes them");
+    refused(&words, 3, "rows.jsonl:1: images and audio need an API that takes them");
 
     let path = file(&folder, "sound.jsonl", "{\"audio\":\"media/b.wav\"}\n");
     let words =
@@ -364,7 +364,7 @@ fn files_beside_custom_rows_are_sent_with_them() {
     );
     assert_eq!(records(&done.stdout).1[0]["output_tokens"], 3, "{done:?}");
 
-    // The bytes tell the kind, and the name only where they do not.
+    // The first bytes determine the format, or else the name.
     file(&folder, "media/lies.mp3", b"RIFF....WAVEfmt ");
     file(&folder, "media/d", b"what");
     for (audio, format) in [
@@ -384,20 +384,23 @@ fn files_beside_custom_rows_are_sent_with_them() {
 
     for (row, word) in [
         (r#"{"prompt":"a","image_files":["none.png"]}"#, "bad.jsonl:2: cannot read "),
-        (r#"{"prompt":"a","image_files":["media/c.txt"]}"#, "bad.jsonl:2: media/c.txt is no image"),
+        (r#"{"prompt":"a","image_files":["media/c.txt"]}"#, "bad.jsonl:2: media/c.txt is not a JPEG"),
         (r#"{"prompt":"a","image_files":7}"#, "bad.jsonl:2:29: invalid type: integer `7`"),
         (r#"{"prompt":"a","audio":"media"}"#, "bad.jsonl:2: cannot read "),
-        (r#"{"prompt":"a","audio":"media/d"}"#, "bad.jsonl:2: media/d is no sound of a known kind"),
-        (r#"{"prompt":"a","audio":"https://h/a.wav"}"#, "bad.jsonl:2: https://h/a.wav is an address"),
-        (r#"{"prompt":"a","audio":"data:audio/wav;base64,?"}"#, "is no sound in base64"),
+        (r#"{"prompt":"a","audio":"media/d"}"#, "bad.jsonl:2: media/d is not WAV"),
+        (r#"{"prompt":"a","audio":"https://h/a.wav"}"#, "bad.jsonl:2: https://h/a.wav is a URL"),
+        (r#"{"prompt":"a","audio":"data:audio/wav;base64,?"}"#, "is not base64-encoded audio"),
         (r#"{"prompt":"a","expected_output_len":0}"#, "bad.jsonl:2: 0 tokens to generate"),
         (r#"{"prompt":""}"#, "bad.jsonl:2: the prompt is empty"),
         (r#"{"prompt":[]}"#, "bad.jsonl:2: the prompt is empty"),
         (r#"{"messages":[]}"#, "bad.jsonl:2: the prompt is empty"),
         (r#"{"content":[]}"#, "bad.jsonl:2: the prompt is empty"),
-        (r#"{"content":[{"type":"video","video":"a.mp4"}]}"#, "bad.jsonl:2: a part of `content` of type `video`"),
-        (r#"{"content":[{"type":"image_url"}]}"#, "bad.jsonl:2: a part of type `image_url` without"),
-        (r#"{"content":"text"}"#, "bad.jsonl:2: neither `prompt` nor `messages`"),
+        (
+            r#"{"content":[{"type":"video","video":"a.mp4"}]}"#,
+            "bad.jsonl:2: unknown type `video` of a part in `content`",
+        ),
+        (r#"{"content":[{"type":"image_url"}]}"#, "bad.jsonl:2: a part of type `image_url` has no file"),
+        (r#"{"content":"text"}"#, "bad.jsonl:2: no `prompt`, `messages` or list `content`"),
     ] {
         let path = file(&folder, "bad.jsonl", format!("\n{row}\n"));
         refused(&format!("--dataset-name custom --dataset-path {path} --backend openai-chat --num-prompts 0"), 3, word);
@@ -421,10 +424,10 @@ fn flags_of_another_dataset_are_refused() {
         ("--backend openai-embeddings --output-len 5", "nothing is generated"),
         ("--output-len 0", "at least 1 token"),
         ("--dataset-name random-rerank --input-len 1", "make it 2 or more"),
-        ("--dataset-name random-rerank --random-batch-size 0", "1 or more"),
-        ("--dataset-name random-rerank --tokenizer server", "name the model's own tokenizer"),
+        ("--dataset-name random-rerank --random-batch-size 0", "must be at least 1"),
+        ("--dataset-name random-rerank --tokenizer server", "use the model's own tokenizer"),
         ("--dataset-name prefix_repetition --input-len 5", "--prefix-repetition-suffix-len"),
-        ("--dataset-name prefix_repetition --prefix-repetition-num-prefixes 0", "1 or more"),
+        ("--dataset-name prefix_repetition --prefix-repetition-num-prefixes 0", "must be at least 1"),
         ("--dataset-name prefix_repetition --num-prompts 0", "give a number"),
         ("--dataset-name gsp --range-ratio 0.5", "--gsp-range-ratio"),
         ("--dataset-name gsp --num-prompts 5 --gsp-prompts-per-group 5", "give one"),
@@ -437,19 +440,19 @@ fn flags_of_another_dataset_are_refused() {
             "does not take --output-len: the file has the length of each response",
         ),
         ("--dataset-name sonnet --range-ratio 0.5", "whole lines"),
-        ("--cache-hit-fraction 0.5", "go with --cache-hit-ratio"),
+        ("--cache-hit-fraction 0.5", "need --cache-hit-ratio"),
         ("--cache-hit-ratio 0.5 --prefix-len 4", "leave out --prefix-len"),
-        ("--cache-hit-ratio 0.5 --backend openai-chat", "--backend openai only"),
+        ("--cache-hit-ratio 0.5 --backend openai-chat", "only works with --backend openai"),
         ("--cache-hit-ratio 0.99 --input-len 64", "cannot be reached"),
-        ("--cache-hit-ratio 0.5 --random-batch-size 2 --backend openai-embeddings", "one text a request"),
-        ("--cache-hit-ratio 0.5 --num-prompts 1g", "20 bytes are kept of each"),
+        ("--cache-hit-ratio 0.5 --random-batch-size 2 --backend openai-embeddings", "one text per request"),
+        ("--cache-hit-ratio 0.5 --num-prompts 1g", "20 bytes are kept per prompt"),
         ("--cache-hit-ratio 0.01 --input-len 64 --num-prompts 2", "cannot be reached"),
         ("--random-batch-size 2", "a list of texts"),
         ("--backend openai-audio", "which --dataset-name random does not have"),
         ("--dataset-path x", "reads no file"),
         ("--dataset-name gsp --dataset-path x", "reads no file"),
         ("--random-mm-base-items-per-request 1025", "1025"),
-        ("--random-mm-bucket-config {\"60000x60000\":1}", "pixels are the most"),
+        ("--random-mm-bucket-config {\"60000x60000\":1}", "at most 67108864 pixels"),
     ] {
         let done = run("vb-gen", &words.split(' ').collect::<Vec<_>>(), "");
         assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(word), "{words}: {done:?}");
@@ -459,16 +462,16 @@ fn flags_of_another_dataset_are_refused() {
         &["--dataset-name", "random-mm", "--backend", "openai-chat", "--random-mm-base-items-per-request", "300"],
         "",
     );
-    assert!(done.code == 2 && done.stderr.contains("over the limit of 255 images"), "{done:?}");
+    assert!(done.code == 2 && done.stderr.contains("exceeds the limit of 255 images"), "{done:?}");
 }
 
 #[test]
-fn images_that_sharegpt_does_not_send_are_told_once() {
+fn images_that_sharegpt_does_not_send_are_reported_once() {
     let row = json!({"image": "a.png", "conversations": [{"value": "a b c d e"}, {"value": "f g h i j"}]}).to_string();
     let path = file(&folder("gen-sharegpt-image"), "s.json", format!("[{row},{row}]"));
     let done = run("vb-gen", &["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "0"], "");
     assert_eq!((done.code, done.stdout.lines().count()), (0, 2), "{done:?}");
-    assert_eq!(done.stderr.matches("`image` is not sent: --dataset-name hf").count(), 1, "{done:?}");
+    assert_eq!(done.stderr.matches("`image` is not sent: use --dataset-name hf").count(), 1, "{done:?}");
 }
 
 #[test]
@@ -482,13 +485,13 @@ fn a_sonnet_may_be_a_file_of_other_lines() {
         assert_eq!(request["prompt_len"], 60);
     }
     let empty = file(&folder, "empty.txt", "\n");
-    refused(&format!("{words} {empty}"), 3, "empty.txt has no line");
+    refused(&format!("{words} {empty}"), 3, "empty.txt has no lines");
     let short = run("vb-gen", &["--dataset-name", "sonnet", "--num-prompts", "1", "--prefix-len", "5"], "");
-    assert!(short.code == 0 && short.stderr.contains("all of it is shared"), "{short:?}");
+    assert!(short.code == 0 && short.stderr.contains("all of them are shared"), "{short:?}");
 }
 
 #[test]
-fn what_a_sonnet_shares_is_what_it_says() {
+fn what_sonnets_share_is_what_they_report() {
     let requests = generate("--dataset-name sonnet --input-len 90 --prefix-len 40 --num-prompts 30");
     let tokenizer = Tokenizer::builtin().unwrap();
     let found = found(&requests, &tokenizer);

@@ -298,7 +298,7 @@ fn a_cut_sharegpt_file_needs_a_word() {
 }
 
 #[test]
-fn too_few_rows_are_drawn_again_and_said_to_be() {
+fn too_few_rows_are_drawn_again_with_a_warning() {
     let folder = folder("gen-few");
     let path = file(&folder, "s.json", conversations(&[(5, 9), (8, 30)]));
     let args = ["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "7"];
@@ -307,11 +307,7 @@ fn too_few_rows_are_drawn_again_and_said_to_be() {
     let ids: HashSet<&str> = requests.iter().map(|r| r["request_id"].as_str().unwrap()).collect();
     let texts: HashSet<&str> = requests.iter().map(text).collect();
     assert_eq!((requests.len(), ids.len(), texts.len()), (7, 7, 2));
-    assert!(
-        done.stderr.contains("5 are written a second time") && done.stderr.contains("prefix cache"),
-        "{}",
-        done.stderr
-    );
+    assert!(done.stderr.contains("5 requests repeat a row") && done.stderr.contains("prefix cache"), "{}", done.stderr);
 
     let done = run("vb-gen", &[&args[..], &["--no-oversample"]].concat(), "");
     assert_eq!((done.code, lines(&done.stdout).len()), (0, 2));
@@ -324,7 +320,7 @@ const CUSTOM: &str = r#"{"prompt":"Shall I compare thee","output_tokens":5,"tags
 "#;
 
 #[test]
-fn custom_rows_keep_what_they_say() {
+fn custom_rows_keep_their_keys() {
     let folder = folder("gen-custom");
     let path = file(&folder, "c.jsonl", CUSTOM);
     let args = ["--dataset-name", "custom", "--num-prompts", "0", "--custom-output-len", "-1", "--tag", "run=x"];
@@ -352,11 +348,11 @@ fn a_bad_row_is_named_and_those_before_it_are_written() {
         let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), rows.repeat(3));
         if input == "-" {
             // One is shown, and the rest are counted.
-            assert!(done.stderr.lines().count() == 2 && done.stderr.contains("3 bad rows were left out"), "{done:?}");
+            assert!(done.stderr.lines().count() == 2 && done.stderr.contains("skipped 3 bad rows"), "{done:?}");
         }
     }
     let done = run("vb-gen", &["--dataset-name", "custom", "--dataset-path", "-"], "{\"text\":\"a\"}");
-    assert!(done.code == 3 && done.stderr.contains("stdin:1: neither `prompt` nor `messages`"), "{done:?}");
+    assert!(done.code == 3 && done.stderr.contains("stdin:1: no `prompt`, `messages` or list `content`"), "{done:?}");
 }
 
 #[test]
@@ -371,7 +367,7 @@ fn saved_requests_are_replayed_as_they_are() {
 }
 
 #[test]
-fn saved_outcomes_become_a_load_of_the_same_shape() {
+fn saved_outputs_become_a_load_of_the_same_shape() {
     let saved = [
         json!({"type": "run", "clock": {"start": 1000.5}}),
         json!({"type": "output", "request_id": "a", "scheduled_time": 1001.75, "prompt_len": 40, "output_tokens": 9, "tags": {"t": 1}}),
@@ -402,7 +398,7 @@ fn outcomes_out_of_their_order_need_the_start_of_their_run() {
         [3, 1].map(|at| json!({"type": "output", "scheduled_time": at, "prompt_len": 9}).to_string()).join("\n");
     let args = ["--dataset-name", "replay", "--dataset-path", "-"];
     let done = run("vb-gen", &args, &saved);
-    assert!(done.code == 3 && done.stderr.contains("stdin:2: due before the first line"), "{done:?}");
+    assert!(done.code == 3 && done.stderr.contains("stdin:2: scheduled before the first line"), "{done:?}");
     let sorted: Vec<&str> = saved.lines().rev().collect();
     assert_eq!(run("vb-gen", &args, sorted.join("\n")).code, 0);
 }
@@ -453,7 +449,7 @@ fn a_reader_that_leaves_ends_it_silently() {
 }
 
 #[test]
-fn what_does_not_go_together_is_told() {
+fn flags_that_contradict_each_other_are_refused() {
     for (args, word) in [
         (
             &["--dataset-name", "sonnet", "--prompt-token-ids"][..],
@@ -467,7 +463,7 @@ fn what_does_not_go_together_is_told() {
         (&["--tokenizer", "./nothing/here"], "no tokenizer `./nothing/here`"),
         (&["--tokenizer", "server", "--base-url", "sim"], "--base-url `sim`"),
         (&["--tokenizer", "server", "--base-url", "nowhere"], "as in http://127.0.0.1:8000"),
-        (&["--range-ratio", "1"], "each under 1"),
+        (&["--range-ratio", "1"], "each less than 1"),
     ] {
         let done = run("vb-gen", args, "");
         assert!(done.code == 2 && done.stdout.is_empty() && done.stderr.contains(word), "{args:?}: {done:?}");
@@ -480,7 +476,7 @@ fn what_does_not_go_together_is_told() {
         assert!(done.code == 2 && done.stderr.contains("are too many"), "{done:?}");
     }
     let long = run("vb-gen", &["--num-prompts", "3", "--max-model-len", "100"], "");
-    assert!(long.code == 0 && long.stderr.contains("3 of 3 requests are longer than --max-model-len 100"), "{long:?}");
+    assert!(long.code == 0 && long.stderr.contains("3 of 3 requests exceed --max-model-len 100"), "{long:?}");
     let done = run("vb-gen", &["--dataset-name", "sharegpt", "--dataset-path", "/no/such/file"], "");
     assert!(done.code == 4 && done.stderr.contains("/no/such/file"), "{done:?}");
 }

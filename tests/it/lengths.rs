@@ -46,14 +46,14 @@ fn pairs_of_a_file_are_drawn_or_taken_in_order() {
     assert_eq!(pairs(&drawn).into_iter().collect::<BTreeSet<_>>(), BTreeSet::from([(10, 5), (20, 6), (30, 7)]));
     std::fs::write(&path, "input,output\n10,5\n0,1\n").unwrap();
     let bad = run("vb-gen", &args, "");
-    assert!(bad.code == 3 && bad.stderr.contains("pairs.csv:3: `0` in the column `input`"), "{bad:?}");
+    assert!(bad.code == 3 && bad.stderr.contains("pairs.csv:3: invalid value `0` in column `input`"), "{bad:?}");
     std::fs::write(&path, "input,output\n10,5\n4000000000,1\n").unwrap();
     let long = run("vb-gen", &args, "");
-    assert!(long.code == 3 && long.stderr.contains("pairs.csv:3: `4000000000`"), "{long:?}");
+    assert!(long.code == 3 && long.stderr.contains("pairs.csv:3: invalid value `4000000000`"), "{long:?}");
     assert!(long.stderr.contains("from 1 to 16777216 tokens"), "{long:?}");
     std::fs::write(&path, "input,output\n10,0\n").unwrap();
     let none = run("vb-gen", &args, "");
-    assert!(none.code == 3 && none.stderr.contains(":2: `0` in the column `output`"), "{none:?}");
+    assert!(none.code == 3 && none.stderr.contains(":2: invalid value `0` in column `output`"), "{none:?}");
     let embedded = generate(&[&args[..], &["--backend", "openai-embeddings"]].concat());
     assert_eq!(lines(&embedded.stdout)[0]["prompt_len"], 10);
     let folder = run("vb-gen", &["--lengths", path.parent().unwrap().to_str().unwrap()], "");
@@ -95,18 +95,18 @@ fn images_and_batches_have_lengths_that_are_drawn_too() {
 }
 
 #[test]
-fn a_range_ends_where_it_is_said_to() {
+fn a_range_includes_its_limits() {
     let done = generate(&["--input-len", "1", "--output-len", "100", "--range-ratio", "0.1", "--num-prompts", "2000"]);
     let drawn = pairs(&done).into_iter().map(|(_, output)| output).collect::<BTreeSet<u64>>();
     assert_eq!(drawn, (90..=110).collect());
 }
 
 #[test]
-fn a_length_that_is_said_twice_is_refused() {
+fn a_length_that_is_given_twice_is_refused() {
     for (args, want) in [
         (&["--input-dist", "5", "--input-len", "5"][..], "prompt lengths are given twice"),
         (&["--output-dist", "5", "--range-ratio", "0.5"], "output lengths are given twice"),
-        (&["--input-dist", "5", "--scenario", "D(1,1)"], "give one of these"),
+        (&["--input-dist", "5", "--scenario", "D(1,1)"], "use one of these"),
         (&["--dataset-name", "sonnet", "--input-dist", "5"], "use it with --dataset-name random or random-mm"),
         (&["--input-dist", "gauss"], "is not a distribution of lengths"),
     ] {

@@ -56,8 +56,8 @@ fn it_ends_where_the_source_that_was_drawn_has_no_more() {
     let done = mix(&[&format!("1={a}"), &format!("1={b}")]);
     let taken = lines(&done.stdout).iter().filter(|r| r["tags"]["mix"] == "a").count();
     assert_eq!((done.code, taken), (0, 5));
-    let said = format!("a has no more requests: ended after {}", done.stdout.lines().count());
-    assert!(done.stderr.contains(&said), "{}", done.stderr);
+    let want = format!("a has no more requests: ended after {}", done.stdout.lines().count());
+    assert!(done.stderr.contains(&want), "{}", done.stderr);
 }
 
 #[test]
@@ -81,15 +81,15 @@ fn what_cannot_be_mixed_is_refused_with_the_cure() {
     let other = file(&folder, "o.ndjson", [json!({"type": "output"})]);
     for (args, code, want) in [
         (vec![format!("1={timed}")], 3, "t.ndjson:1: it has a `timestamp`"),
-        (vec![timed.clone()], 3, "t.ndjson:2: its `timestamp` is before"),
+        (vec![timed.clone()], 3, "t.ndjson:2: its `timestamp` is earlier than on the previous line"),
         (vec![plain.clone()], 3, "p.ndjson:1: it has no `timestamp`"),
         (vec![format!("1={other}")], 3, "o.ndjson:1: not a request"),
         (vec![format!("1={plain}"), plain.clone()], 2, "give all sources a weight"),
-        (vec!["-".into(), "-".into()], 2, "can be one source only"),
-        (vec![format!("0={plain}")], 2, "is not above 0"),
+        (vec!["-".into(), "-".into()], 2, "only one source can be standard input"),
+        (vec![format!("0={plain}")], 2, "is not greater than 0"),
         (vec![], 2, "name the sources"),
-        (vec![format!("1e308={plain}"), format!("1e308={plain}")], 2, "too large to be added"),
-        (vec![format!("a/b:1={plain}")], 2, "is not made of English letters"),
+        (vec![format!("1e308={plain}"), format!("1e308={plain}")], 2, "sum of the weights is too large"),
+        (vec![format!("a/b:1={plain}")], 2, "may only contain English letters"),
     ] {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let done = mix(&args);

@@ -32,7 +32,7 @@ fn the_same_rows_give_the_same_requests_in_every_format() {
     let csv = hf("csv", "csv", CSV, &[]);
     assert!(csv.stderr.contains("columns: prompts in `question`, real answers in `answer`"), "{}", csv.stderr);
     let requests = lines(&csv);
-    assert_eq!(requests.len(), 3, "an empty question is none");
+    assert_eq!(requests.len(), 3, "an empty question is skipped");
     assert_eq!(requests[0]["prompt"], "Shall I, compare\nthee");
     let count = |text: &str| Tokenizer::builtin().unwrap().count(text).unwrap();
     assert_eq!(requests[0]["expected_output_len"], count("to a summers day"));
@@ -58,7 +58,10 @@ fn columns_and_lengths_can_be_named() {
     let default = lines(&hf("default", "jsonl", rows, &["--hf-text-column", "a"]));
     assert_eq!(default[0]["expected_output_len"], 256);
     let unknown = hf("unknown", "jsonl", rows, &["--hf-column", "picture=a"]);
-    assert!(unknown.code == 2 && unknown.stderr.contains("a prompt, messages, output, image or audio"), "{unknown:?}");
+    assert!(
+        unknown.code == 2 && unknown.stderr.contains("use prompt, messages, output, image or audio"),
+        "{unknown:?}"
+    );
     let none = hf("none", "jsonl", rows, &[]);
     assert!(none.code == 2 && none.stderr.contains("its columns: a, b, c"), "{none:?}");
 }
@@ -108,7 +111,7 @@ fn real_answers_of_any_type_are_read() {
     }
     let row = json!({"prompt": "a", "chosen": {"a": 1}}).to_string();
     let odd = hf("odd-answer", "jsonl", &row, &[]);
-    assert!(odd.code == 3 && odd.stderr.contains("d.jsonl:1: `chosen` is no answer"), "{odd:?}");
+    assert!(odd.code == 3 && odd.stderr.contains("d.jsonl:1: `chosen` is not an answer"), "{odd:?}");
     assert_eq!(lines(&hf("no-answer", "jsonl", &row, &["--output-len", "7"]))[0]["expected_output_len"], 7);
 }
 
@@ -119,7 +122,7 @@ fn prompts_are_read_as_known_datasets_have_them() {
     let alpaca = json!({"instruction": "Sum up.", "input": "Thou art", "output": "more"}).to_string();
     let alpaca = alpaca + "\n" + &json!({"instruction": "Rhyme.", "input": "", "output": "more"}).to_string();
     let done = hf("alpaca", "jsonl", &alpaca, &[]);
-    assert!(done.stderr.contains("what they are about in `input`"), "{}", done.stderr);
+    assert!(done.stderr.contains("context in `input`"), "{}", done.stderr);
     let requests = lines(&done);
     assert_eq!((&requests[0]["prompt"], &requests[1]["prompt"]), (&json!("Sum up.\n\nThou art"), &json!("Rhyme.")));
     let named = lines(&hf("alpaca-named", "jsonl", &alpaca, &["--hf-column", "prompt=instruction"]));
@@ -169,7 +172,11 @@ fn images_and_sound_are_sent_if_their_columns_are_named() {
     let generate = |more: &[&str]| run("vb-gen", &[&base[..], more].concat(), "");
 
     let without = generate(&["--backend", "openai-chat"]);
-    assert!(without.stderr.contains("`image` is not sent: --hf-column image=image sends it"), "{}", without.stderr);
+    assert!(
+        without.stderr.contains("`image` is not sent: use --hf-column image=image to send it"),
+        "{}",
+        without.stderr
+    );
     assert!(lines(&without).iter().all(|request| request["multi_modal_data"].is_null()));
 
     let made = lines(&generate(&["--backend", "openai-chat", "--hf-column", "image=image", "audio=audio"]));
@@ -194,11 +201,11 @@ fn images_and_sound_are_sent_if_their_columns_are_named() {
 
     for backend in ["openai", "openai-embeddings", "tgi"] {
         let done = generate(&["--backend", backend, "--hf-column", "image=image"]);
-        assert!(done.code == 3 && done.stderr.contains(":1: images and sound need an API that takes"), "{done:?}");
+        assert!(done.code == 3 && done.stderr.contains(":1: images and audio need an API that takes"), "{done:?}");
     }
     fs::write(home.join("dot.gif"), b"no image").unwrap();
     let done = generate(&["--backend", "openai-chat", "--hf-column", "image=image"]);
-    assert!(done.code == 3 && done.stderr.contains("dot.gif is no image of a known kind"), "{done:?}");
+    assert!(done.code == 3 && done.stderr.contains("dot.gif is not a JPEG"), "{done:?}");
 }
 
 #[test]
@@ -218,7 +225,7 @@ fn a_bad_row_is_reported_with_its_place_or_left_out() {
         assert!(strict.code == 3 && strict.stderr.contains(place), "{strict:?}");
         let lenient = hf(name, ending, &latin, &["--lenient"]);
         assert_eq!(lines(&lenient).len(), 2, "{}", lenient.stderr);
-        assert!(lenient.stderr.contains("left out"), "{}", lenient.stderr);
+        assert!(["left out", "skipped"].iter().any(|word| lenient.stderr.contains(word)), "{}", lenient.stderr);
     }
 }
 
@@ -296,7 +303,7 @@ mod parquet {
 
     #[test]
     fn a_file_that_is_not_parquet_is_an_error() {
-        let done = hf("no-parquet", "parquet", "this is no parquet", &[]);
+        let done = hf("no-parquet", "parquet", "this is not parquet", &[]);
         assert!(done.code == 3 && done.stderr.contains("d.parquet: "), "{done:?}");
     }
 

@@ -12,7 +12,7 @@ fn path(name: &str) -> String {
     data(name).to_str().unwrap().to_owned()
 }
 
-/// Runs `vb-gen` over a trace, which must succeed: its requests, and what it says.
+/// Runs `vb-gen` over a trace, which must succeed: its requests, and its standard error.
 fn generate(form: &str, file: &str, args: &[&str]) -> (Vec<Value>, String) {
     let done = run("vb-gen", &[&["--dataset-name", form, "--dataset-path", file], args].concat(), "");
     assert_eq!(done.code, 0, "{}", done.stderr);
@@ -40,8 +40,8 @@ fn lengths_times_and_shared_blocks_are_those_of_the_trace() {
     let file = path("trace-mooncake.jsonl");
     let (rows, tokenizer) = (rows(&file), Tokenizer::builtin().unwrap());
     for kind in [&["--prompt-token-ids"][..], &[]] {
-        let (requests, told) = generate("mooncake", &file, kind);
-        assert_eq!((requests.len(), told.as_str()), (rows.len(), ""));
+        let (requests, stderr) = generate("mooncake", &file, kind);
+        assert_eq!((requests.len(), stderr.as_str()), (rows.len(), ""));
         let prompts: Vec<Vec<u32>> = requests.iter().map(|r| tokens(r, &tokenizer)).collect();
         let first = rows[0]["timestamp"].as_u64().unwrap();
         for ((row, request), prompt) in rows.iter().zip(&requests).zip(&prompts) {
@@ -73,13 +73,13 @@ fn chats_are_as_long_as_the_trace_says_with_their_template() {
     let template = r#"{"chat_template":"<{{ messages[0].content }}> and answer:"}"#;
     fs::write(folder.join("tokenizer_config.json"), template).unwrap();
     let args = ["--backend", "openai-chat", "--tokenizer", folder.to_str().unwrap()];
-    let (requests, told) = generate("qwen", &path("trace-qwen.jsonl"), &args);
+    let (requests, stderr) = generate("qwen", &path("trace-qwen.jsonl"), &args);
     let lengths: Vec<&Value> = requests.iter().map(|r| &r["prompt_len"]).collect();
     assert_eq!(lengths, [40, 20, 72]);
-    assert!(!told.contains("exactly"), "{told}");
+    assert!(!stderr.contains("exactly"), "{stderr}");
 }
 
-/// A model whose template puts tokens in front of a text and others behind it, and the tokens of a chat as it gets them.
+/// A model whose template adds tokens before and after a text, and a function that returns the tokens of a chat.
 fn model_with_both_ends(name: &str) -> (String, impl Fn(&Value) -> Vec<u32>) {
     let folder = folder(name);
     fs::write(folder.join("tokenizer.json"), vb::tokens::BUILTIN).unwrap();
@@ -116,7 +116,7 @@ fn blocks_of_chats_begin_where_the_trace_has_them() {
     let trace = [
         (98, vec![0, 1, 2, 3, 4, 5, 6]),
         (90, vec![10, 11, 12, 13, 14, 15]),
-        // Where the first prompt has the template's end, this one has tokens of its own.
+        // Where the first prompt has the template's end, this one has its own tokens.
         (128, vec![0, 1, 2, 3, 4, 5, 7, 8]),
         (98, vec![0, 1, 2, 3, 4, 5, 6]),
         (130, vec![0, 1, 2, 3, 4, 5, 7, 8, 9]),
@@ -124,8 +124,8 @@ fn blocks_of_chats_begin_where_the_trace_has_them() {
     ];
     fs::write(&file, trace.iter().map(row).collect::<String>()).unwrap();
     let args = ["--backend", "openai-chat", "--tokenizer", &model];
-    let (requests, told) = generate("qwen", file.to_str().unwrap(), &args);
-    assert_eq!(told, "");
+    let (requests, stderr) = generate("qwen", file.to_str().unwrap(), &args);
+    assert_eq!(stderr, "");
     let prompts: Vec<Vec<u32>> = requests.iter().map(chat).collect();
     let meant: Vec<u64> = requests.iter().map(|r| r["expected_cached_len"].as_u64().unwrap()).collect();
     let blocks: Vec<u64> = meant.iter().map(|tokens| tokens / 16 * 16).collect();
@@ -159,22 +159,22 @@ fn what_chats_share_ends_with_their_prefix() {
 
 #[test]
 fn rows_of_every_form_are_read() {
-    let (requests, told) = generate("qwen", &path("trace-qwen.jsonl"), &["--prompt-token-ids"]);
+    let (requests, stderr) = generate("qwen", &path("trace-qwen.jsonl"), &["--prompt-token-ids"]);
     assert_eq!(times(&requests), [0.0, 0.25, 14.864]);
     assert_eq!(requests[2]["tags"], json!({"chat_id": 3, "parent_chat_id": 1, "turn": 2, "type": "text"}));
     assert_eq!(requests[2]["expected_cached_len"], 32);
     assert_eq!(requests[1]["expected_output_len"], 1);
-    assert!(told.contains("1 rows have no answer in the trace"), "{told}");
+    assert!(stderr.contains("1 rows have no response in the trace"), "{stderr}");
 
     let (requests, _) = generate("azure", &path("trace-azure.csv"), &["--num-prompts", "3", "--prompt-token-ids"]);
     assert_eq!(times(&requests), [0.0, 4.314_579, 4.541_877]);
     assert_eq!((&requests[0]["prompt_len"], &requests[0]["expected_output_len"]), (&json!(374), &json!(44)));
 
-    let (requests, told) = generate("burstgpt", &path("trace-burstgpt.csv"), &["--prompt-token-ids"]);
+    let (requests, stderr) = generate("burstgpt", &path("trace-burstgpt.csv"), &["--prompt-token-ids"]);
     assert_eq!(times(&requests), [0.0, 94.5]);
     assert_eq!(requests[1]["tags"], json!({"model": "GPT-4", "log_type": "API log"}));
-    assert!(told.contains("left out of the trace: 1 rows of models other than GPT-4"), "{told}");
-    assert!(told.contains("1 failures, which have no response"), "{told}");
+    assert!(stderr.contains("skipped rows of the trace: 1 rows of models other than GPT-4"), "{stderr}");
+    assert!(stderr.contains("1 failures, which have no response"), "{stderr}");
     let (all, _) = generate("burstgpt", &path("trace-burstgpt.csv"), &["--burstgpt-model", "all"]);
     assert_eq!(times(&all), [0.0, 40.5, 135.0]);
 }
@@ -195,7 +195,7 @@ fn a_window_of_a_trace_is_sent_from_its_own_beginning_at_any_speed() {
 fn laps_follow_each_other_with_new_prompts() {
     let file = path("trace-qwen.jsonl");
     let (requests, _) = generate("qwen", &file, &["--prompt-token-ids", "--loop", "2"]);
-    // A span of 14.864 s with two gaps: the next lap begins one mean gap behind it.
+    // A span of 14.864 s with two gaps: the next lap begins one mean gap after it.
     assert_eq!(times(&requests), [0.0, 0.25, 14.864, 22.296, 22.546, 37.16]);
     assert_ne!(requests[0]["prompt"], requests[3]["prompt"]);
     assert_eq!(requests[3]["expected_cached_len"], 0);
@@ -213,17 +213,17 @@ fn the_same_seed_gives_the_same_bytes_of_a_trace() {
 }
 
 #[test]
-fn what_is_wrong_with_a_trace_is_told_with_its_place() {
+fn errors_in_a_trace_have_their_place() {
     let folder = folder("trace-wrong");
     let azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,9,9\n";
     let mooncake = r#"{"timestamp":9,"input_length":9,"output_length":9,"hash_ids":[0]}"#;
     let burst = "--burstgpt-model";
     for (form, content, args, code, want) in [
-        ("azure", format!("{azure}later,9,9\n"), &[][..], 3, ":3: `later` in the column `TIMESTAMP`"),
-        ("azure", format!("{azure}2023-11-16 18:15:45,9,9\n"), &[], 3, ":3: this row came before the one above it"),
-        ("azure", "a,b\n1,2\n".into(), &[], 3, ":1: no column `TIMESTAMP`; there are a, b"),
+        ("azure", format!("{azure}later,9,9\n"), &[][..], 3, ":3: invalid value `later` in column `TIMESTAMP`"),
+        ("azure", format!("{azure}2023-11-16 18:15:45,9,9\n"), &[], 3, ":3: this row is earlier than the previous one"),
+        ("azure", "a,b\n1,2\n".into(), &[], 3, ":1: no column `TIMESTAMP`; the columns are a, b"),
         ("mooncake", format!("{mooncake}\n{{\"timestamp\":10}}\n"), &[], 3, ":2:16: missing field `input_length`"),
-        ("mooncake", mooncake.into(), &["--from", "5s"], 3, "has no row in the window"),
+        ("mooncake", mooncake.into(), &["--from", "5s"], 3, "has no rows in the requested window"),
         (
             "qwen",
             mooncake.replace("\"timestamp\":9", "\"timestamp\":-0.5"),
@@ -244,7 +244,7 @@ fn what_is_wrong_with_a_trace_is_told_with_its_place() {
             "Timestamp,Model,Request tokens,Response tokens\n1,x,2,3\n".into(),
             &[],
             3,
-            "but those that were left",
+            "has no rows except skipped ones",
         ),
         (
             "azure",
@@ -280,7 +280,7 @@ fn a_prompt_shorter_than_what_the_server_adds_is_counted_as_a_misfit() {
     let folder = folder("trace-short");
     let file = folder.join("trace");
     fs::write(&file, r#"{"timestamp":0,"input_length":0,"output_length":2,"hash_ids":[]}"#).unwrap();
-    let (requests, told) = generate("mooncake", file.to_str().unwrap(), &[]);
+    let (requests, stderr) = generate("mooncake", file.to_str().unwrap(), &[]);
     assert_eq!(requests[0]["prompt_len"], 1);
-    assert!(told.contains("1 of 1 prompts could not be made exactly as long"), "{told}");
+    assert!(stderr.contains("1 of 1 prompts could not be made exactly as long"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Questions of benchmarks, each with a category.
+//! Benchmark questions, each with a category.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// The category that is wanted, and the others that there are.
+/// The requested category, and the other categories in the file.
 pub struct CategoryFilter {
     wanted: Option<String>,
     others: Mutex<(usize, BTreeSet<String>)>,
@@ -23,35 +23,38 @@ impl CategoryFilter {
         CategoryFilter { wanted, others: Mutex::default() }
     }
 
-    /// Whether a row of this category is wanted.
+    /// Whether rows of this category are used.
     pub fn accepts_category(&self, category: &str) -> bool {
-        /// Enough for a message.
-        const MOST: usize = 100;
+        /// Enough for an error message.
+        const MAX_CATEGORIES: usize = 100;
         if self.wanted.as_ref().is_none_or(|wanted| wanted == category) {
             return true;
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.0 += 1;
-        if others.1.len() < MOST {
+        if others.1.len() < MAX_CATEGORIES {
             others.1.insert(category.to_owned());
         }
         false
     }
 
-    /// What became of the rows, or that all of them are of other categories.
+    /// Replaces the result by an error if all rows have other categories.
     pub fn check_result(self, done: Result<(), Error>, rows: &Rows) -> Result<(), Error> {
         let (count, others) = self.others.into_inner().unwrap_or_else(PoisonError::into_inner);
         match self.wanted {
             Some(wanted) if count > 0 && count == rows.count() => {
                 let others: Vec<String> = others.into_iter().collect();
-                Err(Error::Input(format!("no row is of the category `{wanted}`; there are {}", others.join(", "))))
+                Err(Error::Input(format!(
+                    "no row has the category `{wanted}`; the categories are {}",
+                    others.join(", ")
+                )))
             }
             _ => done,
         }
     }
 }
 
-/// A question of a benchmark, with its category as a tag.
+/// Makes a request from a benchmark question, with its category as a tag.
 pub fn question_request(
     common: &Common,
     counter: PromptCounter,
@@ -60,7 +63,7 @@ pub fn question_request(
     category: String,
 ) -> Result<KeptRow, Error> {
     let text = question.filter(|text| !text.trim().is_empty());
-    let text = text.ok_or_else(|| row.wrong("no first turn with a text, which is the question"))?;
+    let text = text.ok_or_else(|| row.wrong("the first turn, which is the question, has no text"))?;
     let (request, len) = chat_text::request_from_text(text, common.apply_chat_template, counter)?;
     let request = SampleRequest {
         expected_output_len: Some(common.output_tokens()),

@@ -1,4 +1,4 @@
-//! `--dataset-name custom`: the user's own prompts, one JSON object a line.
+//! `--dataset-name custom`: the user's own prompts, one JSON object per line.
 
 use std::path::Path;
 
@@ -27,7 +27,7 @@ use crate::{
 pub const DATASET: Dataset = Dataset {
     name: "custom",
     aliases: &["custom_image", "custom_audio", "custom_mm"],
-    about: "Your own prompts: lines with `prompt` or `messages`, and images and sound",
+    about: "Your own prompts: lines with `prompt` or `messages`, with images and audio if any",
     reads: Reads::File,
     lengths: "its prompts have their own lengths",
     output: OutputTokens::DefaultOrRow(256),
@@ -38,7 +38,7 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// What a row has beside the keys of a request.
+/// A key of a row that requests do not have.
 #[derive(Deserialize)]
 struct OutputTokensKey {
     output_tokens: Option<u32>,
@@ -54,7 +54,7 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
     write_from_pipe(common, counter, path, writer)
 }
 
-/// A pipe, in its own order: to shuffle it, all of it would have to be held.
+/// Reads a pipe in order: shuffling it would mean keeping it in memory.
 fn write_from_pipe(
     common: &Common,
     counter: PromptCounter,
@@ -71,25 +71,25 @@ fn write_from_pipe(
             Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_measured(request, fitted))?,
             Err(e @ Error::Input(_)) if common.lenient => {
                 bad += 1;
-                // As of a file, one is shown and the rest are counted.
+                // As for a file: show the first, count the others.
                 if bad == 1 {
-                    print_warning(format!("{e}; left out"));
+                    print_warning(format!("{e}; skipped"));
                 }
             }
             Err(e) => return Err(e),
         }
-        // Whoever feeds the pipe line by line may wait for what comes out.
+        // A program that writes the pipe line by line may wait for the output.
         writer.flush()?;
     }
     if bad > 1 {
-        print_warning(format!("{bad} bad rows were left out"));
+        print_warning(format!("skipped {bad} bad rows"));
     }
     if writer.requests_written() == 0 {
         return Err(Error::Input(format!("{name} has no usable row")));
     }
     if writer.requests_written() < common.num_prompts {
         print_warning(format!(
-            "{name} had {} usable rows: wrote those, since a pipe cannot be read again",
+            "{name} has only {} usable rows: wrote only those, because a pipe cannot be read again",
             writer.requests_written()
         ));
     }
@@ -103,13 +103,13 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
         Some(OutputLen::PerRow) => {
             let OutputTokensKey { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
             output_tokens.or(request.expected_output_len).ok_or_else(|| {
-                row.wrong("no `output_tokens`, which --output-len -1 takes from each row; give a number instead")
+                row.wrong("no `output_tokens`, which --output-len -1 reads from each row; give a number instead")
             })?
         }
         None => request.expected_output_len.unwrap_or(common.output_tokens()),
     });
     if common.generates && request.expected_output_len == Some(0) {
-        return Err(row.wrong("0 tokens to generate, which servers refuse: an answer has 1 at the least"));
+        return Err(row.wrong("0 tokens to generate, which servers reject: a response has at least 1"));
     }
     let media: RowMedia = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     let folder = common.require_file()?.parent().unwrap_or(Path::new(""));
@@ -118,11 +118,11 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
     if let Some(content) = &content {
         request.messages = Some(vec![json!({"role": "user", "content": content})]);
     }
-    // A template makes a text of no message too.
+    // The template makes a text even without messages.
     let (mut request, counted) = chat_text::prepare_request(row, request, common, counter)?;
     if parts.is_empty() && request.multi_modal_data.is_none() && (is_empty_prompt(&request) || content == Some(vec![]))
     {
-        return Err(row.wrong("the prompt is empty, which servers refuse"));
+        return Err(row.wrong("the prompt is empty, which servers reject"));
     }
     let counted = match (counted, &content) {
         (Some(counted), _) => Some(counted),
@@ -138,7 +138,7 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
     Ok(Some((request, PromptLen::exact(measured))))
 }
 
-/// Whether there is a prompt without anything in it.
+/// Whether the prompt is empty.
 fn is_empty_prompt(request: &SampleRequest) -> bool {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => text.is_empty(),
@@ -150,7 +150,7 @@ fn is_empty_prompt(request: &SampleRequest) -> bool {
     }
 }
 
-/// The number of prompt tokens that the server will report. What images and sound become is the model's affair.
+/// Counts the prompt tokens that the server will report, except for images and audio, whose tokens depend on the model.
 fn count_prompt(row: &Row, request: &SampleRequest, counter: PromptCounter, has_media: bool) -> Result<usize, Error> {
     match (&request.prompt, &request.messages) {
         (Some(Prompt::Text(text)), _) => counter.count(text),
@@ -161,8 +161,6 @@ fn count_prompt(row: &Row, request: &SampleRequest, counter: PromptCounter, has_
             counter.tokenizer.count_chat_with(ChatInput { messages, body: request.body.as_ref() })
         }
         (None, None) if has_media => Ok(0),
-        (None, None) => {
-            Err(row.wrong("neither `prompt` nor `messages`, nor a list `content`: a request needs one of them"))
-        }
+        (None, None) => Err(row.wrong("no `prompt`, `messages` or list `content`: a request needs one of them")),
     }
 }

@@ -1,4 +1,4 @@
-//! `--dataset-name generated-shared-prefix`: groups of questions, each group behind a system prompt of its own.
+//! `--dataset-name generated-shared-prefix`: groups of questions, each group with its own system prompt.
 
 use clap::Args as _;
 
@@ -16,32 +16,32 @@ use crate::{
 
 const HEADING: &str = "Dataset generated-shared-prefix";
 
-/// The flags of generated-shared-prefix.
+/// Flags of generated-shared-prefix.
 #[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
+#[allow(clippy::struct_field_names)] // fields have the names of their flags
 pub struct SharedPrefixFlags {
-    /// How many system prompts there are.
+    /// Number of groups, each with its own system prompt.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "64", value_parser = parse_count_u32)]
     gsp_num_groups: u32,
-    /// Questions to each, on the average; or say --num-prompts [default: 16].
+    /// Average number of questions per group, instead of --num-prompts [default: 16].
     #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
     gsp_prompts_per_group: Option<u32>,
-    /// Tokens of a system prompt.
+    /// Tokens per system prompt.
     #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "2048", value_parser = parse_tokens)]
     gsp_system_prompt_len: u32,
-    /// Tokens of a question, those that the server adds included.
+    /// Tokens per question, including those that the server adds.
     #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "128", value_parser = parse_tokens)]
     gsp_question_len: u32,
-    /// Lengths vary from this share of what was asked for up to it: 1 is no variation.
+    /// Vary lengths from this share of the given lengths up to them; 1 means no variation.
     #[arg(long, help_heading = HEADING, value_name = "SHARE", default_value = "1", value_parser = parse_share)]
     gsp_range_ratio: f64,
-    /// How often each system prompt comes.
+    /// How often each group is used.
     #[arg(long, help_heading = HEADING, value_enum, default_value_t = GroupPopularity::Uniform)]
     gsp_group_distribution: GroupPopularity,
-    /// How uneven zipf is: group k of 1, 2, … comes in proportion to 1/k to this power [default: 1].
+    /// Exponent of zipf: group k of 1, 2, … has weight 1/k^ALPHA [default: 1].
     #[arg(long, help_heading = HEADING, value_name = "ALPHA", value_parser = parse_alpha)]
     gsp_zipf_alpha: Option<f64>,
-    /// Write group after group, instead of shuffled.
+    /// Write group after group instead of shuffling.
     #[arg(long, help_heading = HEADING)]
     gsp_ordered: bool,
 }
@@ -60,16 +60,16 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// How often each group comes.
+/// How often each group is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum GroupPopularity {
-    /// Each as often as any other.
+    /// Equally often.
     Uniform,
-    /// A few often, most seldom.
+    /// A few often, most rarely.
     Zipf,
 }
 
-/// Writes the groups' requests.
+/// Writes the requests of all groups.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let args: SharedPrefixFlags = flags.read_group()?;
     let random = RandomPrompts::from_common(common)?;
@@ -88,7 +88,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     };
     writer.write_numbered(prefixed.uses.count(), |item| {
         let group = u64::from(prefixed.uses.prefix_at(item).0);
-        // No system prompt at all is a fair thing to compare with, though a range begins at 1.
+        // Range begins at 1, but no system prompt at all is a useful baseline.
         let system = match args.gsp_system_prompt_len {
             0 => 0,
             _ => system.draw_length(&mut rng::random_stream(common.seed, "system", group)) as usize,
@@ -105,14 +105,14 @@ fn group_order(common: &Common, args: &SharedPrefixFlags, num_prompts_given: boo
     let wrong = |what: &str| Err(Error::Usage(what.into()));
     let zipf = args.gsp_group_distribution == GroupPopularity::Zipf;
     if args.gsp_num_groups == 0 {
-        return wrong("--gsp-num-groups is 1 or more");
+        return wrong("--gsp-num-groups must be at least 1");
     }
     if args.gsp_zipf_alpha.is_some() && !zipf {
-        return wrong("--gsp-zipf-alpha goes with --gsp-group-distribution zipf");
+        return wrong("--gsp-zipf-alpha needs --gsp-group-distribution zipf");
     }
     let groups = args.gsp_num_groups;
     let count = match (num_prompts_given, args.gsp_prompts_per_group) {
-        (true, Some(_)) => return wrong("--num-prompts and --gsp-prompts-per-group say the same thing: give one"),
+        (true, Some(_)) => return wrong("--num-prompts and --gsp-prompts-per-group set the same number: give one"),
         (true, None) => common.num_prompts,
         (false, each) => u64::from(groups) * u64::from(each.unwrap_or(16)),
     };

@@ -1,4 +1,4 @@
-//! `--dataset-name hf`: a Hugging Face dataset from a local file, whatever its columns are called.
+//! `--dataset-name hf`: a Hugging Face dataset in a local file, with any column names.
 
 use std::path::Path;
 
@@ -25,12 +25,12 @@ use crate::{
     tokens::ChatInput,
 };
 
-/// The flags of `--dataset-name hf`.
+/// Flags of hf.
 #[derive(Debug, clap::Args)]
 struct HfFlags {
-    /// Which column is what, as prompt=question: `prompt` (text), `messages` (a conversation), `output` (the real answer)
-    /// [default: the first that has a usual name, said on standard error]; `image` and `audio`, which are sent only if they are
-    /// named (hf).
+    /// What columns contain, as in prompt=question: `prompt` (text), `messages` (a conversation), `output` (the real
+    /// answer) [default: the first column with a usual name, printed on standard error]; `image` and `audio`, which are
+    /// only sent if they are given here (hf).
     #[arg(
         long,
         help_heading = HEADING,
@@ -40,7 +40,7 @@ struct HfFlags {
         num_args(1..)
     )]
     hf_column: Vec<(String, String)>,
-    /// The column of the prompt, as --hf-column prompt=COLUMN (hf).
+    /// Column of the prompt, like --hf-column prompt=COLUMN (hf).
     #[arg(long, help_heading = HEADING, value_name = "COLUMN")]
     hf_text_column: Option<String>,
 }
@@ -51,7 +51,7 @@ pub const DATASET: Dataset = Dataset {
     about: "A Hugging Face dataset from a local file: parquet, JSON, JSONL or CSV",
     reads: Reads::File,
     lengths: "its prompts have their own lengths",
-    // Where a row has no answer.
+    // If a row has no answer.
     output: OutputTokens::Default(256),
     apis: Apis::Media,
     takes: &["apply_chat_template"],
@@ -64,7 +64,7 @@ fn check_own_flags(args: &Args) -> Result<(), Error> {
     let flags: HfFlags = args.own.read_group()?;
     if let Some((what, _)) = flags.hf_column.iter().find(|(what, _)| !WHAT.contains(&what.as_str())) {
         return Err(Error::Usage(format!(
-            "--hf-column {what}: a column is a prompt, messages, output, image or audio, as in --hf-column prompt=question"
+            "--hf-column {what}: use prompt, messages, output, image or audio, as in --hf-column prompt=question"
         )));
     }
     check_optional_turns(args)
@@ -77,39 +77,39 @@ impl HfFlags {
     }
 }
 
-/// What a column may be.
+/// Kinds of columns.
 const WHAT: [&str; 5] = ["prompt", "messages", "output", "image", "audio"];
 
-/// What columns are called, the surest names first.
+/// Usual names of columns, most specific first.
 const PROMPTS: &[&str] =
     &["prompt", "question", "instruction", "problem", "query", "text", "input", "content", "turns"];
 const MESSAGES: &[&str] = &["messages", "conversations", "conversation"];
 const OUTPUTS: &[&str] = &["output", "response", "answer", "completion", "solution", "chosen"];
 
-/// Names of columns that are said to be there, as they are not sent unless they are named.
+/// Usual names of media columns. They are reported, because they are not sent unless they are given.
 const MEDIA: &[&str] = &["image", "images", "audio"];
 
-/// Where a row keeps what.
+/// Which columns are used for what.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct HfColumns {
-    /// The prompt, or the conversation; `None`: there are images or sound alone.
+    /// The prompt or the conversation; `None` if there are only images or audio.
     input: Option<String>,
-    /// What an instruction is about, as Alpaca has it: it follows the prompt.
+    /// Context of an instruction, which Alpaca has; it follows the prompt.
     context: Option<String>,
     output: Option<String>,
     image: Option<String>,
     audio: Option<String>,
-    /// A column that looks like one of those and was not named.
+    /// A column that looks like images or audio and was not given.
     unsent: Option<String>,
 }
 
 impl HfColumns {
-    /// By the flags, else by their names.
+    /// Uses the columns of the flags, or else those with usual names.
     fn from_flags(args: &HfFlags, names: &[String], path: &str) -> Result<Self, Error> {
         let there = |column: &str| names.iter().any(|name| name == column);
         let missing = |what: &str, kind: &str| {
             Error::Usage(format!(
-                "{path} has {what}; its columns: {}; name one with --hf-column {kind}=NAME",
+                "{path} has {what}; its columns: {}; select one with --hf-column {kind}=NAME",
                 names.join(", ")
             ))
         };
@@ -117,12 +117,12 @@ impl HfColumns {
             Some(column) if !there(column) => Err(missing(&format!("no column `{column}`"), what)),
             column => Ok(column),
         };
-        // A column that was named is not something else as well.
+        // A column that was given is not used for anything else.
         let free = |name: &str| !args.hf_column.iter().any(|(_, column)| column == name);
         let usual = |list: &[&'static str]| list.iter().copied().find(|name| there(name) && free(name));
         let (prompt, messages) = (asked("prompt")?, asked("messages")?);
         if prompt.is_some() && messages.is_some() {
-            return Err(Error::Usage("a prompt and messages: name the column of one of them, not of both".into()));
+            return Err(Error::Usage("--hf-column names both a prompt and messages: give only one of them".into()));
         }
         let input = prompt.or(messages).or_else(|| usual(MESSAGES)).or_else(|| usual(PROMPTS));
         let (output, image, audio) = (asked("output")?, asked("image")?, asked("audio")?);
@@ -145,18 +145,18 @@ impl HfColumns {
 
     fn describe_columns(&self) -> String {
         let of = |what: &str, column: &Option<String>| column.as_ref().map(|column| format!("{what} in `{column}`"));
-        let said = [
+        let used = [
             of("prompts", &self.input),
-            of("what they are about", &self.context),
+            of("context", &self.context),
             of("real answers", &self.output),
             of("images", &self.image),
-            of("sound", &self.audio),
+            of("audio", &self.audio),
         ];
         let unsent = self.unsent.as_ref().map_or_else(String::new, |column| {
             let what = if column == "audio" { "audio" } else { "image" };
-            format!("; what is in `{column}` is not sent: --hf-column {what}={column} sends it")
+            format!("; `{column}` is not sent: use --hf-column {what}={column} to send it")
         });
-        format!("columns: {}{unsent}", said.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        format!("columns: {}{unsent}", used.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -178,18 +178,18 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     rows::write_requests(common, &rows, writer, |row| row_request(row, &columns, common, counter))
 }
 
-/// What a row says, taken apart.
+/// Prompt of a row.
 enum HfPrompt {
     Text(String),
     Chat(Vec<ChatMessage>),
 }
 
-/// The cells of a row, by their columns.
+/// Cells of a row, by kind.
 struct HfCells {
     input: Option<HfPrompt>,
-    /// The real answer, as it stands there.
+    /// The real answer, unparsed.
     output: Value,
-    /// Content parts.
+    /// Content parts of images and audio.
     media: Vec<Value>,
 }
 
@@ -206,7 +206,7 @@ fn read_cells(row: &Row, columns: &HfColumns, common: &Common) -> Result<HfCells
             }
             _ => Some(HfPrompt::Text(text)),
         },
-        // Questions that follow each other, as MT-Bench's: the later ones are about answers that are not there.
+        // A list of questions, as in MT-Bench: the later ones refer to answers that do not exist.
         Value::Array(list) if list.first().is_some_and(Value::is_string) => {
             list[0].as_str().map(|text| HfPrompt::Text(text.to_owned()))
         }
@@ -231,13 +231,14 @@ fn read_cells(row: &Row, columns: &HfColumns, common: &Common) -> Result<HfCells
     Ok(HfCells { input, output, media })
 }
 
-/// The real answer of a cell: text or a number, the first of several texts, or what a model says last in a conversation.
+/// The real answer in a cell: text or a number, the first of several texts, or the last message of the model in a
+/// conversation.
 fn real_answer(row: &Row, columns: &HfColumns, cell: Value) -> Result<Option<String>, Error> {
     let wrong = || {
         let name = columns.output.as_deref().unwrap_or_default();
         row.wrong(&format!(
-            "`{name}` is no answer: neither text, a number, a list of texts nor one of messages; --hf-column output=NAME names \
-             another column, and with --output-len none is needed"
+            "`{name}` is not an answer: expected text, a number, or a list of texts or messages; --hf-column output=NAME selects \
+             another column, and --output-len makes it unnecessary"
         ))
     };
     match cell {
@@ -260,19 +261,19 @@ fn row_session(
 ) -> Result<SessionRequests, Error> {
     let cells = read_cells(row, columns, common)?;
     if !cells.media.is_empty() {
-        return Err(row.wrong("--multi-turn sends no images or sound: leave out --hf-column image and audio"));
+        return Err(row.wrong("--multi-turn does not send images or audio: leave out --hf-column image and audio"));
     }
     match cells.input {
         Some(HfPrompt::Chat(messages)) => Conversation::from_messages(messages).into_session(common, counter),
         Some(HfPrompt::Text(_)) => Err(row.wrong(&format!(
-            "--multi-turn needs a column of conversations, and `{}` is text: name one with --hf-column messages=NAME",
+            "--multi-turn needs a column of conversations, and `{}` is text: select one with --hf-column messages=NAME",
             columns.input.as_deref().unwrap_or_default()
         ))),
         None => Ok(SessionRequests::default()),
     }
 }
 
-/// The prompt, or a conversation up to its first answer.
+/// Makes a request from the prompt, or from a conversation up to its first answer.
 fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptCounter) -> Result<KeptRow, Error> {
     let HfCells { input, output, media } = read_cells(row, columns, common)?;
     let (request, answer) = match input {
@@ -326,18 +327,18 @@ mod tests {
         assert_eq!(columns(&[], &["answer", "question"]), some("question", "answer"));
         assert_eq!(columns(&[], &["prompt", "messages", "output"]), some("messages", "output"));
         assert_eq!(columns(&[("prompt", "q")], &["q", "messages"]), Ok((Some("q".into()), None)));
-        // What was named is not the prompt as well.
+        // A column that was given is not used as the prompt too.
         assert_eq!(
             columns(&[("audio", "sound"), ("output", "text")], &["sound", "text"]),
             Ok((None, Some("text".into())))
         );
         assert_eq!(columns(&[("output", "o"), ("messages", "m")], &["o", "m"]), some("m", "o"));
-        // What is the prompt is no answer, but another column may be.
+        // The prompt column is not the answer, but another column may be.
         assert_eq!(columns(&[("prompt", "output")], &["output", "answer"]), some("output", "answer"));
     }
 
     #[test]
-    fn a_column_that_is_not_there_is_refused_with_those_that_are() {
+    fn a_missing_column_is_reported_with_the_existing_ones() {
         for (flags, cure) in [
             (&[][..], "--hf-column prompt=NAME"),
             (&[("prompt", "c")], "--hf-column prompt=NAME"),

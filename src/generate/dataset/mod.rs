@@ -1,6 +1,6 @@
-//! The datasets: one file each, with one [`Dataset`] that states everything about it but how it makes its requests.
+//! The datasets: one file each, with one [`Dataset`] that describes it.
 //!
-//! To add one, write a file with a `pub const DATASET`, and name it in the two lists below. `--dataset-name`, `--help`,
+//! To add one, write a file with a `pub const DATASET`, and add it to the two lists below. `--dataset-name`, `--help`,
 //! `--list-datasets`, the checks of [`Dataset::check_flags`] and the table in `docs/DATASETS.md` follow from it.
 
 mod benchmark;
@@ -58,21 +58,21 @@ pub struct Dataset {
     pub name: &'static str,
     /// Other names for it.
     pub aliases: &'static [&'static str],
-    /// What it is, in one line without a full stop.
+    /// One line for people, without a full stop.
     pub about: &'static str,
     /// Whether it reads `--dataset-path`.
     pub reads: Reads,
-    /// Where prompt lengths come from. Completes the error about a length flag that it does not take.
+    /// Where its prompt lengths come from. Completes the error about a length flag that it does not take.
     pub lengths: &'static str,
     /// How many tokens a request asks for.
     pub output: OutputTokens,
     /// The APIs that its requests can be sent to.
     pub apis: Apis,
-    /// Which of the common flags it takes that some datasets do not, as `input_len`.
+    /// The common flags that this dataset takes and others do not, such as `input_len`.
     pub takes: &'static [&'static str],
-    /// Groups of flags that only this dataset, or only a few, have: `augment_args` of each.
+    /// Groups of flags that only this dataset, or only a few datasets, have: `augment_args` of each.
     pub flags: &'static [FlagGroup],
-    /// Checks what this table cannot express, before any file or tokenizer is opened.
+    /// Checks what this table does not express, before any file or tokenizer is opened.
     pub check: fn(&Args) -> Result<(), Error>,
     /// Writes its requests.
     pub run: fn(&Common, &OwnFlags, &mut RequestWriter) -> Result<(), Error>,
@@ -84,9 +84,9 @@ pub type FlagGroup = fn(Command) -> Command;
 /// Whether a dataset reads `--dataset-path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reads {
-    /// It makes its requests up.
+    /// Its requests are generated.
     Nothing,
-    /// It makes its requests up, with text from the file if there is one.
+    /// Its requests are generated, from the text of the file if there is one.
     OptionalFile,
     /// Its requests are the rows of the file.
     File,
@@ -97,39 +97,40 @@ pub enum Reads {
 pub enum OutputTokens {
     /// `--output-len`, with this default.
     Default(u32),
-    /// The same, and `--output-len -1` is each row's own number.
+    /// The same; `--output-len -1` is each row's own number.
     DefaultOrRow(u32),
     /// `--output-len`, by default the length of the real answer.
     Answer,
-    /// What was recorded; `--output-len` is refused. As the file is a load, all of it is sent unless `--num-prompts` is given.
+    /// The recorded number; `--output-len` is rejected. The file is a load, so all of it is sent unless `--num-prompts`
+    /// is given.
     Recorded,
-    /// None: nothing is generated.
+    /// Nothing is generated.
     Nothing,
 }
 
 /// The APIs that a dataset's requests can be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Apis {
-    /// Those that take text.
+    /// APIs that take text.
     Text,
-    /// All: its rows may have images and sound.
+    /// All APIs: its rows may have images and audio.
     Media,
-    /// Chats, because its requests have images.
+    /// Chat APIs, because its requests have images.
     Chat,
-    /// Those that take a list of texts instead of a chat.
+    /// APIs that take a list of texts.
     TextList,
 }
 
-/// Flags whose refusal is explained by [`Dataset::lengths`].
+/// Flags whose rejection is explained by [`Dataset::lengths`].
 const LENGTH_FLAGS: [&str; 3] = ["input_len", "prefix_len", "range_ratio"];
 
-/// [`Dataset::check`] where the table says everything.
+/// A [`Dataset::check`] for datasets that need none.
 pub fn no_check(_: &Args) -> Result<(), Error> {
     Ok(())
 }
 
 impl Dataset {
-    /// Refuses flags that this dataset does not take. `is_given` tells whether a flag was given.
+    /// Rejects flags that this dataset does not take. `is_given` returns whether a flag was given.
     pub fn check_flags(&self, is_given: impl Fn(&str) -> bool) -> Result<(), Error> {
         let restricted = restricted_flags();
         match restricted.iter().find(|flag| is_given(flag) && !self.takes_flag(flag)) {
@@ -155,7 +156,7 @@ impl Dataset {
         }
     }
 
-    /// Why a flag is refused, and what to do instead.
+    /// Why a flag is rejected, and what to do instead.
     fn explain_refusal(&self, flag: &str) -> String {
         match flag {
             "dataset_path" => "it reads no file; choose the file's dataset with --dataset-name".into(),
@@ -169,12 +170,12 @@ impl Dataset {
         }
     }
 
-    /// The ids of the flags in its groups.
+    /// Ids of the flags in its groups.
     fn own_flags(&self) -> impl Iterator<Item = String> {
         self.flags.iter().flat_map(|group| flags_of(*group))
     }
 
-    /// Refuses an API that its requests cannot be sent to.
+    /// Rejects an API that its requests cannot be sent to.
     pub fn check_backend(&self, backend: &Backend) -> Result<(), Error> {
         let name = self.name;
         let what = match self.apis {
@@ -185,7 +186,7 @@ impl Dataset {
                 format!("--dataset-name {name} is not a chat: use --backend vllm-rerank")
             }
             Apis::Text if backend.needs_media() => format!(
-                "--backend {} sends sound, which --dataset-name {name} does not have: use --dataset-name custom or hf",
+                "--backend {} sends audio, which --dataset-name {name} does not have: use --dataset-name custom or hf",
                 backend.name
             ),
             _ => return Ok(()),
@@ -193,17 +194,17 @@ impl Dataset {
         Err(Error::Usage(what))
     }
 
-    /// Whether its requests are made up, and not the rows of a file.
+    /// Whether its requests are generated, not read from a file.
     pub fn is_made_up(&self) -> bool {
         self.reads != Reads::File
     }
 
-    /// Whether its requests may have images or sound.
+    /// Whether its requests may have images or audio.
     pub fn has_media(&self) -> bool {
         matches!(self.apis, Apis::Media | Apis::Chat)
     }
 
-    /// Tokens to generate unless `--output-len` or the row says otherwise.
+    /// Tokens to generate, unless `--output-len` or the row sets them.
     pub fn default_output_len(&self) -> u32 {
         match self.output {
             OutputTokens::Default(n) | OutputTokens::DefaultOrRow(n) => n,
@@ -211,7 +212,7 @@ impl Dataset {
         }
     }
 
-    /// Its line in the table of `--list-datasets`.
+    /// Its row in the table of `--list-datasets`.
     fn table_row(&self) -> [String; 3] {
         let name = match self.aliases {
             [] => self.name.to_owned(),
@@ -220,7 +221,7 @@ impl Dataset {
         [name, self.about.to_owned(), self.needs().to_owned()]
     }
 
-    /// What must be given with it, for people.
+    /// What must be given with it.
     fn needs(&self) -> &'static str {
         match (self.reads, self.apis) {
             (Reads::File, _) => "--dataset-path FILE",
@@ -232,7 +233,7 @@ impl Dataset {
     }
 }
 
-/// The flags that not every dataset takes, in a fixed order.
+/// Ids of the flags that not every dataset takes, sorted.
 fn restricted_flags() -> BTreeSet<String> {
     let own = DATASETS.iter().flat_map(|dataset| dataset.own_flags());
     let takes = DATASETS.iter().flat_map(|dataset| dataset.takes).map(|flag| (*flag).to_owned());
@@ -240,19 +241,19 @@ fn restricted_flags() -> BTreeSet<String> {
     own.chain(takes).chain(by_kind).collect()
 }
 
-/// The ids of the flags of a group.
+/// Ids of the flags in a group.
 fn flags_of(group: FlagGroup) -> Vec<String> {
     group(Command::new("vb-gen")).get_arguments().map(|arg| arg.get_id().to_string()).collect()
 }
 
-/// How a flag is typed: `--loop` is called `laps` in the code.
+/// Name of a flag on the command line: `laps` is `--loop`.
 fn flag_name(id: &str) -> String {
     let command = DATASETS.iter().flat_map(|dataset| dataset.flags).fold(Command::new("vb-gen"), add_group);
     let long = command.get_arguments().find(|arg| arg.get_id() == id).and_then(clap::Arg::get_long);
     long.map_or_else(|| id.replace('_', "-"), str::to_owned)
 }
 
-/// `a, b or c`.
+/// Joins names as in `a, b or c`.
 fn join_names(names: &[&str]) -> String {
     match names {
         [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
@@ -266,7 +267,7 @@ fn add_group(command: Command, group: &FlagGroup) -> Command {
     if command.get_arguments().any(|arg| new.iter().any(|id| arg.get_id() == id.as_str())) {
         return command;
     }
-    // The first line of `--help` is the program's, not the one that describes the group.
+    // A group would replace the program's description by its own.
     let about = Resettable::from(command.get_about().cloned());
     let long_about = Resettable::from(command.get_long_about().cloned());
     group(command).about(about).long_about(long_about)
@@ -296,22 +297,22 @@ pub fn list_datasets() -> String {
     rows.iter().map(|[a, b, c]| format!("{a:name$}  {b:about$}  {c}\n")).collect()
 }
 
-/// The flags of all datasets as they were given, from which a dataset reads its own.
+/// The command line, from which each dataset reads its own flags.
 #[derive(Debug)]
 pub struct OwnFlags(ArgMatches);
 
 impl OwnFlags {
-    /// Of a command line.
+    /// Reads from these matches.
     pub fn new(matches: &ArgMatches) -> Self {
         OwnFlags(matches.clone())
     }
 
-    /// One group of flags, with its defaults.
+    /// Reads a group of flags, with their defaults.
     pub fn read_group<G: clap::Args>(&self) -> Result<G, Error> {
         G::from_arg_matches(&self.0).map_err(|e| Error::Usage(e.to_string()))
     }
 
-    /// One group of flags, if one of them was given.
+    /// Reads a group of flags, if one of them was given.
     pub fn read_given<G: clap::Args>(&self) -> Result<Option<G>, Error> {
         let given = flags_of(G::augment_args).iter().any(|flag| self.is_given(flag));
         given.then(|| self.read_group()).transpose()

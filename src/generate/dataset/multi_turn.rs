@@ -1,4 +1,4 @@
-//! `--dataset-name multi-turn`: made-up conversations, whose turns are random words of exact number.
+//! `--dataset-name multi-turn`: conversations of random words, with an exact number of tokens per turn.
 
 use clap::Args as _;
 use rand::Rng;
@@ -19,20 +19,20 @@ use crate::{
     units::{parse_count_u32, parse_tokens},
 };
 
-/// The flags of multi-turn alone.
+/// Flags that only multi-turn has.
 #[derive(Debug, clap::Args)]
 struct TurnFlags {
-    /// The least turns of a conversation, up to --max-turns (multi-turn).
+    /// Fewest turns of a conversation, with --max-turns (multi-turn).
     #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-min-turns", value_parser = parse_count_u32)]
     min_turns: Option<u32>,
-    /// Turns of every conversation (multi-turn) [default: 3].
+    /// Turns of each conversation (multi-turn) [default: 3].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "N", alias = "multi-turn-num-turns", value_parser = parse_count_u32)]
     num_turns: Option<u32>,
-    /// Tokens that the user says in each turn after the first, where it is --input-len (multi-turn) [default: --input-len].
+    /// Tokens of each user message after the first, which has --input-len tokens (multi-turn) [default: --input-len].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
     per_turn_input_len: Option<u32>,
-    /// Tokens in front of a conversation that are its own, as a document that it is about; behind --prefix-len, which all
-    /// conversations share (multi-turn) [default: 0].
+    /// Tokens of a prefix for each conversation, such as a document; it follows the shared --prefix-len (multi-turn)
+    /// [default: 0].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TOKENS", value_parser = parse_tokens)]
     conversation_prefix_len: Option<u32>,
 }
@@ -56,7 +56,7 @@ fn check_own_flags(args: &Args) -> Result<(), Error> {
     let turns: TurnFlags = args.own.read_group()?;
     let max_turns = args.common.sessions.max_turns;
     if [turns.num_turns, turns.min_turns].contains(&Some(0)) {
-        return wrong("a conversation has at least 1 turn");
+        return wrong("a conversation needs at least 1 turn");
     }
     if turns.min_turns.is_some() != max_turns.is_some() {
         return wrong("--min-turns and --max-turns are the two ends of a range: give both, or --num-turns");
@@ -65,24 +65,24 @@ fn check_own_flags(args: &Args) -> Result<(), Error> {
         return wrong("give --num-turns, or --min-turns and --max-turns, not both");
     }
     if turns.min_turns > max_turns {
-        return wrong("--min-turns is more than --max-turns");
+        return wrong("--min-turns is greater than --max-turns");
     }
     check_turns(args)
 }
 
-/// The lengths of conversations.
+/// Lengths of conversations.
 #[derive(Debug, Clone, Copy)]
 struct TurnLengths {
-    /// The least and the most turns.
+    /// Fewest and most turns.
     turns: (u64, u64),
-    /// Tokens that the user says in the turns behind the first; `None`: as many as there.
+    /// Tokens of user messages after the first; `None`: the same as the first.
     later_input_len: Option<u32>,
-    /// Tokens in front that are a conversation's own.
+    /// Tokens of the conversation's own prefix.
     own_prefix_len: u32,
 }
 
 impl TurnLengths {
-    /// With the defaults.
+    /// Applies the defaults.
     fn from_flags(args: &TurnFlags, max_turns: Option<u32>) -> Self {
         let always = args.num_turns.unwrap_or(3);
         let turns = (args.min_turns.unwrap_or(always).into(), max_turns.unwrap_or(always).into());
@@ -99,7 +99,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     let shape = TurnLengths::from_flags(&flags.read_group()?, common.sessions.max_turns);
     let maker = ConversationMaker::new(common, shape)?;
     let mut cut = 0;
-    // Each has a turn at the least, so no more are begun than there are turns to write.
+    // Each conversation has at least one turn, so no more conversations are started than turns are needed.
     let turns = Some(common.num_prompts).filter(|n| *n > 0);
     let most = common.sessions.num_conversations.into_iter().chain(turns).min().unwrap_or(u64::MAX);
     make_in_order(
@@ -119,20 +119,20 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     )?;
     if cut > 0 {
         print_warning(format!(
-            "{cut} conversations have fewer turns than asked for: the next would exceed --max-model-len {}",
+            "{cut} conversations have fewer turns than requested: the next turn would exceed --max-model-len {}",
             common.sessions.max_model_len
         ));
     }
     Ok(())
 }
 
-/// Makes conversations, each from its number alone.
+/// Makes each conversation from its number alone.
 struct ConversationMaker<'a> {
     common: &'a Common,
     shape: TurnLengths,
     counter: PromptCounter<'a>,
     words: WordList,
-    /// What all conversations begin with.
+    /// The prefix of all conversations.
     prefix: String,
 }
 
@@ -147,7 +147,8 @@ impl<'a> ConversationMaker<'a> {
         Ok(maker)
     }
 
-    /// `fixed` and random words behind it, up to `len` tokens, and how many they are. `head` chooses the first word.
+    /// Extends `fixed` with random words to `len` tokens, and returns the text and its actual length. `head` selects
+    /// the first word.
     fn make_text(
         &self,
         fixed: &str,
@@ -166,7 +167,7 @@ impl<'a> ConversationMaker<'a> {
         draft.fit_tokens(len as usize, count, || self.words.draw_word(rng))
     }
 
-    /// Conversation `item`.
+    /// Makes conversation `item`.
     fn make_conversation(&self, item: u64) -> Result<SessionRequests, Error> {
         let Common { seed, range_ratio, .. } = *self.common;
         let (shape, prefix_len) = (self.shape, self.common.prefix_tokens());
@@ -177,28 +178,28 @@ impl<'a> ConversationMaker<'a> {
         let [first, later] = [first, later].map(|len| LengthRange::from_ratio(len, range_ratio.input));
         let output = LengthRange::from_ratio(self.common.output_tokens(), range_ratio.output);
 
-        // The first text that is the conversation's own begins with a word that tells it from all others.
+        // The first text that is not shared begins with a word that distinguishes the conversation from all others.
         let own_prefix = shape.own_prefix_len > 0;
         let system_len = prefix_len + shape.own_prefix_len;
         let (system, _) = self.make_text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
         let turns = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
         let exchanges = (0..turns).map(|turn| {
             let len = if turn == 0 { first } else { later }.draw_length(&mut lengths);
-            let reply_len = output.draw_length(&mut lengths);
+            let response_len = output.draw_length(&mut lengths);
             let head = (turn == 0 && !own_prefix).then_some(item);
             let (user, got) = self.make_text("", len, head, &mut rng)?;
-            let reply = match self.common.sessions.replies {
+            let response = match self.common.sessions.replies {
                 ResponseSource::Server => String::new(),
-                ResponseSource::Dataset => self.make_text("", reply_len, None, &mut rng)?.0,
+                ResponseSource::Dataset => self.make_text("", response_len, None, &mut rng)?.0,
             };
-            Ok(ScriptedTurn { user, reply, reply_len, asked: PromptLen { want: len as usize, got } })
+            Ok(ScriptedTurn { user, response, response_len, asked: PromptLen { want: len as usize, got } })
         });
         let cached = if item == 0 { 0 } else { prefix_len };
         let system = Some(system.as_str()).filter(|text| !text.is_empty());
         let made = build_session(self.common, self.counter, system, exchanges, cached, self.common.ignore_eos())?;
         if made.is_empty() {
             return Err(Error::Usage(format!(
-                "a first turn of {} tokens and its reply are more than --max-model-len {}: make that larger, or the turn \
+                "a first turn of {} tokens and its response exceed --max-model-len {}: increase that, or make the turn \
                  smaller",
                 system_len + first_len,
                 self.common.sessions.max_model_len

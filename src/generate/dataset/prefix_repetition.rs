@@ -16,11 +16,11 @@ use crate::{
 
 const HEADING: &str = "Dataset prefix_repetition";
 
-/// The flags of `prefix_repetition`.
+/// Flags of `prefix_repetition`.
 #[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
+#[allow(clippy::struct_field_names)] // fields have the names of their flags
 pub struct PrefixRepetitionFlags {
-    /// Tokens of each prefix.
+    /// Tokens per prefix.
     #[arg(
         long,
         help_heading = HEADING,
@@ -29,7 +29,7 @@ pub struct PrefixRepetitionFlags {
         value_parser = parse_tokens
     )]
     prefix_repetition_prefix_len: u32,
-    /// Tokens of each prompt behind its prefix, those that the server adds included.
+    /// Tokens per prompt after its prefix, including those that the server adds.
     #[arg(
         long,
         help_heading = HEADING,
@@ -38,7 +38,7 @@ pub struct PrefixRepetitionFlags {
         value_parser = parse_tokens
     )]
     prefix_repetition_suffix_len: u32,
-    /// How many prefixes there are.
+    /// Number of prefixes.
     #[arg(
         long,
         help_heading = HEADING,
@@ -63,11 +63,11 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// Writes `--num-prompts` requests, each behind one of the prefixes.
+/// Writes `--num-prompts` requests, each with one of the prefixes.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let args: PrefixRepetitionFlags = flags.read_group()?;
     if args.prefix_repetition_num_prefixes == 0 {
-        return Err(Error::Usage("--prefix-repetition-num-prefixes is 1 or more".into()));
+        return Err(Error::Usage("--prefix-repetition-num-prefixes must be at least 1".into()));
     }
     let random = RandomPrompts::from_common(common)?;
     let what = "what the server adds to a prompt";

@@ -1,4 +1,4 @@
-//! `--dataset-name random-mm`: random text, and images of random noise behind it.
+//! `--dataset-name random-mm`: random text followed by images of random noise.
 
 use std::str::FromStr;
 
@@ -25,24 +25,24 @@ use crate::{
 };
 
 const HEADING: &str = "Dataset random-mm";
-/// The most images that a request may be asked to have, and the most pixels of one: each must fit the memory.
-const MOST_ITEMS: u32 = 1024;
-const MOST_PIXELS: u32 = 1 << 26;
+/// Limits for the images per request, and for the pixels per image: each request must fit in memory.
+const MAX_IMAGES: u32 = 1024;
+const MAX_PIXELS: u32 = 1 << 26;
 
-/// The flags of random-mm.
+/// Flags of random-mm.
 #[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
+#[allow(clippy::struct_field_names)] // fields have the names of their flags
 pub struct ImageFlags {
-    /// Images in each request.
-    #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_ITEMS)))]
+    /// Images per request.
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_IMAGES)))]
     random_mm_base_items_per_request: u32,
-    /// Vary their number by up to this share either way.
+    /// Vary the number of images by up to this ratio in both directions.
     #[arg(long, help_heading = HEADING, value_name = "RATIO", default_value = "0", value_parser = parse_share)]
     random_mm_num_mm_items_range_ratio: f64,
-    /// The most that a request may have of each kind, as the server limits it.
+    /// Most items of each kind per request, as limited by the server.
     #[arg(long, help_heading = HEADING, value_name = "JSON", default_value = r#"{"image":255,"video":1}"#)]
     random_mm_limit_mm_per_prompt: ImageLimits,
-    /// The sizes of images, as `(height,width,frames)` or `HEIGHTxWIDTH`, and how often each comes.
+    /// Sizes of images, as `(height,width,frames)` or `HEIGHTxWIDTH`, with their weights.
     #[arg(
         long,
         help_heading = HEADING,
@@ -66,7 +66,7 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// How many images a request may have.
+/// Most images per request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ImageLimits {
     image: u32,
@@ -76,19 +76,19 @@ impl FromStr for ImageLimits {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no limit: write {{\"image\":255}}");
+        let wrong = || format!("`{text}` is not a limit: write {{\"image\":255}}");
         let object: Object = serde_json::from_str(text).map_err(|_| wrong())?;
         if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "image" | "video")) {
-            return Err(format!("there is no limit for `{key}`: the kinds are image and video"));
+            return Err(format!("unknown kind `{key}`: use image or video"));
         }
         let limit = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
         object.values().try_for_each(|value| limit(value).map(drop))?;
-        // As with the server's flag of that name: what is not named has no limit.
+        // As with the server's flag of that name, a kind that is not mentioned has no limit.
         Ok(ImageLimits { image: object.get("image").map_or(Ok(u32::MAX), limit)? })
     }
 }
 
-/// Sizes of images in pixels, and how often each comes.
+/// Sizes of images in pixels, with their weights.
 #[derive(Debug, Clone, PartialEq)]
 struct ImageSizes {
     sizes: Vec<ImageSize>,
@@ -108,33 +108,35 @@ impl FromStr for ImageSizes {
         let quoted = if text.contains('"') { text.to_owned() } else { from_python(text) };
         let object: Object = serde_json::from_str(&quoted).map_err(|_| {
             format!(
-                "`{text}` is no set of sizes: write {{\"(256,256,1)\":0.5,\"(720,1280,1)\":0.5}} or {{\"256x256\":1}}"
+                "`{text}` is not a set of sizes: write {{\"(256,256,1)\":0.5,\"(720,1280,1)\":0.5}} or {{\"256x256\":1}}"
             )
         })?;
         let (mut sizes, mut weights) = (Vec::new(), Vec::new());
         for (key, weight) in &object {
             let weight = weight.as_f64().filter(|weight| *weight >= 0.0);
-            let weight = weight.ok_or_else(|| format!("`{key}` comes a number of 0 or more often"))?;
+            let weight = weight.ok_or_else(|| format!("the weight of `{key}` must be 0 or more"))?;
             let size = parse_size(key)?;
             if weight > 0.0 {
                 let size = size.ok_or_else(|| {
-                    format!("`{key}` is a video, which vb-gen does not make: give it 0, or 1 frame for an image")
+                    format!(
+                        "`{key}` is a video, which vb-gen does not support: give it weight 0, or 1 frame for an image"
+                    )
                 })?;
                 sizes.push(size);
                 weights.push(weight);
             }
         }
         if sizes.is_empty() {
-            return Err(format!("`{text}` has no size that comes at all"));
+            return Err(format!("all weights of `{text}` are 0"));
         }
         if !weights.iter().sum::<f64>().is_finite() {
-            return Err(format!("the numbers of `{text}` are too large to add up"));
+            return Err(format!("the sum of the weights of `{text}` is too large"));
         }
         Ok(ImageSizes { sizes, weighted: WeightedIndex::new(weights) })
     }
 }
 
-/// Python's own notation, which vLLM takes, as JSON: its keys are bare, and `.5` is a number.
+/// Converts Python's notation, which vLLM accepts, to JSON: keys are not quoted, and `.5` is a number.
 fn from_python(text: &str) -> String {
     let dense: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     dense.replace('(', "\"(").replace(')', ")\"").replace(":.", ":0.").replace(",}", "}")
@@ -146,9 +148,10 @@ impl ImageSizes {
     }
 }
 
-/// `(256,256,1)` or `256x256`; `None` for a video.
+/// Parses `(256,256,1)` or `256x256`; `None` for a video.
 fn parse_size(key: &str) -> Result<Option<ImageSize>, String> {
-    let wrong = || format!("`{key}` is no size: write (height,width,frames) or HEIGHTxWIDTH, up to 65535 pixels each");
+    let wrong =
+        || format!("`{key}` is not a size: write (height,width,frames) or HEIGHTxWIDTH, up to 65535 pixels each");
     let parts: Vec<u16> = key
         .trim()
         .trim_start_matches('(')
@@ -158,8 +161,8 @@ fn parse_size(key: &str) -> Result<Option<ImageSize>, String> {
         .collect::<Option<_>>()
         .ok_or_else(wrong)?;
     match parts[..] {
-        [height, width] | [height, width, 1] if u32::from(height) * u32::from(width) > MOST_PIXELS => {
-            Err(format!("`{key}` is too large: {MOST_PIXELS} pixels are the most"))
+        [height, width] | [height, width, 1] if u32::from(height) * u32::from(width) > MAX_PIXELS => {
+            Err(format!("`{key}` is too large: at most {MAX_PIXELS} pixels"))
         }
         [height, width] | [height, width, 1] => Ok(Some(ImageSize { height, width })),
         [_, _, _] => Ok(None),
@@ -167,12 +170,12 @@ fn parse_size(key: &str) -> Result<Option<ImageSize>, String> {
     }
 }
 
-/// An image of noise as a content part of a chat.
+/// Makes an image of noise as a content part of a chat message.
 fn noise_image(size: ImageSize, rng: &mut impl Rng) -> Result<Value, Error> {
     let mut pixels = vec![0; usize::from(size.height) * usize::from(size.width) * 3];
     rng.fill_bytes(&mut pixels);
     let mut jpeg = Vec::new();
-    // The quality and the halved colours that Pillow, and so vLLM, writes by default.
+    // The default quality and chroma subsampling of Pillow, which vLLM uses.
     let mut encoder = Encoder::new(&mut jpeg, 75);
     encoder.set_sampling_factor(SamplingFactor::F_2_2);
     encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Average);
@@ -190,7 +193,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     let base = args.random_mm_base_items_per_request;
     let Some(range) = LengthRange::from_ratio_up_to(base, args.random_mm_num_mm_items_range_ratio, limit) else {
         return Err(Error::Usage(format!(
-            "--random-mm-base-items-per-request {base} is over the limit of {limit} images in --random-mm-limit-mm-per-prompt"
+            "--random-mm-base-items-per-request {base} exceeds the limit of {limit} images in --random-mm-limit-mm-per-prompt"
         )));
     };
     write_random(common, &flags.read_group()?, writer, |item, request| {
@@ -223,13 +226,13 @@ mod tests {
         }
         for (text, word) in [
             (r#"{"(720,1280,16)":1}"#, "is a video"),
-            (r#"{"256x0":1}"#, "is no size"),
-            (r#"{"256":1}"#, "is no size"),
+            (r#"{"256x0":1}"#, "is not a size"),
+            (r#"{"256":1}"#, "is not a size"),
             (r#"{"256x256":-1}"#, "0 or more"),
-            (r#"{"256x256":0}"#, "no size that comes"),
-            (r#"{"8x8":1e308,"16x8":1e308}"#, "too large to add up"),
-            (r#"{"8193x8192":1}"#, "67108864 pixels are the most"),
-            ("256x256", "is no set of sizes"),
+            (r#"{"256x256":0}"#, "all weights"),
+            (r#"{"8x8":1e308,"16x8":1e308}"#, "sum of the weights"),
+            (r#"{"8193x8192":1}"#, "at most 67108864 pixels"),
+            ("256x256", "is not a set of sizes"),
         ] {
             let error = text.parse::<ImageSizes>().unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_come_as_often_as_they_should() {
+    fn sizes_are_drawn_by_weight() {
         let buckets: ImageSizes = r#"{"8x8":3,"16x8":1}"#.parse().unwrap();
         let mut rng = rng::random_stream(1, "test", 0);
         let tall = (0..4000).filter(|_| buckets.draw_size(&mut rng).height == 16).count();

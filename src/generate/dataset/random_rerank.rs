@@ -17,10 +17,11 @@ use crate::{
     rng,
 };
 
-/// The flag of random-rerank alone.
+/// The flag that only random-rerank has.
 #[derive(Debug, Clone, clap::Args)]
 struct RerankFlags {
-    /// The model embeds query and documents each alone, instead of reading them in pairs (random-rerank).
+    /// For a model that embeds the query and each document separately, instead of reading them in pairs
+    /// (random-rerank).
     #[arg(long, help_heading = HEADING)]
     no_reranker: bool,
 }
@@ -39,17 +40,17 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// A query and documents to rank, as the prompt `[query, document, …]`.
+/// Makes a query and documents to rank, as the prompt `[query, document, …]`.
 struct RerankPrompts<'a> {
     texts: RandomPrompts<'a>,
     seed: u64,
     documents: u64,
-    /// Tokens of each query and document of its own.
+    /// Own tokens of the query.
     query: usize,
     document: LengthRange,
-    /// Tokens that the server adds to a pair, or to each text that it reads alone.
+    /// Tokens that the server adds to each pair, or to each separate text.
     added: usize,
-    /// It reads the query and each document alone, and so the query once.
+    /// Whether the server reads the query and each document separately, and so the query once.
     alone: bool,
 }
 
@@ -82,9 +83,9 @@ impl<'a> RerankPrompts<'a> {
         Ok(ranking(texts, own / 2, own - own / 2, pair))
     }
 
-    /// Request `item`, whose length is that of all its pairs, or of all its texts.
+    /// Makes request `item`. Its length is the sum over all pairs, or over all texts.
     fn make_request(&self, item: u64) -> Result<(SampleRequest, PromptLen), Error> {
-        // Numbers of texts, which tell them apart.
+        // Each text has its own number, which makes it different from all others.
         let first = item * (self.documents + 1);
         let (query, got) = self.make_text(first, self.query)?;
         let mut texts = vec![query];
@@ -104,7 +105,7 @@ impl<'a> RerankPrompts<'a> {
         Ok((SampleRequest { prompt: Some(Prompt::Texts(texts)), ..SampleRequest::default() }, fitted))
     }
 
-    /// Text `number`, and its own tokens.
+    /// Makes text `number`, and returns its own tokens.
     fn make_text(&self, number: u64, own: usize) -> Result<(String, usize), Error> {
         let (prompt, fitted) = self.texts.make_prompt(number, own)?;
         let Prompt::Text(text) = prompt else {
@@ -118,7 +119,7 @@ impl<'a> RerankPrompts<'a> {
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let documents = flags.read_group::<BatchFlags>()?.random_batch_size;
     if documents == 0 {
-        return Err(Error::Usage("--random-batch-size is 1 or more".into()));
+        return Err(Error::Usage("--random-batch-size must be at least 1".into()));
     }
     let ranking = RerankPrompts::new(common, documents, flags.read_group::<RerankFlags>()?.no_reranker)?;
     writer.write_numbered(common.num_prompts, |item| ranking.make_request(item))

@@ -1,4 +1,4 @@
-//! `--dataset-name replay`: requests that were saved, or a load of the same shape as outcomes that were saved.
+//! `--dataset-name replay`: saved requests, or random requests with the times and lengths of saved outputs.
 
 use serde::Deserialize;
 
@@ -27,14 +27,14 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// Just enough of a line to know what it is.
+/// The key that identifies a line.
 #[derive(Deserialize)]
 struct LineKind {
     #[serde(rename = "type")]
     kind: Option<String>,
 }
 
-/// Writes the requests again.
+/// Writes the saved requests again.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let (input, name) = cli::open_input(common.require_file()?)?;
     let mut lines = NdjsonReader::new(input, name.clone());
@@ -54,45 +54,45 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
                 let run: RunRecord = serde_json::from_slice(&row.json).map_err(bad)?;
                 outcomes.start = Some(run.clock.start);
             }
-            // The end of a run, and what other versions may write.
+            // The end record, and records of other versions.
             Some(_) => {}
         }
     }
     if writer.requests_written() == 0 {
-        return Err(Error::Input(format!("{name} has no request to replay")));
+        return Err(Error::Input(format!("{name} has no requests to replay")));
     }
     if writer.requests_written() < common.num_prompts {
-        print_warning(format!("{name} had {} requests: wrote those", writer.requests_written()));
+        print_warning(format!("{name} has only {} requests: wrote only those", writer.requests_written()));
     }
     Ok(())
 }
 
-/// A request as it was saved.
+/// Parses a saved request.
 fn parse_saved(row: &Row) -> Result<SampleRequest, Error> {
     let request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     if request.prompt.is_none() && request.messages.is_none() {
-        return Err(row.wrong("neither a request (`prompt` or `messages`) nor an outcome (`\"type\":\"output\"`)"));
+        return Err(row.wrong("neither a request (`prompt` or `messages`) nor an output (`\"type\":\"output\"`)"));
     }
     Ok(request)
 }
 
-/// Outcomes, which say how long a prompt was but not what it said.
+/// Makes requests from outputs, which have the length of a prompt but not its text.
 struct OutputReplay<'a> {
     common: &'a Common,
-    /// Made when the first outcome comes: saved requests need none.
+    /// Made for the first output; saved requests do not need it.
     random: Option<RandomPrompts<'a>>,
-    /// The instant from which the requests' timestamps count.
+    /// The time that the requests' timestamps are relative to.
     start: Option<UnixNanos>,
 }
 
 impl OutputReplay<'_> {
-    /// A random prompt of the same length, due at the same time, to be answered at the same length.
+    /// Makes a random prompt with the same length, time and output length as the output.
     fn make_request(&mut self, row: &Row, outcome: RequestFuncOutput, item: u64) -> Result<SampleRequest, Error> {
         let due = outcome.scheduled_time;
         let start = *self.start.get_or_insert(due);
         if due < start {
             return Err(row.wrong(
-                "due before the first line, from which times count, since a run writes outcomes as they end: \
+                "scheduled before the first line, which times are relative to, because a run writes outputs in the order in which they end: \
                  keep its `run` line, or sort them by `scheduled_time` first",
             ));
         }
@@ -102,8 +102,8 @@ impl OutputReplay<'_> {
         };
         let Some(own) = (outcome.prompt_len as usize).checked_sub(random.shared_tokens()).filter(|own| *own > 0) else {
             return Err(row.wrong(&format!(
-                "`prompt_len` is {}, but {} tokens are already taken by what all prompts share; \
-                 leave such outcomes out, as with jq -c 'select(.success != false)'",
+                "`prompt_len` is {}, but the tokens that all prompts share are already {}; \
+                 remove such outputs, as with jq -c 'select(.success != false)'",
                 outcome.prompt_len,
                 random.shared_tokens()
             )));

@@ -1,4 +1,4 @@
-//! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer has; with
+//! `--dataset-name sharegpt`: the first question of real conversations, and as many tokens as its answer; with
 //! `--multi-turn` all of their questions, turn by turn.
 
 use std::sync::Once;
@@ -37,7 +37,7 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// What is read of a conversation.
+/// The keys of a conversation that are used.
 #[derive(Deserialize)]
 struct ShareGptOpening {
     #[serde(default, alias = "conversation")]
@@ -45,19 +45,19 @@ struct ShareGptOpening {
     image: Option<IgnoredAny>,
 }
 
-/// What is read of a turn.
+/// The keys of a turn that are used.
 #[derive(Deserialize)]
 struct ShareGptTurn {
     #[serde(default)]
     value: Option<String>,
 }
 
-/// vLLM's limits: neither side shorter than this,
-const SHORTEST: usize = 4;
-/// no prompt longer than this,
-const LONGEST_PROMPT: usize = 1024;
-/// and both together not longer than this.
-const LONGEST: usize = 2048;
+/// vLLM's limits: shortest prompt and answer,
+const MIN_LEN: usize = 4;
+/// longest prompt,
+const MAX_PROMPT_LEN: usize = 1024;
+/// and longest prompt and answer together.
+const MAX_TOTAL_LEN: usize = 2048;
 
 /// Writes `--num-prompts` conversations.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
@@ -75,7 +75,7 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
     })
 }
 
-/// What is read of a conversation of which all turns are taken.
+/// The key of a conversation that is used with `--multi-turn`.
 #[derive(Deserialize)]
 struct ShareGptMessages {
     #[serde(default, alias = "conversation")]
@@ -93,12 +93,12 @@ fn row_request(
     counter: PromptCounter,
     output_len: Option<OutputLen>,
 ) -> Result<KeptRow, Error> {
-    static TOLD: Once = Once::new();
+    static WARNED: Once = Once::new();
     let conversation: ShareGptOpening = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
     if conversation.image.is_some() {
-        TOLD.call_once(|| {
+        WARNED.call_once(|| {
             print_warning(format!(
-                "{}: `image` is not sent: --dataset-name hf --hf-column image=image sends it",
+                "{}: `image` is not sent: use --dataset-name hf --hf-column image=image to send it",
                 row.place
             ));
         });
@@ -106,7 +106,7 @@ fn row_request(
     let mut turns = conversation.conversations.into_iter().map(|turn| turn.value);
     let (Some(Some(question)), Some(Some(answer))) = (turns.next(), turns.next()) else { return Ok(None) };
     let (request, prompt_len) = chat_text::request_from_text(question, template, counter)?;
-    if !(SHORTEST..=LONGEST_PROMPT).contains(&prompt_len) {
+    if !(MIN_LEN..=MAX_PROMPT_LEN).contains(&prompt_len) {
         return Ok(None);
     }
     let answer_len = match output_len {
@@ -114,8 +114,8 @@ fn row_request(
         // The answer is generated, so it has no special tokens in front.
         _ => u32::try_from(counter.tokenizer.count(&answer)?).unwrap_or(u32::MAX),
     };
-    let too_short = output_len.is_none() && (answer_len as usize) < SHORTEST;
-    if too_short || prompt_len + answer_len as usize > LONGEST {
+    let too_short = output_len.is_none() && (answer_len as usize) < MIN_LEN;
+    if too_short || prompt_len + answer_len as usize > MAX_TOTAL_LEN {
         return Ok(None);
     }
     let request = SampleRequest { expected_output_len: Some(answer_len), ..request };
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::tokens::Tokenizer;
 
-    /// Prompt and answer length of a conversation of these many words, if it is kept.
+    /// Prompt and answer length of a conversation with these numbers of words, if it is used.
     fn kept(question: usize, answer: usize, output_len: Option<OutputLen>) -> Option<(usize, u32)> {
         let tokenizer = Tokenizer::builtin().unwrap();
         let text = |n| format!("0{}", " love".repeat(n - 1));
@@ -171,6 +171,6 @@ mod tests {
             assert_eq!(made(json), None);
         }
         let later = r#"{"conversations":[{"value":"a b c d e"},{"value":"a b c d e"},{"value":null},{}]}"#;
-        assert!(made(later).is_some(), "what stands in later turns is not used");
+        assert!(made(later).is_some(), "later turns are not used");
     }
 }

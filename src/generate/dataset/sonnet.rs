@@ -1,4 +1,4 @@
-//! `--dataset-name sonnet`: lines of Shakespeare's sonnets up to an exact length, behind lines that all prompts share.
+//! `--dataset-name sonnet`: lines of Shakespeare's sonnets up to an exact length, after lines that all prompts share.
 
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
 use crate::{
@@ -28,26 +28,26 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// `--input-len` and `--prefix-len` if they are not given, as in vLLM.
+/// Defaults of `--input-len` and `--prefix-len`, as in vLLM.
 const INPUT_LEN: u32 = 550;
 const PREFIX_LEN: u32 = 200;
 
-/// What every prompt begins with.
-const TASK: &str = "Write on in the manner of these lines, and use as many of them as you can:";
+/// The instruction that every prompt begins with.
+const INSTRUCTION: &str = "Write on in the manner of these lines, and use as many of them as you can:";
 
 /// Makes prompts of verse.
 struct SonnetPrompts<'a> {
     counter: PromptCounter<'a>,
     words: WordList,
     seed: u64,
-    /// The task and the lines that all prompts share, with their line end.
+    /// The instruction and the lines that all prompts share, with the last line break.
     shared: String,
-    /// Its tokens, with what the server adds.
+    /// Its tokens, including all that the server adds.
     shared_len: usize,
-    /// Its tokens, with what the server adds in front.
+    /// Its tokens, including those that the server adds before it.
     shared_front: usize,
     lines: Vec<String>,
-    /// The lines' numbers as the seed shuffled them: prompts begin with one each.
+    /// Indices of the lines, shuffled with the seed: each prompt begins with another one.
     heads: Vec<usize>,
     tokens_per_line: usize,
 }
@@ -56,7 +56,7 @@ impl<'a> SonnetPrompts<'a> {
     fn new(counter: PromptCounter<'a>, seed: u64, lines: Vec<String>, prefix_len: usize) -> Result<Self, Error> {
         let mut heads: Vec<usize> = (0..lines.len()).collect();
         rng::shuffle_list(&mut heads, &mut rng::random_stream(seed, "heads", 0));
-        // Rounded down: a few lines too many are cut, while words to fill up with would not be verse.
+        // Rounded down: too many lines can be cut, but too few would be filled up with words that are not verse.
         let sample = lines.iter().take(100).map(|line| counter.tokenizer.count(line)).sum::<Result<usize, Error>>()?;
         let tokens_per_line = (sample / lines.len().clamp(1, 100)).max(1);
         let words = WordList::from_tokenizer(counter.tokenizer, seed)?;
@@ -67,7 +67,7 @@ impl<'a> SonnetPrompts<'a> {
         Ok(SonnetPrompts { counter, words, seed, shared, shared_len, shared_front, lines, heads, tokens_per_line })
     }
 
-    /// Prompt `item` of `want` tokens, with what the server adds.
+    /// Makes prompt `item` of `want` tokens, including those that the server adds.
     fn make_prompt(&self, item: u64, want: usize) -> Result<(String, PromptLen), Error> {
         let mut rng = rng::random_stream(self.seed, "verse", item);
         let mut draft = TextDraft::starting_with(&self.shared);
@@ -80,7 +80,8 @@ impl<'a> SonnetPrompts<'a> {
     }
 }
 
-/// The task, and the first lines up to `prefix_len` tokens in all with the line end; the task alone where that has more already.
+/// The instruction, and the first lines up to `prefix_len` tokens including the line break; only the instruction if
+/// that is longer already.
 fn shared_beginning(
     counter: PromptCounter,
     words: &WordList,
@@ -89,22 +90,22 @@ fn shared_beginning(
     tokens_per_line: usize,
 ) -> Result<String, Error> {
     let count = |text: &str| counter.tokenizer.count(&format!("{text}\n"));
-    if prefix_len <= count(TASK)? {
-        return Ok(format!("{TASK}\n"));
+    if prefix_len <= count(INSTRUCTION)? {
+        return Ok(format!("{INSTRUCTION}\n"));
     }
-    let mut draft = TextDraft::starting_with(TASK);
+    let mut draft = TextDraft::starting_with(INSTRUCTION);
     lines.iter().cycle().take(prefix_len / tokens_per_line + 1).for_each(|line| draft.push_line(line));
-    // The same for every seed, as the lines are.
+    // The same for every seed, like the lines.
     let mut rng = rng::random_stream(0, "prefix", 0);
     Ok(draft.fit_tokens(prefix_len, count, || words.draw_word(&mut rng))?.0 + "\n")
 }
 
-/// The line of verse that follows a line end; each of its words may be cut off again.
+/// Appends the line of verse after a line break; each of its words may be removed.
 fn push_words_of_line(draft: &mut TextDraft, line: &str) {
     line.split_inclusive(' ').for_each(|word| draft.push(word));
 }
 
-/// The lines of the dataset's file, or else of the sonnets.
+/// Lines of the dataset's file, or of the sonnets.
 fn read_lines(common: &Common) -> Result<Vec<String>, Error> {
     let verse = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let Some(path) = &common.dataset_path else { return Ok(verse(SONNETS)) };
@@ -112,7 +113,7 @@ fn read_lines(common: &Common) -> Result<Vec<String>, Error> {
     let text = String::from_utf8(bytes).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
     let lines: Vec<String> = verse(&text);
     if lines.is_empty() {
-        return Err(Error::Input(format!("{} has no line", path.display())));
+        return Err(Error::Input(format!("{} has no lines", path.display())));
     }
     Ok(lines)
 }
@@ -125,18 +126,18 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
     let task = sonnets.shared_len - counter.added_tokens()?;
     if task > prefix_len as usize {
         print_warning(format!(
-            "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of it is shared",
+            "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of them are shared",
             prefix_len
         ));
     }
-    exact::input_len_without(input_len, sonnets.shared_len, "the task and the shared lines")?;
+    exact::input_len_without(input_len, sonnets.shared_len, "the instruction and the shared lines")?;
     let want = input_len as usize;
     writer.write_numbered(common.num_prompts, |item| {
         let (text, fitted) = sonnets.make_prompt(item, want)?;
         let request = SampleRequest {
             prompt: Some(Prompt::Text(text)),
             expected_output_len: Some(common.output_tokens()),
-            // As with random, once the first has brought what all share.
+            // As with random, from the second request on.
             expected_cached_len: if item == 0 { Some(0) } else { u32::try_from(sonnets.shared_front).ok() },
             ..SampleRequest::default()
         };
@@ -160,7 +161,7 @@ mod tests {
             let (text, fitted) = sonnets.make_prompt(want, usize::try_from(want).unwrap()).unwrap();
             assert_eq!((fitted.want, fitted.got), (tokenizer.count(&text).unwrap(), fitted.want));
             assert!(text.starts_with(&sonnets.shared));
-            // What follows is the prompt's own from its first token on, so nothing more is shared than is said.
+            // The prompt's own tokens follow directly, so no more is shared than reported.
             let ids = |text: &str| tokenizer.encode(text, false).unwrap();
             assert_eq!(ids(&text)[..60], ids(&sonnets.shared));
             assert!(sonnets.shared.ends_with('\n') && !text[sonnets.shared.len()..].starts_with('\n'));

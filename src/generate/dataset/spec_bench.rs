@@ -14,10 +14,10 @@ use crate::{
     generate::{common::Common, rows, writer::RequestWriter},
 };
 
-/// The flags of `spec_bench`.
+/// Flags of `spec_bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SpecBenchFlags {
-    /// Take the questions of this category only, as `writing` or `qa`.
+    /// Only use questions of this category, such as `writing` or `qa`.
     #[arg(long, help_heading = "Dataset spec_bench", value_name = "NAME")]
     spec_bench_category: Option<String>,
 }
@@ -36,7 +36,7 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// What is read of a question.
+/// The keys of a question that are used.
 #[derive(Deserialize)]
 struct SpecBenchRow {
     turns: Vec<String>,

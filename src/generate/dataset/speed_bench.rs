@@ -1,4 +1,4 @@
-//! `--dataset-name speed_bench`: the prompts of SPEED-Bench, a file for each subset.
+//! `--dataset-name speed_bench`: the prompts of SPEED-Bench, one file per subset.
 
 use std::path::PathBuf;
 
@@ -18,14 +18,14 @@ use crate::{
 
 const HEADING: &str = "Dataset speed_bench";
 
-/// The flags of `speed_bench`.
+/// Flags of `speed_bench`.
 #[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
+#[allow(clippy::struct_field_names)] // fields have the names of their flags
 pub struct SpeedBenchFlags {
-    /// Which file of a folder to take, as `throughput_8k` [default: qualitative].
+    /// The file to use if --dataset-path is a folder, such as `throughput_8k` [default: qualitative].
     #[arg(long, help_heading = HEADING, value_name = "NAME")]
     speed_bench_dataset_subset: Option<String>,
-    /// Take the prompts of this category only, as `coding` or `low_entropy`.
+    /// Only use prompts of this category, such as `coding` or `low_entropy`.
     #[arg(long, help_heading = HEADING, value_name = "NAME")]
     speed_bench_category: Option<String>,
 }
@@ -44,7 +44,7 @@ pub const DATASET: Dataset = Dataset {
     run,
 };
 
-/// What is read of a prompt.
+/// The keys of a prompt that are used.
 #[derive(Deserialize)]
 struct SpeedBenchRow {
     messages: Vec<SpeedBenchMessage>,
@@ -75,14 +75,14 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     categories.check_result(done, &rows)
 }
 
-/// The file itself, or that of the subset in a folder.
+/// The file itself, or the file of the subset in a folder.
 fn subset_file(common: &Common, subset: Option<&str>) -> Result<PathBuf, Error> {
     let path = common.require_file()?;
     if path.is_dir() {
         return Ok(path.join(format!("{}.jsonl", subset.unwrap_or("qualitative"))));
     }
     if subset.is_some() {
-        let what = "--speed-bench-dataset-subset picks a file of a folder, and --dataset-path is a file already";
+        let what = "--speed-bench-dataset-subset selects a file in a folder, but --dataset-path is already a file";
         return Err(Error::Usage(what.into()));
     }
     Ok(path.to_path_buf())

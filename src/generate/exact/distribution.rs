@@ -1,4 +1,4 @@
-//! Distributions of lengths in tokens: whole numbers within limits, the same draws on every machine.
+//! Distributions of lengths in tokens: integers within limits, with the same draws on every machine.
 
 use rand::Rng;
 
@@ -7,69 +7,70 @@ use crate::{
     units::{MAX_TOKENS, parse_tokens},
 };
 
-/// A distribution of lengths, from 1 token up.
+/// A distribution of lengths of at least 1 token.
 ///
-/// Written `128`, `uniform:100,200`, `normal:MEAN,SD`, `lognormal:MEAN,SD` (both of the lengths themselves) or
-/// `zipf:ALPHA,MAX`, each with `,min=…` and `,max=…` if wanted. What lies outside the limits is drawn again, not moved
-/// to the limit, where it would pile up: the distribution is the truncated one, and its mean may differ a little.
+/// Written as `128`, `uniform:100,200`, `normal:MEAN,SD`, `lognormal:MEAN,SD` (mean and standard deviation of the
+/// lengths themselves) or `zipf:ALPHA,MAX`, optionally with `,min=…` and `,max=…`. Values outside the limits are drawn
+/// again, not moved to the limit, where they would accumulate: the distribution is truncated, and its mean may differ
+/// slightly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LengthDistribution {
     shape: DistributionShape,
     low: u32,
     high: u32,
-    /// Of zipf: how often each length from `low` on comes.
+    /// For zipf: the weight of each length from `low` on.
     weighted: Option<WeightedIndex>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum DistributionShape {
     Uniform,
-    /// Mean and standard deviation before rounding to whole tokens.
+    /// Mean and standard deviation before rounding to integers.
     Normal(f64, f64),
-    /// Those of the logarithm.
+    /// Mean and standard deviation of the logarithm.
     LogNormal(f64, f64),
-    /// The probability of k is in proportion to k to the power of minus this.
+    /// The probability of k is proportional to k to the power of minus this.
     Zipf(f64),
 }
 
-/// The longest length of zipf, of which a table is kept.
-const LONGEST_ZIPF: u32 = 1 << 20;
-/// How often a draw outside the limits is repeated. At the least 1 in 100 is within, so this never ends.
+/// Longest length of zipf, which needs a table.
+const MAX_ZIPF_LENGTH: u32 = 1 << 20;
+/// Draws outside the limits that are repeated. At least 1 in 100 is within the limits, so this never ends.
 const TRIES: usize = 100_000;
 
-const HOW: &str = "write 128, uniform:100,200, normal:480,240, lognormal:2000,1500 or zipf:1.2,4096, \
-                   each with ,min=N and ,max=N if wanted";
+const SYNTAX: &str = "write 128, uniform:100,200, normal:480,240, lognormal:2000,1500 or zipf:1.2,4096, \
+                   optionally with ,min=N and ,max=N";
 
 impl LengthDistribution {
-    /// All whole numbers from `low` to `high` alike.
+    /// All integers from `low` to `high` with equal probability.
     pub fn new_uniform(low: u32, high: u32) -> Result<Self, String> {
         Self::new(DistributionShape::Uniform, low, high)
     }
 
-    /// The normal distribution, rounded.
+    /// The normal distribution, rounded to integers.
     pub fn new_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
         if !(mean > 0.0 && sd >= 0.0 && mean + sd < f64::from(MAX_TOKENS)) {
-            return Err(format!("a mean of {mean} and a standard deviation of {sd} are no lengths"));
+            return Err(format!("a mean of {mean} and a standard deviation of {sd} are not lengths"));
         }
         Self::new(DistributionShape::Normal(mean, sd), low, high)
     }
 
-    /// The log-normal distribution whose own mean and standard deviation are these, rounded: σ² = ln(1 + sd²/mean²),
-    /// µ = ln mean − σ²/2.
+    /// The log-normal distribution with this mean and standard deviation, rounded: σ² = ln(1 + sd²/mean²), µ = ln mean
+    /// − σ²/2.
     fn new_log_normal(mean: f64, sd: f64, low: u32, high: u32) -> Result<Self, String> {
-        // The check is the same.
+        // The same check.
         Self::new_normal(mean, sd, 1, MAX_TOKENS)?;
         let variance = libm::log1p(sd * sd / (mean * mean));
         Self::new(DistributionShape::LogNormal(libm::log(mean) - variance / 2.0, libm::sqrt(variance)), low, high)
     }
 
-    /// Zipf's, from `low` to `high`.
+    /// Zipf's law, from `low` to `high`.
     fn new_zipf(alpha: f64, low: u32, high: u32) -> Result<Self, String> {
         if !(alpha >= 0.0 && alpha.is_finite()) {
-            return Err(format!("zipf's exponent {alpha} is not a number from 0 up"));
+            return Err(format!("zipf's exponent {alpha} is not a number of at least 0"));
         }
-        if high > LONGEST_ZIPF {
-            return Err(format!("zipf's longest length is {LONGEST_ZIPF} at the most"));
+        if high > MAX_ZIPF_LENGTH {
+            return Err(format!("zipf's longest length is at most {MAX_ZIPF_LENGTH}"));
         }
         Self::new(DistributionShape::Zipf(alpha), low, high)
     }
@@ -80,7 +81,7 @@ impl LengthDistribution {
             return Err(format!("no length is at least {low} and at most {high}"));
         }
         if high > MAX_TOKENS {
-            return Err(format!("{high} is too large: {MAX_TOKENS} tokens at the most"));
+            return Err(format!("{high} is too large: at most {MAX_TOKENS} tokens"));
         }
         let mut distribution = LengthDistribution { shape, low, high, weighted: None };
         match shape {
@@ -89,7 +90,7 @@ impl LengthDistribution {
                 let mut rng = rng::random_stream(0, "limits", 0);
                 let within = (0..2000).filter(|_| distribution.try_draw(&mut rng).is_some()).count();
                 if within < 20 {
-                    return Err(format!("hardly any of its lengths is at least {low} and at most {high}"));
+                    return Err(format!("fewer than 1 in 100 of its lengths are at least {low} and at most {high}"));
                 }
             }
             DistributionShape::Uniform => {}
@@ -97,18 +98,18 @@ impl LengthDistribution {
         Ok(distribution)
     }
 
-    /// The same with nothing under `floor`.
+    /// The same distribution without lengths below `floor`.
     pub fn at_least(&self, floor: u32) -> Result<Self, String> {
         Self::new(self.shape, self.low.max(floor), self.high)
     }
 
-    /// A length.
+    /// Draws a length.
     pub fn draw_length(&self, rng: &mut impl Rng) -> u32 {
         (0..TRIES).find_map(|_| self.try_draw(rng)).unwrap_or(self.low)
     }
 
-    /// A length, unless it lies outside the limits.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, and the limits are looked at
+    /// Draws a length; `None` if it is outside the limits.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates, and the limits are checked
     fn try_draw(&self, rng: &mut impl Rng) -> Option<u32> {
         let length = match self.shape {
             DistributionShape::Uniform => rng::sample_between(rng, self.low.into(), self.high.into()) as f64,
@@ -128,7 +129,7 @@ impl std::str::FromStr for LengthDistribution {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a distribution of lengths: {HOW}");
+        let wrong = || format!("`{text}` is not a distribution of lengths: {SYNTAX}");
         let (name, rest) = text.trim().split_once(':').unwrap_or(("constant", text.trim()));
         let (mut numbers, mut min, mut max) = (Vec::new(), 1, None);
         for part in rest.split(',').map(str::trim) {
@@ -188,13 +189,13 @@ mod tests {
     #[test]
     fn zipf_has_its_frequencies() {
         let values = drawn("zipf:1,4", 24_000);
-        // 1, 1/2, 1/3, 1/4 of their sum, 25/12.
+        // 1, 1/2, 1/3, 1/4 divided by their sum, 25/12.
         for (k, share) in [(1, 0.48), (2, 0.24), (3, 0.16), (4, 0.12)] {
             let got = values.iter().filter(|v| **v == k).count() as f64 / 24_000.0;
             assert!((got - share).abs() < 0.01, "{k}: {got}");
         }
         assert_eq!(drawn("zipf:1,9,min=9", 5), [9; 5]);
-        // 10 to the power of -400 is no double, but 1 to any power is.
+        // 10 to the power of -400 is not a double, but 1 to any power is.
         assert_eq!(drawn("zipf:400,4096,min=10", 5), [10; 5]);
     }
 
@@ -203,9 +204,9 @@ mod tests {
         let values = drawn("normal:100,100,min=50,max=150", 20_000);
         assert!(values.iter().all(|v| (50..=150).contains(v)));
         let at_limits = values.iter().filter(|v| **v == 50 || **v == 150).count();
-        // About 1 in 100 each, where moving them there would give 3 in 10 each.
+        // About 1 in 100 each; moving them to the limits would give 3 in 10 each.
         assert!(at_limits < 800, "{at_limits}");
-        // φ and Φ at ±½: the sd of the truncated one is 100·√(1 − φ(½)/(Φ(½) − ½)) = 28.4.
+        // φ and Φ at ±½: the standard deviation of the truncated distribution is 100·√(1 − φ(½)/(Φ(½) − ½)) = 28.4.
         let (mean, sd) = mean_sd(&values);
         assert!((mean - 100.0).abs() < 1.0 && (sd - 28.4).abs() < 0.8, "{mean} {sd}");
     }
@@ -217,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told() {
+    fn mistakes_are_reported() {
         for (text, want) in [
             ("", "is not a distribution of lengths: write 128"),
             ("gauss:1,2", "is not a distribution"),
             ("normal:1", "is not a distribution"),
             ("uniform:9,5", "no length is at least 9 and at most 5"),
-            ("normal:10,1,min=500", "hardly any of its lengths is at least 500"),
-            ("normal:-3,1", "are no lengths"),
+            ("normal:10,1,min=500", "fewer than 1 in 100 of its lengths are at least 500"),
+            ("normal:-3,1", "are not lengths"),
             ("zipf:-1,5", "zipf's exponent"),
             ("zipf:1,2m", "zipf's longest length"),
             ("0", "no length is at least 1 and at most 0"),

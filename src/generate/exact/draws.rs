@@ -1,4 +1,4 @@
-//! Where the lengths of random prompts and answers come from: a range, distributions, pairs of a file, or scenarios.
+//! Where the lengths of random prompts and responses come from: a range, distributions, pairs in a file, or scenarios.
 
 use std::path::{Path, PathBuf};
 
@@ -16,33 +16,34 @@ use crate::{
     units::MAX_TOKENS,
 };
 
-/// The flags of lengths that are not one number.
+/// Flags for lengths other than one number.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct LengthFlags {
-    /// Draw prompt lengths: uniform:A,B, normal:MEAN,SD, lognormal:MEAN,SD or zipf:ALPHA,MAX, each with ,min=N and
-    /// ,max=N if wanted (random and random-mm).
+    /// Draw prompt lengths: uniform:A,B, normal:MEAN,SD, lognormal:MEAN,SD or zipf:ALPHA,MAX, optionally with ,min=N
+    /// and ,max=N (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     input_dist: Option<LengthDistribution>,
-    /// Draw answer lengths, in the same ways (random and random-mm).
+    /// Draw output lengths, with the same syntax (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "DIST")]
     output_dist: Option<LengthDistribution>,
-    /// Draw pairs of lengths from the columns `input` and `output` of a CSV file; with --disable-shuffle in its order,
-    /// round and round (random and random-mm).
+    /// Draw pairs of lengths from the columns `input` and `output` of a CSV file, or with --disable-shuffle use them in
+    /// order, repeatedly (random and random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "FILE")]
     lengths: Option<PathBuf>,
-    /// Lengths as genai-bench writes them: D(100,100), N(480,240)/(300,150), U(50,100)/(200,250) or U(100,200), the most of each. Of
-    /// several, each request draws one; it goes into the tag `scenario` (random and random-mm).
+    /// Lengths in genai-bench's syntax: D(100,100), N(480,240)/(300,150), U(50,100)/(200,250), or U(100,200) for 1 to
+    /// 100 and 1 to 200. With several scenarios, each request draws one and gets it as the tag `scenario` (random and
+    /// random-mm).
     #[arg(long, help_heading = LENGTHS, value_name = "SCENARIO", action = ArgAction::Append, num_args(1..))]
     scenario: Vec<Scenario>,
 }
 
 impl LengthFlags {
-    /// Whether prompts get their lengths here.
+    /// Whether these flags set the prompt lengths.
     pub fn sets_input(&self) -> bool {
         self.input_dist.is_some() || self.sets_both()
     }
 
-    /// Whether answers get their lengths here.
+    /// Whether these flags set the output lengths.
     pub fn sets_output(&self) -> bool {
         self.output_dist.is_some() || self.sets_both()
     }
@@ -51,7 +52,7 @@ impl LengthFlags {
         self.lengths.is_some() || !self.scenario.is_empty()
     }
 
-    /// Refuses flags that say the same length twice.
+    /// Rejects flags that set the same length twice.
     pub fn check_exclusive(&self) -> Result<(), Error> {
         let ways = [
             self.input_dist.is_some() || self.output_dist.is_some(),
@@ -60,7 +61,7 @@ impl LengthFlags {
         ];
         if ways.into_iter().filter(|given| *given).count() > 1 {
             return Err(Error::Usage(
-                "lengths come from --input-dist and --output-dist, from --lengths, or from --scenario: give one of these"
+                "lengths come from --input-dist and --output-dist, from --lengths, or from --scenario: use one of these"
                     .into(),
             ));
         }
@@ -68,7 +69,7 @@ impl LengthFlags {
     }
 }
 
-/// The lengths of prompts and answers under one name.
+/// Named prompt and output lengths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
     name: String,
@@ -98,32 +99,32 @@ impl std::str::FromStr for Scenario {
             ("U" | "u", [input, output]) => (uniform(*input), uniform(*output)),
             _ => return Err(wrong()),
         };
-        let told = |what: String| format!("`{text}`: {what}");
-        Ok(Scenario { name: name.clone(), input: input.map_err(told)?, output: output.map_err(told)? })
+        let with_text = |what: String| format!("`{text}`: {what}");
+        Ok(Scenario { name: name.clone(), input: input.map_err(with_text)?, output: output.map_err(with_text)? })
     }
 }
 
-/// Where to find what genai-bench has scenarios for that are no lengths.
+/// Suggests another flag for genai-bench's scenarios that are not lengths.
 fn suggest_dataset(text: &str) -> Option<&'static str> {
     match text.trim().split('(').next()? {
-        "E" | "e" => Some("texts to embed are --input-len N with --backend openai-embeddings"),
-        "R" | "r" => Some("documents to rank are --dataset-name random-rerank"),
-        "P" | "p" => Some("prompts behind prefixes are --dataset-name prefix_repetition, or --prefix-len N"),
-        "I" | "i" => Some("images are --dataset-name random-mm"),
+        "E" | "e" => Some("to embed texts, use --input-len N with --backend openai-embeddings"),
+        "R" | "r" => Some("to rank documents, use --dataset-name random-rerank"),
+        "P" | "p" => Some("for shared prefixes, use --dataset-name prefix_repetition, or --prefix-len N"),
+        "I" | "i" => Some("for images, use --dataset-name random-mm"),
         _ => None,
     }
 }
 
-/// `(100,200)`.
+/// Parses `(100,200)`.
 fn parse_pair(text: &str) -> Option<[u32; 2]> {
     let (a, b) = text.strip_prefix('(')?.strip_suffix(')')?.split_once(',')?;
     Some([a.parse().ok()?, b.parse().ok()?])
 }
 
-/// What was drawn for one request.
+/// Lengths drawn for one request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DrawnLengths<'a> {
-    /// Prompt tokens with those that the server adds, without the shared prefix.
+    /// Prompt tokens including those that the server adds, without the shared prefix.
     pub input: u32,
     pub output: u32,
     pub scenario: Option<&'a str>,
@@ -132,7 +133,7 @@ pub struct DrawnLengths<'a> {
 /// The lengths of all requests of a run.
 #[derive(Debug, Clone)]
 pub enum LengthSource {
-    /// A length and a ratio; of the prompt what is its own, behind what the server adds.
+    /// Lengths with a range ratio; the prompt range does not include the tokens that the server adds.
     Ranges {
         lengths: LengthRanges,
         overhead: u32,
@@ -149,8 +150,9 @@ pub enum LengthSource {
 }
 
 impl LengthSource {
-    /// By the flags, whose other lengths are in `ranges`. No prompt is drawn that has no token of its own beside the
-    /// `overhead` that the server adds, and no answer without a token, unless nothing is generated.
+    /// Reads the flags; lengths that they do not set come from `ranges`. Every drawn prompt has at least 1 token in
+    /// addition to the `overhead` that the server adds, and every response at least 1 token, unless nothing is
+    /// generated.
     pub fn from_flags(
         args: &LengthFlags,
         ranges: LengthRanges,
@@ -181,9 +183,9 @@ impl LengthSource {
         Ok(LengthSource::Apart { input, output })
     }
 
-    /// The lengths of `item`.
+    /// Draws the lengths of `item`.
     pub fn draw_lengths(&self, seed: u64, item: u64) -> DrawnLengths<'_> {
-        // Streams of their own: another distribution of the one does not move the other.
+        // Separate streams, so that another distribution of one does not change the other.
         let [mut first, mut second] =
             ["input length", "output length"].map(|name| rng::random_stream(seed, name, item));
         match self {
@@ -219,7 +221,7 @@ impl LengthSource {
     }
 }
 
-/// The pairs of a file: 8 bytes are kept of each.
+/// Reads the pairs of a file: 8 bytes are kept per pair.
 fn read_pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
     let (input, name) = cli::open_input(path)?;
     let mut table = CsvTable::new(input, name.clone())?;
@@ -229,13 +231,13 @@ fn read_pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
         let length = |text: &str| text.parse().ok().filter(|length| (least..=MAX_TOKENS).contains(length));
         table
             .parse_field(column, length)
-            .map_err(|e| Error::Input(format!("{e}: lengths are from {least} to {MAX_TOKENS} tokens")))
+            .map_err(|e| Error::Input(format!("{e}: lengths must be from {least} to {MAX_TOKENS} tokens")))
     };
     while table.read_row()? {
         pairs.push((count(&table, input, 1)?, count(&table, output, u32::from(generates))?));
     }
     if pairs.is_empty() {
-        return Err(Error::Input(format!("{name} has no pair of lengths")));
+        return Err(Error::Input(format!("{name} has no pairs of lengths")));
     }
     Ok(pairs)
 }

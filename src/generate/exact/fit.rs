@@ -1,4 +1,4 @@
-//! A text made exactly as long as it should be, counted the way the server will count it.
+//! Makes a text exactly as long as requested, counted as the server will count it.
 
 use std::cmp::Ordering;
 
@@ -6,10 +6,10 @@ use serde_json::json;
 
 use crate::{error::Error, tokens::Tokenizer};
 
-/// How many times a text is changed before it is taken as it is. The first try is nearly always right.
-const TRIES: usize = 32;
+/// Most attempts to reach the requested length. The first one nearly always succeeds.
+const MAX_ATTEMPTS: usize = 32;
 
-/// A tokenizer together with what the server puts round a text: special tokens, or a chat template.
+/// A tokenizer, and what the server adds to a prompt: special tokens, or a chat template.
 #[derive(Debug, Clone, Copy)]
 pub struct PromptCounter<'a> {
     pub tokenizer: &'a Tokenizer,
@@ -19,18 +19,18 @@ pub struct PromptCounter<'a> {
 }
 
 impl<'a> PromptCounter<'a> {
-    /// For `/v1/completions`, or for chats.
+    /// For completions, or for chats.
     pub fn new(tokenizer: &'a Tokenizer, chat: bool) -> Result<Self, Error> {
         let special = if chat { 0 } else { tokenizer.special_tokens_added()? };
         Ok(PromptCounter { tokenizer, chat, special })
     }
 
-    /// For texts that get special tokens only together with another one.
+    /// For texts that only get special tokens as part of a pair.
     pub fn without_special_tokens(tokenizer: &'a Tokenizer) -> Self {
         PromptCounter { tokenizer, chat: false, special: 0 }
     }
 
-    /// The number of tokens that the server will report for `text`.
+    /// The prompt tokens that the server will report for `text`.
     pub fn count(&self, text: &str) -> Result<usize, Error> {
         if self.chat {
             return self.tokenizer.count_chat(&[json!({"role": "user", "content": text})]);
@@ -38,7 +38,7 @@ impl<'a> PromptCounter<'a> {
         Ok(self.tokenizer.count(text)? + self.special)
     }
 
-    /// How many of those are not the text's own.
+    /// Tokens that the server adds to a text.
     pub fn added_tokens(&self) -> Result<usize, Error> {
         if self.chat {
             return Ok(self.count("a")?.saturating_sub(self.tokenizer.count("a")?));
@@ -46,13 +46,13 @@ impl<'a> PromptCounter<'a> {
         Ok(self.special)
     }
 
-    /// How many of those stand in front of the text: all of them where a server does not tell which tokens they are.
+    /// Added tokens before the text; all of them if a tokenizer does not return token ids.
     pub fn tokens_in_front(&self) -> Result<usize, Error> {
         let overhead = self.added_tokens()?;
         if overhead == 0 {
             return Ok(0);
         }
-        // Two texts of which nothing is alike but what stands in front of them.
+        // Two texts that have nothing in common, so that only the added tokens are equal.
         let ids = |text: &str| {
             if self.chat {
                 return self.tokenizer.encode_chat(&[json!({"role": "user", "content": text})]);
@@ -65,27 +65,27 @@ impl<'a> PromptCounter<'a> {
     }
 }
 
-/// A text that can be shortened piece by piece.
+/// A text that can be shortened by removing words.
 #[derive(Debug, Default)]
 pub struct TextDraft {
     text: String,
-    /// Where each piece that may be cut off begins, in bytes.
+    /// Byte offset of each word that may be removed.
     pieces: Vec<usize>,
 }
 
 impl TextDraft {
-    /// Begins with what must stay.
+    /// Starts with text that must stay.
     pub fn starting_with(fixed: &str) -> Self {
         TextDraft { text: fixed.to_owned(), pieces: Vec::new() }
     }
 
-    /// Appends a piece that may be cut off again.
+    /// Appends a word that may be removed.
     pub fn push(&mut self, piece: &str) {
         self.pieces.push(self.text.len());
         self.text.push_str(piece);
     }
 
-    /// Appends a line of verse; each of its words may be cut off again.
+    /// Appends a line of verse; each of its words may be removed.
     pub fn push_line(&mut self, line: &str) {
         for (i, word) in line.split(' ').enumerate() {
             self.pieces.push(self.text.len());
@@ -102,9 +102,10 @@ impl TextDraft {
         }
     }
 
-    /// Cuts or lengthens the end until the text has `want` tokens, with pieces from `next` that are one token each.
+    /// Removes or appends words until the text has `want` tokens. Appended words come from `next` and are one token
+    /// each.
     ///
-    /// Gives the text and its true number of tokens, which is another one if it could not be done.
+    /// Returns the text and its actual number of tokens, which differs from `want` if all attempts failed.
     pub fn fit_tokens<'p>(
         mut self,
         want: usize,
@@ -112,11 +113,12 @@ impl TextDraft {
         mut next: impl FnMut() -> &'p str,
     ) -> Result<(String, usize), Error> {
         let mut got = count(&self.text)?;
-        for _ in 0..TRIES {
+        for _ in 0..MAX_ATTEMPTS {
             match got.cmp(&want) {
                 Ordering::Equal => break,
                 Ordering::Less => (got..want).for_each(|_| self.push(next())),
-                // By half, since a piece may have several tokens; what is cut too much is filled up again.
+                // Half as many, since a word may have several tokens; if too many were removed, the next attempt
+                // appends some.
                 Ordering::Greater => self.remove_pieces((got - want).div_ceil(2)),
             }
             got = count(&self.text)?;
@@ -131,8 +133,8 @@ mod tests {
 
     use super::*;
 
-    /// A tokenizer of one token for each two bytes: pieces merge across their joints.
-    #[allow(clippy::unnecessary_wraps)] // as `fit` wants it
+    /// A tokenizer with one token per two bytes, so that words merge with their neighbours.
+    #[allow(clippy::unnecessary_wraps)] // the signature that `fit_tokens` expects
     fn pairs(text: &str) -> Result<usize, Error> {
         Ok(text.len().div_ceil(2))
     }
@@ -152,9 +154,9 @@ mod tests {
         }
     }
 
-    /// A tokenizer that puts a token of its own in front of a text and another behind it, as those of BERT do.
+    /// A tokenizer that adds one token before a text and two after it, as BERT's do.
     #[test]
-    fn what_stands_in_front_of_a_text_is_told_from_what_stands_behind() {
+    fn tokens_before_a_text_are_distinguished_from_those_after_it() {
         let folder = std::env::temp_dir().join(format!("vb-front-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut json: serde_json::Value = serde_json::from_str(crate::tokens::BUILTIN).unwrap();

@@ -1,18 +1,18 @@
-//! How long prompts and answers are to be.
+//! Lengths of prompts and responses.
 
 use rand::Rng;
 use serde::Deserialize;
 
 use crate::{error::Error, generate::exact::LengthDistribution, rng};
 
-/// By how much lengths vary: the share of the length on either side, from 0 up to but not including 1.
+/// How much lengths vary: a share of the length in both directions, from 0 to less than 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RangeRatio {
-    /// Of the prompt.
+    /// For the prompt.
     #[serde(default)]
     pub input: f64,
-    /// Of the answer.
+    /// For the response.
     #[serde(default)]
     pub output: f64,
 }
@@ -24,17 +24,17 @@ impl std::str::FromStr for RangeRatio {
         let both = |r: f64| RangeRatio { input: r, output: r };
         let ratio = text.trim().parse().map(both).ok().or_else(|| serde_json::from_str(text).ok());
         ratio.filter(|r| [r.input, r.output].iter().all(|x| (0.0..1.0).contains(x))).ok_or_else(|| {
-            format!("`{text}` is not a range ratio: write 0.1, or {{\"input\":0.1,\"output\":0.5}}, each under 1")
+            format!("`{text}` is not a range ratio: write 0.1, or {{\"input\":0.1,\"output\":0.5}}, each less than 1")
         })
     }
 }
 
-/// The value of `--output-len`.
+/// Value of `--output-len`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputLen {
-    /// The same for all, before the range ratio; 0 where nothing is generated.
+    /// The same for all requests, before the range ratio; 0 if nothing is generated.
     Tokens(u32),
-    /// Each row's own, written `-1`.
+    /// Each row's own, written as `-1`.
     PerRow,
 }
 
@@ -49,21 +49,21 @@ impl std::str::FromStr for OutputLen {
     }
 }
 
-/// How near a number must be to a whole one to be that: 100 · 1.1 is a little more than 110 in floating point, and no ratio that people
-/// write comes this near.
-const HAIR: f64 = 1e-7;
+/// Differences from an integer that count as rounding errors: 100 · 1.1 is slightly more than 110 in floating point,
+/// and the ratios that people write do not come this close to an integer.
+const ROUNDING_TOLERANCE: f64 = 1e-7;
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // not negative, and `as` saturates
 fn floor_tolerant(x: f64) -> u64 {
-    (x + HAIR).floor() as u64
+    (x + ROUNDING_TOLERANCE).floor() as u64
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // as above
 fn ceil_tolerant(x: f64) -> u64 {
-    (x - HAIR).ceil() as u64
+    (x - ROUNDING_TOLERANCE).ceil() as u64
 }
 
-/// A uniform draw of whole numbers, both ends included.
+/// A uniform distribution of integers, both limits included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthRange {
     low: u64,
@@ -71,38 +71,38 @@ pub struct LengthRange {
 }
 
 impl LengthRange {
-    /// SGLang's rule: ⌊n·r⌋ to n, and 1 at the least.
+    /// SGLang's rule: ⌊n·r⌋ to n, at least 1.
     pub fn up_to(n: u32, ratio: f64) -> Self {
         LengthRange { low: floor_tolerant(f64::from(n) * ratio).max(1), high: u64::from(n).max(1) }
     }
 
-    /// ⌊n(1−r)⌋ to ⌈n(1+r)⌉, from 0 and up to `most`; `None` if all of that is above it.
+    /// ⌊n(1−r)⌋ to ⌈n(1+r)⌉, at least 0 and at most `most`; `None` if the whole range is above `most`.
     pub fn from_ratio_up_to(n: u32, ratio: f64, most: u32) -> Option<Self> {
         let low = floor_tolerant(f64::from(n) * (1.0 - ratio));
         let high = ceil_tolerant(f64::from(n) * (1.0 + ratio));
         (low <= u64::from(most)).then(|| LengthRange { low, high: high.min(u64::from(most)) })
     }
 
-    /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, and 1 at the least.
+    /// vLLM's rule: ⌊n(1−r)⌋ to ⌈n(1+r)⌉, at least 1.
     pub fn from_ratio(n: u32, ratio: f64) -> Self {
         let low = floor_tolerant(f64::from(n) * (1.0 - ratio));
         let high = ceil_tolerant(f64::from(n) * (1.0 + ratio));
         LengthRange { low: low.max(1), high: high.max(1) }
     }
 
-    /// The same with `more` added to each of its numbers, as a distribution.
+    /// The same range with `more` added to both limits, as a distribution.
     pub fn to_distribution(self, more: u32) -> Result<LengthDistribution, String> {
         let end = |end: u64| u32::try_from(end).unwrap_or(u32::MAX).saturating_add(more);
         LengthDistribution::new_uniform(end(self.low), end(self.high))
     }
 
-    /// One of its numbers.
+    /// Draws a length.
     pub fn draw_length(self, rng: &mut impl Rng) -> u32 {
         u32::try_from(rng::sample_between(rng, self.low, self.high)).unwrap_or(u32::MAX)
     }
 }
 
-/// The lengths of all prompts and answers of a run.
+/// Ranges of the prompt and output lengths of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct LengthRanges {
     pub input: LengthRange,
@@ -110,7 +110,7 @@ pub struct LengthRanges {
 }
 
 impl LengthRanges {
-    /// Tokens of prompt and answer of `item`.
+    /// Draws the prompt and output tokens of `item`.
     pub fn draw_lengths(&self, seed: u64, item: u64) -> (usize, u32) {
         let mut rng = rng::random_stream(seed, "lengths", item);
         let input = self.input.draw_length(&mut rng);
@@ -118,17 +118,17 @@ impl LengthRanges {
     }
 }
 
-/// What is left of `total` tokens behind the `overhead` that the server adds.
+/// Tokens of `--input-len` that remain for the text without the `overhead` that the server adds.
 pub fn input_len_without(total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
     subtract_overhead("--input-len", total, overhead, what)
 }
 
-/// What is left of the `total` tokens that `flag` asks for.
+/// Tokens of `flag` that remain without the `overhead`.
 pub fn subtract_overhead(flag: &str, total: u32, overhead: usize, what: &str) -> Result<u32, Error> {
-    let rest = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|rest| *rest > 0);
-    rest.ok_or_else(|| {
+    let remaining = u32::try_from(overhead).ok().and_then(|overhead| total.checked_sub(overhead)).filter(|n| *n > 0);
+    remaining.ok_or_else(|| {
         Error::Usage(format!(
-            "{flag} {total} has no room for {what}, {overhead} tokens: make it {} or more",
+            "{flag} {total} is too small for {what}, {overhead} tokens: make it {} or more",
             overhead + 1
         ))
     })

@@ -8,16 +8,16 @@ use crate::{
     record::{Object, SampleRequest},
 };
 
-/// Which prefix each request has, in the order in which requests are written: 4 bytes are kept of each.
+/// The prefix of each request, in the order in which requests are written: 4 bytes are kept per request.
 #[derive(Debug)]
 pub struct PrefixSchedule {
     prefixes: Vec<u32>,
-    /// The request that brings each prefix.
+    /// The first request with each prefix.
     first: HashMap<u32, u64>,
 }
 
 impl PrefixSchedule {
-    /// In this order.
+    /// Uses prefixes in this order.
     pub fn new(prefixes: Vec<u32>) -> Self {
         let mut first = HashMap::new();
         for (item, prefix) in (0..).zip(&prefixes) {
@@ -26,50 +26,50 @@ impl PrefixSchedule {
         PrefixSchedule { prefixes, first }
     }
 
-    /// What is kept of each request, `each` bytes, must fit the memory.
+    /// Checks that the memory for all requests, `each` bytes per request, is not too large.
     ///
     /// # Errors
-    /// There are too many of them, or of prefixes.
+    /// There are too many requests or prefixes.
     pub fn check_memory(count: u64, each: u64, prefixes: u32) -> Result<(), Error> {
-        const MOST_BYTES: u64 = 1 << 32;
-        const MOST_PREFIXES: u32 = 1 << 24;
-        let most = MOST_BYTES / each;
-        if count > most || prefixes > MOST_PREFIXES {
+        const MAX_BYTES: u64 = 1 << 32;
+        const MAX_PREFIXES: u32 = 1 << 24;
+        let most = MAX_BYTES / each;
+        if count > most || prefixes > MAX_PREFIXES {
             return Err(Error::Usage(format!(
-                "{count} prompts behind {prefixes} prefixes are too many: {each} bytes are kept of each, so {most} and \
-                 {MOST_PREFIXES} are the most"
+                "{count} prompts with {prefixes} prefixes are too many: {each} bytes are kept per prompt, so at most {most} and \
+                 {MAX_PREFIXES} are possible"
             )));
         }
         Ok(())
     }
 
-    /// Each prefix as often as any other; the first ones once more, where that does not come out even.
+    /// Uses each prefix equally often; the first ones one more time if the number of requests is not a multiple.
     pub fn spread_evenly(count: u64, prefixes: u32) -> Vec<u32> {
         (0..prefixes).cycle().take(usize::try_from(count).unwrap_or(usize::MAX)).collect()
     }
 
-    /// The prefix of request `item`, and whether a request before it has brought it.
+    /// The prefix of request `item`, and whether an earlier request has sent it.
     pub fn prefix_at(&self, item: u64) -> (u32, bool) {
         let prefix = usize::try_from(item).ok().and_then(|item| self.prefixes.get(item)).copied().unwrap_or_default();
         (prefix, self.first.get(&prefix).is_some_and(|first| *first < item))
     }
 
-    /// How many requests there are.
+    /// Number of requests.
     pub fn count(&self) -> u64 {
         self.prefixes.len() as u64
     }
 }
 
-/// Requests that are behind prefixes.
+/// Requests with prefixes.
 pub struct PrefixedPrompts<'a> {
     pub random: RandomPrompts<'a>,
     pub uses: PrefixSchedule,
-    /// The tag that tells the prefix.
+    /// Name of the tag that holds the number of the prefix.
     pub tag: &'static str,
 }
 
 impl PrefixedPrompts<'_> {
-    /// Request `item`: `own` tokens behind a prefix of `prefix_len`.
+    /// Makes request `item`: `own` tokens after a prefix of `prefix_len`.
     pub fn make_request(
         &self,
         common: &Common,
@@ -79,7 +79,8 @@ impl PrefixedPrompts<'_> {
         let (number, warm) = self.uses.prefix_at(item);
         let prefix = self.random.make_prefix(u64::from(number), prefix_len)?;
         let (prompt, fitted) = self.random.make_prompt_after(&prefix, item, own)?;
-        // What the server adds in front is the same for all, so only the very first request brings it.
+        // All requests begin with the tokens that the server adds, so only the very first request brings them into the
+        // cache.
         let added = if item == 0 { 0 } else { self.random.tokens_in_front() };
         let cached = if warm { added + prefix.len } else { added };
         let request = SampleRequest {

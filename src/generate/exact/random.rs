@@ -1,4 +1,4 @@
-//! Prompts of random tokens, each of exactly the length that was drawn for it.
+//! Prompts of random tokens with exactly the requested length.
 
 use rand::Rng;
 
@@ -14,20 +14,20 @@ use crate::{
     tokens::Tokenizer,
 };
 
-/// Makes random prompts, in text or in token ids, behind a prefix that all of them share.
+/// Makes random prompts, as text or token ids, that begin with a shared prefix.
 #[derive(Debug)]
 pub struct RandomPrompts<'a> {
     seed: u64,
     kind: TokenSource<'a>,
-    /// Tokens that the server puts round a prompt.
+    /// Tokens that the server adds to a prompt.
     overhead: usize,
-    /// Of those, the ones in front of it.
+    /// The part of them before the prompt.
     front: usize,
-    /// What all prompts share.
+    /// The prefix of all prompts.
     prefix: SharedPrefix,
 }
 
-/// What several prompts begin with.
+/// A prefix that several prompts share.
 #[derive(Debug)]
 pub struct SharedPrefix {
     pub prompt: Prompt,
@@ -41,7 +41,7 @@ enum TokenSource<'a> {
     Ids { ids: Vec<u32>, heads: Vec<u32> },
 }
 
-/// The purposes of the random streams.
+/// Names of the random streams.
 const PROMPT: &str = "prompt";
 const PREFIX: &str = "prefix";
 const BLOCK: &str = "block";
@@ -53,7 +53,7 @@ impl<'a> RandomPrompts<'a> {
         Self::with_prefix(kind, seed, (counter.tokens_in_front()?, counter.added_tokens()?), prefix_len)
     }
 
-    /// For token ids that the server takes as they are.
+    /// For token ids that the server uses unchanged.
     pub fn from_ids(tokenizer: &Tokenizer, seed: u64, prefix_len: usize) -> Result<Self, Error> {
         let ids = usable_ids(tokenizer)?;
         let mut heads = ids.clone();
@@ -73,7 +73,7 @@ impl<'a> RandomPrompts<'a> {
         Ok(random)
     }
 
-    /// By the common's choice of text or ids.
+    /// Text or token ids, as requested by the flags.
     pub fn from_common(common: &'a Common) -> Result<Self, Error> {
         let prefix_len = common.prefix_tokens() as usize;
         if common.prompt_token_ids {
@@ -83,7 +83,7 @@ impl<'a> RandomPrompts<'a> {
         }
     }
 
-    /// Tokens that every prompt has beside its own: what the server adds, and the prefix.
+    /// Tokens that every prompt has in addition to its own: the prefix and what the server adds.
     pub fn shared_tokens(&self) -> usize {
         self.overhead + self.prefix.len
     }
@@ -93,28 +93,29 @@ impl<'a> RandomPrompts<'a> {
         self.overhead
     }
 
-    /// Tokens that the server adds in front, which all prompts begin with.
+    /// Tokens that the server adds before the prompt, which all prompts begin with.
     pub fn tokens_in_front(&self) -> usize {
         self.front
     }
 
-    /// Tokens that the server adds behind a prompt.
+    /// Tokens that the server adds after the prompt.
     pub fn tokens_at_end(&self) -> usize {
         self.overhead - self.front
     }
 
-    /// Tokens of prompt `item` that are meant to be in the server's prefix cache when it comes: what all prompts begin with,
-    /// once the first has brought it.
+    /// Expected prefix cache hit of prompt `item`: the tokens that all prompts begin with, which the first prompt
+    /// brings into the cache.
     pub fn expected_cached(&self, item: u64) -> Option<u32> {
         if item == 0 { Some(0) } else { u32::try_from(self.front + self.prefix.len).ok() }
     }
 
-    /// Prompt `item`, with `own` tokens behind the shared ones.
+    /// Makes prompt `item`, with `own` tokens after the shared ones.
     pub fn make_prompt(&self, item: u64, own: usize) -> Result<(Prompt, PromptLen), Error> {
         self.make_prompt_after(&self.prefix, item, own)
     }
 
-    /// A prefix that some prompts share, of exactly `len` tokens. Its shorter forms are what it begins with, and texts each begin with another word.
+    /// Makes a prefix of exactly `len` tokens. Shorter prefixes with the same number are a prefix of it. Texts with
+    /// different numbers begin with different words.
     pub fn make_prefix(&self, number: u64, len: usize) -> Result<SharedPrefix, Error> {
         let first = rng::random_stream(self.seed, PREFIX, 0).next_u64();
         let mut rng = rng::random_stream(self.seed, PREFIX, number);
@@ -126,7 +127,7 @@ impl<'a> RandomPrompts<'a> {
             TokenSource::Text { counter, words } => {
                 let mut draft = TextDraft::default();
                 if len > 0 {
-                    // Passed over, since the first head is drawn from the same stream.
+                    // Skipped, because the first head is drawn from the same stream.
                     rng.next_u64();
                     draft.push(words.head_word(first.wrapping_add(number), true));
                     (1..len).for_each(|_| draft.push(words.draw_word(&mut rng)));
@@ -138,7 +139,7 @@ impl<'a> RandomPrompts<'a> {
         }
     }
 
-    /// Prompt `item`, with `own` tokens behind a prefix.
+    /// Makes prompt `item`, with `own` tokens after a prefix.
     pub fn make_prompt_after(
         &self,
         prefix: &SharedPrefix,
@@ -170,9 +171,9 @@ impl<'a> RandomPrompts<'a> {
         }
     }
 
-    /// Prompt `item` of `want` tokens in all, made of `blocks` of `size` tokens each: a block has the same tokens wherever
-    /// its name comes. What the server adds in front takes the place of the first tokens, so that blocks begin where they do
-    /// in the trace; what the blocks do not cover is the prompt's own.
+    /// Makes prompt `item` of `want` tokens from `blocks` of `size` tokens. A block has the same tokens in every
+    /// prompt. What the server adds before the prompt replaces the first tokens, so that blocks begin where they do in
+    /// the trace. Tokens after the last block belong to this prompt only.
     pub fn make_from_blocks(
         &self,
         item: u64,
@@ -180,7 +181,7 @@ impl<'a> RandomPrompts<'a> {
         size: usize,
         want: usize,
     ) -> Result<(Prompt, PromptLen), Error> {
-        // Something must be sent, however short it was.
+        // The prompt must not be empty, however short the trace's was.
         let own = want.saturating_sub(self.overhead).max(1);
         let parts = split_into_spans(blocks, size, self.front, own, item);
         match &self.kind {
@@ -213,7 +214,7 @@ impl<'a> RandomPrompts<'a> {
     }
 }
 
-/// Tokens of a prompt that one random stream makes.
+/// Tokens of a prompt that one random stream generates.
 struct PromptSpan {
     purpose: &'static str,
     name: u64,
@@ -221,8 +222,9 @@ struct PromptSpan {
 }
 
 impl PromptSpan {
-    /// The heads, of `count` that there are, that it begins with. Two of them tell more names apart than a trace has: those that
-    /// have the first one in common have another second one each, counted from a place that the first one draws.
+    /// Numbers of its first two tokens, out of `count` head tokens. Two tokens distinguish more names than a trace has:
+    /// names with the same first token have different second tokens, counted from a position that the first token
+    /// determines.
     fn head_numbers(&self, seed: u64, count: usize) -> impl Iterator<Item = u64> {
         let (lap, first) = (self.name / count as u64, self.name % count as u64);
         let second = rng::random_stream(seed, "second head", first).next_u64() % count as u64 + lap;
@@ -230,7 +232,7 @@ impl PromptSpan {
     }
 }
 
-/// The `own` tokens from place `start` on as parts of blocks; behind the last block they are the item's.
+/// Splits the `own` tokens from position `start` on into blocks; tokens after the last block belong to the item.
 fn split_into_spans(blocks: &[u64], size: usize, start: usize, own: usize, item: u64) -> Vec<PromptSpan> {
     let (mut place, end, mut parts) = (start, start + own, Vec::with_capacity(blocks.len() + 1));
     while place < end {
@@ -245,11 +247,12 @@ fn split_into_spans(blocks: &[u64], size: usize, start: usize, own: usize, item:
     parts
 }
 
-/// The ids that prompts may be made of.
+/// The ids that prompts may consist of.
 fn usable_ids(tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
     let mut ids = tokenizer.ordinary_ids();
     if tokenizer.is_remote() {
-        // A server does not list its vocabulary: take what the sonnets are made of. Piecewise, for small contexts.
+        // A server does not list its vocabulary, so use the tokens of the sonnets. Encoded in parts, for servers with a
+        // small context.
         let lines: Vec<&str> = crate::data::SONNETS.lines().collect();
         for piece in lines.chunks(64) {
             ids.extend(tokenizer.encode(&piece.join("\n"), false)?);
@@ -296,7 +299,8 @@ mod tests {
 
     proptest::proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(12))]
-        /// Whatever the seed and the lengths: exact across the joint, and shorter prefixes are the beginnings of longer ones.
+        /// For any seed and length: exact where prefix and prompt meet, and a shorter prefix is the beginning of a
+        /// longer one.
         #[test]
         fn prefixes_of_all_lengths_are_tokens_of_their_own(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
             let tokenizer = Tokenizer::builtin().unwrap();
@@ -335,9 +339,9 @@ mod tests {
             assert_eq!((a.len(), b.len()), (40, 41));
             assert!(a[..32] == b[..32] && a[32] != b[32]);
             let (c, d) = (tokens(2, &[7], 30), tokens(3, &[7], 30));
-            assert!(c[..16] == d[..16] && c[16] != d[16], "behind the blocks each is its own");
+            assert!(c[..16] == d[..16] && c[16] != d[16], "after the blocks each prompt has its own tokens");
             assert_eq!(tokens(4, &[], 5).len(), 5);
-            // As many names as there are heads apart: the next token tells them.
+            // These two names have the same first token, and the second one differs.
             let heads = match &random.kind {
                 TokenSource::Ids { heads, .. } => heads.len(),
                 TokenSource::Text { words, .. } => words.head_count(),

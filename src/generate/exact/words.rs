@@ -1,4 +1,4 @@
-//! Words that stand alone: text whose length in tokens is the number of its words.
+//! Words that are one token each: a text has as many tokens as words.
 
 use std::collections::HashMap;
 
@@ -11,46 +11,46 @@ use crate::{
     tokens::{Tokenizer, is_word},
 };
 
-/// How many words are enough: 13 bits of chance in each, and few enough for the cache of a tokenizer's model.
+/// Number of words: 13 bits of randomness each, and few enough for the cache of a tokenizer's model.
 ///
-/// The first ids of a vocabulary are its most frequent merges, so these are common words, and the texts are about as
-/// many bytes a token as real ones are. A draw from the whole vocabulary gives long and rare tokens.
-const MOST: usize = 8192;
-/// The sonnets' own words that a server is asked about.
-const ASKED: usize = 1024;
-/// How many of those are asked about at once.
-const GROUP: usize = 16;
+/// The first ids of a vocabulary are its most frequent merges, so these are common words, and texts have about as many
+/// bytes per token as real text. Drawing from the whole vocabulary gives long and rare tokens.
+const MAX_WORDS: usize = 8192;
+/// Words of the sonnets that a server is asked about.
+const WORDS_ASKED: usize = 1024;
+/// Words per question to the server.
+const WORDS_PER_QUESTION: usize = 16;
 
-/// Pieces of text, each a space and letters, that stay one token of their own between others of their kind.
+/// Words, each a space and letters, that remain one token between others of their kind.
 #[derive(Debug)]
 pub struct WordList {
     pieces: Vec<String>,
-    /// Those that tell prompts apart, in an order that the seed shuffled.
+    /// Words that prompts begin with, in the order that the seed shuffled.
     heads: Vec<u32>,
-    /// Whether the heads are known to be one token without their space too.
+    /// Whether these words are also one token without their space.
     bare_heads: bool,
 }
 
 impl WordList {
-    /// The words of a tokenizer; `seed` decides the order of first words.
+    /// Collects the words of a tokenizer; `seed` determines the order of first words.
     pub fn from_tokenizer(tokenizer: &Tokenizer, seed: u64) -> Result<Self, Error> {
         let pieces =
             if tokenizer.is_remote() { words_from_server(tokenizer)? } else { words_of_vocabulary(tokenizer)? };
         if pieces.is_empty() {
             return Err(Error::Usage(format!(
-                "the tokenizer {} has no word that stands alone, so no text of exact length can be made; \
+                "the tokenizer {} has no words that are one token each, so texts cannot be made exactly as long as requested; \
                  use --prompt-token-ids",
                 tokenizer.name()
             )));
         }
         let mut heads: Vec<u32> = (0..).take(pieces.len()).collect();
         let mut bare_heads = false;
-        // To ask a server about each without its space would cost a round trip for each.
+        // Asking a server about each word would take one round trip per word.
         if !tokenizer.is_remote() {
             let counts = pieces.iter().map(|piece| tokenizer.count(piece.trim_start()));
             let counts = counts.collect::<Result<Vec<usize>, Error>>()?;
             let bare: Vec<u32> = (0..).zip(counts).filter(|(_, count)| *count == 1).map(|(i, _)| i).collect();
-            // A vocabulary with few such words has too few to tell many prompts apart.
+            // A vocabulary with few such words has too few to distinguish many prompts.
             if bare.len() * 2 >= pieces.len() {
                 (heads, bare_heads) = (bare, true);
             }
@@ -59,34 +59,34 @@ impl WordList {
         Ok(WordList { pieces, heads, bare_heads })
     }
 
-    /// Any word, with its space.
+    /// Draws any word, including its space.
     pub fn draw_word(&self, rng: &mut impl Rng) -> &str {
         &self.pieces[rng::sample_index(rng, self.pieces.len())]
     }
 
-    /// How many words there are that tell prompts apart.
+    /// Number of words that prompts can begin with.
     pub fn head_count(&self) -> usize {
         self.heads.len()
     }
 
-    /// The word that tells prompt `item` from all others: no two of as many prompts as there are words share it.
+    /// The first word of prompt `item`: no two prompts have the same, as long as there are fewer prompts than words.
     ///
-    /// At the beginning of a text it comes without its space, which some templates would strip, if most words of this
-    /// tokenizer are one token without it too.
+    /// At the beginning of a text it has no space, which some templates would strip, if most words of this tokenizer
+    /// are one token without it too.
     pub fn head_word(&self, item: u64, begins: bool) -> &str {
         let piece = &self.pieces[self.heads[wrap_index(item, self.heads.len())] as usize];
         if begins && self.bare_heads { piece.trim_start() } else { piece }
     }
 }
 
-/// `item` counted round and round a list of `len` things.
+/// Index in a list of length `len`, starting over at the end.
 pub fn wrap_index(item: u64, len: usize) -> usize {
     usize::try_from(item % len as u64).unwrap_or_default()
 }
 
-/// From the vocabulary, by trying each.
+/// Tries each entry of the vocabulary.
 fn words_of_vocabulary(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
-    // Some decoders drop the space of what comes first, and some tokenizers put one there: look at ids in company.
+    // Some decoders drop the first space, and some tokenizers add one, so ids are decoded after another word.
     let anchor = tokenizer.encode("a", false)?;
     let anchor_text = tokenizer.decode(&anchor)?;
     let mut pieces = Vec::new();
@@ -96,7 +96,7 @@ fn words_of_vocabulary(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
         let Some(piece) = text.strip_prefix(&anchor_text) else { continue };
         if is_word(piece) && tokenizer.encode(&text, false)? == both {
             pieces.push(piece.to_owned());
-            if pieces.len() == MOST {
+            if pieces.len() == MAX_WORDS {
                 break;
             }
         }
@@ -104,7 +104,8 @@ fn words_of_vocabulary(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     Ok(pieces)
 }
 
-/// From the sonnets, by asking about several at once: a group of as many tokens as words has only good ones.
+/// Asks the server about several words of the sonnets at once: a group with as many tokens as words has only suitable
+/// ones.
 fn words_from_server(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     let mut counts: HashMap<&str, usize> = HashMap::new();
     for word in SONNETS.split_whitespace().filter(|w| w.bytes().all(|b| b.is_ascii_lowercase())) {
@@ -112,9 +113,9 @@ fn words_from_server(tokenizer: &Tokenizer) -> Result<Vec<String>, Error> {
     }
     let mut words: Vec<(&str, usize)> = counts.into_iter().collect();
     words.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    let pieces: Vec<String> = words.into_iter().take(ASKED).map(|(word, _)| format!(" {word}")).collect();
+    let pieces: Vec<String> = words.into_iter().take(WORDS_ASKED).map(|(word, _)| format!(" {word}")).collect();
     let mut good = Vec::new();
-    for group in pieces.chunks(GROUP) {
+    for group in pieces.chunks(WORDS_PER_QUESTION) {
         sift_words(tokenizer, group, &mut good)?;
     }
     Ok(good)

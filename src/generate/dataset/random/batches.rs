@@ -11,27 +11,27 @@ use crate::{
     units::parse_count_u32,
 };
 
-/// The heading of the flags of requests with several texts.
+/// Heading of the flags for requests with several texts.
 pub const HEADING: &str = "Embeddings and reranking (random, random-rerank)";
 
-/// The flag of requests with several texts.
+/// The flag for requests with several texts.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BatchFlags {
-    /// Texts in each request: those to embed, or the documents to rank.
+    /// Texts per request: texts to embed, or documents to rank.
     #[arg(long, help_heading = HEADING, value_name = "N", default_value = "1", value_parser = parse_count_u32)]
     pub random_batch_size: u32,
 }
 
-/// Writes `--num-prompts` requests of several random prompts each, for embeddings.
+/// Writes `--num-prompts` requests of several random texts each.
 pub fn run(common: &Common, lengths: &LengthFlags, args: &BatchFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     if args.random_batch_size == 0 {
-        return Err(Error::Usage("--random-batch-size is 1 or more".into()));
+        return Err(Error::Usage("--random-batch-size must be at least 1".into()));
     }
     let random = RandomPrompts::from_common(common)?;
     let lengths = super::length_source(common, lengths, &random)?;
     if matches!(lengths, LengthSource::Scenarios(_)) {
         return Err(Error::Usage(
-            "--scenario is drawn for a request, and --random-batch-size puts several texts into each: say their lengths with \
+            "--scenario is drawn per request, but --random-batch-size puts several texts into each: set their lengths with \
              --input-dist"
                 .into(),
         ));
@@ -42,7 +42,7 @@ pub fn run(common: &Common, lengths: &LengthFlags, args: &BatchFlags, writer: &m
         let mut fitted = PromptLen { want: 0, got: 0 };
         for number in item * size..(item + 1) * size {
             let drawn = lengths.draw_lengths(common.seed, number);
-            // As of single texts, of which what the server adds is a part.
+            // Each text is as long as a single prompt would be, including the tokens that the server adds.
             let input = drawn.input as usize;
             let (prompt, one) = random.make_prompt(number, input.saturating_sub(random.added_tokens()).max(1))?;
             let want = input + random.shared_tokens() - random.added_tokens();

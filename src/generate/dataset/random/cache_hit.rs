@@ -1,8 +1,8 @@
-//! `--cache-hit-ratio` with `--dataset-name random`: prompts of which a known share is in the server's prefix cache.
+//! `--cache-hit-ratio` with random: prompts with a given share of prefix cache hits.
 //!
-//! A prompt that is warm begins with some whole blocks of one of a few prefixes; the first prompt of each prefix brings it and
-//! is a miss. How many blocks each one shares follows from all lengths at once, so that the share comes out as asked
-//! over the run and is the same at its beginning and at its end.
+//! A warm prompt begins with whole blocks of one of a few prefixes. The first prompt with each prefix brings it into
+//! the cache and is a miss. How many blocks each prompt shares is computed from the lengths of all prompts, so that the
+//! run as a whole has the requested ratio, and its end is as warm as its beginning.
 
 use std::collections::HashMap;
 
@@ -21,14 +21,14 @@ use crate::{
 
 const HEADING: &str = "Cache hits (random)";
 
-/// The flags of controlled cache hits.
+/// Flags of controlled cache hits.
 #[derive(Debug, Clone, clap::Args)]
-#[allow(clippy::struct_field_names)] // a field is named as its flag
+#[allow(clippy::struct_field_names)] // fields have the names of their flags
 pub struct CacheHitFlags {
-    /// The share of all prompt tokens that is meant to be found in the server's prefix cache, as 0.6.
+    /// Share of all prompt tokens that should be prefix cache hits, such as 0.6.
     #[arg(long, help_heading = HEADING, value_name = "SHARE", value_parser = parse_share)]
     cache_hit_ratio: Option<f64>,
-    /// The share of requests that find anything there; the rest is wholly new.
+    /// Share of requests that have any cache hits; the others are completely new.
     #[arg(
         long,
         help_heading = HEADING,
@@ -38,39 +38,40 @@ pub struct CacheHitFlags {
         value_parser = parse_share
     )]
     cache_hit_fraction: f64,
-    /// How many prefixes there are to find [default: 8, and fewer for short runs].
+    /// Number of shared prefixes [default: 8, fewer for short runs].
     #[arg(long, help_heading = HEADING, value_name = "N", value_parser = parse_count_u32)]
     cache_hit_prefixes: Option<u32>,
-    /// Tokens of a block of the server's cache, which holds whole blocks only.
+    /// Tokens per block of the server's cache, which only stores whole blocks.
     #[arg(long, help_heading = HEADING, value_name = "TOKENS", default_value = "16", value_parser = parse_tokens)]
     cache_block_size: u32,
 }
 
-/// What a request has of a prefix.
+/// The prefix of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct PrefixShare {
     prefix: u32,
-    /// Tokens of it that the prompt begins with, those that the server adds included.
+    /// Tokens of it that the prompt begins with, including those that the server adds.
     len: u32,
-    /// Of those, the tokens that requests before it have brought.
+    /// The part of them that earlier requests brought into the cache.
     cached: u32,
 }
 
-/// What is asked of the shares of a run.
+/// The requested cache hits of a run.
 struct ShareTarget {
     ratio: f64,
     block: u32,
     prefixes: u32,
-    /// Tokens that the server adds behind each prompt.
+    /// Tokens that the server adds after each prompt.
     rear: u32,
 }
 
 impl ShareTarget {
-    /// The shares of prompts of these lengths, each with whether it may be warm; `None`: not to be reached.
+    /// Plans the prefixes of prompts with these lengths and whether each may be warm; `None` if the ratio cannot be
+    /// reached.
     fn plan_shares(&self, prompts: &[(u32, bool)]) -> Option<Vec<PrefixShare>> {
         let total: f64 = prompts.iter().map(|(len, _)| f64::from(*len)).sum();
         let warm = || prompts.iter().filter(|(_, warm)| *warm);
-        // The first of each prefix bring it.
+        // The first prompts, one per prefix, are misses.
         let hits: f64 = warm().skip(self.prefixes as usize).map(|(len, _)| f64::from(*len)).sum();
         let share = if self.ratio > 0.0 { self.ratio * total / hits } else { 0.0 };
         let mut longest: HashMap<u32, u32> = HashMap::new();
@@ -83,7 +84,7 @@ impl ShareTarget {
             }
             let prefix = nth % self.prefixes;
             nth += 1;
-            // A server computes one token at the least.
+            // A server computes at least one token.
             let most = len.saturating_sub(self.rear.max(1)) / self.block * self.block;
             let share = match longest.get(&prefix) {
                 None => PrefixShare { prefix, len: most, cached: 0 },
@@ -99,36 +100,36 @@ impl ShareTarget {
             *known = share.len.max(*known);
             shares.push(share);
         }
-        // Rounding leaves part of a block; a little more where prompts are too short for what the last ones owe.
+        // Rounding leaves part of a block, and slightly more if the last prompts are too short for the rest.
         let left = (self.ratio * total - given).abs();
-        // In a short run that may be all of it.
+        // In a short run, the remaining part of a block may be all of it.
         let some = given > 0.0 || self.ratio <= 0.0;
         (some && left <= f64::from(self.block).max(total * 0.005)).then_some(shares)
     }
 }
 
-/// The multiple of `block` that is nearest to `tokens`.
+/// The multiple of `block` nearest to `tokens`.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `as` saturates
 fn nearest_multiple(tokens: f64, block: u32) -> u32 {
     ((tokens / f64::from(block)).round() as u32).saturating_mul(block)
 }
 
-/// Writes `--num-prompts` random requests that share as much as they should.
+/// Writes `--num-prompts` random requests with the requested cache hits.
 pub fn run(common: &Common, args: &CacheHitFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::Usage(what.into()));
     let Some(ratio) = args.cache_hit_ratio else {
-        return wrong("--cache-hit-fraction, --cache-hit-prefixes and --cache-block-size go with --cache-hit-ratio");
+        return wrong("--cache-hit-fraction, --cache-hit-prefixes and --cache-block-size need --cache-hit-ratio");
     };
     if common.prefix_tokens() > 0 {
         return wrong("--cache-hit-ratio makes its own prefixes: leave out --prefix-len");
     }
     if common.chat {
         return wrong(
-            "--cache-hit-ratio works with --backend openai only: what a chat template adds is not known by blocks",
+            "--cache-hit-ratio only works with --backend openai: how a chat template fills blocks is not known",
         );
     }
     if args.cache_block_size == 0 || args.cache_hit_prefixes == Some(0) {
-        return wrong("--cache-block-size and --cache-hit-prefixes are 1 or more");
+        return wrong("--cache-block-size and --cache-hit-prefixes must be at least 1");
     }
     let random = RandomPrompts::from_common(common)?;
     let overhead = u32::try_from(random.added_tokens()).unwrap_or(u32::MAX);
@@ -137,7 +138,7 @@ pub fn run(common: &Common, args: &CacheHitFlags, writer: &mut RequestWriter) ->
     let rear = u32::try_from(random.tokens_at_end()).unwrap_or(u32::MAX);
     let wish =
         ShareTarget { ratio, block: args.cache_block_size, prefixes: args.cache_hit_prefixes.unwrap_or(few), rear };
-    // A length and a share.
+    // Bytes per prompt: a length and a planned prefix.
     PrefixSchedule::check_memory(common.num_prompts, 20, wish.prefixes)?;
     let prompts: Vec<(u32, bool)> = (0..common.num_prompts)
         .map(|item| {
@@ -148,8 +149,8 @@ pub fn run(common: &Common, args: &CacheHitFlags, writer: &mut RequestWriter) ->
         .collect();
     let Some(shares) = wish.plan_shares(&prompts) else {
         return Err(Error::Usage(format!(
-            "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, each of which is missed once, in \
-             whole blocks of {}: ask for more or longer prompts, fewer prefixes, or less",
+            "--cache-hit-ratio {ratio} cannot be reached by {} prompts with {} prefixes, where the first use of each is a miss, in \
+             whole blocks of {}: use more or longer prompts, fewer prefixes, or a lower ratio",
             common.num_prompts, wish.prefixes, wish.block
         )));
     };
@@ -158,7 +159,7 @@ pub fn run(common: &Common, args: &CacheHitFlags, writer: &mut RequestWriter) ->
     writer.write_numbered(common.num_prompts, |item| {
         let (own, output) = lengths.draw_lengths(common.seed, item);
         let share = usize::try_from(item).ok().and_then(|item| shares.get(item)).copied().unwrap_or_default();
-        // What the server adds in front is in the first block.
+        // What the server adds before the prompt is part of the first block.
         let len = (share.len as usize).saturating_sub(random.tokens_in_front());
         let prefix = random.make_prefix(u64::from(share.prefix), len)?;
         let (prompt, fitted) = random.make_prompt_after(&prefix, item, own.saturating_sub(prefix.len))?;
@@ -178,8 +179,8 @@ fn report_shares(prompts: &[(u32, bool)], shares: &[PrefixShare], wish: &ShareTa
     let cached: u64 = shares.iter().map(|share| u64::from(share.cached)).sum();
     let hits = shares.iter().filter(|share| share.cached > 0).count();
     print_warning(format!(
-        "{:.2} % of {total} prompt tokens are meant to be in the prefix cache: {hits} of {} requests find whole blocks of {} \
-         behind {} prefixes, each of which is missed once",
+        "{:.2} % of {total} prompt tokens should be prefix cache hits: {hits} of {} requests find whole blocks of {} \
+         tokens of {} prefixes, where the first use of each is a miss",
         100.0 * cached as f64 / total.max(1) as f64,
         prompts.len(),
         wish.block,
@@ -199,14 +200,14 @@ mod tests {
         let shares = wish.plan_shares(&[(256, true); 100]).unwrap();
         assert_eq!(shares[0], PrefixShare { prefix: 0, len: 240, cached: 0 });
         assert_eq!(shares[1], PrefixShare { prefix: 1, len: 240, cached: 0 });
-        // 50 % over all is 51.02 % of the 98 that may hit: 130.6 tokens, in blocks of 16.
+        // 50 % of all is 51.02 % of the 98 that can hit: 130.6 tokens, in blocks of 16.
         assert!(shares[2..].iter().all(|s| (s.cached == 128 || s.cached == 144) && s.len == s.cached));
         let cached: u32 = shares.iter().map(|s| s.cached).sum();
         assert!(cached.abs_diff(12_800) <= 8, "{cached}");
     }
 
     #[test]
-    fn what_cannot_be_reached_is_not_claimed() {
+    fn a_ratio_that_cannot_be_reached_is_refused() {
         let wish = |ratio, prefixes| ShareTarget { ratio, block: 16, prefixes, rear: 0 };
         assert!(wish(0.9, 5).plan_shares(&[(256, true); 10]).is_none());
         assert!(wish(0.5, 1).plan_shares(&[(16, true); 100]).is_none(), "no whole block leaves a token");
@@ -216,9 +217,9 @@ mod tests {
     }
 
     proptest! {
-        /// A cache that is a set of blocks finds what each request says it will.
+        /// A cache that stores blocks finds what each request expects.
         #[test]
-        fn the_cache_finds_what_was_said(
+        fn the_cache_finds_what_is_expected(
             lens in proptest::collection::vec(40..600_u32, 100..300), ratio in 0.05..0.7, prefixes in 1..6_u32, cold in 2..9_usize,
         ) {
             let prompts: Vec<(u32, bool)> = lens.iter().enumerate().map(|(i, len)| (*len, i % cold != 1)).collect();

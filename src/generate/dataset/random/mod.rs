@@ -1,4 +1,4 @@
-//! `--dataset-name random`: random prompts, optionally with cache hits or several texts a request.
+//! `--dataset-name random`: random prompts, optionally with cache hits or several texts per request.
 
 pub mod batches;
 mod cache_hit;
@@ -43,7 +43,7 @@ fn check_own_flags(args: &Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses lengths that are given in two ways.
+/// Rejects lengths that are set in two ways.
 pub fn check_lengths(args: &Args) -> Result<(), Error> {
     let lengths: LengthFlags = args.own.read_group()?;
     lengths.check_exclusive()?;
@@ -64,12 +64,12 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     if let Some(cache) = flags.read_given::<CacheHitFlags>()? {
         if lengths.sets_input() || lengths.sets_output() {
             return Err(Error::Usage(
-                "--cache-hit-ratio works with --input-len, --output-len and --range-ratio only".into(),
+                "--cache-hit-ratio only works with --input-len, --output-len and --range-ratio".into(),
             ));
         }
         if batch.random_batch_size != 1 {
             return Err(Error::Usage(
-                "--cache-hit-ratio counts one text a request: leave out --random-batch-size".into(),
+                "--cache-hit-ratio needs one text per request: leave out --random-batch-size".into(),
             ));
         }
         return cache_hit::run(common, &cache, writer);
@@ -80,7 +80,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     write_random(common, &lengths, writer, |_, _| Ok(()))
 }
 
-/// Writes `--num-prompts` random requests, to each of which `add` may add something.
+/// Writes `--num-prompts` random requests, each completed by `add`.
 pub fn write_random(
     common: &Common,
     lengths: &LengthFlags,
@@ -92,7 +92,8 @@ pub fn write_random(
     writer.write_numbered(common.num_prompts, |item| {
         let drawn = lengths.draw_lengths(common.seed, item);
         let input = drawn.input as usize;
-        // A pair of a file may be shorter than what the server adds: the writer counts it as a misfit.
+        // A pair of lengths in a file may be shorter than what the server adds: the writer counts that as a wrong
+        // length.
         let own = input.saturating_sub(random.added_tokens()).max(1);
         let (prompt, fitted) = random.make_prompt(item, own)?;
         let mut request = SampleRequest {
@@ -108,10 +109,10 @@ pub fn write_random(
     })
 }
 
-/// The common's range of lengths: of what prompts have beside that which they share, and of answers.
+/// The ranges of the prompt's own tokens and of the output tokens.
 pub fn length_ranges(common: &Common, args: &LengthFlags, random: &RandomPrompts) -> Result<LengthRanges, Error> {
     let what = if common.chat { "the chat template" } else { "the special tokens" };
-    // Not where nobody asked for this length.
+    // Only check a length that the user set.
     let input = if args.sets_input() {
         1
     } else {
@@ -123,7 +124,7 @@ pub fn length_ranges(common: &Common, args: &LengthFlags, random: &RandomPrompts
     })
 }
 
-/// The common's lengths, wherever they come from.
+/// The lengths that the flags request.
 pub fn length_source(common: &Common, args: &LengthFlags, random: &RandomPrompts) -> Result<LengthSource, Error> {
     let overhead = u32::try_from(random.added_tokens()).unwrap_or(u32::MAX - 1);
     LengthSource::from_flags(args, length_ranges(common, args, random)?, overhead, !common.shuffle, common.generates)

@@ -1,4 +1,4 @@
-//! Azure's LLM inference traces of 2023 and 2024, tables with a row for each request:
+//! Azure's LLM inference traces of 2023 and 2024, CSV files with one row per request:
 //!
 //! ```text
 //! TIMESTAMP,ContextTokens,GeneratedTokens
@@ -42,7 +42,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     run_trace(&format, common, flags, writer)
 }
 
-/// A file of it.
+/// A file of the trace.
 struct AzureTrace<R> {
     table: CsvTable<R>,
     time: usize,
@@ -74,7 +74,7 @@ impl<R: Read + Send> TraceRows for AzureTrace<R> {
     }
 }
 
-/// A date and time; one that does not say where is as good as any other, since only differences count.
+/// Parses a date and time. A time zone may be missing, because only differences are used.
 fn parse_time(text: &str) -> Option<Nanos> {
     let zoned = || text.parse::<Timestamp>().ok();
     let civil = || TimeZone::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok();

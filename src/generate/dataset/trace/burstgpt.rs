@@ -1,12 +1,12 @@
-//! `BurstGPT`'s traces, tables with a row for each request:
+//! `BurstGPT`'s traces, CSV files with one row per request:
 //!
 //! ```text
 //! Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 //! 5,ChatGPT,472,18,490,Conversation log
 //! ```
 //!
-//! Times are seconds; newer files also have `Session ID` and `Elapsed time`. As in vLLM the rows of one model are taken and
-//! failures, which have no response, are left out; unlike there they keep their times.
+//! Times are in seconds; newer files also have `Session ID` and `Elapsed time`. As in vLLM, the rows of one model are
+//! used, and failures, which have no response, are skipped. Unlike in vLLM, the rows keep their times.
 
 use std::io::Read;
 
@@ -22,10 +22,10 @@ use crate::{
     record::Object,
 };
 
-/// The flag of burstgpt alone.
+/// The flag that only burstgpt has.
 #[derive(Debug, clap::Args)]
 struct BurstGptFlags {
-    /// The model whose rows are taken (burstgpt); `all` takes each [default: GPT-4].
+    /// Model whose rows are used, or `all` (burstgpt) [default: GPT-4].
     #[arg(long, help_heading = TRACE, value_name = "NAME")]
     burstgpt_model: Option<String>,
 }
@@ -55,7 +55,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     run_trace(&format, common, flags, writer)
 }
 
-/// A file of it.
+/// A file of the trace.
 struct BurstGptTrace<R> {
     table: CsvTable<R>,
     time: usize,
@@ -63,14 +63,14 @@ struct BurstGptTrace<R> {
     input: usize,
     output: usize,
     kind: Option<usize>,
-    /// The model whose rows are taken; `None`: any.
+    /// The model whose rows are used; `None`: all.
     wanted: Option<String>,
     others: u64,
     failures: u64,
 }
 
 impl<R: Read> BurstGptTrace<R> {
-    /// Finds the columns. `model` is the flag's value.
+    /// Finds the columns. `model` is the value of the flag.
     fn new(table: CsvTable<R>, model: &str) -> Result<Self, Error> {
         let [time, name, input, output] =
             ["Timestamp", "Model", "Request tokens", "Response tokens"].map(|name| table.find_column(name));
@@ -90,7 +90,7 @@ impl<R: Read> BurstGptTrace<R> {
         })
     }
 
-    /// A token count, which some files write with a decimal point.
+    /// Parses a number of tokens, which some files write with a decimal point.
     fn token_count(&self, column: usize) -> Result<u32, Error> {
         self.table.parse_field(column, |text| text.strip_suffix(".0").unwrap_or(text).parse().ok())
     }
@@ -131,11 +131,11 @@ impl<R: Read + Send> TraceRows for BurstGptTrace<R> {
         let parts = [
             (
                 self.others,
-                format!("{} rows of models other than {wanted} (--burstgpt-model all takes them)", self.others),
+                format!("{} rows of models other than {wanted} (--burstgpt-model all uses them)", self.others),
             ),
             (self.failures, format!("{} failures, which have no response", self.failures)),
         ];
-        let told: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
-        (!told.is_empty()).then(|| format!("left out of the trace: {}", told.join("; ")))
+        let counted: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+        (!counted.is_empty()).then(|| format!("skipped rows of the trace: {}", counted.join("; ")))
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of a trace that are to be sent, and when: its window, its speed, and its laps.
+//! The rows of a trace that are sent, and when: its window, speed and laps.
 
 use std::path::{Path, PathBuf};
 
@@ -9,20 +9,20 @@ use crate::{
     units::{MAX_TOKENS, Nanos},
 };
 
-/// A row that is to be sent.
+/// A row with the time at which it is sent.
 #[derive(Debug, PartialEq)]
 pub struct ScheduledRow {
     /// The row.
     pub row: TraceRow,
-    /// When, from the first row that is sent.
+    /// Time since the first row that is sent.
     pub at: Nanos,
-    /// The row's blocks under the names of its lap.
+    /// The row's blocks, renamed for each lap.
     pub blocks: Vec<u64>,
-    /// Tokens of its prompt that a cache without end would have; `None`: the trace does not tell.
+    /// Prefix cache hit of its prompt in a cache of unlimited size; `None`: the trace does not have the data.
     pub cached: Option<u32>,
 }
 
-/// Goes through a trace, once or several times.
+/// Iterates over a trace, once or several times.
 pub struct TraceLaps<'a> {
     format: &'a TraceFormat<'a>,
     path: PathBuf,
@@ -30,22 +30,22 @@ pub struct TraceLaps<'a> {
     flags: &'a TraceFlags,
     rows: Box<dyn TraceRows>,
     lap: u64,
-    /// What was left out of the laps before.
+    /// Rows that were skipped in earlier laps.
     left_out: Option<String>,
-    /// The first row of all, by the trace's own time; and the first and last that are sent, with how many they are.
+    /// Time of the first row of the trace; times of the first and last row that were sent, and their number.
     origin: Option<Nanos>,
     first: Nanos,
     last: Nanos,
     sent: u64,
-    /// The time between the same row in two laps, in the trace's own time.
+    /// Time from a row to the same row of the next lap, at the trace's own speed.
     period: Nanos,
     seen: SeenBlocks,
 }
 
 impl<'a> TraceLaps<'a> {
-    /// At the beginning of the file.
+    /// Starts at the beginning of the file.
     ///
-    /// `front` and `rear` are the tokens that the server puts in front of a prompt and behind it.
+    /// `front` and `rear` are the tokens that the server adds before and after a prompt.
     pub fn new(
         format: &'a TraceFormat<'a>,
         path: &Path,
@@ -55,10 +55,13 @@ impl<'a> TraceLaps<'a> {
         if let (Some(from), Some(to)) = (flags.from, flags.to)
             && from >= to
         {
-            return Err(Error::Usage("--from is not before --to: there is nothing between them".into()));
+            return Err(Error::Usage("--from is not before --to: the window is empty".into()));
         }
         if flags.laps.is_some_and(|laps| laps != 1) && !path.is_file() {
-            return Err(Error::Usage(format!("--loop reads {} again, so it must be a regular file", path.display())));
+            return Err(Error::Usage(format!(
+                "--loop reads {} several times, so it must be a regular file",
+                path.display()
+            )));
         }
         let (rows, name) = open_trace(format, path)?;
         Ok(TraceLaps {
@@ -78,7 +81,7 @@ impl<'a> TraceLaps<'a> {
         })
     }
 
-    /// The next row that is to be sent; `None`: there are no more.
+    /// The next row to send; `None` at the end.
     pub fn next_scheduled(&mut self) -> Result<Option<ScheduledRow>, Error> {
         loop {
             match self.next_in_window()? {
@@ -89,12 +92,12 @@ impl<'a> TraceLaps<'a> {
         }
     }
 
-    /// Whether the trace has any row that could be sent, in whatever window.
+    /// Whether the trace has any rows, in or outside the window.
     pub fn has_rows(&self) -> bool {
         self.origin.is_some()
     }
 
-    /// What was left out of each lap, in words.
+    /// Describes the rows that each lap skipped.
     pub fn left_out(&self) -> Option<String> {
         self.left_out.clone().or_else(|| self.rows.left_out())
     }
@@ -124,7 +127,7 @@ impl<'a> TraceLaps<'a> {
 
     fn out_of_order(&self, row: &TraceRow) -> Error {
         let (name, line) = (&self.name, row.line);
-        Error::Input(format!("{name}:{line}: this row came before the one above it: sort the trace by time first"))
+        Error::Input(format!("{name}:{line}: this row is earlier than the previous one: sort the trace by time first"))
     }
 
     fn schedule_row(&mut self, row: TraceRow) -> Result<ScheduledRow, Error> {
@@ -139,16 +142,16 @@ impl<'a> TraceLaps<'a> {
             self.sent += 1;
         }
         let own = row.time.since(self.first) + Nanos(self.period.0.saturating_mul(self.lap));
-        // Below 2^53 ns, a hundred days, without any loss.
+        // Exact below 2^53 ns, a hundred days.
         let at = Nanos::from_secs_f64(own.as_secs_f64() / self.flags.speed.unwrap_or(1.0));
         let at = if self.flags.speed.is_none() { own } else { at };
         let cached = self.seen.count_cached(&row);
-        // Names of other laps are other names: to its servers each lap is new.
+        // Each lap has its own block names, so that its prompts are new to the server.
         let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
         Ok(ScheduledRow { row, at, blocks, cached })
     }
 
-    /// Goes back to the beginning, if there is to be another lap.
+    /// Starts another lap, unless this was the last.
     fn next_lap(&mut self) -> Result<bool, Error> {
         let laps = self.flags.laps.unwrap_or(1);
         if self.sent == 0 || (laps > 0 && self.lap + 1 >= laps) {
@@ -158,12 +161,12 @@ impl<'a> TraceLaps<'a> {
             let span = self.last.since(self.first);
             if span == Nanos(0) {
                 return Err(Error::Usage(format!(
-                    "all rows of {} that were sent came at one instant, so a lap has no length and --loop would send them all \
-                     at once: widen --from and --to, or leave out --loop",
+                    "all rows of {} that are sent have the same time, so a lap has no length and --loop would send all of them \
+                     at once: use a larger window, or leave out --loop",
                     self.name
                 )));
             }
-            // One gap more than there are between the rows, so that the laps follow each other at the trace's own rate.
+            // One gap more than between the rows, so that the laps follow each other at the trace's own rate.
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
         self.left_out = self.left_out.take().or_else(|| self.rows.left_out());
@@ -180,27 +183,27 @@ fn open_trace(format: &TraceFormat, path: &Path) -> Result<(Box<dyn TraceRows>, 
     Ok(((format.open)(input, name.clone())?, name))
 }
 
-/// The blocks that were sent: two bits for each. Traces number their blocks as they come, so there are few gaps.
+/// Blocks that were sent, in two bits each. Traces number their blocks consecutively, so few bits are unused.
 #[derive(Debug, Default)]
 struct SeenBlocks {
-    /// Tokens of a block.
+    /// Tokens per block.
     size: usize,
-    /// Blocks at the beginning that are what the server adds and nothing else: the first row of all brings them.
+    /// Leading blocks that only contain what the server adds: the first row brings them into the cache.
     front: usize,
-    /// Tokens that the server adds behind a prompt.
+    /// Tokens that the server adds after a prompt.
     rear: usize,
     /// Whether any row was sent.
     begun: bool,
-    /// Blocks of which the trace's own tokens were sent.
+    /// Blocks that were sent completely.
     whole: BlockBits,
-    /// Blocks that a prompt ended with, where what the server adds took the place of the last of their tokens: only the same
+    /// Last blocks of prompts, in which the tokens that the server adds replaced the trace's last ones: only the same
     /// prompt has them again.
     ends: BlockBits,
     lost: bool,
 }
 
-/// Beyond this number of a block the bits would fill more than 256 MiB, and nothing is told any more.
-const MOST_BLOCKS: u64 = 1 << 30;
+/// Beyond this block number the bits would need more than 256 MiB, and computing cache hits stops.
+const MAX_BLOCK: u64 = 1 << 30;
 
 impl SeenBlocks {
     fn new(block_size: u32, front: usize, rear: usize) -> Self {
@@ -208,9 +211,9 @@ impl SeenBlocks {
         SeenBlocks { size, front: front.checked_div(size).unwrap_or_default(), rear, ..SeenBlocks::default() }
     }
 
-    /// Tokens of the row in its leading blocks that came before; its blocks are known from now on.
+    /// Counts the tokens in the row's leading blocks that were sent before, and adds its blocks.
     fn count_cached(&mut self, row: &TraceRow) -> Option<u32> {
-        self.lost |= row.blocks.iter().any(|block| *block >= MOST_BLOCKS);
+        self.lost |= row.blocks.iter().any(|block| *block >= MAX_BLOCK);
         let begun = std::mem::replace(&mut self.begun, true);
         if row.blocks.is_empty() || self.lost {
             return None;
@@ -231,17 +234,17 @@ impl SeenBlocks {
                 bits.set_bit(*block);
             }
         }
-        // The last token is computed in any case, since the answer begins there.
+        // The last token is always computed, because the response begins there.
         u32::try_from(known.saturating_mul(self.size).min(input.saturating_sub(1))).ok()
     }
 
-    /// Another lap, whose blocks are all new. What the server adds stays what it was.
+    /// Starts another lap, with new blocks. What the server adds stays in the cache.
     fn start_lap(&mut self) {
         (self.whole, self.ends, self.lost) = (BlockBits::default(), BlockBits::default(), false);
     }
 }
 
-/// A bit for each number.
+/// One bit per number.
 #[derive(Debug, Default)]
 struct BlockBits(Vec<u64>);
 
@@ -273,22 +276,22 @@ mod tests {
     }
 
     #[test]
-    fn cached_tokens_are_those_of_the_leading_blocks_that_came_before() {
+    fn cached_tokens_are_in_leading_blocks_that_were_sent_before() {
         let mut seen = SeenBlocks::new(512, 0, 0);
         assert_eq!(seen.count_cached(&row(1000, &[0, 1])), Some(0));
-        assert_eq!(seen.count_cached(&row(1500, &[0, 2, 1])), Some(512), "a block behind a new one is not found");
+        assert_eq!(seen.count_cached(&row(1500, &[0, 2, 1])), Some(512), "a block after a new one is not found");
         assert_eq!(seen.count_cached(&row(1000, &[0, 1])), Some(999), "the last token is always computed");
         assert_eq!(seen.count_cached(&row(9, &[])), None);
-        assert_eq!(seen.count_cached(&row(9, &[1 << 40])), None, "too far apart to keep a bit of each");
-        assert_eq!(seen.count_cached(&row(1000, &[0, 1])), None, "and now it cannot tell any more");
+        assert_eq!(seen.count_cached(&row(9, &[1 << 40])), None, "too far apart to keep a bit per block");
+        assert_eq!(seen.count_cached(&row(1000, &[0, 1])), None, "no longer computed");
     }
 
     #[test]
-    fn what_the_server_adds_is_known_in_front_and_no_blocks_own_behind() {
+    fn tokens_that_the_server_adds_are_cached_at_the_beginning_only() {
         let mut seen = SeenBlocks::new(16, 20, 5);
         assert_eq!(seen.count_cached(&row(52, &[0, 1, 2, 3])), Some(0));
-        assert_eq!(seen.count_cached(&row(52, &[10, 11, 12, 13])), Some(16), "a block that is the template's alone");
-        // Tokens 47 to 51 of the first prompt are the template's, so its third block is not the trace's.
+        assert_eq!(seen.count_cached(&row(52, &[10, 11, 12, 13])), Some(16), "a block that only the template fills");
+        // Tokens 47 to 51 of the first prompt are the template's, so its third block is not complete.
         assert_eq!(seen.count_cached(&row(80, &[0, 1, 2, 5, 6])), Some(32));
         assert_eq!(seen.count_cached(&row(52, &[0, 1, 2, 3])), Some(51), "the same prompt again");
         assert_eq!(seen.count_cached(&row(51, &[0, 1, 2, 4])), Some(32), "ends with another block");

@@ -1,10 +1,10 @@
-//! Traces: when real requests came, how long they were, and which parts of their prompts they shared.
+//! Traces: when real requests arrived, how long they were, and which parts of their prompts they shared.
 //!
 //! ```text
-//! mooncake | qwen | azure | burstgpt ─▶ TraceRow ─▶ replay (window, speed, laps) ─▶ prompts (side by side) ─▶ writer
+//! mooncake | qwen | azure | burstgpt ─▶ TraceRow ─▶ laps (window, speed) ─▶ prompts, made by several threads ─▶ writer
 //! ```
 //!
-//! A trace has lengths and no texts. Its rows are read one by one, so that its size is no matter.
+//! A trace has lengths but no texts. Rows are read one by one, so traces of any size work.
 
 pub mod azure;
 pub mod burstgpt;
@@ -31,19 +31,20 @@ use crate::{
 
 const TRACE: &str = "Traces (mooncake, qwen, azure, burstgpt)";
 
-/// The flags of traces.
+/// Flags of traces.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct TraceFlags {
-    /// Send the trace so many times as fast [default: 1].
+    /// Speed factor: 2 sends the trace twice as fast [default: 1].
     #[arg(long, help_heading = TRACE, value_name = "FACTOR", value_parser = parse_speed)]
     speed: Option<f64>,
-    /// Begin so far into the trace, in its own time.
+    /// Start at this time of the trace.
     #[arg(long, help_heading = TRACE, value_name = "TIME", value_parser = parse_duration)]
     from: Option<Nanos>,
-    /// End so far into the trace, in its own time.
+    /// Stop at this time of the trace.
     #[arg(long, help_heading = TRACE, value_name = "TIME", value_parser = parse_duration)]
     to: Option<Nanos>,
-    /// Send the trace so many times, one lap behind the other with new prompts; without a number until --num-prompts.
+    /// Send the trace LAPS times in a row, with new prompts each time; without a number, until --num-prompts is
+    /// reached.
     #[arg(
         long = "loop",
         help_heading = TRACE,
@@ -57,61 +58,61 @@ pub struct TraceFlags {
 
 fn parse_speed(text: &str) -> Result<f64, String> {
     let speed = text.trim().parse().ok().filter(|speed: &f64| speed.is_finite() && *speed > 0.0);
-    speed.ok_or_else(|| format!("`{text}` is no speed: write 2 for twice as fast, 0.5 for half"))
+    speed.ok_or_else(|| format!("`{text}` is not a speed: write 2 for twice as fast, 0.5 for half"))
 }
 
-/// How the files of a trace are written.
+/// File format of a trace.
 pub struct TraceFormat<'a> {
-    /// Tokens of a block; 0 where the trace has no blocks.
+    /// Tokens per block; 0 if the trace has no blocks.
     pub block_size: u32,
-    /// Reads a file, whose name is for messages.
+    /// Opens a file; its name is for messages.
     pub open: &'a (dyn Fn(TraceInput, String) -> Result<Box<dyn TraceRows>, Error> + Sync),
 }
 
 /// A file of a trace.
 pub type TraceInput = Box<dyn BufRead + Send>;
 
-/// What `lengths` of a trace says.
+/// `Dataset::lengths` of traces.
 pub const LENGTHS: &str = "its prompts have the lengths of the trace";
 
-/// The common flags that traces take.
+/// `Dataset::takes` of traces.
 pub const TAKES: &[&str] = &["prompt_token_ids"];
 
-/// One request of a trace.
+/// A request of a trace.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TraceRow {
-    /// When it came. Any instant may be 0: only differences count.
+    /// Arrival time. Only differences are used.
     time: Nanos,
-    /// Tokens of its prompt.
+    /// Prompt tokens.
     input: u32,
-    /// Tokens of its answer.
+    /// Output tokens.
     output: u32,
-    /// The names of the blocks that its prompt is made of; none where the trace does not say.
+    /// Names of the blocks of its prompt; empty if the trace has none.
     blocks: Vec<u64>,
-    /// What else the trace says of it.
+    /// Other columns.
     tags: Option<Object>,
-    /// Where it stands, for messages.
+    /// Line number, for messages.
     line: u64,
 }
 
-/// An instant of a trace as its files write it.
+/// Converts the time of a row.
 ///
 /// # Errors
-/// It is before 0 or later than what is counted in nanoseconds: such times would all become one.
+/// It is before 0 or too late to count in nanoseconds: all such times would become equal.
 fn time_from_secs(seconds: f64) -> Result<Nanos, String> {
-    const MOST: f64 = 1e10;
-    if (0.0..=MOST).contains(&seconds) {
+    const MAX_SECONDS: f64 = 1e10;
+    if (0.0..=MAX_SECONDS).contains(&seconds) {
         return Ok(Nanos::from_secs_f64(seconds));
     }
-    Err(format!("the time {seconds} s is not from 0 to {MOST} s"))
+    Err(format!("the time {seconds} s is not from 0 to {MAX_SECONDS} s"))
 }
 
-/// The rows of a trace, in their order.
+/// Rows of a trace, in order.
 pub trait TraceRows: Send {
-    /// The next; `None`: there are no more.
+    /// The next row; `None` at the end.
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error>;
 
-    /// What was passed over so far, in words; `None`: nothing.
+    /// Describes the rows that were skipped so far, if any.
     fn left_out(&self) -> Option<String> {
         None
     }
@@ -124,11 +125,11 @@ impl TraceFlags {
     }
 }
 
-/// Writes the rows of the trace in the common's window.
+/// Writes the rows of the trace in the requested window.
 pub fn run(format: &TraceFormat, common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let flags: TraceFlags = flags.read_group()?;
     if flags.is_endless() && common.num_prompts == 0 {
-        return Err(Error::Usage("--loop without a number has no end: add --num-prompts, or a number of laps".into()));
+        return Err(Error::Usage("--loop without a number never ends: add --num-prompts, or a number of laps".into()));
     }
     let path = common.require_file()?;
     let random = RandomPrompts::from_common(common)?;
@@ -151,26 +152,28 @@ pub fn run(format: &TraceFormat, common: &Common, flags: &OwnFlags, writer: &mut
         Ok(Demand::Yes)
     })?;
     if silent > 0 {
-        print_warning(format!("{silent} rows have no answer in the trace: each asks for 1 token, the least there is"));
+        print_warning(format!(
+            "{silent} rows have no response in the trace: each request asks for 1 token, the minimum"
+        ));
     }
     let left_out = replay.left_out();
     left_out.iter().for_each(print_warning);
     let written = writer.requests_written();
     if written == 0 {
         let none = match (replay.has_rows(), &left_out) {
-            (true, _) => "no row in the window that was asked for",
-            (false, Some(_)) => "no rows but those that were left out",
+            (true, _) => "no rows in the requested window",
+            (false, Some(_)) => "no rows except skipped ones",
             (false, None) => "no rows",
         };
         return Err(Error::Input(format!("{} has {none}", path.display())));
     }
     if common.num_prompts > written {
-        print_warning(format!("the trace had {written} rows in the window: wrote those; --loop goes round again"));
+        print_warning(format!("the trace has only {written} rows in the window: wrote only those; --loop repeats it"));
     }
     Ok(())
 }
 
-/// The request of a row, and whether the trace gives it no answer.
+/// Makes the request of a row, and returns whether the trace has no response for it.
 fn row_request(
     format: &TraceFormat,
     common: &Common,

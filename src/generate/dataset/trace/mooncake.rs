@@ -1,10 +1,10 @@
-//! Mooncake's traces (FAST '25), a JSON object a line:
+//! Mooncake's traces (FAST '25), one JSON object per line:
 //!
 //! ```json
 //! {"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 48, 49, 50, 51]}
 //! ```
 //!
-//! Times are milliseconds. A hash id names a block of 512 tokens and all that stands before it.
+//! Times are in milliseconds. A hash id names a block of 512 tokens and everything before it.
 
 use std::io::BufRead;
 
@@ -44,7 +44,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     run_trace(&format, common, flags, writer)
 }
 
-/// A file of it.
+/// A file of the trace.
 struct MooncakeTrace<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]

@@ -1,11 +1,12 @@
-//! The traces of Qwen's service at Alibaba Cloud (Bailian), a JSON object a line:
+//! The traces of Qwen's service at Alibaba Cloud (Bailian), one JSON object per line:
 //!
 //! ```json
 //! {"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.114, "input_length": 521, "output_length": 132, "type": "text", "turn": 2, "hash_ids": [1089, 1090]}
 //! ```
 //!
-//! Times are seconds. A hash id names a block of 16 tokens and all that stands before it. A later turn of a chat came when
-//! its user sent it, and its prompt holds the answers of that day: turns are no sessions here, but requests with a time.
+//! Times are in seconds. A hash id names a block of 16 tokens and everything before it. A later turn of a chat was sent
+//! by its user at its time, and its prompt contains the responses of that day: so turns are requests with a timestamp
+//! here, not sessions.
 
 use std::io::BufRead;
 
@@ -45,7 +46,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
     run_trace(&format, common, flags, writer)
 }
 
-/// A file of it.
+/// A file of the trace.
 struct QwenTrace<R>(NdjsonReader<R>);
 
 #[derive(Deserialize)]
@@ -55,12 +56,12 @@ struct QwenRow {
     output_length: u32,
     #[serde(default)]
     hash_ids: Vec<u64>,
-    /// Who and what it was.
+    /// The other keys.
     #[serde(flatten)]
     rest: Object,
 }
 
-/// What travels on as tags.
+/// Keys that become tags.
 const TAGS: [&str; 4] = ["chat_id", "parent_chat_id", "turn", "type"];
 
 impl<R: BufRead + Send> TraceRows for QwenTrace<R> {
