@@ -71,21 +71,11 @@ impl ConfigFile {
         })
     }
 
-    /// Fails on the first key that is neither a grid key nor a flag of one of `commands`.
-    fn check_keys(&self, commands: &[Command]) -> Result<(), Error> {
-        let mut known: Vec<String> = GRID_KEYS.iter().map(ToString::to_string).collect();
-        for command in commands {
-            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
-            known.extend(
-                flags
-                    .filter(|f| {
-                        !matches!(*f, "config" | "help" | "version" | "schema" | "list-backends" | "list-datasets")
-                    })
-                    .map(|f| f.replace('-', "_")),
-            );
-        }
+    /// Fails on the first key that is neither a grid key nor one of `keys`.
+    fn check_keys<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+        let known: Vec<&str> = GRID_KEYS.into_iter().chain(keys).collect();
         for (key, _) in &self.entries {
-            if !known.contains(key) {
+            if !known.contains(&key.as_str()) {
                 let cure = match nearest_key(key, &known) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => {
@@ -140,18 +130,18 @@ fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
 
 /// Parses `argv` for `tool`. Flags that `argv` does not set take their values from the file that `--config` names.
 ///
-/// `commands` returns the command lines of all tools, whose flags are the valid keys; it is called only if there is a
-/// config. On `--help`, `--version` and an invalid flag, clap prints its text and ends the process with code 0 or 2.
-pub fn parse_with_config(
+/// `keys` are the flags of all tools, with underscores. On `--help`, `--version` and an invalid flag, clap prints its text
+/// and ends the process with code 0 or 2.
+pub fn parse_with_config<'a>(
     tool: Command,
     argv: Vec<OsString>,
-    commands: impl FnOnce() -> Vec<Command>,
+    keys: impl Iterator<Item = &'a str>,
 ) -> Result<ArgMatches, Error> {
     let matches = tool.clone().get_matches_from(argv.clone());
     let path = matches.try_get_one::<PathBuf>("config").ok().flatten();
     let Some(path) = path else { return Ok(matches) };
     let file = ConfigFile::read(path)?;
-    file.check_keys(&commands())?;
+    file.check_keys(keys)?;
 
     let mut from_config: Vec<OsString> = Vec::new();
     for (key, value) in file.entries.iter().filter(|(key, _)| !is_foreign(&tool, key)) {
@@ -218,10 +208,10 @@ fn flags_from_value(key: &str, value: &Value, action: &ArgAction) -> Result<Vec<
 }
 
 /// The known key with the smallest edit distance to `name`, if it is close enough to be a typing error.
-fn nearest_key<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
+fn nearest_key<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|k| (strsim::levenshtein(name, k), k.as_str()))
+        .map(|k| (strsim::levenshtein(name, k), *k))
         .min()
         .filter(|(distance, k)| *distance <= 1 + k.len() / 3)
         .map(|(_, k)| k)
@@ -233,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_near_miss_is_recognised() {
-        let known = ["base_url", "model", "concurrency_prompts"].map(String::from);
+        let known = ["base_url", "model", "concurrency_prompts"];
         assert_eq!(nearest_key("base_ulr", &known), Some("base_url"));
         assert_eq!(nearest_key("concurency_prompt", &known), Some("concurrency_prompts"));
         assert_eq!(nearest_key("temperature_of_the_room", &known), None);

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::{agg, cli, config, diff, error::Error, fire, generate, selftest, sim, stats};
 
@@ -26,18 +26,11 @@ pub const SIM: Tool<sim::Args> = Tool { run: sim::run };
 /// `vb-selftest`.
 pub const SELFTEST: Tool<selftest::Args> = Tool { run: |args| selftest::run(&args) };
 
-/// The command lines of all programs. Their flags are the keys that a config may have.
-fn commands() -> Vec<Command> {
-    vec![
-        generate::Args::command(),
-        fire::Args::command(),
-        stats::Args::command(),
-        diff::Args::command(),
-        agg::Args::command(),
-        sim::Args::command(),
-        selftest::Args::command(),
-    ]
-}
+/// The flags of all programs with underscores, one per line: the keys that a config may have. `VB_UPDATE=1 cargo test --lib
+/// tools` writes the file.
+///
+/// It is a file because a list of the programs' commands would link the code of all of them into each binary.
+const CONFIG_KEYS: &str = include_str!("tools/config_keys.txt");
 
 /// Parses the command line, adds the values of `--config` for flags that were not given, and runs the program.
 ///
@@ -45,9 +38,40 @@ fn commands() -> Vec<Command> {
 pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let command = A::command();
     let name = command.get_name().to_owned();
-    let result = config::parse_with_config(command, cli::hyphenated_args(), commands).and_then(|matches| {
+    let result = config::parse_with_config(command, cli::hyphenated_args(), CONFIG_KEYS.lines()).and_then(|matches| {
         let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
         (tool.run)(args)
     });
     cli::report_result(&name, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_config_are_the_flags_of_all_programs() {
+        let commands = [
+            generate::Args::command(),
+            fire::Args::command(),
+            stats::Args::command(),
+            diff::Args::command(),
+            agg::Args::command(),
+            sim::Args::command(),
+            selftest::Args::command(),
+        ];
+        let flags = commands.iter().flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_long);
+        let keys: BTreeSet<String> = flags
+            .filter(|flag| !matches!(*flag, "config" | "help" | "version" | "schema"))
+            .map(|flag| flag.replace('-', "_") + "\n")
+            .collect();
+        let keys = String::from_iter(keys);
+        if std::env::var_os("VB_UPDATE").is_some() {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tools/config_keys.txt");
+            return fs::write(path, keys).unwrap();
+        }
+        assert_eq!(CONFIG_KEYS, keys, "VB_UPDATE=1 rewrites src/tools/config_keys.txt");
+    }
 }
