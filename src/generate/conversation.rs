@@ -117,7 +117,7 @@ impl Conversation {
 
     /// Makes one request per question. `--output-len`, or else the length of the answer, is what each asks for.
     pub fn into_session(self, common: &Common, counter: PromptCounter) -> Result<SessionRequests, Error> {
-        let exchanges = self.pairs.into_iter().map(|(user, response)| {
+        let turns = self.pairs.into_iter().map(|(user, response)| {
             let response_len = match common.output_len {
                 Some(OutputLen::Tokens(n)) => n,
                 // The answer is generated, so it has no special tokens in front.
@@ -126,7 +126,7 @@ impl Conversation {
             // The question has its own length.
             Ok(ScriptedTurn { user, response, response_len, asked: PromptLen::exact(0) })
         });
-        session::build_session(common, counter, self.system.as_deref(), exchanges, 0, None)
+        session::build_session(common, counter, self.system.as_deref(), turns, 0, None)
     }
 }
 

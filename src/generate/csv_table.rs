@@ -126,7 +126,7 @@ mod tests {
         let mut table = CsvTable::new(short.as_bytes(), "t.csv".into()).unwrap();
         assert!(table.read_row().unwrap());
         let error = table.parse_field(0, |_| None::<u32>).unwrap_err().to_string();
-        assert!(error.starts_with("t.csv:2: `7,8") && error.len() < 200, "{error}");
+        assert!(error.starts_with("t.csv:2: invalid value `7,8") && error.len() < 200, "{error}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct SessionFlags {
     pub num_conversations: Option<u64>,
     /// Where earlier responses in a conversation come from: `server` (vb-fire inserts what the server sent) or
     /// `dataset` [default: server].
-    #[arg(long, help_heading = CONVERSATIONS, value_enum, value_name = "WHOSE")]
+    #[arg(long, help_heading = CONVERSATIONS, value_enum, value_name = "SOURCE")]
     pub replies: Option<ResponseSource>,
     /// Time between a response and the user's next turn: 2s, or exp:2s (exponential, mean 2 s) [default: 0].
     #[arg(long, help_heading = CONVERSATIONS, value_name = "TIME")]
@@ -210,7 +210,7 @@ pub fn build_session(
     common: &Common,
     counter: PromptCounter,
     system: Option<&str>,
-    exchanges: impl Iterator<Item = Result<ScriptedTurn, Error>>,
+    turns: impl Iterator<Item = Result<ScriptedTurn, Error>>,
     mut cached: u32,
     body: Option<Object>,
 ) -> Result<SessionRequests, Error> {
@@ -221,8 +221,8 @@ pub fn build_session(
     let mut count = ChatCounter::new(counter.tokenizer);
     let mut unknown_tokens = 0_u32;
     let mut unknown = Vec::new();
-    for exchange in exchanges.take(common.max_turns_written()) {
-        let ScriptedTurn { user, response, response_len, asked } = exchange?;
+    for turn in turns.take(common.max_turns_written()) {
+        let ScriptedTurn { user, response, response_len, asked } = turn?;
         session.messages.push(json!({"role": "user", "content": user}));
         let chat = ChatInput { messages: &session.messages, body: session.body.as_ref() };
         let known = if common.chat { count.count_chat(chat)? } else { count.count_rendered(chat)? };

@@ -182,8 +182,8 @@ impl<'a> ConversationMaker<'a> {
         let own_prefix = shape.own_prefix_len > 0;
         let system_len = prefix_len + shape.own_prefix_len;
         let (system, _) = self.make_text(&self.prefix, system_len, own_prefix.then_some(item), &mut rng)?;
-        let turns = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
-        let exchanges = (0..turns).map(|turn| {
+        let turn_count = rng::sample_between(&mut lengths, shape.turns.0, shape.turns.1);
+        let turns = (0..turn_count).map(|turn| {
             let len = if turn == 0 { first } else { later }.draw_length(&mut lengths);
             let response_len = output.draw_length(&mut lengths);
             let head = (turn == 0 && !own_prefix).then_some(item);
@@ -196,7 +196,7 @@ impl<'a> ConversationMaker<'a> {
         });
         let cached = if item == 0 { 0 } else { prefix_len };
         let system = Some(system.as_str()).filter(|text| !text.is_empty());
-        let made = build_session(self.common, self.counter, system, exchanges, cached, self.common.ignore_eos())?;
+        let made = build_session(self.common, self.counter, system, turns, cached, self.common.ignore_eos())?;
         if made.is_empty() {
             return Err(Error::Usage(format!(
                 "a first turn of {} tokens and its response exceed --max-model-len {}: increase that, or make the turn \
