@@ -120,7 +120,7 @@ fn open_csv(path: &Path, delimiter: u8, lenient: bool, pick: PickColumns) -> Res
     };
     let is_end = |row: &csv::StringRecord| row.len() == 1 && row[0] == *END_ROW.trim_start();
     let unclosed = |row: &csv::StringRecord| {
-        let swallowed = row.iter().last().is_some_and(|field| field.ends_with(END_ROW));
+        let swallowed = row.iter().next_back().is_some_and(|field| field.ends_with(END_ROW));
         let line = row.position().map_or(0, csv::Position::line);
         swallowed.then(|| {
             format!("{name}:{line}: a quote opened in this row is never closed, so the rest of the file is one field")

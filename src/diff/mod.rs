@@ -109,7 +109,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         DiffFormat::Json => ndjson::write_record(&mut out, &report)?,
         DiffFormat::Table => out.write_all(table::text_table(&report).as_bytes()).map_err(Error::write_stdout)?,
         DiffFormat::Markdown => {
-            out.write_all(table::markdown_table(&report).as_bytes()).map_err(Error::write_stdout)?
+            out.write_all(table::markdown_table(&report).as_bytes()).map_err(Error::write_stdout)?;
         }
     }
     out.flush().map_err(Error::write_stdout)?;
