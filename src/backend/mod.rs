@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// Every backend, in the order of `--help` and the docs.
-pub static BACKENDS: [&Backend; 13] = [
+pub static BACKENDS: &[&Backend] = &[
     &completions::BACKEND,
     &chat::BACKEND,
     &responses::BACKEND,
@@ -102,7 +102,7 @@ impl Backend {
     /// The backend that `--backend NAME` selects.
     #[must_use]
     pub fn from_name(name: &str) -> Option<&'static Self> {
-        BACKENDS.into_iter().find(|backend| backend.name == name || backend.aliases.contains(&name))
+        BACKENDS.iter().copied().find(|backend| backend.name == name || backend.aliases.contains(&name))
     }
 
     fn accepts(&self, form: PromptForm) -> bool {
@@ -165,7 +165,7 @@ impl Backend {
 
 impl clap::ValueEnum for &'static Backend {
     fn value_variants<'a>() -> &'a [Self] {
-        &BACKENDS
+        BACKENDS
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
@@ -417,7 +417,7 @@ mod tests {
                     "options": {"num_predict": 4, "temperature": 0.5, "top_p": 0.8, "seed": 1}}),
             ),
         ] {
-            assert_eq!(body(backend, line, stream).unwrap(), want, "{}", backend);
+            assert_eq!(body(backend, line, stream).unwrap(), want, "{backend}");
         }
     }
 
@@ -513,7 +513,7 @@ mod tests {
             ("tensorrt-llm", r#"{"prompt":"hi","lora":"sql"}"#, "`lora_task_id`"),
         ] {
             let error = body(backend, line, true).unwrap_err();
-            assert!(error.contains(cure), "{}: {error}", backend);
+            assert!(error.contains(cure), "{backend}: {error}");
         }
         assert!(open_api("template", None).unwrap_err().to_string().contains("--template FILE"));
         assert!(open_api("openai", Some(Path::new("x"))).is_err());

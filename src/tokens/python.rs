@@ -145,7 +145,7 @@ fn quote_text(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             _ if c == quote => out.extend(['\\', c]),
             _ if c < ' ' || ('\u{7f}'..='\u{a0}').contains(&c) => {
-                push_formatted(&mut out, format_args!("\\x{:02x}", c as u32))
+                push_formatted(&mut out, format_args!("\\x{:02x}", c as u32));
             }
             _ => out.push(c),
         }
