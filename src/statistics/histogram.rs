@@ -135,10 +135,10 @@ mod tests {
         fn merging_and_the_text_form_keep_all_values(
             a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
         ) {
-            let of = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
-            let both = of(&a).merge_with(&of(&b)).unwrap();
+            let histogram = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
+            let both = histogram(&a).merge_with(&histogram(&b)).unwrap();
             prop_assert_eq!(both.len(), (a.len() + b.len()) as u64);
-            prop_assert!(both == of(&[a, b].concat()));
+            prop_assert!(both == histogram(&[a, b].concat()));
             let text = serde_json::to_string(&both).unwrap();
             prop_assert!(serde_json::from_str::<HdrHistogram>(&text).unwrap() == both);
         }

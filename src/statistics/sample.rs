@@ -145,8 +145,8 @@ impl SampleStats {
             histogram: None,
         };
         if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
-            let sum = |of: &dyn Fn(&Precision) -> f64| {
-                let each = precisions.iter().map(|precision| of(precision));
+            let sum = |size: &dyn Fn(&Precision) -> f64| {
+                let each = precisions.iter().map(|precision| size(precision));
                 match mode {
                     PoolMode::Sequential => each.sum(),
                     PoolMode::Concurrent => each.fold(1.0, f64::max),
@@ -211,8 +211,9 @@ fn interval_places(options: &SummaryOptions, n: usize, effective: &[f64]) -> Vec
 
 /// The mean and the standard deviation of the `n` values of all parts.
 fn pooled_moments(parts: &[&SampleStats], n: usize) -> (f64, f64) {
-    let over =
-        |of: &dyn Fn(&SampleStats) -> f64| parts.iter().map(|part| part.n as f64 * of(part)).sum::<f64>() / n as f64;
+    let over = |value: &dyn Fn(&SampleStats) -> f64| {
+        parts.iter().map(|part| part.n as f64 * value(part)).sum::<f64>() / n as f64
+    };
     let mean = over(&|part| part.mean);
     (mean, over(&|part| part.std.powi(2) + (part.mean - mean).powi(2)).sqrt())
 }

@@ -177,8 +177,8 @@ mod tests {
 
     #[test]
     fn each_transport_is_named_once() {
-        let of = |name: &str| ClientFigures { transport: Some(name.into()), ..ClientFigures::default() };
-        let all = ["stamped", "portable", "stamped"].map(of).into_iter().reduce(ClientFigures::merge_with);
+        let with_transport = |name: &str| ClientFigures { transport: Some(name.into()), ..ClientFigures::default() };
+        let all = ["stamped", "portable", "stamped"].map(with_transport).into_iter().reduce(ClientFigures::merge_with);
         assert_eq!(all.unwrap().transport.as_deref(), Some("portable, stamped"));
         assert_eq!(ClientFigures::default().merge_with(ClientFigures::default()), ClientFigures::default());
     }

@@ -52,12 +52,12 @@ impl<'a> RunPart<'a> {
     /// dependence in time order.
     pub fn sample_values(
         &self,
-        of: &dyn Fn(&RecordedRequest) -> Option<f64>,
+        value: &dyn Fn(&RecordedRequest) -> Option<f64>,
         unit: Unit,
         wanted: &SummaryOptions,
     ) -> SampleStats {
-        let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| of(request)).collect();
-        let values = self.successes().filter_map(of).collect();
+        let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| value(request)).collect();
+        let values = self.successes().filter_map(value).collect();
         SampleStats::with_intervals(values, unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
     }
 
@@ -119,12 +119,12 @@ impl Numbers {
     #[must_use]
     pub fn measure(part: &RunPart, wanted: &SummaryOptions, slos: &[Slo]) -> Self {
         let values = |metric: Metric| {
-            let of = metric.request_value();
+            let value = metric.request_value();
             Summary::from_stats(
-                &of.map_or_else(SampleStats::default, |of| part.sample_values(&of, Unit::Seconds, wanted)),
+                &value.map_or_else(SampleStats::default, |value| part.sample_values(&value, Unit::Seconds, wanted)),
             )
         };
-        let sum = |of: fn(&RecordedRequest) -> u64| part.successes().map(of).sum();
+        let sum = |value: fn(&RecordedRequest) -> u64| part.successes().map(value).sum();
         let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
         let good = Good::count_requests(&part.offered, slos, |_| 0.0);
         Numbers {

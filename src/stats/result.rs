@@ -93,12 +93,13 @@ impl RunResult {
     #[must_use]
     pub(super) fn from_recording(mut recording: Recording, options: &Options) -> Self {
         let duration = recording.duration();
-        let count = |of: fn(&RecordedRequest) -> u64| recording.successes().map(of).sum::<u64>();
+        let count = |value: fn(&RecordedRequest) -> u64| recording.successes().map(value).sum::<u64>();
         let completed = count(|_| 1);
         let input = count(|r| u64::from(r.prompt_len));
         let output = count(|r| u64::from(r.output_tokens));
         let buckets = peak::count_in_seconds(&recording);
-        let detail = |of: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| map_requests(&recording, of));
+        let detail =
+            |value: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| map_requests(&recording, value));
         let input_lens = detail(|r| r.prompt_len);
         let output_lens = detail(|r| if r.success { r.output_tokens } else { 0 });
         let ttfts = options.save_detailed.then(|| map_requests(&recording, |r| r.ttft.unwrap_or_default()));
@@ -195,8 +196,8 @@ impl RunResult {
     }
 }
 
-fn map_requests<T>(recording: &Recording, of: impl Fn(&RecordedRequest) -> T) -> Vec<T> {
-    recording.requests.iter().map(of).collect()
+fn map_requests<T>(recording: &Recording, value: impl Fn(&RecordedRequest) -> T) -> Vec<T> {
+    recording.requests.iter().map(value).collect()
 }
 
 fn start_times(recording: &Recording) -> StartTimes {
@@ -244,8 +245,8 @@ fn result_header(recording: &Recording, options: &Options) -> Object {
 
 fn run_header(recording: &Recording, options: &Options) -> Object {
     let runs = &recording.runs;
-    let text = |of: fn(&RunRecord) -> &String| -> Value {
-        runs.iter().map(of).find(|text| !text.is_empty()).cloned().map_or(Value::Null, Value::from)
+    let text = |field: fn(&RunRecord) -> &String| -> Value {
+        runs.iter().map(field).find(|text| !text.is_empty()).cloned().map_or(Value::Null, Value::from)
     };
     let tokenizer = runs.iter().find_map(|run| run.tokenizer.clone()).or_else(|| options.tokenizer.clone());
     let started = runs.iter().map(|run| run.clock.start).filter(|start| start.0 > 0);

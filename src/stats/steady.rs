@@ -171,7 +171,7 @@ impl Steady {
         let size = drained.len().div_ceil(MAX_BLOCKS).max(MIN_BLOCK_REQUESTS);
         let series: Vec<(&str, Vec<f64>)> = drift_signals(run.open_loop)
             .into_iter()
-            .filter_map(|(name, of)| Some((name, block_means(drained, size, of)?)))
+            .filter_map(|(name, value)| Some((name, block_means(drained, size, value)?)))
             .collect();
         let skipped = series.iter().map(|(_, series)| trend::warm_up(series)).max().unwrap_or_default();
         let members = &drained[skipped * size..];
@@ -264,12 +264,12 @@ fn percentile_of_latencies(requests: &[&RecordedRequest], p: f64) -> f64 {
 }
 
 /// The mean of each `size` requests; `None` if a block has no value.
-fn block_means(requests: &[&RecordedRequest], size: usize, of: Value) -> Option<Vec<f64>> {
+fn block_means(requests: &[&RecordedRequest], size: usize, value: Value) -> Option<Vec<f64>> {
     // The remainder at the end joins the last block.
     let blocks = requests.len() / size;
     let block = |i: usize| &requests[i * size..if i + 1 == blocks { requests.len() } else { (i + 1) * size }];
     let mean = |requests: &[&RecordedRequest]| {
-        let values: Vec<f64> = requests.iter().filter_map(|r| of(r)).collect();
+        let values: Vec<f64> = requests.iter().filter_map(|r| value(r)).collect();
         (!values.is_empty()).then(|| numpy::mean(&values))
     };
     (0..blocks).map(|i| mean(block(i))).collect()

@@ -169,7 +169,7 @@ pub struct FailureCount {
     pub count: u64,
 }
 
-/// Outputs that are shorter than requested, because the model stopped.
+/// Output lengths compared with the requested ones. A short output was ended by the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Shortfall {
@@ -193,19 +193,21 @@ impl VbMetrics {
     ) -> (Self, Vec<(Metric, SampleStats)>) {
         let wanted = &options.wanted;
         let whole = RunPart::from_recording(&recording);
-        let of = |metric: Metric| {
+        let latency_stats = |metric: Metric| {
             let value = metric.request_value();
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
         let summarize = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
-        let over_successes = |unit, of: fn(&RecordedRequest) -> Option<f64>| {
-            summarize(recording.successes().filter_map(of).collect(), unit)
+        let over_successes = |unit, value: fn(&RecordedRequest) -> Option<f64>| {
+            summarize(recording.successes().filter_map(value).collect(), unit)
         };
         let with_intervals = |value: &dyn Fn(&RecordedRequest) -> Option<f64>| {
             Summary::from_stats(&whole.sample_values(value, Unit::Seconds, wanted))
         };
-        let (ttft, tpot, e2el) = (of(Metric::Ttft), of(Metric::Tpot), of(Metric::E2el));
-        let (queue_time, e2el_queue) = (of(Metric::ClientQueueTime), of(Metric::E2elIncludingClientQueue));
+        let (ttft, tpot, e2el) =
+            (latency_stats(Metric::Ttft), latency_stats(Metric::Tpot), latency_stats(Metric::E2el));
+        let (queue_time, e2el_queue) =
+            (latency_stats(Metric::ClientQueueTime), latency_stats(Metric::E2elIncludingClientQueue));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_token = tokens::gaps_per_token(&recording).map(|gaps| summarize(gaps, Unit::Seconds));
         let (verdict, reasons) = client::worst_verdict(&recording);
@@ -433,8 +435,8 @@ impl Pooled for VbMetrics {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
         let first = all.all[0];
         let (verdict, reasons) = pool_verdicts(all);
-        let length = |of: fn(&VbMetrics) -> Option<u64>| {
-            let mean = all.weighted_mean(|vb| (vb.offered as f64, of(vb).map(|n| n as f64)));
+        let length = |field: fn(&VbMetrics) -> Option<u64>| {
+            let mean = all.weighted_mean(|vb| (vb.offered as f64, field(vb).map(|n| n as f64)));
             mean.map(|mean| numpy::truncate_to_usize(mean.round()) as u64)
         };
         Some(VbMetrics {

@@ -209,10 +209,10 @@ fn finished_by_reason(gains: &MetricGains) -> Option<Object> {
 
 impl PrefixCache {
     fn from_metrics(gains: &MetricGains) -> Option<Self> {
-        let of = |names: &[&str]| names.iter().find_map(|name| gains.counter_gain(name));
+        let first_known = |names: &[&str]| names.iter().find_map(|name| gains.counter_gain(name));
         // Misses are looked up outside, so those are not additional queries.
         let outside = gains.counter_gain("vllm:external_prefix_cache_hits_total").unwrap_or_default();
-        let (queries, hits) = (of(&QUERIES)?, of(&HITS)? + outside);
+        let (queries, hits) = (first_known(&QUERIES)?, first_known(&HITS)? + outside);
         let hit_rate = (queries > 0.0).then(|| hits / queries);
         Some(PrefixCache {
             queries: round_to_count(queries),
@@ -260,9 +260,9 @@ impl Times {
 
 impl SpecDecode {
     fn from_metrics(gains: &MetricGains) -> Option<Self> {
-        let of = |name: &str| gains.counter_gain(&format!("vllm:spec_decode_num_{name}_total"));
-        let (drafts, draft_tokens, accepted) = (of("drafts")?, of("draft_tokens")?, of("accepted_tokens")?);
-        let per = |count: f64, of: f64| (of > 0.0).then(|| count / of);
+        let total = |name: &str| gains.counter_gain(&format!("vllm:spec_decode_num_{name}_total"));
+        let (drafts, draft_tokens, accepted) = (total("drafts")?, total("draft_tokens")?, total("accepted_tokens")?);
+        let ratio = |count: f64, total: f64| (total > 0.0).then(|| count / total);
         let mut positions: Vec<(usize, f64)> = Vec::new();
         for (key, gain) in gains.counter_samples("vllm:spec_decode_num_accepted_tokens_per_pos_total") {
             let Some(position) = label_value(key, "position").and_then(|text| text.parse().ok()) else { continue };
@@ -276,9 +276,9 @@ impl SpecDecode {
             drafts: round_to_count(drafts),
             draft_tokens: round_to_count(draft_tokens),
             accepted_tokens: round_to_count(accepted),
-            acceptance_rate: per(accepted, draft_tokens),
-            mean_acceptance_length: per(accepted, drafts).map(|more| 1.0 + more),
-            acceptance_rate_of_position: positions.iter().filter_map(|(_, gain)| per(*gain, drafts)).collect(),
+            acceptance_rate: ratio(accepted, draft_tokens),
+            mean_acceptance_length: ratio(accepted, drafts).map(|more| 1.0 + more),
+            acceptance_rate_of_position: positions.iter().filter_map(|(_, gain)| ratio(*gain, drafts)).collect(),
         })
     }
 }
