@@ -108,6 +108,7 @@ impl Labels {
     }
 
     /// Moves out all labels, and is ready for the next request.
+    #[must_use]
     pub fn take_labels(&mut self) -> Self {
         let by = self.by.clone();
         std::mem::replace(self, Labels { by, ..Labels::default() })

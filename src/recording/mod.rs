@@ -1,6 +1,6 @@
 //! The outputs of a run, read from streams: a row for each request, and the gaps of all requests in one long vector.
 //!
-//! [`input`] reads lines, [`line`] and [`vllm`] decode them, and the [`Recording`] collects them.
+//! [`input`] reads lines, `line` and `vllm` decode them, and the [`Recording`] collects them.
 
 pub mod expected_cache;
 pub mod input;
@@ -231,13 +231,14 @@ impl Recording {
         self.span = Some((first.min(time), last.max(time)));
     }
 
-    /// The memory it uses, in gaps of 8 bytes: a request counts as [`REQUEST_WEIGHT`].
+    /// The memory it uses, in gaps of 8 bytes: a request counts as `REQUEST_WEIGHT`.
     #[must_use]
     pub fn memory_weight(&self) -> usize {
         self.requests.len() * REQUEST_WEIGHT + self.gaps.len() + self.failed_gaps.len() + self.chunk_tokens.len()
     }
 
     /// Moves out the requests with everything that belongs to them, and keeps what concerns the run.
+    #[must_use]
     pub fn take_requests(&mut self) -> Recording {
         self.earlier.push(&self.requests);
         Recording {

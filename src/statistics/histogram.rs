@@ -36,7 +36,7 @@ impl HdrHistogram {
 
     /// The number of values.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn value_count(&self) -> u64 {
         self.0.len()
     }
 
@@ -57,7 +57,7 @@ impl HdrHistogram {
 
     /// The value of a rank, counted from 0: the middle of its bucket.
     fn value_at_rank(&self, rank: u64) -> f64 {
-        let rank = rank.min(self.len().saturating_sub(1));
+        let rank = rank.min(self.value_count().saturating_sub(1));
         let mut seen = 0;
         for bucket in self.0.iter_recorded() {
             seen += bucket.count_at_value();
@@ -137,7 +137,7 @@ mod tests {
         ) {
             let histogram = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
             let both = histogram(&a).merge_with(&histogram(&b)).unwrap();
-            prop_assert_eq!(both.len(), (a.len() + b.len()) as u64);
+            prop_assert_eq!(both.value_count(), (a.len() + b.len()) as u64);
             prop_assert!(both == histogram(&[a, b].concat()));
             let text = serde_json::to_string(&both).unwrap();
             prop_assert!(serde_json::from_str::<HdrHistogram>(&text).unwrap() == both);

@@ -90,7 +90,7 @@ impl Summary {
     /// The statistics that this summary was made from, as far as pooling needs them.
     fn to_stats(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
-        let pool = self.histogram.as_ref().filter(|pool| pool.hdr.len() == self.n as u64);
+        let pool = self.histogram.as_ref().filter(|pool| pool.hdr.value_count() == self.n as u64);
         let effective = |p: &f64| {
             let size = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
             (size.unwrap_or(1.0), Interval::default())
