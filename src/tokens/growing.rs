@@ -11,8 +11,9 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct ChatCounter<'a> {
     tokenizer: &'a Tokenizer,
-    /// The text of the chat at the last count; then the end of each added token in it, and the number of tokens up to there.
+    /// The text of the chat at the last count.
     text: String,
+    /// The end of each added token in the text, and the number of tokens up to there.
     marks: Vec<(usize, usize)>,
     /// For a chat without a template: the number of messages counted, and their tokens.
     messages: (usize, usize),

@@ -229,8 +229,8 @@ impl Tokenizer {
     }
 }
 
-/// Whether the text of a token is a space and English letters. Among others of its kind, such a token stays one token when any
-/// tokenizer encodes the text again.
+/// Whether the text of a token is a space and English letters. Among others of its kind, such a token stays one token when
+/// the text is encoded again.
 #[must_use]
 pub fn is_word(text: &str) -> bool {
     text.strip_prefix(' ').is_some_and(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()))

@@ -422,7 +422,7 @@ fn errors_are_reported_with_the_message_of_each_api() {
     let tgi = "data: {\"error\":\"Overloaded\",\"error_type\":\"overloaded\"}\n\n";
     for (backend, media, body) in [
         ("anthropic", EVENTS, named),
-        // As gateways tell it.
+        // The format of gateways.
         ("anthropic", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
         ("openai-responses", EVENTS, "data: {\"error\":{\"message\":\"Overloaded\"}}\n\ndata: [DONE]\n\n".into()),
         ("openai-responses", EVENTS, "data: {\"type\":\"error\",\"message\":\"Overloaded\"}\n\n".into()),
@@ -452,7 +452,7 @@ fn errors_are_reported_with_the_message_of_each_api() {
         assert_eq!(output["error_kind"], "http_status");
         assert!(output["error"].as_str().unwrap().contains("The model `nope` does not exist."), "{output}");
     }
-    // A 200 that is no stream at all, whatever its head says.
+    // A 200 whose body is not a stream, despite its headers.
     for media in ["text/plain", "application/x-ndjson", EVENTS] {
         let body = "{\"error\":{\"message\":\"Overloaded\"}}\n";
         let output = output(&fire(&replay("200 OK", media, body).url, "openai", &[], HI));
