@@ -58,7 +58,7 @@ mod with {
         for path in paths {
             catch_panics(path, || unpack_file(path, &mut columns, pick, &mut number, &mut spool))?;
         }
-        spool.rows(name.display().to_string(), ": row ")
+        spool.into_rows(name.display().to_string(), ": row ")
     }
 
     /// Runs `work` on a file. The parquet crate may panic on a damaged one, with a message that does not name the file.
