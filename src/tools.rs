@@ -12,7 +12,7 @@ pub struct Tool<A> {
 }
 
 /// `vb-gen`.
-pub const GEN: Tool<generate::Args> = Tool { run: generate::run };
+pub const GEN: Tool<generate::Args> = Tool { run: |args| generate::run(&args) };
 /// `vb-fire`.
 pub const FIRE: Tool<fire::Args> = Tool { run: |args| fire::run(&args) };
 /// `vb-stats`.

@@ -105,7 +105,7 @@ pub struct CommonFlags {
     )]
     pub input_len: Option<u32>,
     /// Tokens to generate. -1 (custom) uses each row's `output_tokens`; 0 is for APIs that generate nothing [default:
-    /// 128; sonnet: 150; custom, hf, spec_bench and generated-shared-prefix: 256; speed_bench: 4096; sharegpt: the
+    /// 128; sonnet: 150; custom, hf, `spec_bench` and generated-shared-prefix: 256; `speed_bench`: 4096; sharegpt: the
     /// length of the real answer].
     #[arg(
         long,
@@ -128,7 +128,7 @@ pub struct CommonFlags {
         value_parser = parse_tokens
     )]
     pub prefix_len: Option<u32>,
-    /// Send token ids instead of text (random, prefix_repetition, generated-shared-prefix, replay and traces).
+    /// Send token ids instead of text (random, `prefix_repetition`, generated-shared-prefix, replay and traces).
     #[arg(long, help_heading = LENGTHS)]
     pub prompt_token_ids: bool,
     /// Let the model stop early: do not add `ignore_eos` to random requests.
@@ -136,7 +136,7 @@ pub struct CommonFlags {
     pub no_ignore_eos: bool,
 
     /// Apply the model's chat template to each text, for --backend openai, which sends text unchanged (custom, hf,
-    /// sharegpt, spec_bench and speed_bench).
+    /// sharegpt, `spec_bench` and `speed_bench`).
     #[arg(long, help_heading = COUNTING)]
     pub apply_chat_template: bool,
     /// `builtin`, a tokenizer.json or its folder, a model id on the Hugging Face hub, or `server` (asks --base-url).
@@ -268,6 +268,6 @@ impl Args {
                 dataset.name
             ));
         }
-        (dataset.check)(self)
+        dataset.check.map_or(Ok(()), |check| check(self))
     }
 }

@@ -6,14 +6,14 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`args`], [`common`] | flags and their checks; what every dataset gets |
-//! | [`dataset`] | the table of datasets, one file each |
-//! | [`exact`] | lengths, and texts with exactly that many tokens |
-//! | [`rows`], [`csv_table`] | requests from the rows of a file |
-//! | [`conversation`], [`session`] | conversations in files, and one request per turn |
-//! | [`chat_text`], [`media`] | chat templates, images and audio |
-//! | [`ordered`], [`writer`] | requests made by several threads, written in order |
-//! | [`mix`], [`grid`] | `vb-gen mix` and `vb-gen --grid` |
+//! | `args`, `common` | flags and their checks; what every dataset gets |
+//! | `dataset` | the table of datasets, one file each |
+//! | `exact` | lengths, and texts with exactly that many tokens |
+//! | `rows`, `csv_table` | requests from the rows of a file |
+//! | `conversation`, `session` | conversations in files, and one request per turn |
+//! | `chat_text`, `media` | chat templates, images and audio |
+//! | `ordered`, `writer` | requests made by several threads, written in order |
+//! | `mix`, `grid` | `vb-gen mix` and `vb-gen --grid` |
 
 mod args;
 mod chat_text;
@@ -46,7 +46,7 @@ fn print_warning(what: impl std::fmt::Display) {
 }
 
 /// Runs the tool.
-pub fn run(args: Args) -> Result<(), Error> {
+pub fn run(args: &Args) -> Result<(), Error> {
     let flags = &args.common;
     if flags.command.is_some() {
         mix::check_flags(&Args::command(), cli::hyphenated_args())?;
@@ -72,6 +72,6 @@ pub fn run(args: Args) -> Result<(), Error> {
         return writer.finish();
     }
     args.check_flags()?;
-    (flags.dataset_name.run)(&Common::from_args(&args)?, &args.own, &mut writer)?;
+    (flags.dataset_name.run)(&Common::from_args(args)?, &args.own, &mut writer)?;
     writer.finish()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     cli,
     data::{Row, Rows},
@@ -34,7 +34,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Media,
     takes: &["apply_chat_template"],
     flags: &[],
-    check: no_check,
+    check: None,
     run,
 };
 
@@ -119,19 +119,19 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
         request.messages = Some(vec![json!({"role": "user", "content": content})]);
     }
     // The template makes a text even without messages.
-    let (mut request, counted) = chat_text::prepare_request(row, request, common, counter)?;
+    let (mut request, known_len) = chat_text::prepare_request(row, request, common, counter)?;
     if parts.is_empty() && request.multi_modal_data.is_none() && (is_empty_prompt(&request) || content == Some(vec![]))
     {
         return Err(row.wrong("the prompt is empty, which servers reject"));
     }
-    let counted = match (counted, &content) {
-        (Some(counted), _) => Some(counted),
+    let known_len = match (known_len, &content) {
+        (Some(known_len), _) => Some(known_len),
         (None, Some(content)) => Some(counter.count(&media::join_texts(content))?),
         (None, None) => None,
     };
-    let measured = match (request.prompt_len, counted) {
+    let measured = match (request.prompt_len, known_len) {
         (Some(len), _) => len as usize,
-        (None, Some(counted)) => counted,
+        (None, Some(known_len)) => known_len,
         (None, None) => count_prompt(row, &request, counter, !parts.is_empty())?,
     };
     media::attach_parts(row, &mut request, parts, common)?;

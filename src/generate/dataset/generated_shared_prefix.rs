@@ -2,7 +2,7 @@
 
 use clap::Args as _;
 
-use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     error::Error,
     generate::{
@@ -56,7 +56,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["prompt_token_ids"],
     flags: &[SharedPrefixFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

@@ -56,7 +56,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Media,
     takes: &["apply_chat_template"],
     flags: &[SessionFlags::augment_args, HfFlags::augment_args],
-    check: check_own_flags,
+    check: Some(check_own_flags),
     run,
 };
 
@@ -290,7 +290,7 @@ fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptC
         None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), None),
         _ => return Ok(None),
     };
-    let (mut request, counted) = chat_text::prepare_request(row, request, common, counter)?;
+    let (mut request, known_len) = chat_text::prepare_request(row, request, common, counter)?;
     request.expected_output_len = match common.output_len {
         Some(OutputLen::Tokens(n)) => Some(n),
         _ if !common.generates => None,
@@ -299,7 +299,7 @@ fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptC
             None => Some(common.output_tokens()),
         },
     };
-    let len = match (counted, &request.messages, &request.prompt) {
+    let len = match (known_len, &request.messages, &request.prompt) {
         (Some(len), ..) => len,
         (None, Some(messages), _) => counter.tokenizer.count_chat_with(ChatInput::from(&messages[..]))?,
         (None, None, Some(Prompt::Text(text))) => counter.count(text)?,

@@ -73,10 +73,13 @@ pub struct Dataset {
     /// Groups of flags that only this dataset, or only a few datasets, have: `augment_args` of each.
     pub flags: &'static [FlagGroup],
     /// Checks what this table does not express, before any file or tokenizer is opened.
-    pub check: fn(&Args) -> Result<(), Error>,
+    pub check: Option<FlagCheck>,
     /// Writes its requests.
     pub run: fn(&Common, &OwnFlags, &mut RequestWriter) -> Result<(), Error>,
 }
+
+/// A check of the command line.
+pub type FlagCheck = fn(&Args) -> Result<(), Error>;
 
 /// `augment_args` of a `clap::Args`.
 pub type FlagGroup = fn(Command) -> Command;
@@ -123,11 +126,6 @@ pub enum Apis {
 
 /// Flags whose rejection is explained by [`Dataset::lengths`].
 const LENGTH_FLAGS: [&str; 3] = ["input_len", "prefix_len", "range_ratio"];
-
-/// A [`Dataset::check`] for datasets that need none.
-pub fn no_check(_: &Args) -> Result<(), Error> {
-    Ok(())
-}
 
 impl Dataset {
     /// Rejects flags that this dataset does not take. `is_given` returns whether a flag was given.
@@ -248,7 +246,7 @@ fn flags_of(group: FlagGroup) -> Vec<String> {
 
 /// Name of a flag on the command line: `laps` is `--loop`.
 fn flag_name(id: &str) -> String {
-    let command = DATASETS.iter().flat_map(|dataset| dataset.flags).fold(Command::new("vb-gen"), add_group);
+    let command = DATASETS.iter().flat_map(|dataset| dataset.flags).copied().fold(Command::new("vb-gen"), add_group);
     let long = command.get_arguments().find(|arg| arg.get_id() == id).and_then(clap::Arg::get_long);
     long.map_or_else(|| id.replace('_', "-"), str::to_owned)
 }
@@ -262,8 +260,8 @@ fn join_names(names: &[&str]) -> String {
 }
 
 /// Adds a group of flags, unless another dataset that shares it has added it already.
-fn add_group(command: Command, group: &FlagGroup) -> Command {
-    let new = flags_of(*group);
+fn add_group(command: Command, group: FlagGroup) -> Command {
+    let new = flags_of(group);
     if command.get_arguments().any(|arg| new.iter().any(|id| arg.get_id() == id.as_str())) {
         return command;
     }
@@ -275,7 +273,7 @@ fn add_group(command: Command, group: &FlagGroup) -> Command {
 
 /// Adds the flags of all datasets.
 pub fn add_flags(command: Command) -> Command {
-    DATASETS.iter().flat_map(|dataset| dataset.flags).fold(command, add_group)
+    DATASETS.iter().flat_map(|dataset| dataset.flags).copied().fold(command, add_group)
 }
 
 impl clap::ValueEnum for &'static Dataset {
@@ -294,7 +292,8 @@ pub fn list_datasets() -> String {
     let rows: Vec<[String; 3]> = iter::once(header).chain(DATASETS.iter().map(|dataset| dataset.table_row())).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let [name, about] = [0, 1].map(width);
-    rows.iter().map(|[a, b, c]| format!("{a:name$}  {b:about$}  {c}\n")).collect()
+    let lines: Vec<String> = rows.iter().map(|[a, b, c]| format!("{a:name$}  {b:about$}  {c}\n")).collect();
+    lines.concat()
 }
 
 /// The command line, from which each dataset reads its own flags.

@@ -47,7 +47,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["input_len", "prefix_len", "range_ratio"],
     flags: &[SessionFlags::augment_args, TurnFlags::augment_args],
-    check: check_own_flags,
+    check: Some(check_own_flags),
     run,
 };
 

@@ -62,7 +62,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Chat,
     takes: &["input_len", "prefix_len", "range_ratio"],
     flags: &[LengthFlags::augment_args, ImageFlags::augment_args],
-    check: check_lengths,
+    check: Some(check_lengths),
     run,
 };
 

@@ -3,7 +3,7 @@
 use clap::Args as _;
 
 use super::{
-    Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check,
+    Apis, Dataset, OutputTokens, OwnFlags, Reads,
     random::batches::{BatchFlags, HEADING},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::TextList,
     takes: &["input_len", "range_ratio"],
     flags: &[BatchFlags::augment_args, RerankFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

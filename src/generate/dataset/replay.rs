@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     cli,
     data::Row,
@@ -23,7 +23,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Media,
     takes: &["prefix_len", "prompt_token_ids"],
     flags: &[],
-    check: no_check,
+    check: None,
     run,
 };
 

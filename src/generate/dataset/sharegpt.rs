@@ -33,7 +33,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["apply_chat_template"],
     flags: &[SessionFlags::augment_args],
-    check: check_optional_turns,
+    check: Some(check_optional_turns),
     run,
 };
 

@@ -1,6 +1,6 @@
 //! `--dataset-name sonnet`: lines of Shakespeare's sonnets up to an exact length, after lines that all prompts share.
 
-use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check};
+use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     data::SONNETS,
     error::Error,
@@ -24,7 +24,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["input_len", "prefix_len"],
     flags: &[],
-    check: no_check,
+    check: None,
     run,
 };
 
@@ -126,8 +126,7 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
     let task = sonnets.shared_len - counter.added_tokens()?;
     if task > prefix_len as usize {
         print_warning(format!(
-            "--prefix-len {}: the instruction that all prompts begin with has {task} tokens, and all of them are shared",
-            prefix_len
+            "--prefix-len {prefix_len}: the instruction that all prompts begin with has {task} tokens, and all of them are shared"
         ));
     }
     exact::input_len_without(input_len, sonnets.shared_len, "the instruction and the shared lines")?;

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
     benchmark::{CategoryFilter, question_request},
-    no_check,
 };
 use crate::{
     data::Rows,
@@ -32,7 +31,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["apply_chat_template"],
     flags: &[SpecBenchFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

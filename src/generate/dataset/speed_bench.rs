@@ -8,7 +8,6 @@ use serde::Deserialize;
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
     benchmark::{CategoryFilter, question_request},
-    no_check,
 };
 use crate::{
     data::Rows,
@@ -40,7 +39,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["apply_chat_template"],
     flags: &[SpeedBenchFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

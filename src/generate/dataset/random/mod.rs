@@ -28,7 +28,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: &["input_len", "prefix_len", "range_ratio", "prompt_token_ids"],
     flags: &[LengthFlags::augment_args, CacheHitFlags::augment_args, BatchFlags::augment_args],
-    check: check_own_flags,
+    check: Some(check_own_flags),
     run,
 };
 

@@ -12,7 +12,7 @@ use clap::Args as _;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
     LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: TAKES,
     flags: &[TraceFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

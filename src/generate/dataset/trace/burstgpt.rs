@@ -13,7 +13,7 @@ use std::io::Read;
 use clap::Args as _;
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
     LENGTHS, TAKES, TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
 };
 use crate::{
@@ -40,7 +40,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: TAKES,
     flags: &[TraceFlags::augment_args, BurstGptFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads, no_check},
+    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
     LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
 };
 use crate::{
@@ -35,7 +35,7 @@ pub const DATASET: Dataset = Dataset {
     apis: Apis::Text,
     takes: TAKES,
     flags: &[TraceFlags::augment_args],
-    check: no_check,
+    check: None,
     run,
 };
 
