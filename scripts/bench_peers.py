@@ -225,7 +225,7 @@ class Simulator:
         if self.process.wait(timeout=30) != 0:
             sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}: {self.words.read_text().strip()}")
         # vb-sim warns once if it could not keep up.
-        self.late = "cannot keep up" in self.words.read_text()
+        self.late = "too slow for the load" in self.words.read_text()
         return {line["request_id"]: line for line in lines_in_nanoseconds(self.log)}
 
 
