@@ -189,7 +189,7 @@ mod tests {
 
     /// Two normal means have a z-test: with that many degrees of freedom, Student's t is normal.
     #[test]
-    fn the_p_value_of_two_normal_numbers_is_that_of_the_z_test() {
+    fn the_p_value_of_two_normal_numbers_equals_the_z_test() {
         let side = |value: f64, error: f64| SideEstimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
         for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
             let error = 0.05 / 2.0_f64.sqrt();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn holms_correction_is_that_of_his_paper() {
+    fn holms_correction_matches_his_paper() {
         let p = [Some(0.01), Some(0.04), None, Some(0.03), Some(0.005)];
         let corrected: Vec<Option<f64>> =
             holm_correction(&p).into_iter().map(|p| p.map(|p| (p * 1e6).round() / 1e6)).collect();

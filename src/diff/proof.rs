@@ -62,7 +62,7 @@ const SERVERS: [MadeUpServer; 4] = [
     },
 ];
 
-/// A run of `n` requests, each of which takes `slower` times as long as on the server.
+/// A run of `n` requests. Each takes `slower` times as long as on the server.
 fn run(server: &MadeUpServer, n: usize, stream: (&str, u64), slower: f64) -> SideRun {
     let mut rng = rng::random_stream(stream.1, stream.0, 0);
     let (mut of_ttft, mut of_gaps) = (normal(&mut rng), normal(&mut rng));

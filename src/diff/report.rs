@@ -200,7 +200,7 @@ fn judge_candidate(
         ChangeVerdict::Undecided => {
             let times = change.times_needed(margin, ALPHA / comparisons as f64);
             let worth_it = times.filter(|times| *times > 1.0 && *times < MAX_TIMES_NEEDED);
-            worth_it.map(|times| round_up((times - 1.0) * requests as f64))
+            worth_it.map(|times| ceil_to_count((times - 1.0) * requests as f64))
         }
         ChangeVerdict::TooFew => requests_missing(candidate, requests),
         _ => None,
@@ -230,11 +230,11 @@ fn requests_missing(candidate: &Candidate, requests: usize) -> Option<u64> {
     let fewest = a.n.min(b.n);
     let has = if (fewest as u64) < candidate.needs { fewest as f64 } else { a.effective.min(b.effective) };
     let times = candidate.needs as f64 / has;
-    (candidate.needs < u64::MAX && times > 1.0).then(|| round_up((times - 1.0) * requests as f64))
+    (candidate.needs < u64::MAX && times > 1.0).then(|| ceil_to_count((times - 1.0) * requests as f64))
 }
 
 /// Rounds up to two digits, because the number is an estimate.
-fn round_up(requests: f64) -> u64 {
+fn ceil_to_count(requests: f64) -> u64 {
     let unit = 10_f64.powf((requests.max(1.0).log10().floor() - 1.0).max(0.0));
     numpy::truncate_to_usize((requests / unit).ceil() * unit) as u64
 }

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_of_user_space_among_those_of_the_kernel_are_suspect() {
+    fn user_space_stamps_among_kernel_stamps_are_suspect() {
         let unstamped = |evidence: &mut Evidence, share: f64| evidence.stamps.user = chunks(share);
         steps(kernel, unstamped, [0.0099, 0.0101], None, "stamped in user space");
     }

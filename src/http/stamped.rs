@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_written_as_http_has_it() {
+    fn a_request_is_written_in_http_format() {
         let request =
             Request::post("http://h:1/v1/x?y=z").header("host", "h:1").header("a", "b").body(Bytes::from("{}"));
         let outgoing = OutgoingRequest::new(request.unwrap());

@@ -257,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_behind_is_counted_as_it_goes(
+        fn late_requests_are_counted_while_they_are_sent(
             gaps in prop::collection::vec(0..8_u64, 1..60), delays in prop::collection::vec(0..30_u64, 60),
         ) {
             let mut arrivals = ArrivalMonitor::new(None);
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_probabilities_are_those_of_the_tables() {
+    fn the_probabilities_match_published_tables() {
         // Smirnov's table: 5 % at 1.358, 1 % at 1.628, for many observations.
         for (lambda, want) in [(1.358, 0.05), (1.628, 0.01), (1.949, 0.001)] {
             let n = 1e8_f64;

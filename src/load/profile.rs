@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_due_by_then() {
+    fn the_number_due_follows_the_profile() {
         let steps = profile("5:30s,0:10s,5-50:1m,50");
         let at = |seconds: u64| steps.requests_by(Nanos(seconds * SECOND));
         for (time, want) in [(0, 0.0), (10, 50.0), (30, 150.0), (40, 150.0), (100, 150.0 + 1650.0), (110, 2300.0)] {

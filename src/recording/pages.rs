@@ -353,7 +353,7 @@ mod tests {
     proptest! {
         /// Prometheus sums all increases, and takes a decrease for an increase from 0.
         #[test]
-        fn gains_equal_those_of_prometheus(values in prop::collection::vec(0..1000_u32, 2..30)) {
+        fn gains_match_prometheus(values in prop::collection::vec(0..1000_u32, 2..30)) {
             let pages: Vec<_> = (0..).zip(&values).map(|(i, v)| (i, json!({"vllm:a_total": v}))).collect();
             let got = gains(&pages);
             let pairs = || values.windows(2).map(|pair| (pair[0], pair[1]));

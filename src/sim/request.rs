@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_vllm() {
+    fn the_defaults_match_vllm() {
         let request = check(false, r#"{"prompt":[1,2,3],"an_unknown_key":{}}"#).unwrap();
         assert_eq!((request.model.as_str(), request.length.max_tokens, request.stream), ("tiny", 16, false));
         let request =

@@ -160,7 +160,7 @@ mod tests {
 
     /// Expected values: Python's `pymannkendall` 1.4.3 (`hamed_rao_modification_test`) for the same series.
     #[test]
-    fn the_test_is_that_of_mann_kendall_hamed_and_rao() {
+    fn the_test_matches_mann_kendall_hamed_and_rao() {
         let series = |n: u32, like: f64, slope: f64| -> Vec<f64> {
             let (mut state, mut last) = (12345_u64, 0.0);
             let value = |i| {

@@ -248,7 +248,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn peaks_equal_those_of_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
+        fn peaks_match_brute_force(requests in prop::collection::vec((0_u64..4000, 1_u64..3000), 1..40)) {
             let got = recording(&requests);
             let at = |t: u64| requests.iter().filter(|(s, l)| *s <= t && t < s + l).count() as u64;
             prop_assert_eq!(peak_concurrency(&got), requests.iter().map(|(s, _)| at(*s)).max().unwrap());

@@ -288,7 +288,7 @@ mod tests {
     use crate::{recording::input::read_bytes, statistics::SummaryOptions};
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_match_the_calendar() {
         for (seconds, text) in [
             (0, "19700101-000000"),
             (951_782_399, "20000228-235959"),

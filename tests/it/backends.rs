@@ -597,7 +597,7 @@ fn all_outputs_of_a_request_are_counted_and_a_tool_call_is_an_answer() {
         );
         let whole = output(&fire(&sim.url, backend, &["--no-stream", "--extra-body", &body], line));
         assert_eq!((&whole["output_tokens"], &whole["prompt_len"]), (&json!(15), &streamed["prompt_len"]));
-        assert_eq!(whole["generated_text"], streamed["generated_text"], "the text is that of the first output");
+        assert_eq!(whole["generated_text"], streamed["generated_text"], "the text belongs to the first output");
     }
     let tools = "{\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}],\"tool_choice\":\"required\",\"ignore_eos\":false}";
     for how in [&["--extra-body", tools][..], &["--extra-body", tools, "--no-stream"]] {

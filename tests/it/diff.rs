@@ -208,7 +208,7 @@ fn sides_that_cannot_be_compared_are_an_error_of_one_line() {
 }
 
 #[test]
-fn the_schema_is_that_of_the_record() {
+fn the_schema_describes_the_record() {
     let schema: Value = serde_json::from_str(&diff("diff-schema", &[], &["--schema"]).stdout).unwrap();
     let done = diff("diff-schema", &pair(), &[&PAIR[..], &["--format", "json"]].concat());
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

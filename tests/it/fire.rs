@@ -601,7 +601,7 @@ fn a_full_disk_is_reported() {
 }
 
 #[test]
-fn warm_ups_have_prompts_of_their_own_and_are_not_recorded() {
+fn warm_ups_have_separate_prompts_and_are_not_recorded() {
     let folder = folder("fire-warmup");
     let log = folder.join("truth.ndjson");
     let sim = Sim::start(&["--truth-log", log.to_str().unwrap()]);

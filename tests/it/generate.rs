@@ -482,7 +482,7 @@ fn flags_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn the_schema_is_that_of_a_request() {
+fn the_schema_describes_a_request() {
     let schema: Value = serde_json::from_str(&run("vb-gen", &["--schema"], "").stdout).unwrap();
     assert!(schema["properties"]["expected_output_len"].is_object());
 }

@@ -172,7 +172,7 @@ fn every_recipe_runs() {
 fn fixtures(folder: &Path) {
     let turn = |text: &str| format!(r#"{{"from":"human","value":"{text}"}}"#);
     let talk = |i: usize| {
-        let question = format!("Please tell me about number {i} and what makes it special to people");
+        let question = format!("Please write about number {i} and what makes it special to people");
         format!(
             r#"{{"id":"{i}","conversations":[{},{}]}}"#,
             turn(&question),

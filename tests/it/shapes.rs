@@ -167,7 +167,7 @@ fn a_warm_up_ends_with_the_first_signal() {
 
 /// Requests with timestamps are an open loop, even if none of them was ever sent.
 #[test]
-fn times_that_were_never_kept_are_a_plan_all_the_same() {
+fn timestamps_that_cannot_be_kept_are_still_a_plan() {
     let sim = Sim::start(&["--step-base", "20ms"]);
     let timed = "{\"prompt\":\"a\",\"timestamp\":0.1}\n".repeat(20);
     let lines = format!("{{\"prompt\":\"x\",\"expected_output_len\":400,\"body\":{{\"ignore_eos\":true}}}}\n{timed}");

@@ -179,7 +179,7 @@ fn next_token(chars: &[char], at: usize) -> (Token, usize) {
     (Token::Code, at + 1)
 }
 
-/// Removes the items behind `#[cfg(test)]` from `code`, which has no comments and strings. Also returns the names of modules
+/// Removes the items with `#[cfg(test)]` from `code`, which has no comments and strings. Also returns the names of modules
 /// among them that are files: `#[cfg(test)] mod proof;`.
 pub fn remove_test_items(code: &str) -> (String, Vec<String>) {
     const ATTRIBUTE: &str = "#[cfg(test)]";

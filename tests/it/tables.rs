@@ -230,7 +230,7 @@ fn a_bad_row_is_reported_with_its_place_or_left_out() {
 }
 
 #[test]
-fn what_is_no_table_is_refused_with_what_is_one() {
+fn an_unknown_table_is_rejected_with_the_known_formats() {
     let done = hf("odd", "xlsx", "", &[]);
     assert!(done.code == 2 && done.stderr.contains(".parquet, .json, .jsonl, .csv"), "{done:?}");
     for (name, ending) in [("empty-lines", "jsonl"), ("empty-csv", "csv"), ("empty-json", "json")] {

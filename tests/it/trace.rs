@@ -36,7 +36,7 @@ fn tokens(request: &Value, tokenizer: &Tokenizer) -> Vec<u32> {
 }
 
 #[test]
-fn lengths_times_and_shared_blocks_are_those_of_the_trace() {
+fn lengths_times_and_shared_blocks_match_the_trace() {
     let file = path("trace-mooncake.jsonl");
     let (rows, tokenizer) = (rows(&file), Tokenizer::builtin().unwrap());
     for kind in [&["--prompt-token-ids"][..], &[]] {

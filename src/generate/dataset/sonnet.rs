@@ -150,7 +150,7 @@ mod tests {
     use crate::tokens::Tokenizer;
 
     #[test]
-    fn prompts_are_verse_of_exact_length_behind_a_shared_prefix_of_exact_length() {
+    fn prompts_are_verse_of_exact_length_after_a_shared_prefix_of_exact_length() {
         let tokenizer = Tokenizer::builtin().unwrap();
         let counter = PromptCounter::new(&tokenizer, false).unwrap();
         let lines = SONNETS.lines().map(str::to_owned).collect();

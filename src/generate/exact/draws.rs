@@ -249,7 +249,7 @@ mod tests {
     const SEED: u64 = 3;
 
     #[test]
-    fn scenarios_are_those_of_genai_bench() {
+    fn scenarios_match_genai_bench() {
         let scenario: Scenario = "U(50, 100)/(200,250)".parse().unwrap();
         assert_eq!(
             (scenario.name.as_str(), scenario.input),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_has_a_token_beside_what_the_server_adds() {
+    fn a_prompt_has_a_token_besides_the_special_ones() {
         let args = LengthFlags { input_dist: Some("uniform:1,40".parse().unwrap()), ..LengthFlags::default() };
         let ranges = LengthRanges { input: LengthRange::from_ratio(1, 0.0), output: LengthRange::from_ratio(10, 0.0) };
         let draws = LengthSource::from_flags(&args, ranges, 30, false, true).unwrap();

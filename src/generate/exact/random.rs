@@ -302,7 +302,7 @@ mod tests {
         /// For any seed and length: exact where prefix and prompt meet, and a shorter prefix is the beginning of a
         /// longer one.
         #[test]
-        fn prefixes_of_all_lengths_are_tokens_of_their_own(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
+        fn prefixes_of_all_lengths_tokenize_separately(seed: u64, number in 0..50_u64, long in 1..80_usize, own in 1..40_usize) {
             let tokenizer = Tokenizer::builtin().unwrap();
             let counter = PromptCounter::new(&tokenizer, false).unwrap();
             let random = RandomPrompts::from_words(counter, seed, 0).unwrap();

@@ -264,7 +264,7 @@ mod tests {
 
     /// The bytes of a real vLLM 0.32, apart from its fingerprint.
     #[test]
-    fn the_events_are_those_of_vllm() {
+    fn the_events_match_vllm() {
         let fingerprint = format!("\"system_fingerprint\":\"{FINGERPRINT}\"");
         let mut text = dialect(false, "1", "tiny", 4);
         let chunk =
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_events_of_a_chat_are_those_of_vllm() {
+    fn the_events_of_a_chat_match_vllm() {
         let mut chat = dialect(true, "1", "tiny", 10);
         let head =
             r#"data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":17,"model":"tiny","choices":["#;
