@@ -28,3 +28,4 @@ mod tool;
 mod trace;
 mod transport;
 mod verdict;
+mod words;
