@@ -35,6 +35,7 @@ const CONFIG_KEYS: &str = include_str!("tools/config_keys.txt");
 /// Parses the command line, adds the values of `--config` for flags that were not given, and runs the program.
 ///
 /// Flags may be spelled with underscores, as in vLLM's parser.
+#[must_use]
 pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let command = A::command();
     let name = command.get_name().to_owned();
