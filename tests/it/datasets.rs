@@ -449,8 +449,8 @@ fn flags_of_another_dataset_are_refused() {
         ("--cache-hit-ratio 0.01 --input-len 64 --num-prompts 2", "cannot be reached"),
         ("--random-batch-size 2", "a list of texts"),
         ("--backend openai-audio", "which --dataset-name random does not have"),
-        ("--dataset-path x", "reads no file"),
-        ("--dataset-name gsp --dataset-path x", "reads no file"),
+        ("--dataset-path x", "does not read files"),
+        ("--dataset-name gsp --dataset-path x", "does not read files"),
         ("--random-mm-base-items-per-request 1025", "1025"),
         ("--random-mm-bucket-config {\"60000x60000\":1}", "at most 67108864 pixels"),
     ] {

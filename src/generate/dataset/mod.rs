@@ -157,7 +157,9 @@ impl Dataset {
     /// Why a flag is rejected, and what to do instead.
     fn explain_refusal(&self, flag: &str) -> String {
         match flag {
-            "dataset_path" => "it reads no file; choose the file's dataset with --dataset-name".into(),
+            "dataset_path" => {
+                "it does not read files; leave it out, or select the file's dataset with --dataset-name".into()
+            }
             "output_len" => "the file has the length of each response".into(),
             "no_ignore_eos" => "nothing is generated".into(),
             flag if LENGTH_FLAGS.contains(&flag) => self.lengths.into(),

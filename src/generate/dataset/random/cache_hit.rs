@@ -179,8 +179,8 @@ fn report_shares(prompts: &[(u32, bool)], shares: &[PrefixShare], wish: &ShareTa
     let cached: u64 = shares.iter().map(|share| u64::from(share.cached)).sum();
     let hits = shares.iter().filter(|share| share.cached > 0).count();
     print_warning(format!(
-        "{:.2} % of {total} prompt tokens should be prefix cache hits: {hits} of {} requests find whole blocks of {} \
-         tokens of {} prefixes, where the first use of each is a miss",
+        "{:.2} % of {total} prompt tokens should be prefix cache hits: {hits} of {} requests hit whole blocks of {} tokens \
+         of {} prefixes (the first use of each is a miss)",
         100.0 * cached as f64 / total.max(1) as f64,
         prompts.len(),
         wish.block,
