@@ -13,7 +13,7 @@ use vb::backend::{BACKENDS, Backend};
 
 use crate::{
     fire::records,
-    tool::{Done, Sim, data, folder, root, run, truths},
+    tool::{Done, Sim, data, folder, golden_section, run, truths},
 };
 
 /// A server that replays one response.
@@ -732,7 +732,7 @@ fn backends_are_listed_without_a_server_or_input() {
 
 /// The row of a backend in `docs/BACKENDS.md`.
 fn docs_row(backend: &Backend) -> String {
-    let aliases = backend.aliases.iter().map(|alias| format!(" (or `{alias}`)")).collect::<String>();
+    let aliases = backend.aliases.iter().map(|alias| format!(" (or `{alias}`)")).collect::<Vec<_>>().concat();
     let endpoint = match backend.api.map(|api| [true, false].map(|stream| api.endpoint_path(stream))) {
         Some([streaming, other]) if streaming == other => format!("`{streaming}`"),
         Some([streaming, other]) => format!("`{streaming}`; non-streaming `{other}`"),
@@ -744,19 +744,11 @@ fn docs_row(backend: &Backend) -> String {
 
 #[test]
 fn the_manual_lists_the_backends_of_the_source() {
-    let path = root().join("docs/BACKENDS.md");
-    let page = fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once("<!-- backends").unwrap();
-    let (marker, rest) = rest.split_once("-->\n").unwrap();
-    let (table, after) = rest.split_once("<!-- /backends -->").unwrap();
-    let rows: String = BACKENDS.iter().map(|backend| docs_row(backend)).collect();
-    let want = format!(
+    let rows: Vec<String> = BACKENDS.iter().map(|backend| docs_row(backend)).collect();
+    let table = format!(
         "| `--backend` | API | endpoint | a request needs | tokens are counted by | checked against |\n\
-         |---|---|---|---|---|---|\n{rows}"
+         |---|---|---|---|---|---|\n{}",
+        rows.concat()
     );
-    if std::env::var_os("VB_UPDATE").is_some() {
-        let page = format!("{before}<!-- backends{marker}-->\n{want}<!-- /backends -->{after}");
-        return fs::write(&path, page).unwrap();
-    }
-    assert!(table == want, "docs/BACKENDS.md differs (VB_UPDATE=1 rewrites it)\n--- want\n{want}\n--- got\n{table}");
+    golden_section("docs/BACKENDS.md", "backends", &table);
 }

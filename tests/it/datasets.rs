@@ -542,14 +542,14 @@ fn the_datasets_are_listed_with_what_they_need() {
 
 #[test]
 fn the_manual_lists_the_datasets() {
-    let mut table = "| `--dataset-name` | what it is | needs |\n|---|---|---|\n".to_owned();
+    let mut table = vec!["| `--dataset-name` | what it is | needs |\n|---|---|---|\n".to_owned()];
     for row in &listed()[1..] {
         let names = row[0].split(['(', ')', ',', ' ']).filter(|name| !name.is_empty());
         let names = names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let code = |needs: String, flag: &str| needs.replace(flag, &format!("`{flag}`"));
         let needs = ["--dataset-path FILE", "--backend openai-chat", "--backend vllm-rerank"].into_iter();
         let needs = needs.fold(row[2].clone(), code);
-        table += &format!("| {names} | {} | {needs} |\n", row[1]);
+        table.push(format!("| {names} | {} | {needs} |\n", row[1]));
     }
-    golden_section("docs/DATASETS.md", "datasets", &table);
+    golden_section("docs/DATASETS.md", "datasets", &table.concat());
 }
