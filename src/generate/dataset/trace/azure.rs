@@ -8,12 +8,11 @@
 
 use std::io::Read;
 
-use clap::Args as _;
 use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
-    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace,
+    super::{Dataset, OwnFlags},
+    TraceFormat, TraceRow, TraceRows, run as run_trace, trace_dataset,
 };
 use crate::{
     error::Error,
@@ -21,19 +20,7 @@ use crate::{
     units::Nanos,
 };
 
-pub const DATASET: Dataset = Dataset {
-    name: "azure",
-    aliases: &[],
-    about: "An Azure trace of 2023 or 2024: times and lengths",
-    reads: Reads::File,
-    lengths: LENGTHS,
-    output: OutputTokens::Recorded,
-    apis: Apis::Text,
-    takes: TAKES,
-    flags: &[TraceFlags::augment_args],
-    check: None,
-    run,
-};
+pub const DATASET: Dataset = trace_dataset("azure", "An Azure trace of 2023 or 2024: times and lengths", run);
 
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {

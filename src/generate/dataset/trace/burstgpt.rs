@@ -13,8 +13,8 @@ use std::io::Read;
 use clap::Args as _;
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
-    LENGTHS, TAKES, TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
+    super::{Dataset, OwnFlags},
+    TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
 };
 use crate::{
     error::Error,
@@ -31,17 +31,8 @@ struct BurstGptFlags {
 }
 
 pub const DATASET: Dataset = Dataset {
-    name: "burstgpt",
-    aliases: &[],
-    about: "A BurstGPT trace: times and lengths",
-    reads: Reads::File,
-    lengths: LENGTHS,
-    output: OutputTokens::Recorded,
-    apis: Apis::Text,
-    takes: TAKES,
     flags: &[TraceFlags::augment_args, BurstGptFlags::augment_args],
-    check: None,
-    run,
+    ..trace_dataset("burstgpt", "A BurstGPT trace: times and lengths", run)
 };
 
 /// Writes the rows of the trace.

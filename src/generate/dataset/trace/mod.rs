@@ -14,8 +14,10 @@ pub mod qwen;
 
 use std::io::BufRead;
 
+use clap::Args as _;
+
 use self::laps::{ScheduledRow, TraceLaps};
-use super::OwnFlags;
+use super::{Apis, Dataset, FlagGroup, OutputTokens, OwnFlags, Reads};
 use crate::{
     error::Error,
     generate::{
@@ -72,11 +74,29 @@ pub struct TraceFormat<'a> {
 /// A file of a trace.
 pub type TraceInput = Box<dyn BufRead + Send>;
 
-/// `Dataset::lengths` of traces.
-pub const LENGTHS: &str = "its prompts have the lengths of the trace";
+/// Groups of flags that every trace takes.
+const FLAGS: &[FlagGroup] = &[TraceFlags::augment_args];
 
-/// `Dataset::takes` of traces.
-pub const TAKES: &[&str] = &["prompt_token_ids"];
+/// A trace: its rows have times and lengths, but no texts.
+const fn trace_dataset(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Common, &OwnFlags, &mut RequestWriter) -> Result<(), Error>,
+) -> Dataset {
+    Dataset {
+        name,
+        aliases: &[],
+        about,
+        reads: Reads::File,
+        lengths: "its prompts have the lengths of the trace",
+        output: OutputTokens::Recorded,
+        apis: Apis::Text,
+        takes: &["prompt_token_ids"],
+        flags: FLAGS,
+        check: None,
+        run,
+    }
+}
 
 /// A request of a trace.
 #[derive(Debug, Clone, Default, PartialEq)]

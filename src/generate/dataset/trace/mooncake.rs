@@ -8,12 +8,11 @@
 
 use std::io::BufRead;
 
-use clap::Args as _;
 use serde::Deserialize;
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
-    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
+    super::{Dataset, OwnFlags},
+    TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
 };
 use crate::{
     error::Error,
@@ -21,19 +20,7 @@ use crate::{
     ndjson::NdjsonReader,
 };
 
-pub const DATASET: Dataset = Dataset {
-    name: "mooncake",
-    aliases: &[],
-    about: "A Mooncake trace: times, lengths and shared blocks",
-    reads: Reads::File,
-    lengths: LENGTHS,
-    output: OutputTokens::Recorded,
-    apis: Apis::Text,
-    takes: TAKES,
-    flags: &[TraceFlags::augment_args],
-    check: None,
-    run,
-};
+pub const DATASET: Dataset = trace_dataset("mooncake", "A Mooncake trace: times, lengths and shared blocks", run);
 
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {

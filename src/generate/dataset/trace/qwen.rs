@@ -10,13 +10,12 @@
 
 use std::io::BufRead;
 
-use clap::Args as _;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    super::{Apis, Dataset, OutputTokens, OwnFlags, Reads},
-    LENGTHS, TAKES, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs,
+    super::{Dataset, OwnFlags},
+    TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
 };
 use crate::{
     error::Error,
@@ -26,17 +25,8 @@ use crate::{
 };
 
 pub const DATASET: Dataset = Dataset {
-    name: "qwen",
     aliases: &["bailian"],
-    about: "A trace of Qwen's service (Bailian): times, lengths and shared blocks",
-    reads: Reads::File,
-    lengths: LENGTHS,
-    output: OutputTokens::Recorded,
-    apis: Apis::Text,
-    takes: TAKES,
-    flags: &[TraceFlags::augment_args],
-    check: None,
-    run,
+    ..trace_dataset("qwen", "A trace of Qwen's service (Bailian): times, lengths and shared blocks", run)
 };
 
 /// Writes the rows of the trace.
