@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     error::Error,
     http::{
-        client,
+        client::{self, BodyError},
         connection::{ServerAddress, join_url},
         exchange::{BodyFormat, COMPRESSED, RequestFailure, error_message, status_line},
         portable,
@@ -21,6 +21,9 @@ use crate::{
 
 /// Time between two attempts of the ready check.
 const RETRY_INTERVAL: Nanos = Nanos(SECOND / 2);
+
+/// The longest list of models that is read, in bytes.
+const MAX_MODEL_LIST: usize = 4 << 20;
 
 /// Queries a server.
 #[derive(Debug)]
@@ -93,7 +96,10 @@ impl Preflight {
         let response =
             self.client.get(&url).send().await.map_err(|e| PreflightError::Retry(no_response_text(&url, &e)))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|e| PreflightError::Retry(no_response_text(&url, &e)))?;
+        let body = client::read_body(response, MAX_MODEL_LIST).await.map_err(|e| match e {
+            BodyError::TooLong(_) => PreflightError::Fatal(format!("{url}: {e}: is --base-url right?")),
+            _ => PreflightError::Retry(format!("{url} does not respond ({e})")),
+        })?;
         let describe = || {
             let status = status_line(status);
             self.headers.scrub_text(format!("{url} responded with HTTP {status}: {}", error_message(&body)))

@@ -15,7 +15,7 @@ use std::{
 };
 
 use reqwest::{
-    Client, Response, StatusCode, Url,
+    Client, StatusCode, Url,
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT},
 };
 use tokio::{
@@ -29,7 +29,11 @@ use crate::{
     cli,
     clock::Clock,
     error::Error,
-    http::{client, exchange::status_line, prometheus},
+    http::{
+        client::{self, BodyError},
+        exchange::status_line,
+        prometheus,
+    },
     record::{Object, ScrapeRecord},
     units::Nanos,
 };
@@ -231,7 +235,11 @@ impl MetricsReader {
         if response.status() != StatusCode::OK {
             return Err(format!("the response is HTTP {}", status_line(response.status())));
         }
-        read_text(response).await
+        let page = client::read_body(response, MAX_PAGE).await.map_err(|e| match e {
+            BodyError::TimedOut => no_response_text(),
+            other => other.to_string(),
+        })?;
+        String::from_utf8(page).map_err(|_| "the page is not UTF-8".into())
     }
 
     fn select_samples(&self, page: &str, full: bool) -> Object {
@@ -249,19 +257,12 @@ impl MetricsReader {
     }
 }
 
-async fn read_text(mut response: Response) -> Result<String, String> {
-    let mut page = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| error_text(&e))? {
-        if page.len() + chunk.len() > MAX_PAGE {
-            return Err(format!("the page is longer than {} MiB", MAX_PAGE >> 20));
-        }
-        page.extend_from_slice(&chunk);
-    }
-    String::from_utf8(page).map_err(|_| "the page is not UTF-8".into())
+fn error_text(e: &reqwest::Error) -> String {
+    if e.is_timeout() { no_response_text() } else { client::failure_reason(e) }
 }
 
-fn error_text(e: &reqwest::Error) -> String {
-    if e.is_timeout() { format!("no response within {SCRAPE_TIMEOUT}") } else { client::failure_reason(e) }
+fn no_response_text() -> String {
+    format!("no response within {SCRAPE_TIMEOUT}")
 }
 
 #[cfg(test)]

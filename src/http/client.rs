@@ -1,14 +1,18 @@
 //! HTTP that is not measured: requests about the server under test, and to the Hugging Face hub.
 
-use std::time::Duration;
+use std::{fmt, io::Read, time::Duration};
 
-use reqwest::{Client, ClientBuilder, Url, blocking, header::HeaderMap};
+use reqwest::{Client, ClientBuilder, Response, Url, blocking, header::HeaderMap};
 
 use super::tls;
 use crate::{
+    clock::Clock,
     error::{Error, root_cause},
-    units::Nanos,
+    units::{Nanos, SECOND},
 };
+
+/// The longest time for a response to a blocking client.
+const BLOCKING_TIMEOUT: Nanos = Nanos(300 * SECOND);
 
 /// A blocking client for the server under test; never uses a proxy.
 pub fn server_client() -> Result<blocking::Client, Error> {
@@ -22,7 +26,7 @@ pub fn hub_client() -> Result<blocking::Client, Error> {
 
 fn blocking_builder() -> blocking::ClientBuilder {
     tls::install_provider();
-    blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(Duration::from_mins(5))
+    blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(BLOCKING_TIMEOUT.to_duration())
 }
 
 /// An async client that sends `headers` with each request to `base`, sends each request once and does not follow redirects. With
@@ -63,6 +67,72 @@ fn async_builder(insecure: bool, connect: Nanos) -> ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
         .danger_accept_invalid_certs(insecure)
         .connect_timeout(connect.to_duration())
+}
+
+/// Why a body was not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyError {
+    /// It is longer than this limit, in bytes.
+    TooLong(usize),
+    /// The time limit passed.
+    TimedOut,
+    /// The connection failed: the reason.
+    Failed(String),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyError::TooLong(limit) => write!(f, "the response is longer than {} KiB", limit >> 10),
+            BodyError::TimedOut => f.write_str("the response took too long"),
+            BodyError::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<reqwest::Error> for BodyError {
+    fn from(e: reqwest::Error) -> Self {
+        if e.is_timeout() { BodyError::TimedOut } else { BodyError::Failed(failure_reason(&e)) }
+    }
+}
+
+/// Reads a body of at most `limit` bytes: without a limit, a server decides how much memory this machine needs.
+///
+/// # Errors
+/// The body is longer, or reading it failed.
+pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(bytes) = response.chunk().await? {
+        append_bytes(&mut body, &bytes, limit)?;
+    }
+    Ok(body)
+}
+
+/// Like [`read_body`], for a blocking client, whose own time limit starts again with each read.
+///
+/// # Errors
+/// The body is longer, or reading it failed.
+pub fn read_blocking_body(mut response: blocking::Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    let clock = Clock::start();
+    let (mut body, mut bytes) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match response.read(&mut bytes) {
+            Ok(0) => return Ok(body),
+            Ok(n) => append_bytes(&mut body, &bytes[..n], limit)?,
+            Err(e) => return Err(BodyError::Failed(root_cause(&e))),
+        }
+        if clock.now() > BLOCKING_TIMEOUT {
+            return Err(BodyError::TimedOut);
+        }
+    }
+}
+
+fn append_bytes(body: &mut Vec<u8>, bytes: &[u8], limit: usize) -> Result<(), BodyError> {
+    if bytes.len() > limit.saturating_sub(body.len()) {
+        return Err(BodyError::TooLong(limit));
+    }
+    body.extend_from_slice(bytes);
+    Ok(())
 }
 
 fn setup_error(e: &reqwest::Error) -> Error {

@@ -6,13 +6,19 @@ use serde_json::{Value, json};
 
 use super::chat::ChatInput;
 use crate::{
-    error::Error,
+    error::{Error, strip_location},
     http::{
-        client::{failure_reason, server_client},
+        client::{failure_reason, read_blocking_body, server_client},
         connection::{parse_base_url, server_root},
         exchange::{error_message, status_line},
     },
 };
+
+/// The longest response that is read, in bytes: some million token ids, each with its text.
+const MAX_TOKENS_BODY: usize = 64 << 20;
+
+/// The longest error that is read, in bytes.
+const MAX_ERROR_BODY: usize = 64 << 10;
 
 /// The address of the server, and the credentials.
 #[derive(Clone)]
@@ -99,14 +105,15 @@ impl TokenizerServer {
         if !response.status().is_success() {
             return Err(failed(describe_failure(response)));
         }
-        response.json().map_err(|e| failed(failure_reason(&e)))
+        let body = read_blocking_body(response, MAX_TOKENS_BODY).map_err(|e| failed(e.to_string()))?;
+        serde_json::from_slice(&body).map_err(|e| failed(format!("unexpected response: {}", strip_location(&e))))
     }
 }
 
 /// The status, and the server's error message if there is one.
 fn describe_failure(response: Response) -> String {
     let status = status_line(response.status());
-    match response.bytes().map(|body| error_message(&body)) {
+    match read_blocking_body(response, MAX_ERROR_BODY).map(|body| error_message(&body)) {
         Ok(message) if !message.is_empty() => format!("HTTP {status}: {message}"),
         _ => format!("HTTP {status}"),
     }
