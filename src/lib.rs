@@ -19,6 +19,7 @@
 //! | [`units`] | integer nanoseconds and counts: in JSON, in flags, for people |
 //! | [`clock`] | the only module that reads the system's clocks |
 //! | [`rng`] | named random streams, the same on every machine |
+//! | [`json`] | JSON as others write it, with NaN and half characters |
 //! | | |
 //! | [`record`] | the lines on the pipes: the public interface, described in `docs/FORMAT.md` |
 //! | [`ndjson`] | reads and writes records, one per line |
@@ -58,6 +59,7 @@ pub mod error;
 pub mod fire;
 pub mod generate;
 pub mod http;
+pub mod json;
 pub mod load;
 pub mod ndjson;
 pub mod pacer;
