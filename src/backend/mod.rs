@@ -283,8 +283,9 @@ impl Protocol {
     }
 }
 
-/// The payload of a request: its own keys, then the sampling `flags`, then `extra` (--extra-body), then its own `body`. A later
-/// key replaces an earlier one, and objects are merged.
+/// The payload of a request: its own keys, then the sampling `flags`, then `extra` (--extra-body), then its own `body`. Each
+/// is a JSON merge patch: a later key replaces an earlier one, objects are merged, and a null removes its key. A null in `extra`
+/// has the last word, because it is about every request.
 ///
 /// # Errors
 /// Says what the request lacks for this API.
@@ -302,10 +303,14 @@ pub fn build_payload(
         // `vb-gen` adds it to every request, and some servers reject keys that they do not know.
         own.remove("ignore_eos");
     }
-    for part in [flags, extra, &own] {
-        sampling::merge_object(&mut body, &sampling.place_params(part));
+    let extra = sampling.place_params(extra);
+    for part in [&sampling.place_params(flags), &extra, &sampling.place_params(&own)] {
+        sampling::merge_patch(&mut body, part);
     }
+    // Before the body is adapted, so that nothing follows from the key, and after it, since that may add it.
+    sampling::remove_nulled(&mut body, &extra);
     api.adapt_body(&mut body);
+    sampling::remove_nulled(&mut body, &extra);
     api.encode_body(&body, request)
 }
 
@@ -419,6 +424,47 @@ mod tests {
         ] {
             assert_eq!(body(backend, line, stream).unwrap(), want, "{backend}");
         }
+    }
+
+    /// Every key that a backend writes, at the top and one level below, can be left out.
+    #[test]
+    fn a_null_in_extra_body_leaves_a_key_out_of_every_backend() {
+        let hi = r#"{"prompt":"hi","expected_output_len":4,"body":{"ignore_eos":true,"logprobs":2}}"#;
+        let list = r#"{"prompt":["hi","ho"],"body":{"user":"u"}}"#;
+        let request = |backend: &Backend| -> SampleRequest {
+            serde_json::from_str(if backend.accepts(PromptForm::TextList) { list } else { hi }).unwrap()
+        };
+        let flags: Object = serde_json::from_str(r#"{"temperature":0.5,"top_p":0.9}"#).unwrap();
+        for backend in BACKENDS.iter().filter(|backend| !backend.needs_media()) {
+            let Some(api) = backend.api else { continue };
+            for stream in [true, false] {
+                let sent = |extra: &serde_json::Value| -> Object {
+                    let extra = extra.as_object().unwrap();
+                    let protocol = Protocol { api, stream };
+                    let payload = build_payload(protocol, &request(backend), "m", &flags, extra).unwrap();
+                    serde_json::from_slice(&payload.bytes).unwrap()
+                };
+                let whole = sent(&json!({}));
+                for (key, value) in &whole {
+                    let left = sent(&json!({key: null}));
+                    assert!(!left.contains_key(key), "{}: {key}: {left:?}", backend.name);
+                    for inner in value.as_object().into_iter().flatten().map(|(inner, _)| inner) {
+                        let left = sent(&json!({key: {inner: null}}));
+                        assert!(left[key].get(inner).is_none(), "{}: {key}.{inner}: {left:?}", backend.name);
+                    }
+                }
+            }
+        }
+        // Under vLLM's name too, and nothing follows from it.
+        let payload = |backend, extra: serde_json::Value| {
+            let protocol = Protocol { api: open_api(backend, None).unwrap(), stream: true };
+            let request = serde_json::from_str(hi).unwrap();
+            let payload = build_payload(protocol, &request, "m", &flags, extra.as_object().unwrap()).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&payload.bytes).unwrap()
+        };
+        assert_eq!(payload("sglang", json!({"top_p": null}))["sampling_params"].get("top_p"), None);
+        let silent = payload("tensorrt-llm", json!({"ignore_eos": null}));
+        assert_eq!((silent.get("ignore_eos"), silent.get("min_tokens")), (None, None));
     }
 
     #[test]

@@ -231,7 +231,7 @@ pub struct Args {
     /// Number of log probabilities to return per token.
     #[arg(long, help_heading = SAMPLING, value_name = "N")]
     pub logprobs: Option<u32>,
-    /// More keys for the body of every request; they override the flags above.
+    /// More keys for the body of every request; they override the flags above, and a null leaves its key out.
     #[arg(long, help_heading = SAMPLING, value_name = "JSON", value_parser = parse_object)]
     pub extra_body: Option<Object>,
 

@@ -53,7 +53,7 @@ pub struct SampleRequest {
     /// Content parts (images, audio) that a chat sends after the text of the prompt: one part or a list of parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multi_modal_data: Option<Value>,
-    /// Merged into the request body last, so it overrides every flag.
+    /// Merged into the request body last, so it overrides every flag; a null removes its key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Object>,
     /// Copied unchanged to the output, so that results can be grouped by it.
