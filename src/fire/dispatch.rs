@@ -6,6 +6,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     queue::{Action, Queue, Step, ThinkTimes, TurnEvent},
+    read_ahead::ReadAheadReceiver,
     scheduled::Scheduled,
     slots::{RequestSlots, Slot},
     stop::{StopReason, StopSignal, Stopper},
@@ -57,7 +58,7 @@ pub trait Launch {
 /// Where requests and events of turns come from, and what decides when they are sent.
 pub struct Sources<R> {
     /// Requests, in the order of lines.
-    pub requests: mpsc::Receiver<R>,
+    pub requests: ReadAheadReceiver<R>,
     /// Events of turns.
     pub events: mpsc::UnboundedReceiver<TurnEvent<R>>,
     /// When each request is due.
@@ -147,7 +148,7 @@ pub async fn dispatch<L: Launch>(
 /// Connects the queue to its sources and the launcher.
 struct Dispatcher<'a, L: Launch, T: Timer> {
     queue: Queue<L::Request>,
-    requests: mpsc::Receiver<L::Request>,
+    requests: ReadAheadReceiver<L::Request>,
     events: mpsc::UnboundedReceiver<TurnEvent<L::Request>>,
     clock: &'a T,
     launch: &'a mut L,
@@ -254,6 +255,7 @@ mod tests {
     use super::{
         super::{
             queue::MAX_PARKED_BYTES,
+            read_ahead,
             scheduled::fake::{FakeRequest, SECOND},
         },
         *,
@@ -336,7 +338,7 @@ mod tests {
 
     async fn play(requests: &[FakeRequest], setting: Setting) -> (Vec<String>, u64) {
         let begun = Instant::now();
-        let (send, receive) = mpsc::channel(2);
+        let (send, receive) = read_ahead::channel();
         let feed = requests.to_vec();
         tokio::spawn(async move {
             for request in feed {
@@ -480,7 +482,7 @@ mod tests {
         for asked in
             [FakeRequest { weight: 1 << 16, ..turn("a", 0) }, FakeRequest { at: Some(0), ..FakeRequest::default() }]
         {
-            let (send, receive) = mpsc::channel(2);
+            let (send, receive) = read_ahead::channel();
             tokio::spawn(async move { while send.send(asked).await.is_ok() {} });
             let (events, received) = mpsc::unbounded_channel();
             let (begun, stopper) = (Instant::now(), Stopper::default());
@@ -523,9 +525,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_without_a_pause_between_them_do_not_hold_up_a_signal() {
-        let (send, receive) = mpsc::channel(1000);
-        for _ in 0..1000 {
-            send.try_send(FakeRequest { at: Some(0), ..FakeRequest::default() }).unwrap();
+        let (send, receive) = read_ahead::channel();
+        for _ in 0..200 {
+            send.send(FakeRequest { at: Some(0), ..FakeRequest::default() }).await.unwrap();
         }
         let (events, received) = mpsc::unbounded_channel();
         let (begun, stopper, log) = (Instant::now(), Stopper::default(), Log::default());

@@ -21,9 +21,14 @@ use rustix::{
 };
 use serde_json::Value;
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::{lora::AdapterMix, scheduled::Scheduled, secrets::Secrets};
+use super::{
+    lora::AdapterMix,
+    read_ahead::{self, ReadAheadReceiver, ReadAheadSender},
+    scheduled::Scheduled,
+    secrets::Secrets,
+};
 use crate::{
     backend::{self, Protocol},
     clock::Clock,
@@ -34,9 +39,6 @@ use crate::{
     rng,
     units::Nanos,
 };
-
-/// Requests to prepare ahead: enough to hide the time for reading, few enough for long prompts to fit in memory.
-const PREPARED_REQUESTS: usize = 256;
 
 /// One request, ready to send.
 #[derive(Debug)]
@@ -241,7 +243,7 @@ fn placeholders(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> 
 #[derive(Debug)]
 pub struct RequestInput {
     /// Prepared requests.
-    pub requests: mpsc::Receiver<RequestFuncInput>,
+    pub requests: ReadAheadReceiver<RequestFuncInput>,
     /// The first request as it was read; closed without a value if the input is empty.
     pub first: oneshot::Receiver<SampleRequest>,
     /// The number of requests, once the end has been read; 0 before.
@@ -295,7 +297,7 @@ pub fn start_reading(
     waited: StdinWait,
     template: RequestTemplate,
 ) -> Result<RequestInput, Error> {
-    let (send, requests) = mpsc::channel(PREPARED_REQUESTS);
+    let (send, requests) = read_ahead::channel();
     let (send_first, first) = oneshot::channel();
     let (send_end, end) = std_mpsc::channel();
     let total = Arc::new(AtomicU64::new(0));
@@ -317,7 +319,7 @@ fn read_all(
     input: impl BufRead,
     waited: &StdinWait,
     template: &RequestTemplate,
-    send: &mpsc::Sender<RequestFuncInput>,
+    send: &ReadAheadSender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
 ) -> Result<u64, Error> {
     let mut lines = NdjsonReader::new(input, "stdin");

@@ -34,6 +34,7 @@ mod launch;
 mod lora;
 mod preflight;
 mod queue;
+mod read_ahead;
 mod reader;
 mod response;
 mod scheduled;
@@ -48,6 +49,7 @@ mod transcript;
 mod usage;
 mod verdict;
 mod warmup;
+mod weighed;
 
 use std::{
     io::{self, IsTerminal, Write},

@@ -28,9 +28,11 @@ use std::{
 use rand::rngs::ChaCha8Rng;
 
 use super::{
+    read_ahead,
     scheduled::Scheduled,
     session::{SessionTable, TurnAdmission},
     stop::StopReason,
+    weighed::WeighedQueue,
 };
 use crate::{
     load::{Schedule, SendTimes, ThinkTime},
@@ -38,9 +40,8 @@ use crate::{
 };
 
 /// Requests to read ahead although the next one is not due yet, to find later turns of active conversations. Reading ahead
-/// ends when the turns found that way take [`READ_AHEAD_BYTES`].
+/// ends when all that was found that way takes [`read_ahead::MAX_BYTES`].
 const READ_AHEAD_REQUESTS: usize = 1024;
-const READ_AHEAD_BYTES: u64 = 64 << 20;
 
 /// Memory for parked turns when the next request to send has not been read yet and follows them in the input.
 pub const MAX_PARKED_BYTES: u64 = 1 << 30;
@@ -72,9 +73,9 @@ pub struct Queue<R> {
     input_lead: Nanos,
     sessions: SessionTable<R>,
     /// Requests without a session, in the order of the input.
-    singles: VecDeque<Queued<R>>,
+    singles: WeighedQueue<Queued<R>>,
     /// First turns, in the order of the input.
-    first_turns: VecDeque<Queued<R>>,
+    first_turns: WeighedQueue<Queued<R>>,
     /// Later turns whose time is known, the earliest first.
     later_turns: BinaryHeap<Reverse<Queued<R>>>,
     /// Later turns whose session gave up its place under `max_sessions` and needs a new one: session, turn, end of the turn
@@ -220,8 +221,8 @@ impl<R: Scheduled> Queue<R> {
             max_sessions: max_sessions.map_or(usize::MAX, |max| max as usize),
             input_lead,
             sessions: SessionTable::default(),
-            singles: VecDeque::new(),
-            first_turns: VecDeque::new(),
+            singles: WeighedQueue::new(),
+            first_turns: WeighedQueue::new(),
             later_turns: BinaryHeap::new(),
             returning: VecDeque::new(),
             filling_count: 0,
@@ -239,13 +240,15 @@ impl<R: Scheduled> Queue<R> {
         let Some(id) = request.session().map(str::to_owned) else {
             self.sessions.set_latest(None);
             let queued = self.schedule_request(request, now);
-            self.singles.push_back(queued);
+            let weight = queued.request.weight();
+            self.singles.push_back(queued, weight);
             return;
         };
         match self.sessions.admit_turn(&id, request) {
             TurnAdmission::First(request) => {
                 let queued = self.schedule_request(request, now);
-                self.first_turns.push_back(queued);
+                let weight = queued.request.weight();
+                self.first_turns.push_back(queued, weight);
             }
             TurnAdmission::Next(request, ended) => self.schedule_turn(&id, request, ended, now),
             TurnAdmission::Returns(request, ended) => self.returning.push_back((id, request, ended)),
@@ -423,7 +426,7 @@ impl<R: Scheduled> Queue<R> {
     }
 
     fn pop_due(&mut self, end: Nanos) -> Option<Queued<R>> {
-        let rank = |waiting: &VecDeque<Queued<R>>| {
+        let rank = |waiting: &WeighedQueue<Queued<R>>| {
             let next = waiting.front().filter(|next| next.scheduled.is_some_and(|time| time <= end))?;
             Some(next.rank())
         };
@@ -438,7 +441,8 @@ impl<R: Scheduled> Queue<R> {
     /// that are not due yet.
     pub fn wants_input(&self) -> bool {
         let parked = self.sessions.parked_weight();
-        let read_ahead = !self.sessions.is_empty() && parked < READ_AHEAD_BYTES;
+        let found = parked.saturating_add(self.singles.weight() + self.first_turns.weight());
+        let read_ahead = !self.sessions.is_empty() && found < read_ahead::MAX_BYTES;
         let limit = if read_ahead { READ_AHEAD_REQUESTS } else { 1 };
         !self.input_ended && self.ready_count() < limit && parked < MAX_PARKED_BYTES
     }
@@ -540,6 +544,22 @@ mod tests {
         assert_eq!(sent(&mut queue, 9).0, "late", "in the order of the input");
         let times = SendTimes { scheduled: at(1), read: at(4), ready: at(4), follows_turn: false };
         assert_eq!(sent(&mut queue, 9), ("early", times));
+    }
+
+    /// An active conversation makes the queue read ahead, but not more bytes than fit.
+    #[test]
+    fn reading_ahead_for_later_turns_ends_when_it_takes_too_many_bytes() {
+        for (weight, fits) in [(1, 1024), (read_ahead::MAX_BYTES / 4, 4)] {
+            let mut queue = queue(None);
+            queue.admit_request(turn("a0"), at(0));
+            assert_eq!(sent(&mut queue, 0).0, "a0");
+            let mut read = 0;
+            while queue.wants_input() {
+                queue.admit_request(FakeRequest { weight, ..single("later", Some(100)) }, at(0));
+                read += 1;
+            }
+            assert_eq!(read, fits, "{weight}");
+        }
     }
 
     #[test]
