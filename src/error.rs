@@ -1,6 +1,10 @@
 //! Why a tool stopped, and the exit code that says so to the shell.
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt, io,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+};
 
 /// Why a tool stopped. A failed *request* is never an `Error`: it is an outcome in the output.
 ///
@@ -119,6 +123,15 @@ pub fn truncate_quote(text: &str) -> String {
     let end = text.char_indices().nth(MAX_QUOTE_CHARS).map(|(at, _)| at);
     let quoted = text[..end.unwrap_or(text.len())].replace(['\n', '\r'], " ");
     if end.is_some() { quoted + "…" } else { quoted }
+}
+
+/// Runs a parser of another crate that may panic on a damaged file; `None` if it does. Nothing is printed.
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| ()));
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    panic::set_hook(hook);
+    done.ok()
 }
 
 /// The innermost cause of an error, which is the most specific one, on one line and without the system's error number.

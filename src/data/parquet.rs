@@ -28,7 +28,6 @@ mod without {
 mod with {
     use std::{
         fs::File,
-        panic::{self, AssertUnwindSafe},
         path::{Path, PathBuf},
         sync::Arc,
     };
@@ -48,7 +47,7 @@ mod with {
 
     use crate::{
         data::{Rows, rows::PickColumns, spool::RowSpool},
-        error::Error,
+        error::{Error, catch_panic},
     };
 
     /// The rows of these files, one file after the other, unpacked into a temporary file. Messages call all of them `name`.
@@ -56,18 +55,15 @@ mod with {
         let mut spool = RowSpool::new()?;
         let (mut columns, mut number) = (None, 0);
         for path in paths {
-            catch_panics(path, || unpack_file(path, &mut columns, pick, &mut number, &mut spool))?;
+            catch_damage(path, || unpack_file(path, &mut columns, pick, &mut number, &mut spool))?;
         }
         spool.into_rows(name.display().to_string(), ": row ")
     }
 
     /// Runs `work` on a file. The parquet crate may panic on a damaged one, with a message that does not name the file.
-    fn catch_panics<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let hook = panic::take_hook();
-        panic::set_hook(Box::new(|_| ()));
-        let done = panic::catch_unwind(AssertUnwindSafe(work));
-        panic::set_hook(hook);
-        done.unwrap_or_else(|_| Err(Error::Input(format!("{}: the file is damaged: get it again", path.display()))))
+    fn catch_damage<T>(path: &Path, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let damaged = || Err(Error::Input(format!("{}: the file is damaged: get it again", path.display())));
+        catch_panic(work).unwrap_or_else(damaged)
     }
 
     /// Adds the rows of one file, with the columns that were picked from the first.

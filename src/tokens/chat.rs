@@ -120,9 +120,14 @@ impl ChatTemplate {
     }
 }
 
+/// The most instructions that rendering a chat may take: about a second of work. A chat of 10,000 messages takes a fiftieth of
+/// it. Tests run unoptimized, so they get less.
+const RENDER_FUEL: u64 = if cfg!(test) { 500_000 } else { 20_000_000 };
+
 /// An environment that renders like transformers: blocks leave no white space, and values are formatted as in Python.
 fn python_environment() -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(RENDER_FUEL));
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(|state: &mut State, value: &Jinja, name: &str, args: &[Jinja]| {
         if let Some(text) = value.as_str()
@@ -293,8 +298,12 @@ fn join_text_parts(message: &Value) -> Value {
 }
 
 fn template_error(name: &str, e: &minijinja::Error) -> Error {
+    let what = match e.kind() {
+        ErrorKind::OutOfFuel => format!("it did not end after {RENDER_FUEL} steps"),
+        _ => e.to_string(),
+    };
     Error::Usage(format!(
-        "cannot apply the chat template of {name}: {e}; use --tokenizer server to let the server count"
+        "cannot apply the chat template of {name}: {what}; use --tokenizer server to let the server count"
     ))
 }
 
@@ -350,6 +359,16 @@ mod tests {
     fn a_template_that_refuses_says_why_and_what_else_there_is() {
         let error = render("{{ raise_exception('roles must alternate') }}", &[]).unwrap_err().to_string();
         assert!(error.contains("roles must alternate") && error.contains("--tokenizer server"), "{error}");
+    }
+
+    #[test]
+    fn a_template_without_an_end_is_an_error() {
+        let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+        let error = render(endless, &[]).unwrap_err().to_string();
+        assert!(error.contains("did not end after 500000 steps") && error.contains("--tokenizer server"), "{error}");
+        let long: Vec<Value> = vec![json!({"role": "user", "content": "hi"}); 10_000];
+        let source = "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% endif %}{% endfor %}";
+        assert_eq!(render(source, &long).unwrap().len(), 40_000);
     }
 
     #[test]

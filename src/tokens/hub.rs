@@ -10,7 +10,7 @@ use reqwest::{StatusCode, blocking::Client};
 
 use crate::{
     error::Error,
-    http::client::{failure_reason, hub_client},
+    http::client::{failure_reason, hub_client, read_blocking_body},
 };
 
 /// The hub, configured by the environment variables of `huggingface_hub`.
@@ -28,6 +28,9 @@ pub struct Hub {
 /// The files that are downloaded; only the first is required.
 const TOKENIZER_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
+
+/// The longest file that is downloaded: the largest `tokenizer.json` on the hub has 35 MB.
+const MAX_FILE_BYTES: usize = 256 << 20;
 
 /// Whether `name` has the form `name` or `organisation/name`.
 pub fn is_id(name: &str) -> bool {
@@ -119,7 +122,10 @@ impl Hub {
         };
         let response = request.send().map_err(unreachable)?;
         match response.status() {
-            status if status.is_success() => Ok(Some(response.bytes().map_err(unreachable)?.to_vec())),
+            status if status.is_success() => {
+                let content = read_blocking_body(response, MAX_FILE_BYTES);
+                content.map(Some).map_err(|e| failed(format!("{e}; set --tokenizer to a folder")))
+            }
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(failed(format!(
                 "HTTP {}: the model is not accessible, or its name is wrong; set HF_TOKEN to a token that may read it",

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokenizers::Tokenizer as Local;
 
 use self::{chat::ChatTemplate, hub::Hub, segments::SegmentCounter};
-use crate::error::Error;
+use crate::error::{Error, catch_panic};
 pub use chat::ChatInput;
 pub use growing::ChatCounter;
 pub use server::TokenizerServer;
@@ -84,8 +84,11 @@ impl Tokenizer {
 
     /// Parses the content of a `tokenizer.json`; `name` appears in messages and results.
     fn from_json(json: &[u8], name: &str) -> Result<Self, Error> {
-        let mut local =
-            Local::from_bytes(json).map_err(|e| Error::Usage(format!("{name} is not a tokenizer.json: {e}")))?;
+        let wrong = |what: &str| Error::Usage(format!("{name} is not a tokenizer.json: {what}"));
+        // The crate panics on some files that are cut off.
+        let read = catch_panic(|| Local::from_bytes(json));
+        let read = read.ok_or_else(|| wrong("it is damaged or cut off: get it again"))?;
+        let mut local = read.map_err(|e| wrong(&e.to_string()))?;
         // The file may ask for padding or truncation, which would change lengths.
         local.with_padding(None);
         local.with_truncation(None).map_err(|e| Error::Usage(format!("{name}: {e}")))?;
@@ -250,6 +253,19 @@ mod tests {
         assert_eq!(tokenizer.special_tokens_added().unwrap(), 0);
         let ids = tokenizer.ordinary_ids();
         assert!(ids.len() == 3112 && ids[0] == 1, "{} from {}", ids.len(), ids[0]);
+    }
+
+    /// The model of a `tokenizer.json` comes last, so a file may end at any place before it.
+    #[test]
+    fn a_tokenizer_file_cut_anywhere_is_an_error() {
+        let places = (0..BUILTIN.len()).step_by(9973).chain(BUILTIN.len() - 5..BUILTIN.len() - 2);
+        for end in places.filter(|end| BUILTIN.is_char_boundary(*end)) {
+            let error = Tokenizer::from_json(&BUILTIN.as_bytes()[..end], "t.json").unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().starts_with("t.json is not a"), "{end}: {error}");
+        }
+        for odd in ["", "{}", "[]", "null", r#"{"model":{}}"#, r#"{"model":{"type":"BPE"}}"#] {
+            assert!(Tokenizer::from_json(odd.as_bytes(), "t.json").is_err(), "{odd}");
+        }
     }
 
     #[test]
