@@ -1,7 +1,7 @@
 //! Statistics of a sample, computed exactly or from the histograms of its parts.
 
 use super::{
-    histogram::{self, HdrHistogram},
+    histogram::{self, HdrHistogram, ValueCounts},
     interval::{self, Dependences, Interval},
     numpy,
 };
@@ -119,10 +119,12 @@ impl SampleStats {
     pub fn pool_parts(parts: &[SampleStats], options: &SummaryOptions, mode: PoolMode) -> Option<Self> {
         let unit = parts.first().map(|part| part.unit).unwrap_or_default();
         let parts: Vec<&SampleStats> = parts.iter().filter(|part| part.n > 0).collect();
-        let mut histograms = parts.iter().map(|part| part.histogram.as_ref());
-        let Some(first) = histograms.next() else { return Some(Self::from_values(vec![], unit, options)) };
-        let histogram = histograms.try_fold(first?.clone(), |all, histogram| all.merge_with(histogram?))?;
-        let at = |place: f64| histogram.value_at(place) / unit.in_histograms();
+        if parts.is_empty() {
+            return Some(Self::from_values(vec![], unit, options));
+        }
+        let histograms = parts.iter().map(|part| part.histogram.as_ref()).collect::<Option<Vec<_>>>()?;
+        let counts = ValueCounts::merge_all(histograms)?;
+        let at = |place: f64| counts.value_at(place) / unit.in_histograms();
         let n = parts.iter().map(|part| part.n).sum::<usize>();
         let (mean, std) = pooled_moments(&parts, n);
         let least = parts.iter().map(|part| part.min).fold(f64::INFINITY, f64::min);
@@ -130,7 +132,8 @@ impl SampleStats {
         let percentile = |p: f64| match p {
             0.0 => least,
             100.0 => most,
-            p => at((n - 1) as f64 * (p / 100.0)).clamp(least, most),
+            // Not `clamp`, which panics if the smallest is not the smaller one.
+            p => at((n - 1) as f64 * (p / 100.0)).max(least).min(most),
         };
         let mut stats = SampleStats {
             unit,
@@ -159,7 +162,7 @@ impl SampleStats {
             stats.set_precision(sum(&|precision| precision.effective), &effective, &places, at);
             stats.widen_intervals(histogram::MAX_RELATIVE_ERROR);
         }
-        stats.histogram = options.histograms.then_some(histogram);
+        stats.histogram = if options.histograms { Some(counts.encode()?) } else { None };
         Some(stats)
     }
 
