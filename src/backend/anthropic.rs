@@ -23,7 +23,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, Usage,
-    completions::DEFAULT_OUTPUT_TOKENS, parse, prompt, sampling::wrap_in_list,
+    completions::DEFAULT_OUTPUT_TOKENS, parse, prompt, sampling::wrap_in_list, tool_calls::join_texts,
+    usage::UsageFields,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -83,13 +84,22 @@ impl Api for AnthropicApi {
         let mut delta = Delta::default();
         match &*message.kind {
             "message_start" => {
-                let usage = message.message.and_then(|m| m.usage).map(AnthropicUsage::token_usage).unwrap_or_default();
+                let usage = message.message.map(|start| token_usage(start.usage)).unwrap_or_default();
                 // Its output count covers only the start of the output.
                 delta.usage = Usage { completion_tokens: None, ..usage };
             }
-            "content_block_delta" => delta.choices.extend(message.delta.and_then(BlockDelta::into_choice)),
+            // The name of a tool is generated, but its arguments show when.
+            "content_block_start" => {
+                let name = message.content_block.map(|block| block.name).unwrap_or_default();
+                delta.choices.push(ChoiceDelta { more: name, opens: true, ..ChoiceDelta::default() });
+            }
+            "content_block_delta" => {
+                // Dynamo counts in every event.
+                delta.usage = token_usage(message.usage);
+                delta.choices.extend(message.delta.and_then(BlockDelta::into_choice));
+            }
             "message_delta" => {
-                delta.usage = message.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
+                delta.usage = token_usage(message.usage);
                 let finish = message.delta.and_then(|block| block.stop_reason).map(finish_reason);
                 delta.choices.push(ChoiceDelta { finish, ..ChoiceDelta::default() });
             }
@@ -108,6 +118,7 @@ impl Api for AnthropicApi {
         }
         let blocks = message.content.ok_or("it has no `content`")?;
         let text: String = blocks.iter().filter(|b| b.kind == "text").map(|b| &*b.text).collect();
+        let more = blocks.iter().map(ContentBlock::other_text).fold(Cow::default(), join_texts);
         let kind = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
             (true, true) => OutputKind::ToolCall,
             (true, false) if blocks.iter().any(|b| b.kind == "thinking") => OutputKind::Reasoning,
@@ -116,10 +127,11 @@ impl Api for AnthropicApi {
         let choice = ChoiceDelta {
             text: text.into(),
             kind,
+            more,
             finish: message.stop_reason.map(finish_reason),
             ..ChoiceDelta::default()
         };
-        let usage = message.usage.map(AnthropicUsage::token_usage).unwrap_or_default();
+        let usage = token_usage(message.usage);
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
 }
@@ -170,11 +182,13 @@ struct AnthropicEvent<'a> {
     #[serde(borrow, default)]
     delta: Option<BlockDelta<'a>>,
     #[serde(default)]
-    usage: Option<AnthropicUsage>,
+    usage: UsageFields,
     #[serde(default)]
     message: Option<MessageStart>,
     #[serde(borrow, default)]
     content: Option<Vec<ContentBlock<'a>>>,
+    #[serde(borrow, default)]
+    content_block: Option<ContentBlock<'a>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -189,7 +203,8 @@ impl AnthropicEvent<'_> {
 
 #[derive(Deserialize)]
 struct MessageStart {
-    usage: Option<AnthropicUsage>,
+    #[serde(default)]
+    usage: UsageFields,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +213,20 @@ struct ContentBlock<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     text: Cow<'a, str>,
+    #[serde(borrow, default)]
+    thinking: Cow<'a, str>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+}
+
+impl<'a> ContentBlock<'a> {
+    /// What was generated besides text.
+    fn other_text(&self) -> Cow<'a, str> {
+        let input = self.input.map_or("", RawValue::get);
+        [self.thinking.clone(), self.name.clone(), input.into()].into_iter().fold(Cow::default(), join_texts)
+    }
 }
 
 #[derive(Deserialize)]
@@ -218,8 +247,8 @@ impl<'a> BlockDelta<'a> {
         let (kind, text) = match self {
             BlockDelta { text: Some(BorrowedText(text)), .. } => (OutputKind::Answer, text),
             BlockDelta { thinking: Some(BorrowedText(text)), .. } => (OutputKind::Reasoning, text),
-            BlockDelta { partial_json: Some(BorrowedText(json)), .. } if !json.is_empty() => {
-                (OutputKind::ToolCall, Cow::default())
+            BlockDelta { partial_json: Some(BorrowedText(more)), .. } if !more.is_empty() => {
+                return Some(ChoiceDelta { kind: OutputKind::ToolCall, more, ..ChoiceDelta::default() });
             }
             _ => return None,
         };
@@ -227,30 +256,11 @@ impl<'a> BlockDelta<'a> {
     }
 }
 
-#[derive(Clone, Copy, Deserialize)]
-struct AnthropicUsage {
-    #[serde(rename = "input_tokens")]
-    input: Option<u32>,
-    #[serde(rename = "output_tokens")]
-    output: Option<u32>,
-    #[serde(rename = "cache_read_input_tokens")]
-    cache_read: Option<u32>,
-    #[serde(rename = "cache_creation_input_tokens")]
-    cache_creation: Option<u32>,
-}
-
-impl AnthropicUsage {
-    /// Anthropic's `input_tokens` excludes tokens that were read from or written to the cache.
-    fn token_usage(self) -> Usage {
-        let cached = self.cache_read;
-        let cache_tokens = cached.unwrap_or(0).saturating_add(self.cache_creation.unwrap_or(0));
-        Usage {
-            prompt_tokens: self.input.map(|tokens| tokens.saturating_add(cache_tokens)),
-            completion_tokens: self.output,
-            cached_tokens: cached,
-            reasoning_tokens: None,
-        }
-    }
+/// Anthropic's `input_tokens` leaves out what was read from the cache or written to it.
+fn token_usage(fields: UsageFields) -> Usage {
+    let cache_tokens = fields.cached.unwrap_or(0).saturating_add(fields.cache_written.unwrap_or(0));
+    let prompt = fields.prompt.map(|tokens| tokens.saturating_add(cache_tokens));
+    Usage { total_tokens: None, ..UsageFields { prompt, ..fields }.into() }
 }
 
 #[cfg(test)]
@@ -266,8 +276,7 @@ mod tests {
         let start = |counts: &str| usage(&format!(r#"{{"type":"message_start","message":{{"usage":{{{counts}}}}}}}"#));
         let cached =
             start(r#""input_tokens":3,"cache_read_input_tokens":4,"cache_creation_input_tokens":5,"output_tokens":1"#);
-        let want =
-            Usage { prompt_tokens: Some(12), completion_tokens: None, cached_tokens: Some(4), reasoning_tokens: None };
+        let want = Usage { prompt_tokens: Some(12), cached_tokens: Some(4), ..Usage::default() };
         assert_eq!(cached, want);
         assert_eq!(
             start(r#""input_tokens":3,"cache_read_input_tokens":0"#).cached_tokens,

@@ -20,7 +20,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, Usage,
-    completions::set_output_limit, openai, parse, prompt,
+    completions::set_output_limit, openai, parse, prompt, usage::UsageFields,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -92,7 +92,7 @@ impl Api for AudioApi {
             return openai::read_chunk(event.data);
         }
         let event: TranscriptEvent = parse(event.data)?;
-        let mut delta = Delta { usage: event.token_usage(), ..Delta::default() };
+        let mut delta = Delta { usage: event.usage.into(), ..Delta::default() };
         match &*event.kind {
             "transcript.text.delta" => delta.choices.push(ChoiceDelta { text: event.delta, ..ChoiceDelta::default() }),
             "transcript.text.done" => delta.done = true,
@@ -108,8 +108,7 @@ impl Api for AudioApi {
             if event.error.is_some() {
                 return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
             }
-            let usage = event.token_usage();
-            (event.text.ok_or("it has no `text`")?.into(), usage)
+            (event.text.ok_or("it has no `text`")?.into(), event.usage.into())
         } else {
             let text = str::from_utf8(body).map_err(|e| e.to_string())?;
             (text.trim_end_matches('\n').into(), Usage::default())
@@ -138,27 +137,11 @@ struct TranscriptEvent<'a> {
     #[serde(borrow, default)]
     delta: Cow<'a, str>,
     text: Option<String>,
+    /// OpenAI's token counts. Usage in seconds of audio is ignored.
     #[serde(default)]
-    usage: Option<TranscriptUsage>,
+    usage: UsageFields,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
-}
-
-/// OpenAI's token counts. Usage in seconds of audio is ignored.
-#[derive(Deserialize)]
-struct TranscriptUsage {
-    input_tokens: Option<u32>,
-    output_tokens: Option<u32>,
-}
-
-impl TranscriptEvent<'_> {
-    fn token_usage(&self) -> Usage {
-        self.usage.as_ref().map_or_else(Usage::default, |counts| Usage {
-            prompt_tokens: counts.input_tokens,
-            completion_tokens: counts.output_tokens,
-            ..Usage::default()
-        })
-    }
 }
 
 /// Decodes the request's audio: its format and its bytes.

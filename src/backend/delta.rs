@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use smallvec::SmallVec;
 
+use super::usage::known_or;
+
 /// The content of an event, a line, or a non-streaming response. Borrows from its bytes where possible.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta<'a> {
@@ -43,6 +45,8 @@ pub struct ChoiceDelta<'a> {
     pub text: Cow<'a, str>,
     /// The kind of text.
     pub kind: OutputKind,
+    /// What was generated besides `text`: names and arguments of tool calls, and reasoning next to an answer.
+    pub more: Cow<'a, str>,
     /// The number of token ids in the chunk; 0 if the server sends none.
     pub ids: usize,
     /// Why the output ended, as the server reports it.
@@ -97,6 +101,8 @@ pub struct Usage {
     pub prompt_tokens: Option<u32>,
     /// Tokens generated so far, over all outputs.
     pub completion_tokens: Option<u32>,
+    /// Both, and with some servers reasoning that `completion_tokens` leaves out.
+    pub total_tokens: Option<u32>,
     /// Prompt tokens that were prefix cache hits.
     pub cached_tokens: Option<u32>,
     /// Generated tokens that are reasoning.
@@ -104,14 +110,15 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Fills missing counts from `earlier`.
+    /// Fills missing counts from `earlier`. A zero does not replace a count: servers that do not count send zeros.
     #[must_use]
     pub fn or_earlier(self, earlier: Usage) -> Usage {
         Usage {
-            prompt_tokens: self.prompt_tokens.or(earlier.prompt_tokens),
-            completion_tokens: self.completion_tokens.or(earlier.completion_tokens),
-            cached_tokens: self.cached_tokens.or(earlier.cached_tokens),
-            reasoning_tokens: self.reasoning_tokens.or(earlier.reasoning_tokens),
+            prompt_tokens: known_or(self.prompt_tokens, earlier.prompt_tokens),
+            completion_tokens: known_or(self.completion_tokens, earlier.completion_tokens),
+            total_tokens: known_or(self.total_tokens, earlier.total_tokens),
+            cached_tokens: known_or(self.cached_tokens, earlier.cached_tokens),
+            reasoning_tokens: known_or(self.reasoning_tokens, earlier.reasoning_tokens),
         }
     }
 }

@@ -27,6 +27,8 @@ mod sglang;
 pub mod template;
 mod tensorrt_llm;
 mod tgi;
+mod tool_calls;
+mod usage;
 
 use std::{borrow::Cow, fmt, path::Path};
 

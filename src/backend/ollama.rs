@@ -8,7 +8,7 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use super::{
@@ -16,6 +16,8 @@ use super::{
     completions::set_output_limit,
     parse, prompt,
     sampling::{take_nested, wrap_in_list},
+    tool_calls::{call_text, is_filled, join_texts},
+    usage::Count,
 };
 use crate::{
     http::{
@@ -82,18 +84,10 @@ impl Api for OllamaApi {
         }
         let message = line.message.ok_or("it has no `message`")?;
         let usage =
-            Usage { prompt_tokens: line.prompt_eval_count, completion_tokens: line.eval_count, ..Usage::default() };
-        let (kind, text) = match message {
-            OllamaMessage { content, tool_calls: Some(calls), .. } if content.is_empty() && !calls.is_empty() => {
-                (OutputKind::ToolCall, Cow::default())
-            }
-            OllamaMessage { content, thinking: Some(BorrowedText(thinking)), .. } if content.is_empty() => {
-                (OutputKind::Reasoning, thinking)
-            }
-            OllamaMessage { content, .. } => (OutputKind::Answer, content),
-        };
+            Usage { prompt_tokens: line.prompt_eval_count.0, completion_tokens: line.eval_count.0, ..Usage::default() };
+        let output = message.into_output();
         let finish = line.done.then(|| line.done_reason.unwrap_or_else(|| "stop".into()));
-        let choice = ChoiceDelta { text, kind, finish, ..ChoiceDelta::default() };
+        let choice = ChoiceDelta { finish, ..output };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: line.done, ..Delta::default() })
     }
 
@@ -150,8 +144,10 @@ struct OllamaLine<'a> {
     done: bool,
     #[serde(borrow, default)]
     done_reason: Option<Cow<'a, str>>,
-    prompt_eval_count: Option<u32>,
-    eval_count: Option<u32>,
+    #[serde(default)]
+    prompt_eval_count: Count,
+    #[serde(default)]
+    eval_count: Count,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
@@ -162,6 +158,24 @@ struct OllamaMessage<'a> {
     content: Cow<'a, str>,
     #[serde(borrow, default)]
     thinking: Option<BorrowedText<'a>>,
-    #[serde(default)]
-    tool_calls: Option<Vec<IgnoredAny>>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'a RawValue>,
+}
+
+impl<'a> OllamaMessage<'a> {
+    /// What the model generated.
+    fn into_output(self) -> ChoiceDelta<'a> {
+        let (text, thinking) = (self.content, self.thinking.map(|text| text.0).unwrap_or_default());
+        let calls = call_text(self.tool_calls);
+        match (is_filled(self.tool_calls), text.is_empty() && !thinking.is_empty()) {
+            (true, _) => ChoiceDelta {
+                kind: OutputKind::ToolCall,
+                text,
+                more: join_texts(thinking, calls),
+                ..ChoiceDelta::default()
+            },
+            (false, true) => ChoiceDelta { kind: OutputKind::Reasoning, text: thinking, ..ChoiceDelta::default() },
+            (false, false) => ChoiceDelta { text, more: thinking, ..ChoiceDelta::default() },
+        }
+    }
 }

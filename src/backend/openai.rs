@@ -1,26 +1,29 @@
 //! The format that responses of OpenAI completions and chat completions share, as vLLM writes it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::{BorrowedText, ChoiceDelta, Delta, OutputKind, ServerTimings, Usage, delta::abort_error, parse};
+use super::{
+    BorrowedText, ChoiceDelta, Delta, OutputKind, ServerTimings, Usage,
+    delta::abort_error,
+    parse,
+    tool_calls::{call_text, is_filled, join_texts},
+    usage::UsageFields,
+};
 use crate::http::exchange::error_message;
 
 /// Reads a chunk, or a non-streaming response.
 pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, String> {
     let chunk: OpenaiChunk = parse(data)?;
     let is_error = chunk.is_error();
+    let usage = chunk.token_usage();
     let choices: SmallVec<[ChoiceDelta; 1]> = chunk.choices.into_iter().map(Into::into).collect();
     let abort_error = || choices.iter().find_map(|choice| abort_error(choice.finish.as_deref()?));
     let error = if is_error { Some(error_message(data)) } else { abort_error() };
-    Ok(Delta {
-        choices,
-        usage: chunk.usage.map_or_else(Usage::default, Into::into),
-        metrics: chunk.metrics,
-        error,
-        ..Delta::default()
-    })
+    Ok(Delta { choices, usage, metrics: chunk.metrics, error, ..Delta::default() })
 }
 
 /// Reads a non-streaming response, which must have an output.
@@ -38,7 +41,13 @@ struct OpenaiChunk<'a> {
     #[serde(borrow, default, deserialize_with = "or_default")]
     choices: SmallVec<[OpenaiChoice<'a>; 1]>,
     #[serde(default)]
-    usage: Option<OpenaiUsage>,
+    usage: UsageFields,
+    /// Groq's own field.
+    #[serde(default)]
+    x_groq: UsageFields,
+    /// llama.cpp's own field.
+    #[serde(default)]
+    timings: UsageFields,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -48,6 +57,13 @@ struct OpenaiChunk<'a> {
 }
 
 impl OpenaiChunk<'_> {
+    /// The token counts: in `usage` of the chunk or of a choice, or in a vendor's own field.
+    fn token_usage(&self) -> Usage {
+        let in_choice = self.choices.iter().map(|choice| choice.usage);
+        let all = in_choice.chain([self.x_groq, self.timings]).map(Usage::from);
+        all.fold(self.usage.into(), Usage::or_earlier)
+    }
+
     /// Whether it is an error within a stream: `{"error":…}`, or the older `{"object":"error",…}`.
     fn is_error(&self) -> bool {
         self.error.is_some() || self.object.as_ref().is_some_and(|o| o.0 == "error")
@@ -69,6 +85,9 @@ struct OpenaiChoice<'a> {
     token_ids: Option<Vec<IgnoredAny>>,
     #[serde(borrow, default)]
     finish_reason: Option<BorrowedText<'a>>,
+    /// Moonshot's place for the token counts.
+    #[serde(default)]
+    usage: UsageFields,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,10 +104,26 @@ struct OpenaiMessage<'a> {
     /// The older name, which some servers still use.
     #[serde(borrow, default)]
     reasoning_content: Option<BorrowedText<'a>>,
-    #[serde(default)]
-    tool_calls: Option<Vec<IgnoredAny>>,
-    #[serde(default)]
-    function_call: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    reasoning_text: Option<BorrowedText<'a>>,
+    #[serde(borrow, default)]
+    thinking: Option<BorrowedText<'a>>,
+    /// OpenRouter's list of parts, usually in addition to `reasoning`.
+    #[serde(borrow, default)]
+    reasoning_details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    function_call: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    audio: Option<&'a RawValue>,
+}
+
+/// A part of `reasoning_details`; an encrypted one has no text.
+#[derive(Debug, Default, Deserialize)]
+struct ReasoningPart<'a> {
+    #[serde(borrow, default, alias = "summary")]
+    text: Option<BorrowedText<'a>>,
 }
 
 /// A string; for Mistral's reasoning models, a list of parts.
@@ -107,76 +142,51 @@ struct ContentPart<'a> {
     thinking: Option<Box<MessageContent<'a>>>,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct OpenaiUsage {
-    #[serde(default)]
-    prompt_tokens: Option<u32>,
-    #[serde(default)]
-    completion_tokens: Option<u32>,
-    #[serde(default)]
-    prompt_tokens_details: Option<PromptDetails>,
-    #[serde(default)]
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct PromptDetails {
-    #[serde(default)]
-    cached_tokens: Option<u32>,
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct CompletionDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u32>,
-}
-
-impl From<OpenaiUsage> for Usage {
-    fn from(raw: OpenaiUsage) -> Self {
-        Usage {
-            prompt_tokens: raw.prompt_tokens,
-            completion_tokens: raw.completion_tokens,
-            cached_tokens: raw.prompt_tokens_details.and_then(|d| d.cached_tokens),
-            reasoning_tokens: raw.completion_tokens_details.and_then(|d| d.reasoning_tokens),
-        }
-    }
-}
-
 impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
     fn from(raw: OpenaiChoice<'a>) -> Self {
         let opens = raw.delta.as_ref().is_some_and(|d| d.role.is_some());
-        let (kind, text) = match raw.delta {
-            Some(message) => message.kind_and_text(),
-            None => (OutputKind::Answer, raw.text),
+        let output = match raw.delta {
+            Some(message) => message.into_output(),
+            None => ChoiceDelta { text: raw.text.map(|text| text.0).unwrap_or_default(), ..ChoiceDelta::default() },
         };
         ChoiceDelta {
             index: raw.index,
-            text: text.map(|text| text.0).unwrap_or_default(),
-            kind,
             ids: raw.token_ids.map_or(0, |ids| ids.len()),
             // Some servers send an empty one with every chunk.
             finish: raw.finish_reason.map(|reason| reason.0).filter(|reason| !reason.is_empty()),
             opens,
+            ..output
         }
     }
 }
 
 impl<'a> OpenaiMessage<'a> {
-    /// The kind of its text, and the text. Answer text takes precedence over reasoning in the same message.
-    fn kind_and_text(self) -> (OutputKind, Option<BorrowedText<'a>>) {
-        let filled = |text: &Option<BorrowedText>| text.as_ref().is_some_and(|t| !t.0.is_empty());
-        let (content, reasoning) = self.content.map_or((None, None), MessageContent::answer_and_reasoning);
-        if self.tool_calls.is_some_and(|calls| !calls.is_empty()) || self.function_call.is_some() {
-            return (OutputKind::ToolCall, content);
+    /// What the model generated. Answer text takes precedence over reasoning in the same message.
+    fn into_output(self) -> ChoiceDelta<'a> {
+        let first_text = |texts: &mut dyn Iterator<Item = Option<BorrowedText<'a>>>| {
+            texts.flatten().map(|text| text.0).find(|text| !text.is_empty()).unwrap_or_default()
+        };
+        let (content, in_parts) = self.content.map_or((None, None), MessageContent::answer_and_reasoning);
+        let answer = first_text(&mut [content, self.refusal].into_iter());
+        let named = [self.reasoning, self.reasoning_content, self.reasoning_text, self.thinking, in_parts];
+        let details = || self.reasoning_details.map(|details| BorrowedText(details_text(details)));
+        let reasoning = first_text(&mut named.into_iter().chain(std::iter::once_with(details)));
+        let calls = join_texts(call_text(self.tool_calls), call_text(self.function_call));
+        if [self.tool_calls, self.function_call, self.audio].into_iter().any(is_filled) {
+            let more = join_texts(reasoning, calls);
+            return ChoiceDelta { kind: OutputKind::ToolCall, text: answer, more, ..ChoiceDelta::default() };
         }
-        if let Some(text) = [content, self.refusal].into_iter().find(filled) {
-            return (OutputKind::Answer, text);
+        if answer.is_empty() && !reasoning.is_empty() {
+            return ChoiceDelta { kind: OutputKind::Reasoning, text: reasoning, ..ChoiceDelta::default() };
         }
-        match [self.reasoning, self.reasoning_content, reasoning].into_iter().find(filled) {
-            Some(text) => (OutputKind::Reasoning, text),
-            None => (OutputKind::Answer, None),
-        }
+        ChoiceDelta { text: answer, more: reasoning, ..ChoiceDelta::default() }
     }
+}
+
+/// The texts of `reasoning_details`.
+fn details_text(details: &RawValue) -> Cow<'_, str> {
+    let parts: Vec<ReasoningPart> = parse(details.get().as_bytes()).unwrap_or_default();
+    parts.into_iter().filter_map(|part| Some(part.text?.0)).fold(Cow::default(), join_texts)
 }
 
 impl<'a> MessageContent<'a> {

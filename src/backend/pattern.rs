@@ -52,7 +52,7 @@ fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(OutputKind, &'a str)> {
     };
     let [choice] = &choices[..] else { return None };
     let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens;
-    if more || *usage != Usage::default() || choice.kind == OutputKind::ToolCall {
+    if more || !choice.more.is_empty() || *usage != Usage::default() || choice.kind == OutputKind::ToolCall {
         return None;
     }
     match &choice.text {

@@ -17,7 +17,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use super::{
     Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, Usage, completions::set_output_limit,
-    parse, prompt,
+    parse, prompt, tool_calls::join_texts, usage::UsageFields,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -76,6 +76,11 @@ impl Api for ResponsesApi {
             | b"response.mcp_call_arguments.delta"
             | b"response.custom_tool_call_input.delta"
             | b"response.code_interpreter_call_code.delta" => delta.choices.extend(message.tool_call_choice()?),
+            // The name of a tool is generated, but its arguments show when.
+            b"response.output_item.added" => {
+                let more = message.item.map(|item| item.name).unwrap_or_default();
+                delta.choices.push(ChoiceDelta { more, opens: true, ..ChoiceDelta::default() });
+            }
             b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled" => {
                 match message.response {
                     Some(response) => return Ok(response.final_delta(event.data)),
@@ -94,7 +99,9 @@ impl Api for ResponsesApi {
         if response.error.is_none() && response.output.is_empty() && response.status.is_empty() {
             return Err("it has neither `output` nor `status`".into());
         }
-        let texts: String = response.output.iter().flat_map(|item| &item.content).map(|part| &*part.text).collect();
+        let texts: String = response.output.iter().flat_map(OutputItem::answer_parts).map(|part| &*part.text).collect();
+        let more = response.output.iter().flat_map(OutputItem::other_texts).fold(Cow::default(), join_texts);
+        let more = more.into_owned();
         let calls = response.output.iter().any(|item| item.kind.ends_with("_call"));
         let thinks = response.output.iter().any(|item| item.kind == "reasoning");
         let mut delta = response.final_delta(body);
@@ -104,7 +111,7 @@ impl Api for ResponsesApi {
             _ => OutputKind::Answer,
         };
         if let Some(choice) = delta.choices.first_mut() {
-            (choice.text, choice.kind) = (texts.into(), kind);
+            (choice.text, choice.kind, choice.more) = (texts.into(), kind, more.into());
         }
         Ok(delta)
     }
@@ -138,6 +145,8 @@ struct ResponseEvent<'a> {
     #[serde(borrow, default)]
     delta: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    item: Option<OutputItem<'a>>,
+    #[serde(borrow, default)]
     response: Option<Response<'a>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
@@ -154,7 +163,7 @@ struct Response<'a> {
     #[serde(borrow, default)]
     output: Vec<OutputItem<'a>>,
     #[serde(default)]
-    usage: Option<ResponseUsage>,
+    usage: UsageFields,
 }
 
 #[derive(Deserialize)]
@@ -166,8 +175,32 @@ struct IncompleteDetails {
 struct OutputItem<'a> {
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
-    #[serde(borrow, default, deserialize_with = "answer_content")]
-    content: Vec<OutputContent<'a>>,
+    #[serde(borrow, default)]
+    content: Option<Vec<OutputContent<'a>>>,
+    #[serde(borrow, default)]
+    summary: Option<Vec<OutputContent<'a>>>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default, alias = "input")]
+    arguments: Option<&'a RawValue>,
+}
+
+impl<'a> OutputItem<'a> {
+    /// The parts that belong to the answer.
+    fn answer_parts(&self) -> impl Iterator<Item = &OutputContent<'a>> {
+        self.content.iter().flatten().filter(|part| part.is_answer())
+    }
+
+    /// What was generated besides the answer: reasoning, or else its summary, and the names and arguments of calls.
+    fn other_texts(&self) -> impl Iterator<Item = Cow<'a, str>> {
+        let reasoning = if self.content.is_some() { &self.content } else { &self.summary };
+        let reasoning = reasoning.iter().flatten().filter(|part| !part.is_answer()).map(|part| part.text.clone());
+        let arguments = self.arguments.map(|raw| match parse::<BorrowedText>(raw.get().as_bytes()) {
+            Ok(BorrowedText(text)) => text,
+            Err(_) => raw.get().into(),
+        });
+        reasoning.collect::<Vec<_>>().into_iter().chain([self.name.clone()]).chain(arguments)
+    }
 }
 
 #[derive(Deserialize)]
@@ -178,24 +211,10 @@ struct OutputContent<'a> {
     text: Cow<'a, str>,
 }
 
-#[derive(Deserialize)]
-struct ResponseUsage {
-    input_tokens: Option<u32>,
-    output_tokens: Option<u32>,
-    input_tokens_details: Option<UsageDetails>,
-    output_tokens_details: Option<UsageDetails>,
-}
-
-#[derive(Deserialize)]
-struct UsageDetails {
-    cached_tokens: Option<u32>,
-    reasoning_tokens: Option<u32>,
-}
-
-/// The content parts of an item that belong to the answer; `content` may be absent.
-fn answer_content<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<OutputContent<'de>>, D::Error> {
-    let all = Option::<Vec<OutputContent<'de>>>::deserialize(from)?.unwrap_or_default();
-    Ok(all.into_iter().filter(|part| matches!(&*part.kind, "output_text" | "refusal")).collect())
+impl OutputContent<'_> {
+    fn is_answer(&self) -> bool {
+        matches!(&*self.kind, "output_text" | "refusal")
+    }
 }
 
 impl<'a> ResponseEvent<'a> {
@@ -211,8 +230,8 @@ impl<'a> ResponseEvent<'a> {
 
     /// The delta of a tool call, whose text is not part of the answer; `None` if it only opens the call.
     fn tool_call_choice(&self) -> Result<Option<ChoiceDelta<'a>>, String> {
-        Ok((!self.delta_text()?.is_empty())
-            .then(|| ChoiceDelta { kind: OutputKind::ToolCall, ..ChoiceDelta::default() }))
+        let more = self.delta_text()?;
+        Ok((!more.is_empty()).then(|| ChoiceDelta { kind: OutputKind::ToolCall, more, ..ChoiceDelta::default() }))
     }
 }
 
@@ -233,12 +252,7 @@ impl Response<'_> {
             None if self.status == "incomplete" => "length".into(),
             None => "stop".into(),
         };
-        let usage = self.usage.as_ref().map_or_else(Usage::default, |counts| Usage {
-            prompt_tokens: counts.input_tokens,
-            completion_tokens: counts.output_tokens,
-            cached_tokens: counts.input_tokens_details.as_ref().and_then(|d| d.cached_tokens),
-            reasoning_tokens: counts.output_tokens_details.as_ref().and_then(|d| d.reasoning_tokens),
-        });
+        let usage = Usage::from(self.usage);
         let choice = ChoiceDelta { finish: Some(finish.into()), ..ChoiceDelta::default() };
         Delta { choices: [choice].into_iter().collect(), usage, done: true, error, ..Delta::default() }
     }

@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 use super::{
     Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, TextMode,
     Usage, completions::set_output_limit, delta::abort_error, encode_json, parse, prompt, sampling::take_nested,
+    usage::Count,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -97,13 +98,15 @@ impl Api for SglangApi {
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
         let usage = Usage {
-            prompt_tokens: meta.prompt_tokens,
-            completion_tokens: meta.completion_tokens,
-            cached_tokens: meta.cached_tokens,
-            reasoning_tokens: meta.reasoning_tokens,
+            prompt_tokens: meta.prompt_tokens.0,
+            completion_tokens: meta.completion_tokens.0,
+            cached_tokens: meta.cached_tokens.0,
+            reasoning_tokens: meta.reasoning_tokens.0,
+            ..Usage::default()
         };
         // With `--incremental-streaming-output` texts and ids are both incremental; older servers send new ids and all text.
-        let new_ids_only = message.output_ids.is_some_and(|ids| meta.completion_tokens > u32::try_from(ids.len()).ok());
+        let new_ids_only =
+            message.output_ids.is_some_and(|ids| meta.completion_tokens.0 > u32::try_from(ids.len()).ok());
         let text_mode = if new_ids_only { TextMode::Either } else { TextMode::Cumulative };
         let choice = ChoiceDelta {
             text: message.text,
@@ -151,10 +154,14 @@ struct SglangEvent<'a> {
 struct SglangMeta<'a> {
     #[serde(borrow, default)]
     finish_reason: Option<FinishReason<'a>>,
-    prompt_tokens: Option<u32>,
-    completion_tokens: Option<u32>,
-    cached_tokens: Option<u32>,
-    reasoning_tokens: Option<u32>,
+    #[serde(default)]
+    prompt_tokens: Count,
+    #[serde(default)]
+    completion_tokens: Count,
+    #[serde(default)]
+    cached_tokens: Count,
+    #[serde(default)]
+    reasoning_tokens: Count,
 }
 
 #[derive(Deserialize)]

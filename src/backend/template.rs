@@ -27,7 +27,7 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, TextMode, Usage};
+use super::{Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, TextMode, Usage, usage::Count};
 use crate::{
     error::Error,
     http::{
@@ -156,7 +156,7 @@ impl TemplateApi {
             let error = error_message(found.to_string().as_bytes());
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
-        let number = |pointer: &Option<String>| at(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
+        let number = |pointer: &Option<String>| at(pointer).and_then(|n| Count::deserialize(n).ok()?.0);
         let (answer, reasoning) =
             (Self::text_at(&value, file.text.as_ref())?, Self::text_at(&value, file.reasoning.as_ref())?);
         let only_reasoning = answer.is_empty() && !reasoning.is_empty();
@@ -181,7 +181,7 @@ impl TemplateApi {
             prompt_tokens: number(&file.prompt_tokens),
             completion_tokens: number(&file.output_tokens),
             cached_tokens: number(&file.cached_tokens),
-            reasoning_tokens: None,
+            ..Usage::default()
         };
         let done = complete || at(&file.done).is_some_and(|found| is_set(&found));
         let choices = [choice].into_iter().filter(|_| file.text.is_some()).collect();

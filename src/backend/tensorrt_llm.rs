@@ -17,6 +17,7 @@ use super::{
     Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
     completions::{DEFAULT_OUTPUT_TOKENS, set_output_limit},
     parse, prompt,
+    usage::Count,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -81,24 +82,19 @@ impl Api for TensorrtLlmApi {
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let message: TritonEvent = parse(event.data)?;
+        let mut message: TritonEvent = parse(event.data)?;
         if message.error.is_some() {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
+        let usage = message.token_usage();
         let texts = message.text_output.ok_or("it has no `text_output`")?.into_iter();
         let choice = |(index, BorrowedText(text))| ChoiceDelta { index, text, ..ChoiceDelta::default() };
-        Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), ..Delta::default() })
+        Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), usage, ..Delta::default() })
     }
 
     fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
-        let counts: TritonUsage = parse(body)?;
-        let total = |counts: Option<OneOrMany<u32>>| counts.map(|each| each.into_iter().fold(0, u32::saturating_add));
-        // All outputs have the same prompt.
-        let prompt = counts.num_input_tokens.and_then(|each| each.into_iter().next());
-        let usage =
-            Usage { prompt_tokens: prompt, completion_tokens: total(counts.num_output_tokens), ..Usage::default() };
-        Ok(Delta { usage, done: true, ..delta })
+        Ok(Delta { done: true, ..delta })
     }
 
     fn marks_end(&self) -> bool {
@@ -123,22 +119,33 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
 struct TritonEvent<'a> {
     #[serde(borrow, default)]
     text_output: Option<OneOrMany<BorrowedText<'a>>>,
+    /// With `return_num_input_tokens` and `return_num_output_tokens`.
+    #[serde(default)]
+    num_input_tokens: Option<OneOrMany<Count>>,
+    #[serde(default)]
+    num_output_tokens: Option<OneOrMany<Count>>,
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct TritonUsage {
-    num_input_tokens: Option<OneOrMany<u32>>,
-    num_output_tokens: Option<OneOrMany<u32>>,
+impl TritonEvent<'_> {
+    fn token_usage(&mut self) -> Usage {
+        let counts = |field: &mut Option<OneOrMany<Count>>| field.take().map(OneOrMany::into_iter);
+        // All outputs have the same prompt.
+        let prompt_tokens = counts(&mut self.num_input_tokens).and_then(|mut each| each.next()?.0);
+        let completion_tokens = counts(&mut self.num_output_tokens)
+            .and_then(|each| each.map(|Count(n)| n).reduce(|a, b| Some(a?.saturating_add(b?)))?);
+        Usage { prompt_tokens, completion_tokens, ..Usage::default() }
+    }
 }
 
 /// Triton writes a tensor with one element as the element itself.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany<T> {
-    One(T),
+    // First: a `Count` reads anything.
     All(Vec<T>),
+    One(T),
 }
 
 impl<T> OneOrMany<T> {

@@ -16,7 +16,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
-    completions::set_output_limit, parse, prompt, sampling::wrap_in_list,
+    completions::set_output_limit, parse, prompt, sampling::wrap_in_list, usage::Count,
 };
 use crate::{
     http::{exchange::error_message, sse::SseEvent},
@@ -144,14 +144,19 @@ struct TgiToken<'a> {
 struct TgiDetails<'a> {
     #[serde(borrow, default)]
     finish_reason: Option<Cow<'a, str>>,
-    generated_tokens: Option<u32>,
-    input_length: Option<u32>,
+    #[serde(default)]
+    generated_tokens: Count,
+    #[serde(default)]
+    input_length: Count,
 }
 
 impl<'a> TgiDetails<'a> {
     fn finish_and_usage(self) -> (Option<Cow<'a, str>>, Usage) {
-        let usage =
-            Usage { prompt_tokens: self.input_length, completion_tokens: self.generated_tokens, ..Usage::default() };
+        let usage = Usage {
+            prompt_tokens: self.input_length.0,
+            completion_tokens: self.generated_tokens.0,
+            ..Usage::default()
+        };
         let finish = self.finish_reason.map(|reason| match &*reason {
             "eos_token" | "stop_sequence" => "stop".into(),
             _ => reason,

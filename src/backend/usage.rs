@@ -1,0 +1,254 @@
+//! The token counts that servers report, under the names of all APIs.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use super::{BorrowedText, Usage};
+
+/// A number of tokens as servers write it: an integer, a float, or text. Anything else is no count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count(pub Option<u32>);
+
+/// The counts of a `usage` object, or of an object that holds one, whatever its API calls them. Anything but an object has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsageFields {
+    /// `prompt_tokens`, `input_tokens`.
+    pub prompt: Option<u32>,
+    /// `completion_tokens`, `output_tokens`.
+    pub completion: Option<u32>,
+    /// `total_tokens`.
+    pub total: Option<u32>,
+    /// `cached_tokens`, in details or next to the others, and the names of other vendors.
+    pub cached: Option<u32>,
+    /// `cache_creation_input_tokens`.
+    pub cache_written: Option<u32>,
+    /// `reasoning_tokens`, in details or next to the others.
+    pub reasoning: Option<u32>,
+}
+
+impl UsageFields {
+    fn field_mut(&mut self, name: &str) -> Option<&mut Option<u32>> {
+        Some(match name {
+            "prompt_tokens" | "input_tokens" | "num_input_tokens" => &mut self.prompt,
+            "completion_tokens" | "output_tokens" | "num_output_tokens" | "predicted_n" => &mut self.completion,
+            "total_tokens" => &mut self.total,
+            "cached_tokens" | "prompt_cache_hit_tokens" | "cache_read_input_tokens" | "cache_n" => &mut self.cached,
+            "cache_creation_input_tokens" => &mut self.cache_written,
+            "reasoning_tokens" => &mut self.reasoning,
+            _ => return None,
+        })
+    }
+
+    fn or_others(self, others: UsageFields) -> Self {
+        UsageFields {
+            prompt: known_or(self.prompt, others.prompt),
+            completion: known_or(self.completion, others.completion),
+            total: known_or(self.total, others.total),
+            cached: known_or(self.cached, others.cached),
+            cache_written: known_or(self.cache_written, others.cache_written),
+            reasoning: known_or(self.reasoning, others.reasoning),
+        }
+    }
+}
+
+/// A number that is known and not zero, else the other one.
+#[must_use]
+pub fn known_or(count: Option<u32>, other: Option<u32>) -> Option<u32> {
+    count.filter(|n| *n > 0).or(other).or(count)
+}
+
+/// In OpenAI's APIs the prompt includes what was cached.
+impl From<UsageFields> for Usage {
+    fn from(fields: UsageFields) -> Self {
+        Usage {
+            prompt_tokens: fields.prompt,
+            completion_tokens: fields.completion,
+            total_tokens: fields.total,
+            cached_tokens: fields.cached,
+            reasoning_tokens: fields.reasoning,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UsageFields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = UsageFields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("token counts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UsageFields, A::Error> {
+        let mut fields = UsageFields::default();
+        while let Some(BorrowedText(name)) = map.next_key()? {
+            if let Some(field) = fields.field_mut(&name) {
+                let Count(count) = map.next_value()?;
+                // Some servers fill only one of two names.
+                *field = known_or(count, *field);
+            } else if name.ends_with("_tokens_details") {
+                let details: UsageFields = map.next_value()?;
+                fields.cached = known_or(fields.cached, details.cached);
+                fields.reasoning = known_or(fields.reasoning, details.reasoning);
+            } else if name == "usage" {
+                fields = fields.or_others(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(fields)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<UsageFields, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(UsageFields::default())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<UsageFields, E> {
+        Ok(UsageFields::default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(CountVisitor)
+    }
+}
+
+struct CountVisitor;
+
+impl<'de> Visitor<'de> for CountVisitor {
+    type Value = Count;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number of tokens")
+    }
+
+    fn visit_u64<E: Error>(self, n: u64) -> Result<Count, E> {
+        Ok(Count(u32::try_from(n).ok()))
+    }
+
+    fn visit_i64<E: Error>(self, n: i64) -> Result<Count, E> {
+        Ok(Count(u32::try_from(n).ok()))
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Count, E> {
+        let is_count = n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&n);
+        Ok(Count(is_count.then_some(n as u32)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
+        Ok(Count(text.trim().parse().ok()))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Count, E> {
+        Ok(Count(None))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Count, E> {
+        Ok(Count(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Count(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Count, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Count(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(json: &str) -> Usage {
+        serde_json::from_str::<UsageFields>(json).unwrap().into()
+    }
+
+    #[test]
+    fn counts_have_many_names() {
+        let openai = usage(
+            r#"{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14,"prompt_tokens_details":{"cached_tokens":4},
+                "completion_tokens_details":{"reasoning_tokens":3}}"#,
+        );
+        let want = Usage {
+            prompt_tokens: Some(9),
+            completion_tokens: Some(5),
+            total_tokens: Some(14),
+            cached_tokens: Some(4),
+            reasoning_tokens: Some(3),
+        };
+        assert_eq!(openai, want);
+        let responses = r#"{"input_tokens":9,"output_tokens":5,"total_tokens":14,"input_tokens_details":{"cached_tokens":4},
+            "output_tokens_details":{"reasoning_tokens":3}}"#;
+        assert_eq!(usage(responses), want);
+        let flat = r#"{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14,"reasoning_tokens":3,"CACHED":4}"#;
+        for name in ["cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens"] {
+            assert_eq!(usage(&flat.replace("CACHED", name)), want, "{name}");
+        }
+        assert_eq!(usage(r#"{"prompt_tokens":9,"input_tokens":0}"#).prompt_tokens, Some(9), "either name");
+        assert_eq!(usage(r#"{"input_tokens":0,"prompt_tokens":9}"#).prompt_tokens, Some(9));
+        assert_eq!(usage(r#"{"prompt_tokens_details":{"cached_tokens":0}}"#).cached_tokens, Some(0), "a miss");
+    }
+
+    #[test]
+    fn what_is_not_a_count_is_unknown() {
+        for (value, want) in [
+            ("2", Some(2)),
+            ("2.0", Some(2)),
+            ("\"2\"", Some(2)),
+            ("0", Some(0)),
+            ("-1", None),
+            ("2.5", None),
+            ("1e300", None),
+            ("5000000000", None),
+            ("\"\"", None),
+            ("null", None),
+            ("false", None),
+            ("[2]", None),
+            ("{\"a\":[2]}", None),
+        ] {
+            assert_eq!(usage(&format!(r#"{{"completion_tokens":{value},"x":[]}}"#)).completion_tokens, want, "{value}");
+        }
+        for value in ["null", "false", "\"\"", "[]", "[{}]", "0", "-1", "1.5", "{}", r#"{"prompt_tokens_details":[]}"#]
+        {
+            assert_eq!(usage(value), Usage::default(), "{value}");
+        }
+        let twice = r#"{"completion_tokens":1,"completion_tokens":2}"#;
+        assert_eq!(usage(twice).completion_tokens, Some(2), "the last one");
+    }
+}
