@@ -125,6 +125,10 @@ fn input_value(request: &SampleRequest) -> Result<Value, String> {
     let mut messages = prompt::chat_messages(request)?;
     prompt::reject_tool_calls(&messages, BACKEND.name)?;
     for message in &mut messages {
+        // llama.cpp rejects an assistant's message without it.
+        if let Value::Object(message) = message {
+            message.entry("type").or_insert_with(|| "message".into());
+        }
         let name = if message["role"] == "assistant" { "output_text" } else { "input_text" };
         prompt::map_parts(std::slice::from_mut(message), |part| {
             match (part["text"].as_str(), prompt::image_url(part)) {
@@ -277,6 +281,16 @@ mod tests {
             let message = ResponsesApi.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap();
             assert_eq!(message.error.as_deref(), error, "{status}");
         }
+    }
+
+    #[test]
+    fn messages_have_the_type_that_llama_cpp_requires() {
+        let request = serde_json::from_str(
+            r#"{"messages":[{"role":"user","content":"hi"},
+            {"role":"assistant","content":"ho"},{"type":"message","role":"user","content":"more"}]}"#,
+        );
+        let input = input_value(&request.unwrap()).unwrap();
+        assert!(input.as_array().unwrap().iter().all(|message| message["type"] == "message"), "{input}");
     }
 
     #[test]
