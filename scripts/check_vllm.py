@@ -27,7 +27,10 @@ MODEL = "tiny"
 MAX_LEN = 8192
 
 
-def make_model(tokenizer, folder):
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+
+
+def make_model(tokenizer, folder, template=TEMPLATE):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(tokenizer, folder / "tokenizer.json")
@@ -40,7 +43,6 @@ def make_model(tokenizer, folder):
         "rope_theta": 10000.0, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
         "torch_dtype": "bfloat16",
     }
-    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
     tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_LEN, "chat_template": template}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
