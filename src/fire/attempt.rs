@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{task::coop::unconstrained, time::timeout};
 
 use super::{response::ReceivedResponse, slots::Slot, stop::StopSignal};
 use crate::{
@@ -126,7 +126,8 @@ pub async fn run_attempt(
                 }
             }
         });
-        let mut ends = PolledOnWake::new(ends);
+        // Without a budget: reading may spend the whole of it each time that this task is polled, and timers do not fire without.
+        let mut ends = PolledOnWake::new(unconstrained(ends));
         tokio::select! {
             biased;
             result = receive_response(&mut exchange, &mut attempt, &activity, slot) => result.err(),
@@ -192,6 +193,7 @@ impl Attempt {
         output.phases.headers = since(moments.head);
         output.phases.done = Some(self.end.since(start));
         output.reused = moments.reused;
+        output.resent = moments.resent;
         let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..self.response.stamps() };
         self.response.finish(start, self.failure, count_tokens, output);
         let send_lag = moments.first_write.map(|t| t.since(times.ready).since(moments.waited));

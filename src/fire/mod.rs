@@ -249,6 +249,9 @@ impl LoadRun<'_> {
             warmup::run_warmup(&self, &transports).await?;
         }
         // Before the connections are opened: they would age while the first scrape is awaited.
+        if self.args.scrape.is_some() {
+            close_idle_connections(&transports);
+        }
         let scraper = Scraper::start_if_asked(self.args, &self.urls[0], &self.headers).await?;
         // A short input has been read by now, and needs at most one connection per request.
         let known = usize::try_from(input.total.load(Relaxed)).unwrap_or(usize::MAX);
@@ -393,8 +396,7 @@ struct RunEnd {
     started: u64,
     input: Result<(), Error>,
     reason: Option<StopReason>,
-    verdict: Verdict,
-    reasons: Vec<String>,
+    record: EndRecord,
 }
 
 impl LoadRun<'_> {
@@ -444,7 +446,7 @@ impl LoadRun<'_> {
         let stop = stopper.stop_signal();
         let context = TaskContext { client: Arc::clone(&client), entries, backlog, stop, events, alive };
         let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
-        let servers = target_servers(transports, self.urls);
+        let servers = target_servers(transports.clone(), self.urls);
         let balancer = Balancer::new(args.balance, servers.len());
         let mut launcher = Launcher::new(
             servers,
@@ -485,6 +487,7 @@ impl LoadRun<'_> {
         // If the records are lost, the last scrape has no reader either.
         let has_reader = !matches!(reason, Some(StopReason::OutputLost | StopReason::OutputStalled));
         if let Some(scraping) = scraping.filter(|_| has_reader) {
+            close_idle_connections(&transports);
             scraping.finish().await;
         }
         let mut written = wait_for_sink(sink, timeout).await?;
@@ -500,7 +503,8 @@ impl LoadRun<'_> {
             arrivals: arrivals.map(arrivals_record),
             client: Some(evidence.client),
             verdict: Some(verdict),
-            reasons: reasons.clone(),
+            reasons,
+            reuse_ended: transports.iter().any(|transport| transport.has_ended_reuse()),
             ..end_record(&written, dispatched.not_due, reason, &input)
         };
         if written.error.is_none()
@@ -508,7 +512,13 @@ impl LoadRun<'_> {
         {
             written.error = Some(source);
         }
-        Ok(RunEnd { written, started, input, reason, verdict, reasons })
+        Ok(RunEnd { written, started, input, reason, record: end })
+    }
+}
+
+fn close_idle_connections<T: Transport>(transports: &[Arc<T>]) {
+    for transport in transports {
+        transport.close_idle();
     }
 }
 
@@ -617,6 +627,7 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
         send_lag: tally.send_lag(),
         read_lag: tally.read_lag(),
         stamps: Some(tally.stamps),
+        resent: tally.resent,
         ..EndRecord::default()
     }
 }
@@ -632,10 +643,20 @@ async fn exit_result(args: &Args, preflight: &Preflight, end: RunEnd) -> Result<
             _ => format!("cannot write stdout: {e}; the load was stopped, {lost} outcomes are lost"),
         }));
     }
-    for reason in &end.reasons {
-        cli::print_warning("vb-fire", format_args!("{}: {reason}", end.verdict.name()));
+    let verdict = end.record.verdict.unwrap_or(Verdict::Clean);
+    for reason in &end.record.reasons {
+        cli::print_warning("vb-fire", format_args!("{}: {reason}", verdict.name()));
     }
     let tally = &end.written.tally;
+    if end.record.reuse_ended {
+        let resent = match tally.resent {
+            0 => String::new(),
+            count => format!("; {count} requests met such a close and were sent again"),
+        };
+        let what =
+            "the server closes connections after a response without announcing it, so each request opened its own";
+        cli::print_warning("vb-fire", format_args!("{what}{resent}; --no-keep-alive does that from the start"));
+    }
     let unrecorded = end.started.saturating_sub(tally.offered - tally.not_sent());
     if unrecorded > 0 {
         return Err(Error::Invalid(format!(
@@ -669,7 +690,7 @@ async fn exit_result(args: &Args, preflight: &Preflight, end: RunEnd) -> Result<
         }
         (Ok(()), Some(StopReason::Interrupted), _) => Err(Error::Interrupted),
         (Ok(()), _, Some(text)) => Err(Error::Check(text)),
-        _ if args.strict && end.verdict == Verdict::ClientBound => Err(Error::Invalid(
+        _ if args.strict && verdict == Verdict::ClientBound => Err(Error::Invalid(
             "the measurement is invalid (--strict): the client, not the server, set some of the numbers".into(),
         )),
         _ => Ok(()),

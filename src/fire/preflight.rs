@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     http::{
         client::{self, BodyError},
-        connection::{ServerAddress, join_url},
+        connection::{HTTP_2_ONLY, ServerAddress, join_url},
         exchange::{BodyFormat, COMPRESSED, RequestFailure, error_message, status_line},
         portable,
     },
@@ -158,6 +158,9 @@ pub fn error_cure(most: &FrequentError, backend: &Backend, models: &[String]) ->
             "turn compression off at the server or its proxy; unless --header sets accept-encoding, vb-fire asks for none"
                 .into()
         }
+        (kind @ ErrorKind::Protocol, status) if most.message.starts_with(HTTP_2_ONLY) => {
+            failure_cure(kind, &most.message, status).into()
+        }
         (ErrorKind::Protocol, _) if most.message.starts_with(&not_streamed) => {
             "if it does not stream, use --no-stream; otherwise see its message".into()
         }
@@ -175,6 +178,9 @@ pub fn failure_cure(kind: ErrorKind, message: &str, status: Option<u16>) -> &'st
         (ErrorKind::Connect, _) if message.contains("open files") => "raise `ulimit -n`, or set --max-concurrency",
         (ErrorKind::Connect, _) => "is the server running, and is --base-url right? (--ready-check 60s waits for it)",
         (ErrorKind::Dns, _) => "check the name in --base-url",
+        (ErrorKind::Tls | ErrorKind::Protocol, _) if message.contains(HTTP_2_ONLY) => {
+            "the default transport speaks HTTP/1.1, which has exact timestamps"
+        }
         (ErrorKind::Tls, _) => "check the server's certificate; --insecure accepts any, http:// uses none",
         (ErrorKind::TimeoutConnect, _) => "is the address right, or does a firewall drop the packets?",
         (ErrorKind::TimeoutFirstToken | ErrorKind::TimeoutStall | ErrorKind::TimeoutTotal, _) => {

@@ -26,6 +26,8 @@ pub struct Tally {
     pub failed: u64,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,
+    /// Requests that were sent again on a new connection.
+    pub resent: u64,
     /// How the chunks were stamped.
     pub stamps: Stamps,
     /// Retransmitted TCP segments; `None`: not known for any request.
@@ -59,6 +61,7 @@ impl Tally {
             offered: 0,
             failed: 0,
             outcomes: BTreeMap::new(),
+            resent: 0,
             stamps: Stamps::default(),
             retransmits: None,
             errors: HashMap::new(),
@@ -72,6 +75,7 @@ impl Tally {
     /// Counts one output.
     pub fn count_output(&mut self, output: &RequestFuncOutput) {
         self.offered += 1;
+        self.resent += u64::from(output.resent);
         if let Some(lag) = output.queue_time {
             // The histogram grows as needed; it rejects only values beyond 2⁶³ ns.
             let _ = self.schedule_lag.record(lag.0);

@@ -29,8 +29,8 @@ fn blocking_builder() -> blocking::ClientBuilder {
     blocking::Client::builder().connect_timeout(Duration::from_secs(10)).timeout(BLOCKING_TIMEOUT.to_duration())
 }
 
-/// An async client that sends `headers` with each request to `base`, sends each request once and does not follow redirects. With
-/// `proxies` it uses the proxy of the environment, if there is one.
+/// An async client that sends `headers` with each request to `base`, sends each request once and does not follow redirects. It keeps
+/// no connection: a server that answers one connection at a time would not answer others. With `proxies` it uses the proxy of the environment, if there is one.
 pub fn async_client(
     base: &Url,
     headers: HeaderMap,
@@ -38,7 +38,10 @@ pub fn async_client(
     timeout: Nanos,
     proxies: bool,
 ) -> Result<Client, Error> {
-    let mut client = async_builder(insecure, timeout).default_headers(headers).timeout(timeout.to_duration());
+    let mut client = async_builder(insecure, timeout)
+        .default_headers(headers)
+        .timeout(timeout.to_duration())
+        .pool_max_idle_per_host(0);
     if !proxies {
         client = client.no_proxy();
         if base.scheme() == "http" {

@@ -5,14 +5,14 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use reqwest::Url;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -20,6 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     exchange::RequestFailure,
+    reuse::Reuse,
     socket::{ReadStamp, Socket},
     tls,
 };
@@ -37,8 +38,14 @@ const MAX_IDLE: Nanos = Nanos(4 * SECOND);
 /// The same for a connection that has not carried a request yet. Servers wait longer for a first request.
 const MAX_UNUSED: Nanos = Nanos(20 * SECOND);
 
+/// A connection that is closed sooner after a response was not closed for having been idle.
+const PROMPT_CLOSE: Nanos = Nanos(SECOND);
+
 /// Initial size of a connection's buffer: a head, or some chunks of a stream. It grows for a head that does not fit.
 const INITIAL_BUFFER: usize = 2 << 10;
+
+/// Begins the message about a server that the stamped transport cannot speak to.
+pub const HTTP_2_ONLY: &str = "the server speaks HTTP/2 only";
 
 /// The server, with its name resolved once: a DNS lookup must not count in a request's time.
 #[derive(Debug, Clone)]
@@ -162,9 +169,7 @@ impl ServerAddress {
                 let stream = timeout(left.max(Duration::from_millis(1)), handshake)
                     .await
                     .map_err(|_| self.timeout_failure("TLS handshake"))?
-                    .map_err(|e| {
-                        RequestFailure::new(ErrorKind::Tls, format!("TLS with {}: {e}", self.host_and_port()))
-                    })?;
+                    .map_err(|e| self.tls_failure(&e))?;
                 (Io::Tls(Box::new(stream)), Some(clock.now().since(connected)))
             }
         };
@@ -177,11 +182,19 @@ impl ServerAddress {
             connect: connected.since(begun),
             tls,
             idle_since: clock.now(),
-            used: false,
+            requests: 0,
             retransmits: None,
         };
         connection.retransmits = connection.socket().retransmit_count();
         Ok(connection)
+    }
+
+    fn tls_failure(&self, e: &io::Error) -> RequestFailure {
+        let refused = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+        let inner = e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let what =
+            if inner == Some(&refused) { format!("{HTTP_2_ONLY}: use --transport portable") } else { e.to_string() };
+        RequestFailure::new(ErrorKind::Tls, format!("TLS with {}: {what}", self.host_and_port()))
     }
 
     /// Connects to the first address that accepts. Each has its share of `limit`, so that a silent one leaves time for others.
@@ -229,8 +242,8 @@ pub struct Connection {
     /// How long the TLS handshake took.
     pub tls: Option<Nanos>,
     idle_since: Nanos,
-    /// Whether it has carried a request.
-    pub used: bool,
+    /// How many requests it has carried.
+    pub requests: u32,
     /// Segments retransmitted before the current request. Counted when the request before it ended, because a request that is due
     /// has no time for it.
     pub retransmits: Option<u32>,
@@ -272,7 +285,7 @@ impl Connection {
     }
 
     /// Reads more bytes after the unused ones; 0 at the end of the connection.
-    pub async fn read(&mut self) -> io::Result<usize> {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -284,13 +297,14 @@ impl Connection {
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
-        let space = &mut self.buffer[self.end..];
-        let read = match &mut self.io {
-            Io::Plain(socket) => socket.read(space).await?,
-            Io::Tls(stream) => stream.read(space).await?,
-        };
+        let mut space = ReadBuf::new(&mut self.buffer[self.end..]);
+        ready!(match &mut self.io {
+            Io::Plain(socket) => Pin::new(socket).poll_read(cx, &mut space),
+            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, &mut space),
+        })?;
+        let read = space.filled().len();
         self.end += read;
-        Ok(read)
+        Poll::Ready(Ok(read))
     }
 
     /// When the bytes of the last read arrived.
@@ -323,7 +337,16 @@ impl Connection {
     fn is_idle(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        self.start == self.end && self.io_stream().poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+        self.socket_mut().ask_kernel(true);
+        let read = self.io_stream().poll_read(&mut cx, &mut ReadBuf::new(&mut byte));
+        self.socket_mut().ask_kernel(false);
+        self.start == self.end && read.is_pending()
+    }
+
+    /// Whether it is closed by a server that does not keep connections: right after the first response on it, which did not announce
+    /// that. One that is closed later has reached a limit of the server.
+    fn is_never_kept(&self, now: Nanos) -> bool {
+        self.requests == 1 && now.since(self.idle_since) < PROMPT_CLOSE
     }
 }
 
@@ -338,6 +361,7 @@ pub struct ConnectionPool {
     /// The server that new connections go to.
     pub server: ServerAddress,
     idle: Mutex<Idle>,
+    reuse: Arc<Reuse>,
 }
 
 #[derive(Debug)]
@@ -347,10 +371,10 @@ struct Idle {
 }
 
 impl ConnectionPool {
-    /// An empty pool.
+    /// An empty pool. All pools of a server share `reuse`.
     #[must_use]
-    pub fn new(server: ServerAddress, clock: Clock) -> Self {
-        ConnectionPool { server, idle: Mutex::new(Idle { clock, connections: vec![] }) }
+    pub fn new(server: ServerAddress, clock: Clock, reuse: Arc<Reuse>) -> Self {
+        ConnectionPool { server, idle: Mutex::new(Idle { clock, connections: vec![] }), reuse }
     }
 
     fn lock_idle(&self) -> MutexGuard<'_, Idle> {
@@ -380,16 +404,35 @@ impl ConnectionPool {
         let now = idle.clock.now();
         loop {
             let mut connection = idle.connections.pop()?;
-            let limit = if connection.used { MAX_IDLE } else { MAX_UNUSED };
-            if now.since(connection.idle_since) < limit && connection.is_idle() {
-                return Some(connection);
+            let limit = if connection.requests > 0 { MAX_IDLE } else { MAX_UNUSED };
+            if now.since(connection.idle_since) < limit && self.may_reuse(&connection) {
+                if connection.is_idle() {
+                    return Some(connection);
+                }
+                self.note_close(&connection, now);
             }
         }
     }
 
+    fn may_reuse(&self, connection: &Connection) -> bool {
+        connection.requests == 0 || self.server.keep_alive && !self.reuse.has_ended()
+    }
+
+    /// Takes note that the server has closed an idle connection.
+    pub fn note_close(&self, connection: &Connection, now: Nanos) {
+        if connection.is_never_kept(now) {
+            self.reuse.end();
+        }
+    }
+
+    /// Closes the idle connections: to a server that answers one connection at a time, no other client could talk.
+    pub fn close_idle(&self) {
+        self.lock_idle().connections.clear();
+    }
+
     /// Returns a connection whose response was read to its end, or adds a new one.
     pub fn put_back(&self, mut connection: Connection) {
-        if !connection.used || self.server.keep_alive {
+        if self.may_reuse(&connection) {
             let mut idle = self.lock_idle();
             connection.idle_since = idle.clock.now();
             idle.connections.push(connection);

@@ -22,6 +22,12 @@ pub trait Transport: Send + Sync + 'static {
         count: usize,
     ) -> impl Future<Output = Result<(), RequestFailure>> + Send + 'static;
 
+    /// Closes the connections that carry no request.
+    fn close_idle(&self);
+
+    /// Whether connections are not reused any more, because the server closes them after a response without announcing it.
+    fn has_ended_reuse(&self) -> bool;
+
     /// Sends as much of the request as possible without waiting. Returns the exchange and the reader thread that must continue it.
     fn start_request(&self, request: OutgoingRequest) -> (usize, Self::Exchange);
 }
@@ -78,6 +84,9 @@ pub struct BodyBytes<'a> {
 pub struct ExchangeTimes {
     /// Whether the connection had carried a request before.
     pub reused: bool,
+    /// Whether the server closed an idle connection before it saw the request, so that it was sent again on a new one. The
+    /// times count from the second sending.
+    pub resent: bool,
     /// How long the TCP connection took; `None` if it was reused, or if the transport does not measure it.
     pub connect: Option<Nanos>,
     /// How long the TLS handshake took.

@@ -7,18 +7,23 @@ use std::{
     error::Error as _,
     io,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
-use reqwest::{Client, Response, header};
+use hyper::Request;
+use reqwest::{
+    Client, Response,
+    header::{self, HeaderValue},
+};
 
 use super::{
     client,
     exchange::{BodyBytes, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
     response::{self, Head},
+    reuse::Reuse,
     socket::ReadStamp,
 };
 use crate::{
@@ -31,17 +36,42 @@ use crate::{
 /// A transport with one reqwest client per reader thread.
 #[derive(Debug)]
 pub struct PortableTransport {
-    clients: Vec<Client>,
+    clients: Vec<Arc<PortableClient>>,
     clock: Mutex<Clock>,
     next: AtomicUsize,
+    reuse: Arc<Reuse>,
+}
+
+/// The clients of one reader thread.
+#[derive(Debug)]
+struct PortableClient {
+    client: Client,
+    /// Opens a connection for each request.
+    without_reuse: Client,
+    /// Connections that reqwest has kept, as far as responses show: it does not report them.
+    idle: AtomicUsize,
+    /// Responses that were read to their end, and requests that had to be sent again.
+    complete: AtomicUsize,
+    resent: AtomicUsize,
+    reuse: Arc<Reuse>,
 }
 
 impl PortableTransport {
     /// Creates the clients for `readers` threads.
     pub fn new(keep_alive: bool, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
-        let client = |_| client::streaming_client(keep_alive, insecure, connect);
-        let clients = (0..readers.max(1)).map(client).collect::<Result<_, _>>()?;
-        Ok(PortableTransport { clients, clock: Mutex::new(clock), next: 0.into() })
+        let reuse = Arc::<Reuse>::default();
+        let client = |_| {
+            Ok(Arc::new(PortableClient {
+                client: client::streaming_client(keep_alive, insecure, connect)?,
+                without_reuse: client::streaming_client(false, insecure, connect)?,
+                idle: 0.into(),
+                complete: 0.into(),
+                resent: 0.into(),
+                reuse: Arc::clone(&reuse),
+            }))
+        };
+        let clients = (0..readers.max(1)).map(client).collect::<Result<_, Error>>()?;
+        Ok(PortableTransport { clients, clock: Mutex::new(clock), next: 0.into(), reuse })
     }
 }
 
@@ -61,11 +91,18 @@ impl Transport for PortableTransport {
         std::future::ready(Ok(()))
     }
 
+    /// Does nothing: reqwest closes them after some seconds.
+    fn close_idle(&self) {}
+
+    fn has_ended_reuse(&self) -> bool {
+        self.reuse.has_ended()
+    }
+
     fn start_request(&self, request: OutgoingRequest) -> (usize, PortableExchange) {
         let at = self.next.fetch_add(1, Relaxed) % self.clients.len();
         let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = PortableExchange {
-            client: self.clients[at].clone(),
+            client: Arc::clone(&self.clients[at]),
             clock,
             request: Some(request),
             response: None,
@@ -80,7 +117,7 @@ impl Transport for PortableTransport {
 /// A request carried by reqwest.
 #[derive(Debug)]
 pub struct PortableExchange {
-    client: Client,
+    client: Arc<PortableClient>,
     clock: Clock,
     request: Option<OutgoingRequest>,
     response: Option<Response>,
@@ -89,15 +126,56 @@ pub struct PortableExchange {
     moments: ExchangeTimes,
 }
 
+impl PortableExchange {
+    /// Sends the request; on a connection that reqwest has kept, if there is one. If the server closed that before it saw the
+    /// request, sends it again on a new one.
+    async fn send(&mut self, request: Request<Bytes>) -> Result<Response, RequestFailure> {
+        let PortableClient { client, without_reuse, idle, complete, resent, reuse } = &*self.client;
+        let convert = |request| {
+            reqwest::Request::try_from(request)
+                .map_err(|e| RequestFailure::new(ErrorKind::Protocol, client::failure_reason(&e)))
+        };
+        let begun = self.clock.now();
+        self.moments.first_write = Some(begun);
+        if reuse.has_ended() {
+            return without_reuse.execute(convert(request)?).await.map_err(|e| failure_before_head(&e));
+        }
+        let kept = idle.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1)).is_ok();
+        let failed = match client.execute(convert(request.clone())?).await {
+            Ok(response) => return Ok(response),
+            Err(e) => e,
+        };
+        let failure = failure_before_head(&failed);
+        let is_closed = kept
+            && failure.kind == ErrorKind::Reset
+            && !error_causes(&failed).any(<dyn std::error::Error>::is::<h2::Error>);
+        if !is_closed && !is_refused(&failed) {
+            return Err(failure);
+        }
+        if is_closed && complete.load(Relaxed) < MANY_RESPONSES * (resent.fetch_add(1, Relaxed) + 1) {
+            reuse.end();
+        }
+        let now = self.clock.now();
+        self.moments = ExchangeTimes { resent: true, first_write: Some(now), waited: now.since(begun), ..self.moments };
+        let client = if is_closed { without_reuse } else { client };
+        client.execute(convert(request)?).await.map_err(|e| failure_before_head(&e))
+    }
+}
+
+/// A server that closes a connection without announcing it, but only once in this many responses, still keeps most of them.
+const MANY_RESPONSES: usize = 20;
+
 impl HttpExchange for PortableExchange {
     async fn receive_head(&mut self) -> Result<Head, RequestFailure> {
-        let Some(OutgoingRequest { request, .. }) = self.request.take() else {
+        let Some(OutgoingRequest { mut request, .. }) = self.request.take() else {
             return Err(RequestFailure::new(ErrorKind::Protocol, "the request was sent already"));
         };
-        let request = reqwest::Request::try_from(request)
-            .map_err(|e| RequestFailure::new(ErrorKind::Protocol, client::failure_reason(&e)))?;
-        self.moments.first_write = Some(self.clock.now());
-        let response = self.client.execute(request).await.map_err(|e| failure_before_head(&e))?;
+        // HTTP/2 has `:authority` instead, and some servers refuse requests with both. Reqwest adds what the version needs.
+        let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        if request.headers().get(header::HOST).map(HeaderValue::as_bytes) == authority {
+            request.headers_mut().remove(header::HOST);
+        }
+        let response = self.send(request).await?;
         let now = self.clock.now();
         (self.moments.first_byte, self.moments.head) = (Some(now), Some(now));
         let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
@@ -121,7 +199,11 @@ impl HttpExchange for PortableExchange {
     }
 
     /// Reqwest reuses connections on its own.
-    fn finish(self, _: bool) -> ExchangeTimes {
+    fn finish(self, complete: bool) -> ExchangeTimes {
+        if complete {
+            self.client.complete.fetch_add(1, Relaxed);
+            self.client.idle.fetch_add(1, Relaxed);
+        }
         self.moments
     }
 }
@@ -136,9 +218,19 @@ fn error_causes(e: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Er
     })
 }
 
-/// Whether it is an error of rustls, which wraps its errors in I/O errors.
-fn is_tls_error(e: &io::Error) -> bool {
-    e.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+/// Whether it is an error of rustls, which may be wrapped in several I/O errors.
+fn is_tls_error(e: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    e.is::<rustls::Error>() || inner.is_some_and(|inner| is_tls_error(inner))
+}
+
+/// Whether a server with HTTP/2 says that it has not processed the request: it refused the stream, or is closing the connection.
+fn is_refused(e: &reqwest::Error) -> bool {
+    error_causes(e).filter_map(|e| e.downcast_ref::<h2::Error>()).any(|e| {
+        e.is_remote()
+            && (e.is_go_away() && e.reason() == Some(h2::Reason::NO_ERROR)
+                || e.is_reset() && e.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 /// The failure of a request that got no response head.
@@ -149,7 +241,7 @@ pub fn failure_before_head(e: &reqwest::Error) -> RequestFailure {
         return RequestFailure::new(ErrorKind::TimeoutConnect, format!("no connection: {why}"));
     }
     if e.is_connect() {
-        let tls = error_causes(e).any(|e| e.downcast_ref::<io::Error>().is_some_and(is_tls_error));
+        let tls = error_causes(e).any(is_tls_error);
         return RequestFailure::new(
             if tls { ErrorKind::Tls } else { ErrorKind::Connect },
             format!("connecting: {why}"),

@@ -57,8 +57,6 @@ pub type FramingError = String;
 /// A parsed head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParsedHead {
-    /// Its length in bytes.
-    pub len: usize,
     /// Its content.
     pub head: Head,
     /// The framing of the body.
@@ -67,27 +65,47 @@ pub struct ParsedHead {
     pub keep_alive: bool,
 }
 
-/// Parses a head at the start of `bytes`; `None` if it is incomplete. Interim responses (1xx) are skipped.
-///
-/// # Errors
-/// Fails if it is not HTTP/1.
-pub fn parse_head(bytes: &[u8]) -> Result<Option<ParsedHead>, FramingError> {
-    let mut passed = 0;
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut headers);
-        let status = response.parse(&bytes[passed..]).map_err(|e| format!("{e}"))?;
-        let httparse::Status::Complete(len) = status else {
-            let message = "the head of the response is longer than 64 KiB";
-            return if bytes.len() - passed > MAX_HEAD { Err(message.into()) } else { Ok(None) };
-        };
-        passed += len;
-        let code = response.code.unwrap_or_default();
-        if (100..200).contains(&code) && code != 101 {
-            continue;
+/// Reads the head of one response. Interim responses (1xx) before it are skipped, and each is parsed once.
+#[derive(Debug, Default)]
+pub struct HeadReader {
+    /// Bytes of interim responses so far.
+    interim: usize,
+}
+
+impl HeadReader {
+    /// Parses what is at the start of `bytes`. Returns how many of them are used, and the head once it is complete; until then, call
+    /// it again with the unused bytes and more.
+    ///
+    /// # Errors
+    /// Fails if it is not HTTP/1, or does not end.
+    pub fn read_head(&mut self, bytes: &[u8]) -> Result<(usize, Option<ParsedHead>), FramingError> {
+        let mut used = 0;
+        loop {
+            let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+            let mut response = httparse::Response::new(&mut headers);
+            let status = response.parse(&bytes[used..]).map_err(|e| format!("{e}"))?;
+            let httparse::Status::Complete(len) = status else {
+                let too_long = bytes.len() - used > MAX_HEAD;
+                return if too_long { Err("its head is longer than 64 KiB".into()) } else { Ok((used, None)) };
+            };
+            used += len;
+            let code = response.code.unwrap_or_default();
+            if !(100..200).contains(&code) || code == 101 {
+                return interpret_head(&response, code).map(|head| (used, Some(head)));
+            }
+            self.interim += len;
+            if self.interim > MAX_HEAD {
+                return Err(format!("it begins with more than 64 KiB of interim responses (HTTP {code})"));
+            }
         }
-        return interpret_head(&response, code).map(|read| Some(ParsedHead { len: passed, ..read }));
     }
+}
+
+/// Whether bytes that are not HTTP/1 begin like HTTP/2: with a frame of settings for the whole connection.
+#[must_use]
+pub fn is_http2(bytes: &[u8]) -> bool {
+    const SETTINGS: u8 = 4;
+    bytes.first() == Some(&0) && bytes.get(3) == Some(&SETTINGS) && bytes.get(5..9) == Some(&[0; 4])
 }
 
 fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<ParsedHead, FramingError> {
@@ -110,7 +128,7 @@ fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<Pa
     };
     let close = has(header::CONNECTION, "close");
     let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
-    Ok(ParsedHead { len: 0, head, framing, keep_alive: !close && !old && framing != Framing::Close })
+    Ok(ParsedHead { head, framing, keep_alive: !close && !old && framing != Framing::Close })
 }
 
 /// The media type of a `Content-Type`, as in [`Head::media_type`].
@@ -249,6 +267,10 @@ mod tests {
 
     const CHUNKED: Framing = Framing::Chunked(Chunked::Size(0, 0));
 
+    fn read_head(bytes: &[u8]) -> Result<Option<ParsedHead>, FramingError> {
+        HeadReader::default().read_head(bytes).map(|(_, head)| head)
+    }
+
     proptest! {
         #[test]
         fn chunks_come_out_as_they_went_in(
@@ -274,7 +296,7 @@ mod tests {
         #[test]
         fn nonsense_is_refused_and_nothing_worse(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_body(CHUNKED, &bytes, &[3]);
-            let _ = parse_head(&bytes);
+            let _ = read_head(&bytes);
         }
     }
 
@@ -295,15 +317,43 @@ mod tests {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n\
                     Transfer-Encoding: gzip, Chunked\r\n\r\nrest";
         let end = text.len() - "rest".len();
-        for cut in 0..end {
-            assert_eq!(parse_head(&text.as_bytes()[..cut]), Ok(None), "{cut}");
+        let mut whole = None;
+        for cut in 0..text.len() {
+            let mut reader = HeadReader::default();
+            let (before, none) = reader.read_head(&text.as_bytes()[..cut.min(end - 1)]).unwrap();
+            assert_eq!(none, None, "{cut}");
+            let (after, head) = reader.read_head(&text.as_bytes()[before..]).unwrap();
+            assert_eq!(before + after, end, "{cut}");
+            whole = head;
         }
-        let read = parse_head(text.as_bytes()).unwrap().unwrap();
-        assert_eq!(
-            (read.len, read.head.status, read.head.media_type.as_str()),
-            (end, StatusCode::OK, "text/event-stream")
-        );
+        let read = whole.unwrap();
+        assert_eq!((read.head.status, read.head.media_type.as_str()), (StatusCode::OK, "text/event-stream"));
         assert_eq!((read.framing, read.keep_alive, read.head.encoding), (CHUNKED, true, None));
+    }
+
+    #[test]
+    fn interim_responses_without_end_are_refused_and_each_is_parsed_once() {
+        let (interim, mut reader, mut passed) = (b"HTTP/1.1 100 Continue\r\n\r\n", HeadReader::default(), 0);
+        let refused = loop {
+            match reader.read_head(interim) {
+                Ok((used, head)) => {
+                    assert_eq!((used, head), (interim.len(), None), "the next call does not see it again");
+                }
+                Err(e) => break e,
+            }
+            passed += interim.len();
+        };
+        assert!(passed <= MAX_HEAD && refused.contains("interim responses (HTTP 100)"), "{passed} {refused}");
+    }
+
+    #[test]
+    fn http_2_is_recognized_by_its_first_frame() {
+        // Settings, as servers send them at once: three of six bytes each.
+        let settings = [0, 0, 18, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 128];
+        assert!(is_http2(&settings));
+        for other in [&b"HTTP/1.1 200 OK\r\n"[..], b"", &settings[..8], &[22, 3, 3, 0, 1, 2, 0, 0, 1, 0]] {
+            assert!(!is_http2(other), "{other:?}");
+        }
     }
 
     #[test]
@@ -311,7 +361,7 @@ mod tests {
         for (line, want) in
             [("", None), ("Content-Encoding: Identity\r\n", None), ("content-encoding: GZip\r\n", Some("gzip"))]
         {
-            let read = parse_head(format!("HTTP/1.1 200 OK\r\n{line}\r\n").as_bytes()).unwrap().unwrap();
+            let read = read_head(format!("HTTP/1.1 200 OK\r\n{line}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!(read.head.encoding.as_deref(), want);
         }
     }
@@ -330,7 +380,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n", Framing::Length(1), true),
             ("HTTP/1.1 204 No Content\r\n", Framing::Length(0), true),
         ] {
-            let read = parse_head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
+            let read = read_head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{lines}");
         }
         for wrong in [
@@ -338,10 +388,10 @@ mod tests {
             "SSH-2.0\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
         ] {
-            assert!(parse_head(wrong.as_bytes()).is_err(), "{wrong}");
+            assert!(read_head(wrong.as_bytes()).is_err(), "{wrong}");
         }
-        assert!(parse_head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'a'; MAX_HEAD]].concat()).is_err());
-        let moved = parse_head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
+        assert!(read_head(&[b"HTTP/1.1 200 OK\r\na: ".as_slice(), &vec![b'a'; MAX_HEAD]].concat()).is_err());
+        let moved = read_head(b"HTTP/1.1 301 Moved\r\nlocation: /there\r\n\r\n").unwrap().unwrap();
         assert_eq!(moved.head.location.as_deref(), Some("/there"));
     }
 }

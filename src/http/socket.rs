@@ -35,6 +35,8 @@ pub struct Socket {
     tcp: TcpStream,
     clock: Clock,
     wall: WallClock,
+    /// Whether reads ask the kernel without waiting; see [`Socket::ask_kernel`].
+    asks_kernel: bool,
     /// The timestamp of the last read that returned bytes.
     pub stamp: ReadStamp,
     /// When the first byte since [`Socket::begin_request`] was about to be handed to the kernel; `None` before that.
@@ -51,7 +53,15 @@ impl Socket {
         // If this is refused, reads return without stamps and are stamped here.
         let _ = os::request_stamps(&tcp);
         let wall = WallClock::new(&clock);
-        Socket { tcp, clock, wall, stamp: ReadStamp::default(), first_write: None, last_write: None }
+        Socket {
+            tcp,
+            clock,
+            wall,
+            asks_kernel: false,
+            stamp: ReadStamp::default(),
+            first_write: None,
+            last_write: None,
+        }
     }
 
     /// Uses this clock for all later timestamps.
@@ -63,6 +73,12 @@ impl Socket {
     /// Resets the write timestamps for a new request.
     pub fn begin_request(&mut self) {
         (self.first_write, self.last_write) = (None, None);
+    }
+
+    /// Makes reads ask the kernel, and never wait. Otherwise what has arrived is unknown until the event loop of the socket's thread
+    /// runs, so that another thread does not see it in time.
+    pub fn ask_kernel(&mut self, ask: bool) {
+        self.asks_kernel = ask;
     }
 
     /// Segments that this side has retransmitted so far; `None` if the system does not report them.
@@ -106,6 +122,15 @@ impl AsyncRead for Socket {
         let space = buf.initialize_unfilled();
         if space.is_empty() {
             return Poll::Ready(Ok(()));
+        }
+        if self.asks_kernel {
+            return match os::receive_stamped(&self.tcp, space) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                received => {
+                    buf.advance(received?.0);
+                    Poll::Ready(Ok(()))
+                }
+            };
         }
         loop {
             ready!(self.tcp.poll_read_ready(cx))?;

@@ -11,25 +11,28 @@ use std::{
 };
 
 use super::{
-    connection::{Connection, ConnectionPool, ServerAddress},
+    connection::{Connection, ConnectionPool, HTTP_2_ONLY, ServerAddress},
     exchange::{BodyBytes, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
-    response::{self, Framing, Head},
+    response::{self, Framing, Head, HeadReader},
+    reuse::Reuse,
 };
-use crate::{clock::Clock, error::root_cause, record::ErrorKind};
+use crate::{clock::Clock, error::root_cause, record::ErrorKind, units::Nanos};
 
 /// A transport with one pool of connections per reader thread: a connection stays with its thread.
 #[derive(Debug)]
 pub struct StampedTransport {
     pools: Vec<Arc<ConnectionPool>>,
     next: AtomicUsize,
+    reuse: Arc<Reuse>,
 }
 
 impl StampedTransport {
     /// Creates the pools for `readers` threads.
     #[must_use]
     pub fn new(server: &ServerAddress, readers: usize, clock: Clock) -> Self {
-        let pool = |_| Arc::new(ConnectionPool::new(server.clone(), clock));
-        StampedTransport { pools: (0..readers.max(1)).map(pool).collect(), next: 0.into() }
+        let reuse = Arc::<Reuse>::default();
+        let pool = |_| Arc::new(ConnectionPool::new(server.clone(), clock, Arc::clone(&reuse)));
+        StampedTransport { pools: (0..readers.max(1)).map(pool).collect(), next: 0.into(), reuse }
     }
 }
 
@@ -50,6 +53,14 @@ impl Transport for StampedTransport {
         open_connections(Arc::clone(&self.pools[at]), count)
     }
 
+    fn close_idle(&self) {
+        self.pools.iter().for_each(|pool| pool.close_idle());
+    }
+
+    fn has_ended_reuse(&self) -> bool {
+        self.reuse.has_ended()
+    }
+
     /// The threads take turns, but a thread with an idle connection comes before one without.
     fn start_request(&self, request: OutgoingRequest) -> (usize, StampedExchange) {
         let turn = self.next.fetch_add(1, Relaxed);
@@ -58,6 +69,7 @@ impl Transport for StampedTransport {
         let (at, connection) = found.unwrap_or((turn % self.pools.len(), None));
         let mut exchange = StampedExchange::new(Arc::clone(&self.pools[at]), request);
         if let Some(connection) = connection {
+            exchange.pooled = true;
             exchange.use_connection(connection);
             // The reader thread sends what does not fit now, and sees the same error again.
             let _ = exchange.poll_send(&mut Context::from_waker(Waker::noop()));
@@ -66,15 +78,23 @@ impl Transport for StampedTransport {
     }
 }
 
+/// A larger request is dropped when it is sent: sending it takes longer than the news of a closed connection takes to arrive.
+const MAX_RESENT: usize = 1 << 20;
+
 /// A request in flight on one connection.
 #[derive(Debug)]
 pub struct StampedExchange {
     pool: Arc<ConnectionPool>,
-    /// `None` once it has been sent, so that thousands of streams do not hold their prompts.
+    /// `None` once it cannot be needed any more, so that thousands of streams do not hold their prompts.
     request: Option<OutgoingRequest>,
     connection: Option<Connection>,
+    /// Whether the connection was idle in the pool: the server may be about to close it.
+    pooled: bool,
     /// Bytes of head and body that were written; they may still be buffered by TLS.
     written: usize,
+    /// Whether there is nothing more to write, because all is written or because that failed.
+    sent: bool,
+    send_error: Option<io::Error>,
     framing: Framing,
     keep_alive: bool,
     moments: ExchangeTimes,
@@ -88,7 +108,10 @@ impl StampedExchange {
             pool,
             request: Some(request),
             connection: None,
+            pooled: false,
             written: 0,
+            sent: false,
+            send_error: None,
             framing: Framing::Close,
             keep_alive: false,
             moments: ExchangeTimes::default(),
@@ -97,20 +120,40 @@ impl StampedExchange {
     }
 
     fn use_connection(&mut self, mut connection: Connection) {
-        self.moments.reused = connection.used;
-        if !connection.used {
+        self.moments.reused = connection.requests > 0;
+        if connection.requests == 0 {
             self.moments.connect = Some(connection.connect);
             self.moments.tls = connection.tls;
         }
-        connection.used = true;
         let socket = connection.socket_mut();
         socket.begin_request();
         self.clock_steps = socket.clock_steps();
+        (self.written, self.sent, self.send_error) = (0, false, None);
         self.connection = Some(connection);
     }
 
+    /// Opens a connection. `begun`: since when the request has waited for it.
+    async fn connect(&mut self, begun: Nanos) -> Result<(), RequestFailure> {
+        let clock = self.pool.clock();
+        let connection = self.pool.server.connect(clock).await;
+        self.moments.waited = clock.now().since(begun);
+        self.use_connection(connection?);
+        Ok(())
+    }
+
     /// Writes as much of the request as the kernel accepts.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.sent {
+            self.send_error = ready!(self.poll_write(cx)).err();
+            self.sent = true;
+            if !self.pooled || self.written > MAX_RESENT {
+                self.request = None;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (Some(connection), Some(request)) = (&mut self.connection, &self.request) else {
             return Poll::Ready(Ok(()));
         };
@@ -122,57 +165,94 @@ impl StampedExchange {
                 taken => self.written += taken,
             }
         }
-        ready!(connection.poll_flush(cx))?;
-        self.request = None;
-        Poll::Ready(Ok(()))
+        connection.poll_flush(cx)
+    }
+
+    /// Reads, and writes the rest of the request: a server may respond before it has taken the whole of it, and then take
+    /// no more.
+    async fn read_connection(&mut self) -> io::Result<usize> {
+        poll_fn(|cx| {
+            // It is polled again when the kernel accepts more.
+            let _ = self.poll_send(cx);
+            self.connection.as_mut().map_or(Poll::Ready(Ok(0)), |connection| connection.poll_read(cx))
+        })
+        .await
     }
 
     /// Reads the head of the response, which sets the framing of its body.
     async fn read_head(&mut self) -> Result<Head, RequestFailure> {
-        let reused = self.moments.reused;
-        let Some(connection) = &mut self.connection else { return Err(no_connection()) };
+        let mut reader = HeadReader::default();
         loop {
-            let read = connection.read().await.map_err(|e| closed_before_response(reused, &root_cause(&e)))?;
-            if read == 0 {
-                return Err(closed_before_response(reused, "connection closed before message completed"));
+            let read = self.read_connection().await;
+            // A failed write says more about a closed connection than the read after it.
+            let failed = self.send_error.as_ref().or(read.as_ref().err()).map(|e| root_cause(e));
+            if !matches!(read, Ok(1..)) {
+                let how = failed.as_deref().unwrap_or("connection closed before message completed");
+                return Err(closed_before_response(self.moments.reused, how));
             }
+            let Some(connection) = &mut self.connection else { return Err(no_connection()) };
             let arrived = connection.last_stamp().time;
-            self.moments.first_byte.get_or_insert(arrived);
-            let head = response::parse_head(connection.unused_bytes())
-                .map_err(|e| RequestFailure::new(ErrorKind::Protocol, format!("the response is not HTTP/1.1: {e}")))?;
+            if self.moments.first_byte.is_none() {
+                self.moments.first_byte = Some(arrived);
+                // It cannot be sent again any more.
+                self.request = self.request.take().filter(|_| !self.sent);
+            }
+            let (used, head) = reader.read_head(connection.unused_bytes()).map_err(|e| {
+                let message = match response::is_http2(connection.unused_bytes()) {
+                    true if connection.tls.is_some() => format!("{HTTP_2_ONLY}: use --transport portable"),
+                    true => format!("{HTTP_2_ONLY} without TLS: use --transport portable and its https:// URL"),
+                    false => format!("the response is not HTTP/1.1: {e}"),
+                };
+                RequestFailure::new(ErrorKind::Protocol, message)
+            })?;
+            connection.consume_bytes(used);
             if let Some(head) = head {
                 self.moments.head = Some(arrived);
-                connection.consume_bytes(head.len);
                 (self.framing, self.keep_alive) = (head.framing, head.keep_alive);
                 return Ok(head.head);
             }
         }
+    }
+
+    /// Whether the server closed an idle connection before it saw the request. A request on a new connection was seen.
+    fn may_resend(&self, failure: &RequestFailure) -> bool {
+        let untouched = failure.kind == ErrorKind::Reset && self.moments.first_byte.is_none();
+        untouched && self.pooled && self.request.is_some()
+    }
+
+    /// Sends the request again, on a new connection.
+    async fn resend(&mut self) -> Result<Head, RequestFailure> {
+        let clock = self.pool.clock();
+        let closed = self.connection.take();
+        let begun = closed.as_ref().and_then(|connection| connection.socket().first_write);
+        if let Some(connection) = &closed {
+            self.pool.note_close(connection, clock.now());
+        }
+        drop(closed);
+        self.moments = ExchangeTimes { resent: true, ..ExchangeTimes::default() };
+        self.pooled = false;
+        self.connect(begun.unwrap_or_else(|| clock.now())).await?;
+        self.read_head().await
     }
 }
 
 impl HttpExchange for StampedExchange {
     async fn receive_head(&mut self) -> Result<Head, RequestFailure> {
         if self.connection.is_none() {
-            let clock = self.pool.clock();
-            let begun = clock.now();
-            let connection = self.pool.server.connect(clock).await;
-            self.moments.waited = clock.now().since(begun);
-            self.use_connection(connection?);
+            self.connect(self.pool.clock().now()).await?;
         }
-        // A server may respond, and close, before it has read the whole request: its response says more than the failed write.
-        let sent = poll_fn(|cx| self.poll_send(cx)).await;
-        self.read_head().await.map_err(|failure| match sent {
-            Err(e) if failure.kind == ErrorKind::Reset => closed_before_response(self.moments.reused, &root_cause(&e)),
-            _ => failure,
-        })
+        match self.read_head().await {
+            Err(failure) if self.may_resend(&failure) => self.resend().await,
+            result => result,
+        }
     }
 
     async fn next_bytes(&mut self) -> Result<Option<BodyBytes<'_>>, RequestFailure> {
-        let Some(connection) = &mut self.connection else { return Err(no_connection()) };
         let place = loop {
             if self.framing.is_complete() {
                 return Ok(None);
             }
+            let Some(connection) = &mut self.connection else { return Err(no_connection()) };
             let (used, data) = self.framing.take_data(connection.unused_bytes()).map_err(|e| {
                 RequestFailure::new(ErrorKind::Protocol, format!("the response's framing is broken: {e}"))
             })?;
@@ -180,7 +260,7 @@ impl HttpExchange for StampedExchange {
             if !data.is_empty() {
                 break at + data.start..at + data.end;
             }
-            if used == 0 && connection.read().await.map_err(|e| failure_in_body(&e))? == 0 {
+            if used == 0 && self.read_connection().await.map_err(|e| failure_in_body(&e))? == 0 {
                 self.keep_alive = false;
                 return if self.framing.may_end() {
                     Ok(None)
@@ -189,6 +269,7 @@ impl HttpExchange for StampedExchange {
                 };
             }
         };
+        let Some(connection) = &self.connection else { return Err(no_connection()) };
         Ok(Some(BodyBytes { stamp: connection.last_stamp(), bytes: connection.bytes(place) }))
     }
 
@@ -203,7 +284,10 @@ impl HttpExchange for StampedExchange {
             clock_steps: socket.clock_steps().saturating_sub(self.clock_steps),
             ..self.moments
         };
-        if complete && self.keep_alive && self.framing.is_complete() && connection.unused_bytes().is_empty() {
+        let request_ended = self.sent && self.send_error.is_none();
+        let response_ended = complete && self.framing.is_complete() && connection.unused_bytes().is_empty();
+        if self.keep_alive && request_ended && response_ended {
+            connection.requests += 1;
             connection.retransmits = retransmits;
             self.pool.put_back(connection);
         }

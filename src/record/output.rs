@@ -86,6 +86,10 @@ pub struct RequestFuncOutput {
     pub phases: Phases,
     /// Whether the request used an open connection.
     pub reused: bool,
+    /// Whether it was sent again on a new connection, because the server closed the open one before it saw the request. All times
+    /// count from the second sending. Absent: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resent: bool,
     /// Who stamped the chunks.
     pub stamp: Stamp,
     /// The longest delay between the kernel's receive stamp and the read; `null` for user-space stamps.

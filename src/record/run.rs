@@ -117,12 +117,24 @@ pub struct EndRecord {
     pub read_lag: Option<Percentiles>,
     /// How the chunks were stamped.
     pub stamps: Option<Stamps>,
+    /// Requests that were sent again on a new connection, because the server closed the open one before it saw them. Absent: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resent: u64,
+    /// Whether connections were not reused any more, because the server closed one right after a response without announcing it.
+    /// Absent: false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reuse_ended: bool,
     /// Resources that the client used; `null` if the system does not report them.
     pub client: Option<ClientUse>,
     /// Whether the client kept up with the load; `null` in streams of older versions.
     pub verdict: Option<Verdict>,
     /// Why the verdict is not `clean`, one line per reason.
     pub reasons: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Whether the planned requests of a run were sent at their planned times. `docs/METRICS.md` describes the test.

@@ -38,6 +38,8 @@ pub struct ClientFigures {
     pub wake_lag_ms: Option<Lags>,
     /// Retransmitted TCP segments; `null` if not reported.
     pub retransmits: Option<u64>,
+    /// Requests that were sent again on a new connection, because the server closed the open one before it saw them.
+    pub resent: u64,
 }
 
 /// Percentiles of a lag of the client, in milliseconds.
@@ -92,6 +94,7 @@ impl ClientFigures {
             run_queue: end.client.and_then(|client| client.run_queue),
             wake_lag_ms: end.client.and_then(|client| client.wake_lag).map(Lags::from_percentiles),
             retransmits: end.client.and_then(|client| client.retransmits),
+            resent: end.resent,
             ..ClientFigures::default()
         }
     }
@@ -113,6 +116,7 @@ impl ClientFigures {
             run_queue: most(self.run_queue, other.run_queue),
             wake_lag_ms: lags(self.wake_lag_ms, other.wake_lag_ms),
             retransmits: sum(self.retransmits, other.retransmits),
+            resent: self.resent.saturating_add(other.resent),
         }
     }
 

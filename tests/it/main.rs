@@ -4,6 +4,7 @@
 mod agg;
 mod backends;
 mod config;
+mod connections;
 mod conversations;
 mod datasets;
 mod diff;

@@ -64,7 +64,7 @@ fn concurrency_is_exact_over_several_threads() {
 }
 
 /// Reads a request to its end, and returns its first line.
-fn read_request(stream: &mut TcpStream) -> String {
+pub fn read_request(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
     reader.read_line(&mut first).unwrap();
@@ -78,10 +78,10 @@ fn read_request(stream: &mut TcpStream) -> String {
     first
 }
 
-const RESPONSE: &str =
+pub const RESPONSE: &str =
     "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
 
-fn response() -> String {
+pub fn response() -> String {
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{RESPONSE}",
         RESPONSE.len()
