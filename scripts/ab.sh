@@ -123,7 +123,10 @@ for ((round = 1; round <= rounds; round++)); do
     code=$?
     # 1: more requests failed than --fail-above allows. vb-diff takes that into account.
     case $code in
-      0 | 1) $stopped || mv "$outputs.part" "$outputs" ;;
+      0 | 1)
+        any_success "$outputs.part" || $stopped ||
+          die 1 "every request of round $round, $side failed: see the message above; run the same command again to resume"
+        $stopped || mv "$outputs.part" "$outputs" ;;
       *) die "$code" "stopped in round $round; run the same command again to resume" ;;
     esac
     $stopped && die 130 "stopped in round $round; run the same command again to resume"

@@ -14,6 +14,8 @@ find_programs() { # sets bin to the folder of the programs; builds them unless V
   [ -n "${VB_BIN:-}" ] || cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
 }
 
+any_success() { grep -q '"success":true' "$1"; } # whether any request of these outputs succeeded
+
 new_folder() { # path without the time; sets stamp and folder
   stamp=$(date +%Y%m%d_%H%M%S)
   while [ -e "$1_$stamp" ]; do # another one may have started in the same second

@@ -105,18 +105,25 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   fi
   say "$number/$total $cell"
   rm -f "$path.json" "$path.failed"
-  "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || die $? "vb-gen failed on $cell"
+  "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || {
+    code=$?
+    $stopped && die 130 "stopped; run the same command again to resume"
+    die "$code" "vb-gen failed on $cell"
+  }
   "$bin/vb-fire" "${fire_args[@]}" <"$path.requests.ndjson" >"$path.outputs.ndjson"
   code=$?
   # 1: more requests failed than --fail-above allows, for example because the server died. The table has the cell with its
-  # failures, and a resumed sweep tries it again.
+  # failures, and a resumed sweep tries it again. If none succeeded, the other cells would fail as this one did.
   case $code in
     0) ;;
-    1) failed=$((failed + 1)) && : >"$path.failed" ;;
+    1) any_success "$path.outputs.ndjson" ||
+        die 1 "stopped at $cell, in which every request failed: see the message above; run the same command again to resume" ;;
     *) die "$code" "stopped at $cell; run the same command again to resume" ;;
   esac
-  "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null && mv "$path.json.part" "$path.json" ||
-    die 4 "vb-stats failed on $cell"
+  "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null
+  stats_code=$? # 1: a limit of fail_if in the config
+  [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || die 4 "vb-stats failed on $cell"
+  [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"
 
@@ -130,4 +137,4 @@ rm -f "$folder"/aggregate_results_*.csv # from an earlier day, when a cell faile
 mv "$csv.part" "$csv" || die 4 "cannot write $csv"
 say "wrote the table $csv"
 say "the requests, outputs and results of each cell are in the same folder"
-[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed: see the messages above; run the same command again to retry these cells"
+[ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed, or a limit was exceeded: see the messages above; run the same command again to retry these cells"

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -11,6 +12,10 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemars::JsonSchema;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+};
 
 use crate::error::Error;
 
@@ -157,17 +162,40 @@ pub fn raise_open_file_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Ignores the first Ctrl-C, for tools that read the output of `vb-fire`. The second one stops them.
-///
-/// Ctrl-C reaches every program of a pipeline at once, and `vb-fire` then still writes the outcomes of the requests in
-/// flight: the programs after it must read to the end of their input.
-pub fn ignore_first_interrupt() -> Result<(), Error> {
-    let seen = Arc::new(AtomicBool::new(false));
-    let failed = |e| Error::Setup(format!("cannot install the handler for Ctrl-C: {e}"));
-    // The order matters: the second signal must find `seen` set before this registration sets it again.
-    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGINT, Arc::clone(&seen)).map_err(failed)?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, seen).map_err(failed)?;
+/// Lets a program that reads a pipe outlive the signals that end the programs before it: Ctrl-C and a closed terminal reach
+/// every program of a pipeline at once, and `vb-fire` then still writes the outcomes of the requests in flight. The end of the
+/// input ends the reader, so Ctrl-C and SIGHUP are ignored; SIGTERM stops it the second time. Without a pipe among the inputs
+/// nothing changes.
+pub fn outlive_writers(inputs: &[PathBuf]) -> Result<(), Error> {
+    if !inputs.iter().any(|path| is_pipe(path)) {
+        return Ok(());
+    }
+    let failed = |e| Error::Setup(format!("cannot install a handler for signals: {e}"));
+    let terminated = Arc::new(AtomicBool::new(false));
+    // The order matters: the second signal must find the flag set before this registration sets it again.
+    flag::register_conditional_default(SIGTERM, Arc::clone(&terminated)).map_err(failed)?;
+    flag::register(SIGTERM, terminated).map_err(failed)?;
+    for signal in [SIGINT, SIGHUP] {
+        // A handler that does nothing of interest: an ignored signal would be ignored by children too.
+        flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(failed)?;
+    }
     Ok(())
+}
+
+/// Whether an input has a program at its other end: a pipe, a named one, or a socket as some shells use.
+fn is_pipe(path: &Path) -> bool {
+    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+    std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo() || data.file_type().is_socket())
+}
+
+/// Whether the terminal's end may be handled: not if SIGHUP was ignored from the start, as `nohup` does, and not where that is
+/// unknown.
+#[must_use]
+pub fn handles_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (SIGHUP - 1) == 0)
 }
 
 #[cfg(test)]

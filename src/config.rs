@@ -9,7 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, ArgMatches, Command, error::ErrorKind, parser::ValueSource};
+use clap::{
+    ArgAction, ArgMatches, Command,
+    error::{ContextKind, ErrorKind},
+    parser::ValueSource,
+};
 use serde::Deserialize;
 use serde_yaml::Value;
 
@@ -21,6 +25,50 @@ pub struct ConfigFlag {
     /// Take values from this file; flags win over it.
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
+}
+
+/// The flags of all tools: a text with a line for each, its name with underscores and the tools that have it.
+#[derive(Debug, Clone, Copy)]
+pub struct FlagTable(pub &'static str);
+
+impl FlagTable {
+    /// The names.
+    pub fn keys(self) -> impl Iterator<Item = &'static str> {
+        self.entries().map(|(key, _)| key)
+    }
+
+    /// The names, each with its tools.
+    fn entries(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.0.lines().map(|line| line.split_once(' ').unwrap_or((line, "")))
+    }
+
+    /// What is wrong with a flag that `tool` does not have, and what was probably meant.
+    fn explain_unknown(self, tool: &Command, flag: &str) -> String {
+        let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+        let key = name.replace('-', "_");
+        let this = tool.get_name();
+        // The tools of the pipeline before those that only imitate it.
+        let of = |tools: &str| {
+            let piped = tools.split(' ').filter(|tool| !["vb-sim", "vb-selftest"].contains(tool));
+            let named = piped.collect::<Vec<&str>>().join(" and of ");
+            if named.is_empty() { tools.replace(' ', " and of ") } else { named }
+        };
+        if let Some((_, tools)) = self.entries().find(|(known, _)| *known == key) {
+            return format!("--{name} is a flag of {}, not of {this}", of(tools));
+        }
+        let own: Vec<&str> = tool.get_arguments().filter_map(clap::Arg::get_long).collect();
+        if let Some(near) = nearest_key(name, &own) {
+            return format!("no flag --{name}; did you mean --{near}?");
+        }
+        let all: Vec<&str> = self.keys().collect();
+        let near = nearest_key(&key, &all).and_then(|near| self.entries().find(|(known, _)| *known == near));
+        match near {
+            Some((near, tools)) => {
+                format!("no flag --{name}; did you mean --{} of {}?", near.replace('_', "-"), of(tools))
+            }
+            None => format!("no flag --{name}; `{this} --help` lists the flags"),
+        }
+    }
 }
 
 /// The keys that describe a sweep: the two pairs, and three flags that the script of a sweep needs.
@@ -104,6 +152,9 @@ impl ConfigFile {
 /// Reads the grid of a config whose keys [`parse_with_config`] has checked.
 pub fn read_grid(path: &Path) -> Result<Grid, Error> {
     let file = ConfigFile::read(path)?;
+    for (key, value) in file.entries.iter().filter(|(key, _)| GRID_KEYS.contains(&key.as_str())) {
+        check_pairs(key, value).map_err(|what| file.key_error(key, &what))?;
+    }
     let grid: Grid = serde_yaml::from_str(&file.text).map_err(|e| yaml_error(&file.name, &e))?;
     for (key, pairs) in [("input_output", &grid.input_output), ("concurrency_prompts", &grid.concurrency_prompts)] {
         let lengths = key == "input_output";
@@ -121,6 +172,20 @@ pub fn read_grid(path: &Path) -> Result<Grid, Error> {
     Ok(grid)
 }
 
+/// Fails unless the value is a list of pairs. What is in a pair is checked with the rest of the grid.
+fn check_pairs(key: &str, value: &Value) -> Result<(), String> {
+    let is_pair = |value: &Value| value.as_sequence().is_some_and(|pair| pair.len() == 2);
+    if value.is_null() || value.as_sequence().is_some_and(|list| list.iter().all(is_pair)) {
+        return Ok(());
+    }
+    Err(match key {
+        "input_output" => {
+            "`input_output` is a list of pairs, each an input and an output length: `[[128, 64], [1024, 128]]`".into()
+        }
+        _ => format!("`{key}` is a list of pairs, each a concurrency and a number of prompts: `[[1, 10], [8, 80]]`"),
+    })
+}
+
 fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
     Error::Usage(match e.location() {
         Some(at) => format!("{name}:{}:{}: {}", at.line(), at.column(), strip_location(e)),
@@ -130,18 +195,22 @@ fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
 
 /// Parses `argv` for `tool`. Flags that `argv` does not set take their values from the file that `--config` names.
 ///
-/// `keys` are the flags of all tools, with underscores. On `--help`, `--version` and an invalid flag, clap prints its text
-/// and ends the process with code 0 or 2.
-pub fn parse_with_config<'a>(
-    tool: Command,
-    argv: Vec<OsString>,
-    keys: impl Iterator<Item = &'a str>,
-) -> Result<ArgMatches, Error> {
-    let matches = tool.clone().get_matches_from(argv.clone());
+/// `flags` are those of all tools. On `--help`, `--version` and an invalid value, clap prints its text and ends the process
+/// with code 0 or 2.
+pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -> Result<ArgMatches, Error> {
+    let matches = match tool.clone().try_get_matches_from(argv.clone()) {
+        Ok(matches) => matches,
+        Err(e) => match e.get(ContextKind::InvalidArg) {
+            Some(flag) if e.kind() == ErrorKind::UnknownArgument && flag.to_string().starts_with("--") => {
+                return Err(Error::Usage(flags.explain_unknown(&tool, &flag.to_string())));
+            }
+            _ => e.exit(),
+        },
+    };
     let path = matches.try_get_one::<PathBuf>("config").ok().flatten();
     let Some(path) = path else { return Ok(matches) };
     let file = ConfigFile::read(path)?;
-    file.check_keys(keys)?;
+    file.check_keys(flags.keys())?;
 
     let mut from_config: Vec<OsString> = Vec::new();
     for (key, value) in file.entries.iter().filter(|(key, _)| !is_foreign(&tool, key)) {
@@ -227,6 +296,24 @@ mod tests {
         assert_eq!(nearest_key("base_ulr", &known), Some("base_url"));
         assert_eq!(nearest_key("concurency_prompt", &known), Some("concurrency_prompts"));
         assert_eq!(nearest_key("temperature_of_the_room", &known), None);
+    }
+
+    #[test]
+    fn a_flag_of_another_tool_is_known() {
+        let table = FlagTable(
+            "dataset_name vb-gen\nendpoint vb-fire\ngoodput vb-stats vb-diff\nlenient vb-gen vb-stats\nport vb-sim",
+        );
+        let tool = Command::new("vb-fire").arg(clap::Arg::new("endpoint").long("endpoint"));
+        for (flag, want) in [
+            ("--dataset-name", "--dataset-name is a flag of vb-gen, not of vb-fire"),
+            ("--goodput=ttft:1s", "--goodput is a flag of vb-stats and of vb-diff, not of vb-fire"),
+            ("--port", "--port is a flag of vb-sim, not of vb-fire"),
+            ("--endpiont", "no flag --endpiont; did you mean --endpoint?"),
+            ("--datset-name", "no flag --datset-name; did you mean --dataset-name of vb-gen?"),
+            ("--temperature-of-the-room", "no flag --temperature-of-the-room; `vb-fire --help` lists the flags"),
+        ] {
+            assert_eq!(table.explain_unknown(&tool, flag), want);
+        }
     }
 
     #[test]

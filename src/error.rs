@@ -11,7 +11,7 @@ use std::{
 /// | exit code | meaning |
 /// |---|---|
 /// | 0 | done |
-/// | 1 | a check that the user requested failed |
+/// | 1 | a check that the user requested failed, or no request succeeded |
 /// | 2 | usage or config |
 /// | 3 | a bad line, or a bad file among several |
 /// | 4 | reading, writing or setting up the network failed |

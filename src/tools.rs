@@ -4,7 +4,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::{agg, cli, config, diff, error::Error, fire, generate, selftest, sim, stats};
+use crate::{
+    agg, cli,
+    config::{self, FlagTable},
+    diff,
+    error::Error,
+    fire, generate, selftest, sim, stats,
+};
 
 /// A program: its arguments `A`, which define its name and its flags, and the function that runs it.
 pub struct Tool<A> {
@@ -26,11 +32,11 @@ pub const SIM: Tool<sim::Args> = Tool { run: sim::run };
 /// `vb-selftest`.
 pub const SELFTEST: Tool<selftest::Args> = Tool { run: |args| selftest::run(&args) };
 
-/// The flags of all programs with underscores, one per line: the keys that a config may have. `VB_UPDATE=1 cargo test --lib
-/// tools` writes the file.
+/// The flags of all programs with underscores, which are the keys that a config may have, one per line and each with the
+/// programs that have it. `VB_UPDATE=1 cargo test --lib tools` writes the file.
 ///
 /// It is a file because a list of the programs' commands would link the code of all of them into each binary.
-const CONFIG_KEYS: &str = include_str!("tools/config_keys.txt");
+const FLAGS: FlagTable = FlagTable(include_str!("tools/config_keys.txt"));
 
 /// Parses the command line, adds the values of `--config` for flags that were not given, and runs the program.
 ///
@@ -39,7 +45,7 @@ const CONFIG_KEYS: &str = include_str!("tools/config_keys.txt");
 pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let command = A::command();
     let name = command.get_name().to_owned();
-    let result = config::parse_with_config(command, cli::hyphenated_args(), CONFIG_KEYS.lines()).and_then(|matches| {
+    let result = config::parse_with_config(command, cli::hyphenated_args(), FLAGS).and_then(|matches| {
         let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
         (tool.run)(args)
     });
@@ -48,7 +54,7 @@ pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, fs, path::Path};
+    use std::{collections::BTreeMap, fs, path::Path};
 
     use super::*;
 
@@ -63,16 +69,18 @@ mod tests {
             sim::Args::command(),
             selftest::Args::command(),
         ];
-        let flags = commands.iter().flat_map(clap::Command::get_arguments).filter_map(clap::Arg::get_long);
-        let keys: BTreeSet<String> = flags
-            .filter(|flag| !matches!(*flag, "config" | "help" | "version" | "schema"))
-            .map(|flag| flag.replace('-', "_") + "\n")
-            .collect();
-        let keys = String::from_iter(keys);
+        let mut keys: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for command in &commands {
+            let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+            for flag in flags.filter(|flag| !matches!(*flag, "config" | "help" | "version" | "schema")) {
+                keys.entry(flag.replace('-', "_")).or_default().push(command.get_name());
+            }
+        }
+        let keys: String = keys.iter().map(|(key, tools)| format!("{key} {}\n", tools.join(" "))).collect();
         if std::env::var_os("VB_UPDATE").is_some() {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tools/config_keys.txt");
             return fs::write(path, keys).unwrap();
         }
-        assert_eq!(CONFIG_KEYS, keys, "VB_UPDATE=1 rewrites src/tools/config_keys.txt");
+        assert_eq!(FLAGS.0, keys, "VB_UPDATE=1 rewrites src/tools/config_keys.txt");
     }
 }

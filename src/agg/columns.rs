@@ -63,8 +63,14 @@ const KEYS: [(&str, &str); 54] = [
 ];
 
 /// The columns after the keys.
-pub const LAST_COLUMNS: [(&str, &str); 3] =
-    [("input_len", "输入长度"), ("output_len", "输出长度"), ("filename", "文件名")];
+pub const LAST_COLUMNS: [(&str, &str); 6] = [
+    ("input_len", "输入长度"),
+    ("output_len", "输出长度"),
+    ("complete", "完整"),
+    ("interrupted", "中断"),
+    ("verdict", "结论"),
+    ("filename", "文件名"),
+];
 
 /// The union of the keys of all runs, in order.
 #[must_use]

@@ -14,6 +14,9 @@ use crate::{
     ndjson::BOM,
 };
 
+/// How often broken input may be read again, to lose as little of it as possible.
+const MAX_REREAD: usize = 8;
+
 /// The results that were read.
 #[derive(Debug, Default)]
 pub struct FoundResults {
@@ -76,62 +79,114 @@ impl FoundResults {
     /// Adds the results in `text`, which was read from `path` (empty: standard input). Results follow each other, each on one
     /// or more lines. After an invalid one, reading continues at the next line that begins an object.
     fn take_results(&mut self, text: &[u8], path: &str) {
+        let name = input_name(path);
         let mut from = if text.starts_with(BOM) { BOM.len() } else { 0 };
         if !path.is_empty() && text[from..].trim_ascii().is_empty() {
-            self.report_broken(format!("{path}: the file is empty; skipped"));
+            self.report_broken(1, format_args!("{name}: the file is empty; skipped"));
         }
-        while from < text.len() {
-            let mut values = serde_json::Deserializer::from_slice(&text[from..]).into_iter::<ResultRows>();
-            let Some(value) = values.next() else { return };
-            match value {
-                Ok(ResultRows(runs)) if runs.iter().any(ResultRow::is_record) => {
-                    let cure = "pass it to vb-stats, and the result to vb-agg";
-                    return self.report_broken(format!(
-                        "{}: output of vb-fire, not a result: {cure}; skipped",
-                        input_name(path)
-                    ));
+        // Lines before `from`, the first error, and how many there are: one message for an input of any length.
+        let (mut lines_before, mut first_error, mut errors) = (0, None, 0);
+        let (mut others, mut reread) = (0, 0);
+        while let Some(start) = text[from..].iter().position(|b| !b.is_ascii_whitespace()).map(|at| from + at) {
+            lines_before += count_lines(&text[from..start]);
+            let next = || text[start..].windows(2).position(|w| w == b"\n{").map_or(text.len(), |at| start + at);
+            // Input that has been read many times over is read object by object: an open bracket then ends with its line.
+            let end = if reread > MAX_REREAD * text.len() { next() } else { text.len() };
+            let mut values = serde_json::Deserializer::from_slice(&text[start..end]).into_iter::<ResultRows>();
+            match values.next() {
+                Some(Ok(ResultRows(runs))) => {
+                    if let Some(what) = runs.iter().find_map(ResultRow::describe_record) {
+                        return self.report_broken(1, format_args!("{name}: {what}; skipped"));
+                    }
+                    from = start + values.byte_offset();
+                    others += self.add_runs(runs, path);
                 }
-                Ok(ResultRows(runs)) => {
-                    from += values.byte_offset();
-                    self.add_runs(runs, path);
+                Some(Err(e)) => {
+                    errors += 1;
+                    first_error.get_or_insert_with(|| (lines_before + e.line(), strip_location(&e)));
+                    reread += offset_of_error(&text[start..end], &e);
+                    // Not after the error: an object that is cut off may run into the next ones.
+                    from = next();
                 }
-                Err(e) => {
-                    let line = text[..from].split(|b| *b == b'\n').count() - 1 + e.line();
-                    self.report_broken(format!("{}:{line}: {}; skipped", input_name(path), strip_location(&e)));
-                    from += bytes_of_lines(&text[from..], e.line());
-                    from = text[from..].windows(2).position(|w| w == b"\n{").map_or(text.len(), |at| from + at);
-                }
+                None => break,
             }
+            lines_before += count_lines(&text[start..from]);
+        }
+        if let Some((line, error)) = first_error {
+            let more = if errors > 1 { format!(", and {} more like it", errors - 1) } else { String::new() };
+            self.report_broken(errors, format_args!("{name}:{line}: {error}{more}; skipped"));
+        }
+        let what = "not the result of a run (no `duration` and `completed`)";
+        match others {
+            0 => {}
+            1 => cli::print_warning("vb-agg", format_args!("{name}: {what}; skipped")),
+            n => cli::print_warning("vb-agg", format_args!("{name}: {n} objects, each {what}; skipped")),
         }
     }
 
-    fn add_runs(&mut self, runs: Vec<ResultRow>, path: &str) {
-        for run in runs {
-            if run.is_result() {
-                self.runs.push(run.with_file(path));
-            } else {
-                cli::print_warning(
-                    "vb-agg",
-                    format!("{}: not the result of a run (no `duration` and `completed`); skipped", input_name(path)),
-                );
-            }
-        }
+    /// Adds results. Returns how many of the rows are none.
+    fn add_runs(&mut self, runs: Vec<ResultRow>, path: &str) -> usize {
+        let all = runs.len();
+        let before = self.runs.len();
+        self.runs.extend(runs.into_iter().filter(ResultRow::is_result).map(|run| run.with_file(path)));
+        all - (self.runs.len() - before)
     }
 
-    fn report_broken(&mut self, what: String) {
+    fn report_broken(&mut self, parts: usize, what: std::fmt::Arguments<'_>) {
         cli::print_warning("vb-agg", what);
-        self.broken += 1;
+        self.broken += parts;
     }
 }
 
-/// The length of the first `lines` lines in bytes, without the last newline.
-fn bytes_of_lines(text: &[u8], lines: usize) -> usize {
-    let ends = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i);
-    ends.take(lines).last().unwrap_or(text.len())
+/// The position of an error in the text that was parsed.
+fn offset_of_error(text: &[u8], e: &serde_json::Error) -> usize {
+    let ends = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
+    let line = e.line().checked_sub(2).map_or(Some(0), |lines| ends.skip(lines).next());
+    line.map_or(text.len(), |at| (at + e.column()).min(text.len()))
+}
+
+fn count_lines(text: &[u8]) -> usize {
+    text.iter().filter(|b| **b == b'\n').count()
 }
 
 /// The name of an input in messages.
 #[must_use]
 pub fn input_name(path: &str) -> &str {
     if path.is_empty() { "stdin" } else { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &[u8]) -> FoundResults {
+        let mut found = FoundResults::default();
+        found.take_results(text, "");
+        found
+    }
+
+    const RESULT: &str = r#"{"duration":1.0,"completed":1}"#;
+
+    #[test]
+    fn a_result_that_is_cut_anywhere_costs_only_itself() {
+        for end in 1..RESULT.len() {
+            for (text, whole) in [
+                (RESULT[..end].to_owned(), 0),
+                (format!("{RESULT}\n{}", &RESULT[..end]), 1),
+                (format!("{}\n{RESULT}\n", &RESULT[..end]), 1),
+                (format!("{RESULT}\n{}\n\n{RESULT}", &RESULT[..end]), 2),
+            ] {
+                let found = read(text.as_bytes());
+                assert_eq!((found.runs.len(), found.broken), (whole, 1), "{text}");
+            }
+        }
+    }
+
+    /// The time for many broken lines grows with their number, and not with its square.
+    #[test]
+    fn many_broken_lines_are_counted() {
+        let found = read("{\"a\":}\n".repeat(200_000).as_bytes());
+        assert_eq!((found.runs.len(), found.broken), (0, 200_000));
+        assert_eq!(read("{\"a\":[1,\n".repeat(20_000).as_bytes()).broken, 20_000);
+    }
 }

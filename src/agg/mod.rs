@@ -16,7 +16,10 @@ use std::{
 
 use serde_json::Value;
 
-use self::{repeats::RepeatsLayout, run::ResultRow};
+use self::{
+    repeats::RepeatsLayout,
+    run::{ResultRow, RunTrust},
+};
 use crate::{cli, config::ConfigFlag, error::Error, ndjson};
 
 const EXAMPLES: &str = "\
@@ -75,7 +78,7 @@ enum HeaderLanguage {
 pub fn run(args: Args) -> Result<(), Error> {
     let Args { paths, repeats, pool, header, table, config: _ } = args;
     let paths = cli::input_paths("vb-agg", &paths);
-    cli::ignore_first_interrupt()?;
+    cli::outlive_writers(&paths)?;
     if pool {
         let mut out = cli::buffered_stdout();
         ndjson::write_record(&mut out, &pool::pool_results(&paths)?)?;
@@ -90,6 +93,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     }
     if runs.is_empty() {
         return Err(Error::Input("no results in the input".into()));
+    }
+    if repeats.is_some() {
+        repeats::check_distinct(&runs)?;
     }
     let sheet = repeats.map_or_else(|| sheet_of_runs(&runs), |layout| repeats::sheet_of_repeats(&runs, layout));
     write_csv(&sheet, header)?;
@@ -154,13 +160,21 @@ fn write_csv(sheet: &Sheet, header: HeaderLanguage) -> Result<(), Error> {
 
 fn row_cells<'a>(run: &'a ResultRow, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
     let [input_len, output_len] = length_cells(run);
-    let last = [input_len, output_len, run.filename.clone()];
+    let [complete, interrupted, verdict] = trust_cells(run.trust);
+    let last = [input_len, output_len, complete, interrupted, verdict, run.filename.clone()];
     keys.iter().map(|key| cell_text(run.scalars.get(key))).chain(last)
 }
 
 /// The cells of input and output length; empty if unknown.
 fn length_cells(run: &ResultRow) -> [String; 2] {
     [run.input_len, run.output_len].map(|length| length.map_or_else(String::new, |n| n.to_string()))
+}
+
+/// The cells of `complete`, `interrupted` and `verdict`; empty if unknown.
+fn trust_cells(trust: RunTrust) -> [String; 3] {
+    let flag = |flag: Option<bool>| flag.map_or_else(String::new, |flag| flag.to_string());
+    let verdict = trust.verdict.map_or_else(String::new, |verdict| verdict.name().to_owned());
+    [flag(trust.complete), flag(trust.interrupted), verdict]
 }
 
 fn cell_text(value: Option<&Value>) -> String {

@@ -3,9 +3,12 @@
 use super::{
     Sheet, cell_text,
     columns::{self, LAST_COLUMNS},
+    input::input_name,
     length_cells,
-    run::ResultRow,
+    run::{ResultRow, RunTrust},
+    trust_cells,
 };
+use crate::error::Error;
 use crate::statistics::{SampleStats, SummaryOptions, Unit, interval};
 
 /// The layout of the numbers of a cell.
@@ -30,6 +33,7 @@ pub(super) fn sheet_of_repeats(runs: &[ResultRow], layout: RepeatsLayout) -> She
     let lengths = LAST_COLUMNS[..2].iter().map(|(name, _)| *name);
     let mut names: Vec<_> = settings.iter().map(|key| key.as_str()).chain(lengths).map(columns::column_name).collect();
     names.push(("runs".into(), "运行次数".into()));
+    names.extend(LAST_COLUMNS[2..5].iter().map(|(name, _)| columns::column_name(name)));
     let mut rows = Vec::new();
     match layout {
         RepeatsLayout::Wide => {
@@ -60,7 +64,20 @@ pub(super) fn sheet_of_repeats(runs: &[ResultRow], layout: RepeatsLayout) -> She
     Sheet { names, rows }
 }
 
-/// Groups the runs by their settings. The cells of the settings end with the number of runs.
+/// Rejects a run that is in the input twice: it would be a repeat that varies by nothing.
+pub(super) fn check_distinct(runs: &[ResultRow]) -> Result<(), Error> {
+    for (i, run) in runs.iter().enumerate() {
+        if let Some(other) = runs[..i].iter().find(|other| other.scalars == run.scalars) {
+            let (one, two) = (input_name(&other.filename), input_name(&run.filename));
+            return Err(Error::Input(format!(
+                "{one} and {two} have the same run, which is not a repeat; pass it once"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Groups the runs by their settings. The cells of the settings end with the number of runs, and how far to trust them.
 fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a ResultRow>)> {
     let mut cells: Vec<(Vec<String>, Vec<&ResultRow>)> = Vec::new();
     for run in runs {
@@ -73,6 +90,8 @@ fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Ve
     }
     for (setting, repeats) in &mut cells {
         setting.push(repeats.len().to_string());
+        let worst = repeats.iter().map(|run| run.trust).reduce(RunTrust::worse);
+        setting.extend(trust_cells(worst.unwrap_or_default()));
     }
     cells
 }

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::record::Object;
+use crate::record::{Object, Verdict};
 
 /// One run: the scalars of its result, and its input and output length.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,8 +19,12 @@ pub struct ResultRow {
     pub input_len: Option<u64>,
     /// Output tokens of each request; `None`: unknown, or not the same for all.
     pub output_len: Option<u64>,
+    /// Whether all of the run is in it, and whether the numbers can be trusted.
+    pub trust: RunTrust,
     /// The file it came from; empty for standard input.
     pub filename: String,
+    /// The lower end of the interval of its P99 of TTFT, in milliseconds; `None` if unknown.
+    pub p99_ttft_low: Option<f64>,
     /// The lengths from the lists of a detailed result. They have the lowest priority, after the file's name.
     pub(super) lists: [Option<u64>; 2],
 }
@@ -32,10 +36,19 @@ impl ResultRow {
         self.scalars.contains_key("duration") && self.scalars.contains_key("completed")
     }
 
-    /// Whether this is a record of `vb-fire`, which `vb-stats` must read first.
+    /// What this is, if it is a record of another tool, and where that belongs.
     #[must_use]
-    pub fn is_record(&self) -> bool {
-        self.scalars.contains_key("type") && !self.is_result()
+    pub fn describe_record(&self) -> Option<&'static str> {
+        if self.is_result() {
+            return None;
+        }
+        let has = |key: &str| self.scalars.contains_key(key);
+        if has("type") || has("success") && has("ttft") {
+            return Some("output of vb-fire, not a result: pass it to vb-stats, and the result to vb-agg");
+        }
+        let request = has("prompt") || has("prompt_len") || has("request_id");
+        request
+            .then_some("requests, not results: vb-fire sends them, vb-stats makes a result of its output, for vb-agg")
     }
 
     /// A number to sort by. A missing one is infinite, so it comes last.
@@ -115,9 +128,11 @@ impl<'de> Visitor<'de> for ResultRowVisitor {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "vb" => {
-                    let vb: VbLengths = map.next_value()?;
+                    let vb: VbPart = map.next_value()?;
                     run.input_len = vb.input_len;
                     run.output_len = vb.output_len;
+                    run.trust = RunTrust { complete: vb.complete, interrupted: vb.interrupted, verdict: vb.verdict };
+                    run.p99_ttft_low = vb.from_start.ttft_ms.intervals.p99[0];
                 }
                 "input_lens" => run.lists[0] = map.next_value::<RequestLengths>()?.common_length(),
                 "output_lens" => run.lists[1] = map.next_value::<RequestLengths>()?.common_length(),
@@ -140,11 +155,61 @@ fn metadata_length(scalars: &Object, key: &str) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
+/// What a row needs of `vb`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct VbLengths {
+struct VbPart {
     input_len: Option<u64>,
     output_len: Option<u64>,
+    complete: Option<bool>,
+    interrupted: Option<bool>,
+    verdict: Option<Verdict>,
+    from_start: FromStart,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct FromStart {
+    ttft_ms: TtftPart,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TtftPart {
+    intervals: P99Interval,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct P99Interval {
+    p99: [Option<f64>; 2],
+}
+
+/// Whether all of a run is in its result, and whether its numbers can be trusted; `None` if unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunTrust {
+    /// Whether nothing is missing.
+    pub complete: Option<bool>,
+    /// Whether a signal ended the run early.
+    pub interrupted: Option<bool>,
+    /// Whether the numbers reflect the server.
+    pub verdict: Option<Verdict>,
+}
+
+impl RunTrust {
+    /// The worse of two runs in each respect.
+    #[must_use]
+    pub fn worse(self, other: RunTrust) -> RunTrust {
+        let either = |a: Option<bool>, b: Option<bool>, worse: fn(bool, bool) -> bool| match (a, b) {
+            (Some(a), Some(b)) => Some(worse(a, b)),
+            (a, b) => a.or(b),
+        };
+        RunTrust {
+            complete: either(self.complete, other.complete, |a, b| a && b),
+            interrupted: either(self.interrupted, other.interrupted, |a, b| a || b),
+            verdict: self.verdict.max(other.verdict),
+        }
+    }
 }
 
 /// The lengths of all requests.

@@ -16,11 +16,18 @@ use std::{io::Write, path::PathBuf};
 use clap::ArgAction;
 
 use self::{
-    check::{CheckResult, Rule, parse_margin},
+    check::{CheckResult, parse_margin, parse_rule},
     report::{CompareOptions, Report},
     side::Side,
 };
-use crate::{cli, config::ConfigFlag, error::Error, ndjson, statistics};
+use crate::{
+    cli,
+    config::ConfigFlag,
+    error::Error,
+    ndjson,
+    recording::rule::{Rule, add_requested_percentiles},
+    statistics,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +64,7 @@ pub struct Args {
     margin: f64,
 
     /// Exit with 1 if the change from A to B exceeds this limit and is statistically significant: `ttft.p99 > +5%`, `throughput < -2%`.
-    #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = Rule::parse)]
+    #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = parse_rule)]
     fail_if: Vec<Rule>,
 
     /// The output format.
@@ -93,14 +100,10 @@ pub fn run(args: Args) -> Result<(), Error> {
         return cli::print_schema::<Report>();
     }
     let mut percentiles = statistics::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
-    for p in args.fail_if.iter().filter_map(Rule::requested_percentile) {
-        if !percentiles.contains(&p) {
-            percentiles.push(p);
-        }
-    }
+    add_requested_percentiles(&mut percentiles, &args.fail_if);
     percentiles.sort_by(f64::total_cmp);
     let (a, b) = split_sides(args.files, args.vs)?;
-    cli::ignore_first_interrupt()?;
+    cli::outlive_writers(&[&a[..], &b[..]].concat())?;
     let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
     let report =
         Report::compare_sides(&a, &b, &CompareOptions { percentiles, margin: args.margin, rules: args.fail_if });
@@ -113,6 +116,11 @@ pub fn run(args: Args) -> Result<(), Error> {
         }
     }
     out.flush().map_err(Error::write_stdout)?;
+    for (name, side) in [("A", &a), ("B", &b)] {
+        if side.failed_count() == side.request_count() {
+            return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));
+        }
+    }
     report_checks(&report)
 }
 

@@ -5,13 +5,13 @@ use serde::Serialize;
 
 use super::{
     change::{ALPHA, Change, holm_correction},
-    check::{CheckOutcome, Rule},
+    check::{CheckOutcome, check_changes},
     row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE},
     side::{Latency, Side},
     warnings,
 };
 use crate::{
-    recording::{RecordedRequest, metric::Metric},
+    recording::{RecordedRequest, metric::Metric, rule::Rule},
     statistics::{interval, numpy},
 };
 
@@ -112,7 +112,7 @@ impl Report {
             a: SideSummary::from_side(a),
             b: SideSummary::from_side(b),
             warnings: warnings::comparison_warnings(a, b, &changes),
-            checks: options.rules.iter().map(|rule| rule.check_changes(&changes)).collect(),
+            checks: options.rules.iter().map(|rule| check_changes(rule, &changes)).collect(),
             changes,
         }
     }

@@ -49,7 +49,14 @@ impl Side {
             }
             Ok(SideRun { name, recording })
         };
-        Ok(Side { runs: paths.iter().map(read).collect::<Result<_, _>>()? })
+        let runs: Vec<SideRun> = paths.iter().map(read).collect::<Result<_, _>>()?;
+        for (i, run) in runs.iter().enumerate() {
+            if let Some(other) = runs[..i].iter().find(|other| other.recording.is_same_run(&run.recording)) {
+                let same = "the same run, which is not a repeat of itself";
+                return Err(Error::Usage(format!("{} and {} are {same}; pass it once", other.name, run.name)));
+            }
+        }
+        Ok(Side { runs })
     }
 
     /// Requests that were due.

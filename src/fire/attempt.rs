@@ -58,6 +58,8 @@ pub struct ClientState {
     pub ended: AtomicU64,
     /// Requests sent, for the progress line.
     pub started: AtomicU64,
+    /// Those of them that have ended.
+    pub finished: AtomicU64,
     /// Tokens received by ended requests, as far as chunks show, for the progress line.
     pub tokens: AtomicU64,
 }
@@ -66,7 +68,21 @@ impl ClientState {
     /// No request sent yet.
     #[must_use]
     pub fn new(clock: Clock, protocol: Protocol, limits: TimeLimits) -> Self {
-        ClientState { clock, protocol, limits, ended: 0.into(), started: 0.into(), tokens: 0.into() }
+        ClientState {
+            clock,
+            protocol,
+            limits,
+            ended: 0.into(),
+            started: 0.into(),
+            finished: 0.into(),
+            tokens: 0.into(),
+        }
+    }
+
+    /// The number of requests in flight.
+    #[must_use]
+    pub fn count_in_flight(&self) -> u64 {
+        self.started.load(Relaxed).saturating_sub(self.finished.load(Relaxed))
     }
 }
 

@@ -12,6 +12,9 @@ use crate::{backend::Protocol, error::Error};
 /// to their own (vLLM with --api-key) read the `Bearer`.
 const ANTHROPIC_HOST: &str = "api.anthropic.com";
 
+/// The headers that hold a key.
+const KEY_HEADERS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
+
 /// Whether this is a scheme, with which an `Authorization` begins.
 fn is_scheme(word: &str) -> bool {
     ["bearer", "basic", "token"].contains(&word.to_ascii_lowercase().as_str())
@@ -37,8 +40,7 @@ impl Headers {
         headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
         headers.secrets.add(api_key.clone());
-        let is_key =
-            |name: &str| ["authorization", "x-api-key", "api-key"].contains(&name.to_ascii_lowercase().as_str());
+        let is_key = |name: &str| KEY_HEADERS.contains(&name.to_ascii_lowercase().as_str());
         let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
         let api_key = api_key.filter(|_| !flags.iter().any(own_key));
         let bad_key = |_| Error::Usage("OPENAI_API_KEY contains characters that are not allowed in a header".into());
@@ -72,6 +74,12 @@ impl Headers {
         self.secrets.add(words.map(str::to_owned));
         self.map.insert(key, header);
         Ok(())
+    }
+
+    /// Whether requests carry a key.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        KEY_HEADERS.iter().any(|name| self.map.contains_key(*name))
     }
 
     /// Removes the secrets from `text`.

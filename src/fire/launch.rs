@@ -120,6 +120,7 @@ impl TaskContext {
             tokio::spawn(hold_slot(slot, self.client.clock, now + think_time, stop));
         }
         self.client.ended.fetch_max(attempt.end_time().0, Relaxed);
+        self.client.finished.fetch_add(1, Relaxed);
         let size = attempt.memory_bytes();
         self.backlog.add_bytes(size);
         let finished = FinishedRequest { output, secrets, times, size, outcome: Ok(Box::new(attempt)) };

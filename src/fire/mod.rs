@@ -82,13 +82,13 @@ use self::{
     input::{CancelPolicy, RequestInput, RequestTemplate, StdinWait, TimedStdin},
     launch::{Launcher, TargetServer, TaskContext},
     lora::AdapterMix,
-    preflight::Preflight,
+    preflight::{FailureContext, Preflight},
     queue::ThinkTimes,
     reader::ReaderThreads,
     scrape::{ScrapeOutput, Scraper},
     secrets::without_keys,
     sink::{ProgressSource, Sink, SinkResult},
-    stop::{StopReason, Stopper},
+    stop::{StopReason, Stopper, announce_stop},
     usage::UsageMonitor,
     verdict::{Evidence, judge_run},
 };
@@ -132,6 +132,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     }
     let urls = args.base_urls()?;
     let rate = args.load_rate()?;
+    if io::stdin().is_terminal() {
+        let cure = "pipe in the output of vb-gen, or type lines like {\"prompt\":\"hi\"} (Ctrl-D ends)";
+        cli::print_warning("vb-fire", format_args!("reading requests from the terminal; {cure}"));
+    }
     let protocol = args.resolve_protocol()?;
     let mut headers = Headers::new(&args.header, cli::api_key(), protocol, &urls)?;
     headers.secrets.add_body(args.extra_body.as_ref().unwrap_or(&Object::new()));
@@ -208,8 +212,9 @@ async fn run_load(
     watch_signals(&stopper, args.grace)?;
     let readers = ReaderThreads::start(args.threads.into())?;
     let _stamping = KernelStamping::switch_on();
+    let has_key = headers.has_key();
     let load = LoadRun { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files };
-    let run = RunRecord { selftest, ..first_record(&load, model) };
+    let run = RunRecord { selftest, ..first_record(&load, model.clone()) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let end = if portable {
@@ -224,7 +229,10 @@ async fn run_load(
         load.run(all, run, input).await?
     };
     readers.stop_all();
-    exit_result(args, &preflight, end).await
+    let endpoint = without_keys(args.endpoint_path(protocol));
+    let context =
+        FailureContext { backend: args.backend, endpoint: &endpoint, model: &model, has_key, models: Vec::new() };
+    exit_result(args, &preflight, context, end).await
 }
 
 /// A load that is ready to be sent.
@@ -334,6 +342,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
     let failed = |e| Error::Setup(format!("cannot watch for signals: {e}"));
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut hangup = if cli::handles_hangup() { Some(signal(SignalKind::hangup()).map_err(failed)?) } else { None };
     let (stopper, mut stop) = (stopper.clone(), stopper.stop_signal());
     tokio::spawn({
         let stopper = stopper.clone();
@@ -348,6 +357,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                Some(()) = async { hangup.as_mut()?.recv().await } => {}
             }
             stopper.handle_signal();
         }
@@ -422,6 +432,9 @@ impl LoadRun<'_> {
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
         let progress = progress_source(&client, input.total);
+        let counted = Arc::clone(&client);
+        let in_flight = move || counted.count_in_flight();
+        tokio::spawn(announce_stop(stopper.stop_signal(), args.grace, progress.is_some(), in_flight));
         let sink = Sink {
             run,
             clock,
@@ -633,7 +646,12 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
 }
 
 /// The error that decides the exit code, the most serious first.
-async fn exit_result(args: &Args, preflight: &Preflight, end: RunEnd) -> Result<(), Error> {
+async fn exit_result(
+    args: &Args,
+    preflight: &Preflight,
+    context: FailureContext<'_>,
+    end: RunEnd,
+) -> Result<(), Error> {
     if let Some(e) = &end.written.error {
         let lost = end.written.lost;
         return Err(Error::Setup(match e.kind() {
@@ -666,8 +684,9 @@ async fn exit_result(args: &Args, preflight: &Preflight, end: RunEnd) -> Result<
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
     let failed = match tally.most_frequent() {
         Some(most) if share > args.fail_above || tally.failed == tally.offered => {
-            let models = if most.status == Some(404) { preflight.known_models().await } else { vec![] };
-            let cure = preflight::error_cure(&most, args.backend, &models);
+            let models = if preflight::concerns_model(&most) { preflight.known_models().await } else { vec![] };
+            let context = FailureContext { models, ..context };
+            let cure = preflight::error_cure(&most, &context);
             Some(format!(
                 "{} of {} requests failed; most often ({}) {}: {}; {cure}",
                 tally.failed, tally.offered, most.count, most.kind, most.message

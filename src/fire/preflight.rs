@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     http::{
         client::{self, BodyError},
-        connection::{HTTP_2_ONLY, ServerAddress, join_url},
+        connection::{HTTP_2_ONLY, ServerAddress, join_url, server_root},
         exchange::{BodyFormat, COMPRESSED, RequestFailure, error_message, status_line},
         portable,
     },
@@ -24,6 +24,11 @@ const RETRY_INTERVAL: Nanos = Nanos(SECOND / 2);
 
 /// The longest list of models that is read, in bytes.
 const MAX_MODEL_LIST: usize = 4 << 20;
+
+/// A name that stands for no model in a list of models.
+const UNKNOWN_MODEL: &str = "unknown";
+
+const NO_MODEL: &str = "no --model was given, and querying the server for one failed";
 
 /// Queries a server.
 #[derive(Debug)]
@@ -60,8 +65,8 @@ impl Preflight {
     pub async fn wait_until_ready(&self, limit: Nanos) -> Result<(), Error> {
         let clock = Clock::start();
         loop {
-            match self.list_models().await {
-                Ok(_) => return Ok(()),
+            match self.check_ready().await {
+                Ok(()) => return Ok(()),
                 Err(PreflightError::Fatal(why)) => return Err(Error::Setup(why)),
                 Err(PreflightError::Retry(why)) if clock.now() + RETRY_INTERVAL > limit => {
                     return Err(Error::Setup(format!(
@@ -73,15 +78,33 @@ impl Preflight {
         }
     }
 
+    /// Lists the models, and then looks at `/health`: some servers list a model that they are still loading.
+    async fn check_ready(&self) -> Result<(), PreflightError> {
+        self.list_models().await?;
+        let url = format!("{}/health", server_root(&self.base));
+        match self.client.get(&url).send().await {
+            Ok(response) if response.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                Err(PreflightError::Retry(format!("{url} responded with HTTP {}", status_line(response.status()))))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The first model that the server lists, for users who do not name one.
     pub async fn first_model(&self) -> Result<String, Error> {
         match self.list_models().await {
-            Ok(models) => models
-                .into_iter()
-                .next()
-                .ok_or_else(|| Error::Usage(format!("{} lists no models at /v1/models: use --model", self.base))),
-            Err(PreflightError::Retry(why) | PreflightError::Fatal(why)) => {
-                Err(Error::Setup(format!("no --model was given, and querying the server for one failed: {why}")))
+            Ok(models) => match models.into_iter().next() {
+                // A router writes this before it knows what its servers have.
+                Some(model) if model == UNKNOWN_MODEL => Err(Error::Usage(format!(
+                    "{} lists a model named `{UNKNOWN_MODEL}`, which is probably none: use --model",
+                    self.base
+                ))),
+                Some(model) => Ok(model),
+                None => Err(Error::Usage(format!("{} lists no models at /v1/models: use --model", self.base))),
+            },
+            Err(PreflightError::Fatal(why)) => Err(Error::Setup(format!("{NO_MODEL}: {why}"))),
+            Err(PreflightError::Retry(why)) => {
+                Err(Error::Setup(format!("{NO_MODEL}: {why}; use --model, or {STARTING_CURE}")))
             }
         }
     }
@@ -117,7 +140,8 @@ impl Preflight {
             // The server responds, but does not have this endpoint.
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(vec![]),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(PreflightError::Fatal(format!("{}; {KEY_CURE}", describe())))
+                let cure = if self.headers.has_key() { SENT_KEY_CURE } else { KEY_CURE };
+                Err(PreflightError::Fatal(format!("{}; {cure}", describe())))
             }
             status if status.is_redirection() => Err(PreflightError::Fatal(format!("{}; {REDIRECT_CURE}", describe()))),
             _ => Err(PreflightError::Retry(describe())),
@@ -126,6 +150,10 @@ impl Preflight {
 }
 
 const KEY_CURE: &str = "set OPENAI_API_KEY, or use --header Authorization='Bearer KEY'";
+
+const SENT_KEY_CURE: &str = "the server refuses the key that was sent: check OPENAI_API_KEY, or the key in --header";
+
+const STARTING_CURE: &str = "if it is still starting, --ready-check 60s waits for it";
 
 const REDIRECT_CURE: &str = "redirects are not followed: use the final address as --base-url";
 
@@ -146,14 +174,48 @@ fn unreachable_error(failure: &RequestFailure) -> Error {
     Error::Setup(format!("{}; {}", failure.message, failure_cure(failure.kind, &failure.message, None)))
 }
 
-/// What the user can do about the most frequent error of requests to `backend`. `models`: the models of the server, if known.
+/// What is known about a run when its requests fail.
+#[derive(Debug)]
+pub struct FailureContext<'a> {
+    /// The API that the requests used.
+    pub backend: &'static Backend,
+    /// Where they went.
+    pub endpoint: &'a str,
+    /// The model that they asked for.
+    pub model: &'a str,
+    /// Whether a key was sent.
+    pub has_key: bool,
+    /// The models of the server; empty if unknown.
+    pub models: Vec<String>,
+}
+
+/// Whether a failure may be due to the name of the model, so that the models of the server help.
 #[must_use]
-pub fn error_cure(most: &FrequentError, backend: &Backend, models: &[String]) -> String {
+pub fn concerns_model(most: &FrequentError) -> bool {
+    let names_model = most.message.to_ascii_lowercase().contains("model");
+    most.status.is_some_and(|status| status == 404 || (400..500).contains(&status) && names_model)
+}
+
+/// What the user can do about the most frequent error of requests.
+#[must_use]
+pub fn error_cure(most: &FrequentError, context: &FailureContext<'_>) -> String {
+    let FailureContext { backend, endpoint, model, has_key, models } = context;
     let not_streamed = format!("the server answered {}, not ", BodyFormat::Json.media_type().0);
     match (most.kind, most.status) {
-        (ErrorKind::HttpStatus, Some(404)) if !models.is_empty() => {
-            format!("the server has: {}; check --model and --endpoint", models.join(", "))
+        (ErrorKind::HttpStatus, Some(_)) if concerns_model(most) && models.iter().any(|known| known == model) => {
+            format!(
+                "the server has the model {model}: does it offer {endpoint} for it? try another --backend than {}, or \
+                 --endpoint",
+                backend.name
+            )
         }
+        (ErrorKind::HttpStatus, Some(_)) if concerns_model(most) && !models.is_empty() => {
+            format!("the server has no model {model}; use --model with one of: {}", list_names(models))
+        }
+        (ErrorKind::HttpStatus, Some(404)) => {
+            format!("the server may not have {endpoint}: check --backend, --endpoint, --model and the path of --base-url")
+        }
+        (ErrorKind::HttpStatus, Some(401 | 403)) if *has_key => SENT_KEY_CURE.into(),
         (ErrorKind::Protocol, _) if most.message.starts_with(COMPRESSED) => {
             "turn compression off at the server or its proxy; unless --header sets accept-encoding, vb-fire asks for none"
                 .into()
@@ -169,6 +231,15 @@ pub fn error_cure(most: &FrequentError, backend: &Backend, models: &[String]) ->
         }
         (kind, status) => failure_cure(kind, &most.message, status).into(),
     }
+}
+
+/// The most names that a message lists.
+const MAX_LISTED: usize = 10;
+
+fn list_names(names: &[String]) -> String {
+    let more = names.len().saturating_sub(MAX_LISTED);
+    let listed = names[..names.len() - more].join(", ");
+    if more > 0 { format!("{listed} and {more} more") } else { listed }
 }
 
 /// What the user can do about a failure.
@@ -188,6 +259,7 @@ pub fn failure_cure(kind: ErrorKind, message: &str, status: Option<u16>) -> &'st
         }
         (ErrorKind::HttpStatus, Some(401 | 403)) => KEY_CURE,
         (ErrorKind::HttpStatus, Some(404)) => "check --model, --endpoint and the path of --base-url",
+        (ErrorKind::HttpStatus, Some(503)) => STARTING_CURE,
         (ErrorKind::HttpStatus, Some(429)) => "the server limits its load: lower --request-rate or --max-concurrency",
         (ErrorKind::HttpStatus, Some(300..400)) => REDIRECT_CURE,
         (ErrorKind::HttpStatus, Some(400..500)) => "the server rejects these requests: see its message",
@@ -209,12 +281,43 @@ pub fn failure_cure(kind: ErrorKind, message: &str, status: Option<u16>) -> &'st
 mod tests {
     use super::*;
 
+    fn context(model: &str, has_key: bool, models: &[&str]) -> FailureContext<'static> {
+        FailureContext {
+            backend: Backend::from_name("ollama").unwrap(),
+            endpoint: "/api/chat",
+            model: model.to_owned().leak(),
+            has_key,
+            models: models.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn the_cure_of_a_status_fits_what_is_known() {
+        for (status, message, context, want) in [
+            (404, "Not Found", context("m", false, &["m", "n"]), "has the model m: does it offer /api/chat for it?"),
+            (404, "model not found", context("m", false, &["n", "o"]), "has no model m; use --model with one of: n, o"),
+            (400, "Request for unknown model: 'm'", context("m", false, &["n"]), "has no model m"),
+            (400, "too long", context("m", false, &["n"]), "rejects these requests"),
+            (404, "Not Found", context("m", false, &[]), "may not have /api/chat"),
+            (401, "no", context("m", true, &[]), "refuses the key that was sent"),
+            (401, "no", context("m", false, &[]), "set OPENAI_API_KEY"),
+            (503, "Loading model", context("m", false, &[]), "--ready-check 60s"),
+        ] {
+            let most =
+                FrequentError { kind: ErrorKind::HttpStatus, status: Some(status), message: message.into(), count: 1 };
+            let cure = error_cure(&most, &context);
+            assert!(cure.contains(want), "{status} {message}: {cure}");
+        }
+        let many: Vec<String> = (0..30).map(|i| i.to_string()).collect();
+        assert_eq!(list_names(&many), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 20 more");
+    }
+
     #[test]
     fn the_cure_of_a_broken_response_fits_what_arrived() {
         let cure = |message: &str| {
             let most =
                 FrequentError { kind: ErrorKind::Protocol, status: Some(200), message: message.into(), count: 1 };
-            error_cure(&most, Backend::from_name("ollama").unwrap(), &[])
+            error_cure(&most, &context("m", false, &[]))
         };
         for (message, want) in [
             ("the server answered text/html, not lines of JSON: x", "--backend ollama"),

@@ -9,6 +9,8 @@
 //! Only the moments before and after the load wait for a scrape.
 
 use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
     sync::{Arc, mpsc as std_mpsc},
     thread,
     time::Duration,
@@ -205,9 +207,14 @@ impl MetricsReader {
         let page = self.fetch_page().await;
         let took = self.clock.now().since(sent);
         let full = last || !self.has_full_scrape;
+        let fetched = page.is_ok();
         let read = page.and_then(|page| {
-            let metrics = self.select_samples(&page, full);
-            let none = || format!("no sample begins with {}", self.families.join(" or "));
+            let mut metrics = self.select_samples(&page, full);
+            // Every engine has metrics of its process. Without others they say nothing about it.
+            if self.families.len() > 1 && metrics.keys().all(|key| key.starts_with(PROCESS_PREFIX)) {
+                metrics.clear();
+            }
+            let none = || no_sample_text(&self.families, &page);
             (!metrics.is_empty()).then_some(metrics).ok_or_else(none)
         });
         let (metrics, error) = match read {
@@ -217,8 +224,9 @@ impl MetricsReader {
         self.has_full_scrape |= error.is_none() && full;
         if let Some(error) = error.as_ref().filter(|_| !self.warned) {
             self.warned = true;
-            let cure = "the load goes on; is the URL of --scrape right?";
-            cli::print_warning("vb-fire", format_args!("{} cannot be read: {error}; {cure}", self.url));
+            let (what, cure) =
+                if fetched { ("is of no use", "") } else { ("cannot be read", "; is the URL of --scrape right?") };
+            cli::print_warning("vb-fire", format_args!("{} {what}: {error}; the load goes on{cure}", self.url));
         }
         ScrapeRecord {
             time: self.clock.to_unix(sent),
@@ -255,6 +263,35 @@ impl MetricsReader {
         let samples = prometheus::parse_samples(page).filter(|sample| wanted(sample.key));
         samples.filter_map(|sample| Some((sample.key.to_owned(), number(sample.value)?))).collect()
     }
+}
+
+/// The metrics of the process of a server, as of any program.
+const PROCESS_PREFIX: &str = "process_";
+
+/// The most prefixes that a message names.
+const MAX_PREFIXES: usize = 5;
+
+/// Says that no sample of a page is wanted, and what the page has instead.
+fn no_sample_text(families: &[String], page: &str) -> String {
+    let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+    for sample in prometheus::parse_samples(page) {
+        *found.entry(name_prefix(prometheus::sample_name(sample.key))).or_default() += 1;
+    }
+    found.remove(PROCESS_PREFIX);
+    let mut found: Vec<(&str, usize)> = found.into_iter().collect();
+    found.sort_by_key(|(prefix, count)| (Reverse(*count), *prefix));
+    let names: Vec<&str> = found.iter().take(MAX_PREFIXES).map(|(prefix, _)| *prefix).collect();
+    let what = format!("no sample begins with {}", families.join(" or "));
+    match names.as_slice() {
+        [] => format!("{what}: the page has no samples"),
+        names => format!("{what}; the page has {} (--scrape-match keeps them)", names.join(", ")),
+    }
+}
+
+/// The part of a name that its engine or library shares: `sglang:` or `nv_`.
+fn name_prefix(name: &str) -> &str {
+    let end = name.find(':').or_else(|| name.find('_')).map_or(name.len(), |at| at + 1);
+    &name[..end]
 }
 
 fn error_text(e: &reqwest::Error) -> String {
@@ -298,6 +335,17 @@ mod tests {
         assert_eq!(short["process_start_time_seconds"], 1_795_485_284.16);
         assert!(self::reader(&["sglang:"]).select_samples(page, true).is_empty());
         assert!(reader.select_samples("vllm:a NaN\nvllm:b +Inf\n", true).is_empty());
+    }
+
+    #[test]
+    fn a_page_of_another_engine_is_described() {
+        let families = ["vllm:".to_owned()];
+        let page = "process_start_time_seconds 5\nsglang:a 1\nsglang:b{x=\"1\"} 2\nnv_gpu 3\nup 1\n";
+        assert_eq!(
+            no_sample_text(&families, page),
+            "no sample begins with vllm:; the page has sglang:, nv_, up (--scrape-match keeps them)"
+        );
+        assert!(no_sample_text(&families, "<html>").ends_with("no samples"));
     }
 
     #[test]

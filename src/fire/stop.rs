@@ -2,6 +2,11 @@
 
 use tokio::sync::watch;
 
+use crate::{
+    cli,
+    units::{Nanos, SECOND},
+};
+
 /// How far the run has been stopped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum StopStage {
@@ -82,6 +87,30 @@ impl Stopper {
     }
 }
 
+/// Reports on standard error that signals end the run, and what still goes on. `on_progress`: after a line of progress.
+pub async fn announce_stop(mut stop: StopSignal, grace: Nanos, on_progress: bool, in_flight: impl Fn() -> u64) {
+    let print = |line: &str| {
+        if on_progress { cli::print_progress("vb-fire", line, true) } else { cli::print_warning("vb-fire", line) }
+    };
+    stop.wait_for_drain().await;
+    if stop.stop_reason() == Some(StopReason::Interrupted) {
+        print(&drain_text(in_flight(), grace));
+    }
+    stop.wait_for_cancel().await;
+    let left = in_flight();
+    if left > 0 && !matches!(stop.stop_reason(), Some(StopReason::OutputLost | StopReason::OutputStalled)) {
+        print(&format!("ending now: {left} in flight are cancelled"));
+    }
+}
+
+fn drain_text(in_flight: u64, grace: Nanos) -> String {
+    let limit = if grace.0.is_multiple_of(SECOND) { format!("{} s", grace.0 / SECOND) } else { grace.to_string() };
+    match in_flight {
+        0 => "stopping: none in flight".into(),
+        n => format!("stopping: {n} in flight, up to {limit}; Ctrl-C again ends now"),
+    }
+}
+
 /// Reports how a run is ended.
 #[derive(Debug, Clone)]
 pub struct StopSignal(watch::Receiver<StopState>);
@@ -107,5 +136,17 @@ impl StopSignal {
             // The stopper is dropped, so the stage is never reached.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_says_how_long_it_may_take() {
+        let text = drain_text(8, Nanos(30 * SECOND));
+        assert_eq!(text, "stopping: 8 in flight, up to 30 s; Ctrl-C again ends now");
+        assert!(drain_text(1, Nanos(SECOND / 2)).contains("up to 500.0 ms"));
     }
 }

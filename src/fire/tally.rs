@@ -114,11 +114,11 @@ impl Tally {
         Some(message.strip_prefix(NOT_SENT).unwrap_or(message))
     }
 
-    /// The most frequent error.
+    /// The most frequent cause of failures. A request that was never sent is a consequence, and counts only without a cause.
     #[must_use]
     pub fn most_frequent(&self) -> Option<FrequentError> {
         let by = |((kind, _, message), count): &(&(ErrorKind, Option<u16>, String), &u64)| {
-            (**count, std::cmp::Reverse((*kind, message.clone())))
+            (*kind != ErrorKind::NotSent, **count, std::cmp::Reverse((*kind, message.clone())))
         };
         let ((kind, status, message), count) = self.errors.iter().max_by_key(by)?;
         Some(FrequentError { kind: *kind, status: *status, message: message.clone(), count: *count })

@@ -73,7 +73,39 @@ pub fn parse_base_url(text: &str) -> Result<Url, Error> {
     if url.query().is_some() {
         return Err(wrong_url("--base-url", "takes no query, which belongs to the --endpoint: give a server"));
     }
+    if let Some((root, path)) = split_endpoint(url.as_str()) {
+        return Err(Error::Usage(format!(
+            "--base-url ends with the path of an API: use {root} (--backend chooses the path, --endpoint replaces {path})"
+        )));
+    }
     Ok(url)
+}
+
+/// Paths of APIs, which follow the address of a server.
+const ENDPOINTS: [&str; 16] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/rerank",
+    "/chat/completions",
+    "/api/generate",
+    "/api/chat",
+    "/generate_stream",
+    "/generate",
+    "/pooling",
+    "/rerank",
+];
+
+/// Splits a URL that ends with the path of an API into the server and that path.
+fn split_endpoint(url: &str) -> Option<(&str, &str)> {
+    let url = url.trim_end_matches('/');
+    let path = ENDPOINTS.iter().find(|path| url.ends_with(**path))?;
+    Some(url.split_at(url.len() - path.len()))
 }
 
 /// Parses the URL of a server given with `flag`.

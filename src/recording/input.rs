@@ -54,9 +54,15 @@ impl RecordingReader<'_> {
         };
         for path in paths {
             let (input, name) = cli::open_input(path)?;
+            recording.repeats.begin_run();
             if let Some(error) = self.read_lines(NdjsonReader::new(input, name), &mut recording, &mut check)? {
                 cli::print_warning(self.tool, format!("{error}: the last line is truncated and was skipped"));
             }
+        }
+        if let Some((id, outputs, offered)) = recording.repeats.find_excess(&recording.ends) {
+            return Err(Error::Input(format!(
+                "the run {id} is in the input twice: it has {offered} requests, and {outputs} outputs were read"
+            )));
         }
         Ok(recording)
     }
@@ -86,6 +92,9 @@ impl RecordingReader<'_> {
             } else {
                 self.add_record(line, recording)
             };
+            if recording.repeats.has_found() {
+                return Err(lines.error_at(0, "the outputs of this run have been read already; pass each run once"));
+            }
             check(recording)?;
             wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
         }
@@ -120,10 +129,15 @@ impl RecordingReader<'_> {
             ));
         }
         match kind {
-            RecordKind::Output => serde_json::from_slice::<OutputLine>(line)?.add_to(recording, self.detailed)?,
+            RecordKind::Output => {
+                let output: OutputLine = serde_json::from_slice(line)?;
+                recording.repeats.count_output(output.run_id(), line);
+                output.add_to(recording, self.detailed)?;
+            }
             RecordKind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
                 recording.add_run_id(&run.run_id);
+                recording.repeats.begin_run();
                 // Each part of a run that was split has its run record.
                 if !recording.runs.contains(&run) {
                     recording.runs.push(run);

@@ -136,6 +136,11 @@ impl JsonText<'_> {
 }
 
 impl OutputLine<'_> {
+    /// The run that it belongs to; empty if unknown.
+    pub fn run_id(&self) -> &str {
+        JsonText::as_text(self.run_id.as_ref())
+    }
+
     /// Adds the request to the recording; with its text and its error if `detailed`.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
         self.check_times()?;
@@ -145,7 +150,7 @@ impl OutputLine<'_> {
             recording.texts.push(text.unwrap_or_default());
             recording.errors.push(error.to_owned());
         }
-        recording.add_run_id(JsonText::as_text(self.run_id.as_ref()));
+        recording.add_run_id(self.run_id());
         if recording.labels.is_needed() {
             let tags = self.tags.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
             recording.labels.push(&tags.unwrap_or_default(), self.turn);

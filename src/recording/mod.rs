@@ -8,11 +8,13 @@ pub mod labels;
 mod line;
 pub mod metric;
 pub mod pages;
+mod repeats;
+pub mod rule;
 mod vllm;
 
 use std::{collections::HashMap, ops::Range};
 
-use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages};
+use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages, repeats::RepeatFinder};
 use crate::{
     record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
@@ -114,6 +116,8 @@ pub struct Recording {
     pub ends: Vec<EndRecord>,
     /// The ids of the runs, in the order of their first appearance.
     pub run_ids: Vec<String>,
+    /// Finds runs that are in the input twice.
+    pub repeats: RepeatFinder,
     /// Failures by kind; `None` is a missing kind, or one that this version does not know.
     pub failures: HashMap<Option<ErrorKind>, u64>,
     /// Failures by kind and message.
@@ -279,6 +283,13 @@ impl Recording {
         }
     }
 
+    /// Whether both were read from the same run: all times are equal, or the ids and the first and last instants.
+    #[must_use]
+    pub fn is_same_run(&self, other: &Recording) -> bool {
+        let same_id = self.run_ids.iter().any(|id| other.run_ids.contains(id));
+        self.requests == other.requests || same_id && self.span.is_some() && self.span == other.span
+    }
+
     /// The successes.
     pub fn successes(&self) -> impl Iterator<Item = &RecordedRequest> {
         self.requests.iter().filter(|r| r.success)
@@ -369,16 +380,50 @@ impl Recording {
         if self.vllm.is_some() {
             return true;
         }
-        let ended = |id: &String| {
-            let runs = self.runs.iter().filter(|run| run.run_id == *id).count();
-            self.ends.iter().filter(|end| end.run_id == *id).count() >= runs.max(1)
-        };
-        let offered: u64 = self.ends.iter().map(|end| end.offered).sum();
         !self.cut
             && self.bad_lines == 0
             && !self.ends.is_empty()
-            && self.run_ids.iter().all(ended)
-            && offered == self.count_offered()
+            && self.run_ids.iter().all(|id| self.has_ended(id))
+            && self.offered_by_ends() == self.count_offered()
+    }
+
+    /// Whether the stream ends before its run does: the last line is truncated, or a run has no end record.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        self.cut || self.vllm.is_none() && self.runs.iter().any(|run| !self.has_ended(&run.run_id))
+    }
+
+    /// What the input lacks of its runs, each in one line.
+    #[must_use]
+    pub fn describe_missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.cut {
+            missing.push("the last line is truncated".to_owned());
+        }
+        if self.vllm.is_none() {
+            let open: Vec<&str> = self.run_ids.iter().filter(|id| !self.has_ended(id)).map(String::as_str).collect();
+            if !open.is_empty() {
+                missing.push(format!(
+                    "no end record of {}: vb-fire was killed, or the stream was cut or filtered",
+                    open.join(", ")
+                ));
+            } else if let Some(lost) = self.offered_by_ends().checked_sub(self.count_offered()).filter(|n| *n > 0) {
+                missing.push(format!("{lost} of {} outputs are not in the input", self.offered_by_ends()));
+            }
+        }
+        if self.bad_lines > 0 {
+            missing.push(format!("{} bad lines were skipped", self.bad_lines));
+        }
+        missing
+    }
+
+    fn has_ended(&self, id: &str) -> bool {
+        let runs = self.runs.iter().filter(|run| run.run_id == id).count();
+        self.ends.iter().filter(|end| end.run_id == id).count() >= runs.max(1)
+    }
+
+    fn offered_by_ends(&self) -> u64 {
+        self.ends.iter().map(|end| end.offered).sum()
     }
 
     /// Requests that never reached the server, due or not yet due.

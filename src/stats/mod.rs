@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod cache;
+mod check;
 mod client;
 mod fluidity;
 mod goodput;
@@ -31,7 +32,12 @@ use crate::{
     config::ConfigFlag,
     error::Error,
     ndjson,
-    recording::{input::RecordingReader, labels::GroupBy, metric::Metric},
+    recording::{
+        input::RecordingReader,
+        labels::GroupBy,
+        metric::Metric,
+        rule::{Rule, add_requested_percentiles},
+    },
     statistics::{SummaryOptions, parse_percentiles},
     units::{Nanos, parse_count, parse_duration},
 };
@@ -41,7 +47,11 @@ Examples:
   vb-gen --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
   cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
   vb-stats --goodput ttft:200ms tpot:50ms --table always run.outputs.ndjson > result.json
+  vb-stats --fail-if 'ttft.p99 > 500ms' --fail-if 'success < 99%' run.outputs.ndjson > result.json
   vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
+
+Exit codes: 0 success; 1 a limit of --fail-if is exceeded, or no request succeeded; 2 wrong usage; 3 invalid input;
+4 reading or writing failed.
 
 docs/METRICS.md defines every number.";
 
@@ -60,6 +70,11 @@ pub struct Args {
     /// for a model: `mlperf:llama3.1-8b-interactive`. Put files before this flag or after another one.
     #[arg(long, visible_alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
     goodput: Vec<Slos>,
+
+    /// Exit with 1 if a number of the result is beyond this limit, or has too few values: `ttft.p99 > 500ms`, `success < 99%`,
+    /// `throughput < 1000`.
+    #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = check::parse_rule)]
+    fail_if: Vec<Rule>,
 
     /// The latencies to report in vLLM's keys; `client_queue_time` and `e2el_including_client_queue` can be added.
     #[arg(long, value_name = "LIST", default_value = "ttft,tpot,itl,e2el")]
@@ -147,25 +162,43 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<RunResult>();
     }
-    let (table, exact, lenient) = (args.table, args.exact, args.lenient);
+    let (table, exact, lenient, rules) = (args.table, args.exact, args.lenient, args.fail_if.clone());
     let files = cli::input_paths("vb-stats", &args.files);
     let options = Options::from_args(args)?;
-    cli::ignore_first_interrupt()?;
+    cli::outlive_writers(&files)?;
     let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
-    let result = read(reader, &files, exact, &options)?;
+    let Computed { result, missing, truncated } = read(reader, &files, exact, &options)?;
     let mut out = cli::buffered_stdout();
     ndjson::write_record(&mut out, &result)?;
     out.flush().map_err(Error::write_stdout)?;
     if table.applies_to_stderr() {
         cli::print_to_stderr(&table::render_table(&result));
     } else {
+        missing.iter().for_each(|what| cli::print_warning("vb-stats", format_args!("incomplete: {what}")));
         result.vb.server_doubts().for_each(|doubt| cli::print_warning("vb-stats", doubt));
     }
-    Ok(())
+    let partial = match (truncated, result.vb.interrupted) {
+        (true, _) => missing.first().map(String::as_str),
+        (false, true) => Some("it was interrupted"),
+        (false, false) => None,
+    };
+    match check::find_failure(&result, &rules, partial) {
+        Some(why) => Err(Error::Check(why)),
+        None => Ok(()),
+    }
+}
+
+/// A result, and what its input lacked.
+struct Computed {
+    result: RunResult,
+    /// Each in one line.
+    missing: Vec<String>,
+    /// Whether the input ended before its run.
+    truncated: bool,
 }
 
 /// Reads the requests and computes the result. A run that is too long to keep is computed in parts, which are pooled.
-fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Options) -> Result<RunResult, Error> {
+fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Options) -> Result<Computed, Error> {
     // The lists need all requests.
     let max_weight = if options.save_detailed { usize::MAX } else { exact };
     let in_part = Options { wanted: SummaryOptions { histograms: true, ..options.wanted.clone() }, ..options.clone() };
@@ -188,6 +221,7 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
              alone",
         );
     }
+    let (missing, truncated) = (recording.describe_missing(), recording.is_truncated());
     let (pages, expected_cache, span) =
         (std::mem::take(&mut recording.pages), recording.expected_cache, recording.span);
     let mut result = match earlier {
@@ -198,18 +232,20 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
         }
     };
     result.vb.add_server_view(pages, expected_cache, span);
-    Ok(result)
+    Ok(Computed { result, missing, truncated })
 }
 
 impl Options {
     fn from_args(args: Args) -> Result<Self, Error> {
         check_metadata(&args.metadata)?;
+        if let Some(rule) = args.fail_if.iter().find(|rule| check::needs_goodput(rule) && args.goodput.is_empty()) {
+            return Err(Error::Usage(format!("--fail-if '{}' needs the limits of --goodput", rule.text)));
+        }
+        let mut percentiles = parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
+        add_requested_percentiles(&mut percentiles, &args.fail_if);
         Ok(Options {
             metrics: parse_metrics(&args.percentile_metrics).map_err(Error::Usage)?,
-            wanted: SummaryOptions {
-                percentiles: parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?,
-                histograms: args.histograms,
-            },
+            wanted: SummaryOptions { percentiles, histograms: args.histograms },
             by: args.by,
             slice: args.slice,
             slos: goodput::combine_limits(args.goodput),

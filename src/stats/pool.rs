@@ -15,6 +15,7 @@ use crate::{
     record::Object,
     recording::metric::Metric,
     statistics::{PoolMode, SampleStats, Summary, Unit, numpy},
+    units::UnixNanos,
 };
 
 const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: write it with vb-stats --histograms";
@@ -25,6 +26,11 @@ pub fn pool_runs(results: Vec<RunResult>) -> Result<RunResult, String> {
     let options = |together| PoolOptions { together, histograms: true };
     let mut results = results;
     results.sort_by_key(|result| result.vb.start_time);
+    for (i, result) in results.iter().enumerate() {
+        if let Some(id) = results[..i].iter().find_map(|other| shared_run(&other.vb, &result.vb)) {
+            return Err(format!("two results have the run {id}, which would count twice; pass each run once"));
+        }
+    }
     let mut loads: Vec<Vec<RunResult>> = Vec::new();
     for result in results {
         let overlaps = |load: &Vec<RunResult>| load.iter().any(|other| runs_overlap(&other.vb, &result.vb));
@@ -36,6 +42,13 @@ pub fn pool_runs(results: Vec<RunResult>) -> Result<RunResult, String> {
     let loads: Result<Vec<RunResult>, String> =
         loads.iter().map(|load| pool_results(load, options(PoolMode::Concurrent))).collect();
     pool_results(&loads?, options(PoolMode::Sequential))
+}
+
+/// The id of a run that is in both results. Hosts may share an id, but not an instant of nanoseconds.
+fn shared_run<'a>(a: &'a VbMetrics, b: &VbMetrics) -> Option<&'a String> {
+    let same = |a: Option<UnixNanos>, b| a.is_some() && a == b;
+    let same_time = same(a.start_time, b.start_time) || same(a.end_time, b.end_time);
+    a.run_ids.iter().find(|id| same_time && b.run_ids.contains(id))
 }
 
 fn runs_overlap(a: &VbMetrics, b: &VbMetrics) -> bool {

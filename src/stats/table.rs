@@ -303,6 +303,9 @@ impl ResultTable {
     /// The server's own metrics, and where the time went.
     fn add_server(&mut self, server: &ServerMetrics) {
         self.add_rule("Server", '-');
+        if !server.has_metrics() {
+            self.add_line("Nothing is known: see the notes below.");
+        }
         if let Some(rate) = server.prefix_cache.and_then(|cache| cache.hit_rate) {
             self.add_number("Prefix cache hit rate (%):", rate * 100.0);
         }

@@ -138,9 +138,11 @@ fn output_of_vb_fire_is_reported_once() {
 fn repeats(name: &str) -> PathBuf {
     let folder = folder(name);
     let result = |concurrency: u64, throughput: f64, file: &str| {
+        let (complete, verdict) = if file == "b.json" { (false, "suspect") } else { (true, "clean") };
         let text = format!(
             r#"{{"date":"{file}","backend":"openai","model_id":"m","num_prompts":9,"max_concurrency":{concurrency},"duration":2.0,
-               "completed":9,"request_throughput":{throughput},"gpu":"H100","vb":{{"input_len":128,"output_len":64}}}}"#
+               "completed":9,"request_throughput":{throughput},"gpu":"H100","vb":{{"input_len":128,"output_len":64,
+               "complete":{complete},"interrupted":false,"verdict":"{verdict}"}}}}"#
         );
         fs::write(folder.join(file), text).unwrap();
     };
@@ -159,17 +161,22 @@ fn repeats_become_a_mean_with_its_interval() {
     let lines: Vec<&str> = long.stdout.lines().collect();
     assert_eq!(
         lines[0],
-        "backend,model_id,num_prompts,max_concurrency,gpu,input_len,output_len,runs,metric,mean,low,high,cv"
+        "backend,model_id,num_prompts,max_concurrency,gpu,input_len,output_len,runs,complete,interrupted,verdict,metric,mean,low,high,cv"
     );
     // Student's t of two degrees of freedom is 4.3027; the standard deviation is 2, and its root of three is 1.1547.
     let row = lines.iter().find(|l| l.contains(",request_throughput,12,")).unwrap();
     let cells: Vec<&str> = row.split(',').collect();
-    assert_eq!(cells[..10], ["openai", "m", "9", "4", "H100", "128", "64", "3", "request_throughput", "12"]);
-    let number = |at: usize| cells[at].parse::<f64>().unwrap();
+    let settings = ["openai", "m", "9", "4", "H100", "128", "64", "3"];
+    let worst = ["false", "false", "suspect"];
+    assert_eq!(cells[..13], [&settings[..], &worst, &["request_throughput", "12"]].concat());
+    let number = |at: usize| cells[at + 3].parse::<f64>().unwrap();
     assert!((number(10) - 7.0317).abs() < 1e-3 && (number(11) - 16.9683).abs() < 1e-3, "{row}");
     assert!((number(12) - 2.0 / 12.0).abs() < 1e-9, "{row}");
     // A single run has a mean but no spread.
-    assert!(lines.iter().any(|l| l.ends_with("8,H100,128,64,1,request_throughput,20,,,")), "{lines:?}");
+    assert!(
+        lines.iter().any(|l| l.ends_with("8,H100,128,64,1,true,false,clean,request_throughput,20,,,")),
+        "{lines:?}"
+    );
     assert_eq!(lines.len(), 1 + 2 * 3);
 }
 
@@ -185,4 +192,34 @@ fn repeats_may_be_wide_and_in_chinese() {
     assert!(lines[1].contains("请求吞吐量 (req/s) 下限") && lines[1].contains("运行次数"), "{}", lines[1]);
     let columns = lines[0].split(',').count();
     assert!(lines.iter().all(|line| line.split(',').count() == columns), "{wide}");
+}
+
+#[test]
+fn a_repeat_that_is_given_twice_is_an_error() {
+    let folder = repeats("agg-repeats-twice");
+    fs::copy(folder.join("a.json"), folder.join("e.json")).unwrap();
+    let done = run("vb-agg", &["--repeats", "long", folder.to_str().unwrap()], "");
+    assert_eq!((done.code, done.stdout.as_str()), (3, ""));
+    assert!(done.stderr.contains("a.json and e.json have the same run"), "{}", done.stderr);
+}
+
+/// A last line without its newline, and one message however many lines are wrong.
+#[test]
+fn broken_input_ends_and_is_reported_once() {
+    let result = r#"{"duration":1.0,"completed":1}"#;
+    for (input, code, why) in [
+        ("{\"completed\":1}\n{\"completed\":".to_owned(), 3, "stdin:2: EOF while parsing a value; skipped"),
+        (format!("{result}\n{{\"completed\":"), 3, "stdin:2: EOF while parsing"),
+        (format!("{result}\n[{{"), 3, "stdin:2: EOF while parsing"),
+        ("{\"a\":}\n".repeat(300), 3, "stdin:1: expected value, and 299 more like it; skipped"),
+        ("{\"a\":1}\n".repeat(300), 3, "stdin: 300 objects, each not the result of a run"),
+    ] {
+        let done = run("vb-agg", &[], &input);
+        assert_eq!(done.code, code, "{}", done.stderr);
+        assert!(done.stderr.contains(why) && done.stderr.lines().count() <= 3, "{}", done.stderr);
+    }
+    let requests = run("vb-gen", &["--num-prompts", "300", "--input-len", "8"], "").stdout;
+    let done = run("vb-agg", &[], &requests);
+    assert!(done.stderr.contains("stdin: requests, not results: vb-fire sends them"), "{}", done.stderr);
+    assert_eq!((done.code, done.stderr.lines().count()), (3, 2), "{}", done.stderr);
 }

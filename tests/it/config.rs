@@ -77,6 +77,15 @@ fn an_error_has_its_line_and_a_suggestion() {
         &["--grid"],
     );
     assert!(code == 2 && stderr.contains("config.yaml:1: `input_output`: [0, 1] has a zero"), "{stderr}");
+    let (code, stderr) = run_with_config(
+        "vb-gen",
+        "config-grid-flat",
+        "model: m\ninput_output: [[8, 1]]\nconcurrency_prompts: [1, 8, 32]\n",
+        &["--grid"],
+    );
+    let want = "vb-gen: config.yaml:3: `concurrency_prompts` is a list of pairs, each a concurrency and a number of prompts: \
+                `[[1, 10], [8, 80]]`\n";
+    assert_eq!((code, stderr.as_str()), (2, want));
     let missing = run("vb-fire", &["--config", "no/such/config.yaml"], "");
     assert!(missing.code == 2 && missing.stderr.contains("no/such/config.yaml"), "{}", missing.stderr);
 }
@@ -99,4 +108,33 @@ fn the_shipped_config_is_a_grid() {
     let path = root().join("config.yaml");
     let done = run("vb-gen", &["--config", path.to_str().unwrap(), "--grid", "tsv", "--seed", "1"], "");
     assert_eq!((done.code, done.stdout.lines().count()), (0, 6), "{}", done.stderr);
+}
+
+/// Pipelines are built from several tools, so a flag easily ends up at the wrong one.
+#[test]
+fn a_flag_of_another_tool_is_sent_there() {
+    for (tool, flags, want) in [
+        ("vb-fire", ["--dataset-name", "random"], "vb-fire: --dataset-name is a flag of vb-gen, not of vb-fire\n"),
+        (
+            "vb-gen",
+            ["--max-concurrency=4", "--seed=1"],
+            "vb-gen: --max-concurrency is a flag of vb-fire, not of vb-gen\n",
+        ),
+        (
+            "vb-gen",
+            ["--input_len=8", "--request_rate=4"],
+            "vb-gen: --request-rate is a flag of vb-fire, not of vb-gen\n",
+        ),
+        ("vb-fire", ["--max-concurency", "4"], "vb-fire: no flag --max-concurency; did you mean --max-concurrency?\n"),
+        ("vb-stats", ["--num-promts", "4"], "vb-stats: no flag --num-promts; did you mean --num-prompts of vb-gen?\n"),
+    ] {
+        let done = run(tool, &flags, "");
+        assert_eq!((done.code, done.stderr.as_str()), (2, want));
+    }
+    let done = run("vb-gen", &["--endpoint", "/x"], "");
+    assert!(
+        done.stderr.contains("--endpoint is a flag of vb-fire") && !done.stderr.contains("lenient"),
+        "{}",
+        done.stderr
+    );
 }

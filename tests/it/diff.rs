@@ -204,7 +204,12 @@ fn sides_that_cannot_be_compared_are_an_error_of_one_line() {
     let done = diff("diff-one", &[("a", stream(1, 100, None))], &["a", "a"]);
     assert!(done.code == 0 && done.stdout.contains("too few values"), "{}{}", done.stdout, done.stderr);
     let done = diff("diff-none", &[("a", stream(20, 100, Some(1)))], &["a", "a"]);
-    assert!(done.code == 0 && done.stdout.contains("100.0 % of A"), "{}{}", done.stdout, done.stderr);
+    assert!(done.code == 1 && done.stdout.contains("100.0 % of A"), "{}{}", done.stdout, done.stderr);
+    assert!(done.stderr.contains("no request of A succeeded"), "{}", done.stderr);
+    let one = stream(20, 100, None);
+    let same = [("a", one.clone()), ("b", one)];
+    let done = diff("diff-same-run", &same, &["a", "b", "--vs", "a"]);
+    assert!(done.code == 2 && done.stderr.contains("a and b are the same run"), "{}", done.stderr);
 }
 
 #[test]

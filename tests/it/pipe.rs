@@ -41,37 +41,94 @@ fn a_filter_whose_reader_exits_ends_silently() {
     assert!(!done.stderr.contains("vb-gen"), "{}", done.stderr);
 }
 
+/// A pipeline in its own process group, as a shell starts it on a terminal, and the file of its result.
+struct Pipeline {
+    shell: std::process::Child,
+    result: std::path::PathBuf,
+    stderr: std::path::PathBuf,
+}
+
+impl Pipeline {
+    /// Starts it, and waits until the server has finished `count` requests.
+    fn start(name: &str, source: &str, fire_flags: &str, sim: &Sim, count: f64) -> Self {
+        let home = folder(name);
+        let (result, stderr) = (home.join("result.json"), home.join("stderr"));
+        let script =
+            format!("{source} | vb-fire --base-url {} {fire_flags} | vb-stats > {}", sim.url, result.display());
+        let finished = || sim.metric("vllm:request_success_total{");
+        let before = finished();
+        let shell = Command::new("bash")
+            .args(["-c", &script])
+            .env("PATH", search_path())
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&stderr).unwrap())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let begun = (0..400).any(|_| {
+            std::thread::sleep(Duration::from_millis(25));
+            finished() >= before + count
+        });
+        assert!(begun, "no outputs: {}", fs::read_to_string(&stderr).unwrap());
+        Pipeline { shell, result, stderr }
+    }
+
+    /// Sends a signal to every program at once.
+    fn signal(&self, signal: Signal) {
+        kill_process_group(Pid::from_child(&self.shell), signal).unwrap();
+    }
+
+    /// The result, and what was printed.
+    fn finish(mut self) -> (Value, String) {
+        self.shell.wait().unwrap();
+        // The shell may exit before the last program of the pipeline.
+        let result = (0..200).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            serde_json::from_str(&fs::read_to_string(&self.result).unwrap()).ok()
+        });
+        let stderr = fs::read_to_string(&self.stderr).unwrap();
+        (result.unwrap_or_else(|| panic!("no result: {stderr}")), stderr)
+    }
+}
+
 #[test]
 fn an_interrupted_pipeline_still_gives_its_result() {
     let sim = Sim::start(&["--step-base", "2ms"]);
-    let home = folder("pipe-interrupt");
-    let result = home.join("result.json");
-    let script = format!(
-        "vb-gen --input-len 16 --output-len 20 --num-prompts 5000 | vb-fire --base-url {} --max-concurrency 4 | vb-stats > {}",
-        sim.url,
-        result.display()
-    );
-    let mut shell = Command::new("bash")
-        .args(["-c", &script])
-        .env("PATH", search_path())
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(600));
-    kill_process_group(Pid::from_child(&shell), Signal::INT).unwrap();
-    shell.wait().unwrap();
-    // The shell may exit before the last program of the pipeline.
-    let parsed = (0..200).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        serde_json::from_str::<Value>(&fs::read_to_string(&result).unwrap()).ok()
-    });
-    let parsed = parsed.unwrap();
-    assert_eq!(
-        (&parsed["vb"]["interrupted"], &parsed["vb"]["complete"], &parsed["failed"]),
-        (&true.into(), &true.into(), &0.into())
-    );
-    let completed = parsed["completed"].as_u64().unwrap();
-    assert!((4..5000).contains(&completed), "{completed}");
+    let source = "vb-gen --input-len 16 --output-len 20 --num-prompts 5000";
+    for signal in [Signal::INT, Signal::HUP, Signal::TERM] {
+        let pipeline = Pipeline::start("pipe-interrupt", source, "--max-concurrency 4", &sim, 8.0);
+        pipeline.signal(signal);
+        let (result, stderr) = pipeline.finish();
+        assert_eq!(
+            (&result["vb"]["interrupted"], &result["vb"]["complete"], &result["failed"]),
+            (&true.into(), &true.into(), &0.into()),
+            "{signal:?}: {stderr}"
+        );
+        let completed = result["completed"].as_u64().unwrap();
+        assert!((4..5000).contains(&completed), "{completed}");
+        assert!(stderr.contains("vb-fire: stopping: "), "{stderr}");
+    }
+}
+
+#[test]
+fn a_pipeline_that_is_interrupted_twice_still_gives_its_result() {
+    let sim = Sim::start(&["--step-base", "2ms"]);
+    // Short ones, and then some that take minutes.
+    let requests = folder("pipe-twice-requests").join("requests.ndjson");
+    let short = tool::run("vb-gen", &["--input-len", "16", "--output-len", "4", "--num-prompts", "20"], "").stdout;
+    let long = tool::run("vb-gen", &["--input-len", "16", "--output-len", "30000", "--num-prompts", "20"], "").stdout;
+    fs::write(&requests, short + &long).unwrap();
+    let source = format!("cat {}", requests.display());
+    let pipeline = Pipeline::start("pipe-twice", &source, "--max-concurrency 4 --ignore-eos", &sim, 20.0);
+    for _ in 0..2 {
+        pipeline.signal(Signal::INT);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let (result, stderr) = pipeline.finish();
+    let vb = &result["vb"];
+    assert_eq!((&vb["interrupted"], &vb["complete"]), (&true.into(), &true.into()), "{result} {stderr}");
+    assert_eq!(result["completed"], 20, "{stderr}");
+    assert_eq!(vb["outcomes"]["cancelled"], 4, "{stderr}");
+    assert!(stderr.contains("stopping: 4 in flight, up to 30 s; Ctrl-C again ends now"), "{stderr}");
+    assert!(stderr.contains("ending now: 4 in flight are cancelled"), "{stderr}");
 }

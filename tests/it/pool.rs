@@ -160,8 +160,11 @@ fn pooled_repeats_count_no_time_between_them() {
 #[test]
 fn results_that_cannot_be_pooled_are_errors() {
     let without = stats(&[], &stream("a", 0, 100)).to_string();
-    let both = format!("{without}\n{without}");
+    let both = format!("{without}\n{}", stats(&[], &stream("b", 5000, 100)));
+    let whole = stats(&["--histograms"], &stream("a", 0, 100)).to_string();
+    let twice = format!("{whole}\n{whole}");
     for (input, why) in [
+        (twice.as_str(), "two results have the run a"),
         (both.as_str(), "write it with vb-stats --histograms"),
         ("{\"duration\":1}", "stdin: missing field"),
         ("", "nothing to pool"),

@@ -342,3 +342,31 @@ fn an_interrupted_run_still_has_its_last_page() {
     assert_eq!(scrapes(&done.stdout).len(), 2);
     assert_eq!(lines(&done.stdout).last().unwrap()["type"], "end");
 }
+
+/// Engines other than vLLM have other metrics.
+#[test]
+fn the_pages_of_another_engine_are_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/metrics", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head);
+            let page = "process_start_time_seconds 5\nsglang:num_running_reqs 1\nsglang:token_usage 0.5\n";
+            let length = page.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}");
+        }
+    });
+    let sim = Sim::start(&[]);
+    let done = fire(&sim.url, &["--scrape", &url], &requests(3, FULL));
+    assert_eq!(done.code, 0);
+    let why =
+        "no sample begins with vllm: or process_start_time_seconds; the page has sglang: (--scrape-match keeps them)";
+    assert!(done.stderr.contains(why) && !done.stderr.contains("URL of --scrape right"), "{}", done.stderr);
+    // The section says that it has nothing.
+    let done = fire(&sim.url, &["--scrape", &url, "--scrape-match", "sglang:"], &requests(3, FULL));
+    let table = run("vb-stats", &["--table", "always"], &done.stdout).stderr;
+    assert!(table.contains("Nothing is known: see the notes below."), "{table}");
+    assert!(table.contains("server: nothing is known about the server: its pages have none"), "{table}");
+}

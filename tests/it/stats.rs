@@ -271,8 +271,111 @@ fn parts_of_a_run_make_the_run_again() {
 }
 
 #[test]
-fn a_run_given_twice_is_incomplete() {
-    assert_eq!(result(&[], &RUN.repeat(2))["vb"]["complete"], false);
+fn a_run_that_is_given_twice_is_an_error() {
+    let (folder, shuffled) =
+        (folder("stats-twice"), RUN.lines().rev().map(|line| format!("{line}\n")).collect::<String>());
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (a, b) = (file("a.ndjson", RUN), file("b.ndjson", &shuffled));
+    // A stream that was cut has no end record to count by.
+    let cut = file("cut.ndjson", &RUN[..RUN.len() * 2 / 3]);
+    for (files, why) in [
+        ([&a, &a], "a.ndjson:2: the outputs of this run have been read already"),
+        ([&cut, &a], "a.ndjson:2: the outputs of this run have been read already"),
+        ([&a, &b], "the run r-1 is in the input twice: it has 9 requests, and 18 outputs were read"),
+    ] {
+        for flags in [&[][..], &["--lenient"]] {
+            let done = run("vb-stats", &[&files.map(String::as_str)[..], flags].concat(), "");
+            assert_eq!((done.code, done.stdout.as_str()), (3, ""), "{}", done.stderr);
+            assert!(done.stderr.contains(why), "{}", done.stderr);
+        }
+    }
+    let done = run("vb-stats", &[], RUN.repeat(2));
+    assert!(done.code == 3 && done.stderr.contains("stdin:14: the outputs of this run"), "{}", done.stderr);
+    // The parts of one run may each have its run record.
+    let lines: Vec<&str> = RUN.lines().collect();
+    let part = |outputs: &[&str], end: &[&str]| [&lines[..1], outputs, end].concat().join("\n") + "\n";
+    let parts = [part(&lines[1..5], &[]), part(&lines[5..], &[])].map(|text| text);
+    let (one, two) = (file("one.ndjson", &parts[0]), file("two.ndjson", &parts[1]));
+    let done = run("vb-stats", &[&one, &two], "");
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+}
+
+/// A gate after vb-stats would take the zeros for very good latencies.
+#[test]
+fn a_run_without_a_success_fails() {
+    let failed: String = RUN
+        .lines()
+        .map(|line| line.replace("\"success\":true,\"error\":\"\",\"error_kind\":null", FAILED) + "\n")
+        .collect();
+    const FAILED: &str = r#""success":false,"error":"no model typo","error_kind":"http_status""#;
+    assert!(failed.contains(FAILED), "{failed}");
+    let done = run("vb-stats", &[], &failed);
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    let result: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!((&result["completed"], &result["p99_ttft_ms"]), (&0.into(), &0.0.into()));
+    let why = "no request succeeded (9 of 9 failed), so all latencies are 0; most often (5) http_status: no model typo";
+    assert!(done.stderr.contains(why), "{}", done.stderr);
+}
+
+#[test]
+fn limits_on_values_are_a_gate() {
+    // 5 of 9 succeed, with TTFTs of 40 to 80 ms.
+    for (rules, code, why) in [
+        (&["ttft.mean > 100ms"][..], 0, ""),
+        (&["ttft.mean > 50ms"], 1, "ttft.mean > 50ms: it is 56.00 ms"),
+        (&["success < 99%"], 1, "success < 99%: it is 55.56 %"),
+        (&["success < 50%", "ttft.max > 100ms"], 0, ""),
+        (&["success < 99%", "ttft.max > 70ms"], 1, "it is 55.56 %; ttft.max > 70ms: it is 80.00 ms"),
+        (&["ttft.p99 > 10s"], 1, "too few values for a P99: it needs 662, there are 5"),
+        (&["throughput < 1000"], 1, "throughput < 1000: it is 9.33/s"),
+        (&["ttft.p99 > +5%"], 2, "not a time (vb-diff has limits on changes)"),
+        (&["goodput < 1"], 2, "needs the limits of --goodput"),
+    ] {
+        let flags: Vec<&str> = rules.iter().flat_map(|rule| ["--fail-if", rule]).collect();
+        // The run was interrupted, which alone fails every gate.
+        let whole = RUN.replace("\"interrupted\":true", "\"interrupted\":false");
+        let done = run("vb-stats", &flags, &whole);
+        assert_eq!(done.code, code, "{rules:?}: {}", done.stderr);
+        assert!(done.stderr.contains(why), "{rules:?}: {}", done.stderr);
+        assert_eq!(done.stdout.is_empty(), code == 2, "the result is written in any case");
+    }
+    let cut = RUN.trim_end().rsplit_once('\n').unwrap().0;
+    for (text, why) in [(RUN, "it was interrupted"), (cut, "no end record of r-1")] {
+        let done = run("vb-stats", &["--fail-if", "ttft.mean > 1h"], text);
+        assert!(done.code == 1 && done.stderr.contains(why), "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_percentile_of_a_rule_is_computed() {
+    let done = run("vb-stats", &["--fail-if", "ttft.p12.5 > 1h", "--metric-percentiles", "99,50"], RUN);
+    let got: Value = serde_json::from_str(&done.stdout).unwrap();
+    assert!(got["p12.5_ttft_ms"].is_number() && got["p90_ttft_ms"].is_null());
+}
+
+#[test]
+fn what_the_input_lacks_is_reported() {
+    let lines: Vec<&str> = RUN.lines().collect();
+    let without = |skipped: usize| {
+        let kept = lines.iter().enumerate().filter(|(i, _)| *i != skipped).map(|(_, line)| format!("{line}\n"));
+        kept.collect::<String>()
+    };
+    for (text, why) in [
+        (
+            without(lines.len() - 1),
+            "vb-stats: incomplete: no end record of r-1: vb-fire was killed, or the stream was cut",
+        ),
+        (without(3), "vb-stats: incomplete: 1 of 9 outputs are not in the input"),
+        (RUN[..RUN.len() * 2 / 3].to_owned(), "vb-stats: incomplete: the last line is truncated"),
+    ] {
+        let done = run("vb-stats", &[], &text);
+        assert_eq!(done.code, 0);
+        assert!(done.stderr.contains(why), "{}", done.stderr);
+    }
 }
 
 #[test]
@@ -394,7 +497,7 @@ fn the_schema_is_json_and_names_the_keys() {
 }
 
 #[test]
-fn the_first_interrupt_does_not_stop_it() {
+fn interrupts_do_not_stop_a_reader_of_a_pipe() {
     let mut child =
         command("vb-stats").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -402,7 +505,10 @@ fn the_first_interrupt_does_not_stop_it() {
     let blank = " ".repeat(1 << 20) + "\n";
     stdin.write_all(blank.as_bytes()).unwrap();
     let pid = child.id().to_string();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    for signal in ["-INT", "-HUP", "-INT", "-TERM"] {
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     stdin.write_all(RUN.as_bytes()).unwrap();
     drop(stdin);
     let done = done(child.wait_with_output().unwrap());

@@ -132,6 +132,12 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let reached = lines.by_ref().any(|l| l.unwrap().contains("3/4 bench_io24x40_mc1_np2"));
     assert!(reached);
+    let outputs = sweeps(&config)[0].join("bench_io24x40_mc1_np2.outputs.ndjson");
+    let begun = (0..400).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        fs::read_to_string(&outputs).is_ok_and(|text| text.contains("\"run\""))
+    });
+    assert!(begun);
     // As a terminal does: to every program at once. Twice, so that no program waits for requests in flight.
     for _ in 0..2 {
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -160,8 +166,9 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
 
 #[test]
 fn a_cell_whose_requests_failed_is_retried() {
-    let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
-    let config = config(&folder("sweep-failed"), &GRID.replace("sim", &sim.url));
+    let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500:0.5"]);
+    let text = GRID.replace("sim", &sim.url).replace("[1, 2], [2, 8]", "[2, 40]");
+    let config = config(&folder("sweep-failed"), &text);
     let first = sweep(&config, &[]);
     assert!(
         first.code == 1 && first.stderr.contains("run the same command again to retry these cells"),
@@ -238,10 +245,12 @@ fn errors_of_a_sweep_are_one_line() {
     let down = config(&home, &GRID.replace("sim", &format!("http://{free}")));
     let done = sweep(&down, &[]);
     assert!(done.code == 4 && done.stderr.contains("is the server running"), "{}", done.stderr);
-    let sim = Sim::start(&["--served-model-name", "my/model", "--fault", "status_500"]);
-    let failing = config(&home, &GRID.replace("sim", &sim.url));
+    // The other cells would fail as the first one did.
+    let sim = Sim::start(&["--served-model-name", "my/model"]);
+    let failing = config(&home, &GRID.replace("sim", &sim.url).replace("my/model", "my/typo"));
     let done = sweep(&failing, &[]);
-    assert!(done.code == 1 && done.stderr.contains("in 4 of 4 cells too many requests failed"), "{}", done.stderr);
+    let why = "stopped at bench_io16x4_mc1_np2, in which every request failed";
+    assert!(done.code == 1 && done.stderr.contains(why) && !done.stderr.contains("2/4"), "{}", done.stderr);
     assert_eq!(sweep(Path::new("/no/such/config.yaml"), &["--dry-run"]).code, 2);
     let mut bare = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
     let done = tool::done(bare.arg("--results").output().unwrap());

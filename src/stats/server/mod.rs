@@ -133,6 +133,9 @@ const QUERIES: [&str; 2] = ["vllm:prefix_cache_queries_total", "vllm:gpu_prefix_
 const HITS: [&str; 2] = ["vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total"];
 const ITL: [&str; 2] = ["vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"];
 
+/// The note of pages without any of the metrics.
+const NOTHING_KNOWN: &str = "nothing is known about the server: its pages have none of the metrics that vb-stats reads, which are vLLM's (vllm:…)";
+
 impl ServerMetrics {
     /// Computes the metrics from all pages of a run; `None` without scrapes.
     #[must_use]
@@ -180,9 +183,21 @@ impl ServerMetrics {
         self.decode_ms = times("vllm:request_decode_time_seconds");
         self.inference_ms = times("vllm:request_inference_time_seconds");
         self.spec_decode = SpecDecode::from_metrics(gains);
+        if !self.has_metrics() {
+            self.notes.push(NOTHING_KNOWN.into());
+        }
         self.reconciled = Reconciled::compare_means(self, client);
         let notes = reconcile::find_mismatches(self, gains.span, client);
         self.notes.extend(notes);
+    }
+
+    /// Whether any of the metrics is known.
+    #[must_use]
+    pub fn has_metrics(&self) -> bool {
+        let counts = [self.prompt_tokens, self.generation_tokens, self.preemptions].iter().any(Option::is_some);
+        let loads = [self.kv_cache_usage, self.running, self.waiting].iter().any(Option::is_some);
+        let times = [self.ttft_ms, self.itl_ms, self.e2el_ms, self.queue_ms].iter().any(Option::is_some);
+        counts || loads || times || self.finished.is_some() || self.prefix_cache.is_some()
     }
 
     /// All finished requests; `None` if not reported.

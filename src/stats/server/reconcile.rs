@@ -139,6 +139,14 @@ fn uncovered_load(pages: (UnixNanos, UnixNanos), load: (UnixNanos, UnixNanos)) -
 
 fn load_of_others(server: &ServerMetrics, client: &ClientView) -> Option<String> {
     let finished = server.count_finished()?;
+    if finished > client.sent && client.sent > 1 && finished.is_multiple_of(client.sent) {
+        return Some(format!(
+            "the server finished {finished} requests, exactly {} for each of the {} that the clients here sent: it makes \
+             several engine requests of one (choices, or prefill and decode apart), so its numbers are per engine request",
+            finished / client.sent,
+            client.sent
+        ));
+    }
     if finished > client.sent {
         return Some(format!(
             "the server finished {finished} requests and the clients here sent {}: others used it too (or requests ask \
@@ -229,6 +237,8 @@ mod tests {
 
     #[test]
     fn requests_of_others_show_in_the_count() {
+        let twice = notes_for(1.0, 1.0, 20);
+        assert!(twice.contains("exactly 2 for each of the 10") && !twice.contains("others used it"), "{twice}");
         assert!(notes_for(1.0, 1.0, 11).starts_with("the server finished 11 requests and the clients here sent 10"));
         assert!(
             notes_for(1.0, 1.0, 9).starts_with("the server finished 9 requests and the clients here got 10 responses")
