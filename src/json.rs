@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Parses JSON, repaired if it must be.
 ///
@@ -16,6 +16,30 @@ pub fn parse_lenient<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> 
         let repaired = repair_json(text).and_then(|text| serde_json::from_slice(&text).ok());
         repaired.ok_or(e)
     })
+}
+
+/// Whether this is one JSON value.
+#[must_use]
+pub fn is_whole(text: &[u8]) -> bool {
+    parse_lenient::<IgnoredAny>(text).is_ok()
+}
+
+/// Whether this is the beginning of a JSON value.
+#[must_use]
+pub fn is_cut(text: &[u8]) -> bool {
+    let ends_early = |text: &[u8]| serde_json::from_slice::<IgnoredAny>(text).is_err_and(|e| e.is_eof());
+    // The parser calls the beginning of a number, and of NaN, wrong rather than cut.
+    let text = without_half_number(text);
+    ends_early(text) || repair_json(text).is_some_and(|text| ends_early(&text))
+}
+
+/// The text without a number or a word at its end, if it has more than that.
+fn without_half_number(text: &[u8]) -> &[u8] {
+    let len = text.iter().rev().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'+' | b'-')).count();
+    let (before, word) = text.split_at(text.len() - len);
+    let digits = word.iter().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+    let begins_none = |name: &str| name.as_bytes().starts_with(word.strip_prefix(b"-").unwrap_or(word));
+    if !before.is_empty() && (digits || begins_none("NaN") || begins_none("Infinity")) { before } else { text }
 }
 
 /// The text with everything replaced that JSON does not have and a writer may well have meant; `None`: there is nothing to replace.
@@ -127,6 +151,18 @@ mod tests {
         }
         for broken in [&b"{"[..], b"", b"[NaN", b"[Nano]", b"{\"a\":1e}", b"oops"] {
             assert!(parse_lenient::<Value>(broken).is_err(), "{}", String::from_utf8_lossy(broken));
+        }
+    }
+
+    #[test]
+    fn a_value_is_whole_or_cut() {
+        let text = r#"{"a":["\u00e9",-1.5e+3,null],"b":NaN,"c":-Infinity}"#.as_bytes();
+        assert!(is_whole(text) && !is_cut(text));
+        for end in 1..text.len() {
+            assert!(is_cut(&text[..end]) && !is_whole(&text[..end]), "{}", String::from_utf8_lossy(&text[..end]));
+        }
+        for broken in [&b"oops"[..], b"{]", b"{} {}"] {
+            assert!(!is_cut(broken) && !is_whole(broken));
         }
     }
 

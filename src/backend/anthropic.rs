@@ -18,16 +18,19 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{
-    Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, Usage,
-    completions::DEFAULT_OUTPUT_TOKENS, parse, prompt, sampling::wrap_in_list, tool_calls::join_texts,
+    Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, ReadError, SamplingKeys, Usage,
+    completions::DEFAULT_OUTPUT_TOKENS,
+    lenient::{Content, Filled, FinishReason, List, Nested, Raw, Text, lenient_fields},
+    prompt, read_fields,
+    sampling::wrap_in_list,
+    tool_calls::{arguments_text, join_texts},
     usage::UsageFields,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -79,56 +82,60 @@ impl Api for AnthropicApi {
         [Some(version), key.map(|key| ("x-api-key", key.to_owned()))].into_iter().flatten().collect()
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let message: AnthropicEvent = parse(event.data)?;
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let message: AnthropicEvent = read_fields(event.data)?;
+        let kind = message.kind.0.as_deref().map_or(event.name, str::as_bytes);
         let mut delta = Delta::default();
-        match &*message.kind {
-            "message_start" => {
-                let usage = message.message.map(|start| token_usage(start.usage)).unwrap_or_default();
+        match kind {
+            b"message_start" => {
+                let usage = message.message.0.map(|start| token_usage(start.usage)).unwrap_or_default();
                 // Its output count covers only the start of the output.
                 delta.usage = Usage { completion_tokens: None, ..usage };
             }
             // The name of a tool is generated, but its arguments show when.
-            "content_block_start" => {
-                let name = message.content_block.map(|block| block.name).unwrap_or_default();
-                delta.choices.push(ChoiceDelta { more: name, opens: true, ..ChoiceDelta::default() });
+            b"content_block_start" => {
+                let more = message.content_block.0.and_then(|block| block.name.0).unwrap_or_default();
+                delta.choices.push(ChoiceDelta { more, opens: true, ..ChoiceDelta::default() });
             }
-            "content_block_delta" => {
+            b"content_block_delta" => {
                 // Dynamo counts in every event.
                 delta.usage = token_usage(message.usage);
-                delta.choices.extend(message.delta.and_then(BlockDelta::into_choice));
+                delta.choices.extend(message.delta.0.and_then(BlockDelta::into_choice));
             }
-            "message_delta" => {
+            b"message_delta" => {
                 delta.usage = token_usage(message.usage);
-                let finish = message.delta.and_then(|block| block.stop_reason).map(finish_reason);
+                let finish = message.delta.0.and_then(|block| block.stop_reason.kind).map(finish_reason);
                 delta.choices.push(ChoiceDelta { finish, ..ChoiceDelta::default() });
             }
-            "message_stop" => delta.done = true,
-            _ if message.is_error() => delta.error = Some(error_message(event.data)),
+            b"message_stop" => delta.done = true,
+            _ if kind == b"error" || message.error.0 => delta.error = Some(error_message(event.data)),
+            b"" => return Err(ReadError::lacks("type")),
             // The start and end of content blocks, and keep-alive events.
             _ => {}
         }
         Ok(delta)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let message: AnthropicEvent = parse(body)?;
-        if message.is_error() {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
+        let message: AnthropicEvent = read_fields(body)?;
+        if message.kind.as_str() == "error" || message.error.0 {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
-        let blocks = message.content.ok_or("it has no `content`")?;
-        let text: String = blocks.iter().filter(|b| b.kind == "text").map(|b| &*b.text).collect();
-        let more = blocks.iter().map(ContentBlock::other_text).fold(Cow::default(), join_texts);
-        let kind = match (text.is_empty(), blocks.iter().any(|b| b.kind == "tool_use")) {
+        let blocks = message.content.0.ok_or_else(|| ReadError::lacks("content"))?;
+        let has = |kind: &str| blocks.iter().any(|block| block.kind.as_str() == kind);
+        let texts = blocks.iter().filter(|block| matches!(block.kind.as_str(), "text" | ""));
+        let text: String = texts.map(|block| block.text.answer.as_deref().unwrap_or_default()).collect();
+        let more = blocks.iter().map(ContentBlock::other_text).fold(Cow::default(), join_texts).into_owned();
+        let kind = match (text.is_empty(), has("tool_use")) {
             (true, true) => OutputKind::ToolCall,
-            (true, false) if blocks.iter().any(|b| b.kind == "thinking") => OutputKind::Reasoning,
+            (true, false) if has("thinking") => OutputKind::Reasoning,
             _ => OutputKind::Answer,
         };
         let choice = ChoiceDelta {
             text: text.into(),
             kind,
-            more,
-            finish: message.stop_reason.map(finish_reason),
+            more: more.into(),
+            finish: message.stop_reason.kind.map(finish_reason),
             ..ChoiceDelta::default()
         };
         let usage = token_usage(message.usage);
@@ -175,82 +182,66 @@ fn finish_reason(reason: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-#[derive(Deserialize)]
-struct AnthropicEvent<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    delta: Option<BlockDelta<'a>>,
-    #[serde(default)]
-    usage: UsageFields,
-    #[serde(default)]
-    message: Option<MessageStart>,
-    #[serde(borrow, default)]
-    content: Option<Vec<ContentBlock<'a>>>,
-    #[serde(borrow, default)]
-    content_block: Option<ContentBlock<'a>>,
-    #[serde(borrow, default)]
-    stop_reason: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-impl AnthropicEvent<'_> {
-    fn is_error(&self) -> bool {
-        self.kind == "error" || self.error.is_some()
+lenient_fields! {
+    /// An event, or a non-streaming response.
+    struct AnthropicEvent<'a> {
+        "type" => kind: Text<'a>,
+        "delta" => delta: Nested<BlockDelta<'a>>,
+        "usage" => usage: UsageFields,
+        "message" => message: Nested<MessageStart>,
+        "content" => content: List<ContentBlock<'a>>,
+        "content_block" => content_block: Nested<ContentBlock<'a>>,
+        "stop_reason" => stop_reason: FinishReason<'a>,
+        "error" => error: Filled,
     }
 }
 
-#[derive(Deserialize)]
-struct MessageStart {
-    #[serde(default)]
-    usage: UsageFields,
+lenient_fields! {
+    /// A message without its content.
+    struct MessageStart {
+        "usage" => usage: UsageFields,
+    }
 }
 
-#[derive(Deserialize)]
-struct ContentBlock<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(borrow, default)]
-    thinking: Cow<'a, str>,
-    #[serde(borrow, default)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
+lenient_fields! {
+    /// A block of a non-streaming response.
+    struct ContentBlock<'a> {
+        "type" => kind: Text<'a>,
+        "text" => text: Content<'a>,
+        "thinking" => thinking: Text<'a>,
+        "name" => name: Text<'a>,
+        "input" => input: Raw<'a>,
+    }
 }
 
-impl<'a> ContentBlock<'a> {
+impl ContentBlock<'_> {
     /// What was generated besides text.
-    fn other_text(&self) -> Cow<'a, str> {
-        let input = self.input.map_or("", RawValue::get);
-        [self.thinking.clone(), self.name.clone(), input.into()].into_iter().fold(Cow::default(), join_texts)
+    fn other_text(&self) -> Cow<'_, str> {
+        let texts = [self.thinking.as_str().into(), self.name.as_str().into(), arguments_text(self.input)];
+        texts.into_iter().fold(Cow::default(), join_texts)
     }
 }
 
-#[derive(Deserialize)]
-struct BlockDelta<'a> {
-    #[serde(borrow, default)]
-    text: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    thinking: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    partial_json: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    stop_reason: Option<Cow<'a, str>>,
+lenient_fields! {
+    /// The new part of a block, or the end of the message.
+    struct BlockDelta<'a> {
+        "text" => text: Content<'a>,
+        "thinking" => thinking: Content<'a>,
+        "partial_json" => partial_json: Text<'a>,
+        "stop_reason" => stop_reason: FinishReason<'a>,
+    }
 }
 
 impl<'a> BlockDelta<'a> {
     /// `None` for a signature and for the opening of a tool call, which have no token.
     fn into_choice(self) -> Option<ChoiceDelta<'a>> {
-        let (kind, text) = match self {
-            BlockDelta { text: Some(BorrowedText(text)), .. } => (OutputKind::Answer, text),
-            BlockDelta { thinking: Some(BorrowedText(text)), .. } => (OutputKind::Reasoning, text),
-            BlockDelta { partial_json: Some(BorrowedText(more)), .. } if !more.is_empty() => {
+        let (kind, text) = match (self.text.answer, self.thinking.answer, self.partial_json.filled()) {
+            (Some(text), ..) => (OutputKind::Answer, text),
+            (None, Some(text), _) => (OutputKind::Reasoning, text),
+            (None, None, Some(more)) => {
                 return Some(ChoiceDelta { kind: OutputKind::ToolCall, more, ..ChoiceDelta::default() });
             }
-            _ => return None,
+            (None, None, None) => return None,
         };
         Some(ChoiceDelta { text, kind, ..ChoiceDelta::default() })
     }

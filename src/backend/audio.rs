@@ -12,18 +12,18 @@
 //! A non-streaming response is `{"text":"there", …}`, without token counts, or the plain text if `response_format` is `text`, `srt`
 //! or `vtt`. `--endpoint /v1/audio/translations` translates.
 
-use std::borrow::Cow;
-
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, Usage,
-    completions::set_output_limit, openai, parse, prompt, usage::UsageFields,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, ReadError, SamplingKeys, Usage,
+    completions::set_output_limit,
+    lenient::{Content, Filled, Text, lenient_fields},
+    openai, prompt, read_fields,
+    usage::UsageFields,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -87,14 +87,17 @@ impl Api for AudioApi {
     }
 
     /// vLLM's chunks have the format of chat chunks; OpenAI's service has its own events.
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
         if memchr::memmem::find(event.data, b"transcript.text.").is_none() {
             return openai::read_chunk(event.data);
         }
-        let event: TranscriptEvent = parse(event.data)?;
+        let event: TranscriptEvent = read_fields(event.data)?;
         let mut delta = Delta { usage: event.usage.into(), ..Delta::default() };
-        match &*event.kind {
-            "transcript.text.delta" => delta.choices.push(ChoiceDelta { text: event.delta, ..ChoiceDelta::default() }),
+        match event.kind.as_str() {
+            "transcript.text.delta" => {
+                let text = event.delta.answer.unwrap_or_default();
+                delta.choices.push(ChoiceDelta { text, ..ChoiceDelta::default() });
+            }
             "transcript.text.done" => delta.done = true,
             // The text again, by speaker.
             _ => {}
@@ -102,16 +105,16 @@ impl Api for AudioApi {
         Ok(delta)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         let (text, usage) = if body.trim_ascii_start().starts_with(b"{") {
-            let event: TranscriptEvent = parse(body)?;
-            if event.error.is_some() {
+            let event: TranscriptEvent = read_fields(body)?;
+            if event.error.0 {
                 return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
             }
-            (event.text.ok_or("it has no `text`")?.into(), event.usage.into())
+            (event.text.0.ok_or_else(|| ReadError::lacks("text"))?, event.usage.into())
         } else {
-            let text = str::from_utf8(body).map_err(|e| e.to_string())?;
-            (text.trim_end_matches('\n').into(), Usage::default())
+            let text = String::from_utf8_lossy(body);
+            (text.trim_end_matches('\n').to_owned().into(), Usage::default())
         };
         let choice = ChoiceDelta { text, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
@@ -130,18 +133,16 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("seed", "seed"),
 ];
 
-#[derive(Deserialize)]
-struct TranscriptEvent<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    delta: Cow<'a, str>,
-    text: Option<String>,
-    /// OpenAI's token counts. Usage in seconds of audio is ignored.
-    #[serde(default)]
-    usage: UsageFields,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+lenient_fields! {
+    /// An event of OpenAI's service, or a non-streaming response.
+    struct TranscriptEvent<'a> {
+        "type" => kind: Text<'a>,
+        "delta" => delta: Content<'a>,
+        "text" => text: Text<'a>,
+        /// OpenAI's token counts. Usage in seconds of audio is ignored.
+        "usage" => usage: UsageFields,
+        "error" => error: Filled,
+    }
 }
 
 /// Decodes the request's audio: its format and its bytes.
@@ -221,6 +222,7 @@ mod tests {
         assert_eq!(text("There.\n").unwrap(), "There.");
         assert_eq!(text("WEBVTT\n\n00:00.000 --> 00:01.000\nThere.\n").unwrap().lines().count(), 4);
         assert_eq!(text(r#"{"text":"There."}"#).unwrap(), "There.");
-        assert!(text(r#"{"text":"The"#).is_err() && AudioApi.read_response(b"\xff").is_err());
+        assert!(text(r#"{"text":"The"#).is_err());
+        assert_eq!(AudioApi.read_response(b"\xff").unwrap().choices[0].text, "\u{fffd}");
     }
 }

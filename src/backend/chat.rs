@@ -8,7 +8,7 @@
 //! Reasoning is in `reasoning` or `reasoning_content`, tool calls are in `tool_calls`.
 
 use super::{
-    Api, Backend, Delta, PromptForm,
+    Api, Backend, Delta, PromptForm, ReadError,
     completions::{set_output_limit, set_stream},
     openai, prompt,
 };
@@ -52,11 +52,11 @@ impl Api for ChatApi {
         }
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
         openai::read_chunk(event.data)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         openai::read_full(body)
     }
 }

@@ -7,7 +7,7 @@
 
 use serde_json::json;
 
-use super::{Api, Backend, Delta, PromptForm, openai, prompt};
+use super::{Api, Backend, Delta, PromptForm, ReadError, openai, prompt};
 use crate::{
     http::sse::SseEvent,
     record::{Object, SampleRequest},
@@ -40,11 +40,11 @@ impl Api for CompletionsApi {
         Ok(body)
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
         openai::read_chunk(event.data)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         openai::read_full(body)
     }
 }

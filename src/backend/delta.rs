@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use smallvec::SmallVec;
 
 use super::usage::known_or;
@@ -22,6 +21,16 @@ pub struct Delta<'a> {
     pub error: Option<String>,
     /// Whether its texts are incremental or cumulative.
     pub text_mode: TextMode,
+}
+
+impl Delta<'_> {
+    /// Whether it holds nothing of an output: no token, no end, no count.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let holds = |choice: &ChoiceDelta| choice.has_token() || choice.finish.is_some() || choice.opens;
+        let counts = self.usage.completion_tokens > Some(0);
+        !self.done && self.error.is_none() && !counts && !self.choices.iter().any(holds)
+    }
 }
 
 /// How the text of a chunk relates to earlier chunks.
@@ -53,6 +62,8 @@ pub struct ChoiceDelta<'a> {
     pub finish: Option<Cow<'a, str>>,
     /// It opens an output and holds nothing of it.
     pub opens: bool,
+    /// It is all of the output, and not what is new: in a stream, it repeats the earlier chunks.
+    pub whole: bool,
 }
 
 /// A kind of output.
@@ -124,12 +135,10 @@ impl Usage {
 }
 
 /// Times of a request that vLLM reports, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ServerTimings {
     /// Time in the queue.
-    #[serde(default)]
     pub queue_time_ms: Option<f64>,
     /// From the first scheduling to the first token, as in vLLM 0.32.
-    #[serde(default)]
     pub time_to_first_token_ms: Option<f64>,
 }

@@ -8,12 +8,15 @@
 //! Nothing is generated or streamed. The server rejects an input that is too long, and nothing here asks it to truncate the input
 //! silently, as vLLM's own benchmark does.
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
-use super::{Api, Backend, Delta, Payload, PromptForm, Usage, encode_json, parse, prompt};
+use super::{
+    Api, Backend, Delta, Payload, PromptForm, ReadError, Usage, encode_json,
+    lenient::{Count, Filled, Nested, Size, lenient_fields},
+    prompt, read_fields,
+};
 use crate::{
-    http::exchange::error_message,
+    http::error_text::error_message,
     record::{Object, SampleRequest},
 };
 
@@ -48,7 +51,7 @@ impl Api for EmbeddingsApi {
         }
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         parse_results(body)
     }
 
@@ -57,46 +60,48 @@ impl Api for EmbeddingsApi {
     }
 }
 
-#[derive(Deserialize)]
-struct PooledResponse<'a> {
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(default)]
-    data: Vec<IgnoredAny>,
-    #[serde(default)]
-    results: Vec<IgnoredAny>,
-    #[serde(default)]
-    usage: Option<EmbeddingsUsage>,
-    #[serde(default)]
-    meta: Option<CohereMeta>,
+lenient_fields! {
+    /// A response of all APIs that generate nothing.
+    struct PooledResponse {
+        "error" => error: Filled,
+        "data" => data: Size,
+        "results" => results: Size,
+        "usage" => usage: Nested<EmbeddingsUsage>,
+        "meta" => meta: Nested<CohereMeta>,
+    }
 }
 
-/// Cohere's place for token counts.
-#[derive(Deserialize)]
-struct CohereMeta {
-    tokens: Option<CohereTokens>,
+lenient_fields! {
+    /// Cohere's place for token counts.
+    struct CohereMeta {
+        "tokens" => tokens: Nested<CohereTokens>,
+    }
 }
 
-#[derive(Deserialize)]
-struct CohereTokens {
-    input_tokens: Option<u32>,
+lenient_fields! {
+    /// Cohere's token counts.
+    struct CohereTokens {
+        "input_tokens" => input_tokens: Count,
+    }
 }
 
-#[derive(Deserialize)]
-struct EmbeddingsUsage {
-    prompt_tokens: Option<u32>,
-    total_tokens: Option<u32>,
+lenient_fields! {
+    /// The token counts of the others.
+    struct EmbeddingsUsage {
+        "prompt_tokens" => prompt_tokens: Count,
+        "total_tokens" => total_tokens: Count,
+    }
 }
 
 /// Parses a response with at least one result under `data` or `results`: the format of all APIs that generate nothing.
-pub fn parse_results(body: &[u8]) -> Result<Delta<'_>, String> {
-    let response: PooledResponse = parse(body)?;
-    let error = response.error.is_some().then(|| error_message(body));
-    if error.is_none() && response.data.is_empty() && response.results.is_empty() {
-        return Err("it has no result in `data` or `results`".into());
+pub fn parse_results(body: &[u8]) -> Result<Delta<'_>, ReadError> {
+    let response: PooledResponse = read_fields(body)?;
+    let error = response.error.0.then(|| error_message(body));
+    if error.is_none() && !response.data.is_filled() && !response.results.is_filled() {
+        return Err(ReadError::Shape("it has no result in `data` or `results`".into()));
     }
-    let tokens = response.usage.and_then(|counts| counts.prompt_tokens.or(counts.total_tokens));
-    let meta = || response.meta?.tokens?.input_tokens;
+    let tokens = response.usage.0.and_then(|counts| counts.prompt_tokens.0.or(counts.total_tokens.0));
+    let meta = || response.meta.0?.tokens.0?.input_tokens.0;
     let usage = Usage { prompt_tokens: tokens.or_else(meta), ..Usage::default() };
     Ok(Delta { usage, done: true, error, ..Delta::default() })
 }

@@ -14,6 +14,7 @@ mod chat;
 mod completions;
 mod delta;
 mod embeddings;
+mod lenient;
 mod list;
 mod ollama;
 mod openai;
@@ -30,7 +31,7 @@ mod tgi;
 mod tool_calls;
 mod usage;
 
-use std::{borrow::Cow, fmt, path::Path};
+use std::{fmt, path::Path};
 
 use clap::builder::PossibleValue;
 
@@ -40,7 +41,7 @@ pub use sampling::SamplingKeys;
 
 use crate::{
     error::Error,
-    http::{exchange::BodyFormat, sse::SseEvent},
+    http::{body::BodyFormat, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -225,7 +226,7 @@ pub trait Api: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// It is not a chunk of this API.
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
         self.read_response(event.data)
     }
 
@@ -233,7 +234,7 @@ pub trait Api: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// It is not a response of this API.
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String>;
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError>;
 
     /// Whether it generates tokens: a response without any is then an error.
     fn generates_tokens(&self) -> bool {
@@ -321,14 +322,37 @@ fn encode_json(body: &Object) -> Result<Payload, String> {
     Ok(Payload { bytes, content_type: "application/json".into() })
 }
 
-/// Text that borrows from the response unless it has escapes. (serde always copies into an `Option<Cow<str>>`, even with
-/// `#[serde(borrow)]`.)
-#[derive(Debug, Default, serde::Deserialize)]
-struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
+/// Why bytes are not a chunk or a response of an API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadError {
+    /// They are not JSON.
+    Syntax(String),
+    /// They hold nothing that the API has.
+    Shape(String),
+}
 
-/// Parses JSON; the error says what was expected.
-fn parse<'a, T: serde::Deserialize<'a>>(data: &'a [u8]) -> Result<T, String> {
-    serde_json::from_slice(data).map_err(|e| e.to_string())
+impl ReadError {
+    fn lacks(key: &str) -> Self {
+        ReadError::Shape(format!("it has no `{key}`"))
+    }
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ReadError::Syntax(why) | ReadError::Shape(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// Reads JSON.
+fn read_json<'a, T: serde::Deserialize<'a>>(data: &'a [u8]) -> Result<T, ReadError> {
+    serde_json::from_slice(data).map_err(|e| ReadError::Syntax(e.to_string()))
+}
+
+/// Reads the fields of a JSON object; any other JSON has none.
+fn read_fields<'a, T: lenient::Fields<'a>>(data: &'a [u8]) -> Result<T, ReadError> {
+    let lenient::Nested(fields) = read_json(data)?;
+    Ok(fields.unwrap_or_default())
 }
 
 #[cfg(test)]

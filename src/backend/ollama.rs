@@ -6,24 +6,18 @@
 //! {"model":"m","created_at":"…","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","prompt_eval_count":9,"eval_count":2}
 //! ```
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{
-    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, OutputKind, PromptForm, SamplingKeys, Usage,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, OutputKind, PromptForm, ReadError, SamplingKeys, Usage,
     completions::set_output_limit,
-    parse, prompt,
+    lenient::{Content, Count, Filled, Flag, Nested, Raw, Text, lenient_fields},
+    prompt, read_fields,
     sampling::{take_nested, wrap_in_list},
     tool_calls::{call_text, is_filled, join_texts},
-    usage::Count,
 };
 use crate::{
-    http::{
-        exchange::{BodyFormat, error_message},
-        sse::SseEvent,
-    },
+    http::{body::BodyFormat, error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -77,21 +71,25 @@ impl Api for OllamaApi {
         if stream { BodyFormat::JsonLines } else { BodyFormat::Json }
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let line: OllamaLine = parse(event.data)?;
-        if line.error.is_some() {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let line: OllamaLine = read_fields(event.data)?;
+        if line.error.0 {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let message = line.message.ok_or("it has no `message`")?;
+        let (done, finish) = (line.done.0, line.done_reason.filled());
+        let message = match line.message.0 {
+            Some(message) => message,
+            None if done => OllamaMessage::default(),
+            None => return Err(ReadError::lacks("message")),
+        };
         let usage =
             Usage { prompt_tokens: line.prompt_eval_count.0, completion_tokens: line.eval_count.0, ..Usage::default() };
-        let output = message.into_output();
-        let finish = line.done.then(|| line.done_reason.unwrap_or_else(|| "stop".into()));
-        let choice = ChoiceDelta { finish, ..output };
-        Ok(Delta { choices: [choice].into_iter().collect(), usage, done: line.done, ..Delta::default() })
+        let finish = done.then(|| finish.unwrap_or_else(|| "stop".into()));
+        let choice = ChoiceDelta { finish, ..message.into_output() };
+        Ok(Delta { choices: [choice].into_iter().collect(), usage, done, ..Delta::default() })
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         self.read_event(SseEvent { name: b"", data: body })
     }
 }
@@ -102,7 +100,7 @@ fn convert_message(message: &mut Value) -> Result<(), String> {
         let arguments = &mut call["function"]["arguments"];
         if let Some(text) = arguments.as_str() {
             *arguments =
-                parse(text.as_bytes()).map_err(|e| format!("the arguments of a tool call are not JSON: {e}"))?;
+                serde_json::from_str(text).map_err(|e| format!("the arguments of a tool call are not JSON: {e}"))?;
         }
     }
     let Some(parts) = message.get("content").and_then(Value::as_array) else { return Ok(()) };
@@ -136,36 +134,31 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("stop", "stop"),
 ];
 
-#[derive(Deserialize)]
-struct OllamaLine<'a> {
-    #[serde(borrow, default)]
-    message: Option<OllamaMessage<'a>>,
-    #[serde(default)]
-    done: bool,
-    #[serde(borrow, default)]
-    done_reason: Option<Cow<'a, str>>,
-    #[serde(default)]
-    prompt_eval_count: Count,
-    #[serde(default)]
-    eval_count: Count,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+lenient_fields! {
+    /// A line, or a non-streaming response.
+    struct OllamaLine<'a> {
+        "message" => message: Nested<OllamaMessage<'a>>,
+        "done" => done: Flag,
+        "done_reason" => done_reason: Text<'a>,
+        "prompt_eval_count" => prompt_eval_count: Count,
+        "eval_count" => eval_count: Count,
+        "error" => error: Filled,
+    }
 }
 
-#[derive(Deserialize)]
-struct OllamaMessage<'a> {
-    #[serde(borrow, default)]
-    content: Cow<'a, str>,
-    #[serde(borrow, default)]
-    thinking: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
+lenient_fields! {
+    /// The new part of the answer.
+    struct OllamaMessage<'a> {
+        "content" => content: Content<'a>,
+        "thinking" => thinking: Text<'a>,
+        "tool_calls" => tool_calls: Raw<'a>,
+    }
 }
 
 impl<'a> OllamaMessage<'a> {
     /// What the model generated.
     fn into_output(self) -> ChoiceDelta<'a> {
-        let (text, thinking) = (self.content, self.thinking.map(|text| text.0).unwrap_or_default());
+        let (text, thinking) = (self.content.answer.unwrap_or_default(), self.thinking.0.unwrap_or_default());
         let calls = call_text(self.tool_calls);
         match (is_filled(self.tool_calls), text.is_empty() && !thinking.is_empty()) {
             (true, _) => ChoiceDelta {

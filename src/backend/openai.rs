@@ -2,159 +2,145 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::{
-    BorrowedText, ChoiceDelta, Delta, OutputKind, ServerTimings, Usage,
+    ChoiceDelta, Delta, OutputKind, ReadError, ServerTimings, Usage,
     delta::abort_error,
-    parse,
+    lenient::{Content, Count, Filled, FinishReason, List, Nested, Number, Raw, Size, Text, lenient_fields},
+    read_fields, read_json,
     tool_calls::{call_text, is_filled, join_texts},
     usage::UsageFields,
 };
-use crate::http::exchange::error_message;
+use crate::http::error_text::error_message;
 
 /// Reads a chunk, or a non-streaming response.
-pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, String> {
-    let chunk: OpenaiChunk = parse(data)?;
-    let is_error = chunk.is_error();
-    let usage = chunk.token_usage();
-    let choices: SmallVec<[ChoiceDelta; 1]> = chunk.choices.into_iter().map(Into::into).collect();
+pub fn read_chunk(data: &[u8]) -> Result<Delta<'_>, ReadError> {
+    let chunk: OpenaiChunk = read_fields(data)?;
+    let (is_error, usage) = (chunk.is_error(), chunk.token_usage());
+    if chunk.choices.0.is_none() && !is_error && usage == Usage::default() {
+        return Err(ReadError::lacks("choices"));
+    }
+    let choices: SmallVec<[ChoiceDelta; 1]> = chunk.choices.into_elements().into_iter().map(Into::into).collect();
     let abort_error = || choices.iter().find_map(|choice| abort_error(choice.finish.as_deref()?));
     let error = if is_error { Some(error_message(data)) } else { abort_error() };
-    Ok(Delta { choices, usage, metrics: chunk.metrics, error, ..Delta::default() })
+    Ok(Delta { choices, usage, metrics: chunk.metrics.0.map(Into::into), error, ..Delta::default() })
 }
 
 /// Reads a non-streaming response, which must have an output.
-pub fn read_full(data: &[u8]) -> Result<Delta<'_>, String> {
+pub fn read_full(data: &[u8]) -> Result<Delta<'_>, ReadError> {
     let delta = read_chunk(data)?;
     if delta.error.is_none() && delta.choices.is_empty() {
-        return Err("it has no `choices`".into());
+        return Err(ReadError::lacks("choices"));
     }
     // It is complete, even without a finish reason.
     Ok(Delta { done: true, ..delta })
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct OpenaiChunk<'a> {
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    choices: SmallVec<[OpenaiChoice<'a>; 1]>,
-    #[serde(default)]
-    usage: UsageFields,
-    /// Groq's own field.
-    #[serde(default)]
-    x_groq: UsageFields,
-    /// llama.cpp's own field.
-    #[serde(default)]
-    timings: UsageFields,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    object: Option<BorrowedText<'a>>,
-    #[serde(default)]
-    metrics: Option<ServerTimings>,
+lenient_fields! {
+    /// A chunk, or a non-streaming response.
+    struct OpenaiChunk<'a> {
+        "choices" => choices: List<OpenaiChoice<'a>>,
+        "usage" => usage: UsageFields,
+        /// Groq's own field.
+        "x_groq" => x_groq: UsageFields,
+        /// llama.cpp's own field.
+        "timings" => timings: UsageFields,
+        "error" => error: Filled,
+        "object" => object: Text<'a>,
+        "metrics" => metrics: Nested<OpenaiMetrics>,
+    }
 }
 
 impl OpenaiChunk<'_> {
     /// The token counts: in `usage` of the chunk or of a choice, or in a vendor's own field.
     fn token_usage(&self) -> Usage {
-        let in_choice = self.choices.iter().map(|choice| choice.usage);
+        let in_choice = self.choices.0.iter().flatten().map(|choice| choice.usage);
         let all = in_choice.chain([self.x_groq, self.timings]).map(Usage::from);
         all.fold(self.usage.into(), Usage::or_earlier)
     }
 
     /// Whether it is an error within a stream: `{"error":…}`, or the older `{"object":"error",…}`.
     fn is_error(&self) -> bool {
-        self.error.is_some() || self.object.as_ref().is_some_and(|o| o.0 == "error")
+        self.error.0 || self.object.as_str() == "error"
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct OpenaiChoice<'a> {
-    #[serde(default)]
-    index: u32,
-    /// In completions.
-    #[serde(borrow, default)]
-    text: Option<BorrowedText<'a>>,
-    /// In chats; `message` in a non-streaming response.
-    #[serde(borrow, default, alias = "message")]
-    delta: Option<OpenaiMessage<'a>>,
-    /// The token ids, if requested (`return_token_ids`).
-    #[serde(default)]
-    token_ids: Option<Vec<IgnoredAny>>,
-    #[serde(borrow, default)]
-    finish_reason: Option<BorrowedText<'a>>,
-    /// Moonshot's place for the token counts.
-    #[serde(default)]
-    usage: UsageFields,
+lenient_fields! {
+    /// One of the outputs.
+    struct OpenaiChoice<'a> {
+        "index" => index: Count,
+        /// In completions.
+        "text" => text: Text<'a>,
+        /// In chats.
+        "delta" => delta: Nested<OpenaiMessage<'a>>,
+        /// In non-streaming chats; in a stream it repeats what came before.
+        "message" => message: Nested<OpenaiMessage<'a>>,
+        /// The token ids, if requested (`return_token_ids`).
+        "token_ids" => token_ids: Size,
+        "finish_reason" => finish_reason: FinishReason<'a>,
+        /// Moonshot's place for the token counts.
+        "usage" => usage: UsageFields,
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct OpenaiMessage<'a> {
-    #[serde(default)]
-    role: Option<IgnoredAny>,
-    #[serde(borrow, default)]
-    content: Option<MessageContent<'a>>,
-    /// The text of a refusal.
-    #[serde(borrow, default)]
-    refusal: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    reasoning: Option<BorrowedText<'a>>,
-    /// The older name, which some servers still use.
-    #[serde(borrow, default)]
-    reasoning_content: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    reasoning_text: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    thinking: Option<BorrowedText<'a>>,
-    /// OpenRouter's list of parts, usually in addition to `reasoning`.
-    #[serde(borrow, default)]
-    reasoning_details: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    function_call: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    audio: Option<&'a RawValue>,
+lenient_fields! {
+    /// The new part of a message, or all of it.
+    struct OpenaiMessage<'a> {
+        "role" => role: Filled,
+        "content" => content: Content<'a>,
+        /// The text of a refusal.
+        "refusal" => refusal: Text<'a>,
+        "reasoning" => reasoning: Content<'a>,
+        /// The older name, which some servers still use.
+        "reasoning_content" => reasoning_content: Content<'a>,
+        "reasoning_text" => reasoning_text: Content<'a>,
+        "thinking" => thinking: Content<'a>,
+        /// OpenRouter's list of parts, usually in addition to `reasoning`.
+        "reasoning_details" => reasoning_details: Raw<'a>,
+        "tool_calls" => tool_calls: Raw<'a>,
+        "function_call" => function_call: Raw<'a>,
+        "audio" => audio: Raw<'a>,
+    }
 }
 
-/// A part of `reasoning_details`; an encrypted one has no text.
-#[derive(Debug, Default, Deserialize)]
-struct ReasoningPart<'a> {
-    #[serde(borrow, default, alias = "summary")]
-    text: Option<BorrowedText<'a>>,
+lenient_fields! {
+    /// A part of `reasoning_details`; an encrypted one has no text.
+    struct ReasoningPart<'a> {
+        "text" | "summary" => text: Text<'a>,
+    }
 }
 
-/// A string; for Mistral's reasoning models, a list of parts.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum MessageContent<'a> {
-    Text(#[serde(borrow)] BorrowedText<'a>),
-    Parts(#[serde(borrow)] Vec<ContentPart<'a>>),
+lenient_fields! {
+    /// The times that vLLM reports.
+    struct OpenaiMetrics {
+        "queue_time_ms" => queue_time_ms: Number,
+        "time_to_first_token_ms" => time_to_first_token_ms: Number,
+    }
 }
 
-#[derive(Debug, Deserialize)]
-struct ContentPart<'a> {
-    #[serde(borrow, default)]
-    text: Option<BorrowedText<'a>>,
-    #[serde(borrow, default)]
-    thinking: Option<Box<MessageContent<'a>>>,
+impl From<OpenaiMetrics> for ServerTimings {
+    fn from(raw: OpenaiMetrics) -> Self {
+        ServerTimings { queue_time_ms: raw.queue_time_ms.0, time_to_first_token_ms: raw.time_to_first_token_ms.0 }
+    }
 }
 
 impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
     fn from(raw: OpenaiChoice<'a>) -> Self {
-        let opens = raw.delta.as_ref().is_some_and(|d| d.role.is_some());
-        let output = match raw.delta {
-            Some(message) => message.into_output(),
-            None => ChoiceDelta { text: raw.text.map(|text| text.0).unwrap_or_default(), ..ChoiceDelta::default() },
-        };
+        let OpenaiChoice { index, text, delta, message, token_ids, finish_reason, .. } = raw;
+        let whole = delta.0.is_none() && message.0.is_some();
+        let message = delta.0.or(message.0).unwrap_or_default();
+        let opens = message.role.0;
+        let mut output = message.into_output();
+        if output.text.is_empty() && output.kind == OutputKind::Answer {
+            output.text = text.0.unwrap_or_default();
+        }
         ChoiceDelta {
-            index: raw.index,
-            ids: raw.token_ids.map_or(0, |ids| ids.len()),
-            // Some servers send an empty one with every chunk.
-            finish: raw.finish_reason.map(|reason| reason.0).filter(|reason| !reason.is_empty()),
+            index: index.0.unwrap_or_default(),
+            ids: token_ids.0.unwrap_or_default(),
+            finish: finish_reason.kind,
             opens,
+            whole,
             ..output
         }
     }
@@ -163,16 +149,13 @@ impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
 impl<'a> OpenaiMessage<'a> {
     /// What the model generated. Answer text takes precedence over reasoning in the same message.
     fn into_output(self) -> ChoiceDelta<'a> {
-        let first_text = |texts: &mut dyn Iterator<Item = Option<BorrowedText<'a>>>| {
-            texts.flatten().map(|text| text.0).find(|text| !text.is_empty()).unwrap_or_default()
-        };
-        let (content, in_parts) = self.content.map_or((None, None), MessageContent::answer_and_reasoning);
-        let answer = first_text(&mut [content, self.refusal].into_iter());
-        let named = [self.reasoning, self.reasoning_content, self.reasoning_text, self.thinking, in_parts];
-        let details = || self.reasoning_details.map(|details| BorrowedText(details_text(details)));
-        let reasoning = first_text(&mut named.into_iter().chain(std::iter::once_with(details)));
-        let calls = join_texts(call_text(self.tool_calls), call_text(self.function_call));
+        let filled = |text: Option<Cow<'a, str>>| text.filter(|text| !text.is_empty());
+        let answer = filled(self.content.answer).or(self.refusal.filled()).unwrap_or_default();
+        let named = [self.reasoning, self.reasoning_content, self.reasoning_text, self.thinking];
+        let named = named.into_iter().map(|content| content.answer).chain([self.content.reasoning]);
+        let reasoning = named.into_iter().find_map(filled).unwrap_or_else(|| details_text(self.reasoning_details));
         if [self.tool_calls, self.function_call, self.audio].into_iter().any(is_filled) {
+            let calls = join_texts(call_text(self.tool_calls), call_text(self.function_call));
             let more = join_texts(reasoning, calls);
             return ChoiceDelta { kind: OutputKind::ToolCall, text: answer, more, ..ChoiceDelta::default() };
         }
@@ -184,30 +167,10 @@ impl<'a> OpenaiMessage<'a> {
 }
 
 /// The texts of `reasoning_details`.
-fn details_text(details: &RawValue) -> Cow<'_, str> {
-    let parts: Vec<ReasoningPart> = parse(details.get().as_bytes()).unwrap_or_default();
-    parts.into_iter().filter_map(|part| Some(part.text?.0)).fold(Cow::default(), join_texts)
-}
-
-impl<'a> MessageContent<'a> {
-    /// The text of the answer, and the reasoning.
-    fn answer_and_reasoning(self) -> (Option<BorrowedText<'a>>, Option<BorrowedText<'a>>) {
-        let parts = match self {
-            MessageContent::Text(text) => return (Some(text), None),
-            MessageContent::Parts(parts) => parts,
-        };
-        let (mut answer, mut reasoning) = (String::new(), String::new());
-        for part in parts {
-            answer.extend(part.text.map(|text| text.0));
-            let (text, deeper) = part.thinking.map_or((None, None), |thinking| thinking.answer_and_reasoning());
-            reasoning.extend(text.or(deeper).map(|text| text.0));
-        }
-        (Some(BorrowedText(answer.into())), Some(BorrowedText(reasoning.into())))
-    }
-}
-
-fn or_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+fn details_text(Raw(details): Raw<'_>) -> Cow<'_, str> {
+    let parts = details.and_then(|details| read_json::<List<ReasoningPart>>(details.get().as_bytes()).ok());
+    let texts = parts.map(List::into_elements).unwrap_or_default().into_iter().filter_map(|part| part.text.0);
+    texts.fold(Cow::default(), join_texts)
 }
 
 #[cfg(test)]
@@ -255,5 +218,8 @@ mod tests {
             );
         }
         assert!(read_full(br#"{"id":"x"}"#).is_err() && read_chunk(br#"{"choices":"none"}"#).is_err());
+        for empty in [r#"{"choices":[{}],"error":{}}"#, r#"{"choices":[{}],"error":{"code":null,"message":""}}"#] {
+            assert_eq!(read_chunk(empty.as_bytes()).unwrap().error, None, "{empty}");
+        }
     }
 }

@@ -51,7 +51,7 @@ fn only_text<'a>(delta: &'a Delta<'_>) -> Option<(OutputKind, &'a str)> {
         return None;
     };
     let [choice] = &choices[..] else { return None };
-    let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens;
+    let more = choice.index > 0 || choice.ids > 0 || choice.finish.is_some() || choice.opens || choice.whole;
     if more || !choice.more.is_empty() || *usage != Usage::default() || choice.kind == OutputKind::ToolCall {
         return None;
     }
@@ -78,7 +78,7 @@ mod tests {
     /// The kind and text of a chunk; `None` if it holds more than text.
     fn news(delta: &Delta<'_>) -> Option<(OutputKind, String)> {
         let [choice] = &delta.choices[..] else { return None };
-        let more = choice.index > 0 || choice.finish.is_some() || choice.ids > 0 || choice.opens;
+        let more = choice.index > 0 || choice.finish.is_some() || choice.ids > 0 || choice.opens || choice.whole;
         if more || delta.error.is_some() || delta.usage != Usage::default() || delta.metrics.is_some() {
             return None;
         }

@@ -5,7 +5,7 @@
 //! {"object":"list","data":[{"index":0,"object":"pooling","data":[0.1,-0.2]}],"usage":{"prompt_tokens":1,"total_tokens":1}}
 //! ```
 
-use super::{Api, Backend, Delta, Payload, PromptForm, embeddings, embeddings::EmbeddingsApi};
+use super::{Api, Backend, Delta, Payload, PromptForm, ReadError, embeddings, embeddings::EmbeddingsApi};
 use crate::record::{Object, SampleRequest};
 
 pub static BACKEND: Backend = Backend {
@@ -35,7 +35,7 @@ impl Api for PoolingApi {
         EmbeddingsApi.encode_body(body, request)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         embeddings::parse_results(body)
     }
 

@@ -6,7 +6,7 @@
 //! {"results":[{"index":1,"document":{"text":"she"},"relevance_score":0.7}],"usage":{"total_tokens":4}}
 //! ```
 
-use super::{Api, Backend, Delta, PromptForm, embeddings, prompt};
+use super::{Api, Backend, Delta, PromptForm, ReadError, embeddings, prompt};
 use crate::record::{Object, Prompt, SampleRequest};
 
 pub static BACKEND: Backend = Backend {
@@ -44,7 +44,7 @@ impl Api for RerankApi {
         ]))
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         embeddings::parse_results(body)
     }
 

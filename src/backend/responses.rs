@@ -12,15 +12,18 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{
-    Api, Backend, BorrowedText, ChoiceDelta, Delta, OutputKind, PromptForm, Usage, completions::set_output_limit,
-    parse, prompt, tool_calls::join_texts, usage::UsageFields,
+    Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, ReadError, Usage,
+    completions::set_output_limit,
+    lenient::{Content, Filled, List, Nested, Raw, Text, lenient_fields},
+    prompt, read_fields,
+    tool_calls::{arguments_text, join_texts},
+    usage::UsageFields,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -61,49 +64,55 @@ impl Api for ResponsesApi {
         }
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let message: ResponseEvent = parse(event.data)?;
-        let kind = if message.kind.is_empty() { event.name } else { message.kind.as_bytes() };
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let message: ResponseEvent = read_fields(event.data)?;
+        let kind = message.kind.0.as_deref().map_or(event.name, str::as_bytes);
         let mut delta = Delta::default();
         match kind {
             b"response.output_text.delta" | b"response.refusal.delta" => {
-                delta.choices.push(message.text_choice(OutputKind::Answer)?);
+                delta.choices.push(message.delta.into_choice(OutputKind::Answer));
             }
             b"response.reasoning_text.delta" | b"response.reasoning_summary_text.delta" => {
-                delta.choices.push(message.text_choice(OutputKind::Reasoning)?);
+                delta.choices.push(message.delta.into_choice(OutputKind::Reasoning));
             }
             b"response.function_call_arguments.delta"
             | b"response.mcp_call_arguments.delta"
             | b"response.custom_tool_call_input.delta"
-            | b"response.code_interpreter_call_code.delta" => delta.choices.extend(message.tool_call_choice()?),
+            | b"response.code_interpreter_call_code.delta" => {
+                // Its text is not part of the answer; an empty one only opens the call.
+                let called = message.delta.answer.filter(|text| !text.is_empty());
+                let choice = |more| ChoiceDelta { kind: OutputKind::ToolCall, more, ..ChoiceDelta::default() };
+                delta.choices.extend(called.map(choice));
+            }
             // The name of a tool is generated, but its arguments show when.
             b"response.output_item.added" => {
-                let more = message.item.map(|item| item.name).unwrap_or_default();
+                let more = message.item.0.and_then(|item| item.name.0).unwrap_or_default();
                 delta.choices.push(ChoiceDelta { more, opens: true, ..ChoiceDelta::default() });
             }
             b"response.completed" | b"response.incomplete" | b"response.failed" | b"response.cancelled" => {
-                match message.response {
+                match message.response.0 {
                     Some(response) => return Ok(response.final_delta(event.data)),
-                    None => return Err("it has no `response`".into()),
+                    None => return Err(ReadError::lacks("response")),
                 }
             }
-            _ if kind == b"error" || message.error.is_some() => delta.error = Some(error_message(event.data)),
+            _ if kind == b"error" || message.error.0 => delta.error = Some(error_message(event.data)),
+            b"" => return Err(ReadError::lacks("type")),
             // The start and end of items, and their complete text.
             _ => {}
         }
         Ok(delta)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let response: Response = parse(body)?;
-        if response.error.is_none() && response.output.is_empty() && response.status.is_empty() {
-            return Err("it has neither `output` nor `status`".into());
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
+        let response: Response = read_fields(body)?;
+        if !response.error.0 && response.output.0.is_none() && response.status.as_str().is_empty() {
+            return Err(ReadError::Shape("it has neither `output` nor `status`".into()));
         }
-        let texts: String = response.output.iter().flat_map(OutputItem::answer_parts).map(|part| &*part.text).collect();
-        let more = response.output.iter().flat_map(OutputItem::other_texts).fold(Cow::default(), join_texts);
-        let more = more.into_owned();
-        let calls = response.output.iter().any(|item| item.kind.ends_with("_call"));
-        let thinks = response.output.iter().any(|item| item.kind == "reasoning");
+        let items = || response.output.0.iter().flatten();
+        let texts: String = items().flat_map(OutputItem::answer_parts).map(|part| part.text.as_str()).collect();
+        let more = items().flat_map(OutputItem::other_texts).fold(Cow::default(), join_texts).into_owned();
+        let calls = items().any(|item| item.kind.as_str().ends_with("_call"));
+        let thinks = items().any(|item| item.kind.as_str() == "reasoning");
         let mut delta = response.final_delta(body);
         let kind = match (texts.is_empty(), calls, thinks) {
             (true, true, _) => OutputKind::ToolCall,
@@ -141,120 +150,98 @@ fn input_value(request: &SampleRequest) -> Result<Value, String> {
     Ok(messages.into())
 }
 
-#[derive(Deserialize)]
-struct ResponseEvent<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    /// A string, in the events that are read here.
-    #[serde(borrow, default)]
-    delta: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    item: Option<OutputItem<'a>>,
-    #[serde(borrow, default)]
-    response: Option<Response<'a>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+lenient_fields! {
+    /// An event.
+    struct ResponseEvent<'a> {
+        "type" => kind: Text<'a>,
+        "delta" => delta: Content<'a>,
+        "item" => item: Nested<OutputItem<'a>>,
+        "response" => response: Nested<Response<'a>>,
+        "error" => error: Filled,
+    }
 }
 
-#[derive(Deserialize)]
-struct Response<'a> {
-    #[serde(borrow, default)]
-    status: Cow<'a, str>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-    #[serde(default)]
-    incomplete_details: Option<IncompleteDetails>,
-    #[serde(borrow, default)]
-    output: Vec<OutputItem<'a>>,
-    #[serde(default)]
-    usage: UsageFields,
+lenient_fields! {
+    /// A whole response.
+    struct Response<'a> {
+        "status" => status: Text<'a>,
+        "error" => error: Filled,
+        "incomplete_details" => incomplete_details: Nested<IncompleteDetails<'a>>,
+        "output" => output: List<OutputItem<'a>>,
+        "usage" => usage: UsageFields,
+    }
 }
 
-#[derive(Deserialize)]
-struct IncompleteDetails {
-    reason: Option<String>,
+lenient_fields! {
+    /// Why a response is incomplete.
+    struct IncompleteDetails<'a> {
+        "reason" => reason: Text<'a>,
+    }
 }
 
-#[derive(Deserialize)]
-struct OutputItem<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    content: Option<Vec<OutputContent<'a>>>,
-    #[serde(borrow, default)]
-    summary: Option<Vec<OutputContent<'a>>>,
-    #[serde(borrow, default)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default, alias = "input")]
-    arguments: Option<&'a RawValue>,
+lenient_fields! {
+    /// A message, a tool call, or reasoning.
+    struct OutputItem<'a> {
+        "type" => kind: Text<'a>,
+        "content" => content: List<OutputContent<'a>>,
+        "summary" => summary: List<OutputContent<'a>>,
+        "name" => name: Text<'a>,
+        "arguments" | "input" => arguments: Raw<'a>,
+    }
+}
+
+lenient_fields! {
+    /// A part of a message.
+    struct OutputContent<'a> {
+        "type" => kind: Text<'a>,
+        "text" | "refusal" => text: Text<'a>,
+    }
+}
+
+impl OutputContent<'_> {
+    fn is_answer(&self) -> bool {
+        matches!(self.kind.as_str(), "output_text" | "refusal")
+    }
 }
 
 impl<'a> OutputItem<'a> {
     /// The parts that belong to the answer.
     fn answer_parts(&self) -> impl Iterator<Item = &OutputContent<'a>> {
-        self.content.iter().flatten().filter(|part| part.is_answer())
+        self.content.0.iter().flatten().filter(|part| part.is_answer())
     }
 
     /// What was generated besides the answer: reasoning, or else its summary, and the names and arguments of calls.
-    fn other_texts(&self) -> impl Iterator<Item = Cow<'a, str>> {
-        let reasoning = if self.content.is_some() { &self.content } else { &self.summary };
-        let reasoning = reasoning.iter().flatten().filter(|part| !part.is_answer()).map(|part| part.text.clone());
-        let arguments = self.arguments.map(|raw| match parse::<BorrowedText>(raw.get().as_bytes()) {
-            Ok(BorrowedText(text)) => text,
-            Err(_) => raw.get().into(),
-        });
-        reasoning.collect::<Vec<_>>().into_iter().chain([self.name.clone()]).chain(arguments)
+    fn other_texts(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let reasoning = self.content.0.as_ref().or(self.summary.0.as_ref()).into_iter().flatten();
+        let reasoning = reasoning.filter(|part| !part.is_answer()).map(|part| part.text.as_str().into());
+        reasoning.chain([self.name.as_str().into(), arguments_text(self.arguments)])
     }
 }
 
-#[derive(Deserialize)]
-struct OutputContent<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default, alias = "refusal")]
-    text: Cow<'a, str>,
-}
-
-impl OutputContent<'_> {
-    fn is_answer(&self) -> bool {
-        matches!(&*self.kind, "output_text" | "refusal")
-    }
-}
-
-impl<'a> ResponseEvent<'a> {
-    fn delta_text(&self) -> Result<Cow<'a, str>, String> {
-        let Some(raw) = self.delta else { return Ok(Cow::default()) };
-        let BorrowedText(text) = parse(raw.get().as_bytes())?;
-        Ok(text)
-    }
-
-    fn text_choice(&self, kind: OutputKind) -> Result<ChoiceDelta<'a>, String> {
-        Ok(ChoiceDelta { text: self.delta_text()?, kind, ..ChoiceDelta::default() })
-    }
-
-    /// The delta of a tool call, whose text is not part of the answer; `None` if it only opens the call.
-    fn tool_call_choice(&self) -> Result<Option<ChoiceDelta<'a>>, String> {
-        let more = self.delta_text()?;
-        Ok((!more.is_empty()).then(|| ChoiceDelta { kind: OutputKind::ToolCall, more, ..ChoiceDelta::default() }))
+impl<'a> Content<'a> {
+    /// A choice with its text.
+    fn into_choice(self, kind: OutputKind) -> ChoiceDelta<'a> {
+        ChoiceDelta { text: self.answer.unwrap_or_default(), kind, ..ChoiceDelta::default() }
     }
 }
 
 impl Response<'_> {
     /// The final delta: usage, finish reason and error. `bytes` is the JSON that holds this response.
     fn final_delta<'a>(&self, bytes: &[u8]) -> Delta<'a> {
-        let error = match (self.error, &*self.status) {
-            (Some(error), _) => Some(error_message(error.get().as_bytes())),
-            (None, "" | "completed" | "incomplete") => None,
-            (None, "failed") => Some(error_message(bytes)),
-            (None, status) => Some(format!("the response is {status}, not completed")),
+        let status = self.status.as_str();
+        let error = match status {
+            _ if self.error.0 => Some(error_message(bytes)),
+            "" | "completed" | "incomplete" => None,
+            "failed" => Some(error_message(bytes)),
+            status => Some(format!("the response is {status}, not completed")),
         };
-        let reason = self.incomplete_details.as_ref().and_then(|details| details.reason.clone());
-        let finish = match reason.as_deref() {
+        let reason = self.incomplete_details.0.as_ref().map_or("", |details| details.reason.as_str());
+        let finish = match reason {
             // The name in OpenAI's other APIs.
-            Some("max_output_tokens") => "length".into(),
-            Some(reason) => reason.to_owned(),
-            None if self.status == "incomplete" => "length".into(),
-            None => "stop".into(),
+            "max_output_tokens" => "length".into(),
+            "" if status == "incomplete" => "length".into(),
+            "" => "stop".into(),
+            reason => reason.to_owned(),
         };
         let usage = Usage::from(self.usage);
         let choice = ChoiceDelta { finish: Some(finish.into()), ..ChoiceDelta::default() };
@@ -304,7 +291,9 @@ mod tests {
         assert_eq!(named, text);
         let other = read("", r#"{"type":"response.reasoning.delta","delta":{"text":"a"}}"#).unwrap();
         assert_eq!(other, Delta::default());
-        assert!(read("", r#"{"type":"response.output_text.delta","delta":{"text":"a"}}"#).is_err());
+        let part = read("", r#"{"type":"response.output_text.delta","delta":{"type":"text","text":"a"}}"#).unwrap();
+        assert_eq!(part, text);
+        assert_eq!(read("", r#"{"choices":[]}"#), Err(ReadError::lacks("type")));
     }
 
     #[test]

@@ -12,18 +12,18 @@
 //! tokens so far: so the tokens of each chunk are known. An error can end a stream as
 //! `{"finish_reason":{"type":"abort","message":"…"}}`.
 
-use std::borrow::Cow;
-
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
-
 use super::{
-    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, SamplingKeys, TextMode,
-    Usage, completions::set_output_limit, delta::abort_error, encode_json, parse, prompt, sampling::take_nested,
-    usage::Count,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, ReadError, SamplingKeys, TextMode,
+    Usage,
+    completions::set_output_limit,
+    delta::abort_error,
+    encode_json,
+    lenient::{Count, Filled, FinishReason, Nested, Size, Text, lenient_fields},
+    prompt, read_fields,
+    sampling::take_nested,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, Prompt, SampleRequest},
 };
 
@@ -85,16 +85,19 @@ impl Api for SglangApi {
         false
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let message: SglangEvent = parse(event.data)?;
-        if message.error.is_some() {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let message: SglangEvent = read_fields(event.data)?;
+        if message.error.0 {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let meta = message.meta_info.ok_or("it has no `meta_info`")?;
-        if let Some(FinishReason { kind, message }) = &meta.finish_reason
-            && let Some(error) = abort_error(kind)
-        {
-            let error = message.as_ref().map_or(error, |text| text.0.to_string());
+        let meta = match message.meta_info.0 {
+            Some(meta) => meta,
+            None if message.text.0.is_some() => SglangMeta::default(),
+            None => return Err(ReadError::lacks("meta_info")),
+        };
+        let FinishReason { kind: finish, message: reason } = meta.finish_reason;
+        if let Some(error) = finish.as_deref().and_then(abort_error) {
+            let error = reason.map_or(error, |text| error_message(text.as_bytes()));
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
         let usage = Usage {
@@ -105,18 +108,14 @@ impl Api for SglangApi {
             ..Usage::default()
         };
         // With `--incremental-streaming-output` texts and ids are both incremental; older servers send new ids and all text.
-        let new_ids_only =
-            message.output_ids.is_some_and(|ids| meta.completion_tokens.0 > u32::try_from(ids.len()).ok());
+        let ids = message.output_ids.0.map(|ids| u32::try_from(ids).unwrap_or(u32::MAX));
+        let new_ids_only = ids.is_some() && usage.completion_tokens > ids;
         let text_mode = if new_ids_only { TextMode::Either } else { TextMode::Cumulative };
-        let choice = ChoiceDelta {
-            text: message.text,
-            finish: meta.finish_reason.map(|reason| reason.kind),
-            ..ChoiceDelta::default()
-        };
+        let choice = ChoiceDelta { text: message.text.0.unwrap_or_default(), finish, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, text_mode, ..Delta::default() })
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
         Ok(Delta { done: true, text_mode: TextMode::Incremental, ..delta })
     }
@@ -138,36 +137,23 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("n", "n"),
 ];
 
-#[derive(Deserialize)]
-struct SglangEvent<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(default)]
-    output_ids: Option<Vec<IgnoredAny>>,
-    #[serde(borrow, default)]
-    meta_info: Option<SglangMeta<'a>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+lenient_fields! {
+    /// An event, or a non-streaming response.
+    struct SglangEvent<'a> {
+        "text" => text: Text<'a>,
+        "output_ids" => output_ids: Size,
+        "meta_info" => meta_info: Nested<SglangMeta<'a>>,
+        "error" => error: Filled,
+    }
 }
 
-#[derive(Deserialize)]
-struct SglangMeta<'a> {
-    #[serde(borrow, default)]
-    finish_reason: Option<FinishReason<'a>>,
-    #[serde(default)]
-    prompt_tokens: Count,
-    #[serde(default)]
-    completion_tokens: Count,
-    #[serde(default)]
-    cached_tokens: Count,
-    #[serde(default)]
-    reasoning_tokens: Count,
-}
-
-#[derive(Deserialize)]
-struct FinishReason<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    message: Option<BorrowedText<'a>>,
+lenient_fields! {
+    /// The counts so far, and how the output ended.
+    struct SglangMeta<'a> {
+        "finish_reason" => finish_reason: FinishReason<'a>,
+        "prompt_tokens" => prompt_tokens: Count,
+        "completion_tokens" => completion_tokens: Count,
+        "cached_tokens" => cached_tokens: Count,
+        "reasoning_tokens" => reasoning_tokens: Count,
+    }
 }

@@ -27,13 +27,13 @@ use minijinja::{Environment, UndefinedBehavior, context, value::Serde};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, SamplingKeys, TextMode, Usage, usage::Count};
+use super::{
+    Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, ReadError, SamplingKeys, TextMode, Usage,
+    lenient::{Count, Filled},
+};
 use crate::{
     error::Error,
-    http::{
-        exchange::{BodyFormat, error_message},
-        sse::SseEvent,
-    },
+    http::{body::BodyFormat, error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -139,29 +139,35 @@ impl TemplateApi {
     }
 
     /// The text at a pointer; empty if absent.
-    fn text_at(value: &Value, pointer: Option<&String>) -> Result<String, String> {
+    fn text_at(value: &Value, pointer: Option<&String>) -> Result<String, ReadError> {
         match Self::value_at(value, pointer) {
             Some(Value::String(text)) => Ok(text.clone()),
             None | Some(Value::Bool(false)) => Ok(String::new()),
-            Some(_) => Err(format!("the value at {} is not a string", pointer.map_or("", String::as_str))),
+            Some(_) => {
+                let pointer = pointer.map_or("", String::as_str);
+                Err(ReadError::Shape(format!("the value at {pointer} is not a string")))
+            }
         }
     }
 
-    fn read_delta<'a>(&self, data: &[u8], complete: bool) -> Result<Delta<'a>, String> {
-        let value: Value = super::parse(data)?;
+    fn read_delta<'a>(&self, data: &[u8], complete: bool) -> Result<Delta<'a>, ReadError> {
+        let value: Value = serde_json::from_slice(data).map_err(|e| ReadError::Syntax(e.to_string()))?;
         let file = &self.file;
         let at = |pointer: &Option<String>| Self::value_at(&value, pointer.as_ref());
-        let is_set = |found: &&Value| !matches!(found, Value::Bool(false)) && found.as_str() != Some("");
+        // These read any JSON.
+        let is_set = |found: &&Value| Filled::deserialize(*found).is_ok_and(|filled| filled.0);
         if let Some(found) = at(&file.error).filter(is_set) {
-            let error = error_message(found.to_string().as_bytes());
+            let own = found.is_string() || found.is_object() || found.is_array();
+            let error = if own { error_message(found.to_string().as_bytes()) } else { error_message(data) };
             return Ok(Delta { error: Some(error), ..Delta::default() });
         }
-        let number = |pointer: &Option<String>| at(pointer).and_then(|n| Count::deserialize(n).ok()?.0);
+        let number = |pointer: &Option<String>| at(pointer).and_then(|found| Count::deserialize(found).ok()?.0);
         let (answer, reasoning) =
             (Self::text_at(&value, file.text.as_ref())?, Self::text_at(&value, file.reasoning.as_ref())?);
         let only_reasoning = answer.is_empty() && !reasoning.is_empty();
         if complete && !only_reasoning && file.text.is_some() && at(&file.text).is_none() {
-            return Err(format!("no value at {}", file.text.as_deref().unwrap_or_default()));
+            let pointer = file.text.as_deref().unwrap_or_default();
+            return Err(ReadError::Shape(format!("no value at {pointer}")));
         }
         let (kind, text) =
             if only_reasoning { (OutputKind::Reasoning, reasoning) } else { (OutputKind::Answer, answer) };
@@ -241,11 +247,11 @@ impl Api for TemplateApi {
         }
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
         self.read_delta(event.data, false)
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         self.read_delta(body, true)
     }
 
@@ -297,7 +303,7 @@ error: /error
         assert!(template.read_response(br#"{"other":1}"#).is_err() && template.read_response(b"oops").is_err());
         for other in ["[1]", "{}", "1", "true"] {
             let data = format!(r#"{{"token":{{"text":{other}}}}}"#);
-            let want = "the value at /token/text is not a string";
+            let want = ReadError::Shape("the value at /token/text is not a string".into());
             assert_eq!(
                 template.read_event(SseEvent { name: b"", data: data.as_bytes() }).unwrap_err(),
                 want,
@@ -313,7 +319,9 @@ error: /error
         let template = TemplateApi::parse(&file, "t.yaml").unwrap();
         let delta = template.read_response(br#"{"token":{"text":null},"thoughts":"hm"}"#).unwrap();
         assert!(delta.done && delta.choices[0].has_reasoning(), "{delta:?}");
-        assert!(template.read_response(br#"{"thoughts":""}"#).unwrap_err().contains("no value at /token/text"));
+        assert!(
+            template.read_response(br#"{"thoughts":""}"#).unwrap_err().to_string().contains("no value at /token/text")
+        );
     }
 
     #[test]

@@ -10,17 +10,16 @@
 //! must be requested (`return_num_input_tokens`, `return_num_output_tokens`), and not every model has these inputs.
 //! `--endpoint` selects a model other than `ensemble`.
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{
-    Api, Backend, BorrowedText, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, ReadError, SamplingKeys, Usage,
     completions::{DEFAULT_OUTPUT_TOKENS, set_output_limit},
-    parse, prompt,
-    usage::Count,
+    lenient::{Counts, Filled, Texts, lenient_fields},
+    prompt, read_fields,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -81,18 +80,18 @@ impl Api for TensorrtLlmApi {
         false
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let mut message: TritonEvent = parse(event.data)?;
-        if message.error.is_some() {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let message: TritonEvent = read_fields(event.data)?;
+        if message.error.0 {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
         let usage = message.token_usage();
-        let texts = message.text_output.ok_or("it has no `text_output`")?.into_iter();
-        let choice = |(index, BorrowedText(text))| ChoiceDelta { index, text, ..ChoiceDelta::default() };
+        let texts = message.text_output.0.ok_or_else(|| ReadError::lacks("text_output"))?;
+        let choice = |(index, text)| ChoiceDelta { index, text, ..ChoiceDelta::default() };
         Ok(Delta { choices: (0..).zip(texts).map(choice).collect(), usage, ..Delta::default() })
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
         let delta = self.read_event(SseEvent { name: b"", data: body })?;
         Ok(Delta { done: true, ..delta })
     }
@@ -115,46 +114,23 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("stop", "stop_words"),
 ];
 
-#[derive(Deserialize)]
-struct TritonEvent<'a> {
-    #[serde(borrow, default)]
-    text_output: Option<OneOrMany<BorrowedText<'a>>>,
-    /// With `return_num_input_tokens` and `return_num_output_tokens`.
-    #[serde(default)]
-    num_input_tokens: Option<OneOrMany<Count>>,
-    #[serde(default)]
-    num_output_tokens: Option<OneOrMany<Count>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
-}
-
-impl TritonEvent<'_> {
-    fn token_usage(&mut self) -> Usage {
-        let counts = |field: &mut Option<OneOrMany<Count>>| field.take().map(OneOrMany::into_iter);
-        // All outputs have the same prompt.
-        let prompt_tokens = counts(&mut self.num_input_tokens).and_then(|mut each| each.next()?.0);
-        let completion_tokens = counts(&mut self.num_output_tokens)
-            .and_then(|each| each.map(|Count(n)| n).reduce(|a, b| Some(a?.saturating_add(b?)))?);
-        Usage { prompt_tokens, completion_tokens, ..Usage::default() }
+lenient_fields! {
+    /// An event, or a non-streaming response. Triton writes a tensor with one element as the element itself.
+    struct TritonEvent<'a> {
+        "text_output" => text_output: Texts<'a>,
+        /// With `return_num_input_tokens` and `return_num_output_tokens`.
+        "num_input_tokens" => num_input_tokens: Counts,
+        "num_output_tokens" => num_output_tokens: Counts,
+        "error" => error: Filled,
     }
 }
 
-/// Triton writes a tensor with one element as the element itself.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany<T> {
-    // First: a `Count` reads anything.
-    All(Vec<T>),
-    One(T),
-}
-
-impl<T> OneOrMany<T> {
-    fn into_iter(self) -> impl Iterator<Item = T> {
-        let (one, all) = match self {
-            OneOrMany::One(one) => (Some(one), vec![]),
-            OneOrMany::All(all) => (None, all),
-        };
-        one.into_iter().chain(all)
+impl TritonEvent<'_> {
+    fn token_usage(&self) -> Usage {
+        let total = |counts: &[Option<u32>]| counts.iter().copied().reduce(|a, b| Some(a?.saturating_add(b?)))?;
+        // All outputs have the same prompt.
+        let prompt_tokens = self.num_input_tokens.0.first().copied().flatten();
+        Usage { prompt_tokens, completion_tokens: total(&self.num_output_tokens.0), ..Usage::default() }
     }
 }
 

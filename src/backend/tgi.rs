@@ -11,15 +11,17 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, SamplingKeys, Usage,
-    completions::set_output_limit, parse, prompt, sampling::wrap_in_list, usage::Count,
+    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, ReadError, SamplingKeys, Usage,
+    completions::set_output_limit,
+    lenient::{Count, Filled, Flag, Nested, Text, lenient_fields},
+    prompt, read_fields,
+    sampling::wrap_in_list,
 };
 use crate::{
-    http::{exchange::error_message, sse::SseEvent},
+    http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
 };
 
@@ -76,15 +78,15 @@ impl Api for TgiApi {
         false
     }
 
-    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, String> {
-        let message: TgiEvent = parse(event.data)?;
-        if message.error.is_some() {
+    fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {
+        let message: TgiEvent = read_fields(event.data)?;
+        if message.error.0 {
             return Ok(Delta { error: Some(error_message(event.data)), ..Delta::default() });
         }
-        let token = message.token.ok_or("it has no `token`")?;
-        let (finish, usage) = message.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let token = message.token.0.ok_or_else(|| ReadError::lacks("token"))?;
+        let (finish, usage) = message.details.0.map_or_else(Default::default, TgiDetails::finish_and_usage);
         let choice = ChoiceDelta {
-            text: if token.special { Cow::default() } else { token.text },
+            text: if token.special.0 { Cow::default() } else { token.text.0.unwrap_or_default() },
             ids: 1,
             finish,
             ..ChoiceDelta::default()
@@ -92,18 +94,18 @@ impl Api for TgiApi {
         Ok(Delta {
             choices: [choice].into_iter().collect(),
             usage,
-            done: message.generated_text.is_some(),
+            done: message.generated_text.0.is_some(),
             ..Delta::default()
         })
     }
 
-    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, String> {
-        let message: TgiEvent = parse(body)?;
-        if message.error.is_some() {
+    fn read_response<'a>(&self, body: &'a [u8]) -> Result<Delta<'a>, ReadError> {
+        let message: TgiEvent = read_fields(body)?;
+        if message.error.0 {
             return Ok(Delta { error: Some(error_message(body)), ..Delta::default() });
         }
-        let text = message.generated_text.ok_or("it has no `generated_text`")?;
-        let (finish, usage) = message.details.map_or_else(Default::default, TgiDetails::finish_and_usage);
+        let text = message.generated_text.0.ok_or_else(|| ReadError::lacks("generated_text"))?;
+        let (finish, usage) = message.details.0.map_or_else(Default::default, TgiDetails::finish_and_usage);
         let choice = ChoiceDelta { text, finish, ..ChoiceDelta::default() };
         Ok(Delta { choices: [choice].into_iter().collect(), usage, done: true, ..Delta::default() })
     }
@@ -120,34 +122,31 @@ const SAMPLING_NAMES: &[(&str, &str)] = &[
     ("stop", "stop"),
 ];
 
-#[derive(Deserialize)]
-struct TgiEvent<'a> {
-    #[serde(borrow, default)]
-    token: Option<TgiToken<'a>>,
-    #[serde(borrow, default)]
-    generated_text: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    details: Option<TgiDetails<'a>>,
-    #[serde(borrow, default)]
-    error: Option<&'a RawValue>,
+lenient_fields! {
+    /// An event, or a non-streaming response.
+    struct TgiEvent<'a> {
+        "token" => token: Nested<TgiToken<'a>>,
+        "generated_text" => generated_text: Text<'a>,
+        "details" => details: Nested<TgiDetails<'a>>,
+        "error" => error: Filled,
+    }
 }
 
-#[derive(Deserialize)]
-struct TgiToken<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(default)]
-    special: bool,
+lenient_fields! {
+    /// The token of an event.
+    struct TgiToken<'a> {
+        "text" => text: Text<'a>,
+        "special" => special: Flag,
+    }
 }
 
-#[derive(Deserialize)]
-struct TgiDetails<'a> {
-    #[serde(borrow, default)]
-    finish_reason: Option<Cow<'a, str>>,
-    #[serde(default)]
-    generated_tokens: Count,
-    #[serde(default)]
-    input_length: Count,
+lenient_fields! {
+    /// How the output ended.
+    struct TgiDetails<'a> {
+        "finish_reason" => finish_reason: Text<'a>,
+        "generated_tokens" => generated_tokens: Count,
+        "input_length" => input_length: Count,
+    }
 }
 
 impl<'a> TgiDetails<'a> {
@@ -157,7 +156,7 @@ impl<'a> TgiDetails<'a> {
             completion_tokens: self.generated_tokens.0,
             ..Usage::default()
         };
-        let finish = self.finish_reason.map(|reason| match &*reason {
+        let finish = self.finish_reason.filled().map(|reason| match &*reason {
             "eos_token" | "stop_sequence" => "stop".into(),
             _ => reason,
         });

@@ -2,54 +2,58 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BorrowedText, parse};
+use super::{
+    lenient::{List, Nested, Raw, Size, Text, lenient_fields},
+    read_json,
+};
 
-/// A tool call, or a part of one, under the names of all APIs.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct ToolCall<'a> {
-    #[serde(borrow, alias = "custom")]
-    function: Option<CalledFunction<'a>>,
-    /// For APIs that do not nest them (`flatten` cannot borrow).
-    #[serde(borrow)]
-    name: Option<BorrowedText<'a>>,
-    #[serde(borrow, alias = "input")]
-    arguments: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CalledFunction<'a> {
-    #[serde(borrow)]
-    name: Option<BorrowedText<'a>>,
-    #[serde(borrow, alias = "input")]
-    arguments: Option<&'a RawValue>,
-}
-
-/// Whether a value holds anything: not null, false, or an empty string, list or object.
-#[must_use]
-pub fn is_filled(value: Option<&RawValue>) -> bool {
-    let Some(text) = value.map(|value| value.get().trim_ascii()) else { return false };
-    match text.as_bytes() {
-        [b'[' | b'{' | b'"', inner @ .., _] => !inner.trim_ascii().is_empty(),
-        _ => !matches!(text, "null" | "false"),
+lenient_fields! {
+    /// A tool call, or a part of one, under the names of all APIs.
+    struct ToolCall<'a> {
+        "function" | "custom" => function: Nested<CalledFunction<'a>>,
+        /// For APIs that do not nest them.
+        "name" => name: Text<'a>,
+        "arguments" | "input" => arguments: Raw<'a>,
     }
+}
+
+lenient_fields! {
+    /// A function and its arguments.
+    struct CalledFunction<'a> {
+        "name" => name: Text<'a>,
+        "arguments" | "input" => arguments: Raw<'a>,
+    }
+}
+
+/// Whether a value is a list or an object with an element that is not null.
+#[must_use]
+pub fn is_filled(Raw(value): Raw) -> bool {
+    value.is_some_and(|value| read_json::<Size>(value.get().as_bytes()).is_ok_and(Size::is_filled))
 }
 
 /// The names and arguments of a list of tool calls, or of one; empty if there are none.
 #[must_use]
-pub fn call_text<'a>(value: Option<&'a RawValue>) -> Cow<'a, str> {
-    let Some(value) = value.filter(|value| is_filled(Some(value))) else { return Cow::default() };
-    let bytes = value.get().as_bytes();
-    let calls: Vec<ToolCall<'a>> =
-        if bytes.starts_with(b"[") { parse(bytes) } else { parse(bytes).map(|call| vec![call]) }.unwrap_or_default();
+pub fn call_text<'a>(value: Raw<'a>) -> Cow<'a, str> {
+    let Some(json) = value.0.map(RawValue::get).filter(|_| is_filled(value)) else { return Cow::default() };
+    let calls = if json.starts_with('[') {
+        read_json::<List<ToolCall<'a>>>(json.as_bytes()).map(List::into_elements)
+    } else {
+        read_json::<Nested<ToolCall<'a>>>(json.as_bytes()).map(|call| call.0.into_iter().collect())
+    };
     let functions = calls
+        .unwrap_or_default()
         .into_iter()
-        .map(|call| call.function.unwrap_or(CalledFunction { name: call.name, arguments: call.arguments }));
+        .map(|call| call.function.0.unwrap_or(CalledFunction { name: call.name, arguments: call.arguments }));
     functions.flat_map(CalledFunction::into_texts).fold(Cow::default(), join_texts)
+}
+
+/// The arguments of a call: a string that holds JSON, or with some servers the JSON itself.
+#[must_use]
+pub fn arguments_text<'a>(Raw(arguments): Raw<'a>) -> Cow<'a, str> {
+    let Some(json) = arguments.map(RawValue::get) else { return Cow::default() };
+    read_json::<Text>(json.as_bytes()).ok().and_then(|text| text.0).unwrap_or(json.into())
 }
 
 /// Both texts, one after the other; copied only if both hold something.
@@ -63,13 +67,8 @@ pub fn join_texts<'a>(one: Cow<'a, str>, other: Cow<'a, str>) -> Cow<'a, str> {
 }
 
 impl<'a> CalledFunction<'a> {
-    fn into_texts(self) -> impl Iterator<Item = Cow<'a, str>> {
-        // A string that holds JSON, or with some servers the JSON itself.
-        let arguments = self.arguments.map(|raw| match parse::<BorrowedText>(raw.get().as_bytes()) {
-            Ok(BorrowedText(text)) => text,
-            Err(_) => raw.get().into(),
-        });
-        self.name.map(|name| name.0).into_iter().chain(arguments)
+    fn into_texts(self) -> [Cow<'a, str>; 2] {
+        [self.name.0.unwrap_or_default(), arguments_text(self.arguments)]
     }
 }
 
@@ -77,7 +76,7 @@ impl<'a> CalledFunction<'a> {
 mod tests {
     use super::*;
 
-    fn raw(json: &str) -> &RawValue {
+    fn raw(json: &str) -> Raw<'_> {
         serde_json::from_str(json).unwrap()
     }
 
@@ -94,19 +93,19 @@ mod tests {
             ("[]", ""),
             ("7", ""),
         ] {
-            assert_eq!(call_text(Some(raw(json))), text, "{json}");
+            assert_eq!(call_text(raw(json)), text, "{json}");
         }
-        assert_eq!(call_text(None), "");
+        assert_eq!(call_text(Raw(None)), "");
     }
 
     #[test]
     fn empty_values_hold_nothing() {
-        for json in ["null", "false", "\"\"", "[]", "{}", "[ ]", " { } "] {
-            assert!(!is_filled(Some(raw(json))), "{json}");
+        for json in ["null", "false", "true", "0", "1", "\"\"", "\"a\"", "[]", "[null]", "{}", "[ ]", " { } "] {
+            assert!(!is_filled(raw(json)), "{json}");
         }
-        for json in ["true", "1", "\"a\"", "[0]", "{\"a\":1}"] {
-            assert!(is_filled(Some(raw(json))), "{json}");
+        for json in ["[0]", "[{}]", "{\"a\":1}"] {
+            assert!(is_filled(raw(json)), "{json}");
         }
-        assert!(!is_filled(None));
+        assert!(!is_filled(Raw(None)));
     }
 }

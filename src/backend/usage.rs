@@ -1,17 +1,11 @@
 //! The token counts that servers report, under the names of all APIs.
 
-use std::fmt;
+use serde::de::{IgnoredAny, MapAccess};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
+use super::{
+    Usage,
+    lenient::{AnyValue, Count, Text},
 };
-
-use super::{BorrowedText, Usage};
-
-/// A number of tokens as servers write it: an integer, a float, or text. Anything else is no count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count(pub Option<u32>);
 
 /// The counts of a `usage` object, or of an object that holds one, whatever its API calls them. Anything but an object has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,120 +68,25 @@ impl From<UsageFields> for Usage {
     }
 }
 
-impl<'de> Deserialize<'de> for UsageFields {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = UsageFields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("token counts")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UsageFields, A::Error> {
+impl<'de> AnyValue<'de> for UsageFields {
+    fn from_object<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
         let mut fields = UsageFields::default();
-        while let Some(BorrowedText(name)) = map.next_key()? {
-            if let Some(field) = fields.field_mut(&name) {
+        while let Some(name) = map.next_key::<Text>()? {
+            if let Some(field) = fields.field_mut(name.as_str()) {
                 let Count(count) = map.next_value()?;
                 // Some servers fill only one of two names.
                 *field = known_or(count, *field);
-            } else if name.ends_with("_tokens_details") {
+            } else if name.as_str().ends_with("_tokens_details") {
                 let details: UsageFields = map.next_value()?;
                 fields.cached = known_or(fields.cached, details.cached);
                 fields.reasoning = known_or(fields.reasoning, details.reasoning);
-            } else if name == "usage" {
+            } else if name.as_str() == "usage" {
                 fields = fields.or_others(map.next_value()?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(fields)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<UsageFields, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(UsageFields::default())
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<UsageFields, E> {
-        Ok(UsageFields::default())
-    }
-}
-
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(CountVisitor)
-    }
-}
-
-struct CountVisitor;
-
-impl<'de> Visitor<'de> for CountVisitor {
-    type Value = Count;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number of tokens")
-    }
-
-    fn visit_u64<E: Error>(self, n: u64) -> Result<Count, E> {
-        Ok(Count(u32::try_from(n).ok()))
-    }
-
-    fn visit_i64<E: Error>(self, n: i64) -> Result<Count, E> {
-        Ok(Count(u32::try_from(n).ok()))
-    }
-
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked before")]
-    fn visit_f64<E: Error>(self, n: f64) -> Result<Count, E> {
-        let is_count = n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&n);
-        Ok(Count(is_count.then_some(n as u32)))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Count, E> {
-        Ok(Count(text.trim().parse().ok()))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Count, E> {
-        Ok(Count(None))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Count, E> {
-        Ok(Count(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Count, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Count(None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Count, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Count(None))
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
     config::ConfigFlag,
     error::Error,
     http::{
+        body::BodyFormat,
         connection::{parse_base_url, parse_url, server_root},
-        exchange::BodyFormat,
     },
     load::{self, RequestRate, ThinkTime},
     record::Object,

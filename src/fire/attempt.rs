@@ -20,7 +20,10 @@ use super::{response::ReceivedResponse, slots::Slot, stop::StopSignal};
 use crate::{
     backend::Protocol,
     clock::Clock,
-    http::exchange::{ExchangeTimes, HttpExchange, RequestFailure, error_message},
+    http::{
+        error_text::error_message,
+        exchange::{ExchangeTimes, HttpExchange, RequestFailure},
+    },
     load::SendTimes,
     record::{ErrorKind, RequestFuncOutput, Stamps},
     units::Nanos,
@@ -225,10 +228,10 @@ async fn receive_response(
 ) -> Result<(), RequestFailure> {
     let head = exchange.receive_head().await?;
     attempt.status = Some(head.status.as_u16());
-    let cut = attempt.response.body_format();
-    if !head.may_hold(cut) {
-        return Err(head.to_failure(cut, &read_error_body(exchange).await));
+    if !head.may_hold_response() {
+        return Err(head.to_failure(&read_error_body(exchange).await));
     }
+    attempt.response.set_framed(head.framed);
     while let Some(received) = exchange.next_bytes().await? {
         attempt.response.push(received.stamp, received.bytes)?;
         let has_token = attempt.response.has_token();

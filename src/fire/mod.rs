@@ -98,11 +98,8 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        connection::join_url,
-        exchange::{BodyFormat, Transport},
-        portable::PortableTransport,
-        socket::KernelStamping,
-        stamped::StampedTransport,
+        body::BodyFormat, connection::join_url, exchange::Transport, portable::PortableTransport,
+        socket::KernelStamping, stamped::StampedTransport,
     },
     load::{
         ArrivalMonitor, RequestRate, Schedule,

@@ -10,9 +10,11 @@ use crate::{
     clock::Clock,
     error::Error,
     http::{
+        body::BodyFormat,
         client::{self, BodyError},
         connection::{HTTP_2_ONLY, ServerAddress, join_url, server_root},
-        exchange::{BodyFormat, COMPRESSED, RequestFailure, error_message, status_line},
+        error_text::error_message,
+        exchange::{COMPRESSED, RequestFailure, status_line},
         portable,
     },
     record::ErrorKind,
@@ -200,7 +202,8 @@ pub fn concerns_model(most: &FrequentError) -> bool {
 #[must_use]
 pub fn error_cure(most: &FrequentError, context: &FailureContext<'_>) -> String {
     let FailureContext { backend, endpoint, model, has_key, models } = context;
-    let not_streamed = format!("the server answered {}, not ", BodyFormat::Json.media_type().0);
+    let not_streamed = format!("the server answered {}, not ", BodyFormat::Json.media_type().1);
+    let streamed = format!("the server answered {}, not ", BodyFormat::Events.media_type().1);
     match (most.kind, most.status) {
         (ErrorKind::HttpStatus, Some(_)) if concerns_model(most) && models.iter().any(|known| known == model) => {
             format!(
@@ -225,6 +228,9 @@ pub fn error_cure(most: &FrequentError, context: &FailureContext<'_>) -> String 
         }
         (ErrorKind::Protocol, _) if most.message.starts_with(&not_streamed) => {
             "if it does not stream, use --no-stream; otherwise see its message".into()
+        }
+        (ErrorKind::Protocol, _) if most.message.starts_with(&streamed) => {
+            "it streams although --no-stream was given: leave --no-stream out".into()
         }
         (ErrorKind::Protocol, _) => {
             format!("does --base-url speak the API of --backend {}, and is --endpoint its path?", backend.name)
@@ -320,8 +326,9 @@ mod tests {
             error_cure(&most, &context("m", false, &[]))
         };
         for (message, want) in [
-            ("the server answered text/html, not lines of JSON: x", "--backend ollama"),
-            ("the server answered application/json, not an event stream: x", "--no-stream"),
+            ("the response is not lines of JSON: x", "--backend ollama"),
+            ("the server answered JSON, not an event stream: x", "use --no-stream"),
+            ("the server answered an event stream, not JSON: x", "leave --no-stream out"),
             ("the server compresses its responses (gzip)", "turn compression off"),
         ] {
             assert!(cure(message).contains(want), "{message}");

@@ -1,14 +1,20 @@
 //! One response as it arrives: stamped bytes in, tokens and an outcome out. Uses no socket and no clock.
 
+use std::borrow::Cow;
+
 use super::transcript::Transcript;
 use crate::{
-    backend::{ChoiceDelta, Delta, OutputKind, Protocol, ServerTimings, TextMode, Usage, pattern::ChunkPattern},
-    http::{
-        exchange::{BodyFormat, RequestFailure, error_message},
-        lines::LineReader,
-        socket::ReadStamp,
-        sse::{self, EventReader, SseEvent},
+    backend::{
+        ChoiceDelta, Delta, OutputKind, Protocol, ReadError, ServerTimings, TextMode, Usage, pattern::ChunkPattern,
     },
+    http::{
+        body::{BodyEnd, BodyFormat, BodySplitter},
+        error_text::{error_message, find_enclosed_error, find_error_words},
+        exchange::RequestFailure,
+        socket::ReadStamp,
+        sse::SseEvent,
+    },
+    json,
     record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
@@ -20,10 +26,9 @@ const LATE_READ: Nanos = Nanos(1_000_000);
 #[derive(Debug, Default)]
 pub struct ReceivedResponse {
     protocol: Protocol,
-    /// These split the bytes; [`Protocol::body_format`] decides which of the three is in use.
-    events: EventReader,
-    lines: LineReader,
-    body: Vec<u8>,
+    splitter: BodySplitter,
+    /// HTTP does not mark the end of the body: it ends with the connection.
+    unframed: bool,
     /// The common form of its chunks.
     pattern: ChunkPattern,
     /// When the last bytes arrived.
@@ -52,23 +57,25 @@ pub struct ReceivedResponse {
     /// A bit for each of the `n` choices: whether it has begun, and whether it has sent its finish reason.
     begun: u64,
     finished: u64,
+    /// A bit for each choice: whether its tokens came in parts, not as a whole message.
+    in_parts: u64,
     transcript: Transcript,
+    /// Chunks with text of the first choice's answer.
+    answer_chunks: u32,
     /// Tokens arrived in a non-streaming response, which has no first token.
     untimed_tokens: bool,
-    /// The beginning of a body in which no event has arrived yet.
-    opening: Vec<u8>,
-    has_event: bool,
+    /// Why the first chunk that the API does not have could not be read: the failure, unless tokens arrive in others.
+    odd_chunk: Option<RequestFailure>,
     /// Its last bytes are parsed.
     parsed: bool,
+    /// It ended within a chunk.
+    cut: bool,
     done: bool,
     failure: Option<RequestFailure>,
 }
 
-/// How much to keep of a body that may not be an event stream, to quote it.
-const MAX_OPENING: usize = 4 << 10;
-
-/// The longest non-streaming response that is read.
-const MAX_FULL_BODY: usize = 256 << 20;
+/// How much is quoted of what could not be read, in characters.
+const MAX_QUOTE: usize = 200;
 
 impl ReceivedResponse {
     /// Reserves room for this number of tokens, so that a chunk does not allocate.
@@ -79,6 +86,7 @@ impl ReceivedResponse {
             if protocol.body_format() == BodyFormat::Json { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
         ReceivedResponse {
             protocol,
+            splitter: BodySplitter::new(protocol.body_format()),
             itl: Vec::with_capacity(capacity),
             chunk_tokens: Vec::with_capacity(capacity),
             read_lag: Vec::with_capacity(capacity),
@@ -99,31 +107,17 @@ impl ReceivedResponse {
     /// The response reports a failure or does not belong to this API, so reading on is useless.
     pub fn push(&mut self, arrival: ReadStamp, bytes: &[u8]) -> Result<(), RequestFailure> {
         self.arrival = arrival;
-        match self.body_format() {
-            BodyFormat::Events => {
-                let mut events = std::mem::take(&mut self.events);
-                if events.push(bytes, |event| self.take_event(arrival, event)).is_err() {
-                    self.set_failure(ErrorKind::Protocol, "an event is larger than 64 MiB: is this an event stream?");
-                }
-                self.events = events;
-                if !self.has_event {
-                    let room = MAX_OPENING - self.opening.len();
-                    self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                }
-            }
-            BodyFormat::JsonLines => {
-                let mut lines = std::mem::take(&mut self.lines);
-                if lines.push(bytes, |data| self.take_event(arrival, SseEvent { name: b"", data })).is_err() {
-                    self.set_failure(ErrorKind::Protocol, "a line is longer than 64 MiB: are these lines of JSON?");
-                }
-                self.lines = lines;
-            }
-            BodyFormat::Json if self.body.len() + bytes.len() > MAX_FULL_BODY => {
-                self.set_failure(ErrorKind::Protocol, "the response is larger than 256 MiB");
-            }
-            BodyFormat::Json => self.body.extend_from_slice(bytes),
+        let mut splitter = std::mem::take(&mut self.splitter);
+        if let Err(why) = splitter.push(arrival, bytes, |arrival, event| self.take_event(arrival, event)) {
+            self.set_failure(ErrorKind::Protocol, why);
         }
+        self.splitter = splitter;
         self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Notes whether HTTP marks the end of its body.
+    pub fn set_framed(&mut self, framed: bool) {
+        self.unframed = !framed;
     }
 
     /// Whether a token has arrived.
@@ -148,7 +142,7 @@ impl ReceivedResponse {
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        let bytes = self.transcript.heap_bytes() + self.body.capacity();
+        let bytes = self.transcript.heap_bytes() + self.splitter.heap_bytes();
         times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + bytes
     }
 
@@ -157,13 +151,17 @@ impl ReceivedResponse {
         self.chunk_tokens.len()
     }
 
+    fn push_text(&mut self, text: &str) {
+        self.answer_chunks = self.answer_chunks.saturating_add(u32::from(!text.is_empty()));
+        self.transcript.push(text);
+    }
+
     fn set_failure(&mut self, kind: ErrorKind, message: impl Into<String>) {
         self.failure.get_or_insert_with(|| RequestFailure::new(kind, message));
     }
 
     /// Takes an event or a line.
     fn take_event(&mut self, arrival: ReadStamp, SseEvent { name, data }: SseEvent<'_>) {
-        self.has_event = true;
         if self.done || self.failure.is_some() {
             return;
         }
@@ -171,7 +169,7 @@ impl ReceivedResponse {
         if let Some((kind, text)) = self.pattern.read_text(event) {
             self.take_token(arrival, kind == OutputKind::Answer, 0, None);
             if kind == OutputKind::Answer {
-                self.transcript.push(text);
+                self.push_text(text);
             }
             return;
         }
@@ -191,12 +189,44 @@ impl ReceivedResponse {
         match self.protocol.api.read_event(event) {
             Ok(delta) => {
                 self.pattern.learn_chunk(event, &delta);
-                self.take_delta(arrival, delta);
+                self.take_chunk(arrival, data, delta);
             }
-            Err(e) => {
-                let shown = error_message(&data[..data.len().min(80)]);
-                self.set_failure(ErrorKind::Protocol, format!("an event of the stream is not a chunk ({e}): {shown}"));
+            Err(ReadError::Syntax(why)) => match json::repair_json(data) {
+                Some(data) => match self.protocol.api.read_event(SseEvent { name, data: &data }) {
+                    Ok(delta) => self.take_chunk(arrival, &data, delta),
+                    Err(why) => self.take_odd_chunk(&data, &why),
+                },
+                None => self.take_odd_chunk(data, &ReadError::Syntax(why)),
+            },
+            Err(why) => self.take_odd_chunk(data, &why),
+        }
+    }
+
+    /// Takes an event that the API has, unless it holds an error in place of content.
+    fn take_chunk(&mut self, arrival: ReadStamp, data: &[u8], delta: Delta<'_>) {
+        match delta.is_idle().then(|| find_enclosed_error(data)).flatten() {
+            Some(error) => self.set_failure(ErrorKind::StreamError, error),
+            None => self.take_delta(arrival, delta),
+        }
+    }
+
+    /// Takes an event that the API does not have. It bears no token, so it fails the response only if it is an error, or if no
+    /// other event bears any; without being JSON, it may have been one that does.
+    fn take_odd_chunk(&mut self, data: &[u8], why: &ReadError) {
+        if let Some(error) = find_enclosed_error(data) {
+            return self.set_failure(ErrorKind::StreamError, error);
+        }
+        let failure = match (why, find_error_words(data)) {
+            (ReadError::Shape(_), Some(words)) => RequestFailure::new(ErrorKind::StreamError, words),
+            _ => {
+                let message = format!("an event of the stream is not a chunk ({why}): {}", quote(data));
+                RequestFailure::new(ErrorKind::Protocol, message)
             }
+        };
+        if matches!(why, ReadError::Syntax(_)) {
+            self.failure.get_or_insert(failure);
+        } else {
+            self.odd_chunk.get_or_insert(failure);
         }
     }
 
@@ -206,6 +236,8 @@ impl ReceivedResponse {
             return self.set_failure(ErrorKind::StreamError, error);
         }
         let token_count = delta.usage.completion_tokens;
+        let ends = delta.done;
+        delta.choices.iter_mut().for_each(|choice| self.drop_repeated(choice, ends));
         if delta.text_mode != TextMode::Incremental {
             delta.choices.iter_mut().for_each(|choice| self.keep_new_text(choice, delta.text_mode, token_count));
         }
@@ -221,6 +253,22 @@ impl ReceivedResponse {
         }
         self.take_choices(&delta);
         self.done |= delta.done;
+    }
+
+    /// Drops a text that repeats the whole output: a message after its deltas, and a last chunk with all text so far.
+    fn drop_repeated(&mut self, choice: &mut ChoiceDelta<'_>, ends: bool) {
+        let bit = choice_bit(choice.index);
+        if !choice.whole {
+            let is_last = ends || choice.finish.is_some();
+            if is_last && choice.index == 0 && self.answer_chunks > 1 && choice.text == self.transcript.text() {
+                choice.text = Cow::default();
+            }
+            self.in_parts |= if choice.has_token() { bit } else { 0 };
+        } else if self.in_parts & bit != 0 {
+            *choice = ChoiceDelta { index: choice.index, finish: choice.finish.take(), ..ChoiceDelta::default() };
+        } else if choice.index == 0 {
+            self.keep_new_text(choice, TextMode::Either, None);
+        }
     }
 
     /// Reduces a text that may repeat everything before it to what is new. A chunk with an incomplete character may have no text:
@@ -240,8 +288,7 @@ impl ReceivedResponse {
     /// Takes the texts and the finish reasons.
     fn take_choices(&mut self, delta: &Delta<'_>) {
         for choice in &delta.choices {
-            // More than 64 choices are not expected; they would share the last bit.
-            let bit = 1 << choice.index.min(63);
+            let bit = choice_bit(choice.index);
             self.begun |= bit;
             if let Some(reason) = &choice.finish {
                 self.finished |= bit;
@@ -251,39 +298,77 @@ impl ReceivedResponse {
                 }
             }
             if choice.index == 0 && choice.kind != OutputKind::Reasoning {
-                self.transcript.push(&choice.text);
+                self.push_text(&choice.text);
             }
         }
     }
 
-    /// Takes a non-streaming response: the time of its end is known, the times of its tokens are not.
-    fn parse_full_body(&mut self) {
-        let body = std::mem::take(&mut self.body);
-        let arrival = self.arrival;
-        match self.protocol.api.read_response(&body) {
-            Ok(Delta { error: Some(error), .. }) => self.set_failure(ErrorKind::StreamError, error),
-            Ok(delta) => {
-                self.last = Some(arrival.time);
-                self.count_stamp(arrival);
-                self.usage = delta.usage;
-                self.metrics = delta.metrics;
-                self.done = delta.done;
-                self.take_choices(&delta);
-                self.untimed_tokens =
-                    delta.choices.iter().any(ChoiceDelta::has_token) || delta.usage.completion_tokens > Some(0);
-                if self.untimed_tokens {
-                    self.chunk_tokens.push(0);
-                    self.tokens_so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));
-                }
+    /// Takes the document that was the whole body.
+    fn take_document(&mut self, body: &[u8]) {
+        let expected = self.body_format();
+        if expected != BodyFormat::Json {
+            self.cut = json::is_cut(body);
+            if !self.cut {
+                self.fail_other_format(BodyFormat::Json.media_type().1, body);
             }
-            Err(e) => {
-                let shown = error_message(&body[..body.len().min(80)]);
-                self.set_failure(
-                    ErrorKind::Protocol,
-                    format!("the response does not belong to this API ({e}): {shown}"),
-                );
-            }
+            return;
         }
+        let repaired;
+        let (body, read) = match self.protocol.api.read_response(body) {
+            Err(ReadError::Syntax(why)) => match json::repair_json(body) {
+                Some(text) => {
+                    repaired = text;
+                    (&repaired[..], self.protocol.api.read_response(&repaired))
+                }
+                None => (body, Err(ReadError::Syntax(why))),
+            },
+            read => (body, read),
+        };
+        match read {
+            Ok(delta) => self.take_full_delta(body, delta),
+            Err(ReadError::Syntax(why)) => match BodyFormat::detect(body).filter(|found| *found != expected) {
+                Some(found) => self.fail_other_format(found.media_type().1, body),
+                None if self.unframed && json::is_cut(body) => self.cut = true,
+                None => self.fail_full_body(&why, body),
+            },
+            Err(ReadError::Shape(why)) => match find_enclosed_error(body).or_else(|| find_error_words(body)) {
+                Some(error) => self.set_failure(ErrorKind::StreamError, error),
+                None => self.fail_full_body(&why, body),
+            },
+        }
+    }
+
+    /// Takes a non-streaming response: the time of its end is known, the times of its tokens are not.
+    fn take_full_delta(&mut self, body: &[u8], delta: Delta<'_>) {
+        let has_token = delta.choices.iter().any(ChoiceDelta::has_token);
+        let generates = self.protocol.api.generates_tokens();
+        let error = delta.error.clone().or_else(|| find_enclosed_error(body).filter(|_| generates && !has_token));
+        if let Some(error) = error {
+            return self.set_failure(ErrorKind::StreamError, error);
+        }
+        let arrival = self.arrival;
+        self.last = Some(arrival.time);
+        self.count_stamp(arrival);
+        self.usage = delta.usage;
+        self.metrics = delta.metrics;
+        self.done = delta.done;
+        self.take_choices(&delta);
+        self.untimed_tokens = has_token || delta.usage.completion_tokens > Some(0);
+        if self.untimed_tokens {
+            self.chunk_tokens.push(0);
+            self.tokens_so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));
+        }
+    }
+
+    fn fail_full_body(&mut self, why: &str, body: &[u8]) {
+        let message = format!("the response does not belong to this API ({why}): {}", quote(body));
+        self.set_failure(ErrorKind::Protocol, message);
+    }
+
+    /// The whole body has another format than was asked for.
+    fn fail_other_format(&mut self, found: &str, body: &[u8]) {
+        let expected = self.body_format().media_type().1;
+        self.set_failure(ErrorKind::Protocol, format!("the server answered {found}, not {expected}: {}", quote(body)));
     }
 
     /// Takes a token-bearing chunk: whether any of its text is not reasoning, the number of token ids in it, and the server's
@@ -332,13 +417,18 @@ impl ReceivedResponse {
             return;
         }
         let arrival = self.arrival;
-        match self.body_format() {
-            BodyFormat::Events => std::mem::take(&mut self.events).finish(|event| self.take_event(arrival, event)),
-            BodyFormat::JsonLines => {
-                std::mem::take(&mut self.lines).finish(|data| self.take_event(arrival, SseEvent { name: b"", data }));
+        let mut splitter = std::mem::take(&mut self.splitter);
+        let end = splitter.finish(arrival, complete, |arrival, event| self.take_event(arrival, event));
+        self.splitter = splitter;
+        match end {
+            BodyEnd::Complete => {}
+            BodyEnd::Cut => self.cut = true,
+            BodyEnd::Document(body) if complete => self.take_document(&body),
+            BodyEnd::Other(body) if complete => {
+                let message = format!("the response is not {}: {}", self.body_format().media_type().1, quote(&body));
+                self.set_failure(ErrorKind::Protocol, message);
             }
-            BodyFormat::Json if complete => self.parse_full_body(),
-            BodyFormat::Json => {}
+            BodyEnd::Document(_) | BodyEnd::Other(_) => {}
         }
         self.use_empty_chunks();
     }
@@ -426,22 +516,28 @@ impl ReceivedResponse {
         if let Some(failure) = broken.filter(|_| !self.done) {
             return Some(failure);
         }
-        let no_end_mark = !self.protocol.api.marks_end() && (self.chunk_count() > 0 || self.empty_chunks.is_some());
-        if !self.done && !no_end_mark && (self.finished == 0 || self.begun != self.finished) {
-            if !self.has_event && !sse::may_start_stream(&self.opening) {
-                let message = format!(
-                    "the response is not {}: {}",
-                    self.body_format().media_type().1,
-                    error_message(&self.opening)
-                );
-                return Some(RequestFailure::new(ErrorKind::Protocol, message));
-            }
-            let message =
-                format!("the stream ended after {} chunks, before [DONE] or a finish reason", self.chunk_count());
-            return Some(RequestFailure::new(ErrorKind::Truncated, message));
+        let truncated = |message: &str| Some(RequestFailure::new(ErrorKind::Truncated, message));
+        let count = self.chunk_count();
+        if self.cut && !self.done {
+            return truncated(&format!("the stream ended after {count} chunks, within another"));
         }
-        let empty = self.protocol.api.generates_tokens() && !self.has_token() && !self.untimed_tokens;
-        empty.then(|| RequestFailure::new(ErrorKind::Empty, "a complete response without a token"))
+        let has_token = self.has_token() || self.untimed_tokens;
+        let odd_chunk = self.odd_chunk.as_ref().filter(|_| !has_token);
+        let ended_by_http = !self.protocol.api.marks_end() && (self.chunk_count() > 0 || self.empty_chunks.is_some());
+        if !self.done && !ended_by_http && (self.finished == 0 || self.begun != self.finished) {
+            return odd_chunk.cloned().or_else(|| {
+                truncated(&format!("the stream ended after {count} chunks, before [DONE] or a finish reason"))
+            });
+        }
+        if !self.done && ended_by_http && self.finished == 0 && self.unframed {
+            return truncated("the connection was closed without the end of the response: nothing marks it");
+        }
+        let empty = self.protocol.api.generates_tokens() && !has_token;
+        empty.then(|| {
+            odd_chunk
+                .cloned()
+                .unwrap_or_else(|| RequestFailure::new(ErrorKind::Empty, "a complete response without a token"))
+        })
     }
 
     fn write_token_counts(&self, count_tokens: impl FnOnce(&str) -> Option<u32>, output: &mut RequestFuncOutput) {
@@ -470,6 +566,20 @@ impl ReceivedResponse {
         } else {
             (tokens != chunks).then(Vec::new)
         };
+    }
+}
+
+/// The bit of a choice. More than 64 are not expected; they would share the last bit.
+fn choice_bit(index: u32) -> u64 {
+    1 << index.min(63)
+}
+
+/// What could not be read, in one line: the words of an error, or the beginning of the text.
+fn quote(data: &[u8]) -> String {
+    let text = error_message(data);
+    match text.char_indices().nth(MAX_QUOTE) {
+        Some((end, _)) if find_error_words(data).is_none() => format!("{}…", &text[..end]),
+        _ => text,
     }
 }
 
@@ -554,7 +664,9 @@ mod tests {
             (vec!["", &a, " ", "[DONE] "], None, None),
             (vec![], None, Some(ErrorKind::Truncated)),
             (vec![&a, "{oops"], None, Some(ErrorKind::Protocol)),
-            (vec![&a, r#"{"choices":"none"}"#], None, Some(ErrorKind::Protocol)),
+            (vec![&a, r#"{"choices":"none"}"#], None, Some(ErrorKind::Truncated)),
+            (vec![&a, r#"{"choices":"none"}"#, "[DONE]"], None, None),
+            (vec![r#"{"choices":"none"}"#, "[DONE]"], None, Some(ErrorKind::Protocol)),
         ] {
             let output = output_of(&events, broken);
             assert_eq!((output.error_kind, output.success), (kind, kind.is_none()), "{events:?}");
@@ -564,11 +676,14 @@ mod tests {
     #[test]
     fn a_body_without_an_event_is_quoted() {
         for (body, want) in [
-            (&[r#"{"error":{"message":"boom"}}"#][..], "the response is not an event stream: boom"),
-            (&["{\"error\":", "{\"message\":\"boom\"}}\n"], "the response is not an event stream: boom"),
+            (&[r#"{"error":{"message":"boom"}}"#][..], "the server answered JSON, not an event stream: boom"),
+            (&["{\"error\":", "{\"message\":\"boom\"}}\n"], "the server answered JSON, not an event stream: boom"),
+            (&["{\n  \"error\":\n", "\"boom\"}\n"], "the server answered JSON, not an event stream: boom"),
+            (&["{\"error\":", "{\"mess"], "the stream ended after 0 chunks, within another"),
+            (&["<html><title>busy</title>"], "the response is not an event stream: busy"),
             (&["data lost: ", "no upstream\n\n"], "the response is not an event stream: data lost: no upstream"),
             (&[": ping\n\n", ": ping\n\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
-            (&["\u{feff}\r\ndata: {\"choi"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
+            (&["\u{feff}\r\ndata: {\"choi"], "the stream ended after 0 chunks, within another"),
             (&["\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
             (&[], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
         ] {
@@ -579,7 +694,11 @@ mod tests {
             let mut output = RequestFuncOutput::default();
             response.finish(Nanos(0), None, |_| None, &mut output);
             assert_eq!(output.error, want);
-            let kind = if want.contains("not an") { ErrorKind::Protocol } else { ErrorKind::Truncated };
+            let kind = if want.contains(", not an") || want.contains("is not an") {
+                ErrorKind::Protocol
+            } else {
+                ErrorKind::Truncated
+            };
             assert_eq!(output.error_kind, Some(kind), "{want}");
         }
     }

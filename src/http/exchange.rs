@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use hyper::{Request, StatusCode};
-use serde_json::Value;
 
 use super::{response::Head, socket::ReadStamp};
 use crate::{clock::Clock, record::ErrorKind, units::Nanos};
@@ -123,69 +122,40 @@ impl RequestFailure {
     }
 }
 
-/// How a response body is split into chunks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum BodyFormat {
-    /// Server-sent events.
-    #[default]
-    Events,
-    /// One JSON object per line.
-    JsonLines,
-    /// One JSON document, not split.
-    Json,
-}
-
-impl BodyFormat {
-    /// The media type to ask for, and its name in messages.
-    #[must_use]
-    pub fn media_type(self) -> (&'static str, &'static str) {
-        match self {
-            BodyFormat::Events => ("text/event-stream", "an event stream"),
-            BodyFormat::JsonLines => ("application/x-ndjson", "lines of JSON"),
-            BodyFormat::Json => ("application/json", "JSON"),
-        }
-    }
-
-    /// Whether a body of this media type certainly has another format. Some servers forget the type.
-    fn rules_out(self, media: &str) -> bool {
-        media == "text/html"
-            || match self {
-                BodyFormat::Events => matches!(media, "application/json" | "application/x-ndjson"),
-                BodyFormat::JsonLines => media == "text/event-stream",
-                BodyFormat::Json => matches!(media, "text/event-stream" | "application/x-ndjson"),
-            }
-    }
-}
-
 /// The start of the message about a compressed response: a compressed stream arrives in blocks and not token by token.
 pub const COMPRESSED: &str = "the server compresses its responses";
 
 impl Head {
-    /// Whether the body may have this format.
+    /// Whether the body may be a response. What it really is, its first bytes show: media types are often wrong.
     #[must_use]
-    pub fn may_hold(&self, format: BodyFormat) -> bool {
-        self.status == StatusCode::OK && !format.rules_out(&self.media_type) && self.encoding.is_none()
+    pub fn may_hold_response(&self) -> bool {
+        self.status.is_success() && self.encoding.is_none()
     }
 
-    /// The failure for a response that does not have this format; `body` is its text, in one line.
+    /// The failure for any other response; `body` is the message in it, in one line.
     #[must_use]
-    pub fn to_failure(&self, format: BodyFormat, body: &str) -> RequestFailure {
-        if self.status == StatusCode::OK {
-            if let Some(encoding) = &self.encoding {
-                let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens arrive");
-                return RequestFailure::new(ErrorKind::Protocol, message);
-            }
-            let message = format!("the server answered {}, not {}: {body}", self.media_type, format.media_type().1);
+    pub fn to_failure(&self, body: &str) -> RequestFailure {
+        if self.status.is_success() {
+            let encoding = self.encoding.as_deref().unwrap_or_default();
+            let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens arrive");
             return RequestFailure::new(ErrorKind::Protocol, message);
         }
         let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
-        let text = match &self.encoding {
-            Some(encoding) => format!(", with a compressed body ({encoding})"),
-            None if body.is_empty() => String::new(),
-            None => format!(": {body}"),
+        let text = match (&self.encoding, without_status(body, self.status)) {
+            (Some(encoding), _) => format!(", with a compressed body ({encoding})"),
+            (None, "") => String::new(),
+            (None, words) => format!(": {words}"),
         };
         RequestFailure::new(ErrorKind::HttpStatus, format!("HTTP {}{location}{text}", status_line(self.status)))
     }
+}
+
+/// The message of an error without the status, which proxies repeat in their pages.
+fn without_status(body: &str, status: StatusCode) -> &str {
+    let separators = [' ', ':', '|', '-'];
+    let words = body.strip_prefix(status.as_str()).filter(|rest| rest.starts_with(separators));
+    let words = words.map_or(body, |rest| rest.trim_start_matches(separators));
+    if status.canonical_reason().is_some_and(|reason| words.eq_ignore_ascii_case(reason)) { "" } else { words }
 }
 
 /// The status code with its reason, if it is a standard one.
@@ -195,76 +165,34 @@ pub fn status_line(status: StatusCode) -> String {
     format!("{}{reason}", status.as_str())
 }
 
-/// The message of an error body in one line: `{"error":{"message":…}}`, `{"error":"…"}`, `{"message":…}`, `{"detail":…}`, or
-/// the text as it is.
-#[must_use]
-pub fn error_message(body: &[u8]) -> String {
-    const MAX_CHARS: usize = 400;
-    let value: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-    // Some servers send `"error":null` next to their message.
-    let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(&value);
-    let found = [error.get("message"), error.get("detail"), Some(error)];
-    let text = match found.into_iter().flatten().find_map(Value::as_str) {
-        Some(text) => text.to_owned(),
-        None if value.is_null() => String::from_utf8_lossy(body).into_owned(),
-        None => error.to_string(),
-    };
-    // Control characters could move the cursor of the terminal that shows it.
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let mut line: String = words.collect::<Vec<_>>().join(" ");
-    if let Some((end, _)) = line.char_indices().nth(MAX_CHARS) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn head(status: u16, media_type: &str, encoding: Option<&str>) -> Head {
-        let (media_type, encoding) = (media_type.to_owned(), encoding.map(str::to_owned));
-        Head { status: StatusCode::from_u16(status).unwrap(), media_type, location: None, encoding }
+    fn head(status: u16, encoding: Option<&str>) -> Head {
+        let (status, encoding) = (StatusCode::from_u16(status).unwrap(), encoding.map(str::to_owned));
+        Head { status, location: None, encoding, framed: true }
     }
 
     #[test]
     fn a_bad_response_is_recognized_by_its_head() {
-        for (head, want) in [
-            (head(529, "", None), "HTTP 529: busy"),
-            (head(503, "", None), "HTTP 503 Service Unavailable: busy"),
-            (head(503, "", Some("gzip")), "HTTP 503 Service Unavailable, with a compressed body (gzip)"),
+        for (head, body, want) in [
+            (head(529, None), "busy", "HTTP 529: busy"),
+            (head(503, None), "busy", "HTTP 503 Service Unavailable: busy"),
+            (head(502, None), "502 Bad Gateway", "HTTP 502 Bad Gateway"),
+            (head(500, None), "Internal Server Error", "HTTP 500 Internal Server Error"),
+            (head(413, None), "413 Request Entity Too Large", "HTTP 413 Payload Too Large: Request Entity Too Large"),
+            (head(404, None), "4040 is not a model", "HTTP 404 Not Found: 4040 is not a model"),
+            (head(503, Some("gzip")), "busy", "HTTP 503 Service Unavailable, with a compressed body (gzip)"),
             (
-                head(200, "text/event-stream", Some("br")),
+                head(200, Some("br")),
+                "",
                 "the server compresses its responses (br), which hides when their tokens arrive",
             ),
-            (
-                head(200, "application/x-ndjson", None),
-                "the server answered application/x-ndjson, not an event stream: busy",
-            ),
         ] {
-            assert!(!head.may_hold(BodyFormat::Events), "{head:?}");
-            assert_eq!(head.to_failure(BodyFormat::Events, "busy").message, want);
+            assert!(!head.may_hold_response(), "{head:?}");
+            assert_eq!(head.to_failure(body).message, want);
         }
-        assert!(head(200, "text/plain", None).may_hold(BodyFormat::Events), "servers forget the type");
-    }
-
-    #[test]
-    fn errors_in_the_words_of_the_server() {
-        for (body, want) in [
-            (r#"{"error":{"message":"too\n long","code":400}}"#, "too long"),
-            (r#"{"error":"\u001b[2Jbusy\u0000"}"#, "[2Jbusy"),
-            (r#"{"error":"busy"}"#, "busy"),
-            (r#"{"object":"error","message":"no"}"#, "no"),
-            (r#"{"error":null,"message":"the real reason"}"#, "the real reason"),
-            (r#"{"error":null}"#, r#"{"error":null}"#),
-            (r#"{"detail":"Not Found"}"#, "Not Found"),
-            (r#"{"detail":[{"loc":1}]}"#, r#"{"detail":[{"loc":1}]}"#),
-            ("<html>\n<b>Bad Gateway</b>", "<html> <b>Bad Gateway</b>"),
-            ("", ""),
-        ] {
-            assert_eq!(error_message(body.as_bytes()), want);
-        }
-        assert_eq!(error_message("é".repeat(1000).as_bytes()).chars().count(), 401);
+        assert!([200, 201, 202].iter().all(|status| head(*status, None).may_hold_response()));
     }
 }

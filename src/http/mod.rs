@@ -5,15 +5,19 @@
 //!  ├─ stamped      connection ── response (HTTP/1.1) ── tls ── socket: the kernel's stamps
 //!  └─ portable     reqwest
 //! reuse        whether connections are reused, by either transport
-//! sse, lines   split a response body into events or lines
+//! body         splits a response body into chunks by what it begins with: events (sse), lines, or one document
+//! error_text   the words of a server's error; page: of one in HTML
 //! client       HTTP that is not measured
 //! prometheus   the text of a `/metrics` page
 //! ```
 
+pub mod body;
 pub mod client;
 pub mod connection;
+pub mod error_text;
 pub mod exchange;
 pub mod lines;
+mod page;
 pub mod portable;
 pub mod prometheus;
 mod response;

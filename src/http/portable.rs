@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use hyper::Request;
 use reqwest::{
-    Client, Response,
+    Client, Response, Version,
     header::{self, HeaderValue},
 };
 
@@ -178,12 +178,15 @@ impl HttpExchange for PortableExchange {
         let response = self.send(request).await?;
         let now = self.clock.now();
         (self.moments.first_byte, self.moments.head) = (Some(now), Some(now));
-        let text = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let headers = response.headers();
+        let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         let head = Head {
             status: response.status(),
-            media_type: response::normalize_media_type(text(header::CONTENT_TYPE).unwrap_or_default()),
             location: text(header::LOCATION).map(str::to_owned),
             encoding: text(header::CONTENT_ENCODING).and_then(response::content_encoding),
+            framed: response.version() >= Version::HTTP_2
+                || [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| headers.contains_key(name))
+                || matches!(response.status().as_u16(), 204 | 304),
         };
         self.response = Some(response);
         Ok(head)

@@ -6,6 +6,8 @@
 
 use memchr::{memchr, memchr2};
 
+use crate::json;
+
 /// The largest event that is read; beyond this the stream is broken rather than long.
 const MAX_EVENT: usize = 64 << 20;
 
@@ -80,14 +82,20 @@ impl EventReader {
         behind.starts_with(b"\n\n").then(|| (data, bytes.len() - behind.len() + 2))
     }
 
-    /// Ends the stream. The standard drops an event without its blank line, but some servers end with `data: [DONE]` and one
-    /// newline or none, so a complete line of data is still taken.
-    pub fn finish(&mut self, mut take: impl FnMut(SseEvent<'_>)) {
+    /// Ends the stream; returns whether it ended within an event. The standard drops an event without its blank line, but some
+    /// servers end with `data: [DONE]` and one newline or none, so a whole line of data is still taken.
+    pub fn finish(&mut self, mut take: impl FnMut(SseEvent<'_>)) -> bool {
         let line = std::mem::take(&mut self.line);
-        if split_field(self.without_bom(&line)) == Some((b"data", b"[DONE]")) {
+        let is_whole = match split_field(self.without_bom(&line)) {
+            Some((b"data", value)) => value == b"[DONE]" || json::is_whole(value),
+            _ => false,
+        };
+        if is_whole {
             self.end_line(&line, &mut take);
         }
+        let within = !line.is_empty() && !is_whole || self.data.is_empty() && !self.name.is_empty();
         self.end_line(b"", &mut take);
+        within
     }
 
     fn without_bom<'a>(&self, line: &'a [u8]) -> &'a [u8] {
@@ -174,12 +182,33 @@ mod tests {
             ("event: x\nevent\ndata: a\n\n", vec!["a"]),
             ("event: only\n\n\n\n", vec![]),
             ("data: {\"a\":\n\ndata: cut", vec!["{\"a\":"]),
+            ("data: 1\n\ndata: {\"a\":2}", vec!["1", "{\"a\":2}"]),
+            ("data: 1\n\ndata: {\"a\":2", vec!["1"]),
             ("data: [DONE]", vec!["[DONE]"]),
             ("data: [DONE]\n", vec!["[DONE]"]),
             ("data: 1\n\ndata: [DON", vec!["1"]),
             ("", vec![]),
         ] {
             assert_eq!(read_events([text.as_bytes()]), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_within_an_event_was_cut() {
+        for (text, cut) in [
+            ("", false),
+            ("data: {}\n\n", false),
+            ("data: {}\n", false),
+            ("data: {}", false),
+            ("data: [DONE]", false),
+            ("data: {\"a\"", true),
+            ("data: {}\n\ndat", true),
+            ("data: {}\n\nevent: x\n", true),
+            ("data: {}\n\n: still he", true),
+        ] {
+            let mut reader = EventReader::default();
+            reader.push(text.as_bytes(), |_| ()).unwrap();
+            assert_eq!(reader.finish(|_| ()), cut, "{text:?}");
         }
     }
 

@@ -10,7 +10,8 @@ use crate::{
     http::{
         client::{failure_reason, read_blocking_body, server_client},
         connection::{parse_base_url, server_root},
-        exchange::{error_message, status_line},
+        error_text::error_message,
+        exchange::status_line,
     },
 };
 
