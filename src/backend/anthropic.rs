@@ -41,7 +41,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Chat, PromptForm::Media],
     needs: "messages or text; system messages become `system`",
     token_counts: "`usage`, cached tokens included",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM, llama.cpp, Dynamo, LiteLLM, SGLang",
     api: Some(&AnthropicApi),
 };
 

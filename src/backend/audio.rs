@@ -16,7 +16,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, ReadError, SamplingKeys, Usage,
+    Api, Backend, ChoiceDelta, Delta, Payload, PromptForm, ReadError, SamplingKeys, Usage,
     completions::set_output_limit,
     lenient::{Content, Filled, Text, lenient_fields},
     openai, prompt, read_fields,
@@ -34,7 +34,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Media],
     needs: "an `input_audio` part in `multi_modal_data`",
     token_counts: "`usage`, if streaming",
-    checked_against: DOCUMENTATION_ONLY,
+    checked_against: "vLLM",
     api: Some(&AudioApi),
 };
 

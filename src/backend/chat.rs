@@ -24,7 +24,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Chat, PromptForm::Media],
     needs: "messages, or text as one user message",
     token_counts: "`usage`, or token ids in the chunks",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM, llama.cpp, Dynamo, LiteLLM, transformers",
     api: Some(&ChatApi),
 };
 

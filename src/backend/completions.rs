@@ -20,7 +20,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Text, PromptForm::TokenIds],
     needs: "text or token ids",
     token_counts: "`usage`, or token ids in the chunks",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM, llama.cpp, Dynamo, LiteLLM, SGLang, transformers",
     api: Some(&CompletionsApi),
 };
 

@@ -83,9 +83,6 @@ pub struct Backend {
     pub api: Option<&'static dyn Api>,
 }
 
-/// No such server was at hand: the responses in the tests were written from its public documentation.
-const DOCUMENTATION_ONLY: &str = "its documentation only";
-
 /// A form of prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptForm {

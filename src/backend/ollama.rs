@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, OutputKind, PromptForm, ReadError, SamplingKeys, Usage,
+    Api, Backend, ChoiceDelta, Delta, OutputKind, PromptForm, ReadError, SamplingKeys, Usage,
     completions::set_output_limit,
     lenient::{Content, Count, Filled, Flag, Nested, Raw, Text, lenient_fields},
     prompt, read_fields,
@@ -28,7 +28,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Chat, PromptForm::Media],
     needs: "messages or text",
     token_counts: "`eval_count` of the last line",
-    checked_against: DOCUMENTATION_ONLY,
+    checked_against: "SGLang",
     api: Some(&OllamaApi),
 };
 

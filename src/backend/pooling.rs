@@ -15,7 +15,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Text, PromptForm::TokenIds, PromptForm::TextList],
     needs: "text, token ids, or a list of either",
     token_counts: "`usage` (prompt only)",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM",
     api: Some(&PoolingApi),
 };
 

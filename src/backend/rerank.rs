@@ -16,7 +16,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::TextList],
     needs: "a list of texts: the query, then the documents",
     token_counts: "`usage` (prompt only)",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM, llama.cpp",
     api: Some(&RerankApi),
 };
 

@@ -34,7 +34,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Chat, PromptForm::Media],
     needs: "messages or text",
     token_counts: "`usage` in the last event",
-    checked_against: "vLLM 0.32",
+    checked_against: "vLLM, llama.cpp, Dynamo, LiteLLM, SGLang, transformers",
     api: Some(&ResponsesApi),
 };
 

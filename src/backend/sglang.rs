@@ -13,8 +13,7 @@
 //! `{"finish_reason":{"type":"abort","message":"…"}}`.
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, Payload, PromptForm, ReadError, SamplingKeys, TextMode,
-    Usage,
+    Api, Backend, ChoiceDelta, Delta, Payload, PromptForm, ReadError, SamplingKeys, TextMode, Usage,
     completions::set_output_limit,
     delta::abort_error,
     encode_json,
@@ -34,7 +33,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Text, PromptForm::TokenIds],
     needs: "text or token ids",
     token_counts: "`meta_info` of each event",
-    checked_against: DOCUMENTATION_ONLY,
+    checked_against: "SGLang",
     api: Some(&SglangApi),
 };
 

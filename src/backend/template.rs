@@ -45,7 +45,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Text, PromptForm::TokenIds, PromptForm::TextList, PromptForm::Media],
     needs: "`--template FILE`, and the prompt that its `body` uses",
     token_counts: "the keys that its file names",
-    checked_against: "-",
+    checked_against: "llama.cpp",
     api: None,
 };
 

@@ -13,7 +13,7 @@
 use serde_json::Value;
 
 use super::{
-    Api, Backend, ChoiceDelta, DOCUMENTATION_ONLY, Delta, PromptForm, ReadError, SamplingKeys, Usage,
+    Api, Backend, ChoiceDelta, Delta, PromptForm, ReadError, SamplingKeys, Usage,
     completions::{DEFAULT_OUTPUT_TOKENS, set_output_limit},
     lenient::{Counts, Filled, Texts, lenient_fields},
     prompt, read_fields,
@@ -30,7 +30,7 @@ pub static BACKEND: Backend = Backend {
     prompt_forms: &[PromptForm::Text],
     needs: "text",
     token_counts: "chunks, or `--tokenizer`; non-streaming: `num_output_tokens`, if the model supports `return_num_output_tokens` in `--extra-body`",
-    checked_against: DOCUMENTATION_ONLY,
+    checked_against: "Triton, with another model",
     api: Some(&TensorrtLlmApi),
 };
 

@@ -44,7 +44,7 @@ fn replay(status: &str, media: &str, body: impl Into<Vec<u8>>) -> ReplayServer {
 }
 
 /// Reads a request to its end.
-fn read_request(stream: &mut TcpStream) -> String {
+pub fn read_request(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let (mut request, mut length) = (String::new(), 0);
     while !request.ends_with("\r\n\r\n") && reader.read_line(&mut request).unwrap_or(0) > 0 {
@@ -62,17 +62,17 @@ fn fixture(name: &str) -> String {
 }
 
 /// Sends one request to a backend.
-fn fire(url: &str, backend: &str, args: &[&str], line: &str) -> Done {
+pub fn fire(url: &str, backend: &str, args: &[&str], line: &str) -> Done {
     run("vb-fire", &[&["--base-url", url, "--backend", backend, "--model", "tiny"], args].concat(), line)
 }
 
-fn output(done: &Done) -> Value {
+pub fn output(done: &Done) -> Value {
     let (_, outputs, _) = records(&done.stdout);
     outputs.into_iter().next().unwrap_or_else(|| panic!("{done:?}"))
 }
 
 /// The main values of an output, on one line.
-fn summary(output: &Value) -> String {
+pub fn summary(output: &Value) -> String {
     let text = |key: &str| output[key].as_str().unwrap_or("-").to_owned();
     let chunks = output["ttft"].is_number().then(|| output["itl"].as_array().unwrap().len() + 1);
     format!(
@@ -87,9 +87,9 @@ fn summary(output: &Value) -> String {
     )
 }
 
-const HI: &str = "{\"prompt\":\"hi\",\"prompt_len\":1,\"expected_output_len\":4}\n";
+pub const HI: &str = "{\"prompt\":\"hi\",\"prompt_len\":1,\"expected_output_len\":4}\n";
 const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
-const AUDIO: &str =
+pub const AUDIO: &str =
     "{\"multi_modal_data\":{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}}\n";
 
 const TGI: &str = r#"data: {"index":1,"token":{"id":1,"text":" a","logprob":-0.1,"special":false},"generated_text":null,"details":null}

@@ -3,6 +3,7 @@
 
 mod agg;
 mod backends;
+mod captures;
 mod config;
 mod connections;
 mod conversations;
