@@ -7,7 +7,10 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -82,6 +85,31 @@ pub fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Erro
 #[must_use]
 pub fn api_key() -> Option<String> {
     std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty())
+}
+
+/// Whether standard output was open when the process began.
+static HAD_STDOUT: AtomicBool = AtomicBool::new(true);
+
+/// Runs before the runtime of Rust, which opens `/dev/null` in place of a closed stream: what is written would be lost without
+/// an error.
+#[cfg(target_os = "linux")]
+#[used]
+#[allow(unsafe_code, reason = "the section holds functions that run before main, and this is one")]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = {
+    extern "C" fn look() {
+        let open = rustix::io::fcntl_getfd(io::stdout()).is_ok();
+        HAD_STDOUT.store(open, Ordering::Relaxed);
+    }
+    look
+};
+
+/// Fails if standard output was closed from the start, as by `>&-`.
+pub fn check_stdout() -> Result<(), Error> {
+    if HAD_STDOUT.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    Err(Error::Setup("standard output is closed; to discard what it gets, use >/dev/null".into()))
 }
 
 /// The given inputs, by default standard input. Warns if standard input is a terminal.

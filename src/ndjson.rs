@@ -4,7 +4,7 @@ use std::io::{BufRead, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, strip_location};
+use crate::error::{Error, strip_location, truncate_quote};
 
 /// The longest accepted line: a guard against files that are not NDJSON.
 const MAX_LINE_BYTES: usize = 1 << 30;
@@ -54,6 +54,10 @@ impl<R: BufRead> NdjsonReader<R> {
     /// The next record; `None` at the end.
     pub fn next_record<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         let Some(line) = self.next_line()? else { return Ok(None) };
+        if !line.starts_with(b"{") {
+            let what = format!("not a JSON object, which each line must be: {}", quote_bytes(line));
+            return Err(self.error_at(0, &what));
+        }
         match serde_json::from_slice(line) {
             Ok(record) => Ok(Some(record)),
             Err(e) => Err(self.bad_json(&e)),
@@ -78,6 +82,11 @@ impl<R: BufRead> NdjsonReader<R> {
     pub fn line_number(&self) -> u64 {
         self.number
     }
+}
+
+/// The beginning of a line, for a message.
+fn quote_bytes(line: &[u8]) -> String {
+    truncate_quote(&String::from_utf8_lossy(&line[..line.len().min(400)]))
 }
 
 /// Writes one record and a newline.
@@ -115,5 +124,7 @@ mod tests {
         let error = lines.next_record::<Value>().unwrap_err();
         assert_eq!(error.to_string(), "stdin:2:6: expected value");
         assert_eq!(error.exit_code(), 3);
+        let error = NdjsonReader::new(&b"hello\n"[..], "stdin").next_record::<Value>().unwrap_err();
+        assert_eq!(error.to_string(), "stdin:1: not a JSON object, which each line must be: hello");
     }
 }

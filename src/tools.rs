@@ -46,6 +46,7 @@ pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let command = A::command();
     let name = command.get_name().to_owned();
     let result = config::parse_with_config(command, cli::hyphenated_args(), FLAGS).and_then(|matches| {
+        cli::check_stdout()?;
         let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
         (tool.run)(args)
     });

@@ -15,7 +15,6 @@ use crate::{
     record::Object,
     recording::metric::Metric,
     statistics::{PoolMode, SampleStats, Summary, Unit, numpy},
-    units::UnixNanos,
 };
 
 const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: write it with vb-stats --histograms";
@@ -44,11 +43,11 @@ pub fn pool_runs(results: Vec<RunResult>) -> Result<RunResult, String> {
     pool_results(&loads?, options(PoolMode::Sequential))
 }
 
-/// The id of a run that is in both results. Hosts may share an id, but not an instant of nanoseconds.
+/// The id of a run that is in both results. Hosts may share an id and the parts of a run its start, but not all of this.
 fn shared_run<'a>(a: &'a VbMetrics, b: &VbMetrics) -> Option<&'a String> {
-    let same = |a: Option<UnixNanos>, b| a.is_some() && a == b;
-    let same_time = same(a.start_time, b.start_time) || same(a.end_time, b.end_time);
-    a.run_ids.iter().find(|id| same_time && b.run_ids.contains(id))
+    let bounds = |vb: &VbMetrics| (vb.start_time, vb.end_time, vb.offered);
+    let same = a.start_time.is_some() && bounds(a) == bounds(b);
+    a.run_ids.iter().find(|id| same && b.run_ids.contains(id))
 }
 
 fn runs_overlap(a: &VbMetrics, b: &VbMetrics) -> bool {

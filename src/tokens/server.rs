@@ -1,6 +1,9 @@
 //! The tokenizer of a running server, through its `/tokenize` and `/detokenize` endpoints.
 
-use reqwest::blocking::{Client, Response};
+use reqwest::{
+    StatusCode,
+    blocking::{Client, Response},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -20,6 +23,9 @@ const MAX_TOKENS_BODY: usize = 64 << 20;
 
 /// The longest error that is read, in bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// What a server without vLLM's endpoints is.
+const OTHER_KIND: &str = "the server is of another kind, without vLLM's tokenizer endpoints";
 
 /// The address of the server, and the credentials.
 #[derive(Clone)]
@@ -107,15 +113,22 @@ impl TokenizerServer {
             return Err(failed(describe_failure(response)));
         }
         let body = read_blocking_body(response, MAX_TOKENS_BODY).map_err(|e| failed(e.to_string()))?;
-        serde_json::from_slice(&body).map_err(|e| failed(format!("unexpected response: {}", strip_location(&e))))
+        let unexpected = |e| format!("this is not vLLM's response ({}): {OTHER_KIND}", strip_location(&e));
+        serde_json::from_slice(&body).map_err(|e| failed(unexpected(e)))
     }
 }
 
 /// The status, and the server's error message if there is one.
 fn describe_failure(response: Response) -> String {
-    let status = status_line(response.status());
+    let code = response.status();
+    let status = status_line(code);
+    let missing = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED].contains(&code);
     match read_blocking_body(response, MAX_ERROR_BODY).map(|body| error_message(&body)) {
-        Ok(message) if !message.is_empty() => format!("HTTP {status}: {message}"),
+        // vLLM has no such model; other servers have no such page.
+        Ok(message) if !message.is_empty() && (!missing || message.contains("model")) => {
+            format!("HTTP {status}: {message}")
+        }
+        _ if missing => format!("HTTP {status}: {OTHER_KIND}"),
         _ => format!("HTTP {status}"),
     }
 }

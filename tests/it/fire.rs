@@ -263,7 +263,8 @@ fn the_most_frequent_error_is_reported_with_its_cure() {
     let done = fire(&sim.url, &["--model", "lama"], &requests(3, ""));
     assert_eq!(done.code, 1);
     assert!(
-        done.stderr.contains("3 of 3 requests failed") && done.stderr.contains("the server has: llama"),
+        done.stderr.contains("3 of 3 requests failed")
+            && done.stderr.contains("the server has no model lama; use --model with one of: llama"),
         "{}",
         done.stderr
     );
@@ -371,7 +372,7 @@ fn a_bad_line_is_named_and_those_before_it_are_reported() {
     for (line, want) in [
         ("{\"messages\":[]}", "stdin:1: the request has `messages`, not `prompt`: use --backend openai-chat"),
         ("{\"prompt\":\"a\",\"request_id\":\"é\"}", "cannot be sent as a header"),
-        ("not json", "stdin:1:2: expected ident"),
+        ("not json", "stdin:1: not a JSON object, which each line must be: not json"),
         ("", "no requests"),
     ] {
         let done = fire(&sim.url, &[], line);
@@ -394,18 +395,18 @@ fn secrets_are_sent_and_never_shown() {
         tool::done(child.wait_with_output().unwrap())
     };
     let header = ["--header", "Authorization=Bearer sk-very-secret", "x-team=red"];
-    for (done, code) in [
-        (with(&[], Some("sk-very-secret")), 0),
-        (with(&header, None), 0),
-        (with(&header, Some("sk-wrong-key")), 0),
-        (with(&[], Some("sk-wrong-key")), 1),
-        (with(&[], None), 1),
+    for (done, cure) in [
+        (with(&[], Some("sk-very-secret")), None),
+        (with(&header, None), None),
+        (with(&header, Some("sk-wrong-key")), None),
+        (with(&[], Some("sk-wrong-key")), Some("the server refuses the key that was sent: check OPENAI_API_KEY")),
+        (with(&[], None), Some("set OPENAI_API_KEY")),
     ] {
-        assert_eq!(done.code, code, "{}", done.stderr);
+        assert_eq!(done.code, i32::from(cure.is_some()), "{}", done.stderr);
         for secret in ["sk-very-secret", "sk-wrong-key"] {
             assert!(!done.stdout.contains(secret) && !done.stderr.contains(secret), "{}{}", done.stdout, done.stderr);
         }
-        assert_eq!(code == 1, done.stderr.contains("set OPENAI_API_KEY"));
+        assert!(cure.is_none_or(|cure| done.stderr.contains(cure)), "{}", done.stderr);
     }
 }
 
@@ -645,4 +646,33 @@ fn flags_reach_the_body_and_the_schema_is_json() {
         let done = run("vb-fire", &[&args[..], &["--request-rate", "1"]].concat(), "");
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
     }
+}
+
+/// What people try first.
+#[test]
+fn input_and_addresses_of_another_form_are_named() {
+    let sim = Sim::start(&["--served-model-name", "llama"]);
+    let done = fire(&sim.url, &[], "hello\n");
+    let why = "vb-fire: stdin:1: not a JSON object, which each line must be: hello";
+    assert!(done.code == 3 && done.stderr.contains(why), "{}", done.stderr);
+    for path in ["/v1/chat/completions", "/v1/completions/", "/v1/models"] {
+        let done = fire(&format!("{}{path}", sim.url), &[], &requests(1, FULL));
+        let why = format!("--base-url ends with the path of an API: use {} (", sim.url);
+        assert!(done.code == 2 && done.stderr.contains(&why), "{}", done.stderr);
+    }
+    // The server has the model, and not the API.
+    let done = fire(&sim.url, &["--model", "llama", "--endpoint", "/v2/generate_text"], &requests(3, FULL));
+    let why = "the server has the model llama: does it offer /v2/generate_text for it?";
+    assert!(done.code == 1 && done.stderr.contains(why), "{}", done.stderr);
+}
+
+/// The turns that follow a failed one are not sent, and are more than the failed ones.
+#[test]
+fn the_cause_is_reported_and_not_its_consequences() {
+    let sim = Sim::start(&["--served-model-name", "llama"]);
+    let turn = |n: usize| format!("{{\"session_id\":\"s\",\"turn\":{n},\"prompt\":\"hi {n}\"}}\n");
+    let done = fire(&sim.url, &["--model", "lama"], &(0..8).map(turn).collect::<String>());
+    assert!(done.stderr.contains("8 of 8 requests failed; most often (1) http_status"), "{}", done.stderr);
+    let result = tool::run("vb-stats", &[], &done.stdout);
+    assert!(result.code == 1 && result.stderr.contains("most often (1) http_status"), "{}", result.stderr);
 }

@@ -31,6 +31,31 @@ fn every_tool_reports_a_full_disk() {
     }
 }
 
+/// Rust's runtime opens /dev/null instead, and everything written would be lost without an error.
+#[test]
+fn every_tool_reports_a_closed_output() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let (run, result) = (data("stats-run.ndjson"), data("stats-vllm-detailed.json"));
+    let (run, result) = (run.display(), result.display());
+    for tool in
+        ["vb-gen --num-prompts 5".to_owned(), format!("vb-stats {run}"), format!("vb-agg {result}"), "vb-sim".into()]
+    {
+        let script = |output: &str| {
+            let mut bash = Command::new("bash");
+            bash.args(["-c", &format!("exec {tool} {output}")]);
+            tool::done(bash.env("PATH", search_path()).stdin(Stdio::null()).output().unwrap())
+        };
+        let done = script(">&-");
+        assert_eq!(done.code, 4, "{tool}: {}", done.stderr);
+        assert!(done.stderr.contains("standard output is closed"), "{}", done.stderr);
+        if !tool.starts_with("vb-sim") {
+            assert_eq!(script(">/dev/null").code, 0);
+        }
+    }
+}
+
 #[test]
 fn a_filter_whose_reader_exits_ends_silently() {
     let script =
