@@ -62,8 +62,9 @@ with_config=()
 
 find_programs
 
-# The folder: the newest one of the same command without a result, or a new one.
-settings=$(printf '%s\n' "a: ${urls[0]}" "b: ${urls[1]}" "rounds: $rounds" "gen: $gen" "fire: $fire" "config: $config" && [ -z "$config" ] || cat "$config") ||
+# The folder: the newest one of the same command without a result, or a new one. The flags and the config may hold keys, so only
+# their checksum stays with the results.
+settings=$({ printf '%s\n' "${urls[@]}" "$rounds" "$gen" "$fire" "$config" && [ -z "$config" ] || cat "$config"; } | cksum) ||
   die 4 "cannot read $config"
 folder='' seed=$(date +%s)
 if ! $new; then
@@ -78,7 +79,8 @@ else
   new_folder "$results/ab"
 fi
 if ! $dry; then
-  mkdir -p "$folder" && printf '%s\n' "$settings" >"$folder/settings" && printf '%s\n' "$seed" >"$folder/seed" ||
+  lock_folder "$folder"
+  printf '%s\n' "$settings" >"$folder/settings" && printf '%s\n' "$seed" >"$folder/seed" ||
     die 4 "cannot write to $folder"
 fi
 

@@ -1,6 +1,9 @@
 # Functions that scripts/sweep.sh and scripts/ab.sh share. Set `self` to the script and `root` to the project, then source this.
 
-say() { printf '%s: %s\n' "$(basename "$self" .sh)" "$*" >&2; }
+say() { # control characters of a config could act on the terminal
+  local text=$*
+  printf '%s: %s\n' "$(basename "$self" .sh)" "${text//[[:cntrl:]]/?}" >&2
+}
 die() { say "$2"; exit "$1"; }
 help() { # prints the comment at the top of the script
   local line
@@ -16,18 +19,50 @@ find_programs() { # sets bin to the folder of the programs; builds them unless V
 
 any_success() { grep -q '"success":true' "$1"; } # whether any request of these outputs succeeded
 
-new_folder() { # path without the time; sets stamp and folder
-  stamp=$(date +%Y%m%d_%H%M%S)
-  while [ -e "$1_$stamp" ]; do # another one may have started in the same second
-    sleep 0.1
+new_folder() { # path without the time; sets stamp and folder, and makes the folder unless this is a dry run
+  $dry || mkdir -p "$(dirname "$1")" || die 4 "cannot write to $(dirname "$1")"
+  while :; do
     stamp=$(date +%Y%m%d_%H%M%S)
+    folder=$1_$stamp
+    if $dry; then
+      [ -e "$folder" ] || return 0
+    else
+      mkdir "$folder" 2>/dev/null && return
+      [ -e "$folder" ] || die 4 "cannot write to $folder"
+    fi
+    sleep 0.1 # another one started in the same second
   done
-  folder=$1_$stamp
 }
+
+# The kernel holds the lock as long as any process has the file open: this script, and every program that it started. So a
+# folder stays locked after a `kill -9` of the script, until the last of its programs has ended.
+lock_folder() { # path
+  { exec 9>>"$1/.lock"; } 2>/dev/null || die 4 "cannot write to $1"
+  local try
+  for try in 1 2 3 4; do
+    take_lock && return
+    [ "$try" != 1 ] || say "waiting for another $(basename "$self") to leave $1"
+    sleep 0.5
+  done
+  die 4 "another $(basename "$self") still works in $1: wait for its end, or start a new folder with --new"
+}
+take_lock() { # macOS has no flock, and perl everywhere
+  if command -v flock >/dev/null; then
+    flock -n 9
+  else
+    perl -e 'use Fcntl ":flock"; open my $lock, ">>&=", 9 or exit 1; exit !flock $lock, LOCK_EX | LOCK_NB'
+  fi
+}
+
+# The programs end with the script, even if it is killed.
+export VB_END_WITH=$$
 
 # Simulated servers, each in a separate process group, so that on Ctrl-C they still serve the requests in flight.
 sims=()
-finish() { [ ${#sims[@]} -eq 0 ] || kill "${sims[@]}" 2>/dev/null; }
+finish() {
+  [ ${#sims[@]} -eq 0 ] || kill "${sims[@]}" 2>/dev/null
+  wait # their end unlocks the folder
+}
 stopped=false
 catch_signals() { # lets a signal only set `stopped`, so that the script finishes the current step
   trap finish EXIT

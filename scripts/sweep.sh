@@ -39,8 +39,9 @@ find_programs
 # prompts of the previous sweep.
 stamp=$(date +%Y%m%d_%H%M%S)
 seed=()
-text=''
-[ ! -r "$config" ] || text=$(<"$config")
+# Without the values of keys: a copy of the config stays with the results.
+safe_config() { "$bin/vb-gen" --config "$1" --grid config </dev/null; }
+text=$(safe_config "$config") || exit $?
 newline=$'\n'
 [[ $newline$text =~ ${newline}seed[[:space:]]*: ]] || seed=(--seed "$(date +%s)")
 list_cells() { "$bin/vb-gen" --config "$config" --grid tsv ${seed[@]+"${seed[@]}"}; }
@@ -54,9 +55,9 @@ served=(--served-model-name "$model")
 folder=''
 if ! $new; then
   for old in "$results/${name}"_*/; do
-    [ -f "$old/config.yaml" ] && [ "$text" = "$(<"$old/config.yaml")" ] || continue
-    # Unfinished: no table, or a cell that failed.
-    compgen -G "$old/aggregate_results_*.csv" >/dev/null && ! compgen -G "$old/*.failed" >/dev/null || folder=${old%/}
+    # Finished: it has a table, and no cell that failed.
+    compgen -G "$old/aggregate_results_*.csv" >/dev/null && ! compgen -G "$old/*.failed" >/dev/null && continue
+    [ -f "$old/config.yaml" ] && [ "$text" = "$(safe_config "$old/config.yaml" 2>/dev/null)" ] && folder=${old%/}
   done
 fi
 if [ -n "$folder" ]; then
@@ -67,7 +68,8 @@ else
   new_folder "$results/$name"
 fi
 if ! $dry; then
-  mkdir -p "$folder" && cp "$config" "$folder/config.yaml" || die 4 "cannot write to $folder"
+  lock_folder "$folder"
+  printf '%s\n' "$text" >"$folder/config.yaml" || die 4 "cannot write to $folder"
   [ ${#seed[@]} -eq 0 ] || printf '%s\n' "${seed[1]}" >"$folder/seed"
 fi
 

@@ -1,6 +1,9 @@
 //! What all tools share: input and output files, messages, exit codes, the rules for pipes and signals.
 
+pub mod parent;
+
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
@@ -20,7 +23,11 @@ use signal_hook::{
     flag,
 };
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    printable::{clean_line, clean_text},
+    secrets::hide_remembered,
+};
 
 /// The command line, with hyphens in the names of flags.
 #[must_use]
@@ -43,16 +50,46 @@ pub fn report_result(tool: &str, result: Result<(), Error>) -> ExitCode {
     }
 }
 
+/// Prints what clap has to say, which is `--help` or an error in the flags, and returns the exit code.
+#[must_use]
+pub fn report_flags(e: &clap::Error) -> ExitCode {
+    if e.use_stderr() {
+        print_to_stderr(&e.render().to_string());
+    } else {
+        // As with a warning, a failure cannot be reported.
+        let _ = e.print();
+    }
+    ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
+}
+
 /// Prints one line on standard error: `tool: what`.
 pub fn print_warning(tool: &str, what: impl std::fmt::Display) {
-    // If standard error is closed or full, there is nowhere to report it.
-    let _ = writeln!(io::stderr(), "{tool}: {what}");
+    let line = format!("{tool}: {what}");
+    write_stderr(&format!("{}\n", clean_line(&hide_remembered(&line))));
 }
 
 /// Prints a line of progress on the terminal, in place of the previous one; the `last` one stays.
 pub fn print_progress(tool: &str, line: &str, last: bool) {
     let end = if last { "\n" } else { "" };
-    let _ = write!(io::stderr(), "\r\x1b[2K{tool}: {line}{end}").and_then(|()| io::stderr().flush());
+    write_stderr(&format!("\r\x1b[2K{tool}: {}{end}", clean_line(line)));
+}
+
+/// Writes to standard error. All programs do it here, after secrets and what a terminal acts on were replaced.
+fn write_stderr(text: &str) {
+    // If standard error is closed or full, there is nowhere to report it.
+    let _ = io::stderr().write_all(text.as_bytes()).and_then(|()| io::stderr().flush());
+}
+
+/// Prints the message of a panic like any other, since it may quote a server. A panic is a bug.
+pub fn print_panics(tool: &str) {
+    let tool = tool.to_owned();
+    std::panic::set_hook(Box::new(move |panic| {
+        print_warning(&tool, format_args!("a bug, please report it: {panic}"));
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            print_to_stderr(&format!("{trace}"));
+        }
+    }));
 }
 
 /// Turns `--max_concurrency` into `--max-concurrency`; values do not change.
@@ -124,10 +161,9 @@ pub fn input_paths(tool: &str, given: &[PathBuf]) -> Vec<PathBuf> {
     given.to_vec()
 }
 
-/// Prints text for people on standard error. Standard output carries only records.
+/// Prints text for people on standard error, on several lines. Standard output has only records.
 pub fn print_to_stderr(text: &str) {
-    // As with a warning, a failure cannot be reported.
-    let _ = io::stderr().write_all(text.as_bytes());
+    write_stderr(&clean_text(&hide_remembered(text)));
 }
 
 /// The name of this host.
@@ -174,10 +210,11 @@ pub fn print_schema<T: JsonSchema>() -> Result<(), Error> {
     out.write_all(b"\n").and_then(|()| out.flush()).map_err(Error::write_stdout)
 }
 
-/// Writes text to standard output, for flags that print a table and exit.
+/// Writes text for people to standard output, such as a table.
 pub fn print_to_stdout(text: &str) -> Result<(), Error> {
     let mut out = buffered_stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::write_stdout)
+    let text = hide_remembered(text);
+    out.write_all(clean_text(&text).as_bytes()).and_then(|()| out.flush()).map_err(Error::write_stdout)
 }
 
 /// Raises the limit of open files as far as the system allows, since a thousand connections need a thousand files and

@@ -11,13 +11,16 @@ use std::{
 
 use clap::{
     ArgAction, ArgMatches, Command,
-    error::{ContextKind, ErrorKind},
+    error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use crate::error::{Error, strip_location};
+use crate::{
+    error::{Error, strip_location},
+    secrets::{self, HIDDEN, Secrets},
+};
 
 /// The flag that every tool has.
 #[derive(Debug, Clone, clap::Args)]
@@ -106,11 +109,15 @@ impl ConfigFile {
         if text.starts_with('\u{feff}') {
             text.remove(0);
         }
-        // An empty file parses as `null`: a config without keys.
-        let mapping: Option<serde_yaml::Mapping> = serde_yaml::from_str(&text).map_err(|e| yaml_error(&name, &e))?;
+        let mapping = match serde_yaml::from_str(&text).map_err(|e| yaml_error(&name, &e))? {
+            // An empty file: a config without keys.
+            Value::Null => serde_yaml::Mapping::new(),
+            Value::Mapping(mapping) => mapping,
+            // The message does not quote it: it may be a file with a key.
+            _ => return Err(Error::Usage(format!("{name}: a config has lines of `key: value`, as `request_rate: 4`"))),
+        };
         Ok(ConfigFile {
             entries: mapping
-                .unwrap_or_default()
                 .into_iter()
                 .map(|(key, value)| (key.as_str().map_or_else(|| format!("{key:?}"), str::to_owned), value))
                 .collect(),
@@ -186,6 +193,49 @@ fn check_pairs(key: &str, value: &Value) -> Result<(), String> {
     })
 }
 
+/// The config as YAML without the values of secrets, for a copy that is kept with results.
+pub fn config_without_secrets(path: &Path) -> Result<String, Error> {
+    let ConfigFile { name, entries, .. } = ConfigFile::read(path)?;
+    let failed = |e: &dyn std::fmt::Display| Error::Usage(format!("{name}: it cannot be copied: {e}"));
+    let (mut secrets, mut kept) = (Secrets::default(), serde_json::Map::new());
+    for (key, value) in entries {
+        let flags = flags_from_value(&key, &value, &ArgAction::Append).unwrap_or_default();
+        secrets.add_all(&Secrets::from_command_line(flags.iter().map(|flag| flag.to_string_lossy().into_owned())));
+        let mut value = serde_json::to_value(value).map_err(|e| failed(&e))?;
+        hide_config_value(&key, &mut value);
+        kept.insert(key, value);
+    }
+    let mut kept = serde_json::Value::Object(kept);
+    // A secret may be in another value too.
+    secrets.hide_in(&mut kept);
+    serde_yaml::to_string(&kept).map_err(|e| failed(&e))
+}
+
+/// Hides the secrets in a value of a config.
+fn hide_config_value(key: &str, value: &mut serde_json::Value) {
+    use serde_json::Value as Json;
+    match value {
+        Json::Array(list) => list.iter_mut().for_each(|item| hide_config_value(key, item)),
+        Json::Object(map) if key == "header" => map.values_mut().for_each(|value| *value = HIDDEN.into()),
+        Json::String(text) => match key {
+            "header" => *text = format!("{}={HIDDEN}", text.split('=').next().unwrap_or_default()),
+            "extra_body" => *text = hide_json_text(text),
+            "endpoint" | "base_url" | "scrape" => *text = secrets::without_keys(text),
+            "api_key" => *text = HIDDEN.into(),
+            _ => {}
+        },
+        Json::Object(_) => secrets::hide_values(value),
+        _ => {}
+    }
+}
+
+/// JSON without secrets; nothing of a text that is not JSON.
+fn hide_json_text(text: &str) -> String {
+    let Ok(mut value) = serde_json::from_str(text) else { return HIDDEN.into() };
+    secrets::hide_values(&mut value);
+    value.to_string()
+}
+
 fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
     Error::Usage(match e.location() {
         Some(at) => format!("{name}:{}:{}: {}", at.line(), at.column(), strip_location(e)),
@@ -195,18 +245,16 @@ fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
 
 /// Parses `argv` for `tool`. Flags that `argv` does not set take their values from the file that `--config` names.
 ///
-/// `flags` are those of all tools. On `--help`, `--version` and an invalid value, clap prints its text and ends the process
-/// with code 0 or 2.
-pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -> Result<ArgMatches, Error> {
-    let matches = match tool.clone().try_get_matches_from(argv.clone()) {
-        Ok(matches) => matches,
-        Err(e) => match e.get(ContextKind::InvalidArg) {
-            Some(flag) if e.kind() == ErrorKind::UnknownArgument && flag.to_string().starts_with("--") => {
-                return Err(Error::Usage(flags.explain_unknown(&tool, &flag.to_string())));
-            }
-            _ => e.exit(),
-        },
-    };
+/// `flags` are those of all tools. The secrets in the command line are remembered.
+pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -> Result<ArgMatches, ConfigError> {
+    let text = |args: &[OsString]| args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+    secrets::remember(&Secrets::from_command_line(text(&argv)));
+    let matches = parse_flags(tool.clone(), argv.clone()).map_err(|e| match e.get(ContextKind::InvalidArg) {
+        Some(flag) if e.kind() == ErrorKind::UnknownArgument && flag.to_string().starts_with("--") => {
+            ConfigError::Config(Error::Usage(flags.explain_unknown(&tool, &flag.to_string())))
+        }
+        _ => e.into(),
+    })?;
     let path = matches.try_get_one::<PathBuf>("config").ok().flatten();
     let Some(path) = path else { return Ok(matches) };
     let file = ConfigFile::read(path)?;
@@ -221,9 +269,10 @@ pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -
             continue;
         }
         let flags = flags_from_value(key, value, arg.get_action()).map_err(|what| file.key_error(key, &what))?;
+        secrets::remember(&Secrets::from_command_line(text(&flags)));
         // Parse this flag alone first, so that the error for an invalid value has the line of its key.
         let alone = std::iter::once(OsString::from("config")).chain(flags.iter().cloned());
-        if let Err(e) = tool.clone().try_get_matches_from(alone)
+        if let Err(e) = parse_flags(tool.clone(), alone)
             && matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::WrongNumberOfValues)
         {
             let text = e.to_string();
@@ -232,7 +281,7 @@ pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -
                 .lines()
                 .find(|l| l.contains("possible values"))
                 .map_or_else(String::new, |l| format!(" {}", l.trim()));
-            return Err(file.key_error(key, &format!("{first}{choices}")));
+            return Err(file.key_error(key, &format!("{first}{choices}")).into());
         }
         from_config.extend(flags);
     }
@@ -240,7 +289,43 @@ pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -
     let typed = all.split_off(all.len().min(1));
     all.extend(from_config);
     all.extend(typed);
-    Ok(tool.get_matches_from(all))
+    Ok(parse_flags(tool, all)?)
+}
+
+/// Why there are no flags.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// `--help`, or an error in the flags.
+    Flags(Box<clap::Error>),
+    /// The config cannot be read, or a value in it is invalid.
+    Config(Error),
+}
+
+impl From<Error> for ConfigError {
+    fn from(e: Error) -> Self {
+        ConfigError::Config(e)
+    }
+}
+
+impl From<clap::Error> for ConfigError {
+    fn from(e: clap::Error) -> Self {
+        ConfigError::Flags(Box::new(e))
+    }
+}
+
+/// Flags with values that may be secrets, so that no error repeats them.
+const SECRET_FLAGS: [&str; 6] = ["--header", "--extra-body", "--endpoint", "--base-url", "--scrape", "--api-key"];
+
+/// Parses flags. The error for a value that may be a secret does not repeat it.
+fn parse_flags(tool: Command, argv: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+    tool.try_get_matches_from(argv).map_err(|mut e| {
+        let flag = e.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+        let name = flag.split([' ', '=']).next().unwrap_or_default();
+        if SECRET_FLAGS.contains(&name) && e.get(ContextKind::InvalidValue).is_some() {
+            e.insert(ContextKind::InvalidValue, ContextValue::String(HIDDEN.into()));
+        }
+        e
+    })
 }
 
 /// Whether `key` means the flag of another tool with the same name.
@@ -289,6 +374,25 @@ fn nearest_key<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_of_a_config_has_no_secrets() {
+        let path = std::env::temp_dir().join(format!("vb-config-{}.yaml", std::process::id()));
+        let text = "# key: sk-planted0\nmodel: m\nheader:\n- Authorization=Bearer sk-planted1\n- x-team=red\n\
+                    extra_body: {api_key: [sk-planted2], seed: 1}\nendpoint: /x?key=sk-planted3#token=p4\n\
+                    api_key: sk-planted5\nlabel: sk-planted1\ninput_output: [[1, 2]]\nrandom_input_len: 5\n";
+        std::fs::write(&path, text).unwrap();
+        let copy = config_without_secrets(&path).unwrap();
+        std::fs::write(&path, &copy).unwrap();
+        let again = config_without_secrets(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert!(!copy.contains("planted") && !copy.contains("p4"), "{copy}");
+        for kept in ["model: m\n", "Authorization=***", "x-team=***", "seed: 1", "input_output:", "random_input_len: 5"]
+        {
+            assert!(copy.contains(kept), "{kept}: {copy}");
+        }
+        assert_eq!(again.unwrap(), copy, "a copy of a copy is the same");
+    }
 
     #[test]
     fn a_near_miss_is_recognised() {

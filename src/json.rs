@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Map, Value};
 
 /// Parses JSON, repaired if it must be.
 ///
@@ -40,6 +41,22 @@ fn without_half_number(text: &[u8]) -> &[u8] {
     let digits = word.iter().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
     let begins_none = |name: &str| name.as_bytes().starts_with(word.strip_prefix(b"-").unwrap_or(word));
     if !before.is_empty() && (digits || begins_none("NaN") || begins_none("Infinity")) { before } else { text }
+}
+
+/// Parses a JSON object.
+///
+/// # Errors
+/// Why it is not an object. Unlike the message of serde, it quotes nothing: the text may be a key.
+pub fn parse_object(text: &str) -> Result<Map<String, Value>, String> {
+    let kind = match parse_lenient(text.as_bytes()).map_err(|e: serde_json::Error| e.to_string())? {
+        Value::Object(object) => return Ok(object),
+        Value::Array(_) => "a list",
+        Value::String(_) => "a string",
+        Value::Number(_) => "a number",
+        Value::Bool(_) => "a boolean",
+        Value::Null => "null",
+    };
+    Err(format!("found {kind}"))
 }
 
 /// The text with everything replaced that JSON does not have and a writer may well have meant; `None`: there is nothing to replace.

@@ -17,6 +17,8 @@
 //! |---|---|
 //! | [`error`] | why a tool stopped, and its exit code |
 //! | [`units`] | integer nanoseconds and counts: in JSON, in flags, for people |
+//! | [`printable`] | text of servers and files, made fit for a terminal |
+//! | [`secrets`] | texts that must never be shown, and how they are found and hidden |
 //! | [`clock`] | the only module that reads the system's clocks |
 //! | [`rng`] | named random streams, the same on every machine |
 //! | [`json`] | JSON as others write it, with NaN and half characters |
@@ -63,9 +65,11 @@ pub mod json;
 pub mod load;
 pub mod ndjson;
 pub mod pacer;
+pub mod printable;
 pub mod record;
 pub mod recording;
 pub mod rng;
+pub mod secrets;
 pub mod selftest;
 pub mod sim;
 pub mod statistics;

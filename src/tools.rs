@@ -6,10 +6,12 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::{
     agg, cli,
-    config::{self, FlagTable},
+    config::{self, ConfigError, FlagTable},
     diff,
     error::Error,
-    fire, generate, selftest, sim, stats,
+    fire, generate,
+    secrets::{self, Secrets},
+    selftest, sim, stats,
 };
 
 /// A program: its arguments `A`, which define its name and its flags, and the function that runs it.
@@ -45,11 +47,17 @@ const FLAGS: FlagTable = FlagTable(include_str!("tools/config_keys.txt"));
 pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let command = A::command();
     let name = command.get_name().to_owned();
-    let result = config::parse_with_config(command, cli::hyphenated_args(), FLAGS).and_then(|matches| {
-        cli::check_stdout()?;
-        let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()))?;
-        (tool.run)(args)
-    });
+    cli::print_panics(&name);
+    cli::parent::end_with_parent();
+    secrets::remember(&Secrets::from_environment());
+    let result = match config::parse_with_config(command, cli::hyphenated_args(), FLAGS) {
+        Ok(matches) => {
+            let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()));
+            cli::check_stdout().and(args).and_then(tool.run)
+        }
+        Err(ConfigError::Flags(e)) => return cli::report_flags(&e),
+        Err(ConfigError::Config(e)) => Err(e),
+    };
     cli::report_result(&name, result)
 }
 

@@ -20,7 +20,7 @@ use self::{
     repeats::RepeatsLayout,
     run::{ResultRow, RunTrust},
 };
-use crate::{cli, config::ConfigFlag, error::Error, ndjson};
+use crate::{cli, config::ConfigFlag, error::Error, ndjson, printable::clean_line};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -145,15 +145,17 @@ fn write_csv(sheet: &Sheet, header: HeaderLanguage) -> Result<(), Error> {
         csv::ErrorKind::Io(e) => Error::write_stdout(e),
         other => Error::write_stdout(io::Error::other(format!("{other:?}"))),
     };
+    // A CSV is often shown by a terminal, so its cells are clean.
+    let clean = |cell: &String| clean_line(cell).into_owned();
     let mut out = csv::Writer::from_writer(cli::buffered_stdout());
     if header != HeaderLanguage::Zh {
-        out.write_record(sheet.names.iter().map(|(name, _)| name)).map_err(failed)?;
+        out.write_record(sheet.names.iter().map(|(name, _)| clean(name))).map_err(failed)?;
     }
     if header != HeaderLanguage::En {
-        out.write_record(sheet.names.iter().map(|(_, chinese)| chinese)).map_err(failed)?;
+        out.write_record(sheet.names.iter().map(|(_, chinese)| clean(chinese))).map_err(failed)?;
     }
     for row in &sheet.rows {
-        out.write_record(row).map_err(failed)?;
+        out.write_record(row.iter().map(clean)).map_err(failed)?;
     }
     out.flush().map_err(Error::write_stdout)
 }

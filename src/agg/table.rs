@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::run::ResultRow;
-use crate::{record::Verdict, statistics::interval::samples_needed};
+use crate::{printable::clean_line, record::Verdict, statistics::interval::samples_needed};
 
 /// The key of a percentile that needs many values.
 const P99_TTFT: &str = "p99_ttft_ms";
@@ -32,7 +32,7 @@ pub fn format_table(runs: &[ResultRow]) -> String {
     let mut lines: Vec<Vec<String>> = vec![["model", "in", "out"].map(str::to_owned).to_vec()];
     lines[0].extend(COLUMNS.iter().map(|(heading, ..)| (*heading).to_owned()));
     lines[0].push("verdict".to_owned());
-    lines.extend(runs.iter().map(row_cells));
+    lines.extend(runs.iter().map(|run| row_cells(run).iter().map(|cell| clean_line(cell).into_owned()).collect()));
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let mut text = String::new();

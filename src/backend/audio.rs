@@ -25,6 +25,7 @@ use super::{
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
     record::{Object, SampleRequest},
+    secrets::Secrets,
 };
 
 pub static BACKEND: Backend = Backend {
@@ -83,7 +84,8 @@ impl Api for AudioApi {
         bytes.extend_from_slice(head.as_bytes());
         bytes.extend_from_slice(&audio);
         bytes.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
-        Ok(Payload { bytes, content_type: format!("multipart/form-data; boundary={boundary}") })
+        let content_type = format!("multipart/form-data; boundary={boundary}");
+        Ok(Payload { bytes, content_type, secrets: Secrets::default() })
     }
 
     /// vLLM's chunks have the format of chat chunks; OpenAI's service has its own events.

@@ -43,6 +43,7 @@ use crate::{
     error::Error,
     http::{body::BodyFormat, sse::SseEvent},
     record::{Object, SampleRequest},
+    secrets::Secrets,
 };
 
 /// Every backend, in the order of `--help` and the docs.
@@ -245,12 +246,14 @@ pub trait Api: fmt::Debug + Send + Sync {
 }
 
 /// The body of a request, encoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Payload {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// The value of `content-type`.
     pub content_type: String,
+    /// The secrets in the body, from the request, the flags or a template.
+    pub secrets: Secrets,
 }
 
 /// An API, and whether responses are streamed.
@@ -311,12 +314,15 @@ pub fn build_payload(
     sampling::remove_nulled(&mut body, &extra);
     api.adapt_body(&mut body);
     sampling::remove_nulled(&mut body, &extra);
-    api.encode_body(&body, request)
+    let payload = api.encode_body(&body, request)?;
+    let mut secrets = Secrets::default();
+    secrets.add_body(&body);
+    Ok(Payload { secrets, ..payload })
 }
 
 fn encode_json(body: &Object) -> Result<Payload, String> {
     let bytes = serde_json::to_vec(body).map_err(|e| e.to_string())?;
-    Ok(Payload { bytes, content_type: "application/json".into() })
+    Ok(Payload { bytes, content_type: "application/json".into(), secrets: Secrets::default() })
 }
 
 /// Why bytes are not a chunk or a response of an API.

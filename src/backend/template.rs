@@ -34,6 +34,7 @@ use super::{
 use crate::{
     error::Error,
     http::{body::BodyFormat, error_text::error_message, sse::SseEvent},
+    json,
     record::{Object, SampleRequest},
 };
 
@@ -227,7 +228,7 @@ impl Api for TemplateApi {
         let variables = minijinja::Value::from(Serde(request));
         let text =
             template.render(context! { model => model, stream => stream, ..variables }).map_err(|e| wrong(&e))?;
-        serde_json::from_str(&text).map_err(|e| wrong(&format!("it is not a JSON object: {e}")))
+        json::parse_object(&text).map_err(|e| wrong(&format!("it is not a JSON object: {e}")))
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

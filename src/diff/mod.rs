@@ -107,15 +107,15 @@ pub fn run(args: Args) -> Result<(), Error> {
     let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
     let report =
         Report::compare_sides(&a, &b, &CompareOptions { percentiles, margin: args.margin, rules: args.fail_if });
-    let mut out = cli::buffered_stdout();
     match args.format {
-        DiffFormat::Json => ndjson::write_record(&mut out, &report)?,
-        DiffFormat::Table => out.write_all(table::text_table(&report).as_bytes()).map_err(Error::write_stdout)?,
-        DiffFormat::Markdown => {
-            out.write_all(table::markdown_table(&report).as_bytes()).map_err(Error::write_stdout)?;
+        DiffFormat::Json => {
+            let mut out = cli::buffered_stdout();
+            ndjson::write_record(&mut out, &report)?;
+            out.flush().map_err(Error::write_stdout)?;
         }
+        DiffFormat::Table => cli::print_to_stdout(&table::text_table(&report))?,
+        DiffFormat::Markdown => cli::print_to_stdout(&table::markdown_table(&report))?,
     }
-    out.flush().map_err(Error::write_stdout)?;
     for (name, side) in [("A", &a), ("B", &b)] {
         if side.failed_count() == side.request_count() {
             return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));

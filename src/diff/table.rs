@@ -6,6 +6,7 @@ use super::{
     report::{Report, SideSummary},
     row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE},
 };
+use crate::printable::clean_line;
 
 const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
 
@@ -61,10 +62,11 @@ fn is_single(one: &str, other: &str) -> bool {
 fn format_head(report: &Report, between: &str, mark: &str) -> String {
     let side = |(name, side): (&str, &SideSummary)| {
         let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
-        format!("{name}: {} ({runs}{} requests, {} failed)", side.files.join(" "), side.requests, side.failed)
+        let files = side.files.join(" ");
+        format!("{name}: {} ({runs}{} requests, {} failed)", clean_line(&files), side.requests, side.failed)
     };
     let sides = [("A", &report.a), ("B", &report.b)].map(side).join(between);
-    let warnings = report.warnings.iter().map(|warning| format!("{mark}{warning}"));
+    let warnings = report.warnings.iter().map(|warning| format!("{mark}{}", clean_line(warning)));
     let warnings = warnings.collect::<Vec<_>>().join("\n");
     if warnings.is_empty() { sides + "\n\n" } else { sides + between + &warnings + "\n\n" }
 }

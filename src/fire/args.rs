@@ -16,6 +16,7 @@ use crate::{
         body::BodyFormat,
         connection::{parse_base_url, parse_url, server_root},
     },
+    json,
     load::{self, RequestRate, ThinkTime},
     record::Object,
     units::{self, Nanos},
@@ -506,7 +507,7 @@ impl Args {
 }
 
 fn parse_object(text: &str) -> Result<Object, String> {
-    serde_json::from_str(text).map_err(|e| format!("this is not a JSON object: {e}"))
+    json::parse_object(text).map_err(|e| format!("this is not a JSON object: {e}"))
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@ use hyper::header::{
 };
 use reqwest::Url;
 
-use super::secrets::{HIDDEN, MIN_SECRET_LEN, Secrets, is_secret, without_keys};
-use crate::{backend::Protocol, error::Error};
+use crate::{
+    backend::Protocol,
+    error::Error,
+    secrets::{HIDDEN, Secrets, without_keys},
+};
 
 /// This host accepts a key in one header only: a `Bearer` is another kind of token there. Servers that offer its API in addition
 /// to their own (vLLM with --api-key) read the `Bearer`.
@@ -14,11 +17,6 @@ const ANTHROPIC_HOST: &str = "api.anthropic.com";
 
 /// The headers that hold a key.
 const KEY_HEADERS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
-
-/// Whether this is a scheme, with which an `Authorization` begins.
-fn is_scheme(word: &str) -> bool {
-    ["bearer", "basic", "token"].contains(&word.to_ascii_lowercase().as_str())
-}
 
 /// Headers for every request, and the secrets in them.
 #[derive(Debug, Clone, Default)]
@@ -64,14 +62,13 @@ impl Headers {
         let (name, value) = flag.split_once('=').ok_or_else(|| {
             Error::Usage("--header takes NAME=VALUE, as in --header Authorization='Bearer KEY'".into())
         })?;
-        let wrong = |what: &str| Error::Usage(format!("--header {name}=…: {what}"));
-        let key: HeaderName = name.trim().parse().map_err(|_| wrong("this is not a valid header name"))?;
-        let header = HeaderValue::from_str(value)
-            .map_err(|_| wrong("the value contains characters that are not allowed in a header"))?;
-        // Neither `Bearer KEY` nor `KEY` alone may be shown. The value of any other header may be a secret if it is long enough.
-        let min_len = if is_secret(key.as_str()) { MIN_SECRET_LEN } else { 8 };
-        let words = value.split_whitespace().filter(|word| word.len() >= min_len && !is_scheme(word));
-        self.secrets.add(words.map(str::to_owned));
+        let key: HeaderName = name.trim().parse().map_err(|_| {
+            Error::Usage("--header NAME=VALUE: what is before the first `=` is not a valid header name".into())
+        })?;
+        let header = HeaderValue::from_str(value).map_err(|_| {
+            Error::Usage(format!("--header {key}=…: the value contains characters that are not allowed in a header"))
+        })?;
+        self.secrets.add_header(key.as_str(), value);
         self.map.insert(key, header);
         Ok(())
     }
@@ -84,8 +81,8 @@ impl Headers {
 
     /// Removes the secrets from `text`.
     #[must_use]
-    pub fn scrub_text(&self, text: String) -> String {
-        self.secrets.scrub_text(text)
+    pub fn scrub_text(&self, text: &str) -> String {
+        self.secrets.hide(text).into_owned()
     }
 
     /// The command line without the values of headers, without keys in URLs, and without any secret elsewhere.
@@ -103,7 +100,7 @@ impl Headers {
             };
             // `--header` takes several values, so it applies until the next flag.
             value_follows = if is_flag { arg == "--header" } else { value_follows };
-            clean.push(self.scrub_text(shown));
+            clean.push(self.scrub_text(&shown));
         }
         clean
     }
@@ -131,7 +128,7 @@ mod tests {
         let flags = ["Authorization=Bearer sk-12345678".to_owned(), "x-team=red".to_owned()];
         let headers = Headers::new(&flags, Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert_eq!(headers.map[AUTHORIZATION], "Bearer sk-12345678");
-        assert_eq!(headers.scrub_text("bad key sk-12345678, not env-key".into()), "bad key ***, not ***");
+        assert_eq!(headers.scrub_text("bad key sk-12345678, not env-key"), "bad key ***, not ***");
         let argv =
             ["vb-fire", "--header", "Authorization=Bearer sk-12345678", "x-team=red", "--model", "m", "--header=a=b"];
         assert_eq!(
@@ -144,7 +141,7 @@ mod tests {
             ["--endpoint", "/x?key=***&a=b", "--endpoint=/x?sig=***"]
         );
         let headers = Headers::new(&["x-api-key=abc1234".into()], Some("x".into()), Protocol::default(), &[]).unwrap();
-        assert_eq!(headers.scrub_text("key abc1234 is wrong, max".into()), "key *** is wrong, max");
+        assert_eq!(headers.scrub_text("key abc1234 is wrong, max"), "key *** is wrong, max");
         let headers =
             Headers::new(&["X-Api-Key=abc1234".into()], Some("env-key".into()), Protocol::default(), &[]).unwrap();
         assert!(!headers.map.contains_key(AUTHORIZATION));

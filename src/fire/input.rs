@@ -27,7 +27,6 @@ use super::{
     lora::AdapterMix,
     read_ahead::{self, ReadAheadReceiver, ReadAheadSender},
     scheduled::Scheduled,
-    secrets::Secrets,
 };
 use crate::{
     backend::{self, Protocol},
@@ -37,6 +36,7 @@ use crate::{
     ndjson::NdjsonReader,
     record::{Object, RequestFuncOutput, SampleRequest},
     rng,
+    secrets::{self, Secrets},
     units::Nanos,
 };
 
@@ -154,25 +154,24 @@ impl RequestTemplate {
             request_id,
             session_id: sample.session_id.clone(),
             turn: sample.turn,
-            tags: sample.tags.take(),
+            tags: sample.tags.take().map(without_secrets),
             prompt_len: sample.prompt_len.unwrap_or(0),
             expected_output_len: sample.expected_output_len,
             expected_cached_len: sample.expected_cached_len,
             ..RequestFuncOutput::default()
         };
         let (timestamp, think_time) = (sample.timestamp, sample.think_time);
-        let mut secrets = Secrets::default();
-        sample.body.iter().for_each(|body| secrets.add_body(body));
-        let prepared = if placeholders(&mut sample).next().is_some() {
+        let (prepared, secrets) = if placeholders(&mut sample).next().is_some() {
             if sample.session_id.is_none() {
                 return Err(
                     "`messages` has a placeholder for a response (assistant content null), which needs a `session_id`"
                         .into(),
                 );
             }
-            PreparedRequest::Incomplete(serde_json::to_vec(&sample).map_err(|e| e.to_string())?.into())
+            let json = serde_json::to_vec(&sample).map_err(|e| e.to_string())?;
+            (PreparedRequest::Incomplete(json.into()), Secrets::default())
         } else {
-            PreparedRequest::Ready(self.build_requests(&sample, &output.request_id)?)
+            self.build_requests(&sample, &output.request_id)?
         };
         let cancel_after = self.cancel.and_then(|cancel| cancel.time_to_cancel(number));
         Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), cancel_after, output, secrets })
@@ -182,7 +181,12 @@ impl RequestTemplate {
     ///
     /// # Errors
     /// There are fewer responses than placeholders.
-    pub fn fill(&self, json: &[u8], responses: Vec<String>, request_id: &str) -> Result<PreparedRequest, String> {
+    pub fn fill(
+        &self,
+        json: &[u8],
+        responses: Vec<String>,
+        request_id: &str,
+    ) -> Result<(PreparedRequest, Secrets), String> {
         let mut sample: SampleRequest = serde_json::from_slice(json).map_err(|e| e.to_string())?;
         let mut responses = responses.into_iter();
         for placeholder in placeholders(&mut sample) {
@@ -191,14 +195,10 @@ impl RequestTemplate {
                 .ok_or("it has placeholders for more responses than there were turns before it")?
                 .into();
         }
-        self.build_requests(&sample, request_id).map(PreparedRequest::Ready)
+        self.build_requests(&sample, request_id)
     }
 
-    fn build_requests(
-        &self,
-        sample: &SampleRequest,
-        request_id: &str,
-    ) -> Result<SmallVec<[OutgoingRequest; 1]>, String> {
+    fn build_requests(&self, sample: &SampleRequest, request_id: &str) -> Result<(PreparedRequest, Secrets), String> {
         let payload = backend::build_payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
         let text = |what: &str, text: &str| {
             let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
@@ -211,8 +211,16 @@ impl RequestTemplate {
             headers.insert(name.clone(), text("session_id", session)?);
         }
         let body = Bytes::from(payload.bytes);
-        self.uris.iter().map(|uri| build_request(uri, headers.clone(), body.clone())).collect()
+        let requests = self.uris.iter().map(|uri| build_request(uri, headers.clone(), body.clone()));
+        Ok((PreparedRequest::Ready(requests.collect::<Result<_, _>>()?), payload.secrets))
     }
+}
+
+/// Tags are written to the output, so they hold no secrets.
+fn without_secrets(tags: Object) -> Object {
+    let mut tags = Value::Object(tags);
+    secrets::hide_values(&mut tags);
+    if let Value::Object(tags) = tags { tags } else { Object::new() }
 }
 
 fn build_request(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRequest, String> {
@@ -405,7 +413,7 @@ mod tests {
             PreparedRequest::Ready(_) => panic!("it has no placeholder"),
         };
         let filled = template.fill(&incomplete(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
-        let request = &sent(&filled)[0].request;
+        let request = &sent(&filled.0)[0].request;
         assert_eq!(request.headers()["x-session-id"], "s");
         let body: Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(body["messages"][1]["content"], "A");

@@ -17,7 +17,6 @@ use super::{
     input::{PreparedRequest, RequestFuncInput, RequestTemplate},
     queue::TurnEvent,
     reader::ReaderThreads,
-    secrets::Secrets,
     sink::{FinishedRequest, SinkEntry},
     slots::Slot,
     stop::{StopReason, StopSignal},
@@ -29,6 +28,7 @@ use crate::{
     load::{ArrivalMonitor, SendTimes, arrivals::ArrivalSummary},
     pacer::SLEEP_MARGIN,
     record::RequestFuncOutput,
+    secrets::Secrets,
     units::Nanos,
 };
 
@@ -205,10 +205,14 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         tokio::task::spawn_blocking(move || {
             let filled = match &request.prepared {
                 PreparedRequest::Incomplete(json) => template.fill(json, responses, &request.output.request_id),
-                PreparedRequest::Ready(requests) => Ok(PreparedRequest::Ready(requests.clone())),
+                PreparedRequest::Ready(requests) => {
+                    Ok((PreparedRequest::Ready(requests.clone()), request.secrets.clone()))
+                }
             };
             let event = match filled {
-                Ok(prepared) => TurnEvent::Filled { request: RequestFuncInput { prepared, ..request }, times },
+                Ok((prepared, secrets)) => {
+                    TurnEvent::Filled { request: RequestFuncInput { prepared, secrets, ..request }, times }
+                }
                 Err(e) => {
                     if !fill_warned.swap(true, Relaxed) {
                         let what =

@@ -39,7 +39,6 @@ mod reader;
 mod response;
 mod scheduled;
 mod scrape;
-mod secrets;
 mod session;
 mod sink;
 mod slots;
@@ -86,7 +85,6 @@ use self::{
     queue::ThinkTimes,
     reader::ReaderThreads,
     scrape::{ScrapeOutput, Scraper},
-    secrets::without_keys,
     sink::{ProgressSource, Sink, SinkResult},
     stop::{StopReason, Stopper, announce_stop},
     usage::UsageMonitor,
@@ -112,6 +110,7 @@ use crate::{
         SampleRequest, Verdict,
     },
     rng,
+    secrets::{self, without_keys},
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -136,7 +135,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let protocol = args.resolve_protocol()?;
     let mut headers = Headers::new(&args.header, cli::api_key(), protocol, &urls)?;
     headers.secrets.add_body(args.extra_body.as_ref().unwrap_or(&Object::new()));
-    headers.secrets.add_query(args.endpoint_path(protocol));
+    headers.secrets.add_url(args.endpoint_path(protocol));
+    secrets::remember(&headers.secrets);
     let open_files = check_open_files(args.max_concurrency);
     // This thread sends; others read the responses.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -372,7 +372,7 @@ fn first_record(load: &LoadRun<'_>, model: String) -> RunRecord {
         tool: concat!("vb-fire ", env!("CARGO_PKG_VERSION")).into(),
         argv: headers.scrub_argv(std::env::args_os().map(|a| a.to_string_lossy().into_owned())),
         host: cli::host_name(),
-        model,
+        model: headers.scrub_text(&model),
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name.into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
@@ -622,7 +622,7 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
     let tally = &written.tally;
     let why = match (reason, input) {
         (Some(reason), _) => Some(reason.reason_text().to_owned()),
-        (None, Err(e)) => Some(e.to_string()),
+        (None, Err(e)) => Some(secrets::hide_remembered(&e.to_string()).into_owned()),
         (None, Ok(())) => tally.why_not_sent().map(str::to_owned),
     };
     EndRecord {

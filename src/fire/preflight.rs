@@ -127,7 +127,7 @@ impl Preflight {
         })?;
         let describe = || {
             let status = status_line(status);
-            self.headers.scrub_text(format!("{url} responded with HTTP {status}: {}", error_message(&body)))
+            self.headers.scrub_text(&format!("{url} responded with HTTP {status}: {}", error_message(&body)))
         };
         match status {
             StatusCode::OK => {

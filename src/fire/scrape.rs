@@ -219,7 +219,7 @@ impl MetricsReader {
         });
         let (metrics, error) = match read {
             Ok(metrics) => (metrics, None),
-            Err(error) => (Object::new(), Some(self.headers.scrub_text(error))),
+            Err(error) => (Object::new(), Some(self.headers.scrub_text(&error))),
         };
         self.has_full_scrape |= error.is_none() && full;
         if let Some(error) = error.as_ref().filter(|_| !self.warned) {
@@ -261,7 +261,8 @@ impl MetricsReader {
         // JSON has only finite numbers.
         let number = |value| serde_json::Number::from_f64(value).map(Into::into);
         let samples = prometheus::parse_samples(page).filter(|sample| wanted(sample.key));
-        samples.filter_map(|sample| Some((sample.key.to_owned(), number(sample.value)?))).collect()
+        let hidden = |key: &str| self.headers.secrets.hide_whole(key).into_owned();
+        samples.filter_map(|sample| Some((hidden(sample.key), number(sample.value)?))).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writes the records, on its own thread: a slow reader downstream never slows the sending.
 
 use std::{
+    borrow::Cow,
     io::{self, BufWriter, Write},
     sync::{
         Arc,
@@ -15,7 +16,6 @@ use super::{
     attempt::{Attempt, ClientState, TimingQuality},
     backlog::Backlog,
     headers::Headers,
-    secrets::Secrets,
     stop::{StopReason, Stopper},
     tally::{NOT_SENT, Tally},
 };
@@ -26,6 +26,7 @@ use crate::{
     load::SendTimes,
     ndjson,
     record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord},
+    secrets::Secrets,
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -171,7 +172,15 @@ impl Sink {
                 TimingQuality::default()
             }
         };
-        output.error = self.headers.scrub_text(secrets.scrub_text(output.error));
+        output.error = self.headers.scrub_text(&secrets.hide(&output.error));
+        let server_texts = output.generated_text.iter_mut().chain(&mut output.finish_reason);
+        for text in server_texts {
+            for known in [&self.headers.secrets, &secrets] {
+                if let Cow::Owned(hidden) = known.hide_whole(text) {
+                    *text = hidden;
+                }
+            }
+        }
         if !self.keep_text {
             output.generated_text = None;
         }

@@ -51,7 +51,7 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
             let attempt = run_attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             attempt.finish(client.clock, SendTimes::default(), |_| None, &mut output);
-            secrets.scrub_text(output.error)
+            secrets.hide(&output.error).into_owned()
         }));
     }
     let (mut failed, mut error) = (0, String::new());
@@ -64,7 +64,7 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
         }
     }
     if failed > 0 {
-        let error = load.headers.scrub_text(error);
+        let error = load.headers.scrub_text(&error);
         cli::print_warning(
             "vb-fire",
             format_args!("{failed} of {} warm-up requests failed; the last error: {error}", args.num_warmups),

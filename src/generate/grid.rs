@@ -14,6 +14,8 @@ pub enum GridFormat {
     Json,
     /// The same values in the same order, separated by tabs, for `while read`.
     Tsv,
+    /// Not the cells but the config, without the values of secrets, for a copy that is kept with results.
+    Config,
 }
 
 /// A cell of the grid.
@@ -32,11 +34,15 @@ struct GridCell {
 
 /// Writes the cells of the grid in `config`.
 pub fn run(config: &Path, format: GridFormat, seed: u64) -> Result<(), Error> {
+    if format == GridFormat::Config {
+        return cli::print_to_stdout(&config::config_without_secrets(config)?);
+    }
     let grid = config::read_grid(config)?;
     let mut out = cli::buffered_stdout();
     for cell in grid_cells(&grid, seed) {
         match format {
             GridFormat::Json => ndjson::write_record(&mut out, &cell)?,
+            GridFormat::Config => {}
             GridFormat::Tsv => writeln!(out, "{}", cell.to_tsv()).map_err(Error::write_stdout)?,
         }
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::{Request, StatusCode};
 
 use super::{response::Head, socket::ReadStamp};
-use crate::{clock::Clock, record::ErrorKind, units::Nanos};
+use crate::{clock::Clock, record::ErrorKind, secrets::without_keys, units::Nanos};
 
 /// Carries requests to one server; `--transport` chooses it.
 pub trait Transport: Send + Sync + 'static {
@@ -140,7 +140,7 @@ impl Head {
             let message = format!("{COMPRESSED} ({encoding}), which hides when their tokens arrive");
             return RequestFailure::new(ErrorKind::Protocol, message);
         }
-        let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {to}"));
+        let location = self.location.as_ref().map_or_else(String::new, |to| format!(", to {}", without_keys(to)));
         let text = match (&self.encoding, without_status(body, self.status)) {
             (Some(encoding), _) => format!(", with a compressed body ({encoding})"),
             (None, "") => String::new(),

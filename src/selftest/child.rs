@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{self, Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
+    cli::parent,
     clock::Clock,
     error::Error,
     units::{Nanos, SECOND},
@@ -62,6 +63,7 @@ impl Programs {
             // Keys for real servers: vb-sim would require the first, and vb-fire would send the second.
             .env_remove("VLLM_API_KEY")
             .env_remove("OPENAI_API_KEY")
+            .env(parent::VARIABLE, process::id().to_string())
             // Ctrl-C reaches only this program, which then ends the others.
             .process_group(0)
             .stdin(Stdio::piped())

@@ -12,8 +12,7 @@ use super::{
     steady::Little,
     vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
-use crate::record::ErrorKind;
-use crate::{recording::metric::Metric, statistics::Summary};
+use crate::{printable::clean_line, record::ErrorKind, recording::metric::Metric, statistics::Summary};
 
 const WIDTH: usize = 50;
 
@@ -40,7 +39,7 @@ struct ResultTable {
 
 impl ResultTable {
     fn add_line(&mut self, line: &str) {
-        self.text.push_str(line.trim_end());
+        self.text.push_str(clean_line(line).trim_end());
         self.text.push('\n');
     }
 
