@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
+mod attack;
 mod backends;
 mod captures;
 mod config;
