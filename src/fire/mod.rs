@@ -23,6 +23,7 @@
 //! RequestFuncOutput  a line of the output                              record        sink
 //! ```
 
+mod added_keys;
 mod args;
 mod attempt;
 mod backlog;
@@ -32,6 +33,9 @@ mod headers;
 mod input;
 mod launch;
 mod lora;
+mod models;
+#[cfg(test)]
+mod odd_fields;
 mod preflight;
 mod queue;
 mod read_ahead;

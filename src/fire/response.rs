@@ -177,8 +177,8 @@ impl ReceivedResponse {
             return self.set_failure(ErrorKind::StreamError, error_message(data));
         }
         match data.trim_ascii() {
-            // Keep-alives, as some gateways send.
-            b"" => return,
+            // Keep-alives, as some gateways send; one writes the comments of others as data.
+            b"" | [b':', ..] => return,
             _ if matches!(name, b"ping" | b"keepalive") => return,
             b"[DONE]" => {
                 self.done = true;

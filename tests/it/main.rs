@@ -17,6 +17,7 @@ mod lengths;
 mod mix;
 mod pipe;
 mod pool;
+mod reading;
 mod readme;
 mod scrape;
 mod selftest;
