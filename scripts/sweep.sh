@@ -9,7 +9,9 @@
 #   --results DIR  where to create the folder of the sweep (default: results, next to scripts/)
 #
 # To resume a sweep that was interrupted (Ctrl-C, a crash, a dead server) or in which cells failed, run the same command
-# again: complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
+# again: complete cells are not repeated. A folder has one sweep at a time, and its programs end with the script, even after
+# kill -9. The copy of the config in the folder has no values of keys. VB_BIN names a folder with the programs; without it
+# they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}

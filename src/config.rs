@@ -224,7 +224,7 @@ fn hide_config_value(key: &str, value: &mut serde_json::Value) {
             "api_key" => *text = HIDDEN.into(),
             _ => {}
         },
-        Json::Object(_) => secrets::hide_values(value),
+        Json::Object(_) => secrets::hide_values(value, secrets::is_secret),
         _ => {}
     }
 }
@@ -232,7 +232,7 @@ fn hide_config_value(key: &str, value: &mut serde_json::Value) {
 /// JSON without secrets; nothing of a text that is not JSON.
 fn hide_json_text(text: &str) -> String {
     let Ok(mut value) = serde_json::from_str(text) else { return HIDDEN.into() };
-    secrets::hide_values(&mut value);
+    secrets::hide_values(&mut value, secrets::is_secret);
     value.to_string()
 }
 

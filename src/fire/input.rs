@@ -219,7 +219,7 @@ impl RequestTemplate {
 /// Tags are written to the output, so they hold no secrets.
 fn without_secrets(tags: Object) -> Object {
     let mut tags = Value::Object(tags);
-    secrets::hide_values(&mut tags);
+    secrets::hide_values(&mut tags, secrets::is_credential);
     if let Value::Object(tags) = tags { tags } else { Object::new() }
 }
 
