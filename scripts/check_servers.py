@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -285,15 +286,18 @@ class Checks:
 # nginx in front of vb-sim: name, what follows the port in `listen`, directives of the location, what is expected.
 SECURE = ("--insecure",)
 PORTABLE = ("--transport", "portable")
+# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on when 4 KiB have come.
+PASS = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+GZIP = "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;"
 NGINX = [
-    ("plain", "", "", Answers()),
-    ("TLS", "ssl", "", Answers(SECURE)),
-    ("HTTP/2 over TLS", "ssl http2", "", Answers((*SECURE, *PORTABLE))),
-    ("HTTP/2 only", "http2", "", Fails("--transport portable", kinds=("protocol",))),
-    ("buffering", "", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;", Answers(note="buffer")),
-    ("gzip", "", "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;", Answers()),
-    ("5 requests a connection", "", "keepalive_requests 5;", Answers(count=40)),
-    ("5 requests a connection, portable", "", "keepalive_requests 5;", Answers(PORTABLE, count=40)),
+    ("plain", "", PASS, Answers()),
+    ("TLS", "ssl", PASS, Answers(SECURE)),
+    ("HTTP/2 over TLS", "ssl http2", PASS, Answers((*SECURE, *PORTABLE))),
+    ("HTTP/2 only", "http2", PASS, Fails("--transport portable", kinds=("protocol",))),
+    ("buffering", "", "", Answers(note="buffer")),
+    ("gzip", "", f"{PASS} {GZIP}", Answers()),
+    ("5 requests a connection", "", f"{PASS} keepalive_requests 5;", Answers(count=40)),
+    ("5 requests a connection, portable", "", f"{PASS} keepalive_requests 5;", Answers(PORTABLE, count=40)),
     ("429", "", "limit_req zone=slow; limit_req_status 429;", Fails("Too Many Requests", count=5, some=True)),
     ("301", "", "return 301 https://example.invalid/moved;", Fails("https://example.invalid/moved")),
     ("413", "", "client_max_body_size 1k;", Fails("HTTP 413", prompt="a" * 2_000)),
@@ -308,7 +312,7 @@ SERVERS = [
         no_model="no-such-model", too_long="exceeds the available context size", no_key="500 Internal Server Error",
     ),
     Server(
-        "dynamo", lambda fleet: fleet.dynamo(), OPENAI, no_model="not found", too_long="Internal server error", prefix="dynamo_frontend_",
+        "dynamo", lambda fleet: fleet.dynamo(), OPENAI, no_model="not found", too_long="Internal", prefix="dynamo_",
         counters={
             "requests": {"dynamo_frontend_requests_total"}, "prompt": {"dynamo_frontend_input_sequence_tokens_sum"},
             "output": {"dynamo_frontend_output_sequence_tokens_sum"},
@@ -332,7 +336,7 @@ SERVERS = [
     ),
     Server(
         "router", lambda fleet: fleet.router(), OPENAI, no_model="no-such-model", too_long="maximum context length",
-        prefix="vllm_router_",
+        prefix="vllm_",
     ),
 ]
 
@@ -393,6 +397,8 @@ def main():
         check_vllm.make_model(ROOT / "src/tokens/builtin.json", model, TEMPLATE)
         fleet = Fleet(installed, work, bin_folder, model)
         checks = Checks(bin_folder, model)
+        # The servers end with this script.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             check_servers(fleet, checks, wanted)
         finally:
