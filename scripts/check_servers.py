@@ -289,17 +289,29 @@ PORTABLE = ("--transport", "portable")
 # With its defaults, nginx asks for the response in HTTP/1.0, and passes it on when 4 KiB have come.
 PASS = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 GZIP = "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;"
+FIVE = f"{PASS} keepalive_requests 5;"
+IDLE = ("--max-concurrency", "1", "--think-time", "150ms")
 NGINX = [
     ("plain", "", PASS, Answers()),
     ("TLS", "ssl", PASS, Answers(SECURE)),
     ("HTTP/2 over TLS", "ssl http2", PASS, Answers((*SECURE, *PORTABLE))),
+    ("HTTP/2, 5 requests a connection", "ssl http2", FIVE, Answers((*SECURE, *PORTABLE), count=40)),
     ("HTTP/2 only", "http2", PASS, Fails("--transport portable", kinds=("protocol",))),
     ("buffering", "", "", Answers(note="buffer")),
     ("gzip", "", f"{PASS} {GZIP}", Answers()),
-    ("5 requests a connection", "", f"{PASS} keepalive_requests 5;", Answers(count=40)),
-    ("5 requests a connection, portable", "", f"{PASS} keepalive_requests 5;", Answers(PORTABLE, count=40)),
-    ("429", "", "limit_req zone=slow; limit_req_status 429;", Fails("Too Many Requests", count=5, some=True)),
+    ("gzip asked for", "", f"{PASS} {GZIP}", Fails("gzip", ("--header", "Accept-Encoding=gzip"), kinds=("protocol",))),
+    ("5 requests a connection", "", FIVE, Answers(count=40)),
+    ("5 requests a connection, portable", "", FIVE, Answers(PORTABLE, count=40)),
+    ("idle connections closed", "", f"{PASS} keepalive_timeout 50ms;", Answers(IDLE)),
+    ("idle connections closed, portable", "", f"{PASS} keepalive_timeout 50ms;", Answers((*PORTABLE, *IDLE))),
+    ("ended by the close", "", f"{PASS} chunked_transfer_encoding off;", Answers()),
+    ("trailers", "", f"{PASS} add_trailer X-Checksum 7;", Answers()),
+    ("large headers", "", f"{PASS} add_header Set-Cookie {'c' * 3000};", Answers()),
+    ("upstream silent", "", f"{PASS} proxy_read_timeout 300ms;",
+     Fails("in the middle of the response", ("--extra-body", '{"vb_fault":"stall@5"}'), kinds=("truncated",))),
+    ("429", "", f"{PASS} limit_req zone=slow; limit_req_status 429;", Fails("Too Many Requests", count=5, some=True)),
     ("301", "", "return 301 https://example.invalid/moved;", Fails("https://example.invalid/moved")),
+    ("401", "", "return 401;", Fails("HTTP 401")),
     ("413", "", "client_max_body_size 1k;", Fails("HTTP 413", prompt="a" * 2_000)),
     ("413 for 8 MB", "", "client_max_body_size 1k;", Fails("HTTP 413", prompt="a" * 8_000_000)),
     ("502", "", "return 502;", Fails("Bad Gateway")),
