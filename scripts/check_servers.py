@@ -3,7 +3,8 @@
 check_servers.py INSTALLED BIN [NAME...]    INSTALLED is the folder of scripts/install-servers.sh, BIN has our programs;
                                             NAMEs select servers. Prints a table; exit 1 if a check fails
 
-VB_RECORD=FOLDER writes the bodies of the responses there, for tests/data/backends. Needs only the standard library.
+VB_RECORD=FOLDER writes a request and its response for every API there, as in tests/data/servers. Needs only the standard
+library.
 """
 
 import collections
@@ -70,7 +71,7 @@ class Server:
     key: str | None = None
     # Whether responses have counts; without, only texts are compared.
     counts: bool = True
-    # The response to a model that it does not have, and to a prompt that is too long. None: it answers all the same.
+    # The response to a model that it does not have, and to a prompt that is too long. None: it answers.
     no_model: str | None = None
     too_long: str | None = None
     no_key: str | None = None
@@ -160,7 +161,7 @@ class Checks:
             output = outputs.get(request["request_id"])
             if output is None or not output["success"]:
                 continue
-            seen = self.ask(server, api, request, stream, record=f"{case}" if request is asked[0] else None)
+            seen = self.ask(server, api, request, stream, record=case if request is asked[0] else None)
             pairs = [("prompt_len", seen.prompt if server.counts else request["prompt_len"])]
             if request.get("expected_output_len"):
                 pairs += [("output_tokens", seen.output if server.counts else expected.length)]
@@ -181,11 +182,10 @@ class Checks:
     def ask(self, server, api, request, stream, record=None):
         answer = client.send(server.client_url or server.url, api, request, MODEL, stream, server.key)
         if answer.status != 200:
-            raise RuntimeError(f"the client got {answer.status}: {answer.raw[:200]!r}")
+            raise RuntimeError(f"the client got {answer.status}: {answer.body[:200]!r}")
         if record in ("stream", "whole") and self.record:
-            ending = "txt" if stream else "json"
-            name = f"{server.name}-{api.removeprefix('openai-')}.{ending}"
-            (pathlib.Path(self.record) / name).write_bytes(answer.raw)
+            name = f"{server.name}-{api.removeprefix('openai-')}{'' if stream else '-whole'}.txt"
+            (pathlib.Path(self.record) / name).write_bytes(answer.capture)
         return answer
 
     def statistics(self, raw, good, sums):
@@ -286,7 +286,7 @@ class Checks:
 # nginx in front of vb-sim: name, what follows the port in `listen`, directives of the location, what is expected.
 SECURE = ("--insecure",)
 PORTABLE = ("--transport", "portable")
-# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on when 4 KiB have come.
+# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on in parts of 4 KiB.
 PASS = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 GZIP = "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;"
 FIVE = f"{PASS} keepalive_requests 5;"

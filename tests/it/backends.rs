@@ -88,7 +88,7 @@ pub fn summary(output: &Value) -> String {
 }
 
 pub const HI: &str = "{\"prompt\":\"hi\",\"prompt_len\":1,\"expected_output_len\":4}\n";
-const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
+pub const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
 pub const AUDIO: &str =
     "{\"multi_modal_data\":{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}}\n";
 
