@@ -55,13 +55,21 @@ impl<R: BufRead> NdjsonReader<R> {
     pub fn next_record<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         let Some(line) = self.next_line()? else { return Ok(None) };
         if !line.starts_with(b"{") {
-            let what = format!("not a JSON object, which each line must be: {}", quote_bytes(line));
-            return Err(self.error_at(0, &what));
+            return Err(self.not_an_object());
         }
         match serde_json::from_slice(line) {
             Ok(record) => Ok(Some(record)),
             Err(e) => Err(self.bad_json(&e)),
         }
+    }
+
+    /// The error for the line just read, if it does not begin an object. It quotes the line, which may be the output of
+    /// another program.
+    #[must_use]
+    pub fn not_an_object(&self) -> Error {
+        let line = self.buffer.trim_ascii();
+        let line = String::from_utf8_lossy(&line[..line.len().min(400)]);
+        self.error_at(0, &format!("not a JSON object, which each line must be: {}", truncate_quote(&line)))
     }
 
     /// The error for the line just read, if serde failed to parse it: `stdin:4:17: what`.
@@ -77,16 +85,17 @@ impl<R: BufRead> NdjsonReader<R> {
         Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
     }
 
+    /// Whether the line just read is a record with a `type`, as all records but requests are.
+    #[must_use]
+    pub fn has_type(&self) -> bool {
+        self.buffer.trim_ascii().starts_with(b"{\"type\":")
+    }
+
     /// The number of the line just read, counted from 1.
     #[must_use]
     pub fn line_number(&self) -> u64 {
         self.number
     }
-}
-
-/// The beginning of a line, for a message.
-fn quote_bytes(line: &[u8]) -> String {
-    truncate_quote(&String::from_utf8_lossy(&line[..line.len().min(400)]))
 }
 
 /// Writes one record and a newline.

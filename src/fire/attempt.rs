@@ -61,7 +61,7 @@ pub struct ClientState {
     pub ended: AtomicU64,
     /// Requests sent, for the progress line.
     pub started: AtomicU64,
-    /// Those of them that have ended.
+    /// How many requests have ended.
     pub finished: AtomicU64,
     /// Tokens received by ended requests, as far as chunks show, for the progress line.
     pub tokens: AtomicU64,

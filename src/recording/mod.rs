@@ -265,6 +265,17 @@ impl Recording {
         self.earlier.requests + self.requests.len() as u64
     }
 
+    /// Why there is nothing to compute, for an input without outputs.
+    #[must_use]
+    pub fn describe_empty(&self) -> String {
+        let what = "no output of any request in the input";
+        match self.skipped {
+            0 => format!("{what}; is it a stream of vb-fire?"),
+            1 => format!("{what}, but another record; vb-fire sends requests and writes their outputs"),
+            n => format!("{what}, but {n} other records; vb-fire sends requests and writes their outputs"),
+        }
+    }
+
     /// Counts a failure.
     pub fn count_failure(&mut self, kind: Option<ErrorKind>, message: &str) {
         *self.failures.entry(kind).or_default() += 1;

@@ -655,6 +655,9 @@ fn input_and_addresses_of_another_form_are_named() {
     let done = fire(&sim.url, &[], "hello\n");
     let why = "vb-fire: stdin:1: not a JSON object, which each line must be: hello";
     assert!(done.code == 3 && done.stderr.contains(why), "{}", done.stderr);
+    let outputs = fire(&sim.url, &[], &requests(1, FULL)).stdout;
+    let done = fire(&sim.url, &[], &outputs);
+    assert!(done.code == 3 && done.stderr.contains("is this output of vb-fire?"), "{}", done.stderr);
     for path in ["/v1/chat/completions", "/v1/completions/", "/v1/models"] {
         let done = fire(&format!("{}{path}", sim.url), &[], &requests(1, FULL));
         let why = format!("--base-url ends with the path of an API: use {} (", sim.url);
