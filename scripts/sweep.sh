@@ -126,7 +126,10 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   esac
   "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null
   stats_code=$? # 1: a limit of fail_if in the config
-  [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || die 4 "vb-stats failed on $cell"
+  [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || {
+    $stopped && die 130 "stopped; run the same command again to resume"
+    die 4 "vb-stats failed on $cell"
+  }
   [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"

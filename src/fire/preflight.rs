@@ -115,7 +115,9 @@ impl Preflight {
 
     /// The models that the server lists; empty if it does not respond to the query.
     pub async fn known_models(&self) -> Vec<String> {
-        self.list_models().await.unwrap_or_default().names
+        let mut models = self.list_models().await.unwrap_or_default().names;
+        models.retain(|model| model != UNKNOWN_MODEL);
+        models
     }
 
     async fn list_models(&self) -> Result<ModelList, PreflightError> {
@@ -190,11 +192,24 @@ pub struct FailureContext<'a> {
     pub models: Vec<String>,
 }
 
-/// Whether a failure may be due to the name of the model, so that the models of the server help.
+/// Whether a failure may be due to the model, so that the models of the server help: there is no such path, or the message says
+/// that the model is missing. (Others name the model too: "This model's maximum context length is …".)
 #[must_use]
 pub fn concerns_model(most: &FrequentError) -> bool {
-    let names_model = most.message.to_ascii_lowercase().contains("model");
-    most.status.is_some_and(|status| status == 404 || (400..500).contains(&status) && names_model)
+    let message = most.message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    let missing = says(&["model"])
+        && (says(&[
+            "not found",
+            "not_found",
+            "not exist",
+            "unknown",
+            "no such",
+            "invalid model",
+            "not served",
+            "not available",
+        ]) || says(&["not support"]) && says(&["api"]));
+    most.status.is_some_and(|status| status == 404 || (400..500).contains(&status) && missing)
 }
 
 /// What the user can do about the most frequent error of requests.
@@ -303,6 +318,8 @@ mod tests {
             (404, "Not Found", context("m", false, &["m", "n"]), "has the model m: does it offer /api/chat for it?"),
             (404, "model not found", context("m", false, &["n", "o"]), "has no model m; use --model with one of: n, o"),
             (400, "Request for unknown model: 'm'", context("m", false, &["n"]), "has no model m"),
+            (400, "The model does not support Chat Completions API", context("m", false, &["m"]), "has the model m"),
+            (400, "This model's maximum context length is 8 tokens", context("m", false, &["m"]), "rejects these"),
             (400, "too long", context("m", false, &["n"]), "rejects these requests"),
             (404, "Not Found", context("m", false, &[]), "may not have /api/chat"),
             (401, "no", context("m", true, &[]), "refuses the key that was sent"),

@@ -14,6 +14,7 @@ mod fire;
 mod generate;
 mod layers;
 mod lengths;
+mod messages;
 mod mix;
 mod pipe;
 mod pool;
