@@ -191,7 +191,7 @@ fn pointers_of_fields(value: &Value, at: &str) -> Vec<String> {
 fn read_stream(backend: &str, events: &[String]) -> RequestFuncOutput {
     let api = Backend::from_name(backend).unwrap().open_api(None).unwrap();
     let protocol = Protocol { api, stream: true };
-    let mut response = ReceivedResponse::with_capacity(protocol, None);
+    let mut response = ReceivedResponse::with_capacity(protocol, None, true);
     response.set_framed(true);
     for (i, event) in events.iter().enumerate() {
         let text = match protocol.body_format() {

@@ -105,6 +105,7 @@ impl VllmResult {
         RecordedRequest {
             success,
             abandoned: false,
+            is_one_chunk: itl.is_empty(),
             prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
             output_tokens,
             // A request that was never sent has a start of 0.
