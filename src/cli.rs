@@ -27,6 +27,7 @@ use crate::{
     error::Error,
     printable::{clean_line, clean_text},
     secrets::hide_remembered,
+    text::TextReader,
 };
 
 /// The command line, with hyphens in the names of flags.
@@ -109,13 +110,13 @@ pub fn buffered_stdout() -> BufWriter<io::StdoutLock<'static>> {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
 }
 
-/// Opens a file, or standard input for `-`. Also returns its name for messages.
+/// Opens a text file, or standard input for `-`; UTF-16 becomes UTF-8. Also returns its name for messages.
 pub fn open_input(path: &Path) -> Result<(Box<dyn BufRead + Send>, String), Error> {
     if path == Path::new("-") {
-        return Ok((Box::new(BufReader::with_capacity(1 << 16, io::stdin())), "stdin".into()));
+        return Ok((Box::new(TextReader::new(BufReader::with_capacity(1 << 16, io::stdin()))), "stdin".into()));
     }
     let file = File::open(path).map_err(|e| Error::read(path, e))?;
-    Ok((Box::new(BufReader::with_capacity(1 << 16, file)), path.display().to_string()))
+    Ok((Box::new(TextReader::new(BufReader::with_capacity(1 << 16, file))), path.display().to_string()))
 }
 
 /// The value of the environment variable `OPENAI_API_KEY`, unless it is empty.

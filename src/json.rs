@@ -11,11 +11,21 @@ use serde_json::{Map, Value};
 /// Parses JSON, repaired if it must be.
 ///
 /// # Errors
-/// It is not JSON even then; the error is about the text as it was.
+/// It is not JSON even then, or not a `T`.
 pub fn parse_lenient<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
-    serde_json::from_slice(text).or_else(|e| {
-        let repaired = repair_json(text).and_then(|text| serde_json::from_slice(&text).ok());
-        repaired.ok_or(e)
+    parse_with(text, |text| serde_json::from_slice(text))
+}
+
+/// Like [`parse_lenient`], with a parser that may borrow from the text. It runs again if the text must be repaired.
+///
+/// # Errors
+/// As for [`parse_lenient`].
+pub fn parse_with<T>(text: &[u8], mut parse: impl FnMut(&[u8]) -> serde_json::Result<T>) -> serde_json::Result<T> {
+    parse(text).or_else(|e| match repair_json(text).map(|text| parse(&text)) {
+        Some(Ok(value)) => Ok(value),
+        // The text has no error but the wrong value of a key.
+        Some(Err(repaired)) if repaired.is_data() => Err(repaired),
+        _ => Err(e),
     })
 }
 

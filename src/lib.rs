@@ -21,6 +21,8 @@
 //! | [`secrets`] | texts that must never be shown, and how they are found and hidden |
 //! | [`clock`] | the only module that reads the system's clocks |
 //! | [`rng`] | named random streams, the same on every machine |
+//! | [`text`] | text files in other encodings become UTF-8 |
+//! | [`arrival`], [`fields`] | times, counts and names as others write them |
 //! | [`json`] | JSON as others write it, with NaN and half characters |
 //! | | |
 //! | [`record`] | the lines on the pipes: the public interface, described in `docs/FORMAT.md` |
@@ -51,6 +53,7 @@
 //! | [`tools`] | the seven programs, and the `main` that they share |
 
 pub mod agg;
+pub mod arrival;
 pub mod backend;
 pub mod cli;
 pub mod clock;
@@ -58,6 +61,7 @@ pub mod config;
 pub mod data;
 pub mod diff;
 pub mod error;
+pub mod fields;
 pub mod fire;
 pub mod generate;
 pub mod http;
@@ -74,6 +78,7 @@ pub mod selftest;
 pub mod sim;
 pub mod statistics;
 pub mod stats;
+pub mod text;
 pub mod tokens;
 pub mod tools;
 pub mod units;

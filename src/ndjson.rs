@@ -4,7 +4,11 @@ use std::io::{BufRead, Read, Write};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{Error, strip_location, truncate_quote};
+use crate::{
+    error::{Error, strip_location, truncate_quote},
+    json,
+    record::SampleRequest,
+};
 
 /// The longest accepted line: a guard against files that are not NDJSON.
 const MAX_LINE_BYTES: usize = 1 << 30;
@@ -53,23 +57,30 @@ impl<R: BufRead> NdjsonReader<R> {
 
     /// The next record; `None` at the end.
     pub fn next_record<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
-        let Some(line) = self.next_line()? else { return Ok(None) };
-        if !line.starts_with(b"{") {
-            return Err(self.not_an_object());
-        }
-        match serde_json::from_slice(line) {
+        let Some(line) = self.next_object()? else { return Ok(None) };
+        match json::parse_lenient(line) {
             Ok(record) => Ok(Some(record)),
             Err(e) => Err(self.bad_json(&e)),
         }
     }
 
-    /// The error for the line just read, if it does not begin an object. It quotes the line, which may be the output of
-    /// another program.
-    #[must_use]
-    pub fn not_an_object(&self) -> Error {
+    /// The next line, which must be an object.
+    fn next_object(&mut self) -> Result<Option<&[u8]>, Error> {
+        if self.next_line()?.is_none() {
+            return Ok(None);
+        }
         let line = self.buffer.trim_ascii();
-        let line = String::from_utf8_lossy(&line[..line.len().min(400)]);
-        self.error_at(0, &format!("not a JSON object, which each line must be: {}", truncate_quote(&line)))
+        if !line.starts_with(b"{") {
+            let what = format!("not a JSON object, which each line must be: {}", quote_bytes(line));
+            return Err(self.error_at(0, &what));
+        }
+        Ok(Some(self.buffer.trim_ascii()))
+    }
+
+    /// The next request; `None` at the end.
+    pub fn next_request(&mut self) -> Result<Option<SampleRequest>, Error> {
+        let Some(line) = self.next_object()? else { return Ok(None) };
+        SampleRequest::parse(line).map(Some).map_err(|(column, what)| self.error_at(column, &what))
     }
 
     /// The error for the line just read, if serde failed to parse it: `stdin:4:17: what`.
@@ -85,17 +96,16 @@ impl<R: BufRead> NdjsonReader<R> {
         Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
     }
 
-    /// Whether the line just read is a record with a `type`, as all records but requests are.
-    #[must_use]
-    pub fn has_type(&self) -> bool {
-        self.buffer.trim_ascii().starts_with(b"{\"type\":")
-    }
-
     /// The number of the line just read, counted from 1.
     #[must_use]
     pub fn line_number(&self) -> u64 {
         self.number
     }
+}
+
+/// The beginning of a line, for a message.
+fn quote_bytes(line: &[u8]) -> String {
+    truncate_quote(&String::from_utf8_lossy(&line[..line.len().min(400)]))
 }
 
 /// Writes one record and a newline.

@@ -29,7 +29,9 @@ use super::{
     scheduled::Scheduled,
 };
 use crate::{
+    arrival::{self, ArrivalClock},
     backend::{self, Protocol},
+    cli,
     clock::Clock,
     error::Error,
     http::exchange::OutgoingRequest,
@@ -37,7 +39,7 @@ use crate::{
     record::{Object, RequestFuncOutput, SampleRequest},
     rng,
     secrets::{self, Secrets},
-    units::Nanos,
+    units::{Nanos, SECOND},
 };
 
 /// One request, ready to send.
@@ -124,6 +126,8 @@ pub struct RequestTemplate {
     pub mix: Option<AdapterMix>,
     /// Which requests the client cancels.
     pub cancel: Option<CancelPolicy>,
+    /// Whether requests are sent at their own times, and not at a rate.
+    pub own_times: bool,
 }
 
 /// `--cancel-rate` and `--cancel-after`.
@@ -150,13 +154,12 @@ impl RequestTemplate {
     /// Describes what is wrong with the request.
     pub fn prepare(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
         let request_id = sample.request_id.take().unwrap_or_else(|| format!("line-{number}"));
-        let mut output = RequestFuncOutput {
+        let output = RequestFuncOutput {
             request_id,
             session_id: sample.session_id.clone(),
             turn: sample.turn,
             tags: sample.tags.take().map(without_secrets),
             prompt_len: sample.prompt_len.unwrap_or(0),
-            expected_prompt_len: sample.prompt_len.filter(|_| !has_media(&sample)),
             expected_output_len: sample.expected_output_len,
             expected_cached_len: sample.expected_cached_len,
             ..RequestFuncOutput::default()
@@ -169,7 +172,6 @@ impl RequestTemplate {
                         .into(),
                 );
             }
-            output.expected_prompt_len = None;
             let json = serde_json::to_vec(&sample).map_err(|e| e.to_string())?;
             (PreparedRequest::Incomplete(json.into()), Secrets::default())
         } else {
@@ -221,7 +223,7 @@ impl RequestTemplate {
 /// Tags are written to the output, so they hold no secrets.
 fn without_secrets(tags: Object) -> Object {
     let mut tags = Value::Object(tags);
-    secrets::hide_values(&mut tags, secrets::is_credential);
+    secrets::hide_values(&mut tags);
     if let Value::Object(tags) = tags { tags } else { Object::new() }
 }
 
@@ -247,12 +249,6 @@ fn placeholders(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> 
     messages
         .filter(move |message| !has_tool_calls(message))
         .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
-}
-
-/// Whether a request has images or audio, whose tokens no tokenizer counts.
-fn has_media(sample: &SampleRequest) -> bool {
-    let parts = sample.messages.iter().flatten().filter_map(|message| message["content"].as_array()).flatten();
-    sample.multi_modal_data.is_some() || parts.into_iter().any(|part| part["type"] != "text")
 }
 
 /// The thread that reads requests.
@@ -340,7 +336,9 @@ fn read_all(
 ) -> Result<u64, Error> {
     let mut lines = NdjsonReader::new(input, "stdin");
     let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
-    while let Some(mut sample) = lines.next_record::<SampleRequest>()? {
+    let mut arrivals = Arrivals { own: template.own_times, ..Arrivals::default() };
+    while let Some(mut sample) = lines.next_request()? {
+        arrivals.resolve_times(&mut sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
         let copy = first.is_some().then(|| sample.clone());
         if let Some(mix) = &mut mix {
             let own = sample.lora.take();
@@ -348,12 +346,7 @@ fn read_all(
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| match lines.has_type() {
-            true => {
-                lines.error_at(0, "a record with a `type`, which a request does not have: is this output of vb-fire?")
-            }
-            false => lines.error_at(0, &what),
-        })?;
+        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
         request.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);
@@ -365,6 +358,43 @@ fn read_all(
         read += 1;
     }
     Ok(read)
+}
+
+/// Makes the times of the requests count from the start of the run.
+#[derive(Default)]
+struct Arrivals {
+    /// Whether the requests are sent at their times.
+    own: bool,
+    clock: ArrivalClock,
+    latest: Nanos,
+    warned: bool,
+}
+
+impl Arrivals {
+    /// A pause before a request that the user may not have meant: a day.
+    const LONG_PAUSE: Nanos = Nanos(24 * 3600 * SECOND);
+
+    fn resolve_times(&mut self, sample: &mut SampleRequest, line: u64) -> Result<(), String> {
+        if let Some(think_time) = sample.think_time {
+            arrival::check_wait("think_time", think_time)?;
+        }
+        let Some(time) = sample.timestamp.filter(|_| self.own) else { return Ok(()) };
+        let due = self.clock.resolve(time)?;
+        if due.since(self.latest) > Self::LONG_PAUSE && !self.warned {
+            self.warned = true;
+            let hours = due.since(self.latest).0 / (3600 * SECOND);
+            cli::print_warning(
+                "vb-fire",
+                format!(
+                    "stdin:{line}: its `timestamp` is {hours} hours after the one before it; \
+                     --request-rate sends requests at another pace"
+                ),
+            );
+        }
+        self.latest = self.latest.max(due);
+        sample.timestamp = Some(due);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -383,6 +413,7 @@ mod tests {
             extra: Object::new(),
             mix: None,
             cancel: None,
+            own_times: true,
         }
     }
 
@@ -408,6 +439,26 @@ mod tests {
         assert_eq!(ids, ["line-1", "x"]);
         assert_eq!(input.end.recv().unwrap().unwrap_err().to_string(), "stdin:3:11: expected value");
         assert!(input.first.try_recv().is_ok());
+    }
+
+    /// The times of the requests that are sent for these lines, and the error at the end.
+    fn times(text: &'static str, own_times: bool) -> (Vec<Option<Nanos>>, String) {
+        let template = RequestTemplate { own_times, ..template() };
+        let mut input = start_reading(text.as_bytes(), StdinWait::new(), template).unwrap();
+        let times = std::iter::from_fn(|| input.requests.blocking_recv()).map(|request| request.timestamp).collect();
+        (times, input.end.recv().unwrap().map_or_else(|e| e.to_string(), |()| String::new()))
+    }
+
+    #[test]
+    fn dates_count_from_the_first_one() {
+        let text = "{\"prompt\":\"a\",\"timestamp\":1700000000000}\n{\"prompt\":\"a\"}\n\
+                    {\"prompt\":\"a\",\"timestamp\":\"2023-11-14T22:13:21.5Z\"}\n{\"prompt\":\"a\",\"timestamp\":5}\n";
+        let (sent, error) = times(text, true);
+        assert_eq!(sent, [Some(Nanos(0)), None, Some(Nanos(1_500_000_000))]);
+        assert!(error.starts_with("stdin:4: its `timestamp`"), "{error}");
+        assert_eq!(times(text, false).0.len(), 4, "with a rate, times are not used");
+        let (sent, error) = times("{\"prompt\":\"a\",\"think_time\":1e9}\n", true);
+        assert!(sent.is_empty() && error.contains("`think_time` is 11574 days"), "{error}");
     }
 
     #[test]

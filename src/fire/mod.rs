@@ -23,7 +23,6 @@
 //! RequestFuncOutput  a line of the output                              record        sink
 //! ```
 
-mod added_keys;
 mod args;
 mod attempt;
 mod backlog;
@@ -32,11 +31,7 @@ mod dispatch;
 mod headers;
 mod input;
 mod launch;
-mod lengths;
 mod lora;
-mod models;
-#[cfg(test)]
-mod odd_fields;
 mod preflight;
 mod queue;
 mod read_ahead;
@@ -49,7 +44,6 @@ mod sink;
 mod slots;
 mod stop;
 mod tally;
-mod token_count;
 mod transcript;
 mod usage;
 mod verdict;
@@ -117,6 +111,7 @@ use crate::{
     },
     rng,
     secrets::{self, without_keys},
+    text::TextReader,
     tokens::Tokenizer,
     units::Nanos,
 };
@@ -206,7 +201,7 @@ async fn run_load(
     };
     let template = request_template(args, urls, protocol, &headers, &model)?;
     let waited = StdinWait::new();
-    let stdin = io::BufReader::with_capacity(1 << 16, TimedStdin(waited.clone()));
+    let stdin = TextReader::new(io::BufReader::with_capacity(1 << 16, TimedStdin(waited.clone())));
     let mut input = input::start_reading(stdin, waited, template.clone())?;
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request_error(&input));
@@ -337,6 +332,7 @@ fn request_template(
         extra: args.extra_body.clone().unwrap_or_default(),
         mix: AdapterMix::new(&args.lora_modules, args.lora_assignment, args.lora_zipf_alpha, args.seed),
         cancel: args.cancel_rate.map(cancel),
+        own_times: args.load_rate()?.is_none(),
     })
 }
 
@@ -430,8 +426,8 @@ impl LoadRun<'_> {
         }
         run.clock = ClockAnchor { start: clock.to_unix(Nanos(0)) };
         let run_id = run.run_id.clone();
-        let client = ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol));
-        let client = Arc::new(ClientState { keep_texts: tokenizer.is_some(), ..client });
+        let client =
+            Arc::new(ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol)));
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
         let progress = progress_source(&client, input.total);
@@ -683,9 +679,6 @@ async fn exit_result(
         return Err(Error::Invalid(format!(
             "{unrecorded} requests were sent and have no record, because their tasks failed (see above): please report this bug"
         )));
-    }
-    for note in lengths::length_notes(tally, args.backend, args.send_max_tokens) {
-        cli::print_warning("vb-fire", note);
     }
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
     let failed = match tally.most_frequent() {

@@ -137,21 +137,21 @@ mod tests {
     /// How many requests of this weight a sender had sent when the receiver had taken none for a while, and then all.
     fn count_ahead(weight: u64, total: usize) -> (usize, usize) {
         let (send, mut receive) = channel();
-        let sent = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&sent);
-        let sender = thread::spawn(move || {
+        let done = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&done);
+        let feeder = thread::spawn(move || {
             for _ in 0..total {
                 send.blocking_send(FakeRequest { weight, ..FakeRequest::default() }).unwrap();
                 count.fetch_add(1, SeqCst);
             }
         });
         let mut ahead = usize::MAX;
-        while ahead != sent.load(SeqCst) {
-            ahead = sent.load(SeqCst);
+        while ahead != done.load(SeqCst) {
+            ahead = done.load(SeqCst);
             thread::sleep(Duration::from_millis(50));
         }
         let taken = std::iter::from_fn(|| receive.blocking_recv()).count();
-        sender.join().unwrap();
+        feeder.join().unwrap();
         (ahead, taken)
     }
 
@@ -169,10 +169,10 @@ mod tests {
     fn a_sender_that_waits_notices_the_end() {
         let (send, mut receive) = channel();
         let heavy = FakeRequest { weight: MAX_BYTES, ..FakeRequest::default() };
-        let sender = thread::spawn(move || (0..3).map(|_| send.blocking_send(heavy).is_ok()).collect::<Vec<_>>());
+        let feeder = thread::spawn(move || (0..3).map(|_| send.blocking_send(heavy).is_ok()).collect::<Vec<_>>());
         receive.blocking_recv().unwrap();
         receive.close();
         drop(receive);
-        assert_eq!(sender.join().unwrap().last(), Some(&false));
+        assert_eq!(feeder.join().unwrap().last(), Some(&false));
     }
 }

@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value;
 
 use super::Object;
-use crate::units::Nanos;
+use crate::{arrival, error::strip_location, fields, json, text, units::Nanos};
 
 /// One request: written by `vb-gen` or by hand, read by `vb-fire`. `{"prompt":"hi"}` is enough.
 ///
@@ -18,7 +18,7 @@ use crate::units::Nanos;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SampleRequest {
     /// Sent to the server as `x-request-id` and copied to the output. Absent: `vb-fire` uses the line number.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_name", skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// The prompt: text, token ids, or a list of either for endpoints that accept lists.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,28 +27,29 @@ pub struct SampleRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<Vec<Value>>,
     /// The length of the prompt in tokens, as the generator counted it. Absent: unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_count", skip_serializing_if = "Option::is_none")]
     pub prompt_len: Option<u32>,
     /// The maximum number of tokens to generate (`max_tokens`). Absent: the server's limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_count", skip_serializing_if = "Option::is_none")]
     pub expected_output_len: Option<u32>,
     /// Tokens of the prompt that the workload expects to be prefix cache hits. Absent: no expectation.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_count", skip_serializing_if = "Option::is_none")]
     pub expected_cached_len: Option<u32>,
-    /// When to send the request, in seconds from the start of the run. Absent: as soon as possible.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// When to send the request, in seconds from the start of the run. Absent: as soon as possible. Unix time and dates are read
+    /// too: then the first request is sent at the start of the run.
+    #[serde(default, deserialize_with = "arrival::deserialize_timestamp", skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<Nanos>,
     /// The conversation of the request.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_name", skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
     /// The position in the conversation, from 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_count", skip_serializing_if = "Option::is_none")]
     pub turn: Option<u32>,
     /// The think time: seconds between the last token of the previous turn and this request. Absent: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub think_time: Option<Nanos>,
     /// The LoRA adapter, sent as the name of the model.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "fields::deserialize_name", skip_serializing_if = "Option::is_none")]
     pub lora: Option<String>,
     /// Content parts (images, audio) that a chat sends after the text of the prompt: one part or a list of parts.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,6 +60,37 @@ pub struct SampleRequest {
     /// Copied unchanged to the output, so that results can be grouped by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Object>,
+}
+
+impl SampleRequest {
+    /// Parses a line. Unlike serde's, the error names the key with a wrong value, and comes with its column; 0: unknown.
+    ///
+    /// # Errors
+    /// It is not JSON, or a value has the wrong type.
+    pub fn parse(line: &[u8]) -> Result<Self, (usize, String)> {
+        if let Some(column) = text::find_bad_utf8(line) {
+            return Err((column, text::BAD_UTF8.into()));
+        }
+        json::parse_lenient(line).map_err(|e| {
+            let what = strip_location(&e);
+            let bad_key = if e.is_data() { Self::find_bad_key(line) } else { None };
+            let what = bad_key.map_or(what.clone(), |key| format!("`{key}`: {what}"));
+            (if e.line() == 1 { e.column() } else { 0 }, what)
+        })
+    }
+
+    /// The first key of a line whose value has the wrong type; `None` if the line is not an object.
+    fn find_bad_key(line: &[u8]) -> Option<String> {
+        let object: Object = json::parse_lenient(line).ok()?;
+        object.into_iter().find(|(key, value)| !Self::takes_value(key, value)).map(|(key, _)| key)
+    }
+
+    /// Whether a request may have this value under this key. All other keys are ignored, so they take any value.
+    #[must_use]
+    pub fn takes_value(key: &str, value: &Value) -> bool {
+        let alone = Object::from_iter([(key.to_owned(), value.clone())]);
+        serde_json::from_value::<Self>(alone.into()).is_ok()
+    }
 }
 
 /// The prompt of a request.
@@ -143,6 +175,32 @@ mod tests {
         let request: SampleRequest = serde_json::from_str(r#"{"prompt":"hi","a_future_key":1}"#).unwrap();
         assert_eq!(request.prompt, Some(Prompt::Text("hi".into())));
         assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"prompt":"hi"}"#);
+    }
+
+    #[test]
+    fn values_are_read_as_people_write_them() {
+        let line = r#"{"prompt":"hi","request_id":7,"session_id":3,"turn":"2","prompt_len":12.0,"expected_output_len":"128",
+            "timestamp":"2023-11-14T22:13:20Z","lora":null,"tags":{"x":NaN}}"#;
+        let request = SampleRequest::parse(line.as_bytes()).unwrap();
+        assert_eq!((request.request_id.as_deref(), request.session_id.as_deref()), (Some("7"), Some("3")));
+        assert_eq!((request.turn, request.prompt_len, request.expected_output_len), (Some(2), Some(12), Some(128)));
+        assert_eq!(request.timestamp, Some(Nanos(1_700_000_000_000_000_000)));
+    }
+
+    #[test]
+    fn a_wrong_value_is_an_error_that_names_its_key() {
+        for (line, key) in [
+            (r#"{"prompt":"a","tags":["x"]}"#, "`tags`"),
+            (r#"{"prompt":"a","body":"Dear Sir"}"#, "`body`"),
+            (r#"{"prompt":"a","timestamp":"soon"}"#, "`timestamp`"),
+            (r#"{"prompt":"a","expected_output_len":1.5,"n":NaN}"#, "`expected_output_len`"),
+            (r#"{"prompt":"a","request_id":[1]}"#, "`request_id`"),
+            (r#"{"prompt":"a","messages":"hi"}"#, "`messages`"),
+        ] {
+            let (_, what) = SampleRequest::parse(line.as_bytes()).unwrap_err();
+            assert!(what.starts_with(key), "{what}");
+        }
+        assert_eq!(SampleRequest::parse(b"{\"prompt\":}").unwrap_err(), (11, "expected value".into()));
     }
 
     #[test]
