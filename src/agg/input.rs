@@ -11,6 +11,7 @@ use super::run::{ResultRow, ResultRows};
 use crate::{
     cli,
     error::{Error, strip_location},
+    json,
     ndjson::BOM,
 };
 
@@ -101,6 +102,10 @@ impl FoundResults {
                     from = start + values.byte_offset();
                     others += self.add_runs(runs, path);
                 }
+                Some(Err(_)) if let Some((runs, len)) = parse_repaired(&text[start..end]) => {
+                    from = start + len;
+                    others += self.add_runs(runs, path);
+                }
                 Some(Err(e)) => {
                     errors += 1;
                     first_error.get_or_insert_with(|| (lines_before + e.line(), strip_location(&e)));
@@ -124,7 +129,7 @@ impl FoundResults {
         }
     }
 
-    /// Adds results. Returns how many of the rows are something else.
+    /// Adds results. Returns how many of the rows are none.
     fn add_runs(&mut self, runs: Vec<ResultRow>, path: &str) -> usize {
         let all = runs.len();
         let before = self.runs.len();
@@ -147,6 +152,16 @@ fn offset_of_error(text: &[u8], e: &serde_json::Error) -> usize {
 
 fn count_lines(text: &[u8]) -> usize {
     text.iter().filter(|b| **b == b'\n').count()
+}
+
+/// Parses the first value of `text` after repairing it, as vLLM and pandas write NaN: its results, and its length. A value ends
+/// before the next line that begins an object, and a list at the end of the text.
+fn parse_repaired(text: &[u8]) -> Option<(Vec<ResultRow>, usize)> {
+    let is_list = text.first() == Some(&b'[');
+    let next = text.windows(2).position(|pair| pair == b"\n{").filter(|_| !is_list);
+    let len = next.unwrap_or(text.len());
+    let ResultRows(runs) = json::parse_lenient(&text[..len]).ok()?;
+    Some((runs, len))
 }
 
 /// The name of an input in messages.

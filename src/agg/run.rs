@@ -8,7 +8,10 @@ use serde::{
 };
 use serde_json::Value;
 
-use crate::record::{Object, Verdict};
+use crate::{
+    fields::TokenCount,
+    record::{Object, Verdict},
+};
 
 /// One run: the scalars of its result, and its input and output length.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -214,14 +217,14 @@ impl RunTrust {
 
 /// The lengths of all requests.
 #[derive(Deserialize)]
-struct RequestLengths(Vec<u64>);
+struct RequestLengths(Option<Vec<Option<TokenCount>>>);
 
 impl RequestLengths {
     /// The length that all requests share. Failed requests have an output of 0 and are ignored.
     fn common_length(&self) -> Option<u64> {
-        let mut lens = self.0.iter().filter(|n| **n > 0);
-        let first = *lens.next()?;
-        lens.all(|n| *n == first).then_some(first)
+        let mut lens = self.0.iter().flatten().flatten().map(|count| count.0).filter(|n| *n > 0);
+        let first = lens.next()?;
+        lens.all(|n| n == first).then_some(first.into())
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cli,
     error::Error,
+    json,
     ndjson::NdjsonReader,
     record::{EndRecord, RunRecord},
 };
@@ -83,24 +84,20 @@ impl RecordingReader<'_> {
             }
             // serde takes a number that ends in its decimal point for wrong, not for truncated.
             let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
-            let is_object = line.starts_with(b"{");
             let taken = if line == b"{" {
                 let text = read_remaining_lines(line.to_vec(), &mut lines)?;
-                self.add_record(&text, recording).map_err(|e| {
+                self.add_repaired(&text, recording).map_err(|e| {
                     let one_per_line = "a record spans several lines; write one record per line (`jq -c .`)";
                     if e.is_syntax() { serde_json::Error::custom(one_per_line) } else { e }
                 })
             } else {
-                self.add_record(line, recording)
+                self.add_repaired(line, recording)
             };
             if recording.repeats.has_found() {
                 return Err(lines.error_at(0, "the outputs of this run have been read already; pass each run once"));
             }
             check(recording)?;
-            wrong = taken.err().map(|e| match is_object {
-                true => (e.is_eof() || in_number, lines.bad_json(&e)),
-                false => (false, lines.not_an_object()),
-            });
+            wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
         }
         match wrong {
             Some((true, error)) => {
@@ -118,6 +115,10 @@ impl RecordingReader<'_> {
         }
         recording.bad_lines += 1;
         Ok(())
+    }
+
+    fn add_repaired(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
+        json::parse_with(line, |line| self.add_record(line, recording))
     }
 
     fn add_record(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
@@ -226,7 +227,7 @@ mod tests {
         for (line, what) in [
             (r#"{"success":true,"ttft":0.1,"itl":[0.1,-0.1]}"#, "stdin:1: -0.1 is not a time"),
             (r#"{"type":"output","start_time":"noon"}"#, "stdin:1:37: \"noon\" is not a time in Unix seconds"),
-            ("5", "stdin:1: not a JSON object, which each line must be: 5"),
+            ("5", "stdin:1:1: invalid type: integer `5`, expected a record"),
             (r#"{"type":"output","ttft":"1"}"#, "stdin:1:27: invalid type: string"),
         ] {
             let error = read_bytes(line.as_bytes()).unwrap_err();

@@ -9,19 +9,20 @@ use serde::{
 use serde_json::Value;
 
 use super::{ChunkTokens, RecordedRequest, Recording, VllmHeader, metric::Metric};
+use crate::fields::TokenCount;
 
 /// One result. Its lists have an entry per request; the Rust client omits some of them.
 #[derive(Default)]
 pub struct VllmResult {
     header: VllmHeader,
-    input_lens: Vec<u32>,
-    output_lens: Vec<u32>,
-    ttfts: Vec<f64>,
-    itls: Vec<Vec<f64>>,
-    latencies: Vec<f64>,
-    start_times: Vec<f64>,
-    queue_times: Vec<f64>,
-    generated_texts: Vec<String>,
+    input_lens: Vec<Option<TokenCount>>,
+    output_lens: Vec<Option<TokenCount>>,
+    ttfts: Vec<Option<f64>>,
+    itls: Vec<Option<Vec<Option<f64>>>>,
+    latencies: Vec<Option<f64>>,
+    start_times: Vec<Option<f64>>,
+    queue_times: Vec<Option<f64>>,
+    generated_texts: Vec<Option<String>>,
     errors: Vec<Option<String>>,
 }
 
@@ -48,7 +49,7 @@ impl<'de> Deserialize<'de> for VllmResult {
 impl VllmResult {
     fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
-            "duration" => self.header.duration = Some(map.next_value()?),
+            "duration" => self.header.duration = map.next_value()?,
             "rtfx" => self.header.rtfx = map.next_value()?,
             "input_lens" => self.input_lens = map.next_value()?,
             "output_lens" => self.output_lens = map.next_value()?,
@@ -81,7 +82,7 @@ impl VllmResult {
         if detailed {
             let n = recording.requests.len();
             recording.errors = (0..n).map(|i| self.request_error(i).to_owned()).collect();
-            recording.texts = self.generated_texts;
+            recording.texts = self.generated_texts.into_iter().map(Option::unwrap_or_default).collect();
             recording.texts.resize(n, String::new());
         }
         recording.vllm = Some(self.header);
@@ -92,28 +93,30 @@ impl VllmResult {
     }
 
     fn build_request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
-        let (ttft, itl) = (self.ttfts[i], &self.itls[i]);
-        let output_tokens = self.output_lens.get(i).copied().unwrap_or_default();
+        // A NaN is unknown.
+        let (ttft, itl) = (self.ttfts[i], self.itls[i].iter().flatten().flatten().copied().collect::<Vec<f64>>());
+        let count = |lens: &[Option<TokenCount>]| lens.get(i).copied().flatten().unwrap_or_default().0;
+        let number = |list: &[Option<f64>]| list.get(i).copied().flatten();
+        let output_tokens = count(&self.output_lens);
         // vLLM gives a failed request 0 tokens and an error, which may be empty.
         let success = self.request_error(i).is_empty() && output_tokens > 0;
-        let latency = self.latencies.get(i).copied().unwrap_or_else(|| ttft + itl.iter().sum::<f64>());
+        let latency = number(&self.latencies).or_else(|| Some(ttft? + itl.iter().sum::<f64>()));
         let kept = if success { &mut recording.gaps } else { &mut recording.failed_gaps };
         let first = kept.len();
         if success || detailed {
-            kept.extend_from_slice(itl);
+            kept.extend_from_slice(&itl);
         }
         RecordedRequest {
             success,
             abandoned: false,
-            is_one_chunk: itl.is_empty(),
-            prompt_len: self.input_lens.get(i).copied().unwrap_or_default(),
+            prompt_len: count(&self.input_lens),
             output_tokens,
             // A request that was never sent has a start of 0.
-            start: self.start_times.get(i).copied().filter(|start| success || *start > 0.0),
-            queue_time: self.queue_times.get(i).copied(),
-            ttft: Some(ttft),
-            latency: Some(latency).filter(|_| success),
-            done: Some(latency),
+            start: number(&self.start_times).filter(|start| success || *start > 0.0),
+            queue_time: number(&self.queue_times),
+            ttft,
+            latency: latency.filter(|_| success),
+            done: latency,
             gaps: first..kept.len(),
             chunks: if output_tokens as usize == itl.len() + 1 { ChunkTokens::Single } else { ChunkTokens::Unknown },
             ..RecordedRequest::default()
