@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, Read, Write},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -18,16 +18,29 @@ pub struct RowSpool {
     offset: u64,
 }
 
+/// Creates a temporary file without a name.
+fn create_unnamed() -> Result<File, Error> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("vb-rows-{}-{number}", std::process::id()));
+    let failed = |e| Error::Write { to: path.display().to_string(), source: e };
+    // `create_new` fails if the file exists, so no other process has it open.
+    let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
+    fs::remove_file(&path).map_err(failed)?;
+    Ok(file)
+}
+
+/// Copies a text into a temporary file without a name.
+pub fn copy_unnamed(input: &mut impl Read) -> Result<File, Error> {
+    let mut file = create_unnamed()?;
+    std::io::copy(input, &mut file).map_err(write_error)?;
+    Ok(file)
+}
+
 impl RowSpool {
     pub fn new() -> Result<Self, Error> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("vb-rows-{}-{number}", std::process::id()));
-        let failed = |e| Error::Write { to: path.display().to_string(), source: e };
-        // `create_new` fails if the file exists, so no other process has it open.
-        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed)?;
-        fs::remove_file(&path).map_err(failed)?;
-        Ok(RowSpool { file: BufWriter::with_capacity(1 << 18, file), spans: Vec::new(), offset: 0 })
+        let file = BufWriter::with_capacity(1 << 18, create_unnamed()?);
+        Ok(RowSpool { file, spans: Vec::new(), offset: 0 })
     }
 
     /// Adds a row with its `number` in the file that it came from.

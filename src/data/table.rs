@@ -3,14 +3,14 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufReader, Read},
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value};
 
 use super::{Rows, rows::PickColumns, spool::RowSpool};
-use crate::error::Error;
+use crate::{error::Error, text::TextReader};
 
 /// How many JSON rows are read to find out which columns there are.
 const ROWS_FOR_KEYS: usize = 1000;
@@ -54,10 +54,9 @@ fn list_shards(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(paths)
 }
 
-/// Opens a JSON list or JSON lines: many `.json` files hold lines.
+/// Opens a JSON file in any form: many `.json` files hold lines.
 fn open_json(path: &Path, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
-    let (rows, note) =
-        if starts_with_list(path)? { Rows::from_list(path, lenient)? } else { (Rows::from_lines(path)?, None) };
+    let (rows, note) = Rows::from_json(path, lenient)?;
     pick(&collect_keys(&rows, path)?)?;
     Ok((rows, note))
 }
@@ -67,32 +66,19 @@ fn collect_keys(rows: &Rows, path: &Path) -> Result<Vec<String>, Error> {
     let (mut keys, mut seen, mut bad) = (Vec::new(), HashSet::new(), None);
     for index in 0..rows.count().min(ROWS_FOR_KEYS) {
         let Some(row) = rows.read(index)? else { break };
-        match serde_json::from_slice::<Map<String, Value>>(&row.json) {
+        if row.is_null() {
+            continue;
+        }
+        match row.parse_columns() {
             Ok(object) => keys.extend(object.into_iter().map(|(key, _)| key).filter(|key| seen.insert(key.clone()))),
             // Reported when the row is read, unless no row is better.
-            Err(e) => bad = bad.or_else(|| Some(row.bad_json(&e))),
+            Err(e) => bad = bad.or(Some(e)),
         }
     }
     match bad {
         Some(e) if keys.is_empty() => Err(e),
         _ if rows.count() == 0 => Err(Error::Input(format!("{} has no row", path.display()))),
         _ => Ok(keys),
-    }
-}
-
-fn starts_with_list(path: &Path) -> Result<bool, Error> {
-    let mut file = BufReader::new(File::open(path).map_err(|e| Error::read(path, e))?);
-    loop {
-        let bytes = file.fill_buf().map_err(|e| Error::read(path, e))?;
-        // White space and a byte order mark may come before either.
-        match bytes.iter().find(|byte| !byte.is_ascii_whitespace() && !crate::ndjson::BOM.contains(byte)) {
-            Some(byte) => return Ok(*byte == b'['),
-            None if bytes.is_empty() => return Ok(false),
-            None => {
-                let n = bytes.len();
-                file.consume(n);
-            }
-        }
     }
 }
 
@@ -103,7 +89,7 @@ const END_ROW: &str = "\n\0end of table\0";
 /// A CSV file with a header; every value is text.
 fn open_csv(path: &Path, delimiter: u8, lenient: bool, pick: PickColumns) -> Result<(Rows, Option<String>), Error> {
     let name = path.display().to_string();
-    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let file = TextReader::new(BufReader::new(File::open(path).map_err(|e| Error::read(path, e))?));
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file.chain(END_ROW.as_bytes()));
     let wrong = |e: csv::Error| match e.into_kind() {
         csv::ErrorKind::Io(e) => Error::read(path, e),
@@ -114,7 +100,10 @@ fn open_csv(path: &Path, delimiter: u8, lenient: bool, pick: PickColumns) -> Res
             ))
         }
         csv::ErrorKind::Utf8 { pos, err } => {
-            Error::Input(format!("{name}:{}: {err}; --lenient leaves it out", pos.map_or(0, |pos| pos.line())))
+            let line = pos.map_or(0, |pos| pos.line());
+            Error::Input(format!(
+                "{name}:{line}: {err}; convert the file (iconv -f GB18030 -t UTF-8 FILE); --lenient leaves such lines out"
+            ))
         }
         other => Error::Input(format!("{name}: {other:?}")),
     };

@@ -9,18 +9,47 @@ use crate::{
         common::Common,
         exact::{OutputLen, PromptCounter},
         media,
+        rows::LeftOut,
         session::{self, ScriptedTurn, SessionRequests},
         writer::PromptLen,
     },
 };
 
+/// Keys of a row that hold a conversation.
+pub const CONVERSATION_KEYS: [&str; 3] = ["conversations", "conversation", "messages"];
+
 /// A message: `{"role":…,"content":…}`, or `{"from":…,"value":…}`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ChatMessage {
-    #[serde(alias = "from", default)]
+    #[serde(alias = "from", default, deserialize_with = "deserialize_role")]
     role: String,
-    #[serde(alias = "value", default, deserialize_with = "deserialize_text")]
+    #[serde(alias = "value", alias = "text", default, deserialize_with = "deserialize_text")]
     content: Option<String>,
+}
+
+/// Reads a conversation: a list of messages, of texts by user and model in turn, or of lists of messages. Nulls are skipped.
+pub fn read_messages(list: Value) -> Result<Vec<ChatMessage>, String> {
+    let Value::Array(list) = list else { return Err("it is not a list of messages".into()) };
+    let flat = list.into_iter().flat_map(|item| match item {
+        // Some datasets have a list of turns, each a list of messages.
+        Value::Array(turn) => turn,
+        message => vec![message],
+    });
+    let mut messages = Vec::new();
+    for message in flat.filter(|message| !message.is_null()) {
+        messages.push(match message {
+            Value::String(text) => {
+                let role = if messages.len() % 2 == 0 { "user" } else { "assistant" };
+                ChatMessage { role: role.into(), content: Some(text) }
+            }
+            message => serde_json::from_value(message).map_err(|e| e.to_string())?,
+        });
+    }
+    Ok(messages)
+}
+
+fn deserialize_role<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// Reads a text, or joins the texts of content parts.
@@ -42,9 +71,19 @@ enum Speaker {
 }
 
 impl ChatMessage {
+    /// Whether it is a system prompt.
+    pub fn is_system(&self) -> bool {
+        self.parse_speaker() == Some(Speaker::System)
+    }
+
+    /// Its text, if it has one.
+    pub fn into_text(self) -> Option<String> {
+        self.content
+    }
+
     fn parse_speaker(&self) -> Option<Speaker> {
         match self.role.as_str() {
-            "system" => Some(Speaker::System),
+            "system" | "developer" => Some(Speaker::System),
             "user" | "human" | "prompter" => Some(Speaker::User),
             "assistant" | "gpt" | "chatgpt" | "bing" | "bard" | "model" => Some(Speaker::Model),
             _ => None,
@@ -116,7 +155,14 @@ impl Conversation {
     }
 
     /// Makes one request per question. `--output-len`, or else the length of the answer, is what each asks for.
-    pub fn into_session(self, common: &Common, counter: PromptCounter) -> Result<SessionRequests, Error> {
+    pub fn into_session(
+        self,
+        common: &Common,
+        counter: PromptCounter,
+    ) -> Result<Result<SessionRequests, LeftOut>, Error> {
+        if self.pairs.is_empty() {
+            return Ok(Err(LeftOut("no question with an answer at its start")));
+        }
         let turns = self.pairs.into_iter().map(|(user, response)| {
             let response_len = match common.output_len {
                 Some(OutputLen::Tokens(n)) => n,
@@ -126,7 +172,11 @@ impl Conversation {
             // The question has its own length.
             Ok(ScriptedTurn { user, response, response_len, asked: PromptLen::exact(0) })
         });
-        session::build_session(common, counter, self.system.as_deref(), turns, 0, None)
+        let session = session::build_session(common, counter, self.system.as_deref(), turns, 0, None)?;
+        if session.is_empty() {
+            return Ok(Err(LeftOut("the first turn exceeds --max-model-len")));
+        }
+        Ok(Ok(session))
     }
 }
 
@@ -175,6 +225,16 @@ mod tests {
         assert_eq!(conversation(empty).pairs, pairs(&[("a", "b")]));
         assert_eq!(conversation(json!([say("human", "a")])), Conversation::default());
         assert_eq!(conversation(json!([{"role": "user", "content": null}, say("gpt", "b")])).pairs, []);
+    }
+
+    #[test]
+    fn messages_may_be_texts_lists_and_nulls() {
+        let read = |list: Value| Conversation::from_messages(read_messages(list).unwrap()).pairs;
+        assert_eq!(read(json!(["a", "b", null, "c", "d"])), pairs(&[("a", "b"), ("c", "d")]));
+        let message = |who: &str, text: &str| json!({"role": who, "content": text, "weight": null});
+        assert_eq!(read(json!([[message("user", "a")], null, [message("assistant", "b")]])), pairs(&[("a", "b")]));
+        assert!(read_messages(json!("a")).is_err() && read_messages(json!([7])).is_err());
+        assert_eq!(read(json!([{"role": null, "content": "a"}])), []);
     }
 
     #[test]

@@ -1,8 +1,17 @@
 //! A CSV file whose columns are found by name.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, BufRead, Read},
+    path::Path,
+};
 
-use crate::error::{Error, truncate_quote};
+use crate::{
+    arrival::{TimeScale, TimeValue},
+    cli,
+    error::{Error, truncate_quote},
+    fields::TokenCount,
+    units::Nanos,
+};
 
 /// Longest row in bytes. A longer one is an unclosed quote, which would be read to the end of the file.
 const LONGEST_ROW: usize = 1 << 16;
@@ -34,6 +43,14 @@ pub struct CsvTable<R> {
     name: String,
     header: Vec<String>,
     record: csv::StringRecord,
+}
+
+impl CsvTable<Box<dyn BufRead + Send>> {
+    /// Opens a file, or standard input for `-`, and reads its header.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let (input, name) = cli::open_input(path)?;
+        Self::new(input, name)
+    }
 }
 
 impl<R: Read> CsvTable<R> {
@@ -87,8 +104,22 @@ impl<R: Read> CsvTable<R> {
         })
     }
 
-    /// Line number of the current row.
-    pub fn line_number(&self) -> u64 {
+    /// A field of the current row as a number of tokens, which some files write with a decimal point.
+    pub fn parse_count(&self, column: usize) -> Result<u32, Error> {
+        self.parse_field(column, |text| TokenCount::parse(text).map(|count| count.0))
+    }
+
+    /// A field of the current row as a time.
+    pub fn parse_time(&self, column: usize, scale: &mut TimeScale) -> Result<Nanos, Error> {
+        self.parse_field(column, |text| scale.convert(TimeValue::parse(text)?).ok())
+    }
+
+    /// The place of the current row in messages.
+    pub fn row_place(&self) -> String {
+        format!("{}:{}", self.name, self.line_number())
+    }
+
+    fn line_number(&self) -> u64 {
         self.record.position().map_or(0, csv::Position::line)
     }
 }

@@ -17,10 +17,9 @@ use crate::{
 #[derive(Debug, Default, Deserialize)]
 pub struct RowMedia {
     /// Images: files or URLs.
-    #[serde(default)]
-    image_files: Vec<String>,
+    image_files: Option<Vec<String>>,
     /// An audio file.
-    audio: Option<String>,
+    audio: Option<Value>,
     /// Text and images in order. Rows of plain text may use this key for something else.
     content: Option<Value>,
 }
@@ -28,8 +27,15 @@ pub struct RowMedia {
 impl RowMedia {
     /// Reads the content parts that follow the prompt; none for a row of plain text.
     pub fn read_parts(&self, row: &Row, folder: &Path) -> Result<Vec<Value>, Error> {
-        let images = self.image_files.iter().map(|file| load_image(row, folder, file));
-        images.chain(self.audio.iter().map(|file| load_audio(row, folder, file))).collect()
+        let images = self.image_files.iter().flatten().map(|file| load_image(row, folder, file));
+        let audio = self.audio.iter().map(|file| match file {
+            Value::String(file) => load_audio(row, folder, file),
+            _ => {
+                Err(row
+                    .wrong("`audio` is not a file or URL: --dataset-name hf --hf-column audio=audio reads other forms"))
+            }
+        });
+        images.chain(audio).collect()
     }
 
     /// Reads the content of the user message, if the row lists content parts.

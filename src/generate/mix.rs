@@ -96,7 +96,7 @@ impl MixStream {
 
     /// Reads the next request, and adds the source's name to its ids and tags.
     fn next_request(&mut self) -> Result<Option<SampleRequest>, Error> {
-        let Some(mut request) = self.lines.next_record::<SampleRequest>()? else { return Ok(None) };
+        let Some(mut request) = self.lines.next_request()? else { return Ok(None) };
         if request.prompt.is_none() && request.messages.is_none() {
             return Err(self.lines.error_at(0, "not a request: it has neither `prompt` nor `messages`"));
         }

@@ -9,7 +9,7 @@
 //! | `args`, `common` | flags and their checks; what every dataset gets |
 //! | `dataset` | the table of datasets, one file each |
 //! | `exact` | lengths, and texts with exactly that many tokens |
-//! | `rows`, `csv_table` | requests from the rows of a file |
+//! | `rows`, `row_stream`, `csv_table` | requests from the rows of a file |
 //! | `conversation`, `session` | conversations in files, and one request per turn |
 //! | `chat_text`, `media` | chat templates, images and audio |
 //! | `ordered`, `writer` | requests made by several threads, written in order |
@@ -26,6 +26,7 @@ mod grid;
 mod media;
 mod mix;
 mod ordered;
+mod row_stream;
 mod rows;
 mod session;
 mod writer;

@@ -3,6 +3,7 @@
 use std::io::{BufWriter, StdoutLock, Write};
 
 use crate::{
+    arrival::ArrivalClock,
     cli,
     error::Error,
     generate::ordered::{Demand, NextItem, make_in_order},
@@ -39,6 +40,7 @@ pub struct RequestWriter {
     sessions: u64,
     misfits: u64,
     worst: usize,
+    arrivals: ArrivalClock,
 }
 
 impl RequestWriter {
@@ -63,6 +65,7 @@ impl RequestWriter {
             sessions: 0,
             misfits: 0,
             worst: 0,
+            arrivals: ArrivalClock::default(),
         }
     }
 
@@ -130,6 +133,11 @@ impl RequestWriter {
     pub fn write(&mut self, mut request: SampleRequest) -> Result<(), Error> {
         if request.request_id.is_none() {
             request.request_id = Some(format!("{}{}", self.prefix, self.written));
+        }
+        if let Some(time) = request.timestamp {
+            let resolved = self.arrivals.resolve(time);
+            let id = request.request_id.as_deref().unwrap_or_default();
+            request.timestamp = Some(resolved.map_err(|what| Error::Input(format!("the request `{id}`: {what}")))?);
         }
         if let Some(tags) = &self.tags {
             request.tags.get_or_insert_default().extend(tags.clone());

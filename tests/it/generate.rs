@@ -198,28 +198,6 @@ fn with_server(args: &[&str], vars: &[(&str, &str)]) -> Done {
 }
 
 #[test]
-fn a_named_server_counts_tokens_if_it_can() {
-    let args = ["--num-prompts", "3", "--input-len", "30", "--model", "tiny"];
-    let builtin = run("vb-gen", &args, "");
-    assert_eq!((builtin.code, builtin.stderr.as_str()), (0, ""), "no server is named");
-    for backend in ["openai", "openai-chat"] {
-        let args = [&args[..], &["--backend", backend]].concat();
-        let counted = with_server(&args, &[("OPENAI_API_KEY", "sesame")]);
-        assert_eq!((counted.code, counted.stderr.as_str()), (0, ""), "{backend}");
-        let refused = with_server(&args, &[("OPENAI_API_KEY", "other")]);
-        assert_eq!((refused.code, refused.stderr.lines().count()), (0, 1), "{}", refused.stderr);
-        let want = "prompts are counted by the built-in tokenizer";
-        assert!(refused.stderr.contains("HTTP 401") && refused.stderr.contains(want), "{}", refused.stderr);
-        assert_eq!(lines(&refused.stdout).len(), 3);
-        // Only the server knows the chat template.
-        assert_eq!(backend == "openai-chat", counted.stdout != refused.stdout, "{backend}");
-    }
-    let rerank = ["--dataset-name", "random-rerank", "--backend", "vllm-rerank", "--num-prompts", "1"];
-    let done = with_server(&rerank, &[]);
-    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
-}
-
-#[test]
 fn a_servers_own_tokenizer_decides_on_request() {
     let tokenizer = Tokenizer::builtin().unwrap();
     let key = [("OPENAI_API_KEY", "sesame")];
@@ -309,14 +287,13 @@ fn a_cut_sharegpt_file_needs_a_word() {
     let path = file(&folder, "s.json", &whole[..cut]);
     let args = ["--dataset-name", "sharegpt", "--dataset-path", &path, "--num-prompts", "2"];
     let done = run("vb-gen", &args, "");
-    let want =
-        format!("vb-gen: {path}: byte {cut}: the file ends in the middle of a string (after 2 complete objects)");
+    let want = format!("vb-gen: {path}: byte {cut}: the file ends in the middle of a string (after 2 complete rows)");
     assert!(done.code == 3 && done.stdout.is_empty() && done.stderr.starts_with(&want), "{done:?}");
     assert!(done.stderr.contains("--lenient") && done.stderr.lines().count() == 1);
 
     let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), "");
     assert_eq!((done.code, lines(&done.stdout).len()), (0, 2), "{}", done.stderr);
-    assert!(done.stderr.contains("using the 2 complete objects"), "{}", done.stderr);
+    assert!(done.stderr.contains("using the 2 complete rows"), "{}", done.stderr);
 }
 
 #[test]
@@ -363,7 +340,7 @@ fn a_bad_row_is_named_and_those_before_it_are_written() {
         let args = ["--dataset-name", "custom", "--dataset-path", input, "--disable-shuffle", "--num-prompts", "0"];
         let done = run("vb-gen", &args, rows);
         assert_eq!((done.code, lines(&done.stdout).len()), (3, 2));
-        let start = format!("vb-gen: {name}:3:11: invalid type: integer `7`, expected a prompt");
+        let start = format!("vb-gen: {name}:3:11: `prompt`: invalid type: integer `7`, expected a prompt");
         assert!(done.stderr.starts_with(&start), "{}", done.stderr);
         let done = run("vb-gen", &[&args[..], &["--lenient"]].concat(), rows);
         assert_eq!((done.code, lines(&done.stdout).len()), (0, 3));

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
-mod attack;
 mod backends;
 mod captures;
 mod config;
@@ -10,15 +9,14 @@ mod connections;
 mod conversations;
 mod datasets;
 mod diff;
+mod files;
 mod fire;
 mod generate;
 mod layers;
 mod lengths;
-mod messages;
 mod mix;
 mod pipe;
 mod pool;
-mod reading;
 mod readme;
 mod scrape;
 mod selftest;

@@ -8,9 +8,18 @@ use std::{
 use crate::{
     data::{Row, Rows},
     error::Error,
-    generate::{chat_text, common::Common, exact::PromptCounter, rows::KeptRow, writer::PromptLen},
+    generate::{
+        chat_text,
+        common::Common,
+        exact::PromptCounter,
+        rows::{KeptRow, LeftOut},
+        writer::PromptLen,
+    },
     record::{Object, SampleRequest},
 };
+
+/// Why a row of another category is not used.
+pub const OTHER_CATEGORY: LeftOut = LeftOut("another category");
 
 /// The requested category, and the other categories in the file.
 pub struct CategoryFilter {
@@ -70,5 +79,5 @@ pub fn question_request(
         tags: Some(Object::from_iter([("category".to_owned(), category.into())])),
         ..request
     };
-    Ok(Some((request, PromptLen::exact(len))))
+    Ok(Ok((request, PromptLen::exact(len))))
 }

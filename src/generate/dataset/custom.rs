@@ -1,26 +1,27 @@
 //! `--dataset-name custom`: the user's own prompts, one JSON object per line.
 
-use std::path::Path;
+use std::{path::Path, sync::Once};
 
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
-    cli,
     data::{Row, Rows},
-    error::Error,
+    error::{Error, truncate_quote},
+    fields::TokenCount,
     generate::{
         chat_text,
         common::Common,
+        conversation::CONVERSATION_KEYS,
         exact::{OutputLen, PromptCounter},
         media::{self, RowMedia},
         print_warning,
-        rows::{self, KeptRow},
+        row_stream::RowStream,
+        rows::{self, BadRows},
         writer::{PromptLen, RequestWriter},
     },
-    ndjson::NdjsonReader,
-    record::{Prompt, SampleRequest},
+    record::{Object, Prompt, SampleRequest},
     tokens::ChatInput,
 };
 
@@ -41,17 +42,40 @@ pub const DATASET: Dataset = Dataset {
 /// A key of a row that requests do not have.
 #[derive(Deserialize)]
 struct OutputTokensKey {
-    output_tokens: Option<u32>,
+    output_tokens: Option<TokenCount>,
 }
+
+/// Keys of a request that a row may use for something else. A value of another type is kept as a tag; under any other key it is
+/// an error.
+const TAKEN_KEYS: [&str; 9] =
+    ["tags", "body", "timestamp", "request_id", "session_id", "turn", "think_time", "lora", "multi_modal_data"];
 
 /// Writes `--num-prompts` rows, or all.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let path = common.require_file()?;
     let counter = common.prompt_counter()?;
-    if path.is_file() {
-        return rows::write_requests(common, &Rows::from_lines(path)?, writer, |row| row_request(row, common, counter));
+    if !path.is_file() {
+        return write_from_pipe(common, counter, path, writer);
     }
-    write_from_pipe(common, counter, path, writer)
+    let (rows, cut) = Rows::from_json(path, common.lenient)?;
+    cut.into_iter().for_each(print_warning);
+    let make = |row: &Row| row_request(row, common, counter).map(Ok);
+    match ordering_key(&rows)? {
+        Some(key) => {
+            if common.shuffle {
+                print_warning(format!("the rows have `{key}`: their order is kept, and each is written at most once"));
+            }
+            rows::write_in_order(common, &rows, writer, make)
+        }
+        None => rows::write_requests(common, &rows, writer, make),
+    }
+}
+
+/// The key of the first row that makes its place in the file matter.
+fn ordering_key(rows: &Rows) -> Result<Option<&'static str>, Error> {
+    let Some(Ok(request)) = rows.read(0)?.map(|row| read_columns(&row)) else { return Ok(None) };
+    let timed = request.timestamp.map(|_| "timestamp");
+    Ok(timed.or(request.session_id.map(|_| "session_id")))
 }
 
 /// Reads a pipe in order: shuffling it would mean keeping it in memory.
@@ -61,48 +85,84 @@ fn write_from_pipe(
     path: &Path,
     writer: &mut RequestWriter,
 ) -> Result<(), Error> {
-    let (input, name) = cli::open_input(path)?;
-    let mut lines = NdjsonReader::new(input, name.clone());
-    let mut bad = 0_u64;
+    let mut rows = RowStream::open(path, common.lenient)?;
+    let mut bad = BadRows::default();
     while common.num_prompts == 0 || writer.requests_written() < common.num_prompts {
-        let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
-        let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
+        let Some(row) = rows.next_row()? else { break };
         match row_request(&row, common, counter) {
-            Ok(made) => made.map_or(Ok(()), |(request, fitted)| writer.write_measured(request, fitted))?,
-            Err(e @ Error::Input(_)) if common.lenient => {
-                bad += 1;
-                // As for a file: show the first, count the others.
-                if bad == 1 {
-                    print_warning(format!("{e}; skipped"));
-                }
-            }
+            Ok((request, fitted)) => writer.write_measured(request, fitted)?,
+            Err(e @ Error::Input(_)) if common.lenient => bad.add(&e, &row.place),
             Err(e) => return Err(e),
         }
         // A program that writes the pipe line by line may wait for the output.
         writer.flush()?;
     }
-    if bad > 1 {
-        print_warning(format!("skipped {bad} bad rows"));
-    }
+    bad.report();
     if writer.requests_written() == 0 {
-        return Err(Error::Input(format!("{name} has no usable row")));
+        return Err(Error::Input(format!("{} has no usable row", rows.name())));
     }
     if writer.requests_written() < common.num_prompts {
         print_warning(format!(
-            "{name} has only {} usable rows: wrote only those, because a pipe cannot be read again",
+            "{} has only {} usable rows: wrote only those, because a pipe cannot be read again",
+            rows.name(),
             writer.requests_written()
         ));
     }
     Ok(())
 }
 
-fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<KeptRow, Error> {
-    let mut request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+/// Reads the keys of a request. Columns that have the name of a key, but not its type, become tags.
+fn read_columns(row: &Row) -> Result<SampleRequest, Error> {
+    let mut request = match SampleRequest::parse(&row.json) {
+        Ok(request) => request,
+        Err((column, what)) => match move_to_tags(row) {
+            Some(request) => request,
+            None => return Err(row.parse_columns().err().unwrap_or_else(|| row.wrong_at(column, &what))),
+        },
+    };
+    // The place in a conversation means nothing without the conversation.
+    if request.session_id.is_none()
+        && let Some(turn) = request.turn.take()
+    {
+        request.tags.get_or_insert_default().entry("turn").or_insert(turn.into());
+    }
+    Ok(request)
+}
+
+/// The request of a row whose columns collide with keys of a request; `None` if that is not what is wrong with it.
+fn move_to_tags(row: &Row) -> Option<SampleRequest> {
+    static WARNED: Once = Once::new();
+    let mut columns = row.parse_columns().ok()?;
+    let mut moved = Object::new();
+    for key in TAKEN_KEYS {
+        if columns.get(key).is_some_and(|value| !SampleRequest::takes_value(key, value)) {
+            moved.extend(columns.shift_remove(key).map(|value| (key.to_owned(), value)));
+        }
+    }
+    let mut request: SampleRequest = serde_json::from_value(columns.into()).ok()?;
+    WARNED.call_once(|| {
+        let names: Vec<String> = moved.keys().map(|key| format!("`{key}`")).collect();
+        print_warning(format!(
+            "{}: {} is not what a request has under this name (docs/FORMAT.md): kept as a tag",
+            row.place,
+            names.join(", ")
+        ));
+    });
+    if !moved.is_empty() {
+        let own = request.tags.take().unwrap_or_default();
+        request.tags = Some(moved.into_iter().chain(own).collect());
+    }
+    Some(request)
+}
+
+fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<(SampleRequest, PromptLen), Error> {
+    let mut request = read_columns(row)?;
     request.expected_output_len = Some(match common.output_len {
         Some(OutputLen::Tokens(n)) => n,
         Some(OutputLen::PerRow) => {
-            let OutputTokensKey { output_tokens } = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
-            output_tokens.or(request.expected_output_len).ok_or_else(|| {
+            let OutputTokensKey { output_tokens } =
+                row.parse().map_err(|e| Error::Input(format!("{e} (`output_tokens`)")))?;
+            output_tokens.map(|count| count.0).or(request.expected_output_len).ok_or_else(|| {
                 row.wrong("no `output_tokens`, which --output-len -1 reads from each row; give a number instead")
             })?
         }
@@ -111,7 +171,7 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
     if common.generates && request.expected_output_len == Some(0) {
         return Err(row.wrong("0 tokens to generate, which servers reject: a response has at least 1"));
     }
-    let media: RowMedia = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let media: RowMedia = row.parse()?;
     let folder = common.require_file()?.parent().unwrap_or(Path::new(""));
     let parts = media.read_parts(row, folder)?;
     let content = media.read_content(row, folder)?.filter(|_| request.prompt.is_none() && request.messages.is_none());
@@ -135,7 +195,7 @@ fn row_request(row: &Row, common: &Common, counter: PromptCounter) -> Result<Kep
         (None, None) => count_prompt(row, &request, counter, !parts.is_empty())?,
     };
     media::attach_parts(row, &mut request, parts, common)?;
-    Ok(Some((request, PromptLen::exact(measured))))
+    Ok((request, PromptLen::exact(measured)))
 }
 
 /// Whether the prompt is empty.
@@ -161,6 +221,16 @@ fn count_prompt(row: &Row, request: &SampleRequest, counter: PromptCounter, has_
             counter.tokenizer.count_chat_with(ChatInput { messages, body: request.body.as_ref() })
         }
         (None, None) if has_media => Ok(0),
-        (None, None) => Err(row.wrong("no `prompt`, `messages` or list `content`: a request needs one of them")),
+        (None, None) => {
+            let columns = row.parse_columns()?;
+            let cure = if let Some(key) = CONVERSATION_KEYS.iter().find(|key| columns.contains_key(**key)) {
+                format!("it has `{key}`: use --dataset-name sharegpt, or hf for the whole conversation")
+            } else {
+                let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+                format!("its keys are {}; --dataset-name hf reads other names", truncate_quote(&names.join(", ")))
+            };
+            Err(row
+                .wrong(&format!("no `prompt`, `messages` or list `content`, and a request needs one of them: {cure}")))
+        }
     }
 }

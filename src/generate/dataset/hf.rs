@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{ArgAction, Args as _};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
@@ -14,10 +14,10 @@ use crate::{
         args::{Args, DATASET as HEADING},
         chat_text,
         common::Common,
-        conversation::{ChatMessage, Conversation},
+        conversation::{ChatMessage, Conversation, read_messages},
         exact::{OutputLen, PromptCounter},
         media, print_warning,
-        rows::{self, KeptRow},
+        rows::{self, KeptRow, LeftOut},
         session::{SessionFlags, SessionRequests, check_optional_turns},
         writer::{PromptLen, RequestWriter},
     },
@@ -194,7 +194,7 @@ struct HfCells {
 }
 
 fn read_cells(row: &Row, columns: &HfColumns, common: &Common) -> Result<HfCells, Error> {
-    let mut cells: Map<String, Value> = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let mut cells = row.parse_columns()?;
     let mut take =
         |column: &Option<String>| column.as_ref().and_then(|column| cells.remove(column)).unwrap_or_default();
     let name = columns.input.as_deref().unwrap_or_default();
@@ -210,16 +210,8 @@ fn read_cells(row: &Row, columns: &HfColumns, common: &Common) -> Result<HfCells
         Value::Array(list) if list.first().is_some_and(Value::is_string) => {
             list[0].as_str().map(|text| HfPrompt::Text(text.to_owned()))
         }
-        Value::Array(list) => {
-            // Some datasets have a list of turns, each a list of messages.
-            let messages: Vec<Value> = list
-                .into_iter()
-                .flat_map(|item| match item {
-                    Value::Array(turn) => turn,
-                    message => vec![message],
-                })
-                .collect();
-            let chat = serde_json::from_value(messages.into());
+        list @ Value::Array(_) => {
+            let chat = read_messages(list);
             Some(HfPrompt::Chat(chat.map_err(|e| row.wrong(&format!("`{name}` is not a list of messages: {e}")))?))
         }
         _ => return Err(row.wrong(&format!("`{name}` is neither text nor a list of messages"))),
@@ -248,7 +240,7 @@ fn real_answer(row: &Row, columns: &HfColumns, cell: Value) -> Result<Option<Str
         Value::Array(list) if list.iter().all(Value::is_string) => {
             Ok(list.first().and_then(Value::as_str).map(str::to_owned))
         }
-        list @ Value::Array(_) => serde_json::from_value(list).map(Conversation::last_answer).map_err(|_| wrong()),
+        list @ Value::Array(_) => read_messages(list).map(Conversation::last_answer).map_err(|_| wrong()),
         Value::Object(_) => Err(wrong()),
     }
 }
@@ -258,7 +250,7 @@ fn row_session(
     columns: &HfColumns,
     common: &Common,
     counter: PromptCounter,
-) -> Result<SessionRequests, Error> {
+) -> Result<Result<SessionRequests, LeftOut>, Error> {
     let cells = read_cells(row, columns, common)?;
     if !cells.media.is_empty() {
         return Err(row.wrong("--multi-turn does not send images or audio: leave out --hf-column image and audio"));
@@ -269,7 +261,7 @@ fn row_session(
             "--multi-turn needs a column of conversations, and `{}` is text: select one with --hf-column messages=NAME",
             columns.input.as_deref().unwrap_or_default()
         ))),
-        None => Ok(SessionRequests::default()),
+        None => Ok(Err(LeftOut("no conversation"))),
     }
 }
 
@@ -283,12 +275,12 @@ fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptC
         Some(HfPrompt::Chat(messages)) => {
             let (messages, answer) = Conversation::opening_messages(messages);
             if messages.is_empty() {
-                return Ok(None);
+                return Ok(Err(LeftOut("no user message at its start")));
             }
             (SampleRequest { messages: Some(messages), ..SampleRequest::default() }, answer)
         }
         None if columns.input.is_none() && !media.is_empty() => (SampleRequest::default(), None),
-        _ => return Ok(None),
+        _ => return Ok(Err(LeftOut("no prompt"))),
     };
     let (mut request, known_len) = chat_text::prepare_request(row, request, common, counter)?;
     request.expected_output_len = match common.output_len {
@@ -306,7 +298,7 @@ fn row_request(row: &Row, columns: &HfColumns, common: &Common, counter: PromptC
         (None, None, _) => 0,
     };
     media::attach_parts(row, &mut request, media, common)?;
-    Ok(Some((request, PromptLen::exact(len))))
+    Ok(Ok((request, PromptLen::exact(len))))
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@ use serde::Deserialize;
 
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
-    cli,
     data::Row,
     error::Error,
-    generate::{common::Common, exact::RandomPrompts, print_warning, writer::RequestWriter},
-    ndjson::NdjsonReader,
+    generate::{common::Common, exact::RandomPrompts, print_warning, row_stream::RowStream, writer::RequestWriter},
     record::{RequestFuncOutput, RunRecord, SampleRequest},
     units::UnixNanos,
 };
@@ -36,22 +34,20 @@ struct LineKind {
 
 /// Writes the saved requests again.
 fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let (input, name) = cli::open_input(common.require_file()?)?;
-    let mut lines = NdjsonReader::new(input, name.clone());
+    let mut rows = RowStream::open(common.require_file()?, common.lenient)?;
+    let name = rows.name().to_owned();
     let mut outcomes = OutputReplay { common, random: None, start: None };
     while common.num_prompts == 0 || writer.requests_written() < common.num_prompts {
-        let Some(json) = lines.next_line()?.map(<[u8]>::to_vec) else { break };
-        let row = Row { json, place: format!("{name}:{}", lines.line_number()) };
-        let bad = |e| row.bad_json(&e);
-        let kind: LineKind = serde_json::from_slice(&row.json).map_err(bad)?;
+        let Some(row) = rows.next_row()? else { break };
+        let kind: LineKind = row.parse()?;
         match kind.kind.as_deref() {
             None => writer.write(parse_saved(&row)?)?,
             Some("output") => {
-                let outcome = serde_json::from_slice(&row.json).map_err(bad)?;
+                let outcome = row.parse()?;
                 writer.write(outcomes.make_request(&row, outcome, writer.requests_written())?)?;
             }
             Some("run") => {
-                let run: RunRecord = serde_json::from_slice(&row.json).map_err(bad)?;
+                let run: RunRecord = row.parse()?;
                 outcomes.start = Some(run.clock.start);
             }
             // The end record, and records of other versions.
@@ -69,7 +65,7 @@ fn run(common: &Common, _: &OwnFlags, writer: &mut RequestWriter) -> Result<(), 
 
 /// Parses a saved request.
 fn parse_saved(row: &Row) -> Result<SampleRequest, Error> {
-    let request: SampleRequest = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+    let request = SampleRequest::parse(&row.json).map_err(|(column, what)| row.wrong_at(column, &what))?;
     if request.prompt.is_none() && request.messages.is_none() {
         return Err(row.wrong("neither a request (`prompt` or `messages`) nor an output (`\"type\":\"output\"`)"));
     }

@@ -2,6 +2,7 @@
 
 use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
+    cli,
     data::SONNETS,
     error::Error,
     generate::{
@@ -12,6 +13,7 @@ use crate::{
     },
     record::{Prompt, SampleRequest},
     rng,
+    text::{BAD_UTF8, find_bad_utf8},
 };
 
 pub const DATASET: Dataset = Dataset {
@@ -109,9 +111,13 @@ fn push_words_of_line(draft: &mut TextDraft, line: &str) {
 fn read_lines(common: &Common) -> Result<Vec<String>, Error> {
     let verse = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect();
     let Some(path) = &common.dataset_path else { return Ok(verse(SONNETS)) };
-    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
-    let text = String::from_utf8(bytes).map_err(|e| Error::Input(format!("{}: {e}", path.display())))?;
-    let lines: Vec<String> = verse(&text);
+    let mut bytes = Vec::new();
+    cli::open_input(path)?.0.read_to_end(&mut bytes).map_err(|e| Error::read(path, e))?;
+    if let Some(place) = find_bad_utf8(&bytes) {
+        return Err(Error::Input(format!("{}: byte {place}: {BAD_UTF8}", path.display())));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<String> = verse(text.trim_start_matches('\u{feff}'));
     if lines.is_empty() {
         return Err(Error::Input(format!("{} has no lines", path.display())));
     }

@@ -5,12 +5,12 @@ use serde::Deserialize;
 
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
-    benchmark::{CategoryFilter, question_request},
+    benchmark::{CategoryFilter, OTHER_CATEGORY, question_request},
 };
 use crate::{
     data::Rows,
     error::Error,
-    generate::{common::Common, rows, writer::RequestWriter},
+    generate::{common::Common, print_warning, rows, writer::RequestWriter},
 };
 
 /// Flags of `spec_bench`.
@@ -46,12 +46,13 @@ struct SpecBenchRow {
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let args: SpecBenchFlags = flags.read_group()?;
     let counter = common.prompt_counter()?;
-    let rows = Rows::from_lines(common.require_file()?)?;
+    let (rows, cut) = Rows::from_json(common.require_file()?, common.lenient)?;
+    cut.into_iter().for_each(print_warning);
     let categories = CategoryFilter::new(args.spec_bench_category);
     let done = rows::write_requests(common, &rows, writer, |row| {
-        let question: SpecBenchRow = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+        let question: SpecBenchRow = row.parse()?;
         if !categories.accepts_category(&question.category) {
-            return Ok(None);
+            return Ok(Err(OTHER_CATEGORY));
         }
         question_request(common, counter, row, question.turns.into_iter().next(), question.category)
     });

@@ -7,12 +7,12 @@ use serde::Deserialize;
 
 use super::{
     Apis, Dataset, OutputTokens, OwnFlags, Reads,
-    benchmark::{CategoryFilter, question_request},
+    benchmark::{CategoryFilter, OTHER_CATEGORY, question_request},
 };
 use crate::{
     data::Rows,
     error::Error,
-    generate::{common::Common, rows, writer::RequestWriter},
+    generate::{common::Common, print_warning, rows, writer::RequestWriter},
 };
 
 const HEADING: &str = "Dataset speed_bench";
@@ -60,13 +60,15 @@ struct SpeedBenchMessage {
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let args: SpeedBenchFlags = flags.read_group()?;
     let counter = common.prompt_counter()?;
-    let rows = Rows::from_lines(&subset_file(common, args.speed_bench_dataset_subset.as_deref())?)?;
+    let (rows, cut) =
+        Rows::from_json(&subset_file(common, args.speed_bench_dataset_subset.as_deref())?, common.lenient)?;
+    cut.into_iter().for_each(print_warning);
     let categories = CategoryFilter::new(args.speed_bench_category);
     let done = rows::write_requests(common, &rows, writer, |row| {
-        let chat: SpeedBenchRow = serde_json::from_slice(&row.json).map_err(|e| row.bad_json(&e))?;
+        let chat: SpeedBenchRow = row.parse()?;
         let category = chat.category.unwrap_or_default();
         if !categories.accepts_category(&category) {
-            return Ok(None);
+            return Ok(Err(OTHER_CATEGORY));
         }
         let question = chat.messages.into_iter().next().map(|message| message.content);
         question_request(common, counter, row, question, category)

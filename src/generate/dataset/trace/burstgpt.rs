@@ -14,12 +14,14 @@ use clap::Args as _;
 
 use super::{
     super::{Dataset, OwnFlags},
-    TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
+    TRACE, TraceFlags, TraceFormat, TraceRow, TraceRows, run as run_trace, trace_dataset,
 };
 use crate::{
+    arrival::TimeScale,
     error::Error,
     generate::{common::Common, csv_table::CsvTable, writer::RequestWriter},
     record::Object,
+    units::{Nanos, SECOND},
 };
 
 /// The flag that only burstgpt has.
@@ -39,10 +41,8 @@ pub const DATASET: Dataset = Dataset {
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let own: BurstGptFlags = flags.read_group()?;
     let model = own.burstgpt_model.as_deref().unwrap_or("GPT-4");
-    let format = TraceFormat {
-        block_size: 0,
-        open: &|input, name| Ok(Box::new(BurstGptTrace::new(CsvTable::new(input, name)?, model)?)),
-    };
+    let format =
+        TraceFormat { block_size: 0, open: &|path| Ok(Box::new(BurstGptTrace::new(CsvTable::open(path)?, model)?)) };
     run_trace(&format, common, flags, writer)
 }
 
@@ -50,6 +50,7 @@ fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<
 struct BurstGptTrace<R> {
     table: CsvTable<R>,
     time: usize,
+    scale: TimeScale,
     model: usize,
     input: usize,
     output: usize,
@@ -70,6 +71,7 @@ impl<R: Read> BurstGptTrace<R> {
         let (others, failures) = (0, 0);
         Ok(BurstGptTrace {
             time: time?,
+            scale: TimeScale::new(Nanos(SECOND)),
             model: name?,
             input: input?,
             output: output?,
@@ -79,11 +81,6 @@ impl<R: Read> BurstGptTrace<R> {
             others,
             failures,
         })
-    }
-
-    /// Parses a number of tokens, which some files write with a decimal point.
-    fn token_count(&self, column: usize) -> Result<u32, Error> {
-        self.table.parse_field(column, |text| text.strip_suffix(".0").unwrap_or(text).parse().ok())
     }
 
     fn row_tags(&self) -> Object {
@@ -99,18 +96,17 @@ impl<R: Read + Send> TraceRows for BurstGptTrace<R> {
                 self.others += 1;
                 continue;
             }
-            let output = self.token_count(self.output)?;
+            let output = self.table.parse_count(self.output)?;
             if output == 0 {
                 self.failures += 1;
                 continue;
             }
-            let time = |text: &str| time_from_secs(text.parse().ok()?).ok();
             return Ok(Some(TraceRow {
-                time: self.table.parse_field(self.time, time)?,
-                input: self.token_count(self.input)?,
+                time: self.table.parse_time(self.time, &mut self.scale)?,
+                input: self.table.parse_count(self.input)?,
                 output,
                 tags: Some(self.row_tags()),
-                line: self.table.line_number(),
+                place: self.table.row_place(),
                 ..TraceRow::default()
             }));
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{TraceFlags, TraceFormat, TraceRow, TraceRows};
 use crate::{
-    cli,
+    arrival::MAX_WAIT,
     error::Error,
     units::{MAX_TOKENS, Nanos},
 };
@@ -63,7 +63,8 @@ impl<'a> TraceLaps<'a> {
                 path.display()
             )));
         }
-        let (rows, name) = open_trace(format, path)?;
+        let rows = (format.open)(path)?;
+        let name = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
         Ok(TraceLaps {
             format,
             path: path.to_path_buf(),
@@ -105,16 +106,14 @@ impl<'a> TraceLaps<'a> {
     fn next_in_window(&mut self) -> Result<Option<TraceRow>, Error> {
         while let Some(row) = self.rows.next_row()? {
             if row.input.max(row.output) > MAX_TOKENS {
-                let (name, line) = (&self.name, row.line);
-                return Err(Error::Input(format!(
-                    "{name}:{line}: more than {MAX_TOKENS} tokens, longer than any context"
-                )));
+                let place = &row.place;
+                return Err(Error::Input(format!("{place}: more than {MAX_TOKENS} tokens, longer than any context")));
             }
             let origin = *self.origin.get_or_insert(row.time);
             let own = row.time.since(origin);
             if row.time < origin || self.flags.to.is_some_and(|to| own >= to) {
                 if row.time < origin {
-                    return Err(self.out_of_order(&row));
+                    return Err(out_of_order(&row));
                 }
                 return Ok(None);
             }
@@ -125,17 +124,12 @@ impl<'a> TraceLaps<'a> {
         Ok(None)
     }
 
-    fn out_of_order(&self, row: &TraceRow) -> Error {
-        let (name, line) = (&self.name, row.line);
-        Error::Input(format!("{name}:{line}: this row is earlier than the previous one: sort the trace by time first"))
-    }
-
     fn schedule_row(&mut self, row: TraceRow) -> Result<ScheduledRow, Error> {
         if self.sent == 0 {
             (self.first, self.last) = (row.time, row.time);
         }
         if row.time < self.last {
-            return Err(self.out_of_order(&row));
+            return Err(out_of_order(&row));
         }
         self.last = row.time;
         if self.lap == 0 {
@@ -145,6 +139,13 @@ impl<'a> TraceLaps<'a> {
         // Exact below 2^53 ns, a hundred days.
         let at = Nanos::from_secs_f64(own.as_secs_f64() / self.flags.speed.unwrap_or(1.0));
         let at = if self.flags.speed.is_none() { own } else { at };
+        if at > MAX_WAIT {
+            return Err(Error::Input(format!(
+                "{}: this row is sent more than a year after the first one: are all times in the same unit? \
+                 --to ends the trace before it, and --speed shortens it",
+                row.place
+            )));
+        }
         let cached = self.seen.count_cached(&row);
         // Each lap has its own block names, so that its prompts are new to the server.
         let blocks = row.blocks.iter().map(|block| block.wrapping_add(self.lap << 40)).collect();
@@ -170,7 +171,7 @@ impl<'a> TraceLaps<'a> {
             self.period = Nanos(span.0 + span.0 / (self.sent - 1).max(1));
         }
         self.left_out = self.left_out.take().or_else(|| self.rows.left_out());
-        self.rows = open_trace(self.format, &self.path)?.0;
+        self.rows = (self.format.open)(&self.path)?;
         self.lap += 1;
         self.last = self.first;
         self.seen.start_lap();
@@ -178,9 +179,9 @@ impl<'a> TraceLaps<'a> {
     }
 }
 
-fn open_trace(format: &TraceFormat, path: &Path) -> Result<(Box<dyn TraceRows>, String), Error> {
-    let (input, name) = cli::open_input(path)?;
-    Ok(((format.open)(input, name.clone())?, name))
+fn out_of_order(row: &TraceRow) -> Error {
+    let place = &row.place;
+    Error::Input(format!("{place}: this row is earlier than the previous one: sort the trace by time first"))
 }
 
 /// Blocks that were sent, in two bits each. Traces number their blocks consecutively, so few bits are unused.

@@ -12,7 +12,7 @@ mod laps;
 pub mod mooncake;
 pub mod qwen;
 
-use std::io::BufRead;
+use std::path::Path;
 
 use clap::Args as _;
 
@@ -67,12 +67,12 @@ fn parse_speed(text: &str) -> Result<f64, String> {
 pub struct TraceFormat<'a> {
     /// Tokens per block; 0 if the trace has no blocks.
     pub block_size: u32,
-    /// Opens a file; its name is for messages.
-    pub open: &'a (dyn Fn(TraceInput, String) -> Result<Box<dyn TraceRows>, Error> + Sync),
+    /// Opens a file.
+    pub open: &'a OpenTrace<'a>,
 }
 
-/// A file of a trace.
-pub type TraceInput = Box<dyn BufRead + Send>;
+/// Opens a file of a trace.
+pub type OpenTrace<'a> = dyn Fn(&Path) -> Result<Box<dyn TraceRows>, Error> + Sync + 'a;
 
 /// Groups of flags that every trace takes.
 const FLAGS: &[FlagGroup] = &[TraceFlags::augment_args];
@@ -111,20 +111,8 @@ pub struct TraceRow {
     blocks: Vec<u64>,
     /// Other columns.
     tags: Option<Object>,
-    /// Line number, for messages.
-    line: u64,
-}
-
-/// Converts the time of a row.
-///
-/// # Errors
-/// It is before 0 or too late to count in nanoseconds: all such times would become equal.
-fn time_from_secs(seconds: f64) -> Result<Nanos, String> {
-    const MAX_SECONDS: f64 = 1e10;
-    if (0.0..=MAX_SECONDS).contains(&seconds) {
-        return Ok(Nanos::from_secs_f64(seconds));
-    }
-    Err(format!("the time {seconds} s is not from 0 to {MAX_SECONDS} s"))
+    /// Its place in the file, for messages.
+    place: String,
 }
 
 /// Rows of a trace, in order.

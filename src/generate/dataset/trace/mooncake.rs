@@ -6,18 +6,18 @@
 //!
 //! Times are in milliseconds. A hash id names a block of 512 tokens and everything before it.
 
-use std::io::BufRead;
-
 use serde::Deserialize;
 
 use super::{
     super::{Dataset, OwnFlags},
-    TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
+    TraceFormat, TraceRow, TraceRows, run as run_trace, trace_dataset,
 };
 use crate::{
+    arrival::{TimeScale, TimeValue},
     error::Error,
-    generate::{common::Common, writer::RequestWriter},
-    ndjson::NdjsonReader,
+    fields::TokenCount,
+    generate::{common::Common, row_stream::RowStream, writer::RequestWriter},
+    units::Nanos,
 };
 
 pub const DATASET: Dataset = trace_dataset("mooncake", "A Mooncake trace: times, lengths and shared blocks", run);
@@ -26,33 +26,39 @@ pub const DATASET: Dataset = trace_dataset("mooncake", "A Mooncake trace: times,
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
     let format = TraceFormat {
         block_size: 512,
-        open: &|input, name| Ok(Box::new(MooncakeTrace(NdjsonReader::new(input, name)))),
+        open: &|path| {
+            Ok(Box::new(MooncakeTrace { rows: RowStream::open(path, false)?, scale: TimeScale::new(Nanos(1_000_000)) }))
+        },
     };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of the trace.
-struct MooncakeTrace<R>(NdjsonReader<R>);
+struct MooncakeTrace {
+    rows: RowStream,
+    scale: TimeScale,
+}
 
 #[derive(Deserialize)]
 struct MooncakeRow {
-    timestamp: f64,
-    input_length: u32,
-    output_length: u32,
+    timestamp: TimeValue,
+    input_length: TokenCount,
+    output_length: TokenCount,
     #[serde(default)]
     hash_ids: Vec<u64>,
 }
 
-impl<R: BufRead + Send> TraceRows for MooncakeTrace<R> {
+impl TraceRows for MooncakeTrace {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        let Some(record) = self.0.next_record::<MooncakeRow>()? else { return Ok(None) };
+        let Some(row) = self.rows.next_row()? else { return Ok(None) };
+        let record: MooncakeRow = row.parse()?;
         Ok(Some(TraceRow {
-            time: time_from_secs(record.timestamp / 1e3).map_err(|what| self.0.error_at(0, &what))?,
-            input: record.input_length,
-            output: record.output_length,
+            time: self.scale.convert(record.timestamp).map_err(|what| row.wrong(&what))?,
+            input: record.input_length.0,
+            output: record.output_length.0,
             blocks: record.hash_ids,
             tags: None,
-            line: self.0.line_number(),
+            place: row.place,
         }))
     }
 }

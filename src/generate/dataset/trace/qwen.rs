@@ -8,20 +8,20 @@
 //! by its user at its time, and its prompt contains the responses of that day: so turns are requests with a timestamp
 //! here, not sessions.
 
-use std::io::BufRead;
-
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     super::{Dataset, OwnFlags},
-    TraceFormat, TraceRow, TraceRows, run as run_trace, time_from_secs, trace_dataset,
+    TraceFormat, TraceRow, TraceRows, run as run_trace, trace_dataset,
 };
 use crate::{
+    arrival::{TimeScale, TimeValue},
     error::Error,
-    generate::{common::Common, writer::RequestWriter},
-    ndjson::NdjsonReader,
+    fields::TokenCount,
+    generate::{common::Common, row_stream::RowStream, writer::RequestWriter},
     record::Object,
+    units::{Nanos, SECOND},
 };
 
 pub const DATASET: Dataset = Dataset {
@@ -31,19 +31,26 @@ pub const DATASET: Dataset = Dataset {
 
 /// Writes the rows of the trace.
 fn run(common: &Common, flags: &OwnFlags, writer: &mut RequestWriter) -> Result<(), Error> {
-    let format =
-        TraceFormat { block_size: 16, open: &|input, name| Ok(Box::new(QwenTrace(NdjsonReader::new(input, name)))) };
+    let format = TraceFormat {
+        block_size: 16,
+        open: &|path| {
+            Ok(Box::new(QwenTrace { rows: RowStream::open(path, false)?, scale: TimeScale::new(Nanos(SECOND)) }))
+        },
+    };
     run_trace(&format, common, flags, writer)
 }
 
 /// A file of the trace.
-struct QwenTrace<R>(NdjsonReader<R>);
+struct QwenTrace {
+    rows: RowStream,
+    scale: TimeScale,
+}
 
 #[derive(Deserialize)]
 struct QwenRow {
-    timestamp: f64,
-    input_length: u32,
-    output_length: u32,
+    timestamp: TimeValue,
+    input_length: TokenCount,
+    output_length: TokenCount,
     #[serde(default)]
     hash_ids: Vec<u64>,
     /// The other keys.
@@ -54,18 +61,19 @@ struct QwenRow {
 /// Keys that become tags.
 const TAGS: [&str; 4] = ["chat_id", "parent_chat_id", "turn", "type"];
 
-impl<R: BufRead + Send> TraceRows for QwenTrace<R> {
+impl TraceRows for QwenTrace {
     fn next_row(&mut self) -> Result<Option<TraceRow>, Error> {
-        let Some(mut record) = self.0.next_record::<QwenRow>()? else { return Ok(None) };
+        let Some(row) = self.rows.next_row()? else { return Ok(None) };
+        let mut record: QwenRow = row.parse()?;
         let tags = TAGS.iter().filter_map(|name| Some(((*name).to_owned(), record.rest.remove(*name)?)));
         let tags: Object = tags.filter(|(_, value)| !matches!(value, Value::Object(_) | Value::Array(_))).collect();
         Ok(Some(TraceRow {
-            time: time_from_secs(record.timestamp).map_err(|what| self.0.error_at(0, &what))?,
-            input: record.input_length,
-            output: record.output_length,
+            time: self.scale.convert(record.timestamp).map_err(|what| row.wrong(&what))?,
+            input: record.input_length.0,
+            output: record.output_length.0,
             blocks: record.hash_ids,
             tags: (!tags.is_empty()).then_some(tags),
-            line: self.0.line_number(),
+            place: row.place,
         }))
     }
 }
