@@ -96,7 +96,7 @@ lenient_fields! {
         "reasoning_content" => reasoning_content: Content<'a>,
         "reasoning_text" => reasoning_text: Content<'a>,
         "thinking" => thinking: Content<'a>,
-        /// OpenRouter's list of parts, usually in addition to `reasoning`.
+        /// The list of parts of `OpenRouter`, usually in addition to `reasoning`.
         "reasoning_details" => reasoning_details: Raw<'a>,
         "tool_calls" => tool_calls: Raw<'a>,
         "function_call" => function_call: Raw<'a>,

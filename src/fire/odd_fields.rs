@@ -188,18 +188,19 @@ fn pointers_of_fields(value: &Value, at: &str) -> Vec<String> {
         .collect()
 }
 
-fn read_stream(backend: &str, events: &[String]) -> RequestFuncOutput {
+fn read_stream(backend: &str, events: &[impl AsRef<[u8]>]) -> RequestFuncOutput {
     let api = Backend::from_name(backend).unwrap().open_api(None).unwrap();
     let protocol = Protocol { api, stream: true };
     let mut response = ReceivedResponse::with_capacity(protocol, None, true);
     response.set_framed(true);
     for (i, event) in events.iter().enumerate() {
-        let text = match protocol.body_format() {
-            BodyFormat::Events => format!("data: {event}\n\n"),
-            _ => format!("{event}\n"),
+        let (before, after): (&[u8], &[u8]) = match protocol.body_format() {
+            BodyFormat::Events => (b"data: ", b"\n\n"),
+            _ => (b"", b"\n"),
         };
+        let text = [before, event.as_ref(), after].concat();
         let arrival = ReadStamp { time: Nanos(i as u64), lag: None, read: i as u64 };
-        if response.push(arrival, text.as_bytes()).is_err() {
+        if response.push(arrival, &text).is_err() {
             break;
         }
     }
@@ -322,8 +323,165 @@ fn a_whole_message_after_its_parts_is_not_new() {
 #[test]
 fn half_characters_are_replaced_in_every_api() {
     for Stream { backend, events, .. } in streams() {
-        let texts: Vec<String> = events.iter().map(|event| event.to_string().replace(" b", "\\ud83d")).collect();
-        let output = read_stream(backend, &texts);
-        assert!(output.success && output.generated_text.as_deref() == Some("a\u{fffd}"), "{backend}: {output:?}");
+        let halves = |half: &[u8]| -> Vec<Vec<u8>> {
+            let texts = events.iter().map(|event| event.to_string().into_bytes());
+            texts.map(|text| replace_bytes(&text, b" b", half)).collect()
+        };
+        for half in [&br"\ud83d"[..], b"\xf0\x9f"] {
+            let output = read_stream(backend, &halves(half));
+            assert!(output.success && output.generated_text.as_deref() == Some("a\u{fffd}"), "{backend}: {output:?}");
+        }
     }
+}
+
+fn replace_bytes(text: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let (mut out, mut rest) = (Vec::new(), text);
+    while let Some(at) = memchr::memmem::find(rest, old) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(new);
+        rest = &rest[at + old.len()..];
+    }
+    [&out, rest].concat()
+}
+
+/// The value with each key written twice, first with null.
+fn with_keys_twice(value: &Value) -> String {
+    match value {
+        Value::Object(object) => {
+            let twice = |(key, value): (&String, &Value)| {
+                let key = Value::from(key.as_str());
+                format!("{key}:null,{key}:{}", with_keys_twice(value))
+            };
+            format!("{{{}}}", object.iter().map(twice).collect::<Vec<_>>().join(","))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(with_keys_twice).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn a_key_that_occurs_twice_has_its_last_value() {
+    for Stream { backend, events, .. } in streams() {
+        let twice: Vec<String> = events.iter().map(with_keys_twice).collect();
+        let once: Vec<String> = events.iter().map(Value::to_string).collect();
+        let (twice, once) = (read_stream(backend, &twice), read_stream(backend, &once));
+        assert!(twice.success, "{backend}: {twice:?}");
+        let values =
+            |output: RequestFuncOutput| (output.generated_text, output.output_tokens, output.finish_reason, output.itl);
+        assert_eq!(values(twice), values(once), "{backend}");
+    }
+}
+
+/// Non-streaming responses, and the fields that they need.
+fn wholes() -> Vec<(&'static str, Value, &'static [&'static str])> {
+    let usage = json!({"prompt_tokens": 2, "completion_tokens": 2, "prompt_tokens_details": null});
+    vec![
+        (
+            "openai-chat",
+            json!({"id": "x", "object": "chat.completion", "choices": [{"index": 0, "message": {"role": "assistant",
+                "content": "a b", "tool_calls": [], "reasoning": null, "refusal": null}, "finish_reason": "stop",
+                "logprobs": null}], "usage": usage, "error": null}),
+            &["/choices", "/choices/0", "/choices/0/index", "/choices/0/message", "/choices/0/message/content"],
+        ),
+        (
+            "openai",
+            json!({"choices": [{"index": 0, "text": "a b", "finish_reason": "stop"}], "usage": usage}),
+            &["/choices", "/choices/0", "/choices/0/index", "/choices/0/text"],
+        ),
+        (
+            "anthropic",
+            json!({"type": "message", "role": "assistant", "content": [{"type": "text", "text": "a b"}],
+                "stop_reason": "end_turn", "usage": {"input_tokens": 2, "output_tokens": 2}, "error": null}),
+            &["/content", "/content/0", "/content/0/type", "/content/0/text"],
+        ),
+        (
+            "openai-responses",
+            json!({"id": "x", "status": "completed", "error": null, "incomplete_details": null, "output": [
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a b"}]}],
+                "usage": {"input_tokens": 2, "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 0}}}),
+            &[
+                "/status",
+                "/output",
+                "/output/0",
+                "/output/0/content",
+                "/output/0/content/0",
+                "/output/0/content/0/type",
+                "/output/0/content/0/text",
+            ],
+        ),
+        (
+            "tgi",
+            json!({"generated_text": "a b", "details": {"finish_reason": "length", "generated_tokens": 2, "seed": null}}),
+            &["/generated_text"],
+        ),
+        (
+            "sglang",
+            json!({"text": "a b", "output_ids": [1, 2], "meta_info": {"finish_reason": {"type": "length", "length": 2},
+                "prompt_tokens": 2, "completion_tokens": 2}}),
+            &["/text"],
+        ),
+        (
+            "ollama",
+            json!({"message": {"role": "assistant", "content": "a b", "thinking": null, "tool_calls": []}, "done": true,
+                "done_reason": "stop", "eval_count": 2, "prompt_eval_count": 2}),
+            &["/message", "/message/content", "/done"],
+        ),
+        ("tensorrt-llm", json!({"model_name": "m", "text_output": "a b", "num_output_tokens": 2}), &["/text_output"]),
+        (
+            "openai-audio",
+            json!({"text": "a b", "usage": {"type": "duration", "seconds": 3}, "error": null}),
+            &["/text"],
+        ),
+        (
+            "openai-embeddings",
+            json!({"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 2}, "meta": null,
+                "results": null}),
+            &["/data"],
+        ),
+        (
+            "vllm-rerank",
+            json!({"results": [{"index": 0, "relevance_score": 0.5}], "usage": {"total_tokens": 4}, "error": null}),
+            &["/results"],
+        ),
+    ]
+}
+
+fn read_whole(backend: &str, body: &str) -> RequestFuncOutput {
+    let api = Backend::from_name(backend).unwrap().open_api(None).unwrap();
+    let mut response = ReceivedResponse::with_capacity(Protocol { api, stream: false }, None, true);
+    response.set_framed(true);
+    response.push(ReadStamp { time: Nanos(1), lag: None, read: 1 }, body.as_bytes()).unwrap();
+    finish_stream(response)
+}
+
+#[test]
+fn an_odd_field_never_costs_a_whole_response() {
+    let mut wrong = Vec::new();
+    for (backend, body, needed) in wholes() {
+        let plain = read_whole(backend, &body.to_string());
+        assert!(plain.success, "{backend}: {plain:?}");
+        let twice = read_whole(backend, &with_keys_twice(&body));
+        assert!(twice.success && twice.generated_text == plain.generated_text, "{backend}: {twice:?}");
+        for pointer in pointers_of_fields(&body, "") {
+            // Without what it needs, it must not be a success by accident; elements of a list need no certain form.
+            if needed.contains(&pointer.as_str()) {
+                continue;
+            }
+            for odd in if pointer.ends_with("/error") { &NOTHING[..] } else { &ODD_VALUES[..] } {
+                let mut body = body.clone();
+                *body.pointer_mut(&pointer).unwrap() = json!("ODD");
+                let output = read_whole(backend, &body.to_string().replace("\"ODD\"", odd));
+                // A list of one element that is null has no result.
+                let lost = matches!(*odd, "null" | "NaN") && matches!(pointer.as_str(), "/data/0" | "/results/0");
+                if !lost && (!output.success || output.generated_text != plain.generated_text) {
+                    wrong.push(format!("{backend}: {pointer} = {odd}: {:?} {}", output.error_kind, output.error));
+                }
+            }
+        }
+        for error in [r#"{"code":400,"message":"boom"}"#, r#"{"error":{"message":"boom"}}"#, r#"{"detail":"boom"}"#] {
+            let output = read_whole(backend, error);
+            assert!(!output.success && output.error.contains("boom"), "{backend}: {error}: {output:?}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -210,12 +210,11 @@ impl ReceivedResponse {
         if let Some(error) = find_enclosed_error(data) {
             return self.set_failure(ErrorKind::StreamError, error);
         }
-        let failure = match (why, find_error_words(data)) {
-            (ReadError::Shape(_), Some(words)) => RequestFailure::new(ErrorKind::StreamError, words),
-            _ => {
-                let message = format!("an event of the stream is not a chunk ({why}): {}", quote(data));
-                RequestFailure::new(ErrorKind::Protocol, message)
-            }
+        let failure = if let (ReadError::Shape(_), Some(words)) = (why, find_error_words(data)) {
+            RequestFailure::new(ErrorKind::StreamError, words)
+        } else {
+            let message = format!("an event of the stream is not a chunk ({why}): {}", quote(data));
+            RequestFailure::new(ErrorKind::Protocol, message)
         };
         if matches!(why, ReadError::Syntax(_)) {
             self.failure.get_or_insert(failure);
@@ -321,7 +320,7 @@ impl ReceivedResponse {
             read => (body, read),
         };
         match read {
-            Ok(delta) => self.take_full_delta(body, delta),
+            Ok(delta) => self.take_full_delta(body, &delta),
             Err(ReadError::Syntax(why)) => match BodyFormat::detect(body).filter(|found| *found != expected) {
                 Some(found) => self.fail_other_format(found.media_type().1, body),
                 None if self.unframed && json::is_cut(body) => self.cut = true,
@@ -335,7 +334,7 @@ impl ReceivedResponse {
     }
 
     /// Takes a non-streaming response: the time of its end is known, the times of its tokens are not.
-    fn take_full_delta(&mut self, body: &[u8], delta: Delta<'_>) {
+    fn take_full_delta(&mut self, body: &[u8], delta: &Delta<'_>) {
         let has_token = delta.choices.iter().any(ChoiceDelta::has_token);
         let generates = self.protocol.api.generates_tokens();
         let error = delta.error.clone().or_else(|| find_enclosed_error(body).filter(|_| generates && !has_token));
@@ -348,7 +347,7 @@ impl ReceivedResponse {
         self.tokens.add_usage(delta.usage);
         self.metrics = delta.metrics;
         self.done = delta.done;
-        self.take_choices(&delta);
+        self.take_choices(delta);
         self.untimed_tokens = has_token || self.tokens.has_usage();
         if self.untimed_tokens {
             self.tokens.add_untimed_tokens(delta.choices.iter().filter(|choice| choice.has_token()).count());
@@ -408,14 +407,13 @@ impl ReceivedResponse {
         let end = splitter.finish(arrival, complete, |arrival, event| self.take_event(arrival, event));
         self.splitter = splitter;
         match end {
-            BodyEnd::Complete => {}
             BodyEnd::Cut => self.cut = true,
             BodyEnd::Document(body) if complete => self.take_document(&body),
             BodyEnd::Other(body) if complete => {
                 let message = format!("the response is not {}: {}", self.body_format().media_type().1, quote(&body));
                 self.set_failure(ErrorKind::Protocol, message);
             }
-            BodyEnd::Document(_) | BodyEnd::Other(_) => {}
+            BodyEnd::Complete | BodyEnd::Document(_) | BodyEnd::Other(_) => {}
         }
         self.use_empty_chunks();
     }

@@ -219,11 +219,11 @@ pub enum ErrorKind {
     TimeoutStall,
     /// Not finished within `--timeout-total`.
     TimeoutTotal,
-    /// An HTTP status other than 200.
+    /// An HTTP status other than 2xx.
     HttpStatus,
     /// An error object inside a stream that began with 200.
     StreamError,
-    /// The stream was closed before `[DONE]` or a finish reason.
+    /// The stream was closed within a chunk, or before `[DONE]` or a finish reason.
     Truncated,
     /// The connection was reset, or closed before a response.
     Reset,
