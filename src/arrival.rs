@@ -21,6 +21,12 @@ const FIRST_INSTANT: f64 = 1e8;
 /// The longest that a request may wait for its time, counted from the start of the run: a year.
 pub const MAX_WAIT: Nanos = Nanos(366 * 24 * 3600 * SECOND);
 
+/// Whether a time counts from 1970, and not from the start of a run.
+#[must_use]
+pub fn is_instant(time: Nanos) -> bool {
+    time.as_secs_f64() >= FIRST_INSTANT
+}
+
 /// A time in a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TimeValue {
@@ -120,9 +126,8 @@ impl ArrivalClock {
     /// # Errors
     /// It would wait for years, or it cannot be compared with the first one. Names the key and the cure.
     pub fn resolve(&mut self, time: Nanos) -> Result<Nanos, String> {
-        let is_instant = time.as_secs_f64() >= FIRST_INSTANT;
-        let origin = *self.origin.get_or_insert(if is_instant { time } else { Nanos(0) });
-        if is_instant != (origin > Nanos(0)) {
+        let origin = *self.origin.get_or_insert(if is_instant(time) { time } else { Nanos(0) });
+        if is_instant(time) != (origin > Nanos(0)) {
             return Err("its `timestamp` is a date or Unix time, and others count from the start of the run: \
                         use one of the two for all, or drop them (jq -c 'del(.timestamp)')"
                 .into());

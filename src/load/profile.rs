@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path, str::FromStr};
 
-use crate::units::{Nanos, SECOND, parse_duration};
+use crate::{
+    arrival::{MAX_WAIT, TimeScale, TimeValue, is_instant},
+    units::{Nanos, SECOND, parse_duration},
+};
 
 /// Requests per second, as given to `--request-rate`.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,7 +182,8 @@ impl RateProfile {
         RateProfile { before: segments.iter().map(before).collect(), segments }
     }
 
-    /// Reads a table of times in seconds and rates: the rate changes linearly between rows, and the last one goes on.
+    /// Reads a table of times in seconds and rates: the rate changes linearly between rows, and the last one goes on. Times may
+    /// also be Unix time or dates, as monitoring exports them; then they count from the first.
     fn from_csv(path: &Path) -> Result<Self, String> {
         let name = path.display();
         let text = fs::read_to_string(path).map_err(|e| format!("cannot read {name}: {e}"))?;
@@ -189,19 +193,23 @@ impl RateProfile {
         // The first line is a header if no field of it is a number.
         let header = |line: &str| line.split(',').all(|field| unquoted(field).parse::<f64>().is_err());
         let mut points: Vec<(f64, f64)> = Vec::new();
+        let (mut scale, mut origin) = (TimeScale::new(Nanos(SECOND)), None);
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
         for (place, (at, line)) in lines.enumerate() {
-            let mut fields = line.split(',').map(|field| parse_rate(&unquoted(field)));
-            match (fields.next().flatten(), fields.next().flatten()) {
+            let mut fields = line.split(',').map(unquoted);
+            let time = fields.next().and_then(|field| scale.convert(TimeValue::parse(&field)?).ok());
+            let origin = time.map(|time| *origin.get_or_insert(if is_instant(time) { time } else { Nanos(0) }));
+            let time = time.zip(origin).filter(|(time, origin)| time >= origin && time.since(*origin) <= MAX_WAIT);
+            let time = time.map(|(time, origin)| time.since(origin).as_secs_f64());
+            match (time, fields.next().and_then(|field| parse_rate(&field))) {
                 _ if place == 0 && header(line) => {}
-                (Some(time), Some(rate))
-                    if points.last().is_none_or(|last| last.0 <= time) && time.is_finite() && rate.is_finite() =>
-                {
+                (Some(time), Some(rate)) if points.last().is_none_or(|last| last.0 <= time) && rate.is_finite() => {
                     points.push((time, rate));
                 }
                 _ => {
                     return Err(format!(
-                        "{name}:{}: `{line}` is not a time in seconds and a rate, or its time is earlier than in the line above",
+                        "{name}:{}: `{line}` is not a time in seconds and a rate, or its time is earlier than in the line above or more than \
+                         a year later",
                         at + 1
                     ));
                 }
@@ -345,7 +353,18 @@ mod tests {
         fs::write(&path, "\u{feff}# rates\n\n\"time\",\"rate\"\n\"0\",\"10\"\n10,20\n").unwrap();
         let marked = self::profile(&format!("@{}", path.display()));
         assert!((marked.requests_by(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9);
+        // As monitoring exports it: Unix time in any unit, or dates.
+        for text in [
+            "1700000000,10\n1700000010,20\n",
+            "t,r\n1700000000000,10\n1700000010000,20\n",
+            "2023-11-14T22:13:20Z,10\n2023-11-14 22:13:30,20\n",
+        ] {
+            fs::write(&path, text).unwrap();
+            let dated = self::profile(&format!("@{}", path.display()));
+            assert!((dated.requests_by(Nanos(10 * SECOND)) - 150.0).abs() < 1e-9, "{text}");
+        }
         for (text, place) in [
+            ("0,10\n1700000000,20\n", ":2: `1700000000,20`"),
             ("5,10\n4,1\n", ":2: `4,1`"),
             ("0,-10\n1,20\n", ":1: `0,-10`"),
             ("0,nan\n1,20\n", ":1: `0,nan`"),

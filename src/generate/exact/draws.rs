@@ -7,6 +7,7 @@ use clap::ArgAction;
 use crate::{
     cli,
     error::Error,
+    fields::TokenCount,
     generate::{
         args::LENGTHS,
         csv_table::CsvTable,
@@ -228,7 +229,9 @@ fn read_pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
     let (input, output) = (table.find_column("input")?, table.find_column("output")?);
     let mut pairs = Vec::new();
     let count = |table: &CsvTable<_>, column, least: u32| {
-        let length = |text: &str| text.parse().ok().filter(|length| (least..=MAX_TOKENS).contains(length));
+        let length = |text: &str| {
+            TokenCount::parse(text).map(|count| count.0).filter(|length| (least..=MAX_TOKENS).contains(length))
+        };
         table
             .parse_field(column, length)
             .map_err(|e| Error::Input(format!("{e}: lengths must be from {least} to {MAX_TOKENS} tokens")))
