@@ -116,6 +116,9 @@ pub async fn read_body(mut response: Response, limit: usize) -> Result<Vec<u8>, 
 /// # Errors
 /// The body is longer, or reading it failed.
 pub fn read_blocking_body(mut response: blocking::Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLong(limit));
+    }
     let clock = Clock::start();
     let (mut body, mut bytes) = (Vec::new(), vec![0; 64 << 10]);
     loop {

@@ -13,7 +13,7 @@ use super::{
     python::{self, JsonDumps},
     strings,
 };
-use crate::{clock::unix_now, error::Error, record::Object};
+use crate::{clock::unix_now, error::Error, json, record::Object};
 
 /// The input of a template.
 #[derive(Debug, Clone, Copy)]
@@ -318,7 +318,7 @@ fn read_if_exists(path: &Path) -> Result<Option<String>, Error> {
 /// Parses a JSON file; null if the file does not exist.
 fn read_json(path: &Path) -> Result<Value, Error> {
     let Some(text) = read_if_exists(path)? else { return Ok(Value::Null) };
-    serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{} is not JSON: {e}", path.display())))
+    json::parse_lenient(text.as_bytes()).map_err(|e| Error::Usage(format!("{} is not JSON: {e}", path.display())))
 }
 
 /// The only template, or the one with this name in a list.

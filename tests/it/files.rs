@@ -1,11 +1,16 @@
 //! Files as people have them: other forms of JSON, other encodings, columns and times that mean something else.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+};
 
 use serde_json::{Value, json};
-use vb::record::SampleRequest;
+use vb::{record::SampleRequest, tokens::BUILTIN};
 
-use crate::tool::{Done, Sim, folder, run};
+use crate::tool::{Done, Sim, command, done, folder, run};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -213,7 +218,7 @@ fn times_of_any_kind_count_from_the_first_or_are_refused() {
             assert_eq!((done.code, starts), (0, vec![0.0, 0.25]), "{dataset} {pair:?}: {}", done.stderr);
         }
         for (wrong, what) in [
-            ([json!(0), json!(1_700_000_000)], "year|Unix time|unit"),
+            ([json!(0), json!(1_700_000_000_000_000_u64)], "year|Unix time|unit"),
             ([json!(1_700_000_000), json!(1_600_000_000)], "earlier"),
             ([json!(0), json!("2023-11-14T22:13:20Z")], "year|Unix time"),
             ([json!(-1), json!(0)], "-1 is not a time|kept as a tag"),
@@ -242,6 +247,38 @@ fn rows_with_times_or_conversations_keep_their_order() {
         let prompts: Vec<String> = lines(&done.stdout).iter().map(|r| r["prompt"].as_str().unwrap().into()).collect();
         assert_eq!(prompts, (0..50).map(|i| i.to_string()).collect::<Vec<_>>(), "{}", done.stderr);
         assert!(done.stderr.contains(&format!("the rows have `{key}`: their order is kept")), "{}", done.stderr);
+    }
+}
+
+/// A hub that announces more than any tokenizer has, and then says nothing.
+#[test]
+fn a_download_has_a_limit() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n{");
+            std::mem::forget(stream);
+        }
+    });
+    let home = folder("files-hub");
+    let mut command = command("vb-gen");
+    command.args(["--num-prompts", "1", "--tokenizer", "org/name"]).env("HF_ENDPOINT", &base);
+    command.env_remove("HF_HUB_OFFLINE").env("HF_HOME", &home).env("XDG_CACHE_HOME", &home).env_remove("HF_HUB_CACHE");
+    let done = done(command.output().unwrap());
+    assert!(done.code == 4 && done.stderr.contains("longer than 262144 KiB"), "{done:?}");
+}
+
+/// As a download that broke off leaves it.
+#[test]
+fn a_tokenizer_that_is_cut_off_is_an_error() {
+    let folder = folder("files-tokenizer");
+    for end in [0, 1, 100, 3000, BUILTIN.len() / 2, BUILTIN.len() - 3] {
+        fs::write(folder.join("tokenizer.json"), &BUILTIN[..BUILTIN.floor_char_boundary(end)]).unwrap();
+        let done = run("vb-gen", &["--num-prompts", "1", "--tokenizer", folder.to_str().unwrap()], "");
+        assert!(done.code == 2 && done.stderr.contains("is not a tokenizer.json"), "{end}: {done:?}");
+        assert!(!done.stderr.contains("panicked"), "{end}: {done:?}");
     }
 }
 

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
-mod attack;
 mod backends;
 mod captures;
 mod config;
@@ -15,11 +14,9 @@ mod fire;
 mod generate;
 mod layers;
 mod lengths;
-mod messages;
 mod mix;
 mod pipe;
 mod pool;
-mod reading;
 mod readme;
 mod scrape;
 mod selftest;
