@@ -54,7 +54,7 @@ fn an_error_has_its_line_and_a_suggestion() {
         ),
         ("flag", "ignore_eos: 3\n", "vb-fire: config.yaml:1: `ignore_eos` must be true or false\n"),
         ("yaml", "model: [\n", "vb-fire: config.yaml:2:1: "),
-        ("list", "- a\n", "vb-fire: config.yaml:1:1: "),
+        ("list", "- a\n", "vb-fire: config.yaml: a config has lines of `key: value`"),
     ] {
         let (code, stderr) = run_with_config("vb-fire", &format!("config-{case}"), text, &[]);
         assert_eq!(code, 2, "{stderr}");
