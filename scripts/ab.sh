@@ -15,6 +15,7 @@
 #   --results DIR  where to create the folder of the rounds (default: results, next to scripts/)
 #
 # A URL may be 'sim', followed by flags of vb-sim: scripts/ab.sh sim 'sim --step-base 12ms'.
+# Other users of this machine can see the flags: put keys into OPENAI_API_KEY or the --config.
 # To resume rounds that were interrupted (Ctrl-C, a crash, a dead server), run the same command again.
 # The exit code is the one of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
 set -uo pipefail

@@ -3,7 +3,8 @@
 check_servers.py INSTALLED BIN [NAME...]    INSTALLED is the folder of scripts/install-servers.sh, BIN has our programs;
                                             NAMEs select servers. Prints a table; exit 1 if a check fails
 
-VB_RECORD=FOLDER writes the bodies of the responses there, for tests/data/backends. Needs only the standard library.
+VB_RECORD=FOLDER writes a request and its response for every API there, as in tests/data/servers. Needs only the standard
+library.
 """
 
 import collections
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,7 +71,7 @@ class Server:
     key: str | None = None
     # Whether responses have counts; without, only texts are compared.
     counts: bool = True
-    # The response to a model that it does not have, and to a prompt that is too long. None: it answers all the same.
+    # The response to a model that it does not have, and to a prompt that is too long. None: it answers.
     no_model: str | None = None
     too_long: str | None = None
     no_key: str | None = None
@@ -159,7 +161,7 @@ class Checks:
             output = outputs.get(request["request_id"])
             if output is None or not output["success"]:
                 continue
-            seen = self.ask(server, api, request, stream, record=f"{case}" if request is asked[0] else None)
+            seen = self.ask(server, api, request, stream, record=case if request is asked[0] else None)
             pairs = [("prompt_len", seen.prompt if server.counts else request["prompt_len"])]
             if request.get("expected_output_len"):
                 pairs += [("output_tokens", seen.output if server.counts else expected.length)]
@@ -180,11 +182,10 @@ class Checks:
     def ask(self, server, api, request, stream, record=None):
         answer = client.send(server.client_url or server.url, api, request, MODEL, stream, server.key)
         if answer.status != 200:
-            raise RuntimeError(f"the client got {answer.status}: {answer.raw[:200]!r}")
+            raise RuntimeError(f"the client got {answer.status}: {answer.body[:200]!r}")
         if record in ("stream", "whole") and self.record:
-            ending = "txt" if stream else "json"
-            name = f"{server.name}-{api.removeprefix('openai-')}.{ending}"
-            (pathlib.Path(self.record) / name).write_bytes(answer.raw)
+            name = f"{server.name}-{api.removeprefix('openai-')}{'' if stream else '-whole'}.txt"
+            (pathlib.Path(self.record) / name).write_bytes(answer.capture)
         return answer
 
     def statistics(self, raw, good, sums):
@@ -285,17 +286,32 @@ class Checks:
 # nginx in front of vb-sim: name, what follows the port in `listen`, directives of the location, what is expected.
 SECURE = ("--insecure",)
 PORTABLE = ("--transport", "portable")
+# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on in parts of 4 KiB.
+PASS = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+GZIP = "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;"
+FIVE = f"{PASS} keepalive_requests 5;"
+IDLE = ("--max-concurrency", "1", "--think-time", "150ms")
 NGINX = [
-    ("plain", "", "", Answers()),
-    ("TLS", "ssl", "", Answers(SECURE)),
-    ("HTTP/2 over TLS", "ssl http2", "", Answers((*SECURE, *PORTABLE))),
-    ("HTTP/2 only", "http2", "", Fails("--transport portable", kinds=("protocol",))),
-    ("buffering", "", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;", Answers(note="buffer")),
-    ("gzip", "", "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;", Answers()),
-    ("5 requests a connection", "", "keepalive_requests 5;", Answers(count=40)),
-    ("5 requests a connection, portable", "", "keepalive_requests 5;", Answers(PORTABLE, count=40)),
-    ("429", "", "limit_req zone=slow; limit_req_status 429;", Fails("Too Many Requests", count=5, some=True)),
+    ("plain", "", PASS, Answers()),
+    ("TLS", "ssl", PASS, Answers(SECURE)),
+    ("HTTP/2 over TLS", "ssl http2", PASS, Answers((*SECURE, *PORTABLE))),
+    ("HTTP/2, 5 requests a connection", "ssl http2", FIVE, Answers((*SECURE, *PORTABLE), count=40)),
+    ("HTTP/2 only", "http2", PASS, Fails("--transport portable", kinds=("protocol",))),
+    ("buffering", "", "", Answers(note="buffer")),
+    ("gzip", "", f"{PASS} {GZIP}", Answers()),
+    ("gzip asked for", "", f"{PASS} {GZIP}", Fails("gzip", ("--header", "Accept-Encoding=gzip"), kinds=("protocol",))),
+    ("5 requests a connection", "", FIVE, Answers(count=40)),
+    ("5 requests a connection, portable", "", FIVE, Answers(PORTABLE, count=40)),
+    ("idle connections closed", "", f"{PASS} keepalive_timeout 50ms;", Answers(IDLE)),
+    ("idle connections closed, portable", "", f"{PASS} keepalive_timeout 50ms;", Answers((*PORTABLE, *IDLE))),
+    ("ended by the close", "", f"{PASS} chunked_transfer_encoding off;", Answers()),
+    ("trailers", "", f"{PASS} add_trailer X-Checksum 7;", Answers()),
+    ("large headers", "", f"{PASS} add_header Set-Cookie {'c' * 3000};", Answers()),
+    ("upstream silent", "", f"{PASS} proxy_read_timeout 300ms;",
+     Fails("in the middle of the response", ("--extra-body", '{"vb_fault":"stall@5"}'), kinds=("truncated",))),
+    ("429", "", f"{PASS} limit_req zone=slow; limit_req_status 429;", Fails("Too Many Requests", count=5, some=True)),
     ("301", "", "return 301 https://example.invalid/moved;", Fails("https://example.invalid/moved")),
+    ("401", "", "return 401;", Fails("HTTP 401")),
     ("413", "", "client_max_body_size 1k;", Fails("HTTP 413", prompt="a" * 2_000)),
     ("413 for 8 MB", "", "client_max_body_size 1k;", Fails("HTTP 413", prompt="a" * 8_000_000)),
     ("502", "", "return 502;", Fails("Bad Gateway")),
@@ -308,7 +324,7 @@ SERVERS = [
         no_model="no-such-model", too_long="exceeds the available context size", no_key="500 Internal Server Error",
     ),
     Server(
-        "dynamo", lambda fleet: fleet.dynamo(), OPENAI, no_model="not found", too_long="Internal server error", prefix="dynamo_frontend_",
+        "dynamo", lambda fleet: fleet.dynamo(), OPENAI, no_model="not found", too_long="Internal", prefix="dynamo_",
         counters={
             "requests": {"dynamo_frontend_requests_total"}, "prompt": {"dynamo_frontend_input_sequence_tokens_sum"},
             "output": {"dynamo_frontend_output_sequence_tokens_sum"},
@@ -332,7 +348,7 @@ SERVERS = [
     ),
     Server(
         "router", lambda fleet: fleet.router(), OPENAI, no_model="no-such-model", too_long="maximum context length",
-        prefix="vllm_router_",
+        prefix="vllm_",
     ),
 ]
 
@@ -393,6 +409,8 @@ def main():
         check_vllm.make_model(ROOT / "src/tokens/builtin.json", model, TEMPLATE)
         fleet = Fleet(installed, work, bin_folder, model)
         checks = Checks(bin_folder, model)
+        # The servers end with this script.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             check_servers(fleet, checks, wanted)
         finally:

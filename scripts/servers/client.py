@@ -5,7 +5,9 @@ It is written from the documentation of the APIs, shares nothing with vb-fire, a
 
 import dataclasses
 import http.client
+import io
 import json
+import socket
 import urllib.parse
 
 
@@ -14,8 +16,9 @@ class Answer:
     """What a server answered, and what it counted; None is unknown."""
 
     status: int = 0
-    media: str = ""
-    raw: bytes = b""
+    body: bytes = b""
+    # The request's path and body, and all bytes of the response, as in tests/data/servers.
+    capture: bytes = b""
     text: str = ""
     chunks: int = 0
     prompt: int | None = None
@@ -163,28 +166,42 @@ APIS = {
 }
 
 
-def events(raw):
+def events(body):
     """The JSON objects of an event stream: the `data` lines up to a blank line are one."""
-    for block in raw.decode().replace("\r\n", "\n").split("\n\n"):
+    for block in body.decode().replace("\r\n", "\n").split("\n\n"):
         lines = [line[5:].removeprefix(" ") for line in block.split("\n") if line.startswith("data:")]
         if lines and lines != ["[DONE]"]:
             yield json.loads("\n".join(lines))
 
 
+class Received:
+    """Bytes in place of a socket, for http.client."""
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def makefile(self, *_):
+        return io.BytesIO(self.raw)
+
+
 def send(url, backend, request, model="tiny", stream=True, key=None):
     """Sends a request, as a line of vb-gen describes it, and reads the answer."""
     api = APIS[backend]
+    path = api.path if stream else api.whole_path
     server = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(server.hostname, server.port, timeout=60)
-    headers = {"content-type": "application/json"}
-    if key:
-        headers |= {"authorization": f"Bearer {key}", "x-api-key": key}
     body = json.dumps(api.body(request, model, stream))
-    connection.request("POST", api.path if stream else api.whole_path, body, headers)
-    response = connection.getresponse()
-    answer = Answer(response.status, response.getheader("content-type", ""), response.read())
-    connection.close()
+    headers = {
+        "host": server.netloc, "connection": "close", "content-type": "application/json", "content-length": len(body),
+        **({"authorization": f"Bearer {key}", "x-api-key": key} if key else {}),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection((server.hostname, server.port), timeout=60) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n{body}".encode())
+        raw = b"".join(iter(lambda: connection.recv(65536), b""))
+    response = http.client.HTTPResponse(Received(raw), method="POST")
+    response.begin()
+    answer = Answer(response.status, response.read(), f"> POST {path}\n> {body}\n".encode() + raw)
     if answer.status == 200:
-        for event in events(answer.raw) if stream else [json.loads(answer.raw)]:
+        for event in events(answer.body) if stream else [json.loads(answer.body)]:
             api.read(event, answer)
     return answer

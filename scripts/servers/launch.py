@@ -193,8 +193,6 @@ general_settings: {{master_key: {KEY}}}
     {f"ssl_certificate {certificate}; ssl_certificate_key {key};" if secure else ""}
     location / {{
       proxy_pass {upstream.url};
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
       {location}
     }}
   }}"""

@@ -129,7 +129,7 @@ impl FoundResults {
         }
     }
 
-    /// Adds results. Returns how many of the rows are none.
+    /// Adds results. Returns how many of the rows are something else.
     fn add_runs(&mut self, runs: Vec<ResultRow>, path: &str) -> usize {
         let all = runs.len();
         let before = self.runs.len();

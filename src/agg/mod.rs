@@ -81,8 +81,15 @@ pub fn run(args: Args) -> Result<(), Error> {
     cli::outlive_writers(&paths)?;
     if pool {
         let mut out = cli::buffered_stdout();
-        ndjson::write_record(&mut out, &pool::pool_results(&paths)?)?;
-        return out.flush().map_err(Error::write_stdout);
+        let pooled = pool::pool_results(&paths)?;
+        ndjson::write_record(&mut out, &pooled)?;
+        out.flush().map_err(Error::write_stdout)?;
+        // As vb-stats does for one run.
+        return if pooled.completed > 0 {
+            Ok(())
+        } else {
+            Err(Error::Check("no request of any result succeeded".into()))
+        };
     }
     let mut found = input::FoundResults::default();
     found.read(&paths)?;

@@ -80,8 +80,13 @@ fn row_cells(run: &ResultRow) -> Vec<String> {
     cells.extend(COLUMNS.iter().map(|(_, key, digits)| match run.scalars.get(*key) {
         _ if without_success && key.ends_with("_ms") => "-".to_owned(),
         Some(Value::Number(n)) if *key == P99_TTFT && has_few_values(run) => {
-            let bare = || format!("{:.digits$}", n.as_f64().unwrap_or_default());
-            run.p99_ttft_low.map_or_else(bare, |low| format!(">= {low:.digits$}")) + FEW_MARK
+            match (run.p99_ttft_low, run.trust.complete) {
+                (Some(low), _) => format!(">= {low:.digits$}{FEW_MARK}"),
+                // Not even a bound.
+                (None, Some(_)) => format!("-{FEW_MARK}"),
+                // A result of vLLM, which has no bounds.
+                (None, None) => format!("{:.digits$}{FEW_MARK}", n.as_f64().unwrap_or_default()),
+            }
         }
         Some(Value::Number(n)) if n.is_f64() => format!("{:.digits$}", n.as_f64().unwrap_or_default()),
         Some(Value::Number(n)) => n.to_string(),

@@ -25,11 +25,17 @@ pub static BACKEND: Backend = Backend {
     needs: "messages, or text as one user message",
     token_counts: "`usage`, or token ids in the chunks",
     checked_against: "vLLM, llama.cpp, Dynamo, LiteLLM, transformers",
-    api: Some(&ChatApi),
+    api: Some(&ChatApi { output_limit: "max_completion_tokens" }),
 };
 
+/// The same API for servers that know only the older name of the output limit (`--send-max-tokens`).
+pub static MAX_TOKENS_API: &dyn Api = &ChatApi { output_limit: "max_tokens" };
+
 #[derive(Debug)]
-struct ChatApi;
+struct ChatApi {
+    /// The key of the output limit.
+    output_limit: &'static str,
+}
 
 impl Api for ChatApi {
     fn endpoint_path(&self, _stream: bool) -> &'static str {
@@ -39,7 +45,7 @@ impl Api for ChatApi {
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         let messages = prompt::chat_messages(request)?;
         let mut body = Object::from_iter([("model".into(), model.into()), ("messages".into(), messages.into())]);
-        set_output_limit(&mut body, "max_completion_tokens", request);
+        set_output_limit(&mut body, self.output_limit, request);
         set_stream(&mut body, stream);
         Ok(body)
     }

@@ -146,6 +146,15 @@ impl Backend {
         self.api.is_none_or(Api::generates_tokens)
     }
 
+    /// The API that limits outputs by `max_tokens`.
+    ///
+    /// # Errors
+    /// This API has one name for the limit.
+    pub fn max_tokens_api(&self) -> Result<&'static dyn Api, Error> {
+        let only = |name| Error::Usage(format!("--send-max-tokens works with --backend {name} only: leave it out"));
+        if self.name == chat::BACKEND.name { Ok(chat::MAX_TOKENS_API) } else { Err(only(chat::BACKEND.name)) }
+    }
+
     /// The API. `template` is the file of `--template`, which only `--backend template` takes.
     ///
     /// # Errors

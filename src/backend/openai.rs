@@ -96,7 +96,7 @@ lenient_fields! {
         "reasoning_content" => reasoning_content: Content<'a>,
         "reasoning_text" => reasoning_text: Content<'a>,
         "thinking" => thinking: Content<'a>,
-        /// OpenRouter's list of parts, usually in addition to `reasoning`.
+        /// The list of parts of `OpenRouter`, usually in addition to `reasoning`.
         "reasoning_details" => reasoning_details: Raw<'a>,
         "tool_calls" => tool_calls: Raw<'a>,
         "function_call" => function_call: Raw<'a>,
@@ -130,7 +130,8 @@ impl<'a> From<OpenaiChoice<'a>> for ChoiceDelta<'a> {
         let OpenaiChoice { index, text, delta, message, token_ids, finish_reason, .. } = raw;
         let whole = delta.0.is_none() && message.0.is_some();
         let message = delta.0.or(message.0).unwrap_or_default();
-        let opens = message.role.0;
+        // Some servers name the role in every chunk.
+        let opens = message.role.0 && finish_reason.kind.is_none();
         let mut output = message.into_output();
         if output.text.is_empty() && output.kind == OutputKind::Answer {
             output.text = text.0.unwrap_or_default();

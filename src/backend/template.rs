@@ -89,10 +89,10 @@ struct TemplateFile {
     output_tokens: Option<String>,
     #[serde(default)]
     cached_tokens: Option<String>,
-    /// The pointer to an error: any value except null, false and an empty string.
+    /// The pointer to an error: any value that is not empty, null, false or 0.
     #[serde(default)]
     error: Option<String>,
-    /// The pointer to the end marker: any value except null, false and an empty string.
+    /// The pointer to the end marker: any value that is not empty, null, false or 0.
     #[serde(default)]
     done: Option<String>,
 }

@@ -51,7 +51,7 @@ pub fn call_text<'a>(value: Raw<'a>) -> Cow<'a, str> {
 
 /// The arguments of a call: a string that holds JSON, or with some servers the JSON itself.
 #[must_use]
-pub fn arguments_text<'a>(Raw(arguments): Raw<'a>) -> Cow<'a, str> {
+pub fn arguments_text(Raw(arguments): Raw<'_>) -> Cow<'_, str> {
     let Some(json) = arguments.map(RawValue::get) else { return Cow::default() };
     read_json::<Text>(json.as_bytes()).ok().and_then(|text| text.0).unwrap_or(json.into())
 }

@@ -1,6 +1,6 @@
 //! Ends this program with the one that started it, even if that one was killed and had no time to end it.
 
-use std::{process, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, test_kill_process};
 
@@ -27,7 +27,7 @@ pub fn end_with_parent() {
             let _ = kill_process(getpid(), Signal::TERM);
             thread::sleep(time);
         }
-        process::exit(130);
+        let _ = kill_process(getpid(), Signal::KILL);
     };
     // Without the thread the program still ends as usual.
     let _ = thread::Builder::new().name("parent".into()).spawn(watch);

@@ -45,7 +45,7 @@ impl Side {
             let recording = RecordingReader { lenient, tool: "vb-diff", ..RecordingReader::default() }
                 .read(std::slice::from_ref(path))?;
             if recording.requests.is_empty() {
-                return Err(Error::Input(format!("{name}: no output of any request: is it a stream of vb-fire?")));
+                return Err(Error::Input(format!("{name}: {}", recording.describe_empty())));
             }
             Ok(SideRun { name, recording })
         };

@@ -208,6 +208,9 @@ pub struct Args {
     /// Generate to the full length, even if the model ends earlier (vLLM and SGLang).
     #[arg(long, help_heading = SAMPLING)]
     pub ignore_eos: bool,
+    /// Limit outputs by `max_tokens` instead of `max_completion_tokens`, which some servers ignore (openai-chat).
+    #[arg(long, help_heading = SAMPLING)]
+    pub send_max_tokens: bool,
     /// Sampling temperature.
     #[arg(long, help_heading = SAMPLING, value_name = "X", allow_negative_numbers = true, value_parser = units::parse_finite)]
     pub temperature: Option<f64>,
@@ -431,7 +434,11 @@ impl Args {
 
     /// The API, and whether responses are streamed.
     pub fn resolve_protocol(&self) -> Result<Protocol, Error> {
-        let api = self.backend.open_api(self.template.as_deref())?;
+        let api = if self.send_max_tokens {
+            self.backend.max_tokens_api()?
+        } else {
+            self.backend.open_api(self.template.as_deref())?
+        };
         if let Some(key) = self.sampling_keys().keys().find(|key| !api.sampling_keys().supports_param(key)) {
             let (flag, backend) = (key.replace('_', "-"), self.backend.name);
             let why = if api.generates_tokens() { "whose API does not have it" } else { "which generates no output" };

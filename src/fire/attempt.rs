@@ -57,11 +57,13 @@ pub struct ClientState {
     pub protocol: Protocol,
     /// How long a request may take.
     pub limits: TimeLimits,
+    /// Whether a tokenizer may have to count the tokens of responses.
+    pub keep_texts: bool,
     /// When the latest outcome was known, in nanoseconds of the clock.
     pub ended: AtomicU64,
     /// Requests sent, for the progress line.
     pub started: AtomicU64,
-    /// Those of them that have ended.
+    /// How many requests have ended.
     pub finished: AtomicU64,
     /// Tokens received by ended requests, as far as chunks show, for the progress line.
     pub tokens: AtomicU64,
@@ -75,6 +77,7 @@ impl ClientState {
             clock,
             protocol,
             limits,
+            keep_texts: false,
             ended: 0.into(),
             started: 0.into(),
             finished: 0.into(),
@@ -125,7 +128,7 @@ pub async fn run_attempt(
     slot: &mut Slot,
     stop: &mut StopSignal,
 ) -> Attempt {
-    let response = ReceivedResponse::with_capacity(client.protocol, expected_tokens);
+    let response = ReceivedResponse::with_capacity(client.protocol, expected_tokens, client.keep_texts);
     let mut attempt = Attempt { response, ..Attempt::default() };
     let activity = Activity::new(client.clock.now());
     let cancel = async {
@@ -195,7 +198,7 @@ impl Attempt {
         self,
         clock: Clock,
         times: SendTimes,
-        count_tokens: impl FnOnce(&str) -> Option<u32>,
+        count_tokens: impl Fn(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) -> TimingQuality {
         let moments = self.moments;

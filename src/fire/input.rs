@@ -154,12 +154,13 @@ impl RequestTemplate {
     /// Describes what is wrong with the request.
     pub fn prepare(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
         let request_id = sample.request_id.take().unwrap_or_else(|| format!("line-{number}"));
-        let output = RequestFuncOutput {
+        let mut output = RequestFuncOutput {
             request_id,
             session_id: sample.session_id.clone(),
             turn: sample.turn,
             tags: sample.tags.take().map(without_secrets),
             prompt_len: sample.prompt_len.unwrap_or(0),
+            expected_prompt_len: sample.prompt_len.filter(|_| !has_media(&sample)),
             expected_output_len: sample.expected_output_len,
             expected_cached_len: sample.expected_cached_len,
             ..RequestFuncOutput::default()
@@ -172,6 +173,7 @@ impl RequestTemplate {
                         .into(),
                 );
             }
+            output.expected_prompt_len = None;
             let json = serde_json::to_vec(&sample).map_err(|e| e.to_string())?;
             (PreparedRequest::Incomplete(json.into()), Secrets::default())
         } else {
@@ -223,7 +225,7 @@ impl RequestTemplate {
 /// Tags are written to the output, so they hold no secrets.
 fn without_secrets(tags: Object) -> Object {
     let mut tags = Value::Object(tags);
-    secrets::hide_values(&mut tags);
+    secrets::hide_values(&mut tags, secrets::is_credential);
     if let Value::Object(tags) = tags { tags } else { Object::new() }
 }
 
@@ -249,6 +251,12 @@ fn placeholders(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> 
     messages
         .filter(move |message| !has_tool_calls(message))
         .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
+}
+
+/// Whether a request has images or audio, whose tokens no tokenizer counts.
+fn has_media(sample: &SampleRequest) -> bool {
+    let parts = sample.messages.iter().flatten().filter_map(|message| message["content"].as_array()).flatten();
+    sample.multi_modal_data.is_some() || parts.into_iter().any(|part| part["type"] != "text")
 }
 
 /// The thread that reads requests.
@@ -346,7 +354,12 @@ fn read_all(
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
+        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| match lines.has_type() {
+            true => {
+                lines.error_at(0, "a record with a `type`, which a request does not have: is this output of vb-fire?")
+            }
+            false => lines.error_at(0, &what),
+        })?;
         request.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);

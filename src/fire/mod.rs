@@ -23,6 +23,7 @@
 //! RequestFuncOutput  a line of the output                              record        sink
 //! ```
 
+mod added_keys;
 mod args;
 mod attempt;
 mod backlog;
@@ -31,7 +32,11 @@ mod dispatch;
 mod headers;
 mod input;
 mod launch;
+mod lengths;
 mod lora;
+mod models;
+#[cfg(test)]
+mod odd_fields;
 mod preflight;
 mod queue;
 mod read_ahead;
@@ -44,6 +49,7 @@ mod sink;
 mod slots;
 mod stop;
 mod tally;
+mod token_count;
 mod transcript;
 mod usage;
 mod verdict;
@@ -426,8 +432,8 @@ impl LoadRun<'_> {
         }
         run.clock = ClockAnchor { start: clock.to_unix(Nanos(0)) };
         let run_id = run.run_id.clone();
-        let client =
-            Arc::new(ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol)));
+        let client = ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol));
+        let client = Arc::new(ClientState { keep_texts: tokenizer.is_some(), ..client });
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
         let progress = progress_source(&client, input.total);
@@ -679,6 +685,9 @@ async fn exit_result(
         return Err(Error::Invalid(format!(
             "{unrecorded} requests were sent and have no record, because their tasks failed (see above): please report this bug"
         )));
+    }
+    for note in lengths::length_notes(tally, args.backend, args.send_max_tokens) {
+        cli::print_warning("vb-fire", note);
     }
     let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
     let failed = match tally.most_frequent() {

@@ -1,10 +1,9 @@
 //! Checks before and after the load: whether the server can be reached, and which models it has.
 
 use reqwest::{Client, StatusCode, Url};
-use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{headers::Headers, stop::StopReason, tally::FrequentError};
+use super::{added_keys::added_key_cure, headers::Headers, models::ModelList, stop::StopReason, tally::FrequentError};
 use crate::{
     backend::Backend,
     clock::Clock,
@@ -95,14 +94,17 @@ impl Preflight {
     /// The first model that the server lists, for users who do not name one.
     pub async fn first_model(&self) -> Result<String, Error> {
         match self.list_models().await {
-            Ok(models) => match models.into_iter().next() {
+            Ok(models) => match models.names.into_iter().next() {
                 // A router writes this before it knows what its servers have.
                 Some(model) if model == UNKNOWN_MODEL => Err(Error::Usage(format!(
                     "{} lists a model named `{UNKNOWN_MODEL}`, which is probably none: use --model",
                     self.base
                 ))),
                 Some(model) => Ok(model),
-                None => Err(Error::Usage(format!("{} lists no models at /v1/models: use --model", self.base))),
+                None => {
+                    let (url, missing) = (join_url(&self.base, "/v1/models"), models.missing);
+                    Err(Error::Usage(format!("{url} lists no model ({missing}): use --model")))
+                }
             },
             Err(PreflightError::Fatal(why)) => Err(Error::Setup(format!("{NO_MODEL}: {why}"))),
             Err(PreflightError::Retry(why)) => {
@@ -113,10 +115,12 @@ impl Preflight {
 
     /// The models that the server lists; empty if it does not respond to the query.
     pub async fn known_models(&self) -> Vec<String> {
-        self.list_models().await.unwrap_or_default()
+        let mut models = self.list_models().await.unwrap_or_default().names;
+        models.retain(|model| model != UNKNOWN_MODEL);
+        models
     }
 
-    async fn list_models(&self) -> Result<Vec<String>, PreflightError> {
+    async fn list_models(&self) -> Result<ModelList, PreflightError> {
         let url = join_url(&self.base, "/v1/models");
         let response =
             self.client.get(&url).send().await.map_err(|e| PreflightError::Retry(no_response_text(&url, &e)))?;
@@ -130,17 +134,14 @@ impl Preflight {
             self.headers.scrub_text(&format!("{url} responded with HTTP {status}: {}", error_message(&body)))
         };
         match status {
-            StatusCode::OK => {
-                let list: Value = serde_json::from_slice(&body).unwrap_or_default();
-                let Some(models) = list.get("data").and_then(Value::as_array) else {
-                    return Err(PreflightError::Fatal(format!(
-                        "{url} did not respond with a list of models: is --base-url right?"
-                    )));
-                };
-                Ok(models.iter().filter_map(|m| m.get("id")?.as_str()).map(str::to_owned).collect())
-            }
-            // The server responds, but does not have this endpoint.
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(vec![]),
+            status if status.is_success() => ModelList::parse(&body).ok_or_else(|| {
+                PreflightError::Fatal(format!("{url} did not respond with a list of models: is --base-url right?"))
+            }),
+            // The server responds, but does not have this endpoint, or fails there although it serves requests.
+            StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::NOT_IMPLEMENTED => Ok(ModelList::empty(format!("HTTP {}", status_line(status)))),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let cure = if self.headers.has_key() { SENT_KEY_CURE } else { KEY_CURE };
                 Err(PreflightError::Fatal(format!("{}; {cure}", describe())))
@@ -191,11 +192,24 @@ pub struct FailureContext<'a> {
     pub models: Vec<String>,
 }
 
-/// Whether a failure may be due to the name of the model, so that the models of the server help.
+/// Whether a failure may be due to the model, so that the models of the server help: there is no such path, or the message says
+/// that the model is missing. (Others name the model too: "This model's maximum context length is …".)
 #[must_use]
 pub fn concerns_model(most: &FrequentError) -> bool {
-    let names_model = most.message.to_ascii_lowercase().contains("model");
-    most.status.is_some_and(|status| status == 404 || (400..500).contains(&status) && names_model)
+    let message = most.message.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    let missing = says(&["model"])
+        && (says(&[
+            "not found",
+            "not_found",
+            "not exist",
+            "unknown",
+            "no such",
+            "invalid model",
+            "not served",
+            "not available",
+        ]) || says(&["not support"]) && says(&["api"]));
+    most.status.is_some_and(|status| status == 404 || (400..500).contains(&status) && missing)
 }
 
 /// What the user can do about the most frequent error of requests.
@@ -205,6 +219,7 @@ pub fn error_cure(most: &FrequentError, context: &FailureContext<'_>) -> String 
     let not_streamed = format!("the server answered {}, not ", BodyFormat::Json.media_type().1);
     let streamed = format!("the server answered {}, not ", BodyFormat::Events.media_type().1);
     match (most.kind, most.status) {
+        (ErrorKind::HttpStatus, Some(400..500)) if let Some(cure) = added_key_cure(&most.message) => cure,
         (ErrorKind::HttpStatus, Some(_)) if concerns_model(most) && models.iter().any(|known| known == model) => {
             format!(
                 "the server has the model {model}: does it offer {endpoint} for it? try another --backend than {}, or \
@@ -303,6 +318,8 @@ mod tests {
             (404, "Not Found", context("m", false, &["m", "n"]), "has the model m: does it offer /api/chat for it?"),
             (404, "model not found", context("m", false, &["n", "o"]), "has no model m; use --model with one of: n, o"),
             (400, "Request for unknown model: 'm'", context("m", false, &["n"]), "has no model m"),
+            (400, "The model does not support Chat Completions API", context("m", false, &["m"]), "has the model m"),
+            (400, "This model's maximum context length is 8 tokens", context("m", false, &["m"]), "rejects these"),
             (400, "too long", context("m", false, &["n"]), "rejects these requests"),
             (404, "Not Found", context("m", false, &[]), "may not have /api/chat"),
             (401, "no", context("m", true, &[]), "refuses the key that was sent"),

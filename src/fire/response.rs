@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::transcript::Transcript;
+use super::{
+    token_count::{ResponseFacts, TokenCounter},
+    transcript::Transcript,
+};
 use crate::{
-    backend::{
-        ChoiceDelta, Delta, OutputKind, Protocol, ReadError, ServerTimings, TextMode, Usage, pattern::ChunkPattern,
-    },
+    backend::{ChoiceDelta, Delta, OutputKind, Protocol, ReadError, ServerTimings, TextMode, pattern::ChunkPattern},
     http::{
         body::{BodyEnd, BodyFormat, BodySplitter},
         error_text::{error_message, find_enclosed_error, find_error_words},
@@ -15,7 +16,7 @@ use crate::{
         sse::SseEvent,
     },
     json,
-    record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps, TokenSource},
+    record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps},
     units::Nanos,
 };
 
@@ -46,12 +47,7 @@ pub struct ReceivedResponse {
     itl: Vec<Nanos>,
     /// When the first and the last chunk without any text arrived, not counting the opening chunk of a chat.
     empty_chunks: Option<(Nanos, Nanos)>,
-    /// Tokens in each token-bearing chunk; 0 if the server does not say.
-    chunk_tokens: Vec<u32>,
-    /// The server's running token count at the last chunk.
-    counted: u32,
-    tokens_so_far: u64,
-    usage: Usage,
+    tokens: TokenCounter,
     metrics: Option<ServerTimings>,
     finish_reason: Option<String>,
     /// A bit for each of the `n` choices: whether it has begun, and whether it has sent its finish reason.
@@ -78,9 +74,10 @@ pub struct ReceivedResponse {
 const MAX_QUOTE: usize = 200;
 
 impl ReceivedResponse {
-    /// Reserves room for this number of tokens, so that a chunk does not allocate.
+    /// Reserves room for this number of tokens, so that a chunk does not allocate. `keep_texts`: a tokenizer may have to count
+    /// them.
     #[must_use]
-    pub fn with_capacity(protocol: Protocol, tokens: Option<u32>) -> Self {
+    pub fn with_capacity(protocol: Protocol, tokens: Option<u32>, keep_texts: bool) -> Self {
         // A response may be far shorter than its limit, and a non-streaming one has no gaps.
         let capacity =
             if protocol.body_format() == BodyFormat::Json { 0 } else { tokens.unwrap_or(0).min(1024) as usize };
@@ -88,7 +85,7 @@ impl ReceivedResponse {
             protocol,
             splitter: BodySplitter::new(protocol.body_format()),
             itl: Vec::with_capacity(capacity),
-            chunk_tokens: Vec::with_capacity(capacity),
+            tokens: TokenCounter::with_capacity(capacity, keep_texts),
             read_lag: Vec::with_capacity(capacity),
             transcript: Transcript::with_capacity(capacity * 4),
             ..ReceivedResponse::default()
@@ -135,7 +132,7 @@ impl ReceivedResponse {
     /// The tokens that have arrived; a chunk without a count counts as one.
     #[must_use]
     pub fn tokens_so_far(&self) -> u64 {
-        self.tokens_so_far
+        self.tokens.tokens_so_far()
     }
 
     /// Approximate size on the heap, in bytes.
@@ -143,12 +140,7 @@ impl ReceivedResponse {
     pub fn heap_bytes(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
         let bytes = self.transcript.heap_bytes() + self.splitter.heap_bytes();
-        times * size_of::<Nanos>() + self.chunk_tokens.capacity() * size_of::<u32>() + bytes
-    }
-
-    /// The number of token-bearing chunks.
-    fn chunk_count(&self) -> usize {
-        self.chunk_tokens.len()
+        times * size_of::<Nanos>() + self.tokens.heap_bytes() + bytes
     }
 
     fn push_text(&mut self, text: &str) {
@@ -167,7 +159,9 @@ impl ReceivedResponse {
         }
         let event = SseEvent { name, data };
         if let Some((kind, text)) = self.pattern.read_text(event) {
-            self.take_token(arrival, kind == OutputKind::Answer, 0, None);
+            self.stamp_token(arrival, kind == OutputKind::Answer);
+            self.tokens.add_chunk(1, 0, None);
+            self.tokens.add_plain_text(kind, text);
             if kind == OutputKind::Answer {
                 self.push_text(text);
             }
@@ -177,8 +171,8 @@ impl ReceivedResponse {
             return self.set_failure(ErrorKind::StreamError, error_message(data));
         }
         match data.trim_ascii() {
-            // Keep-alives, as some gateways send.
-            b"" => return,
+            // Keep-alives, as some gateways send; one writes the comments of others as data.
+            b"" | [b':', ..] => return,
             _ if matches!(name, b"ping" | b"keepalive") => return,
             b"[DONE]" => {
                 self.done = true;
@@ -216,12 +210,11 @@ impl ReceivedResponse {
         if let Some(error) = find_enclosed_error(data) {
             return self.set_failure(ErrorKind::StreamError, error);
         }
-        let failure = match (why, find_error_words(data)) {
-            (ReadError::Shape(_), Some(words)) => RequestFailure::new(ErrorKind::StreamError, words),
-            _ => {
-                let message = format!("an event of the stream is not a chunk ({why}): {}", quote(data));
-                RequestFailure::new(ErrorKind::Protocol, message)
-            }
+        let failure = if let (ReadError::Shape(_), Some(words)) = (why, find_error_words(data)) {
+            RequestFailure::new(ErrorKind::StreamError, words)
+        } else {
+            let message = format!("an event of the stream is not a chunk ({why}): {}", quote(data));
+            RequestFailure::new(ErrorKind::Protocol, message)
         };
         if matches!(why, ReadError::Syntax(_)) {
             self.failure.get_or_insert(failure);
@@ -235,21 +228,27 @@ impl ReceivedResponse {
         if let Some(error) = delta.error {
             return self.set_failure(ErrorKind::StreamError, error);
         }
-        let token_count = delta.usage.completion_tokens;
+        let count = delta.usage.completion_tokens;
         let ends = delta.done;
         delta.choices.iter_mut().for_each(|choice| self.drop_repeated(choice, ends));
         if delta.text_mode != TextMode::Incremental {
-            delta.choices.iter_mut().for_each(|choice| self.keep_new_text(choice, delta.text_mode, token_count));
+            delta.choices.iter_mut().for_each(|choice| self.keep_new_text(choice, delta.text_mode));
         }
-        self.usage = delta.usage.or_earlier(self.usage);
+        self.tokens.add_usage(delta.usage);
         self.metrics = delta.metrics.or(self.metrics);
-        if delta.choices.iter().any(ChoiceDelta::has_token) {
-            let is_answer = delta.choices.iter().any(ChoiceDelta::has_answer);
-            let ids = delta.choices.iter().map(|choice| choice.ids).sum();
-            self.take_token(arrival, is_answer, ids, token_count);
-        } else if delta.choices.iter().any(|choice| !choice.opens) {
-            let stamp = arrival.time;
-            self.empty_chunks = Some((self.empty_chunks.map_or(stamp, |(first, _)| first), stamp));
+        let with_tokens = delta.choices.iter().filter(|choice| choice.has_token()).count();
+        let is_content = delta.choices.iter().any(|choice| !choice.opens);
+        // A chunk with an incomplete character may have no text.
+        let held_back = delta.text_mode != TextMode::Incremental && is_content && self.tokens.has_counted_more(count);
+        if with_tokens > 0 || held_back {
+            self.stamp_token(arrival, delta.choices.iter().any(ChoiceDelta::has_answer));
+            self.tokens.add_chunk(with_tokens, delta.choices.iter().map(|choice| choice.ids).sum(), count);
+        } else {
+            self.tokens.add_other(count, is_content);
+            if is_content {
+                let stamp = arrival.time;
+                self.empty_chunks = Some((self.empty_chunks.map_or(stamp, |(first, _)| first), stamp));
+            }
         }
         self.take_choices(&delta);
         self.done |= delta.done;
@@ -267,22 +266,17 @@ impl ReceivedResponse {
         } else if self.in_parts & bit != 0 {
             *choice = ChoiceDelta { index: choice.index, finish: choice.finish.take(), ..ChoiceDelta::default() };
         } else if choice.index == 0 {
-            self.keep_new_text(choice, TextMode::Either, None);
+            self.keep_new_text(choice, TextMode::Either);
         }
     }
 
-    /// Reduces a text that may repeat everything before it to what is new. A chunk with an incomplete character may have no text:
-    /// then the server's token count decides whether it bears tokens, if it has counted since the first chunk.
-    fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, mode: TextMode, token_count: Option<u32>) {
+    /// Reduces a text that may repeat everything before it to what is new.
+    fn keep_new_text(&mut self, choice: &mut ChoiceDelta<'_>, mode: TextMode) {
         let text = std::mem::take(&mut choice.text);
         choice.text = match choice.kind {
             OutputKind::Reasoning => self.transcript.new_reasoning(text),
             OutputKind::Answer | OutputKind::ToolCall => self.transcript.new_text(mode, text),
         };
-        let counts = self.chunk_tokens.last().is_none_or(|tokens| *tokens > 0);
-        if choice.text.is_empty() && counts && !choice.opens {
-            choice.ids = token_count.map_or(0, |count| count.saturating_sub(self.counted)) as usize;
-        }
     }
 
     /// Takes the texts and the finish reasons.
@@ -297,6 +291,7 @@ impl ReceivedResponse {
                     self.finish_reason = Some(reason.clone().into_owned());
                 }
             }
+            self.tokens.add_texts(choice);
             if choice.index == 0 && choice.kind != OutputKind::Reasoning {
                 self.push_text(&choice.text);
             }
@@ -325,7 +320,7 @@ impl ReceivedResponse {
             read => (body, read),
         };
         match read {
-            Ok(delta) => self.take_full_delta(body, delta),
+            Ok(delta) => self.take_full_delta(body, &delta),
             Err(ReadError::Syntax(why)) => match BodyFormat::detect(body).filter(|found| *found != expected) {
                 Some(found) => self.fail_other_format(found.media_type().1, body),
                 None if self.unframed && json::is_cut(body) => self.cut = true,
@@ -339,7 +334,7 @@ impl ReceivedResponse {
     }
 
     /// Takes a non-streaming response: the time of its end is known, the times of its tokens are not.
-    fn take_full_delta(&mut self, body: &[u8], delta: Delta<'_>) {
+    fn take_full_delta(&mut self, body: &[u8], delta: &Delta<'_>) {
         let has_token = delta.choices.iter().any(ChoiceDelta::has_token);
         let generates = self.protocol.api.generates_tokens();
         let error = delta.error.clone().or_else(|| find_enclosed_error(body).filter(|_| generates && !has_token));
@@ -349,14 +344,13 @@ impl ReceivedResponse {
         let arrival = self.arrival;
         self.last = Some(arrival.time);
         self.count_stamp(arrival);
-        self.usage = delta.usage;
+        self.tokens.add_usage(delta.usage);
         self.metrics = delta.metrics;
         self.done = delta.done;
-        self.take_choices(&delta);
-        self.untimed_tokens = has_token || delta.usage.completion_tokens > Some(0);
+        self.take_choices(delta);
+        self.untimed_tokens = has_token || self.tokens.has_usage();
         if self.untimed_tokens {
-            self.chunk_tokens.push(0);
-            self.tokens_so_far += u64::from(delta.usage.completion_tokens.unwrap_or(0));
+            self.tokens.add_untimed_tokens(delta.choices.iter().filter(|choice| choice.has_token()).count());
         }
     }
 
@@ -371,9 +365,8 @@ impl ReceivedResponse {
         self.set_failure(ErrorKind::Protocol, format!("the server answered {found}, not {expected}: {}", quote(body)));
     }
 
-    /// Takes a token-bearing chunk: whether any of its text is not reasoning, the number of token ids in it, and the server's
-    /// count so far.
-    fn take_token(&mut self, arrival: ReadStamp, is_answer: bool, ids: usize, total: Option<u32>) {
+    /// Notes when a token-bearing chunk arrived. `is_answer`: it is not all reasoning.
+    fn stamp_token(&mut self, arrival: ReadStamp, is_answer: bool) {
         let stamp = arrival.time;
         self.count_stamp(arrival);
         if let Some(last) = self.last.replace(stamp) {
@@ -383,13 +376,6 @@ impl ReceivedResponse {
         if is_answer {
             self.first_answer.get_or_insert(stamp);
         }
-        let tokens = match (ids, total) {
-            (0, Some(total)) => total.saturating_sub(self.counted),
-            (ids, _) => u32::try_from(ids).unwrap_or(u32::MAX),
-        };
-        self.counted = total.unwrap_or(self.counted.saturating_add(tokens));
-        self.chunk_tokens.push(tokens);
-        self.tokens_so_far += u64::from(tokens.max(1));
     }
 
     /// Counts how a token-bearing chunk was stamped.
@@ -421,14 +407,13 @@ impl ReceivedResponse {
         let end = splitter.finish(arrival, complete, |arrival, event| self.take_event(arrival, event));
         self.splitter = splitter;
         match end {
-            BodyEnd::Complete => {}
             BodyEnd::Cut => self.cut = true,
             BodyEnd::Document(body) if complete => self.take_document(&body),
             BodyEnd::Other(body) if complete => {
                 let message = format!("the response is not {}: {}", self.body_format().media_type().1, quote(&body));
                 self.set_failure(ErrorKind::Protocol, message);
             }
-            BodyEnd::Document(_) | BodyEnd::Other(_) => {}
+            BodyEnd::Complete | BodyEnd::Document(_) | BodyEnd::Other(_) => {}
         }
         self.use_empty_chunks();
     }
@@ -453,7 +438,7 @@ impl ReceivedResponse {
         mut self,
         start: Nanos,
         broken: Option<RequestFailure>,
-        count_tokens: impl FnOnce(&str) -> Option<u32>,
+        count_tokens: impl Fn(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) {
         self.parse_remaining(broken.is_none());
@@ -464,13 +449,14 @@ impl ReceivedResponse {
                 output.error_kind = Some(failure.kind);
             }
         }
-        self.write_token_counts(count_tokens, output);
+        self.write_token_counts(start, count_tokens, output);
         let since = |time: Option<Nanos>| time.map(|t| t.since(start));
         output.ttft = since(self.first);
         output.ttft_answer = since(self.first_answer);
         output.latency = since(self.last);
-        output.tpot = match (output.ttft, output.latency, output.output_tokens) {
-            (Some(ttft), Some(latency), tokens @ 2..) => {
+        // Of what chunks showed: a response that came in one chunk has no pace.
+        output.tpot = match (output.ttft, output.latency, output.output_tokens - output.hidden_tokens) {
+            (Some(ttft), Some(latency), tokens @ 2..) if !self.itl.is_empty() => {
                 Some(Nanos::from_secs_f64(latency.since(ttft).as_secs_f64() / f64::from(tokens - 1)))
             }
             _ => None,
@@ -492,18 +478,17 @@ impl ReceivedResponse {
     /// Takes the empty chunks as tokens if no other chunk bears one. A response may end within a character, and a server that holds
     /// incomplete characters back then sends no text at all. If it still counts tokens, the empty chunks must have borne them.
     fn use_empty_chunks(&mut self) {
-        let counted = self.usage.completion_tokens.unwrap_or(0);
-        if let Some((first, last)) = self.empty_chunks.filter(|_| counted > 0 && !self.has_token()) {
+        let counted = self.tokens.has_usage();
+        if let Some((first, last)) = self.empty_chunks.filter(|_| counted && !self.has_token()) {
             self.first = Some(first);
             self.first_answer = Some(first);
             self.last = Some(last);
-            self.chunk_tokens = vec![0];
             self.read_lag = vec![Nanos(0)];
             if last > first {
                 self.itl = vec![last.since(first)];
-                self.chunk_tokens.push(0);
                 self.read_lag.push(Nanos(0));
             }
+            self.tokens.set_unknown_chunks(self.read_lag.len());
         }
     }
 
@@ -517,13 +502,14 @@ impl ReceivedResponse {
             return Some(failure);
         }
         let truncated = |message: &str| Some(RequestFailure::new(ErrorKind::Truncated, message));
-        let count = self.chunk_count();
+        let count = self.tokens.chunk_count();
         if self.cut && !self.done {
             return truncated(&format!("the stream ended after {count} chunks, within another"));
         }
         let has_token = self.has_token() || self.untimed_tokens;
         let odd_chunk = self.odd_chunk.as_ref().filter(|_| !has_token);
-        let ended_by_http = !self.protocol.api.marks_end() && (self.chunk_count() > 0 || self.empty_chunks.is_some());
+        let ended_by_http =
+            !self.protocol.api.marks_end() && (self.tokens.chunk_count() > 0 || self.empty_chunks.is_some());
         if !self.done && !ended_by_http && (self.finished == 0 || self.begun != self.finished) {
             return odd_chunk.cloned().or_else(|| {
                 truncated(&format!("the stream ended after {count} chunks, before [DONE] or a finish reason"))
@@ -540,32 +526,26 @@ impl ReceivedResponse {
         })
     }
 
-    fn write_token_counts(&self, count_tokens: impl FnOnce(&str) -> Option<u32>, output: &mut RequestFuncOutput) {
-        let usage = self.usage;
-        output.prompt_len = usage.prompt_tokens.unwrap_or(output.prompt_len);
-        output.cached_tokens = usage.cached_tokens;
-        output.reasoning_tokens = usage.reasoning_tokens;
-        let chunks = u32::try_from(self.chunk_count()).unwrap_or(u32::MAX);
-        let all_known = chunks > 0 && self.chunk_tokens.iter().all(|n| *n > 0);
-        let (tokens, source) = if let Some(tokens) = usage.completion_tokens {
-            (tokens, TokenSource::Usage)
-        } else if all_known {
-            (self.chunk_tokens.iter().copied().fold(0, u32::saturating_add), TokenSource::TokenIds)
-        } else if let Some(tokens) = (chunks > 0).then(|| count_tokens(self.transcript.text())).flatten() {
-            (tokens, TokenSource::Tokenizer)
-        } else if self.untimed_tokens {
-            // A non-streaming response has no chunks to count.
-            (0, TokenSource::Chunks)
-        } else {
-            (chunks, TokenSource::Chunks)
+    fn write_token_counts(
+        &self,
+        start: Nanos,
+        count_tokens: impl Fn(&str) -> Option<u32>,
+        output: &mut RequestFuncOutput,
+    ) {
+        let facts = ResponseFacts {
+            answer: self.transcript.text(),
+            asked: output.expected_output_len,
+            seconds: self.arrival.time.since(start).as_secs_f64(),
+            streamed: !self.untimed_tokens,
         };
-        output.output_tokens = tokens;
-        output.token_source = (tokens > 0).then_some(source);
-        output.chunk_tokens = if all_known {
-            self.chunk_tokens.iter().any(|n| *n > 1).then(|| self.chunk_tokens.clone())
-        } else {
-            (tokens != chunks).then(Vec::new)
-        };
+        let count = self.tokens.count(facts, count_tokens);
+        output.prompt_len = count.prompt.unwrap_or(output.prompt_len);
+        output.cached_tokens = count.cached;
+        output.reasoning_tokens = count.reasoning;
+        output.output_tokens = count.tokens;
+        output.hidden_tokens = count.hidden;
+        output.token_source = count.source;
+        output.chunk_tokens = count.per_chunk;
     }
 }
 
@@ -586,6 +566,7 @@ fn quote(data: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::TokenSource;
 
     /// Feeds events one millisecond apart, the first at 11 ms, into a request that began at 10 ms.
     fn output_of(events: &[&str], broken: Option<RequestFailure>) -> RequestFuncOutput {
@@ -723,12 +704,12 @@ mod tests {
     }
 
     #[test]
-    fn absurd_counts_break_nothing() {
+    fn absurd_counts_are_not_believed() {
         let most = r#"{"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967295}}"#;
         let none = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{"completion_tokens":0}}"#;
         let unsaid = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{}}"#;
         let output = output_of(&[most, none, most, unsaid, "[DONE]"], None);
-        assert_eq!((output.success, output.output_tokens), (true, u32::MAX));
+        assert_eq!((output.success, output.output_tokens), (true, 4));
     }
 
     #[test]
@@ -758,7 +739,7 @@ mod tests {
     fn a_non_streaming_response_has_as_many_tokens_as_are_counted() {
         let protocol = Protocol { stream: false, ..Protocol::default() };
         let tokens = |usage: &str, count: Option<u32>| {
-            let mut response = ReceivedResponse::with_capacity(protocol, None);
+            let mut response = ReceivedResponse::with_capacity(protocol, None, true);
             let body = format!(r#"{{"choices":[{{"index":0,"text":"a b","finish_reason":"stop"}}]{usage}}}"#);
             response.push(arrival(1, 1), body.as_bytes()).unwrap();
             let mut output = RequestFuncOutput::default();
@@ -774,7 +755,7 @@ mod tests {
     #[test]
     fn a_body_that_waits_to_be_read_counts_as_memory() {
         let protocol = Protocol { stream: false, ..Protocol::default() };
-        let mut response = ReceivedResponse::with_capacity(protocol, None);
+        let mut response = ReceivedResponse::with_capacity(protocol, None, true);
         response.push(arrival(1, 1), &vec![b' '; 1 << 20]).unwrap();
         assert!(response.heap_bytes() >= 1 << 20);
     }
@@ -820,6 +801,13 @@ mod tests {
         assert_eq!(output_of(&[held, &usage(0), "[DONE]"], None).error_kind, Some(ErrorKind::Empty));
         let chat = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"length"}]}"#;
         assert_eq!(output_of(&[ROLE, chat, &usage(1), "[DONE]"], None).ttft, Some(ms(2)), "not the opener's time");
+        let role_again =
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"length"}]}"#;
+        assert_eq!(
+            output_of(&[ROLE, role_again, &usage(1), "[DONE]"], None).ttft,
+            Some(ms(2)),
+            "a role in every chunk"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use super::attempt::TimingQuality;
 use crate::{
     error::Error,
-    record::{ErrorKind, Percentiles, RequestFuncOutput, Stamp, Stamps},
+    record::{ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
 
@@ -24,6 +24,10 @@ pub struct Tally {
     pub offered: u64,
     /// Failed outputs.
     pub failed: u64,
+    /// The prompts of the successes, as asked and as counted.
+    pub prompt_lengths: PromptLengths,
+    /// Successes whose counted output is longer than requested, and the tokens requested and generated in them.
+    pub long_outputs: LongOutputs,
     /// Outputs by outcome.
     pub outcomes: BTreeMap<String, u64>,
     /// Requests that were sent again on a new connection.
@@ -38,6 +42,17 @@ pub struct Tally {
     read_lag: Histogram<u64>,
     /// Sum over the successful requests.
     latencies: Nanos,
+}
+
+/// Outputs that are longer than requested.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LongOutputs {
+    /// Their number.
+    pub number: u64,
+    /// Tokens that they should have, in all of them.
+    pub asked: u64,
+    /// Tokens that they have.
+    pub generated: u64,
 }
 
 /// The error that occurred most often.
@@ -60,6 +75,8 @@ impl Tally {
         Ok(Tally {
             offered: 0,
             failed: 0,
+            prompt_lengths: PromptLengths::default(),
+            long_outputs: LongOutputs::default(),
             outcomes: BTreeMap::new(),
             resent: 0,
             stamps: Stamps::default(),
@@ -83,6 +100,9 @@ impl Tally {
         if let Some(latency) = output.latency.filter(|_| output.success) {
             self.latencies = self.latencies + latency;
         }
+        if output.success {
+            self.count_lengths(output);
+        }
         if output.stamp == Stamp::Kernel {
             for lag in output.read_lag.iter().flatten() {
                 let _ = self.read_lag.record(lag.0);
@@ -97,6 +117,18 @@ impl Tally {
             if self.errors.len() < MAX_MESSAGES || self.errors.contains_key(&key) {
                 *self.errors.entry(key).or_default() += 1;
             }
+        }
+    }
+
+    fn count_lengths(&mut self, output: &RequestFuncOutput) {
+        if let Some(asked) = output.expected_prompt_len {
+            self.prompt_lengths.add(asked, output.prompt_len);
+        }
+        let is_counted = output.token_source.is_some_and(|source| source != TokenSource::Chunks);
+        if let Some(asked) = output.expected_output_len.filter(|asked| is_counted && output.output_tokens > *asked) {
+            self.long_outputs.number += 1;
+            self.long_outputs.asked += u64::from(asked);
+            self.long_outputs.generated += u64::from(output.output_tokens);
         }
     }
 
@@ -155,11 +187,16 @@ impl Tally {
         histogram_percentiles(&self.read_lag)
     }
 
+    /// The number of successful requests.
+    #[must_use]
+    pub fn successes(&self) -> u64 {
+        self.outcomes.get("ok").copied().unwrap_or(0)
+    }
+
     /// The mean latency of the successful requests.
     #[must_use]
     pub fn mean_latency(&self) -> Option<Nanos> {
-        let successes = self.outcomes.get("ok").copied().unwrap_or(0);
-        self.latencies.0.checked_div(successes).map(Nanos)
+        self.latencies.0.checked_div(self.successes()).map(Nanos)
     }
 }
 

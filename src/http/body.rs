@@ -139,7 +139,7 @@ impl BodySplitter {
                     return Ok(());
                 }
                 let begun = without_bom(held).to_vec();
-                self.splitter = if matches!(begun.first(), Some(b'{' | b'[')) {
+                self.splitter = if begins_line(&begun, self.expected) {
                     Splitter::FirstLine(Vec::new())
                 } else {
                     Splitter::Events(EventReader::default())
@@ -244,6 +244,15 @@ impl BodySplitter {
             Splitter::Blank(_) => {}
         }
         if cut { BodyEnd::Cut } else { BodyEnd::Complete }
+    }
+}
+
+/// Whether a body that begins like this is JSON. Where lines are expected, everything is that is not a field of an event or a page.
+fn begins_line(bytes: &[u8], expected: BodyFormat) -> bool {
+    match bytes.first() {
+        Some(b'{' | b'[') => true,
+        Some(b':' | b'<' | b'd' | b'e' | b'i' | b'r') => false,
+        _ => expected == BodyFormat::JsonLines,
     }
 }
 

@@ -6,12 +6,14 @@
 use schemars::JsonSchema;
 
 mod output;
+mod prompt_lengths;
 mod request;
 mod run;
 mod scrape;
 mod truth;
 
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
+pub use prompt_lengths::PromptLengths;
 pub use request::{Prompt, SampleRequest};
 pub use run::{
     Arrivals, ClientUse, ClockAnchor, EndRecord, EndType, GapTest, LateCounts, NotSent, Percentiles, RunRecord,

@@ -48,6 +48,10 @@ pub struct RequestFuncOutput {
 
     /// Prompt tokens: the server's usage, else `prompt_len` of the request, else 0.
     pub prompt_len: u32,
+    /// `prompt_len` of the request, to be compared with the server's count. Absent: the request has none, or its prompt got
+    /// responses or has media, which are not in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_prompt_len: Option<u32>,
     /// Output tokens, counted as `token_source` says.
     pub output_tokens: u32,
     /// As in the request.
@@ -61,6 +65,9 @@ pub struct RequestFuncOutput {
     pub reasoning_tokens: Option<u32>,
     /// Where `output_tokens` comes from; `null` without tokens.
     pub token_source: Option<TokenSource>,
+    /// Output tokens that no chunk showed, as reasoning that is not sent: not part of `tpot` and `chunk_tokens`. Absent: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub hidden_tokens: u32,
     /// Tokens in each counted chunk: one more entry than `itl`. Absent: each chunk has one token.
     /// Empty: some chunks had more than one, and the server did not report which.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,7 +85,7 @@ pub struct RequestFuncOutput {
     pub latency: Option<Nanos>,
     /// The gaps between token-bearing chunks.
     pub itl: Vec<Nanos>,
-    /// (`latency` − `ttft`) / (`output_tokens` − 1); `null` for fewer than two tokens.
+    /// (`latency` − `ttft`) / (`output_tokens` − `hidden_tokens` − 1); `null` for fewer than two tokens, or a single chunk.
     pub tpot: Option<Nanos>,
     /// From `start_time` to the first chunk that is not reasoning.
     pub ttft_answer: Option<Nanos>,
@@ -212,11 +219,11 @@ pub enum ErrorKind {
     TimeoutStall,
     /// Not finished within `--timeout-total`.
     TimeoutTotal,
-    /// An HTTP status other than 200.
+    /// An HTTP status other than 2xx.
     HttpStatus,
     /// An error object inside a stream that began with 200.
     StreamError,
-    /// The stream was closed before `[DONE]` or a finish reason.
+    /// The stream was closed within a chunk, or before `[DONE]` or a finish reason.
     Truncated,
     /// The connection was reset, or closed before a response.
     Reset,

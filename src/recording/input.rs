@@ -84,6 +84,7 @@ impl RecordingReader<'_> {
             }
             // serde takes a number that ends in its decimal point for wrong, not for truncated.
             let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
+            let is_object = line.starts_with(b"{");
             let taken = if line == b"{" {
                 let text = read_remaining_lines(line.to_vec(), &mut lines)?;
                 self.add_repaired(&text, recording).map_err(|e| {
@@ -97,7 +98,10 @@ impl RecordingReader<'_> {
                 return Err(lines.error_at(0, "the outputs of this run have been read already; pass each run once"));
             }
             check(recording)?;
-            wrong = taken.err().map(|e| (e.is_eof() || in_number, lines.bad_json(&e)));
+            wrong = taken.err().map(|e| match is_object {
+                true => (e.is_eof() || in_number, lines.bad_json(&e)),
+                false => (false, lines.not_an_object()),
+            });
         }
         match wrong {
             Some((true, error)) => {
@@ -227,7 +231,7 @@ mod tests {
         for (line, what) in [
             (r#"{"success":true,"ttft":0.1,"itl":[0.1,-0.1]}"#, "stdin:1: -0.1 is not a time"),
             (r#"{"type":"output","start_time":"noon"}"#, "stdin:1:37: \"noon\" is not a time in Unix seconds"),
-            ("5", "stdin:1:1: invalid type: integer `5`, expected a record"),
+            ("5", "stdin:1: not a JSON object, which each line must be: 5"),
             (r#"{"type":"output","ttft":"1"}"#, "stdin:1:27: invalid type: string"),
         ] {
             let error = read_bytes(line.as_bytes()).unwrap_err();

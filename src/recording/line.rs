@@ -87,7 +87,9 @@ pub struct OutputLine<'a> {
     #[serde(borrow)]
     error_kind: Option<JsonText<'a>>,
     prompt_len: Option<u32>,
+    expected_prompt_len: Option<u32>,
     output_tokens: Option<u32>,
+    hidden_tokens: Option<u32>,
     expected_output_len: Option<u32>,
     expected_cached_len: Option<u32>,
     cached_tokens: Option<u32>,
@@ -206,6 +208,9 @@ impl OutputLine<'_> {
             abandoned: error_kind_from_name(JsonText::as_text(self.error_kind.as_ref())) == Some(ErrorKind::Abandoned),
             prompt_len: self.prompt_len.unwrap_or_default(),
             output_tokens: self.output_tokens.unwrap_or_else(|| u32::try_from(chunks).unwrap_or(u32::MAX)),
+            hidden_tokens: self.hidden_tokens.unwrap_or_default(),
+            is_uncounted: self.is_uncounted(),
+            is_one_chunk: chunks == 1,
             expected_output_len: self.expected_output_len,
             gaps: first..kept.len(),
             start: self.start_time.map(|time| recording.offset_from_base(time)),
@@ -249,10 +254,26 @@ impl OutputLine<'_> {
         if let Some(n) = self.reasoning_tokens {
             *recording.reasoning_tokens.get_or_insert(0) += u64::from(n);
         }
-        if let Some(source) = token_source_from_name(JsonText::as_text(self.token_source.as_ref())) {
+        recording.hidden_tokens += u64::from(self.hidden_tokens.unwrap_or_default());
+        if let Some((asked, counted)) = self.expected_prompt_len.zip(self.prompt_len) {
+            recording.prompt_lengths.add(asked, counted);
+        }
+        if let Some(source) = self.token_source() {
             recording.token_sources[source as usize] += 1;
-        } else if self.output_tokens == Some(0) && self.chunk_tokens.is_some() {
+        } else if self.is_uncounted() {
             recording.uncounted += 1;
+        }
+    }
+
+    fn token_source(&self) -> Option<TokenSource> {
+        token_source_from_name(JsonText::as_text(self.token_source.as_ref()))
+    }
+
+    /// Whether its tokens were not counted; its chunks may have been.
+    fn is_uncounted(&self) -> bool {
+        match self.token_source() {
+            Some(source) => source == TokenSource::Chunks,
+            None => self.output_tokens == Some(0) && self.chunk_tokens.is_some(),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::{collections::HashMap, ops::Range};
 
 use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages, repeats::RepeatFinder};
 use crate::{
-    record::{EndRecord, ErrorKind, Object, RunRecord, TokenSource},
+    record::{EndRecord, ErrorKind, Object, PromptLengths, RunRecord, TokenSource},
     units::{Nanos, UnixNanos},
 };
 
@@ -39,6 +39,12 @@ pub struct RecordedRequest {
     pub prompt_len: u32,
     /// Generated tokens.
     pub output_tokens: u32,
+    /// The tokens among them that no chunk showed.
+    pub hidden_tokens: u32,
+    /// Its tokens were not counted: `output_tokens` is the number of its chunks, or 0.
+    pub is_uncounted: bool,
+    /// All its tokens came in one chunk, so that they have no pace.
+    pub is_one_chunk: bool,
     /// Requested output tokens, if known.
     pub expected_output_len: Option<u32>,
     /// When it was sent, from [`Recording::base`]; `None` if never.
@@ -66,11 +72,24 @@ impl RecordedRequest {
         Some(self.ttft? + self.queue_time?)
     }
 
-    /// Time per output token: (latency − ttft) / (tokens − 1); `None` for fewer than two tokens.
+    /// Time per output token that a chunk showed: (latency − ttft) / (tokens − 1); `None` for fewer than two tokens, and for a
+    /// single chunk.
     #[must_use]
     pub fn tpot(&self) -> Option<f64> {
-        let (latency, ttft) = (self.latency?, self.ttft?);
-        (self.output_tokens > 1).then(|| (latency - ttft) / f64::from(self.output_tokens - 1))
+        let (latency, ttft, tokens) = (self.latency?, self.ttft?, self.shown_tokens());
+        (tokens > 1 && !self.is_one_chunk).then(|| (latency - ttft) / f64::from(tokens - 1))
+    }
+
+    /// The generated tokens that its chunks showed.
+    #[must_use]
+    pub fn shown_tokens(&self) -> u32 {
+        self.output_tokens.saturating_sub(self.hidden_tokens)
+    }
+
+    /// The generated tokens; `None` if nothing counts them.
+    #[must_use]
+    pub fn known_output_tokens(&self) -> Option<u32> {
+        Some(self.output_tokens).filter(|tokens| *tokens > 0 || !self.is_uncounted)
     }
 }
 
@@ -136,6 +155,10 @@ pub struct Recording {
     pub server_times: (Vec<f64>, Vec<f64>),
     /// Scrapes of the servers' metrics.
     pub pages: MetricsPages,
+    /// Output tokens that no chunk showed, summed over the successes.
+    pub hidden_tokens: u64,
+    /// The prompts of the successes, as asked and as counted.
+    pub prompt_lengths: PromptLengths,
     /// Prefix cache hits that the successes expect.
     pub expected_cache: ExpectedCache,
     /// Lines of a type that this tool does not read.
@@ -263,6 +286,17 @@ impl Recording {
     #[must_use]
     pub fn count_offered(&self) -> u64 {
         self.earlier.requests + self.requests.len() as u64
+    }
+
+    /// Why there is nothing to compute, for an input without outputs.
+    #[must_use]
+    pub fn describe_empty(&self) -> String {
+        let what = "no output of any request in the input";
+        match self.skipped {
+            0 => format!("{what}; is it a stream of vb-fire?"),
+            1 => format!("{what}, but another record; vb-fire sends requests and writes their outputs"),
+            n => format!("{what}, but {n} other records; vb-fire sends requests and writes their outputs"),
+        }
     }
 
     /// Counts a failure.

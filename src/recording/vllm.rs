@@ -109,6 +109,7 @@ impl VllmResult {
         RecordedRequest {
             success,
             abandoned: false,
+            is_one_chunk: itl.is_empty(),
             prompt_len: count(&self.input_lens),
             output_tokens,
             // A request that was never sent has a start of 0.

@@ -25,7 +25,7 @@ pub struct Slo {
 pub enum SloMetric {
     /// Time to first token.
     Ttft,
-    /// Time per output token after the first; 0 for a single token.
+    /// Time per output token after the first; 0 for a single token. If it is unknown, the limit is missed.
     Tpot,
     /// End-to-end latency.
     E2el,
@@ -101,7 +101,10 @@ impl Slo {
     fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
         let value = match self.metric {
             SloMetric::Ttft => request.ttft.map(|t| t + wait),
-            SloMetric::Tpot => Some(request.tpot().unwrap_or_default()),
+            // Without a pace only a single token has kept it; an unknown one has not.
+            SloMetric::Tpot => {
+                request.tpot().or((request.known_output_tokens() == Some(1) && !request.is_uncounted).then_some(0.0))
+            }
             SloMetric::E2el => request.latency.map(|t| t + wait),
         };
         request.success && value.is_some_and(|value| self.limit.as_secs_f64() >= value)
@@ -268,6 +271,25 @@ mod tests {
         let alone = &good.from_start.attainment_of;
         assert_eq!((&alone["ttft"], &alone["tpot"]), (&0.4.into(), &0.6.into()));
         assert_eq!(goodput(&[]), None);
+    }
+
+    #[test]
+    fn an_unknown_pace_misses_the_limit() {
+        let tpot = parse_slos("tpot:1s").unwrap().0[0];
+        let one = |output_tokens, is_uncounted, is_one_chunk| RecordedRequest {
+            output_tokens,
+            is_uncounted,
+            is_one_chunk,
+            ..request(true, 0.1, 0.0)
+        };
+        assert!(tpot.is_kept(&one(11, false, false), 0.0) && tpot.is_kept(&one(11, true, false), 0.0));
+        assert!(tpot.is_kept(&one(1, false, true), 0.0), "a single token, as in vLLM");
+        assert!(!tpot.is_kept(&one(11, false, true), 0.0), "all in one chunk");
+        assert!(!tpot.is_kept(&one(1, true, true), 0.0) && !tpot.is_kept(&one(0, true, false), 0.0), "not counted");
+        let hidden = RecordedRequest { hidden_tokens: 10, ..one(11, false, false) };
+        assert!(!tpot.is_kept(&hidden, 0.0));
+        let untimed = RecordedRequest { ttft: None, ..one(11, false, false) };
+        assert!(!tpot.is_kept(&untimed, 0.0), "not streamed");
     }
 
     #[test]

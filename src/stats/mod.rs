@@ -212,7 +212,7 @@ fn read(reader: RecordingReader, files: &[PathBuf], exact: usize, options: &Opti
         Ok(())
     })?;
     if recording.count_offered() == 0 {
-        return Err(Error::Input("no output of any request in the input; is it a stream of vb-fire?".into()));
+        return Err(Error::Input(recording.describe_empty()));
     }
     if recording.has_disjoint_runs() {
         cli::print_warning(

@@ -12,7 +12,12 @@ use super::{
     steady::Little,
     vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
-use crate::{printable::clean_line, record::ErrorKind, recording::metric::Metric, statistics::Summary};
+use crate::{
+    printable::clean_line,
+    record::{ErrorKind, TokenSource},
+    recording::metric::Metric,
+    statistics::Summary,
+};
 
 const WIDTH: usize = 50;
 
@@ -92,6 +97,14 @@ impl ResultTable {
         self.add_row("Total generated tokens:", result.total_output_tokens);
         if let Some(responses) = result.vb.token_sources.get(UNCOUNTED) {
             self.add_row("Responses without a token count:", responses);
+        }
+        let chunks =
+            result.vb.token_sources.get(TokenSource::Chunks.name()).and_then(Value::as_u64).unwrap_or_default();
+        if chunks > 0 {
+            self.add_row("Counted from chunks (at least):", format!("{chunks} of {} responses", result.completed));
+        }
+        if result.vb.hidden_tokens > 0 {
+            self.add_row("Hidden tokens (not in TPOT and ITL):", result.vb.hidden_tokens);
         }
         self.add_rate("Request throughput (req/s):", result.request_throughput, &result.vb.requests_per_s);
         if let Some(goodput) = result.request_goodput {
@@ -358,13 +371,18 @@ impl ResultTable {
         if vb.not_sent > 0 {
             words.push(format!("{} never sent", vb.not_sent));
         }
-        if vb.shortfall.short > 0 {
-            words.push(format!("{} outputs shorter than requested", vb.shortfall.short));
+        for (outputs, how) in [(vb.shortfall.short, "shorter"), (vb.shortfall.long, "longer")] {
+            if outputs > 0 {
+                words.push(format!("{outputs} outputs {how} than requested"));
+            }
         }
         if vb.bad_lines > 0 {
             words.push(format!("{} bad lines skipped", vb.bad_lines));
         }
         self.add_line(&(words.join(", ") + "."));
+        if let Some(difference) = vb.prompt_lengths.and_then(|lengths| lengths.describe_difference()) {
+            self.add_line(&format!("The server counts {difference}."));
+        }
         if vb.percentile_error > 0.0 {
             let percent = vb.percentile_error * 100.0;
             self.add_line(&format!("Percentiles are from histograms: within {percent:.2} %."));

@@ -16,7 +16,7 @@ pub fn tokens_per_chunk<'a>(
         ChunkTokens::Single => Box::new((0..chunks).map(|_| 1)),
         ChunkTokens::Known(range) => Box::new(recording.chunk_tokens[range.clone()].iter().copied()),
         ChunkTokens::Unknown => {
-            let until = move |chunk: u64| (chunk * u64::from(request.output_tokens)).div_ceil(chunks);
+            let until = move |chunk: u64| (chunk * u64::from(request.shown_tokens())).div_ceil(chunks);
             Box::new((0..chunks).map(move |i| u32::try_from(until(i + 1) - until(i)).unwrap_or(u32::MAX)))
         }
     }

@@ -21,7 +21,7 @@ use super::{
     tokens,
 };
 use crate::{
-    record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, TokenSource, Verdict},
+    record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, PromptLengths, TokenSource, Verdict},
     recording::{
         RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages, sort_by_start,
     },
@@ -128,10 +128,14 @@ pub struct VbMetrics {
     pub cached_tokens: Option<u64>,
     /// Generated reasoning tokens, summed over successes; `null` if the server does not report them.
     pub reasoning_tokens: Option<u64>,
+    /// Generated tokens that no chunk showed, as reasoning that is not sent, summed over successes. TPOT and ITL leave them out.
+    pub hidden_tokens: u64,
     /// Successes by the source of their token count.
     pub token_sources: Object,
     /// Successes whose output length differs from the requested one.
     pub shortfall: Shortfall,
+    /// The prompts of the successes as the requests ask for them and as the server counts them; `null` if no request has a length.
+    pub prompt_lengths: Option<PromptLengths>,
     /// Requests that kept the limits; `null` without `--goodput`.
     pub goodput: Option<Goodput>,
     /// Expected and actual prefix cache hits; `null` if no request has an expectation.
@@ -173,7 +177,7 @@ pub struct FailureCount {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Shortfall {
-    /// Successes with a requested length.
+    /// Successes with a requested length whose tokens were counted: by usage, token ids or a tokenizer.
     pub compared: u64,
     /// Successes with fewer tokens.
     pub short: u64,
@@ -181,6 +185,8 @@ pub struct Shortfall {
     pub long: u64,
     /// The missing tokens of the short ones.
     pub missing_tokens: u64,
+    /// The surplus tokens of the long ones.
+    pub extra_tokens: u64,
 }
 
 impl VbMetrics {
@@ -236,7 +242,7 @@ impl VbMetrics {
             errors: most_frequent(recording.messages.iter()),
             input_len: common_length(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
             output_len: common_length(recording.requests.iter().filter_map(|r| r.expected_output_len))
-                .or_else(|| common_length(recording.successes().map(|r| r.output_tokens))),
+                .or_else(|| common_length(recording.successes().filter_map(RecordedRequest::known_output_tokens))),
             start_time: bounds.map(|(start, _)| start),
             end_time: bounds.map(|(_, end)| end),
             percentile_error: 0.0,
@@ -264,11 +270,13 @@ impl VbMetrics {
             peak_concurrency: peak::peak_concurrency(&recording),
             peak_tokens_per_s: peak::peak_token_rate(&recording),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
-            output_tokens: over_successes(Unit::Tokens, |r| Some(f64::from(r.output_tokens))),
+            output_tokens: over_successes(Unit::Tokens, |r| r.known_output_tokens().map(f64::from)),
             cached_tokens: recording.cached_tokens,
             reasoning_tokens: recording.reasoning_tokens,
+            hidden_tokens: recording.hidden_tokens,
             token_sources: count_token_sources(&recording),
             shortfall: measure_shortfall(&recording),
+            prompt_lengths: Some(recording.prompt_lengths).filter(|lengths| lengths.compared > 0),
             goodput: Goodput::measure(&recording, &whole, &options.slos, duration, wanted),
             cache: None,
             server: None,
@@ -420,12 +428,13 @@ fn count_token_sources(recording: &Recording) -> Object {
 
 fn measure_shortfall(recording: &Recording) -> Shortfall {
     let mut shortfall = Shortfall::default();
-    for request in recording.successes() {
+    for request in recording.successes().filter(|request| !request.is_uncounted) {
         let Some(expected) = request.expected_output_len else { continue };
         shortfall.compared += 1;
         shortfall.short += u64::from(request.output_tokens < expected);
         shortfall.long += u64::from(request.output_tokens > expected);
         shortfall.missing_tokens += u64::from(expected.saturating_sub(request.output_tokens));
+        shortfall.extra_tokens += u64::from(request.output_tokens.saturating_sub(expected));
     }
     shortfall
 }
@@ -485,8 +494,10 @@ impl Pooled for VbMetrics {
             output_tokens: all.pool_summary(Unit::Tokens, |vb| &vb.output_tokens)?,
             cached_tokens: all.sum_known(|vb| vb.cached_tokens),
             reasoning_tokens: all.sum_known(|vb| vb.reasoning_tokens),
+            hidden_tokens: all.sum(|vb| vb.hidden_tokens),
             token_sources: all.sum_counts(|vb| &vb.token_sources),
             shortfall: all.pool_field(|vb| &vb.shortfall)?,
+            prompt_lengths: all.all.iter().filter_map(|vb| vb.prompt_lengths).reduce(PromptLengths::merge_with),
             goodput: pool_goodputs(all),
             // The server's counters belong to the stream that has its pages.
             cache: None,
@@ -510,6 +521,7 @@ impl Pooled for Shortfall {
             short: all.sum(|shortfall| shortfall.short),
             long: all.sum(|shortfall| shortfall.long),
             missing_tokens: all.sum(|shortfall| shortfall.missing_tokens),
+            extra_tokens: all.sum(|shortfall| shortfall.extra_tokens),
         })
     }
 }

@@ -88,7 +88,7 @@ pub fn summary(output: &Value) -> String {
 }
 
 pub const HI: &str = "{\"prompt\":\"hi\",\"prompt_len\":1,\"expected_output_len\":4}\n";
-const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
+pub const RANK: &str = "{\"prompt\":[\"who\",\"he\",\"she\"],\"prompt_len\":3}\n";
 pub const AUDIO: &str =
     "{\"multi_modal_data\":{\"type\":\"input_audio\",\"input_audio\":{\"data\":\"UklGRg==\",\"format\":\"wav\"}}}\n";
 
@@ -751,4 +751,45 @@ fn the_manual_lists_the_backends_of_the_source() {
         rows.concat()
     );
     golden_section("docs/BACKENDS.md", "backends", &table);
+}
+
+#[test]
+fn a_chat_may_be_limited_by_max_tokens() {
+    let body =
+        r#"{"choices":[{"message":{"content":"a b c d e f"}}],"usage":{"prompt_tokens":36,"completion_tokens":6}}"#;
+    let server = replay("200 OK", "application/json", body);
+    let line = r#"{"prompt":"hi","prompt_len":10,"expected_output_len":4}"#;
+    let ask = |flags: &[&str]| {
+        let done = fire(&server.url, "openai-chat", &[&["--no-stream"], flags].concat(), line);
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        (server.requests.recv().unwrap(), done)
+    };
+    let (request, done) = ask(&[]);
+    assert!(request.contains(r#""max_completion_tokens":4"#) && !request.contains("\"max_tokens"), "{request}");
+    assert!(done.stderr.contains("1 of 1 outputs are longer than requested"), "{}", done.stderr);
+    assert!(done.stderr.contains("use --send-max-tokens"), "{}", done.stderr);
+    let counts =
+        "the server counts 36.0 tokens in each prompt, not 10.0 as asked for (+260.0 %), as the chat template adds";
+    assert!(done.stderr.contains(counts), "{}", done.stderr);
+    assert_eq!(output(&done)["expected_prompt_len"], 10);
+    let (request, _) = ask(&["--send-max-tokens"]);
+    assert!(request.contains(r#""max_tokens":4"#) && !request.contains("max_completion_tokens"), "{request}");
+    let other = fire(&server.url, "openai", &["--send-max-tokens"], line);
+    assert_eq!((other.code, other.stderr.contains("--backend openai-chat only")), (2, true), "{}", other.stderr);
+}
+
+#[test]
+fn lengths_that_nobody_knows_are_not_compared() {
+    let body = r#"{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":36,"completion_tokens":1}}"#;
+    let server = replay("200 OK", "application/json", body);
+    let image = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}}"#;
+    for line in [
+        r#"{"prompt":"hi"}"#.to_owned(),
+        format!(r#"{{"prompt":"hi","prompt_len":10,"multi_modal_data":{image}}}"#),
+        format!(r#"{{"messages":[{{"role":"user","content":[{image}]}}],"prompt_len":10}}"#),
+    ] {
+        let done = fire(&server.url, "openai-chat", &["--no-stream"], &line);
+        assert!(done.code == 0 && !done.stderr.contains("as asked for"), "{}", done.stderr);
+        assert_eq!(output(&done)["expected_prompt_len"], Value::Null);
+    }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, io::Write, net::TcpListener, thread};
 
 use crate::{
-    backends::{AUDIO, HI, fire, output, read_request, summary},
+    backends::{AUDIO, HI, RANK, fire, output, read_request, summary},
     tool::{data, golden},
 };
 
@@ -29,6 +29,7 @@ impl Capture {
             ("/responses", "openai-responses"),
             ("/messages", "anthropic"),
             ("/embeddings", "openai-embeddings"),
+            ("/rerank", "vllm-rerank"),
             ("/audio/", "openai-audio"),
             ("/v2/models/", "tensorrt-llm"),
             ("/api/chat", "ollama"),
@@ -41,7 +42,9 @@ impl Capture {
     }
 
     fn streams(&self) -> bool {
-        !["\"stream\":false", "/embeddings"].iter().any(|part| self.request.contains(part))
+        !["\"stream\":false", "\"stream\": false", "/embeddings", "/rerank"]
+            .iter()
+            .any(|part| self.request.contains(part))
             && (!self.request.contains("multipart") || self.request.contains("stream=true"))
     }
 
@@ -65,6 +68,7 @@ impl Capture {
         let line = match backend {
             "openai-audio" => AUDIO,
             "openai-embeddings" => "{\"prompt\":[\"hi\"]}\n",
+            "vllm-rerank" => RANK,
             _ => HI,
         };
         let template = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/servers/llama.yaml");

@@ -647,32 +647,3 @@ fn flags_reach_the_body_and_the_schema_is_json() {
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
     }
 }
-
-/// What people try first.
-#[test]
-fn input_and_addresses_of_another_form_are_named() {
-    let sim = Sim::start(&["--served-model-name", "llama"]);
-    let done = fire(&sim.url, &[], "hello\n");
-    let why = "vb-fire: stdin:1: not a JSON object, which each line must be: hello";
-    assert!(done.code == 3 && done.stderr.contains(why), "{}", done.stderr);
-    for path in ["/v1/chat/completions", "/v1/completions/", "/v1/models"] {
-        let done = fire(&format!("{}{path}", sim.url), &[], &requests(1, FULL));
-        let why = format!("--base-url ends with the path of an API: use {} (", sim.url);
-        assert!(done.code == 2 && done.stderr.contains(&why), "{}", done.stderr);
-    }
-    // The server has the model, and not the API.
-    let done = fire(&sim.url, &["--model", "llama", "--endpoint", "/v2/generate_text"], &requests(3, FULL));
-    let why = "the server has the model llama: does it offer /v2/generate_text for it?";
-    assert!(done.code == 1 && done.stderr.contains(why), "{}", done.stderr);
-}
-
-/// The turns that follow a failed one are not sent, and are more than the failed ones.
-#[test]
-fn the_cause_is_reported_and_not_its_consequences() {
-    let sim = Sim::start(&["--served-model-name", "llama"]);
-    let turn = |n: usize| format!("{{\"session_id\":\"s\",\"turn\":{n},\"prompt\":\"hi {n}\"}}\n");
-    let done = fire(&sim.url, &["--model", "lama"], &(0..8).map(turn).collect::<String>());
-    assert!(done.stderr.contains("8 of 8 requests failed; most often (1) http_status"), "{}", done.stderr);
-    let result = tool::run("vb-stats", &[], &done.stdout);
-    assert!(result.code == 1 && result.stderr.contains("most often (1) http_status"), "{}", result.stderr);
-}

@@ -198,6 +198,28 @@ fn with_server(args: &[&str], vars: &[(&str, &str)]) -> Done {
 }
 
 #[test]
+fn a_named_server_counts_tokens_if_it_can() {
+    let args = ["--num-prompts", "3", "--input-len", "30", "--model", "tiny"];
+    let builtin = run("vb-gen", &args, "");
+    assert_eq!((builtin.code, builtin.stderr.as_str()), (0, ""), "no server is named");
+    for backend in ["openai", "openai-chat"] {
+        let args = [&args[..], &["--backend", backend]].concat();
+        let counted = with_server(&args, &[("OPENAI_API_KEY", "sesame")]);
+        assert_eq!((counted.code, counted.stderr.as_str()), (0, ""), "{backend}");
+        let refused = with_server(&args, &[("OPENAI_API_KEY", "other")]);
+        assert_eq!((refused.code, refused.stderr.lines().count()), (0, 1), "{}", refused.stderr);
+        let want = "prompts are counted by the built-in tokenizer";
+        assert!(refused.stderr.contains("HTTP 401") && refused.stderr.contains(want), "{}", refused.stderr);
+        assert_eq!(lines(&refused.stdout).len(), 3);
+        // Only the server knows the chat template.
+        assert_eq!(backend == "openai-chat", counted.stdout != refused.stdout, "{backend}");
+    }
+    let rerank = ["--dataset-name", "random-rerank", "--backend", "vllm-rerank", "--num-prompts", "1"];
+    let done = with_server(&rerank, &[]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+}
+
+#[test]
 fn a_servers_own_tokenizer_decides_on_request() {
     let tokenizer = Tokenizer::builtin().unwrap();
     let key = [("OPENAI_API_KEY", "sesame")];

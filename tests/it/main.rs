@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod agg;
+mod attack;
 mod backends;
 mod captures;
 mod config;
@@ -14,9 +15,11 @@ mod fire;
 mod generate;
 mod layers;
 mod lengths;
+mod messages;
 mod mix;
 mod pipe;
 mod pool;
+mod reading;
 mod readme;
 mod scrape;
 mod selftest;

@@ -752,8 +752,55 @@ mod definitions {
 
     #[test]
     fn shortfall() {
-        check(&[("/vb/shortfall/compared", 5.0), ("/vb/shortfall/short", 2.0), ("/vb/shortfall/missing_tokens", 5.0)]);
+        check(&[("/vb/shortfall/compared", 4.0), ("/vb/shortfall/short", 1.0), ("/vb/shortfall/missing_tokens", 2.0)]);
         check(&[("/vb/cached_tokens", 16.0), ("/vb/reasoning_tokens", 3.0), ("/vb/token_sources/usage", 4.0)]);
+    }
+
+    /// Lengths, hidden tokens and paces of outputs written by hand: a prompt that is longer than asked, hidden reasoning, one
+    /// chunk, no count, a count of chunks, and an output beyond its limit.
+    #[test]
+    fn lengths_and_paces_of_odd_responses() {
+        let output = |rest: &str| {
+            format!(
+                r#"{{"type":"output","success":true,"ttft":0.1,"expected_prompt_len":10,"expected_output_len":4,{rest}}}"#
+            )
+        };
+        let lines = [
+            r#""prompt_len":36,"output_tokens":103,"hidden_tokens":100,"token_source":"usage","latency":0.2,"itl":[0.05,0.05]"#,
+            r#""prompt_len":36,"output_tokens":4,"token_source":"usage","latency":0.1,"itl":[],"chunk_tokens":[]"#,
+            r#""prompt_len":36,"output_tokens":0,"token_source":null,"latency":0.1,"itl":[],"chunk_tokens":[]"#,
+            r#""prompt_len":36,"output_tokens":2,"token_source":"chunks","latency":0.2,"itl":[0.1]"#,
+        ]
+        .map(output)
+        .join("\n");
+        let got = result(&["--goodput", "tpot:1s"], &lines);
+        let number = |path: &str| got.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path}: {got}"));
+        for (path, want) in [
+            ("/vb/hidden_tokens", 100.0),
+            ("/vb/output_tokens/n", 3.0),
+            ("/vb/tpot_ms/n", 2.0),
+            ("/vb/tpot_ms/mean", 75.0),
+            ("/vb/goodput/from_start/requests", 2.0),
+            ("/vb/shortfall/compared", 2.0),
+            ("/vb/shortfall/long", 1.0),
+            ("/vb/shortfall/extra_tokens", 99.0),
+            ("/vb/prompt_lengths/compared", 4.0),
+            ("/vb/prompt_lengths/least_extra", 26.0),
+            ("/vb/prompt_lengths/most_extra", 26.0),
+        ] {
+            assert!((number(path) - want).abs() < 1e-6, "{path} is {} and not {want}", number(path));
+        }
+        let uncounted = result(&[], lines.lines().nth(2).unwrap());
+        assert_eq!(uncounted["vb"]["output_tokens"]["mean"], Value::Null);
+        let table = run("vb-stats", &["--table", "always"], &lines).stderr;
+        for line in [
+            "Counted from chunks (at least):          1 of 4 responses",
+            "Hidden tokens (not in TPOT and ITL):     100",
+            "1 outputs longer than requested",
+            "The server counts 36.0 tokens in each prompt, not 10.0 as asked for (+260.0 %).",
+        ] {
+            assert!(table.contains(line), "{line}: {table}");
+        }
     }
 
     #[test]

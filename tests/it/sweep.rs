@@ -194,6 +194,60 @@ fn sweeps_of_the_same_second_have_different_folders() {
     }
 }
 
+/// They would overwrite each other's cells.
+#[test]
+fn two_sweeps_do_not_share_a_folder() {
+    let config = config(&folder("sweep-two"), &format!("{GRID}step_base: 500ms\nseed: 3\n"));
+    let mut first = script(&config, &[]).spawn().unwrap();
+    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("1/4")));
+    let second = sweep(&config, &[]);
+    assert!(second.code == 4 && second.stderr.contains("another sweep.sh still works in"), "{}", second.stderr);
+    let outputs = sweeps(&config)[0].join("bench_io16x4_mc1_np2.outputs.ndjson");
+    let before = fs::read_to_string(&outputs).unwrap();
+
+    // The programs of a killed script end, and then its folder is free.
+    let run: serde_json::Value = serde_json::from_str(before.lines().next().unwrap()).unwrap();
+    let server = run["base_url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    assert!(std::net::TcpStream::connect(&server).is_ok());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let ended = (0..1200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::net::TcpStream::connect(&server).is_err()
+    });
+    assert!(ended, "vb-sim still runs");
+    assert!(
+        fs::read_to_string(&outputs).unwrap().lines().last().unwrap().contains("\"type\":\"end\""),
+        "vb-fire was killed"
+    );
+    let quick = fs::read_to_string(&config).unwrap().replace("500ms", "1ms");
+    fs::write(&config, quick).unwrap();
+    let copy = sweeps(&config)[0].join("config.yaml");
+    fs::write(&copy, fs::read_to_string(&copy).unwrap().replace("500ms", "1ms")).unwrap();
+    let done = (0..20).map(|_| sweep(&config, &[])).find(|done| done.code != 4).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert_eq!((sweeps(&config).len(), files(&sweeps(&config)[0], ".json").len()), (1, 4));
+}
+
+#[test]
+fn a_folder_of_results_has_no_keys() {
+    let sim = Sim::start(&["--served-model-name", "my/model", "--api-key", "sk-planted-1"]);
+    let keys = "header: [Authorization=Bearer sk-planted-1]\nextra_body: {metadata: {api_key: [sk-planted-2]}}\n\
+                endpoint: /v1/completions?key=sk-planted-3#token=sk-planted-4\n# sk-planted-5\n";
+    let grid = GRID.replace("sim", &sim.url).replace("[1, 2], ", "");
+    let config = config(&folder("sweep-keys"), &(grid + keys));
+    let done = sweep(&config, &[]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(!format!("{}{}", done.stdout, done.stderr).contains("planted"), "{}", done.stderr);
+    let results = &sweeps(&config)[0];
+    for file in fs::read_dir(results).unwrap().map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(!text.contains("planted"), "{}: {text}", file.display());
+    }
+    assert!(fs::read_to_string(results.join("config.yaml")).unwrap().contains("Authorization=***"));
+}
+
 /// The output length in a pair of the grid may be 0.
 #[test]
 fn a_sweep_over_an_api_that_generates_nothing() {
