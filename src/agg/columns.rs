@@ -1,5 +1,7 @@
 //! The columns of the CSV: vLLM's keys in vLLM's order, and other keys at their position in the result.
 
+use std::collections::HashSet;
+
 use super::run::ResultRow;
 use crate::recording::metric::Metric;
 
@@ -72,9 +74,18 @@ pub const LAST_COLUMNS: [(&str, &str); 6] = [
     ("filename", "文件名"),
 ];
 
+/// The most columns of a CSV. A result has about a hundred keys, and any number of metadata.
+const MAX_COLUMNS: usize = 2000;
+
 /// The union of the keys of all runs, in order.
-#[must_use]
-pub fn column_keys(runs: &[ResultRow]) -> Vec<String> {
+///
+/// # Errors
+/// There are more keys than any results have.
+pub fn column_keys(runs: &[ResultRow]) -> Result<Vec<String>, String> {
+    let keys: HashSet<&String> = runs.iter().flat_map(|run| run.scalars.keys()).collect();
+    if keys.len() > MAX_COLUMNS {
+        return Err(format!("the input has {} different keys, which are no results of runs", keys.len()));
+    }
     let mut columns: Vec<String> = Vec::new();
     for key in runs.iter().flat_map(|run| run.scalars.keys()) {
         if key_rank(key).is_some() && !columns.contains(key) {
@@ -92,7 +103,7 @@ pub fn column_keys(runs: &[ResultRow]) -> Vec<String> {
             place = at.unwrap_or(place) + 1;
         }
     }
-    columns
+    Ok(columns)
 }
 
 /// Whether a key is a setting of a run and not a measurement: the keys before `duration`, and keys that vLLM does not write.
@@ -171,7 +182,7 @@ mod tests {
             "p90_itl_ms",
             "mean_ttft_ms",
         ]);
-        let got = column_keys(&[old, new]);
+        let got = column_keys(&[old, new]).unwrap();
         let want = [
             "date",
             "gpu",

@@ -104,8 +104,11 @@ pub fn run(args: Args) -> Result<(), Error> {
     if repeats.is_some() {
         repeats::check_distinct(&runs)?;
     }
-    let sheet = repeats.map_or_else(|| sheet_of_runs(&runs), |layout| repeats::sheet_of_repeats(&runs, layout));
-    write_csv(&sheet, header)?;
+    let keys = columns::column_keys(&runs).map_err(Error::Input)?;
+    match repeats {
+        None => write_csv(sheet_of_runs(&runs, &keys), header)?,
+        Some(layout) => write_csv(repeats::sheet_of_repeats(&runs, &keys, layout), header)?,
+    }
     if table.applies_to_stderr() {
         cli::print_to_stderr(&table::format_table(&runs));
     }
@@ -129,24 +132,24 @@ fn shorten_filenames(runs: &mut [ResultRow]) {
 }
 
 /// A CSV: the names of its columns in English and Chinese, and the cells of its rows.
-struct Sheet {
+struct Sheet<R> {
     names: Vec<(String, String)>,
-    rows: Vec<Vec<String>>,
+    /// Made when they are written, since most cells may be empty.
+    rows: R,
 }
 
 /// One row per run.
-fn sheet_of_runs(runs: &[ResultRow]) -> Sheet {
-    let keys = columns::column_keys(runs);
+fn sheet_of_runs<'a>(runs: &'a [ResultRow], keys: &'a [String]) -> Sheet<impl Iterator<Item = Vec<String>> + 'a> {
     let names = keys
         .iter()
         .map(String::as_str)
         .chain(columns::LAST_COLUMNS.map(|(name, _)| name))
         .map(columns::column_name)
         .collect();
-    Sheet { names, rows: runs.iter().map(|run| row_cells(run, &keys).collect()).collect() }
+    Sheet { names, rows: runs.iter().map(|run| row_cells(run, keys).collect()) }
 }
 
-fn write_csv(sheet: &Sheet, header: HeaderLanguage) -> Result<(), Error> {
+fn write_csv(sheet: Sheet<impl IntoIterator<Item = Vec<String>>>, header: HeaderLanguage) -> Result<(), Error> {
     let failed = |e: csv::Error| match e.into_kind() {
         // Unchanged, so that a closed pipe is recognized.
         csv::ErrorKind::Io(e) => Error::write_stdout(e),
@@ -161,7 +164,7 @@ fn write_csv(sheet: &Sheet, header: HeaderLanguage) -> Result<(), Error> {
     if header != HeaderLanguage::En {
         out.write_record(sheet.names.iter().map(|(_, chinese)| clean(chinese))).map_err(failed)?;
     }
-    for row in &sheet.rows {
+    for row in sheet.rows {
         out.write_record(row.iter().map(clean)).map_err(failed)?;
     }
     out.flush().map_err(Error::write_stdout)

@@ -25,8 +25,11 @@ const SPREAD_COLUMNS: [(&str, &str); 3] = [("low", "下限"), ("high", "上限")
 
 /// Builds the sheet from the runs of all cells.
 #[must_use]
-pub(super) fn sheet_of_repeats(runs: &[ResultRow], layout: RepeatsLayout) -> Sheet {
-    let columns = columns::column_keys(runs);
+pub(super) fn sheet_of_repeats(
+    runs: &[ResultRow],
+    columns: &[String],
+    layout: RepeatsLayout,
+) -> Sheet<Vec<Vec<String>>> {
     let (settings, numbers): (Vec<&String>, Vec<&String>) =
         columns.iter().filter(|key| *key != "date").partition(|key| columns::is_setting(key));
     let cells = group_by_settings(runs, &settings);

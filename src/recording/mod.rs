@@ -457,14 +457,14 @@ impl Recording {
     }
 
     fn offered_by_ends(&self) -> u64 {
-        self.ends.iter().map(|end| end.offered).sum()
+        self.ends.iter().map(|end| end.offered).fold(0, u64::saturating_add)
     }
 
     /// Requests that never reached the server, due or not yet due.
     #[must_use]
     pub fn not_sent(&self) -> u64 {
         let due = self.failures.get(&Some(ErrorKind::NotSent)).copied().unwrap_or_default();
-        self.ends.iter().map(|end| end.not_sent.count).sum::<u64>().max(due)
+        self.ends.iter().map(|end| end.not_sent.count).fold(0, u64::saturating_add).max(due)
     }
 
     /// Whether requests were sent by a schedule, however the server responded (open loop); `None` if unknown.

@@ -53,7 +53,7 @@ impl RepeatFinder {
     pub fn find_excess(&self, ends: &[EndRecord]) -> Option<(&str, u64, u64)> {
         self.outputs.iter().find_map(|(id, outputs)| {
             let of_run = || ends.iter().filter(|end| end.run_id == *id);
-            let offered: u64 = of_run().map(|end| end.offered).sum();
+            let offered: u64 = of_run().map(|end| end.offered).fold(0, u64::saturating_add);
             (of_run().next().is_some() && *outputs > offered).then_some((id.as_str(), *outputs, offered))
         })
     }

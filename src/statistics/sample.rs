@@ -125,7 +125,7 @@ impl SampleStats {
         let histograms = parts.iter().map(|part| part.histogram.as_ref()).collect::<Option<Vec<_>>>()?;
         let counts = ValueCounts::merge_all(histograms)?;
         let at = |place: f64| counts.value_at(place) / unit.in_histograms();
-        let n = parts.iter().map(|part| part.n).sum::<usize>();
+        let n = parts.iter().map(|part| part.n).fold(0, usize::saturating_add);
         let (mean, std) = pooled_moments(&parts, n);
         let least = parts.iter().map(|part| part.min).fold(f64::INFINITY, f64::min);
         let most = parts.iter().map(|part| part.max).fold(f64::NEG_INFINITY, f64::max);

@@ -82,7 +82,7 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
     if others.is_empty() {
         return Ok(first.clone());
     }
-    let sum = |count: fn(&RunResult) -> u64| results.iter().map(count).sum::<u64>();
+    let sum = |count: fn(&RunResult) -> u64| results.iter().map(count).fold(0, u64::saturating_add);
     let peak = |value: fn(&RunResult) -> f64| {
         let each = results.iter().map(value);
         match options.together {

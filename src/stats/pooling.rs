@@ -59,12 +59,13 @@ impl<'a, T> Pooling<'a, T> {
 
     /// The sum of a count.
     pub fn sum(&self, count: impl Fn(&'a T) -> u64) -> u64 {
-        self.all.iter().map(|one| count(one)).sum()
+        // A file may have any numbers.
+        self.all.iter().map(|one| count(one)).fold(0, u64::saturating_add)
     }
 
     /// The sum of a count over the values that have it; `None` if none has.
     pub fn sum_known(&self, count: impl Fn(&'a T) -> Option<u64>) -> Option<u64> {
-        self.all.iter().filter_map(|one| count(one)).reduce(|a, b| a + b)
+        self.all.iter().filter_map(|one| count(one)).reduce(u64::saturating_add)
     }
 
     /// A peak: hosts of one load add up, runs one after the other do not.
@@ -88,7 +89,7 @@ impl<'a, T> Pooling<'a, T> {
         let mut sums = Object::new();
         for (key, n) in self.all.iter().flat_map(|one| counts(one)) {
             let before = sums.get(key).and_then(serde_json::Value::as_u64).unwrap_or_default();
-            sums.insert(key.clone(), (before + n.as_u64().unwrap_or_default()).into());
+            sums.insert(key.clone(), before.saturating_add(n.as_u64().unwrap_or_default()).into());
         }
         sums
     }

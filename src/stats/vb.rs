@@ -325,13 +325,13 @@ impl VbMetrics {
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
         let completed = outcome("ok");
         let client = ClientView {
-            sent: self.offered - outcome(ErrorKind::NotSent.name()),
+            sent: self.offered.saturating_sub(outcome(ErrorKind::NotSent.name())),
             completed,
             ttft_ms: self.from_start.ttft_ms.mean,
             itl_per_chunk_ms: self.itl_per_chunk_ms.mean,
             itl_per_token_ms: self.itl_per_token_ms.mean,
             e2el_ms: self.from_start.e2el_ms.mean,
-            true_stamps: stamps.is_some_and(|s| (s.user + s.late_coalesced).saturating_mul(100) < s.chunks),
+            true_stamps: stamps.is_some_and(|s| s.user.saturating_add(s.late_coalesced).saturating_mul(100) < s.chunks),
             span,
         };
         self.server = ServerMetrics::from_pages(pages, &client);

@@ -391,3 +391,56 @@ fn a_wrong_flag_does_not_show_its_key() {
         assert_no_secret(&text, &done.stderr);
     }
 }
+
+/// Any number may be in a file: no program ends with a panic, whatever the others make of it.
+#[test]
+fn numbers_that_nobody_measured_are_survived() {
+    let numbers =
+        ["18446744073709551615", "9007199254740993", "-1", "1e308", "-1e308", "1e-320", "0", "null", "\"x\"", "[]"];
+    let lines = fs::read_to_string(tool::data("stats-run.ndjson")).unwrap();
+    let lines: Vec<Value> =
+        lines.lines().take(6).chain(lines.lines().last()).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text_of = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let result = run("vb-stats", &["--histograms", "--by", "turn"], text_of(&lines)).stdout;
+    let result: Value = serde_json::from_str(&result).unwrap();
+    for number in numbers {
+        let number: Value = serde_json::from_str(number).unwrap();
+        // All numbers at once, and then each second one.
+        for step in [1, 2] {
+            let changed: Vec<Value> =
+                lines.iter().map(|line| with_numbers(line.clone(), &number, &mut 0, step)).collect();
+            for args in [&["--table", "always", "--slice", "1s"][..], &["--lenient", "--exact", "2", "--histograms"]] {
+                let done = run("vb-stats", args, text_of(&changed));
+                assert!(matches!(done.code, 0..=4), "vb-stats, {number}: {}", done.stderr);
+            }
+            let pooled = with_numbers(result.clone(), &number, &mut 0, step);
+            for args in [&["--pool"][..], &["--table", "always"], &["--repeats", "long"]] {
+                let done = run("vb-agg", args, format!("{result}\n{pooled}\n"));
+                assert!(matches!(done.code, 0..=4), "vb-agg {args:?}, {number}: {}", done.stderr);
+            }
+        }
+    }
+}
+
+/// The value with `number` in place of each number, or of each second one.
+fn with_numbers(value: Value, number: &Value, seen: &mut usize, step: usize) -> Value {
+    match value {
+        Value::Number(_) => {
+            *seen += 1;
+            if *seen % step == 0 { number.clone() } else { value }
+        }
+        Value::Array(list) => list.into_iter().map(|item| with_numbers(item, number, seen, step)).collect(),
+        Value::Object(map) => {
+            map.into_iter().map(|(key, item)| (key, with_numbers(item, number, seen, step))).collect()
+        }
+        other => other,
+    }
+}
+
+/// A table of every key in every row would need gigabytes.
+#[test]
+fn results_with_any_number_of_keys_are_refused() {
+    let results: String = (0..5000).map(|i| format!("{{\"completed\":1,\"duration\":1,\"k{i}\":1}}\n")).collect();
+    let done = run("vb-agg", &[], results);
+    assert!(done.code == 3 && done.stderr.contains("5002 different keys"), "{}", done.stderr);
+}

@@ -203,7 +203,8 @@ impl ServerMetrics {
     /// All finished requests; `None` if not reported.
     #[must_use]
     pub fn count_finished(&self) -> Option<u64> {
-        self.finished.as_ref().map(|by_reason| by_reason.values().filter_map(serde_json::Value::as_u64).sum())
+        let counts = self.finished.as_ref()?.values().filter_map(serde_json::Value::as_u64);
+        Some(counts.fold(0, u64::saturating_add))
     }
 }
 
