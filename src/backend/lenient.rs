@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::usage::UsageFields;
 
-/// An object of which some fields are read; all have a default.
+/// An object whose fields are read in part; all have a default.
 pub trait Fields<'de>: Default {
     /// Reads the value of `key`, or skips it. A key that occurs twice has its last value.
     fn read_field<A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error>;
@@ -58,13 +58,13 @@ pub struct Text<'a>(pub Option<Cow<'a, str>>);
 /// The content of a message: a string, one part, or a list of parts.
 #[derive(Debug, Default)]
 pub struct Content<'a> {
-    /// The text; `None`: there is none of this kind.
+    /// The text; `None`: it has no such part.
     pub answer: Option<Cow<'a, str>>,
     /// The reasoning, in parts of Mistral's models.
     pub reasoning: Option<Cow<'a, str>>,
 }
 
-/// Why an output ended: a word, or an object with the word as its `type`. An empty one and `"null"` are none.
+/// Why an output ended: a word, or an object with the word as its `type`. An empty one and `"null"` are as if absent.
 #[derive(Debug, Default)]
 pub struct FinishReason<'a> {
     /// The word.
@@ -87,7 +87,7 @@ pub struct Counts(pub SmallVec<[Option<u32>; 1]>);
 
 /// A number, also as a string.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Number(pub Option<f64>);
+pub struct NumberValue(pub Option<f64>);
 
 /// Whether it is true, `"true"`, or a number other than 0.
 #[derive(Debug, Default, Clone, Copy)]
@@ -137,7 +137,7 @@ impl<'a> Text<'a> {
         self.0.filter(|text| !text.is_empty())
     }
 
-    /// The text as it is; empty if there is none.
+    /// The text as it is; empty if absent.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
     }
@@ -234,7 +234,7 @@ deserialize_any_value!(
     Texts<'a>,
     Count,
     Counts,
-    Number,
+    NumberValue,
     Flag,
     Size,
     Filled,
@@ -337,12 +337,12 @@ impl<'de> AnyValue<'de> for Counts {
     }
 }
 
-impl AnyValue<'_> for Number {
+impl AnyValue<'_> for NumberValue {
     fn from_number(number: f64) -> Self {
-        Number(Some(number))
+        NumberValue(Some(number))
     }
     fn from_text(text: Cow<'_, str>) -> Self {
-        Number(text.trim().parse().ok().filter(|number: &f64| number.is_finite()))
+        NumberValue(text.trim().parse().ok().filter(|number: &f64| number.is_finite()))
     }
 }
 
@@ -445,7 +445,7 @@ mod tests {
             "texts" => texts: Texts<'a>,
             "count" => count: Count,
             "counts" => counts: Counts,
-            "number" => number: Number,
+            "number" => number: NumberValue,
             "flag" => flag: Flag,
             "size" => size: Size,
             "filled" => filled: Filled,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     ChoiceDelta, Delta, OutputKind, ReadError, ServerTimings, Usage,
     delta::abort_error,
-    lenient::{Content, Count, Filled, FinishReason, List, Nested, Number, Raw, Size, Text, lenient_fields},
+    lenient::{Content, Count, Filled, FinishReason, List, Nested, NumberValue, Raw, Size, Text, lenient_fields},
     read_fields, read_json,
     tool_calls::{call_text, is_filled, join_texts},
     usage::UsageFields,
@@ -114,8 +114,8 @@ lenient_fields! {
 lenient_fields! {
     /// The times that vLLM reports.
     struct OpenaiMetrics {
-        "queue_time_ms" => queue_time_ms: Number,
-        "time_to_first_token_ms" => time_to_first_token_ms: Number,
+        "queue_time_ms" => queue_time_ms: NumberValue,
+        "time_to_first_token_ms" => time_to_first_token_ms: NumberValue,
     }
 }
 

@@ -33,7 +33,7 @@ pub fn is_filled(Raw(value): Raw) -> bool {
     value.is_some_and(|value| read_json::<Size>(value.get().as_bytes()).is_ok_and(Size::is_filled))
 }
 
-/// The names and arguments of a list of tool calls, or of one; empty if there are none.
+/// The names and arguments of a list of tool calls, or of one; empty without any.
 #[must_use]
 pub fn call_text<'a>(value: Raw<'a>) -> Cow<'a, str> {
     let Some(json) = value.0.map(RawValue::get).filter(|_| is_filled(value)) else { return Cow::default() };

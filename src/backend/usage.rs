@@ -7,7 +7,7 @@ use super::{
     lenient::{AnyValue, Count, Text},
 };
 
-/// The counts of a `usage` object, or of an object that holds one, whatever its API calls them. Anything but an object has none.
+/// The counts of a `usage` object, or of an object that holds one, under the names of all APIs. Anything but an object has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageFields {
     /// `prompt_tokens`, `input_tokens`.

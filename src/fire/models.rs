@@ -9,7 +9,7 @@ use crate::json::parse_lenient;
 pub struct ModelList {
     /// Their names, in the order of the server.
     pub names: Vec<String>,
-    /// Why there is none, for people.
+    /// Why it is empty, for people.
     pub missing: String,
 }
 

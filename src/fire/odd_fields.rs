@@ -266,7 +266,7 @@ fn an_event_that_the_api_does_not_have_costs_nothing() {
     }
 }
 
-/// The words of an error in place of an event, whatever its form; it is never a success, and never "ended after 0 chunks".
+/// The words of an error in place of an event, in every form; it is never a success, and never "ended after 0 chunks".
 #[test]
 fn an_error_in_place_of_an_event_keeps_its_words() {
     for Stream { backend, events, .. } in streams() {

@@ -1,4 +1,4 @@
-//! The words of a server's error, whatever its form: JSON under many names, an event, or a page.
+//! The words of a server's error, in all its forms: JSON under many names, an event, or a page.
 
 use serde_json::{Map, Value};
 
