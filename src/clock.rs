@@ -5,7 +5,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::units::{Nanos, UnixNanos};
+use crate::units::{Nanos, SECOND, UnixNanos};
 
 /// Monotonic time since the clock was created.
 ///
@@ -51,6 +51,24 @@ impl Clock {
 pub fn unix_now() -> UnixNanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// How long the system has been suspended since it started, which monotonic time leaves out; 0 where it is not known.
+#[must_use]
+pub fn suspended_time() -> Nanos {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let read = |clock| {
+            let time = clock_gettime(clock);
+            let part = |part: i64| u64::try_from(part).unwrap_or_default();
+            Nanos(part(time.tv_sec) * SECOND + part(time.tv_nsec))
+        };
+        let monotonic = read(ClockId::Monotonic);
+        read(ClockId::Boottime).since(monotonic)
+    }
+    #[cfg(not(target_os = "linux"))]
+    Nanos(0)
 }
 
 /// Converts kernel stamps, which are wall-clock times, to the monotonic clock. It uses the lag measured at the same read, so
@@ -132,7 +150,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::units::SECOND;
 
     /// About the year 2026.
     const EPOCH: u64 = 1_790_000_000 * SECOND;

@@ -131,5 +131,8 @@ fn run_warnings(run: &SideRun) -> Vec<String> {
     if recording.ends.iter().any(|end| end.verdict == Some(record::Verdict::ClientBound)) {
         wrong.push("its verdict is client_bound: the client set some of the numbers".into());
     }
+    if recording.ends.iter().filter_map(|end| end.buffering.as_ref()).any(record::Buffering::hides_latencies) {
+        wrong.push("a proxy held its responses back: compare E2EL and throughput only".into());
+    }
     wrong
 }

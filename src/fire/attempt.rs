@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{task::coop::unconstrained, time::timeout};
 
-use super::{response::ReceivedResponse, slots::Slot, stop::StopSignal};
+use super::{buffering::is_held_back, response::ReceivedResponse, slots::Slot, stop::StopSignal};
 use crate::{
     backend::Protocol,
     clock::Clock,
@@ -103,6 +103,8 @@ pub struct Attempt {
     /// Why reading ended early.
     failure: Option<RequestFailure>,
     status: Option<u16>,
+    /// What the server calls itself.
+    server: Option<String>,
 }
 
 /// How accurate the times of a request are.
@@ -115,6 +117,10 @@ pub struct TimingQuality {
     pub stamps: Stamps,
     /// Retransmitted TCP segments; `None`: not known.
     pub retransmits: Option<u32>,
+    /// Whether its chunks were held back; `None`: they do not show it.
+    pub held_back: Option<bool>,
+    /// What the server calls itself.
+    pub server: Option<String>,
 }
 
 /// Sends one request and reads its response until it ends, fails, times out or is cancelled.
@@ -219,7 +225,9 @@ impl Attempt {
         let stamps = Stamps { clock_steps: moments.clock_steps.into(), ..self.response.stamps() };
         self.response.finish(start, self.failure, count_tokens, output);
         let send_lag = moments.first_write.map(|t| t.since(times.ready).since(moments.waited));
-        TimingQuality { send_lag, stamps, retransmits: moments.retransmits }
+        let held_back = is_held_back(output.ttft, &output.itl, stamps).filter(|_| output.success);
+        output.buffered = held_back == Some(true);
+        TimingQuality { send_lag, stamps, retransmits: moments.retransmits, held_back, server: self.server }
     }
 }
 
@@ -231,6 +239,7 @@ async fn receive_response(
 ) -> Result<(), RequestFailure> {
     let head = exchange.receive_head().await?;
     attempt.status = Some(head.status.as_u16());
+    attempt.server.clone_from(&head.server);
     if !head.may_hold_response() {
         return Err(head.to_failure(&read_error_body(exchange).await));
     }

@@ -28,6 +28,7 @@ mod args;
 mod attempt;
 mod backlog;
 mod balance;
+mod buffering;
 mod dispatch;
 mod headers;
 mod input;
@@ -522,6 +523,8 @@ impl LoadRun<'_> {
             client: Some(evidence.client),
             verdict: Some(verdict),
             reasons,
+            // A client that reads too late joins chunks itself.
+            buffering: Some(evidence.buffering).filter(|b| b.compared > 0 && verdict != Verdict::ClientBound),
             reuse_ended: transports.iter().any(|transport| transport.has_ended_reuse()),
             ..end_record(&written, dispatched.not_due, reason, &input)
         };
@@ -614,6 +617,7 @@ fn collect_evidence(
     Evidence {
         kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
         stamps: tally.stamps,
+        buffering: tally.buffering.clone(),
         read_lag: tally.read_lag(),
         send_lag: tally.send_lag(),
         client: ClientUse { retransmits: tally.retransmits, ..client },

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use super::attempt::TimingQuality;
 use crate::{
     error::Error,
-    record::{ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
+    record::{Buffering, ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
 
@@ -34,6 +34,8 @@ pub struct Tally {
     pub resent: u64,
     /// How the chunks were stamped.
     pub stamps: Stamps,
+    /// Responses that a proxy held back.
+    pub buffering: Buffering,
     /// Retransmitted TCP segments; `None`: not known for any request.
     pub retransmits: Option<u64>,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
@@ -80,6 +82,7 @@ impl Tally {
             outcomes: BTreeMap::new(),
             resent: 0,
             stamps: Stamps::default(),
+            buffering: Buffering::default(),
             retransmits: None,
             errors: HashMap::new(),
             schedule_lag: histogram()?,
@@ -161,6 +164,9 @@ impl Tally {
         // Every connection sees the same steps of the system clock.
         let clock_steps = self.stamps.clock_steps.max(timing.stamps.clock_steps);
         self.stamps = Stamps { clock_steps, ..self.stamps + timing.stamps };
+        if let Some(held_back) = timing.held_back {
+            self.buffering.count_response(held_back, timing.server.as_deref());
+        }
         if let Some(count) = timing.retransmits {
             *self.retransmits.get_or_insert(0) += u64::from(count);
         }

@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use hdrhistogram::Histogram;
@@ -11,7 +14,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::tally::histogram_percentiles;
 use crate::{
-    clock::Clock,
+    clock::{Clock, suspended_time},
     error::Error,
     record::{ClientUse, Percentiles},
     units::{Nanos, SECOND},
@@ -19,6 +22,9 @@ use crate::{
 
 /// Interval between two timers: short enough for a p99 of a run of seconds, long enough to cost nothing.
 const TIMER_INTERVAL: Nanos = Nanos(10_000_000);
+
+/// A thread that did not run for longer than this, while a timer was due, was away.
+const MIN_PAUSE: Nanos = Nanos(30_000_000);
 
 /// CPU time used so far by the process or the calling thread.
 fn cpu_time(clock: ClockId) -> Nanos {
@@ -44,6 +50,9 @@ pub struct UsageMonitor {
     readers: Vec<(Handle, ThreadProbe)>,
     wake_lag: WakeLagMonitor,
     timers: Vec<JoinHandle<()>>,
+    absences: Vec<Arc<Absence>>,
+    clock: Clock,
+    suspended: Nanos,
 }
 
 impl UsageMonitor {
@@ -56,21 +65,44 @@ impl UsageMonitor {
                 probes.push((reader.clone(), probe));
             }
         }
-        let timers = probes.iter().map(|(reader, _)| reader.spawn(wake_lag.clone().run_timers(clock))).collect();
-        let process = cpu_time(ClockId::ProcessCPUTime);
-        Ok(UsageMonitor { process, sender: ThreadProbe::start(), readers: probes, wake_lag, timers })
+        let absences: Vec<Arc<Absence>> = probes.iter().map(|_| Arc::default()).collect();
+        let readers = probes.iter().zip(&absences);
+        let timers = readers
+            .map(|((reader, _), absence)| reader.spawn(wake_lag.clone().run_timers(clock, Arc::clone(absence))))
+            .collect();
+        let (process, suspended) = (cpu_time(ClockId::ProcessCPUTime), suspended_time());
+        Ok(UsageMonitor {
+            process,
+            sender: ThreadProbe::start(),
+            readers: probes,
+            wake_lag,
+            timers,
+            absences,
+            clock,
+            suspended,
+        })
     }
 
     /// Returns the use since the start, in a run of this duration.
     pub async fn finish(self, duration: Nanos) -> ClientUse {
         let sender = self.sender.measure();
         let process = cpu_time(ClockId::ProcessCPUTime).since(self.process);
+        let suspended = suspended_time().since(self.suspended);
         self.timers.iter().for_each(JoinHandle::abort);
-        let mut readers = Vec::new();
-        for (reader, probe) in self.readers {
-            readers.extend(reader.spawn(async move { probe.measure() }).await);
+        let (clock, mut readers, mut away) = (self.clock, Vec::new(), None);
+        for ((reader, probe), absence) in self.readers.into_iter().zip(self.absences) {
+            let measured = reader.spawn(async move {
+                absence.count_timer(clock.now(), cpu_time(ClockId::ThreadCPUTime));
+                (probe.measure(), absence.total())
+            });
+            if let Ok((used, absent)) = measured.await {
+                readers.push(used);
+                away = away.max(Some(absent));
+            }
         }
-        ClientUse { wake_lag: self.wake_lag.lag_percentiles(), ..combine_threads(duration, process, &readers, sender) }
+        let away = away.map(|away| share_of_run(away, suspended, duration));
+        let wake_lag = self.wake_lag.lag_percentiles();
+        ClientUse { wake_lag, away, ..combine_threads(duration, process, &readers, sender) }
     }
 }
 
@@ -124,6 +156,42 @@ fn combine_threads(duration: Nanos, process: Nanos, readers: &[ThreadUse], sende
     }
 }
 
+/// The share of a run in which a thread was `away` or the system `suspended`; the duration leaves the latter out.
+fn share_of_run(away: Nanos, suspended: Nanos, duration: Nanos) -> f64 {
+    let whole = (duration + suspended).as_secs_f64().max(1e-9);
+    ((away + suspended).as_secs_f64() / whole).min(1.0)
+}
+
+/// How long a thread has not run although a timer was due, in pauses of at least [`MIN_PAUSE`].
+#[derive(Debug, Default)]
+struct Absence {
+    /// When its next timer fires, and its CPU time when that was set.
+    due: AtomicU64,
+    cpu: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Absence {
+    /// Sets the time of the next timer. `cpu` is the CPU time of the thread.
+    fn expect_timer(&self, due: Nanos, cpu: Nanos) {
+        self.due.store(due.0, Relaxed);
+        self.cpu.store(cpu.0, Relaxed);
+    }
+
+    /// Counts the delay of the timer that has fired or is overdue, without the time in which the thread worked.
+    fn count_timer(&self, now: Nanos, cpu: Nanos) {
+        let worked = cpu.since(Nanos(self.cpu.load(Relaxed)));
+        let paused = now.since(Nanos(self.due.load(Relaxed))).since(worked);
+        if paused >= MIN_PAUSE {
+            self.total.fetch_add(paused.0, Relaxed);
+        }
+    }
+
+    fn total(&self) -> Nanos {
+        Nanos(self.total.load(Relaxed))
+    }
+}
+
 /// Sets timers on the threads that read responses and records how late they fire: a read that was due then would be as late.
 ///
 /// This shows everything that keeps a thread from running, on any system: its own work, other programs, quotas, stops.
@@ -137,12 +205,14 @@ impl WakeLagMonitor {
         Ok(WakeLagMonitor(Arc::new(Mutex::new(lags))))
     }
 
-    /// Sets timers on the current runtime, forever.
-    pub async fn run_timers(self, clock: Clock) {
+    /// Sets timers on the current runtime, forever, and counts long delays in `absence`.
+    async fn run_timers(self, clock: Clock, absence: Arc<Absence>) {
         let mut due = clock.now() + TIMER_INTERVAL;
         loop {
+            absence.expect_timer(due, cpu_time(ClockId::ThreadCPUTime));
             tokio::time::sleep(due.since(clock.now()).to_duration()).await;
             let now = clock.now();
+            absence.count_timer(now, cpu_time(ClockId::ThreadCPUTime));
             let mut lags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Each missed timer counts with its own lateness, so that a pause has a weight in proportion to its length.
             while due <= now {
@@ -212,15 +282,33 @@ mod tests {
     async fn a_thread_that_was_blocked_wakes_late_and_the_whole_pause_counts() {
         let monitor = WakeLagMonitor::new().unwrap();
         assert_eq!(monitor.lag_percentiles(), None);
-        let task = tokio::spawn(monitor.clone().run_timers(Clock::start()));
+        let (clock, absence) = (Clock::start(), Arc::<Absence>::default());
+        let task = tokio::spawn(monitor.clone().run_timers(clock, Arc::clone(&absence)));
         tokio::task::yield_now().await;
         // This blocks the only thread of the runtime.
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
         while monitor.lag_percentiles().is_none() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         task.abort();
         let lags = monitor.lag_percentiles().unwrap();
         assert!(lags.max >= Nanos(30_000_000) && lags.p50 >= Nanos(10_000_000), "{lags:?}");
+        assert!(absence.total() >= Nanos(80_000_000), "{}", absence.total());
+    }
+
+    #[test]
+    fn a_thread_that_works_is_not_away_and_a_suspended_system_is() {
+        let (ms, absence) = (|n: u64| Nanos(n * 1_000_000), Absence::default());
+        let wait = |due, now, worked| {
+            absence.expect_timer(ms(due), ms(due));
+            absence.count_timer(ms(now), ms(due + worked));
+            absence.total()
+        };
+        assert_eq!(wait(10, 39, 0), ms(0));
+        assert_eq!(wait(40, 540, 0), ms(500));
+        assert_eq!(wait(550, 950, 380), ms(500), "it worked");
+        assert_eq!(wait(960, 1160, 100), ms(600));
+        assert_eq!(share_of_run(ms(500), ms(0), ms(1000)), 0.5);
+        assert_eq!(share_of_run(ms(0), ms(3000), ms(1000)), 0.75);
     }
 }

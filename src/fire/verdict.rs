@@ -4,8 +4,9 @@
 
 use std::cmp::Reverse;
 
+use super::buffering::check_buffering;
 use crate::{
-    record::{ClientUse, Percentiles, Stamps, Verdict},
+    record::{Buffering, ClientUse, Percentiles, Stamps, Verdict},
     units::{Nanos, SECOND},
 };
 
@@ -16,6 +17,8 @@ pub struct Evidence {
     pub kernel: bool,
     /// How the chunks were stamped.
     pub stamps: Stamps,
+    /// Responses that a proxy held back.
+    pub buffering: Buffering,
     /// Kernel stamp → read; `None` without kernel stamps.
     pub read_lag: Option<Percentiles>,
     /// Due, with a slot → first byte written, without connecting.
@@ -72,6 +75,9 @@ const RUN_QUEUE_KERNEL: Threshold = Threshold { suspect: 0.5, bound: f64::INFINI
 /// How late a timer of the reader thread fires (p99), if it also stamps: reads are as late. A gap between tokens is about 10 to
 /// 50 ms.
 const WAKE_LAG_SECONDS: Threshold = Threshold { suspect: 0.005, bound: 0.025 };
+/// The share of the run in which a reader thread was away for long pauses. The server waits for requests as long, so that the
+/// throughput of a closed loop is too low by that share, and requests of a schedule are late; medians do not show it.
+const AWAY: Threshold = Threshold { suspect: 0.03, bound: 0.2 };
 /// In a shorter run, shares of the time mostly measure the start.
 const MIN_DURATION: Nanos = Nanos(SECOND);
 
@@ -106,12 +112,17 @@ pub fn judge_run(evidence: &Evidence) -> (Verdict, Vec<String>) {
         vec![]
     };
     if evidence.duration >= MIN_DURATION {
+        found.push(check_away(evidence));
         found.extend([check_run_queue(evidence, stamps_itself), check_busy_thread(evidence, stamps_itself)]);
         found.extend(stamps_itself.then(|| check_wake_lag(evidence)));
     }
     found.push(if evidence.by_schedule { check_send_lag(evidence) } else { check_refill_time(evidence) });
     found.extend([check_retransmits(evidence), check_input_blocked(evidence)]);
     let mut found: Vec<(Verdict, String)> = found.into_iter().flatten().collect();
+    // A client that reads too late joins chunks itself.
+    if found.iter().all(|(verdict, _)| *verdict < Verdict::ClientBound) {
+        found.extend(check_buffering(&evidence.buffering));
+    }
     found.sort_by_key(|(verdict, _)| Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Clean, |(verdict, _)| *verdict);
     (verdict, found.into_iter().map(|(_, reason)| reason).collect())
@@ -231,6 +242,18 @@ fn check_send_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
+fn check_away(evidence: &Evidence) -> Option<(Verdict, String)> {
+    let away = evidence.client.away?;
+    let share = format_percent(away);
+    Some((
+        AWAY.classify(away)?,
+        format!(
+            "the client was away for {share} of the run, in pauses of 30 ms or longer: it was stopped, its virtual machine was paused, or \
+             it had no core; keep it running, and give it a free core"
+        ),
+    ))
+}
+
 fn check_run_queue(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
     let waited = evidence.client.run_queue?;
     let limit = if stamps_itself { RUN_QUEUE } else { RUN_QUEUE_KERNEL };
@@ -300,6 +323,7 @@ mod tests {
         Evidence {
             kernel: true,
             stamps: Stamps { chunks: 100_000, late: 200, ..Stamps::default() },
+            buffering: Buffering { compared: 1000, ..Buffering::default() },
             read_lag: Some(Percentiles { p50: Nanos(40_000), p99: Nanos(MS), max: Nanos(5 * MS) }),
             send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
             client: ClientUse { cpu: 0.2, busiest_thread: 0.2, run_queue: Some(0.01), ..ClientUse::default() },
@@ -458,6 +482,27 @@ mod tests {
         let busy = |evidence: &mut Evidence, share: f64| evidence.client.busiest_thread = share;
         steps(user, busy, [0.699, 0.701], Some(0.901), "busy, so it stamps late: use more --threads");
         steps(kernel, busy, [0.899, 0.901], None, "so it has no capacity left: use more --threads");
+    }
+
+    #[test]
+    fn pauses_of_the_client_count_by_their_share_of_the_run() {
+        let away = |evidence: &mut Evidence, share: f64| evidence.client.away = Some(share);
+        for base in [kernel, user] {
+            steps(base, away, [0.029, 0.031], Some(0.201), "the client was away for");
+        }
+    }
+
+    #[test]
+    fn responses_that_were_held_back_are_suspect_unless_the_client_was_late() {
+        let held_back = |evidence: &mut Evidence, share: f64| {
+            evidence.buffering.buffered = Nanos::from_secs_f64(share * 1000.0 / 1e9).0;
+        };
+        steps(kernel, held_back, [0.2, 0.9], None, "responses arrived at once or in bursts");
+        let mut evidence = user();
+        held_back(&mut evidence, 0.9);
+        evidence.client.wake_lag = Some(all(500.0));
+        let (verdict, reasons) = judge_run(&evidence);
+        assert!(verdict == Verdict::ClientBound && reasons.len() == 1, "{reasons:?}");
     }
 
     #[test]

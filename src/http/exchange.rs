@@ -171,7 +171,7 @@ mod tests {
 
     fn head(status: u16, encoding: Option<&str>) -> Head {
         let (status, encoding) = (StatusCode::from_u16(status).unwrap(), encoding.map(str::to_owned));
-        Head { status, location: None, encoding, framed: true }
+        Head { status, location: None, encoding, framed: true, server: None }
     }
 
     #[test]

@@ -183,6 +183,7 @@ impl HttpExchange for PortableExchange {
         let head = Head {
             status: response.status(),
             location: text(header::LOCATION).map(str::to_owned),
+            server: text(header::VIA).or_else(|| text(header::SERVER)).map(str::to_owned),
             encoding: text(header::CONTENT_ENCODING).and_then(response::content_encoding),
             framed: response.version() >= Version::HTTP_2
                 || [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| headers.contains_key(name))

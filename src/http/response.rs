@@ -21,6 +21,8 @@ pub struct Head {
     pub encoding: Option<String>,
     /// Whether HTTP marks the end of the body. Otherwise it ends with the connection, and may have been cut anywhere.
     pub framed: bool,
+    /// What the last server or proxy calls itself: `Via`, else `Server`.
+    pub server: Option<String>,
 }
 
 /// How the body of a response is framed, and how far it has been read.
@@ -125,7 +127,8 @@ fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<Pa
         parse_content_length(values(header::CONTENT_LENGTH))?.map_or(Framing::Close, Framing::Length)
     };
     let framed = framing != Framing::Close;
-    let head = Head { status, location: values(header::LOCATION).next(), encoding, framed };
+    let server = values(header::VIA).chain(values(header::SERVER)).next();
+    let head = Head { status, location: values(header::LOCATION).next(), encoding, framed, server };
     let close = has(header::CONNECTION, "close");
     let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
     Ok(ParsedHead { head, framing, keep_alive: !close && !old && framed })

@@ -109,6 +109,10 @@ pub struct RequestFuncOutput {
     /// may have arrived earlier. Absent: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub coalesced: u32,
+    /// Whether its chunks were held back on their way and arrived in bursts: its `ttft`, `itl` and `tpot` show a buffer. Absent:
+    /// false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub buffered: bool,
     /// The server's own times for the request, if it reports them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerTimes>,

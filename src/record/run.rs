@@ -124,6 +124,9 @@ pub struct EndRecord {
     /// Absent: false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reuse_ended: bool,
+    /// Whether chunks were held back on their way; absent: no response shows it, or the client read too late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffering: Option<Buffering>,
     /// Resources that the client used; `null` if the system does not report them.
     pub client: Option<ClientUse>,
     /// Whether the client kept up with the load; `null` in streams of older versions.
@@ -211,6 +214,42 @@ impl std::ops::Add for Stamps {
     }
 }
 
+/// Streamed responses whose chunks a proxy or the server held back and sent in bursts. `docs/METRICS.md` describes the rule.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Buffering {
+    /// Successful responses whose chunks show whether they were held back.
+    pub compared: u64,
+    /// Those that were held back.
+    pub buffered: u64,
+    /// The `Via` or `Server` header of the first of them; `null` without.
+    pub server: Option<String>,
+}
+
+impl Buffering {
+    /// As many responses must have been held back, unless there are fewer.
+    const MIN_BUFFERED: u64 = 3;
+    /// The share that must have been held back: some requests may take another way.
+    const MIN_SHARE: f64 = 0.2;
+
+    /// Whether enough responses were held back to hide from TTFT, TPOT and ITL when the model generated its tokens.
+    #[must_use]
+    pub fn hides_latencies(&self) -> bool {
+        let enough = self.buffered >= Self::MIN_BUFFERED.min(self.compared);
+        enough && self.buffered as f64 > Self::MIN_SHARE * self.compared as f64
+    }
+
+    /// Adds the responses of another part of a run.
+    #[must_use]
+    pub fn add(self, other: Buffering) -> Buffering {
+        Buffering {
+            compared: self.compared.saturating_add(other.compared),
+            buffered: self.buffered.saturating_add(other.buffered),
+            server: self.server.or(other.server),
+        }
+    }
+}
+
 /// Resources that the client used during the run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -222,6 +261,9 @@ pub struct ClientUse {
     /// The longest time that a measuring thread waited for a core, as a share of the run (Linux's `schedstat`); `null` on
     /// other systems.
     pub run_queue: Option<f64>,
+    /// Time in which a thread that reads responses did not run for 30 ms or longer, as a share of the run: the process was stopped, the
+    /// virtual machine paused, or the thread had no core; `null`: not measured.
+    pub away: Option<f64>,
     /// How late timers fired on the threads that read responses: user-space stamps are late by as much; `null`: not
     /// measured.
     pub wake_lag: Option<Percentiles>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pooling::{Pooled, Pooling};
 use crate::{
-    record::{EndRecord, Percentiles, RunRecord, Stamps, Verdict},
+    record::{Buffering, EndRecord, Percentiles, RunRecord, Stamps, Verdict},
     recording::Recording,
     units::Nanos,
 };
@@ -34,6 +34,10 @@ pub struct ClientFigures {
     pub busiest_thread: Option<f64>,
     /// The longest time that a thread was ready and had no core, as a share of the run; `null` if not reported.
     pub run_queue: Option<f64>,
+    /// Time in which a reading thread did not run for 30 ms or longer, as a share of the run; `null` if not reported.
+    pub away: Option<f64>,
+    /// Whether chunks were held back on their way; `null` if no response shows it.
+    pub buffering: Option<Buffering>,
     /// How late the timers of the reading threads fired; `null` if not reported.
     pub wake_lag_ms: Option<Lags>,
     /// Retransmitted TCP segments; `null` if not reported.
@@ -92,6 +96,8 @@ impl ClientFigures {
             cpu: end.client.map(|client| client.cpu),
             busiest_thread: end.client.map(|client| client.busiest_thread),
             run_queue: end.client.and_then(|client| client.run_queue),
+            away: end.client.and_then(|client| client.away),
+            buffering: end.buffering.clone(),
             wake_lag_ms: end.client.and_then(|client| client.wake_lag).map(Lags::from_percentiles),
             retransmits: end.client.and_then(|client| client.retransmits),
             resent: end.resent,
@@ -114,6 +120,8 @@ impl ClientFigures {
             cpu: self.cpu.into_iter().chain(other.cpu).reduce(|a, b| a + b),
             busiest_thread: most(self.busiest_thread, other.busiest_thread),
             run_queue: most(self.run_queue, other.run_queue),
+            away: most(self.away, other.away),
+            buffering: self.buffering.into_iter().chain(other.buffering).reduce(Buffering::add),
             wake_lag_ms: lags(self.wake_lag_ms, other.wake_lag_ms),
             retransmits: sum(self.retransmits, other.retransmits),
             resent: self.resent.saturating_add(other.resent),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     printable::clean_line,
-    record::{ErrorKind, TokenSource},
+    record::{Buffering, ErrorKind, TokenSource},
     recording::metric::Metric,
     statistics::Summary,
 };
@@ -129,6 +129,11 @@ impl ResultTable {
         };
         let (Some(mean), Some(median)) = (value("mean"), value("median")) else { return };
         self.add_rule(metric.table_heading(), '-');
+        let buffering = result.vb.client.as_ref().and_then(|client| client.buffering.as_ref());
+        if let Some(buffering) = buffering.filter(|buffering| hides_metric(buffering, metric)) {
+            let Buffering { buffered, compared, .. } = buffering;
+            self.add_line(&format!("not the model's: {buffered} of {compared} responses were held back on their way"));
+        }
         let label = metric.table_label();
         let waiting = matches!(metric, Metric::ClientQueueTime | Metric::E2elIncludingClientQueue);
         let summary = (!waiting).then(|| result.vb.latency_summary(metric));
@@ -404,6 +409,11 @@ impl ResultTable {
         }
         self.add_line(&format!("client: {}{why}", verdict.name()));
     }
+}
+
+/// Whether a proxy decides over this metric: over everything before the end of a response.
+fn hides_metric(buffering: &Buffering, metric: Metric) -> bool {
+    buffering.hides_latencies() && matches!(metric, Metric::Ttft | Metric::Tpot | Metric::Itl)
 }
 
 /// `Mean`, then the percentiles, formatted.

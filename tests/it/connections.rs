@@ -200,6 +200,58 @@ fn a_request_is_sent_again_once_and_only_without_any_byte_of_a_response() {
     }
 }
 
+/// A server that sends these chunks for each request: the pause before a step, and the number of chunks in it.
+fn server_in_steps(steps: &'static [(u64, usize)], header: &'static str) -> String {
+    server(move |mut stream| {
+        let chunk = "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":null}]}\n\n";
+        let last = "data: {\"choices\":[{\"index\":0,\"text\":\"\",\"finish_reason\":\"length\"}]}\n\ndata: [DONE]\n\n";
+        if !read_request(&mut stream).starts_with("POST") {
+            return;
+        }
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(STREAM.replace("\r\n\r\n", &format!("\r\n{header}\r\n\r\n")).as_bytes()).unwrap();
+        for (pause, chunks) in steps {
+            thread::sleep(Duration::from_millis(*pause));
+            stream.write_all(chunk.repeat(*chunks).as_bytes()).unwrap();
+        }
+        stream.write_all(last.as_bytes()).unwrap();
+    })
+}
+
+#[test]
+fn responses_that_a_proxy_holds_back_are_not_clean_and_a_server_with_several_tokens_per_step_is() {
+    for transport in TRANSPORTS {
+        for (steps, buffered) in [
+            (&[(60, 12)][..], true),
+            (&[(50, 16), (50, 16), (50, 5)], true),
+            (&[(50, 1), (20, 3), (20, 5), (20, 1), (20, 4)], false),
+            (&[(50, 1), (20, 8), (20, 8)], false),
+            (&[(20, 1), (20, 1), (20, 1), (20, 1), (20, 1), (20, 1), (20, 1), (20, 1)], false),
+        ] {
+            let url = server_in_steps(steps, "server: nginx/1.22.1");
+            let flags = ["--model", "m", "--transport", transport, "--max-concurrency", "2"];
+            let done = fire(&url, &flags, &requests(8, ""));
+            let (_, outputs, end) = records(&done.stdout);
+            let marked = outputs.iter().filter(|output| output["buffered"] == true).count();
+            if end["verdict"] == "client_bound" {
+                // A client without a core joins chunks itself.
+                continue;
+            }
+            assert_eq!(end["buffering"]["buffered"], marked, "{transport} {steps:?}: {end}");
+            // The machine may be busy, so that a few bursts look different.
+            assert_eq!(marked >= 5, buffered, "{transport} {steps:?}: {end}");
+            if buffered {
+                assert_eq!(end["verdict"], "suspect", "{transport} {steps:?}");
+                let cure = "`nginx/1.22.1`) or the server holds chunks back, so TTFT, TPOT and ITL are not the model's: set `proxy_buffering off`";
+                assert!(done.stderr.contains(cure), "{transport} {steps:?}: {}", done.stderr);
+            }
+            let stats = crate::tool::run("vb-stats", &["--table", "always"], &done.stdout);
+            let notes = stats.stderr.matches("not the model's: ").count();
+            assert_eq!(notes > 0, buffered, "{transport} {steps:?}: {}", stats.stderr);
+        }
+    }
+}
+
 /// Connections without a request must not be in the way of others.
 #[test]
 fn a_server_that_answers_one_connection_at_a_time_is_asked_for_models_and_metrics() {

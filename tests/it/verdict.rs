@@ -62,3 +62,35 @@ fn a_client_held_to_a_tenth_of_the_time_is_client_bound_on_both_transports() {
         assert!(table.lines().last().unwrap().starts_with("client: client_bound: "), "{table}");
     }
 }
+
+/// With short answers no chunk is distorted, and no median shows the pause.
+#[test]
+fn a_client_that_was_stopped_for_a_part_of_the_run_is_not_clean() {
+    for transport in ["stamped", "portable"] {
+        let sim = Sim::start(&["--step-base", "1ms"]);
+        let requests = run("vb-gen", &["--num-prompts", "20000", "--input-len", "8", "--output-len", "2"], "").stdout;
+        let requests_file = folder(&format!("verdict-stopped-{transport}")).join("requests");
+        std::fs::write(&requests_file, requests).unwrap();
+        let args = ["--base-url", &sim.url, "--max-concurrency", "1", "--no-text", "--max-seconds", "4"];
+        let child = command("vb-fire")
+            .args(args)
+            .args(["--transport", transport])
+            .stdin(std::fs::File::open(&requests_file).unwrap())
+            .stdout(std::fs::File::create(requests_file.with_extension("out")).unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        thread::sleep(Duration::from_secs(1));
+        kill_process(pid, Signal::STOP).unwrap();
+        thread::sleep(Duration::from_secs(2));
+        kill_process(pid, Signal::CONT).unwrap();
+        let ended = done(child.wait_with_output().unwrap());
+        let stdout = std::fs::read_to_string(requests_file.with_extension("out")).unwrap();
+        let end: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+        assert_eq!(end["verdict"], "client_bound", "{transport}: {end}");
+        assert!(ended.stderr.contains("the client was away for"), "{transport}: {}", ended.stderr);
+        let result: Value = serde_json::from_str(&run("vb-stats", &[], &stdout).stdout).unwrap();
+        assert!(result["vb"]["client"]["away"].as_f64() > Some(0.2), "{transport}: {}", result["vb"]["client"]);
+    }
+}
