@@ -10,6 +10,7 @@ use super::{
     grid::GridFormat,
     mix::MixArgs,
     ordered::{AHEAD, FEW},
+    print_warning,
     session::SessionFlags,
 };
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 pub const DATASET: &str = "Dataset";
 pub const LENGTHS: &str = "Lengths";
 pub const CONVERSATIONS: &str = "Conversations";
+/// The value of `--tokenizer` that asks the server, if one is named.
+const AUTO: &str = "auto";
 const COUNTING: &str = "Counting tokens";
 const OUTPUT: &str = "Output";
 
@@ -139,15 +142,17 @@ pub struct CommonFlags {
     /// sharegpt, `spec_bench` and `speed_bench`).
     #[arg(long, help_heading = COUNTING)]
     pub apply_chat_template: bool,
-    /// `builtin`, a tokenizer.json or its folder, a model id on the Hugging Face hub, or `server` (asks --base-url).
-    #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = "builtin")]
+    /// `builtin`, a tokenizer.json or its folder, a model id on the Hugging Face hub, or `server` (asks --base-url). `auto`
+    /// asks the server if --base-url is given and has /tokenize, and is `builtin` otherwise.
+    #[arg(long, help_heading = COUNTING, value_name = "NAME", default_value = AUTO)]
     pub tokenizer: String,
     /// The API that the requests are for. With a chat API, lengths include the chat template.
     #[arg(long, help_heading = COUNTING, value_enum, default_value = "openai")]
     pub backend: &'static Backend,
-    /// URL of the server for --tokenizer server. `OPENAI_API_KEY`, if set, is sent automatically.
-    #[arg(long, help_heading = COUNTING, value_name = "URL", default_value = "http://127.0.0.1:8000")]
-    pub base_url: String,
+    /// URL of the server that counts tokens [default: <http://127.0.0.1:8000> with --tokenizer server]. `OPENAI_API_KEY`, if
+    /// set, is sent automatically.
+    #[arg(long, help_heading = COUNTING, value_name = "URL")]
+    pub base_url: Option<String>,
     /// Model name for --tokenizer server.
     #[arg(long, help_heading = COUNTING, value_name = "NAME")]
     pub model: Option<String>,
@@ -218,10 +223,37 @@ impl CommonFlags {
 
     /// Opens the tokenizer of `--tokenizer`.
     pub fn open_tokenizer(&self) -> Result<Tokenizer, Error> {
-        if self.tokenizer != "server" {
-            return Tokenizer::open(&self.tokenizer);
+        match (self.tokenizer.as_str(), &self.base_url) {
+            ("server", url) => self.server_tokenizer(url.as_deref().unwrap_or("http://127.0.0.1:8000")),
+            // No server has an endpoint for pairs of texts.
+            (AUTO, Some(url)) if url != "sim" && self.backend.name != "vllm-rerank" => match self.probe_server(url) {
+                Ok(tokenizer) => Ok(tokenizer),
+                Err(e) => {
+                    print_warning(format!(
+                        "{e}; prompts are counted by the built-in tokenizer, so the server will count other lengths"
+                    ));
+                    Tokenizer::builtin()
+                }
+            },
+            (AUTO, _) => Tokenizer::builtin(),
+            (name, _) => Tokenizer::open(name),
         }
-        TokenizerServer::new(&self.base_url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
+    }
+
+    /// Whether the built-in tokenizer was chosen because the server does not count tokens.
+    pub fn is_fallback(&self, tokenizer: &Tokenizer) -> bool {
+        self.tokenizer == AUTO && self.base_url.is_some() && !tokenizer.is_remote()
+    }
+
+    fn server_tokenizer(&self, url: &str) -> Result<Tokenizer, Error> {
+        TokenizerServer::new(url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
+    }
+
+    /// The server's tokenizer, if it works.
+    fn probe_server(&self, url: &str) -> Result<Tokenizer, Error> {
+        let tokenizer = self.server_tokenizer(url)?;
+        tokenizer.encode("a", false)?;
+        Ok(tokenizer)
     }
 }
 

@@ -50,7 +50,7 @@ impl Common {
         let dataset = flags.dataset_name;
         let tokenizer = flags.open_tokenizer()?;
         let chat = flags.backend.is_chat();
-        if chat && !tokenizer.knows_chats() {
+        if chat && !tokenizer.knows_chats() && !flags.is_fallback(&tokenizer) {
             print_warning(format!(
                 "the tokenizer {} has no chat template: prompt_len counts only the text, and the server will count more; \
                  --tokenizer server asks the server",
