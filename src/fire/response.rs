@@ -539,6 +539,7 @@ impl ReceivedResponse {
             streamed: !self.untimed_tokens,
         };
         let count = self.tokens.count(facts, count_tokens);
+        output.choices = self.begun.count_ones();
         output.prompt_len = count.prompt.unwrap_or(output.prompt_len);
         output.cached_tokens = count.cached;
         output.reasoning_tokens = count.reasoning;

@@ -128,7 +128,8 @@ impl Tally {
             self.prompt_lengths.add(asked, output.prompt_len);
         }
         let is_counted = output.token_source.is_some_and(|source| source != TokenSource::Chunks);
-        if let Some(asked) = output.expected_output_len.filter(|asked| is_counted && output.output_tokens > *asked) {
+        let asked = output.expected_output_len.map(|asked| asked.saturating_mul(output.choices.max(1)));
+        if let Some(asked) = asked.filter(|asked| is_counted && output.output_tokens > *asked) {
             self.long_outputs.number += 1;
             self.long_outputs.asked += u64::from(asked);
             self.long_outputs.generated += u64::from(output.output_tokens);
@@ -218,6 +219,28 @@ mod tests {
 
     fn failed(kind: ErrorKind, message: &str) -> RequestFuncOutput {
         RequestFuncOutput { error_kind: Some(kind), error: message.into(), ..RequestFuncOutput::default() }
+    }
+
+    #[test]
+    fn each_choice_may_be_as_long_as_requested() {
+        let mut tally = Tally::new().unwrap();
+        let output = RequestFuncOutput {
+            success: true,
+            expected_output_len: Some(4),
+            output_tokens: 8,
+            token_source: Some(TokenSource::Usage),
+            choices: 2,
+            ..RequestFuncOutput::default()
+        };
+        tally.count_output(&output);
+        tally.count_output(&RequestFuncOutput {
+            token_source: Some(TokenSource::Chunks),
+            choices: 1,
+            ..output.clone()
+        });
+        assert_eq!(tally.long_outputs, LongOutputs::default());
+        tally.count_output(&RequestFuncOutput { choices: 1, ..output });
+        assert_eq!(tally.long_outputs, LongOutputs { number: 1, asked: 4, generated: 8 });
     }
 
     #[test]

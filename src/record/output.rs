@@ -54,8 +54,11 @@ pub struct RequestFuncOutput {
     pub expected_prompt_len: Option<u32>,
     /// Output tokens, counted as `token_source` says.
     pub output_tokens: u32,
-    /// As in the request.
+    /// As in the request; for each choice, if there are several.
     pub expected_output_len: Option<u32>,
+    /// The number of choices (`n`) that the server generated. Absent: one at most.
+    #[serde(skip_serializing_if = "is_one_at_most")]
+    pub choices: u32,
     /// As in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_cached_len: Option<u32>,
@@ -119,6 +122,11 @@ pub struct RequestFuncOutput {
     /// The text of the first choice without reasoning; absent with `--no-text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_text: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]
+fn is_one_at_most(n: &u32) -> bool {
+    *n <= 1
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]

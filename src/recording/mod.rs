@@ -47,6 +47,8 @@ pub struct RecordedRequest {
     pub is_one_chunk: bool,
     /// Requested output tokens, if known.
     pub expected_output_len: Option<u32>,
+    /// The number of choices, each of the requested length; 0: one.
+    pub choices: u32,
     /// When it was sent, from [`Recording::base`]; `None` if never.
     pub start: Option<f64>,
     /// Start − schedule.

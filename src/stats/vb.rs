@@ -430,6 +430,7 @@ fn measure_shortfall(recording: &Recording) -> Shortfall {
     let mut shortfall = Shortfall::default();
     for request in recording.successes().filter(|request| !request.is_uncounted) {
         let Some(expected) = request.expected_output_len else { continue };
+        let expected = expected.saturating_mul(request.choices.max(1));
         shortfall.compared += 1;
         shortfall.short += u64::from(request.output_tokens < expected);
         shortfall.long += u64::from(request.output_tokens > expected);

@@ -790,6 +790,15 @@ mod definitions {
         ] {
             assert!((number(path) - want).abs() < 1e-6, "{path} is {} and not {want}", number(path));
         }
+        let two = result(
+            &[],
+            &output(r#""prompt_len":10,"output_tokens":7,"choices":2,"token_source":"usage","latency":0.1"#),
+        );
+        let shortfall = &two["vb"]["shortfall"];
+        assert_eq!(
+            (&shortfall["short"], &shortfall["long"], &shortfall["missing_tokens"]),
+            (&1.into(), &0.into(), &1.into())
+        );
         let uncounted = result(&[], lines.lines().nth(2).unwrap());
         assert_eq!(uncounted["vb"]["output_tokens"]["mean"], Value::Null);
         let table = run("vb-stats", &["--table", "always"], &lines).stderr;
