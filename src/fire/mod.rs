@@ -51,6 +51,8 @@ mod slots;
 mod stop;
 mod tally;
 mod token_count;
+#[cfg(test)]
+mod token_count_tests;
 mod transcript;
 mod usage;
 mod verdict;

@@ -779,7 +779,7 @@ fn a_chat_may_be_limited_by_max_tokens() {
 }
 
 #[test]
-fn lengths_that_nobody_knows_are_not_compared() {
+fn unknown_lengths_are_not_compared() {
     let body = r#"{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":36,"completion_tokens":1}}"#;
     let server = replay("200 OK", "application/json", body);
     let image = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}}"#;
