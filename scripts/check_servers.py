@@ -155,6 +155,9 @@ class Checks:
         problems = [] if status == 0 and len(good) == len(asked) else [f"exit {status}: {errors.strip()[-300:]}"]
         if expected.note not in errors:
             problems.append(f"no `{expected.note}` in {errors.strip()[-300:]!r}")
+        # The other servers generate faster than they send.
+        if "holds chunks back" in errors and not expected.note and server.name == "nginx":
+            problems.append(f"a false alarm: {errors.strip()[-300:]!r}")
         sums = collections.Counter()
         stream = "--no-stream" not in expected.args and api not in POOLING
         for request in asked:
@@ -286,18 +289,19 @@ class Checks:
 # nginx in front of vb-sim: name, what follows the port in `listen`, directives of the location, what is expected.
 SECURE = ("--insecure",)
 PORTABLE = ("--transport", "portable")
-# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on in parts of 4 KiB.
+# With its defaults, nginx asks for the response in HTTP/1.0, and passes it on in parts of 4 KiB. With TLS it collects 16 KiB.
 PASS = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 GZIP = "gzip on; gzip_min_length 1; gzip_proxied any; gzip_types text/event-stream application/json;"
 FIVE = f"{PASS} keepalive_requests 5;"
 IDLE = ("--max-concurrency", "1", "--think-time", "150ms")
 NGINX = [
     ("plain", "", PASS, Answers()),
-    ("TLS", "ssl", PASS, Answers(SECURE)),
+    ("TLS", "ssl", f"{PASS} proxy_buffering off;", Answers(SECURE)),
+    ("TLS, buffering", "ssl", PASS, Answers(SECURE, note="proxy_buffering off")),
     ("HTTP/2 over TLS", "ssl http2", PASS, Answers((*SECURE, *PORTABLE))),
     ("HTTP/2, 5 requests a connection", "ssl http2", FIVE, Answers((*SECURE, *PORTABLE), count=40)),
     ("HTTP/2 only", "http2", PASS, Fails("--transport portable", kinds=("protocol",))),
-    ("buffering", "", "", Answers(note="buffer")),
+    ("buffering", "", "", Answers(note="proxy_buffering off")),
     ("gzip", "", f"{PASS} {GZIP}", Answers()),
     ("gzip asked for", "", f"{PASS} {GZIP}", Fails("gzip", ("--header", "Accept-Encoding=gzip"), kinds=("protocol",))),
     ("5 requests a connection", "", FIVE, Answers(count=40)),

@@ -119,7 +119,7 @@ class Fleet:
         planes = ["--discovery-backend", "file", "--request-plane", "tcp"]
         frontend = ["--http-host", "127.0.0.1", "--http-port", port, "--enable-anthropic-api"]
         child = self.spawn("dynamo", [python, "-m", "dynamo.frontend", *planes, *frontend], env)
-        engine = ["--model-path", self.model, "--model-name", MODEL, "--max-model-len", 8192, "--speedup-ratio", 10]
+        engine = ["--model-path", self.model, "--model-name", MODEL, "--max-model-len", 8192, "--speedup-ratio", 4]
         self.spawn("dynamo-mocker", [python, "-m", "dynamo.mocker", *planes, *engine], env)
         url = f"http://127.0.0.1:{port}"
         return Started(url, lambda: self.wait(child, f"{url}/v1/models", lambda page: MODEL in page), f"{url}/metrics")
