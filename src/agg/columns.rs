@@ -84,7 +84,7 @@ const MAX_COLUMNS: usize = 2000;
 pub fn column_keys(runs: &[ResultRow]) -> Result<Vec<String>, String> {
     let keys: HashSet<&String> = runs.iter().flat_map(|run| run.scalars.keys()).collect();
     if keys.len() > MAX_COLUMNS {
-        return Err(format!("the input has {} different keys, which are no results of runs", keys.len()));
+        return Err(format!("the input has {} different keys, more than any results of runs", keys.len()));
     }
     let mut columns: Vec<String> = Vec::new();
     for key in runs.iter().flat_map(|run| run.scalars.keys()) {
