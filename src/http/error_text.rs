@@ -126,11 +126,11 @@ fn find_words(value: &Value) -> Option<String> {
             (!words.is_empty()).then(|| words.join("; "))
         }
         Value::Object(object) => {
-            let nested = ERROR_KEYS.iter().filter_map(|key| at(object, key)).filter(|value| !value.is_string());
-            if let Some(words) = nested.filter_map(find_words).next() {
+            let mut nested = ERROR_KEYS.iter().filter_map(|key| at(object, key)).filter(|value| !value.is_string());
+            if let Some(words) = nested.find_map(find_words) {
                 return Some(words);
             }
-            let message = MESSAGE_KEYS.iter().filter_map(|key| find_words(at(object, key)?)).next();
+            let message = MESSAGE_KEYS.iter().find_map(|key| find_words(at(object, key)?));
             let error = at(object, "error").and_then(Value::as_str).filter(|error| !error.trim().is_empty());
             match (error, message) {
                 (Some(error), Some(message)) if message.contains(error) => Some(message),

@@ -9,7 +9,7 @@ pub fn page_text(text: &str) -> Option<String> {
         return None;
     }
     let titles = ["title", "message", "h1"].iter().filter_map(|name| element_text(start, name));
-    let words = titles.map(|inner| plain_text(inner)).find(|words| !words.is_empty());
+    let words = titles.map(plain_text).find(|words| !words.is_empty());
     Some(words.unwrap_or_else(|| plain_text(start)))
 }
 
