@@ -73,6 +73,9 @@ pub struct ReceivedResponse {
 /// How much is quoted of what could not be read, in characters.
 const MAX_QUOTE: usize = 200;
 
+/// The most that is kept of the chunks of a response: a million tokens, with room. One without an end would fill the memory.
+const MAX_KEPT: usize = 64 << 20;
+
 impl ReceivedResponse {
     /// Reserves room for this number of tokens, so that a chunk does not allocate. `keep_texts`: a tokenizer may have to count
     /// them.
@@ -109,6 +112,9 @@ impl ReceivedResponse {
             self.set_failure(ErrorKind::Protocol, why);
         }
         self.splitter = splitter;
+        if self.kept_bytes() > MAX_KEPT {
+            self.set_failure(ErrorKind::Protocol, "the response has no end: its text and times fill 64 MiB");
+        }
         self.failure.clone().map_or(Ok(()), Err)
     }
 
@@ -138,9 +144,13 @@ impl ReceivedResponse {
     /// Approximate size on the heap, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
+        self.kept_bytes() + self.splitter.heap_bytes()
+    }
+
+    /// What is kept of its chunks.
+    fn kept_bytes(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        let bytes = self.transcript.heap_bytes() + self.splitter.heap_bytes();
-        times * size_of::<Nanos>() + self.tokens.heap_bytes() + bytes
+        times * size_of::<Nanos>() + self.tokens.heap_bytes() + self.transcript.heap_bytes()
     }
 
     fn push_text(&mut self, text: &str) {

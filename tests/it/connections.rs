@@ -47,12 +47,15 @@ const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n
 #[test]
 fn limits_hold_while_a_stream_always_has_bytes_ready() {
     let chunk = "data: {\"choices\":[{\"index\":0,\"text\":\"a\",\"finish_reason\":null}]}\n\n";
+    let lines = "{\"message\":{\"content\":\"a\"},\"done\":false}\n";
+    let ndjson = STREAM.replace("text/event-stream", "application/x-ndjson");
     let comments = ": nothing\n\n";
     for transport in TRANSPORTS {
         for (backend, head, piece, flags, kind) in [
             ("openai", STREAM, chunk, &["--timeout-total", "300ms"][..], "timeout_total"),
             ("openai", STREAM, comments, &["--timeout-first-token", "300ms"], "timeout_first_token"),
             ("openai", STREAM, chunk, &["--cancel-rate", "1", "--cancel-after", "300ms"], "abandoned"),
+            ("ollama", &ndjson, lines, &["--timeout-total", "300ms"], "timeout_total"),
             ("openai", STREAM, chunk, &["--max-seconds", "0.3", "--grace", "100ms"], "cancelled"),
         ] {
             let (head, piece) = (head.to_owned(), piece.to_owned());
@@ -62,6 +65,19 @@ fn limits_hold_while_a_stream_always_has_bytes_ready() {
             let (_, outputs, _) = records(&done.stdout);
             assert_eq!(outputs[0]["error_kind"], kind, "{transport} {backend} {flags:?}: {}", outputs[0]["error"]);
         }
+    }
+}
+
+#[test]
+fn a_response_without_end_is_an_error_before_it_fills_the_memory() {
+    for transport in TRANSPORTS {
+        let text = "a".repeat(1 << 15);
+        let chunk = format!("data: {{\"choices\":[{{\"index\":0,\"text\":\"{text}\",\"finish_reason\":null}}]}}\n\n");
+        let url = server(move |stream| flood(stream, STREAM, &chunk));
+        let done = fire(&url, &["--model", "m", "--transport", transport, "--no-text"], &requests(1, ""));
+        let (_, outputs, _) = records(&done.stdout);
+        let error = outputs[0]["error"].as_str().unwrap();
+        assert!(outputs[0]["error_kind"] == "protocol" && error.contains("has no end"), "{transport}: {error}");
     }
 }
 

@@ -165,6 +165,8 @@ fn the_portable_transport_speaks_http_2() {
                 let Ok(tls) = acceptor.accept(tcp).await else { continue };
                 let sender = sender.clone();
                 let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    // A server that gets both `:authority` and `host` may refuse the request, as nginx does.
+                    assert!(!request.headers().contains_key("host"), "{request:?}");
                     sender.send((request.method().clone(), request.version())).unwrap();
                     let response = Response::builder().header("content-type", "text/event-stream");
                     std::future::ready(response.body(Full::new(Bytes::from(RESPONSE))))
@@ -181,6 +183,13 @@ fn the_portable_transport_speaks_http_2() {
     let seen: Vec<_> = versions.try_iter().collect();
     assert!(seen.iter().all(|(_, version)| *version == hyper::Version::HTTP_2), "{seen:?}");
     assert_eq!(seen.iter().filter(|(method, _)| method == "POST").count(), 12);
+
+    let done = fire(&url, &["--model", "m", "--insecure"], &requests(1, ""));
+    let advice = "the server speaks HTTP/2 only: use --transport portable";
+    assert!(done.code == 4 && done.stderr.contains(advice), "{}", done.stderr);
+    let done = fire(&url, &["--model", "m", "--transport", "portable"], &requests(1, ""));
+    let cure = "check the server's certificate; --insecure accepts any";
+    assert!(done.code == 4 && done.stderr.contains(cure), "{}", done.stderr);
 }
 
 #[test]
