@@ -9,14 +9,14 @@ use serde::{
 
 /// A number of tokens in a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenCount(pub u32);
+pub struct WholeCount(pub u32);
 
-impl TokenCount {
+impl WholeCount {
     /// Parses a whole number, with or without a decimal point.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        text.parse().ok().or_else(|| whole_number(text.parse().ok()?)).map(TokenCount)
+        text.parse().ok().or_else(|| whole_number(text.parse().ok()?)).map(WholeCount)
     }
 }
 
@@ -27,31 +27,31 @@ fn whole_number(number: f64) -> Option<u32> {
     whole.then_some(number as u32)
 }
 
-impl<'de> Deserialize<'de> for TokenCount {
+impl<'de> Deserialize<'de> for WholeCount {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct CountVisitor;
         impl Visitor<'_> for CountVisitor {
-            type Value = TokenCount;
+            type Value = WholeCount;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a whole number of 0 or more, at most 4294967295")
             }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<TokenCount, E> {
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<WholeCount, E> {
                 let count =
                     u32::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))?;
-                Ok(TokenCount(count))
+                Ok(WholeCount(count))
             }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<TokenCount, E> {
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<WholeCount, E> {
                 let count =
                     u32::try_from(number).map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))?;
-                Ok(TokenCount(count))
+                Ok(WholeCount(count))
             }
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<TokenCount, E> {
+            fn visit_f64<E: de::Error>(self, number: f64) -> Result<WholeCount, E> {
                 whole_number(number)
-                    .map(TokenCount)
+                    .map(WholeCount)
                     .ok_or_else(|| E::invalid_value(de::Unexpected::Float(number), &self))
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<TokenCount, E> {
-                TokenCount::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WholeCount, E> {
+                WholeCount::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
         from.deserialize_any(CountVisitor)
@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for TokenCount {
 /// # Errors
 /// It is not a whole number.
 pub fn deserialize_count<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
-    Ok(Option::<TokenCount>::deserialize(from)?.map(|count| count.0))
+    Ok(Option::<WholeCount>::deserialize(from)?.map(|count| count.0))
 }
 
 /// Reads a name that may be null or a number, for serde.
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_count_is_a_whole_number_however_it_is_written() {
-        let read = |json: &str| serde_json::from_str::<TokenCount>(json).map(|count| count.0).ok();
+        let read = |json: &str| serde_json::from_str::<WholeCount>(json).map(|count| count.0).ok();
         for same in ["128", "128.0", "\"128\"", "\" 128.0 \"", "1.28e2"] {
             assert_eq!(read(same), Some(128), "{same}");
         }

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::Value;
 
 use crate::{
-    fields::TokenCount,
+    fields::WholeCount,
     record::{Object, Verdict},
 };
 
@@ -217,7 +217,7 @@ impl RunTrust {
 
 /// The lengths of all requests.
 #[derive(Deserialize)]
-struct RequestLengths(Option<Vec<Option<TokenCount>>>);
+struct RequestLengths(Option<Vec<Option<WholeCount>>>);
 
 impl RequestLengths {
     /// The length that all requests share. Failed requests have an output of 0 and are ignored.

@@ -9,7 +9,7 @@ use crate::{
     arrival::{TimeScale, TimeValue},
     cli,
     error::{Error, truncate_quote},
-    fields::TokenCount,
+    fields::WholeCount,
     units::Nanos,
 };
 
@@ -106,7 +106,7 @@ impl<R: Read> CsvTable<R> {
 
     /// A field of the current row as a number of tokens, which some files write with a decimal point.
     pub fn parse_count(&self, column: usize) -> Result<u32, Error> {
-        self.parse_field(column, |text| TokenCount::parse(text).map(|count| count.0))
+        self.parse_field(column, |text| WholeCount::parse(text).map(|count| count.0))
     }
 
     /// A field of the current row as a time.

@@ -9,14 +9,14 @@ use serde::{
 use serde_json::Value;
 
 use super::{ChunkTokens, RecordedRequest, Recording, VllmHeader, metric::Metric};
-use crate::fields::TokenCount;
+use crate::fields::WholeCount;
 
 /// One result. Its lists have an entry per request; the Rust client omits some of them.
 #[derive(Default)]
 pub struct VllmResult {
     header: VllmHeader,
-    input_lens: Vec<Option<TokenCount>>,
-    output_lens: Vec<Option<TokenCount>>,
+    input_lens: Vec<Option<WholeCount>>,
+    output_lens: Vec<Option<WholeCount>>,
     ttfts: Vec<Option<f64>>,
     itls: Vec<Option<Vec<Option<f64>>>>,
     latencies: Vec<Option<f64>>,
@@ -95,7 +95,7 @@ impl VllmResult {
     fn build_request(&self, i: usize, recording: &mut Recording, detailed: bool) -> RecordedRequest {
         // A NaN is unknown.
         let (ttft, itl) = (self.ttfts[i], self.itls[i].iter().flatten().flatten().copied().collect::<Vec<f64>>());
-        let count = |lens: &[Option<TokenCount>]| lens.get(i).copied().flatten().unwrap_or_default().0;
+        let count = |lens: &[Option<WholeCount>]| lens.get(i).copied().flatten().unwrap_or_default().0;
         let number = |list: &[Option<f64>]| list.get(i).copied().flatten();
         let output_tokens = count(&self.output_lens);
         // vLLM gives a failed request 0 tokens and an error, which may be empty.

@@ -9,7 +9,7 @@ use super::{Apis, Dataset, OutputTokens, OwnFlags, Reads};
 use crate::{
     data::{Row, Rows},
     error::{Error, truncate_quote},
-    fields::TokenCount,
+    fields::WholeCount,
     generate::{
         chat_text,
         common::Common,
@@ -42,7 +42,7 @@ pub const DATASET: Dataset = Dataset {
 /// A key of a row that requests do not have.
 #[derive(Deserialize)]
 struct OutputTokensKey {
-    output_tokens: Option<TokenCount>,
+    output_tokens: Option<WholeCount>,
 }
 
 /// Keys of a request that a row may use for something else. A value of another type is kept as a tag; under any other key it is

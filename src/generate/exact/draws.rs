@@ -7,7 +7,7 @@ use clap::ArgAction;
 use crate::{
     cli,
     error::Error,
-    fields::TokenCount,
+    fields::WholeCount,
     generate::{
         args::LENGTHS,
         csv_table::CsvTable,
@@ -230,7 +230,7 @@ fn read_pairs(path: &Path, generates: bool) -> Result<Vec<(u32, u32)>, Error> {
     let mut pairs = Vec::new();
     let count = |table: &CsvTable<_>, column, least: u32| {
         let length = |text: &str| {
-            TokenCount::parse(text).map(|count| count.0).filter(|length| (least..=MAX_TOKENS).contains(length))
+            WholeCount::parse(text).map(|count| count.0).filter(|length| (least..=MAX_TOKENS).contains(length))
         };
         table
             .parse_field(column, length)

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     arrival::{TimeScale, TimeValue},
     error::Error,
-    fields::TokenCount,
+    fields::WholeCount,
     generate::{common::Common, row_stream::RowStream, writer::RequestWriter},
     units::Nanos,
 };
@@ -42,8 +42,8 @@ struct MooncakeTrace {
 #[derive(Deserialize)]
 struct MooncakeRow {
     timestamp: TimeValue,
-    input_length: TokenCount,
-    output_length: TokenCount,
+    input_length: WholeCount,
+    output_length: WholeCount,
     #[serde(default)]
     hash_ids: Vec<u64>,
 }

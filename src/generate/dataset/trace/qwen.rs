@@ -18,7 +18,7 @@ use super::{
 use crate::{
     arrival::{TimeScale, TimeValue},
     error::Error,
-    fields::TokenCount,
+    fields::WholeCount,
     generate::{common::Common, row_stream::RowStream, writer::RequestWriter},
     record::Object,
     units::{Nanos, SECOND},
@@ -49,8 +49,8 @@ struct QwenTrace {
 #[derive(Deserialize)]
 struct QwenRow {
     timestamp: TimeValue,
-    input_length: TokenCount,
-    output_length: TokenCount,
+    input_length: WholeCount,
+    output_length: WholeCount,
     #[serde(default)]
     hash_ids: Vec<u64>,
     /// The other keys.
