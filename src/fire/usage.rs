@@ -102,7 +102,7 @@ impl UsageMonitor {
         }
         let away = away.map(|away| share_of_run(away, suspended, duration));
         let wake_lag = self.wake_lag.lag_percentiles();
-        ClientUse { wake_lag, away, ..combine_threads(duration, process, &readers, sender) }
+        ClientUse { away, wake_lag, ..combine_threads(duration, process, &readers, sender) }
     }
 }
 

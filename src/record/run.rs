@@ -241,7 +241,7 @@ impl Buffering {
 
     /// Adds the responses of another part of a run.
     #[must_use]
-    pub fn add(self, other: Buffering) -> Buffering {
+    pub fn merge_with(self, other: Buffering) -> Buffering {
         Buffering {
             compared: self.compared.saturating_add(other.compared),
             buffered: self.buffered.saturating_add(other.buffered),

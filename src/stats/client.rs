@@ -121,7 +121,7 @@ impl ClientFigures {
             busiest_thread: most(self.busiest_thread, other.busiest_thread),
             run_queue: most(self.run_queue, other.run_queue),
             away: most(self.away, other.away),
-            buffering: self.buffering.into_iter().chain(other.buffering).reduce(Buffering::add),
+            buffering: self.buffering.into_iter().chain(other.buffering).reduce(Buffering::merge_with),
             wake_lag_ms: lags(self.wake_lag_ms, other.wake_lag_ms),
             retransmits: sum(self.retransmits, other.retransmits),
             resent: self.resent.saturating_add(other.resent),
