@@ -291,14 +291,15 @@ impl RecognizedParts {
             parts.add_windows(key.as_bytes());
             // As a form writes it.
             parts.add_windows(key.replace(' ', "+").as_bytes());
-            let hex: String = key.bytes().map(|byte| format!("{byte:02x}")).collect();
-            parts.add_windows(hex.as_bytes());
+            let digits = key.bytes().flat_map(|byte| [byte >> 4, byte & 0xf]);
+            let hex: Vec<u8> = digits.map(|digit| b"0123456789abcdef"[usize::from(digit)]).collect();
+            parts.add_windows(&hex);
             // In base64, three bytes are four letters: the letters depend on where among other bytes the key begins. Those
             // at its ends depend on these other bytes too.
             for (before, cut) in [(0, 0), (1, 2), (2, 3)] {
                 let bytes = [vec![0; before], key.as_bytes().to_vec()].concat();
                 let letters = STANDARD_NO_PAD.encode(&bytes);
-                parts.add_windows(letters[..bytes.len() * 8 / 6].as_bytes().get(cut..).unwrap_or_default());
+                parts.add_windows(letters.as_bytes().get(cut..bytes.len() * 8 / 6).unwrap_or_default());
             }
         }
         parts

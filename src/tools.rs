@@ -85,7 +85,8 @@ mod tests {
                 keys.entry(flag.replace('-', "_")).or_default().push(command.get_name());
             }
         }
-        let keys: String = keys.iter().map(|(key, tools)| format!("{key} {}\n", tools.join(" "))).collect();
+        let lines: Vec<String> = keys.iter().map(|(key, tools)| format!("{key} {}", tools.join(" "))).collect();
+        let keys = lines.join("\n") + "\n";
         if std::env::var_os("VB_UPDATE").is_some() {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/tools/config_keys.txt");
             return fs::write(path, keys).unwrap();

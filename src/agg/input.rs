@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{BufReader, Read},
+    iter::once,
     path::{Path, PathBuf},
 };
 
@@ -145,13 +146,13 @@ impl FoundResults {
 
 /// The position of an error in the text that was parsed.
 fn offset_of_error(text: &[u8], e: &serde_json::Error) -> usize {
-    let ends = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
-    let line = e.line().checked_sub(2).map_or(Some(0), |lines| ends.skip(lines).next());
+    let mut starts = once(0).chain(memchr::memchr_iter(b'\n', text).map(|at| at + 1));
+    let line = starts.nth(e.line().saturating_sub(1));
     line.map_or(text.len(), |at| (at + e.column()).min(text.len()))
 }
 
 fn count_lines(text: &[u8]) -> usize {
-    text.iter().filter(|b| **b == b'\n').count()
+    memchr::memchr_iter(b'\n', text).count()
 }
 
 /// Parses the first value of `text` after repairing it, as vLLM and pandas write NaN: its results, and its length. A value ends

@@ -354,11 +354,9 @@ fn read_all(
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| match lines.has_type() {
-            true => {
-                lines.error_at(0, "a record with a `type`, which a request does not have: is this output of vb-fire?")
-            }
-            false => lines.error_at(0, &what),
+        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| {
+            let output = "a record with a `type`, which a request does not have: is this output of vb-fire?";
+            lines.error_at(0, if lines.has_type() { output } else { &what })
         })?;
         request.read = Nanos(waited.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {

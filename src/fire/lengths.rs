@@ -64,7 +64,9 @@ mod tests {
     fn the_cause_of_other_prompt_lengths_is_named() {
         let note = |name: &str, pairs: &[(u32, u32)]| {
             let mut lengths = PromptLengths::default();
-            pairs.iter().for_each(|(asked, counted)| lengths.add(*asked, *counted));
+            for (asked, counted) in pairs {
+                lengths.add(*asked, *counted);
+            }
             describe_prompts(&lengths, backend(name))
         };
         assert_eq!(note("openai", &[(100, 100), (90, 90)]), None);

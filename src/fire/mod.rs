@@ -95,7 +95,7 @@ use self::{
     reader::ReaderThreads,
     scrape::{ScrapeOutput, Scraper},
     sink::{ProgressSource, Sink, SinkResult},
-    stop::{StopReason, Stopper, announce_stop},
+    stop::{StopReason, StopSignal, Stopper, announce_stop},
     usage::UsageMonitor,
     verdict::{Evidence, judge_run},
 };
@@ -221,7 +221,7 @@ async fn run_load(
     let _stamping = KernelStamping::switch_on();
     let has_key = headers.has_key();
     let load = LoadRun { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files };
-    let run = RunRecord { selftest, ..first_record(&load, model.clone()) };
+    let run = RunRecord { selftest, ..first_record(&load, &model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let end = if portable {
@@ -373,7 +373,7 @@ fn watch_signals(stopper: &Stopper, grace: Nanos) -> Result<(), Error> {
     Ok(())
 }
 
-fn first_record(load: &LoadRun<'_>, model: String) -> RunRecord {
+fn first_record(load: &LoadRun<'_>, model: &str) -> RunRecord {
     let LoadRun { args, urls, headers, rate, .. } = load;
     let protocol = load.template.protocol;
     let default_id = || format!("{:x}-{:x}", unix_now().0 / 1_000_000, std::process::id());
@@ -383,7 +383,7 @@ fn first_record(load: &LoadRun<'_>, model: String) -> RunRecord {
         tool: concat!("vb-fire ", env!("CARGO_PKG_VERSION")).into(),
         argv: headers.scrub_argv(std::env::args_os().map(|a| a.to_string_lossy().into_owned())),
         host: cli::host_name(),
-        model: headers.scrub_text(&model),
+        model: headers.scrub_text(model),
         tokenizer: args.tokenizer.clone(),
         backend: args.backend.name.into(),
         base_url: urls.iter().map(server_name).collect::<Vec<_>>().join(","),
@@ -440,9 +440,7 @@ impl LoadRun<'_> {
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
         let progress = progress_source(&client, input.total);
-        let counted = Arc::clone(&client);
-        let in_flight = move || counted.count_in_flight();
-        tokio::spawn(announce_stop(stopper.stop_signal(), args.grace, progress.is_some(), in_flight));
+        spawn_stop_notice(&client, stopper.stop_signal(), args.grace, progress.is_some());
         let sink = Sink {
             run,
             clock,
@@ -495,12 +493,7 @@ impl LoadRun<'_> {
         let arrivals = launcher.end_sending().filter(|_| by_schedule);
         // Ends when the last task drops its sender.
         while gone.recv().await.is_some() {}
-        // The duration ends with the last outcome: waiting for more input or for a slow reader is not a part of it. Without any
-        // outcome, it is the time until now.
-        let duration = match client.ended.load(Relaxed) {
-            0 => clock.now(),
-            ended => Nanos(ended),
-        };
+        let duration = measured_duration(&client);
         let started = client.started.load(Relaxed);
         let client = usage.finish(duration).await;
         let reason = stopper.stop_signal().stop_reason();
@@ -537,6 +530,21 @@ impl LoadRun<'_> {
         }
         Ok(RunEnd { written, started, input, reason, record: end })
     }
+}
+
+/// The duration ends with the last outcome: waiting for more input or for a slow reader is not a part of it. Without any outcome,
+/// it is the time until now.
+fn measured_duration(client: &ClientState) -> Nanos {
+    match client.ended.load(Relaxed) {
+        0 => client.clock.now(),
+        ended => Nanos(ended),
+    }
+}
+
+/// Says on standard error that the run is stopping, once it is.
+fn spawn_stop_notice(client: &Arc<ClientState>, stop: StopSignal, grace: Nanos, has_progress: bool) {
+    let client = Arc::clone(client);
+    tokio::spawn(announce_stop(stop, grace, has_progress, move || client.count_in_flight()));
 }
 
 fn close_idle_connections<T: Transport>(transports: &[Arc<T>]) {

@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(wait(40, 540, 0), ms(500));
         assert_eq!(wait(550, 950, 380), ms(500), "it worked");
         assert_eq!(wait(960, 1160, 100), ms(600));
-        assert_eq!(share_of_run(ms(500), ms(0), ms(1000)), 0.5);
-        assert_eq!(share_of_run(ms(0), ms(3000), ms(1000)), 0.75);
+        assert!((share_of_run(ms(500), ms(0), ms(1000)) - 0.5).abs() < 1e-9);
+        assert!((share_of_run(ms(0), ms(3000), ms(1000)) - 0.75).abs() < 1e-9);
     }
 }

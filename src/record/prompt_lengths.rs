@@ -90,7 +90,9 @@ mod tests {
     fn a_difference_is_described_if_it_matters() {
         let lengths = |pairs: &[(u32, u32)]| {
             let mut all = PromptLengths::default();
-            pairs.iter().for_each(|(asked, counted)| all.add(*asked, *counted));
+            for (asked, counted) in pairs {
+                all.add(*asked, *counted);
+            }
             all
         };
         assert_eq!(lengths(&[]).describe_difference(), None);

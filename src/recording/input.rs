@@ -98,9 +98,8 @@ impl RecordingReader<'_> {
                 return Err(lines.error_at(0, "the outputs of this run have been read already; pass each run once"));
             }
             check(recording)?;
-            wrong = taken.err().map(|e| match is_object {
-                true => (e.is_eof() || in_number, lines.bad_json(&e)),
-                false => (false, lines.not_an_object()),
+            wrong = taken.err().map(|e| {
+                if is_object { (e.is_eof() || in_number, lines.bad_json(&e)) } else { (false, lines.not_an_object()) }
             });
         }
         match wrong {

@@ -174,7 +174,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     if table.applies_to_stderr() {
         cli::print_to_stderr(&table::render_table(&result));
     } else {
-        missing.iter().for_each(|what| cli::print_warning("vb-stats", format_args!("incomplete: {what}")));
+        for what in &missing {
+            cli::print_warning("vb-stats", format_args!("incomplete: {what}"));
+        }
         result.vb.server_doubts().for_each(|doubt| cli::print_warning("vb-stats", doubt));
     }
     let partial = match (truncated, result.vb.interrupted) {

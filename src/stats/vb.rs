@@ -217,6 +217,7 @@ impl VbMetrics {
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_token = tokens::gaps_per_token(&recording).map(|gaps| summarize(gaps, Unit::Seconds));
         let (verdict, reasons) = client::worst_verdict(&recording);
+        let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let dependences = whole.dependences_of_gaps(&recording.gaps, &wanted.percentiles);
         let bounds = recording.run_bounds();
         let origin = recording.run_origin();
@@ -257,9 +258,7 @@ impl VbMetrics {
             tpot_ms: Summary::from_stats(&tpot),
             itl_per_chunk_ms: Summary::default(),
             itl_per_token_ms: per_token.clone().unwrap_or_default(),
-            longest_stall_ms: with_intervals(&|r: &RecordedRequest| {
-                recording.gaps_of(r).iter().copied().reduce(f64::max)
-            }),
+            longest_stall_ms: with_intervals(&longest_gap),
             itl_per_token_estimated: tokens::has_estimates(&recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),

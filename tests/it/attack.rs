@@ -61,7 +61,7 @@ fn answer(mut stream: TcpStream, sent: &AtomicU64, reply: &dyn Fn(&str) -> Reply
 
 /// The head and the body of a request.
 fn read_request(stream: &mut TcpStream) -> Option<String> {
-    let (mut bytes, mut block) = (Vec::new(), [0; 65536]);
+    let (mut bytes, mut block) = (Vec::new(), vec![0; 65536]);
     loop {
         let n = stream.read(&mut block).ok().filter(|n| *n > 0)?;
         bytes.extend_from_slice(&block[..n]);
@@ -252,12 +252,16 @@ const PLANTED: [&str; 16] = [
     "sk-tag-Planted15",
 ];
 
+fn to_hex(text: &str) -> String {
+    text.bytes().flat_map(|byte| [byte >> 4, byte & 0xf]).map(|digit| format!("{digit:x}")).collect::<Vec<_>>().concat()
+}
+
 /// Panics if a key, or most of it, is in the text in any encoding that a server may use.
 fn assert_no_secret(what: &str, text: &str) {
     let lower = text.to_ascii_lowercase();
     for key in PLANTED {
         let key = key.to_ascii_lowercase();
-        let hex: String = key.bytes().map(|b| format!("{b:02x}")).collect();
+        let hex = to_hex(&key);
         let url: String = key
             .bytes()
             .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02x}") })
@@ -299,7 +303,7 @@ fn a_key_that_comes_back_is_shown_nowhere() {
         str::to_owned,
         |text| json!({"error": {"message": text}}).to_string(),
         |text| json!({"error": json!({"detail": text}).to_string()}).to_string(),
-        |text| text.bytes().map(|b| format!("{b:02x}")).collect(),
+        to_hex,
         |text| {
             text.bytes()
                 .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
@@ -400,7 +404,7 @@ fn any_number_in_a_file_is_survived() {
     let lines = fs::read_to_string(tool::data("stats-run.ndjson")).unwrap();
     let lines: Vec<Value> =
         lines.lines().take(6).chain(lines.lines().last()).map(|line| serde_json::from_str(line).unwrap()).collect();
-    let text_of = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let text_of = |lines: &[Value]| lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
     let result = run("vb-stats", &["--histograms", "--by", "turn"], text_of(&lines)).stdout;
     let result: Value = serde_json::from_str(&result).unwrap();
     for number in numbers {
@@ -427,7 +431,7 @@ fn with_numbers(value: Value, number: &Value, seen: &mut usize, step: usize) -> 
     match value {
         Value::Number(_) => {
             *seen += 1;
-            if *seen % step == 0 { number.clone() } else { value }
+            if (*seen).is_multiple_of(step) { number.clone() } else { value }
         }
         Value::Array(list) => list.into_iter().map(|item| with_numbers(item, number, seen, step)).collect(),
         Value::Object(map) => {
@@ -440,7 +444,8 @@ fn with_numbers(value: Value, number: &Value, seen: &mut usize, step: usize) -> 
 /// A table of every key in every row would need gigabytes.
 #[test]
 fn results_with_any_number_of_keys_are_refused() {
-    let results: String = (0..5000).map(|i| format!("{{\"completed\":1,\"duration\":1,\"k{i}\":1}}\n")).collect();
+    let results: String =
+        (0..5000).map(|i| format!("{{\"completed\":1,\"duration\":1,\"k{i}\":1}}\n")).collect::<Vec<_>>().concat();
     let done = run("vb-agg", &[], results);
     assert!(done.code == 3 && done.stderr.contains("5002 different keys"), "{}", done.stderr);
 }

@@ -46,8 +46,8 @@ fn rows_are_read_in_every_form_of_json() {
     for (dataset, rows) in
         [("sharegpt", sharegpt), ("custom", prompts.clone()), ("hf", columns), ("mooncake", trace), ("replay", prompts)]
     {
-        let ndjson: String = rows.iter().map(|row| format!("{row}\n")).collect();
-        let pretty: String = rows.iter().map(|row| format!("{row:#}\n")).collect();
+        let ndjson: String = rows.iter().map(|row| format!("{row}\n")).collect::<Vec<_>>().concat();
+        let pretty: String = rows.iter().map(|row| format!("{row:#}\n")).collect::<Vec<_>>().concat();
         let list = Value::from(rows);
         let file = folder.join(format!("{dataset}.json"));
         let (plain, want) = generate(dataset, &file, &ndjson, &[]);
@@ -153,7 +153,7 @@ fn columns_that_collide_with_keys_of_a_request_become_tags() {
         json!({"prompt": "c", "expected_output_len": "128", "turn": "last"}),
         json!({"prompt": "d", "expected_output_len": 128.0, "body": {"top_k": 1}}),
     ];
-    let content: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let content: String = rows.iter().map(|row| format!("{row}\n")).collect::<Vec<_>>().concat();
     let (done, got) = generate("custom", &folder.join("c.jsonl"), content + "{\"prompt\":\"e\",\"body\":NaN}\n", &[]);
     assert_eq!((done.code, got.len()), (0, 5), "{done:?}");
     assert_eq!(got[0]["tags"], json!({"tags": ["x", "y"], "body": "Dear Sir", "timestamp": "yesterday", "turn": 3}));
@@ -191,7 +191,7 @@ fn times_of_any_kind_count_from_the_first_or_are_refused() {
             "mooncake" | "qwen" => json!({"timestamp": time, "input_length": "9.0", "output_length": 2.0}),
             _ => json!({"prompt": "a", "timestamp": time, "expected_output_len": 2}),
         };
-        let text: String = values.iter().map(|time| format!("{}\n", row(time))).collect();
+        let text: String = values.iter().map(|time| format!("{}\n", row(time))).collect::<Vec<_>>().concat();
         let done = if dataset == "vb-fire" {
             run("vb-fire", &["--base-url", &sim.url], text)
         } else {
@@ -240,7 +240,8 @@ fn rows_with_times_or_conversations_keep_their_order() {
     let folder = folder("files-order");
     let file = folder.join("c.jsonl");
     for key in ["timestamp", "session_id"] {
-        let text: String = (0..50).map(|i| format!("{}\n", json!({"prompt": format!("{i}"), key: i}))).collect();
+        let text: String =
+            (0..50).map(|i| format!("{}\n", json!({"prompt": format!("{i}"), key: i}))).collect::<Vec<_>>().concat();
         fs::write(&file, text).unwrap();
         let args = ["--dataset-name", "custom", "--dataset-path", file.to_str().unwrap(), "--num-prompts", "60"];
         let done = run("vb-gen", &args, "");

@@ -50,7 +50,7 @@ fn scripted(pages: &'static [(&'static str, &'static str, &'static str)]) -> Str
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let mut head = [0; 1 << 16];
+            let mut head = vec![0; 1 << 16];
             let read = stream.read(&mut head).unwrap_or_default();
             let head = String::from_utf8_lossy(&head[..read]);
             let path = head.split(' ').nth(1).unwrap_or_default();

@@ -273,7 +273,7 @@ fn parts_of_a_run_make_the_run_again() {
 #[test]
 fn a_run_that_is_given_twice_is_an_error() {
     let (folder, shuffled) =
-        (folder("stats-twice"), RUN.lines().rev().map(|line| format!("{line}\n")).collect::<String>());
+        (folder("stats-twice"), RUN.lines().rev().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat());
     let file = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).unwrap();
@@ -298,7 +298,7 @@ fn a_run_that_is_given_twice_is_an_error() {
     // The parts of one run may each have its run record.
     let lines: Vec<&str> = RUN.lines().collect();
     let part = |outputs: &[&str], end: &[&str]| [&lines[..1], outputs, end].concat().join("\n") + "\n";
-    let parts = [part(&lines[1..5], &[]), part(&lines[5..], &[])].map(|text| text);
+    let parts = [part(&lines[1..5], &[]), part(&lines[5..], &[])];
     let (one, two) = (file("one.ndjson", &parts[0]), file("two.ndjson", &parts[1]));
     let done = run("vb-stats", &[&one, &two], "");
     assert_eq!((done.code, done.stderr.as_str()), (0, ""));
@@ -307,11 +307,11 @@ fn a_run_that_is_given_twice_is_an_error() {
 /// A gate after vb-stats would take the zeros for very good latencies.
 #[test]
 fn a_run_without_a_success_fails() {
+    const FAILED: &str = r#""success":false,"error":"no model typo","error_kind":"http_status""#;
     let failed: String = RUN
         .lines()
         .map(|line| line.replace("\"success\":true,\"error\":\"\",\"error_kind\":null", FAILED) + "\n")
         .collect();
-    const FAILED: &str = r#""success":false,"error":"no model typo","error_kind":"http_status""#;
     assert!(failed.contains(FAILED), "{failed}");
     let done = run("vb-stats", &[], &failed);
     assert_eq!(done.code, 1, "{}", done.stderr);
