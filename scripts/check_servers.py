@@ -233,8 +233,8 @@ class Checks:
             output = good.get(request["request_id"])
             if output is None:
                 continue
-            said = iter(replies[request["session_id"]])
-            messages = [message if message["content"] is not None else message | {"content": next(said)} for message in request["messages"]]
+            responses = iter(replies[request["session_id"]])
+            messages = [message if message["content"] is not None else message | {"content": next(responses)} for message in request["messages"]]
             replies[request["session_id"]].append(output["generated_text"])
             seen = self.ask(server, api, request | {"messages": messages}, False)
             lengths.append(output["prompt_len"])

@@ -20,8 +20,9 @@ impl WholeCount {
     }
 }
 
-/// The whole number that a double is.
-fn whole_number(number: f64) -> Option<u32> {
+/// The whole number that a double is; `None` if it is not one of 0 or more that fits.
+#[must_use]
+pub fn whole_number(number: f64) -> Option<u32> {
     let whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above
     whole.then_some(number as u32)

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
 use super::usage::UsageFields;
+use crate::fields::{WholeCount, whole_number};
 
 /// An object whose fields are read in part; all have a default.
 pub trait Fields<'de>: Default {
@@ -305,25 +306,18 @@ impl<'de: 'a, 'a> AnyValue<'de> for Texts<'a> {
     }
 }
 
-/// The whole number that is meant.
-fn to_count(number: f64) -> Option<u32> {
-    // Exactly representable, so nothing is lost.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    (number >= 0.0 && number <= f64::from(u32::MAX) && number.fract() == 0.0).then_some(number as u32)
-}
-
 impl AnyValue<'_> for Count {
     fn from_number(number: f64) -> Self {
-        Count(to_count(number))
+        Count(whole_number(number))
     }
     fn from_text(text: Cow<'_, str>) -> Self {
-        Count(text.trim().parse().ok().and_then(to_count))
+        Count(WholeCount::parse(&text).map(|count| count.0))
     }
 }
 
 impl<'de> AnyValue<'de> for Counts {
     fn from_number(number: f64) -> Self {
-        Counts([to_count(number)].into_iter().collect())
+        Counts([whole_number(number)].into_iter().collect())
     }
     fn from_text(text: Cow<'de, str>) -> Self {
         Counts([Count::from_text(text).0].into_iter().collect())

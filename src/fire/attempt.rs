@@ -237,9 +237,9 @@ async fn receive_response(
     activity: &Activity,
     slot: &mut Slot,
 ) -> Result<(), RequestFailure> {
-    let head = exchange.receive_head().await?;
+    let mut head = exchange.receive_head().await?;
     attempt.status = Some(head.status.as_u16());
-    attempt.server.clone_from(&head.server);
+    attempt.server = head.server.take();
     if !head.may_hold_response() {
         return Err(head.to_failure(&read_error_body(exchange).await));
     }

@@ -26,7 +26,7 @@ const RETRY_INTERVAL: Nanos = Nanos(SECOND / 2);
 /// The longest list of models that is read, in bytes.
 const MAX_MODEL_LIST: usize = 4 << 20;
 
-/// A name that stands for no model in a list of models.
+/// A name in a list of models that is not the name of a model.
 const UNKNOWN_MODEL: &str = "unknown";
 
 const NO_MODEL: &str = "no --model was given, and querying the server for one failed";

@@ -156,8 +156,8 @@ fn a_server_that_closes_in_spite_of_keep_alive_costs_no_request() {
             assert!(resent <= 1, "{transport} {delay:?}: connections are not reused after the first close: {resent}");
             if delay.is_none() {
                 assert_eq!((resent, &end["reuse_ended"]), (1, &true.into()), "{transport}: {end}");
-                let said = "closes connections after a response without announcing it, so each request opened its own; 1 requests";
-                assert_eq!(done.stderr.matches(said).count(), 1, "{transport}: {}", done.stderr);
+                let warning = "closes connections after a response without announcing it, so each request opened its own; 1 requests";
+                assert_eq!(done.stderr.matches(warning).count(), 1, "{transport}: {}", done.stderr);
                 let stats = crate::tool::run("vb-stats", &[], &done.stdout);
                 let result: serde_json::Value = serde_json::from_str(&stats.stdout).unwrap();
                 assert_eq!(result["vb"]["client"]["resent"], 1, "{transport}: {}", stats.stderr);
