@@ -43,6 +43,8 @@ mod queue;
 mod read_ahead;
 mod reader;
 mod response;
+#[cfg(test)]
+mod response_tests;
 mod scheduled;
 mod scrape;
 mod session;

@@ -1,11 +1,11 @@
 //! One response as it arrives: stamped bytes in, tokens and an outcome out. Uses no socket and no clock.
 
+mod document;
+mod outcome;
+
 use std::borrow::Cow;
 
-use super::{
-    token_count::{ResponseFacts, TokenCounter},
-    transcript::Transcript,
-};
+use super::{token_count::TokenCounter, transcript::Transcript};
 use crate::{
     backend::{ChoiceDelta, Delta, OutputKind, Protocol, ReadError, ServerTimings, TextMode, pattern::ChunkPattern},
     http::{
@@ -16,7 +16,7 @@ use crate::{
         sse::SseEvent,
     },
     json,
-    record::{ErrorKind, RequestFuncOutput, ServerTimes, Stamp, Stamps},
+    record::{ErrorKind, Stamps},
     units::Nanos,
 };
 
@@ -190,18 +190,13 @@ impl ReceivedResponse {
             }
             _ => {}
         }
-        match self.protocol.api.read_event(event) {
+        let (mut repaired, api) = (Vec::new(), self.protocol.api);
+        let (data, read) = read_repaired(data, &mut repaired, |data| api.read_event(SseEvent { name, data }));
+        match read {
             Ok(delta) => {
-                self.pattern.learn_chunk(event, &delta);
+                self.pattern.learn_chunk(SseEvent { name, data }, &delta);
                 self.take_chunk(arrival, data, delta);
             }
-            Err(ReadError::Syntax(why)) => match json::repair_json(data) {
-                Some(data) => match self.protocol.api.read_event(SseEvent { name, data: &data }) {
-                    Ok(delta) => self.take_chunk(arrival, &data, delta),
-                    Err(why) => self.take_odd_chunk(&data, &why),
-                },
-                None => self.take_odd_chunk(data, &ReadError::Syntax(why)),
-            },
             Err(why) => self.take_odd_chunk(data, &why),
         }
     }
@@ -308,73 +303,6 @@ impl ReceivedResponse {
         }
     }
 
-    /// Takes the document that was the whole body.
-    fn take_document(&mut self, body: &[u8]) {
-        let expected = self.body_format();
-        if expected != BodyFormat::Json {
-            self.cut = json::is_cut(body);
-            if !self.cut {
-                self.fail_other_format(BodyFormat::Json.media_type().1, body);
-            }
-            return;
-        }
-        let repaired;
-        let (body, read) = match self.protocol.api.read_response(body) {
-            Err(ReadError::Syntax(why)) => match json::repair_json(body) {
-                Some(text) => {
-                    repaired = text;
-                    (&repaired[..], self.protocol.api.read_response(&repaired))
-                }
-                None => (body, Err(ReadError::Syntax(why))),
-            },
-            read => (body, read),
-        };
-        match read {
-            Ok(delta) => self.take_full_delta(body, &delta),
-            Err(ReadError::Syntax(why)) => match BodyFormat::detect(body).filter(|found| *found != expected) {
-                Some(found) => self.fail_other_format(found.media_type().1, body),
-                None if self.unframed && json::is_cut(body) => self.cut = true,
-                None => self.fail_full_body(&why, body),
-            },
-            Err(ReadError::Shape(why)) => match find_enclosed_error(body).or_else(|| find_error_words(body)) {
-                Some(error) => self.set_failure(ErrorKind::StreamError, error),
-                None => self.fail_full_body(&why, body),
-            },
-        }
-    }
-
-    /// Takes a non-streaming response: the time of its end is known, the times of its tokens are not.
-    fn take_full_delta(&mut self, body: &[u8], delta: &Delta<'_>) {
-        let has_token = delta.choices.iter().any(ChoiceDelta::has_token);
-        let generates = self.protocol.api.generates_tokens();
-        let error = delta.error.clone().or_else(|| find_enclosed_error(body).filter(|_| generates && !has_token));
-        if let Some(error) = error {
-            return self.set_failure(ErrorKind::StreamError, error);
-        }
-        let arrival = self.arrival;
-        self.last = Some(arrival.time);
-        self.count_stamp(arrival);
-        self.tokens.add_usage(delta.usage);
-        self.metrics = delta.metrics;
-        self.done = delta.done;
-        self.take_choices(delta);
-        self.untimed_tokens = has_token || self.tokens.has_usage();
-        if self.untimed_tokens {
-            self.tokens.add_untimed_tokens(delta.choices.iter().filter(|choice| choice.has_token()).count());
-        }
-    }
-
-    fn fail_full_body(&mut self, why: &str, body: &[u8]) {
-        let message = format!("the response does not belong to this API ({why}): {}", quote(body));
-        self.set_failure(ErrorKind::Protocol, message);
-    }
-
-    /// The whole body has another format than was asked for.
-    fn fail_other_format(&mut self, found: &str, body: &[u8]) {
-        let expected = self.body_format().media_type().1;
-        self.set_failure(ErrorKind::Protocol, format!("the server answered {found}, not {expected}: {}", quote(body)));
-    }
-
     /// Notes when a token-bearing chunk arrived. `is_answer`: it is not all reasoning.
     fn stamp_token(&mut self, arrival: ReadStamp, is_answer: bool) {
         let stamp = arrival.time;
@@ -427,142 +355,29 @@ impl ReceivedResponse {
         }
         self.use_empty_chunks();
     }
-
-    /// The text so far; `None`: it has failed.
-    pub fn partial_text(&self) -> Option<String> {
-        self.failure.is_none().then(|| self.transcript.text().to_owned())
-    }
-
-    /// The text of a complete response, and when its last token arrived; `None`: it has failed. `broken` is as for
-    /// [`Self::finish`].
-    pub fn complete_text(&mut self, broken: Option<&RequestFailure>) -> Option<(String, Option<Nanos>)> {
-        self.parse_remaining(broken.is_none());
-        let succeeded = self.find_failure(broken.cloned()).is_none();
-        succeeded.then(|| (self.transcript.text().to_owned(), self.last))
-    }
-
-    /// Writes the response into `output`, with times counted from `start`.
-    ///
-    /// `broken` is why reading ended early. `count_tokens` counts the tokens of a text if the server does not.
-    pub fn finish(
-        mut self,
-        start: Nanos,
-        broken: Option<RequestFailure>,
-        count_tokens: impl Fn(&str) -> Option<u32>,
-        output: &mut RequestFuncOutput,
-    ) {
-        self.parse_remaining(broken.is_none());
-        match self.find_failure(broken) {
-            None => output.success = true,
-            Some(failure) => {
-                output.error = failure.message;
-                output.error_kind = Some(failure.kind);
-            }
-        }
-        self.write_token_counts(start, count_tokens, output);
-        let since = |time: Option<Nanos>| time.map(|t| t.since(start));
-        output.ttft = since(self.first);
-        output.ttft_answer = since(self.first_answer);
-        output.latency = since(self.last);
-        // Of what chunks showed: a response that came in one chunk has no pace.
-        output.tpot = match (output.ttft, output.latency, output.output_tokens - output.hidden_tokens) {
-            (Some(ttft), Some(latency), tokens @ 2..) if !self.itl.is_empty() => {
-                Some(Nanos::from_secs_f64(latency.since(ttft).as_secs_f64() / f64::from(tokens - 1)))
-            }
-            _ => None,
-        };
-        output.itl = self.itl;
-        let by_kernel = self.stamps.chunks > self.stamps.user;
-        output.stamp = if by_kernel { Stamp::Kernel } else { Stamp::User };
-        output.read_lag_max = self.read_lag.iter().max().copied().filter(|_| by_kernel);
-        output.coalesced = u32::try_from(self.stamps.coalesced).unwrap_or(u32::MAX);
-        output.read_lag = Some(self.read_lag);
-        output.finish_reason = self.finish_reason;
-        output.server = self.metrics.map(|m| {
-            let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
-            ServerTimes { queue_time: time(m.queue_time_ms), ttft: time(m.time_to_first_token_ms) }
-        });
-        output.generated_text = Some(self.transcript.into_text());
-    }
-
-    /// Takes the empty chunks as tokens if no other chunk bears one. A response may end within a character, and a server that holds
-    /// incomplete characters back then sends no text at all. If it still counts tokens, the empty chunks must have borne them.
-    fn use_empty_chunks(&mut self) {
-        let counted = self.tokens.has_usage();
-        if let Some((first, last)) = self.empty_chunks.filter(|_| counted && !self.has_token()) {
-            self.first = Some(first);
-            self.first_answer = Some(first);
-            self.last = Some(last);
-            self.read_lag = vec![Nanos(0)];
-            if last > first {
-                self.itl = vec![last.since(first)];
-                self.read_lag.push(Nanos(0));
-            }
-            self.tokens.set_unknown_chunks(self.read_lag.len());
-        }
-    }
-
-    /// The failure, if there is one. An error in the stream itself comes first, then how the connection ended.
-    fn find_failure(&self, broken: Option<RequestFailure>) -> Option<RequestFailure> {
-        if let Some(failure) = &self.failure {
-            return Some(failure.clone());
-        }
-        // After `[DONE]` nothing is missing, however the connection ended.
-        if let Some(failure) = broken.filter(|_| !self.done) {
-            return Some(failure);
-        }
-        let truncated = |message: &str| Some(RequestFailure::new(ErrorKind::Truncated, message));
-        let count = self.tokens.chunk_count();
-        if self.cut && !self.done {
-            return truncated(&format!("the stream ended after {count} chunks, within another"));
-        }
-        let has_token = self.has_token() || self.untimed_tokens;
-        let odd_chunk = self.odd_chunk.as_ref().filter(|_| !has_token);
-        let ended_by_http =
-            !self.protocol.api.marks_end() && (self.tokens.chunk_count() > 0 || self.empty_chunks.is_some());
-        if !self.done && !ended_by_http && (self.finished == 0 || self.begun != self.finished) {
-            return odd_chunk.cloned().or_else(|| {
-                truncated(&format!("the stream ended after {count} chunks, before [DONE] or a finish reason"))
-            });
-        }
-        if !self.done && ended_by_http && self.finished == 0 && self.unframed {
-            return truncated("the connection was closed without the end of the response: nothing marks it");
-        }
-        let empty = self.protocol.api.generates_tokens() && !has_token;
-        empty.then(|| {
-            odd_chunk
-                .cloned()
-                .unwrap_or_else(|| RequestFailure::new(ErrorKind::Empty, "a complete response without a token"))
-        })
-    }
-
-    fn write_token_counts(
-        &self,
-        start: Nanos,
-        count_tokens: impl Fn(&str) -> Option<u32>,
-        output: &mut RequestFuncOutput,
-    ) {
-        let facts = ResponseFacts {
-            answer: self.transcript.text(),
-            asked: output.expected_output_len,
-            seconds: self.arrival.time.since(start).as_secs_f64(),
-            streamed: !self.untimed_tokens,
-        };
-        let count = self.tokens.count(facts, count_tokens);
-        output.choices = self.begun.count_ones();
-        output.prompt_len = count.prompt.unwrap_or(output.prompt_len);
-        output.cached_tokens = count.cached;
-        output.reasoning_tokens = count.reasoning;
-        output.output_tokens = count.tokens;
-        output.hidden_tokens = count.hidden;
-        output.token_source = count.source;
-        output.chunk_tokens = count.per_chunk;
-    }
 }
 
 /// The bit of a choice. More than 64 are not expected; they would share the last bit.
 fn choice_bit(index: u32) -> u64 {
     1 << index.min(63)
+}
+
+/// Reads `data`, or what it was meant to be, which is then in `repaired`. Returns what was read, and its content.
+fn read_repaired<'d>(
+    data: &'d [u8],
+    repaired: &'d mut Vec<u8>,
+    read: impl Fn(&'d [u8]) -> Result<Delta<'d>, ReadError>,
+) -> (&'d [u8], Result<Delta<'d>, ReadError>) {
+    match read(data) {
+        Err(ReadError::Syntax(why)) => match json::repair_json(data) {
+            Some(text) => {
+                *repaired = text;
+                (repaired, read(repaired))
+            }
+            None => (data, Err(ReadError::Syntax(why))),
+        },
+        result => (data, result),
+    }
 }
 
 /// What could not be read, in one line: the words of an error, or the beginning of the text.
@@ -571,268 +386,5 @@ fn quote(data: &[u8]) -> String {
     match text.char_indices().nth(MAX_QUOTE) {
         Some((end, _)) if find_error_words(data).is_none() => format!("{}…", &text[..end]),
         _ => text,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::TokenSource;
-
-    /// Feeds events one millisecond apart, the first at 11 ms, into a request that began at 10 ms.
-    fn output_of(events: &[&str], broken: Option<RequestFailure>) -> RequestFuncOutput {
-        let mut response = ReceivedResponse::default();
-        for (i, event) in events.iter().enumerate() {
-            if response
-                .push(arrival(i as u64, (11 + i as u64) * 1_000_000), format!("data: {event}\n\n").as_bytes())
-                .is_err()
-            {
-                break;
-            }
-        }
-        let mut output = RequestFuncOutput::default();
-        response.finish(Nanos(10_000_000), broken, |text| u32::try_from(text.len()).ok(), &mut output);
-        output
-    }
-
-    /// A read stamped in user space.
-    fn arrival(read: u64, time: u64) -> ReadStamp {
-        ReadStamp { time: Nanos(time), lag: None, read }
-    }
-
-    fn ms(n: u64) -> Nanos {
-        Nanos(n * 1_000_000)
-    }
-
-    const ROLE: &str = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
-    const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#;
-
-    fn text(text: &str) -> String {
-        format!(r#"{{"choices":[{{"index":0,"text":"{text}","finish_reason":null}}]}}"#)
-    }
-
-    #[test]
-    fn tokens_and_nothing_else_make_the_times() {
-        let last = r#"{"choices":[{"index":0,"delta":{"content":"c"},"finish_reason":null}]}"#;
-        let end = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}"#;
-        let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning":"hm"}}]}"#;
-        let output = output_of(&[ROLE, reasoning, last, last, end, USAGE, "[DONE]"], None);
-        assert!(output.success, "{output:?}");
-        assert_eq!((output.ttft, output.ttft_answer, output.latency), (Some(ms(2)), Some(ms(3)), Some(ms(4))));
-        assert_eq!(output.itl, [ms(1), ms(1)]);
-        assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Usage)));
-        assert_eq!((output.prompt_len, output.cached_tokens, output.tpot), (5, Some(4), Some(ms(1))));
-        assert_eq!((output.generated_text.as_deref(), output.finish_reason.as_deref()), (Some("cc"), Some("stop")));
-        assert_eq!(output.chunk_tokens, None);
-    }
-
-    #[test]
-    fn an_error_inside_the_stream_is_a_failure() {
-        let output = output_of(&[&text("a"), r#"{"error":{"message":"out of memory","code":500}}"#, "[DONE]"], None);
-        assert!(!output.success);
-        assert_eq!((output.error_kind, output.error.as_str()), (Some(ErrorKind::StreamError), "out of memory"));
-        assert_eq!(output.ttft, Some(ms(1)), "what arrived is kept");
-        let old = output_of(&[r#"{"object":"error","message":"boom"}"#], None);
-        assert_eq!((old.error_kind, old.error.as_str()), (Some(ErrorKind::StreamError), "boom"));
-    }
-
-    #[test]
-    fn the_end_decides() {
-        let finished = r#"{"choices":[{"index":0,"text":"b","finish_reason":"length"}]}"#;
-        let reset = || Some(RequestFailure::new(ErrorKind::Reset, "reset"));
-        let a = text("a");
-        let unfinished = r#"{"choices":[{"index":0,"text":"b","finish_reason":""}]}"#;
-        for (events, broken, kind) in [
-            (vec![unfinished], None, Some(ErrorKind::Truncated)),
-            (vec![unfinished, "[DONE]"], None, None),
-            (vec![a.as_str()], None, Some(ErrorKind::Truncated)),
-            (vec![&a, "[DONE]"], None, None),
-            (vec![&a, finished], None, None),
-            (vec![&a, "[DONE]"], reset(), None),
-            (vec![&a, finished], reset(), Some(ErrorKind::Reset)),
-            (vec![&a], reset(), Some(ErrorKind::Reset)),
-            (vec![ROLE, USAGE, "[DONE]"], None, Some(ErrorKind::Empty)),
-            (vec!["[DONE]"], None, Some(ErrorKind::Empty)),
-            (vec!["", &a, " ", "[DONE] "], None, None),
-            (vec![], None, Some(ErrorKind::Truncated)),
-            (vec![&a, "{oops"], None, Some(ErrorKind::Protocol)),
-            (vec![&a, r#"{"choices":"none"}"#], None, Some(ErrorKind::Truncated)),
-            (vec![&a, r#"{"choices":"none"}"#, "[DONE]"], None, None),
-            (vec![r#"{"choices":"none"}"#, "[DONE]"], None, Some(ErrorKind::Protocol)),
-        ] {
-            let output = output_of(&events, broken);
-            assert_eq!((output.error_kind, output.success), (kind, kind.is_none()), "{events:?}");
-        }
-    }
-
-    #[test]
-    fn a_body_without_an_event_is_quoted() {
-        for (body, want) in [
-            (&[r#"{"error":{"message":"boom"}}"#][..], "the server answered JSON, not an event stream: boom"),
-            (&["{\"error\":", "{\"message\":\"boom\"}}\n"], "the server answered JSON, not an event stream: boom"),
-            (&["{\n  \"error\":\n", "\"boom\"}\n"], "the server answered JSON, not an event stream: boom"),
-            (&["{\"error\":", "{\"mess"], "the stream ended after 0 chunks, within another"),
-            (&["<html><title>busy</title>"], "the response is not an event stream: busy"),
-            (&["data lost: ", "no upstream\n\n"], "the response is not an event stream: data lost: no upstream"),
-            (&[": ping\n\n", ": ping\n\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
-            (&["\u{feff}\r\ndata: {\"choi"], "the stream ended after 0 chunks, within another"),
-            (&["\n"], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
-            (&[], "the stream ended after 0 chunks, before [DONE] or a finish reason"),
-        ] {
-            let mut response = ReceivedResponse::default();
-            for bytes in body {
-                response.push(arrival(1, 1), bytes.as_bytes()).unwrap();
-            }
-            let mut output = RequestFuncOutput::default();
-            response.finish(Nanos(0), None, |_| None, &mut output);
-            assert_eq!(output.error, want);
-            let kind = if want.contains(", not an") || want.contains("is not an") {
-                ErrorKind::Protocol
-            } else {
-                ErrorKind::Truncated
-            };
-            assert_eq!(output.error_kind, Some(kind), "{want}");
-        }
-    }
-
-    #[test]
-    fn chunks_are_not_tokens() {
-        let ids = |n: usize| format!(r#"{{"choices":[{{"index":0,"text":"ab","token_ids":{:?}}}]}}"#, vec![7; n]);
-        let output = output_of(&[&ids(1), &ids(3), "[DONE]"], None);
-        assert_eq!((output.output_tokens, output.token_source), (4, Some(TokenSource::TokenIds)));
-        assert_eq!(output.chunk_tokens, Some(vec![1, 3]));
-
-        let so_far =
-            |n: u32| format!(r#"{{"choices":[{{"index":0,"text":"ab"}}],"usage":{{"completion_tokens":{n}}}}}"#);
-        let output = output_of(&[&so_far(2), &so_far(5), "[DONE]"], None);
-        assert_eq!((output.output_tokens, output.chunk_tokens), (5, Some(vec![2, 3])));
-
-        let output = output_of(&[&text("a"), USAGE, "[DONE]"], None);
-        assert_eq!((output.output_tokens, output.chunk_tokens), (3, Some(vec![])), "three tokens in one chunk, unsaid");
-
-        let output = output_of(&[&text("a"), &text("bc"), "[DONE]"], None);
-        assert_eq!((output.output_tokens, output.token_source), (3, Some(TokenSource::Tokenizer)));
-    }
-
-    #[test]
-    fn absurd_counts_are_not_believed() {
-        let most = r#"{"choices":[{"text":"a"}],"usage":{"completion_tokens":4294967295}}"#;
-        let none = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{"completion_tokens":0}}"#;
-        let unsaid = r#"{"choices":[{"text":"a","token_ids":[7]}],"usage":{}}"#;
-        let output = output_of(&[most, none, most, unsaid, "[DONE]"], None);
-        assert_eq!((output.success, output.output_tokens), (true, 4));
-    }
-
-    #[test]
-    fn chunks_of_one_read_share_a_stamp_and_are_counted() {
-        let mut response = ReceivedResponse::default();
-        let one = format!("data: {}\n\n", text("a"));
-        let reads = [(1, 5_000_000), (2, 100), (2, 100), (2, 100), (3, 2_000_000), (3, 2_000_000)];
-        for (n, lag) in reads {
-            let arrival = ReadStamp { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n };
-            response.push(arrival, one.as_bytes()).unwrap();
-        }
-        response.push(arrival(4, 400), one.as_bytes()).unwrap();
-        // A token cut in two belongs to the read that completes it.
-        response.push(arrival(5, 500), &one.as_bytes()[..9]).unwrap();
-        response.push(ReadStamp { lag: Some(Nanos(1)), ..arrival(6, 600) }, &one.as_bytes()[9..]).unwrap();
-        let stamps = response.stamps();
-        let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, clock_steps: 0 };
-        assert_eq!(stamps, want);
-        let mut output = RequestFuncOutput::default();
-        response.finish(Nanos(0), None, |_| None, &mut output);
-        assert_eq!((output.stamp, output.coalesced, output.read_lag_max), (Stamp::Kernel, 3, Some(ms(5))));
-        assert_eq!(output.read_lag.unwrap().len(), output.itl.len() + 1);
-        assert_eq!(output.latency, Some(Nanos(600)));
-    }
-
-    #[test]
-    fn a_non_streaming_response_has_as_many_tokens_as_are_counted() {
-        let protocol = Protocol { stream: false, ..Protocol::default() };
-        let tokens = |usage: &str, count: Option<u32>| {
-            let mut response = ReceivedResponse::with_capacity(protocol, None, true);
-            let body = format!(r#"{{"choices":[{{"index":0,"text":"a b","finish_reason":"stop"}}]{usage}}}"#);
-            response.push(arrival(1, 1), body.as_bytes()).unwrap();
-            let mut output = RequestFuncOutput::default();
-            response.finish(Nanos(0), None, |_| count, &mut output);
-            assert!(output.success, "{output:?}");
-            (output.output_tokens, output.token_source, output.chunk_tokens)
-        };
-        assert_eq!(tokens(r#","usage":{"completion_tokens":2}"#, None), (2, Some(TokenSource::Usage), Some(vec![])));
-        assert_eq!(tokens("", Some(3)), (3, Some(TokenSource::Tokenizer), Some(vec![])));
-        assert_eq!(tokens("", None), (0, None, Some(vec![])), "without chunks");
-    }
-
-    #[test]
-    fn a_body_that_waits_to_be_read_counts_as_memory() {
-        let protocol = Protocol { stream: false, ..Protocol::default() };
-        let mut response = ReceivedResponse::with_capacity(protocol, None, true);
-        response.push(arrival(1, 1), &vec![b' '; 1 << 20]).unwrap();
-        assert!(response.heap_bytes() >= 1 << 20);
-    }
-
-    #[test]
-    fn an_event_called_error_is_one() {
-        let mut response = ReceivedResponse::default();
-        let failure =
-            response.push(arrival(1, 1), b"event: error\ndata: {\"message\":\"overloaded\"}\n\n").unwrap_err();
-        assert_eq!((failure.kind, failure.message.as_str()), (ErrorKind::StreamError, "overloaded"));
-    }
-
-    #[test]
-    fn a_keep_alive_is_not_a_chunk() {
-        let mut response = ReceivedResponse::default();
-        for name in ["ping", "keepalive"] {
-            response.push(arrival(1, 1), format!("event: {name}\ndata: still here\n\n").as_bytes()).unwrap();
-        }
-        assert!(!response.has_token());
-    }
-
-    #[test]
-    fn every_choice_must_be_finished() {
-        let choice = |index: u32, reason: &str| {
-            format!(r#"{{"choices":[{{"index":{index},"text":"a","finish_reason":{reason}}}]}}"#)
-        };
-        let (a, b) = (choice(0, "\"length\""), choice(1, "null"));
-        assert_eq!(output_of(&[&b, &a], None).error_kind, Some(ErrorKind::Truncated));
-        assert!(output_of(&[&b, &a, &choice(1, "\"length\"")], None).success);
-        assert!(output_of(&[&b, &a, "[DONE]"], None).success);
-        let reason = |events: &[&str]| output_of(events, None).finish_reason;
-        assert_eq!(reason(&[&a, &choice(1, "\"stop\"")]).as_deref(), Some("length"), "the first one's");
-    }
-
-    #[test]
-    fn a_token_whose_text_is_held_back_is_still_a_token() {
-        let held = r#"{"choices":[{"index":0,"text":"","finish_reason":"length"}]}"#;
-        let usage = |n: u32| format!(r#"{{"choices":[],"usage":{{"prompt_tokens":5,"completion_tokens":{n}}}}}"#);
-        let output = output_of(&[held, &usage(1), "[DONE]"], None);
-        assert!(output.success, "{output:?}");
-        assert_eq!((output.ttft, output.latency, output.output_tokens), (Some(ms(1)), Some(ms(1)), 1));
-        assert_eq!((output.itl.len(), output.chunk_tokens), (0, None));
-        assert_eq!(output_of(&[held, &usage(0), "[DONE]"], None).error_kind, Some(ErrorKind::Empty));
-        let chat = r#"{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"length"}]}"#;
-        assert_eq!(output_of(&[ROLE, chat, &usage(1), "[DONE]"], None).ttft, Some(ms(2)), "not the opener's time");
-        let role_again =
-            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"length"}]}"#;
-        assert_eq!(
-            output_of(&[ROLE, role_again, &usage(1), "[DONE]"], None).ttft,
-            Some(ms(2)),
-            "a role in every chunk"
-        );
-    }
-
-    #[test]
-    fn the_same_bytes_give_the_same_response_however_they_are_split() {
-        let stream = format!("data:{}\r\n\r\n: hi\n\ndata: {}\n\ndata: [DONE]", text("é"), text("ü"));
-        for size in 1..stream.len() {
-            let mut response = ReceivedResponse::default();
-            for bytes in stream.as_bytes().chunks(size) {
-                response.push(arrival(1, 1), bytes).unwrap();
-            }
-            let mut output = RequestFuncOutput::default();
-            response.finish(Nanos(0), None, |_| None, &mut output);
-            assert!(output.success, "{size}");
-            assert_eq!((output.generated_text.as_deref(), output.output_tokens), (Some("éü"), 2));
-        }
     }
 }
