@@ -60,6 +60,9 @@ pub fn error_message(body: &[u8]) -> String {
 /// `"success":false`, and the like. `None`: it holds none.
 #[must_use]
 pub fn find_enclosed_error(data: &[u8]) -> Option<String> {
+    if !may_enclose_error(data) {
+        return None;
+    }
     let value = parse_lenient::<Value>(data).ok()?;
     let object = value.as_object()?;
     let words = find_words(&value).filter(|words| !is_success(words));
@@ -68,6 +71,24 @@ pub fn find_enclosed_error(data: &[u8]) -> Option<String> {
     let refused = ["success", "ok"].iter().any(|key| at(object, key) == Some(&Value::Bool(false)));
     let failed = words.is_some() && (code.is_some() || refused) || named;
     failed.then(|| to_line(&words.map_or_else(|| value.to_string(), |words| with_code(words, code))))
+}
+
+/// Whether [`find_enclosed_error`] may find anything: all that it looks for has one of a few words in its key or value. Most chunks
+/// without a token hold none of them, and need not be parsed for it.
+fn may_enclose_error(data: &[u8]) -> bool {
+    data.iter().enumerate().any(|(at, byte)| {
+        let begins = |word: &str| data[at..].get(..word.len()).is_some_and(|d| d.eq_ignore_ascii_case(word.as_bytes()));
+        match byte {
+            b'c' | b'C' => begins("code"),
+            b'e' | b'E' => begins("err"),
+            b'f' | b'F' => begins("fail") || begins("false"),
+            b'r' | b'R' => begins("ret"),
+            b's' | b'S' => begins("status"),
+            // A letter that is escaped.
+            b'\\' => begins("\\u"),
+            _ => false,
+        }
+    })
 }
 
 /// The words under the usual keys for an error, if this is JSON that has any.
@@ -305,6 +326,23 @@ mod tests {
             "oops",
         ] {
             assert_eq!(find_enclosed_error(data.as_bytes()), None, "{data}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_be_an_error_is_parsed_for_one() {
+        let named = ["type", "object", "Event", "STATUS"].iter().flat_map(|key| {
+            ["Error", "FAIL", "failed", "failure", "x_error"].map(|word| format!(r#"{{"{key}":"{word}"}}"#))
+        });
+        let refused = ["success", "OK"].map(|key| format!(r#"{{"{key}":false,"title":"boom"}}"#));
+        let coded = CODE_KEYS.map(|key| format!(r#"{{"{}":5,"title":"boom"}}"#, key.replace("code", "_Code")));
+        let nested = CODE_KEYS.map(|key| format!(r#"{{"base_resp":{{"{key}":5,"msg":"boom"}}}}"#));
+        let escaped = r#"{"type":"\u0065rror"}"#.to_owned();
+        for data in named.chain(refused).chain(coded).chain(nested).chain([escaped]) {
+            assert!(find_enclosed_error(data.as_bytes()).is_some(), "{data}");
+        }
+        for data in [r#"{"type":"ping"}"#, r#"{"choices":[{"index":0,"text":"","finish_reason":null}]}"#] {
+            assert!(!may_enclose_error(data.as_bytes()), "{data}");
         }
     }
 }
