@@ -54,6 +54,38 @@ fn every_transport_sees_what_the_server_sent() {
     }
 }
 
+/// The server of `examples/referee`, which shares no code with `vb-sim`. `cargo test` builds it.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_referee_logs_what_the_client_records() {
+    let program = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join("referee");
+    if !program.exists() {
+        eprintln!("skipped: {} is not built (cargo build --example referee)", program.display());
+        return;
+    }
+    let log = folder("referee").join("truth.ndjson");
+    let mut command = std::process::Command::new(program);
+    command.args(["--step", "2ms", "--log", log.to_str().unwrap()]).stdout(Stdio::piped());
+    let mut referee = command.spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(referee.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let done = fire(url.trim_end(), &["--max-concurrency", "8"], &requests(40, FULL));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&referee), rustix::process::Signal::TERM).unwrap();
+    assert!(referee.wait().unwrap().success());
+    let truth = truths(&log);
+    let by_id: BTreeMap<&str, &Truth> = truth.iter().map(|t| (t.request_id.as_str(), t)).collect();
+    let outputs = outputs(&done.stdout).1;
+    assert_eq!((outputs.len(), by_id.len()), (40, 40));
+    for output in outputs {
+        let truth = by_id[output.request_id.as_str()];
+        assert!(output.success && truth.arrived.is_some());
+        assert_eq!(truth.sent.len(), output.itl.len() + 1);
+        assert_eq!(output.output_tokens, truth.output_tokens);
+        assert!(truth.sent.is_sorted() && truth.arrived < Some(truth.sent[0]));
+    }
+}
+
 #[test]
 fn concurrency_is_exact_over_several_threads() {
     let sim = Sim::start(&["--step-base", "1ms"]);
