@@ -16,7 +16,7 @@ use std::{
 
 use tokio::{task::coop::unconstrained, time::timeout};
 
-use super::{buffering::is_held_back, response::ReceivedResponse, slots::Slot, stop::StopSignal};
+use super::{buffering::is_held_back, response::ReceivedResponse, slots::Slot, stop::StopSignal, watch};
 use crate::{
     backend::Protocol,
     clock::Clock,
@@ -158,7 +158,7 @@ pub async fn run_attempt(
         let mut ends = PolledOnWake::new(unconstrained(ends));
         tokio::select! {
             biased;
-            result = receive_response(&mut exchange, &mut attempt, &activity, slot) => result.err(),
+            result = receive_response(client.clock, &mut exchange, &mut attempt, &activity, slot) => result.err(),
             failure = &mut ends => Some(failure),
         }
     };
@@ -232,6 +232,7 @@ impl Attempt {
 }
 
 async fn receive_response(
+    clock: Clock,
     exchange: &mut impl HttpExchange,
     attempt: &mut Attempt,
     activity: &Activity,
@@ -246,6 +247,9 @@ async fn receive_response(
     attempt.response.set_framed(head.framed);
     while let Some(received) = exchange.next_bytes().await? {
         attempt.response.push(received.stamp, received.bytes)?;
+        if attempt.response.has_joined_chunks() {
+            attempt.response.bound_error(clock.now().since(watch::longest_wait()));
+        }
         let has_token = attempt.response.has_token();
         activity.record_bytes(received.stamp.time, has_token);
         if has_token {

@@ -50,6 +50,7 @@ mod scrape;
 mod session;
 mod sink;
 mod slots;
+mod stamp_error;
 mod stop;
 mod tally;
 mod token_count;
@@ -59,6 +60,7 @@ mod transcript;
 mod usage;
 mod verdict;
 mod warmup;
+mod watch;
 mod weighed;
 
 use std::{
@@ -629,6 +631,7 @@ fn collect_evidence(
     Evidence {
         kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
         stamps: tally.stamps,
+        bounds: tally.times.percentile_bounds(),
         buffering: tally.buffering.clone(),
         read_lag: tally.read_lag(),
         send_lag: tally.send_lag(),
@@ -661,6 +664,7 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
         send_lag: tally.send_lag(),
         read_lag: tally.read_lag(),
         stamps: Some(tally.stamps),
+        bounds: tally.times.percentile_bounds(),
         resent: tally.resent,
         ..EndRecord::default()
     }

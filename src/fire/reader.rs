@@ -7,7 +7,12 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::watch;
 use crate::error::Error;
+
+/// The most connections with news that one look returns. If there were more, some would wait for the next look, and how long would
+/// not be known.
+const MAX_EVENTS: usize = 1 << 14;
 
 /// The threads. They end at [`ReaderThreads::stop_all`] or when this is dropped.
 #[derive(Debug)]
@@ -49,7 +54,12 @@ impl ReaderThreads {
 impl ReaderThread {
     fn start(number: usize) -> Result<Self, Error> {
         let failed = |e| Error::Setup(format!("cannot start a thread that reads responses: {e}"));
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_io_events_per_tick(MAX_EVENTS)
+            .on_thread_park(watch::note_park)
+            .build()
+            .map_err(failed)?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()

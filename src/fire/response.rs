@@ -3,7 +3,7 @@
 mod document;
 mod outcome;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use super::{token_count::TokenCounter, transcript::Transcript};
 use crate::{
@@ -40,6 +40,13 @@ pub struct ReceivedResponse {
     read_lag: Vec<Nanos>,
     /// How the token-bearing chunks were stamped.
     stamps: Stamps,
+    /// The arrival of the bytes before the last read.
+    earlier: Nanos,
+    /// Token-bearing chunks of the last read, by their numbers, that carry the stamp of a later one, and whose error is not known yet.
+    /// What ends a response does not count: servers send it together with the last token.
+    joined: Range<u32>,
+    /// See [`RequestFuncOutput::stamp_error`].
+    stamp_error: Vec<(u32, Nanos)>,
     /// When the first token, the first token that is not reasoning, and the last token arrived.
     first: Option<Nanos>,
     first_answer: Option<Nanos>,
@@ -69,6 +76,9 @@ pub struct ReceivedResponse {
     done: bool,
     failure: Option<RequestFailure>,
 }
+
+/// A smaller error of a stamp is not noted: it moves no number by a tenth of a millisecond.
+const MIN_STAMP_ERROR: Nanos = Nanos(100_000);
 
 /// How much is quoted of what could not be read, in characters.
 const MAX_QUOTE: usize = 200;
@@ -106,6 +116,9 @@ impl ReceivedResponse {
     /// # Errors
     /// The response reports a failure or does not belong to this API, so reading on is useless.
     pub fn push(&mut self, arrival: ReadStamp, bytes: &[u8]) -> Result<(), RequestFailure> {
+        if arrival.read != self.arrival.read {
+            self.earlier = self.arrival.time;
+        }
         self.arrival = arrival;
         let mut splitter = std::mem::take(&mut self.splitter);
         if let Err(why) = splitter.push(arrival, bytes, |arrival, event| self.take_event(arrival, event)) {
@@ -150,7 +163,8 @@ impl ReceivedResponse {
     /// What is kept of its chunks.
     fn kept_bytes(&self) -> usize {
         let times = self.itl.capacity() + self.read_lag.capacity();
-        times * size_of::<Nanos>() + self.tokens.heap_bytes() + self.transcript.heap_bytes()
+        let errors = self.stamp_error.capacity() * size_of::<(u32, Nanos)>();
+        times * size_of::<Nanos>() + errors + self.tokens.heap_bytes() + self.transcript.heap_bytes()
     }
 
     fn push_text(&mut self, text: &str) {
@@ -321,12 +335,32 @@ impl ReceivedResponse {
         let late = u64::from(arrival.lag.is_some_and(|lag| lag > LATE_READ));
         // The chunk before it in the same read has a stamp that is too late.
         let coalesced = u64::from(self.token_read.replace(arrival.read) == Some(arrival.read));
+        if coalesced == 1 && arrival.lag.is_some() {
+            let next = u32::try_from(self.stamps.chunks).unwrap_or(u32::MAX);
+            let begin = if self.joined.is_empty() { next.saturating_sub(1) } else { self.joined.start };
+            self.joined = begin..next;
+        }
         self.stamps.chunks += 1;
         self.stamps.user += u64::from(arrival.lag.is_none());
         self.stamps.late += late;
         self.stamps.coalesced += coalesced;
         self.stamps.late_coalesced += late & coalesced;
         self.read_lag.push(arrival.lag.unwrap_or_default());
+    }
+
+    /// Whether chunks carry the stamp of a later chunk, and [`ReceivedResponse::bound_error`] has to be called.
+    #[must_use]
+    pub fn has_joined_chunks(&self) -> bool {
+        !self.joined.is_empty()
+    }
+
+    /// Notes how far the stamps of joined chunks may be off: none of the bytes of the last read had arrived at `earliest`.
+    pub fn bound_error(&mut self, earliest: Nanos) {
+        let error = self.arrival.time.since(earliest.max(self.earlier));
+        let joined = std::mem::take(&mut self.joined);
+        if error >= MIN_STAMP_ERROR {
+            self.stamp_error.extend(joined.map(|chunk| (chunk, error)));
+        }
     }
 
     /// How the token-bearing chunks were stamped.
@@ -352,6 +386,9 @@ impl ReceivedResponse {
                 self.set_failure(ErrorKind::Protocol, message);
             }
             BodyEnd::Complete | BodyEnd::Document(_) | BodyEnd::Other(_) => {}
+        }
+        if self.has_joined_chunks() {
+            self.bound_error(self.earlier);
         }
         self.use_empty_chunks();
     }

@@ -176,6 +176,36 @@ fn chunks_of_one_read_share_a_stamp_and_are_counted() {
 }
 
 #[test]
+fn a_chunk_with_the_stamp_of_a_later_one_is_bounded_by_what_the_reader_knows() {
+    let one = format!("data: {}\n\n", text("a"));
+    // Reads at 20, 40 and 60 ms: one chunk, three, and two with the end.
+    let reads = [(1, 20, 1), (2, 40, 3), (3, 60, 2)];
+    let stamp_error = |earliest: [u64; 3]| {
+        let mut response = ReceivedResponse::default();
+        for ((n, at, chunks), earliest) in reads.into_iter().zip(earliest) {
+            for _ in 0..chunks {
+                response.push(ReadStamp { time: ms(at), lag: Some(ms(1)), read: n }, one.as_bytes()).unwrap();
+                if response.has_joined_chunks() {
+                    response.bound_error(Nanos(earliest * 1_000));
+                }
+            }
+            assert!(!response.has_joined_chunks());
+        }
+        response.push(ReadStamp { time: ms(60), lag: Some(ms(1)), read: 3 }, b"data: [DONE]\n\n").unwrap();
+        assert!(!response.has_joined_chunks(), "the end follows its token at once");
+        let mut output = RequestFuncOutput::default();
+        response.finish(Nanos(0), None, |_| None, &mut output);
+        assert_eq!(output.coalesced, 3);
+        output.stamp_error
+    };
+    let joined = [(1, ms(15)), (2, ms(15)), (4, ms(2))];
+    assert_eq!(stamp_error([0, 25_000, 58_000]), Some(joined.to_vec()));
+    assert_eq!(stamp_error([0, 39_950, 59_990]), None, "the server sent them together");
+    let since_the_last_read = [(1, ms(20)), (2, ms(20)), (4, ms(20))];
+    assert_eq!(stamp_error([0, 0, 0]), Some(since_the_last_read.to_vec()));
+}
+
+#[test]
 fn a_non_streaming_response_has_as_many_tokens_as_are_counted() {
     let protocol = Protocol { stream: false, ..Protocol::default() };
     let tokens = |usage: &str, count: Option<u32>| {

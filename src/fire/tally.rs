@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
-use super::attempt::TimingQuality;
+use super::{attempt::TimingQuality, stamp_error::UncertainTimes};
 use crate::{
     error::Error,
     record::{Buffering, ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
@@ -36,6 +36,8 @@ pub struct Tally {
     pub stamps: Stamps,
     /// Responses that a proxy held back.
     pub buffering: Buffering,
+    /// Times of the successful requests, with the bounds of those that are uncertain.
+    pub times: UncertainTimes,
     /// Retransmitted TCP segments; `None`: not known for any request.
     pub retransmits: Option<u64>,
     errors: HashMap<(ErrorKind, Option<u16>, String), u64>,
@@ -83,6 +85,7 @@ impl Tally {
             resent: 0,
             stamps: Stamps::default(),
             buffering: Buffering::default(),
+            times: UncertainTimes::new()?,
             retransmits: None,
             errors: HashMap::new(),
             schedule_lag: histogram()?,
@@ -104,6 +107,7 @@ impl Tally {
             self.latencies = self.latencies + latency;
         }
         if output.success {
+            self.times.add_output(output);
             self.count_lengths(output);
         }
         if output.stamp == Stamp::Kernel {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Interval between two timers: short enough for a p99 of a run of seconds, long enough to cost nothing.
-const TIMER_INTERVAL: Nanos = Nanos(10_000_000);
+pub const TIMER_INTERVAL: Nanos = Nanos(10_000_000);
 
 /// A thread that did not run for longer than this, while a timer was due, was away.
 const MIN_PAUSE: Nanos = Nanos(30_000_000);
@@ -31,6 +31,11 @@ fn cpu_time(clock: ClockId) -> Nanos {
     let time = clock_gettime(clock);
     let part = |part: i64| u64::try_from(part).unwrap_or_default();
     Nanos(part(time.tv_sec) * SECOND + part(time.tv_nsec))
+}
+
+/// CPU time used so far by the calling thread.
+pub fn thread_cpu_time() -> Nanos {
+    cpu_time(ClockId::ThreadCPUTime)
 }
 
 /// How long the calling thread has waited for a core while it was ready to run; `None` if the system does not report it.

@@ -4,9 +4,9 @@
 
 use std::cmp::Reverse;
 
-use super::buffering::check_buffering;
+use super::{buffering::check_buffering, stamp_error::check_bounds};
 use crate::{
-    record::{Buffering, ClientUse, Percentiles, Stamps, Verdict},
+    record::{Buffering, ClientUse, Percentiles, Stamps, TimeBounds, Verdict},
     units::{Nanos, SECOND},
 };
 
@@ -17,6 +17,8 @@ pub struct Evidence {
     pub kernel: bool,
     /// How the chunks were stamped.
     pub stamps: Stamps,
+    /// What is known of the percentiles; `None`: all stamps are exact.
+    pub bounds: Option<TimeBounds>,
     /// Responses that a proxy held back.
     pub buffering: Buffering,
     /// Kernel stamp → read; `None` without kernel stamps.
@@ -47,17 +49,6 @@ struct Threshold {
     bound: f64,
 }
 
-/// The share of chunks whose stamp the client distorted by reading late. At 1 % a p99 begins to change; at 5 % no percentile
-/// beyond p95 measures the server.
-const DISTORTED: Threshold = Threshold { suspect: 0.01, bound: 0.05 };
-/// Fewer distorted chunks than this are an accident, even if they are a large share of a short run.
-const MIN_DISTORTED: f64 = 10.0;
-/// With fewer chunks read in time than this, it is not known how many chunks the server itself puts into one segment.
-const MIN_PROMPT: u64 = 100;
-/// A client that typically wakes later than this joins chunks with usual gaps. Then a read that seems in time, by the stamp of
-/// its last chunk, may have joined others too, so that the server's own joining is not known either. With a shorter lag the client
-/// can hardly have joined any chunks, so that the run is suspect at most if the server's own joining is not known.
-const SLIGHT_LAG: Nanos = Nanos(5_000_000);
 /// The share of chunks without a kernel stamp, in a run that has them: from here on a p99 begins to change.
 const UNSTAMPED: Threshold = Threshold { suspect: 0.01, bound: f64::INFINITY };
 /// A p99 of the read lag at which the socket buffer may fill and slow the server down.
@@ -107,7 +98,9 @@ pub fn judge_run(evidence: &Evidence) -> (Verdict, Vec<String>) {
     let user = share_of(evidence.stamps.user, evidence.stamps.chunks);
     let stamps_itself = !evidence.kernel || user > 0.5;
     let mut found: Vec<Option<(Verdict, String)>> = if evidence.kernel {
-        vec![check_coalescing(evidence), check_unstamped(user), check_read_lag(evidence), check_end_notice(evidence)]
+        let read_lag = evidence.read_lag.unwrap_or_default().p99;
+        let bounds = evidence.bounds.as_ref().and_then(|bounds| check_bounds(bounds, read_lag));
+        vec![bounds, check_unstamped(user), check_read_lag(evidence), check_end_notice(evidence)]
     } else {
         vec![]
     };
@@ -141,37 +134,6 @@ fn share_of(part: u64, total: u64) -> f64 {
 
 fn format_percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
-}
-
-/// Chunks that lost their own stamp because the client read them late, together with a later one.
-///
-/// Servers also put several chunks into one segment. The reads that were in time show how often, and only the excess is caused by
-/// the client.
-fn check_coalescing(evidence: &Evidence) -> Option<(Verdict, String)> {
-    let Stamps { chunks, coalesced, late, late_coalesced, .. } = evidence.stamps;
-    let lag = evidence.read_lag.unwrap_or_default();
-    let prompt = chunks.saturating_sub(late);
-    let wakes_late = evidence.client.wake_lag.unwrap_or_default().p50 > SLIGHT_LAG;
-    let base_known = prompt >= MIN_PROMPT && !wakes_late;
-    let by_server = if base_known { share_of(coalesced.saturating_sub(late_coalesced), prompt) } else { 0.0 };
-    let distorted = (share_of(late_coalesced, late) - by_server).max(0.0) * late as f64;
-    if distorted < MIN_DISTORTED {
-        return None;
-    }
-    let share = distorted / chunks as f64;
-    let mut verdict = DISTORTED.classify(share)?;
-    if !base_known && !wakes_late && lag.p50 < SLIGHT_LAG {
-        verdict = Verdict::Suspect;
-    }
-    let share = format_percent(share);
-    Some((
-        verdict,
-        format!(
-            "{share} of the chunks carry the stamp of a later chunk, because the client read late (read lag p99 {}): give it \
-             a free core, or use more --threads",
-            lag.p99
-        ),
-    ))
 }
 
 fn check_unstamped(user: f64) -> Option<(Verdict, String)> {
@@ -310,6 +272,7 @@ fn check_input_blocked(evidence: &Evidence) -> Option<(Verdict, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::PercentileBounds;
 
     const MS: u64 = 1_000_000;
 
@@ -323,6 +286,7 @@ mod tests {
         Evidence {
             kernel: true,
             stamps: Stamps { chunks: 100_000, late: 200, ..Stamps::default() },
+            bounds: None,
             buffering: Buffering { compared: 1000, ..Buffering::default() },
             read_lag: Some(Percentiles { p50: Nanos(40_000), p99: Nanos(MS), max: Nanos(5 * MS) }),
             send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
@@ -388,36 +352,24 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_lost_their_stamp_to_a_late_read_count() {
-        let late = |evidence: &mut Evidence, share: f64| {
-            evidence.stamps.late = 20_000;
-            evidence.stamps.late_coalesced = chunks(share);
-            evidence.stamps.coalesced = chunks(share);
+    fn chunks_that_lost_their_stamps_count_by_what_they_move() {
+        let ms = |n: f64| Nanos::from_secs_f64(n / 1e3);
+        let bounds = |low: f64| {
+            let bounds = PercentileBounds { p99: [ms(low), ms(50.0)], ..PercentileBounds::default() };
+            Some(TimeBounds { chunks: 418, ttft: Some(bounds), ..TimeBounds::default() })
         };
-        steps(kernel, late, [0.0099, 0.0101], Some(0.0501), "of the chunks carry the stamp of a later chunk");
-        let mut evidence = kernel();
-        late(&mut evidence, 0.072);
-        evidence.read_lag = Some(Percentiles { p99: Nanos(41 * MS), ..Percentiles::default() });
+        let lost = |evidence: &mut Evidence, low: f64| evidence.bounds = bounds(low);
+        steps(kernel, lost, [49.6, 49.4], Some(44.9), "418 chunks waited for the client");
+        let evidence = Evidence { bounds: bounds(43.0), read_lag: Some(all(22.0)), ..kernel() };
         assert_eq!(
             judge_run(&evidence).1,
             [
-                "7.2 % of the chunks carry the stamp of a later chunk, because the client read late (read lag p99 41.0 ms): \
-              give it a free core, or use more --threads"
+                "418 chunks waited for the client and lost their own stamps (read lag p99 22.0 ms), so these are known only to lie \
+                 within: TTFT p99 43.0 ms to 50.0 ms: give the client a free core, or use more --threads"
             ]
         );
-    }
-
-    #[test]
-    fn a_server_that_puts_several_chunks_into_a_segment_is_not_blamed_on_the_client() {
-        let mut evidence = kernel();
-        // It does so with 40 % of the chunks, whether they are read in time or late.
-        evidence.stamps =
-            Stamps { chunks: 100_000, coalesced: 40_000, late: 30_000, late_coalesced: 12_000, ..Stamps::default() };
-        assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
-        // Late reads join more than that: 20 % of 30 %.
-        evidence.stamps.coalesced += 6_000;
-        evidence.stamps.late_coalesced += 6_000;
-        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
+        let evidence = Evidence { bounds: bounds(20.0), ..user() };
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean, "other rules are for stamps of user space");
     }
 
     #[test]
@@ -428,38 +380,6 @@ mod tests {
         evidence.read_lag = Some(Percentiles { p50: Nanos(9 * MS), p99: Nanos(20 * MS), max: Nanos(30 * MS) });
         evidence.client.busiest_thread = 0.45;
         assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
-    }
-
-    #[test]
-    fn without_chunks_in_time_the_server_is_not_known_and_a_long_lag_decides() {
-        let mut evidence = kernel();
-        evidence.stamps =
-            Stamps { chunks: 100_000, coalesced: 60_000, late: 99_950, late_coalesced: 59_990, ..Stamps::default() };
-        evidence.read_lag = Some(all(2.0));
-        assert_eq!(judge_run(&evidence).0, Verdict::Suspect);
-        evidence.read_lag = Some(all(45.0));
-        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
-    }
-
-    #[test]
-    fn a_client_that_mostly_wakes_late_does_not_know_the_joining_of_the_server() {
-        // Stopped for nine tenths of the time: reads that seem in time have joined chunks as well.
-        let mut evidence = kernel();
-        evidence.stamps =
-            Stamps { chunks: 25_600, coalesced: 21_456, late: 24_055, late_coalesced: 20_274, ..Stamps::default() };
-        evidence.client.wake_lag = Some(all(43.0));
-        let (verdict, reasons) = judge_run(&evidence);
-        assert_eq!(verdict, Verdict::ClientBound);
-        assert!(reasons[0].starts_with("79.2 % of the chunks"), "{reasons:?}");
-    }
-
-    #[test]
-    fn a_few_joined_chunks_of_a_short_run_are_an_accident() {
-        let mut evidence = kernel();
-        evidence.stamps = Stamps { chunks: 110, coalesced: 9, late: 10, late_coalesced: 9, ..Stamps::default() };
-        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
-        evidence.stamps = Stamps { chunks: 150, coalesced: 12, late: 40, late_coalesced: 12, ..Stamps::default() };
-        assert_eq!(judge_run(&evidence).0, Verdict::ClientBound);
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, 
 pub use prompt_lengths::PromptLengths;
 pub use request::{Prompt, SampleRequest};
 pub use run::{
-    Arrivals, Buffering, ClientUse, ClockAnchor, EndRecord, EndType, GapTest, LateCounts, NotSent, Percentiles,
-    RunRecord, RunType, Stamps, Verdict,
+    Arrivals, Bounds, Buffering, ClientUse, ClockAnchor, EndRecord, EndType, GapTest, LateCounts, NotSent,
+    PercentileBounds, Percentiles, RunRecord, RunType, Stamps, TimeBounds, Verdict,
 };
 pub use scrape::{ScrapeRecord, ScrapeType};
 pub use truth::Truth;

@@ -112,6 +112,10 @@ pub struct RequestFuncOutput {
     /// may have arrived earlier. Absent: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub coalesced: u32,
+    /// The coalesced chunks that may have waited for the client: the number of the token-bearing chunk, from 0, and by how much it may
+    /// have arrived before its stamp, if by 0.1 ms or more. Absent: none, or they were stamped in user space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamp_error: Option<Vec<(u32, Nanos)>>,
     /// Whether its chunks were held back on their way and arrived in bursts: its `ttft`, `itl` and `tpot` show a buffer. Absent:
     /// false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]

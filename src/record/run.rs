@@ -117,6 +117,9 @@ pub struct EndRecord {
     pub read_lag: Option<Percentiles>,
     /// How the chunks were stamped.
     pub stamps: Option<Stamps>,
+    /// What is known of the percentiles if chunks waited for the client and lost their own stamps. Absent: no chunk did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounds: Option<TimeBounds>,
     /// Requests that were sent again on a new connection, because the server closed the open one before it saw them. Absent: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub resent: u64,
@@ -212,6 +215,36 @@ impl std::ops::Add for Stamps {
             clock_steps: self.clock_steps.saturating_add(other.clock_steps),
         }
     }
+}
+
+/// The least and the most that a time can be.
+pub type Bounds = [Nanos; 2];
+
+/// Percentiles that are known only to an interval, because chunks waited for the client and lost their own stamps: with the least and
+/// the most that each time can be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct TimeBounds {
+    /// Token-bearing chunks of successful requests with a `stamp_error`.
+    pub chunks: u64,
+    /// Start → first token; `null` without tokens.
+    pub ttft: Option<PercentileBounds>,
+    /// The gaps between chunks; `null` without gaps.
+    pub itl: Option<PercentileBounds>,
+    /// Start → last token; `null` without tokens.
+    pub e2el: Option<PercentileBounds>,
+}
+
+/// The bounds of a metric's percentiles.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PercentileBounds {
+    /// Of the median.
+    pub p50: Bounds,
+    /// Of the 90th percentile.
+    pub p90: Bounds,
+    /// Of the 99th percentile.
+    pub p99: Bounds,
 }
 
 /// Streamed responses whose chunks a proxy or the server held back and sent in bursts. `docs/METRICS.md` describes the rule.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pooling::{Pooled, Pooling};
 use crate::{
-    record::{Buffering, EndRecord, Percentiles, RunRecord, Stamps, Verdict},
+    record::{Bounds, Buffering, EndRecord, PercentileBounds, Percentiles, RunRecord, Stamps, TimeBounds, Verdict},
     recording::Recording,
     units::Nanos,
 };
@@ -28,6 +28,9 @@ pub struct ClientFigures {
     pub read_lag_ms: Option<Lags>,
     /// How chunks were stamped; `null` if not reported.
     pub stamps: Option<Stamps>,
+    /// What is known of the percentiles if chunks waited for the client and lost their own stamps; absent: no chunk did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounds_ms: Option<TimeBoundsMs>,
     /// CPU time in cores: CPU seconds per second of the run; `null` if not reported.
     pub cpu: Option<f64>,
     /// CPU time of the busiest reading thread, as a share of the run; `null` if not reported.
@@ -56,6 +59,70 @@ pub struct Lags {
     pub p99: f64,
     /// The largest lag.
     pub max: f64,
+}
+
+/// Percentiles that are known only to an interval: `[least, most]`, in milliseconds. With several hosts, the widest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "TimeBounds")]
+pub struct TimeBoundsMs {
+    /// Chunks that carry the stamp of a later chunk.
+    pub chunks: u64,
+    /// Time to first token; `null` without any.
+    pub ttft: Option<PercentileBoundsMs>,
+    /// Gaps between chunks; `null` without any.
+    pub itl: Option<PercentileBoundsMs>,
+    /// Time to the last token; `null` without any.
+    pub e2el: Option<PercentileBoundsMs>,
+}
+
+/// The bounds of a metric's percentiles, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(rename = "PercentileBounds")]
+pub struct PercentileBoundsMs {
+    /// Of the median.
+    pub p50: [f64; 2],
+    /// Of the 90th percentile.
+    pub p90: [f64; 2],
+    /// Of the 99th percentile.
+    pub p99: [f64; 2],
+}
+
+impl TimeBoundsMs {
+    fn from_bounds(bounds: TimeBounds) -> Self {
+        let metric = |metric: Option<PercentileBounds>| metric.map(PercentileBoundsMs::from_bounds);
+        let (ttft, itl, e2el) = (metric(bounds.ttft), metric(bounds.itl), metric(bounds.e2el));
+        TimeBoundsMs { chunks: bounds.chunks, ttft, itl, e2el }
+    }
+
+    fn widest(self, other: TimeBoundsMs) -> Self {
+        let widest = |a: Option<PercentileBoundsMs>, b: Option<PercentileBoundsMs>| {
+            a.into_iter().chain(b).reduce(PercentileBoundsMs::widest)
+        };
+        TimeBoundsMs {
+            chunks: self.chunks.saturating_add(other.chunks),
+            ttft: widest(self.ttft, other.ttft),
+            itl: widest(self.itl, other.itl),
+            e2el: widest(self.e2el, other.e2el),
+        }
+    }
+}
+
+impl PercentileBoundsMs {
+    fn from_bounds(bounds: PercentileBounds) -> Self {
+        let ms = |bounds: Bounds| bounds.map(|time| time.0 as f64 / 1e6);
+        PercentileBoundsMs { p50: ms(bounds.p50), p90: ms(bounds.p90), p99: ms(bounds.p99) }
+    }
+
+    fn widest(self, other: PercentileBoundsMs) -> Self {
+        let widest = |a: [f64; 2], b: [f64; 2]| [a[0].min(b[0]), a[1].max(b[1])];
+        PercentileBoundsMs {
+            p50: widest(self.p50, other.p50),
+            p90: widest(self.p90, other.p90),
+            p99: widest(self.p99, other.p99),
+        }
+    }
 }
 
 impl Lags {
@@ -93,6 +160,7 @@ impl ClientFigures {
             send_lag_ms: end.send_lag.map(Lags::from_percentiles),
             read_lag_ms: end.read_lag.map(Lags::from_percentiles),
             stamps: end.stamps,
+            bounds_ms: end.bounds.map(TimeBoundsMs::from_bounds),
             cpu: end.client.map(|client| client.cpu),
             busiest_thread: end.client.map(|client| client.busiest_thread),
             run_queue: end.client.and_then(|client| client.run_queue),
@@ -117,6 +185,7 @@ impl ClientFigures {
             send_lag_ms: lags(self.send_lag_ms, other.send_lag_ms),
             read_lag_ms: lags(self.read_lag_ms, other.read_lag_ms),
             stamps: self.stamps.into_iter().chain(other.stamps).reduce(Stamps::add),
+            bounds_ms: self.bounds_ms.into_iter().chain(other.bounds_ms).reduce(TimeBoundsMs::widest),
             cpu: self.cpu.into_iter().chain(other.cpu).reduce(|a, b| a + b),
             busiest_thread: most(self.busiest_thread, other.busiest_thread),
             run_queue: most(self.run_queue, other.run_queue),

@@ -58,6 +58,7 @@ impl ReceivedResponse {
         output.read_lag_max = self.read_lag.iter().max().copied().filter(|_| by_kernel);
         output.coalesced = u32::try_from(self.stamps.coalesced).unwrap_or(u32::MAX);
         output.read_lag = Some(self.read_lag);
+        output.stamp_error = Some(self.stamp_error).filter(|errors| !errors.is_empty());
         output.finish_reason = self.finish_reason;
         output.server = self.metrics.map(|m| {
             let time = |ms: Option<f64>| ms.map(|ms| Nanos::from_secs_f64(ms / 1e3));
