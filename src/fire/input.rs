@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use super::{
     lora::AdapterMix,
+    priority::Work,
     read_ahead::{self, ReadAheadReceiver, ReadAheadSender},
     scheduled::Scheduled,
 };
@@ -325,6 +326,7 @@ pub fn start_reading(
     thread::Builder::new()
         .name("input".into())
         .spawn(move || {
+            Work::Prepare.apply_to_thread();
             let ended = read_all(input, &waited, &template, &send, send_first);
             drop(send);
             let ended = ended.map(|read| count.store(read, Relaxed));

@@ -39,6 +39,7 @@ mod models;
 #[cfg(test)]
 mod odd_fields;
 mod preflight;
+mod priority;
 mod queue;
 mod read_ahead;
 mod reader;
@@ -95,6 +96,7 @@ use self::{
     launch::{Launcher, TargetServer, TaskContext},
     lora::AdapterMix,
     preflight::{FailureContext, Preflight},
+    priority::Work,
     queue::ThinkTimes,
     reader::ReaderThreads,
     scrape::{ScrapeOutput, Scraper},
@@ -490,6 +492,8 @@ impl LoadRun<'_> {
             input_lead,
             end: args.max_seconds,
         };
+        // After all other threads were started, which would inherit it.
+        Work::Send.apply_to_thread();
         let dispatched = dispatch(sources, &slots, &timer, &stopper, &mut launcher).await;
         let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
         // A fixed number of sessions closes the loop too.

@@ -16,6 +16,7 @@ use super::{
     attempt::{Attempt, ClientState, TimingQuality},
     backlog::Backlog,
     headers::Headers,
+    priority::Work,
     stop::{StopReason, Stopper},
     tally::{NOT_SENT, Tally},
 };
@@ -113,7 +114,10 @@ impl Sink {
         let tally = Tally::new()?;
         thread::Builder::new()
             .name("sink".into())
-            .spawn(move || self.write_all(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout())))
+            .spawn(move || {
+                Work::Write.apply_to_thread();
+                self.write_all(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout()))
+            })
             .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))
     }
 
