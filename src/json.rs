@@ -109,6 +109,22 @@ pub fn repair_json(text: &[u8]) -> Option<Vec<u8>> {
     (matches!(clean, Cow::Owned(_)) || out != text).then_some(out)
 }
 
+/// Whether a string in valid JSON has half of a surrogate pair.
+#[must_use]
+pub fn has_half_character(json: &str) -> bool {
+    let mut rest = json.as_bytes();
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        rest = &rest[at..];
+        let used = match (code_unit(rest), rest.get(6..).and_then(code_unit)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => return true,
+            _ => 2,
+        };
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    false
+}
+
 /// Copies the escape at the start of `rest` if it is one, and otherwise what it was meant to be; returns its length.
 fn copy_escape(rest: &[u8], out: &mut Vec<u8>) -> usize {
     match rest.get(1) {
@@ -178,6 +194,16 @@ mod tests {
         }
         for broken in [&b"{"[..], b"", b"[NaN", b"[Nano]", b"{\"a\":1e}", b"oops"] {
             assert!(parse_lenient::<Value>(broken).is_err(), "{}", String::from_utf8_lossy(broken));
+        }
+    }
+
+    #[test]
+    fn half_characters_are_found() {
+        for whole in [r#""a""#, r#""\ud83d\ude00""#, r#""\\ud83d""#, r#""\u00e9\n""#, r#""\ud83d\ude00\ud83d\ude00""#] {
+            assert!(!has_half_character(whole), "{whole}");
+        }
+        for half in [r#""\ud83d""#, r#""\ude00\ud83d""#, r#""\ud83d\ud83d\ude00""#, r#""\ud83d\n""#, r#""\\\uDEAD""#] {
+            assert!(has_half_character(half), "{half}");
         }
     }
 

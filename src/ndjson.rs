@@ -65,7 +65,7 @@ impl<R: BufRead> NdjsonReader<R> {
     }
 
     /// The next line, which must be an object.
-    fn next_object(&mut self) -> Result<Option<&[u8]>, Error> {
+    pub fn next_object(&mut self) -> Result<Option<&[u8]>, Error> {
         if self.next_line()?.is_none() {
             return Ok(None);
         }
@@ -80,6 +80,12 @@ impl<R: BufRead> NdjsonReader<R> {
     pub fn next_request(&mut self) -> Result<Option<SampleRequest>, Error> {
         let Some(line) = self.next_object()? else { return Ok(None) };
         SampleRequest::parse(line).map(Some).map_err(|(column, what)| self.error_at(column, &what))
+    }
+
+    /// The line just read, without surrounding white space.
+    #[must_use]
+    pub fn line(&self) -> &[u8] {
+        self.buffer.trim_ascii()
     }
 
     /// The error for the line just read, if it does not begin an object. It quotes the line, which may be the output of

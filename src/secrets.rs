@@ -17,6 +17,11 @@ use base64::{
     },
 };
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
+
+mod search;
+
+pub use search::may_hold_secret;
 
 /// Replaces a secret.
 pub const HIDDEN: &str = "***";
@@ -147,7 +152,7 @@ impl Secrets {
             Value::Object(inner) => self.add_body(inner),
             Value::Array(list) => list.iter().for_each(|item| self.add_nested(item)),
             // JSON as text.
-            Value::String(text) if text.trim_start().starts_with('{') && text.contains('"') => {
+            Value::String(text) if may_be_json(text) => {
                 if let Ok(inner) = serde_json::from_str::<Map<String, Value>>(text) {
                     self.add_body(&inner);
                 }
@@ -411,22 +416,37 @@ fn replace_ranges(text: &str, mut ranges: Vec<(usize, usize)>) -> String {
     shown + text.get(done.unwrap_or(0)..).unwrap_or_default()
 }
 
+/// Whether a text may be an object of JSON.
+fn may_be_json(text: &str) -> bool {
+    text.trim_start().starts_with('{') && text.contains('"')
+}
+
+/// A name as it is compared: lowercase, with underscores.
+fn normalize_name(name: &str) -> SmallVec<[u8; 48]> {
+    let letter = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
+    name.bytes().map(letter).collect()
+}
+
 /// Whether the name of a header or a body key means that it holds a secret.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
-    let name = name.trim().to_ascii_lowercase().replace('-', "_");
+    let name = normalize_name(name.trim());
     let ends = ["key", "token", "auth", "pwd", "cookie", "signature", "bearer", "jwt"];
-    let singular = name.strip_suffix('s').unwrap_or(&name);
-    is_credential(&name)
-        || ends.iter().any(|end| singular.ends_with(end)) && name != "max_tokens" && name != "max_completion_tokens"
+    let singular = name.strip_suffix(b"s").unwrap_or(&name);
+    has_credential(&name)
+        || ends.iter().any(|end| singular.ends_with(end.as_bytes()))
+            && ![&b"max_tokens"[..], b"max_completion_tokens"].contains(&&name[..])
 }
 
 /// Whether a name can mean nothing but a secret: a `key` may also be the one of a table.
 #[must_use]
 pub fn is_credential(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
+    has_credential(&normalize_name(name))
+}
+
+fn has_credential(name: &[u8]) -> bool {
     let parts = ["secret", "password", "passwd", "passphrase", "credential", "authorization", "api_key", "apikey"];
-    parts.iter().any(|part| name.contains(part))
+    parts.iter().any(|part| name.windows(part.len()).any(|window| window == part.as_bytes()))
 }
 
 /// Whether this is a scheme, with which credentials begin.

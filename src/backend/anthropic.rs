@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -67,6 +67,10 @@ impl Api for AnthropicApi {
         body.insert("max_tokens".into(), request.expected_output_len.unwrap_or(DEFAULT_OUTPUT_TOKENS).into());
         body.insert("stream".into(), stream.into());
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text]
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

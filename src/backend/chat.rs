@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     http::sse::SseEvent,
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -48,6 +48,10 @@ impl Api for ChatApi {
         set_output_limit(&mut body, self.output_limit, request);
         set_stream(&mut body, stream);
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text, ContentForm::Messages]
     }
 
     fn adapt_body(&self, body: &mut Object) {

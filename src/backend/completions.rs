@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Api, Backend, Delta, PromptForm, ReadError, openai, prompt};
 use crate::{
     http::sse::SseEvent,
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -38,6 +38,10 @@ impl Api for CompletionsApi {
         set_output_limit(&mut body, "max_tokens", request);
         set_stream(&mut body, stream);
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text, ContentForm::Ids]
     }
 
     fn read_event<'a>(&self, event: SseEvent<'a>) -> Result<Delta<'a>, ReadError> {

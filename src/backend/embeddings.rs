@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     http::error_text::error_message,
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -41,6 +41,10 @@ impl Api for EmbeddingsApi {
 
     fn request_body(&self, request: &SampleRequest, model: &str, _stream: bool) -> Result<Object, String> {
         Ok(Object::from_iter([("model".into(), model.into()), ("input".into(), prompt::any_prompt(request)?)]))
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text, ContentForm::Ids, ContentForm::Texts, ContentForm::IdLists]
     }
 
     fn encode_body(&self, body: &Object, _request: &SampleRequest) -> Result<Payload, String> {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! SampleRequest ─▶ Api::request_body ─▶ sampling flags, --extra-body, the request's own body ─▶ Payload ─▶ the server
+//! RawContent    ─▶ BodyFrame: such a body of a similar request, with gaps for the content ───────────────▲
 //! Delta ◀─ Api::read_event (streaming) or Api::read_response (non-streaming) ◀───────────────────── its bytes
 //! ```
 //!
@@ -14,6 +15,7 @@ mod chat;
 mod completions;
 mod delta;
 mod embeddings;
+mod frame;
 mod lenient;
 mod list;
 mod ollama;
@@ -36,13 +38,14 @@ use std::{fmt, path::Path};
 use clap::builder::PossibleValue;
 
 pub use delta::{ChoiceDelta, Delta, OutputKind, ServerTimings, TextMode, Usage};
+pub use frame::{BodyFrames, BodyParts};
 pub use list::list_backends;
 pub use sampling::SamplingKeys;
 
 use crate::{
     error::Error,
     http::{body::BodyFormat, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
     secrets::Secrets,
 };
 
@@ -197,6 +200,12 @@ pub trait Api: fmt::Debug + Send + Sync {
     /// # Errors
     /// Says what the request lacks for this API.
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String>;
+
+    /// The forms of content that the body holds as the request has them: text that is not changed, or messages that are not
+    /// converted. They are copied and not parsed.
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[]
+    }
 
     /// Where sampling parameters go in the body, and their names.
     fn sampling_keys(&self) -> SamplingKeys {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     http::{body::BodyFormat, error_text::error_message, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -53,6 +53,10 @@ impl Api for OllamaApi {
             ("truncate".into(), false.into()),
             ("options".into(), options.into()),
         ]))
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text]
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

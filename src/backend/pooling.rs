@@ -6,7 +6,7 @@
 //! ```
 
 use super::{Api, Backend, Delta, Payload, PromptForm, ReadError, embeddings, embeddings::EmbeddingsApi};
-use crate::record::{Object, SampleRequest};
+use crate::record::{ContentForm, Object, SampleRequest};
 
 pub static BACKEND: Backend = Backend {
     name: "vllm-pooling",
@@ -29,6 +29,10 @@ impl Api for PoolingApi {
 
     fn request_body(&self, request: &SampleRequest, model: &str, stream: bool) -> Result<Object, String> {
         EmbeddingsApi.request_body(request, model, stream)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        EmbeddingsApi.copied_forms()
     }
 
     fn encode_body(&self, body: &Object, request: &SampleRequest) -> Result<Payload, String> {

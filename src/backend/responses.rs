@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -53,6 +53,10 @@ impl Api for ResponsesApi {
         // The responses are not retrieved later, so the server need not store them.
         body.insert("store".into(), false.into());
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text]
     }
 
     fn adapt_body(&self, body: &mut Object) {

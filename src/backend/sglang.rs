@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
-    record::{Object, Prompt, SampleRequest},
+    record::{ContentForm, Object, Prompt, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -59,6 +59,10 @@ impl Api for SglangApi {
             body.insert("lora_path".into(), adapter.as_str().into());
         }
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text, ContentForm::Ids]
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

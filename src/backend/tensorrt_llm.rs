@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -61,6 +61,10 @@ impl Api for TensorrtLlmApi {
             body.insert("lora_task_id".into(), id.into());
         }
         Ok(body)
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text]
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     http::{error_text::error_message, sse::SseEvent},
-    record::{Object, SampleRequest},
+    record::{ContentForm, Object, SampleRequest},
 };
 
 pub static BACKEND: Backend = Backend {
@@ -56,6 +56,10 @@ impl Api for TgiApi {
             ("parameters".into(), parameters.into()),
             ("stream".into(), stream.into()),
         ]))
+    }
+
+    fn copied_forms(&self) -> &'static [ContentForm] {
+        &[ContentForm::Text]
     }
 
     fn sampling_keys(&self) -> SamplingKeys {

@@ -338,7 +338,7 @@ mod tests {
 
     async fn play(requests: &[FakeRequest], setting: Setting) -> (Vec<String>, u64) {
         let begun = Instant::now();
-        let (send, receive) = read_ahead::channel();
+        let (send, receive) = read_ahead::channel(None);
         let feed = requests.to_vec();
         tokio::spawn(async move {
             for request in feed {
@@ -482,7 +482,7 @@ mod tests {
         for asked in
             [FakeRequest { weight: 1 << 16, ..turn("a", 0) }, FakeRequest { at: Some(0), ..FakeRequest::default() }]
         {
-            let (send, receive) = read_ahead::channel();
+            let (send, receive) = read_ahead::channel(None);
             tokio::spawn(async move { while send.send(asked).await.is_ok() {} });
             let (events, received) = mpsc::unbounded_channel();
             let (begun, stopper) = (Instant::now(), Stopper::default());
@@ -525,7 +525,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_without_a_pause_between_them_do_not_hold_up_a_signal() {
-        let (send, receive) = read_ahead::channel();
+        let (send, receive) = read_ahead::channel(None);
         for _ in 0..200 {
             send.send(FakeRequest { at: Some(0), ..FakeRequest::default() }).await.unwrap();
         }

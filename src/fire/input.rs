@@ -1,264 +1,36 @@
-//! Requests from standard input, made ready to send before the clock of the run starts.
+//! The thread that reads requests from standard input and prepares them before they are due.
 
 use std::{
     io::{self, BufRead, Read},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc as std_mpsc,
     },
     thread,
 };
 
-use bytes::Bytes;
-use hyper::{
-    Request, Uri,
-    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue},
-};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use serde_json::Value;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    lora::AdapterMix,
+    prepare::{RequestFuncInput, RequestTemplate},
     priority::Work,
-    read_ahead::{self, ReadAheadReceiver, ReadAheadSender},
-    scheduled::Scheduled,
+    read_ahead::{self, ReadAheadReceiver, ReadAheadSender, ReadAheadWaker},
 };
 use crate::{
     arrival::{self, ArrivalClock},
-    backend::{self, Protocol},
+    backend::BodyFrames,
     cli,
     clock::Clock,
     error::Error,
-    http::exchange::OutgoingRequest,
     ndjson::NdjsonReader,
-    record::{Object, RequestFuncOutput, SampleRequest},
-    rng,
-    secrets::{self, Secrets},
+    record::{RawContent, SampleRequest},
     units::{Nanos, SECOND},
 };
-
-/// One request, ready to send.
-#[derive(Debug)]
-pub struct RequestFuncInput {
-    /// The whole request with its body, or what the body is built from.
-    pub prepared: PreparedRequest,
-    /// The request's own arrival time.
-    pub timestamp: Option<Nanos>,
-    /// How long its user thinks before it.
-    pub think_time: Option<Nanos>,
-    /// When it was read, on the clock of the input; 0 if it was available before the client asked for it.
-    pub read: Nanos,
-    /// When to cancel it, counted from its start; `None`: never.
-    pub cancel_after: Option<Nanos>,
-    /// The part of its output that repeats the request.
-    pub output: RequestFuncOutput,
-    /// Secrets in its own body.
-    pub secrets: Secrets,
-}
-
-/// A request, as far as it can be built.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "nearly all requests are of the large variant")]
-pub enum PreparedRequest {
-    /// It can be sent. There is one for each server.
-    Ready(SmallVec<[OutgoingRequest; 1]>),
-    /// It needs the responses to the turns before it. Kept as JSON, since a parsed chat is several times as large.
-    Incomplete(Box<[u8]>),
-}
-
-impl Scheduled for RequestFuncInput {
-    fn timestamp(&self) -> Option<Nanos> {
-        self.timestamp
-    }
-
-    fn session(&self) -> Option<&str> {
-        self.output.session_id.as_deref()
-    }
-
-    fn begins_conversation(&self) -> bool {
-        self.output.turn == Some(0)
-    }
-
-    fn needs_responses(&self) -> bool {
-        matches!(self.prepared, PreparedRequest::Incomplete(_))
-    }
-
-    fn read_at(&self) -> Nanos {
-        self.read
-    }
-
-    fn think_time(&self) -> Option<Nanos> {
-        self.think_time
-    }
-
-    fn weight(&self) -> u64 {
-        let prompt = match &self.prepared {
-            PreparedRequest::Ready(requests) => requests.first().map_or(0, |one| one.request.body().len()),
-            PreparedRequest::Incomplete(json) => json.len(),
-        };
-        (size_of::<Self>() + prompt) as u64
-    }
-}
-
-/// What all requests of a run have in common.
-#[derive(Debug, Clone)]
-pub struct RequestTemplate {
-    /// The API, and whether responses are streamed.
-    pub protocol: Protocol,
-    /// The URL of the endpoint at each server.
-    pub uris: Vec<Uri>,
-    /// Headers for every request.
-    pub headers: HeaderMap,
-    /// The header for the session id.
-    pub session_header: Option<HeaderName>,
-    /// The name of the model.
-    pub model: String,
-    /// Sampling flags.
-    pub flags: Object,
-    /// `--extra-body`.
-    pub extra: Object,
-    /// LoRA adapters for requests that do not name one.
-    pub mix: Option<AdapterMix>,
-    /// Which requests the client cancels.
-    pub cancel: Option<CancelPolicy>,
-    /// Whether requests are sent at their own times, and not at a rate.
-    pub own_times: bool,
-}
-
-/// `--cancel-rate` and `--cancel-after`.
-#[derive(Debug, Clone, Copy)]
-pub struct CancelPolicy {
-    /// The share of the requests that the client cancels.
-    pub share: f64,
-    /// When it cancels them, counted from their start.
-    pub after: Nanos,
-    /// Decides which requests these are.
-    pub seed: u64,
-}
-
-impl CancelPolicy {
-    fn time_to_cancel(self, number: u64) -> Option<Nanos> {
-        (rng::sample_unit(&mut rng::random_stream(self.seed, "cancel", number)) < self.share).then_some(self.after)
-    }
-}
-
-impl RequestTemplate {
-    /// Prepares one request; `number` names it if it has no id.
-    ///
-    /// # Errors
-    /// Describes what is wrong with the request.
-    pub fn prepare(&self, mut sample: SampleRequest, number: u64) -> Result<RequestFuncInput, String> {
-        let request_id = sample.request_id.take().unwrap_or_else(|| format!("line-{number}"));
-        let mut output = RequestFuncOutput {
-            request_id,
-            session_id: sample.session_id.clone(),
-            turn: sample.turn,
-            tags: sample.tags.take().map(without_secrets),
-            prompt_len: sample.prompt_len.unwrap_or(0),
-            expected_prompt_len: sample.prompt_len.filter(|_| !has_media(&sample)),
-            expected_output_len: sample.expected_output_len,
-            expected_cached_len: sample.expected_cached_len,
-            ..RequestFuncOutput::default()
-        };
-        let (timestamp, think_time) = (sample.timestamp, sample.think_time);
-        let (prepared, secrets) = if placeholders(&mut sample).next().is_some() {
-            if sample.session_id.is_none() {
-                return Err(
-                    "`messages` has a placeholder for a response (assistant content null), which needs a `session_id`"
-                        .into(),
-                );
-            }
-            output.expected_prompt_len = None;
-            let json = serde_json::to_vec(&sample).map_err(|e| e.to_string())?;
-            (PreparedRequest::Incomplete(json.into()), Secrets::default())
-        } else {
-            self.build_requests(&sample, &output.request_id)?
-        };
-        let cancel_after = self.cancel.and_then(|cancel| cancel.time_to_cancel(number));
-        Ok(RequestFuncInput { prepared, timestamp, think_time, read: Nanos(0), cancel_after, output, secrets })
-    }
-
-    /// Puts `responses` into the placeholders of the chat.
-    ///
-    /// # Errors
-    /// There are fewer responses than placeholders.
-    pub fn fill(
-        &self,
-        json: &[u8],
-        responses: Vec<String>,
-        request_id: &str,
-    ) -> Result<(PreparedRequest, Secrets), String> {
-        let mut sample: SampleRequest = serde_json::from_slice(json).map_err(|e| e.to_string())?;
-        let mut responses = responses.into_iter();
-        for placeholder in placeholders(&mut sample) {
-            *placeholder = responses
-                .next()
-                .ok_or("it has placeholders for more responses than there were turns before it")?
-                .into();
-        }
-        self.build_requests(&sample, request_id)
-    }
-
-    fn build_requests(&self, sample: &SampleRequest, request_id: &str) -> Result<(PreparedRequest, Secrets), String> {
-        let payload = backend::build_payload(self.protocol, sample, &self.model, &self.flags, &self.extra)?;
-        let text = |what: &str, text: &str| {
-            let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
-            value.ok_or_else(|| format!("the {what} {text:?} cannot be sent as a header: use plain ASCII"))
-        };
-        let mut headers = self.headers.clone();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_str(&payload.content_type).map_err(|e| e.to_string())?);
-        headers.insert("x-request-id", text("request_id", request_id)?);
-        if let (Some(name), Some(session)) = (&self.session_header, &sample.session_id) {
-            headers.insert(name.clone(), text("session_id", session)?);
-        }
-        let body = Bytes::from(payload.bytes);
-        let requests = self.uris.iter().map(|uri| build_request(uri, headers.clone(), body.clone()));
-        Ok((PreparedRequest::Ready(requests.collect::<Result<_, _>>()?), payload.secrets))
-    }
-}
-
-/// Tags are written to the output, so they hold no secrets.
-fn without_secrets(tags: Object) -> Object {
-    let mut tags = Value::Object(tags);
-    secrets::hide_values(&mut tags, secrets::is_credential);
-    if let Value::Object(tags) = tags { tags } else { Object::new() }
-}
-
-fn build_request(uri: &Uri, mut headers: HeaderMap, body: Bytes) -> Result<OutgoingRequest, String> {
-    if let Some(host) = uri.authority() {
-        let host = HeaderValue::from_str(host.as_str()).map_err(|e| e.to_string())?;
-        headers.entry(HOST).or_insert(host);
-    }
-    let mut request = Request::post(uri).body(body).map_err(|e| e.to_string())?;
-    *request.headers_mut() = headers;
-    Ok(OutgoingRequest::new(request))
-}
-
-/// The placeholders for responses in a chat: assistant messages whose content is null.
-fn placeholders(sample: &mut SampleRequest) -> impl Iterator<Item = &mut Value> {
-    let messages = sample.messages.iter_mut().flatten().filter(|message| message["role"] == "assistant");
-    // SDKs write `"tool_calls": null` into messages without tool calls.
-    let has_tool_calls = |message: &Value| match message.get("tool_calls") {
-        None | Some(Value::Null) => false,
-        Some(Value::Array(calls)) => !calls.is_empty(),
-        Some(_) => true,
-    };
-    messages
-        .filter(move |message| !has_tool_calls(message))
-        .filter_map(|message| message.get_mut("content").filter(|content| content.is_null()))
-}
-
-/// Whether a request has images or audio, whose tokens no tokenizer counts.
-fn has_media(sample: &SampleRequest) -> bool {
-    let parts = sample.messages.iter().flatten().filter_map(|message| message["content"].as_array()).flatten();
-    sample.multi_modal_data.is_some() || parts.into_iter().any(|part| part["type"] != "text")
-}
 
 /// The thread that reads requests.
 #[derive(Debug)]
@@ -283,14 +55,21 @@ pub struct TimedStdin(pub StdinWait);
 #[derive(Debug, Clone)]
 pub struct StdinWait {
     clock: Clock,
-    last: Arc<AtomicU64>,
+    state: Arc<WaitState>,
+}
+
+#[derive(Debug, Default)]
+struct WaitState {
+    last: AtomicU64,
+    /// Requests that are ready are not kept back while the client waits.
+    waker: OnceLock<ReadAheadWaker<RequestFuncInput>>,
 }
 
 impl StdinWait {
     /// The client has not waited yet.
     #[must_use]
     pub fn new() -> Self {
-        StdinWait { clock: Clock::start(), last: Arc::default() }
+        StdinWait { clock: Clock::start(), state: Arc::default() }
     }
 }
 
@@ -304,21 +83,28 @@ impl Read for TimedStdin {
                 polled => break polled != Ok(0),
             }
         };
+        let StdinWait { clock, state } = &self.0;
+        if let Some(waker) = state.waker.get().filter(|_| !available) {
+            waker.wake();
+        }
         let read = stdin.read(buffer)?;
         if !available {
-            self.0.last.store(self.0.clock.now().0, Relaxed);
+            state.last.store(clock.now().0, Relaxed);
         }
         Ok(read)
     }
 }
 
-/// Starts the thread that reads and prepares requests.
+/// Starts the thread that reads and prepares requests, ahead of need by the number of `slots`.
 pub fn start_reading(
     input: impl BufRead + Send + 'static,
     waited: StdinWait,
     template: RequestTemplate,
+    slots: Option<u32>,
 ) -> Result<RequestInput, Error> {
-    let (send, requests) = read_ahead::channel();
+    let (send, requests) = read_ahead::channel(slots);
+    // A wait that is used already has its waker.
+    let _ = waited.state.waker.set(send.waker());
     let (send_first, first) = oneshot::channel();
     let (send_end, end) = std_mpsc::channel();
     let total = Arc::new(AtomicU64::new(0));
@@ -347,8 +133,17 @@ fn read_all(
     let mut lines = NdjsonReader::new(input, "stdin");
     let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
     let mut arrivals = Arrivals { own: template.own_times, ..Arrivals::default() };
-    while let Some(mut sample) = lines.next_request()? {
-        arrivals.resolve_times(&mut sample, lines.line_number()).map_err(|what| lines.error_at(0, &what))?;
+    let mut frames = BodyFrames::default();
+    while lines.next_object()?.is_some() {
+        let (line, number) = (lines.line(), lines.line_number());
+        let parse = || SampleRequest::parse(line).map_err(|(column, what)| lines.error_at(column, &what));
+        // The first one is returned with its content.
+        let split = if first.is_none() { RawContent::split_line(line) } else { None };
+        let (mut sample, content) = match split.filter(|(_, content)| template.can_copy(content.form)) {
+            Some((sample, content)) => (sample, Some(content)),
+            None => (parse()?, None),
+        };
+        arrivals.resolve_times(&mut sample, number).map_err(|what| lines.error_at(0, &what))?;
         let copy = first.is_some().then(|| sample.clone());
         if let Some(mix) = &mut mix {
             let own = sample.lora.take();
@@ -356,11 +151,22 @@ fn read_all(
             sample.tags.get_or_insert_default().entry("lora").or_insert_with(|| adapter.as_str().into());
             sample.lora = Some(adapter);
         }
-        let mut request = template.prepare(sample, lines.line_number()).map_err(|what| {
+        let copied = content.and_then(|content| template.prepare_copy(&mut frames, &mut sample, &content, number));
+        let prepared = match copied {
+            Some(request) => Ok(request),
+            None => {
+                if content.is_some() {
+                    let SampleRequest { prompt, messages, body, .. } = parse()?;
+                    sample = SampleRequest { prompt, messages, body, ..sample };
+                }
+                template.prepare(sample, number)
+            }
+        };
+        let mut request = prepared.map_err(|what| {
             let output = "a record with a `type`, which a request does not have: is this output of vb-fire?";
             lines.error_at(0, if lines.has_type() { output } else { &what })
         })?;
-        request.read = Nanos(waited.last.load(Relaxed));
+        request.read = Nanos(waited.state.last.load(Relaxed));
         if let (Some(first), Some(sample)) = (first.take(), copy) {
             let _ = first.send(sample);
         }
@@ -412,15 +218,28 @@ impl Arrivals {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::backend::Backend;
+    use std::collections::BTreeMap;
+
+    use hyper::{HeaderMap, header::HeaderName};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::{super::prepare::PreparedRequest, *};
+    use crate::{
+        backend::{BACKENDS, Backend, Protocol},
+        http::exchange::RequestTarget,
+        record::Object,
+    };
+
+    fn target(url: &str) -> Arc<RequestTarget> {
+        Arc::new(RequestTarget::new(url.parse().unwrap(), &HeaderMap::new()))
+    }
 
     fn template() -> RequestTemplate {
         RequestTemplate {
             protocol: Protocol::default(),
-            uris: vec!["http://h:1/v1/completions".parse().unwrap(), "http://i:2/v1/completions".parse().unwrap()],
-            headers: HeaderMap::new(),
-            session_header: Some(HeaderName::from_static("x-session-id")),
+            targets: ["http://h:1/v1/completions", "http://i:2/v1/completions"].map(target).to_vec(),
+            session_header: Some((HeaderName::from_static("x-session-id"), None)),
             model: "m".into(),
             flags: Object::new(),
             extra: Object::new(),
@@ -430,9 +249,10 @@ mod tests {
         }
     }
 
-    fn sent(prepared: &PreparedRequest) -> &[OutgoingRequest] {
+    /// The request to the first server.
+    fn sent(prepared: &PreparedRequest) -> hyper::Request<bytes::Bytes> {
         match prepared {
-            PreparedRequest::Ready(requests) => requests,
+            PreparedRequest::Ready(bytes) => template().address_request(0, bytes.clone()).to_http().unwrap(),
             PreparedRequest::Incomplete(json) => panic!("{json:?}"),
         }
     }
@@ -440,13 +260,10 @@ mod tests {
     #[test]
     fn lines_before_a_bad_one_are_sent() {
         let text = &b"{\"prompt\":\"a\"}\n{\"prompt\":\"b\",\"request_id\":\"x\"}\n{\"prompt\":}\n"[..];
-        let mut input = start_reading(text, StdinWait::new(), template()).unwrap();
+        let mut input = start_reading(text, StdinWait::new(), template(), None).unwrap();
         let mut ids = Vec::new();
         while let Some(request) = input.requests.blocking_recv() {
-            for (request_of, host) in sent(&request.prepared).iter().zip(["h:1", "i:2"]) {
-                assert_eq!(request_of.request.headers()[HOST], host);
-                assert_eq!(request_of.request.headers()["x-request-id"], request.output.request_id.as_str());
-            }
+            assert_eq!(sent(&request.prepared).headers()["x-request-id"], request.output.request_id.as_str());
             ids.push(request.output.request_id);
         }
         assert_eq!(ids, ["line-1", "x"]);
@@ -457,7 +274,7 @@ mod tests {
     /// The times of the requests that are sent for these lines, and the error at the end.
     fn times(text: &'static str, own_times: bool) -> (Vec<Option<Nanos>>, String) {
         let template = RequestTemplate { own_times, ..template() };
-        let mut input = start_reading(text.as_bytes(), StdinWait::new(), template).unwrap();
+        let mut input = start_reading(text.as_bytes(), StdinWait::new(), template, None).unwrap();
         let times = std::iter::from_fn(|| input.requests.blocking_recv()).map(|request| request.timestamp).collect();
         (times, input.end.recv().unwrap().map_or_else(|e| e.to_string(), |()| String::new()))
     }
@@ -490,7 +307,7 @@ mod tests {
             PreparedRequest::Ready(_) => panic!("it has no placeholder"),
         };
         let filled = template.fill(&incomplete(sample.clone()), vec!["A".into(), "B".into()], "r").unwrap();
-        let request = &sent(&filled.0)[0].request;
+        let request = sent(&filled.0);
         assert_eq!(request.headers()["x-session-id"], "s");
         let body: Value = serde_json::from_slice(request.body()).unwrap();
         assert_eq!(body["messages"][1]["content"], "A");
@@ -499,12 +316,129 @@ mod tests {
         assert!(template.prepare(alone, 1).unwrap_err().contains("needs a `session_id`"));
     }
 
-    #[test]
-    fn as_many_are_cancelled_as_were_asked_for_and_the_seed_decides_which() {
-        let cancel = CancelPolicy { share: 0.3, after: Nanos(5), seed: 1 };
-        let cancelled: Vec<u64> = (0..10_000).filter(|n| cancel.time_to_cancel(*n) == Some(Nanos(5))).collect();
-        assert!(cancelled.len().abs_diff(3000) < 150, "{}", cancelled.len());
-        assert_eq!(cancelled[..5], (0..).filter(|n| cancel.time_to_cancel(*n).is_some()).take(5).collect::<Vec<_>>());
-        assert!((0..100).all(|n| CancelPolicy { share: 0.0, ..cancel }.time_to_cancel(n).is_none()));
+    /// What is sent for these lines, with the secrets in it, or the error.
+    type Prepared = (Vec<(BTreeMap<String, String>, Vec<u8>, String, bool)>, String);
+
+    fn prepare_all(template: &RequestTemplate, lines: &str) -> Prepared {
+        let lines = std::io::Cursor::new(lines.to_owned());
+        let mut input = start_reading(lines, StdinWait::new(), template.clone(), None).unwrap();
+        let sent = std::iter::from_fn(|| input.requests.blocking_recv()).map(|request| {
+            let http = sent(&request.prepared);
+            let headers = http.headers().iter().map(|(name, v)| (name.to_string(), v.to_str().unwrap().into()));
+            let output = serde_json::to_string(&request.output).unwrap();
+            (headers.collect(), http.body().to_vec(), output, request.secrets.is_some())
+        });
+        (sent.collect(), input.end.recv().unwrap().map_or_else(|e| e.to_string(), |()| String::new()))
+    }
+
+    /// The same without copying: each line is the first of an input.
+    fn prepare_by_parsing(template: &RequestTemplate, lines: &[String]) -> Prepared {
+        let mut all = (vec![], String::new());
+        for (number, line) in lines.iter().enumerate() {
+            let (sent, error) = prepare_all(template, &format!("{}{line}\n", "\n".repeat(number)));
+            all.0.extend(sent);
+            all.1 = error;
+            if !all.1.is_empty() {
+                break;
+            }
+        }
+        all
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        r#"([a-z {}\[\],:é😀]|\\n|\\"|\\\\|\\u00e9|\\ud83d\\ude00|\\ud83d|\{\\"api_key\\":\\"sk-planted\\"\}|vb-content-1|null){0,8}"#
+            .prop_map(|text| format!("\"{text}\""))
+    }
+
+    /// The value of `prompt` or `messages`.
+    fn any_content() -> impl Strategy<Value = String> {
+        let list = |item: BoxedStrategy<String>| {
+            prop::collection::vec(item, 0..4).prop_map(|all| format!("[{}]", all.join(", "))).boxed()
+        };
+        let id = || prop_oneof![any::<u32>().prop_map(|id| id.to_string()), Just("4026531841".to_owned())].boxed();
+        let content = prop_oneof![
+            4 => any_text(),
+            1 => any_text().prop_map(|text| format!(r#"[{{"type": "text", "text": {text}}}]"#)),
+            1 => Just(r#"[{"type":"image_url","image_url":{"url":"data:image/png;base64,QUJD"}}]"#.to_owned()),
+        ];
+        let more = prop_oneof![
+            3 => Just(""),
+            1 => Just(r#","name":"x""#),
+            1 => Just(r#","metadata":{"auth-token":"sk-planted"}"#),
+            1 => Just(r#","tool_calls":null"#),
+        ];
+        let role = prop_oneof![Just("user"), Just("system"), Just("assistant")];
+        let message = (role, content, more)
+            .prop_map(|(role, content, more)| format!(r#"{{"role":"{role}", "content":{content}{more}}}"#));
+        prop_oneof![
+            4 => any_text().prop_map(|text| format!("\"prompt\":{text}")),
+            2 => list(id()).prop_map(|ids| format!("\"prompt\":{ids}")),
+            1 => list(any_text().boxed()).prop_map(|texts| format!("\"prompt\": {texts}")),
+            1 => list(list(id())).prop_map(|lists| format!("\"prompt\":{lists}")),
+            4 => list(message.boxed()).prop_map(|messages| format!("\"messages\":{messages}")),
+        ]
+    }
+
+    fn any_line() -> impl Strategy<Value = String> {
+        let own = prop_oneof![
+            3 => Just(r#","body":{"ignore_eos": true}"#),
+            1 => Just(r#","body":{"seed":7,"stop":["a","b"],"logprobs":2}"#),
+            1 => Just(r#","body":{"api_key":"sk-planted","max_tokens":4160749569}"#),
+            1 => Just(r#","body":{"prompt":null,"messages":[],"stream_options":null}"#),
+            1 => Just(r#","body":{"user":"vb-content-1"}"#),
+            3 => Just(""),
+        ];
+        let others = [
+            r#","request_id":"a""#,
+            r#","request_id":7,"session_id":"s","turn":0"#,
+            r#","expected_output_len":12"#,
+            r#","expected_output_len":"4160749569","prompt_len":3,"expected_cached_len":1"#,
+            r#","lora":"3""#,
+            r#","tags":{"x":1,"password":"sk-planted"}"#,
+            r#","prompt_len":1.5"#,
+            r#","n":NaN"#,
+        ];
+        (any_content(), own, prop::sample::subsequence(others.to_vec(), 0..3))
+            .prop_map(|(content, own, others)| format!("{{{content}{own}{}}}", others.concat()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// A body that is copied holds the same as one that is built, whatever the API, the flags and the line.
+        #[test]
+        fn a_copied_request_is_the_one_that_would_be_built(
+            lines in prop::collection::vec(any_line(), 1..6),
+            stream: bool,
+            extra in prop_oneof![
+                Just("{}"),
+                Just(r#"{"top_p":0.8,"metadata":{"token":"sk-planted"},"stream_options":{"x":1}}"#),
+                Just(r#"{"prompt":"fixed","user":"vb-content-1 4160749569"}"#),
+                Just(r#"{"max_tokens":null,"messages":null,"input":{"a":1}}"#),
+            ],
+        ) {
+            // The first is always built, and with a message without a session its own.
+            let lines: Vec<String> = std::iter::once(r#"{"prompt":["a","b"],"messages":[{"role":"user","content":"a"}]}"#.to_owned()).chain(lines).collect();
+            for backend in BACKENDS {
+                let Some(api) = backend.api else { continue };
+                let flags = Object::from_iter([("temperature".to_owned(), 0.5.into())]);
+                let (protocol, extra) = (Protocol { api, stream }, serde_json::from_str(extra).unwrap());
+                let template = RequestTemplate { protocol, flags, extra, ..template() };
+                // A line that this API cannot send ends the input.
+                let lines: Vec<String> =
+                    lines.iter().filter(|line| prepare_by_parsing(&template, &[(*line).clone()]).1.is_empty()).cloned().collect();
+                let (copied, error) = prepare_all(&template, &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+                let (built, wanted) = prepare_by_parsing(&template, &lines);
+                prop_assert_eq!(error, wanted);
+                prop_assert_eq!(copied.len(), built.len());
+                for (mut copied, mut built) in copied.into_iter().zip(built) {
+                    if let (Ok(value), Ok(want)) = (serde_json::from_slice::<Value>(&copied.1), serde_json::from_slice::<Value>(&built.1)) {
+                        // With the same order of keys.
+                        prop_assert_eq!(value.to_string(), want.to_string());
+                        (copied.1, built.1) = (vec![], vec![]);
+                    }
+                    prop_assert_eq!(copied, built);
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{
     mpsc as std_mpsc,
 };
 
-use smallvec::SmallVec;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     backlog::Backlog,
     balance::{Balancer, LoadGuard},
     dispatch::Launch,
-    input::{PreparedRequest, RequestFuncInput, RequestTemplate},
+    prepare::{PreparedRequest, RequestFuncInput, RequestTemplate},
     queue::TurnEvent,
     reader::ReaderThreads,
     sink::{FinishedRequest, SinkEntry},
@@ -61,8 +61,8 @@ pub struct TargetServer<T> {
 /// A request that is being sent, on its way to the thread that reads its response.
 struct SentRequest<E> {
     exchange: E,
-    output: RequestFuncOutput,
-    secrets: Secrets,
+    output: Box<RequestFuncOutput>,
+    secrets: Option<Arc<Secrets>>,
     times: SendTimes,
     cancel_after: Option<Nanos>,
     /// How long its slot stays taken after its end.
@@ -205,9 +205,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         tokio::task::spawn_blocking(move || {
             let filled = match &request.prepared {
                 PreparedRequest::Incomplete(json) => template.fill(json, responses, &request.output.request_id),
-                PreparedRequest::Ready(requests) => {
-                    Ok((PreparedRequest::Ready(requests.clone()), request.secrets.clone()))
-                }
+                PreparedRequest::Ready(bytes) => Ok((PreparedRequest::Ready(bytes.clone()), request.secrets.clone())),
             };
             let event = match filled {
                 Ok((prepared, secrets)) => {
@@ -219,7 +217,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
                             "cannot build a turn from the responses before it (later failures are only recorded)";
                         cli::print_warning("vb-fire", format_args!("{what}: {e}"));
                     }
-                    let prepared = PreparedRequest::Ready(SmallVec::new());
+                    let prepared = PreparedRequest::Ready(Bytes::new());
                     TurnEvent::FillFailed { request: RequestFuncInput { prepared, ..request }, times }
                 }
             };
@@ -229,7 +227,7 @@ impl<T: Transport> Launch for Launcher<'_, T> {
 
     fn start(&mut self, request: RequestFuncInput, times: SendTimes, think_time: Nanos, slot: Slot) {
         let RequestFuncInput {
-            prepared: PreparedRequest::Ready(mut requests),
+            prepared: PreparedRequest::Ready(bytes),
             timestamp,
             cancel_after,
             mut output,
@@ -246,7 +244,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         if !times.follows_turn {
             self.arrivals.record_sent(times, sent);
         }
-        let (thread, exchange) = server.transport.start_request(requests.swap_remove(server_index));
+        let outgoing = self.template.address_request(server_index, bytes);
+        let (thread, exchange) = server.transport.start_request(outgoing);
         self.context.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
         self.sent[thread].push(SentRequest { exchange, output, secrets, times, cancel_after, think_time, slot, load });

@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! SampleRequest      a line of the input                               input.rs      input thread
-//!   RequestFuncInput   ready to send, or to be filled with responses   input.rs      input thread, then main thread
+//!   RequestFuncInput   ready to send, or to be filled with responses   prepare.rs    input thread, then main thread
 //!   Queued             waits for its time and a slot                   queue.rs      main thread
 //!   SentRequest        is being sent (holds the transport's Exchange)  launch.rs     main thread, then reader thread
 //!   Attempt            how it went (holds the ReceivedResponse)        attempt.rs    reader thread
@@ -39,6 +39,7 @@ mod models;
 #[cfg(test)]
 mod odd_fields;
 mod preflight;
+mod prepare;
 mod priority;
 mod queue;
 mod read_ahead;
@@ -76,7 +77,10 @@ use std::{
 };
 
 pub use args::Args;
-use hyper::Uri;
+use hyper::{
+    Uri,
+    header::{CONTENT_TYPE, HeaderName},
+};
 use reqwest::Url;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -92,10 +96,11 @@ use self::{
     balance::Balancer,
     dispatch::{DispatchEnd, Sources, dispatch},
     headers::Headers,
-    input::{CancelPolicy, RequestInput, RequestTemplate, StdinWait, TimedStdin},
+    input::{RequestInput, StdinWait, TimedStdin},
     launch::{Launcher, TargetServer, TaskContext},
     lora::AdapterMix,
     preflight::{FailureContext, Preflight},
+    prepare::{CancelPolicy, RequestTemplate},
     priority::Work,
     queue::ThinkTimes,
     reader::ReaderThreads,
@@ -111,8 +116,12 @@ use crate::{
     clock::{Clock, unix_now},
     error::Error,
     http::{
-        body::BodyFormat, connection::join_url, exchange::Transport, portable::PortableTransport,
-        socket::KernelStamping, stamped::StampedTransport,
+        body::BodyFormat,
+        connection::join_url,
+        exchange::{RequestTarget, Transport},
+        portable::PortableTransport,
+        socket::KernelStamping,
+        stamped::StampedTransport,
     },
     load::{
         ArrivalMonitor, RequestRate, Schedule,
@@ -217,7 +226,7 @@ async fn run_load(
     let template = request_template(args, urls, protocol, &headers, &model)?;
     let waited = StdinWait::new();
     let stdin = TextReader::new(io::BufReader::with_capacity(1 << 16, TimedStdin(waited.clone())));
-    let mut input = input::start_reading(stdin, waited, template.clone())?;
+    let mut input = input::start_reading(stdin, waited, template.clone(), args.max_concurrency)?;
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request_error(&input));
     };
@@ -337,11 +346,20 @@ fn request_template(
         uri.map_err(|e| Error::Usage(format!("--endpoint {shown} and --base-url do not form a URL: {e}")))
     };
     let cancel = |share| CancelPolicy { share, after: args.cancel_after, seed: args.seed };
+    // What each request has of its own is written after the headers that all have.
+    let mut shared = headers.map.clone();
+    for own in [CONTENT_TYPE, HeaderName::from_static("x-request-id")] {
+        shared.remove(own);
+    }
+    let session_header = args.session_header()?.map(|name| {
+        let value = shared.remove(&name);
+        (name, value)
+    });
+    let target = |url| Ok::<_, Error>(Arc::new(RequestTarget::new(uri(url)?, &shared)));
     Ok(RequestTemplate {
         protocol,
-        uris: urls.iter().map(uri).collect::<Result<_, _>>()?,
-        headers: headers.map.clone(),
-        session_header: args.session_header()?,
+        targets: urls.iter().map(target).collect::<Result<_, _>>()?,
+        session_header,
         model: model.to_owned(),
         flags: args.sampling_keys(),
         extra: args.extra_body.clone().unwrap_or_default(),

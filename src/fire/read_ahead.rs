@@ -1,126 +1,295 @@
-//! The channel from the thread that reads requests to the dispatcher. It holds a limited number of bytes, not only of requests:
+//! The queue from the thread that reads requests to the dispatcher. It holds a limited number of bytes, not only of requests:
 //! prompts may have 10 MB each.
+//!
+//! Work moves in batches, since a wake-up costs more than a request: the sender sleeps when the queue is full until half of it
+//! is used, and a receiver that waits is woken for several requests, or for fewer when the sender itself must wait for input.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
 
-use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::scheduled::Scheduled;
 
-/// Requests to prepare ahead: enough to hide the time for reading,
-const MAX_REQUESTS: usize = 256;
+/// Requests to prepare ahead without a number of slots, or with few: enough to hide the time for reading,
+const MIN_REQUESTS: usize = 256;
+/// and for an open loop, whose requests may be due in large bursts;
+const UNLIMITED_SLOTS: u32 = 1024;
 /// and few enough to fit in memory.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// A channel of at most [`MAX_BYTES`] of requests, and always room for one.
+/// Requests that the receiver takes at once, and for which it is woken,
+const BATCH_REQUESTS: usize = 32;
+/// or fewer if they are long: preparing them takes a while.
+const BATCH_BYTES: u64 = 64 << 10;
+
+/// A queue of at most [`MAX_BYTES`] of requests, and always room for one. When `slots` requests end at once, as many are ready
+/// to follow them while the queue is filled again.
 #[must_use]
-pub fn channel<R: Scheduled>() -> (ReadAheadSender<R>, ReadAheadReceiver<R>) {
-    let (send, receive) = mpsc::channel(MAX_REQUESTS);
-    let budget = Arc::new(Budget::default());
-    (ReadAheadSender { send, budget: Arc::clone(&budget) }, ReadAheadReceiver { receive, budget })
+pub fn channel<R: Scheduled>(slots: Option<u32>) -> (ReadAheadSender<R>, ReadAheadReceiver<R>) {
+    let max_requests = (slots.unwrap_or(UNLIMITED_SLOTS) as usize).saturating_mul(2).max(MIN_REQUESTS);
+    let shared = Arc::new(SharedQueue {
+        max_requests,
+        state: Mutex::new(QueueState::default()),
+        room: Condvar::new(),
+        #[cfg(test)]
+        room_for_async: tokio::sync::Notify::new(),
+    });
+    let receiver =
+        ReadAheadReceiver { shared: Arc::clone(&shared), batch: VecDeque::new(), charged: Charge::default() };
+    (ReadAheadSender(shared), receiver)
 }
 
-/// The bytes in the channel.
-#[derive(Debug, Default)]
-struct Budget {
-    waiting: Mutex<WaitingBytes>,
-    changed: Condvar,
+#[derive(Debug)]
+struct SharedQueue<R> {
+    max_requests: usize,
+    state: Mutex<QueueState<R>>,
+    /// For the sender.
+    room: Condvar,
+    #[cfg(test)]
+    room_for_async: tokio::sync::Notify,
 }
 
-#[derive(Debug, Default)]
-struct WaitingBytes {
-    bytes: u64,
+#[derive(Debug)]
+struct QueueState<R> {
+    waiting: VecDeque<R>,
+    /// What is in the queue, with the batch that the receiver works on.
+    held: Charge,
+    /// The receiver, while it waits.
+    receiver: Option<Waker>,
+    sender_waits: bool,
+    /// Nothing more is sent.
+    ended: bool,
+    /// Nothing more is received.
     closed: bool,
 }
 
-impl Budget {
-    fn lock(&self) -> MutexGuard<'_, WaitingBytes> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+/// A number of requests, and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Charge {
+    requests: usize,
+    bytes: u64,
+}
+
+impl<R> Default for QueueState<R> {
+    fn default() -> Self {
+        QueueState {
+            waiting: VecDeque::new(),
+            held: Charge::default(),
+            receiver: None,
+            sender_waits: false,
+            ended: false,
+            closed: false,
+        }
+    }
+}
+
+impl<R> SharedQueue<R> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `bytes` fit, or nothing else is there.
-    fn add_bytes(&self, bytes: u64) {
-        let full = |waiting: &mut WaitingBytes| {
-            !waiting.closed && waiting.bytes > 0 && waiting.bytes.saturating_add(bytes) > MAX_BYTES
-        };
-        let mut waiting = self.changed.wait_while(self.lock(), full).unwrap_or_else(PoisonError::into_inner);
-        waiting.bytes = waiting.bytes.saturating_add(bytes);
+    /// Wakes the receiver if it waits.
+    fn wake_receiver(mut state: MutexGuard<'_, QueueState<R>>) {
+        let waker = state.receiver.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
     }
 
-    fn remove_bytes(&self, bytes: u64) {
-        let mut waiting = self.lock();
-        waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        self.changed.notify_one();
+    fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        Self::wake_receiver(state);
     }
 
     fn close(&self) {
         self.lock().closed = true;
-        self.changed.notify_one();
+        self.room.notify_one();
+        #[cfg(test)]
+        self.room_for_async.notify_one();
     }
 }
 
-/// The end of the thread that reads.
-#[derive(Debug)]
-pub struct ReadAheadSender<R> {
-    send: mpsc::Sender<R>,
-    budget: Arc<Budget>,
+impl<R> QueueState<R> {
+    /// Whether a request of `bytes` fits.
+    fn fits(&self, bytes: u64, max_requests: usize) -> bool {
+        self.held.requests == 0
+            || self.held.requests < max_requests && self.held.bytes.saturating_add(bytes) <= MAX_BYTES
+    }
+
+    /// Whether half of the queue is used, so that it is worth filling it again.
+    fn has_drained(&self, max_requests: usize) -> bool {
+        self.held.requests <= max_requests / 2 && self.held.bytes <= MAX_BYTES / 2
+    }
+
+    fn push(&mut self, request: R, bytes: u64) {
+        self.waiting.push_back(request);
+        self.held.requests += 1;
+        self.held.bytes = self.held.bytes.saturating_add(bytes);
+    }
 }
+
+/// The end of the thread that reads. Dropping it ends the queue.
+#[derive(Debug)]
+pub struct ReadAheadSender<R>(Arc<SharedQueue<R>>);
+
+/// Wakes a receiver that waits although there are a few requests.
+#[derive(Debug)]
+pub struct ReadAheadWaker<R>(Arc<SharedQueue<R>>);
 
 impl<R: Scheduled> ReadAheadSender<R> {
     /// Sends a request, and waits for room first; fails once the receiver is closed. Not for async code.
     pub fn blocking_send(&self, request: R) -> Result<(), R> {
-        self.budget.add_bytes(request.weight());
-        self.send.blocking_send(request).map_err(|e| e.0)
+        let (bytes, max_requests) = (request.weight(), self.0.max_requests);
+        let mut state = self.0.lock();
+        if !state.fits(bytes, max_requests) && !state.closed {
+            let waker = state.receiver.take();
+            state.sender_waits = true;
+            waker.into_iter().for_each(Waker::wake);
+            let full = |state: &mut QueueState<R>| {
+                !state.closed && !(state.has_drained(max_requests) && state.fits(bytes, max_requests))
+            };
+            state = self.0.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+            state.sender_waits = false;
+        }
+        if state.closed {
+            return Err(request);
+        }
+        state.push(request, bytes);
+        if state.waiting.len() >= BATCH_REQUESTS || state.held.bytes >= BATCH_BYTES {
+            SharedQueue::wake_receiver(state);
+        }
+        Ok(())
+    }
+
+    /// What wakes a receiver when the sender must wait for input.
+    #[must_use]
+    pub fn waker(&self) -> ReadAheadWaker<R> {
+        ReadAheadWaker(Arc::clone(&self.0))
     }
 
     /// Sends a request, for tests of async code: it waits for a place, not for bytes.
     #[cfg(test)]
-    pub async fn send(&self, request: R) -> Result<(), R> {
-        self.budget.lock().bytes += request.weight();
-        self.send.send(request).await.map_err(|e| e.0)
+    pub async fn send(&self, mut request: R) -> Result<(), R> {
+        loop {
+            request = match self.try_send(request) {
+                Ok(done) => return done,
+                Err(request) => request,
+            };
+            self.0.room_for_async.notified().await;
+        }
+    }
+
+    /// Sends a request, or returns it if there is no place.
+    #[cfg(test)]
+    fn try_send(&self, request: R) -> Result<Result<(), R>, R> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Ok(Err(request));
+        }
+        if state.held.requests == self.0.max_requests {
+            return Err(request);
+        }
+        let bytes = request.weight();
+        state.push(request, bytes);
+        SharedQueue::wake_receiver(state);
+        Ok(Ok(()))
+    }
+}
+
+impl<R> Drop for ReadAheadSender<R> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl<R> ReadAheadWaker<R> {
+    /// Wakes the receiver if there is something for it.
+    pub fn wake(&self) {
+        let state = self.0.lock();
+        if !state.waiting.is_empty() {
+            SharedQueue::wake_receiver(state);
+        }
     }
 }
 
 /// The end of the dispatcher.
 #[derive(Debug)]
 pub struct ReadAheadReceiver<R> {
-    receive: mpsc::Receiver<R>,
-    budget: Arc<Budget>,
+    shared: Arc<SharedQueue<R>>,
+    /// What was taken out of the queue and not yet received.
+    batch: VecDeque<R>,
+    /// What the batch had in it at first. It counts as held until the next batch is taken.
+    charged: Charge,
 }
 
 impl<R: Scheduled> ReadAheadReceiver<R> {
     /// The next request; `None` at the end. Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Option<R> {
-        let request = self.receive.recv().await?;
-        self.budget.remove_bytes(request.weight());
-        Some(request)
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<R>> {
+        match self.receive(Some(cx.waker())) {
+            Ok(request) => Poll::Ready(Some(request)),
+            Err(TryRecvError::Disconnected) => Poll::Ready(None),
+            Err(TryRecvError::Empty) => Poll::Pending,
+        }
     }
 
     /// The next request, without waiting.
     pub fn try_recv(&mut self) -> Result<R, TryRecvError> {
-        let request = self.receive.try_recv()?;
-        self.budget.remove_bytes(request.weight());
-        Ok(request)
+        self.receive(None)
+    }
+
+    /// Takes the next request out of the batch, and takes the next batch if it is empty. `waits`: to be woken when there are
+    /// requests.
+    fn receive(&mut self, waits: Option<&Waker>) -> Result<R, TryRecvError> {
+        if let Some(request) = self.batch.pop_front() {
+            return Ok(request);
+        }
+        let mut state = self.shared.lock();
+        let used = std::mem::take(&mut self.charged);
+        state.held.requests -= used.requests;
+        state.held.bytes = state.held.bytes.saturating_sub(used.bytes);
+        let count = state.waiting.len().min(BATCH_REQUESTS);
+        for request in state.waiting.drain(..count) {
+            let weight = request.weight();
+            self.charged.requests += 1;
+            self.charged.bytes = self.charged.bytes.saturating_add(weight);
+            self.batch.push_back(request);
+        }
+        state.receiver = if self.batch.is_empty() { waits.cloned() } else { None };
+        let ended = state.ended;
+        let wakes_sender = state.sender_waits && state.has_drained(self.shared.max_requests);
+        drop(state);
+        if wakes_sender {
+            self.shared.room.notify_one();
+        }
+        #[cfg(test)]
+        self.shared.room_for_async.notify_one();
+        self.batch.pop_front().ok_or(if ended { TryRecvError::Disconnected } else { TryRecvError::Empty })
     }
 
     /// The next request, for threads; `None` at the end.
     #[cfg(test)]
     pub fn blocking_recv(&mut self) -> Option<R> {
-        let request = self.receive.blocking_recv()?;
-        self.budget.remove_bytes(request.weight());
-        Some(request)
+        tokio::runtime::Builder::new_current_thread().build().ok()?.block_on(self.recv())
     }
 
     /// Takes no more; what is there already can still be received.
     pub fn close(&mut self) {
-        self.receive.close();
-        self.budget.close();
+        self.shared.close();
     }
 }
 
 impl<R> Drop for ReadAheadReceiver<R> {
     fn drop(&mut self) {
-        self.budget.close();
+        self.shared.close();
     }
 }
 
@@ -135,8 +304,8 @@ mod tests {
     use super::{super::scheduled::fake::FakeRequest, *};
 
     /// How many requests of this weight a sender had sent when the receiver had taken none for a while, and then all.
-    fn count_ahead(weight: u64, total: usize) -> (usize, usize) {
-        let (send, mut receive) = channel();
+    fn count_ahead(slots: Option<u32>, weight: u64, total: usize) -> (usize, usize) {
+        let (send, mut receive) = channel(slots);
         let done = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&done);
         let feeder = thread::spawn(move || {
@@ -157,17 +326,19 @@ mod tests {
 
     #[test]
     fn long_prompts_are_read_ahead_by_their_bytes() {
-        let (ahead, taken) = count_ahead(10 << 20, 20);
+        let (ahead, taken) = count_ahead(None, 10 << 20, 20);
         assert!(ahead <= 6 && taken == 20, "{ahead} of {taken}");
-        let (ahead, taken) = count_ahead(MAX_BYTES * 2, 3);
+        let (ahead, taken) = count_ahead(Some(9), MAX_BYTES * 2, 3);
         assert!(ahead <= 1 && taken == 3, "one is always taken: {ahead} of {taken}");
-        let (ahead, taken) = count_ahead(1, 1000);
-        assert!(ahead <= MAX_REQUESTS && taken == 1000, "{ahead} of {taken}");
+        let (ahead, taken) = count_ahead(Some(1), 1, 1000);
+        assert!((200..=MIN_REQUESTS).contains(&ahead) && taken == 1000, "{ahead} of {taken}");
+        let (ahead, taken) = count_ahead(Some(512), 1, 2000);
+        assert!((1000..=1024).contains(&ahead) && taken == 2000, "{ahead} of {taken}");
     }
 
     #[test]
     fn a_sender_that_waits_notices_the_end() {
-        let (send, mut receive) = channel();
+        let (send, mut receive) = channel(None);
         let heavy = FakeRequest { weight: MAX_BYTES, ..FakeRequest::default() };
         let feeder = thread::spawn(move || (0..3).map(|_| send.blocking_send(heavy).is_ok()).collect::<Vec<_>>());
         receive.blocking_recv().unwrap();

@@ -54,9 +54,9 @@ pub enum SinkEntry {
 #[derive(Debug)]
 pub struct FinishedRequest {
     /// The part of its output that repeats the request.
-    pub output: RequestFuncOutput,
-    /// Secrets in its own body.
-    pub secrets: Secrets,
+    pub output: Box<RequestFuncOutput>,
+    /// Secrets in its own body; `None` if there are none.
+    pub secrets: Option<Arc<Secrets>>,
     /// When it could be sent.
     pub times: SendTimes,
     /// Its share of the backlog, in bytes.
@@ -176,10 +176,13 @@ impl Sink {
                 TimingQuality::default()
             }
         };
-        output.error = self.headers.scrub_text(&secrets.hide(&output.error));
+        if let Some(own) = &secrets {
+            output.error = own.hide(&output.error).into_owned();
+        }
+        output.error = self.headers.scrub_text(&output.error);
         let server_texts = output.generated_text.iter_mut().chain(&mut output.finish_reason);
         for text in server_texts {
-            for known in [&self.headers.secrets, &secrets] {
+            for known in std::iter::once(&self.headers.secrets).chain(secrets.as_deref()) {
                 if let Cow::Owned(hidden) = known.hide_whole(text) {
                     *text = hidden;
                 }

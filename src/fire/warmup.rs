@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     LoadRun,
     attempt::{ClientState, run_attempt},
-    input::{PreparedRequest, RequestFuncInput},
+    prepare::{PreparedRequest, RequestFuncInput},
 };
 use crate::{
     cli,
@@ -33,8 +33,7 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
         let sample = shuffle_request(&load.first, args.seed, number);
         let prepared = load.template.prepare(sample, 0).map_err(|e| Error::Usage(format!("a warm-up request: {e}")))?;
         // A chat with placeholders has no earlier turns here.
-        let RequestFuncInput { prepared: PreparedRequest::Ready(mut requests), mut output, secrets, .. } = prepared
-        else {
+        let RequestFuncInput { prepared: PreparedRequest::Ready(bytes), mut output, secrets, .. } = prepared else {
             continue;
         };
         let (client, mut stop) = (Arc::clone(&client), load.stopper.stop_signal());
@@ -46,12 +45,12 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
         };
         let Some((mut slot, _)) = taken else { break };
         let server = number as usize % transports.len();
-        let (thread, exchange) = transports[server].start_request(requests.swap_remove(server));
+        let (thread, exchange) = transports[server].start_request(load.template.address_request(server, bytes));
         tasks.push(load.readers.handle(thread).spawn(async move {
             let attempt = run_attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             attempt.finish(client.clock, SendTimes::default(), |_| None, &mut output);
-            secrets.hide(&output.error).into_owned()
+            secrets.unwrap_or_default().hide(&output.error).into_owned()
         }));
     }
     let (mut failed, mut error) = (0, String::new());

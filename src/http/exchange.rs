@@ -1,7 +1,12 @@
 //! A request and its response, independent of the transport.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{
+    Request, StatusCode, Uri,
+    header::{CONTENT_LENGTH, HOST, HeaderMap},
+};
 
 use super::{response::Head, socket::ReadStamp};
 use crate::{clock::Clock, record::ErrorKind, secrets::without_keys, units::Nanos};
@@ -43,29 +48,65 @@ pub trait HttpExchange: Send + 'static {
     fn finish(self, complete: bool) -> ExchangeTimes;
 }
 
-/// A request ready to send: nothing of it is built once the clock runs.
-#[derive(Debug, Clone)]
-pub struct OutgoingRequest {
-    /// The request with its full URL.
-    pub request: Request<Bytes>,
-    /// Its head in HTTP/1.1.
+/// An endpoint, and how all requests to it begin.
+#[derive(Debug)]
+pub struct RequestTarget {
+    /// The URL.
+    pub uri: Uri,
+    /// The request line and the headers that all requests have.
     pub head: Bytes,
 }
 
-impl OutgoingRequest {
-    /// Writes the head. `request` must have a `Host`.
+impl RequestTarget {
+    /// Writes the head of `POST` requests in HTTP/1.1. `Host` follows from the URL unless `headers` have it.
     #[must_use]
-    pub fn new(request: Request<Bytes>) -> Self {
-        let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-        let mut head = format!("{} {path} HTTP/1.1\r\n", request.method()).into_bytes();
-        for (name, value) in request.headers() {
-            head.extend_from_slice(name.as_str().as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
-            head.extend_from_slice(b"\r\n");
+    pub fn new(uri: Uri, headers: &HeaderMap) -> Self {
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        let mut head = format!("POST {path} HTTP/1.1\r\n").into_bytes();
+        if let Some(host) = uri.authority().filter(|_| !headers.contains_key(HOST)) {
+            write_header(&mut head, HOST.as_str(), host.as_str().as_bytes());
         }
-        head.extend_from_slice(format!("content-length: {}\r\n\r\n", request.body().len()).as_bytes());
-        OutgoingRequest { request, head: head.into() }
+        for (name, value) in headers {
+            write_header(&mut head, name.as_str(), value.as_bytes());
+        }
+        RequestTarget { uri, head: head.into() }
+    }
+}
+
+/// Writes a line of a head.
+pub fn write_header(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        head.extend_from_slice(part);
+    }
+}
+
+/// A request ready to send: nothing of it is built once the clock runs.
+#[derive(Debug, Clone)]
+pub struct OutgoingRequest {
+    /// Where it goes, and how it begins.
+    pub target: Arc<RequestTarget>,
+    /// Its own headers with the blank line after them, and its body.
+    pub bytes: Bytes,
+}
+
+impl OutgoingRequest {
+    /// The same request for another HTTP client, without its length, which that client sets.
+    ///
+    /// # Errors
+    /// What was written is not a request.
+    pub fn to_http(&self) -> Result<Request<Bytes>, hyper::http::Error> {
+        let end = memchr::memmem::find(&self.bytes, b"\r\n\r\n").unwrap_or_default();
+        let head = [&self.target.head, &self.bytes[..end]].concat();
+        let mut request = Request::post(&self.target.uri);
+        for line in head.split(|byte| *byte == b'\n').skip(1) {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let Some(at) = memchr::memchr(b':', line) else { continue };
+            let (name, value) = (&line[..at], line[at + 1..].trim_ascii_start());
+            if name != CONTENT_LENGTH.as_str().as_bytes() {
+                request = request.header(name, value);
+            }
+        }
+        request.body(self.bytes.slice((end + 4).min(self.bytes.len())..))
     }
 }
 
@@ -172,6 +213,25 @@ mod tests {
     fn head(status: u16, encoding: Option<&str>) -> Head {
         let (status, encoding) = (StatusCode::from_u16(status).unwrap(), encoding.map(str::to_owned));
         Head { status, location: None, encoding, framed: true, server: None }
+    }
+
+    #[test]
+    fn a_request_is_written_in_http_format_and_read_back_for_other_clients() {
+        let mut headers = HeaderMap::new();
+        headers.insert("a", "b: c".parse().unwrap());
+        let target = RequestTarget::new("http://h:1/v1/x?y=z".parse().unwrap(), &headers);
+        assert_eq!(target.head, "POST /v1/x?y=z HTTP/1.1\r\nhost: h:1\r\na: b: c\r\n");
+        let mut bytes = Vec::new();
+        write_header(&mut bytes, "x-request-id", b"");
+        bytes.extend_from_slice(b"content-length: 12\r\n\r\n{\"a\":\r\n\r\n1}");
+        let outgoing = OutgoingRequest { target: Arc::new(target), bytes: bytes.into() };
+        let request = outgoing.to_http().unwrap();
+        let sent: Vec<(&str, &[u8])> = request.headers().iter().map(|(n, v)| (n.as_str(), v.as_bytes())).collect();
+        assert_eq!(sent, [("host", &b"h:1"[..]), ("a", b"b: c"), ("x-request-id", b"")]);
+        assert_eq!((request.uri().path(), &request.body()[..]), ("/v1/x", &b"{\"a\":\r\n\r\n1}"[..]));
+        headers.insert(HOST, "other".parse().unwrap());
+        let target = RequestTarget::new("http://h:1".parse().unwrap(), &headers);
+        assert_eq!(target.head, "POST / HTTP/1.1\r\na: b: c\r\nhost: other\r\n");
     }
 
     #[test]

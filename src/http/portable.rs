@@ -167,9 +167,10 @@ const MANY_RESPONSES: usize = 20;
 
 impl HttpExchange for PortableExchange {
     async fn receive_head(&mut self) -> Result<Head, RequestFailure> {
-        let Some(OutgoingRequest { mut request, .. }) = self.request.take() else {
+        let Some(request) = self.request.take() else {
             return Err(RequestFailure::new(ErrorKind::Protocol, "the request was sent already"));
         };
+        let mut request = request.to_http().map_err(|e| RequestFailure::new(ErrorKind::Protocol, e.to_string()))?;
         // HTTP/2 has `:authority` instead, and some servers refuse requests with both. Reqwest adds what the version needs.
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         if request.headers().get(header::HOST).map(HeaderValue::as_bytes) == authority {

@@ -157,7 +157,7 @@ impl StampedExchange {
         let (Some(connection), Some(request)) = (&mut self.connection, &self.request) else {
             return Poll::Ready(Ok(()));
         };
-        let (head, body) = (&request.head[..], &request.request.body()[..]);
+        let (head, body) = (&request.target.head[..], &request.bytes[..]);
         while self.written < head.len() + body.len() {
             let rest = (&head[self.written.min(head.len())..], &body[self.written.saturating_sub(head.len())..]);
             match ready!(connection.poll_write(cx, rest.0, rest.1))? {
@@ -352,21 +352,4 @@ fn keep_connection(
         pool.put_back(connection?);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use hyper::Request;
-
-    use super::*;
-
-    #[test]
-    fn a_request_is_written_in_http_format() {
-        let request =
-            Request::post("http://h:1/v1/x?y=z").header("host", "h:1").header("a", "b").body(Bytes::from("{}"));
-        let outgoing = OutgoingRequest::new(request.unwrap());
-        let want = "POST /v1/x?y=z HTTP/1.1\r\nhost: h:1\r\na: b\r\ncontent-length: 2\r\n\r\n";
-        assert_eq!(outgoing.head, want);
-    }
 }

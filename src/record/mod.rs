@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 mod output;
 mod prompt_lengths;
 mod request;
+mod request_line;
 mod run;
 mod scrape;
 mod truth;
@@ -15,6 +16,7 @@ mod truth;
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use prompt_lengths::PromptLengths;
 pub use request::{Prompt, SampleRequest};
+pub use request_line::{ContentForm, RawContent};
 pub use run::{
     Arrivals, Bounds, Buffering, ClientUse, ClockAnchor, EndRecord, EndType, GapTest, LateCounts, NotSent,
     PercentileBounds, Percentiles, RunRecord, RunType, Stamps, TimeBounds, Verdict,
