@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures vb-fire and other load generators against the truth: vb-sim's log of the time at which each token left.
+# Measures vb-fire and other load generators against the truth: the server's log of the time at which each token left, of
+# vb-sim and of examples/referee, which shares no code with it.
 #
 #   scripts/bench-peers.sh [--peers "vllm-rs vllm aiperf guidellm"] [OPTIONS…]
 #
@@ -9,7 +10,7 @@
 #
 # VB_PEERS is the folder for the peers (default ~/.cache/vb-peers): vllm-rs 60 MB (from a wheel of 340 MB), vllm 6 GB,
 # aiperf 0.9 GB, guidellm 6 GB. VLLM=/path/to/vllm uses an installed vLLM. VB_BIN is a folder with the project's programs
-# (and `floor`, from examples/floor.rs), which are then not built. TOKENIZER is the tokenizer.json of a real model, for all
+# (and `floor` and `referee`, from examples/), which are then not built. TOKENIZER is the tokenizer.json of a real model, for all
 # clients. Needs Linux, two cores, python3 with venv and pip.
 set -euo pipefail
 
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
     ;;
   --peers=*) peers=${1#--peers=} ;;
   -h | --help)
-    sed -n '2,14p' "$0" >&2
+    sed -n '2,15p' "$0" >&2
     exec python3 "$root/scripts/bench_peers.py" --help
     ;;
   *) args+=("$1") ;;
@@ -102,12 +103,13 @@ for name in $peers; do
 done
 
 if [ -n "${VB_BIN:-}" ]; then
-  bin=$VB_BIN floor=$VB_BIN/floor
+  bin=$VB_BIN floor=$VB_BIN/floor referee=$VB_BIN/referee
 else
-  cargo build --release --locked --quiet --bins --example floor --manifest-path "$root/Cargo.toml"
-  bin=$root/target/release floor=$bin/examples/floor
+  cargo build --release --locked --quiet --bins --example floor --example referee --manifest-path "$root/Cargo.toml"
+  bin=$root/target/release floor=$bin/examples/floor referee=$bin/examples/referee
 fi
 [ ! -x "$floor" ] || args+=(--floor "$floor")
+[ ! -x "$referee" ] || args+=(--referee "$referee")
 
 # A load of 4,096 streams needs as many sockets on either side.
 ulimit -n "$(ulimit -Hn)"

@@ -1,6 +1,6 @@
 """The measurements of scripts/bench-peers.sh: compares the reports of load generators with the truth.
 
-The truth is the log of vb-sim, which has the time at which each token was handed to the socket. Server and client run on
+The truth is the log of the server, vb-sim or examples/referee, which has the time at which each token was handed to the socket. Server and client run on
 separate cores. Needs Linux and only the standard library.
 """
 
@@ -25,7 +25,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-from bench_peers_report import MS, VLLM_RS, excess, report, show
+from bench_peers_report import MS, US, VLLM_RS, excess, of, report, show
 from check_vllm import make_model
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -200,33 +200,47 @@ def launch(argv, core, folder, stdin=None, stdout=None, env=None, limit=LIMIT, m
     return Use(started, wall, cpu, rusage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status), late.is_set(), readings)
 
 
-class Simulator:
-    """A new vb-sim on a separate core, and its truth log."""
+class Server:
+    """A new server on a separate core, and its log of the truth."""
 
-    def __init__(self, tools, core, folder, load, tls):
-        self.log = folder / "truth.ndjson"
-        seqs = max(256, load.streams)
-        argv = [
-            tools.bin / "vb-sim", "--port", "0", "--tokenizer", tools.model, "--truth-log", self.log, "--step-base", f"{load.step}ms",
-            "--step-per-prefill-token", "0", "--step-per-context-token", "0", "--max-num-seqs", seqs,
-            "--max-num-batched-tokens", seqs * 64, "--num-gpu-blocks", seqs * 32,
-        ]  # fmt: skip
-        if tls:
-            argv += ["--tls-cert", ROOT / "tests/data/tls-cert.pem", "--tls-key", ROOT / "tests/data/tls-key.pem"]
-        self.words = folder / "sim-stderr"
+    def __init__(self, argv, core, folder):
+        self.log, self.words = folder / "truth.ndjson", folder / "server-stderr"
         with on_core(core), open(self.words, "wb") as stderr:
             self.process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE, stderr=stderr, text=True)
         self.url = self.process.stdout.readline().strip()
         if not self.url:
-            sys.exit(f"bench-peers: vb-sim did not start: {self.words.read_text().strip()}")
+            sys.exit(f"bench-peers: the server did not start: {self.words.read_text().strip()}")
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         if self.process.wait(timeout=30) != 0:
-            sys.exit(f"bench-peers: vb-sim ended with {self.process.returncode}: {self.words.read_text().strip()}")
-        # vb-sim warns once if it could not keep up.
+            sys.exit(f"bench-peers: the server ended with {self.process.returncode}: {self.words.read_text().strip()}")
+        # It warns once if it could not keep up.
         self.late = "too slow for the load" in self.words.read_text()
         return {line["request_id"]: line for line in lines_in_nanoseconds(self.log)}
+
+
+class Referee(Server):
+    """The server of examples/referee, which shares no code with vb-sim."""
+
+    def __init__(self, program, core, folder, load):
+        super().__init__([program, "--port", "0", "--step", f"{load.step}ms", "--log", folder / "truth.ndjson"], core, folder)
+
+
+class Simulator(Server):
+    """vb-sim."""
+
+    def __init__(self, tools, core, folder, load, tls):
+        seqs = max(256, load.streams)
+        argv = [
+            tools.bin / "vb-sim", "--port", "0", "--tokenizer", tools.model, "--truth-log", folder / "truth.ndjson",
+            "--step-base", f"{load.step}ms", "--step-per-prefill-token", "0", "--step-per-context-token", "0",
+            "--max-num-seqs", seqs, "--max-num-batched-tokens", seqs * 64, "--num-gpu-blocks", seqs * 32,
+        ]  # fmt: skip
+        if tls:
+            argv += ["--tls-cert", ROOT / "tests/data/tls-cert.pem", "--tls-key", ROOT / "tests/data/tls-key.pem"]
+        super().__init__(argv, core, folder)
+
 
 
 # ---- clients -------------------------------------------------------------------------------------------------------
@@ -236,16 +250,35 @@ class Simulator:
 class Load:
     streams: int
     step: int  # milliseconds
+    prompt: int = INPUT_LEN
+    drawn: bool = False  # whether output lengths differ, by up to 80 % in both directions
+    rate: int = 0  # requests per second; 0: a closed loop of the streams
 
     @staticmethod
     def parse(text):
-        found = re.fullmatch(r"(\d+)x(\d+)(?:ms)?", text)
+        found = re.fullmatch(r"(\d+)x(\d+)(?:ms)?(?:@(\d+))?(~)?", text)
         if not found:
             raise argparse.ArgumentTypeError(f"{text!r} is not a load; use STREAMSxMILLISECONDS, as 512x20")
-        return Load(int(found[1]), int(found[2]))
+        return Load(int(found[1]), int(found[2]), int(found[3] or INPUT_LEN), bool(found[4]))
+
+    @staticmethod
+    def parse_realistic(text):
+        found = re.fullmatch(r"(\d+)/sx(\d+)(@\d+)?(~)?", text)
+        if not found:
+            return Load.parse(text)
+        rate, step = int(found[1]), int(found[2])
+        return Load(0, step, int((found[3] or f"@{INPUT_LEN}")[1:]), bool(found[4]), rate)
+
+    def ratio(self):
+        return 0.8 if self.drawn else 0
+
+    def flags(self, rate, concurrency):
+        """The flags of a client for its rate or its streams."""
+        return [rate, self.rate] if self.rate else [concurrency, self.streams]
 
     def __repr__(self):
-        return f"{self.streams}x{self.step}"
+        load = f"{self.rate}/sx{self.step}" if self.rate else f"{self.streams}x{self.step}"
+        return load + (f"@{self.prompt}" if self.prompt != INPUT_LEN else "") + ("~" if self.drawn else "")
 
 
 @dataclass
@@ -253,7 +286,7 @@ class Run:
     """The task of a client."""
 
     url: str
-    streams: int
+    load: Load
     count: int
     output_len: int
     folder: pathlib.Path
@@ -275,15 +308,18 @@ class Tools:
     model: pathlib.Path
     requests: dict = field(default_factory=dict)
 
-    def requests_file(self, count, output_len, folder):
+    def requests_file(self, count, output_len, folder, load=None):
         """The requests of vb-fire, made once."""
-        if (count, output_len) not in self.requests:
-            path = folder / f"requests-{count}-{output_len}.ndjson"
-            argv = ["--tokenizer", self.model, "--input-len", INPUT_LEN, "--output-len", output_len, "--num-prompts", count]
+        prompt, ratio = (load.prompt, load.ratio()) if load else (INPUT_LEN, 0)
+        key = (count, output_len, prompt, ratio)
+        if key not in self.requests:
+            path = folder / f"requests-{len(self.requests)}.ndjson"
+            argv = ["--tokenizer", self.model, "--input-len", prompt, "--output-len", output_len, "--num-prompts", count]
+            argv += ["--range-ratio", json.dumps({"input": 0, "output": ratio})]
             with open(path, "wb") as out:
                 subprocess.run([self.bin / "vb-gen", *map(str, argv)], stdout=out, check=True)
-            self.requests[count, output_len] = path
-        return self.requests[count, output_len]
+            self.requests[key] = path
+        return self.requests[key]
 
 
 class VbFire:
@@ -298,11 +334,12 @@ class VbFire:
 
     def command(self, run):
         return [
-            self.tools.bin / "vb-fire", "--base-url", run.url, "--model", MODEL, "--max-concurrency", run.streams, *self.flags,
+            self.tools.bin / "vb-fire", "--base-url", run.url, "--model", MODEL,
+            *run.load.flags("--request-rate", "--max-concurrency"), *self.flags,
         ]  # fmt: skip
 
     def streams(self, run):
-        source = self.tools.requests_file(run.count, run.output_len, run.folder.parent)
+        source = self.tools.requests_file(run.count, run.output_len, run.folder.parent, run.load)
         return {"stdin": source, "stdout": run.folder / "outputs.ndjson"}
 
     def read(self, run, result):
@@ -347,8 +384,9 @@ class VllmBench(Peer):
         return [
             self.program, "bench", "serve", "--base-url", run.url, "--model", MODEL, "--tokenizer", self.tools.model,
             "--backend", "openai", "--endpoint", "/v1/completions", "--dataset-name", "random",
-            "--random-input-len", INPUT_LEN, "--random-output-len", run.output_len, "--num-prompts", run.count,
-            "--max-concurrency", run.streams, "--ignore-eos", "--request-id-prefix", self.prefix, "--disable-tqdm",
+            "--random-input-len", run.load.prompt, "--random-output-len", run.output_len, "--num-prompts", run.count,
+            "--random-range-ratio", json.dumps({"input": 0, "output": run.load.ratio()}),
+            *run.load.flags("--request-rate", "--max-concurrency"), "--ignore-eos", "--request-id-prefix", self.prefix, "--disable-tqdm",
             "--save-result", "--save-detailed", "--result-dir", run.folder, "--result-filename", "result.json",
         ]  # fmt: skip
 
@@ -391,7 +429,7 @@ class Aiperf(Peer):
     def command(self, run):
         return [
             self.program, "profile", "-m", MODEL, "--url", run.url, "--endpoint-type", "completions", "--streaming",
-            "--concurrency", run.streams, "--request-count", run.count, "--isl", INPUT_LEN, "--isl-stddev", 0,
+            "--concurrency", run.load.streams, "--request-count", run.count, "--isl", INPUT_LEN, "--isl-stddev", 0,
             "--osl", run.output_len, "--osl-stddev", 0, "--extra-inputs", "ignore_eos:true", "--use-server-token-count",
             "--tokenizer", self.tools.model, "--artifact-dir", run.folder / "aiperf", "--ui", "none",
         ]  # fmt: skip
@@ -420,7 +458,7 @@ class Guidellm(Peer):
         return [
             self.program, "run", "--backend", f"kind=openai_http,target={run.url},model={MODEL},request_format=/v1/completions",
             "--tokenizer", f"kind=huggingface_auto,model={self.tools.model}",
-            "--profile", f"kind=concurrent,streams={run.streams}", "--constraint", f"kind=max_requests,count={run.count}",
+            "--profile", f"kind=concurrent,streams={run.load.streams}", "--constraint", f"kind=max_requests,count={run.count}",
             "--data", f"kind=synthetic_text,prompt_tokens={INPUT_LEN},output_tokens={run.output_len}",
             "--output", f"kind=json,path={run.folder / 'result.json'}", "--disable-console",
         ]  # fmt: skip
@@ -450,11 +488,11 @@ class Bench:
         # A model folder that the peers can load.
         make_model(TOKENIZER or ROOT / "src/tokens/builtin.json", self.tools.model)
 
-    def once(self, client, load, output_len, count):
+    def once(self, client, load, output_len, count, server=None):
         """Runs one client against a new server; returns its resources, its report and the truth."""
         folder = pathlib.Path(tempfile.mkdtemp(dir=self.folder))
-        sim = Simulator(self.tools, self.server_core, folder, load, client.tls)
-        run = Run(sim.url, load.streams, count, output_len, folder)
+        sim = server(folder) if server else Simulator(self.tools, self.server_core, folder, load, client.tls)
+        run = Run(sim.url, load, count, output_len, folder)
         argv, streams = client.command(run), client.streams(run)
         use = launch(argv, self.client_core, folder, env=client.env, metered=client.slow, **streams)
         truth, samples = sim.stop(), []
@@ -487,6 +525,15 @@ class Bench:
             base_cpu_s=base_use.cpu, cpu_s=use.cpu, wall_s=use.wall, rss_mb=use.rss / 1e6,
             offered=count, lost=count - len(samples), base_start_up_ms=start_up(base_use, base_truth),
         )  # fmt: skip
+        return result
+
+    def check(self, client, load):
+        """Compares the report of one run with the truth of the referee."""
+        count = load.rate * self.args.open_seconds if load.rate else load.streams * self.args.waves
+        server = lambda folder: Referee(self.args.referee, self.server_core, folder, load)
+        use, samples, truth, result = self.once(client, load, self.args.output_len, count, server)
+        if "failure" not in result:
+            result.update(compare(samples, truth), offered=count, lost=count - len(samples), cpu_s=use.cpu)
         return result
 
     def floor(self, load):
@@ -681,6 +728,12 @@ def parse_args():
                         help="loads of the clients in Python")  # fmt: skip
     parser.add_argument("--solo-load", type=load, default=load("4096x50"), metavar="LOAD", help="a load for vb-fire alone")
     parser.add_argument("--solo-rounds", type=int, default=3, help="rounds of that load; 0 skips it")
+    parser.add_argument("--realistic-loads", type=Load.parse_realistic, nargs="*", metavar="LOAD",
+                        default=[Load.parse_realistic(t) for t in ("64x20@128", "512x20@128", "512x20@128~", "512x20@2048", "4096x50@128", "200/sx20@128~")],
+                        help="loads for vb-fire and vllm-rs against examples/referee: @ gives the tokens of a prompt, ~ draws output "
+                             "lengths, and 200/s is an open loop")  # fmt: skip
+    parser.add_argument("--realistic-rounds", type=int, default=5, help="rounds of these loads; 0 skips them")
+    parser.add_argument("--open-seconds", type=int, default=20, help="how long the open loop takes")
     parser.add_argument("--waves", type=int, default=4, help="requests of each stream, one after another")
     parser.add_argument("--slow-waves", type=int, default=2, help="the same for the clients in Python")
     parser.add_argument("--output-len", type=int, default=100, help="tokens of each response")
@@ -694,13 +747,14 @@ def parse_args():
     parser.add_argument("--with", type=pathlib.Path, nargs="+", default=[], dest="earlier", metavar="FILE",
                         help="also include the raw numbers of earlier runs on this machine")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/ACCURACY.md", help="the document")
-    for name in ("--bin", "--floor", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
+    for name in ("--bin", "--floor", "--referee", "--vllm-rs", "--vllm", "--aiperf", "--guidellm"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     parser.add_argument("--missing", action="append", default=[], help=argparse.SUPPRESS)
     if parser.parse_known_args()[0].quick:
         parser.set_defaults(
             rounds=1, slow_rounds=1, solo_rounds=1, loads=[load("64x20"), load("512x20")], slow_loads=[load("64x20")],
-            solo_load=load("1024x50"), waves=2, output_len=30, gen_prompts=1000,
+            solo_load=load("1024x50"), waves=2, output_len=30, gen_prompts=1000, open_seconds=2, realistic_rounds=1,
+            realistic_loads=[load("64x20@128~"), Load.parse_realistic("100/sx20@128")],
         )  # fmt: skip
     return parser.parse_args()
 
@@ -723,6 +777,17 @@ def measure_all(args, bench, clients, data):
             if floor and number < args.rounds and load in args.loads:
                 data["floor"].append(dict(bench.floor(load), load=str(load), round=f"{bench.began}-{number}"))
                 say(f"round {number + 1}, {load}, {FLOOR}: {show(data['floor'][-1]['cpu_us_per_chunk'])} µs per chunk")
+        save(args, data)
+    for number in range(args.realistic_rounds if args.referee else 0):
+        for load in args.realistic_loads:
+            for client in (c for c in clients if c.name in ("vb-fire", VLLM_RS)):
+                result = bench.check(client, load)
+                data["realistic"].append(dict(result, client=client.name, load=str(load), round=f"{bench.began}-{number}"))
+                words = result.get("failure") or (
+                    f"TTFT p99 {show(excess('ttft.p99', 'true_ttft.p99', MS)(result), True)} ms, "
+                    f"first chunk p99 {show(of('first_error.p99', US)(result))} µs, {result.get('verdict')}"
+                )
+                say(f"round {number + 1}, {load}, {client.name}: {words}")
         save(args, data)
     for number in range(args.solo_rounds):
         for client in (c for c in clients if c.name == "vb-fire"):
@@ -773,7 +838,7 @@ def take_earlier(paths, data):
             earlier = json.loads(path.read_text())
         except (OSError, ValueError) as e:
             sys.exit(f"bench-peers: {path} has no numbers of an earlier run: {e}")
-        for key in ("runs", "start_ups", "gen", "stats", "floor", "commands"):
+        for key in ("runs", "realistic", "start_ups", "gen", "stats", "floor", "commands"):
             data[key] += earlier.get(key, [])
         data["versions"] = list(dict.fromkeys([*data["versions"], *earlier["versions"]]))
         for key, value in earlier["settings"].items():
@@ -792,13 +857,13 @@ def main():
     if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
         sys.exit("bench-peers: two cores are needed, one for the client and one for the server; select them with --cores")
     become_subreaper()
-    data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "start_ups": [], "gen": [], "stats": [], "floor": []}
+    data = {"machine": machine(), "versions": [], "settings": {}, "commands": [], "runs": [], "realistic": [], "start_ups": [], "gen": [], "stats": [], "floor": []}
     data["missing"] = args.missing
     take_earlier(args.earlier, data)
-    if args.rounds or args.solo_rounds:
+    if args.rounds or args.solo_rounds or args.realistic_rounds:
         now = {
             "waves": args.waves, "slow_waves": args.slow_waves, "output_len": args.output_len, "input_len": INPUT_LEN,
-            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT, "least_requests": MIN_REQUESTS,
+            "client_core": args.cores[0], "server_core": args.cores[1], "limit": LIMIT, "least_requests": MIN_REQUESTS, "open_seconds": args.open_seconds,
             "tokenizer": tokenizer_in_words(),
         }  # fmt: skip
         if data["settings"] and any(data["settings"].get(key) != value for key, value in now.items()):
@@ -816,7 +881,7 @@ def main():
     save(args, data)
     args.out.write_text(report(data))
     say(f"wrote {args.out}")
-    lost = sum(run.get("lost", 1) for run in data["runs"] + data["start_ups"] if run["client"].startswith("vb-fire"))
+    lost = sum(run.get("lost", 1) for run in data["runs"] + data["realistic"] + data["start_ups"] if run["client"].startswith("vb-fire"))
     if lost:
         sys.exit(f"bench-peers: vb-fire lost {lost} requests")
 

@@ -202,6 +202,56 @@ What the columns mean:
 - **requests lost**: requests, sent or not, without a success in the client's result.
 """
 
+REALISTIC = """\
+## Realistic loads
+
+Prompts of {prompts} tokens, outputs of {output_len} tokens or, with `~`, of lengths drawn within 80 % of that. `512x20@128` is a closed
+loop in waves: 512 streams, a step of 20 ms, prompts of 128 tokens, {waves} requests of each stream; `200/s` is an open loop of {open_seconds} s.
+The server is `examples/referee`, which shares no code with `vb-sim`. **Worst** is the worst of all runs, and **worst of the clean** the
+worst of those that the client itself called `clean`: a run with another verdict says which of its numbers are off, and by how much.
+The errors of the first chunk and of the gaps are those of [request by request](#request-by-request); TTFT p99 is the reported minus the true
+percentile.
+"""
+
+REALISTIC_HEAD = [
+    "load", "client", "runs", "first chunk p99, µs: median", "worst of the clean", "worst", "gap p99, µs: median", "worst of the clean",
+    "worst", "TTFT p99, ms: worst of the clean", "worst", "true TTFT p99, ms", "its own verdict", "requests lost",
+]  # fmt: skip
+
+
+def worst(runs, measure):
+    values = [value for value in map(measure, runs) if value is not None]
+    return max(values, key=abs, default=None)
+
+
+def realistic_rows(runs):
+    rows = []
+    for (load, name), group in grouped(runs).items():
+        good = whole(group)
+        clean = [run for run in good if run.get("verdict", "clean") == "clean"]
+        ttft, cells = excess("ttft.p99", "true_ttft.p99", MS), []
+        for what in ("first_error.p99", "itl_error.p99"):
+            cells += [show(medians(good, of(what, US))), show(worst(clean, of(what, US))), show(worst(good, of(what, US)))]
+        verdicts = [run["verdict"] for run in good if run.get("verdict")]
+        counts = ", ".join(f"{v} {verdicts.count(v)}×" for v in sorted(set(verdicts))) or "–"
+        failures = [run["failure"] for run in group if "failure" in run]
+        lost = f"{sum(run['lost'] for run in good):,} of {sum(run['offered'] for run in good):,}" if good else "–"
+        rows.append([
+            load, name, str(len(group)), *cells, show(worst(clean, ttft), True), show(worst(good, ttft), True),
+            show(medians(good, of("true_ttft.p99", MS))), counts, f"{lost}; {failures[0]}" if failures else lost,
+        ])  # fmt: skip
+    return rows
+
+
+def report_realistic(data):
+    prompts = sorted({int(run["load"].partition("@")[2].rstrip("~") or data["settings"]["input_len"]) for run in data["realistic"]})
+    words = REALISTIC.format(prompts=" and ".join(f"{count:,}" for count in prompts), **data["settings"])
+    late = sum(run.get("server_late", False) for run in data["realistic"])
+    if late:
+        words += f"\nIn {late} of {len(data['realistic'])} runs the server could not keep its own steps. Its log is still true.\n"
+    return f"{words}\n{table(REALISTIC_HEAD, realistic_rows(data['realistic']))}\n"
+
+
 FLOOR = """\
 ## What reading alone costs
 
@@ -231,6 +281,7 @@ def report(data):
     ]  # fmt: skip
     words = "\n".join(f"- {fact}" for fact in facts)
     sections = [
+        "[Realistic loads](#realistic-loads): long prompts, drawn lengths, another server, and the worst of all runs" if data["realistic"] else None,
         "[What reading alone costs](#what-reading-alone-costs)" if data["floor"] else None,
         "[vb-fire against vllm-rs](#vb-fire-against-vllm-rs)" if ratio_rows(groups, loads) else None,
         "[start-up](#start-up)",
@@ -256,6 +307,8 @@ def report(data):
         rows = [paired_row(name, runs) for (there, name), runs in groups.items() if there == load]
         if any(rows):
             out.append(f"{load}:\n\n" + table(PAIRED_HEAD, [row for row in rows if row]) + "\n")
+    if data["realistic"]:
+        out.append(report_realistic(data))
     if data["floor"]:
         out.append(report_floor(data, groups))
     rows = ratio_rows(groups, loads)
