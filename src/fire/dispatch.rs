@@ -82,6 +82,16 @@ pub struct DispatchEnd {
     pub input_blocked: bool,
 }
 
+/// Why the dispatcher gives way to the runtime.
+enum Pause {
+    /// For a moment.
+    Yield,
+    /// Every slot is taken.
+    UntilSlot,
+    /// Nothing can be sent until this time; without a time, until input or an event arrives.
+    UntilNews(Option<Nanos>),
+}
+
 /// Starts the requests in their order, each at its time, until all are sent or the run is stopped.
 ///
 /// A slot is taken before the request is awaited, so that memory stays bounded and a request starts at the moment that it is
@@ -97,46 +107,56 @@ pub async fn dispatch<L: Launch>(
     let queue = Queue::new(schedule, think_times, max_sessions, input_lead);
     let mut dispatcher = Dispatcher { queue, requests, events, clock, launch };
     let mut stop = stopper.stop_signal();
-    let mut last_yield = clock.now();
-    loop {
-        let next = async {
-            if clock.now().since(last_yield) > YIELD_INTERVAL {
-                tokio::task::yield_now().await;
-                last_yield = clock.now();
-            }
-            let (slot, slot_free) = if let Some(taken) = slots.try_take() {
-                taken
-            } else {
-                dispatcher.launch.flush();
-                slots.take().await?
-            };
-            loop {
-                let now = clock.now();
-                if end.is_some_and(|end| now >= end) {
-                    stopper.start_drain(StopReason::MaxSeconds);
-                    std::future::pending::<()>().await;
-                }
-                dispatcher.take_arrived();
+    let (mut held, mut last_pause) = (None, clock.now());
+    while !stop.is_draining() {
+        let now = clock.now();
+        if end.is_some_and(|end| now >= end) {
+            stopper.start_drain(StopReason::MaxSeconds);
+            break;
+        }
+        held = held.or_else(|| slots.try_take());
+        let pause = match held.take() {
+            None => Pause::UntilSlot,
+            Some((slot, slot_free)) => {
+                dispatcher.take_arrived(now);
                 match dispatcher.queue.next_step(now, slot_free) {
-                    Step::Finished => return None,
-                    Step::Wait(time) => {
-                        dispatcher.launch.flush();
-                        dispatcher.wait_for_news(time).await;
+                    Step::Start { request, times, think_time } => {
+                        dispatcher.launch.start(request, times, think_time, slot);
+                        // No future is needed for what can be sent at once.
+                        if now.since(last_pause) <= YIELD_INTERVAL {
+                            continue;
+                        }
+                        Pause::Yield
                     }
-                    Step::Start { request, times, think_time } => return Some((request, times, think_time, slot)),
+                    Step::Wait(time) => {
+                        held = Some((slot, slot_free));
+                        Pause::UntilNews(time)
+                    }
+                    Step::Finished => {
+                        dispatcher.launch.flush();
+                        return DispatchEnd { not_due: 0, input_blocked: dispatcher.queue.was_blocked() };
+                    }
                 }
             }
         };
-        let next = tokio::select! {
+        let paused = async {
+            match pause {
+                Pause::Yield => tokio::task::yield_now().await,
+                Pause::UntilSlot => {
+                    dispatcher.launch.flush();
+                    held = slots.take().await;
+                }
+                Pause::UntilNews(time) => {
+                    dispatcher.launch.flush();
+                    dispatcher.wait_for_news(time).await;
+                }
+            }
+        };
+        tokio::select! {
             biased;
             () = stop.wait_for_drain() => break,
-            next = next => next,
-        };
-        let Some((request, times, think_time, slot)) = next else {
-            dispatcher.launch.flush();
-            return DispatchEnd { not_due: 0, input_blocked: dispatcher.queue.was_blocked() };
-        };
-        dispatcher.launch.start(request, times, think_time, slot);
+            () = paused => last_pause = clock.now(),
+        }
     }
     dispatcher.launch.flush();
     let reason = stop.stop_reason().unwrap_or(StopReason::Interrupted);
@@ -156,15 +176,15 @@ struct Dispatcher<'a, L: Launch, T: Timer> {
 
 impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
     /// Takes what has arrived, without waiting.
-    fn take_arrived(&mut self) {
+    fn take_arrived(&mut self, now: Nanos) {
         while let Ok(event) = self.events.try_recv() {
             self.handle_event(event);
         }
-        self.queue.resume_sessions(self.clock.now());
+        self.queue.resume_sessions(now);
         self.run_actions();
         while self.queue.wants_input() {
             match self.requests.try_recv() {
-                Ok(request) => self.admit_request(request),
+                Ok(request) => self.admit_request(request, now),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.queue.end_input(),
             }
@@ -177,8 +197,8 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
         self.run_actions();
     }
 
-    fn admit_request(&mut self, request: L::Request) {
-        self.queue.admit_request(request, self.clock.now());
+    fn admit_request(&mut self, request: L::Request, now: Nanos) {
+        self.queue.admit_request(request, now);
         self.run_actions();
     }
 
@@ -204,7 +224,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
             biased;
             Some(event) = self.events.recv() => self.handle_event(event),
             request = self.requests.recv(), if wants_input => match request {
-                Some(request) => self.admit_request(request),
+                Some(request) => self.admit_request(request, self.clock.now()),
                 None => self.queue.end_input(),
             },
             () = time_reached => {}
@@ -229,7 +249,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
                 line = timeout(LAST_LINES_TIMEOUT, self.requests.recv()) => line,
             };
             match line {
-                Ok(Some(request)) => self.admit_request(request),
+                Ok(Some(request)) => self.admit_request(request, self.clock.now()),
                 Ok(None) => self.queue.end_input(),
                 Err(_) => break,
             }

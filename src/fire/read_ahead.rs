@@ -32,11 +32,7 @@ const BATCH_BYTES: u64 = 64 << 10;
 #[must_use]
 pub fn channel<R: Scheduled>(slots: Option<u32>) -> (ReadAheadSender<R>, ReadAheadReceiver<R>) {
     let max_requests = (slots.unwrap_or(UNLIMITED_SLOTS) as usize).saturating_mul(2).max(MIN_REQUESTS);
-    let shared = Arc::new(SharedQueue {
-        max_requests,
-        state: Mutex::new(QueueState::default()),
-        room: Condvar::new(),
-    });
+    let shared = Arc::new(SharedQueue { max_requests, state: Mutex::new(QueueState::default()), room: Condvar::new() });
     let receiver =
         ReadAheadReceiver { shared: Arc::clone(&shared), batch: VecDeque::new(), charged: Charge::default() };
     (ReadAheadSender(shared), receiver)

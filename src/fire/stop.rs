@@ -121,6 +121,11 @@ impl StopSignal {
         self.0.borrow().reason
     }
 
+    /// Whether no new requests are to be sent.
+    pub fn is_draining(&self) -> bool {
+        self.0.borrow().stage >= StopStage::Draining
+    }
+
     /// Returns when no new requests are to be sent.
     pub async fn wait_for_drain(&mut self) {
         self.wait_for_stage(StopStage::Draining).await;
