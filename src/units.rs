@@ -46,11 +46,77 @@ impl Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// Appends it as a number of seconds: the text of `Serialize`, written digit by digit.
+    pub fn push_seconds(self, out: &mut Vec<u8>) {
+        match self.0 {
+            0 => out.extend_from_slice(b"0.0"),
+            // Numbers below 0.00001 have an exponent.
+            1..10_000 => push_exponential(out, self.0),
+            10_000..EXACT_NANOS => {
+                push_decimal(out, self.0 / SECOND);
+                out.push(b'.');
+                let digits = fraction_digits(self.0 % SECOND);
+                let zeros = digits[1..].iter().rev().take_while(|digit| **digit == b'0').count();
+                out.extend_from_slice(&digits[..digits.len() - zeros]);
+            }
+            _ => {
+                // Writing to a buffer does not fail.
+                let _ = serde_json::to_writer(out, &self.as_secs_f64());
+            }
+        }
+    }
+
     /// Converts to the standard library's duration.
     #[must_use]
     pub fn to_duration(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0)
     }
+}
+
+/// Below this, a number of nanoseconds has at most 15 digits, and the shortest decimal of its double has the same digits.
+const EXACT_NANOS: u64 = 1_000_000 * SECOND;
+
+/// Appends this many nanoseconds as seconds, as `1.5e-6`.
+fn push_exponential(out: &mut Vec<u8>, nanos: u64) {
+    let (mut digits, mut exponent) = (nanos, 9);
+    while digits.is_multiple_of(10) {
+        (digits, exponent) = (digits / 10, exponent - 1);
+    }
+    let start = out.len();
+    push_decimal(out, digits);
+    let more = out.len() - start - 1;
+    if more > 0 {
+        out.insert(start + 1, b'.');
+    }
+    out.extend_from_slice(b"e-");
+    push_decimal(out, exponent - more as u64);
+}
+
+/// The nine digits of a part of a second.
+#[inline]
+fn fraction_digits(nanos: u64) -> [u8; 9] {
+    let mut digits = [b'0'; 9];
+    let mut rest = nanos;
+    for digit in digits.iter_mut().rev() {
+        *digit += (rest % 10) as u8;
+        rest /= 10;
+    }
+    digits
+}
+
+/// Appends the digits of a whole number.
+#[inline]
+pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
+    let (mut digits, mut at, mut rest) = ([b'0'; 20], 20, number);
+    loop {
+        at -= 1;
+        digits[at] += (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 impl std::ops::Add for Nanos {
@@ -110,6 +176,13 @@ impl UnixNanos {
     #[must_use]
     pub fn since(self, earlier: UnixNanos) -> Nanos {
         Nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Appends it as a number of Unix seconds: the text of `Serialize`.
+    pub fn push_seconds(self, out: &mut Vec<u8>) {
+        push_decimal(out, self.0 / SECOND);
+        out.push(b'.');
+        out.extend_from_slice(&fraction_digits(self.0 % SECOND));
     }
 
     /// Converts to Unix seconds, to the nearest double (about 0.2 µs today).
@@ -260,6 +333,18 @@ mod tests {
             let text = serde_json::to_string(&Nanos(ns)).unwrap();
             prop_assert_eq!(serde_json::from_str::<Nanos>(&text).unwrap(), Nanos(ns));
             prop_assert!(text.split('.').nth(1).is_none_or(|f| f.len() <= 9), "{}", text);
+        }
+
+        #[test]
+        fn seconds_are_written_as_serde_does(ns in prop_oneof![0..20_000_u64, 0..10 * SECOND, 0..2_000_000 * SECOND, any::<u64>()], zeros in 0..9_u32) {
+            for ns in [ns, ns / 10_u64.pow(zeros) * 10_u64.pow(zeros)] {
+                let mut out = Vec::new();
+                Nanos(ns).push_seconds(&mut out);
+                prop_assert_eq!(str::from_utf8(&out).unwrap(), serde_json::to_string(&Nanos(ns)).unwrap());
+                out.clear();
+                UnixNanos(ns).push_seconds(&mut out);
+                prop_assert_eq!(str::from_utf8(&out).unwrap(), serde_json::to_string(&UnixNanos(ns)).unwrap());
+            }
         }
 
         #[test]

@@ -676,7 +676,7 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
     };
     EndRecord {
         offered: tally.offered,
-        outcomes: tally.outcomes.clone(),
+        outcomes: tally.outcomes.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         not_sent: NotSent { count: tally.not_sent() + not_due, why },
         interrupted: matches!(
             reason,

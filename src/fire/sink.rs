@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -26,7 +26,7 @@ use crate::{
     error::Error,
     load::SendTimes,
     ndjson,
-    record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord},
+    record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord, WriteJson},
     secrets::Secrets,
     tokens::Tokenizer,
     units::Nanos,
@@ -34,6 +34,13 @@ use crate::{
 
 /// How often the progress line is refreshed.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long outcomes may wait for others. Writing each at once would wake the thread for each, at the cost of the threads that send
+/// and read; a killed run loses the outcomes of this time.
+const BATCH_TIME: Duration = Duration::from_millis(20);
+
+/// Lines that are written at once, in bytes.
+const WRITE_SIZE: usize = 1 << 16;
 
 /// Something that becomes a record.
 #[derive(Debug)]
@@ -104,8 +111,14 @@ pub struct SinkResult {
     pub error: Option<io::Error>,
     /// Outcomes lost to it.
     pub lost: u64,
-    /// Outcomes that would be lost if the next flush failed.
-    unflushed: u64,
+    /// Outcomes that would be lost if the next write failed.
+    unwritten: u64,
+}
+
+/// Lines on their way to standard output.
+struct LineBuffer<W> {
+    lines: Vec<u8>,
+    out: W,
 }
 
 impl Sink {
@@ -116,27 +129,27 @@ impl Sink {
             .name("sink".into())
             .spawn(move || {
                 Work::Write.apply_to_thread();
-                self.write_all(&entries, tally, BufWriter::with_capacity(1 << 16, io::stdout()))
+                self.write_all(&entries, tally, io::stdout())
             })
             .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))
     }
 
-    fn write_all(self, entries: &mpsc::Receiver<SinkEntry>, tally: Tally, mut out: impl Write) -> SinkResult {
-        let mut written = SinkResult { tally, error: None, lost: 0, unflushed: 0 };
-        let first = ndjson::write_record(&mut out, &self.run).and_then(|()| out.flush().map_err(Error::write_stdout));
+    fn write_all(mut self, entries: &mpsc::Receiver<SinkEntry>, tally: Tally, out: impl Write) -> SinkResult {
+        let mut written = SinkResult { tally, error: None, lost: 0, unwritten: 0 };
+        let mut out = LineBuffer { lines: Vec::with_capacity(WRITE_SIZE), out };
+        let first = ndjson::write_record(&mut out.lines, &self.run);
         self.check_write(first, &mut written);
+        self.write_lines(&mut out, &mut written);
         let mut progress_shown = Nanos(0);
         loop {
             match entries.recv_timeout(PROGRESS_INTERVAL) {
                 Ok(entry) => {
-                    self.write_entry(entry, &mut out, &mut written);
-                    // Flushed before the next wait, so that a killed run loses no finished request.
-                    while let Ok(entry) = entries.try_recv() {
+                    for entry in std::iter::once(entry).chain(entries.try_iter()) {
                         self.write_entry(entry, &mut out, &mut written);
                     }
-                    let flushed = out.flush().map_err(Error::write_stdout);
-                    self.check_write(flushed, &mut written);
-                    written.unflushed = 0;
+                    // Before the next wait, so that a killed run loses as little as possible.
+                    self.write_lines(&mut out, &mut written);
+                    thread::sleep(BATCH_TIME);
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -151,22 +164,25 @@ impl Sink {
         written
     }
 
-    fn write_entry(&self, entry: SinkEntry, out: &mut impl Write, written: &mut SinkResult) {
+    fn write_entry(&mut self, entry: SinkEntry, out: &mut LineBuffer<impl Write>, written: &mut SinkResult) {
         match entry {
             SinkEntry::Request(finished) => self.write_output(finished, out, written),
             SinkEntry::Scrape { record, size } => {
                 if written.error.is_none() {
-                    let result = ndjson::write_record(out, &record);
+                    let result = ndjson::write_record(&mut out.lines, &record);
                     self.check_write(result, written);
                 }
                 self.backlog.remove_bytes(size);
             }
         }
+        if out.lines.len() >= WRITE_SIZE {
+            self.write_lines(out, written);
+        }
     }
 
-    fn write_output(&self, finished: FinishedRequest, out: &mut impl Write, written: &mut SinkResult) {
+    fn write_output(&mut self, finished: FinishedRequest, out: &mut LineBuffer<impl Write>, written: &mut SinkResult) {
         let FinishedRequest { mut output, secrets, times, size, outcome } = finished;
-        output.run_id.clone_from(&self.run.run_id);
+        output.run_id = std::mem::take(&mut self.run.run_id);
         let timing = match outcome {
             Ok(attempt) => attempt.finish(self.clock, times, |text| self.count_tokens(text), &mut output),
             Err(reason) => {
@@ -199,11 +215,23 @@ impl Sink {
         if written.error.is_some() {
             written.lost += 1;
         } else {
-            written.unflushed += 1;
-            let result = ndjson::write_record(out, &output);
-            self.check_write(result, written);
+            written.unwritten += 1;
+            output.write_json(&mut out.lines);
+            out.lines.push(b'\n');
         }
+        self.run.run_id = output.run_id;
         self.backlog.remove_bytes(size);
+    }
+
+    /// Writes the lines to standard output. After an error, they are lost.
+    fn write_lines(&self, out: &mut LineBuffer<impl Write>, written: &mut SinkResult) {
+        if written.error.is_some() {
+            return out.lines.clear();
+        }
+        let result = out.out.write_all(&out.lines).and_then(|()| out.out.flush());
+        out.lines.clear();
+        self.check_write(result.map_err(Error::write_stdout), written);
+        written.unwritten = 0;
     }
 
     fn check_write(&self, result: Result<(), Error>, written: &mut SinkResult) {
@@ -211,7 +239,7 @@ impl Sink {
             && written.error.is_none()
         {
             written.error = Some(source);
-            written.lost += written.unflushed;
+            written.lost += written.unwritten;
             self.stopper.cancel_all(StopReason::OutputLost);
         }
     }

@@ -29,7 +29,7 @@ pub struct Tally {
     /// Successes whose counted output is longer than requested, and the tokens requested and generated in them.
     pub long_outputs: LongOutputs,
     /// Outputs by outcome.
-    pub outcomes: BTreeMap<String, u64>,
+    pub outcomes: BTreeMap<&'static str, u64>,
     /// Requests that were sent again on a new connection.
     pub resent: u64,
     /// How the chunks were stamped.
@@ -116,7 +116,7 @@ impl Tally {
             }
         }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
-        *self.outcomes.entry(name.to_owned()).or_default() += 1;
+        *self.outcomes.entry(name).or_default() += 1;
         // A response that the client cancelled on purpose did not fail.
         if let Some(kind) = output.error_kind.filter(|kind| *kind != ErrorKind::Abandoned) {
             self.failed += 1;
@@ -269,10 +269,7 @@ mod tests {
         let most = tally.most_frequent().unwrap();
         assert_eq!((most.kind, most.message.as_str(), most.count), (ErrorKind::Reset, "b", 3));
         assert_eq!((tally.offered, tally.failed), (5103, 5003));
-        assert_eq!(
-            tally.outcomes.into_iter().collect::<Vec<_>>(),
-            [("http_status".into(), 5000), ("ok".into(), 100), ("reset".into(), 3)]
-        );
+        assert_eq!(tally.outcomes.into_iter().collect::<Vec<_>>(), [("http_status", 5000), ("ok", 100), ("reset", 3)]);
         assert!(tally.errors.len() <= MAX_MESSAGES);
     }
 }

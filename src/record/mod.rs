@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 
+mod json_writer;
 mod output;
 mod prompt_lengths;
 mod request;
@@ -13,6 +14,7 @@ mod run;
 mod scrape;
 mod truth;
 
+pub use json_writer::WriteJson;
 pub use output::{ErrorKind, OutputType, Phases, RequestFuncOutput, ServerTimes, Stamp, TokenSource};
 pub use prompt_lengths::PromptLengths;
 pub use request::{Prompt, SampleRequest};

@@ -5,7 +5,10 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Object;
+use super::{
+    Object,
+    json_writer::{ObjectWriter, WriteJson},
+};
 use crate::units::{Nanos, UnixNanos};
 
 /// One request as the client saw it: written by `vb-fire`, read by all other tools.
@@ -126,6 +129,76 @@ pub struct RequestFuncOutput {
     /// The text of the first choice without reasoning; absent with `--no-text`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generated_text: Option<String>,
+}
+
+impl WriteJson for RequestFuncOutput {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = ObjectWriter::new(out);
+        object.field("type", "output");
+        object.field("run_id", &self.run_id);
+        object.optional_field("base_url", self.base_url.as_ref());
+        object.field("request_id", &self.request_id);
+        object.optional_field("session_id", self.session_id.as_ref());
+        object.optional_field("turn", self.turn.as_ref());
+        object.optional_field("tags", self.tags.as_ref());
+        object.field("success", &self.success);
+        object.field("error", &self.error);
+        object.field("error_kind", &self.error_kind);
+        object.field("status", &self.status);
+        object.field("finish_reason", &self.finish_reason);
+        object.field("prompt_len", &self.prompt_len);
+        object.optional_field("expected_prompt_len", self.expected_prompt_len.as_ref());
+        object.field("output_tokens", &self.output_tokens);
+        object.field("expected_output_len", &self.expected_output_len);
+        object.optional_field("choices", Some(&self.choices).filter(|n| !is_one_at_most(n)));
+        object.optional_field("expected_cached_len", self.expected_cached_len.as_ref());
+        object.field("cached_tokens", &self.cached_tokens);
+        object.field("reasoning_tokens", &self.reasoning_tokens);
+        object.field("token_source", &self.token_source);
+        object.optional_field("hidden_tokens", Some(&self.hidden_tokens).filter(|n| !is_zero(n)));
+        object.optional_field("chunk_tokens", self.chunk_tokens.as_ref());
+        object.field("scheduled_time", &self.scheduled_time);
+        object.field("start_time", &self.start_time);
+        object.field("queue_time", &self.queue_time);
+        object.field("ttft", &self.ttft);
+        object.field("latency", &self.latency);
+        object.field("itl", &self.itl);
+        object.field("tpot", &self.tpot);
+        object.field("ttft_answer", &self.ttft_answer);
+        object.field("phases", &self.phases);
+        object.field("reused", &self.reused);
+        object.optional_field("resent", Some(&self.resent).filter(|resent| **resent));
+        object.field("stamp", &self.stamp);
+        object.field("read_lag_max", &self.read_lag_max);
+        object.optional_field("read_lag", self.read_lag.as_ref());
+        object.optional_field("coalesced", Some(&self.coalesced).filter(|n| !is_zero(n)));
+        object.optional_field("buffered", Some(&self.buffered).filter(|buffered| **buffered));
+        object.optional_field("server", self.server.as_ref());
+        object.optional_field("generated_text", self.generated_text.as_ref());
+        object.end();
+    }
+}
+
+impl WriteJson for Phases {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = ObjectWriter::new(out);
+        object.field("connect", &self.connect);
+        object.field("tls", &self.tls);
+        object.field("send", &self.send);
+        object.field("first_byte", &self.first_byte);
+        object.field("headers", &self.headers);
+        object.field("done", &self.done);
+        object.end();
+    }
+}
+
+impl WriteJson for ServerTimes {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        let mut object = ObjectWriter::new(out);
+        object.field("queue_time", &self.queue_time);
+        object.field("ttft", &self.ttft);
+        object.end();
+    }
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde requires a reference")]
@@ -308,7 +381,83 @@ impl fmt::Display for ErrorKind {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
+
+    /// An output in which nothing is absent.
+    fn full_output() -> RequestFuncOutput {
+        let times = |n: u64| (0..n).map(|i| Nanos(i * i * 1_234_567)).collect::<Vec<_>>();
+        RequestFuncOutput {
+            kind: OutputType::Output,
+            run_id: "run".into(),
+            base_url: Some("http://h:1".into()),
+            request_id: "r\"1\"".into(),
+            session_id: Some("s".into()),
+            turn: Some(2),
+            tags: json!({"a": [1, {"b": "c\n"}], "x": 0.5, "n": null}).as_object().cloned(),
+            success: true,
+            error: "too\tlong".into(),
+            error_kind: Some(ErrorKind::HttpStatus),
+            status: Some(503),
+            finish_reason: Some("length".into()),
+            prompt_len: 7,
+            expected_prompt_len: Some(8),
+            output_tokens: 9,
+            expected_output_len: Some(10),
+            choices: 2,
+            expected_cached_len: Some(11),
+            cached_tokens: Some(12),
+            reasoning_tokens: Some(13),
+            token_source: Some(TokenSource::TokenIds),
+            hidden_tokens: 14,
+            chunk_tokens: Some(vec![1, 20, 300]),
+            scheduled_time: UnixNanos(1_796_104_872_128_931_532),
+            start_time: Some(UnixNanos(1_796_104_872_000_000_001)),
+            queue_time: Some(Nanos(1)),
+            ttft: Some(Nanos(1500)),
+            latency: Some(Nanos(12_000_000_000)),
+            itl: times(9),
+            tpot: Some(Nanos(41_500_000)),
+            ttft_answer: Some(Nanos(0)),
+            phases: Phases {
+                connect: Some(Nanos(1)),
+                tls: Some(Nanos(2)),
+                send: Some(Nanos(3)),
+                first_byte: Some(Nanos(4)),
+                headers: Some(Nanos(5)),
+                done: Some(Nanos(6)),
+            },
+            reused: true,
+            resent: true,
+            stamp: Stamp::Kernel,
+            read_lag_max: Some(Nanos(99_999)),
+            read_lag: Some(times(10)),
+            coalesced: 15,
+            buffered: true,
+            server: Some(ServerTimes { queue_time: Some(Nanos(7)), ttft: None }),
+            generated_text: Some("a\u{1}é\\".into()),
+        }
+    }
+
+    #[test]
+    fn an_output_is_written_as_serde_does() {
+        let full = serde_json::to_value(full_output()).unwrap();
+        let keys = full.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert!(keys.iter().all(|key| key == "server" || !full[key].is_null()), "{full}");
+        // Without each field in turn, and without all.
+        let without = |gone: &[String]| {
+            let left = full.as_object().unwrap().iter().filter(|(key, _)| !gone.contains(key));
+            Value::Object(left.map(|(key, value)| (key.clone(), value.clone())).collect())
+        };
+        let cases = keys.iter().map(|key| without(std::slice::from_ref(key))).chain([full.clone(), without(&keys)]);
+        for case in cases {
+            let output: RequestFuncOutput = serde_json::from_value(case).unwrap();
+            let mut line = Vec::new();
+            output.write_json(&mut line);
+            assert_eq!(String::from_utf8(line).unwrap(), serde_json::to_string(&output).unwrap());
+        }
+    }
 
     #[test]
     fn names_are_the_values_in_the_records() {
