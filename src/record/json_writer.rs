@@ -106,6 +106,16 @@ impl<T: WriteJson> WriteJson for Vec<T> {
     }
 }
 
+impl<A: WriteJson, B: WriteJson> WriteJson for (A, B) {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        self.0.write_json(out);
+        out.push(b',');
+        self.1.write_json(out);
+        out.push(b']');
+    }
+}
+
 impl WriteJson for ErrorKind {
     fn write_json(&self, out: &mut Vec<u8>) {
         self.name().write_json(out);

@@ -172,6 +172,7 @@ impl WriteJson for RequestFuncOutput {
         object.field("read_lag_max", &self.read_lag_max);
         object.optional_field("read_lag", self.read_lag.as_ref());
         object.optional_field("coalesced", Some(&self.coalesced).filter(|n| !is_zero(n)));
+        object.optional_field("stamp_error", self.stamp_error.as_ref());
         object.optional_field("buffered", Some(&self.buffered).filter(|buffered| **buffered));
         object.optional_field("server", self.server.as_ref());
         object.optional_field("generated_text", self.generated_text.as_ref());
@@ -434,6 +435,7 @@ mod tests {
             read_lag_max: Some(Nanos(99_999)),
             read_lag: Some(times(10)),
             coalesced: 15,
+            stamp_error: Some(vec![(0, Nanos(16)), (17, Nanos(1_000_000))]),
             buffered: true,
             server: Some(ServerTimes { queue_time: Some(Nanos(7)), ttft: None }),
             generated_text: Some("a\u{1}é\\".into()),
