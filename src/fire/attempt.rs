@@ -128,14 +128,15 @@ pub struct TimingQuality {
 /// `cancel_after`: when to cancel it on purpose, counted from its start. `slot` is notified of the first token.
 pub async fn run_attempt(
     client: &ClientState,
-    mut exchange: impl HttpExchange,
+    exchange: &mut impl HttpExchange,
     expected_tokens: Option<u32>,
     cancel_after: Option<Nanos>,
     slot: &mut Slot,
     stop: &mut StopSignal,
-) -> Attempt {
+) -> Box<Attempt> {
+    // On the heap from the start: it goes from here to the sink.
     let response = ReceivedResponse::with_capacity(client.protocol, expected_tokens, client.keep_texts);
-    let mut attempt = Attempt { response, ..Attempt::default() };
+    let mut attempt = Box::new(Attempt { response, ..Attempt::default() });
     let activity = Activity::new(client.clock.now());
     let cancel = async {
         match cancel_after {
@@ -158,7 +159,7 @@ pub async fn run_attempt(
         let mut ends = PolledOnWake::new(unconstrained(ends));
         tokio::select! {
             biased;
-            result = receive_response(client.clock, &mut exchange, &mut attempt, &activity, slot) => result.err(),
+            result = receive_response(client.clock, exchange, &mut attempt, &activity, slot) => result.err(),
             failure = &mut ends => Some(failure),
         }
     };
@@ -201,7 +202,7 @@ impl Attempt {
 
     /// Writes how the request went into `output`; see [`ReceivedResponse::finish`] for `count_tokens`.
     pub fn finish(
-        self,
+        self: Box<Self>,
         clock: Clock,
         times: SendTimes,
         count_tokens: impl Fn(&str) -> Option<u32>,

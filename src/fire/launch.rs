@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    attempt::{ClientState, run_attempt},
+    attempt::{Attempt, ClientState, run_attempt},
     backlog::Backlog,
     balance::{Balancer, LoadGuard},
     dispatch::Launch,
@@ -37,7 +37,7 @@ pub struct Launcher<'a, T: Transport> {
     servers: Vec<TargetServer<T>>,
     balancer: Balancer,
     readers: &'a ReaderThreads,
-    context: TaskContext,
+    context: Arc<TaskContext>,
     /// Builds the bodies of turns that hold earlier responses.
     template: Arc<RequestTemplate>,
     /// Whether a warning about a turn that could not be built was printed.
@@ -47,7 +47,7 @@ pub struct Launcher<'a, T: Transport> {
     arrivals: ArrivalMonitor,
     /// Requests that are sent and whose reader thread does not know yet, by thread. Waking a thread for each would cost more
     /// than sending it.
-    sent: Vec<Vec<SentRequest<T::Exchange>>>,
+    sent: Vec<Vec<Box<SentRequest<T::Exchange>>>>,
 }
 
 /// A server, and the connections to it.
@@ -74,8 +74,7 @@ struct SentRequest<E> {
 /// Requests to send to the connections of one thread before waking it: half a millisecond of sending.
 const REQUESTS_PER_WAKE: usize = 32;
 
-/// What the task of each request needs.
-#[derive(Clone)]
+/// What the tasks of requests share.
 pub struct TaskContext {
     /// Shared by all attempts.
     pub client: Arc<ClientState>,
@@ -87,21 +86,32 @@ pub struct TaskContext {
     pub stop: StopSignal,
     /// To the dispatcher.
     pub events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
-    /// Held by every task, so that the end of the last one can be awaited.
-    pub alive: mpsc::Sender<()>,
+    /// Dropped with the last task, so that its end can be awaited.
+    pub _alive: mpsc::Sender<()>,
 }
 
 impl TaskContext {
     /// Reads the response of a request, and reports its end to the dispatcher and the sink.
-    async fn finish_request(mut self, sent: SentRequest<impl HttpExchange>) {
-        let SentRequest { exchange, output, secrets, times, cancel_after, think_time, mut slot, load } = sent;
-        let expected = output.expected_output_len;
-        let mut turn = output.session_id.clone().map(|session| TurnInFlight {
+    async fn finish_request(self: Arc<Self>, mut sent: Box<SentRequest<impl HttpExchange>>) {
+        let turn = sent.output.session_id.clone().map(|session| TurnInFlight {
             session: Some(session),
-            at: times.scheduled,
+            at: sent.times.scheduled,
             events: self.events.clone(),
         });
-        let mut attempt = run_attempt(&self.client, exchange, expected, cancel_after, &mut slot, &mut self.stop).await;
+        let SentRequest { exchange, output, cancel_after, slot, .. } = &mut *sent;
+        let (expected, mut stop) = (output.expected_output_len, self.stop.clone());
+        let attempt = run_attempt(&self.client, exchange, expected, *cancel_after, slot, &mut stop).await;
+        self.report_end(sent, attempt, turn);
+    }
+
+    /// Reports the end of a request: first to those that wait for it, and then to the sink.
+    fn report_end(
+        &self,
+        sent: Box<SentRequest<impl HttpExchange>>,
+        mut attempt: Box<Attempt>,
+        mut turn: Option<TurnInFlight>,
+    ) {
+        let SentRequest { output, secrets, times, think_time, mut slot, load, .. } = *sent;
         let now = self.client.clock.now();
         match load {
             Some(load) if attempt.has_failed() => load.release_later(),
@@ -123,10 +133,9 @@ impl TaskContext {
         self.client.finished.fetch_add(1, Relaxed);
         let size = attempt.memory_bytes();
         self.backlog.add_bytes(size);
-        let finished = FinishedRequest { output, secrets, times, size, outcome: Ok(Box::new(attempt)) };
+        let finished = FinishedRequest { output, secrets, times, size, outcome: Ok(attempt) };
         // The sink runs until the last sender is dropped.
         let _ = self.entries.send(SinkEntry::Request(finished));
-        drop(self.alive);
     }
 }
 
@@ -175,6 +184,7 @@ impl<'a, T: Transport> Launcher<'a, T> {
     ) -> Self {
         let sent = readers.handles().map(|_| vec![]).collect();
         let fill_warned = Arc::default();
+        let context = Arc::new(context);
         Launcher { servers, balancer, readers, context, template, fill_warned, timed: false, arrivals, sent }
     }
 
@@ -248,7 +258,8 @@ impl<T: Transport> Launch for Launcher<'_, T> {
         let (thread, exchange) = server.transport.start_request(outgoing);
         self.context.client.started.fetch_add(1, Relaxed);
         self.timed |= timestamp.is_some();
-        self.sent[thread].push(SentRequest { exchange, output, secrets, times, cancel_after, think_time, slot, load });
+        let sent = SentRequest { exchange, output, secrets, times, cancel_after, think_time, slot, load };
+        self.sent[thread].push(Box::new(sent));
         if self.sent[thread].len() == REQUESTS_PER_WAKE {
             self.flush();
         }
@@ -256,10 +267,10 @@ impl<T: Transport> Launch for Launcher<'_, T> {
 
     fn flush(&mut self) {
         for (thread, sent) in self.sent.iter_mut().enumerate().filter(|(_, sent)| !sent.is_empty()) {
-            let (sent, context) = (std::mem::take(sent), self.context.clone());
+            let (sent, context) = (std::mem::take(sent), Arc::clone(&self.context));
             self.readers.handle(thread).spawn(async move {
                 for request in sent {
-                    tokio::spawn(context.clone().finish_request(request));
+                    tokio::spawn(Arc::clone(&context).finish_request(request));
                 }
             });
         }

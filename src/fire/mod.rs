@@ -487,7 +487,7 @@ impl LoadRun<'_> {
         let (alive, mut gone) = mpsc::channel(1);
         let (events, received) = mpsc::unbounded_channel();
         let stop = stopper.stop_signal();
-        let context = TaskContext { client: Arc::clone(&client), entries, backlog, stop, events, alive };
+        let context = TaskContext { client: Arc::clone(&client), entries, backlog, stop, events, _alive: alive };
         let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
         let servers = target_servers(transports.clone(), self.urls);
         let balancer = Balancer::new(args.balance, servers.len());

@@ -45,9 +45,9 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
         };
         let Some((mut slot, _)) = taken else { break };
         let server = number as usize % transports.len();
-        let (thread, exchange) = transports[server].start_request(load.template.address_request(server, bytes));
+        let (thread, mut exchange) = transports[server].start_request(load.template.address_request(server, bytes));
         tasks.push(load.readers.handle(thread).spawn(async move {
-            let attempt = run_attempt(&client, exchange, None, None, &mut slot, &mut stop).await;
+            let attempt = run_attempt(&client, &mut exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             attempt.finish(client.clock, SendTimes::default(), |_| None, &mut output);
             secrets.unwrap_or_default().hide(&output.error).into_owned()

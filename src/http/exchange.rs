@@ -45,7 +45,7 @@ pub trait HttpExchange: Send + 'static {
     fn next_bytes(&mut self) -> impl Future<Output = Result<Option<BodyBytes<'_>>, RequestFailure>> + Send;
 
     /// Ends the exchange. `complete`: the response was read to its end, so that the connection can be reused.
-    fn finish(self, complete: bool) -> ExchangeTimes;
+    fn finish(&mut self, complete: bool) -> ExchangeTimes;
 }
 
 /// An endpoint, and how all requests to it begin.

@@ -204,7 +204,7 @@ impl HttpExchange for PortableExchange {
     }
 
     /// Reqwest reuses connections on its own.
-    fn finish(self, complete: bool) -> ExchangeTimes {
+    fn finish(&mut self, complete: bool) -> ExchangeTimes {
         if complete {
             self.client.complete.fetch_add(1, Relaxed);
             self.client.idle.fetch_add(1, Relaxed);

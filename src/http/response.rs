@@ -1,6 +1,6 @@
 //! Responses in HTTP/1.1 (RFC 9112): the head by the `httparse` crate, the framing of the body here. No socket, no clock.
 
-use std::ops::Range;
+use std::{mem::MaybeUninit, ops::Range};
 
 use hyper::{StatusCode, header};
 
@@ -83,9 +83,11 @@ impl HeadReader {
     pub fn read_head(&mut self, bytes: &[u8]) -> Result<(usize, Option<ParsedHead>), FramingError> {
         let mut used = 0;
         loop {
-            let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-            let mut response = httparse::Response::new(&mut headers);
-            let status = response.parse(&bytes[used..]).map_err(|e| format!("{e}"))?;
+            let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+            let mut response = httparse::Response::new(&mut []);
+            let parser = httparse::ParserConfig::default();
+            let status = parser.parse_response_with_uninit_headers(&mut response, &bytes[used..], &mut headers);
+            let status = status.map_err(|e| format!("{e}"))?;
             let httparse::Status::Complete(len) = status else {
                 let too_long = bytes.len() - used > MAX_HEAD;
                 return if too_long { Err("its head is longer than 64 KiB".into()) } else { Ok((used, None)) };
@@ -112,26 +114,50 @@ pub fn is_http2(bytes: &[u8]) -> bool {
 
 fn interpret_head(response: &httparse::Response<'_, '_>, code: u16) -> Result<ParsedHead, FramingError> {
     let status = StatusCode::from_u16(code).map_err(|e| e.to_string())?;
-    let values = |name: header::HeaderName| {
-        let named = response.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name.as_str()));
-        named.map(|h| String::from_utf8_lossy(h.value).trim().to_owned())
-    };
-    let has = |name, word: &str| values(name).any(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case(word)));
-    let encoding = content_encoding(&values(header::CONTENT_ENCODING).next().unwrap_or_default());
-    let chunked = has(header::TRANSFER_ENCODING, "chunked");
+    let (mut encoding, mut via, mut server, mut location, mut length) = (None, None, None, None, Ok(None));
+    let (mut chunked, mut close, mut kept) = (false, false, false);
+    for header in &*response.headers {
+        let is = |name: header::HeaderName| header.name.eq_ignore_ascii_case(name.as_str());
+        let has = |word: &str| lists_word(header.value, word);
+        if is(header::CONTENT_LENGTH) {
+            length = length.and_then(|before| same_length(before, header.value).map(Some));
+        } else if is(header::TRANSFER_ENCODING) {
+            chunked |= has("chunked");
+        } else if is(header::CONNECTION) {
+            (close, kept) = (close | has("close"), kept | has("keep-alive"));
+        } else if is(header::SERVER) {
+            server = server.or(Some(header.value));
+        } else if is(header::VIA) {
+            via = via.or(Some(header.value));
+        } else if is(header::LOCATION) {
+            location = location.or(Some(header.value));
+        } else if is(header::CONTENT_ENCODING) {
+            encoding = encoding.or(Some(header.value));
+        }
+    }
     let framing = if matches!(code, 204 | 304) {
         Framing::Length(0)
     } else if chunked {
         Framing::Chunked(Chunked::Size(0, 0))
     } else {
-        parse_content_length(values(header::CONTENT_LENGTH))?.map_or(Framing::Close, Framing::Length)
+        length?.map_or(Framing::Close, Framing::Length)
     };
     let framed = framing != Framing::Close;
-    let server = values(header::VIA).chain(values(header::SERVER)).next();
-    let head = Head { status, location: values(header::LOCATION).next(), encoding, framed, server };
-    let close = has(header::CONNECTION, "close");
-    let old = response.version == Some(0) && !has(header::CONNECTION, "keep-alive");
+    let text = |value: &[u8]| String::from_utf8_lossy(value.trim_ascii()).into_owned();
+    let head = Head {
+        status,
+        location: location.map(text),
+        encoding: encoding.and_then(|value| content_encoding(&text(value))),
+        framed,
+        server: via.or(server).map(text),
+    };
+    let old = response.version == Some(0) && !kept;
     Ok(ParsedHead { head, framing, keep_alive: !close && !old && framed })
+}
+
+/// Whether a list separated by commas has this word.
+fn lists_word(list: &[u8], word: &str) -> bool {
+    list.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// The compression in a `Content-Encoding`, as in [`Head::encoding`].
@@ -141,12 +167,13 @@ pub fn content_encoding(value: &str) -> Option<String> {
     (!matches!(encoding.as_str(), "" | "identity")).then_some(encoding)
 }
 
-fn parse_content_length(mut values: impl Iterator<Item = String>) -> Result<Option<u64>, FramingError> {
-    let Some(first) = values.next() else { return Ok(None) };
-    let length = first.parse().ok().filter(|_| first.bytes().all(|b| b.is_ascii_digit()));
-    match length {
-        Some(length) if values.all(|other| other == first) => Ok(Some(length)),
-        _ => Err(format!("its Content-Length is not a number: {first}")),
+/// The number in a `Content-Length`, which must be the one in those before it.
+fn same_length(before: Option<u64>, value: &[u8]) -> Result<u64, FramingError> {
+    let value = value.trim_ascii();
+    let digits = str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    match digits.and_then(|digits| digits.parse().ok()) {
+        Some(length) if before.is_none_or(|before| before == length) => Ok(length),
+        _ => Err(format!("its Content-Length is not a number: {}", String::from_utf8_lossy(value))),
     }
 }
 
@@ -376,6 +403,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n", Framing::Length(1), false),
             ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\nconnection: keep-alive\r\n", Framing::Length(1), true),
             ("HTTP/1.1 204 No Content\r\n", Framing::Length(0), true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: ?\r\ntransfer-encoding: chunked\r\n", CHUNKED, true),
         ] {
             let read = read_head(format!("{lines}\r\n").as_bytes()).unwrap().unwrap();
             assert_eq!((read.framing, read.keep_alive), (framing, keep_alive), "{lines}");

@@ -273,8 +273,8 @@ impl HttpExchange for StampedExchange {
         Ok(Some(BodyBytes { stamp: connection.last_stamp(), bytes: connection.bytes(place) }))
     }
 
-    fn finish(self, complete: bool) -> ExchangeTimes {
-        let Some(mut connection) = self.connection else { return self.moments };
+    fn finish(&mut self, complete: bool) -> ExchangeTimes {
+        let Some(mut connection) = self.connection.take() else { return self.moments };
         let (socket, before) = (connection.socket(), connection.retransmits);
         let retransmits = socket.retransmit_count();
         let moments = ExchangeTimes {
