@@ -114,6 +114,18 @@ impl WallClock {
         (now, self.convert_stamp(now, wall, kernel))
     }
 
+    /// Reads both clocks, to convert many stamps at once.
+    #[must_use]
+    pub fn read_clocks(&self, clock: &Clock) -> ClockReading {
+        let (now, wall) = read_both_clocks(clock);
+        ClockReading { now, wall }
+    }
+
+    /// As [`WallClock::arrival_time`], by a reading of the clocks after the arrival.
+    pub fn arrival_by(&mut self, reading: ClockReading, kernel: UnixNanos) -> Option<Nanos> {
+        self.convert_stamp(reading.now, reading.wall, kernel)
+    }
+
     /// Converts `kernel`, given the readings `now` and `wall` of the same instant.
     fn convert_stamp(&mut self, now: Nanos, wall: UnixNanos, kernel: UnixNanos) -> Option<Nanos> {
         let change = clock_offset(now, wall) - self.offset;
@@ -127,6 +139,27 @@ impl WallClock {
         let lag = wall.0.checked_sub(kernel.0)?;
         let arrival = Nanos(now.0.checked_sub(lag)?);
         (arrival >= self.trusted_from).then_some(arrival)
+    }
+}
+
+/// Both clocks at one instant.
+#[derive(Debug, Clone, Copy)]
+pub struct ClockReading {
+    now: Nanos,
+    wall: UnixNanos,
+}
+
+impl ClockReading {
+    /// Whether it was taken before `time`.
+    #[must_use]
+    pub fn is_before(self, time: UnixNanos) -> bool {
+        self.wall < time
+    }
+
+    /// The time on the monotonic clock.
+    #[must_use]
+    pub fn now(self) -> Nanos {
+        self.now
     }
 }
 

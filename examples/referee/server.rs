@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The key of the listener among those of the connections.
+/// The key of the listener; connections have smaller ones.
 const LISTENER: u64 = u64::MAX;
 
 /// How often a signal is looked for without any traffic.

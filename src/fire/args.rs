@@ -94,6 +94,10 @@ pub struct Args {
     /// timestamps from its event loop.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "auto")]
     pub transport: TransportKind,
+    /// What stamps the chunks: `kernel` is the socket's stamp of each read (on Linux); `packets` captures the packets, so that a chunk
+    /// that the client reads late keeps its own arrival (Linux, with the right to capture).
+    #[arg(long, help_heading = SERVER, value_enum, default_value = "kernel")]
+    pub stamps: StampSource,
     /// Connections to open before the clock starts [default: --max-concurrency; 0 without it].
     #[arg(long, help_heading = SERVER, value_name = "N", value_parser = units::parse_count_u32)]
     pub preconnect: Option<u32>,
@@ -309,6 +313,15 @@ pub enum TransportKind {
     Stamped,
     /// The reqwest crate: HTTP/2 and proxies, with timestamps from its event loop.
     Portable,
+}
+
+/// `--stamps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum StampSource {
+    /// The kernel's stamps of the sockets; without them, the times of the reads.
+    Kernel,
+    /// The packets of each connection.
+    Packets,
 }
 
 /// Headers that cannot hold a session id.

@@ -200,14 +200,32 @@ impl Attempt {
         Some((text, last.unwrap_or(self.end)))
     }
 
+    /// Replaces the times of the response by the arrivals of its packets, if they were captured.
+    fn use_packet_times(&mut self) {
+        let Some((captured, start)) = self.moments.captured.take().zip(self.moments.first_write) else { return };
+        self.response.parse_remaining(self.failure.is_none());
+        captured.packets.look_up(captured.read, |arrivals| {
+            let mut earlier = |time: &mut Option<Nanos>, end: u64| {
+                *time =
+                    time.map(|time| arrivals.take_arrival(end).map_or(time, |arrival| arrival.min(time).max(start)));
+            };
+            earlier(&mut self.moments.first_byte, captured.begin + 1);
+            if let Some(end) = captured.head_end {
+                earlier(&mut self.moments.head, end);
+            }
+            self.response.use_packet_times(start, |end| arrivals.take_arrival(end));
+        });
+    }
+
     /// Writes how the request went into `output`; see [`ReceivedResponse::finish`] for `count_tokens`.
     pub fn finish(
-        self: Box<Self>,
+        mut self: Box<Self>,
         clock: Clock,
         times: SendTimes,
         count_tokens: impl Fn(&str) -> Option<u32>,
         output: &mut RequestFuncOutput,
     ) -> TimingQuality {
+        self.use_packet_times();
         let moments = self.moments;
         let start = moments.first_write.unwrap_or(times.scheduled);
         let since = |time: Option<Nanos>| moments.first_write.and(time).map(|t| t.since(start));

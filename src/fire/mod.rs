@@ -29,6 +29,7 @@ mod attempt;
 mod backlog;
 mod balance;
 mod buffering;
+mod capture;
 mod dispatch;
 mod headers;
 mod input;
@@ -90,10 +91,11 @@ use tokio::{
 };
 
 use self::{
-    args::TransportKind,
+    args::{StampSource, TransportKind},
     attempt::ClientState,
     backlog::Backlog,
     balance::Balancer,
+    capture::{describe_missed, start_capture},
     dispatch::{DispatchEnd, Sources, dispatch},
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
@@ -119,6 +121,7 @@ use crate::{
         body::BodyFormat,
         connection::join_url,
         exchange::{RequestTarget, Transport},
+        packets::PacketCapture,
         portable::PortableTransport,
         socket::KernelStamping,
         stamped::StampedTransport,
@@ -230,12 +233,13 @@ async fn run_load(
     let Ok(first) = (&mut input.first).await else {
         return Err(no_request_error(&input));
     };
+    let capture = start_capture(args, &servers)?;
     let stopper = Stopper::default();
     watch_signals(&stopper, args.grace)?;
     let readers = ReaderThreads::start(args.threads.into())?;
     let _stamping = KernelStamping::switch_on();
     let has_key = headers.has_key();
-    let load = LoadRun { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files };
+    let load = LoadRun { args, urls, template, headers, first, readers: &readers, stopper, rate, open_files, capture };
     let run = RunRecord { selftest, ..first_record(&load, &model) };
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
@@ -246,6 +250,7 @@ async fn run_load(
     } else {
         for server in &mut servers {
             server.keep_alive = keep_alive;
+            server.capture.clone_from(&load.capture);
         }
         let all = servers.iter().map(|server| StampedTransport::new(server, threads, clock)).collect();
         load.run(all, run, input).await?
@@ -269,6 +274,8 @@ struct LoadRun<'a> {
     rate: Option<RequestRate>,
     /// The number of connections that the system allows.
     open_files: usize,
+    /// The packets of the servers, with --stamps packets.
+    capture: Option<PacketCapture>,
 }
 
 impl LoadRun<'_> {
@@ -421,6 +428,7 @@ fn first_record(load: &LoadRun<'_>, model: &str) -> RunRecord {
         num_warmups: args.num_warmups,
         seed: args.seed,
         transport: Some(args.transport.name().into()),
+        stamps: (args.stamps == StampSource::Packets).then(|| "packets".into()),
         threads: Some(args.threads.into()),
         ..RunRecord::default()
     }
@@ -531,6 +539,7 @@ impl LoadRun<'_> {
             scraping.finish().await;
         }
         let mut written = wait_for_sink(sink, timeout).await?;
+        written.tally.stamps.packet_drops = self.capture.as_ref().map_or(0, PacketCapture::count_drops);
         // After an early end, the input thread may still wait for input that never arrives.
         let input =
             if reason.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
@@ -713,6 +722,11 @@ async fn exit_result(
         cli::print_warning("vb-fire", format_args!("{}: {reason}", verdict.name()));
     }
     let tally = &end.written.tally;
+    if args.stamps == StampSource::Packets
+        && let Some(missed) = describe_missed(tally.stamps)
+    {
+        cli::print_warning("vb-fire", missed);
+    }
     if end.record.reuse_ended {
         let resent = match tally.resent {
             0 => String::new(),

@@ -200,7 +200,7 @@ fn read_stream(backend: &str, events: &[impl AsRef<[u8]>]) -> RequestFuncOutput 
             _ => (b"", b"\n"),
         };
         let text = [before, event.as_ref(), after].concat();
-        let arrival = ReadStamp { time: Nanos(i as u64), lag: None, read: i as u64 };
+        let arrival = ReadStamp { time: Nanos(i as u64), lag: None, read: i as u64, ..ReadStamp::default() };
         if response.push(arrival, &text).is_err() {
             break;
         }
@@ -451,7 +451,7 @@ fn read_whole(backend: &str, body: &str) -> RequestFuncOutput {
     let api = Backend::from_name(backend).unwrap().open_api(None).unwrap();
     let mut response = ReceivedResponse::with_capacity(Protocol { api, stream: false }, None, true);
     response.set_framed(true);
-    response.push(ReadStamp { time: Nanos(1), lag: None, read: 1 }, body.as_bytes()).unwrap();
+    response.push(ReadStamp { time: Nanos(1), lag: None, read: 1, ..ReadStamp::default() }, body.as_bytes()).unwrap();
     finish_stream(response)
 }
 

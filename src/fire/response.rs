@@ -2,6 +2,7 @@
 
 mod document;
 mod outcome;
+mod packet_stamps;
 
 use std::{borrow::Cow, ops::Range};
 
@@ -12,7 +13,7 @@ use crate::{
         body::{BodyEnd, BodyFormat, BodySplitter},
         error_text::{error_message, find_enclosed_error, find_error_words},
         exchange::RequestFailure,
-        socket::ReadStamp,
+        socket::{ReadStamp, StreamEnd},
         sse::SseEvent,
     },
     json,
@@ -38,6 +39,8 @@ pub struct ReceivedResponse {
     token_read: Option<u64>,
     /// Kernel stamp → read for each token-bearing chunk; 0 if it was stamped in user space.
     read_lag: Vec<Nanos>,
+    /// Where each token-bearing chunk ends in the connection's stream, if its packets are captured.
+    chunk_ends: Vec<u64>,
     /// How the token-bearing chunks were stamped.
     stamps: Stamps,
     /// The arrival of the bytes before the last read.
@@ -51,6 +54,8 @@ pub struct ReceivedResponse {
     first: Option<Nanos>,
     first_answer: Option<Nanos>,
     last: Option<Nanos>,
+    /// Token-bearing chunks before the first that is not reasoning.
+    chunks_before_answer: usize,
     itl: Vec<Nanos>,
     /// When the first and the last chunk without any text arrived, not counting the opening chunk of a chat.
     empty_chunks: Option<(Nanos, Nanos)>,
@@ -162,7 +167,7 @@ impl ReceivedResponse {
 
     /// What is kept of its chunks.
     fn kept_bytes(&self) -> usize {
-        let times = self.itl.capacity() + self.read_lag.capacity();
+        let times = self.itl.capacity() + self.read_lag.capacity() + self.chunk_ends.capacity();
         let errors = self.stamp_error.capacity() * size_of::<(u32, Nanos)>();
         times * size_of::<Nanos>() + errors + self.tokens.heap_bytes() + self.transcript.heap_bytes()
     }
@@ -325,8 +330,9 @@ impl ReceivedResponse {
             self.itl.push(stamp.since(last));
         }
         self.first.get_or_insert(stamp);
-        if is_answer {
-            self.first_answer.get_or_insert(stamp);
+        if is_answer && self.first_answer.is_none() {
+            self.first_answer = Some(stamp);
+            self.chunks_before_answer = self.itl.len();
         }
     }
 
@@ -346,6 +352,9 @@ impl ReceivedResponse {
         self.stamps.coalesced += coalesced;
         self.stamps.late_coalesced += late & coalesced;
         self.read_lag.push(arrival.lag.unwrap_or_default());
+        if let StreamEnd::Bytes(end) = arrival.end {
+            self.chunk_ends.push(end);
+        }
     }
 
     /// Whether chunks carry the stamp of a later chunk, and [`ReceivedResponse::bound_error`] has to be called.

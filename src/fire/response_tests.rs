@@ -3,7 +3,10 @@
 use super::response::ReceivedResponse;
 use crate::{
     backend::Protocol,
-    http::{exchange::RequestFailure, socket::ReadStamp},
+    http::{
+        exchange::RequestFailure,
+        socket::{ReadStamp, StreamEnd},
+    },
     record::{ErrorKind, RequestFuncOutput, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
@@ -26,7 +29,7 @@ fn output_of(events: &[&str], broken: Option<RequestFailure>) -> RequestFuncOutp
 
 /// A read stamped in user space.
 fn arrival(read: u64, time: u64) -> ReadStamp {
-    ReadStamp { time: Nanos(time), lag: None, read }
+    ReadStamp { time: Nanos(time), lag: None, read, ..ReadStamp::default() }
 }
 
 fn ms(n: u64) -> Nanos {
@@ -158,7 +161,7 @@ fn chunks_of_one_read_share_a_stamp_and_are_counted() {
     let one = format!("data: {}\n\n", text("a"));
     let reads = [(1, 5_000_000), (2, 100), (2, 100), (2, 100), (3, 2_000_000), (3, 2_000_000)];
     for (n, lag) in reads {
-        let arrival = ReadStamp { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n };
+        let arrival = ReadStamp { time: Nanos(n * 100), lag: Some(Nanos(lag)), read: n, ..ReadStamp::default() };
         response.push(arrival, one.as_bytes()).unwrap();
     }
     response.push(arrival(4, 400), one.as_bytes()).unwrap();
@@ -166,13 +169,47 @@ fn chunks_of_one_read_share_a_stamp_and_are_counted() {
     response.push(arrival(5, 500), &one.as_bytes()[..9]).unwrap();
     response.push(ReadStamp { lag: Some(Nanos(1)), ..arrival(6, 600) }, &one.as_bytes()[9..]).unwrap();
     let stamps = response.stamps();
-    let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, clock_steps: 0 };
+    let want = Stamps { chunks: 8, coalesced: 3, user: 1, late: 3, late_coalesced: 1, ..Stamps::default() };
     assert_eq!(stamps, want);
     let mut output = RequestFuncOutput::default();
     response.finish(Nanos(0), None, |_| None, &mut output);
     assert_eq!((output.stamp, output.coalesced, output.read_lag_max), (Stamp::Kernel, 3, Some(ms(5))));
     assert_eq!(output.read_lag.unwrap().len(), output.itl.len() + 1);
     assert_eq!(output.latency, Some(Nanos(600)));
+}
+
+#[test]
+fn chunks_that_were_read_late_get_the_times_of_their_packets() {
+    let mut response = ReceivedResponse::default();
+    let reasoning = format!("data: {}\n\n", r#"{"choices":[{"index":0,"delta":{"reasoning":"hm"}}]}"#);
+    let answer = format!("data: {}\n\n", r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#);
+    // The first comes alone, three wait together, and the last one comes alone. Bytes 0 to 99 were the head.
+    let mut end = 100;
+    let mut ends = Vec::new();
+    for (read, events) in [(1, &[&reasoning][..]), (2, &[&reasoning, &answer, &answer]), (3, &[&answer])] {
+        let bytes: String = events.iter().map(|event| event.as_str()).collect();
+        ends.extend(events.iter().scan(end, |end, event| {
+            *end += event.len() as u64;
+            Some(*end)
+        }));
+        end += bytes.len() as u64;
+        let lag = if read == 2 { ms(30) } else { Nanos(1_000) };
+        let arrival = ReadStamp { time: ms(read * 50), lag: Some(lag), read, end: StreamEnd::Bytes(end) };
+        response.push(arrival, bytes.as_bytes()).unwrap();
+    }
+    response.parse_remaining(false);
+    assert_eq!(response.stamps().coalesced, 2);
+    // Of the last chunk the packet was missed, and the one before it has an absurd time.
+    let packets = [Some(ms(50)), Some(ms(60)), Some(ms(80)), Some(ms(500)), None];
+    response.use_packet_times(ms(10), |end| packets[ends.iter().position(|other| *other == end).unwrap()]);
+    let want = Stamps { chunks: 5, packets: 3, coalesced: 2, late_coalesced: 2, late: 3, ..Stamps::default() };
+    assert_eq!(response.stamps(), want);
+    let mut output = RequestFuncOutput::default();
+    response.finish(ms(10), None, |_| None, &mut output);
+    assert_eq!((output.ttft, output.ttft_answer, output.latency), (Some(ms(40)), Some(ms(70)), Some(ms(140))));
+    assert_eq!(output.itl, [10, 20, 20, 50].map(ms));
+    assert_eq!(output.read_lag.unwrap()[1..4], [ms(70), ms(50), ms(30)]);
+    assert_eq!(output.stamp, Stamp::Kernel, "not all are known");
 }
 
 #[test]
@@ -184,14 +221,18 @@ fn a_chunk_with_the_stamp_of_a_later_one_is_bounded_by_what_the_reader_knows() {
         let mut response = ReceivedResponse::default();
         for ((n, at, chunks), earliest) in reads.into_iter().zip(earliest) {
             for _ in 0..chunks {
-                response.push(ReadStamp { time: ms(at), lag: Some(ms(1)), read: n }, one.as_bytes()).unwrap();
+                response
+                    .push(ReadStamp { time: ms(at), lag: Some(ms(1)), read: n, ..ReadStamp::default() }, one.as_bytes())
+                    .unwrap();
                 if response.has_joined_chunks() {
                     response.bound_error(Nanos(earliest * 1_000));
                 }
             }
             assert!(!response.has_joined_chunks());
         }
-        response.push(ReadStamp { time: ms(60), lag: Some(ms(1)), read: 3 }, b"data: [DONE]\n\n").unwrap();
+        response
+            .push(ReadStamp { time: ms(60), lag: Some(ms(1)), read: 3, ..ReadStamp::default() }, b"data: [DONE]\n\n")
+            .unwrap();
         assert!(!response.has_joined_chunks(), "the end follows its token at once");
         let mut output = RequestFuncOutput::default();
         response.finish(Nanos(0), None, |_| None, &mut output);

@@ -110,7 +110,7 @@ impl Tally {
             self.times.add_output(output);
             self.count_lengths(output);
         }
-        if output.stamp == Stamp::Kernel {
+        if output.stamp != Stamp::User {
             for lag in output.read_lag.iter().flatten() {
                 let _ = self.read_lag.record(lag.0);
             }

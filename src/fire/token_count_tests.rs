@@ -14,7 +14,8 @@ fn output_of(backend: &str, stream: bool, events: &[&str], tokenizer: bool) -> R
     let protocol = Protocol { api, stream };
     let mut response = ReceivedResponse::with_capacity(protocol, Some(4), tokenizer);
     for (i, event) in events.iter().enumerate() {
-        let arrival = ReadStamp { time: Nanos((i as u64 + 1) * 20_000_000), lag: None, read: i as u64 };
+        let arrival =
+            ReadStamp { time: Nanos((i as u64 + 1) * 20_000_000), lag: None, read: i as u64, ..ReadStamp::default() };
         let bytes = if stream && backend != "ollama" { format!("data: {event}\n\n") } else { format!("{event}\n") };
         response.push(arrival, bytes.as_bytes()).unwrap();
     }

@@ -148,9 +148,9 @@ impl BodySplitter {
             }
             Splitter::Events(events) => {
                 let mut any = false;
-                let read = events.push(bytes, |event| {
+                let read = events.push(bytes, |event, behind| {
                     any = true;
-                    take(arrival, event);
+                    take(arrival.before_last(behind), event);
                 });
                 self.has_event |= any;
                 if !self.has_event {
@@ -165,6 +165,7 @@ impl BodySplitter {
                     return check_document(line);
                 };
                 line.extend_from_slice(&bytes[..end]);
+                let line_arrival = arrival.before_last(bytes.len() - end - 1);
                 let mut line = std::mem::take(line);
                 if json::is_cut(&line) {
                     line.push(b'\n');
@@ -173,21 +174,21 @@ impl BodySplitter {
                 }
                 let held = if self.expected == BodyFormat::JsonLines {
                     self.has_event = true;
-                    take(arrival, SseEvent { name: b"", data: without_bom(&line) });
+                    take(line_arrival, SseEvent { name: b"", data: without_bom(&line) });
                     None
                 } else {
-                    Some((arrival, line))
+                    Some((line_arrival, line))
                 };
                 self.splitter = Splitter::Lines(LineReader::default(), held);
                 self.push(arrival, &bytes[end + 1..], take)
             }
             Splitter::Lines(lines, held) => {
                 let has_event = &mut self.has_event;
-                let read = lines.push(bytes, |data| {
+                let read = lines.push(bytes, |data, behind| {
                     if !data.trim_ascii().is_empty() {
                         *has_event = true;
                         release_line(held, &mut take);
-                        take(arrival, SseEvent { name: b"", data });
+                        take(arrival.before_last(behind), SseEvent { name: b"", data });
                     }
                 });
                 read.map_err(|_| "a line is longer than 64 MiB: are these lines of JSON?")

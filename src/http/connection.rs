@@ -20,8 +20,9 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     exchange::RequestFailure,
+    packets::{PacketCapture, PacketFlow},
     reuse::Reuse,
-    socket::{ReadStamp, Socket},
+    socket::{ReadStamp, Socket, StreamEnd},
     tls,
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct ServerAddress {
     connect_timeout: Nanos,
     /// Whether connections are reused.
     pub keep_alive: bool,
+    /// Captures the packets of all connections, if they have to be.
+    pub capture: Option<PacketCapture>,
 }
 
 /// Parses `--base-url`.
@@ -172,12 +175,24 @@ impl ServerAddress {
         } else {
             None
         };
-        Ok(ServerAddress { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true })
+        Ok(ServerAddress { url: url.clone(), addresses, tls, connect_timeout, keep_alive: true, capture: None })
     }
 
     /// Tries this address first: a name may have one that does not respond, and trying it costs time.
     pub fn prefer_address(&mut self, address: SocketAddr) {
         self.addresses.sort_by_key(|other| *other != address);
+    }
+
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn uses_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The addresses of its name.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Host and port, for messages.
@@ -192,6 +207,13 @@ impl ServerAddress {
         let limit = self.connect_timeout.to_duration();
         let (tcp, address) = self.connect_tcp(limit).await?;
         let connected = clock.now();
+        // Of a stream under TLS, the bytes do not show where chunks end.
+        let packets = match &self.capture {
+            Some(capture) if self.tls.is_none() => {
+                tcp.local_addr().ok().and_then(|own| capture.watch(address, own.port()))
+            }
+            _ => None,
+        };
         let socket = Socket::new(tcp, clock);
         let (io, tls) = match &self.tls {
             None => (Io::Plain(socket), None),
@@ -216,6 +238,7 @@ impl ServerAddress {
             idle_since: clock.now(),
             requests: 0,
             retransmits: None,
+            packets,
         };
         connection.retransmits = connection.socket().retransmit_count();
         Ok(connection)
@@ -279,6 +302,8 @@ pub struct Connection {
     /// Segments retransmitted before the current request. Counted when the request before it ended, because a request that is due
     /// has no time for it.
     pub retransmits: Option<u32>,
+    /// Its packets, if they are captured.
+    pub packets: Option<PacketFlow>,
 }
 
 impl Connection {
@@ -343,6 +368,22 @@ impl Connection {
     #[must_use]
     pub fn last_stamp(&self) -> ReadStamp {
         self.socket().stamp
+    }
+
+    /// The stamp of the bytes before this place in the buffer.
+    #[must_use]
+    pub fn stamp_before(&self, place: usize) -> ReadStamp {
+        let stamp = self.last_stamp();
+        if self.packets.is_none() {
+            return stamp;
+        }
+        ReadStamp { end: StreamEnd::Bytes(self.socket().received), ..stamp }.before_last(self.end - place)
+    }
+
+    /// The stamp of the bytes that were used last.
+    #[must_use]
+    pub fn stamp_of_used(&self) -> ReadStamp {
+        self.stamp_before(self.start)
     }
 
     /// The bytes that were read and not yet used.

@@ -118,7 +118,7 @@ fn message_of_parts(body: &[u8]) -> Option<String> {
     if sse::may_start_stream(body) {
         let mut events = EventReader::default();
         // An event that is too large is as if absent.
-        let _ = events.push(&[body, b"\n\n"].concat(), |event| {
+        let _ = events.push(&[body, b"\n\n"].concat(), |event, _| {
             if found.is_none() && !event.data.is_empty() && event.data != b"[DONE]" {
                 found = Some(error_message(event.data));
             }

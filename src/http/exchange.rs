@@ -8,7 +8,7 @@ use hyper::{
     header::{CONTENT_LENGTH, HOST, HeaderMap},
 };
 
-use super::{response::Head, socket::ReadStamp};
+use super::{packets::PacketFlow, response::Head, socket::ReadStamp};
 use crate::{clock::Clock, record::ErrorKind, secrets::without_keys, units::Nanos};
 
 /// Carries requests to one server; `--transport` chooses it.
@@ -120,7 +120,7 @@ pub struct BodyBytes<'a> {
 }
 
 /// The timestamps of an exchange except for its body bytes, on the clock of the run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct ExchangeTimes {
     /// Whether the connection had carried a request before.
     pub reused: bool,
@@ -145,6 +145,21 @@ pub struct ExchangeTimes {
     pub retransmits: Option<u32>,
     /// Steps of the wall clock seen during the exchange.
     pub clock_steps: u32,
+    /// The packets of the response, if they were captured.
+    pub captured: Option<CapturedResponse>,
+}
+
+/// A response whose packets were captured.
+#[derive(Debug, Clone)]
+pub struct CapturedResponse {
+    /// The packets of its connection.
+    pub packets: PacketFlow,
+    /// Where it begins in the connection's stream.
+    pub begin: u64,
+    /// Where its head ends, if that has arrived.
+    pub head_end: Option<u64>,
+    /// How far the stream was read.
+    pub read: u64,
 }
 
 /// Why a request failed.

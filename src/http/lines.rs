@@ -15,14 +15,15 @@ pub struct LineReader {
 }
 
 impl LineReader {
-    /// Reads `bytes` and passes each completed line to `take`, without its line end.
-    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), TooLarge> {
+    /// Reads `bytes` and passes each completed line to `take`, without its line end, with the number of bytes after it.
+    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8], usize)) -> Result<(), TooLarge> {
         while let Some(end) = memchr(b'\n', bytes) {
+            let behind = bytes.len() - end - 1;
             if self.line.is_empty() {
-                take(&bytes[..end]);
+                take(&bytes[..end], behind);
             } else {
                 self.line.extend_from_slice(&bytes[..end]);
-                take(&self.line);
+                take(&self.line, behind);
                 self.line.clear();
             }
             bytes = &bytes[end + 1..];
@@ -49,7 +50,7 @@ mod tests {
             let (mut lines, mut got, mut rest, mut cut) = (LineReader::default(), Vec::new(), text.as_bytes(), cuts.iter().cycle());
             while !rest.is_empty() {
                 let (now, later) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
-                lines.push(now, |line| got.push(line.to_vec())).unwrap();
+                lines.push(now, |line, _| got.push(line.to_vec())).unwrap();
                 rest = later;
             }
             lines.finish(|line| got.push(line.to_vec()));

@@ -156,7 +156,9 @@ impl PortableExchange {
             reuse.end();
         }
         let now = self.clock.now();
-        self.moments = ExchangeTimes { resent: true, first_write: Some(now), waited: now.since(begun), ..self.moments };
+        self.moments.resent = true;
+        self.moments.first_write = Some(now);
+        self.moments.waited = now.since(begun);
         let client = if is_closed { without_reuse } else { client };
         client.execute(convert(request)?).await.map_err(|e| failure_before_head(&e))
     }
@@ -199,7 +201,7 @@ impl HttpExchange for PortableExchange {
         let Some(bytes) = response.chunk().await.map_err(|e| failure_in_body(&e))? else { return Ok(None) };
         self.reads += 1;
         self.bytes = bytes;
-        let stamp = ReadStamp { time: self.clock.now(), lag: None, read: self.reads };
+        let stamp = ReadStamp { time: self.clock.now(), lag: None, read: self.reads, ..ReadStamp::default() };
         Ok(Some(BodyBytes { stamp, bytes: &self.bytes }))
     }
 
@@ -209,7 +211,7 @@ impl HttpExchange for PortableExchange {
             self.client.complete.fetch_add(1, Relaxed);
             self.client.idle.fetch_add(1, Relaxed);
         }
-        self.moments
+        std::mem::take(&mut self.moments)
     }
 }
 

@@ -27,6 +27,29 @@ pub struct ReadStamp {
     pub lag: Option<Nanos>,
     /// Number of the read on its socket. All bytes of one read have the stamp of its last byte.
     pub read: u64,
+    /// Where the bytes end in the connection's stream, if their packets are captured.
+    pub end: StreamEnd,
+}
+
+/// Where bytes end in what a connection has received.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// It is not needed.
+    #[default]
+    Unknown,
+    /// After this many bytes.
+    Bytes(u64),
+}
+
+impl ReadStamp {
+    /// The stamp of the bytes that are followed by the last `behind` ones.
+    #[must_use]
+    pub fn before_last(self, behind: usize) -> Self {
+        match self.end {
+            StreamEnd::Bytes(end) => ReadStamp { end: StreamEnd::Bytes(end.saturating_sub(behind as u64)), ..self },
+            StreamEnd::Unknown => self,
+        }
+    }
 }
 
 /// A TCP connection with timestamps.
@@ -39,6 +62,8 @@ pub struct Socket {
     asks_kernel: bool,
     /// The timestamp of the last read that returned bytes.
     pub stamp: ReadStamp,
+    /// The number of bytes read so far.
+    pub received: u64,
     /// When the first byte since [`Socket::begin_request`] was about to be handed to the kernel; `None` before that.
     pub first_write: Option<Nanos>,
     /// When the kernel last accepted bytes.
@@ -59,6 +84,7 @@ impl Socket {
             wall,
             asks_kernel: false,
             stamp: ReadStamp::default(),
+            received: 0,
             first_write: None,
             last_write: None,
         }
@@ -105,7 +131,12 @@ impl Socket {
             None => (self.clock.now(), None),
         };
         let read = self.stamp.read + 1;
-        self.stamp = ReadStamp { time: arrival.unwrap_or(now), lag: arrival.map(|t| now.since(t)), read };
+        self.stamp = ReadStamp {
+            time: arrival.unwrap_or(now),
+            lag: arrival.map(|t| now.since(t)),
+            read,
+            end: StreamEnd::Unknown,
+        };
     }
 
     fn note_write<T>(&mut self, before: Nanos, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -127,7 +158,9 @@ impl AsyncRead for Socket {
             return match os::receive_stamped(&self.tcp, space) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
                 received => {
-                    buf.advance(received?.0);
+                    let read = received?.0;
+                    self.received += read as u64;
+                    buf.advance(read);
                     Poll::Ready(Ok(()))
                 }
             };
@@ -153,6 +186,7 @@ impl AsyncRead for Socket {
                 Ok((read, kernel)) => {
                     if read > 0 {
                         self.note_read(kernel);
+                        self.received += read as u64;
                         buf.advance(read);
                     }
                     return Poll::Ready(Ok(()));

@@ -40,8 +40,8 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Reads `bytes` and passes each completed event to `take`.
-    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(SseEvent<'_>)) -> Result<(), TooLarge> {
+    /// Reads `bytes` and passes each completed event to `take`, with the number of bytes after it.
+    pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(SseEvent<'_>, usize)) -> Result<(), TooLarge> {
         while let Some(first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && *first == b'\n' {
                 bytes = &bytes[1..];
@@ -49,7 +49,7 @@ impl EventReader {
             }
             if let Some((data, used)) = self.complete_event(bytes) {
                 self.begun = true;
-                take(SseEvent { name: b"", data });
+                take(SseEvent { name: b"", data }, bytes.len() - used);
                 bytes = &bytes[used..];
                 continue;
             }
@@ -58,6 +58,7 @@ impl EventReader {
                 break;
             };
             self.after_cr = bytes[end] == b'\r';
+            let mut take = |event: SseEvent<'_>| take(event, bytes.len() - end - 1);
             if self.line.is_empty() {
                 self.end_line(&bytes[..end], &mut take);
             } else {
@@ -157,14 +158,14 @@ mod tests {
     fn read_events<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<String> {
         let (mut reader, mut got) = (EventReader::default(), Vec::new());
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let mut take = |event: SseEvent| {
+        let mut take = |event: SseEvent, _: usize| {
             let name = if event.name.is_empty() { String::new() } else { text(event.name) + "=" };
             got.push(name + &text(event.data));
         };
         for piece in pieces {
             reader.push(piece, &mut take).unwrap();
         }
-        reader.finish(&mut take);
+        reader.finish(|event| take(event, 0));
         got
     }
 
@@ -207,7 +208,7 @@ mod tests {
             ("data: {}\n\n: still he", true),
         ] {
             let mut reader = EventReader::default();
-            reader.push(text.as_bytes(), |_| ()).unwrap();
+            reader.push(text.as_bytes(), |_, _| ()).unwrap();
             assert_eq!(reader.finish(|_| ()), cut, "{text:?}");
         }
     }
@@ -216,9 +217,9 @@ mod tests {
     fn an_endless_event_is_refused() {
         let mut reader = EventReader::default();
         let piece = vec![b'x'; MAX_EVENT / 2];
-        assert_eq!(reader.push(&piece, |_| ()), Ok(()));
-        assert_eq!(reader.push(&piece, |_| ()), Ok(()));
-        assert_eq!(reader.push(b"x", |_| ()), Err(TooLarge));
+        assert_eq!(reader.push(&piece, |_, _| ()), Ok(()));
+        assert_eq!(reader.push(&piece, |_, _| ()), Ok(()));
+        assert_eq!(reader.push(b"x", |_, _| ()), Err(TooLarge));
     }
 
     /// The standard's algorithm, written slowly and literally.

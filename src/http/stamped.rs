@@ -12,9 +12,10 @@ use std::{
 
 use super::{
     connection::{Connection, ConnectionPool, HTTP_2_ONLY, ServerAddress},
-    exchange::{BodyBytes, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
+    exchange::{BodyBytes, CapturedResponse, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
     response::{self, Framing, Head, HeadReader},
     reuse::Reuse,
+    socket::StreamEnd,
 };
 use crate::{clock::Clock, error::root_cause, record::ErrorKind, units::Nanos};
 
@@ -42,6 +43,9 @@ impl Transport for StampedTransport {
     fn set_clock(&self, clock: Clock) {
         for pool in &self.pools {
             pool.set_clock(clock);
+        }
+        if let Some(capture) = self.pools.first().and_then(|pool| pool.server.capture.as_ref()) {
+            capture.set_clock(clock);
         }
     }
 
@@ -98,6 +102,9 @@ pub struct StampedExchange {
     framing: Framing,
     keep_alive: bool,
     moments: ExchangeTimes,
+    /// Where the response and its body begin in the connection's stream.
+    begin: u64,
+    head_end: Option<u64>,
     /// The socket's count of clock steps when the request began.
     clock_steps: u32,
 }
@@ -115,6 +122,8 @@ impl StampedExchange {
             framing: Framing::Close,
             keep_alive: false,
             moments: ExchangeTimes::default(),
+            begin: 0,
+            head_end: None,
             clock_steps: 0,
         }
     }
@@ -128,6 +137,7 @@ impl StampedExchange {
         let socket = connection.socket_mut();
         socket.begin_request();
         self.clock_steps = socket.clock_steps();
+        (self.begin, self.head_end) = (socket.received, None);
         (self.written, self.sent, self.send_error) = (0, false, None);
         self.connection = Some(connection);
     }
@@ -208,6 +218,10 @@ impl StampedExchange {
             connection.consume_bytes(used);
             if let Some(head) = head {
                 self.moments.head = Some(arrived);
+                self.head_end = match connection.stamp_of_used().end {
+                    StreamEnd::Bytes(end) => Some(end),
+                    StreamEnd::Unknown => None,
+                };
                 (self.framing, self.keep_alive) = (head.framing, head.keep_alive);
                 return Ok(head.head);
             }
@@ -270,11 +284,11 @@ impl HttpExchange for StampedExchange {
             }
         };
         let Some(connection) = &self.connection else { return Err(no_connection()) };
-        Ok(Some(BodyBytes { stamp: connection.last_stamp(), bytes: connection.bytes(place) }))
+        Ok(Some(BodyBytes { stamp: connection.stamp_before(place.end), bytes: connection.bytes(place) }))
     }
 
     fn finish(&mut self, complete: bool) -> ExchangeTimes {
-        let Some(mut connection) = self.connection.take() else { return self.moments };
+        let Some(mut connection) = self.connection.take() else { return std::mem::take(&mut self.moments) };
         let (socket, before) = (connection.socket(), connection.retransmits);
         let retransmits = socket.retransmit_count();
         let moments = ExchangeTimes {
@@ -282,7 +296,13 @@ impl HttpExchange for StampedExchange {
             last_write: socket.last_write,
             retransmits: retransmits.zip(before).map(|(now, then)| now.saturating_sub(then)),
             clock_steps: socket.clock_steps().saturating_sub(self.clock_steps),
-            ..self.moments
+            captured: connection.packets.clone().map(|packets| CapturedResponse {
+                packets,
+                begin: self.begin,
+                head_end: self.head_end,
+                read: socket.received,
+            }),
+            ..std::mem::take(&mut self.moments)
         };
         let request_ended = self.sent && self.send_error.is_none();
         let response_ended = complete && self.framing.is_complete() && connection.unused_bytes().is_empty();

@@ -131,6 +131,7 @@ impl WriteJson for TokenSource {
 impl WriteJson for Stamp {
     fn write_json(&self, out: &mut Vec<u8>) {
         let name = match self {
+            Stamp::Packet => "packet",
             Stamp::Kernel => "kernel",
             Stamp::User => "user",
         };

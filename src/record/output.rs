@@ -253,6 +253,8 @@ pub struct ServerTimes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stamp {
+    /// The kernel, when the packet that completed the chunk arrived (`--stamps packets`).
+    Packet,
     /// The kernel, when the bytes reached the socket.
     Kernel,
     /// This program, when the read returned and before parsing.

@@ -57,6 +57,9 @@ pub struct RunRecord {
     pub seed: u64,
     /// How bytes were transferred and stamped: `stamped` or `portable`.
     pub transport: Option<String>,
+    /// `packets` with `--stamps packets`; absent without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stamps: Option<String>,
     /// Threads that read responses.
     pub threads: Option<u32>,
     /// The result of `vb-selftest` on this machine, if attached.
@@ -193,6 +196,12 @@ pub struct Stamps {
     pub coalesced: u64,
     /// Chunks that were stamped in user space.
     pub user: u64,
+    /// Chunks that have the arrival of a packet (`--stamps packets`). Absent: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packets: u64,
+    /// Packets that found no room in the ring. Absent: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packet_drops: u64,
     /// Chunks that were read more than a millisecond after the kernel's stamp.
     pub late: u64,
     /// Chunks that are both late and coalesced. Coalesced chunks of timely reads were sent together by the server.
@@ -210,6 +219,8 @@ impl std::ops::Add for Stamps {
             chunks: self.chunks.saturating_add(other.chunks),
             coalesced: self.coalesced.saturating_add(other.coalesced),
             user: self.user.saturating_add(other.user),
+            packets: self.packets.saturating_add(other.packets),
+            packet_drops: self.packet_drops.saturating_add(other.packet_drops),
             late: self.late.saturating_add(other.late),
             late_coalesced: self.late_coalesced.saturating_add(other.late_coalesced),
             clock_steps: self.clock_steps.saturating_add(other.clock_steps),

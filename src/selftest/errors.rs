@@ -61,8 +61,10 @@ impl RequestPair<'_> {
             arrivals.push(at);
         }
         match (by, self.output.stamp, &self.output.read_lag) {
-            (ArrivalStamp::Kernel, Stamp::Kernel, _) | (ArrivalStamp::User, Stamp::User, _) => Some(arrivals),
-            (ArrivalStamp::User, Stamp::Kernel, Some(lags)) if lags.len() == arrivals.len() => {
+            (ArrivalStamp::Kernel, Stamp::Kernel | Stamp::Packet, _) | (ArrivalStamp::User, Stamp::User, _) => {
+                Some(arrivals)
+            }
+            (ArrivalStamp::User, Stamp::Kernel | Stamp::Packet, Some(lags)) if lags.len() == arrivals.len() => {
                 Some(arrivals.iter().zip(lags).map(|(at, lag)| *at + *lag).collect())
             }
             _ => None,

@@ -17,6 +17,7 @@ mod layers;
 mod lengths;
 mod messages;
 mod mix;
+mod packets;
 mod pipe;
 mod pool;
 mod reading;

@@ -54,7 +54,12 @@ impl ReceivedResponse {
         };
         output.itl = self.itl;
         let by_kernel = self.stamps.chunks > self.stamps.user;
-        output.stamp = if by_kernel { Stamp::Kernel } else { Stamp::User };
+        let by_packets = self.stamps.packets > 0 && self.stamps.packets == self.stamps.chunks;
+        output.stamp = match (by_packets, by_kernel) {
+            (true, _) => Stamp::Packet,
+            (false, true) => Stamp::Kernel,
+            (false, false) => Stamp::User,
+        };
         output.read_lag_max = self.read_lag.iter().max().copied().filter(|_| by_kernel);
         output.coalesced = u32::try_from(self.stamps.coalesced).unwrap_or(u32::MAX);
         output.read_lag = Some(self.read_lag);

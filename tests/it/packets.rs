@@ -1,0 +1,146 @@
+//! `--stamps packets`: the arrival of each chunk by its packet. Linux only, and only where the right to capture is there.
+#![cfg(target_os = "linux")]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    process::Stdio,
+    thread::sleep,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use vb::{
+    record::{RequestFuncOutput, Stamp, Truth},
+    units::Nanos,
+};
+
+use crate::{
+    fire::{FULL, fire, outputs, records, requests},
+    tool::{self, Done, Sim, command, folder, truths},
+};
+
+/// What the system's refusal reads like: the tests of a packet capture are then skipped.
+const REFUSED: &str = "the system does not allow it";
+
+fn may_capture(done: &Done) -> bool {
+    let refused = done.stderr.contains(REFUSED);
+    if refused {
+        eprintln!("skipped: {}", done.stderr);
+    }
+    !refused
+}
+
+/// Compares the arrivals with the truth log: each chunk arrives after it was sent, and before the next one of its stream was sent.
+fn check_arrivals(outputs: &[RequestFuncOutput], truth: &[Truth]) {
+    // The two programs convert the clock with different anchors.
+    let anchors = Nanos(50_000);
+    let by_id: BTreeMap<&str, &Truth> = truth.iter().map(|t| (t.request_id.as_str(), t)).collect();
+    for output in outputs {
+        let sent = &by_id[output.request_id.as_str()].sent;
+        assert_eq!(sent.len(), output.itl.len() + 1);
+        let mut arrival = output.start_time.unwrap() + output.ttft.unwrap();
+        for (at, gap) in output.itl.iter().map(Some).chain([None]).enumerate() {
+            assert!(arrival + anchors > sent[at], "{}: chunk {at} arrives before it is sent", output.request_id);
+            if let Some(next) = sent.get(at + 1) {
+                assert!(arrival < *next + anchors, "{}: chunk {at} arrives after the next was sent", output.request_id);
+            }
+            arrival = arrival + gap.copied().unwrap_or_default();
+        }
+    }
+}
+
+#[test]
+fn a_client_that_was_stopped_knows_when_each_chunk_arrived() {
+    let log = folder("packets-stopped").join("truth.ndjson");
+    let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "3ms"]);
+    let mut client = command("vb-fire")
+        .args(["--base-url", &sim.url, "--stamps", "packets", "--max-concurrency", "8", "--read-lags"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = requests(24, FULL).replace("\"expected_output_len\":8", "\"expected_output_len\":60");
+    client.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let pid = Pid::from_child(&client);
+    for _ in 0..6 {
+        sleep(Duration::from_millis(40));
+        // It may have ended, or been refused.
+        let _ = kill_process(pid, Signal::STOP);
+        sleep(Duration::from_millis(60));
+        let _ = kill_process(pid, Signal::CONT);
+    }
+    let done = tool::done(client.wait_with_output().unwrap());
+    if !may_capture(&done) {
+        return;
+    }
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    sim.stop();
+    let (run, _, end) = records(&done.stdout);
+    assert_eq!(run["stamps"], "packets");
+    let stamps = &end["stamps"];
+    assert_eq!((&stamps["chunks"], &stamps["packets"]), (&1440.into(), &1440.into()), "{}", done.stderr);
+    assert_eq!((&stamps["coalesced"], &end["bounds"]), (&0.into(), &Value::Null));
+    assert!(stamps["late"].as_u64() > Some(0), "it was stopped");
+    let outputs = outputs(&done.stdout).1;
+    check_arrivals(&outputs, &truths(&log));
+    for output in outputs {
+        assert_eq!((output.stamp, output.coalesced), (Stamp::Packet, 0));
+        assert!(output.stamp_error.is_none());
+        // Nothing of a response is later than its chunks.
+        assert!(output.phases.first_byte <= output.phases.headers && output.phases.headers <= output.ttft);
+        let lags = output.read_lag.unwrap();
+        assert_eq!(lags.iter().max().copied(), output.read_lag_max);
+    }
+}
+
+#[test]
+fn packets_are_found_by_any_way_to_the_server() {
+    // IPv6, a name with several addresses, two servers, a new connection for each request, whole responses.
+    for (host, url, flags) in [
+        ("::1", "[::1]", &["--threads", "2"][..]),
+        ("127.0.0.1", "localhost", &["--no-keep-alive"]),
+        ("127.0.0.1", "127.0.0.1", &["--no-stream"]),
+    ] {
+        let servers = [(); 2].map(|()| Sim::start(&["--step-base", "1ms", "--host", host]));
+        let urls = servers.each_ref().map(|sim| format!("http://{url}:{}", sim.url.rsplit(':').next().unwrap()));
+        let flags = [&["--base-url", &urls[1], "--stamps", "packets", "--max-concurrency", "6"], flags].concat();
+        let done = fire(&urls[0], &flags, &requests(30, FULL));
+        if !may_capture(&done) {
+            return;
+        }
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        let stamps = &records(&done.stdout).2["stamps"];
+        assert_eq!(stamps["packets"], stamps["chunks"], "{url}: {}", done.stderr);
+        assert!(outputs(&done.stdout).1.iter().all(|output| output.stamp == Stamp::Packet), "{url}");
+    }
+}
+
+#[test]
+fn a_capture_that_cannot_work_is_an_error_with_its_cure() {
+    let sim = Sim::start(&[]);
+    let done = fire(&sim.url, &["--stamps", "packets", "--transport", "portable"], &requests(1, FULL));
+    assert_eq!(done.code, 2);
+    assert!(done.stderr.contains("leave --transport portable out"), "{}", done.stderr);
+    // Without the right to capture, which root loses with its bounding set.
+    let Ok(mut refused) = std::process::Command::new("setpriv")
+        .args(["--bounding-set", "-net_raw", "--inh-caps", "-net_raw"])
+        .args([env!("CARGO_BIN_EXE_vb-fire"), "--base-url", &sim.url, "--stamps", "packets"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+    else {
+        eprintln!("skipped: there is no setpriv");
+        return;
+    };
+    let _ = refused.stdin.take().unwrap().write_all(requests(1, FULL).as_bytes());
+    let mut stderr = String::new();
+    refused.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let code = refused.wait().unwrap().code();
+    if !stderr.starts_with("setpriv") {
+        assert_eq!(code, Some(4), "{stderr}");
+        assert!(stderr.contains(REFUSED) && stderr.contains("cap_net_raw"), "{stderr}");
+    }
+}
