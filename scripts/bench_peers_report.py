@@ -208,8 +208,8 @@ REALISTIC = """\
 Prompts of {prompts} tokens, outputs of {output_len} tokens or, with `~`, of lengths drawn within 80 % of that. `512x20@128` is a closed
 loop in waves: 512 streams, a step of 20 ms, prompts of 128 tokens, {waves} requests of each stream; `200/s` is an open loop of {open_seconds} s.
 The server is `examples/referee`, which shares no code with `vb-sim`. **Worst** is the worst of all runs, and **worst of the clean** the
-worst of those that the client itself called `clean`: a run with another verdict says which of its numbers are off, and by how much.
-The errors of the first chunk and of the gaps are those of [request by request](#request-by-request); TTFT p99 is the reported minus the true
+worst of the runs that the client itself called `clean`: a run with another verdict says which of its numbers are off, and by how much.
+The errors of the first chunk and of the gaps are defined in [request by request](#request-by-request); TTFT p99 is the reported minus the true
 percentile.
 """
 

@@ -52,7 +52,7 @@ mod os {
     /// The lowest priority that there is.
     const MAX_NICENESS: i32 = 19;
 
-    /// Linux has a priority for each thread, and its calls take the id of a thread in place of that of a process.
+    /// Linux has a priority for each thread, and its calls take the id of a thread where others take a process.
     pub fn lower_priority(by: i32) -> io::Result<()> {
         let now = getpriority_process(None)?;
         setpriority_process(Some(gettid()), (now + by).min(MAX_NICENESS))

@@ -14,7 +14,7 @@ const OFF: (f64, f64) = (0.01, 0.1);
 /// A percentile that is off by less than this, or by less than ten times this, is neither suspect nor wrong.
 const MIN_OFF: Nanos = Nanos(100_000);
 
-/// The times of the successful requests of a run, with the bounds of those that are uncertain.
+/// The times of the successful requests of a run, with bounds where they are uncertain.
 #[derive(Debug)]
 pub struct UncertainTimes {
     chunks: u64,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_that_may_have_come_earlier_bounds_its_times_and_both_gaps() {
+    fn a_chunk_with_an_uncertain_stamp_bounds_its_times_and_both_gaps() {
         // The first chunk has the stamp of the second: it came at 20 to 40 ms, the second at 40.
         let one = bounds_of(&[output(40, &[0, 20], &[(0, 20)])]).unwrap();
         assert_eq!(one.chunks, 1);

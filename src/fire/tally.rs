@@ -36,7 +36,7 @@ pub struct Tally {
     pub stamps: Stamps,
     /// Responses that a proxy held back.
     pub buffering: Buffering,
-    /// Times of the successful requests, with the bounds of those that are uncertain.
+    /// Times of the successful requests, with bounds where they are uncertain.
     pub times: UncertainTimes,
     /// Retransmitted TCP segments; `None`: not known for any request.
     pub retransmits: Option<u64>,

@@ -1,6 +1,6 @@
 //! How long bytes can have waited in a socket before the thread that reads them came.
 //!
-//! Chunks that wait together in a socket share one stamp, that of the last of them. Whether the server sent them together or the
+//! Chunks that wait together in a socket share the stamp of the last. Whether the server sent them together or the
 //! reader came late cannot be seen in the bytes, but the reader's own thread shows it: bytes that arrive while it sleeps wake it,
 //! so that they wait only while it works or waits for a core.
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     proptest! {
-        /// A thread works, waits for a core and sleeps at random, and bytes arrive at any time: whatever it reads has not waited for
+        /// A thread works, waits for a core and sleeps at random, and bytes arrive at any time: nothing that it reads has waited for
         /// longer than the bound.
         #[test]
         fn nothing_waits_longer_than_the_bound(
