@@ -285,6 +285,7 @@ impl<R> Drop for ReadAheadReceiver<R> {
 mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering::SeqCst},
+        task::Wake,
         thread,
         time::Duration,
     };
@@ -322,6 +323,83 @@ mod tests {
         assert!((200..=MIN_REQUESTS).contains(&ahead) && taken == 1000, "{ahead} of {taken}");
         let (ahead, taken) = count_ahead(Some(512), 1, 2000);
         assert!((1000..=1024).contains(&ahead) && taken == 2000, "{ahead} of {taken}");
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct WakeCount(AtomicUsize);
+
+    impl Wake for WakeCount {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_waits_is_woken_for_many_requests_or_before_the_sender_waits() {
+        let (send, mut receive) = channel(None);
+        let woken = Arc::new(WakeCount::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut taken = |receive: &mut ReadAheadReceiver<FakeRequest>| {
+            let mut taken = 0;
+            while receive.poll_recv(&mut Context::from_waker(&waker)).is_ready() {
+                taken += 1;
+            }
+            (taken, woken.0.swap(0, SeqCst))
+        };
+        let push = |count: usize, weight| {
+            for _ in 0..count {
+                send.blocking_send(FakeRequest { weight, ..FakeRequest::default() }).unwrap();
+            }
+        };
+        assert_eq!(taken(&mut receive), (0, 0));
+        push(BATCH_REQUESTS - 1, 1);
+        assert_eq!(woken.0.load(SeqCst), 0, "more may come");
+        send.waker().wake();
+        assert_eq!(taken(&mut receive), (BATCH_REQUESTS - 1, 1));
+        send.waker().wake();
+        assert_eq!(taken(&mut receive), (0, 0), "there is nothing to take");
+        push(3 * BATCH_REQUESTS, 1);
+        assert_eq!(taken(&mut receive), (3 * BATCH_REQUESTS, 1), "once for all");
+        push(1, BATCH_BYTES);
+        assert_eq!(taken(&mut receive), (1, 1), "a long prompt takes a while, and the next one may too");
+        push(1, 1);
+        drop(send);
+        assert_eq!(taken(&mut receive).0, 2, "the request and the end");
+    }
+
+    #[test]
+    fn a_wave_finds_as_many_requests_ready_as_it_has_slots() {
+        let (send, mut receive) = channel(Some(512));
+        let feeder = thread::spawn(move || {
+            (0..4096).for_each(|_| send.blocking_send(FakeRequest { weight: 1, ..FakeRequest::default() }).unwrap());
+        });
+        for _ in 0..4 {
+            while receive.shared.lock().waiting.len() < 512 && !receive.shared.lock().ended {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!((0..512).all(|_| receive.try_recv().is_ok()));
+        }
+        while receive.blocking_recv().is_some() {}
+        feeder.join().unwrap();
+    }
+
+    #[test]
+    fn prompts_of_a_megabyte_among_short_ones_stay_within_the_limit_and_none_stalls() {
+        let (send, mut receive) = channel(Some(64));
+        let feeder = thread::spawn(move || {
+            for number in 0..600 {
+                let weight = if number % 3 == 0 { 1 << 20 } else { 1 };
+                send.blocking_send(FakeRequest { weight, ..FakeRequest::default() }).unwrap();
+            }
+        });
+        let mut taken = 0;
+        while receive.blocking_recv().is_some() {
+            taken += 1;
+            assert!(receive.shared.lock().held.bytes <= MAX_BYTES);
+        }
+        feeder.join().unwrap();
+        assert_eq!(taken, 600);
     }
 
     #[test]

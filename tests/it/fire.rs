@@ -574,6 +574,55 @@ fn waiting_for_input_at_the_end_does_not_count_as_duration() {
     assert!((seconds(&end["duration"]) - last).abs() < 0.05, "{last} {end}");
 }
 
+/// Requests are handed over in batches, but none waits for a line that has not come.
+#[test]
+fn a_request_is_sent_when_its_line_is_read() {
+    let sim = Sim::start(&[]);
+    let mut child = command("vb-fire")
+        .args(["--base-url", &sim.url, "--max-concurrency", "8"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let out = child.stdout.take().unwrap();
+    let (send, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).all(|line| send.send(line).is_ok()));
+    let mut next = || lines.recv_timeout(std::time::Duration::from_secs(30)).unwrap_or_default();
+    stdin.write_all(br#"{"prompt":"#).unwrap();
+    for number in 0..4 {
+        // With the beginning of the next one.
+        let text = format!("\"a\",\"request_id\":{number}}}\n{{\"prompt\":");
+        stdin.write_all(text.as_bytes()).unwrap();
+        let mut line = next();
+        if line.contains("\"type\":\"run\"") {
+            line = next();
+        }
+        assert!(line.contains(&format!("\"request_id\":\"{number}\"")), "{number}: {line}");
+    }
+    stdin.write_all(b"\"b\"}\n").unwrap();
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn long_prompts_among_short_ones_are_all_sent_as_they_are() {
+    let prefill = ["--step-base", "1ms", "--step-per-prefill-token", "0ms", "--max-num-batched-tokens", "1000000"];
+    let room = ["--max-model-len", "1000000", "--num-gpu-blocks", "200000"];
+    let sim = Sim::start(&[&prefill[..], &room].concat());
+    let long = "word ".repeat(200_000);
+    let lines: String = (0..90)
+        .map(|n| {
+            format!("{{\"prompt\":\"{}\",\"expected_output_len\":1}}\n", if n % 30 == 4 { &long } else { "short" })
+        })
+        .collect();
+    let done = run("vb-fire", &["--base-url", &sim.url, "--max-concurrency", "4", "--backend", "openai-chat"], lines);
+    let (_, outputs, end) = records(&done.stdout);
+    let sent = |output: &&Value| output["success"] == true;
+    assert_eq!((outputs.iter().filter(sent).count(), &end["offered"]), (90, &90.into()), "{}", done.stderr);
+}
+
 #[test]
 fn a_reader_that_closes_its_end_stops_the_load() {
     let sim = Sim::start(&["--step-base", "2ms"]);
