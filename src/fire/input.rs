@@ -61,7 +61,7 @@ pub struct StdinWait {
 #[derive(Debug, Default)]
 struct WaitState {
     last: AtomicU64,
-    /// Requests that are ready are not kept back while the client waits.
+    /// Requests that are ready are not kept back while the client waits, or reads a long line.
     waker: OnceLock<ReadAheadWaker<RequestFuncInput>>,
 }
 
@@ -84,7 +84,7 @@ impl Read for TimedStdin {
             }
         };
         let StdinWait { clock, state } = &self.0;
-        if let Some(waker) = state.waker.get().filter(|_| !available) {
+        if let Some(waker) = state.waker.get() {
             waker.wake();
         }
         let read = stdin.read(buffer)?;

@@ -1,6 +1,6 @@
 //! What a request needs before it is due: its bytes, and the part of its output that repeats it.
 
-use std::{io::Write, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
@@ -256,7 +256,10 @@ impl RequestTemplate {
             write_header(&mut head, name.as_str(), value);
         }
         write_header(&mut head, "content-type", content_type.as_bytes());
-        write!(head, "content-length: {body_len}\r\n\r\n").map_err(|e| e.to_string())?;
+        head.extend_from_slice(b"content-length: ");
+        // Faster than a format.
+        serde_json::to_writer(&mut head, &body_len).map_err(|e| e.to_string())?;
+        head.extend_from_slice(b"\r\n\r\n");
         Ok(head)
     }
 
