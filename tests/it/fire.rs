@@ -589,7 +589,7 @@ fn a_request_is_sent_when_its_line_is_read() {
     let out = child.stdout.take().unwrap();
     let (send, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).all(|line| send.send(line).is_ok()));
-    let mut next = || lines.recv_timeout(std::time::Duration::from_secs(30)).unwrap_or_default();
+    let next = || lines.recv_timeout(std::time::Duration::from_secs(30)).unwrap_or_default();
     stdin.write_all(br#"{"prompt":"#).unwrap();
     for number in 0..4 {
         // With the beginning of the next one.
