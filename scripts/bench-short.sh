@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what a request costs vb-fire: short answers from nginx, as fast as it takes them, next to wrk in the same round.
+# Measures what a request costs vb-fire: short answers from nginx, as fast as it takes them, next to wrk.
 #
 #   scripts/bench-short.sh [--rounds N] [--requests N] [--concurrency N] [--input-len N] [--out FILE]
 #
@@ -8,7 +8,7 @@
 # writes its records to a file. wrk, which reads no answer and records nothing, sends the same bodies.
 #
 # Each run is a line of FILE (default results/bench-short.ndjson): client, api, threads, requests, seconds on the clock of the
-# client, requests per second, CPU microseconds per request, and the ratio to wrk in the same round (null without wrk). The
+# client, requests per second, CPU microseconds per request, and the ratio to the run of wrk before it (null without wrk). The
 # medians go to standard output. The rates need a quiet machine; the ratios suffer less.
 #
 # Needs nginx, and wrk for the ratios: Debian's packages have these names. VB_BIN is a folder with the project's programs,

@@ -43,7 +43,7 @@ pub struct BodyFrame {
     pieces: FramePieces,
     /// The value of `content-type`.
     pub content_type: String,
-    /// The secrets in it; `None` if there are none.
+    /// The secrets in it; `None` without any.
     pub secrets: Option<Arc<Secrets>>,
 }
 

@@ -353,7 +353,7 @@ fn request_template(
         uri.map_err(|e| Error::Usage(format!("--endpoint {shown} and --base-url do not form a URL: {e}")))
     };
     let cancel = |share| CancelPolicy { share, after: args.cancel_after, seed: args.seed };
-    // What each request has of its own is written after the headers that all have.
+    // What differs between requests is written after the headers that all have.
     let mut shared = headers.map.clone();
     for own in [CONTENT_TYPE, HeaderName::from_static("x-request-id")] {
         shared.remove(own);

@@ -31,7 +31,7 @@ pub struct RequestFuncInput {
     pub cancel_after: Option<Nanos>,
     /// The part of its output that repeats the request.
     pub output: Box<RequestFuncOutput>,
-    /// Secrets in its own body; `None` if there are none.
+    /// Secrets in its own body; `None` without any.
     pub secrets: Option<Arc<Secrets>>,
 }
 

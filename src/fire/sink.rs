@@ -62,7 +62,7 @@ pub enum SinkEntry {
 pub struct FinishedRequest {
     /// The part of its output that repeats the request.
     pub output: Box<RequestFuncOutput>,
-    /// Secrets in its own body; `None` if there are none.
+    /// Secrets in its own body; `None` without any.
     pub secrets: Option<Arc<Secrets>>,
     /// When it could be sent.
     pub times: SendTimes,

@@ -10,10 +10,10 @@ use serde::{
 use super::{is_secret, may_be_json};
 
 /// Whether [`Secrets::add_body`](super::Secrets::add_body) could find a secret in this JSON, which it reads by the same rules. It may be wrong in one
-/// direction only: it finds some that are none, as in the names of a tool's parameters.
+/// direction only: it also finds what names a secret and holds none, as the parameters of a tool.
 #[must_use]
 pub fn may_hold_secret(json: &str) -> bool {
-    // Nearly all prompts are a text that is no JSON, or numbers.
+    // Nearly all prompts are plain text, or numbers.
     if let Some(text) = json.strip_prefix('"') {
         return text.trim_start().starts_with(['{', '\\']);
     }
