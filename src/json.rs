@@ -3,6 +3,8 @@
 //! JSON has none of these, but Python, pandas and several servers write them. They never carry what is measured, so they are
 //! replaced rather than refused.
 
+pub mod plain;
+
 use std::borrow::Cow;
 
 use serde::de::{DeserializeOwned, IgnoredAny};

@@ -23,7 +23,8 @@
 //! | [`rng`] | named random streams, the same on every machine |
 //! | [`text`] | text files in other encodings become UTF-8 |
 //! | [`arrival`], [`fields`] | times, counts and names as others write them |
-//! | [`json`] | JSON as others write it, with NaN and half characters |
+//! | [`json`] | JSON as others write it, with NaN and half characters; and quickly as we write it |
+//! | [`parallel`] | work on more than one core |
 //! | | |
 //! | [`record`] | the lines on the pipes: the public interface, described in `docs/FORMAT.md` |
 //! | [`ndjson`] | reads and writes records, one per line |
@@ -69,6 +70,7 @@ pub mod json;
 pub mod load;
 pub mod ndjson;
 pub mod pacer;
+pub mod parallel;
 pub mod printable;
 pub mod record;
 pub mod recording;

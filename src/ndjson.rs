@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The longest accepted line: a guard against files that are not NDJSON.
-const MAX_LINE_BYTES: usize = 1 << 30;
+pub const MAX_LINE_BYTES: usize = 1 << 30;
 
 /// The byte order mark that some editors write at the start of a UTF-8 file.
 pub const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -40,7 +40,7 @@ impl<R: BufRead> NdjsonReader<R> {
                 Ok(0) => return Ok(None),
                 Ok(n) if n >= MAX_LINE_BYTES => {
                     self.number += 1;
-                    return Err(self.error_at(0, "the line is longer than 1 GiB: is this a file of JSON lines?"));
+                    return Err(self.place().too_long());
                 }
                 Ok(_) => self.number += 1,
                 Err(source) => return Err(Error::Read { from: self.name.clone(), source }),
@@ -91,22 +91,23 @@ impl<R: BufRead> NdjsonReader<R> {
     /// another program.
     #[must_use]
     pub fn not_an_object(&self) -> Error {
-        let line = self.buffer.trim_ascii();
-        let line = String::from_utf8_lossy(&line[..line.len().min(400)]);
-        self.error_at(0, &format!("not a JSON object, which each line must be: {}", truncate_quote(&line)))
+        self.place().not_an_object(self.buffer.trim_ascii())
     }
 
     /// The error for the line just read, if serde failed to parse it: `stdin:4:17: what`.
     #[must_use]
     pub fn bad_json(&self, e: &serde_json::Error) -> Error {
-        self.error_at(e.column(), &strip_location(e))
+        self.place().bad_json(e)
     }
 
     /// The error for the line just read: `stdin:LINE: what`. A column counts from 1; 0 leaves it out.
     #[must_use]
     pub fn error_at(&self, column: usize, what: &str) -> Error {
-        let place = if column > 0 { format!(":{column}") } else { String::new() };
-        Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
+        self.place().error_at(column, what)
+    }
+
+    fn place(&self) -> LinePlace<'_> {
+        LinePlace { name: &self.name, number: self.number }
     }
 
     /// Whether the line just read is a record with a `type`, as all records but requests are.
@@ -139,6 +140,43 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> 
         if end.is_some() || used == 0 {
             return Ok(line.len() - begun);
         }
+    }
+}
+
+/// A line of an input, for messages.
+#[derive(Debug, Clone, Copy)]
+pub struct LinePlace<'a> {
+    /// The path of the input, or `stdin`.
+    pub name: &'a str,
+    /// The number of the line, counted from 1.
+    pub number: u64,
+}
+
+impl LinePlace<'_> {
+    /// The error for this line if it does not begin an object. It quotes the line, which may be the output of another program.
+    #[must_use]
+    pub fn not_an_object(self, line: &[u8]) -> Error {
+        let line = String::from_utf8_lossy(&line[..line.len().min(400)]);
+        self.error_at(0, &format!("not a JSON object, which each line must be: {}", truncate_quote(&line)))
+    }
+
+    /// The error for this line if serde failed to parse it: `stdin:4:17: what`.
+    #[must_use]
+    pub fn bad_json(self, e: &serde_json::Error) -> Error {
+        self.error_at(e.column(), &strip_location(e))
+    }
+
+    /// The error for this line if it is too long.
+    #[must_use]
+    pub fn too_long(self) -> Error {
+        self.error_at(0, "the line is longer than 1 GiB: is this a file of JSON lines?")
+    }
+
+    /// An error for this line: `stdin:LINE: what`. A column counts from 1; 0 leaves it out.
+    #[must_use]
+    pub fn error_at(self, column: usize, what: &str) -> Error {
+        let place = if column > 0 { format!(":{column}") } else { String::new() };
+        Error::Input(format!("{}:{}{place}: {what}", self.name, self.number))
     }
 }
 

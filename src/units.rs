@@ -29,9 +29,11 @@ impl Nanos {
     /// Converts seconds; values out of range become the nearest valid value.
     #[must_use]
     pub fn from_secs_f64(seconds: f64) -> Self {
-        // `as` saturates, and turns NaN into 0.
+        let exact = seconds * 1e9;
+        // `as` saturates, and turns NaN into 0. `round` would be a call.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Nanos((seconds * 1e9).round() as u64)
+        let whole = exact as u64;
+        Nanos(whole.saturating_add(u64::from(exact - whole as f64 >= 0.5)))
     }
 
     /// Converts to seconds: the double nearest to the exact value.
@@ -208,10 +210,22 @@ impl Serialize for UnixNanos {
 
 impl<'de> Deserialize<'de> for UnixNanos {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let raw = Box::<RawValue>::deserialize(from)?;
-        parse_decimal_nanos(raw.get())
-            .map(UnixNanos)
-            .ok_or_else(|| de::Error::custom(format!("{} is not a time in Unix seconds", raw.get())))
+        struct TextVisitor;
+        impl<'de> de::Visitor<'de> for TextVisitor {
+            type Value = UnixNanos;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a time in Unix seconds")
+            }
+            /// Called by parsers that have the text of the number.
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<UnixNanos, E> {
+                let time = parse_decimal_nanos(text).map(UnixNanos);
+                time.ok_or_else(|| E::custom(format!("{text} is not a time in Unix seconds")))
+            }
+            fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<UnixNanos, D::Error> {
+                self.visit_str(Box::<RawValue>::deserialize(from)?.get())
+            }
+        }
+        from.deserialize_newtype_struct("UnixNanos", TextVisitor)
     }
 }
 
@@ -231,8 +245,8 @@ fn parse_decimal_nanos(text: &str) -> Option<u64> {
         let seconds: f64 = text.parse().ok()?;
         return (seconds >= 0.0 && seconds.is_finite()).then(|| Nanos::from_secs_f64(seconds).0);
     }
-    let digits = fraction.get(..9).unwrap_or(fraction);
-    let nanos: u64 = format!("{digits:0<9}").parse().ok()?;
+    let digits = fraction.bytes().chain(std::iter::repeat(b'0')).take(9);
+    let nanos = digits.fold(0, |nanos, digit| nanos * 10 + u64::from(digit - b'0'));
     whole.parse::<u64>().ok()?.checked_mul(SECOND)?.checked_add(nanos)
 }
 
@@ -328,6 +342,13 @@ mod tests {
     use super::*;
 
     proptest! {
+        #[test]
+        fn seconds_are_rounded_to_nanoseconds(seconds in prop_oneof![any::<f64>(), -2e-9..9e-9, 0.0..1e7, 0.0..4e10], ns in 0_u64..1 << 54) {
+            for seconds in [seconds, ns as f64 / 1e9, (ns as f64 + 0.5) / 1e9] {
+                prop_assert_eq!(Nanos::from_secs_f64(seconds).0, (seconds * 1e9).round() as u64);
+            }
+        }
+
         #[test]
         fn every_nanosecond_of_eleven_days_survives_json(ns in 0..1_000_000 * SECOND) {
             let text = serde_json::to_string(&Nanos(ns)).unwrap();

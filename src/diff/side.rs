@@ -115,22 +115,18 @@ impl Side {
 
     /// All gaps in the order of the requests, and how they depend on each other in time. Runs are placed one after the other.
     fn gaps_in_time(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
-        let mut gaps: Vec<(f64, f64)> = Vec::new();
+        let (mut gaps, mut ends) = (Vec::new(), Vec::new());
         let mut offset = 0.0;
         for run in &self.runs {
-            let own = run.gaps_in_time();
-            let first = own.iter().map(|(end, _)| *end).fold(f64::INFINITY, f64::min);
-            let last = own.iter().map(|(end, _)| *end).fold(f64::NEG_INFINITY, f64::max);
-            gaps.extend(own.iter().map(|(end, gap)| (end - first + offset, *gap)));
+            let own = run.gap_ends();
+            let first = own.iter().copied().fold(f64::INFINITY, f64::min);
+            let last = own.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            ends.extend(own.iter().map(|end| end - first + offset));
+            gaps.extend_from_slice(&run.recording.gaps);
             offset += (last - first).max(0.0);
         }
-        let values: Vec<f64> = gaps.iter().map(|(_, gap)| *gap).collect();
-        let dependences = Dependences::measure_gaps(&values, (0.0, offset), percentiles, |take| {
-            for (end, gap) in &gaps {
-                take(*end, *gap);
-            }
-        });
-        (values, dependences)
+        let dependences = Dependences::measure_gaps(&[&gaps], (0.0, offset), percentiles, |take| take(&ends, &gaps));
+        (gaps, dependences)
     }
 
     /// What all runs completed per second of all runs, with this weight per request; `None` if their times are not known.
@@ -195,9 +191,11 @@ impl SideRun {
         sort_by_start(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
     }
 
-    /// The gaps of all successes, each with the time of its end.
-    fn gaps_in_time(&self) -> Vec<(f64, f64)> {
-        self.recording.successes().flat_map(|request| self.recording.gap_ends(request)).collect()
+    /// When the gaps of all successes ended.
+    fn gap_ends(&self) -> Vec<f64> {
+        let mut ends = Vec::with_capacity(self.recording.gaps.len());
+        self.recording.successes().for_each(|request| self.recording.extend_gap_ends(request, &mut ends));
+        ends
     }
 
     /// The variance is estimated from pieces of the run, as if these were independent of each other (batch means). A request counts

@@ -1,11 +1,20 @@
 //! Reads streams of records, or one result of vLLM, into a [`Recording`].
+//!
+//! Each thread reads a block of lines, parses its outputs, and waits for its turn to add them: the recording gets the lines one
+//! by one in their order, and does not depend on the number of threads. What is not an output in plain JSON is parsed in turn.
 
-use std::{io::BufRead, path::PathBuf};
+use std::{
+    io::BufRead,
+    path::PathBuf,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
 use serde::de::Error as _;
 
 use super::{
     Recording,
+    blocks::{Block, BlockReader},
     labels::{GroupBy, Labels},
     line::{OutputLine, RecordKind},
     vllm::VllmResult,
@@ -13,8 +22,9 @@ use super::{
 use crate::{
     cli,
     error::Error,
-    json,
-    ndjson::NdjsonReader,
+    json::{self, plain},
+    ndjson::LinePlace,
+    parallel,
     record::{EndRecord, RunRecord},
 };
 
@@ -31,6 +41,55 @@ pub struct RecordingReader<'a> {
     pub tool: &'static str,
 }
 
+/// Looks at the recording after each line.
+type Check<'a> = dyn FnMut(&mut Recording) -> Result<(), Error> + Send + 'a;
+
+/// What the threads that read an input share.
+struct SharedInput<'r, R> {
+    source: Mutex<BlockSource<R>>,
+    lines: Mutex<LinesInTurn<'r>>,
+    /// Told when it is the turn of another block.
+    next_turn: Condvar,
+}
+
+struct BlockSource<R> {
+    blocks: BlockReader<R>,
+    /// The number of the next block.
+    next: u64,
+    has_ended: bool,
+}
+
+/// The state between two lines.
+struct LinesInTurn<'r> {
+    recording: &'r mut Recording,
+    check: &'r mut Check<'r>,
+    name: String,
+    /// The number of the block whose turn it is.
+    turn: u64,
+    /// The error of the previous line, and whether it may be a truncation, which it is only if no line follows.
+    wrong: Option<(bool, Error)>,
+    /// Whether the input has ended, or is not read any further.
+    has_ended: bool,
+    failure: Option<Error>,
+}
+
+/// Lets the other threads end if this one panics.
+struct EndOnPanic<'s, 'r, R>(&'s SharedInput<'r, R>);
+
+impl<R> Drop for EndOnPanic<'_, '_, R> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            lock(&self.0.lines).has_ended = true;
+            self.0.next_turn.notify_all();
+        }
+    }
+}
+
+/// Locks, even after a panic of another thread, which ends the program.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl RecordingReader<'_> {
     /// Reads all inputs, which may be parts or hosts of one run.
     pub fn read(self, paths: &[PathBuf]) -> Result<Recording, Error> {
@@ -42,7 +101,7 @@ impl RecordingReader<'_> {
         self,
         paths: &[PathBuf],
         max_weight: usize,
-        mut take_part: impl FnMut(Recording) -> Result<(), Error>,
+        mut take_part: impl FnMut(Recording) -> Result<(), Error> + Send,
     ) -> Result<Recording, Error> {
         let mut recording = Recording { labels: Labels::new(self.by), ..Recording::default() };
         let mut check = |recording: &mut Recording| {
@@ -56,7 +115,8 @@ impl RecordingReader<'_> {
         for path in paths {
             let (input, name) = cli::open_input(path)?;
             recording.repeats.begin_run();
-            if let Some(error) = self.read_lines(NdjsonReader::new(input, name), &mut recording, &mut check)? {
+            let threads = parallel::thread_count();
+            if let Some(error) = self.read_lines(BlockReader::new(input, name), threads, &mut recording, &mut check)? {
                 cli::print_warning(self.tool, format!("{error}: the last line is truncated and was skipped"));
             }
         }
@@ -69,47 +129,132 @@ impl RecordingReader<'_> {
     }
 
     /// Reads one input to its end. A truncated last line, as a killed writer leaves it, is noted and returned, and is not an
-    /// error. `check` looks at the recording after each line.
-    fn read_lines<R: BufRead>(
+    /// error.
+    fn read_lines<R: BufRead + Send>(
         self,
-        mut lines: NdjsonReader<R>,
+        blocks: BlockReader<R>,
+        threads: usize,
         recording: &mut Recording,
-        check: &mut dyn FnMut(&mut Recording) -> Result<(), Error>,
+        check: &mut Check,
     ) -> Result<Option<Error>, Error> {
-        // The error of the previous line: only if no line follows, it may be a truncation.
-        let mut wrong: Option<(bool, Error)> = None; // (may be a truncation, error)
-        while let Some(line) = lines.next_line()? {
-            if let Some((_, error)) = wrong.take() {
-                self.count_bad_line(error, recording)?;
+        let name = blocks.name().to_owned();
+        let input = SharedInput {
+            source: Mutex::new(BlockSource { blocks, next: 0, has_ended: false }),
+            lines: Mutex::new(LinesInTurn {
+                recording,
+                check,
+                name,
+                turn: 0,
+                wrong: None,
+                has_ended: false,
+                failure: None,
+            }),
+            next_turn: Condvar::new(),
+        };
+        thread::scope(|scope| {
+            // A small input needs no other threads.
+            let mut block = Block::default();
+            if !self.read_block(&input, &mut block) || block.is_short() && !self.read_block(&input, &mut block) {
+                return;
             }
-            // serde takes a number that ends in its decimal point for wrong, not for truncated.
-            let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte));
-            let is_object = line.starts_with(b"{");
-            let taken = if line == b"{" {
-                let text = read_remaining_lines(line.to_vec(), &mut lines)?;
-                self.add_repaired(&text, recording).map_err(|e| {
-                    let one_per_line = "a record spans several lines; write one record per line (`jq -c .`)";
-                    if e.is_syntax() { serde_json::Error::custom(one_per_line) } else { e }
-                })
-            } else {
-                self.add_repaired(line, recording)
-            };
-            if recording.repeats.has_found() {
-                return Err(lines.error_at(0, "the outputs of this run have been read already; pass each run once"));
+            for _ in 1..threads {
+                let help = || self.read_blocks(&input);
+                // Without another thread, this one does everything.
+                drop(thread::Builder::new().spawn_scoped(scope, help));
             }
-            check(recording)?;
-            wrong = taken.err().map(|e| {
-                if is_object { (e.is_eof() || in_number, lines.bad_json(&e)) } else { (false, lines.not_an_object()) }
-            });
-        }
-        match wrong {
-            Some((true, error)) => {
-                recording.cut = true;
+            self.read_blocks(&input);
+        });
+        let lines = input.lines.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (lines.failure, lines.wrong) {
+            (Some(failure), _) => Err(failure),
+            (None, Some((true, error))) => {
+                lines.recording.cut = true;
                 Ok(Some(error))
             }
-            Some((false, error)) => self.count_bad_line(error, recording).map(|()| None),
-            None => Ok(None),
+            (None, Some((false, error))) => self.count_bad_line(error, lines.recording).map(|()| None),
+            (None, None) => Ok(None),
         }
+    }
+
+    fn read_blocks<R: BufRead>(self, input: &SharedInput<R>) {
+        let _end = EndOnPanic(input);
+        let mut block = Block::default();
+        while self.read_block(input, &mut block) {}
+    }
+
+    /// Reads the next block and adds its lines; false if there is nothing more to do.
+    fn read_block<R: BufRead>(self, input: &SharedInput<R>, block: &mut Block) -> bool {
+        let mut source = lock(&input.source);
+        if source.has_ended {
+            return false;
+        }
+        let read = source.blocks.read_block(block);
+        let turn = source.next;
+        source.next += 1;
+        source.has_ended = !matches!(read, Ok(true));
+        // While its writer is slower than one thread, another one would only be woken to wait.
+        let source = Some(source).filter(|_| block.is_short());
+        let outputs: Vec<Option<OutputLine>> = block.lines().map(|(_, line)| OutputLine::parse_plain(line)).collect();
+        let mut lines = lock(&input.lines);
+        while lines.turn != turn && !lines.has_ended {
+            lines = input.next_turn.wait(lines).unwrap_or_else(PoisonError::into_inner);
+        }
+        if lines.has_ended {
+            return false;
+        }
+        let added = read.and_then(|more| {
+            block
+                .lines()
+                .zip(outputs)
+                .try_for_each(|((number, line), output)| self.add_line(number, line, output, &mut lines))?;
+            Ok(more)
+        });
+        lines.has_ended = !matches!(added, Ok(true));
+        lines.failure = added.err();
+        lines.turn += 1;
+        let goes_on = !lines.has_ended;
+        drop((lines, source));
+        input.next_turn.notify_all();
+        goes_on
+    }
+
+    /// Adds a line, and its output if that was parsed already.
+    fn add_line(
+        self,
+        number: u64,
+        line: &[u8],
+        mut output: Option<OutputLine>,
+        lines: &mut LinesInTurn,
+    ) -> Result<(), Error> {
+        let LinesInTurn { recording, check, name, wrong, .. } = lines;
+        if let Some((_, error)) = wrong.take() {
+            self.count_bad_line(error, recording)?;
+        }
+        let place = LinePlace { name, number };
+        let added = json::parse_with(line, |line| match output.take() {
+            Some(output) => {
+                check_clocks(recording.vllm.is_some()).and_then(|()| self.add_output(output, line, recording))
+            }
+            None => self.add_record(line, recording),
+        });
+        if recording.repeats.has_found() {
+            return Err(place.error_at(0, "the outputs of this run have been read already; pass each run once"));
+        }
+        check(recording)?;
+        // An object on many lines is one line.
+        let is_spread = line.starts_with(b"{\n");
+        // serde takes a number that ends in its decimal point for wrong, not for truncated.
+        let in_number = line.last().is_some_and(|byte| b".-+eE".contains(byte)) && !is_spread;
+        *wrong = added.err().map(|e| match line {
+            [b'{', ..] if is_spread && e.is_syntax() => {
+                let e =
+                    serde_json::Error::custom("a record spans several lines; write one record per line (`jq -c .`)");
+                (false, place.bad_json(&e))
+            }
+            [b'{', ..] => (e.is_eof() || in_number, place.bad_json(&e)),
+            _ => (false, place.not_an_object(line)),
+        });
+        Ok(())
     }
 
     fn count_bad_line(self, error: Error, recording: &mut Recording) -> Result<(), Error> {
@@ -120,27 +265,11 @@ impl RecordingReader<'_> {
         Ok(())
     }
 
-    fn add_repaired(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
-        json::parse_with(line, |line| self.add_record(line, recording))
-    }
-
     fn add_record(self, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
-        let kind = RecordKind::from_line(line)?;
-        let mixed = match kind {
-            RecordKind::Output => recording.vllm.is_some(),
-            RecordKind::Vllm => recording.vllm.is_some() || !recording.requests.is_empty(),
-            _ => false,
-        };
-        if mixed {
-            return Err(serde_json::Error::custom(
-                "a result of vLLM cannot be merged with other requests, because the origin of its clock is unknown; pass it alone",
-            ));
-        }
-        match kind {
+        match RecordKind::from_line(line)? {
             RecordKind::Output => {
-                let output: OutputLine = serde_json::from_slice(line)?;
-                recording.repeats.count_output(output.run_id(), line);
-                output.add_to(recording, self.detailed)?;
+                check_clocks(recording.vllm.is_some())?;
+                self.add_output(OutputLine::parse(line)?, line, recording)?;
             }
             RecordKind::Run => {
                 let run: RunRecord = serde_json::from_slice(line)?;
@@ -158,9 +287,10 @@ impl RecordingReader<'_> {
                     recording.ends.push(end);
                 }
             }
-            RecordKind::Scrape => recording.pages.add(serde_json::from_slice(line)?),
+            RecordKind::Scrape => recording.pages.add(plain::parse(line)?),
             RecordKind::Vllm => {
-                serde_json::from_slice::<VllmResult>(line)?.add_to(recording, self.detailed);
+                check_clocks(recording.vllm.is_some() || !recording.requests.is_empty())?;
+                plain::parse::<VllmResult>(line)?.add_to(recording, self.detailed);
             }
             RecordKind::Bare => {
                 return Err(serde_json::Error::custom(
@@ -171,15 +301,17 @@ impl RecordingReader<'_> {
         }
         Ok(())
     }
+
+    fn add_output(self, output: OutputLine, line: &[u8], recording: &mut Recording) -> Result<(), serde_json::Error> {
+        recording.repeats.count_output(output.run_id(), line);
+        output.add_to(recording, self.detailed)
+    }
 }
 
-/// Reads a JSON object that spans many lines: the rest of the input.
-fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut NdjsonReader<R>) -> Result<Vec<u8>, Error> {
-    while let Some(line) = lines.next_line()? {
-        text.push(b'\n');
-        text.extend_from_slice(line);
-    }
-    Ok(text)
+/// Fails if a result of vLLM is `mixed` with other requests.
+fn check_clocks(mixed: bool) -> Result<(), serde_json::Error> {
+    let what = "a result of vLLM cannot be merged with other requests, because the origin of its clock is unknown; pass it alone";
+    if mixed { Err(serde_json::Error::custom(what)) } else { Ok(()) }
 }
 
 /// Reads a stream from memory, with all details.
@@ -187,17 +319,61 @@ fn read_remaining_lines<R: BufRead>(mut text: Vec<u8>, lines: &mut NdjsonReader<
 pub(crate) fn read_bytes(bytes: &[u8]) -> Result<Recording, Error> {
     let mut recording = Recording::default();
     let reader = RecordingReader { detailed: true, ..RecordingReader::default() };
-    reader.read_lines(NdjsonReader::new(bytes, "stdin"), &mut recording, &mut |_| Ok(()))?;
+    reader.read_lines(BlockReader::new(bytes, "stdin"), 1, &mut recording, &mut |_| Ok(()))?;
     Ok(recording)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+
     use proptest::prelude::*;
 
     use super::*;
 
     const RUN: &str = include_str!("../../tests/data/stats-run.ndjson");
+
+    fn read_with(bytes: &[u8], block_bytes: usize, threads: usize, lenient: bool) -> String {
+        let mut recording = Recording::default();
+        let input = BufReader::with_capacity(block_bytes, bytes);
+        let blocks = BlockReader::new(input, "stdin").with_block_bytes(block_bytes);
+        let reader = RecordingReader { detailed: true, lenient, ..RecordingReader::default() };
+        let mut after_lines = Vec::new();
+        let mut check = |recording: &mut Recording| {
+            after_lines.push((recording.requests.len(), recording.bad_lines));
+            Ok(())
+        };
+        let read = reader.read_lines(blocks, threads, &mut recording, &mut check).map_err(|e| e.to_string());
+        let Recording { requests, gaps, base, span, cut, bad_lines, skipped, run_ids, texts, errors, .. } = recording;
+        format!(
+            "{read:?} {requests:?} {gaps:?} {base:?} {span:?} {cut} {bad_lines} {skipped} {run_ids:?} {texts:?} {errors:?} {after_lines:?}"
+        )
+    }
+
+    /// Neither the size of blocks nor the number of threads changes what is read, nor which line an error names.
+    #[test]
+    fn threads_read_what_one_reads() {
+        let bad = RUN.replacen("\"ttft\":", "\"ttft\":-", 3).replacen("\"success\":true", "\"success\":NaN", 1);
+        let many = RUN.lines().nth(1).unwrap_or_default();
+        let unlike: String = (0..200)
+            .map(|i| many.replacen("\"start_time\":1", &format!("\"start_time\":{}", i + 1), 1) + "\n")
+            .collect();
+        for (name, text) in [
+            ("whole", RUN.to_owned()),
+            ("bad", bad.clone()),
+            ("cut", RUN[..RUN.len() - 20].to_owned()),
+            ("spread", format!("{RUN}\n{{\n\"success\":true,\n\"ttft\":1}}\n")),
+            ("many", format!("{unlike}oops\n{unlike}[]")),
+        ] {
+            for lenient in [false, true] {
+                let want = read_with(text.as_bytes(), 1 << 20, 1, lenient);
+                for (block_bytes, threads) in [(100, 1), (100, 5), (3000, 2), (10_000, 3)] {
+                    let got = read_with(text.as_bytes(), block_bytes, threads, lenient);
+                    assert!(got == want, "{name} {lenient} {block_bytes} {threads}: {got} and not {want}");
+                }
+            }
+        }
+    }
 
     /// A writer may be killed at any byte.
     #[test]

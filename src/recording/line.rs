@@ -6,10 +6,11 @@ use serde::{
     Deserialize,
     de::{Error, IgnoredAny},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 use super::{ChunkTokens, RecordedRequest, Recording};
 use crate::{
+    json::plain::{self, RawText},
     record::{ErrorKind, TokenSource},
     units::{Nanos, UnixNanos},
 };
@@ -42,7 +43,7 @@ impl RecordKind {
         {
             return Ok(RecordKind::from_type(&rest[..end]));
         }
-        let keys: Keys = serde_json::from_slice(line)?;
+        let keys: Keys = plain::parse(line)?;
         Ok(match keys.r#type {
             Some(name) => RecordKind::from_type(name.as_str().unwrap_or_default().as_bytes()),
             None if keys.ttfts.is_some() && keys.itls.is_some() => RecordKind::Vllm,
@@ -109,10 +110,10 @@ pub struct OutputLine<'a> {
     read_lag_max: Option<f64>,
     server: Option<ServerLine>,
     #[serde(borrow)]
-    generated_text: Option<&'a RawValue>,
+    generated_text: Option<RawText<'a>>,
     turn: Option<u32>,
     #[serde(borrow)]
-    tags: Option<&'a RawValue>,
+    tags: Option<RawText<'a>>,
 }
 
 /// Text that may be `null`, borrowed if possible.
@@ -138,7 +139,19 @@ impl JsonText<'_> {
     }
 }
 
-impl OutputLine<'_> {
+impl<'a> OutputLine<'a> {
+    /// Parses a line, if it is an output in plain JSON.
+    pub fn parse_plain(line: &'a [u8]) -> Option<Self> {
+        let is_output = RecordKind::from_line(line).is_ok_and(|kind| kind == RecordKind::Output);
+        plain::parse_plain(line).filter(|output: &Self| is_output && output.check_times().is_ok())
+    }
+
+    /// Parses an output.
+    pub fn parse(line: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let output: Self = plain::parse(line)?;
+        output.check_times().map(|()| output)
+    }
+
     /// The run that it belongs to; empty if unknown.
     pub fn run_id(&self) -> &str {
         JsonText::as_text(self.run_id.as_ref())
@@ -146,13 +159,12 @@ impl OutputLine<'_> {
 
     /// Adds the request to the recording; with its text and its error if `detailed`.
     pub fn add_to(self, recording: &mut Recording, detailed: bool) -> Result<(), serde_json::Error> {
-        self.check_times()?;
         let error = JsonText::as_text(self.error.as_ref());
         // Before anything is added: the caller may repair the line and try again.
         let tags = self.tags.filter(|_| recording.labels.is_needed());
-        let tags = tags.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
+        let tags = tags.map_or(Ok(None), |raw| serde_json::from_str(raw.0))?;
         if detailed {
-            let text = self.generated_text.map_or(Ok(None), |raw| serde_json::from_str(raw.get()))?;
+            let text = self.generated_text.map_or(Ok(None), |raw| serde_json::from_str(raw.0))?;
             recording.texts.push(text.unwrap_or_default());
             recording.errors.push(error.to_owned());
         }
@@ -179,8 +191,10 @@ impl OutputLine<'_> {
         let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.end_offset(), self.read_lag_max];
         let reported = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
         let times = times.into_iter().chain(reported.into_iter().flatten());
-        let mut times = times.flatten().chain(self.itl_gaps().iter().copied());
-        match times.find(|time| *time < 0.0) {
+        let negative = times.flatten().find(|time| *time < 0.0);
+        // All at once: nearly always, there is none.
+        let in_gaps = self.itl_gaps().iter().fold(false, |found, gap| found | (*gap < 0.0));
+        match negative.or_else(|| self.itl_gaps().iter().copied().find(|gap| in_gaps && *gap < 0.0)) {
             Some(time) => Err(Error::custom(format!("{time} is not a time in seconds (0 or more)"))),
             None => Ok(()),
         }

@@ -1,7 +1,9 @@
 //! The outputs of a run, read from streams: a row for each request, and the gaps of all requests in one long vector.
 //!
-//! [`input`] reads lines, `line` and `vllm` decode them, and the [`Recording`] collects them.
+//! `blocks` splits an input into lines, [`input`] gives them to several threads, `line` and `vllm` decode them, and the [`Recording`]
+//! collects them in their order.
 
+mod blocks;
 pub mod expected_cache;
 pub mod input;
 pub mod labels;
@@ -338,13 +340,34 @@ impl Recording {
         all.get(request.gaps.clone()).unwrap_or_default()
     }
 
-    /// The gaps of one request as `(end, gap)`, where `end` counts as starts do.
-    pub fn gap_ends(&self, request: &RecordedRequest) -> impl Iterator<Item = (f64, f64)> {
+    /// Appends when the gaps of a request ended, counted as starts are.
+    pub fn extend_gap_ends(&self, request: &RecordedRequest, ends: &mut Vec<f64>) {
         let mut end = request.start.unwrap_or_default() + request.ttft.unwrap_or_default();
-        self.gaps_of(request).iter().map(move |gap| {
+        ends.extend(self.gaps_of(request).iter().map(|gap| {
             end += gap;
-            (end, *gap)
-        })
+            end
+        }));
+    }
+
+    /// Appends when the chunks of a request arrived, counted as starts are; nothing without a start or a chunk.
+    pub fn extend_arrivals(&self, request: &RecordedRequest, times: &mut Vec<f64>) {
+        if let (Some(start), Some(ttft)) = (request.start, request.ttft) {
+            times.push(start + ttft);
+            self.extend_gap_ends(request, times);
+        }
+    }
+
+    /// The gaps of some successes, in slices that are as long as possible.
+    #[must_use]
+    pub fn gap_slices<'a>(&'a self, successes: impl Iterator<Item = &'a RecordedRequest>) -> Vec<&'a [f64]> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for request in successes {
+            match ranges.last_mut() {
+                Some(last) if last.end == request.gaps.start => last.end = request.gaps.end,
+                _ => ranges.push(request.gaps.clone()),
+            }
+        }
+        ranges.into_iter().map(|range| self.gaps.get(range).unwrap_or_default()).collect()
     }
 
     /// Seconds from the start of the run to its last outcome.

@@ -35,11 +35,11 @@ pub struct HdrHistogram {
 }
 
 impl HdrHistogram {
-    /// Counts the values multiplied by `scale` and rounded to integers.
+    /// Counts the values of all slices, multiplied by `scale` and rounded to integers.
     #[must_use]
-    pub fn from_values(values: &[f64], scale: f64) -> Option<Self> {
+    pub fn from_values(slices: &[&[f64]], scale: f64) -> Option<Self> {
         let mut counts = Hdr::new(SIGNIFICANT_DIGITS).ok()?;
-        for value in values {
+        for value in slices.iter().copied().flatten() {
             counts.record(round_to_count(value * scale)).ok()?;
         }
         ValueCounts(counts).encode()
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_text_form_is_the_one_of_other_languages() {
-        let text = serde_json::to_string(&HdrHistogram::from_values(&[0.001, 0.002], 1e9).unwrap()).unwrap();
+        let text = serde_json::to_string(&HdrHistogram::from_values(&[&[0.001, 0.002]], 1e9).unwrap()).unwrap();
         assert!(text.starts_with("\"HISTFAAA"), "{text}");
         for wrong in ["\"HISTFAAA\"", "\"nothing\"", "\"\"", "7"] {
             assert!(serde_json::from_str::<HdrHistogram>(wrong).is_err(), "{wrong}");
@@ -221,7 +221,7 @@ mod tests {
         fn values_at_places_are_within_the_error(
             mut values in prop::collection::vec(prop_oneof![0.0..10.0, 0.0..1e-3, 0.0..1e4], 1..300), share in 0.0..=1.0
         ) {
-            let histogram = ValueCounts::merge_all([&HdrHistogram::from_values(&values, 1e9).unwrap()]).unwrap();
+            let histogram = ValueCounts::merge_all([&HdrHistogram::from_values(&[&values], 1e9).unwrap()]).unwrap();
             values.sort_by(f64::total_cmp);
             let place = share * (values.len() - 1) as f64;
             let (got, want) = (histogram.value_at(place) / 1e9, numpy::value_at(&values, place));
@@ -232,7 +232,7 @@ mod tests {
         fn merging_and_the_text_form_keep_all_values(
             a in prop::collection::vec(0.0..1e3, 0..100), b in prop::collection::vec(0.0..1e6, 0..100)
         ) {
-            let histogram = |values: &[f64]| HdrHistogram::from_values(values, 1e3).unwrap();
+            let histogram = |values: &[f64]| HdrHistogram::from_values(&[values], 1e3).unwrap();
             let both = ValueCounts::merge_all([&histogram(&a), &histogram(&b)]).unwrap();
             let text = both.encode().unwrap();
             prop_assert_eq!(text.value_count(), (a.len() + b.len()) as u64);

@@ -9,7 +9,7 @@ use statrs::{
     function::beta::beta_reg,
 };
 
-use super::numpy;
+use super::{bins::visit_bins, numpy};
 
 /// The share of intervals above the true value, and the share below it: 95 % contain it.
 pub const TAIL: f64 = 0.025;
@@ -130,53 +130,60 @@ impl Dependences {
         let below = |limit: f64| Dependence::measure(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
         Dependences {
             mean: Dependence::measure(values.iter().copied()),
-            percentiles: approximate_percentiles(values, percentiles).into_iter().map(below).collect(),
+            percentiles: approximate_percentiles(&[values], percentiles).into_iter().map(below).collect(),
         }
     }
 
-    /// Measures the gaps of many responses. `each` passes every gap with the time of its end. Gaps that end at the same time
-    /// belong to the same block, even if they are from different responses.
+    /// Measures the gaps of many responses. `each` passes the gaps of each response with the times of their ends. Gaps that end
+    /// at the same time belong to the same block, even if they are from different responses.
     #[must_use]
     pub fn measure_gaps(
-        gaps: &[f64],
+        gaps: &[&[f64]],
         span: (f64, f64),
         percentiles: &[f64],
-        each: impl Fn(&mut dyn FnMut(f64, f64)),
+        each: impl Fn(&mut dyn FnMut(&[f64], &[f64])),
     ) -> Self {
-        let n = gaps.len() as f64;
+        let len: usize = gaps.iter().map(|gaps| gaps.len()).sum();
+        let n = len as f64;
         let limits = approximate_percentiles(gaps, percentiles);
-        let blocks = MAX_BLOCKS.min(gaps.len().max(1));
+        let blocks = MAX_BLOCKS.min(len.max(1));
         let width = (span.1 - span.0) / blocks as f64;
         // For each block: the number of gaps, their sum, and how many are below each percentile.
-        let mut sums = vec![vec![0.0; blocks]; limits.len() + 2];
+        let (mut counts, mut sums) = (vec![0.0; blocks], vec![0.0; blocks]);
+        let mut below = vec![vec![0.0; blocks]; limits.len()];
         let mut squares = 0.0;
-        let mean = gaps.iter().sum::<f64>() / n;
-        each(&mut |end, gap| {
-            let block = numpy::truncate_to_usize((end - span.0) / width).min(blocks - 1);
-            sums[0][block] += 1.0;
-            sums[1][block] += gap;
-            squares += (gap - mean).powi(2);
-            for (sum, limit) in sums[2..].iter_mut().zip(&limits) {
-                sum[block] += f64::from(u8::from(gap <= *limit));
-            }
+        let mean = gaps.iter().copied().flatten().sum::<f64>() / n;
+        each(&mut |ends, gaps| {
+            let block = |end: f64| numpy::truncate_to_usize((end - span.0) / width).min(blocks - 1);
+            visit_bins(ends, block, |block, inside| {
+                let gaps = &gaps[inside];
+                counts[block] += gaps.len() as f64;
+                (sums[block], squares) = gaps
+                    .iter()
+                    .fold((sums[block], squares), |(sum, squares), gap| (sum + gap, squares + (gap - mean).powi(2)));
+                for (below, limit) in below.iter_mut().zip(&limits) {
+                    below[block] += gaps.iter().map(|gap| usize::from(gap <= limit)).sum::<usize>() as f64;
+                }
+            });
         });
-        let (counts, sums) = sums.split_at(1);
         let between = |sums: &[f64], independent: Option<f64>| {
             let share = sums.iter().sum::<f64>() / n;
-            let off: Vec<f64> = sums.iter().zip(&counts[0]).map(|(sum, count)| sum - share * count).collect();
+            let off: Vec<f64> = sums.iter().zip(&counts).map(|(sum, count)| sum - share * count).collect();
             Dependence::from_blocks(&off, independent.unwrap_or(n * share * (1.0 - share)))
         };
         Dependences {
-            mean: between(&sums[0], Some(squares)),
-            percentiles: sums[1..].iter().map(|sums| between(sums, None)).collect(),
+            mean: between(&sums, Some(squares)),
+            percentiles: below.iter().map(|below| between(below, None)).collect(),
         }
     }
 }
 
 /// Approximate percentiles: of a subset if there are many values.
-fn approximate_percentiles(values: &[f64], percentiles: &[f64]) -> Vec<f64> {
+fn approximate_percentiles(slices: &[&[f64]], percentiles: &[f64]) -> Vec<f64> {
     const MOST: usize = 1 << 16;
-    let mut some: Vec<f64> = values.iter().step_by(values.len().div_ceil(MOST).max(1)).copied().collect();
+    let n: usize = slices.iter().map(|slice| slice.len()).sum();
+    let values = slices.iter().copied().flatten();
+    let mut some: Vec<f64> = values.step_by(n.div_ceil(MOST).max(1)).copied().collect();
     numpy::partially_sort(&mut some, percentiles, &[]);
     percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
 }
@@ -366,7 +373,7 @@ mod tests {
                 let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
                 let dependences = Dependences::measure(&values, &percentiles);
                 let wanted = SummaryOptions { percentiles: percentiles.to_vec(), histograms: false };
-                let stats = SampleStats::with_intervals(values, Unit::Seconds, &wanted, &dependences);
+                let stats = SampleStats::with_intervals(&[&values], Unit::Seconds, &wanted, &dependences);
                 let precision = stats.precision.unwrap();
                 let holds = |interval: &Interval, truth: f64| {
                     interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)

@@ -2,9 +2,11 @@
 //!
 //! Nothing here knows requests or runs. `docs/METRICS.md` has the formulas and their sources.
 
+pub mod bins;
 pub mod histogram;
 pub mod interval;
 pub mod numpy;
+mod ranks;
 mod sample;
 mod summary;
 pub mod trend;

@@ -6,60 +6,109 @@
 /// Longer sums are split in two.
 const BLOCK: usize = 128;
 
-/// The sum of `term(from..to)` in the order of `NumPy`'s pairwise summation (`pairwise_sum` in `loops_utils.h`): blocks of 128
-/// with eight running sums, split in halves above that.
-fn pairwise_sum(from: usize, to: usize, term: &impl Fn(usize) -> f64) -> f64 {
-    let n = to - from;
-    if n < 8 {
-        return (from..to).fold(-0.0, |sum, i| sum + term(i));
+/// Values that lie in several slices, taken one block after the other.
+struct Blocks<'a> {
+    slices: std::slice::Iter<'a, &'a [f64]>,
+    current: &'a [f64],
+    /// Holds a block of values from more than one slice.
+    buffer: [f64; BLOCK],
+}
+
+impl<'a> Blocks<'a> {
+    fn new(slices: &'a [&'a [f64]]) -> Self {
+        Blocks { slices: slices.iter(), current: &[], buffer: [0.0; BLOCK] }
     }
-    if n <= BLOCK {
-        let mut r: [f64; 8] = std::array::from_fn(|j| term(from + j));
-        let even = n - n % 8;
-        for i in (8..even).step_by(8) {
-            for (j, sum) in r.iter_mut().enumerate() {
-                *sum += term(from + i + j);
-            }
+
+    /// The next `n` values, which must exist.
+    fn next_block(&mut self, n: usize) -> &[f64] {
+        if let Some((block, rest)) = self.current.split_at_checked(n) {
+            self.current = rest;
+            return block;
         }
-        let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
-        return (from + even..to).fold(sum, |sum, i| sum + term(i));
+        let mut filled = 0;
+        while filled < n {
+            if self.current.is_empty() {
+                let Some(next) = self.slices.next() else { break };
+                self.current = next;
+            }
+            let (taken, rest) = self.current.split_at(self.current.len().min(n - filled));
+            self.buffer[filled..filled + taken.len()].copy_from_slice(taken);
+            self.current = rest;
+            filled += taken.len();
+        }
+        &self.buffer[..filled]
     }
-    let half = n / 2 - n / 2 % 8;
-    pairwise_sum(from, from + half, term) + pairwise_sum(from + half, to, term)
+}
+
+/// The sum of `term` of the next `n` values in the order of `NumPy`'s pairwise summation (`pairwise_sum` in `loops_utils.h`):
+/// blocks of 128 with eight running sums, split in halves above that.
+fn pairwise_sum(values: &mut Blocks, n: usize, term: &impl Fn(f64) -> f64) -> f64 {
+    if n > BLOCK {
+        let half = n / 2 - n / 2 % 8;
+        return pairwise_sum(values, half, term) + pairwise_sum(values, n - half, term);
+    }
+    let block = values.next_block(n);
+    let (eights, rest) = block.as_chunks::<8>();
+    let [first, eights @ ..] = eights else { return rest.iter().fold(-0.0, |sum, value| sum + term(*value)) };
+    let mut r = first.map(term);
+    for eight in eights {
+        for (sum, value) in r.iter_mut().zip(eight) {
+            *sum += term(*value);
+        }
+    }
+    let sum = ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]));
+    rest.iter().fold(sum, |sum, value| sum + term(*value))
 }
 
 /// `np.sum`.
 #[must_use]
 pub fn sum(values: &[f64]) -> f64 {
-    0.0 + pairwise_sum(0, values.len(), &|i| values[i])
+    0.0 + pairwise_sum(&mut Blocks::new(&[values]), values.len(), &|value| value)
 }
 
 /// `np.mean`; 0 for an empty slice, as in vLLM.
 #[must_use]
 pub fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() { 0.0 } else { sum(values) / values.len() as f64 }
+    mean_and_std_of(&[values], false).0
 }
 
 /// `np.std` of the population (`ddof=0`); 0 for an empty slice.
 #[must_use]
 pub fn std(values: &[f64]) -> f64 {
-    if values.is_empty() {
-        return 0.0;
+    mean_and_std(&[values]).1
+}
+
+/// `np.mean` and `np.std` of all values of several slices.
+#[must_use]
+pub fn mean_and_std(slices: &[&[f64]]) -> (f64, f64) {
+    mean_and_std_of(slices, true)
+}
+
+fn mean_and_std_of(slices: &[&[f64]], with_std: bool) -> (f64, f64) {
+    let n: usize = slices.iter().map(|slice| slice.len()).sum();
+    if n == 0 {
+        return (0.0, 0.0);
     }
-    let mean = mean(values);
-    let squares = pairwise_sum(0, values.len(), &|i| {
-        let off = values[i] - mean;
-        off * off
-    });
-    ((0.0 + squares) / values.len() as f64).sqrt()
+    let mean = (0.0 + pairwise_sum(&mut Blocks::new(slices), n, &|value| value)) / n as f64;
+    if !with_std {
+        return (mean, 0.0);
+    }
+    let squares = pairwise_sum(&mut Blocks::new(slices), n, &|value| (value - mean) * (value - mean));
+    (mean, ((0.0 + squares) / n as f64).sqrt())
 }
 
 /// Sorts only as far as needed: the values that `percentiles`, the median, the extremes and `places` refer to end up at their
 /// sorted positions. Much cheaper than sorting; the other values stay unordered.
 pub fn partially_sort(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
-    let n = values.len();
+    let ranks = needed_ranks(values.len(), percentiles, places);
+    partially_sort_ranks(values, &ranks);
+}
+
+/// The ranks among `n` sorted values that `percentiles`, the median, the extremes and `places` refer to, in order.
+#[must_use]
+pub fn needed_ranks(n: usize, percentiles: &[f64], places: &[f64]) -> Vec<usize> {
     if n == 0 {
-        return;
+        return Vec::new();
     }
     let mut ranks = vec![0, (n - 1) / 2, n / 2, n - 1];
     for p in percentiles {
@@ -72,24 +121,32 @@ pub fn partially_sort(values: &mut [f64], percentiles: &[f64], places: &[f64]) {
     }
     ranks.sort_unstable();
     ranks.dedup();
-    let mut settled = 0;
-    for rank in ranks {
-        values[settled..].select_nth_unstable_by(rank - settled, f64::total_cmp);
-        settled = rank + 1;
-        if settled == n {
-            break;
-        }
-    }
+    ranks
+}
+
+/// Moves the values of these ranks, which are in order, to their sorted positions: the middle one first, so that each of the
+/// others is searched in one half.
+pub fn partially_sort_ranks(values: &mut [f64], ranks: &[usize]) {
+    let (before, [rank, after @ ..]) = ranks.split_at(ranks.len() / 2) else { return };
+    let (low, _, high) = values.select_nth_unstable_by(*rank, f64::total_cmp);
+    partially_sort_ranks(low, before);
+    let after: Vec<usize> = after.iter().map(|other| other - rank - 1).collect();
+    partially_sort_ranks(high, &after);
 }
 
 /// `np.median` of partially sorted values; 0 for an empty slice.
 #[must_use]
 pub fn median(sorted: &[f64]) -> f64 {
-    let n = sorted.len();
+    median_by_rank(sorted.len(), |rank| sorted[rank])
+}
+
+/// The same of `n` values of which `at` gives those of the needed ranks.
+#[must_use]
+pub fn median_by_rank(n: usize, at: impl Fn(usize) -> f64) -> f64 {
     match n {
         0 => 0.0,
-        _ if n % 2 == 1 => sorted[n / 2],
-        _ => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+        _ if n % 2 == 1 => at(n / 2),
+        _ => f64::midpoint(at(n / 2 - 1), at(n / 2)),
     }
 }
 
@@ -97,11 +154,17 @@ pub fn median(sorted: &[f64]) -> f64 {
 /// an empty slice.
 #[must_use]
 pub fn percentile(sorted: &[f64], p: f64) -> f64 {
-    if sorted.is_empty() {
+    percentile_by_rank(sorted.len(), p, |rank| sorted[rank])
+}
+
+/// The same of `n` values of which `at` gives those of the needed ranks.
+#[must_use]
+pub fn percentile_by_rank(n: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
+    if n == 0 {
         return 0.0;
     }
-    let (below, above, t) = neighbour_ranks(sorted.len(), p);
-    let (a, b) = (sorted[below], sorted[above]);
+    let (below, above, t) = neighbour_ranks(n, p);
+    let (a, b) = (at(below), at(above));
     // Interpolate from the nearer side, as NumPy does to be exact at both ends.
     if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
 }
@@ -123,9 +186,15 @@ fn neighbour_ranks(n: usize, p: f64) -> (usize, usize, f64) {
 /// The value at a place of partially sorted values, counted from 0; interpolated between two values.
 #[must_use]
 pub fn value_at(sorted: &[f64], place: f64) -> f64 {
-    let below = truncate_to_usize(place).min(sorted.len() - 1);
-    let above = (below + 1).min(sorted.len() - 1);
-    sorted[below] + (sorted[above] - sorted[below]) * (place - below as f64)
+    value_at_by_rank(sorted.len(), place, |rank| sorted[rank])
+}
+
+/// The same of `n` values, at least one, of which `at` gives those of the needed ranks.
+#[must_use]
+pub fn value_at_by_rank(n: usize, place: f64, at: impl Fn(usize) -> f64) -> f64 {
+    let below = truncate_to_usize(place).min(n - 1);
+    let above = (below + 1).min(n - 1);
+    at(below) + (at(above) - at(below)) * (place - below as f64)
 }
 
 #[cfg(test)]

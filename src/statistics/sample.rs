@@ -4,6 +4,7 @@ use super::{
     histogram::{self, HdrHistogram, ValueCounts},
     interval::{self, Dependences, Interval},
     numpy,
+    ranks::RankedValues,
 };
 
 /// The unit of a sample.
@@ -93,23 +94,21 @@ pub enum PoolMode {
 }
 
 impl SampleStats {
-    /// The statistics of values without intervals. Their order is lost.
+    /// The statistics of values without intervals.
     #[must_use]
-    pub fn from_values(values: Vec<f64>, unit: Unit, options: &SummaryOptions) -> Self {
-        Self::compute_exact(values, unit, options, &[]).0
+    pub fn from_values(values: &[f64], unit: Unit, options: &SummaryOptions) -> Self {
+        Self::compute_exact(&[values], unit, options, &[]).0
     }
 
-    /// The same with intervals for values with these dependences.
+    /// The same of the values of several slices, with intervals for values with these dependences.
     #[must_use]
-    pub fn with_intervals(values: Vec<f64>, unit: Unit, options: &SummaryOptions, dependences: &Dependences) -> Self {
-        let n = values.len();
+    pub fn with_intervals(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, dependences: &Dependences) -> Self {
+        let n = slices.iter().map(|slice| slice.len()).sum();
         let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective_size(n)).collect();
         let places = interval_places(options, n, &effective);
         let ends: Vec<f64> = places.iter().flat_map(|place| [place.low, place.high]).flatten().collect();
-        let (mut stats, values) = Self::compute_exact(values, unit, options, &ends);
-        stats.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| {
-            numpy::value_at(&values, place)
-        });
+        let (mut stats, values) = Self::compute_exact(slices, unit, options, &ends);
+        stats.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| values.value_at(place));
         stats
     }
 
@@ -120,7 +119,7 @@ impl SampleStats {
         let unit = parts.first().map(|part| part.unit).unwrap_or_default();
         let parts: Vec<&SampleStats> = parts.iter().filter(|part| part.n > 0).collect();
         if parts.is_empty() {
-            return Some(Self::from_values(vec![], unit, options));
+            return Some(Self::from_values(&[], unit, options));
         }
         let histograms = parts.iter().map(|part| part.histogram.as_ref()).collect::<Option<Vec<_>>>()?;
         let counts = ValueCounts::merge_all(histograms)?;
@@ -183,20 +182,20 @@ impl SampleStats {
         }
     }
 
-    fn compute_exact(mut values: Vec<f64>, unit: Unit, options: &SummaryOptions, places: &[f64]) -> (Self, Vec<f64>) {
-        let (mean, std) = (numpy::mean(&values), numpy::std(&values));
-        numpy::partially_sort(&mut values, &options.percentiles, places);
+    fn compute_exact(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, places: &[f64]) -> (Self, RankedValues) {
+        let (mean, std) = numpy::mean_and_std(slices);
+        let values = RankedValues::select(slices, &options.percentiles, places);
         let stats = SampleStats {
             unit,
-            n: values.len(),
+            n: values.sample_size(),
             mean,
             std,
-            median: numpy::median(&values),
-            min: values.first().copied().unwrap_or_default(),
-            max: values.last().copied().unwrap_or_default(),
-            percentiles: options.percentiles.iter().map(|p| (*p, numpy::percentile(&values, *p))).collect(),
+            median: values.median(),
+            min: values.least(),
+            max: values.most(),
+            percentiles: options.percentiles.iter().map(|p| (*p, values.percentile(*p))).collect(),
             precision: None,
-            histogram: if options.histograms { HdrHistogram::from_values(&values, unit.in_histograms()) } else { None },
+            histogram: if options.histograms { HdrHistogram::from_values(slices, unit.in_histograms()) } else { None },
         };
         (stats, values)
     }

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_empty_distribution_has_no_mean() {
-        let empty = Summary::from_stats(&SampleStats::from_values(vec![], Unit::Seconds, &wanted()));
+        let empty = Summary::from_stats(&SampleStats::from_values(&[], Unit::Seconds, &wanted()));
         let json = serde_json::to_string(&empty).unwrap();
         assert_eq!(json, r#"{"n":0,"mean":null,"std":null,"min":null,"p50":null,"max":null}"#);
     }
@@ -172,7 +172,7 @@ mod tests {
             let wanted = SummaryOptions { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
             let stats = |values: &[f64]| {
                 let dependences = Dependences::measure(values, &wanted.percentiles);
-                SampleStats::with_intervals(values.to_vec(), Unit::Seconds, &wanted, &dependences)
+                SampleStats::with_intervals(&[values], Unit::Seconds, &wanted, &dependences)
             };
             let at = super::super::numpy::truncate_to_usize(cut * values.len() as f64);
             let parts = [&values[..at], &values[at..]].map(|values| {

@@ -57,10 +57,10 @@ fn fluidity_index(recording: &Recording, request: &RecordedRequest, ttft: f64, t
     };
     let gaps = std::iter::once(first).chain(recording.gaps_of(request).iter().copied());
     let (mut waited, mut due) = (0.0, ttft);
-    for (gap, tokens) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
+    for (gap, tokens) in gaps.zip(tokens::tokens_per_chunk(recording, request).iter()) {
         waited += gap;
         // The tokens of a chunk arrive together.
-        for _ in 0..tokens {
+        for _ in 0..*tokens {
             token(waited, due);
             (waited, due) = (0.0, tpot);
         }

@@ -14,6 +14,7 @@ mod pooling;
 mod rate;
 mod result;
 mod server;
+mod sliding;
 mod steady;
 mod table;
 mod tokens;

@@ -57,27 +57,29 @@ impl<'a> RunPart<'a> {
         wanted: &SummaryOptions,
     ) -> SampleStats {
         let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| value(request)).collect();
-        let values = self.successes().filter_map(value).collect();
-        SampleStats::with_intervals(values, unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
-    }
-
-    /// The dependence of the gaps between chunks. `gaps` has the gaps of all responses of this part.
-    pub fn dependences_of_gaps(&self, gaps: &[f64], percentiles: &[f64]) -> Dependences {
-        let each = |take: &mut dyn FnMut(f64, f64)| {
-            for (end, gap) in self.successes().flat_map(|request| self.recording.gap_ends(request)) {
-                take(end, gap);
-            }
-        };
-        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
-        each(&mut |end, _| (first, last) = (first.min(end), last.max(end)));
-        Dependences::measure_gaps(gaps, (first, last), percentiles, each)
+        let values: Vec<f64> = self.successes().filter_map(value).collect();
+        SampleStats::with_intervals(&[&values], unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
     }
 
     /// The statistics of the gaps between chunks.
-    fn summarize_gaps(&self, wanted: &SummaryOptions) -> SampleStats {
-        let gaps: Vec<f64> = self.successes().flat_map(|r| self.recording.gaps_of(r)).copied().collect();
-        let dependences = self.dependences_of_gaps(&gaps, &wanted.percentiles);
-        SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences)
+    pub fn sample_gaps(&self, wanted: &SummaryOptions) -> SampleStats {
+        let gaps = self.recording.gap_slices(self.successes());
+        let each = |take: &mut dyn FnMut(&[f64], &[f64])| {
+            let mut ends = Vec::new();
+            for request in self.successes() {
+                ends.clear();
+                self.recording.extend_gap_ends(request, &mut ends);
+                take(&ends, self.recording.gaps_of(request));
+            }
+        };
+        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
+        each(&mut |ends, _| {
+            // Without a negative gap, these are the least and the most.
+            let ends = if ends.is_sorted() && ends.len() > 2 { &[ends[0], ends[ends.len() - 1]] } else { ends };
+            (first, last) = ends.iter().fold((first, last), |(first, last), end| (first.min(*end), last.max(*end)));
+        });
+        let dependences = Dependences::measure_gaps(&gaps, (first, last), &wanted.percentiles, each);
+        SampleStats::with_intervals(&gaps, Unit::Seconds, wanted, &dependences)
     }
 }
 
@@ -135,7 +137,7 @@ impl Numbers {
             output_tokens: sum(|r| u64::from(r.output_tokens)),
             ttft_ms: values(Metric::Ttft),
             tpot_ms: values(Metric::Tpot),
-            itl_ms: Summary::from_stats(&part.summarize_gaps(wanted)),
+            itl_ms: Summary::from_stats(&part.sample_gaps(wanted)),
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
             attainment_of: good.attainment_of,

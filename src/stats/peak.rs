@@ -1,8 +1,11 @@
 //! Peaks: the most requests in flight, and the most tokens in a second.
 
-use super::tokens;
-use crate::recording::{ChunkTokens, Recording};
-use crate::units::{Nanos, SECOND};
+use super::{sliding::most_within_second, tokens};
+use crate::{
+    recording::{ChunkTokens, Recording},
+    statistics::bins::visit_bins,
+    units::{Nanos, SECOND},
+};
 
 /// Peaks as vLLM counts them, in buckets of one second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -17,7 +20,7 @@ pub struct VllmPeaks {
 const MAX_BUCKETS: f64 = 1e7;
 
 /// The most slots that arrivals are counted in.
-const MAX_SLOTS: u32 = 1_000_000;
+const MAX_SLOTS: u64 = 1_000_000;
 
 /// vLLM's formula, with its order of additions.
 #[must_use]
@@ -32,18 +35,19 @@ pub fn count_in_seconds(recording: &Recording) -> VllmPeaks {
     }
     let mut tokens = vec![0_u64; span as usize + 1];
     let mut requests = vec![0_u64; span as usize + 1];
-    for (request, start, ttft, latency) in timed() {
-        let mut time = start + ttft;
-        let mut count = |time: f64| {
-            if let Some(bucket) = tokens.get_mut((time - first) as usize) {
-                *bucket += 1;
-            }
-        };
-        count(time);
-        for gap in recording.gaps_of(request) {
-            time += gap;
-            count(time);
-        }
+    let mut times = Vec::new();
+    for (request, start, _, latency) in timed() {
+        times.clear();
+        recording.extend_arrivals(request, &mut times);
+        visit_bins(
+            &times,
+            |time| (time - first) as usize,
+            |bucket, inside| {
+                if let Some(bucket) = tokens.get_mut(bucket) {
+                    *bucket += inside.len() as u64;
+                }
+            },
+        );
         let (from, to) = ((start - first) as usize, (start + latency - first) as usize);
         for bucket in requests.iter_mut().take(to + 1).skip(from) {
             *bucket += 1;
@@ -79,121 +83,33 @@ pub fn peak_concurrency(recording: &Recording) -> u64 {
 }
 
 /// The most tokens of successes that arrived within any second, `(t − 1 s, t]`. The tokens of a chunk arrive together.
-///
-/// Exact, without sorting all arrivals: counts in fine slots bound the tokens of each second from above and the best second
-/// from below, and only the seconds in between are examined one by one.
 #[must_use]
 pub fn peak_token_rate(recording: &Recording) -> u64 {
-    let slots = TimeSlots::from_recording(recording);
-    let least = slots.fullest_second();
-    let wanted = slots.slots_above(least);
-    let mut times = Vec::new();
-    visit_arrivals(recording, |time, tokens| {
-        if wanted.get(slots.slot_index(time)).is_some_and(|wanted| *wanted) {
-            times.push((time, u64::from(tokens)));
-        }
-    });
-    times.sort_unstable();
-    let (mut oldest, mut within, mut most) = (0, 0, least);
-    for (time, tokens) in &times {
-        within += tokens;
-        while time - times[oldest].0 >= SECOND {
-            within -= times[oldest].1;
-            oldest += 1;
-        }
-        most = most.max(within);
-    }
-    most
+    let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
+        - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
+    // One millisecond, or more for a run of hours.
+    let slot = (Nanos::from_secs_f64(span).0 / MAX_SLOTS).max(SECOND / 1000);
+    // Beyond that, gaps add up to far more than the latency.
+    let horizon = slot.saturating_mul(2 * MAX_SLOTS + 1);
+    most_within_second(&|take| visit_arrivals(recording, take), slot, horizon)
 }
 
-/// Tokens by the time slot of their arrival.
-struct TimeSlots {
-    /// Nanoseconds per slot.
-    width: u64,
-    /// Cumulative tokens before slot 0, 1, …, and after the last.
-    before: Vec<u64>,
-}
-
-impl TimeSlots {
-    /// Slots of one millisecond, or wider ones for a run of hours.
-    fn from_recording(recording: &Recording) -> Self {
-        let span = recording.successes().filter_map(|r| Some(r.start? + r.latency?)).fold(0.0, f64::max)
-            - recording.successes().filter_map(|r| r.start).fold(f64::INFINITY, f64::min);
-        let mut slots = TimeSlots {
-            width: (Nanos::from_secs_f64(span).0 / u64::from(MAX_SLOTS)).max(SECOND / 1000),
-            before: vec![0],
-        };
-        let mut counts: Vec<u64> = Vec::new();
-        visit_arrivals(recording, |time, tokens| {
-            let slot = slots.slot_index(time);
-            if slot > 2 * MAX_SLOTS as usize {
-                return; // gaps that add up to far more than the latency
-            }
-            if slot >= counts.len() {
-                counts.resize(slot + 1, 0);
-            }
-            counts[slot] += u64::from(tokens);
-        });
-        slots.before.extend(counts.iter().scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        }));
-        slots
-    }
-
-    fn slot_index(&self, time: u64) -> usize {
-        usize::try_from(time / self.width).unwrap_or(usize::MAX)
-    }
-
-    fn len(&self) -> usize {
-        self.before.len() - 1
-    }
-
-    /// The tokens of `n` slots up to and including `slot`.
-    fn sum_tokens(&self, slot: usize, n: usize) -> u64 {
-        self.before[slot + 1] - self.before[(slot + 1).saturating_sub(n)]
-    }
-
-    /// The most tokens in a second that is aligned to slots: a lower bound of the peak.
-    fn fullest_second(&self) -> u64 {
-        let whole = self.slot_index(SECOND);
-        (0..self.len()).map(|slot| self.sum_tokens(slot, whole)).max().unwrap_or_default()
-    }
-
-    /// The slots of all seconds that may have more than `least` tokens.
-    fn slots_above(&self, least: u64) -> Vec<bool> {
-        let touched = self.slot_index(SECOND + self.width - 1) + 1;
-        let mut wanted = vec![false; self.len()];
-        for slot in 0..self.len() {
-            if self.sum_tokens(slot, touched) > least {
-                wanted[(slot + 1).saturating_sub(touched)..=slot].fill(true);
-            }
-        }
-        wanted
-    }
-}
-
-/// Calls `visit` with the time and the tokens of each chunk of the successes, request by request. Times are nanoseconds from
-/// the first start.
-fn visit_arrivals(recording: &Recording, mut visit: impl FnMut(u64, u32)) {
+/// Calls `take` with the times and the tokens of the chunks of each success. Times are nanoseconds from the first start.
+fn visit_arrivals(recording: &Recording, take: &mut dyn FnMut(&[u64], Option<&[u32]>)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
+    let mut times = Vec::new();
     for (request, start, ttft) in timed() {
-        let mut time = Nanos::from_secs_f64(start - origin).0.saturating_add(Nanos::from_secs_f64(ttft).0);
-        let gaps = recording.gaps_of(request).iter().map(|gap| Nanos::from_secs_f64(*gap).0);
-        if request.chunks == ChunkTokens::Single {
-            visit(time, 1);
-            for gap in gaps {
-                time = time.saturating_add(gap);
-                visit(time, 1);
-            }
-        } else {
-            let gaps = std::iter::once(0).chain(gaps);
-            for (gap, tokens) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
-                time = time.saturating_add(gap);
-                visit(time, tokens);
-            }
-        }
+        let mut time = Nanos::from_secs_f64(start - origin) + Nanos::from_secs_f64(ttft);
+        times.clear();
+        times.push(time.0);
+        times.extend(recording.gaps_of(request).iter().map(|gap| {
+            time = time + Nanos::from_secs_f64(*gap);
+            time.0
+        }));
+        let tokens = (request.chunks != ChunkTokens::Single).then(|| tokens::tokens_per_chunk(recording, request));
+        times.truncate(tokens.as_ref().map_or(times.len(), |tokens| tokens.len()));
+        take(&times, tokens.as_deref());
     }
 }
 

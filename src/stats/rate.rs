@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::pooling::Pooling;
 use crate::statistics::{
     PoolMode,
+    bins::visit_bins,
     interval::{self, Dependence},
     numpy,
 };
@@ -63,6 +64,27 @@ impl TimeSlices {
             self.counts[slice.min(last)] += n;
             self.events += 1;
         }
+    }
+
+    /// Counts arrivals at these times: `tokens` each, or one.
+    pub fn count_arrivals(&mut self, times: &[f64], tokens: Option<&[u32]>) {
+        let times = tokens.map_or(times, |tokens| &times[..times.len().min(tokens.len())]);
+        let last = self.counts.len() - 1;
+        let (from, to, per_second) = (self.from, self.to, self.per_second);
+        // Before the span, its slices, and after it.
+        let bin = |time: f64| match (from..=to).contains(&time) {
+            true => 1 + numpy::truncate_to_usize((time - from) * per_second).min(last),
+            false if time > to => last + 2,
+            false => 0,
+        };
+        visit_bins(times, bin, |bin, inside| {
+            let Some(count) = bin.checked_sub(1).and_then(|slice| self.counts.get_mut(slice)) else { return };
+            self.events += inside.len() as u64;
+            *count += match tokens {
+                None => inside.len() as f64,
+                Some(tokens) => tokens[inside].iter().map(|n| u64::from(*n)).sum::<u64>() as f64,
+            };
+        });
     }
 
     /// The rate of what was counted.

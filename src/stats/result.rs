@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Options, peak, vb::VbMetrics};
 use crate::{
-    clock,
+    clock, parallel,
     record::{Object, RunRecord},
     recording::{RecordedRequest, Recording, metric::Metric},
     statistics::SampleStats,
@@ -97,7 +97,6 @@ impl RunResult {
         let completed = count(|_| 1);
         let input = count(|r| u64::from(r.prompt_len));
         let output = count(|r| u64::from(r.output_tokens));
-        let buckets = peak::count_in_seconds(&recording);
         let detail =
             |value: fn(&RecordedRequest) -> u32| options.save_detailed.then(|| map_requests(&recording, value));
         let input_lens = detail(|r| r.prompt_len);
@@ -114,7 +113,10 @@ impl RunResult {
         let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.after)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
         let failed = recording.requests.len() as u64 - completed;
-        let (vb, distributions) = VbMetrics::from_recording(recording, options, duration);
+        let (buckets, (vb, distributions)) = parallel::join(
+            || peak::count_in_seconds(&recording),
+            || VbMetrics::from_recording(&recording, options, duration),
+        );
         let mut result = RunResult {
             header,
             duration,

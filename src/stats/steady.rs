@@ -2,8 +2,6 @@
 //!
 //! All times are *issue* times, the starts of requests: a request that ends late cannot stretch the window.
 
-use std::iter::once;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +11,7 @@ use super::{
     tokens,
 };
 use crate::{
-    recording::{RecordedRequest, Recording},
+    recording::{ChunkTokens, RecordedRequest, Recording},
     statistics::{
         numpy,
         trend::{self, Trend},
@@ -216,18 +214,16 @@ pub fn measure_rates(recording: &Recording, window: Window) -> (MeasuredRate, Me
     let cycle = percentile_of_latencies(&successes, 50.0);
     let mut requests = TimeSlices::new(window.from, window.to, cycle);
     let mut arrived = requests.clone();
+    let mut times = Vec::new();
     for request in successes {
         let Some(start) = request.start else { continue };
         if let Some(latency) = request.latency {
             requests.count_events(start + latency, 1.0);
         }
-        let Some(ttft) = request.ttft else { continue };
-        let mut time = start + ttft;
-        let gaps = once(&0.0).chain(recording.gaps_of(request));
-        for (gap, n) in gaps.zip(tokens::tokens_per_chunk(recording, request)) {
-            time += gap;
-            arrived.count_events(time, f64::from(n));
-        }
+        times.clear();
+        recording.extend_arrivals(request, &mut times);
+        let tokens = (request.chunks != ChunkTokens::Single).then(|| tokens::tokens_per_chunk(recording, request));
+        arrived.count_arrivals(&times, tokens.as_deref());
     }
     (requests.measure_rate(), arrived.measure_rate())
 }

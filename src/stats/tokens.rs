@@ -1,5 +1,7 @@
 //! Tokens instead of chunks: a server may send several tokens in one chunk.
 
+use std::borrow::Cow;
+
 use crate::recording::{ChunkTokens, RecordedRequest, Recording};
 
 /// The most gaps per chunk: a wrong count of the server must not fill the memory.
@@ -7,17 +9,14 @@ const MAX_CHUNK_TOKENS: u32 = 1 << 16;
 
 /// The tokens in each chunk of a request. If the server did not report them, they are spread evenly, and the first chunks get
 /// the remainder, so that the first has at least one.
-pub fn tokens_per_chunk<'a>(
-    recording: &'a Recording,
-    request: &'a RecordedRequest,
-) -> Box<dyn Iterator<Item = u32> + 'a> {
+pub fn tokens_per_chunk<'a>(recording: &'a Recording, request: &RecordedRequest) -> Cow<'a, [u32]> {
     let chunks = request.gaps.len() as u64 + 1;
     match &request.chunks {
-        ChunkTokens::Single => Box::new((0..chunks).map(|_| 1)),
-        ChunkTokens::Known(range) => Box::new(recording.chunk_tokens[range.clone()].iter().copied()),
+        ChunkTokens::Single => vec![1; request.gaps.len() + 1].into(),
+        ChunkTokens::Known(range) => recording.chunk_tokens[range.clone()].into(),
         ChunkTokens::Unknown => {
-            let until = move |chunk: u64| (chunk * u64::from(request.shown_tokens())).div_ceil(chunks);
-            Box::new((0..chunks).map(move |i| u32::try_from(until(i + 1) - until(i)).unwrap_or(u32::MAX)))
+            let until = |chunk: u64| (chunk * u64::from(request.shown_tokens())).div_ceil(chunks);
+            (0..chunks).map(|i| u32::try_from(until(i + 1) - until(i)).unwrap_or(u32::MAX)).collect()
         }
     }
 }
@@ -40,7 +39,8 @@ pub fn gaps_per_token(recording: &Recording) -> Option<Vec<f64>> {
             continue;
         }
         let mut waited = 0.0;
-        for (gap, tokens) in gaps.iter().zip(tokens_per_chunk(recording, request).skip(1)) {
+        let tokens = tokens_per_chunk(recording, request);
+        for (gap, tokens) in gaps.iter().zip(tokens.iter().copied().skip(1)) {
             waited += gap;
             if tokens > 0 {
                 all.extend(std::iter::repeat_n(waited / f64::from(tokens), tokens.min(MAX_CHUNK_TOKENS) as usize));
@@ -101,7 +101,7 @@ mod tests {
         fn an_even_spread_has_all_tokens(tokens in 1_u32..2000, chunks in 1_usize..300) {
             let gaps = vec![0.5; chunks - 1];
             let recording = one(tokens, &gaps, None);
-            let spread: Vec<u32> = tokens_per_chunk(&recording, &recording.requests[0]).collect();
+            let spread = tokens_per_chunk(&recording, &recording.requests[0]);
             prop_assert_eq!(spread.len(), chunks);
             prop_assert_eq!(spread.iter().sum::<u32>(), tokens);
             prop_assert!(spread[0] >= 1);

@@ -21,6 +21,7 @@ use super::{
     tokens,
 };
 use crate::{
+    parallel,
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, PromptLengths, TokenSource, Verdict},
     recording::{
         RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages, sort_by_start,
@@ -190,22 +191,32 @@ pub struct Shortfall {
 }
 
 impl VbMetrics {
-    /// Computes all metrics, and the statistics for vLLM's keys. Uses up the recording.
+    /// Computes all metrics, and the statistics for vLLM's keys.
     #[must_use]
     pub(super) fn from_recording(
-        mut recording: Recording,
+        recording: &Recording,
         options: &Options,
         duration: f64,
     ) -> (Self, Vec<(Metric, SampleStats)>) {
         let wanted = &options.wanted;
-        let whole = RunPart::from_recording(&recording);
+        let whole = RunPart::from_recording(recording);
+        let bounds = recording.run_bounds();
+        let origin = recording.run_origin();
+        // What looks at every gap takes nearly all of the time.
+        let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
+            || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
+            || {
+                let rates = steady::measure_rates(recording, Window { from: origin, to: origin + duration });
+                (steady_state(recording, &whole, options, origin), rates)
+            },
+        );
         let latency_stats = |metric: Metric| {
             let value = metric.request_value();
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
-        let summarize = |values: Vec<f64>, unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
+        let summarize = |values: &[f64], unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
         let over_successes = |unit, value: fn(&RecordedRequest) -> Option<f64>| {
-            summarize(recording.successes().filter_map(value).collect(), unit)
+            summarize(&recording.successes().filter_map(value).collect::<Vec<f64>>(), unit)
         };
         let with_intervals = |value: &dyn Fn(&RecordedRequest) -> Option<f64>| {
             Summary::from_stats(&whole.sample_values(value, Unit::Seconds, wanted))
@@ -215,31 +226,27 @@ impl VbMetrics {
         let (queue_time, e2el_queue) =
             (latency_stats(Metric::ClientQueueTime), latency_stats(Metric::E2elIncludingClientQueue));
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
-        let per_token = tokens::gaps_per_token(&recording).map(|gaps| summarize(gaps, Unit::Seconds));
-        let (verdict, reasons) = client::worst_verdict(&recording);
+        let per_chunk = Summary::from_stats(&itl);
+        let per_token = tokens::gaps_per_token(recording).map(|gaps| summarize(&gaps, Unit::Seconds));
+        let (verdict, reasons) = client::worst_verdict(recording);
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
-        let dependences = whole.dependences_of_gaps(&recording.gaps, &wanted.percentiles);
-        let bounds = recording.run_bounds();
-        let origin = recording.run_origin();
-        let (requests_per_s, output_tokens_per_s) =
-            steady::measure_rates(&recording, Window { from: origin, to: origin + duration });
         let vb = VbMetrics {
             format: FORMAT_VERSION,
             tool: concat!("vb-stats ", env!("CARGO_PKG_VERSION")).into(),
-            hosts: collect_hosts(&recording),
+            hosts: collect_hosts(recording),
             selftest: recording.runs.iter().find_map(|run| run.selftest.clone()),
             complete: recording.is_complete(),
             interrupted: recording.ends.iter().any(|end| end.interrupted),
             open_loop: recording.open_loop(),
             verdict,
             reasons,
-            client: ClientFigures::from_recording(&recording),
+            client: ClientFigures::from_recording(recording),
             arrivals: recording.ends.iter().filter_map(|end| end.arrivals).reduce(merge_arrivals),
             skipped_lines: recording.skipped,
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,
             not_sent: recording.not_sent(),
-            outcomes: count_outcomes(&recording),
+            outcomes: count_outcomes(recording),
             errors: most_frequent(recording.messages.iter()),
             input_len: common_length(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
             output_len: common_length(recording.requests.iter().filter_map(|r| r.expected_output_len))
@@ -249,45 +256,40 @@ impl VbMetrics {
             percentile_error: 0.0,
             requests_per_s,
             output_tokens_per_s,
-            steady: steady_state(&recording, &whole, options, origin),
+            steady,
             from_start: Latencies { ttft_ms: Summary::from_stats(&ttft), e2el_ms: Summary::from_stats(&e2el) },
             from_schedule: Latencies {
                 ttft_ms: with_intervals(&RecordedRequest::ttft_from_schedule),
                 e2el_ms: Summary::from_stats(&e2el_queue),
             },
             tpot_ms: Summary::from_stats(&tpot),
-            itl_per_chunk_ms: Summary::default(),
-            itl_per_token_ms: per_token.clone().unwrap_or_default(),
+            itl_per_token_ms: per_token.unwrap_or_else(|| per_chunk.clone()),
+            itl_per_chunk_ms: per_chunk,
             longest_stall_ms: with_intervals(&longest_gap),
-            itl_per_token_estimated: tokens::has_estimates(&recording),
+            itl_per_token_estimated: tokens::has_estimates(recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
-            schedule_lag_ms: summarize(sent.filter_map(|r| r.queue_time).collect(), Unit::Seconds),
-            read_lag_ms: summarize(recording.read_lags.clone(), Unit::Seconds),
-            server_queue_ms: summarize(recording.server_times.0.clone(), Unit::Seconds),
-            server_ttft_ms: summarize(recording.server_times.1.clone(), Unit::Seconds),
-            peak_concurrency: peak::peak_concurrency(&recording),
-            peak_tokens_per_s: peak::peak_token_rate(&recording),
+            schedule_lag_ms: summarize(&sent.filter_map(|r| r.queue_time).collect::<Vec<f64>>(), Unit::Seconds),
+            read_lag_ms: summarize(&recording.read_lags, Unit::Seconds),
+            server_queue_ms: summarize(&recording.server_times.0, Unit::Seconds),
+            server_ttft_ms: summarize(&recording.server_times.1, Unit::Seconds),
+            peak_concurrency: peak::peak_concurrency(recording),
+            peak_tokens_per_s,
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
             output_tokens: over_successes(Unit::Tokens, |r| r.known_output_tokens().map(f64::from)),
             cached_tokens: recording.cached_tokens,
             reasoning_tokens: recording.reasoning_tokens,
             hidden_tokens: recording.hidden_tokens,
-            token_sources: count_token_sources(&recording),
-            shortfall: measure_shortfall(&recording),
+            token_sources: count_token_sources(recording),
+            shortfall: measure_shortfall(recording),
             prompt_lengths: Some(recording.prompt_lengths).filter(|lengths| lengths.compared > 0),
-            goodput: Goodput::measure(&recording, &whole, &options.slos, duration, wanted),
+            goodput: Goodput::measure(recording, &whole, &options.slos, duration, wanted),
             cache: None,
             server: None,
-            groups: group::group_requests(&recording, options),
-            slices: group::slice_requests(&recording, options, origin),
+            groups: group::group_requests(recording, options),
+            slices: group::slice_requests(recording, options, origin),
             run_ids: recording.run_ids.clone(),
         };
-        // Last, because it moves the longest vector instead of copying it.
-        let gaps = std::mem::take(&mut recording.gaps);
-        let itl = SampleStats::with_intervals(gaps, Unit::Seconds, wanted, &dependences);
-        let per_chunk = Summary::from_stats(&itl);
-        let per_token = if per_token.is_none() { per_chunk.clone() } else { vb.itl_per_token_ms.clone() };
         let distributions = [
             (Metric::Ttft, ttft),
             (Metric::Tpot, tpot),
@@ -297,7 +299,7 @@ impl VbMetrics {
             (Metric::E2elIncludingClientQueue, e2el_queue),
         ];
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
-        (VbMetrics { itl_per_chunk_ms: per_chunk, itl_per_token_ms: per_token, ..vb }, shown)
+        (vb, shown)
     }
 
     /// The distribution of one of vLLM's latencies.

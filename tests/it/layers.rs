@@ -6,7 +6,7 @@ use crate::source::library_code;
 
 /// The layers, from the lowest to the highest. Modules of one layer do not use each other, except as `ALLOWED` says.
 const LAYERS: &[&[&str]] = &[
-    &["error", "units", "json", "printable", "secrets"],
+    &["error", "units", "json", "parallel", "printable", "secrets"],
     &["rng", "clock", "arrival", "fields", "text"],
     &["record", "pacer"],
     &["ndjson", "statistics"],
