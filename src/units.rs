@@ -56,9 +56,8 @@ impl Nanos {
             1..10_000 => push_exponential(out, self.0),
             10_000..EXACT_NANOS => {
                 push_decimal(out, self.0 / SECOND);
-                out.push(b'.');
-                let digits = fraction_digits(self.0 % SECOND);
-                let zeros = digits[1..].iter().rev().take_while(|digit| **digit == b'0').count();
+                let digits = point_and_nanos(self.0 % SECOND);
+                let zeros = digits[2..].iter().rev().take_while(|digit| **digit == b'0').count();
                 out.extend_from_slice(&digits[..digits.len() - zeros]);
             }
             _ => {
@@ -94,21 +93,36 @@ fn push_exponential(out: &mut Vec<u8>, nanos: u64) {
     push_decimal(out, exponent - more as u64);
 }
 
-/// The nine digits of a part of a second.
-#[inline]
-fn fraction_digits(nanos: u64) -> [u8; 9] {
-    let mut digits = [b'0'; 9];
-    let mut rest = nanos;
-    for digit in digits.iter_mut().rev() {
-        *digit += (rest % 10) as u8;
-        rest /= 10;
+/// The digits of all numbers below 100, two each.
+const DIGIT_PAIRS: [[u8; 2]; 100] = {
+    let (mut pairs, mut n) = ([[0; 2]; 100], 0);
+    while n < 100 {
+        pairs[n] = [b'0' + n as u8 / 10, b'0' + n as u8 % 10];
+        n += 1;
     }
-    digits
+    pairs
+};
+
+/// A point, and the nine digits of a part of a second.
+#[inline]
+fn point_and_nanos(nanos: u64) -> [u8; 10] {
+    #[allow(clippy::cast_possible_truncation)] // less than a second
+    let nanos = nanos as u32;
+    let (high, low) = (nanos / 10_000, nanos % 10_000);
+    let pair = |n: u32| DIGIT_PAIRS[n as usize % 100];
+    let [a, b] = pair(high / 100);
+    let [c, d] = pair(high);
+    let [e, f] = pair(low / 100);
+    let [g, h] = pair(low);
+    [b'.', b'0' + (high / 10_000) as u8, a, b, c, d, e, f, g, h]
 }
 
 /// Appends the digits of a whole number.
 #[inline]
 pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
+    if number < 10 {
+        return out.push(b'0' + number as u8);
+    }
     let (mut digits, mut at, mut rest) = ([b'0'; 20], 20, number);
     loop {
         at -= 1;
@@ -183,8 +197,7 @@ impl UnixNanos {
     /// Appends it as a number of Unix seconds: the text of `Serialize`.
     pub fn push_seconds(self, out: &mut Vec<u8>) {
         push_decimal(out, self.0 / SECOND);
-        out.push(b'.');
-        out.extend_from_slice(&fraction_digits(self.0 % SECOND));
+        out.extend_from_slice(&point_and_nanos(self.0 % SECOND));
     }
 
     /// Converts to Unix seconds, to the nearest double (about 0.2 µs today).

@@ -42,6 +42,9 @@ const MAX_UNUSED: Nanos = Nanos(20 * SECOND);
 /// A connection that is closed sooner after a response was not closed for having been idle.
 const PROMPT_CLOSE: Nanos = Nanos(SECOND);
 
+/// How long retransmitted segments may go uncounted: one that is sent again was missed for a while first, mostly for 200 ms.
+const COUNT_INTERVAL: Nanos = Nanos(SECOND / 10);
+
 /// Initial size of a connection's buffer: a head, or some chunks of a stream. It grows for a head that does not fit.
 const INITIAL_BUFFER: usize = 2 << 10;
 
@@ -238,6 +241,7 @@ impl ServerAddress {
             idle_since: clock.now(),
             requests: 0,
             retransmits: None,
+            counted_at: clock.now(),
             packets,
         };
         connection.retransmits = connection.socket().retransmit_count();
@@ -299,9 +303,10 @@ pub struct Connection {
     idle_since: Nanos,
     /// How many requests it has carried.
     pub requests: u32,
-    /// Segments retransmitted before the current request. Counted when the request before it ended, because a request that is due
-    /// has no time for it.
+    /// Segments retransmitted so far, as counted at `counted_at`. Counted when a request ends, because one that is due has no time for
+    /// it.
     pub retransmits: Option<u32>,
+    counted_at: Nanos,
     /// Its packets, if they are captured.
     pub packets: Option<PacketFlow>,
 }
@@ -362,6 +367,18 @@ impl Connection {
         let read = space.filled().len();
         self.end += read;
         Poll::Ready(Ok(read))
+    }
+
+    /// The segments retransmitted since they were last counted; `None` if the system does not report them. Each count is a system
+    /// call, so that those of some requests are counted with a later one on the same connection. `last`: there will be none.
+    pub fn count_retransmits(&mut self, now: Nanos, last: bool) -> Option<u32> {
+        let before = self.retransmits?;
+        if !last && now.since(self.counted_at) < COUNT_INTERVAL {
+            return Some(0);
+        }
+        let count = self.socket().retransmit_count()?;
+        (self.retransmits, self.counted_at) = (Some(count), now);
+        Some(count.saturating_sub(before))
     }
 
     /// When the bytes of the last read arrived.
@@ -465,7 +482,7 @@ impl ConnectionPool {
         let mut idle = self.lock_idle();
         idle.clock = clock;
         for connection in &mut idle.connections {
-            connection.idle_since = clock.now();
+            (connection.idle_since, connection.counted_at) = (clock.now(), clock.now());
             connection.socket_mut().set_clock(clock);
         }
     }

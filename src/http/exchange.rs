@@ -141,7 +141,8 @@ pub struct ExchangeTimes {
     pub first_byte: Option<Nanos>,
     /// When the head of the response was complete.
     pub head: Option<Nanos>,
-    /// TCP segments retransmitted during the exchange; `None` if the system does not report them.
+    /// TCP segments retransmitted during the exchange, and during earlier ones that were not counted; `None` if the system does not
+    /// report them.
     pub retransmits: Option<u32>,
     /// Steps of the wall clock seen during the exchange.
     pub clock_steps: u32,

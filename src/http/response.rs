@@ -214,16 +214,44 @@ fn available_len(bytes: &[u8], left: u64) -> usize {
     usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len())
 }
 
+/// The length of a chunk, and of the line that says so, if the line has arrived and holds nothing else, as nearly all do.
+fn read_size_line(bytes: &[u8]) -> Option<(u64, usize)> {
+    // A length with more digits is left to the general way, as the last chunk is, whose length is 0.
+    const MAX_DIGITS: usize = 8;
+    let mut size = 0;
+    for (at, byte) in bytes.iter().take(MAX_DIGITS + 1).enumerate() {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            b'\r' => return (size > 0 && bytes.get(at + 1) == Some(&b'\n')).then_some((size, at + 2)),
+            _ => return None,
+        };
+        size = size << 4 | u64::from(digit);
+    }
+    None
+}
+
 impl Chunked {
     /// See [`Framing::take_data`].
     fn take_data(&mut self, bytes: &[u8]) -> Result<(usize, Range<usize>), FramingError> {
         let mut used = 0;
+        if *self == Chunked::Size(0, 0)
+            && let Some((size, len)) = read_size_line(bytes)
+        {
+            (*self, used) = (Chunked::Data(size), len);
+        }
         while let Some(byte) = bytes.get(used).copied() {
             if let Chunked::Data(left) = *self {
                 let taken = available_len(&bytes[used..], left);
-                let left = left - taken as u64;
+                let (end, left) = (used + taken, left - taken as u64);
+                // Nearly always, the line end arrives with the data.
+                if left == 0 && bytes[end..].starts_with(b"\r\n") {
+                    *self = Chunked::Size(0, 0);
+                    return Ok((end + 2, used..end));
+                }
                 *self = if left == 0 { Chunked::DataEnd } else { Chunked::Data(left) };
-                return Ok((used + taken, used..used + taken));
+                return Ok((end, used..end));
             }
             if *self == Chunked::End {
                 break;

@@ -289,12 +289,15 @@ impl HttpExchange for StampedExchange {
 
     fn finish(&mut self, complete: bool) -> ExchangeTimes {
         let Some(mut connection) = self.connection.take() else { return std::mem::take(&mut self.moments) };
-        let (socket, before) = (connection.socket(), connection.retransmits);
-        let retransmits = socket.retransmit_count();
+        let request_ended = self.sent && self.send_error.is_none();
+        let response_ended = complete && self.framing.is_complete() && connection.unused_bytes().is_empty();
+        let reusable = self.keep_alive && request_ended && response_ended;
+        let retransmits = connection.count_retransmits(connection.last_stamp().time, !reusable);
+        let socket = connection.socket();
         let moments = ExchangeTimes {
             first_write: socket.first_write,
             last_write: socket.last_write,
-            retransmits: retransmits.zip(before).map(|(now, then)| now.saturating_sub(then)),
+            retransmits,
             clock_steps: socket.clock_steps().saturating_sub(self.clock_steps),
             captured: connection.packets.clone().map(|packets| CapturedResponse {
                 packets,
@@ -304,11 +307,8 @@ impl HttpExchange for StampedExchange {
             }),
             ..std::mem::take(&mut self.moments)
         };
-        let request_ended = self.sent && self.send_error.is_none();
-        let response_ended = complete && self.framing.is_complete() && connection.unused_bytes().is_empty();
-        if self.keep_alive && request_ended && response_ended {
+        if reusable {
             connection.requests += 1;
-            connection.retransmits = retransmits;
             self.pool.put_back(connection);
         }
         moments
