@@ -112,7 +112,7 @@ impl BodyFrames {
 }
 
 impl BodyFrame {
-    /// Builds the frame of requests that differ from this one in content and output limit only; `None` if there is none.
+    /// Builds the frame of requests that differ from this one in content and output limit only; `None` if their bodies have more differences.
     fn build(parts: BodyParts<'_>, sample: &SampleRequest, content: &RawContent<'_>) -> Option<Self> {
         let (pieces, content_type, secrets) = Self::build_with(parts, sample, content, 1)?;
         // What merely looks like a marker looks like one of two at most.
@@ -128,7 +128,7 @@ impl BodyFrame {
         number: u32,
     ) -> Option<(FramePieces, String, Secrets)> {
         let (text, id) = (format!("vb-content-{number}"), 4_026_531_840 + number);
-        let limit = 4_160_749_568 + number;
+        let limit = sample.expected_output_len.map(|_| 4_160_749_568 + number);
         let prompt = match content.form {
             ContentForm::Text => Some(Prompt::Text(text.clone())),
             ContentForm::Ids => Some(Prompt::Ids(vec![id])),
@@ -141,16 +141,16 @@ impl BodyFrame {
             Some(messages) => serde_json::to_string(messages),
             None => serde_json::to_string(&prompt),
         };
-        let marked = SampleRequest {
+        let sample = SampleRequest {
             prompt,
             messages,
-            expected_output_len: sample.expected_output_len.map(|_| limit),
+            expected_output_len: limit,
             lora: sample.lora.clone(),
             body: content.body.map(serde_json::from_str).transpose().ok()?,
             ..SampleRequest::default()
         };
-        let payload = build_payload(protocol, &marked, model, flags, extra).ok()?;
-        let limit = sample.expected_output_len.map(|_| limit.to_string());
+        let payload = build_payload(protocol, &sample, model, flags, extra).ok()?;
+        let limit = limit.map(|limit| limit.to_string());
         let pieces = FramePieces::cut(&payload.bytes, &marker.ok()?, limit.as_deref());
         Some((pieces, payload.content_type, payload.secrets))
     }

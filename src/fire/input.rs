@@ -152,15 +152,14 @@ fn read_all(
             sample.lora = Some(adapter);
         }
         let copied = content.and_then(|content| template.prepare_copy(&mut frames, &mut sample, &content, number));
-        let prepared = match copied {
-            Some(request) => Ok(request),
-            None => {
-                if content.is_some() {
-                    let SampleRequest { prompt, messages, body, .. } = parse()?;
-                    sample = SampleRequest { prompt, messages, body, ..sample };
-                }
-                template.prepare(sample, number)
+        let prepared = if let Some(request) = copied {
+            Ok(request)
+        } else {
+            if content.is_some() {
+                let SampleRequest { prompt, messages, body, .. } = parse()?;
+                sample = SampleRequest { prompt, messages, body, ..sample };
             }
+            template.prepare(sample, number)
         };
         let mut request = prepared.map_err(|what| {
             let output = "a record with a `type`, which a request does not have: is this output of vb-fire?";
@@ -404,7 +403,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
-        /// A body that is copied holds the same as one that is built, whatever the API, the flags and the line.
+        /// A body that is copied holds the same as one that is built, for every API, with any flags and any line.
         #[test]
         fn a_copied_request_is_the_one_that_would_be_built(
             lines in prop::collection::vec(any_line(), 1..6),
@@ -426,7 +425,7 @@ mod tests {
                 // A line that this API cannot send ends the input.
                 let lines: Vec<String> =
                     lines.iter().filter(|line| prepare_by_parsing(&template, &[(*line).clone()]).1.is_empty()).cloned().collect();
-                let (copied, error) = prepare_all(&template, &lines.iter().map(|line| format!("{line}\n")).collect::<String>());
+                let (copied, error) = prepare_all(&template, &lines.join("\n"));
                 let (built, wanted) = prepare_by_parsing(&template, &lines);
                 prop_assert_eq!(error, wanted);
                 prop_assert_eq!(copied.len(), built.len());

@@ -140,10 +140,9 @@ impl<R: Scheduled> ReadAheadSender<R> {
             let waker = state.receiver.take();
             state.sender_waits = true;
             waker.into_iter().for_each(Waker::wake);
-            let full = |state: &mut QueueState<R>| {
-                !state.closed && !(state.has_drained(max_requests) && state.fits(bytes, max_requests))
-            };
-            state = self.0.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+            while !(state.closed || state.has_drained(max_requests) && state.fits(bytes, max_requests)) {
+                state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
             state.sender_waits = false;
         }
         if state.closed {
