@@ -658,11 +658,15 @@ def make_outputs(bench, megabytes=200):
     sim.stop()
     head, *outputs, end = source.read_bytes().splitlines(keepends=True)
     body = b"".join(outputs)
+    repeats = math.ceil(megabytes * 1e6 / len(body))
+    # With more outputs than its end record has requests, a run would be in the input twice.
+    record = json.loads(end)
+    record["offered"] *= repeats
     with open(path, "wb") as out:
         out.write(head)
-        for _ in range(math.ceil(megabytes * 1e6 / len(body))):
+        for _ in range(repeats):
             out.write(body)
-        out.write(end)
+        out.write(json.dumps(record).encode() + b"\n")
     return path
 
 

@@ -29,11 +29,18 @@ impl Nanos {
     /// Converts seconds; values out of range become the nearest valid value.
     #[must_use]
     pub fn from_secs_f64(seconds: f64) -> Self {
+        /// Doubles next to it have no decimals: adding it rounds, and its last bits are the sum.
+        const WHOLE: f64 = 6_755_399_441_055_744.0; // 1.5 · 2^52
         let exact = seconds * 1e9;
-        // `as` saturates, and turns NaN into 0. `round` would be a call.
+        if (0.0..=2e15).contains(&exact) {
+            let rounded = exact + WHOLE;
+            // A half was rounded to an even number.
+            let half = u64::from(exact - (rounded - WHOLE) >= 0.5);
+            return Nanos(rounded.to_bits() - WHOLE.to_bits() + half);
+        }
+        // `as` saturates, and turns NaN into 0.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let whole = exact as u64;
-        Nanos(whole.saturating_add(u64::from(exact - whole as f64 >= 0.5)))
+        Nanos(exact.round() as u64)
     }
 
     /// Converts to seconds: the double nearest to the exact value.

@@ -16,7 +16,7 @@ const BLOCK_BYTES: usize = 1 << 18;
 /// An input that gives less at once has no more at the moment.
 const FULL_READ: usize = 1 << 16;
 
-/// Reads blocks of lines. The lines are those of [`NdjsonReader`](crate::ndjson::NdjsonReader), but for one that is only `{`:
+/// Reads blocks of lines. The lines are the same as from [`NdjsonReader`](crate::ndjson::NdjsonReader), except for one that is only `{`:
 /// the rest of the input is one line with it.
 pub struct BlockReader<R> {
     input: R,
@@ -153,7 +153,7 @@ impl<R: BufRead> BlockReader<R> {
         }
     }
 
-    /// Makes one line of those that begin at `from` and all that follow in the input. It has the number of the last one.
+    /// Joins the line that begins at `from` and all further lines of the input. It has the number of the last one.
     fn join_remaining_lines(&mut self, block: &mut Block, from: usize) {
         let mut rest = block.text.split_off(from);
         while !self.has_ended && self.failure.is_none() && self.begun.len() < MAX_LINE_BYTES {

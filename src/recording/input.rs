@@ -48,7 +48,7 @@ type Check<'a> = dyn FnMut(&mut Recording) -> Result<(), Error> + Send + 'a;
 struct SharedInput<'r, R> {
     source: Mutex<BlockSource<R>>,
     lines: Mutex<LinesInTurn<'r>>,
-    /// Told when it is the turn of another block.
+    /// Wakes threads when it is the turn of another block.
     next_turn: Condvar,
 }
 

@@ -140,7 +140,7 @@ pub fn median(sorted: &[f64]) -> f64 {
     median_by_rank(sorted.len(), |rank| sorted[rank])
 }
 
-/// The same of `n` values of which `at` gives those of the needed ranks.
+/// The same for `n` values, where `at` gives the value of a needed rank.
 #[must_use]
 pub fn median_by_rank(n: usize, at: impl Fn(usize) -> f64) -> f64 {
     match n {
@@ -157,7 +157,7 @@ pub fn percentile(sorted: &[f64], p: f64) -> f64 {
     percentile_by_rank(sorted.len(), p, |rank| sorted[rank])
 }
 
-/// The same of `n` values of which `at` gives those of the needed ranks.
+/// The same for `n` values, where `at` gives the value of a needed rank.
 #[must_use]
 pub fn percentile_by_rank(n: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
     if n == 0 {
@@ -189,7 +189,7 @@ pub fn value_at(sorted: &[f64], place: f64) -> f64 {
     value_at_by_rank(sorted.len(), place, |rank| sorted[rank])
 }
 
-/// The same of `n` values, at least one, of which `at` gives those of the needed ranks.
+/// The same for `n` values, at least one, where `at` gives the value of a needed rank.
 #[must_use]
 pub fn value_at_by_rank(n: usize, place: f64, at: impl Fn(usize) -> f64) -> f64 {
     let below = truncate_to_usize(place).min(n - 1);

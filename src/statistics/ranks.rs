@@ -1,5 +1,7 @@
 //! The values at some ranks of a sample, without sorting or moving it: it may be all gaps of a run, which others read too.
 
+use std::ops::RangeInclusive;
+
 use super::numpy;
 
 /// Samples of at most this size are copied and sorted in part.
@@ -32,9 +34,12 @@ impl RankedValues {
             found.iter_mut().for_each(|(rank, value)| *value = values[*rank]);
             return RankedValues { n, found };
         }
-        let keys = || slices.iter().copied().flatten().map(|value| order_key(*value));
-        let (low, high) = keys().fold((u64::MAX, 0), |(low, high), key| (low.min(key), high.max(key)));
-        select_between(slices, n / COLLECTED_PART, KeyRange { low, high, below: 0 }, &mut found);
+        let [inner @ .., _] = &ranks[1..] else { return RankedValues { n, found } };
+        let range = likely_keys(slices, n, inner);
+        let keys = select_between(slices, n / COLLECTED_PART, range, &mut found[1..=inner.len()]);
+        if let [least, .., most] = &mut found[..] {
+            (least.1, most.1) = (value_of_key(*keys.start()), value_of_key(*keys.end()));
+        }
         RankedValues { n, found }
     }
 
@@ -90,41 +95,96 @@ fn value_of_key(key: u64) -> f64 {
     f64::from_bits(if key >> 63 == 1 { key & !(1 << 63) } else { !key })
 }
 
-/// Keys from `low` to `high`, and the number of values below them.
-#[derive(Clone, Copy)]
-struct KeyRange {
-    low: u64,
-    high: u64,
-    below: usize,
+/// Keys between which these ranks of `n` values probably lie, from a part of the values.
+fn likely_keys(slices: &[&[f64]], n: usize, ranks: &[usize]) -> RangeInclusive<u64> {
+    const SAMPLE: usize = 1 << 14;
+    /// Four standard deviations of a rank in the sample.
+    const MARGIN: usize = 256;
+    let some = slices.iter().copied().flatten().step_by(n.div_ceil(SAMPLE));
+    let mut keys: Vec<u64> = some.map(|value| order_key(*value)).collect();
+    keys.sort_unstable();
+    let place = |rank: Option<&usize>| rank.map_or(0, |rank| rank / n.div_ceil(SAMPLE));
+    let (low, high) = (place(ranks.first()).saturating_sub(MARGIN), place(ranks.last()) + MARGIN);
+    keys[low.min(keys.len() - 1)]..=keys[high.min(keys.len() - 1)]
 }
 
 /// A bucket that has wanted ranks.
 struct WantedBucket<'f> {
     place: usize,
-    keys: KeyRange,
+    keys: RangeInclusive<u64>,
+    /// The number of values below it, and in it.
+    below: usize,
     count: usize,
     found: &'f mut [(usize, f64)],
 }
 
-/// Finds the values of ranks that lie in a range of keys: counts its values in buckets, collects those of the buckets that
-/// matter, and divides buckets with more than `most` values.
-fn select_between(slices: &[&[f64]], most: usize, range: KeyRange, found: &mut [(usize, f64)]) {
-    let span = range.high - range.low;
-    let shift = (u64::BITS - span.leading_zeros()).saturating_sub(BUCKET_BITS);
-    let place = |value: f64| {
-        let offset = order_key(value).wrapping_sub(range.low);
-        (offset <= span).then_some((offset >> shift) as usize)
-    };
-    let mut counts = vec![0_usize; (span >> shift) as usize + 1];
-    for value in slices.iter().copied().flatten() {
-        if let Some(place) = place(*value) {
-            counts[place] += 1;
+/// Where a key is counted: the first bucket has all that are below a range, the last one all that are above it.
+#[derive(Clone, Copy)]
+struct Buckets {
+    low: u64,
+    span: u64,
+    shift: u32,
+}
+
+impl Buckets {
+    fn new(range: &RangeInclusive<u64>) -> Self {
+        let (low, span) = (*range.start(), range.end() - range.start());
+        Buckets { low, span, shift: (u64::BITS - span.leading_zeros()).saturating_sub(BUCKET_BITS) }
+    }
+
+    fn count(self) -> usize {
+        self.place_inside(self.span) + 2
+    }
+
+    fn place_inside(self, offset: u64) -> usize {
+        usize::try_from(offset >> self.shift).unwrap_or(usize::MAX - 2) + 1
+    }
+
+    #[inline]
+    fn place(self, key: u64) -> usize {
+        let offset = key.wrapping_sub(self.low);
+        match offset <= self.span {
+            true => self.place_inside(offset),
+            false if key < self.low => 0,
+            false => self.count() - 1,
         }
     }
+
+    /// The keys of a bucket; `all`: of the whole sample.
+    fn keys(self, place: usize, all: &RangeInclusive<u64>) -> RangeInclusive<u64> {
+        let high = self.low + self.span;
+        match place.checked_sub(1) {
+            None => *all.start()..=self.low - 1,
+            Some(_) if place == self.count() - 1 => high + 1..=*all.end(),
+            Some(inside) => {
+                let begin = self.low + ((inside as u64) << self.shift);
+                begin..=begin.saturating_add((1 << self.shift) - 1).min(high)
+            }
+        }
+    }
+}
+
+/// Finds the values of ranks, and the range of all keys: counts the values in buckets, collects the values of the
+/// buckets that matter, and divides buckets with more than `most` values. Buckets are finest in `range`.
+fn select_between(
+    slices: &[&[f64]],
+    most: usize,
+    range: RangeInclusive<u64>,
+    found: &mut [(usize, f64)],
+) -> RangeInclusive<u64> {
+    let buckets = Buckets::new(&range);
+    let mut counts = vec![0_usize; buckets.count()];
+    let (mut least, mut last) = (u64::MAX, 0);
+    for value in slices.iter().copied().flatten() {
+        let key = order_key(*value);
+        (least, last) = (least.min(key), last.max(key));
+        counts[buckets.place(key)] += 1;
+    }
+    let all = least..=last;
     let mut collected: Vec<(WantedBucket, Vec<f64>)> = Vec::new();
-    for bucket in wanted_buckets(&counts, range, shift, found) {
-        if bucket.keys.low == bucket.keys.high {
-            bucket.found.iter_mut().for_each(|(_, value)| *value = value_of_key(bucket.keys.low));
+    for bucket in wanted_buckets(&counts, buckets, &all, found) {
+        if bucket.keys.start() == bucket.keys.end() {
+            bucket.found.iter_mut().for_each(|(_, value)| *value = value_of_key(*bucket.keys.start()));
         } else if bucket.count > most {
             select_between(slices, most, bucket.keys, bucket.found);
         } else {
@@ -133,45 +193,42 @@ fn select_between(slices: &[&[f64]], most: usize, range: KeyRange, found: &mut [
         }
     }
     if collected.is_empty() {
-        return;
+        return all;
     }
     let mut collector = vec![u16::MAX; counts.len()];
     for (i, (bucket, _)) in (0..u16::MAX).zip(&collected) {
         collector[bucket.place] = i;
     }
     for value in slices.iter().copied().flatten() {
-        if let Some(place) = place(*value)
-            && let Some((_, values)) = collected.get_mut(usize::from(collector[place]))
-        {
-            values.push(*value);
+        let collector = collector[buckets.place(order_key(*value))];
+        if collector != u16::MAX {
+            collected[usize::from(collector)].1.push(*value);
         }
     }
     for (bucket, mut values) in collected {
-        let ranks: Vec<usize> = bucket.found.iter().map(|(rank, _)| rank - bucket.keys.below).collect();
+        let ranks: Vec<usize> = bucket.found.iter().map(|(rank, _)| rank - bucket.below).collect();
         numpy::partially_sort_ranks(&mut values, &ranks);
         bucket.found.iter_mut().zip(ranks).for_each(|((_, value), rank)| *value = values[rank]);
     }
+    all
 }
 
 /// The buckets that have some of the ranks.
 fn wanted_buckets<'f>(
     counts: &[usize],
-    range: KeyRange,
-    shift: u32,
+    buckets: Buckets,
+    all: &RangeInclusive<u64>,
     mut found: &'f mut [(usize, f64)],
 ) -> Vec<WantedBucket<'f>> {
-    let (mut wanted, mut below) = (Vec::new(), range.below);
-    for (place, count) in counts.iter().enumerate() {
-        let end = below + count;
-        let inside = found.partition_point(|(rank, _)| *rank < end);
+    let (mut wanted, mut below) = (Vec::new(), 0);
+    for (place, count) in counts.iter().copied().enumerate() {
+        let inside = found.partition_point(|(rank, _)| *rank < below + count);
         if inside > 0 {
             let (own, others) = std::mem::take(&mut found).split_at_mut(inside);
             found = others;
-            let low = range.low + ((place as u64) << shift);
-            let high = low.saturating_add((1 << shift) - 1).min(range.high);
-            wanted.push(WantedBucket { place, keys: KeyRange { low, high, below }, count: *count, found: own });
+            wanted.push(WantedBucket { place, keys: buckets.keys(place, all), below, count, found: own });
         }
-        below = end;
+        below += count;
     }
     wanted
 }
@@ -201,7 +258,7 @@ mod tests {
 
     /// Values of every kind, and samples in which most values are equal or lie close together.
     #[test]
-    fn selected_values_are_those_of_the_sorted_sample() {
+    fn sorting_gives_the_same_values() {
         let percentiles = [0.0, 1.0, 50.0, 90.0, 99.0, 99.9, 100.0];
         let noise = |i: u32| f64::from(i.wrapping_mul(2_654_435_761) >> 8) / 1e9;
         for n in [1, 2, 4096, 4097, 50_000] {

@@ -1,7 +1,8 @@
 //! The most tokens within any second, `(t − 1 s, t]`: exact, without sorting all arrivals.
 //!
 //! Counts in fine slots bound the tokens of each second from above and the best second from below. Only the seconds in between are
-//! examined, the most promising first, and of those only the slots at both ends.
+//! examined, the most promising first, and only their slots at both
+//! ends.
 
 use std::ops::RangeInclusive;
 
