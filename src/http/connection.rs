@@ -370,7 +370,7 @@ impl Connection {
     }
 
     /// The segments retransmitted since they were last counted; `None` if the system does not report them. Each count is a system
-    /// call, so that those of some requests are counted with a later one on the same connection. `last`: there will be none.
+    /// call, so that a later request on the same connection counts for some requests before it. `last`: there will be none.
     pub fn count_retransmits(&mut self, now: Nanos, last: bool) -> Option<u32> {
         let before = self.retransmits?;
         if !last && now.since(self.counted_at) < COUNT_INTERVAL {

@@ -141,7 +141,7 @@ impl WriteJson for Stamp {
 
 impl WriteJson for Map<String, Value> {
     fn write_json(&self, out: &mut Vec<u8>) {
-        // It fails only where a key is no text.
+        // It fails only if a key is not a text.
         let _ = serde_json::to_writer(out, self);
     }
 }
