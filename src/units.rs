@@ -102,9 +102,9 @@ fn push_exponential(out: &mut Vec<u8>, nanos: u64) {
 
 /// The digits of all numbers below 100, two each.
 const DIGIT_PAIRS: [[u8; 2]; 100] = {
-    let (mut pairs, mut n) = ([[0; 2]; 100], 0);
+    let (mut pairs, mut n) = ([[0; 2]; 100], 0_u8);
     while n < 100 {
-        pairs[n] = [b'0' + n as u8 / 10, b'0' + n as u8 % 10];
+        pairs[n as usize] = [b'0' + n / 10, b'0' + n % 10];
         n += 1;
     }
     pairs
@@ -112,8 +112,8 @@ const DIGIT_PAIRS: [[u8; 2]; 100] = {
 
 /// A point, and the nine digits of a part of a second.
 #[inline]
+#[allow(clippy::cast_possible_truncation, clippy::many_single_char_names)] // less than a second, and a digit
 fn point_and_nanos(nanos: u64) -> [u8; 10] {
-    #[allow(clippy::cast_possible_truncation)] // less than a second
     let nanos = nanos as u32;
     let (high, low) = (nanos / 10_000, nanos % 10_000);
     let pair = |n: u32| DIGIT_PAIRS[n as usize % 100];
@@ -126,6 +126,7 @@ fn point_and_nanos(nanos: u64) -> [u8; 10] {
 
 /// Appends the digits of a whole number.
 #[inline]
+#[allow(clippy::cast_possible_truncation)] // a digit
 pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
     if number < 10 {
         return out.push(b'0' + number as u8);

@@ -105,6 +105,7 @@ impl TaskContext {
     }
 
     /// Reports the end of a request: first to those that wait for it, and then to the sink.
+    #[allow(clippy::boxed_local, reason = "copying the whole of it from the heap would cost more than its parts")]
     fn report_end(
         &self,
         sent: Box<SentRequest<impl HttpExchange>>,
