@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use crate::{
     error::Error,
     record::{Bounds, PercentileBounds, RequestFuncOutput, TimeBounds, Verdict},
+    statistics::interval::samples_needed,
     units::Nanos,
 };
 
@@ -96,8 +97,11 @@ impl UncertainMetric {
             Some(moved)
         });
         let [Some(low), Some(high)] = ends else { return None };
-        let bounds = |q| [&low, &high].map(|histogram| Nanos(histogram.value_at_quantile(q)));
-        let bounds = PercentileBounds { p50: bounds(0.5), p90: bounds(0.9), p99: bounds(0.99) };
+        let bounds = |percentile: f64| {
+            let enough = samples_needed(percentile)? <= self.values.len();
+            enough.then(|| [&low, &high].map(|histogram| Nanos(histogram.value_at_quantile(percentile / 100.0))))
+        };
+        let bounds = PercentileBounds { p50: bounds(50.0), p90: bounds(90.0), p99: bounds(99.0) };
         (!self.values.is_empty()).then_some(bounds)
     }
 }
@@ -108,7 +112,8 @@ pub fn check_bounds(bounds: &TimeBounds, read_lag_p99: Nanos) -> Option<(Verdict
     let mut found: Vec<(f64, String)> = Vec::new();
     for (metric, percentiles) in [("TTFT", &bounds.ttft), ("ITL", &bounds.itl), ("E2EL", &bounds.e2el)] {
         let Some(PercentileBounds { p50, p90, p99 }) = percentiles else { continue };
-        for (name, [low, high]) in [("p50", p50), ("p90", p90), ("p99", p99)] {
+        for (name, bounds) in [("p50", p50), ("p90", p90), ("p99", p99)] {
+            let Some([low, high]) = bounds else { continue };
             let off = high.since(*low);
             let share = off.as_secs_f64() / high.as_secs_f64().max(1e-9);
             if off > MIN_OFF && share > OFF.0 {
@@ -162,9 +167,9 @@ mod tests {
         times.percentile_bounds()
     }
 
-    fn is_near(bounds: Bounds, low: u64, high: u64) -> bool {
+    fn is_near(bounds: Option<Bounds>, low: u64, high: u64) -> bool {
         let near = |a: Nanos, b: u64| a.0.abs_diff(b * MS) <= b * MS / 500 + 1;
-        near(bounds[0], low) && near(bounds[1], high)
+        bounds.is_some_and(|bounds| near(bounds[0], low) && near(bounds[1], high))
     }
 
     #[test]
@@ -175,11 +180,13 @@ mod tests {
     #[test]
     fn a_chunk_with_an_uncertain_stamp_bounds_its_times_and_both_gaps() {
         // The first chunk has the stamp of the second: it came at 20 to 40 ms, the second at 40.
-        let one = bounds_of(&[output(40, &[0, 20], &[(0, 20)])]).unwrap();
-        assert_eq!(one.chunks, 1);
-        assert!(is_near(one.ttft.unwrap().p50, 20, 40), "{one:?}");
-        assert!(is_near(one.itl.unwrap().p50, 0, 20), "{one:?}");
-        assert!(is_near(one.e2el.unwrap().p99, 60, 60), "{one:?}");
+        let all = bounds_of(&vec![output(40, &[0, 20], &[(0, 20)]); 700]).unwrap();
+        assert_eq!(all.chunks, 700);
+        assert!(is_near(all.ttft.unwrap().p50, 20, 40), "{all:?}");
+        assert!(is_near(all.itl.unwrap().p50, 0, 20), "{all:?}");
+        assert!(is_near(all.e2el.unwrap().p99, 60, 60), "{all:?}");
+        let few = bounds_of(&vec![output(40, &[0, 20], &[(0, 20)]); 600]).unwrap();
+        assert!(few.ttft.unwrap().p99.is_none() && few.itl.unwrap().p99.is_some(), "p99 needs 662: {few:?}");
     }
 
     #[test]
@@ -189,10 +196,10 @@ mod tests {
         let bounds = bounds_of(&all).unwrap();
         assert!(is_near(bounds.ttft.unwrap().p50, 40, 40));
         assert_eq!(check_bounds(&bounds, Nanos(0)), None);
-        let many = vec![output(40, &[20; 9], &[(0, 20)]); 3];
+        let many = vec![output(40, &[20; 9], &[(0, 20)]); 99];
         let (verdict, reason) = check_bounds(&bounds_of(&many).unwrap(), ms(22)).unwrap();
         assert_eq!(verdict, Verdict::ClientBound);
-        assert!(reason.starts_with("3 chunks waited for the client and lost their own stamps (read lag p99 22.0 ms)"));
+        assert!(reason.starts_with("99 chunks waited for the client and lost their own stamps (read lag p99 22.0 ms)"));
         assert!(
             reason.contains("TTFT p50 20.0 ms to 40.0 ms") && reason.contains("ITL p99 20.0 ms to 40.0 ms"),
             "{reason}"
@@ -204,7 +211,7 @@ mod tests {
         let judge = |ttft, error| {
             let ms = Nanos::from_secs_f64;
             let one = RequestFuncOutput { stamp_error: Some(vec![(0, ms(error))]), ..output(ttft, &[], &[]) };
-            check_bounds(&bounds_of(&[one]).unwrap(), Nanos(0)).map(|(verdict, _)| verdict)
+            check_bounds(&bounds_of(&vec![one; 99]).unwrap(), Nanos(0)).map(|(verdict, _)| verdict)
         };
         assert_eq!(judge(2, 0.000_09), None, "less than a tenth of a millisecond");
         assert_eq!(judge(400, 0.003), None, "less than 1 %");

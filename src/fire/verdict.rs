@@ -355,7 +355,7 @@ mod tests {
     fn chunks_that_lost_their_stamps_count_by_what_they_move() {
         let ms = |n: f64| Nanos::from_secs_f64(n / 1e3);
         let bounds = |low: f64| {
-            let bounds = PercentileBounds { p99: [ms(low), ms(50.0)], ..PercentileBounds::default() };
+            let bounds = PercentileBounds { p99: Some([ms(low), ms(50.0)]), ..PercentileBounds::default() };
             Some(TimeBounds { chunks: 418, ttft: Some(bounds), ..TimeBounds::default() })
         };
         let lost = |evidence: &mut Evidence, low: f64| evidence.bounds = bounds(low);

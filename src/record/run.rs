@@ -246,16 +246,16 @@ pub struct TimeBounds {
     pub e2el: Option<PercentileBounds>,
 }
 
-/// The bounds of a metric's percentiles.
+/// The bounds of a metric's percentiles; `null`: too few values, as in the result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct PercentileBounds {
     /// Of the median.
-    pub p50: Bounds,
+    pub p50: Option<Bounds>,
     /// Of the 90th percentile.
-    pub p90: Bounds,
+    pub p90: Option<Bounds>,
     /// Of the 99th percentile.
-    pub p99: Bounds,
+    pub p99: Option<Bounds>,
 }
 
 /// Streamed responses whose chunks a proxy or the server held back and sent in bursts. `docs/METRICS.md` describes the rule.

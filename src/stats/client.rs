@@ -76,17 +76,17 @@ pub struct TimeBoundsMs {
     pub e2el: Option<PercentileBoundsMs>,
 }
 
-/// The bounds of a metric's percentiles, in milliseconds.
+/// The bounds of a metric's percentiles, in milliseconds; `null`: too few values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(rename = "PercentileBounds")]
 pub struct PercentileBoundsMs {
     /// Of the median.
-    pub p50: [f64; 2],
+    pub p50: Option<[f64; 2]>,
     /// Of the 90th percentile.
-    pub p90: [f64; 2],
+    pub p90: Option<[f64; 2]>,
     /// Of the 99th percentile.
-    pub p99: [f64; 2],
+    pub p99: Option<[f64; 2]>,
 }
 
 impl TimeBoundsMs {
@@ -111,12 +111,14 @@ impl TimeBoundsMs {
 
 impl PercentileBoundsMs {
     fn from_bounds(bounds: PercentileBounds) -> Self {
-        let ms = |bounds: Bounds| bounds.map(|time| time.0 as f64 / 1e6);
+        let ms = |bounds: Option<Bounds>| bounds.map(|bounds| bounds.map(|time| time.0 as f64 / 1e6));
         PercentileBoundsMs { p50: ms(bounds.p50), p90: ms(bounds.p90), p99: ms(bounds.p99) }
     }
 
     fn widest(self, other: PercentileBoundsMs) -> Self {
-        let widest = |a: [f64; 2], b: [f64; 2]| [a[0].min(b[0]), a[1].max(b[1])];
+        let widest = |a: Option<[f64; 2]>, b: Option<[f64; 2]>| {
+            a.into_iter().chain(b).reduce(|a, b| [a[0].min(b[0]), a[1].max(b[1])])
+        };
         PercentileBoundsMs {
             p50: widest(self.p50, other.p50),
             p90: widest(self.p90, other.p90),
