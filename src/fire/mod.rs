@@ -538,8 +538,7 @@ impl LoadRun<'_> {
             close_idle_connections(&transports);
             scraping.finish().await;
         }
-        let mut written = wait_for_sink(sink, timeout).await?;
-        written.tally.stamps.packet_drops = self.capture.as_ref().map_or(0, PacketCapture::count_drops);
+        let mut written = wait_for_sink(sink, timeout, self.capture.as_ref()).await?;
         // After an early end, the input thread may still wait for input that never arrives.
         let input =
             if reason.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
@@ -635,7 +634,11 @@ fn write_end(end: &EndRecord) -> Result<(), Error> {
 }
 
 /// Waits until everything is written, or for `timeout`: a reader that has stopped reading may never go on.
-async fn wait_for_sink(sink: thread::JoinHandle<SinkResult>, timeout: Option<Nanos>) -> Result<SinkResult, Error> {
+async fn wait_for_sink(
+    sink: thread::JoinHandle<SinkResult>,
+    timeout: Option<Nanos>,
+    capture: Option<&PacketCapture>,
+) -> Result<SinkResult, Error> {
     if let Some(timeout) = timeout {
         let clock = Clock::start();
         while !sink.is_finished() {
@@ -646,7 +649,11 @@ async fn wait_for_sink(sink: thread::JoinHandle<SinkResult>, timeout: Option<Nan
             sleep(Duration::from_millis(10)).await;
         }
     }
-    sink.join().map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))
+    let mut written = sink
+        .join()
+        .map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))?;
+    written.tally.stamps.packet_drops = capture.map_or(0, PacketCapture::count_drops);
+    Ok(written)
 }
 
 /// Collects what the client measured about itself.

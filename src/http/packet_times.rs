@@ -74,11 +74,13 @@ impl ByteArrivals {
             return;
         }
         self.complete = end;
-        // All of them can be read now.
-        while let Some((end, _)) = self.take_held() {
+        // All of them can be read now. Times of packets that came by different processors may be in another order than the packets.
+        let mut latest = time;
+        while let Some((end, held)) = self.take_held() {
             self.complete = self.complete.max(end);
+            latest = latest.zip(held).map(|(latest, held)| latest.max(held));
         }
-        self.push_step(self.complete, time);
+        self.push_step(self.complete, latest);
     }
 
     /// Keeps bytes after a hole. Of bytes that arrive twice the first arrival counts, but the second packet may reach further.

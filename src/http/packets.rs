@@ -238,6 +238,7 @@ impl Head {
     /// Parses the headers of IP and TCP at the start of a packet that is `len` bytes long; `None`: it is something else, or cut.
     fn parse(bytes: &[u8], len: u32) -> Option<Self> {
         const TCP: u8 = 6;
+        const SYN: u8 = 2;
         let half = |at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
         let (source, header, len) = match bytes.first()? >> 4 {
             4 if bytes.get(9) == Some(&TCP) => {
@@ -253,7 +254,6 @@ impl Head {
             }
             _ => return None,
         };
-        const SYN: u8 = 2;
         let sequence = u32::from_be_bytes(*bytes.get(header + 4..)?.first_chunk()?);
         let headers = header + usize::from(bytes.get(header + 12)? >> 4) * 4;
         let len = len.saturating_sub(u32::try_from(headers).ok()?);

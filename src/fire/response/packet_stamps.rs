@@ -23,8 +23,9 @@ impl ReceivedResponse {
             if at > 0 {
                 stamp = stamp + self.itl[at - 1];
             }
-            // Bytes that were read cannot have arrived later, nor the response before the request.
-            let plausible = start.since(CONVERSION_ERROR)..=stamp + CONVERSION_ERROR;
+            // Bytes cannot have arrived after their read, nor before the request. The stamp of the read may be earlier: it is of the last
+            // bytes, and those before them may have come later, by another processor.
+            let plausible = start.since(CONVERSION_ERROR)..=stamp + self.read_lag[at] + CONVERSION_ERROR;
             let packet = arrival_of(*end).filter(|time| plausible.contains(time));
             found[at] = packet.is_some();
             let earlier = times.last().copied().unwrap_or_default();
