@@ -48,7 +48,7 @@ pub struct ReceivedResponse {
     /// Token-bearing chunks of the last read, by their numbers, that carry the stamp of a later one, and whose error is not known yet.
     /// What ends a response does not count: servers send it together with the last token.
     joined: Range<u32>,
-    /// See [`RequestFuncOutput::stamp_error`].
+    /// See [`crate::record::RequestFuncOutput::stamp_error`].
     stamp_error: Vec<(u32, Nanos)>,
     /// When the first token, the first token that is not reasoning, and the last token arrived.
     first: Option<Nanos>,
