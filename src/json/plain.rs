@@ -41,6 +41,7 @@ pub fn parse<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Result<T>
 }
 
 /// Parses one JSON value; `None`: `serde_json` may parse it, or says what is wrong.
+#[must_use]
 pub fn parse_plain<'de, T: Deserialize<'de>>(text: &'de [u8]) -> Option<T> {
     let mut scanner = Scanner { text, at: 0, depth: 0 };
     let value = T::deserialize(&mut scanner).ok()?;
@@ -268,7 +269,7 @@ impl<'de> Scanner<'de> {
             };
         }
         let inside = &inside[..len];
-        if inside.iter().fold(false, |found, byte| found | (*byte < 0x20)) {
+        if inside.iter().map(|byte| u8::from(*byte < 0x20)).fold(0, u8::max) > 0 {
             return Err(GiveUp);
         }
         self.at += len + 2;

@@ -193,7 +193,7 @@ impl<'a> OutputLine<'a> {
         let times = times.into_iter().chain(reported.into_iter().flatten());
         let negative = times.flatten().find(|time| *time < 0.0);
         // All at once, since there are hardly ever any.
-        let in_gaps = self.itl_gaps().iter().fold(false, |found, gap| found | (*gap < 0.0));
+        let in_gaps = self.itl_gaps().iter().map(|gap| u8::from(*gap < 0.0)).fold(0, u8::max) > 0;
         match negative.or_else(|| self.itl_gaps().iter().copied().find(|gap| in_gaps && *gap < 0.0)) {
             Some(time) => Err(Error::custom(format!("{time} is not a time in seconds (0 or more)"))),
             None => Ok(()),

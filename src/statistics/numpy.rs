@@ -163,10 +163,10 @@ pub fn percentile_by_rank(n: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
     if n == 0 {
         return 0.0;
     }
-    let (below, above, t) = neighbour_ranks(n, p);
-    let (a, b) = (at(below), at(above));
+    let (below, above, part) = neighbour_ranks(n, p);
+    let (low, high) = (at(below), at(above));
     // Interpolate from the nearer side, as NumPy does to be exact at both ends.
-    if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t }
+    if part >= 0.5 { high - (high - low) * (1.0 - part) } else { low + (high - low) * part }
 }
 
 /// The integer part; 0 for negative numbers and NaN.

@@ -174,13 +174,13 @@ fn select_between(
 ) -> RangeInclusive<u64> {
     let buckets = Buckets::new(&range);
     let mut counts = vec![0_usize; buckets.count()];
-    let (mut least, mut last) = (u64::MAX, 0);
+    let (mut low, mut high) = (u64::MAX, 0);
     for value in slices.iter().copied().flatten() {
         let key = order_key(*value);
-        (least, last) = (least.min(key), last.max(key));
+        (low, high) = (low.min(key), high.max(key));
         counts[buckets.place(key)] += 1;
     }
-    let all = least..=last;
+    let all = low..=high;
     let mut collected: Vec<(WantedBucket, Vec<f64>)> = Vec::new();
     for bucket in wanted_buckets(&counts, buckets, &all, found) {
         if bucket.keys.start() == bucket.keys.end() {

@@ -35,12 +35,12 @@ pub fn count_in_seconds(recording: &Recording) -> VllmPeaks {
     }
     let mut tokens = vec![0_u64; span as usize + 1];
     let mut requests = vec![0_u64; span as usize + 1];
-    let mut times = Vec::new();
+    let mut arrivals = Vec::new();
     for (request, start, _, latency) in timed() {
-        times.clear();
-        recording.extend_arrivals(request, &mut times);
+        arrivals.clear();
+        recording.extend_arrivals(request, &mut arrivals);
         visit_bins(
-            &times,
+            &arrivals,
             |time| (time - first) as usize,
             |bucket, inside| {
                 if let Some(bucket) = tokens.get_mut(bucket) {
@@ -98,18 +98,18 @@ pub fn peak_token_rate(recording: &Recording) -> u64 {
 fn visit_arrivals(recording: &Recording, take: &mut dyn FnMut(&[u64], Option<&[u32]>)) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
-    let mut times = Vec::new();
+    let mut arrivals = Vec::new();
     for (request, start, ttft) in timed() {
         let mut time = Nanos::from_secs_f64(start - origin) + Nanos::from_secs_f64(ttft);
-        times.clear();
-        times.push(time.0);
-        times.extend(recording.gaps_of(request).iter().map(|gap| {
+        arrivals.clear();
+        arrivals.push(time.0);
+        arrivals.extend(recording.gaps_of(request).iter().map(|gap| {
             time = time + Nanos::from_secs_f64(*gap);
             time.0
         }));
         let tokens = (request.chunks != ChunkTokens::Single).then(|| tokens::tokens_per_chunk(recording, request));
-        times.truncate(tokens.as_ref().map_or(times.len(), |tokens| tokens.len()));
-        take(&times, tokens.as_deref());
+        arrivals.truncate(tokens.as_ref().map_or(arrivals.len(), |tokens| tokens.len()));
+        take(&arrivals, tokens.as_deref());
     }
 }
 
