@@ -308,7 +308,7 @@ mod tests {
         let (mut bytes, _) = ipv4(0, 0, 0x10);
         bytes[2..4].fill(0);
         assert_eq!(Head::parse(&bytes, 100_052), head(v4, 100_000, false), "longer than its field");
-        let mut v6 = vec![0; 72];
+        let mut v6 = [0; 72];
         (v6[0], v6[6]) = (0x60, 6);
         v6[4..6].copy_from_slice(&(32_u16 + 500).to_be_bytes());
         v6[23] = 1;
