@@ -5,7 +5,7 @@ use std::{panic::resume_unwind, thread};
 /// The most threads: more would wait for the one thing that they share.
 const MAX_THREADS: usize = 4;
 
-/// The threads that this process may keep busy, at most [`MAX_THREADS`].
+/// The threads that this process may keep busy, at most four.
 #[must_use]
 pub fn thread_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)

@@ -364,6 +364,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as the number is rounded otherwise")]
         fn seconds_are_rounded_to_nanoseconds(seconds in prop_oneof![any::<f64>(), -2e-9..9e-9, 0.0..1e7, 0.0..4e10], ns in 0_u64..1 << 54) {
             for seconds in [seconds, ns as f64 / 1e9, (ns as f64 + 0.5) / 1e9] {
                 prop_assert_eq!(Nanos::from_secs_f64(seconds).0, (seconds * 1e9).round() as u64);

@@ -163,7 +163,9 @@ mod tests {
 
     fn bounds_of(outputs: &[RequestFuncOutput]) -> Option<TimeBounds> {
         let mut times = UncertainTimes::new().unwrap();
-        outputs.iter().for_each(|output| times.add_output(output));
+        for output in outputs {
+            times.add_output(output);
+        }
         times.percentile_bounds()
     }
 

@@ -31,7 +31,9 @@ impl RankedValues {
         if n <= SMALL {
             let mut values = slices.concat();
             numpy::partially_sort_ranks(&mut values, &ranks);
-            found.iter_mut().for_each(|(rank, value)| *value = values[*rank]);
+            for (rank, value) in &mut found {
+                *value = values[*rank];
+            }
             return RankedValues { n, found };
         }
         let [inner @ .., _] = &ranks[1..] else { return RankedValues { n, found } };

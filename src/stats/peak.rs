@@ -1,6 +1,9 @@
 //! Peaks: the most requests in flight, and the most tokens in a second.
 
-use super::{sliding::most_within_second, tokens};
+use super::{
+    sliding::{TakeResponse, most_within_second},
+    tokens,
+};
 use crate::{
     recording::{ChunkTokens, Recording},
     statistics::bins::visit_bins,
@@ -95,7 +98,7 @@ pub fn peak_token_rate(recording: &Recording) -> u64 {
 }
 
 /// Calls `take` with the times and the tokens of the chunks of each success. Times are nanoseconds from the first start.
-fn visit_arrivals(recording: &Recording, take: &mut dyn FnMut(&[u64], Option<&[u32]>)) {
+fn visit_arrivals(recording: &Recording, take: &mut TakeResponse<'_>) {
     let timed = || recording.successes().filter_map(|r| Some((r, r.start?, r.ttft?)));
     let origin = timed().map(|(_, start, _)| start).fold(f64::INFINITY, f64::min);
     let mut arrivals = Vec::new();

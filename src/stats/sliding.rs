@@ -10,7 +10,10 @@ use crate::units::SECOND;
 
 /// Passes the arrivals of each response, in order of time, to a function: times in nanoseconds, and the tokens of each if that is
 /// not one.
-pub type EachResponse<'a> = dyn Fn(&mut dyn FnMut(&[u64], Option<&[u32]>)) + 'a;
+pub type EachResponse<'a> = dyn Fn(&mut TakeResponse<'_>) + 'a;
+
+/// Takes the times of the chunks of a response, and their tokens if they do not all have one.
+pub type TakeResponse<'a> = dyn FnMut(&[u64], Option<&[u32]>) + 'a;
 
 /// With wider slots (of half a second), all arrivals are sorted.
 const MAX_SHIFT: u32 = 29;
@@ -288,9 +291,11 @@ mod tests {
             horizon in prop_oneof![Just(u64::MAX), 0..3_000_000_000_u64]
         ) {
             let mut responses = responses;
-            responses.iter_mut().for_each(|response| response.sort_unstable());
+            for response in &mut responses {
+                response.sort_unstable();
+            }
             let width = width.max(1 << 12);
-            let each = |take: &mut dyn FnMut(&[u64], Option<&[u32]>)| {
+            let each = |take: &mut TakeResponse<'_>| {
                 for (i, response) in responses.iter().enumerate() {
                     let (times, tokens): (Vec<u64>, Vec<u32>) = response.iter().copied().unzip();
                     take(&times, Some(tokens.as_slice()).filter(|_| with_tokens && i % 2 == 0));

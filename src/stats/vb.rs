@@ -221,10 +221,9 @@ impl VbMetrics {
         let with_intervals = |value: &dyn Fn(&RecordedRequest) -> Option<f64>| {
             Summary::from_stats(&whole.sample_values(value, Unit::Seconds, wanted))
         };
-        let (ttft, tpot, e2el) =
-            (latency_stats(Metric::Ttft), latency_stats(Metric::Tpot), latency_stats(Metric::E2el));
-        let (queue_time, e2el_queue) =
-            (latency_stats(Metric::ClientQueueTime), latency_stats(Metric::E2elIncludingClientQueue));
+        let [ttft, tpot, e2el, queue_time, e2el_queue] =
+            [Metric::Ttft, Metric::Tpot, Metric::E2el, Metric::ClientQueueTime, Metric::E2elIncludingClientQueue]
+                .map(latency_stats);
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_chunk = Summary::from_stats(&itl);
         let per_token = tokens::gaps_per_token(recording).map(|gaps| summarize(&gaps, Unit::Seconds));

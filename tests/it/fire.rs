@@ -614,11 +614,9 @@ fn long_prompts_among_short_ones_are_all_sent_as_they_are() {
     let room = ["--max-model-len", "1000000", "--num-gpu-blocks", "200000"];
     let sim = Sim::start(&[&prefill[..], &room].concat());
     let long = "word ".repeat(200_000);
-    let lines: String = (0..90)
-        .map(|n| {
-            format!("{{\"prompt\":\"{}\",\"expected_output_len\":1}}\n", if n % 30 == 4 { &long } else { "short" })
-        })
-        .collect();
+    let prompt = |n| if n % 30 == 4 { &long } else { "short" };
+    let line = |n| format!("{{\"prompt\":\"{}\",\"expected_output_len\":1}}\n", prompt(n));
+    let lines = (0..90).map(line).collect::<Vec<String>>().concat();
     let done = run("vb-fire", &["--base-url", &sim.url, "--max-concurrency", "4", "--backend", "openai-chat"], lines);
     let (_, outputs, end) = records(&done.stdout);
     let sent = |output: &&Value| output["success"] == true;
