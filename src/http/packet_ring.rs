@@ -5,9 +5,9 @@
 //! hands packets over in blocks, after a timeout.
 
 #[cfg(target_os = "linux")]
-pub use linux::Ring;
+pub use linux::PacketRing;
 #[cfg(not(target_os = "linux"))]
-pub use other::Ring;
+pub use other::AbsentRing as PacketRing;
 
 use crate::units::UnixNanos;
 
@@ -51,7 +51,7 @@ mod linux {
 
     /// See the module.
     #[derive(Debug)]
-    pub struct Ring {
+    pub struct PacketRing {
         socket: OwnedFd,
         memory: *mut u8,
         blocks: usize,
@@ -62,9 +62,9 @@ mod linux {
     }
 
     // SAFETY: the memory belongs to the ring and is only used through it.
-    unsafe impl Send for Ring {}
+    unsafe impl Send for PacketRing {}
 
-    impl Ring {
+    impl PacketRing {
         /// Opens a ring for the packets that come from `servers`, over all interfaces.
         pub fn open(servers: &[SocketAddr]) -> io::Result<Self> {
             // SAFETY: it takes no memory. Packets come once it is bound.
@@ -97,7 +97,7 @@ mod linux {
             if memory == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            let ring = Ring { socket, memory: memory.cast(), blocks, next: 0, frame: [0; FRAME] };
+            let ring = PacketRing { socket, memory: memory.cast(), blocks, next: 0, frame: [0; FRAME] };
             ring.bind(servers)?;
             Ok(ring)
         }
@@ -162,7 +162,7 @@ mod linux {
         }
     }
 
-    impl Drop for Ring {
+    impl Drop for PacketRing {
         fn drop(&mut self) {
             // SAFETY: it was mapped with this length, and nothing refers to it any more.
             unsafe { libc::munmap(self.memory.cast(), self.blocks * BLOCK) };
@@ -267,9 +267,9 @@ mod other {
 
     /// Cannot be opened.
     #[derive(Debug)]
-    pub enum Ring {}
+    pub enum AbsentRing {}
 
-    impl Ring {
+    impl AbsentRing {
         pub fn open(_: &[SocketAddr]) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }

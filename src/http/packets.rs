@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    packet_ring::Ring,
+    packet_ring::PacketRing,
     packet_times::{ByteArrivals, Segment},
 };
 use crate::{
@@ -49,7 +49,7 @@ type SharedArrivals = Arc<Mutex<ByteArrivals>>;
 
 #[derive(Debug)]
 struct State {
-    ring: Ring,
+    ring: PacketRing,
     clock: Clock,
     wall: WallClock,
     flows: HashMap<FlowKey, Flow>,
@@ -86,7 +86,7 @@ impl PacketCapture {
         clock: Clock,
         prepare_thread: impl FnOnce() + Send + 'static,
     ) -> Result<Self, Error> {
-        let ring = Ring::open(&servers).map_err(|e| capture_error(&e))?;
+        let ring = PacketRing::open(&servers).map_err(|e| capture_error(&e))?;
         let wall = WallClock::new(&clock);
         let state = State { ring, clock, wall, flows: HashMap::new(), max_flows: 64, drops: 0 };
         let capture = Arc::new(Capture { servers, state: Mutex::new(state), opened: Mutex::default() });

@@ -28,12 +28,12 @@ pub struct ReadStamp {
     /// Number of the read on its socket. All bytes of one read have the stamp of its last byte.
     pub read: u64,
     /// Where the bytes end in the connection's stream, if their packets are captured.
-    pub end: StreamEnd,
+    pub end: StreamPosition,
 }
 
 /// Where bytes end in what a connection has received.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum StreamEnd {
+pub enum StreamPosition {
     /// It is not needed.
     #[default]
     Unknown,
@@ -46,8 +46,10 @@ impl ReadStamp {
     #[must_use]
     pub fn before_last(self, behind: usize) -> Self {
         match self.end {
-            StreamEnd::Bytes(end) => ReadStamp { end: StreamEnd::Bytes(end.saturating_sub(behind as u64)), ..self },
-            StreamEnd::Unknown => self,
+            StreamPosition::Bytes(end) => {
+                ReadStamp { end: StreamPosition::Bytes(end.saturating_sub(behind as u64)), ..self }
+            }
+            StreamPosition::Unknown => self,
         }
     }
 }
@@ -135,7 +137,7 @@ impl Socket {
             time: arrival.unwrap_or(now),
             lag: arrival.map(|t| now.since(t)),
             read,
-            end: StreamEnd::Unknown,
+            end: StreamPosition::Unknown,
         };
     }
 

@@ -15,7 +15,7 @@ use super::{
     exchange::{BodyBytes, CapturedResponse, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
     response::{self, Framing, Head, HeadReader},
     reuse::Reuse,
-    socket::StreamEnd,
+    socket::StreamPosition,
 };
 use crate::{clock::Clock, error::root_cause, record::ErrorKind, units::Nanos};
 
@@ -219,8 +219,8 @@ impl StampedExchange {
             if let Some(head) = head {
                 self.moments.head = Some(arrived);
                 self.head_end = match connection.stamp_of_used().end {
-                    StreamEnd::Bytes(end) => Some(end),
-                    StreamEnd::Unknown => None,
+                    StreamPosition::Bytes(end) => Some(end),
+                    StreamPosition::Unknown => None,
                 };
                 (self.framing, self.keep_alive) = (head.framing, head.keep_alive);
                 return Ok(head.head);

@@ -24,7 +24,7 @@ impl ReceivedResponse {
                 stamp = stamp + self.itl[at - 1];
             }
             // Bytes cannot have arrived after their read, nor before the request. The stamp of the read may be earlier: it is of the last
-            // bytes, and those before them may have come later, by another processor.
+            // bytes, and earlier bytes may have been delivered later, by another processor.
             let plausible = start.since(CONVERSION_ERROR)..=stamp + self.read_lag[at] + CONVERSION_ERROR;
             let packet = arrival_of(*end).filter(|time| plausible.contains(time));
             found[at] = packet.is_some();
