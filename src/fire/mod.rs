@@ -32,6 +32,7 @@ mod buffering;
 mod capture;
 mod dispatch;
 mod headers;
+mod histogram;
 mod input;
 mod launch;
 mod lengths;
@@ -549,13 +550,12 @@ impl LoadRun<'_> {
             duration,
             open_loop,
             arrivals: arrivals.map(arrivals_record),
-            client: Some(evidence.client),
             verdict: Some(verdict),
             reasons,
             // A client that reads too late joins chunks itself.
-            buffering: Some(evidence.buffering).filter(|b| b.compared > 0 && verdict != Verdict::ClientBound),
+            buffering: Some(evidence.buffering.clone()).filter(|b| b.compared > 0 && verdict != Verdict::ClientBound),
             reuse_ended: transports.iter().any(|transport| transport.has_ended_reuse()),
-            ..end_record(&written, dispatched.not_due, reason, &input)
+            ..end_record(&written, &evidence, dispatched.not_due, reason, &input)
         };
         if written.error.is_none()
             && let Err(Error::Write { source, .. }) = write_end(&end)
@@ -683,7 +683,13 @@ fn collect_evidence(
     }
 }
 
-fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, input: &Result<(), Error>) -> EndRecord {
+fn end_record(
+    written: &SinkResult,
+    evidence: &Evidence,
+    not_due: u64,
+    reason: Option<StopReason>,
+    input: &Result<(), Error>,
+) -> EndRecord {
     let tally = &written.tally;
     let why = match (reason, input) {
         (Some(reason), _) => Some(reason.reason_text().to_owned()),
@@ -699,10 +705,11 @@ fn end_record(written: &SinkResult, not_due: u64, reason: Option<StopReason>, in
             Some(StopReason::Interrupted | StopReason::OutputLost | StopReason::OutputStalled)
         ),
         schedule_lag: tally.schedule_lag(),
-        send_lag: tally.send_lag(),
-        read_lag: tally.read_lag(),
-        stamps: Some(tally.stamps),
-        bounds: tally.times.percentile_bounds(),
+        send_lag: evidence.send_lag,
+        read_lag: evidence.read_lag,
+        stamps: Some(evidence.stamps),
+        bounds: evidence.bounds,
+        client: Some(evidence.client),
         resent: tally.resent,
         ..EndRecord::default()
     }

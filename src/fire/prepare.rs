@@ -13,7 +13,7 @@ use crate::{
     record::{ContentForm, Object, RawContent, RequestFuncOutput, SampleRequest},
     rng,
     secrets::{self, Secrets},
-    units::Nanos,
+    units::{Nanos, push_decimal},
 };
 
 /// One request, ready to send.
@@ -257,8 +257,7 @@ impl RequestTemplate {
         }
         write_header(&mut head, "content-type", content_type.as_bytes());
         head.extend_from_slice(b"content-length: ");
-        // Faster than a format.
-        serde_json::to_writer(&mut head, &body_len).map_err(|e| e.to_string())?;
+        push_decimal(&mut head, body_len as u64);
         head.extend_from_slice(b"\r\n\r\n");
         Ok(head)
     }

@@ -13,7 +13,7 @@ use crate::{
         body::{BodyEnd, BodyFormat, BodySplitter},
         error_text::{error_message, find_enclosed_error, find_error_words},
         exchange::RequestFailure,
-        socket::{ReadStamp, StreamPosition},
+        socket::ReadStamp,
         sse::SseEvent,
     },
     json,
@@ -352,7 +352,7 @@ impl ReceivedResponse {
         self.stamps.coalesced += coalesced;
         self.stamps.late_coalesced += late & coalesced;
         self.read_lag.push(arrival.lag.unwrap_or_default());
-        if let StreamPosition::Bytes(end) = arrival.end {
+        if let Some(end) = arrival.end {
             self.chunk_ends.push(end);
         }
     }

@@ -3,10 +3,7 @@
 use super::response::ReceivedResponse;
 use crate::{
     backend::Protocol,
-    http::{
-        exchange::RequestFailure,
-        socket::{ReadStamp, StreamPosition},
-    },
+    http::{exchange::RequestFailure, socket::ReadStamp},
     record::{ErrorKind, RequestFuncOutput, Stamp, Stamps, TokenSource},
     units::Nanos,
 };
@@ -194,7 +191,7 @@ fn chunks_that_were_read_late_get_the_times_of_their_packets() {
         }));
         end += bytes.len() as u64;
         let lag = if read == 2 { ms(30) } else { Nanos(1_000) };
-        let arrival = ReadStamp { time: ms(read * 50), lag: Some(lag), read, end: StreamPosition::Bytes(end) };
+        let arrival = ReadStamp { time: ms(read * 50), lag: Some(lag), read, end: Some(end) };
         response.push(arrival, bytes.as_bytes()).unwrap();
     }
     response.parse_remaining(false);

@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 
+use super::histogram::new_histogram;
 use crate::{
     error::Error,
     record::{Bounds, PercentileBounds, RequestFuncOutput, TimeBounds, Verdict},
@@ -72,8 +73,7 @@ fn error_at(errors: &[(u32, Nanos)], chunk: usize) -> Option<Nanos> {
 
 impl UncertainMetric {
     fn new() -> Result<Self, Error> {
-        let values = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
-        Ok(UncertainMetric { values, uncertain: vec![] })
+        Ok(UncertainMetric { values: new_histogram()?, uncertain: vec![] })
     }
 
     /// Adds values; `error` says by how much one may be smaller and larger.
@@ -88,11 +88,12 @@ impl UncertainMetric {
     }
 
     fn percentile_bounds(&self) -> Option<PercentileBounds> {
+        let mut uncertain = Histogram::new_from(&self.values);
+        self.uncertain.iter().try_for_each(|(value, _)| uncertain.record(value.0)).ok()?;
+        let mut exact = self.values.clone();
+        exact.subtract(&uncertain).ok()?;
         let ends = [0, 1].map(|end| {
-            let mut moved = self.values.clone();
-            let mut known = Histogram::new_from(&self.values);
-            self.uncertain.iter().try_for_each(|(value, _)| known.record(value.0)).ok()?;
-            moved.subtract(&known).ok()?;
+            let mut moved = exact.clone();
             self.uncertain.iter().try_for_each(|(_, bounds)| moved.record(bounds[end].0)).ok()?;
             Some(moved)
         });

@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
-use super::{attempt::TimingQuality, stamp_error::UncertainTimes};
+use super::{
+    attempt::TimingQuality,
+    histogram::{histogram_percentiles, new_histogram},
+    stamp_error::UncertainTimes,
+};
 use crate::{
     error::Error,
     record::{Buffering, ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
@@ -75,7 +79,6 @@ pub struct FrequentError {
 impl Tally {
     /// An empty tally.
     pub fn new() -> Result<Self, Error> {
-        let histogram = || Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")));
         Ok(Tally {
             offered: 0,
             failed: 0,
@@ -88,9 +91,9 @@ impl Tally {
             times: UncertainTimes::new()?,
             retransmits: None,
             errors: HashMap::new(),
-            schedule_lag: histogram()?,
-            send_lag: histogram()?,
-            read_lag: histogram()?,
+            schedule_lag: new_histogram()?,
+            send_lag: new_histogram()?,
+            read_lag: new_histogram()?,
             latencies: Nanos(0),
         })
     }
@@ -209,12 +212,6 @@ impl Tally {
     pub fn mean_latency(&self) -> Option<Nanos> {
         self.latencies.0.checked_div(self.successes()).map(Nanos)
     }
-}
-
-/// The percentiles of a histogram of nanoseconds; `None` if it is empty.
-pub fn histogram_percentiles(lag: &Histogram<u64>) -> Option<Percentiles> {
-    let at = |q| Nanos(lag.value_at_quantile(q));
-    (!lag.is_empty()).then(|| Percentiles { p50: at(0.5), p99: at(0.99), max: Nanos(lag.max()) })
 }
 
 #[cfg(test)]

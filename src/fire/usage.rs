@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::tally::histogram_percentiles;
+use super::histogram::{histogram_percentiles, new_histogram};
 use crate::{
     clock::{Clock, suspended_time},
     error::Error,
@@ -43,7 +43,14 @@ pub fn thread_cpu_time() -> Nanos {
 /// Linux's `schedstat`: time on the CPU, time in the run queue, turns, in nanoseconds. It counts waiting for other
 /// programs on the core and for a CPU quota (cgroup), but neither a stopped process nor a virtual machine without a core.
 fn run_queue_time() -> Option<Nanos> {
-    let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    parse_run_queue(&fs::read_to_string(SCHEDSTAT).ok()?)
+}
+
+/// The calling thread's line of numbers about its scheduling.
+pub const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
+
+/// The time in the run queue in the text of [`SCHEDSTAT`].
+pub fn parse_run_queue(text: &str) -> Option<Nanos> {
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Nanos)
 }
 
@@ -206,8 +213,7 @@ pub struct WakeLagMonitor(Arc<Mutex<Histogram<u64>>>);
 impl WakeLagMonitor {
     /// A monitor without any measurement.
     pub fn new() -> Result<Self, Error> {
-        let lags = Histogram::new(3).map_err(|e| Error::Setup(format!("cannot make a histogram: {e}")))?;
-        Ok(WakeLagMonitor(Arc::new(Mutex::new(lags))))
+        Ok(WakeLagMonitor(Arc::new(Mutex::new(new_histogram()?))))
     }
 
     /// Sets timers on the current runtime, forever, and counts long delays in `absence`.

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, fs::File, os::unix::fs::FileExt};
 
-use super::usage::{TIMER_INTERVAL, thread_cpu_time};
+use super::usage::{SCHEDSTAT, TIMER_INTERVAL, parse_run_queue, thread_cpu_time};
 use crate::{clock::Clock, units::Nanos};
 
 /// Interval between two readings of how long the thread was awake: each is a system call.
@@ -63,7 +63,7 @@ struct ThreadWatch {
 
 impl ThreadWatch {
     fn start() -> Self {
-        let schedstat = File::open("/proc/thread-self/schedstat").ok();
+        let schedstat = File::open(SCHEDSTAT).ok();
         ThreadWatch { watch: Watch::default(), clock: Clock::start(), schedstat }
     }
 
@@ -71,8 +71,7 @@ impl ThreadWatch {
     fn awake_time(&self) -> Option<Nanos> {
         let mut text = [0; 64];
         let read = self.schedstat.as_ref()?.read_at(&mut text, 0).ok()?;
-        let waited = str::from_utf8(&text[..read]).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        Some(thread_cpu_time() + Nanos(waited))
+        Some(thread_cpu_time() + parse_run_queue(str::from_utf8(&text[..read]).ok()?)?)
     }
 }
 

@@ -148,9 +148,9 @@ impl BodySplitter {
             }
             Splitter::Events(events) => {
                 let mut any = false;
-                let read = events.push(bytes, |event, behind| {
+                let read = events.push(bytes, |event, left| {
                     any = true;
-                    take(arrival.before_last(behind), event);
+                    take(arrival.before_last(left), event);
                 });
                 self.has_event |= any;
                 if !self.has_event {
@@ -184,11 +184,11 @@ impl BodySplitter {
             }
             Splitter::Lines(lines, held) => {
                 let has_event = &mut self.has_event;
-                let read = lines.push(bytes, |data, behind| {
+                let read = lines.push(bytes, |data, left| {
                     if !data.trim_ascii().is_empty() {
                         *has_event = true;
                         release_line(held, &mut take);
-                        take(arrival.before_last(behind), SseEvent { name: b"", data });
+                        take(arrival.before_last(left), SseEvent { name: b"", data });
                     }
                 });
                 read.map_err(|_| "a line is longer than 64 MiB: are these lines of JSON?")

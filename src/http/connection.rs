@@ -22,7 +22,7 @@ use super::{
     exchange::RequestFailure,
     packets::{PacketCapture, PacketFlow},
     reuse::Reuse,
-    socket::{ReadStamp, Socket, StreamPosition},
+    socket::{ReadStamp, Socket},
     tls,
 };
 use crate::{
@@ -394,7 +394,7 @@ impl Connection {
         if self.packets.is_none() {
             return stamp;
         }
-        ReadStamp { end: StreamPosition::Bytes(self.socket().received), ..stamp }.before_last(self.end - place)
+        ReadStamp { end: Some(self.socket().received), ..stamp }.before_last(self.end - place)
     }
 
     /// The stamp of the bytes that were used last.

@@ -18,12 +18,12 @@ impl LineReader {
     /// Reads `bytes` and passes each completed line to `take`, without its line end, with the number of bytes after it.
     pub fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8], usize)) -> Result<(), TooLarge> {
         while let Some(end) = memchr(b'\n', bytes) {
-            let behind = bytes.len() - end - 1;
+            let left = bytes.len() - end - 1;
             if self.line.is_empty() {
-                take(&bytes[..end], behind);
+                take(&bytes[..end], left);
             } else {
                 self.line.extend_from_slice(&bytes[..end]);
-                take(&self.line, behind);
+                take(&self.line, left);
                 self.line.clear();
             }
             bytes = &bytes[end + 1..];

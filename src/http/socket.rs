@@ -27,30 +27,15 @@ pub struct ReadStamp {
     pub lag: Option<Nanos>,
     /// Number of the read on its socket. All bytes of one read have the stamp of its last byte.
     pub read: u64,
-    /// Where the bytes end in the connection's stream, if their packets are captured.
-    pub end: StreamPosition,
-}
-
-/// Where bytes end in what a connection has received.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum StreamPosition {
-    /// It is not needed.
-    #[default]
-    Unknown,
-    /// After this many bytes.
-    Bytes(u64),
+    /// How many bytes the connection had received up to these; `None` unless their packets are captured.
+    pub end: Option<u64>,
 }
 
 impl ReadStamp {
-    /// The stamp of the bytes that are followed by the last `behind` ones.
+    /// The stamp of the bytes before the last `left` ones.
     #[must_use]
-    pub fn before_last(self, behind: usize) -> Self {
-        match self.end {
-            StreamPosition::Bytes(end) => {
-                ReadStamp { end: StreamPosition::Bytes(end.saturating_sub(behind as u64)), ..self }
-            }
-            StreamPosition::Unknown => self,
-        }
+    pub fn before_last(self, left: usize) -> Self {
+        ReadStamp { end: self.end.map(|end| end.saturating_sub(left as u64)), ..self }
     }
 }
 
@@ -133,12 +118,7 @@ impl Socket {
             None => (self.clock.now(), None),
         };
         let read = self.stamp.read + 1;
-        self.stamp = ReadStamp {
-            time: arrival.unwrap_or(now),
-            lag: arrival.map(|t| now.since(t)),
-            read,
-            end: StreamPosition::Unknown,
-        };
+        self.stamp = ReadStamp { time: arrival.unwrap_or(now), lag: arrival.map(|t| now.since(t)), read, end: None };
     }
 
     fn note_write<T>(&mut self, before: Nanos, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

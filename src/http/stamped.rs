@@ -15,7 +15,6 @@ use super::{
     exchange::{BodyBytes, CapturedResponse, ExchangeTimes, HttpExchange, OutgoingRequest, RequestFailure, Transport},
     response::{self, Framing, Head, HeadReader},
     reuse::Reuse,
-    socket::StreamPosition,
 };
 use crate::{clock::Clock, error::root_cause, record::ErrorKind, units::Nanos};
 
@@ -218,10 +217,7 @@ impl StampedExchange {
             connection.consume_bytes(used);
             if let Some(head) = head {
                 self.moments.head = Some(arrived);
-                self.head_end = match connection.stamp_of_used().end {
-                    StreamPosition::Bytes(end) => Some(end),
-                    StreamPosition::Unknown => None,
-                };
+                self.head_end = connection.stamp_of_used().end;
                 (self.framing, self.keep_alive) = (head.framing, head.keep_alive);
                 return Ok(head.head);
             }

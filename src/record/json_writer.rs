@@ -130,12 +130,7 @@ impl WriteJson for TokenSource {
 
 impl WriteJson for Stamp {
     fn write_json(&self, out: &mut Vec<u8>) {
-        let name = match self {
-            Stamp::Packet => "packet",
-            Stamp::Kernel => "kernel",
-            Stamp::User => "user",
-        };
-        name.write_json(out);
+        self.name().write_json(out);
     }
 }
 

@@ -262,6 +262,18 @@ pub enum Stamp {
     User,
 }
 
+impl Stamp {
+    /// The name in the records.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Stamp::Packet => "packet",
+            Stamp::Kernel => "kernel",
+            Stamp::User => "user",
+        }
+    }
+}
+
 /// The source of a token count, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -555,13 +555,7 @@ fn a_killed_run_keeps_what_was_finished() {
 #[test]
 fn waiting_for_input_at_the_end_does_not_count_as_duration() {
     let sim = Sim::start(&[]);
-    let mut child = command("vb-fire")
-        .args(["--base-url", &sim.url])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = crate::tool::start_fire(&sim.url, &[]);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(requests(3, FULL).as_bytes()).unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -580,13 +574,7 @@ fn waiting_for_input_at_the_end_does_not_count_as_duration() {
 #[test]
 fn a_request_is_sent_when_its_line_is_read() {
     let sim = Sim::start(&[]);
-    let mut child = command("vb-fire")
-        .args(["--base-url", &sim.url, "--max-concurrency", "8"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = crate::tool::start_fire(&sim.url, &["--max-concurrency", "8"]);
     let mut stdin = child.stdin.take().unwrap();
     let out = child.stdout.take().unwrap();
     let (send, lines) = std::sync::mpsc::channel();

@@ -125,13 +125,7 @@ fn every_reader_takes_a_run_with_even_gaps() {
 #[test]
 fn a_producer_that_pauses_is_reported_as_late_input() {
     let sim = Sim::start(&["--step-base", "1ms"]);
-    let mut child = command("vb-fire")
-        .args(["--base-url", &sim.url, "--request-rate", "200", "--burstiness", "inf"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = crate::tool::start_fire(&sim.url, &["--request-rate", "200", "--burstiness", "inf"]);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(requests(5, "").as_bytes()).unwrap();
     sleep(Duration::from_millis(700));

@@ -38,6 +38,13 @@ pub struct Done {
     pub stderr: String,
 }
 
+/// Starts `vb-fire` with pipes for its requests and records.
+pub fn start_fire(url: &str, args: &[&str]) -> Child {
+    let mut fire = command("vb-fire");
+    fire.args(["--base-url", url]).args(args);
+    fire.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
 /// Runs a tool to its end with `stdin` as its input.
 pub fn run(tool: &str, args: &[&str], stdin: impl AsRef<[u8]>) -> Done {
     let mut child =
