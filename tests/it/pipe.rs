@@ -90,11 +90,7 @@ impl Pipeline {
             .process_group(0)
             .spawn()
             .unwrap();
-        let begun = (0..400).any(|_| {
-            std::thread::sleep(Duration::from_millis(25));
-            finished() >= before + count
-        });
-        assert!(begun, "no outputs: {}", fs::read_to_string(&stderr).unwrap());
+        tool::wait_until("the first responses end", || finished() >= before + count);
         Pipeline { shell, result, stderr }
     }
 
@@ -107,12 +103,9 @@ impl Pipeline {
     fn finish(mut self) -> (Value, String) {
         self.shell.wait().unwrap();
         // The shell may exit before the last program of the pipeline.
-        let result = (0..200).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(50));
-            serde_json::from_str(&fs::read_to_string(&self.result).unwrap()).ok()
-        });
-        let stderr = fs::read_to_string(&self.stderr).unwrap();
-        (result.unwrap_or_else(|| panic!("no result: {stderr}")), stderr)
+        let read = || serde_json::from_str(&fs::read_to_string(&self.result).unwrap());
+        tool::wait_until("the pipeline writes its result", || read().is_ok());
+        (read().unwrap(), fs::read_to_string(&self.stderr).unwrap())
     }
 }
 

@@ -1,6 +1,6 @@
 //! `vb-selftest` with its real children, and its result attached to a run.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, path::Path, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -111,11 +111,7 @@ fn an_interrupt_leaves_neither_children_nor_files() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let started = (0..400).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        count_children(&scratch) > 0
-    });
-    assert!(started);
+    tool::wait_until("its programs run", || count_children(&scratch) > 0);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let done = tool::done(child.wait_with_output().unwrap());
     assert_eq!((done.code, done.stdout.as_str()), (130, ""), "{}", done.stderr);

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::tool::{self, Done, Sim, folder, root};
+use crate::tool::{self, Done, Sim, folder, root, wait_until};
 
 const GRID: &str = "model: my/model\nbase_url: sim\ntokenizer: builtin\ninput_output: [[16, 4], [24, 40]]\nconcurrency_prompts: [[1, 2], [2, 8]]\n";
 
@@ -41,6 +41,12 @@ fn sweeps(config: &Path) -> Vec<PathBuf> {
         fs::read_dir(config.parent().unwrap().join("results")).unwrap().map(|e| e.unwrap().path()).collect();
     folders.sort();
     folders
+}
+
+/// The first line of a file, once all of it is written.
+fn first_line(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.split_once('\n')?.0.to_owned())
 }
 
 fn files(folder: &Path, end: &str) -> Vec<(String, SystemTime)> {
@@ -133,11 +139,7 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
     let reached = lines.by_ref().any(|l| l.unwrap().contains("3/4 bench_io24x40_mc1_np2"));
     assert!(reached);
     let outputs = sweeps(&config)[0].join("bench_io24x40_mc1_np2.outputs.ndjson");
-    let begun = (0..400).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(25));
-        fs::read_to_string(&outputs).is_ok_and(|text| text.contains("\"run\""))
-    });
-    assert!(begun);
+    wait_until("the cell begins", || first_line(&outputs).is_some());
     // As a terminal does: to every program at once. Twice, so that no program waits for requests in flight.
     for _ in 0..2 {
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -204,28 +206,29 @@ fn two_sweeps_do_not_share_a_folder() {
     let second = sweep(&config, &[]);
     assert!(second.code == 4 && second.stderr.contains("another sweep.sh still works in"), "{}", second.stderr);
     let outputs = sweeps(&config)[0].join("bench_io16x4_mc1_np2.outputs.ndjson");
-    let before = fs::read_to_string(&outputs).unwrap();
+    wait_until("the cell begins", || first_line(&outputs).is_some());
 
     // The programs of a killed script end, and then its folder is free.
-    let run: serde_json::Value = serde_json::from_str(before.lines().next().unwrap()).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&first_line(&outputs).unwrap()).unwrap();
     let server = run["base_url"].as_str().unwrap().trim_start_matches("http://").to_owned();
     assert!(std::net::TcpStream::connect(&server).is_ok());
     first.kill().unwrap();
     first.wait().unwrap();
-    let ended = (0..1200).any(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        std::net::TcpStream::connect(&server).is_err()
+    wait_until("vb-sim ends", || std::net::TcpStream::connect(&server).is_err());
+    wait_until("vb-fire ends as if interrupted", || {
+        fs::read_to_string(&outputs).unwrap().lines().last().unwrap().contains("\"type\":\"end\"")
     });
-    assert!(ended, "vb-sim still runs");
-    assert!(
-        fs::read_to_string(&outputs).unwrap().lines().last().unwrap().contains("\"type\":\"end\""),
-        "vb-fire was killed"
-    );
     let quick = fs::read_to_string(&config).unwrap().replace("500ms", "1ms");
     fs::write(&config, quick).unwrap();
     let copy = sweeps(&config)[0].join("config.yaml");
     fs::write(&copy, fs::read_to_string(&copy).unwrap().replace("500ms", "1ms")).unwrap();
-    let done = (0..20).map(|_| sweep(&config, &[])).find(|done| done.code != 4).unwrap();
+    let mut done = sweep(&config, &[]);
+    wait_until("the folder is free", || {
+        if done.code == 4 {
+            done = sweep(&config, &[]);
+        }
+        done.code != 4
+    });
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert_eq!((sweeps(&config).len(), files(&sweeps(&config)[0], ".json").len()), (1, 4));
 }

@@ -5,6 +5,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -65,6 +66,17 @@ pub fn done(output: Output) -> Done {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Waits until `happened` says so: for two minutes, as a busy machine may need a while for anything.
+pub fn wait_until(what: &str, mut happened: impl FnMut() -> bool) {
+    for _ in 0..2400 {
+        if happened() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("not within two minutes: {what}");
 }
 
 /// A simulated server on a free port, killed on drop.
