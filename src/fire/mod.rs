@@ -49,6 +49,7 @@ mod reader;
 mod response;
 #[cfg(test)]
 mod response_tests;
+mod run_end;
 mod scheduled;
 mod scrape;
 mod session;
@@ -68,7 +69,7 @@ mod watch;
 mod weighed;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -96,8 +97,8 @@ use self::{
     attempt::ClientState,
     backlog::Backlog,
     balance::Balancer,
-    capture::{describe_missed, start_capture},
-    dispatch::{DispatchEnd, Sources, dispatch},
+    capture::start_capture,
+    dispatch::{Sources, dispatch},
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
     launch::{Launcher, TargetServer, TaskContext},
@@ -107,11 +108,12 @@ use self::{
     priority::Work,
     queue::ThinkTimes,
     reader::ReaderThreads,
+    run_end::{RunEnd, arrivals_record, collect_evidence, end_record, exit_result, write_end},
     scrape::{ScrapeOutput, Scraper},
     sink::{ProgressSource, Sink, SinkResult},
     stop::{StopReason, StopSignal, Stopper, announce_stop},
     usage::UsageMonitor,
-    verdict::{Evidence, judge_run},
+    verdict::judge_run,
 };
 use crate::{
     backend::{self, Protocol},
@@ -127,16 +129,9 @@ use crate::{
         socket::KernelStamping,
         stamped::StampedTransport,
     },
-    load::{
-        ArrivalMonitor, RequestRate, Schedule,
-        arrivals::{ArrivalSummary, GapDistribution, LateRequests},
-    },
-    ndjson,
+    load::{ArrivalMonitor, RequestRate, Schedule, arrivals::GapDistribution},
     pacer::Sleeper,
-    record::{
-        self, ClientUse, ClockAnchor, EndRecord, FORMAT_VERSION, GapTest, LateCounts, Line, NotSent, Object, RunRecord,
-        SampleRequest, Verdict,
-    },
+    record::{ClockAnchor, EndRecord, FORMAT_VERSION, Line, Object, RunRecord, SampleRequest, Verdict},
     rng,
     secrets::{self, without_keys},
     text::TextReader,
@@ -440,16 +435,6 @@ fn server_name(url: &Url) -> String {
     url.as_str().trim_end_matches('/').to_owned()
 }
 
-/// A finished run.
-struct RunEnd {
-    written: SinkResult,
-    /// Requests that were sent. Each must have a record.
-    started: u64,
-    input: Result<(), Error>,
-    reason: Option<StopReason>,
-    record: EndRecord,
-}
-
 impl LoadRun<'_> {
     /// Runs the measured part: starts the clock, sends the requests, and writes all outcomes.
     async fn run_measured<T: Transport>(
@@ -607,30 +592,12 @@ fn arrivals_for(args: &Args, rate: Option<&RequestRate>) -> ArrivalMonitor {
     ArrivalMonitor::new(profile.and_then(|profile| GapDistribution::new(profile, args.burstiness)))
 }
 
-fn arrivals_record(arrivals: ArrivalSummary) -> record::Arrivals {
-    let LateRequests { no_slot, input, client } = arrivals.late;
-    record::Arrivals {
-        planned: arrivals.planned,
-        distance: arrivals.distance,
-        p: arrivals.p,
-        gaps: arrivals.gaps.map(|(distance, p)| GapTest { distance, p }),
-        late: LateCounts { no_slot, input, client },
-    }
-}
-
 /// Drains the run after `--max-seconds`.
 fn stop_after(limit: Nanos, stopper: Stopper) {
     tokio::spawn(async move {
         sleep(limit.to_duration()).await;
         stopper.start_drain(StopReason::MaxSeconds);
     });
-}
-
-/// Writes the last record, after everything that the sink wrote.
-fn write_end(end: &EndRecord) -> Result<(), Error> {
-    let mut out = cli::buffered_stdout();
-    ndjson::write_record(&mut out, end)?;
-    out.flush().map_err(Error::write_stdout)
 }
 
 /// Waits until everything is written, or for `timeout`: a reader that has stopped reading may never go on.
@@ -654,142 +621,4 @@ async fn wait_for_sink(
         .map_err(|_| Error::Setup("the thread that writes the records failed: this is a bug in vb-fire".into()))?;
     written.tally.stamps.packet_drops = capture.map_or(0, PacketCapture::count_drops);
     Ok(written)
-}
-
-/// Collects what the client measured about itself.
-fn collect_evidence(
-    args: &Args,
-    written: &SinkResult,
-    client: ClientUse,
-    by_schedule: bool,
-    duration: Nanos,
-    dispatched: DispatchEnd,
-) -> Evidence {
-    let tally = &written.tally;
-    Evidence {
-        kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
-        stamps: tally.stamps,
-        bounds: tally.times.percentile_bounds(),
-        buffering: tally.buffering.clone(),
-        read_lag: tally.read_lag(),
-        send_lag: tally.send_lag(),
-        client: ClientUse { retransmits: tally.retransmits, ..client },
-        by_schedule,
-        max_concurrency: args.max_concurrency,
-        mean_latency: tally.mean_latency(),
-        duration,
-        sent: tally.offered - tally.not_sent(),
-        input_blocked: dispatched.input_blocked,
-    }
-}
-
-fn end_record(
-    written: &SinkResult,
-    evidence: &Evidence,
-    not_due: u64,
-    reason: Option<StopReason>,
-    input: &Result<(), Error>,
-) -> EndRecord {
-    let tally = &written.tally;
-    let why = match (reason, input) {
-        (Some(reason), _) => Some(reason.reason_text().to_owned()),
-        (None, Err(e)) => Some(secrets::hide_remembered(&e.to_string()).into_owned()),
-        (None, Ok(())) => tally.why_not_sent().map(str::to_owned),
-    };
-    EndRecord {
-        offered: tally.offered,
-        outcomes: tally.outcomes.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
-        not_sent: NotSent { count: tally.not_sent() + not_due, why },
-        interrupted: matches!(
-            reason,
-            Some(StopReason::Interrupted | StopReason::OutputLost | StopReason::OutputStalled)
-        ),
-        schedule_lag: tally.schedule_lag(),
-        send_lag: evidence.send_lag,
-        read_lag: evidence.read_lag,
-        stamps: Some(evidence.stamps),
-        bounds: evidence.bounds,
-        client: Some(evidence.client),
-        resent: tally.resent,
-        ..EndRecord::default()
-    }
-}
-
-/// The error that decides the exit code, the most serious first.
-async fn exit_result(
-    args: &Args,
-    preflight: &Preflight,
-    context: FailureContext<'_>,
-    end: RunEnd,
-) -> Result<(), Error> {
-    if let Some(e) = &end.written.error {
-        let lost = end.written.lost;
-        return Err(Error::Setup(match e.kind() {
-            io::ErrorKind::BrokenPipe => {
-                format!("the reader of the records closed its end, so the load was stopped; {lost} outcomes are lost")
-            }
-            _ => format!("cannot write stdout: {e}; the load was stopped, {lost} outcomes are lost"),
-        }));
-    }
-    let verdict = end.record.verdict.unwrap_or(Verdict::Clean);
-    for reason in &end.record.reasons {
-        cli::print_warning("vb-fire", format_args!("{}: {reason}", verdict.name()));
-    }
-    let tally = &end.written.tally;
-    if args.stamps == StampSource::Packets
-        && let Some(missed) = describe_missed(tally.stamps)
-    {
-        cli::print_warning("vb-fire", missed);
-    }
-    if end.record.reuse_ended {
-        let resent = match tally.resent {
-            0 => String::new(),
-            count => format!("; {count} requests met such a close and were sent again"),
-        };
-        let what =
-            "the server closes connections after a response without announcing it, so each request opened its own";
-        cli::print_warning("vb-fire", format_args!("{what}{resent}; --no-keep-alive does that from the start"));
-    }
-    let unrecorded = end.started.saturating_sub(tally.offered - tally.not_sent());
-    if unrecorded > 0 {
-        return Err(Error::Invalid(format!(
-            "{unrecorded} requests were sent and have no record, because their tasks failed (see above): please report this bug"
-        )));
-    }
-    for note in lengths::length_notes(tally, args.backend, args.send_max_tokens) {
-        cli::print_warning("vb-fire", note);
-    }
-    let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
-    let failed = match tally.most_frequent() {
-        Some(most) if share > args.fail_above || tally.failed == tally.offered => {
-            let models = if preflight::concerns_model(&most) { preflight.known_models().await } else { vec![] };
-            let context = FailureContext { models, ..context };
-            let cure = preflight::error_cure(&most, &context);
-            Some(format!(
-                "{} of {} requests failed; most often ({}) {}: {}; {cure}",
-                tally.failed, tally.offered, most.count, most.kind, most.message
-            ))
-        }
-        _ => None,
-    };
-    if end.reason == Some(StopReason::OutputStalled) {
-        return Err(Error::Setup(
-            "the reader of the records was too slow, so the load was stopped at --max-buffer; all outcomes were written"
-                .into(),
-        ));
-    }
-    match (end.input, end.reason, failed) {
-        (Err(e), _, failed) => {
-            if let Some(text) = failed {
-                cli::print_warning("vb-fire", text);
-            }
-            Err(e)
-        }
-        (Ok(()), Some(StopReason::Interrupted), _) => Err(Error::Interrupted),
-        (Ok(()), _, Some(text)) => Err(Error::Check(text)),
-        _ if args.strict && verdict == Verdict::ClientBound => Err(Error::Invalid(
-            "the measurement is invalid (--strict): the client, not the server, set some of the numbers".into(),
-        )),
-        _ => Ok(()),
-    }
 }
