@@ -117,7 +117,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         DiffFormat::Markdown => cli::print_to_stdout(&table::markdown_table(&report))?,
     }
     for (name, side) in [("A", &a), ("B", &b)] {
-        if side.failed_count() == side.request_count() {
+        if side.population().succeeded == 0 {
             return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));
         }
     }

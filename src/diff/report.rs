@@ -64,9 +64,9 @@ pub struct SideSummary {
     /// The files, one per run.
     pub files: Vec<String>,
     /// Requests that were due.
-    pub requests: usize,
-    /// How many of them failed.
-    pub failed: usize,
+    pub requests: u64,
+    /// How many of them failed; one that the client cancelled on purpose did not.
+    pub failed: u64,
 }
 
 /// A number to compare, before the verdict.
@@ -96,7 +96,7 @@ impl Report {
         let candidates = list_candidates(a, b, &options.percentiles);
         let p: Vec<_> = candidates.iter().map(Candidate::p_value).collect();
         let comparisons = p.iter().flatten().count();
-        let requests = a.request_count().min(b.request_count());
+        let requests = a.population().counted().min(b.population().counted());
         let judged = candidates.iter().zip(&p).zip(holm_correction(&p));
         let changes: Vec<ChangeRow> = judged
             .map(|((candidate, p), corrected)| {
@@ -120,10 +120,11 @@ impl Report {
 
 impl SideSummary {
     fn from_side(side: &Side) -> Self {
+        let population = side.population();
         SideSummary {
             files: side.runs.iter().map(|run| run.name.clone()).collect(),
-            requests: side.request_count(),
-            failed: side.failed_count(),
+            requests: population.offered,
+            failed: population.failed(),
         }
     }
 }
@@ -157,7 +158,7 @@ fn list_candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate> {
     for (metric, unit, both) in rates {
         all.extend(both.map(|both| more(metric, "rate", unit, both)));
     }
-    all.push(more("success", "share", SHARE, (a.success_share(), b.success_share())));
+    all.extend(a.success_share().zip(b.success_share()).map(|both| more("success", "share", SHARE, both)));
     all
 }
 
@@ -184,7 +185,7 @@ fn judge_candidate(
     p_corrected: Option<f64>,
     margin: f64,
     comparisons: usize,
-    requests: usize,
+    requests: u64,
 ) -> ChangeRow {
     let change = &candidate.change;
     let up = change.b.value > change.a.value;
@@ -225,7 +226,7 @@ fn judge_candidate(
 }
 
 /// How many more requests each side needs until there are enough values, or enough independent ones.
-fn requests_missing(candidate: &Candidate, requests: usize) -> Option<u64> {
+fn requests_missing(candidate: &Candidate, requests: u64) -> Option<u64> {
     let (a, b) = (&candidate.change.a, &candidate.change.b);
     let fewest = a.n.min(b.n);
     let has = if (fewest as u64) < candidate.needs { fewest as f64 } else { a.effective.min(b.effective) };

@@ -5,7 +5,9 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{SideEstimate, Spread};
 use crate::{
     error::Error,
-    recording::{RecordedRequest, Recording, input::RecordingReader, metric::Metric, sort_by_start},
+    recording::{
+        RecordedRequest, Recording, input::RecordingReader, metric::Metric, population::Population, sort_by_start,
+    },
     statistics::{
         interval::{Dependence, Dependences},
         numpy,
@@ -59,16 +61,10 @@ impl Side {
         Ok(Side { runs })
     }
 
-    /// Requests that were due.
+    /// Its requests, and how they ended.
     #[must_use]
-    pub fn request_count(&self) -> usize {
-        self.runs.iter().map(|run| run.recording.requests.len()).sum()
-    }
-
-    /// How many of them failed.
-    #[must_use]
-    pub fn failed_count(&self) -> usize {
-        self.request_count() - self.runs.iter().map(|run| run.recording.successes().count()).sum::<usize>()
+    pub fn population(&self) -> Population {
+        self.runs.iter().map(|run| Population::from_requests(&run.recording.requests)).sum()
     }
 
     /// Whether its requests waited in the client, so that latencies from schedule and from start differ.
@@ -139,20 +135,20 @@ impl Side {
         let error = sum(|r| r.variance).sqrt() / total;
         let known = total > 0.0 && seconds > 0.0 && freedom >= 1.0 && error.is_finite();
         let spread = if known { Spread::Student(error, freedom) } else { Spread::Unknown };
-        let n = self.request_count() - self.failed_count();
+        let n = rates.iter().map(|r| r.requests).sum();
         let estimate = SideEstimate::new(total / seconds, n, freedom + 1.0, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
         (seconds > 0.0).then(|| estimate.sample_by_runs(&each))
     }
 
-    /// Estimates the share of requests that succeeded.
+    /// Estimates the share of requests that succeeded; `None` if no request counts.
     #[must_use]
-    pub fn success_share(&self) -> SideEstimate {
+    pub fn success_share(&self) -> Option<SideEstimate> {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
         let effective = Dependence::measure(outcomes.iter().copied()).effective_size(n);
-        SideEstimate::new(value, n, effective, Spread::Share)
+        (n > 0).then(|| SideEstimate::new(value, n, effective, Spread::Share))
     }
 }
 
@@ -173,6 +169,7 @@ impl From<Metric> for Latency {
 
 /// The throughput of a run.
 struct RunThroughput {
+    requests: usize,
     total: f64,
     seconds: f64,
     /// The variance of the total from run to run.
@@ -188,7 +185,10 @@ impl SideRun {
 
     /// 1 for each success and 0 for each failure, in order of time.
     fn success_flags(&self) -> Vec<f64> {
-        sort_by_start(self.recording.requests.iter()).into_iter().map(|r| f64::from(u8::from(r.success))).collect()
+        sort_by_start(self.recording.requests.iter().filter(|r| r.counts()))
+            .into_iter()
+            .map(|r| f64::from(u8::from(r.success)))
+            .collect()
     }
 
     /// When the gaps of all successes ended.
@@ -222,6 +222,7 @@ impl SideRun {
         let kept = 1.0 - (length / width / 3.0).min(0.5);
         let freedom = pieces as f64 - 1.0;
         Some(RunThroughput {
+            requests: lives.len(),
             total: lives.iter().map(|(.., weight)| weight).sum(),
             seconds,
             variance: (numpy::std(&sums) * pieces as f64).powi(2) / freedom / kept,

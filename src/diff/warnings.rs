@@ -41,8 +41,8 @@ pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<Str
 
 /// Failed requests have no latency, and a server that fails fast looks fast.
 fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> {
-    let share = |side: &Side| 100.0 * side.failed_count() as f64 / side.request_count() as f64;
-    if a.failed_count() + b.failed_count() == 0 {
+    let (a, b) = (a.population(), b.population());
+    if a.failed() + b.failed() == 0 {
         return None;
     }
     let row = changes.iter().find(|row| row.metric == "success")?;
@@ -52,7 +52,7 @@ fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> 
         }
         _ => "latencies and throughput include successes only",
     };
-    let (of_a, of_b) = (share(a), share(b));
+    let [of_a, of_b] = [a, b].map(|side| 100.0 * side.failure_share().unwrap_or_default());
     Some(format!("failed requests: {of_a:.1} % of A, {of_b:.1} % of B: {sure}"))
 }
 

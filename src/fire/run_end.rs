@@ -58,7 +58,7 @@ pub fn collect_evidence(
         max_concurrency: args.max_concurrency,
         mean_latency: tally.mean_latency(),
         duration,
-        sent: tally.offered - tally.not_sent(),
+        sent: tally.population.offered - tally.not_sent(),
         input_blocked: dispatched.input_blocked,
     }
 }
@@ -78,7 +78,7 @@ pub fn end_record(
         (None, Ok(())) => tally.why_not_sent().map(str::to_owned),
     };
     EndRecord {
-        offered: tally.offered,
+        offered: tally.population.offered,
         outcomes: tally.outcomes.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
         not_sent: NotSent { count: tally.not_sent() + not_due, why },
         interrupted: matches!(
@@ -131,7 +131,7 @@ pub async fn exit_result(
             "the server closes connections after a response without announcing it, so each request opened its own";
         cli::print_warning("vb-fire", format_args!("{what}{resent}; --no-keep-alive does that from the start"));
     }
-    let unrecorded = end.started.saturating_sub(tally.offered - tally.not_sent());
+    let unrecorded = end.started.saturating_sub(tally.population.offered - tally.not_sent());
     if unrecorded > 0 {
         return Err(Error::Invalid(format!(
             "{unrecorded} requests were sent and have no record, because their tasks failed (see above): please report this bug"
@@ -140,15 +140,20 @@ pub async fn exit_result(
     for note in lengths::length_notes(tally, args.backend, args.send_max_tokens) {
         cli::print_warning("vb-fire", note);
     }
-    let share = tally.failed as f64 / (tally.offered as f64).max(1.0);
+    let population = tally.population;
+    let share = population.failure_share().unwrap_or_default();
     let failed = match tally.most_frequent() {
-        Some(most) if share > args.fail_above || tally.failed == tally.offered => {
+        Some(most) if share > args.fail_above || population.succeeded == 0 => {
             let models = if preflight::concerns_model(&most) { preflight.known_models().await } else { vec![] };
             let context = FailureContext { models, ..context };
             let cure = preflight::error_cure(&most, &context);
             Some(format!(
                 "{} of {} requests failed; most often ({}) {}: {}; {cure}",
-                tally.failed, tally.offered, most.count, most.kind, most.message
+                population.failed(),
+                population.counted(),
+                most.count,
+                most.kind,
+                most.message
             ))
         }
         _ => None,

@@ -252,16 +252,21 @@ impl Sink {
         let Some(ProgressSource { client, total }) = &self.progress else { return };
         let seconds = self.clock.now().as_secs_f64().max(1e-3);
         let started = client.started.load(Relaxed);
-        let running = started.saturating_sub(tally.offered);
+        let running = started.saturating_sub(tally.population.offered);
         let rate = client.tokens.load(Relaxed) as f64 / seconds;
         let eta = match total.load(Relaxed) {
-            total if total > 0 && tally.offered > 0 && !last => {
-                let left = total.saturating_sub(tally.offered) as f64 * seconds / tally.offered as f64;
+            total if total > 0 && tally.population.offered > 0 && !last => {
+                let left =
+                    total.saturating_sub(tally.population.offered) as f64 * seconds / tally.population.offered as f64;
                 format!(", about {left:.0} s left")
             }
             _ => String::new(),
         };
-        let line = format!("{} done, {running} running, {} failed, {rate:.0} tok/s{eta}", tally.offered, tally.failed);
+        let line = format!(
+            "{} done, {running} running, {} failed, {rate:.0} tok/s{eta}",
+            tally.population.offered,
+            tally.population.failed()
+        );
         cli::print_progress("vb-fire", &line, last);
     }
 }

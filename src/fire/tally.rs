@@ -12,6 +12,7 @@ use super::{
 use crate::{
     error::Error,
     record::{Buffering, ErrorKind, Percentiles, PromptLengths, RequestFuncOutput, Stamp, Stamps, TokenSource},
+    recording::population::Population,
     units::Nanos,
 };
 
@@ -24,10 +25,8 @@ const MAX_MESSAGES: usize = 1000;
 /// The counts of a run.
 #[derive(Debug)]
 pub struct Tally {
-    /// All outputs.
-    pub offered: u64,
-    /// Failed outputs.
-    pub failed: u64,
+    /// How many outputs there were, and how the requests ended.
+    pub population: Population,
     /// The prompts of the successes, as asked and as counted.
     pub prompt_lengths: PromptLengths,
     /// Successes whose counted output is longer than requested, and the tokens requested and generated in them.
@@ -80,8 +79,7 @@ impl Tally {
     /// An empty tally.
     pub fn new() -> Result<Self, Error> {
         Ok(Tally {
-            offered: 0,
-            failed: 0,
+            population: Population::default(),
             prompt_lengths: PromptLengths::default(),
             long_outputs: LongOutputs::default(),
             outcomes: BTreeMap::new(),
@@ -100,7 +98,8 @@ impl Tally {
 
     /// Counts one output.
     pub fn count_output(&mut self, output: &RequestFuncOutput) {
-        self.offered += 1;
+        self.population.offered += 1;
+        self.population.succeeded += u64::from(output.success);
         self.resent += u64::from(output.resent);
         if let Some(lag) = output.queue_time {
             // The histogram grows as needed; it rejects only values beyond 2⁶³ ns.
@@ -120,9 +119,9 @@ impl Tally {
         }
         let name = output.error_kind.map_or("ok", ErrorKind::name);
         *self.outcomes.entry(name).or_default() += 1;
-        // A response that the client cancelled on purpose did not fail.
-        if let Some(kind) = output.error_kind.filter(|kind| *kind != ErrorKind::Abandoned) {
-            self.failed += 1;
+        if output.error_kind == Some(ErrorKind::Abandoned) {
+            self.population.abandoned += 1;
+        } else if let Some(kind) = output.error_kind {
             let key = (kind, output.status, output.error.clone());
             if self.errors.len() < MAX_MESSAGES || self.errors.contains_key(&key) {
                 *self.errors.entry(key).or_default() += 1;
@@ -265,7 +264,16 @@ mod tests {
         }
         let most = tally.most_frequent().unwrap();
         assert_eq!((most.kind, most.message.as_str(), most.count), (ErrorKind::Reset, "b", 3));
-        assert_eq!((tally.offered, tally.failed), (5103, 5003));
+        tally.count_output(&failed(ErrorKind::Abandoned, "cancelled on purpose"));
+        assert_eq!(tally.population, Population { offered: 5104, abandoned: 1, succeeded: 100 });
+        assert_eq!(
+            (
+                tally.population.failed(),
+                tally.errors.contains_key(&(ErrorKind::Abandoned, None, "cancelled on purpose".into()))
+            ),
+            (5003, false)
+        );
+        tally.outcomes.remove("abandoned");
         assert_eq!(tally.outcomes.into_iter().collect::<Vec<_>>(), [("http_status", 5000), ("ok", 100), ("reset", 3)]);
         assert!(tally.errors.len() <= MAX_MESSAGES);
     }

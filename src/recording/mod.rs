@@ -10,6 +10,7 @@ pub mod labels;
 mod line;
 pub mod metric;
 pub mod pages;
+pub mod population;
 mod repeats;
 pub mod rule;
 mod vllm;
@@ -70,6 +71,12 @@ pub struct RecordedRequest {
 }
 
 impl RecordedRequest {
+    /// Whether it succeeded or failed: the client did not cancel it on purpose.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        !self.abandoned
+    }
+
     /// Schedule → first token.
     #[must_use]
     pub fn ttft_from_schedule(&self) -> Option<f64> {

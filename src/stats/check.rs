@@ -40,6 +40,9 @@ const GRAMMAR: RuleGrammar = RuleGrammar {
     examples: "'ttft.p99 > 500ms', 'success < 99%' or 'throughput < 1000'",
 };
 
+/// Why there is no goodput.
+const NOT_APPLICABLE: &str = "no success has a value that the limits are for";
+
 /// Parses a rule of `--fail-if`.
 pub fn parse_rule(text: &str) -> Result<Rule, String> {
     GRAMMAR.parse_rule(text)
@@ -82,7 +85,13 @@ pub fn find_failure(result: &RunResult, rules: &[Rule], missing: Option<&str>) -
 
 fn describe_no_success(result: &RunResult) -> String {
     let vb = &result.vb;
-    let what = format!("no request succeeded ({} of {} failed), so all latencies are 0", result.failed, vb.offered);
+    let population = vb.population();
+    let left = match population.abandoned {
+        0 => String::new(),
+        n => format!(", {n} cancelled on purpose"),
+    };
+    let (failed, counted) = (population.failed(), population.counted());
+    let what = format!("no request succeeded ({failed} of {counted} failed{left}), so all latencies are 0");
     // A request that was never sent is the consequence of another failure, or of the end of the run.
     let cause = vb.errors.iter().find(|e| e.kind != Some(ErrorKind::NotSent)).or(vb.errors.first());
     match cause {
@@ -117,9 +126,9 @@ fn measure(rule: &Rule, result: &RunResult) -> Result<f64, String> {
         "throughput" => Ok(result.output_throughput),
         "request_throughput" => Ok(result.request_throughput),
         "total_token_throughput" => Ok(result.total_token_throughput),
-        "goodput" => goodput().map(|goodput| goodput.from_start.per_s),
-        "attainment" => goodput()?.from_start.attainment.ok_or_else(|| "no request counts".to_owned()),
-        "success" => Ok(success_share(result)),
+        "goodput" => goodput()?.from_start.per_s.ok_or_else(|| NOT_APPLICABLE.to_owned()),
+        "attainment" => goodput()?.from_start.attainment.ok_or_else(|| NOT_APPLICABLE.to_owned()),
+        "success" => vb.population().success_share().ok_or_else(|| "no request counts".to_owned()),
         "completed" => Ok(result.completed as f64),
         "failed" => Ok(result.failed as f64),
         _ => {
@@ -127,13 +136,6 @@ fn measure(rule: &Rule, result: &RunResult) -> Result<f64, String> {
             measure_latency(latency_summary(vb, rule.metric), statistic, rule.requested_percentile())
         }
     }
-}
-
-/// The share of successes, without requests that the client cancelled on purpose.
-fn success_share(result: &RunResult) -> f64 {
-    let outcomes = &result.vb.outcomes;
-    let abandoned = outcomes.get(ErrorKind::Abandoned.name()).and_then(Value::as_u64).unwrap_or_default();
-    result.completed as f64 / (result.vb.offered.saturating_sub(abandoned) as f64).max(1.0)
 }
 
 fn latency_summary<'a>(vb: &'a VbMetrics, metric: &str) -> &'a Summary {
@@ -181,6 +183,7 @@ mod tests {
     fn result(n: usize, p99: f64) -> RunResult {
         let mut result = RunResult { completed: n as u64, failed: 1, output_throughput: 50.0, ..RunResult::default() };
         result.vb.offered = n as u64 + 1;
+        result.vb.outcomes.insert("ok".into(), n.into());
         result.vb.from_start.ttft_ms = summary(n, p99);
         result
     }

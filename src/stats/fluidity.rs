@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{part::RunPart, pooling::Pooling, tokens};
 use crate::{
-    recording::{RecordedRequest, Recording},
+    recording::{RecordedRequest, Recording, population::Population},
     statistics::{Summary, SummaryOptions, Unit},
 };
 
@@ -20,7 +20,8 @@ pub struct Fluidity {
     pub index: Summary,
     /// Requests that met nine out of ten.
     pub fluid: u64,
-    /// `fluid` out of all offered requests; `null` without any.
+    /// `fluid` out of the requests that count, as for `attainment` of the limits; `null` if none counts, and if there are successes
+    /// and none has a token with a time.
     pub attainment: Option<f64>,
 }
 
@@ -30,12 +31,9 @@ impl Fluidity {
     pub fn measure(recording: &Recording, part: &RunPart, ttft: f64, tpot: f64, wanted: &SummaryOptions) -> Self {
         let index = |request: &RecordedRequest| fluidity_index(recording, request, ttft, tpot);
         let fluid = part.successes().filter_map(index).filter(|index| *index >= FLUID_SHARE).count() as u64;
-        let offered = part.offered.len();
-        Fluidity {
-            index: Summary::from_stats(&part.sample_values(&index, Unit::Share, wanted)),
-            fluid,
-            attainment: (offered > 0).then(|| fluid as f64 / offered as f64),
-        }
+        let index = Summary::from_stats(&part.sample_values(&index, Unit::Share, wanted));
+        let known = index.n > 0 || part.population.succeeded == 0;
+        Fluidity { index, fluid, attainment: part.population.share(fluid).filter(|_| known) }
     }
 }
 
@@ -69,11 +67,12 @@ fn fluidity_index(recording: &Recording, request: &RecordedRequest, ttft: f64, t
 }
 
 impl Fluidity {
-    /// Pools the fluidity of several runs with `offered` requests in total.
+    /// Pools the fluidity of several runs with these requests each.
     #[must_use]
-    pub fn pool_offered(all: &Pooling<Self>, offered: f64) -> Option<Self> {
+    pub fn pool_runs(all: &Pooling<Self>, populations: &[Population]) -> Option<Self> {
+        let known = all.all.iter().any(|fluidity| fluidity.attainment.is_some());
         let fluid = all.sum(|fluidity| fluidity.fluid);
-        let attainment = (offered > 0.0).then(|| fluid as f64 / offered);
+        let attainment = populations.iter().copied().sum::<Population>().share(fluid).filter(|_| known);
         Some(Fluidity { index: all.pool_summary(Unit::Share, |fluidity| &fluidity.index)?, fluid, attainment })
     }
 }

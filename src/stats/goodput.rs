@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling};
 use crate::{
     record::Object,
-    recording::{RecordedRequest, Recording},
+    recording::{RecordedRequest, Recording, population::Population},
     statistics::SummaryOptions,
     units::{Nanos, parse_duration_in},
 };
@@ -97,17 +97,27 @@ pub fn combine_limits(given: Vec<Slos>) -> Vec<Slo> {
 }
 
 impl Slo {
-    /// Whether a request succeeded within the limit, after a `wait` in seconds before its start.
-    fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
-        let value = match self.metric {
-            SloMetric::Ttft => request.ttft.map(|t| t + wait),
+    /// The value of a request that the limit is for; `None` if it is unknown.
+    fn value(&self, request: &RecordedRequest) -> Option<f64> {
+        match self.metric {
+            SloMetric::Ttft => request.ttft,
             // Without a pace only a single token has kept it; an unknown one has not.
             SloMetric::Tpot => {
                 request.tpot().or((request.known_output_tokens() == Some(1) && !request.is_uncounted).then_some(0.0))
             }
-            SloMetric::E2el => request.latency.map(|t| t + wait),
-        };
-        request.success && value.is_some_and(|value| self.limit.as_secs_f64() >= value)
+            SloMetric::E2el => request.latency,
+        }
+    }
+
+    /// Whether a request succeeded within the limit, after a `wait` in seconds before its start.
+    fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
+        let wait = if self.metric == SloMetric::Tpot { 0.0 } else { wait };
+        request.success && self.value(request).is_some_and(|value| self.limit.as_secs_f64() >= value + wait)
+    }
+
+    /// Whether the limit can be held against these requests: some success has a value, or there is no success.
+    fn applies_to(&self, part: &RunPart) -> bool {
+        part.population.succeeded == 0 || part.successes().any(|request| self.value(request).is_some())
     }
 }
 
@@ -125,22 +135,24 @@ pub struct Goodput {
     pub fluidity: Option<Fluidity>,
 }
 
-/// Requests that kept all limits.
+/// Requests that kept all limits. Everything is `null` if no success has a value that a limit is for, as a TTFT without
+/// streaming.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Good {
     /// Their number.
-    pub requests: u64,
+    pub requests: Option<u64>,
     /// Their number per second of the run.
-    pub per_s: f64,
-    /// Their share of all offered requests, where failed and unsent ones count as missed. `null` if none was offered.
+    pub per_s: Option<f64>,
+    /// Their share of all offered requests, where failed and unsent ones count as missed, and those that the client cancelled on
+    /// purpose do not count. `null` also if none counts.
     pub attainment: Option<f64>,
     /// The share for each limit alone.
     pub attainment_of: Object,
     /// Their generated tokens.
-    pub tokens: u64,
+    pub tokens: Option<u64>,
     /// Their generated tokens per second of the run.
-    pub tokens_per_s: f64,
+    pub tokens_per_s: Option<f64>,
 }
 
 impl Goodput {
@@ -157,31 +169,31 @@ impl Goodput {
         let pace = limit(SloMetric::Ttft).zip(limit(SloMetric::Tpot));
         (!slos.is_empty()).then(|| Goodput {
             slos_ms: slos.iter().map(|s| (s.metric.name().into(), (s.limit.as_secs_f64() * 1e3).into())).collect(),
-            from_start: Good::count_requests(&whole.offered, slos, |_| 0.0).with_rates(duration),
-            from_schedule: Good::count_requests(&whole.offered, slos, |r| r.queue_time.unwrap_or_default())
-                .with_rates(duration),
+            from_start: Good::count_requests(whole, slos, |_| 0.0).with_rates(duration),
+            from_schedule: Good::count_requests(whole, slos, |r| r.queue_time.unwrap_or_default()).with_rates(duration),
             fluidity: pace.map(|(ttft, tpot)| Fluidity::measure(recording, whole, ttft, tpot, wanted)),
         })
     }
 }
 
 impl Good {
-    /// Counts the requests that kept all limits, without rates. Requests that the client cancelled on purpose do not count as
-    /// offered.
-    pub fn count_requests(offered: &[&RecordedRequest], slos: &[Slo], wait: fn(&RecordedRequest) -> f64) -> Self {
-        let offered: Vec<&RecordedRequest> = offered.iter().copied().filter(|request| !request.abandoned).collect();
+    /// Counts the requests that kept all limits, without rates.
+    pub fn count_requests(part: &RunPart, slos: &[Slo], wait: fn(&RecordedRequest) -> f64) -> Self {
         let keep = |slos: &[Slo]| {
-            let kept = offered.iter().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
-            kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens)))
+            if !slos.iter().all(|slo| slo.applies_to(part)) {
+                return None;
+            }
+            let kept = part.counted().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
+            Some(kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens))))
         };
-        let share = |requests: u64| (!offered.is_empty()).then(|| requests as f64 / offered.len() as f64);
-        let alone = |slo: &Slo| (slo.metric.name().to_owned(), share(keep(&[*slo]).0).into());
-        let (requests, tokens) = keep(slos);
+        let share = |kept: Option<(u64, u64)>| part.population.share(kept?.0);
+        let alone = |slo: &Slo| (slo.metric.name().to_owned(), share(keep(&[*slo])).into());
+        let good = keep(slos);
         Good {
-            requests,
-            attainment: share(requests),
+            requests: good.map(|(requests, _)| requests),
+            attainment: share(good),
             attainment_of: slos.iter().map(alone).collect(),
-            tokens,
+            tokens: good.map(|(_, tokens)| tokens),
             ..Good::default()
         }
     }
@@ -190,27 +202,39 @@ impl Good {
     #[must_use]
     pub fn with_rates(self, duration: f64) -> Self {
         let rate = |count: u64| if duration > 0.0 { count as f64 / duration } else { 0.0 };
-        Good { per_s: rate(self.requests), tokens_per_s: rate(self.tokens), ..self }
+        Good { per_s: self.requests.map(rate), tokens_per_s: self.tokens.map(rate), ..self }
     }
 }
 
+/// The attainment of several runs, each with its requests. One in which it is unknown has kept no limit; `None` if it is unknown in
+/// all.
+pub fn pool_attainment(each: impl Iterator<Item = (Population, Option<f64>)>) -> Option<f64> {
+    let (mut counted, mut kept) = (0.0, None);
+    for (population, share) in each {
+        counted += population.counted() as f64;
+        if let Some(share) = share {
+            *kept.get_or_insert(0.0) += share * population.counted() as f64;
+        }
+    }
+    kept.filter(|_| counted > 0.0).map(|kept| kept / counted)
+}
+
 impl Goodput {
-    /// Pools several runs with `offered` requests each; without rates, which
+    /// Pools several runs with these requests each; without rates, which
     /// [`RunResult::set_rates`](super::RunResult::set_rates) adds. `None` unless all have the same limits.
     #[must_use]
-    pub fn pool_offered(all: &Pooling<Self>, offered: &[f64]) -> Option<Self> {
+    pub fn pool_runs(all: &Pooling<Self>, populations: &[Population]) -> Option<Self> {
         let slos_ms = all.all[0].slos_ms.clone();
         if all.all.iter().any(|goodput| goodput.slos_ms != slos_ms) {
             return None;
         }
         let names: Vec<&String> = slos_ms.keys().collect();
         let fluid: Option<Vec<&Fluidity>> = all.all.iter().map(|goodput| goodput.fluidity.as_ref()).collect();
-        let fluidity = fluid.and_then(|fluid| {
-            Fluidity::pool_offered(&Pooling { all: fluid, options: all.options }, offered.iter().sum::<f64>())
-        });
+        let fluidity =
+            fluid.and_then(|fluid| Fluidity::pool_runs(&Pooling { all: fluid, options: all.options }, populations));
         Some(Goodput {
-            from_start: Good::pool_offered(&all.map_fields(|goodput| &goodput.from_start), offered, &names),
-            from_schedule: Good::pool_offered(&all.map_fields(|goodput| &goodput.from_schedule), offered, &names),
+            from_start: Good::pool_runs(&all.map_fields(|goodput| &goodput.from_start), populations, &names),
+            from_schedule: Good::pool_runs(&all.map_fields(|goodput| &goodput.from_schedule), populations, &names),
             slos_ms: slos_ms.clone(),
             fluidity,
         })
@@ -218,18 +242,16 @@ impl Goodput {
 }
 
 impl Good {
-    fn pool_offered(all: &Pooling<Self>, offered: &[f64], names: &[&String]) -> Self {
+    fn pool_runs(all: &Pooling<Self>, populations: &[Population], names: &[&String]) -> Self {
         let share = |value: &dyn Fn(&Good) -> Option<f64>| {
-            let kept: f64 = all.all.iter().zip(offered).filter_map(|(good, n)| Some(value(good)? * n)).sum();
-            let offered: f64 = offered.iter().sum();
-            (offered > 0.0).then(|| kept / offered)
+            pool_attainment(populations.iter().copied().zip(all.all.iter().map(|good| value(good))))
         };
         let alone = |name: &String| (name.clone(), share(&|good| good.attainment_of.get(name)?.as_f64()).into());
         Good {
-            requests: all.sum(|good| good.requests),
+            requests: all.sum_known(|good| good.requests),
             attainment: share(&|good| good.attainment),
             attainment_of: names.iter().map(|name| alone(name)).collect(),
-            tokens: all.sum(|good| good.tokens),
+            tokens: all.sum_known(|good| good.tokens),
             ..Good::default()
         }
     }
@@ -266,11 +288,41 @@ mod tests {
         let slos = [parse_slos("ttft:200"), parse_slos("tpot:10.5ms")].map(|slos| slos.unwrap().0[0]);
         let good = goodput(&slos).unwrap();
         let numbers = |good: &Good| (good.requests, good.per_s, good.attainment, good.tokens, good.tokens_per_s);
-        assert_eq!(numbers(&good.from_start), (2, 0.5, Some(0.4), 22, 5.5));
-        assert_eq!(numbers(&good.from_schedule), (1, 0.25, Some(0.2), 11, 2.75));
+        assert_eq!(numbers(&good.from_start), (Some(2), Some(0.5), Some(0.4), Some(22), Some(5.5)));
+        assert_eq!(numbers(&good.from_schedule), (Some(1), Some(0.25), Some(0.2), Some(11), Some(2.75)));
         let alone = &good.from_start.attainment_of;
         assert_eq!((&alone["ttft"], &alone["tpot"]), (&0.4.into(), &0.6.into()));
         assert_eq!(goodput(&[]), None);
+    }
+
+    #[test]
+    fn a_limit_on_what_no_response_has_is_not_missed() {
+        let untimed = |ttft| RecordedRequest { ttft, ..request(true, 0.1, 0.0) };
+        let slos = ["ttft:200", "e2el:1s"].map(|text| parse_slos(text).unwrap().0[0]);
+        let good = |requests: Vec<RecordedRequest>, slos: &[Slo]| {
+            let recording = Recording { requests, ..Recording::default() };
+            Good::count_requests(&RunPart::from_recording(&recording), slos, |_| 0.0).with_rates(1.0)
+        };
+        let all = good(vec![untimed(None), untimed(None)], &slos);
+        assert_eq!((all.requests, all.per_s, all.attainment, all.tokens), (None, None, None, None));
+        assert_eq!(serde_json::to_value(&all.attainment_of).unwrap(), serde_json::json!({"ttft": null, "e2el": 1.0}));
+        assert_eq!(good(vec![untimed(None), untimed(Some(0.1))], &slos).attainment, Some(0.5), "some stream");
+        assert_eq!(good(vec![request(false, 0.1, 0.0)], &slos).attainment, Some(0.0), "all failed");
+        let left = RecordedRequest { abandoned: true, ..request(false, 0.1, 0.0) };
+        assert_eq!(
+            good(vec![untimed(Some(0.1)), left.clone()], &slos).attainment,
+            Some(1.0),
+            "one was cancelled on purpose"
+        );
+        assert_eq!(good(vec![left], &slos).attainment, None);
+    }
+
+    #[test]
+    fn pooled_attainment_is_of_the_requests_that_count() {
+        let runs = [(10, 6, Some(1.0)), (5, 1, Some(0.5)), (4, 0, None)];
+        let runs = runs.map(|(offered, abandoned, share)| (Population { offered, abandoned, succeeded: 1 }, share));
+        assert_eq!(pool_attainment(runs.into_iter()), Some((4.0 + 2.0) / 12.0));
+        assert_eq!(pool_attainment(runs[2..].iter().copied()), None);
     }
 
     #[test]

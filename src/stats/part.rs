@@ -4,12 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    goodput::{Good, Slo},
+    goodput::{Good, Slo, pool_attainment},
     pooling::{Pooled, Pooling},
 };
 use crate::{
     record::Object,
-    recording::{RecordedRequest, Recording, metric::Metric, sort_by_start},
+    recording::{RecordedRequest, Recording, metric::Metric, population::Population, sort_by_start},
     statistics::{SampleStats, Summary, SummaryOptions, Unit, interval::Dependences},
 };
 
@@ -18,7 +18,9 @@ use crate::{
 pub struct RunPart<'a> {
     recording: &'a Recording,
     /// All offered requests, in the order of the input.
-    pub offered: Vec<&'a RecordedRequest>,
+    offered: Vec<&'a RecordedRequest>,
+    /// How they ended.
+    pub population: Population,
     /// The successes, in the order in which they were sent.
     in_time: Vec<&'a RecordedRequest>,
 }
@@ -34,7 +36,13 @@ impl<'a> RunPart<'a> {
     #[must_use]
     pub fn from_requests(recording: &'a Recording, offered: Vec<&'a RecordedRequest>) -> Self {
         let in_time = sort_by_start(offered.iter().copied().filter(|r| r.success));
-        RunPart { recording, offered, in_time }
+        let population = Population::from_requests(offered.iter().copied());
+        RunPart { recording, offered, population, in_time }
+    }
+
+    /// The requests that can succeed or fail, in the order of the input.
+    pub fn counted(&self) -> impl Iterator<Item = &'a RecordedRequest> {
+        self.offered.iter().copied().filter(|r| r.counts())
     }
 
     /// The successes, in the order of the input.
@@ -93,6 +101,9 @@ pub struct Numbers {
     pub completed: u64,
     /// Failed requests.
     pub failed: u64,
+    /// Requests that the client cancelled on purpose, which are neither; absent without any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub abandoned: u64,
     /// Prompt tokens of the successes.
     pub input_tokens: u64,
     /// Generated tokens of the successes.
@@ -105,7 +116,8 @@ pub struct Numbers {
     pub itl_ms: Summary,
     /// Start → last token.
     pub e2el_ms: Summary,
-    /// The share of offered requests that kept all limits, counted from start; absent without limits.
+    /// The share of `completed` and `failed` requests that kept all limits, counted from start; absent without limits, and if no
+    /// success has a value that a limit is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attainment: Option<f64>,
     /// The share for each limit alone; absent without limits.
@@ -127,12 +139,13 @@ impl Numbers {
             )
         };
         let sum = |value: fn(&RecordedRequest) -> u64| part.successes().map(value).sum();
-        let (offered, completed) = (part.offered.len() as u64, sum(|_| 1));
-        let good = Good::count_requests(&part.offered, slos, |_| 0.0);
+        let population = part.population;
+        let good = Good::count_requests(part, slos, |_| 0.0);
         Numbers {
-            offered,
-            completed,
-            failed: offered - completed,
+            offered: population.offered,
+            completed: population.succeeded,
+            failed: population.failed(),
+            abandoned: population.abandoned,
             input_tokens: sum(|r| u64::from(r.prompt_len)),
             output_tokens: sum(|r| u64::from(r.output_tokens)),
             ttft_ms: values(Metric::Ttft),
@@ -141,9 +154,20 @@ impl Numbers {
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
             attainment_of: good.attainment_of,
-            good_tokens: (!slos.is_empty()).then_some(good.tokens),
+            good_tokens: good.tokens.filter(|_| !slos.is_empty()),
         }
     }
+
+    /// How its requests ended.
+    #[must_use]
+    pub fn population(&self) -> Population {
+        Population { offered: self.offered, abandoned: self.abandoned, succeeded: self.completed }
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Pooled for Numbers {
@@ -151,20 +175,21 @@ impl Pooled for Numbers {
         let limits = all.all.first().map(|n| n.attainment_of.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
         let alone = |name: String| {
             let share = |n: &Numbers| n.attainment_of.get(&name).and_then(serde_json::Value::as_f64);
-            let mean = all.weighted_mean(|n| (n.offered as f64, share(n)));
-            (name, mean.into())
+            let pooled = pool_attainment(all.all.iter().map(|n| (n.population(), share(n))));
+            (name, pooled.into())
         };
         Some(Numbers {
             offered: all.sum(|n| n.offered),
             completed: all.sum(|n| n.completed),
             failed: all.sum(|n| n.failed),
+            abandoned: all.sum(|n| n.abandoned),
             input_tokens: all.sum(|n| n.input_tokens),
             output_tokens: all.sum(|n| n.output_tokens),
             ttft_ms: all.pool_times(|n| &n.ttft_ms)?,
             tpot_ms: all.pool_times(|n| &n.tpot_ms)?,
             itl_ms: all.pool_times(|n| &n.itl_ms)?,
             e2el_ms: all.pool_times(|n| &n.e2el_ms)?,
-            attainment: all.weighted_mean(|n| (n.offered as f64, n.attainment)),
+            attainment: pool_attainment(all.all.iter().map(|n| (n.population(), n.attainment))),
             attainment_of: limits.into_iter().map(alone).collect(),
             good_tokens: all.sum_known(|n| n.good_tokens),
         })

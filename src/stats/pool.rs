@@ -95,7 +95,7 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
         header: pool_headers(results, options.together),
         duration,
         completed: sum(|r| r.completed),
-        failed: sum(|r| r.failed),
+        failed: sum(|r| r.vb.population().failed()),
         total_input_tokens: sum(|r| r.total_input_tokens),
         total_output_tokens: sum(|r| r.total_output_tokens),
         max_output_tokens_per_s: peak(|r| r.max_output_tokens_per_s),

@@ -1,5 +1,7 @@
 //! Throughput with its interval: batch means over time slices.
 
+use std::ops::RangeInclusive;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,8 @@ pub struct MeasuredRate {
 pub struct TimeSlices {
     from: f64,
     to: f64,
+    /// The times that count.
+    counted: RangeInclusive<f64>,
     /// Slices per second.
     per_second: f64,
     counts: Vec<f64>,
@@ -50,15 +54,22 @@ impl TimeSlices {
         TimeSlices {
             from,
             to,
+            counted: from..=to,
             per_second: slices.floor() / (to - from),
             counts: vec![0.0; numpy::truncate_to_usize(slices)],
             events: 0,
         }
     }
 
+    /// Counts every event, wherever it is: in a whole run, an event outside of it differs by the rounding of its time.
+    #[must_use]
+    pub fn count_all(self) -> Self {
+        TimeSlices { counted: f64::NEG_INFINITY..=f64::INFINITY, ..self }
+    }
+
     /// Counts `n` at a time; ignored outside the span.
     pub fn count_events(&mut self, time: f64, n: f64) {
-        if (self.from..=self.to).contains(&time) {
+        if self.counted.contains(&time) {
             let slice = numpy::truncate_to_usize((time - self.from) * self.per_second);
             let last = self.counts.len() - 1;
             self.counts[slice.min(last)] += n;
@@ -70,11 +81,11 @@ impl TimeSlices {
     pub fn count_arrivals(&mut self, times: &[f64], tokens: Option<&[u32]>) {
         let times = tokens.map_or(times, |tokens| &times[..times.len().min(tokens.len())]);
         let last = self.counts.len() - 1;
-        let (from, to, per_second) = (self.from, self.to, self.per_second);
+        let (from, counted, per_second) = (self.from, self.counted.clone(), self.per_second);
         // Before the span, its slices, and after it.
-        let bin = |time: f64| match (from..=to).contains(&time) {
+        let bin = |time: f64| match counted.contains(&time) {
             true => 1 + numpy::truncate_to_usize((time - from) * per_second).min(last),
-            false if time > to => last + 2,
+            false if time > *counted.end() => last + 2,
             false => 0,
         };
         visit_bins(times, bin, |bin, inside| {
@@ -175,6 +186,10 @@ mod tests {
         }
         assert!((slices.measure_rate().per_s - 3.0).abs() < 1e-12);
         assert_eq!(slices.measure_rate().interval, None, "of three events");
+        let mut whole = TimeSlices::new(1.0, 3.0, 0.1).count_all();
+        whole.count_events(3.000_000_000_1, 2.0);
+        whole.count_arrivals(&[0.999_999_999, 2.0, 3.000_000_000_1], Some(&[1, 2, 3]));
+        assert!((whole.measure_rate().per_s - 4.0).abs() < 1e-12, "rounding loses nothing");
         assert_eq!(TimeSlices::new(1.0, 1.0, 0.1).measure_rate(), MeasuredRate::default());
     }
 }

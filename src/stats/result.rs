@@ -9,7 +9,7 @@ use super::{Options, peak, vb::VbMetrics};
 use crate::{
     clock, parallel,
     record::{Object, RunRecord},
-    recording::{RecordedRequest, Recording, metric::Metric},
+    recording::{RecordedRequest, Recording, metric::Metric, population::Population},
     statistics::SampleStats,
     units::{SECOND, UnixNanos},
 };
@@ -24,7 +24,7 @@ pub struct RunResult {
     pub duration: f64,
     /// Successful requests.
     pub completed: u64,
-    /// Failed requests, for any reason.
+    /// Failed requests, for any reason; those that the client cancelled on purpose did not fail.
     pub failed: u64,
     /// Prompt tokens of the successes.
     pub total_input_tokens: u64,
@@ -32,7 +32,8 @@ pub struct RunResult {
     pub total_output_tokens: u64,
     /// Successes per second.
     pub request_throughput: f64,
-    /// Successes within the limits of `--goodput` per second; `null` without limits.
+    /// Successes within the limits of `--goodput` per second; `null` without limits, and if no success has a value that a limit is
+    /// for.
     pub request_goodput: Option<f64>,
     /// Generated tokens per second.
     pub output_throughput: f64,
@@ -94,7 +95,7 @@ impl RunResult {
     pub(super) fn from_recording(mut recording: Recording, options: &Options) -> Self {
         let duration = recording.duration();
         let count = |value: fn(&RecordedRequest) -> u64| recording.successes().map(value).sum::<u64>();
-        let completed = count(|_| 1);
+        let population = Population::from_requests(&recording.requests);
         let input = count(|r| u64::from(r.prompt_len));
         let output = count(|r| u64::from(r.output_tokens));
         let detail =
@@ -112,7 +113,6 @@ impl RunResult {
         let header = result_header(&recording, options);
         let extra = recording.vllm.as_mut().map(|h| std::mem::take(&mut h.after)).unwrap_or_default();
         let rtfx = recording.vllm.as_ref().map_or(0.0, |h| h.rtfx);
-        let failed = recording.requests.len() as u64 - completed;
         let (buckets, (vb, distributions)) = parallel::join(
             || peak::count_in_seconds(&recording),
             || VbMetrics::from_recording(&recording, options, duration),
@@ -120,8 +120,8 @@ impl RunResult {
         let mut result = RunResult {
             header,
             duration,
-            completed,
-            failed,
+            completed: population.succeeded,
+            failed: population.failed(),
             total_input_tokens: input,
             total_output_tokens: output,
             input_lens,
@@ -194,7 +194,7 @@ impl RunResult {
                 *good = std::mem::take(good).with_rates(self.duration);
             }
         }
-        self.request_goodput = self.vb.goodput.as_ref().map(|goodput| goodput.from_start.per_s);
+        self.request_goodput = self.vb.goodput.as_ref().and_then(|goodput| goodput.from_start.per_s);
     }
 }
 

@@ -201,18 +201,17 @@ impl Steady {
         let sent: Vec<(f64, f64)> =
             recording.requests.iter().filter_map(|r| Some((r.start?, r.done.or(r.latency)?))).collect();
         self.little = littles_law(&sent, window);
-        let (requests, tokens) = measure_rates(recording, window);
+        let (requests, tokens) = measure_rates(recording, |cycle| TimeSlices::new(window.from, window.to, cycle));
         (self.requests_per_s, self.output_tokens_per_s) = (Some(requests), Some(tokens));
         self
     }
 }
 
-/// The rates of successes that ended, and of tokens that arrived, within a window.
+/// The rates of successes that ended, and of tokens that arrived, in slices that `slices` makes for the length of a cycle.
 #[must_use]
-pub fn measure_rates(recording: &Recording, window: Window) -> (MeasuredRate, MeasuredRate) {
+pub fn measure_rates(recording: &Recording, slices: impl Fn(f64) -> TimeSlices) -> (MeasuredRate, MeasuredRate) {
     let successes: Vec<&RecordedRequest> = recording.successes().collect();
-    let cycle = percentile_of_latencies(&successes, 50.0);
-    let mut requests = TimeSlices::new(window.from, window.to, cycle);
+    let mut requests = slices(percentile_of_latencies(&successes, 50.0));
     let mut arrived = requests.clone();
     let mut times = Vec::new();
     for request in successes {

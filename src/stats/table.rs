@@ -63,6 +63,10 @@ impl ResultTable {
         self.add_row(label, format!("{value:.2}"));
     }
 
+    fn add_known(&mut self, label: &str, value: Option<f64>) {
+        self.add_row(label, value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}")));
+    }
+
     /// A statistic with its interval, or its lower bound if there are too few values.
     fn add_with_interval(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
         let Some(summary) = summary else { return self.add_number(label, value) };
@@ -284,27 +288,32 @@ impl ResultTable {
         let Some(goodput) = &vb.goodput else { return };
         let limit = |(name, ms): (&String, &Value)| format!("{name} <= {} ms", ms.as_f64().unwrap_or_default());
         let limits: Vec<String> = goodput.slos_ms.iter().map(limit).collect();
+        let counted = vb.population().counted();
         self.add_rule("Goodput", '-');
         self.add_row("Limits:", limits.join(", "));
         for (label, good) in [("", &goodput.from_start), (" from schedule", &goodput.from_schedule)] {
             if label.is_empty() || bases_differ(vb) {
-                self.add_row(&format!("Good requests{label}:"), format!("{} of {}", good.requests, vb.offered));
-                self.add_number(&format!("Attainment{label} (%):"), good.attainment.unwrap_or_default() * 100.0);
+                let requests =
+                    good.requests.map_or_else(|| "-".to_owned(), |requests| format!("{requests} of {counted}"));
+                self.add_row(&format!("Good requests{label}:"), requests);
+                self.add_known(&format!("Attainment{label} (%):"), good.attainment.map(|share| share * 100.0));
                 for (name, share) in good.attainment_of.iter().filter(|_| good.attainment_of.len() > 1) {
-                    let share = share.as_f64().unwrap_or_default();
-                    self.add_number(&format!("  {name} alone{label} (%):"), share * 100.0);
+                    let share = share.as_f64().map(|share| share * 100.0);
+                    self.add_known(&format!("  {name} alone{label} (%):"), share);
                 }
-                self.add_number(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
+                self.add_known(&format!("Good tokens{label} (tok/s):"), good.tokens_per_s);
             }
         }
         if let Some(fluidity) = &goodput.fluidity {
-            self.add_number("Mean fluidity:", fluidity.index.mean.unwrap_or_default());
-            self.add_row("Fluid requests:", format!("{} of {}", fluidity.fluid, vb.offered));
+            self.add_known("Mean fluidity:", fluidity.index.mean);
+            self.add_row("Fluid requests:", format!("{} of {counted}", fluidity.fluid));
         }
     }
 
     fn add_failures(&mut self, vb: &VbMetrics) {
-        let failed = vb.outcomes.iter().filter(|(kind, n)| *kind != "ok" && n.as_u64() != Some(0));
+        let no_failure = ["ok", ErrorKind::Abandoned.name()];
+        let failed =
+            vb.outcomes.iter().filter(|(kind, n)| !no_failure.contains(&kind.as_str()) && n.as_u64() != Some(0));
         for (i, (kind, n)) in failed.enumerate() {
             if i == 0 {
                 self.add_rule("Failures", '-');
@@ -373,6 +382,9 @@ impl ResultTable {
             words.push("interrupted".into());
         }
         words.push(format!("{} requests offered", vb.offered));
+        if let abandoned @ 1.. = vb.population().abandoned {
+            words.push(format!("{abandoned} cancelled on purpose"));
+        }
         if vb.not_sent > 0 {
             words.push(format!("{} never sent", vb.not_sent));
         }

@@ -15,16 +15,17 @@ use super::{
     part::{Numbers, RunPart},
     peak,
     pooling::{Pooled, Pooling},
-    rate::MeasuredRate,
+    rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
-    steady::{self, Stability, Steady, SteadyInput, Window},
+    steady::{self, Stability, Steady, SteadyInput},
     tokens,
 };
 use crate::{
     parallel,
     record::{Arrivals, ErrorKind, FORMAT_VERSION, Object, PromptLengths, TokenSource, Verdict},
     recording::{
-        RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages, sort_by_start,
+        RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages,
+        population::Population, sort_by_start,
     },
     statistics::{SampleStats, Summary, Unit, histogram, numpy},
     units::UnixNanos,
@@ -119,7 +120,7 @@ pub struct VbMetrics {
     pub server_ttft_ms: Summary,
     /// The most requests in flight at one instant.
     pub peak_concurrency: u64,
-    /// The most tokens that arrived within one second.
+    /// The most tokens that arrived within one second, or the mean per second if that is more, as in a run shorter than a second.
     pub peak_tokens_per_s: u64,
     /// Prompt tokens, over successes.
     pub prompt_len: Summary,
@@ -206,7 +207,8 @@ impl VbMetrics {
         let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
             || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
             || {
-                let rates = steady::measure_rates(recording, Window { from: origin, to: origin + duration });
+                let slices = |cycle| TimeSlices::new(origin, origin + duration, cycle).count_all();
+                let rates = steady::measure_rates(recording, slices);
                 (steady_state(recording, &whole, options, origin), rates)
             },
         );
@@ -273,7 +275,7 @@ impl VbMetrics {
             server_queue_ms: summarize(&recording.server_times.0, Unit::Seconds),
             server_ttft_ms: summarize(&recording.server_times.1, Unit::Seconds),
             peak_concurrency: peak::peak_concurrency(recording),
-            peak_tokens_per_s,
+            peak_tokens_per_s: peak_tokens_per_s.max(round_up(output_tokens_per_s.per_s)),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
             output_tokens: over_successes(Unit::Tokens, |r| r.known_output_tokens().map(f64::from)),
             cached_tokens: recording.cached_tokens,
@@ -321,12 +323,11 @@ impl VbMetrics {
         expected: ExpectedCache,
         span: Option<(UnixNanos, UnixNanos)>,
     ) {
-        let outcome = |name| self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
+        let population = self.population();
         let stamps = self.client.as_ref().and_then(|client| client.stamps);
-        let completed = outcome("ok");
         let client = ClientView {
-            sent: self.offered.saturating_sub(outcome(ErrorKind::NotSent.name())),
-            completed,
+            sent: population.offered.saturating_sub(self.count_outcome(ErrorKind::NotSent.name())),
+            completed: population.succeeded,
             ttft_ms: self.from_start.ttft_ms.mean,
             itl_per_chunk_ms: self.itl_per_chunk_ms.mean,
             itl_per_token_ms: self.itl_per_token_ms.mean,
@@ -336,7 +337,21 @@ impl VbMetrics {
         };
         self.server = ServerMetrics::from_pages(pages, &client);
         let scraped = self.server.as_ref().and_then(|server| server.prefix_cache);
-        self.cache = Cache::compare_usage(expected, completed, self.peak_concurrency, scraped);
+        self.cache = Cache::compare_usage(expected, population.succeeded, self.peak_concurrency, scraped);
+    }
+
+    /// How its requests ended.
+    #[must_use]
+    pub fn population(&self) -> Population {
+        Population {
+            offered: self.offered,
+            abandoned: self.count_outcome(ErrorKind::Abandoned.name()),
+            succeeded: self.count_outcome("ok"),
+        }
+    }
+
+    fn count_outcome(&self, name: &str) -> u64 {
+        self.outcomes.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default()
     }
 
     /// Contradictions between the client and the server, each in one line.
@@ -396,7 +411,7 @@ fn count_outcomes(recording: &Recording) -> Object {
     outcomes
 }
 
-/// The most frequent failures.
+/// The most frequent failures. A request that the client cancelled on purpose did not fail.
 pub fn most_frequent<'a>(
     counts: impl Iterator<Item = (&'a (Option<ErrorKind>, String), &'a u64)>,
 ) -> Vec<FailureCount> {
@@ -405,10 +420,16 @@ pub fn most_frequent<'a>(
         message: message.clone(),
         count: *count,
     };
-    let mut all: Vec<FailureCount> = counts.map(failure).collect();
+    let mut all: Vec<FailureCount> =
+        counts.filter(|((kind, _), _)| *kind != Some(ErrorKind::Abandoned)).map(failure).collect();
     all.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (a.kind, &a.message).cmp(&(b.kind, &b.message))));
     all.truncate(MAX_MESSAGES);
     all
+}
+
+/// A rate as a whole number that is not below it, except by the rounding of its own computation.
+fn round_up(per_s: f64) -> u64 {
+    numpy::truncate_to_usize((per_s * (1.0 - 1e-9)).ceil()) as u64
 }
 
 /// The common value, or the rounded mean; `None` without values.
@@ -548,8 +569,8 @@ fn pool_verdicts(all: &Pooling<VbMetrics>) -> (Option<Verdict>, Vec<String>) {
 /// `None` unless every result has a goodput.
 fn pool_goodputs(all: &Pooling<VbMetrics>) -> Option<Goodput> {
     let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
-    let offered: Vec<f64> = all.all.iter().map(|vb| vb.offered as f64).collect();
-    Goodput::pool_offered(&Pooling { all: goodputs, options: all.options }, &offered)
+    let populations: Vec<Population> = all.all.iter().map(|vb| vb.population()).collect();
+    Goodput::pool_runs(&Pooling { all: goodputs, options: all.options }, &populations)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod mix;
 mod packets;
 mod pipe;
 mod pool;
+mod population;
 mod reading;
 mod readme;
 mod scrape;
