@@ -16,6 +16,7 @@ use std::{
 /// | 3 | a bad line, or a bad file among several |
 /// | 4 | reading, writing or setting up the network failed |
 /// | 5 | the measurement is invalid: the client, not the server, determined some of the numbers (`--strict`) |
+/// | 6 | a check that the user requested is undecided: more requests are needed |
 /// | 130 | interrupted (Ctrl-C); everything that finished was written |
 #[derive(Debug)]
 pub enum Error {
@@ -43,6 +44,8 @@ pub enum Error {
     Setup(String),
     /// The numbers do not describe the server: the message. Exit code 5.
     Invalid(String),
+    /// The data cannot decide a check that the user requested: the message. Exit code 6.
+    Undecided(String),
     /// The user interrupted the tool. Exit code 130, as the shell expects after Ctrl-C.
     Interrupted,
 }
@@ -57,6 +60,7 @@ impl Error {
             Error::Input(_) => 3,
             Error::Read { .. } | Error::Write { .. } | Error::Setup(_) => 4,
             Error::Invalid(_) => 5,
+            Error::Undecided(_) => 6,
             Error::Interrupted => 130,
         }
     }
@@ -91,7 +95,8 @@ impl fmt::Display for Error {
             | Error::Usage(text)
             | Error::Input(text)
             | Error::Setup(text)
-            | Error::Invalid(text) => f.write_str(text),
+            | Error::Invalid(text)
+            | Error::Undecided(text) => f.write_str(text),
             Error::Read { from, source } => write!(f, "cannot read {from}: {source}"),
             Error::Write { to, source } => write!(f, "cannot write {to}: {source}"),
             Error::Interrupted => f.write_str("interrupted; everything that finished was written"),

@@ -3,7 +3,10 @@
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::estimate::{SideEstimate, Spread, normal_tail};
-use crate::statistics::interval::{Interval, TAIL};
+use crate::statistics::{
+    interval::{Interval, TAIL},
+    numpy,
+};
 
 /// The significance level: equal servers differ by chance in at most this share of comparisons.
 pub const ALPHA: f64 = 0.05;
@@ -11,6 +14,9 @@ pub const ALPHA: f64 = 0.05;
 /// The power for which the number of requests needed is planned: a little more than the promised 80 %, because a run knows its
 /// own error only roughly.
 const POWER: f64 = 0.85;
+
+/// Beyond this factor the requests needed are not reported: such a run is not in a steady state, and more requests do not help.
+const MAX_TIMES_NEEDED: f64 = 1000.0;
 
 /// The largest z that is searched: smaller p-values are reported as its p-value (2·10⁻⁹).
 const MAX_Z: f64 = 6.0;
@@ -99,6 +105,43 @@ impl Change {
         Some(times(change.max(least - change)).max(1.0))
     }
 
+    /// The change as rules limit it, with its one-sided bounds: the true change is below the lower one with the probability `tail`,
+    /// and above the upper one with the same. The difference of shares, and B / A − 1 of everything else, which is `None` if a
+    /// number is 0.
+    #[must_use]
+    pub fn bounded(&self, tail: f64) -> Option<(f64, Interval)> {
+        let scale = self.natural_scale();
+        let bounds = Interval { low: self.low_end(scale, tail), high: self.high_end(scale, tail) };
+        match scale {
+            Scale::Linear if !self.is_share() => None,
+            Scale::Linear => Some((self.b.value - self.a.value, bounds)),
+            Scale::Log => {
+                let relative = |end: Option<f64>| end.map(f64::exp_m1);
+                let bounds = Interval { low: relative(bounds.low), high: relative(bounds.high) };
+                Some((self.b.value / self.a.value - 1.0, bounds))
+            }
+        }
+    }
+
+    /// How many times as many requests are needed until the bound of [`Change::bounded`] that lies beyond `limit` lies on the
+    /// observed change's side of it, with the planned power. `None` if there is no such bound yet, or the change is the limit.
+    #[must_use]
+    pub fn times_to_decide(&self, limit: f64, tail: f64) -> Option<f64> {
+        let scale = self.natural_scale();
+        let limit = if scale == Scale::Log { limit.ln_1p() } else { limit };
+        let value = scale.apply(self.b.value) - scale.apply(self.a.value);
+        let bound = if value > limit { self.low_end(scale, tail) } else { self.high_end(scale, tail) }?;
+        let sure = (normal_tail(tail) + normal_tail(1.0 - POWER)) / normal_tail(tail);
+        Some(((bound - value) / (limit - value) * sure).powi(2)).filter(|times| times.is_finite())
+    }
+
+    /// How many times as many requests are needed for both bounds of [`Change::bounded`]. `None` if that is unknown.
+    #[must_use]
+    pub fn times_to_bound(&self, tail: f64) -> Option<f64> {
+        let times = |side: &SideEstimate| Some(side.size_for_bounds(tail)? / side.effective);
+        Some(times(&self.a)?.max(times(&self.b)?))
+    }
+
     /// Whether the interval of the change is within ± `margin`.
     #[must_use]
     pub fn is_within(&self, margin: f64) -> bool {
@@ -142,6 +185,16 @@ impl Change {
         let (a_low, b_high) = (scale.apply(self.a.low_end(tail)?), scale.apply(self.b.high_end(tail)?));
         Some(b - a + (b_high - b).hypot(a - a_low)).filter(|end| end.is_finite())
     }
+}
+
+/// How many more requests each side needs to have `times` as many, rounded up to two digits, because it is an estimate. `None` if they
+/// would not help.
+#[must_use]
+pub fn more_requests(times: f64, requests: u64) -> Option<u64> {
+    let more = (times - 1.0) * requests as f64;
+    let unit = 10_f64.powf((more.max(1.0).log10().floor() - 1.0).max(0.0));
+    let worth_it = times > 1.0 && times < MAX_TIMES_NEEDED;
+    worth_it.then(|| numpy::truncate_to_usize((more / unit).ceil() * unit) as u64)
 }
 
 /// Holm's correction: adjusts p-values so that the smallest is below 5 % in only 5 % of comparisons of equal servers.

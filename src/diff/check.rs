@@ -4,8 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
-    change::ALPHA,
-    row::{ChangeRow, ChangeVerdict, SHARE},
+    candidate::Candidate,
+    change::more_requests,
+    row::{ChangeRange, SHARE},
 };
 use crate::recording::rule::{
     MetricKind::{self, Latency, Rate, Share},
@@ -39,14 +40,22 @@ fn parse_change(_: MetricKind, text: &str) -> Result<f64, String> {
     parse_percent(text).ok_or_else(|| format!("`{text}` is not a change in percent (vb-stats has limits on values)"))
 }
 
+/// The probability with which a rule fails, or passes, by chance.
+const TAIL: f64 = 0.05;
+
 /// How a rule was decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "Outcome")]
 pub struct CheckOutcome {
     /// The rule as it was given.
     pub rule: String,
     /// Whether it passed.
     pub result: CheckResult,
+    /// The change with its one-sided bounds: the true change is below `low` with a probability of 5 %, and above `high` with the
+    /// same. `null` if a side has no values, or is 0.
+    pub change: Option<ChangeRange>,
+    /// If it is undecided: about how many more requests each side needs to decide it. `null` if more would not help.
+    pub needs_more: Option<u64>,
     /// The change, and why the rule passed, failed or is undecided.
     pub why: String,
 }
@@ -56,47 +65,55 @@ pub struct CheckOutcome {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "Fate")]
 pub enum CheckResult {
-    /// The change is not beyond the limit, and neither is its interval.
+    /// The change is within the limit, with 95 % confidence.
     Passed,
-    /// The change is beyond the limit and statistically significant.
+    /// The change is beyond the limit, with 95 % confidence.
     Failed,
-    /// The change may be beyond the limit, or may be chance; or there are too few values.
+    /// These runs cannot decide it.
     Undecided,
 }
 
-/// Checks a rule against the changes.
+/// Checks a rule: a one-sided test of the change against the limit, in each direction. Unlike the verdicts of the table, which look for
+/// any change among many numbers, a rule was named before the runs, so it has no correction. `requests` is the number of requests of
+/// the side that has fewer.
 #[must_use]
-pub fn check_changes(rule: &Rule, rows: &[ChangeRow]) -> CheckOutcome {
-    let matches =
-        |row: &&ChangeRow| row.metric == rule.metric && rule.statistic.as_ref().is_none_or(|s| *s == row.statistic);
-    let (result, why) = match rows.iter().find(matches) {
-        None => (CheckResult::Undecided, "one side has no values of it".to_owned()),
-        Some(row) => check_row(rule, row),
+pub fn check_candidates(rule: &Rule, candidates: &[Candidate], requests: u64) -> CheckOutcome {
+    let matches = |number: &&Candidate| {
+        number.metric == rule.metric && rule.statistic.as_ref().is_none_or(|s| *s == number.statistic)
     };
-    CheckOutcome { rule: rule.text.clone(), result, why }
-}
-
-fn check_row(rule: &Rule, row: &ChangeRow) -> (CheckResult, String) {
-    let share = row.unit == SHARE;
-    let change = if share { Some(row.difference) } else { row.relative };
-    let Some(change) = change else { return (CheckResult::Undecided, "no relative change from or to 0".into()) };
-    let shown = format!("{:+.1}{}", change.value * 100.0, if share { " points" } else { " %" });
-    if row.verdict == ChangeVerdict::TooFew {
-        return (CheckResult::Undecided, format!("{shown}, too few requests"));
+    let outcome =
+        |result, change, needs_more, why| CheckOutcome { rule: rule.text.clone(), result, change, needs_more, why };
+    let undecided = |why: &str| outcome(CheckResult::Undecided, None, None, why.to_owned());
+    let Some(Candidate { change, unit, .. }) = candidates.iter().find(matches) else {
+        return undecided("one side has no values of it");
+    };
+    let Some(bounded) = change.bounded(TAIL) else { return undecided("no relative change from or to 0") };
+    let range = ChangeRange::from_change(bounded, 1.0);
+    let shown = |value: f64| format!("{:+.1} {}", value * 100.0, if *unit == SHARE { "points" } else { "%" });
+    let at_least = |low: f64| format!("at least {} (95 % sure)", shown(low));
+    let at_most = |high: f64| format!("at most {} (95 % sure)", shown(high));
+    // Which bound shows that the change is beyond the limit, and which that it is not.
+    let (to_fail, to_pass) = if rule.above { (range.low, range.high) } else { (range.high, range.low) };
+    let text = |end: f64, is_low: bool| if is_low { at_least(end) } else { at_most(end) };
+    if let Some(end) = to_fail.filter(|end| rule.is_beyond(*end)) {
+        let why = format!("{}, {}", shown(range.value), text(end, rule.above));
+        return outcome(CheckResult::Failed, Some(range), None, why);
     }
-    let beyond = rule.is_beyond(change.value);
-    let p = row.p_corrected.unwrap_or(1.0);
-    let end = if rule.above { change.high } else { change.low };
-    let may_be = end.is_none_or(|end| rule.is_beyond(end));
-    match (beyond, p < ALPHA) {
-        (false, _) if may_be => {
-            let end = end.map_or_else(|| "more".to_owned(), |end| format!("{:+.1} %", end * 100.0));
-            (CheckResult::Undecided, format!("{shown}, but it may be {end}"))
-        }
-        (false, _) => (CheckResult::Passed, shown),
-        (true, true) => (CheckResult::Failed, format!("{shown}, {}", format_p(p))),
-        (true, false) => (CheckResult::Undecided, format!("{shown}, which may be chance ({})", format_p(p))),
+    if let Some(end) = to_pass.filter(|end| !rule.is_beyond(*end)) {
+        let why = format!("{}, {}", shown(range.value), text(end, !rule.above));
+        return outcome(CheckResult::Passed, Some(range), None, why);
     }
+    // The bound on the limit's side of the change is the one that leaves it open.
+    let up = range.value > rule.limit;
+    let open = if up { range.low } else { range.high };
+    let times = if open.is_some() { change.times_to_decide(rule.limit, TAIL) } else { change.times_to_bound(TAIL) };
+    let needs_more = times.and_then(|times| more_requests(times, requests));
+    let known = open.map_or_else(|| "too few requests for a bound".to_owned(), |end| format!("but {}", text(end, up)));
+    let cure = match needs_more {
+        Some(more) => format!(": about {more} more requests per side would decide it"),
+        None => ": more requests would not decide it".to_owned(),
+    };
+    outcome(CheckResult::Undecided, Some(range), needs_more, format!("{}, {known}{cure}", shown(range.value)))
 }
 
 /// Formats a p-value.

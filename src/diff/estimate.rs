@@ -89,6 +89,18 @@ impl SideEstimate {
         }
     }
 
+    /// The number of independent values from which on both ends of [`SideEstimate::low_end`] and [`SideEstimate::high_end`] are known:
+    /// for a percentile, the smallest n with pⁿ ≤ `tail`.
+    #[must_use]
+    pub fn size_for_bounds(&self, tail: f64) -> Option<f64> {
+        match self.spread {
+            Spread::Ranks(_, p) => Some((tail.ln() / (p / 100.0).max(1.0 - p / 100.0).ln()).ceil()),
+            Spread::Student(..) => Some(2.0),
+            Spread::Share => Some(1.0),
+            Spread::Unknown => None,
+        }
+    }
+
     /// Both ends of the 95 % interval.
     #[must_use]
     pub fn confidence_interval(&self) -> Interval {

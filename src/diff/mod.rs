@@ -1,5 +1,6 @@
 //! `vb-diff`: reads the outputs of two sides, writes a verdict for each metric.
 
+mod candidate;
 mod change;
 mod check;
 mod estimate;
@@ -63,9 +64,14 @@ pub struct Args {
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_margin)]
     margin: f64,
 
-    /// Exit with 1 if the change from A to B exceeds this limit and is statistically significant: `ttft.p99 > +5%`, `throughput < -2%`.
+    /// Exit with 1 if the change from A to B is certainly beyond this limit (95 %): `ttft.p99 > +5%`, `throughput < -2%`. Exit with 6 if the
+    /// runs cannot decide it.
     #[arg(long, value_name = "RULE", action = ArgAction::Append, num_args(1..), value_parser = parse_rule)]
     fail_if: Vec<Rule>,
+
+    /// Count an undecided rule of `--fail-if` as passed (exit code 0) or as failed (1), instead of exiting with 6.
+    #[arg(long, value_enum, value_name = "OUTCOME")]
+    undecided: Option<UndecidedOutcome>,
 
     /// The output format.
     #[arg(long, value_enum, default_value_t = DiffFormat::Table)]
@@ -81,6 +87,15 @@ pub struct Args {
 
     #[command(flatten)]
     config: ConfigFlag,
+}
+
+/// What an undecided rule counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum UndecidedOutcome {
+    /// The change was not shown to be beyond the limit.
+    Pass,
+    /// The change was not shown to be within the limit.
+    Fail,
 }
 
 /// The output format of a comparison.
@@ -121,7 +136,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));
         }
     }
-    report_checks(&report)
+    report_checks(&report, args.undecided)
 }
 
 /// Splits the files into A and B.
@@ -143,12 +158,19 @@ fn split_sides(mut files: Vec<PathBuf>, vs: Vec<PathBuf>) -> Result<(Vec<PathBuf
     Ok((a, b))
 }
 
-/// Warns of undecided rules, and fails if a rule failed.
-fn report_checks(report: &Report) -> Result<(), Error> {
-    let of = |result: CheckResult| report.checks.iter().filter(move |check| check.result == result);
-    for check in of(CheckResult::Undecided) {
-        cli::print_warning("vb-diff", format!("undecided: {}: {}", check.rule, check.why));
+/// Warns of undecided rules, and fails if a rule failed or none could decide.
+fn report_checks(report: &Report, undecided: Option<UndecidedOutcome>) -> Result<(), Error> {
+    let texts = |result: CheckResult| -> Vec<String> {
+        let checks = report.checks.iter().filter(|check| check.result == result);
+        checks.map(|check| format!("{}: {}", check.rule, check.why)).collect()
+    };
+    let (mut failed, open) = (texts(CheckResult::Failed), texts(CheckResult::Undecided));
+    if undecided == Some(UndecidedOutcome::Fail) {
+        failed.extend(open.iter().map(|text| format!("undecided: {text}")));
+    } else if !failed.is_empty() || undecided == Some(UndecidedOutcome::Pass) {
+        open.iter().for_each(|text| cli::print_warning("vb-diff", format!("undecided: {text}")));
+    } else if !open.is_empty() {
+        return Err(Error::Undecided(format!("undecided: {}", open.join("; "))));
     }
-    let failed: Vec<String> = of(CheckResult::Failed).map(|check| format!("{}: {}", check.rule, check.why)).collect();
     if failed.is_empty() { Ok(()) } else { Err(Error::Check(failed.join("; "))) }
 }

@@ -34,8 +34,21 @@ pub struct ChangeRow {
     pub p_corrected: Option<f64>,
     /// The verdict.
     pub verdict: ChangeVerdict,
-    /// If it is undecided or there are too few values: about how many more requests each side needs.
+    /// If it is undecided: about how many more requests each side needs to find a change as large as the margin. `null` if more
+    /// would not help.
     pub needs_more: Option<u64>,
+    /// If it has too few values for a verdict: how many independent values each side needs, and how many the side with fewer has.
+    /// Else `null`.
+    pub too_few: Option<TooFew>,
+}
+
+/// Too few values, as in the results of `vb-stats`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct TooFew {
+    /// How many independent values are needed.
+    pub needs: u64,
+    /// How many there are.
+    pub has: u64,
 }
 
 /// A number of one side.
@@ -56,7 +69,7 @@ pub struct Number {
 }
 
 /// A change with its 95 % interval.
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "Range")]
 pub struct ChangeRange {
     /// The change.

@@ -157,7 +157,8 @@ fn format_verdict(row: &ChangeRow, margin: f64) -> String {
         ChangeVerdict::Same => format!("same within {within}"),
         ChangeVerdict::Undecided if more.is_empty() => "undecided".into(),
         ChangeVerdict::Undecided => format!("undecided: needs {more}"),
-        ChangeVerdict::TooFew if more.is_empty() => "too few values".into(),
-        ChangeVerdict::TooFew => format!("too few values: needs {more}"),
+        ChangeVerdict::TooFew => row
+            .too_few
+            .map_or_else(|| "too few values".into(), |few| format!("too few values: has {} of {}", few.has, few.needs)),
     }
 }
