@@ -72,7 +72,7 @@ pub fn list_candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate
         scale: 1.0,
         more_is_better: true,
         needs: 2,
-        change: Change { a, b },
+        change: Change::new(a, b),
     };
     for (metric, unit, both) in rates {
         all.extend(both.map(|both| more(metric, "rate", unit, both)));
@@ -92,7 +92,7 @@ fn push_latencies(
     let names = std::iter::once(("mean".to_owned(), 2))
         .chain(percentiles.iter().map(|p| (format!("p{p}"), interval::samples_needed(*p).unwrap_or(u64::MAX))));
     for ((statistic, needs), (a, b)) in names.zip(a.into_iter().zip(b)) {
-        let change = Change { a, b };
+        let change = Change::new(a, b);
         let candidate = Candidate { metric, statistic, unit: "ms", scale: 1e3, more_is_better: false, needs, change };
         all.push(candidate);
     }

@@ -47,6 +47,13 @@ impl Scale {
 }
 
 impl Change {
+    /// Puts two numbers side by side. How much runs differ is known of a side with repeats, and taken to be the same on one without.
+    #[must_use]
+    pub fn new(a: SideEstimate, b: SideEstimate) -> Self {
+        let (of_a, of_b) = (a.repeats.spread, b.repeats.spread);
+        Change { a: a.widen_by_runs(of_a.or(of_b)), b: b.widen_by_runs(of_b.or(of_a)) }
+    }
+
     /// B − A with its 95 % interval.
     #[must_use]
     pub fn difference(&self) -> (f64, Interval) {

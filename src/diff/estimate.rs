@@ -9,6 +9,9 @@ use crate::statistics::{
     numpy,
 };
 
+/// The fewest runs that show how much runs differ.
+pub const MIN_REPEATS: usize = 3;
+
 /// A number of one side, with an interval for any confidence.
 #[derive(Debug, Clone)]
 pub struct SideEstimate {
@@ -22,6 +25,8 @@ pub struct SideEstimate {
     pub spread: Spread,
     /// Whether its uncertainty comes from the differences between runs instead of between requests.
     pub runs: bool,
+    /// The runs it was measured in.
+    pub repeats: Repeats,
 }
 
 /// How a number varies from sample to sample.
@@ -41,7 +46,7 @@ impl SideEstimate {
     /// An estimate from a sample of requests.
     #[must_use]
     pub fn new(value: f64, n: usize, effective: f64, spread: Spread) -> Self {
-        SideEstimate { value, n, effective, spread, runs: false }
+        SideEstimate { value, n, effective, spread, runs: false, repeats: Repeats::default() }
     }
 
     /// What was sampled: `runs` or `requests`.
@@ -116,40 +121,62 @@ impl SideEstimate {
         ((middle - half).max(0.0), (middle + half).min(1.0))
     }
 
-    /// If repeats vary more from run to run than their requests explain, takes runs instead of requests as what was sampled. `each` has
-    /// the number of each run.
+    /// With the numbers of its runs, which may be left out if they are fewer than three.
     #[must_use]
-    pub fn widen_by_runs(self, each: &[f64]) -> Self {
-        let Some((between, freedom)) = error_between_runs(each) else { return self };
+    pub fn with_runs(self, count: usize, each: &[f64], precise: bool) -> Self {
+        SideEstimate { repeats: Repeats { count, spread: RunSpread::measure(each), precise }, ..self }
+    }
+
+    /// Takes runs instead of requests as what was sampled, if that is known to be right: if runs vary more than their requests explain,
+    /// or if runs are the more precise measure of it.
+    #[must_use]
+    pub fn widen_by_runs(self, spread: Option<RunSpread>) -> Self {
+        let Some(spread) = spread else { return self };
+        let error = spread.deviation / (self.repeats.count as f64).sqrt();
         let within = match (self.low_end(interval::TAIL), self.high_end(interval::TAIL)) {
             (Some(low), Some(high)) if low > 0.0 => (high.ln() - low.ln()) / (2.0 * normal_tail(interval::TAIL)),
-            _ => return self,
+            _ => f64::INFINITY,
         };
-        if between <= within { self } else { self.with_error_between_runs(between, freedom) }
-    }
-
-    /// If there are enough repeats, takes runs as what was sampled: their differences include all variation within a run.
-    #[must_use]
-    pub fn sample_by_runs(self, each: &[f64]) -> Self {
-        match error_between_runs(each) {
-            Some((error, freedom)) => self.with_error_between_runs(error, freedom),
-            None => self,
+        if error <= within && !self.repeats.precise {
+            return self;
         }
-    }
-
-    fn with_error_between_runs(self, error: f64, freedom: f64) -> Self {
-        SideEstimate { effective: freedom + 1.0, spread: Spread::Student(error, freedom), runs: true, ..self }
+        let effective = self.repeats.count as f64;
+        SideEstimate { effective, spread: Spread::Student(error, spread.freedom), runs: true, ..self }
     }
 }
 
-/// The relative standard error of the mean of these runs, with its degrees of freedom; `None` for fewer than three runs.
-fn error_between_runs(each: &[f64]) -> Option<(f64, f64)> {
-    if each.len() < 3 || each.iter().any(|value| *value <= 0.0) {
-        return None;
+/// The runs of a side.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Repeats {
+    /// How many there are.
+    pub count: usize,
+    /// How much the number differs between them; `None` if they are too few to know.
+    pub spread: Option<RunSpread>,
+    /// Whether the differences between runs are always the better measure of the number's error: they include all variation within
+    /// a run.
+    pub precise: bool,
+}
+
+/// How much a number differs from run to run of one server.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunSpread {
+    /// The standard deviation of its logarithm.
+    deviation: f64,
+    /// The degrees of freedom.
+    freedom: f64,
+}
+
+impl RunSpread {
+    /// Measures the number of each run; `None` for fewer than three.
+    #[must_use]
+    pub fn measure(each: &[f64]) -> Option<Self> {
+        if each.len() < MIN_REPEATS || each.iter().any(|value| *value <= 0.0) {
+            return None;
+        }
+        let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
+        let freedom = each.len() as f64 - 1.0;
+        Some(RunSpread { deviation: numpy::std(&logs) * (each.len() as f64 / freedom).sqrt(), freedom })
     }
-    let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
-    let freedom = each.len() as f64 - 1.0;
-    Some((numpy::std(&logs) / freedom.sqrt(), freedom))
 }
 
 /// The value that a standard normal variable exceeds with the probability `tail`.

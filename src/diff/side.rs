@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, rc::Rc};
 
-use super::estimate::{SideEstimate, Spread};
+use super::estimate::{MIN_REPEATS, SideEstimate, Spread};
 use crate::{
     error::Error,
     recording::{
@@ -91,7 +91,7 @@ impl Side {
             Latency::PerRequest(value) => mean_and_percentiles(run.latency_values(value), percentiles).0,
             Latency::Gaps => mean_and_percentiles(run.recording.gaps.clone(), percentiles).0,
         });
-        let runs: Vec<Vec<f64>> = if self.runs.len() < 3 { Vec::new() } else { runs.collect() };
+        let runs: Vec<Vec<f64>> = if self.runs.len() < MIN_REPEATS { Vec::new() } else { runs.collect() };
         let (n, std) = (values.len(), numpy::std(&values));
         if n == 0 {
             return Vec::new();
@@ -104,7 +104,7 @@ impl Side {
         }
         let with_runs = |(i, estimate): (usize, SideEstimate)| {
             let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
-            estimate.widen_by_runs(&each)
+            estimate.with_runs(self.runs.len(), &each, false)
         };
         estimates.into_iter().enumerate().map(with_runs).collect()
     }
@@ -138,7 +138,7 @@ impl Side {
         let n = rates.iter().map(|r| r.requests).sum();
         let estimate = SideEstimate::new(total / seconds, n, freedom + 1.0, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
-        (seconds > 0.0).then(|| estimate.sample_by_runs(&each))
+        (seconds > 0.0).then(|| estimate.with_runs(self.runs.len(), &each, true))
     }
 
     /// Estimates the share of requests that succeeded; `None` if no request counts.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
+    estimate::MIN_REPEATS,
     row::{ChangeRow, ChangeVerdict},
     side::{Side, SideRun},
 };
@@ -16,7 +17,16 @@ const MAX_LENGTH_DIFFERENCE: f64 = 0.01;
 /// The reasons why the sides may not be comparable, one line each.
 #[must_use]
 pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<String> {
-    let mut warnings: Vec<String> = failure_warning(a, b, changes).into_iter().collect();
+    // First what makes a side's own numbers doubtful, then what makes the sides different.
+    let mut warnings = Vec::new();
+    for (side, runs) in [("A", &a.runs), ("B", &b.runs)] {
+        warnings.extend(
+            runs.iter()
+                .flat_map(|run| run_warnings(run).into_iter().map(move |w| (side, run, w)))
+                .map(|(side, run, what)| format!("{side}: {}: {what}", run.name)),
+        );
+    }
+    warnings.extend(failure_warning(a, b, changes));
     for (name, of) in SETTINGS {
         let (of_a, of_b) = (setting_values(a, of), setting_values(b, of));
         if of_a != of_b && !of_a.is_empty() && !of_b.is_empty() {
@@ -29,14 +39,26 @@ pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<Str
             warnings.push(format!("{name}: {of_a:.1} in A, {of_b:.1} in B on average"));
         }
     }
-    for (side, runs) in [("A", &a.runs), ("B", &b.runs)] {
-        warnings.extend(
-            runs.iter()
-                .flat_map(|run| run_warnings(run).into_iter().map(move |w| (side, run, w)))
-                .map(|(side, run, what)| format!("{side}: {}: {what}", run.name)),
-        );
-    }
+    warnings.extend(repeat_warning(a, b));
     warnings
+}
+
+/// The difference of two runs may be one that any two runs of one server have.
+fn repeat_warning(a: &Side, b: &Side) -> Option<String> {
+    let (of_a, of_b) = (a.runs.len(), b.runs.len());
+    let fewest = of_a.min(of_b);
+    if fewest >= MIN_REPEATS {
+        return None;
+    }
+    let learned = of_a.max(of_b) >= MIN_REPEATS;
+    Some(if learned {
+        format!("runs: {of_a} of A, {of_b} of B: the spread between runs of one side is taken to be the other's too")
+    } else {
+        format!(
+            "runs: {of_a} of A, {of_b} of B: how much runs of one server differ is unknown, and a difference may be no more \
+             than that; make {MIN_REPEATS} of each (scripts/ab.sh)"
+        )
+    })
 }
 
 /// Failed requests have no latency, and a server that fails fast looks fast.

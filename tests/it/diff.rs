@@ -58,6 +58,10 @@ fn row<'a>(record: &'a Value, metric: &str, statistic: &str) -> &'a Value {
     rows.iter().find(|row| row["metric"] == metric && row["statistic"] == statistic).unwrap()
 }
 
+/// The warning of a comparison of two runs.
+const SINGLE_RUNS: &str = "runs: 1 of A, 1 of B: how much runs of one server differ is unknown, and a difference may be no more than that; \
+     make 3 of each (scripts/ab.sh)";
+
 const PAIR: [&str; 2] = ["old.ndjson", "new.ndjson"];
 
 fn pair() -> [(&'static str, String); 2] {
@@ -88,7 +92,7 @@ fn a_run_is_the_same_as_itself() {
     assert!(strict.code == 6 && strict.stderr.contains(why), "{}", strict.stderr);
     assert!(strict.stderr.ends_with(": more requests would not decide it\n"), "{}", strict.stderr);
     let record = record(&done);
-    assert_eq!(record["warnings"], json!([]));
+    assert_eq!(record["warnings"], json!([SINGLE_RUNS]));
     for row in record["changes"].as_array().unwrap() {
         assert!(row["verdict"] != "better" && row["verdict"] != "worse", "{row}");
         assert_eq!(row["difference"]["value"], 0.0, "{row}");
@@ -174,11 +178,12 @@ fn runs_that_are_not_alike_are_compared_with_warnings() {
     assert_eq!(
         warnings,
         [
+            "A: old.ndjson: it is incomplete: part of the run is missing",
+            "B: new.ndjson: its verdict is client_bound: the client set some of the numbers",
             "model: m in A, other in B",
             "concurrency: 2 in A, 4 in B",
             "prompt tokens: 64.0 in A, 128.0 in B on average",
-            "A: old.ndjson: it is incomplete: part of the run is missing",
-            "B: new.ndjson: its verdict is client_bound: the client set some of the numbers",
+            SINGLE_RUNS,
         ]
     );
 }
@@ -193,8 +198,15 @@ fn repeats_that_differ_make_a_difference_of_two_runs_a_chance() {
     let of_three = record(&done);
     let mean = row(&of_three, "ttft", "mean");
     assert_eq!((&mean["a"]["basis"], &mean["verdict"]), (&json!("runs"), &json!("undecided")), "{mean}");
-    let done = diff("diff-repeats", &files, &["a1", "b3", "--format", "json"]);
-    assert_eq!(row(&record(&done), "ttft", "mean")["verdict"], "worse");
+    assert_eq!(of_three["warnings"], json!([]));
+    // One run of B: its runs are taken to differ as A's do.
+    let of_one = record(&diff("diff-repeats", &files, &["a1", "a2", "a3", "--vs", "b3", "--format", "json"]));
+    let mean = row(&of_one, "ttft", "mean");
+    assert_eq!((&mean["b"]["basis"], &mean["verdict"]), (&json!("runs"), &json!("undecided")), "{mean}");
+    assert!(of_one["warnings"][0].as_str().unwrap().starts_with("runs: 3 of A, 1 of B: the spread"), "{of_one}");
+    let of_single = record(&diff("diff-repeats", &files, &["a1", "b3", "--format", "json"]));
+    assert_eq!(row(&of_single, "ttft", "mean")["verdict"], "worse");
+    assert!(of_single["warnings"][0].as_str().unwrap().ends_with("make 3 of each (scripts/ab.sh)"), "{of_single}");
 }
 
 #[test]
@@ -202,7 +214,7 @@ fn results_of_vllm_are_compared_too() {
     let vllm = include_str!("../data/stats-vllm-detailed.json");
     let files = [("v1.json", vllm.to_owned()), ("v2.json", vllm.to_owned()), ("v3.json", stream(100, 100, None))];
     let record = record(&diff("diff-vllm", &files, &["v1.json", "v2.json", "--format", "json"]));
-    assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([]), &json!(200)));
+    assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([SINGLE_RUNS]), &json!(200)));
     // vLLM's own file against ours: what they have in common is compared, and differences are reported.
     let mixed = diff("diff-vllm", &files, &["v1.json", "v3.json"]);
     assert!(
