@@ -1,6 +1,15 @@
-//! Sends each request when it is due and has a slot. [`Queue`] decides which one; this loop waits for it.
+//! Sends each request when it is due and has a slot. [`Queue`] decides which one.
+//!
+//! The main thread waits for time and input. The end of a response often makes another request sendable at once, and then the thread
+//! that read it sends that one too: its connection is warm, and no other thread has to wake.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc, time::timeout};
 
@@ -12,13 +21,16 @@ use super::{
     stop::{StopReason, StopSignal, Stopper},
 };
 use crate::{
-    load::{Schedule, SendTimes},
+    load::{ArrivalMonitor, Schedule, SendTimes, arrivals::ArrivalSummary},
     pacer::Sleeper,
     units::Nanos,
 };
 
 /// Longest stretch without yielding to the runtime, so that signals and `--max-seconds` are seen.
 const YIELD_INTERVAL: Nanos = Nanos(1_000_000);
+
+/// Requests to send before their reader threads are woken: half a millisecond of sending.
+const REQUESTS_PER_WAKE: usize = 32;
 
 /// How long to wait, after the end, for lines of a pipe that were due before it.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(200);
@@ -45,21 +57,31 @@ impl Timer for Sleeper {
 pub trait Launch {
     /// A request made ready.
     type Request: Scheduled;
+    /// A request that was sent and whose response has to be read.
+    type Sent;
     /// Starts to build the body of a turn from the responses before it; a [`TurnEvent`] reports the result.
-    fn fill(&mut self, request: Self::Request, responses: Vec<String>, times: SendTimes);
-    /// Sends a request now. Its slot stays taken for `think_time` after its end.
-    fn start(&mut self, request: Self::Request, times: SendTimes, think_time: Nanos, slot: Slot);
-    /// Does what `start` has put off, since nothing more is to be sent at the moment.
-    fn flush(&mut self);
+    fn fill(&self, request: Self::Request, responses: Vec<String>, times: SendTimes);
+    /// Sends a request now; `None` if that was not possible. Its slot stays taken for `think_time` after its end. `near` is the
+    /// reader thread that calls it.
+    fn start(
+        &self,
+        request: Self::Request,
+        times: SendTimes,
+        think_time: Nanos,
+        slot: Slot,
+        near: Option<usize>,
+    ) -> Option<Self::Sent>;
+    /// Lets the reader threads read the responses to these requests.
+    fn read_responses(&self, sent: Vec<Self::Sent>);
     /// Records a request that was due at `times.scheduled` but is never sent: it counts as offered.
-    fn abandon(&mut self, request: Self::Request, times: SendTimes, reason: StopReason);
+    fn abandon(&self, request: Self::Request, times: SendTimes, reason: StopReason);
 }
 
 /// Where requests and events of turns come from, and what decides when they are sent.
 pub struct Sources<R> {
     /// Requests, in the order of lines.
     pub requests: ReadAheadReceiver<R>,
-    /// Events of turns.
+    /// Events of turns. Each sender also wakes the dispatcher.
     pub events: mpsc::UnboundedReceiver<TurnEvent<R>>,
     /// When each request is due.
     pub schedule: Schedule,
@@ -71,120 +93,103 @@ pub struct Sources<R> {
     pub input_lead: Nanos,
     /// Nothing is sent from then on; `None`: no limit.
     pub end: Option<Nanos>,
+    /// Watches when requests are sent.
+    pub arrivals: ArrivalMonitor,
 }
 
 /// How dispatching ended.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub struct DispatchEnd {
     /// Requests that were read but not due when the run was stopped.
     pub not_due: u64,
     /// Parked turns filled their memory, so that the input could not be read in time.
     pub input_blocked: bool,
+    /// Whether any request had its own timestamp.
+    pub timed: bool,
+    /// How the arrivals kept to the schedule.
+    pub arrivals: Option<ArrivalSummary>,
 }
 
-/// Why the dispatcher gives way to the runtime.
-enum Pause {
-    /// For a moment.
-    Yield,
-    /// Every slot is taken.
-    UntilSlot,
-    /// Nothing can be sent until this time; without a time, until input or an event arrives.
-    UntilNews(Option<Nanos>),
+/// Lets a reader thread send the request that the end of a response made sendable.
+pub trait SendNext<S>: Send + Sync {
+    /// Sends at most one request; the caller has to read its response. `reader` is the calling thread.
+    fn send_next(&self, reader: usize) -> Option<S>;
 }
 
 /// Starts the requests in their order, each at its time, until all are sent or the run is stopped.
 ///
 /// A slot is taken before the request is awaited, so that memory stays bounded and a request starts at the moment that it is
 /// due. One turn of a conversation is in flight at a time; the next is due when its user has read the response and thought.
-pub async fn dispatch<L: Launch>(
-    sources: Sources<L::Request>,
-    slots: &RequestSlots,
-    clock: &impl Timer,
-    stopper: &Stopper,
-    launch: &mut L,
-) -> DispatchEnd {
-    let Sources { requests, events, schedule, think_times, max_sessions, input_lead, end } = sources;
-    let queue = Queue::new(schedule, think_times, max_sessions, input_lead);
-    let mut dispatcher = Dispatcher { queue, requests, events, clock, launch };
-    let mut stop = stopper.stop_signal();
-    let (mut held, mut last_pause) = (None, clock.now());
-    while !stop.is_draining() {
-        let now = clock.now();
-        if end.is_some_and(|end| now >= end) {
-            stopper.start_drain(StopReason::MaxSeconds);
-            break;
-        }
-        held = held.or_else(|| slots.try_take());
-        let pause = match held.take() {
-            None => Pause::UntilSlot,
-            Some((slot, slot_free)) => {
-                dispatcher.take_arrived(now);
-                match dispatcher.queue.next_step(now, slot_free) {
-                    Step::Start { request, times, think_time } => {
-                        dispatcher.launch.start(request, times, think_time, slot);
-                        // No future is needed for what can be sent at once.
-                        if now.since(last_pause) <= YIELD_INTERVAL {
-                            continue;
-                        }
-                        Pause::Yield
-                    }
-                    Step::Wait(time) => {
-                        held = Some((slot, slot_free));
-                        Pause::UntilNews(time)
-                    }
-                    Step::Finished => {
-                        dispatcher.launch.flush();
-                        return DispatchEnd { not_due: 0, input_blocked: dispatcher.queue.was_blocked() };
-                    }
+pub struct Dispatcher<L: Launch, T: Timer> {
+    /// What is still to be sent; `None` when sending has ended. Locked for each choice, not while a request is sent.
+    pending: Mutex<Option<Pending<L::Request>>>,
+    slots: RequestSlots,
+    /// Nothing is sent from then on.
+    end: Option<Nanos>,
+    stopper: Stopper,
+    stop: StopSignal,
+    clock: T,
+    launch: L,
+}
+
+/// The requests that are not sent yet, and the slot for the next one.
+struct Pending<R> {
+    queue: Queue<R>,
+    requests: ReadAheadReceiver<R>,
+    events: mpsc::UnboundedReceiver<TurnEvent<R>>,
+    slot: Option<(Slot, Nanos)>,
+    arrivals: ArrivalMonitor,
+    timed: bool,
+}
+
+/// What comes next.
+enum Next<R> {
+    /// Send this request.
+    Start { request: R, times: SendTimes, think_time: Nanos, slot: Slot },
+    /// Wait until a slot is free.
+    WaitForSlot,
+    /// Wait until this time; without a time, until input or an event arrives.
+    WaitForNews(Option<Nanos>),
+    /// All requests are sent.
+    Finished,
+}
+
+impl<R: Scheduled> Pending<R> {
+    fn new(sources: Sources<R>) -> Self {
+        let Sources { requests, events, schedule, think_times, max_sessions, input_lead, arrivals, .. } = sources;
+        let queue = Queue::new(schedule, think_times, max_sessions, input_lead);
+        Pending { queue, requests, events, slot: None, arrivals, timed: false }
+    }
+
+    /// What to do at `now`.
+    fn choose_next(&mut self, now: Nanos, slots: &RequestSlots) -> Next<R> {
+        let Some((slot, slot_free)) = self.slot.take().or_else(|| slots.try_take()) else { return Next::WaitForSlot };
+        self.take_arrived(now);
+        match self.queue.next_step(now, slot_free) {
+            Step::Start { request, times, think_time } => {
+                self.timed |= request.timestamp().is_some();
+                if !times.follows_turn && !request.needs_responses() {
+                    self.arrivals.record_sent(times, now);
                 }
+                Next::Start { request, times, think_time, slot }
             }
-        };
-        let paused = async {
-            match pause {
-                Pause::Yield => tokio::task::yield_now().await,
-                Pause::UntilSlot => {
-                    dispatcher.launch.flush();
-                    held = slots.take().await;
-                }
-                Pause::UntilNews(time) => {
-                    dispatcher.launch.flush();
-                    dispatcher.wait_for_news(time).await;
-                }
+            Step::Wait(time) => {
+                self.slot = Some((slot, slot_free));
+                Next::WaitForNews(time)
             }
-        };
-        tokio::select! {
-            biased;
-            () = stop.wait_for_drain() => break,
-            () = paused => last_pause = clock.now(),
+            Step::Finished => Next::Finished,
         }
     }
-    dispatcher.launch.flush();
-    let reason = stop.stop_reason().unwrap_or(StopReason::Interrupted);
-    let end = end.filter(|_| reason == StopReason::MaxSeconds).map_or(clock.now(), |end| end.min(clock.now()));
-    let input_blocked = dispatcher.queue.was_blocked();
-    DispatchEnd { not_due: dispatcher.abandon_all(end, reason, stop).await, input_blocked }
-}
 
-/// Connects the queue to its sources and the launcher.
-struct Dispatcher<'a, L: Launch, T: Timer> {
-    queue: Queue<L::Request>,
-    requests: ReadAheadReceiver<L::Request>,
-    events: mpsc::UnboundedReceiver<TurnEvent<L::Request>>,
-    clock: &'a T,
-    launch: &'a mut L,
-}
-
-impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
     /// Takes what has arrived, without waiting.
     fn take_arrived(&mut self, now: Nanos) {
         while let Ok(event) = self.events.try_recv() {
-            self.handle_event(event);
+            self.queue.handle_event(event);
         }
         self.queue.resume_sessions(now);
-        self.run_actions();
         while self.queue.wants_input() {
             match self.requests.try_recv() {
-                Ok(request) => self.admit_request(request, now),
+                Ok(request) => self.queue.admit_request(request, now),
                 Err(mpsc::error::TryRecvError::Empty) => break,
                 Err(mpsc::error::TryRecvError::Disconnected) => self.queue.end_input(),
             }
@@ -192,42 +197,29 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
         self.queue.check_blocked();
     }
 
-    fn handle_event(&mut self, event: TurnEvent<L::Request>) {
-        self.queue.handle_event(event);
-        self.run_actions();
+    /// Takes a request or the end of the input, once there is one.
+    fn poll_input(&mut self, cx: &mut Context<'_>, now: Nanos) -> Poll<()> {
+        if !self.queue.wants_input() {
+            return Poll::Pending;
+        }
+        self.requests.poll_recv(cx).map(|request| match request {
+            Some(request) => self.queue.admit_request(request, now),
+            None => self.queue.end_input(),
+        })
     }
 
-    fn admit_request(&mut self, request: L::Request, now: Nanos) {
-        self.queue.admit_request(request, now);
-        self.run_actions();
-    }
-
-    fn run_actions(&mut self) {
+    fn run_actions(&mut self, launch: &impl Launch<Request = R>) {
         while let Some(action) = self.queue.next_action() {
             match action {
-                Action::Fill { request, responses, times } => self.launch.fill(request, responses, times),
-                Action::Abandon { request, times, reason } => self.launch.abandon(request, times, reason),
+                Action::Fill { request, responses, times } => launch.fill(request, responses, times),
+                Action::Abandon { request, times, reason } => {
+                    self.timed |= request.timestamp().is_some();
+                    if !times.follows_turn && reason != StopReason::NoResponse {
+                        self.arrivals.record_unsent(times.scheduled);
+                    }
+                    launch.abandon(request, times, reason);
+                }
             }
-        }
-    }
-
-    /// Waits until `time`, or for something that may be sent before it.
-    async fn wait_for_news(&mut self, time: Option<Nanos>) {
-        let wants_input = self.queue.wants_input();
-        let time_reached = async {
-            match time {
-                Some(time) => self.clock.wait_until(time).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            Some(event) = self.events.recv() => self.handle_event(event),
-            request = self.requests.recv(), if wants_input => match request {
-                Some(request) => self.admit_request(request, self.clock.now()),
-                None => self.queue.end_input(),
-            },
-            () = time_reached => {}
         }
     }
 
@@ -235,11 +227,18 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
     ///
     /// Lines that were due may still have to be read. That ends with the first one that was not due, and when the run is
     /// cancelled, since input may have no end.
-    async fn abandon_all(mut self, end: Nanos, reason: StopReason, mut stop: StopSignal) -> u64 {
+    async fn abandon_all(
+        &mut self,
+        end: Nanos,
+        reason: StopReason,
+        mut stop: StopSignal,
+        now: impl Fn() -> Nanos,
+        launch: &impl Launch<Request = R>,
+    ) -> u64 {
         self.queue.stop_sending(end, reason);
         loop {
             self.queue.abandon_due(end, reason);
-            self.run_actions();
+            self.run_actions(launch);
             if self.queue.has_read_all_due() {
                 break;
             }
@@ -249,7 +248,7 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
                 line = timeout(LAST_LINES_TIMEOUT, self.requests.recv()) => line,
             };
             match line {
-                Ok(Some(request)) => self.admit_request(request, self.clock.now()),
+                Ok(Some(request)) => self.queue.admit_request(request, now()),
                 Ok(None) => self.queue.end_input(),
                 Err(_) => break,
             }
@@ -261,16 +260,166 @@ impl<L: Launch, T: Timer> Dispatcher<'_, L, T> {
         }
         not_due
     }
+
+    fn end_with(self, not_due: u64) -> DispatchEnd {
+        let input_blocked = self.queue.was_blocked();
+        DispatchEnd { not_due, input_blocked, timed: self.timed, arrivals: self.arrivals.finish() }
+    }
+}
+
+impl<L: Launch, T: Timer> Dispatcher<L, T> {
+    /// A dispatcher that has sent nothing.
+    #[must_use]
+    pub fn new(sources: Sources<L::Request>, slots: RequestSlots, clock: T, stopper: Stopper, launch: L) -> Self {
+        let (end, stop) = (sources.end, stopper.stop_signal());
+        Dispatcher { pending: Mutex::new(Some(Pending::new(sources))), slots, end, stopper, stop, clock, launch }
+    }
+
+    /// Sends the requests, until all are sent or the run is stopped.
+    pub async fn dispatch(&self) -> DispatchEnd {
+        let mut stop = self.stop.clone();
+        let (mut sent, mut last_pause) = (Vec::new(), self.clock.now());
+        while !stop.is_draining() {
+            let now = self.clock.now();
+            if self.end.is_some_and(|end| now >= end) {
+                self.stopper.start_drain(StopReason::MaxSeconds);
+                break;
+            }
+            let next = match &mut *self.lock_pending() {
+                Some(pending) => {
+                    let next = pending.choose_next(now, &self.slots);
+                    pending.run_actions(&self.launch);
+                    next
+                }
+                None => Next::Finished,
+            };
+            let mut waits = None;
+            match next {
+                Next::Start { request, times, think_time, slot } => {
+                    sent.extend(self.launch.start(request, times, think_time, slot, None));
+                    // No future is needed for what can be sent at once.
+                    if now.since(last_pause) <= YIELD_INTERVAL {
+                        if sent.len() >= REQUESTS_PER_WAKE {
+                            self.launch.read_responses(mem::take(&mut sent));
+                        }
+                        continue;
+                    }
+                }
+                Next::WaitForSlot => waits = Some(None),
+                Next::WaitForNews(time) => waits = Some(time),
+                Next::Finished => break,
+            }
+            if waits.is_some() {
+                self.launch.read_responses(mem::take(&mut sent));
+            }
+            let paused = async {
+                match waits {
+                    Some(time) => self.wait_for_news(time).await,
+                    None => tokio::task::yield_now().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.wait_for_drain() => break,
+                () = paused => last_pause = self.clock.now(),
+            }
+        }
+        self.launch.read_responses(sent);
+        self.end_sending(stop).await
+    }
+
+    async fn end_sending(&self, stop: StopSignal) -> DispatchEnd {
+        let Some(mut pending) = self.lock_pending().take() else { return DispatchEnd::default() };
+        if !stop.is_draining() {
+            return pending.end_with(0);
+        }
+        let now = self.clock.now();
+        let reason = stop.stop_reason().unwrap_or(StopReason::Interrupted);
+        let end = self.end.filter(|_| reason == StopReason::MaxSeconds).map_or(now, |end| end.min(now));
+        let not_due = pending.abandon_all(end, reason, stop, || self.clock.now(), &self.launch).await;
+        pending.end_with(not_due)
+    }
+
+    /// Waits until `time`, or for something that may be sent before it: a slot, an event or input.
+    async fn wait_for_news(&self, time: Option<Nanos>) {
+        let time_reached = async {
+            match time {
+                Some(time) => self.clock.wait_until(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.slots.news().notified() => {}
+            () = poll_fn(|cx| self.poll_input(cx)) => {}
+            () = time_reached => {}
+        }
+    }
+
+    fn poll_input(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.lock_pending() {
+            // Without a slot, memory stays bounded only if nothing more is taken.
+            Some(pending) if pending.slot.is_some() => pending.poll_input(cx, self.clock.now()),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn lock_pending(&self) -> MutexGuard<'_, Option<Pending<L::Request>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the main thread see what has changed.
+    fn wake_main(&self) {
+        self.slots.news().notify_one();
+    }
+}
+
+impl<L, T> SendNext<L::Sent> for Dispatcher<L, T>
+where
+    L: Launch<Request: Send> + Send + Sync,
+    T: Timer + Send + Sync,
+{
+    /// Everything but sending one request is left to the main thread: waiting, building turns, and sending what is overdue.
+    fn send_next(&self, reader: usize) -> Option<L::Sent> {
+        // The thread that has the lock may wait for a core, and reading must not wait for that.
+        let Ok(mut guard) = self.pending.try_lock() else {
+            self.wake_main();
+            return None;
+        };
+        let pending = guard.as_mut()?;
+        let now = self.clock.now();
+        if self.stop.is_draining() || self.end.is_some_and(|end| now >= end) {
+            self.wake_main();
+            return None;
+        }
+        let next = pending.choose_next(now, &self.slots);
+        if matches!(next, Next::Start { .. }) {
+            pending.slot = self.slots.try_take();
+        }
+        if pending.slot.is_some() || pending.queue.has_actions() || matches!(next, Next::Finished) {
+            self.wake_main();
+        }
+        drop(guard);
+        match next {
+            Next::Start { request, times, think_time, slot } => {
+                self.launch.start(request, times, think_time, slot, Some(reader))
+            }
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        cell::{Cell, RefCell},
-        rc::Rc,
+    use std::sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
     };
 
-    use tokio::time::{Instant, sleep, sleep_until};
+    use tokio::{
+        sync::Notify,
+        time::{Instant, sleep, sleep_until},
+    };
 
     use super::{
         super::{
@@ -294,9 +443,13 @@ mod tests {
         }
     }
 
-    type Log = Rc<RefCell<Vec<String>>>;
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    /// The dispatcher, for those who end requests; empty: the end of a request wakes the main thread.
+    type Next = Arc<OnceLock<Weak<dyn SendNext<()>>>>;
 
     /// Requests that take `service` each.
+    #[derive(Clone)]
     struct FakeLauncher {
         begun: Instant,
         service: Duration,
@@ -304,23 +457,63 @@ mod tests {
         log: Log,
         events: mpsc::UnboundedSender<TurnEvent<FakeRequest>>,
         fails: &'static str,
+        next: Next,
+        /// Wakes the main thread.
+        news: Arc<Notify>,
+    }
+
+    impl FakeLauncher {
+        fn new(
+            begun: Instant,
+            service: u64,
+            events: mpsc::UnboundedSender<TurnEvent<FakeRequest>>,
+            slots: &RequestSlots,
+        ) -> Self {
+            FakeLauncher {
+                begun,
+                service: Duration::from_secs(service),
+                prefill: Duration::ZERO,
+                log: Log::default(),
+                events,
+                fails: "",
+                next: Next::default(),
+                news: Arc::clone(slots.news()),
+            }
+        }
+
+        fn add_line(&self, line: String) {
+            self.log.lock().unwrap().push(line);
+        }
+
+        fn lines(&self) -> Vec<String> {
+            self.log.lock().unwrap().clone()
+        }
     }
 
     impl Launch for FakeLauncher {
         type Request = FakeRequest;
-        fn fill(&mut self, request: FakeRequest, responses: Vec<String>, times: SendTimes) {
+        type Sent = ();
+        fn fill(&self, request: FakeRequest, responses: Vec<String>, times: SendTimes) {
             assert!(responses.iter().all(|response| response == "said"), "{responses:?}");
-            self.log.borrow_mut().push(format!("{} hears {}", request.name, responses.len()));
+            self.add_line(format!("{} hears {}", request.name, responses.len()));
             self.events.send(TurnEvent::Filled { request, times }).unwrap();
+            self.news.notify_one();
         }
-        fn start(&mut self, request: FakeRequest, times: SendTimes, _: Nanos, mut slot: Slot) {
+        fn start(
+            &self,
+            request: FakeRequest,
+            times: SendTimes,
+            _: Nanos,
+            mut slot: Slot,
+            _: Option<usize>,
+        ) -> Option<()> {
             let (begun, service, prefill) = (self.begun, self.service, self.prefill);
             let seconds = |t: Nanos| t.0 / SECOND;
             let late = Paused(begun).now().since(times.ready);
             assert!(late < Nanos(10_000_000), "only its time held it back");
-            let line = format!("{}{}@{}", request.name, seconds(times.scheduled), begun.elapsed().as_secs());
-            self.log.borrow_mut().push(line);
+            self.add_line(format!("{}{}@{}", request.name, seconds(times.scheduled), begun.elapsed().as_secs()));
             let (events, fails) = (self.events.clone(), self.fails == request.name && !request.name.is_empty());
+            let next = Arc::clone(&self.next);
             tokio::spawn(async move {
                 sleep(prefill).await;
                 slot.first_token(Paused(begun).now());
@@ -330,13 +523,49 @@ mod tests {
                     let response = (!fails).then(|| "said".into());
                     let _ = events.send(TurnEvent::Ended { session: session.into(), at, response_end: at, response });
                 }
-                slot.free(at);
+                let wanted = slot.hand_back(at);
+                if (wanted || request.session.is_some())
+                    && let Some(next) = next.get().and_then(Weak::upgrade)
+                {
+                    next.send_next(0);
+                }
             });
+            Some(())
         }
-        fn flush(&mut self) {}
-        fn abandon(&mut self, request: FakeRequest, times: SendTimes, reason: StopReason) {
+        fn read_responses(&self, _: Vec<()>) {}
+        fn abandon(&self, request: FakeRequest, times: SendTimes, reason: StopReason) {
             let outcome = if reason == StopReason::EarlierTurn { "lost" } else { "never" };
-            self.log.borrow_mut().push(format!("{}{} {outcome}", request.name, times.scheduled.0 / SECOND));
+            self.add_line(format!("{}{} {outcome}", request.name, times.scheduled.0 / SECOND));
+        }
+    }
+
+    /// Dispatches these requests.
+    async fn dispatch<T: Timer + Send + Sync + 'static>(
+        sources: Sources<FakeRequest>,
+        slots: RequestSlots,
+        clock: T,
+        stopper: &Stopper,
+        launch: &FakeLauncher,
+    ) -> DispatchEnd {
+        let dispatcher = Arc::new(Dispatcher::new(sources, slots, clock, stopper.clone(), launch.clone()));
+        let next: Weak<dyn SendNext<()>> = Arc::downgrade(&dispatcher) as Weak<_>;
+        launch.next.set(next).unwrap();
+        dispatcher.dispatch().await
+    }
+
+    fn sources(
+        requests: ReadAheadReceiver<FakeRequest>,
+        events: mpsc::UnboundedReceiver<TurnEvent<FakeRequest>>,
+    ) -> Sources<FakeRequest> {
+        Sources {
+            requests,
+            events,
+            schedule: Schedule::Own,
+            think_times: no_thinking(),
+            max_sessions: None,
+            input_lead: Nanos(0),
+            end: None,
+            arrivals: ArrivalMonitor::new(None),
         }
     }
 
@@ -367,11 +596,11 @@ mod tests {
             }
         });
         let (events, received) = mpsc::unbounded_channel();
-        let (log, stopper) = (Log::default(), Stopper::default());
-        let (service, prefill) = (Duration::from_secs(setting.service), setting.prefill.map_or(0, |(_, time)| time));
-        let prefill = Duration::from_secs(prefill);
-        let mut launch = FakeLauncher { begun, service, prefill, log: Rc::clone(&log), events, fails: setting.fails };
+        let stopper = Stopper::default();
+        let prefill = Duration::from_secs(setting.prefill.map_or(0, |(_, time)| time));
         let slots = RequestSlots::new(Some(setting.slots), setting.prefill.map(|(count, _)| count));
+        let launch = FakeLauncher::new(begun, setting.service, events, &slots);
+        let launch = FakeLauncher { prefill, fails: setting.fails, ..launch };
         let clock = Paused(begun);
         let ending = async {
             if let Some(end) = setting.end {
@@ -381,19 +610,15 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let sources = Sources {
-            requests: receive,
-            events: received,
-            schedule: Schedule::Own,
-            think_times: no_thinking(),
             max_sessions: setting.sessions,
-            input_lead: Nanos(0),
             end: setting.end.map(|seconds| Nanos(seconds * SECOND)),
+            ..sources(receive, received)
         };
         let end = tokio::select! {
-            end = dispatch(sources, &slots, &clock, &stopper, &mut launch) => end,
+            end = dispatch(sources, slots, clock, &stopper, &launch) => end,
             () = ending => DispatchEnd::default(),
         };
-        let log = log.borrow().clone();
+        let log = launch.lines();
         assert_eq!(end.input_blocked, requests.iter().any(|asked| asked.weight >= MAX_PARKED_BYTES));
         (log, end.not_due)
     }
@@ -506,19 +731,8 @@ mod tests {
             tokio::spawn(async move { while send.send(asked).await.is_ok() {} });
             let (events, received) = mpsc::unbounded_channel();
             let (begun, stopper) = (Instant::now(), Stopper::default());
-            let (service, prefill) = (Duration::from_secs(1000), Duration::ZERO);
-            let mut launch = FakeLauncher { begun, service, prefill, log: Log::default(), events, fails: "" };
-            let schedule = Schedule::Own;
-            let sources = Sources {
-                requests: receive,
-                events: received,
-                schedule,
-                think_times: no_thinking(),
-                max_sessions: None,
-                input_lead: Nanos(0),
-                end: None,
-            };
             let (slots, clock) = (RequestSlots::new(Some(2), None), Paused(begun));
+            let launch = FakeLauncher::new(begun, 1000, events, &slots);
             let ending = async {
                 sleep(Duration::from_secs(5)).await;
                 stopper.start_drain(StopReason::MaxSeconds);
@@ -526,17 +740,17 @@ mod tests {
                 tokio::task::yield_now().await;
                 stopper.cancel_all(StopReason::MaxSeconds);
             };
-            let ((), _) = tokio::join!(ending, dispatch(sources, &slots, &clock, &stopper, &mut launch));
+            let ((), _) = tokio::join!(ending, dispatch(sources(receive, received), slots, clock, &stopper, &launch));
             assert_eq!(begun.elapsed().as_secs(), 5);
         }
     }
 
     /// Time that advances with each call, so that nothing is ever waited for.
-    struct Busy(Cell<u64>);
+    struct Busy(AtomicU64);
 
     impl Timer for Busy {
         fn now(&self) -> Nanos {
-            Nanos(self.0.replace(self.0.get() + 100_000))
+            Nanos(self.0.fetch_add(100_000, Relaxed))
         }
         fn wait_until(&self, _: Nanos) -> impl Future<Output = ()> + Send {
             std::future::ready(())
@@ -550,24 +764,50 @@ mod tests {
             send.send(FakeRequest { at: Some(0), ..FakeRequest::default() }).await.unwrap();
         }
         let (events, received) = mpsc::unbounded_channel();
-        let (begun, stopper, log) = (Instant::now(), Stopper::default(), Log::default());
-        let (service, prefill) = (Duration::ZERO, Duration::ZERO);
-        let mut launch = FakeLauncher { begun, service, prefill, log: Rc::clone(&log), events, fails: "" };
-        let schedule = Schedule::Own;
-        let sources = Sources {
-            requests: receive,
-            events: received,
-            schedule,
-            think_times: no_thinking(),
-            max_sessions: None,
-            input_lead: Nanos(0),
-            end: None,
-        };
+        let stopper = Stopper::default();
+        let slots = RequestSlots::new(None, None);
+        let launch = FakeLauncher::new(Instant::now(), 0, events, &slots);
         let signal = stopper.clone();
         tokio::spawn(async move { signal.start_drain(StopReason::Interrupted) });
-        dispatch(sources, &RequestSlots::new(None, None), &Busy(Cell::new(0)), &stopper, &mut launch).await;
-        let begun = log.borrow().iter().filter(|line| line.contains('@')).count();
+        dispatch(sources(receive, received), slots, Busy(0.into()), &stopper, &launch).await;
+        let begun = launch.lines().iter().filter(|line| line.contains('@')).count();
         assert!(begun < 20, "{begun} were sent after it");
+    }
+
+    /// The main thread is not there: what is sent after the first second is sent where the responses end.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_response_sends_the_next_request() {
+        let single = FakeRequest::default();
+        for (asked, drain, want) in [
+            ([single; 3], false, &["0@0", "0@10", "0@20"][..]),
+            ([single; 3], true, &["0@0", "0@10"]),
+            ([turn("a0 ", 0), single, turn("a1 ", 0)], false, &["a0 0@0", "a1 10@10", "20@20"]),
+        ] {
+            let (send, receive) = read_ahead::channel(None);
+            for request in asked {
+                send.send(request).await.unwrap();
+            }
+            let (events, received) = mpsc::unbounded_channel();
+            let (begun, stopper, slots) = (Instant::now(), Stopper::default(), RequestSlots::new(Some(1), None));
+            let launch = FakeLauncher::new(begun, 10, events, &slots);
+            let sources = sources(receive, received);
+            let dispatcher = Dispatcher::new(sources, slots, Paused(begun), stopper.clone(), launch.clone());
+            let dispatcher = Arc::new(dispatcher);
+            let next: Weak<dyn SendNext<()>> = Arc::downgrade(&dispatcher) as Weak<_>;
+            launch.next.set(next).unwrap();
+            assert!(timeout(Duration::from_secs(1), dispatcher.dispatch()).await.is_err());
+            sleep(Duration::from_secs(14)).await;
+            if drain {
+                stopper.start_drain(StopReason::Interrupted);
+            }
+            sleep(Duration::from_secs(10)).await;
+            assert_eq!(launch.lines(), want);
+            // The thread that holds the lock is not waited for, and sends it instead.
+            let locked = dispatcher.pending.lock().unwrap();
+            assert!(dispatcher.send_next(0).is_none());
+            drop(locked);
+            dispatcher.slots.news().notified().await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

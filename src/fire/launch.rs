@@ -1,22 +1,24 @@
-//! Sends each request on the thread that keeps the schedule, and hands its response to a reader thread.
+//! Sends requests, each on the thread that the dispatcher runs on at the moment, and reads their responses on the reader threads.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, OnceLock, PoisonError, Weak,
     atomic::{AtomicBool, Ordering::Relaxed},
     mpsc as std_mpsc,
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 
 use super::{
     attempt::{Attempt, ClientState, run_attempt},
     backlog::Backlog,
     balance::{Balancer, LoadGuard},
-    dispatch::Launch,
+    dispatch::{Launch, SendNext},
     prepare::{PreparedRequest, RequestFuncInput, RequestTemplate},
     queue::TurnEvent,
-    reader::ReaderThreads,
     sink::{FinishedRequest, SinkEntry},
     slots::Slot,
     stop::{StopReason, StopSignal},
@@ -25,29 +27,22 @@ use crate::{
     cli,
     clock::Clock,
     http::exchange::{HttpExchange, Transport},
-    load::{ArrivalMonitor, SendTimes, arrivals::ArrivalSummary},
+    load::SendTimes,
     pacer::SLEEP_MARGIN,
     record::RequestFuncOutput,
     secrets::Secrets,
     units::Nanos,
 };
 
-/// Sends requests, and starts a task for each response.
-pub struct Launcher<'a, T: Transport> {
+/// Sends requests, and starts tasks that read their responses.
+pub struct Launcher<T: Transport> {
     servers: Vec<TargetServer<T>>,
-    balancer: Balancer,
-    readers: &'a ReaderThreads,
-    context: Arc<TaskContext>,
+    balancer: Mutex<Balancer>,
+    context: Arc<TaskContext<T::Exchange>>,
     /// Builds the bodies of turns that hold earlier responses.
     template: Arc<RequestTemplate>,
     /// Whether a warning about a turn that could not be built was printed.
     fill_warned: Arc<AtomicBool>,
-    /// Whether any request had its own timestamp.
-    pub timed: bool,
-    arrivals: ArrivalMonitor,
-    /// Requests that are sent and whose reader thread does not know yet, by thread. Waking a thread for each would cost more
-    /// than sending it.
-    sent: Vec<Vec<Box<SentRequest<T::Exchange>>>>,
 }
 
 /// A server, and the connections to it.
@@ -59,7 +54,9 @@ pub struct TargetServer<T> {
 }
 
 /// A request that is being sent, on its way to the thread that reads its response.
-struct SentRequest<E> {
+pub struct SentRequest<E> {
+    /// The reader thread of its connection.
+    thread: usize,
     exchange: E,
     output: Box<RequestFuncOutput>,
     secrets: Option<Arc<Secrets>>,
@@ -71,11 +68,8 @@ struct SentRequest<E> {
     load: Option<LoadGuard>,
 }
 
-/// Requests to send to the connections of one thread before waking it: half a millisecond of sending.
-const REQUESTS_PER_WAKE: usize = 32;
-
 /// What the tasks of requests share.
-pub struct TaskContext {
+pub struct TaskContext<E> {
     /// Shared by all attempts.
     pub client: Arc<ClientState>,
     /// To the sink.
@@ -85,51 +79,93 @@ pub struct TaskContext {
     /// How the run is ended.
     pub stop: StopSignal,
     /// To the dispatcher.
-    pub events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
+    pub events: TurnEvents,
+    /// The event loops of the reader threads.
+    pub readers: Vec<Handle>,
+    /// Sends the next request; empty until there is a dispatcher.
+    pub next: OnceLock<Weak<dyn SendNext<Box<SentRequest<E>>>>>,
     /// Dropped with the last task, so that its end can be awaited.
     pub _alive: mpsc::Sender<()>,
 }
 
-impl TaskContext {
-    /// Reads the response of a request, and reports its end to the dispatcher and the sink.
-    async fn finish_request(self: Arc<Self>, mut sent: Box<SentRequest<impl HttpExchange>>) {
-        let turn = sent.output.session_id.clone().map(|session| TurnInFlight {
-            session: Some(session),
-            at: sent.times.scheduled,
-            events: self.events.clone(),
-        });
-        let SentRequest { exchange, output, cancel_after, slot, .. } = &mut *sent;
-        let (expected, mut stop) = (output.expected_output_len, self.stop.clone());
-        let attempt = run_attempt(&self.client, exchange, expected, *cancel_after, slot, &mut stop).await;
-        self.report_end(sent, attempt, turn);
+/// Where the ends of turns are reported.
+#[derive(Debug, Clone)]
+pub struct TurnEvents {
+    /// To the dispatcher.
+    pub events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
+    /// Wakes it.
+    pub news: Arc<Notify>,
+}
+
+impl TurnEvents {
+    /// Reports an event without waking the dispatcher. It may have ended.
+    fn add(&self, event: TurnEvent<RequestFuncInput>) {
+        let _ = self.events.send(event);
     }
 
-    /// Reports the end of a request: first to those that wait for it, and then to the sink.
+    /// Reports an event.
+    fn send(&self, event: TurnEvent<RequestFuncInput>) {
+        self.add(event);
+        self.news.notify_one();
+    }
+}
+
+impl<E: HttpExchange> TaskContext<E> {
+    /// Reads the response of a request and reports its end. If that makes another request sendable, goes on with that one.
+    async fn finish_requests(self: Arc<Self>, mut sent: Box<SentRequest<E>>) {
+        let thread = sent.thread;
+        loop {
+            let turn = sent.output.session_id.clone().map(|session| TurnInFlight {
+                session: Some(session),
+                at: sent.times.scheduled,
+                events: self.events.clone(),
+            });
+            let SentRequest { exchange, output, cancel_after, slot, .. } = &mut *sent;
+            let (expected, mut stop) = (output.expected_output_len, self.stop.clone());
+            let attempt = run_attempt(&self.client, exchange, expected, *cancel_after, slot, &mut stop).await;
+            match self.report_end(sent, attempt, turn) {
+                Some(next) if next.thread == thread => sent = next,
+                Some(next) => return self.read_response(next),
+                None => return,
+            }
+        }
+    }
+
+    /// Starts a task on the thread of its connection.
+    fn read_response(self: Arc<Self>, sent: Box<SentRequest<E>>) {
+        self.readers[sent.thread].clone().spawn(self.finish_requests(sent));
+    }
+
+    /// Reports the end of a request: first to those that wait for it, and then to the sink. Returns the request that was sent because
+    /// of it.
     #[allow(clippy::boxed_local, reason = "copying the whole of it from the heap would cost more than its parts")]
     fn report_end(
         &self,
-        sent: Box<SentRequest<impl HttpExchange>>,
+        sent: Box<SentRequest<E>>,
         mut attempt: Box<Attempt>,
-        mut turn: Option<TurnInFlight>,
-    ) {
-        let SentRequest { output, secrets, times, think_time, mut slot, load, .. } = *sent;
+        turn: Option<TurnInFlight>,
+    ) -> Option<Box<SentRequest<E>>> {
+        let SentRequest { thread, output, secrets, times, think_time, mut slot, load, .. } = *sent;
         let now = self.client.clock.now();
         match load {
             Some(load) if attempt.has_failed() => load.release_later(),
             load => drop(load),
         }
-        if let Some(turn) = &mut turn {
+        let mut wanted = turn.is_some();
+        if let Some(turn) = turn {
             let response = attempt.turn_response();
             let at = response.as_ref().map_or(now, |(_, last)| *last);
             turn.report_end(at, now, response.map(|(text, _)| text));
         }
         if think_time == Nanos(0) {
-            slot.free(now);
+            wanted |= slot.hand_back(now);
         } else {
             slot.first_token(now);
             let stop = self.stop.clone();
             tokio::spawn(hold_slot(slot, self.client.clock, now + think_time, stop));
         }
+        let next = if wanted { self.next.get().and_then(Weak::upgrade) } else { None };
+        let next = next.and_then(|next| next.send_next(thread));
         self.client.ended.fetch_max(attempt.end_time().0, Relaxed);
         self.client.finished.fetch_add(1, Relaxed);
         let size = attempt.memory_bytes();
@@ -137,6 +173,7 @@ impl TaskContext {
         let finished = FinishedRequest { output, secrets, times, size, outcome: Ok(attempt) };
         // The sink runs until the last sender is dropped.
         let _ = self.entries.send(SinkEntry::Request(finished));
+        next
     }
 }
 
@@ -144,21 +181,23 @@ impl TaskContext {
 struct TurnInFlight {
     session: Option<String>,
     at: Nanos,
-    events: mpsc::UnboundedSender<TurnEvent<RequestFuncInput>>,
+    events: TurnEvents,
 }
 
 impl TurnInFlight {
-    fn report_end(&mut self, at: Nanos, response_end: Nanos, response: Option<String>) {
+    /// Reports its end to the dispatcher, which the caller then asks for the next request.
+    fn report_end(mut self, at: Nanos, response_end: Nanos, response: Option<String>) {
         if let Some(session) = self.session.take() {
-            // The dispatcher may have ended.
-            let _ = self.events.send(TurnEvent::Ended { session, at, response_end, response });
+            self.events.add(TurnEvent::Ended { session, at, response_end, response });
         }
     }
 }
 
 impl Drop for TurnInFlight {
     fn drop(&mut self) {
-        self.report_end(self.at, self.at, None);
+        if let Some(session) = self.session.take() {
+            self.events.send(TurnEvent::Ended { session, at: self.at, response_end: self.at, response: None });
+        }
     }
 }
 
@@ -172,44 +211,34 @@ async fn hold_slot(slot: Slot, clock: Clock, until: Nanos, mut stop: StopSignal)
     }
 }
 
-impl<'a, T: Transport> Launcher<'a, T> {
+impl<T: Transport> Launcher<T> {
     /// A launcher that has sent nothing.
     #[must_use]
     pub fn new(
         servers: Vec<TargetServer<T>>,
         balancer: Balancer,
-        readers: &'a ReaderThreads,
-        context: TaskContext,
+        context: Arc<TaskContext<T::Exchange>>,
         template: Arc<RequestTemplate>,
-        arrivals: ArrivalMonitor,
     ) -> Self {
-        let sent = readers.handles().map(|_| vec![]).collect();
-        let fill_warned = Arc::default();
-        let context = Arc::new(context);
-        Launcher { servers, balancer, readers, context, template, fill_warned, timed: false, arrivals, sent }
+        Launcher { servers, balancer: Mutex::new(balancer), context, template, fill_warned: Arc::default() }
     }
 
     /// Ends a first turn that needs earlier responses, as when the lines before it were cut off: there will be none.
-    fn end_incomplete(&mut self, request: RequestFuncInput, times: SendTimes, slot: Slot) {
+    fn end_incomplete(&self, request: RequestFuncInput, times: SendTimes, slot: Slot) {
         let now = self.context.client.clock.now();
         slot.free(now);
         if let Some(session) = request.output.session_id.clone() {
-            let ended = TurnEvent::Ended { session, at: now, response_end: now, response: None };
-            let _ = self.context.events.send(ended);
+            self.context.events.send(TurnEvent::Ended { session, at: now, response_end: now, response: None });
         }
         self.abandon(request, times, StopReason::NoResponse);
     }
-
-    /// Drops the launcher's senders and returns how the arrivals kept to the schedule.
-    pub fn end_sending(self) -> Option<ArrivalSummary> {
-        self.arrivals.finish()
-    }
 }
 
-impl<T: Transport> Launch for Launcher<'_, T> {
+impl<T: Transport> Launch for Launcher<T> {
     type Request = RequestFuncInput;
+    type Sent = Box<SentRequest<T::Exchange>>;
 
-    fn fill(&mut self, request: RequestFuncInput, responses: Vec<String>, times: SendTimes) {
+    fn fill(&self, request: RequestFuncInput, responses: Vec<String>, times: SendTimes) {
         let (template, events) = (Arc::clone(&self.template), self.context.events.clone());
         let fill_warned = Arc::clone(&self.fill_warned);
         // Not on the thread that sends: a long chat takes a while.
@@ -232,60 +261,55 @@ impl<T: Transport> Launch for Launcher<'_, T> {
                     TurnEvent::FillFailed { request: RequestFuncInput { prepared, ..request }, times }
                 }
             };
-            let _ = events.send(event);
+            events.send(event);
         });
     }
 
-    fn start(&mut self, request: RequestFuncInput, times: SendTimes, think_time: Nanos, slot: Slot) {
-        let RequestFuncInput {
-            prepared: PreparedRequest::Ready(bytes),
-            timestamp,
-            cancel_after,
-            mut output,
-            secrets,
-            ..
-        } = request
+    fn start(
+        &self,
+        request: RequestFuncInput,
+        times: SendTimes,
+        think_time: Nanos,
+        slot: Slot,
+        near: Option<usize>,
+    ) -> Option<Self::Sent> {
+        let RequestFuncInput { prepared: PreparedRequest::Ready(bytes), cancel_after, mut output, secrets, .. } =
+            request
         else {
-            return self.end_incomplete(request, times, slot);
+            self.end_incomplete(request, times, slot);
+            return None;
         };
-        let (server_index, load) = self.balancer.pick_server(output.session_id.as_deref());
+        let mut balancer = self.balancer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (server_index, load) = balancer.pick_server(output.session_id.as_deref());
+        drop(balancer);
         let server = &self.servers[server_index];
         output.base_url.clone_from(&server.name);
-        let sent = self.context.client.clock.now();
-        if !times.follows_turn {
-            self.arrivals.record_sent(times, sent);
-        }
         let outgoing = self.template.address_request(server_index, bytes);
-        let (thread, exchange) = server.transport.start_request(outgoing);
+        let (thread, exchange) = server.transport.start_request(outgoing, near);
         self.context.client.started.fetch_add(1, Relaxed);
-        self.timed |= timestamp.is_some();
-        let sent = SentRequest { exchange, output, secrets, times, cancel_after, think_time, slot, load };
-        self.sent[thread].push(Box::new(sent));
-        if self.sent[thread].len() == REQUESTS_PER_WAKE {
-            self.flush();
-        }
+        Some(Box::new(SentRequest { thread, exchange, output, secrets, times, cancel_after, think_time, slot, load }))
     }
 
-    fn flush(&mut self) {
-        for (thread, sent) in self.sent.iter_mut().enumerate().filter(|(_, sent)| !sent.is_empty()) {
-            let (sent, context) = (std::mem::take(sent), Arc::clone(&self.context));
-            self.readers.handle(thread).spawn(async move {
+    /// Wakes each thread once: to do so for each request would cost more than sending it.
+    fn read_responses(&self, sent: Vec<Self::Sent>) {
+        let mut by_thread: Vec<Vec<Self::Sent>> = self.context.readers.iter().map(|_| vec![]).collect();
+        for request in sent {
+            by_thread[request.thread].push(request);
+        }
+        for (sent, reader) in by_thread.into_iter().zip(&self.context.readers).filter(|(sent, _)| !sent.is_empty()) {
+            let context = Arc::clone(&self.context);
+            reader.spawn(async move {
                 for request in sent {
-                    tokio::spawn(Arc::clone(&context).finish_request(request));
+                    Arc::clone(&context).read_response(request);
                 }
             });
         }
     }
 
-    fn abandon(&mut self, request: RequestFuncInput, times: SendTimes, reason: StopReason) {
-        let scheduled = times.scheduled;
-        if !times.follows_turn && reason != StopReason::NoResponse {
-            self.arrivals.record_unsent(scheduled);
-        }
+    fn abandon(&self, request: RequestFuncInput, times: SendTimes, reason: StopReason) {
         let client = &self.context.client;
         client.ended.fetch_max(client.clock.now().0, Relaxed);
-        self.timed |= request.timestamp.is_some();
-        let times = SendTimes { ready: scheduled, ..times };
+        let times = SendTimes { ready: times.scheduled, ..times };
         let RequestFuncInput { output, secrets, .. } = request;
         let size = size_of::<FinishedRequest>() as u64 + output.request_id.len() as u64;
         self.context.backlog.add_bytes(size);

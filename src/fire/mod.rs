@@ -8,16 +8,17 @@
 //!
 //! With `--scrape` another thread reads the server's metrics, which reach the sink the same way.
 //!
-//! The clock of the run starts when the first request is ready. Sending has its own thread, so that arriving responses do not
-//! delay it. Nothing waits for the sink, but what waits for the sink may not exceed `--max-buffer`.
+//! The clock of the run starts when the first request is ready. The main thread sends what becomes due, so that arriving responses do not
+//! delay it; what the end of a response makes sendable, the thread that read it sends. Nothing waits for the sink, but what waits for the
+//! sink may not exceed `--max-buffer`.
 //!
 //! The types of a request on its way:
 //!
 //! ```text
 //! SampleRequest      a line of the input                               input.rs      input thread
 //!   RequestFuncInput   ready to send, or to be filled with responses   prepare.rs    input thread, then main thread
-//!   Queued             waits for its time and a slot                   queue.rs      main thread
-//!   SentRequest        is being sent (holds the transport's Exchange)  launch.rs     main thread, then reader thread
+//!   Queued             waits for its time and a slot                   queue.rs      both, behind a lock
+//!   SentRequest        is being sent (holds the transport's Exchange)  launch.rs     either, then reader thread
 //!   Attempt            how it went (holds the ReceivedResponse)        attempt.rs    reader thread
 //!   FinishedRequest    waits to be written                             sink.rs       reader thread, then sink
 //! RequestFuncOutput  a line of the output                              record        sink
@@ -71,7 +72,7 @@ mod weighed;
 use std::{
     io::{self, IsTerminal},
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc as std_mpsc,
     },
@@ -98,10 +99,10 @@ use self::{
     backlog::Backlog,
     balance::Balancer,
     capture::start_capture,
-    dispatch::{Sources, dispatch},
+    dispatch::{Dispatcher, SendNext, Sources},
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
-    launch::{Launcher, TargetServer, TaskContext},
+    launch::{Launcher, TargetServer, TaskContext, TurnEvents},
     lora::AdapterMix,
     preflight::{FailureContext, Preflight},
     prepare::{CancelPolicy, RequestTemplate},
@@ -162,7 +163,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     headers.secrets.add_url(args.endpoint_path(protocol));
     secrets::remember(&headers.secrets);
     let open_files = check_open_files(args.max_concurrency);
-    // This thread sends; others read the responses.
+    // This thread sends what is due; others read the responses.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -481,20 +482,22 @@ impl LoadRun<'_> {
         let (alive, mut gone) = mpsc::channel(1);
         let (events, received) = mpsc::unbounded_channel();
         let stop = stopper.stop_signal();
-        let context = TaskContext { client: Arc::clone(&client), entries, backlog, stop, events, _alive: alive };
+        let slots = args.request_slots();
+        let context = Arc::new(TaskContext {
+            client: Arc::clone(&client),
+            entries,
+            backlog,
+            stop,
+            events: TurnEvents { events, news: Arc::clone(slots.news()) },
+            readers: self.readers.handles().cloned().collect(),
+            next: OnceLock::new(),
+            _alive: alive,
+        });
         let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
         let servers = target_servers(transports.clone(), self.urls);
         let balancer = Balancer::new(args.balance, servers.len());
-        let mut launcher = Launcher::new(
-            servers,
-            balancer,
-            self.readers,
-            context,
-            Arc::new(self.template),
-            arrivals_for(args, self.rate.as_ref()),
-        );
+        let launcher = Launcher::new(servers, balancer, Arc::clone(&context), Arc::new(self.template));
         let input_lead = input.clock.now().since(clock.now());
-        let (slots, timer) = (args.request_slots(), Sleeper::new(clock));
         let sources = Sources {
             requests: input.requests,
             events: received,
@@ -503,14 +506,20 @@ impl LoadRun<'_> {
             max_sessions: args.max_sessions,
             input_lead,
             end: args.max_seconds,
+            arrivals: arrivals_for(args, self.rate.as_ref()),
         };
+        let dispatcher = Arc::new(Dispatcher::new(sources, slots, Sleeper::new(clock), stopper.clone(), launcher));
+        let next: Weak<dyn SendNext<_>> = Arc::downgrade(&dispatcher) as Weak<_>;
+        let _ = context.next.set(next);
         // After all other threads were started, which would inherit it.
         Work::Send.apply_to_thread();
-        let dispatched = dispatch(sources, &slots, &timer, &stopper, &mut launcher).await;
-        let by_schedule = self.rate.as_ref().map_or(launcher.timed, |rate| !rate.is_free());
+        let dispatched = dispatcher.dispatch().await;
+        // What is left are the tasks that still read.
+        drop((dispatcher, context));
+        let by_schedule = self.rate.as_ref().map_or(dispatched.timed, |rate| !rate.is_free());
         // A fixed number of sessions closes the loop too.
         let open_loop = Some(by_schedule || args.max_concurrency.is_none() && args.max_sessions.is_none());
-        let arrivals = launcher.end_sending().filter(|_| by_schedule);
+        let arrivals = dispatched.arrivals.filter(|_| by_schedule);
         // Ends when the last task drops its sender.
         while gone.recv().await.is_some() {}
         let duration = measured_duration(&client);

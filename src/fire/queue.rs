@@ -309,6 +309,11 @@ impl<R: Scheduled> Queue<R> {
         self.actions.pop_front()
     }
 
+    /// Whether something is to be done with a request.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// Gives a request from the input its time.
     fn schedule_request(&mut self, request: R, now: Nanos) -> Queued<R> {
         let scheduled = self.schedule.next_due(request.timestamp());

@@ -222,7 +222,8 @@ impl<R: Scheduled> ReadAheadReceiver<R> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<R>> {
+    /// The same, for tasks that do not keep the receiver while they wait.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<R>> {
         match self.receive(Some(cx.waker())) {
             Ok(request) => Poll::Ready(Some(request)),
             Err(TryRecvError::Disconnected) => Poll::Ready(None),
@@ -252,7 +253,11 @@ impl<R: Scheduled> ReadAheadReceiver<R> {
             self.charged.bytes = self.charged.bytes.saturating_add(weight);
             self.batch.push_back(request);
         }
-        state.receiver = if self.batch.is_empty() { waits.cloned() } else { None };
+        if !self.batch.is_empty() {
+            state.receiver = None;
+        } else if waits.is_some() {
+            state.receiver = waits.cloned();
+        }
         let ended = state.ended;
         let wakes_sender = state.sender_waits && state.has_drained(self.shared.max_requests);
         drop(state);

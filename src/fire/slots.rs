@@ -6,90 +6,85 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::units::Nanos;
 
-/// Slots of one kind, and since when each free one has been free.
+/// Slots for the requests in flight, and for the requests that wait for their first token.
 #[derive(Debug, Clone)]
-struct SlotPool {
-    permits: Arc<Semaphore>,
-    /// `None` without a limit: then there was always room.
-    free_times: Option<Arc<Mutex<FreeTimes>>>,
+pub struct RequestSlots(Arc<SharedSlots>);
+
+#[derive(Debug)]
+struct SharedSlots {
+    /// `None` without a limit: then there is always room.
+    free: Option<Mutex<FreeSlots>>,
+    /// Wakes the task that waits for a slot.
+    news: Arc<Notify>,
 }
 
-/// Since when each free slot of a limited number is free.
+/// The free slots.
+#[derive(Debug)]
+struct FreeSlots {
+    flight: Option<FreeTimes>,
+    prefill: Option<FreeTimes>,
+    /// Whether one was asked for while all were taken.
+    wanted: bool,
+}
+
+/// Since when each free slot of one kind is free.
 #[derive(Debug, Default)]
 struct FreeTimes {
     /// The number of slots that were never taken.
     unused: u32,
-    /// The times of the others, the earliest first. A time may be in the future.
+    /// The times of others, the earliest first. A time may be in the future.
     times: BinaryHeap<Reverse<Nanos>>,
+    /// The number of slots that were dropped without a time.
+    dropped: u32,
 }
 
-/// A slot of one kind. It is free again when this is dropped.
-#[derive(Debug)]
-struct SlotPermit {
-    pool: SlotPool,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// Slots for the requests in flight, and for the requests that wait for their first token.
-#[derive(Debug, Clone)]
-pub struct RequestSlots {
-    flight: SlotPool,
-    prefill: Option<SlotPool>,
-}
-
-/// A slot for a request in flight; until its first token it also takes one for the prefill.
+/// A slot for a request in flight; until its first token it also takes one for the prefill. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct Slot {
-    flight: SlotPermit,
-    prefill: Option<SlotPermit>,
-}
-
-impl SlotPool {
-    fn new(count: Option<u32>) -> Self {
-        let permits = Arc::new(Semaphore::new(count.map_or(Semaphore::MAX_PERMITS, |n| n as usize)));
-        let free_times = count.map(|unused| Arc::new(Mutex::new(FreeTimes { unused, ..FreeTimes::default() })));
-        SlotPool { permits, free_times }
-    }
-
-    fn try_take(&self) -> Option<(SlotPermit, Nanos)> {
-        Some(self.take_free_time(Arc::clone(&self.permits).try_acquire_owned().ok()?))
-    }
-
-    async fn take(&self) -> Option<(SlotPermit, Nanos)> {
-        Some(self.take_free_time(Arc::clone(&self.permits).acquire_owned().await.ok()?))
-    }
-
-    fn take_free_time(&self, permit: OwnedSemaphorePermit) -> (SlotPermit, Nanos) {
-        let free_since = self.lock_free_times().map_or(Nanos(0), |mut times| times.take_earliest());
-        (SlotPermit { pool: self.clone(), _permit: permit }, free_since)
-    }
-
-    fn lock_free_times(&self) -> Option<MutexGuard<'_, FreeTimes>> {
-        Some(self.free_times.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    slots: RequestSlots,
+    holds_flight: bool,
+    holds_prefill: bool,
 }
 
 impl FreeTimes {
+    fn has_free(&self) -> bool {
+        self.unused > 0 || self.dropped > 0 || !self.times.is_empty()
+    }
+
     fn take_earliest(&mut self) -> Nanos {
         if self.unused > 0 {
             self.unused -= 1;
             return Nanos(0);
         }
-        // A slot dropped without `free()` has no time.
-        self.times.pop().map_or(Nanos(0), |Reverse(at)| at)
+        self.times.pop().map_or_else(
+            || {
+                self.dropped = self.dropped.saturating_sub(1);
+                Nanos(0)
+            },
+            |Reverse(at)| at,
+        )
+    }
+
+    fn give_back(&mut self, at: Option<Nanos>) {
+        match at {
+            Some(at) => self.times.push(Reverse(at)),
+            None => self.dropped += 1,
+        }
     }
 }
 
-impl SlotPermit {
-    /// Frees the slot from `at` on.
-    fn free_at(self, at: Nanos) {
-        if let Some(mut free) = self.pool.lock_free_times() {
-            free.times.push(Reverse(at));
+impl FreeSlots {
+    fn try_take(&mut self) -> Option<Nanos> {
+        self.wanted = ![&self.flight, &self.prefill].into_iter().flatten().all(FreeTimes::has_free);
+        if self.wanted {
+            return None;
         }
+        let kinds = [&mut self.flight, &mut self.prefill].into_iter().flatten();
+        kinds.map(FreeTimes::take_earliest).max()
     }
 }
 
@@ -97,46 +92,82 @@ impl RequestSlots {
     /// `flight` slots for requests in flight, and `prefill` for requests without a token; `None`: no limit.
     #[must_use]
     pub fn new(flight: Option<u32>, prefill: Option<u32>) -> Self {
-        RequestSlots { flight: SlotPool::new(flight), prefill: prefill.map(|count| SlotPool::new(Some(count))) }
+        let kind = |count: Option<u32>| count.map(|unused| FreeTimes { unused, ..FreeTimes::default() });
+        let limited = flight.is_some() || prefill.is_some();
+        let free = FreeSlots { flight: kind(flight), prefill: kind(prefill), wanted: false };
+        RequestSlots(Arc::new(SharedSlots { free: limited.then(|| Mutex::new(free)), news: Arc::default() }))
     }
 
     /// Takes a free slot, if there is one. Also returns since when it is free, which may be in the near future.
     pub fn try_take(&self) -> Option<(Slot, Nanos)> {
-        let prefill = match &self.prefill {
-            Some(pool) => Some(pool.try_take()?),
-            None => None,
+        let (free_since, holds_flight, holds_prefill) = match self.lock_free() {
+            Some(mut free) => (free.try_take()?, free.flight.is_some(), free.prefill.is_some()),
+            None => (Nanos(0), false, false),
         };
-        Some(Slot::from_permits(self.flight.try_take()?, prefill))
+        Some((Slot { slots: self.clone(), holds_flight, holds_prefill }, free_since))
     }
 
     /// Waits for a free slot. Also returns since when it is free, which may be in the near future.
-    pub async fn take(&self) -> Option<(Slot, Nanos)> {
-        let flight = self.flight.take().await?;
-        let prefill = match &self.prefill {
-            Some(pool) => Some(pool.take().await?),
-            None => None,
-        };
-        Some(Slot::from_permits(flight, prefill))
+    pub async fn take(&self) -> (Slot, Nanos) {
+        loop {
+            if let Some(taken) = self.try_take() {
+                return taken;
+            }
+            self.0.news.notified().await;
+        }
+    }
+
+    /// What is notified when a slot that was asked for is free. One task at a time may wait for it.
+    #[must_use]
+    pub fn news(&self) -> &Arc<Notify> {
+        &self.0.news
+    }
+
+    fn lock_free(&self) -> Option<MutexGuard<'_, FreeSlots>> {
+        Some(self.0.free.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Slot {
-    fn from_permits((flight, freed): (SlotPermit, Nanos), prefill: Option<(SlotPermit, Nanos)>) -> (Slot, Nanos) {
-        let freed = prefill.as_ref().map_or(freed, |(_, at)| freed.max(*at));
-        (Slot { flight, prefill: prefill.map(|(permit, _)| permit) }, freed)
-    }
-
     /// Frees the prefill slot: the request has its first token.
     pub fn first_token(&mut self, now: Nanos) {
-        if let Some(permit) = self.prefill.take() {
-            permit.free_at(now);
+        if std::mem::take(&mut self.holds_prefill) && self.give_back(Some(now), false, true) {
+            self.slots.news().notify_one();
         }
     }
 
     /// Frees the slot from `at` on, which may be in the near future: the next user of the slot waits for that time.
-    pub fn free(mut self, at: Nanos) {
-        self.first_token(at);
-        self.flight.free_at(at);
+    pub fn free(self, at: Nanos) {
+        let news = Arc::clone(self.slots.news());
+        if self.hand_back(at) {
+            news.notify_one();
+        }
+    }
+
+    /// The same, for a thread that can use the slot itself: returns whether it was asked for, and wakes no task.
+    pub fn hand_back(mut self, at: Nanos) -> bool {
+        let (flight, prefill) = (std::mem::take(&mut self.holds_flight), std::mem::take(&mut self.holds_prefill));
+        self.give_back(Some(at), flight, prefill)
+    }
+
+    /// Returns whether a slot was asked for while all were taken.
+    fn give_back(&self, at: Option<Nanos>, flight: bool, prefill: bool) -> bool {
+        let Some(mut free) = self.slots.lock_free().filter(|_| flight || prefill) else { return false };
+        if let Some(free) = free.flight.as_mut().filter(|_| flight) {
+            free.give_back(at);
+        }
+        if let Some(free) = free.prefill.as_mut().filter(|_| prefill) {
+            free.give_back(at);
+        }
+        free.wanted
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.give_back(None, self.holds_flight, self.holds_prefill) {
+            self.slots.news().notify_one();
+        }
     }
 }
 
@@ -158,5 +189,20 @@ mod tests {
         let freed: Vec<Nanos> = (0..3).map(|_| take()).map(|(slot, at)| (std::mem::forget(slot), at).1).collect();
         assert_eq!(freed, [Nanos(5), Nanos(9), Nanos(0)]);
         assert!(slots.try_take().is_none());
+    }
+
+    #[test]
+    fn a_slot_says_whether_another_was_asked_for() {
+        let slots = RequestSlots::new(Some(2), Some(1));
+        let (mut a, _) = slots.try_take().unwrap();
+        assert!(slots.try_take().is_none(), "the one for the prefill is taken");
+        a.first_token(Nanos(3));
+        let (b, at) = slots.try_take().unwrap();
+        assert_eq!(at, Nanos(3));
+        assert!(!a.hand_back(Nanos(4)), "nothing was asked for since");
+        assert!(slots.try_take().is_none());
+        assert!(b.hand_back(Nanos(5)));
+        assert_eq!(slots.try_take().unwrap().1, Nanos(5), "the later one of both");
+        assert!(RequestSlots::new(None, None).try_take().is_some_and(|(slot, _)| !slot.hand_back(Nanos(1))));
     }
 }

@@ -41,11 +41,12 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
             biased;
             // Nothing new is sent then.
             () = stop.wait_for_drain() => None,
-            taken = slots.take() => taken,
+            taken = slots.take() => Some(taken),
         };
         let Some((mut slot, _)) = taken else { break };
         let server = number as usize % transports.len();
-        let (thread, mut exchange) = transports[server].start_request(load.template.address_request(server, bytes));
+        let (thread, mut exchange) =
+            transports[server].start_request(load.template.address_request(server, bytes), None);
         tasks.push(load.readers.handle(thread).spawn(async move {
             let attempt = run_attempt(&client, &mut exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());

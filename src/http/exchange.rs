@@ -32,8 +32,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether connections are not reused any more, because the server closes them after a response without announcing it.
     fn has_ended_reuse(&self) -> bool;
 
-    /// Sends as much of the request as possible without waiting. Returns the exchange and the reader thread that must continue it.
-    fn start_request(&self, request: OutgoingRequest) -> (usize, Self::Exchange);
+    /// Sends as much of the request as possible without waiting. Returns the exchange and the reader thread that must continue it:
+    /// `near`, if it is given and nothing speaks for another.
+    fn start_request(&self, request: OutgoingRequest, near: Option<usize>) -> (usize, Self::Exchange);
 }
 
 /// A request in flight and its response.

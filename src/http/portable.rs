@@ -98,8 +98,8 @@ impl Transport for PortableTransport {
         self.reuse.has_ended()
     }
 
-    fn start_request(&self, request: OutgoingRequest) -> (usize, PortableExchange) {
-        let at = self.next.fetch_add(1, Relaxed) % self.clients.len();
+    fn start_request(&self, request: OutgoingRequest, near: Option<usize>) -> (usize, PortableExchange) {
+        let at = near.unwrap_or_else(|| self.next.fetch_add(1, Relaxed)) % self.clients.len();
         let clock = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = PortableExchange {
             client: Arc::clone(&self.clients[at]),

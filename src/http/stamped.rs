@@ -65,8 +65,8 @@ impl Transport for StampedTransport {
     }
 
     /// The threads take turns, but a thread with an idle connection comes before one without.
-    fn start_request(&self, request: OutgoingRequest) -> (usize, StampedExchange) {
-        let turn = self.next.fetch_add(1, Relaxed);
+    fn start_request(&self, request: OutgoingRequest, near: Option<usize>) -> (usize, StampedExchange) {
+        let turn = near.unwrap_or_else(|| self.next.fetch_add(1, Relaxed));
         let mut order = (0..self.pools.len()).map(|i| (turn + i) % self.pools.len());
         let found = order.find_map(|at| Some((at, Some(self.pools[at].take_idle()?))));
         let (at, connection) = found.unwrap_or((turn % self.pools.len(), None));
