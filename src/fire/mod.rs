@@ -546,8 +546,8 @@ impl LoadRun<'_> {
             arrivals: arrivals.map(arrivals_record),
             verdict: Some(verdict),
             reasons,
-            // A client that reads too late joins chunks itself.
-            buffering: Some(evidence.buffering.clone()).filter(|b| b.compared > 0 && verdict != Verdict::ClientBound),
+            buffering: Some(evidence.buffering.clone())
+                .filter(|b| b.compared > 0 && !evidence.may_have_joined_chunks(verdict == Verdict::ClientBound)),
             reuse_ended: transports.iter().any(|transport| transport.has_ended_reuse()),
             ..end_record(&written, &evidence, dispatched.not_due, reason, &input)
         };

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     cli,
     error::Error,
+    http::packets::PacketCapture,
     load::arrivals::{ArrivalSummary, LateRequests},
     ndjson,
     record::{self, ClientUse, EndRecord, GapTest, LateCounts, NotSent, Verdict},
@@ -46,13 +47,17 @@ pub fn collect_evidence(
     dispatched: DispatchEnd,
 ) -> Evidence {
     let tally = &written.tally;
+    let kernel = args.transport != TransportKind::Portable && cfg!(target_os = "linux");
+    let bounds = tally.times.percentile_bounds();
     Evidence {
-        kernel: args.transport != TransportKind::Portable && cfg!(target_os = "linux"),
+        kernel,
         stamps: tally.stamps,
-        bounds: tally.times.percentile_bounds(),
+        bounds,
+        may_capture: kernel && bounds.is_some() && args.stamps == StampSource::Kernel && PacketCapture::is_allowed(),
         buffering: tally.buffering.clone(),
         read_lag: tally.read_lag(),
         send_lag: tally.send_lag(),
+        empty_slot: tally.mean_empty_slot(),
         client: ClientUse { retransmits: tally.retransmits, ..client },
         by_schedule,
         max_concurrency: args.max_concurrency,

@@ -107,9 +107,10 @@ impl UncertainMetric {
     }
 }
 
-/// The verdict on the percentiles that are known only to an interval, with their bounds.
+/// The verdict on the percentiles that are known only to an interval, with their bounds. `may_capture`: whether `--stamps packets` is
+/// possible, which would have known them.
 #[must_use]
-pub fn check_bounds(bounds: &TimeBounds, read_lag_p99: Nanos) -> Option<(Verdict, String)> {
+pub fn check_bounds(bounds: &TimeBounds, read_lag_p99: Nanos, may_capture: bool) -> Option<(Verdict, String)> {
     let mut found: Vec<(f64, String)> = Vec::new();
     for (metric, percentiles) in [("TTFT", &bounds.ttft), ("ITL", &bounds.itl), ("E2EL", &bounds.e2el)] {
         let Some(PercentileBounds { p50, p90, p99 }) = percentiles else { continue };
@@ -127,13 +128,14 @@ pub fn check_bounds(bounds: &TimeBounds, read_lag_p99: Nanos) -> Option<(Verdict
     let verdict = if worst > OFF.1 { Verdict::ClientBound } else { Verdict::Suspect };
     let numbers: Vec<String> = found.into_iter().map(|(_, text)| text).collect();
     let chunks = bounds.chunks;
+    let cure = if may_capture { ", use more --threads, or use --stamps packets" } else { ", or use more --threads" };
     (!numbers.is_empty()).then(|| {
         let numbers = numbers.join(", ");
         (
             verdict,
             format!(
                 "{chunks} chunks waited for the client and lost their own stamps (read lag p99 {read_lag_p99}), so these are known \
-                 only to lie within: {numbers}: give the client a free core, or use more --threads"
+                 only to lie within: {numbers}: give the client a free core{cure}"
             ),
         )
     })
@@ -198,9 +200,9 @@ mod tests {
         all.push(output(40, &[20; 9], &[(0, 20)]));
         let bounds = bounds_of(&all).unwrap();
         assert!(is_near(bounds.ttft.unwrap().p50, 40, 40));
-        assert_eq!(check_bounds(&bounds, Nanos(0)), None);
+        assert_eq!(check_bounds(&bounds, Nanos(0), false), None);
         let many = vec![output(40, &[20; 9], &[(0, 20)]); 99];
-        let (verdict, reason) = check_bounds(&bounds_of(&many).unwrap(), ms(22)).unwrap();
+        let (verdict, reason) = check_bounds(&bounds_of(&many).unwrap(), ms(22), false).unwrap();
         assert_eq!(verdict, Verdict::ClientBound);
         assert!(reason.starts_with("99 chunks waited for the client and lost their own stamps (read lag p99 22.0 ms)"));
         assert!(
@@ -214,7 +216,7 @@ mod tests {
         let judge = |ttft, error| {
             let ms = Nanos::from_secs_f64;
             let one = RequestFuncOutput { stamp_error: Some(vec![(0, ms(error))]), ..output(ttft, &[], &[]) };
-            check_bounds(&bounds_of(&vec![one; 99]).unwrap(), Nanos(0)).map(|(verdict, _)| verdict)
+            check_bounds(&bounds_of(&vec![one; 99]).unwrap(), Nanos(0), false).map(|(verdict, _)| verdict)
         };
         assert_eq!(judge(2, 0.000_09), None, "less than a tenth of a millisecond");
         assert_eq!(judge(400, 0.003), None, "less than 1 %");

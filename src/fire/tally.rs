@@ -49,6 +49,8 @@ pub struct Tally {
     read_lag: Histogram<u64>,
     /// Sum over the successful requests.
     latencies: Nanos,
+    /// Sum of the times for which the client left the slots empty, over the requests that were sent.
+    empty_slots: Nanos,
 }
 
 /// Outputs that are longer than requested.
@@ -93,6 +95,7 @@ impl Tally {
             send_lag: new_histogram()?,
             read_lag: new_histogram()?,
             latencies: Nanos(0),
+            empty_slots: Nanos(0),
         })
     }
 
@@ -112,8 +115,10 @@ impl Tally {
             self.times.add_output(output);
             self.count_lengths(output);
         }
+        let read_lags = output.read_lag.as_deref().unwrap_or_default();
+        self.empty_slots = self.empty_slots + read_lags.last().copied().unwrap_or_default();
         if output.stamp != Stamp::User {
-            for lag in output.read_lag.iter().flatten() {
+            for lag in read_lags {
                 let _ = self.read_lag.record(lag.0);
             }
         }
@@ -179,7 +184,15 @@ impl Tally {
         }
         if let Some(lag) = timing.send_lag {
             let _ = self.send_lag.record(lag.0);
+            self.empty_slots = self.empty_slots + lag;
         }
+    }
+
+    /// The mean time for which the client left a slot empty: last chunk → read, and the send lag. `None` without any request.
+    #[must_use]
+    pub fn mean_empty_slot(&self) -> Option<Nanos> {
+        let sent = self.send_lag.len();
+        (sent > 0).then(|| Nanos(self.empty_slots.0 / sent))
     }
 
     /// How late requests were sent, against their schedule.

@@ -19,12 +19,16 @@ pub struct Evidence {
     pub stamps: Stamps,
     /// What is known of the percentiles; `None`: all stamps are exact.
     pub bounds: Option<TimeBounds>,
+    /// Whether `--stamps packets` would have kept the stamps that were lost.
+    pub may_capture: bool,
     /// Responses that a proxy held back.
     pub buffering: Buffering,
     /// Kernel stamp → read; `None` without kernel stamps.
     pub read_lag: Option<Percentiles>,
     /// Due, with a slot → first byte written, without connecting.
     pub send_lag: Option<Percentiles>,
+    /// The mean time for which the client leaves a slot empty: last chunk → read, and the send lag. `None` without any request.
+    pub empty_slot: Option<Nanos>,
     /// The client's use of its machine.
     pub client: ClientUse,
     /// Whether requests had scheduled times (a finite rate, timestamps), which they can miss. Neither a burst without a limit nor
@@ -87,38 +91,109 @@ const REQUESTS_PER_SLOT: u64 = 2;
 /// A shorter time to refill a slot is as fast as a machine can be.
 const MIN_REFILL_TIME: Nanos = Nanos(1_000_000);
 
+/// The same with the mean, which shows long pauses too.
+const EMPTY_SLOT: Threshold = END_NOTICE_LAG;
+
 /// Retransmitted TCP segments per request. A lost segment costs at least 200 ms, and one in a thousand requests reaches a p99.9.
 const RETRANSMITS: Threshold = Threshold { suspect: 0.001, bound: f64::INFINITY };
 /// A single loss is an accident.
 const ACCEPTED_RETRANSMITS: u64 = 1;
 
+/// What most chunks of a run were stamped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamper {
+    /// Their packets: exact, however late they are read.
+    Packets,
+    /// The kernel: exact, unless chunks wait in a socket together.
+    Kernel,
+    /// The client: as late as it reads.
+    Client,
+}
+
+const ANY: &[Stamper] = &[Stamper::Packets, Stamper::Kernel, Stamper::Client];
+/// From a client that reads late, nothing follows for the stamps of packets.
+const BY_READS: &[Stamper] = &[Stamper::Kernel, Stamper::Client];
+
+/// A verdict and the reason for it.
+type Finding = (Verdict, String);
+
+/// One rule.
+struct Rule {
+    check: fn(&Evidence) -> Option<Finding>,
+    /// The stamps with which what it looks at can make numbers wrong.
+    stampers: &'static [Stamper],
+    /// Whether it judges shares of the run's time.
+    needs_time: bool,
+}
+
+const fn rule(check: fn(&Evidence) -> Option<Finding>, stampers: &'static [Stamper]) -> Rule {
+    Rule { check, stampers, needs_time: false }
+}
+
+const fn rule_of_shares(check: fn(&Evidence) -> Option<Finding>, stampers: &'static [Stamper]) -> Rule {
+    Rule { check, stampers, needs_time: true }
+}
+
+const RULES: &[Rule] = &[
+    // Stamps, chunk by chunk.
+    rule(check_lost_stamps, ANY),
+    rule(check_unstamped, ANY),
+    // What reading late can do to stamps.
+    rule_of_shares(check_away, BY_READS),
+    rule_of_shares(check_run_queue, BY_READS),
+    rule_of_shares(check_busy_thread, BY_READS),
+    rule_of_shares(check_wake_lag, &[Stamper::Client]),
+    // What it does to the load. Only packets show when the last chunk of each response arrived.
+    rule(check_read_lag, ANY),
+    rule(check_end_notice, BY_READS),
+    rule(check_empty_slots, &[Stamper::Packets]),
+    // Sending late, the network, and the input.
+    rule(check_send_lag, ANY),
+    rule(check_refill_time, ANY),
+    rule(check_retransmits, ANY),
+    rule(check_input_blocked, ANY),
+];
+
 /// Returns the verdict and its reasons, the most serious first. Each reason is one line with the number and the cure.
 #[must_use]
 pub fn judge_run(evidence: &Evidence) -> (Verdict, Vec<String>) {
-    let user = share_of(evidence.stamps.user, evidence.stamps.chunks);
-    let stamps_itself = !evidence.kernel || user > 0.5;
-    let mut found: Vec<Option<(Verdict, String)>> = if evidence.kernel {
-        let read_lag = evidence.read_lag.unwrap_or_default().p99;
-        let bounds = evidence.bounds.as_ref().and_then(|bounds| check_bounds(bounds, read_lag));
-        vec![bounds, check_unstamped(user), check_read_lag(evidence), check_end_notice(evidence)]
-    } else {
-        vec![]
-    };
-    if evidence.duration >= MIN_DURATION {
-        found.push(check_away(evidence));
-        found.extend([check_run_queue(evidence, stamps_itself), check_busy_thread(evidence, stamps_itself)]);
-        found.extend(stamps_itself.then(|| check_wake_lag(evidence)));
-    }
-    found.push(if evidence.by_schedule { check_send_lag(evidence) } else { check_refill_time(evidence) });
-    found.extend([check_retransmits(evidence), check_input_blocked(evidence)]);
-    let mut found: Vec<(Verdict, String)> = found.into_iter().flatten().collect();
-    // A client that reads too late joins chunks itself.
-    if found.iter().all(|(verdict, _)| *verdict < Verdict::ClientBound) {
+    let stamper = evidence.stamper();
+    let judged =
+        |rule: &&Rule| rule.stampers.contains(&stamper) && (!rule.needs_time || evidence.duration >= MIN_DURATION);
+    let mut found: Vec<Finding> = RULES.iter().filter(judged).filter_map(|rule| (rule.check)(evidence)).collect();
+    let bound = found.iter().any(|(verdict, _)| *verdict == Verdict::ClientBound);
+    if !evidence.may_have_joined_chunks(bound) {
         found.extend(check_buffering(&evidence.buffering));
     }
     found.sort_by_key(|(verdict, _)| Reverse(*verdict));
     let verdict = found.first().map_or(Verdict::Clean, |(verdict, _)| *verdict);
     (verdict, found.into_iter().map(|(_, reason)| reason).collect())
+}
+
+impl Evidence {
+    /// What most chunks were stamped by. A few whose packets were missed are judged by their bounds.
+    #[must_use]
+    pub fn stamper(&self) -> Stamper {
+        let Stamps { chunks, packets, .. } = self.stamps;
+        let missed = share_of(chunks.saturating_sub(packets), chunks);
+        if packets > 0 && UNSTAMPED.classify(missed).is_none() {
+            Stamper::Packets
+        } else if self.kernel && self.user_share() <= 0.5 {
+            Stamper::Kernel
+        } else {
+            Stamper::Client
+        }
+    }
+
+    fn user_share(&self) -> f64 {
+        share_of(self.stamps.user, self.stamps.chunks)
+    }
+
+    /// Whether chunks that seem to come in bursts may have been joined by the client: by one that is `bound`, if it stamps their reads.
+    #[must_use]
+    pub fn may_have_joined_chunks(&self, bound: bool) -> bool {
+        bound && self.stamper() != Stamper::Packets
+    }
 }
 
 impl Threshold {
@@ -136,7 +211,12 @@ fn format_percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-fn check_unstamped(user: f64) -> Option<(Verdict, String)> {
+fn check_lost_stamps(evidence: &Evidence) -> Option<Finding> {
+    check_bounds(evidence.bounds.as_ref()?, evidence.read_lag.unwrap_or_default().p99, evidence.may_capture)
+}
+
+fn check_unstamped(evidence: &Evidence) -> Option<Finding> {
+    let user = if evidence.kernel { evidence.user_share() } else { 0.0 };
     let share = format_percent(user);
     Some((
         UNSTAMPED.classify(user)?,
@@ -147,7 +227,7 @@ fn check_unstamped(user: f64) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_read_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_read_lag(evidence: &Evidence) -> Option<Finding> {
     let lag = evidence.read_lag?.p99;
     Some((
         READ_LAG_SECONDS.classify(lag.as_secs_f64())?,
@@ -166,7 +246,7 @@ fn share_of_latency(evidence: &Evidence, time: Nanos) -> Option<f64> {
     (closed && time > MIN_REFILL_TIME).then(|| time.as_secs_f64() / latency.as_secs_f64())
 }
 
-fn check_end_notice(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_end_notice(evidence: &Evidence) -> Option<Finding> {
     let lag = evidence.read_lag?.p50;
     let share = share_of_latency(evidence, lag)?;
     Some((
@@ -179,7 +259,20 @@ fn check_end_notice(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_refill_time(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_empty_slots(evidence: &Evidence) -> Option<Finding> {
+    let empty = evidence.empty_slot?;
+    let share = share_of_latency(evidence, empty)?;
+    Some((
+        EMPTY_SLOT.classify(share)?,
+        format!(
+            "the client notices the end of a response and sends the next request {empty} late (mean), {} of the mean latency, so the \
+             server had fewer requests than --max-concurrency (the latencies are right): give it a free core, or use more --threads",
+            format_percent(share)
+        ),
+    ))
+}
+
+fn check_refill_time(evidence: &Evidence) -> Option<Finding> {
     let lag = evidence.send_lag?.p50;
     let share = share_of_latency(evidence, lag)?;
     Some((
@@ -192,8 +285,8 @@ fn check_refill_time(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_send_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
-    let lag = evidence.send_lag?;
+fn check_send_lag(evidence: &Evidence) -> Option<Finding> {
+    let lag = evidence.send_lag.filter(|_| evidence.by_schedule)?;
     let (name, lag) = if evidence.sent < MIN_SENT { ("p50", lag.p50) } else { ("p99", lag.p99) };
     Some((
         SEND_LAG_SECONDS.classify(lag.as_secs_f64())?,
@@ -204,7 +297,7 @@ fn check_send_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_away(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_away(evidence: &Evidence) -> Option<Finding> {
     let away = evidence.client.away?;
     let share = format_percent(away);
     Some((
@@ -216,9 +309,9 @@ fn check_away(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_run_queue(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
+fn check_run_queue(evidence: &Evidence) -> Option<Finding> {
     let waited = evidence.client.run_queue?;
-    let limit = if stamps_itself { RUN_QUEUE } else { RUN_QUEUE_KERNEL };
+    let limit = if evidence.stamper() == Stamper::Client { RUN_QUEUE } else { RUN_QUEUE_KERNEL };
     let waited_share = format_percent(waited);
     Some((
         limit.classify(waited)?,
@@ -229,10 +322,12 @@ fn check_run_queue(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict,
     ))
 }
 
-fn check_busy_thread(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdict, String)> {
+fn check_busy_thread(evidence: &Evidence) -> Option<Finding> {
     let busy = evidence.client.busiest_thread;
-    let (limit, effect) =
-        if stamps_itself { (BUSY, "so it stamps late") } else { (BUSY_KERNEL, "so it has no capacity left") };
+    let (limit, effect) = match evidence.stamper() {
+        Stamper::Client => (BUSY, "so it stamps late"),
+        _ => (BUSY_KERNEL, "so it has no capacity left"),
+    };
     let busy_share = format_percent(busy);
     Some((
         limit.classify(busy)?,
@@ -240,7 +335,7 @@ fn check_busy_thread(evidence: &Evidence, stamps_itself: bool) -> Option<(Verdic
     ))
 }
 
-fn check_wake_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_wake_lag(evidence: &Evidence) -> Option<Finding> {
     let lag = evidence.client.wake_lag?.p99;
     Some((
         WAKE_LAG_SECONDS.classify(lag.as_secs_f64())?,
@@ -251,7 +346,7 @@ fn check_wake_lag(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_retransmits(evidence: &Evidence) -> Option<Finding> {
     let count = evidence.client.retransmits.filter(|count| *count > ACCEPTED_RETRANSMITS)?;
     Some((
         RETRANSMITS.classify(share_of(count, evidence.sent))?,
@@ -263,7 +358,7 @@ fn check_retransmits(evidence: &Evidence) -> Option<(Verdict, String)> {
     ))
 }
 
-fn check_input_blocked(evidence: &Evidence) -> Option<(Verdict, String)> {
+fn check_input_blocked(evidence: &Evidence) -> Option<Finding> {
     let what = "waiting turns of conversations filled their buffer (1 GiB), so that the conversations after them began late: make \
                 conversations shorter, or divide them among several clients";
     evidence.input_blocked.then(|| (Verdict::Suspect, what.into()))
@@ -287,9 +382,11 @@ mod tests {
             kernel: true,
             stamps: Stamps { chunks: 100_000, late: 200, ..Stamps::default() },
             bounds: None,
+            may_capture: false,
             buffering: Buffering { compared: 1000, ..Buffering::default() },
             read_lag: Some(Percentiles { p50: Nanos(40_000), p99: Nanos(MS), max: Nanos(5 * MS) }),
             send_lag: Some(Percentiles { p50: Nanos(50_000), p99: Nanos(2 * MS), max: Nanos(9 * MS) }),
+            empty_slot: Some(Nanos(90_000)),
             client: ClientUse { cpu: 0.2, busiest_thread: 0.2, run_queue: Some(0.01), ..ClientUse::default() },
             by_schedule: false,
             max_concurrency: Some(64),
@@ -311,6 +408,11 @@ mod tests {
         let client = ClientUse { wake_lag: Some(all(1.1)), retransmits: None, ..kernel().client };
         let stamps = Stamps { chunks: 100_000, user: 100_000, ..Stamps::default() };
         Evidence { kernel: false, stamps, read_lag: None, client, ..kernel() }
+    }
+
+    /// The same with the arrivals of packets, in a closed loop.
+    fn packets() -> Evidence {
+        Evidence { stamps: Stamps { packets: 100_000, ..kernel().stamps }, ..kernel() }
     }
 
     /// Changes one value: to one that is still clean, one that is suspect, and, if it exists, one that is client-bound. There is
@@ -368,8 +470,8 @@ mod tests {
                  within: TTFT p99 43.0 ms to 50.0 ms: give the client a free core, or use more --threads"
             ]
         );
-        let evidence = Evidence { bounds: bounds(20.0), ..user() };
-        assert_eq!(judge_run(&evidence).0, Verdict::Clean, "other rules are for stamps of user space");
+        let evidence = Evidence { may_capture: true, ..evidence };
+        assert!(judge_run(&evidence).1[0].ends_with("use more --threads, or use --stamps packets"));
     }
 
     #[test]
@@ -439,6 +541,49 @@ mod tests {
         let mut evidence = kernel();
         wake(&mut evidence, 500.0);
         assert_eq!(judge_run(&evidence).0, Verdict::Clean);
+    }
+
+    #[test]
+    fn a_late_reader_does_not_make_packets_late() {
+        let mut evidence = packets();
+        evidence.read_lag = Some(all(900.0));
+        evidence.client = ClientUse {
+            busiest_thread: 1.0,
+            run_queue: Some(0.9),
+            away: Some(0.9),
+            wake_lag: Some(all(90.0)),
+            ..evidence.client
+        };
+        (evidence.stamps.late, evidence.stamps.coalesced) = (90_000, 90_000);
+        assert_eq!(judge_run(&evidence), (Verdict::Clean, vec![]));
+        // Up to a hundredth of the chunks may have missed their packets.
+        evidence.stamps.packets = 99_000;
+        assert_eq!(judge_run(&evidence).0, Verdict::Clean);
+        evidence.stamps.packets = 98_999;
+        assert_eq!((judge_run(&evidence).0, judge_run(&evidence).1.len()), (Verdict::ClientBound, 4));
+        // A proxy that holds chunks back is seen, however late the client reads.
+        evidence = packets();
+        evidence.buffering = Buffering { buffered: 900, ..evidence.buffering };
+        evidence.empty_slot = Some(Nanos(SECOND));
+        assert_eq!(judge_run(&evidence).1.len(), 2);
+    }
+
+    #[test]
+    fn what_the_client_does_to_the_load_counts_with_packets_too() {
+        let empty = |evidence: &mut Evidence, ms: f64| evidence.empty_slot = Some(all(ms).p50);
+        steps(packets, empty, [99.0, 101.0], Some(401.0), "(the latencies are right)");
+        let late = |evidence: &mut Evidence, ms: f64| evidence.read_lag = Some(all(ms));
+        steps(packets, late, [999.0, 1001.0], None, "slowed the server down");
+        let send = |evidence: &mut Evidence, ms: f64| evidence.send_lag = Some(all(ms));
+        steps(packets, send, [39.9, 40.1], Some(100.1), "to send the next request");
+        let open = || Evidence { by_schedule: true, empty_slot: Some(Nanos(SECOND)), ..packets() };
+        steps(open, send, [4.9, 5.1], Some(50.1), "sent late against the schedule (send lag p99");
+        let again = |evidence: &mut Evidence, count: f64| evidence.client.retransmits = Some(count as u64);
+        steps(packets, again, [1.0, 2.0], None, "2 TCP segments");
+        let bounds = PercentileBounds { p99: Some([Nanos(20 * MS), Nanos(50 * MS)]), ..PercentileBounds::default() };
+        let missed = Some(TimeBounds { chunks: 900, ttft: Some(bounds), ..TimeBounds::default() });
+        assert_eq!(judge_run(&Evidence { bounds: missed, ..packets() }).0, Verdict::ClientBound);
+        assert_eq!(judge_run(&Evidence { input_blocked: true, ..packets() }).0, Verdict::Suspect);
     }
 
     #[test]

@@ -65,13 +65,15 @@ mod linux {
     unsafe impl Send for PacketRing {}
 
     impl PacketRing {
+        /// Whether the system allows it.
+        #[must_use]
+        pub fn is_allowed() -> bool {
+            open_socket().is_ok()
+        }
+
         /// Opens a ring for the packets that come from `servers`, over all interfaces.
         pub fn open(servers: &[SocketAddr]) -> io::Result<Self> {
-            // SAFETY: it takes no memory. Packets come once it is bound.
-            let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-            check(fd)?;
-            // SAFETY: it was just opened, and nothing else has it.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+            let socket = open_socket()?;
             set_option(
                 &socket,
                 libc::SOL_PACKET,
@@ -92,7 +94,7 @@ mod linux {
             // SAFETY: the kernel chooses a free place.
             let memory = unsafe {
                 let rights = libc::PROT_READ | libc::PROT_WRITE;
-                libc::mmap(ptr::null_mut(), blocks * BLOCK, rights, libc::MAP_SHARED, fd, 0)
+                libc::mmap(ptr::null_mut(), blocks * BLOCK, rights, libc::MAP_SHARED, socket.as_raw_fd(), 0)
             };
             if memory == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
@@ -167,6 +169,14 @@ mod linux {
             // SAFETY: it was mapped with this length, and nothing refers to it any more.
             unsafe { libc::munmap(self.memory.cast(), self.blocks * BLOCK) };
         }
+    }
+
+    fn open_socket() -> io::Result<OwnedFd> {
+        // SAFETY: it takes no memory. Packets come once it is bound.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        check(fd)?;
+        // SAFETY: it was just opened, and nothing else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     fn request_ring(socket: &OwnedFd, blocks: usize) -> io::Result<()> {
@@ -270,6 +280,10 @@ mod other {
     pub enum AbsentRing {}
 
     impl AbsentRing {
+        pub fn is_allowed() -> bool {
+            false
+        }
+
         pub fn open(_: &[SocketAddr]) -> io::Result<Self> {
             Err(io::ErrorKind::Unsupported.into())
         }
