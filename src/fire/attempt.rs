@@ -204,16 +204,16 @@ impl Attempt {
     fn use_packet_times(&mut self) {
         let Some((captured, start)) = self.moments.captured.take().zip(self.moments.first_write) else { return };
         self.response.parse_remaining(self.failure.is_none());
-        captured.packets.look_up(captured.read, |arrivals| {
+        let (begin, head_end) = (captured.begin, captured.head_end);
+        captured.look_up(|arrival_of| {
             let mut earlier = |time: &mut Option<Nanos>, end: u64| {
-                *time =
-                    time.map(|time| arrivals.take_arrival(end).map_or(time, |arrival| arrival.min(time).max(start)));
+                *time = time.map(|time| arrival_of(end).map_or(time, |arrival| arrival.min(time).max(start)));
             };
-            earlier(&mut self.moments.first_byte, captured.begin + 1);
-            if let Some(end) = captured.head_end {
+            earlier(&mut self.moments.first_byte, begin + 1);
+            if let Some(end) = head_end {
                 earlier(&mut self.moments.head, end);
             }
-            self.response.use_packet_times(start, |end| arrivals.take_arrival(end));
+            self.response.use_packet_times(start, arrival_of);
         });
     }
 

@@ -23,9 +23,6 @@ pub fn start_capture(args: &Args, servers: &[ServerAddress]) -> Result<Option<Pa
     if args.transport == TransportKind::Portable {
         return excluded("needs the stamped transport: leave --transport portable out, or use --stamps kernel");
     }
-    if servers.iter().any(ServerAddress::uses_tls) {
-        return excluded("cannot see where chunks end under TLS: use --stamps kernel, or a server without https://");
-    }
     let addresses = servers.iter().flat_map(|server| server.addresses().iter().copied());
     // A packet can wait in the ring for seconds.
     PacketCapture::start(addresses.collect(), Clock::start(), || Work::Write.apply_to_thread()).map(Some)

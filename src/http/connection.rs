@@ -12,7 +12,7 @@ use std::{
 use reqwest::Url;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -24,6 +24,7 @@ use super::{
     reuse::Reuse,
     socket::{ReadStamp, Socket},
     tls,
+    tls_records::{RecordMap, RecordSocket},
 };
 use crate::{
     clock::Clock,
@@ -186,12 +187,6 @@ impl ServerAddress {
         self.addresses.sort_by_key(|other| *other != address);
     }
 
-    /// Whether connections are encrypted.
-    #[must_use]
-    pub fn uses_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
     /// The addresses of its name.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -210,18 +205,13 @@ impl ServerAddress {
         let limit = self.connect_timeout.to_duration();
         let (tcp, address) = self.connect_tcp(limit).await?;
         let connected = clock.now();
-        // Of a stream under TLS, the bytes do not show where chunks end.
-        let packets = match &self.capture {
-            Some(capture) if self.tls.is_none() => {
-                tcp.local_addr().ok().and_then(|own| capture.watch(address, own.port()))
-            }
-            _ => None,
-        };
+        let packets = self.capture.as_ref().and_then(|capture| capture.watch(address, tcp.local_addr().ok()?.port()));
         let socket = Socket::new(tcp, clock);
         let (io, tls) = match &self.tls {
             None => (Io::Plain(socket), None),
             Some((config, name)) => {
                 let left = limit.saturating_sub(connected.since(begun).to_duration());
+                let socket = RecordSocket::new(socket, packets.is_some());
                 let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
                 let stream = timeout(left.max(Duration::from_millis(1)), handshake)
                     .await
@@ -242,6 +232,7 @@ impl ServerAddress {
             requests: 0,
             retransmits: None,
             counted_at: clock.now(),
+            records: RecordMap::default(),
             packets,
         };
         connection.retransmits = connection.socket().retransmit_count();
@@ -283,7 +274,7 @@ impl ServerAddress {
 #[derive(Debug)]
 enum Io {
     Plain(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<TlsStream<RecordSocket>>),
 }
 
 /// An open connection. It carries one request at a time.
@@ -307,6 +298,8 @@ pub struct Connection {
     /// it.
     pub retransmits: Option<u32>,
     counted_at: Nanos,
+    /// Which records the bytes under TLS came from, if its packets are captured.
+    pub records: RecordMap,
     /// Its packets, if they are captured.
     pub packets: Option<PacketFlow>,
 }
@@ -317,7 +310,7 @@ impl Connection {
     pub fn socket(&self) -> &Socket {
         match &self.io {
             Io::Plain(socket) => socket,
-            Io::Tls(stream) => stream.get_ref().0,
+            Io::Tls(stream) => &stream.get_ref().0.socket,
         }
     }
 
@@ -325,7 +318,7 @@ impl Connection {
     pub fn socket_mut(&mut self) -> &mut Socket {
         match &mut self.io {
             Io::Plain(socket) => socket,
-            Io::Tls(stream) => stream.get_mut().0,
+            Io::Tls(stream) => &mut stream.get_mut().0.socket,
         }
     }
 
@@ -359,12 +352,25 @@ impl Connection {
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
-        let mut space = ReadBuf::new(&mut self.buffer[self.end..]);
-        ready!(match &mut self.io {
-            Io::Plain(socket) => Pin::new(socket).poll_read(cx, &mut space),
-            Io::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, &mut space),
-        })?;
-        let read = space.filled().len();
+        let space = &mut self.buffer[self.end..];
+        let read = match &mut self.io {
+            Io::Plain(socket) => {
+                let mut space = ReadBuf::new(space);
+                ready!(Pin::new(socket).poll_read(cx, &mut space))?;
+                space.filled().len()
+            }
+            Io::Tls(stream) => {
+                // Of one record: `poll_read` would fill the space with those of several.
+                let bytes = ready!(Pin::new(&mut **stream).poll_fill_buf(cx))?;
+                let read = bytes.len().min(space.len());
+                space[..read].copy_from_slice(&bytes[..read]);
+                Pin::new(&mut **stream).consume(read);
+                if self.packets.is_some() {
+                    self.records.add_read(read, stream.get_ref().0.handed_out());
+                }
+                read
+            }
+        };
         self.end += read;
         Poll::Ready(Ok(read))
     }
@@ -381,6 +387,15 @@ impl Connection {
         Some(count.saturating_sub(before))
     }
 
+    /// How many bytes it has received, without those of TLS. Under TLS only counted if its packets are captured.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        match &self.io {
+            Io::Plain(socket) => socket.received,
+            Io::Tls(_) => self.records.plain,
+        }
+    }
+
     /// When the bytes of the last read arrived.
     #[must_use]
     pub fn last_stamp(&self) -> ReadStamp {
@@ -394,7 +409,7 @@ impl Connection {
         if self.packets.is_none() {
             return stamp;
         }
-        ReadStamp { end: Some(self.socket().received), ..stamp }.before_last(self.end - place)
+        ReadStamp { end: Some(self.received()), ..stamp }.before_last(self.end - place)
     }
 
     /// The stamp of the bytes that were used last.

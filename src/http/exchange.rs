@@ -8,7 +8,7 @@ use hyper::{
     header::{CONTENT_LENGTH, HOST, HeaderMap},
 };
 
-use super::{packets::PacketFlow, response::Head, socket::ReadStamp};
+use super::{packets::PacketFlow, response::Head, socket::ReadStamp, tls_records::RecordMap};
 use crate::{clock::Clock, record::ErrorKind, secrets::without_keys, units::Nanos};
 
 /// Carries requests to one server; `--transport` chooses it.
@@ -156,12 +156,28 @@ pub struct ExchangeTimes {
 pub struct CapturedResponse {
     /// The packets of its connection.
     pub packets: PacketFlow,
-    /// Where it begins in the connection's stream.
+    /// Where it begins in what the connection has received.
     pub begin: u64,
     /// Where its head ends, if that has arrived.
     pub head_end: Option<u64>,
-    /// How far the stream was read.
+    /// Under TLS: which records its bytes came from.
+    pub records: Option<RecordMap>,
+    /// How far the connection's stream was read.
     pub read: u64,
+}
+
+impl CapturedResponse {
+    /// Looks up arrivals: `look_up` gets what says when the bytes before a position of what the connection has received could be read. It must
+    /// be asked for positions that grow.
+    pub fn look_up<T>(self, look_up: impl FnOnce(&mut dyn FnMut(u64) -> Option<Nanos>) -> T) -> T {
+        let CapturedResponse { packets, mut records, read, .. } = self;
+        packets.look_up(read, |arrivals| {
+            look_up(&mut |position| {
+                let position = records.as_mut().map_or(Some(position), |records| records.find_record_end(position))?;
+                arrivals.take_arrival(position)
+            })
+        })
+    }
 }
 
 /// Why a request failed.

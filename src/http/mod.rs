@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! exchange     a request and its response, over either transport
-//!  ├─ stamped      connection ── response (HTTP/1.1) ── tls ── socket: the kernel's stamps
+//!  ├─ stamped      connection ── response (HTTP/1.1) ── tls, tls_records ── socket: the kernel's stamps
 //!  └─ portable     reqwest
 //! packets      when bytes arrived, by their packets: packet_ring (from the kernel), packet_times (of each byte)
 //! reuse        whether connections are reused, by either transport
@@ -30,5 +30,6 @@ pub mod socket;
 pub mod sse;
 pub mod stamped;
 mod tls;
+mod tls_records;
 
 pub use response::Head;

@@ -63,6 +63,13 @@ impl ByteArrivals {
         self.complete >= position
     }
 
+    /// Forgets all times: from now on they are of another clock.
+    pub fn forget_times(&mut self) {
+        self.steps.clear();
+        self.latest = Nanos(0);
+        self.ahead.values_mut().for_each(|(_, time)| *time = None);
+    }
+
     /// Takes the next packet. `time` is its arrival; `None`: unknown.
     pub fn add_segment(&mut self, segment: Segment, time: Option<Nanos>) {
         let Some((start, end)) = self.place_segment(segment) else { return };
@@ -270,6 +277,18 @@ mod tests {
             }
             prop_assert!(got.ahead.is_empty());
         }
+    }
+
+    #[test]
+    fn times_of_an_earlier_clock_do_not_hold_later_ones_back() {
+        let mut got = opened(7);
+        let segment = |sequence| Segment { sequence, len: 10, opens: false };
+        got.add_segment(segment(8), Some(Nanos(900)));
+        got.add_segment(segment(28), Some(Nanos(950)));
+        got.forget_times();
+        got.add_segment(segment(18), Some(Nanos(5)));
+        got.add_segment(segment(38), Some(Nanos(6)));
+        assert_eq!([10, 30, 40].map(|at| got.take_arrival(at)), [None, None, Some(Nanos(6))]);
     }
 
     #[test]

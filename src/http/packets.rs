@@ -76,6 +76,12 @@ pub struct PacketFlow {
 }
 
 impl PacketCapture {
+    /// Whether the system has such a capture and allows it.
+    #[must_use]
+    pub fn is_allowed() -> bool {
+        PacketRing::is_allowed()
+    }
+
     /// Captures the packets that these servers send after this call. Connections that are open already have none. Another thread empties
     /// the ring, after it has called `prepare_thread`.
     ///
@@ -101,9 +107,11 @@ impl PacketCapture {
         Ok(PacketCapture(capture))
     }
 
-    /// Uses this clock for the arrivals of all packets that are not yet taken from the ring.
+    /// Uses this clock for the arrivals of all packets from now on. The arrivals so far are forgotten.
     pub fn set_clock(&self, clock: Clock) {
+        self.0.drain();
         let mut state = lock(&self.0.state);
+        state.flows.values().for_each(|flow| lock(&flow.arrivals).forget_times());
         state.clock = clock;
         state.wall = WallClock::new(&clock);
     }

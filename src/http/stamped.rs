@@ -136,7 +136,7 @@ impl StampedExchange {
         let socket = connection.socket_mut();
         socket.begin_request();
         self.clock_steps = socket.clock_steps();
-        (self.begin, self.head_end) = (socket.received, None);
+        (self.begin, self.head_end) = (connection.received(), None);
         (self.written, self.sent, self.send_error) = (0, false, None);
         self.connection = Some(connection);
     }
@@ -289,6 +289,7 @@ impl HttpExchange for StampedExchange {
         let response_ended = complete && self.framing.is_complete() && connection.unused_bytes().is_empty();
         let reusable = self.keep_alive && request_ended && response_ended;
         let retransmits = connection.count_retransmits(connection.last_stamp().time, !reusable);
+        let records = connection.records.take_reads();
         let socket = connection.socket();
         let moments = ExchangeTimes {
             first_write: socket.first_write,
@@ -299,6 +300,7 @@ impl HttpExchange for StampedExchange {
                 packets,
                 begin: self.begin,
                 head_end: self.head_end,
+                records: connection.tls.is_some().then_some(records),
                 read: socket.received,
             }),
             ..std::mem::take(&mut self.moments)

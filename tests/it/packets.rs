@@ -19,6 +19,7 @@ use vb::{
 use crate::{
     fire::{FULL, fire, outputs, records, requests},
     tool::{self, Done, Sim, command, folder, truths},
+    verdict::{held_run, stopped_run},
 };
 
 /// What the system's refusal reads like: the tests of a packet capture are then skipped.
@@ -53,10 +54,19 @@ fn delays(outputs: &[RequestFuncOutput], truth: &[Truth]) -> Vec<(Nanos, Nanos)>
 
 #[test]
 fn a_client_that_was_stopped_knows_when_each_chunk_arrived() {
-    let log = folder("packets-stopped").join("truth.ndjson");
-    let sim = Sim::start(&["--truth-log", log.to_str().unwrap(), "--step-base", "10ms"]);
+    check_stopped_client("packets-stopped", Sim::start);
+}
+
+#[test]
+fn a_client_that_was_stopped_knows_when_each_chunk_arrived_under_tls() {
+    check_stopped_client("packets-stopped-tls", Sim::start_tls);
+}
+
+fn check_stopped_client(name: &str, start: fn(&[&str]) -> Sim) {
+    let log = folder(name).join("truth.ndjson");
+    let sim = start(&["--truth-log", log.to_str().unwrap(), "--step-base", "10ms"]);
     let mut client = command("vb-fire")
-        .args(["--base-url", &sim.url, "--stamps", "packets", "--max-concurrency", "8", "--read-lags"])
+        .args(["--base-url", &sim.url, "--stamps", "packets", "--max-concurrency", "8", "--read-lags", "--insecure"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -99,15 +109,42 @@ fn a_client_that_was_stopped_knows_when_each_chunk_arrived() {
 }
 
 #[test]
+fn a_late_reader_with_packets_distorts_the_load_at_most() {
+    // Answers of 150 tokens: their ends are noticed late, but that is little of their time. Chunks had waited for the client.
+    let done = held_run("packets", &["--stamps", "packets"]);
+    if !may_capture(&done) {
+        return;
+    }
+    let end = records(&done.stdout).2;
+    assert!(end["client"]["away"].as_f64() > Some(0.2) && end["stamps"]["late"].as_u64() > Some(100), "{end}");
+    assert_ne!(end["verdict"], "client_bound", "{end}");
+    for about_stamps in ["was away", "no core", "waited for the client"] {
+        assert!(!done.stderr.contains(about_stamps), "{}", done.stderr);
+    }
+    // With short answers the slot was empty for half of the run.
+    let done = stopped_run("packets", &["--stamps", "packets", "--max-concurrency", "1"]);
+    assert_eq!(records(&done.stdout).2["verdict"], "client_bound");
+    assert!(done.stderr.contains("(the latencies are right)"), "{}", done.stderr);
+    // In an open loop requests were sent late.
+    let done = stopped_run("packets", &["--stamps", "packets", "--request-rate", "50"]);
+    assert_eq!(records(&done.stdout).2["verdict"], "client_bound");
+    assert!(done.stderr.contains("sent late against the schedule"), "{}", done.stderr);
+}
+
+#[test]
 fn packets_are_found_by_any_way_to_the_server() {
     // IPv6, a name with several addresses, two servers, a new connection for each request, whole responses.
-    for (host, url, flags) in [
-        ("::1", "[::1]", &["--threads", "2"][..]),
-        ("127.0.0.1", "localhost", &["--no-keep-alive"]),
-        ("127.0.0.1", "127.0.0.1", &["--no-stream"]),
+    for (start, host, url, flags) in [
+        (Sim::start as fn(&[&str]) -> Sim, "::1", "http://[::1]", &["--threads", "2"][..]),
+        (Sim::start, "127.0.0.1", "http://localhost", &["--no-keep-alive"]),
+        (Sim::start, "127.0.0.1", "http://127.0.0.1", &["--no-stream"]),
+        // The warm-up uses the same connections with another clock.
+        (Sim::start, "127.0.0.1", "http://127.0.0.1", &["--num-warmups", "6"]),
+        (Sim::start_tls, "127.0.0.1", "https://127.0.0.1", &["--insecure"]),
+        (Sim::start_tls, "127.0.0.1", "https://127.0.0.1", &["--insecure", "--no-stream", "--no-keep-alive"]),
     ] {
-        let servers = [(); 2].map(|()| Sim::start(&["--step-base", "1ms", "--host", host]));
-        let urls = servers.each_ref().map(|sim| format!("http://{url}:{}", sim.url.rsplit(':').next().unwrap()));
+        let servers = [(); 2].map(|()| start(&["--step-base", "1ms", "--host", host]));
+        let urls = servers.each_ref().map(|sim| format!("{url}:{}", sim.url.rsplit(':').next().unwrap()));
         let flags = [&["--base-url", &urls[1], "--stamps", "packets", "--max-concurrency", "6"], flags].concat();
         let done = fire(&urls[0], &flags, &requests(30, FULL));
         if !may_capture(&done) {
