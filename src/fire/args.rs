@@ -95,7 +95,7 @@ pub struct Args {
     #[arg(long, help_heading = SERVER, value_enum, default_value = "auto")]
     pub transport: TransportKind,
     /// What stamps the chunks: `kernel` is the socket's stamp of each read (on Linux); `packets` captures the packets, so that a chunk
-    /// that the client reads late keeps its own arrival (Linux, with the right to capture).
+    /// that the client reads late keeps its own arrival (Linux, with the right to capture); `auto` is `packets` where that is possible.
     #[arg(long, help_heading = SERVER, value_enum, default_value = "kernel")]
     pub stamps: StampSource,
     /// Connections to open before the clock starts [default: --max-concurrency; 0 without it].
@@ -322,6 +322,8 @@ pub enum StampSource {
     Kernel,
     /// The packets of each connection.
     Packets,
+    /// The packets where the system and the transport allow it, else the kernel.
+    Auto,
 }
 
 /// Headers that cannot hold a session id.

@@ -94,11 +94,11 @@ use tokio::{
 };
 
 use self::{
-    args::{StampSource, TransportKind},
+    args::TransportKind,
     attempt::ClientState,
     backlog::Backlog,
     balance::Balancer,
-    capture::start_capture,
+    capture::{stamps_used, start_capture},
     dispatch::{Dispatcher, SendNext, Sources},
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
@@ -425,7 +425,7 @@ fn first_record(load: &LoadRun<'_>, model: &str) -> RunRecord {
         num_warmups: args.num_warmups,
         seed: args.seed,
         transport: Some(args.transport.name().into()),
-        stamps: (args.stamps == StampSource::Packets).then(|| "packets".into()),
+        stamps: stamps_used(args, load.capture.as_ref()).map(str::to_owned),
         threads: Some(args.threads.into()),
         ..RunRecord::default()
     }
@@ -556,7 +556,7 @@ impl LoadRun<'_> {
         {
             written.error = Some(source);
         }
-        Ok(RunEnd { written, started, input, reason, record: end })
+        Ok(RunEnd { written, started, input, reason, captured: self.capture.is_some(), record: end })
     }
 }
 

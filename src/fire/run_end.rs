@@ -33,6 +33,8 @@ pub struct RunEnd {
     pub input: Result<(), Error>,
     /// Why the run was stopped; `None`: all requests were sent.
     pub reason: Option<StopReason>,
+    /// Whether packets were captured.
+    pub captured: bool,
     /// The last record.
     pub record: EndRecord,
 }
@@ -122,7 +124,7 @@ pub async fn exit_result(
         cli::print_warning("vb-fire", format_args!("{}: {reason}", verdict.name()));
     }
     let tally = &end.written.tally;
-    if args.stamps == StampSource::Packets
+    if end.captured
         && let Some(missed) = describe_missed(tally.stamps)
     {
         cli::print_warning("vb-fire", missed);

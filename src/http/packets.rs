@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     clock::{Clock, WallClock},
-    error::Error,
     units::{Nanos, SECOND},
 };
 
@@ -91,19 +90,19 @@ impl PacketCapture {
         servers: Vec<SocketAddr>,
         clock: Clock,
         prepare_thread: impl FnOnce() + Send + 'static,
-    ) -> Result<Self, Error> {
-        let ring = PacketRing::open(&servers).map_err(|e| capture_error(&e))?;
+    ) -> io::Result<Self> {
+        // The packets of an IPv4 address that is written as one of IPv6 are those of IPv4.
+        let canonical = |server: SocketAddr| SocketAddr::new(server.ip().to_canonical(), server.port());
+        let servers: Vec<SocketAddr> = servers.into_iter().map(canonical).collect();
+        let ring = PacketRing::open(&servers)?;
         let wall = WallClock::new(&clock);
         let state = State { ring, clock, wall, flows: HashMap::new(), max_flows: 64, drops: 0 };
         let capture = Arc::new(Capture { servers, state: Mutex::new(state), opened: Mutex::default() });
         let weak = Arc::downgrade(&capture);
-        thread::Builder::new()
-            .name("packets".into())
-            .spawn(move || {
-                prepare_thread();
-                drain_regularly(&weak);
-            })
-            .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))?;
+        thread::Builder::new().name("packets".into()).spawn(move || {
+            prepare_thread();
+            drain_regularly(&weak);
+        })?;
         Ok(PacketCapture(capture))
     }
 
@@ -119,7 +118,7 @@ impl PacketCapture {
     /// The packets of a connection that has just been opened; `None`: the capture does not have that server.
     #[must_use]
     pub fn watch(&self, server: SocketAddr, local_port: u16) -> Option<PacketFlow> {
-        let key = (self.0.find_server(server.ip(), server.port())?, local_port);
+        let key = (self.0.find_server(server.ip().to_canonical(), server.port())?, local_port);
         let arrivals = SharedArrivals::default();
         lock(&self.0.opened).push((key, Arc::clone(&arrivals)));
         Some(PacketFlow { arrivals, capture: self.clone() })
@@ -161,18 +160,6 @@ fn drain_regularly(capture: &Weak<Capture>) {
         drop(capture);
         thread::sleep(DRAIN_INTERVAL);
     }
-}
-
-fn capture_error(e: &io::Error) -> Error {
-    let cure = match e.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "the system does not allow it: run as root, or give the program the right once with `sudo setcap cap_net_raw+ep` and its path, \
-             a container with --cap-add NET_RAW"
-        }
-        io::ErrorKind::Unsupported => "this system has no such capture: it needs Linux",
-        _ => return Error::Setup(format!("--stamps packets: cannot capture packets: {e}; use --stamps kernel")),
-    };
-    Error::Setup(format!("--stamps packets: {cure}; or use --stamps kernel"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -57,7 +57,7 @@ pub struct RunRecord {
     pub seed: u64,
     /// How bytes were transferred and stamped: `stamped` or `portable`.
     pub transport: Option<String>,
-    /// `packets` with `--stamps packets`; absent without.
+    /// `packets` if chunks were stamped by their packets, `kernel` if `--stamps auto` could not; absent: they were not to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stamps: Option<String>,
     /// Threads that read responses.

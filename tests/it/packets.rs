@@ -1,13 +1,7 @@
 //! `--stamps packets`: the arrival of each chunk by its packet. Linux only, and only where the right to capture is there.
 #![cfg(target_os = "linux")]
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write},
-    process::Stdio,
-    thread::sleep,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write, process::Stdio, thread::sleep, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -138,6 +132,7 @@ fn packets_are_found_by_any_way_to_the_server() {
         (Sim::start as fn(&[&str]) -> Sim, "::1", "http://[::1]", &["--threads", "2"][..]),
         (Sim::start, "127.0.0.1", "http://localhost", &["--no-keep-alive"]),
         (Sim::start, "127.0.0.1", "http://127.0.0.1", &["--no-stream"]),
+        (Sim::start, "127.0.0.1", "http://[::ffff:127.0.0.1]", &["--stamps", "auto"]),
         // The warm-up uses the same connections with another clock.
         (Sim::start, "127.0.0.1", "http://127.0.0.1", &["--num-warmups", "6"]),
         (Sim::start_tls, "127.0.0.1", "https://127.0.0.1", &["--insecure"]),
@@ -145,7 +140,8 @@ fn packets_are_found_by_any_way_to_the_server() {
     ] {
         let servers = [(); 2].map(|()| start(&["--step-base", "1ms", "--host", host]));
         let urls = servers.each_ref().map(|sim| format!("{url}:{}", sim.url.rsplit(':').next().unwrap()));
-        let flags = [&["--base-url", &urls[1], "--stamps", "packets", "--max-concurrency", "6"], flags].concat();
+        let flags = [&["--base-url", &urls[1], "--max-concurrency", "6"], flags].concat();
+        let flags = if flags.contains(&"auto") { flags } else { [&flags[..], &["--stamps", "packets"]].concat() };
         let done = fire(&urls[0], &flags, &requests(30, FULL));
         if !may_capture(&done) {
             return;
@@ -157,29 +153,50 @@ fn packets_are_found_by_any_way_to_the_server() {
     }
 }
 
+/// Runs `vb-fire` with these flags and without the right to capture, which root loses with its bounding set; `None`: the system has no
+/// `setpriv`, or does not let it.
+fn fire_without_right(url: &str, flags: &[&str]) -> Option<Done> {
+    let mut child = std::process::Command::new("setpriv")
+        .args(["--bounding-set", "-net_raw", "--inh-caps", "-net_raw"])
+        .args([env!("CARGO_BIN_EXE_vb-fire"), "--base-url", url])
+        .args(flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let _ = child.stdin.take().unwrap().write_all(requests(1, FULL).as_bytes());
+    Some(tool::done(child.wait_with_output().unwrap())).filter(|done| !done.stderr.starts_with("setpriv"))
+}
+
 #[test]
 fn a_capture_that_cannot_work_is_an_error_with_its_cure() {
     let sim = Sim::start(&[]);
     let done = fire(&sim.url, &["--stamps", "packets", "--transport", "portable"], &requests(1, FULL));
     assert_eq!(done.code, 2);
     assert!(done.stderr.contains("leave --transport portable out"), "{}", done.stderr);
-    // Without the right to capture, which root loses with its bounding set.
-    let Ok(mut refused) = std::process::Command::new("setpriv")
-        .args(["--bounding-set", "-net_raw", "--inh-caps", "-net_raw"])
-        .args([env!("CARGO_BIN_EXE_vb-fire"), "--base-url", &sim.url, "--stamps", "packets"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-    else {
-        eprintln!("skipped: there is no setpriv");
-        return;
-    };
-    let _ = refused.stdin.take().unwrap().write_all(requests(1, FULL).as_bytes());
-    let mut stderr = String::new();
-    refused.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-    let code = refused.wait().unwrap().code();
-    if !stderr.starts_with("setpriv") {
-        assert_eq!(code, Some(4), "{stderr}");
-        assert!(stderr.contains(REFUSED) && stderr.contains("cap_net_raw"), "{stderr}");
+    if let Some(done) = fire_without_right(&sim.url, &["--stamps", "packets"]) {
+        assert_eq!(done.code, 4, "{}", done.stderr);
+        assert!(done.stderr.contains(REFUSED) && done.stderr.contains("cap_net_raw"), "{}", done.stderr);
     }
+}
+
+#[test]
+fn automatic_stamps_need_no_right() {
+    let sim = Sim::start(&["--step-base", "1ms"]);
+    if let Some(done) = fire_without_right(&sim.url, &["--stamps", "auto"]) {
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        assert_eq!(
+            done.stderr.matches("--stamps auto: the kernel's stamps, not packets").count(),
+            1,
+            "{}",
+            done.stderr
+        );
+        assert!(!done.stderr.contains("stamps by packets"), "{}", done.stderr);
+        let (run, _, end) = records(&done.stdout);
+        assert_eq!((&run["stamps"], &end["stamps"]["packets"]), (&"kernel".into(), &Value::Null));
+    }
+    let done = fire(&sim.url, &["--stamps", "auto", "--transport", "portable"], &requests(1, FULL));
+    assert_eq!((done.code, done.stderr.contains("--stamps")), (0, false), "{}", done.stderr);
+    assert_eq!(records(&done.stdout).0["stamps"], Value::Null);
 }
