@@ -779,8 +779,8 @@ mod tests {
     async fn the_end_of_a_response_sends_the_next_request() {
         let single = FakeRequest::default();
         for (asked, drain, want) in [
-            ([single; 3], false, &["0@0", "0@10", "0@20"][..]),
-            ([single; 3], true, &["0@0", "0@10"]),
+            ([single; 3], false, &["0@0", "10@10", "20@20"][..]),
+            ([single; 3], true, &["0@0", "10@10"]),
             ([turn("a0 ", 0), single, turn("a1 ", 0)], false, &["a0 0@0", "a1 10@10", "20@20"]),
         ] {
             let (send, receive) = read_ahead::channel(None);
