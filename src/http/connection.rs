@@ -1,7 +1,9 @@
 //! Connections to one server: opened, reused, and read with timestamps.
 
 use std::{
+    cell::Cell,
     io::{self, IoSlice},
+    mem,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -48,6 +50,15 @@ const COUNT_INTERVAL: Nanos = Nanos(SECOND / 10);
 
 /// Initial size of a connection's buffer: a head, or some chunks of a stream. It grows for a head that does not fit.
 const INITIAL_BUFFER: usize = 2 << 10;
+
+/// The largest buffer that is kept for the next connection.
+const MAX_SPARE: usize = 64 << 10;
+
+thread_local! {
+    /// A buffer for the connection of this thread that reads next. Most wait for a chunk and have read all before it, and then need none: the
+    /// chunks of thousands of streams arrive in the same memory, which stays in the cache.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Begins the message about a server that the stamped transport cannot speak to.
 pub const HTTP_2_ONLY: &str = "the server speaks HTTP/2 only";
@@ -222,7 +233,7 @@ impl ServerAddress {
         };
         let mut connection = Connection {
             io,
-            buffer: vec![0; INITIAL_BUFFER],
+            buffer: Vec::new(),
             start: 0,
             end: 0,
             address,
@@ -281,7 +292,7 @@ enum Io {
 #[derive(Debug)]
 pub struct Connection {
     io: Io,
-    /// Holds the bytes that were read and not yet used, between `start` and `end`.
+    /// Holds the bytes that were read and not yet used, between `start` and `end`. Empty while it waits for more without any.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -344,7 +355,12 @@ impl Connection {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
-        if self.end == self.buffer.len() {
+        if self.buffer.is_empty() {
+            self.buffer = SPARE.take();
+            if self.buffer.is_empty() {
+                self.buffer.resize(INITIAL_BUFFER, 0);
+            }
+        } else if self.end == self.buffer.len() {
             if self.start > 0 {
                 self.buffer.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, self.end - self.start);
@@ -352,12 +368,23 @@ impl Connection {
                 self.buffer.resize(self.buffer.len() * 2, 0);
             }
         }
+        let polled = self.poll_space(cx);
+        if polled.is_pending() && self.end == 0 && self.buffer.len() <= MAX_SPARE {
+            SPARE.set(mem::take(&mut self.buffer));
+        }
+        let read = ready!(polled)?;
+        self.end += read;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Reads into the space after the unused bytes.
+    fn poll_space(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let space = &mut self.buffer[self.end..];
-        let read = match &mut self.io {
+        match &mut self.io {
             Io::Plain(socket) => {
                 let mut space = ReadBuf::new(space);
                 ready!(Pin::new(socket).poll_read(cx, &mut space))?;
-                space.filled().len()
+                Poll::Ready(Ok(space.filled().len()))
             }
             Io::Tls(stream) => {
                 // Of one record: `poll_read` would fill the space with those of several.
@@ -368,11 +395,9 @@ impl Connection {
                 if self.packets.is_some() {
                     self.records.add_read(read, stream.get_ref().0.handed_out());
                 }
-                read
+                Poll::Ready(Ok(read))
             }
-        };
-        self.end += read;
-        Poll::Ready(Ok(read))
+        }
     }
 
     /// The segments retransmitted since they were last counted; `None` if the system does not report them. Each count is a system
