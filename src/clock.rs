@@ -3,16 +3,15 @@
 //! No other module may read the system's clocks.
 #![allow(clippy::disallowed_methods)]
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-use crate::units::{Nanos, SECOND, UnixNanos};
+use crate::units::{Nanos, UnixNanos};
 
 /// Monotonic time since the clock was created.
 ///
 /// Later steps of the wall clock have no effect: [`Clock::to_unix`] adds monotonic time to the anchor.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    start: Instant,
+    /// On the system's monotonic clock.
+    start: Nanos,
     anchor: UnixNanos,
 }
 
@@ -22,21 +21,19 @@ impl Clock {
     pub fn start() -> Self {
         // Read the wall clock between two readings of the monotonic clock, and keep the try with the smallest gap:
         // a thread that is preempted in between would shift every wall-clock instant of the run.
-        let mut best = (u128::MAX, Instant::now(), unix_now());
-        for _ in 0..5 {
-            let (before, anchor, after) = (Instant::now(), unix_now(), Instant::now());
-            let width = (after - before).as_nanos();
-            if width < best.0 {
-                best = (width, before + (after - before) / 2, anchor);
-            }
-        }
-        Clock { start: best.1, anchor: best.2 }
+        let read = |()| {
+            let (before, anchor, after) = (monotonic_now(), unix_now(), monotonic_now());
+            (after.since(before), Nanos(before.0.midpoint(after.0)), anchor)
+        };
+        let tries = [(); 5].map(read);
+        let (_, start, anchor) = tries.into_iter().min_by_key(|(width, ..)| *width).unwrap_or_else(|| read(()));
+        Clock { start, anchor }
     }
 
     /// Nanoseconds since the start.
     #[must_use]
     pub fn now(&self) -> Nanos {
-        Nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+        monotonic_now().since(self.start)
     }
 
     /// The wall-clock instant of `time`, which counts from the start.
@@ -49,26 +46,76 @@ impl Clock {
 /// Reads the wall clock.
 #[must_use]
 pub fn unix_now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    UnixNanos(os::read_clock(os::WALL).0)
+}
+
+/// Reads the monotonic clock.
+fn monotonic_now() -> Nanos {
+    os::read_clock(os::MONOTONIC)
 }
 
 /// How long the system has been suspended since it started, which monotonic time leaves out; 0 where it is not known.
 #[must_use]
 pub fn suspended_time() -> Nanos {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::time::{ClockId, clock_gettime};
-        let read = |clock| {
-            let time = clock_gettime(clock);
-            let part = |part: i64| u64::try_from(part).unwrap_or_default();
-            Nanos(part(time.tv_sec) * SECOND + part(time.tv_nsec))
-        };
-        let monotonic = read(ClockId::Monotonic);
-        read(ClockId::Boottime).since(monotonic)
+    os::suspended_time()
+}
+
+#[cfg(target_os = "linux")]
+mod os {
+    //! Directly, since the standard library's instants cost five times as much: each chunk takes several.
+
+    use rustix::time::{ClockId, clock_gettime};
+
+    use crate::units::{Nanos, SECOND};
+
+    pub const WALL: ClockId = ClockId::Realtime;
+    pub const MONOTONIC: ClockId = ClockId::Monotonic;
+
+    pub fn read_clock(clock: ClockId) -> Nanos {
+        let time = clock_gettime(clock);
+        let part = |part: i64| u64::try_from(part).unwrap_or_default();
+        Nanos(part(time.tv_sec) * SECOND + part(time.tv_nsec))
     }
-    #[cfg(not(target_os = "linux"))]
-    Nanos(0)
+
+    pub fn suspended_time() -> Nanos {
+        let monotonic = read_clock(MONOTONIC);
+        read_clock(ClockId::Boottime).since(monotonic)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod os {
+    //! With the standard library, whose clock leaves out suspended time.
+
+    use std::{
+        sync::LazyLock,
+        time::{Instant, SystemTime, UNIX_EPOCH},
+    };
+
+    use crate::units::Nanos;
+
+    #[derive(Debug, Clone, Copy)]
+    pub enum ClockId {
+        Wall,
+        Monotonic,
+    }
+
+    pub const WALL: ClockId = ClockId::Wall;
+    pub const MONOTONIC: ClockId = ClockId::Monotonic;
+
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    pub fn read_clock(clock: ClockId) -> Nanos {
+        let time = match clock {
+            ClockId::Wall => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            ClockId::Monotonic => BEGIN.elapsed(),
+        };
+        Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub fn suspended_time() -> Nanos {
+        Nanos(0)
+    }
 }
 
 /// Converts kernel stamps, which are wall-clock times, to the monotonic clock. It uses the lag measured at the same read, so
@@ -183,6 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::units::SECOND;
 
     /// About the year 2026.
     const EPOCH: u64 = 1_790_000_000 * SECOND;
