@@ -5,6 +5,7 @@
 pub mod bins;
 pub mod histogram;
 pub mod interval;
+pub mod levels;
 pub mod numpy;
 mod ranks;
 mod sample;

@@ -169,6 +169,13 @@ pub fn percentile_by_rank(n: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
     if part >= 0.5 { high - (high - low) * (1.0 - part) } else { low + (high - low) * part }
 }
 
+/// [`percentile`] of values in any order.
+#[must_use]
+pub fn percentile_of_unsorted(mut values: Vec<f64>, p: f64) -> f64 {
+    partially_sort(&mut values, &[p], &[]);
+    percentile(&values, p)
+}
+
 /// The integer part; 0 for negative numbers and NaN.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 #[must_use]

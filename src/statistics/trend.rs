@@ -37,7 +37,7 @@ fn corrected_test(series: &[f64], correction: impl Fn(&[f64]) -> f64) -> Option<
             slopes.push((later - earlier) / (j - i) as f64);
         }
     }
-    let slope = unsorted_median(&mut slopes);
+    let slope = numpy::percentile_of_unsorted(slopes, 50.0);
     let count = n as f64;
     let ties: f64 = tie_sizes(series).map(|t| t * (t - 1.0) * (2.0 * t + 5.0)).sum();
     let variance =
@@ -84,33 +84,6 @@ fn first_order(off: &[f64]) -> f64 {
     (1.0 + unbiased) / (1.0 - unbiased)
 }
 
-/// Pettitt's test: the most likely place of a level shift, and the probability of such a shift by chance.
-#[must_use]
-pub fn pettitt_test(series: &[f64]) -> Option<(usize, f64)> {
-    let n = series.len();
-    let between = |place: usize| -> f64 {
-        let (before, after) = series.split_at(place);
-        before.iter().flat_map(|a| after.iter().map(move |b| sign_or_zero(b - a))).sum()
-    };
-    let strongest = (1..n).map(|place| (place, between(place).abs()));
-    let (place, most) = strongest.max_by(|a, b| a.1.total_cmp(&b.1))?;
-    let n = n as f64;
-    Some((place, (2.0 * (-6.0 * most * most / (n * n * n + n * n)).exp()).min(1.0)))
-}
-
-/// The number of leading values to drop so that the mean of the others is most precise: White's MSER. At most half of them; the
-/// first of the places that are within a tenth of the best.
-#[must_use]
-pub fn warm_up(series: &[f64]) -> usize {
-    let error = |from: usize| {
-        let rest = &series[from..];
-        (numpy::std(rest) / (rest.len() as f64).sqrt()).powi(2)
-    };
-    let errors: Vec<f64> = (0..=series.len() / 2).filter(|from| *from < series.len()).map(error).collect();
-    let least = errors.iter().copied().fold(f64::INFINITY, f64::min);
-    errors.iter().position(|error| *error <= least * 1.1).unwrap_or_default()
-}
-
 fn sign_or_zero(x: f64) -> f64 {
     if x > 0.0 {
         1.0
@@ -125,13 +98,8 @@ fn two_sided(z: f64) -> f64 {
     2.0 * Normal::standard().cdf(-z.abs())
 }
 
-fn unsorted_median(values: &mut [f64]) -> f64 {
-    numpy::partially_sort(values, &[], &[]);
-    numpy::median(values)
-}
-
 /// Ranks from 1; equal values share their mean rank.
-fn average_ranks(values: &[f64]) -> Vec<f64> {
+pub(super) fn average_ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
     let mut ranks = vec![0.0; values.len()];
@@ -208,21 +176,5 @@ mod tests {
         }
         println!("{found} of 1000");
         assert!(found <= 10, "{found} of 1000");
-    }
-
-    #[test]
-    fn a_shift_is_found_where_it_is() {
-        let series: Vec<f64> = (0..40).map(|i| f64::from(i % 3) + if i < 25 { 0.0 } else { 5.0 }).collect();
-        let (place, p) = pettitt_test(&series).unwrap();
-        assert!(place == 25 && p < 0.001, "{place} {p}");
-        assert_eq!(pettitt_test(&[1.0]), None);
-    }
-
-    #[test]
-    fn the_warm_up_ends_where_the_level_begins() {
-        let series: Vec<f64> =
-            (0..50).map(|i| if i < 7 { f64::from(20 - i) } else { 1.0 + f64::from(i % 2) }).collect();
-        assert_eq!(warm_up(&series), 7);
-        assert_eq!(warm_up(&[]), 0);
     }
 }

@@ -9,7 +9,7 @@ use super::{
     rate::MeasuredRate,
     result::RunResult,
     server::{GaugeLoad, Parts, ServerMetrics},
-    steady::Little,
+    steady::{Little, Stability, Stall, Steady},
     vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
 use crate::{
@@ -25,6 +25,7 @@ const WIDTH: usize = 50;
 #[must_use]
 pub fn render_table(result: &RunResult) -> String {
     let mut table = ResultTable::default();
+    table.add_overload(&result.vb);
     table.add_totals(result);
     for metric in Metric::ALL {
         table.add_metric(result, metric);
@@ -201,6 +202,7 @@ impl ResultTable {
                 }
             }
         }
+        self.add_stalls(steady);
         if let Some(little) = &steady.little {
             let Little { concurrency, rate, latency_s, gap } = little;
             self.add_line(&format!(
@@ -215,6 +217,23 @@ impl ResultTable {
                  loop; vary the lengths"
             ));
         }
+    }
+
+    /// Before everything else, because no latency of an overloaded run means anything.
+    fn add_overload(&mut self, vb: &VbMetrics) {
+        if let Some(steady) = vb.steady.as_ref().filter(|steady| steady.verdict == Stability::Overloaded) {
+            self.add_line(&format!("{}: {}", steady.verdict.as_words().to_uppercase(), steady.why));
+        }
+    }
+
+    fn add_stalls(&mut self, steady: &Steady) {
+        let Some(longest) = steady.stalls.longest.first() else { return };
+        let Stall { at_s, seconds, streams } = longest;
+        let all = match steady.stalls.count {
+            1 => String::new(),
+            count => format!(" ({count} stalls, {:.1} s in all)", steady.stalls.seconds),
+        };
+        self.add_line(&format!("Stall: {streams} streams received nothing for {seconds:.1} s at {at_s:.1} s{all}"));
     }
 
     fn add_two_columns(&mut self, label: &str, whole: impl std::fmt::Display, window: impl std::fmt::Display) {

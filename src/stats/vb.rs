@@ -203,13 +203,14 @@ impl VbMetrics {
         let whole = RunPart::from_recording(recording);
         let bounds = recording.run_bounds();
         let origin = recording.run_origin();
+        let (verdict, reasons) = client::worst_verdict(recording);
         // What looks at every gap takes nearly all of the time.
         let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
             || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
             || {
                 let slices = |cycle| TimeSlices::new(origin, origin + duration, cycle).count_all();
                 let rates = steady::measure_rates(recording, slices);
-                (steady_state(recording, &whole, options, origin), rates)
+                (steady_state(recording, &whole, options, origin, verdict), rates)
             },
         );
         let latency_stats = |metric: Metric| {
@@ -229,7 +230,6 @@ impl VbMetrics {
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_chunk = Summary::from_stats(&itl);
         let per_token = tokens::gaps_per_token(recording).map(|gaps| summarize(&gaps, Unit::Seconds));
-        let (verdict, reasons) = client::worst_verdict(recording);
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let vb = VbMetrics {
             format: FORMAT_VERSION,
@@ -362,13 +362,20 @@ impl VbMetrics {
 }
 
 /// The steady part of the run, with its metrics.
-fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origin: f64) -> Option<Steady> {
+fn steady_state(
+    recording: &Recording,
+    whole: &RunPart,
+    options: &Options,
+    origin: f64,
+    client: Option<Verdict>,
+) -> Option<Steady> {
     if recording.earlier.requests > 0 {
-        return Some(sampled_steady_state(recording, origin));
+        return Some(sampled_steady_state(recording, origin, client));
     }
-    let run = SteadyInput { in_time: whole.successes_by_start(), origin, open_loop: recording.open_loop() };
-    run.in_time.first()?;
-    let (steady, window) = Steady::detect(&run);
+    let sent = sort_by_start(whole.counted().filter(|r| r.start.is_some()));
+    sent.first()?;
+    let (steady, window) = Steady::detect(&steady_input(recording, &sent, origin, client));
+    let steady = steady.with_stalls(recording, origin);
     let Some(window) = window else { return Some(steady) };
     let mut steady = steady.with_measurements(window, recording);
     if steady.verdict == Stability::Steady {
@@ -379,15 +386,25 @@ fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origi
 }
 
 /// The steady part of a run whose requests were not all kept, without the metrics that need all of them.
-fn sampled_steady_state(recording: &Recording, origin: f64) -> Steady {
+fn sampled_steady_state(recording: &Recording, origin: f64, client: Option<Verdict>) -> Steady {
     let sample = recording.earlier.sample_with(&recording.requests);
-    let in_time = sort_by_start(sample.iter().filter(|r| r.success && r.start.is_some()));
-    let (steady, _) = Steady::detect(&SteadyInput { in_time: &in_time, origin, open_loop: recording.open_loop() });
+    let sent = sort_by_start(sample.iter().filter(|r| r.counts() && r.start.is_some()));
+    let (steady, _) = Steady::detect(&steady_input(recording, &sent, origin, client));
     let one_in = recording.earlier.one_in();
-    let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why };
+    let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why.clone() };
     // The gaps between every second start do not show lock-step.
     let lock_step = steady.lock_step.filter(|_| one_in == 1);
-    Steady { why, lock_step, requests: steady.requests * one_in, ..steady }
+    Steady { why, lock_step, ..steady.scale_counts(one_in) }
+}
+
+fn steady_input<'a>(
+    recording: &Recording,
+    sent: &'a [&'a RecordedRequest],
+    origin: f64,
+    client: Option<Verdict>,
+) -> SteadyInput<'a> {
+    let is_client_bound = client == Some(Verdict::ClientBound);
+    SteadyInput { sent, origin, open_loop: recording.open_loop(), is_client_bound }
 }
 
 fn collect_hosts(recording: &Recording) -> Vec<String> {

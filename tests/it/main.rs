@@ -30,6 +30,7 @@ mod shapes;
 mod sim;
 mod source;
 mod stats;
+mod steady;
 mod sweep;
 mod tables;
 mod tool;
