@@ -2,9 +2,9 @@
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
-use super::estimate::{SideEstimate, Spread, normal_tail};
+use super::estimate::{SideEstimate, Spread};
 use crate::statistics::{
-    interval::{Interval, TAIL},
+    interval::{Interval, TAIL, normal_tail},
     numpy,
 };
 

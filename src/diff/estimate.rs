@@ -2,10 +2,8 @@
 
 use std::rc::Rc;
 
-use statrs::distribution::{ContinuousCDF, Normal};
-
 use crate::statistics::{
-    interval::{self, Interval},
+    interval::{self, Interval, normal_tail},
     numpy,
 };
 
@@ -74,7 +72,7 @@ impl SideEstimate {
             Spread::Student(error, freedom) => {
                 Some(self.value * (-error * interval::student_quantile(*freedom, tail)?).exp())
             }
-            Spread::Share => Some(self.wilson_interval(tail).0),
+            Spread::Share => Some(interval::wilson_interval(self.value, self.effective, tail).0),
             Spread::Unknown => None,
         }
     }
@@ -89,7 +87,7 @@ impl SideEstimate {
             Spread::Student(error, freedom) => {
                 Some(self.value * (error * interval::student_quantile(*freedom, tail)?).exp())
             }
-            Spread::Share => Some(self.wilson_interval(tail).1),
+            Spread::Share => Some(interval::wilson_interval(self.value, self.effective, tail).1),
             Spread::Unknown => None,
         }
     }
@@ -110,15 +108,6 @@ impl SideEstimate {
     #[must_use]
     pub fn confidence_interval(&self) -> Interval {
         Interval { low: self.low_end(interval::TAIL), high: self.high_end(interval::TAIL) }
-    }
-
-    /// Wilson's interval for a share.
-    fn wilson_interval(&self, tail: f64) -> (f64, f64) {
-        let (n, p) = (self.effective, self.value);
-        let z = normal_tail(tail);
-        let middle = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-        let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-        ((middle - half).max(0.0), (middle + half).min(1.0))
     }
 
     /// With the numbers of its runs, which may be left out if they are fewer than three.
@@ -177,10 +166,4 @@ impl RunSpread {
         let freedom = each.len() as f64 - 1.0;
         Some(RunSpread { deviation: numpy::std(&logs) * (each.len() as f64 / freedom).sqrt(), freedom })
     }
-}
-
-/// The value that a standard normal variable exceeds with the probability `tail`.
-#[must_use]
-pub fn normal_tail(tail: f64) -> f64 {
-    -Normal::standard().inverse_cdf(tail)
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{MIN_REPEATS, SideEstimate, Spread};
 use crate::{
     error::Error,
+<<<<<<< HEAD
     recording::{
         RecordedRequest, Recording, input::RecordingReader, metric::Metric, population::Population, sort_by_start,
     },
@@ -12,6 +13,10 @@ use crate::{
         interval::{Dependence, Dependences},
         numpy,
     },
+=======
+    recording::{RecordedRequest, Recording, input::RecordingReader, metric::Metric, sort_by_start},
+    statistics::{Dependence, numpy},
+>>>>>>> 6515abb (statistics: give each metric one effective sample size)
 };
 
 /// The most pieces that a run is cut into to measure how its throughput varies.
@@ -79,28 +84,19 @@ impl Side {
     /// Estimates the mean of a latency and its percentiles, in this order.
     #[must_use]
     pub fn estimate_latency(&self, of: Latency, percentiles: &[f64]) -> Vec<SideEstimate> {
-        let (values, dependences) = match of {
-            Latency::PerRequest(value) => {
-                let values: Vec<f64> = self.runs.iter().flat_map(|run| run.latency_values(value)).collect();
-                let dependences = Dependences::measure(&values, percentiles);
-                (values, dependences)
-            }
-            Latency::Gaps => self.gaps_in_time(percentiles),
-        };
-        let runs = self.runs.iter().map(|run| match of {
-            Latency::PerRequest(value) => mean_and_percentiles(run.latency_values(value), percentiles).0,
-            Latency::Gaps => mean_and_percentiles(run.recording.gaps.clone(), percentiles).0,
-        });
+        let values: Vec<f64> = self.runs.iter().flat_map(|run| run.all_values(of)).collect();
+        let effective = self.sum_effective(|run| run.measure_dependence(of, percentiles));
+        let runs = self.runs.iter().map(|run| mean_and_percentiles(run.all_values(of), percentiles).0);
         let runs: Vec<Vec<f64>> = if self.runs.len() < MIN_REPEATS { Vec::new() } else { runs.collect() };
         let (n, std) = (values.len(), numpy::std(&values));
         if n == 0 {
             return Vec::new();
         }
         let (numbers, sorted) = mean_and_percentiles(values, percentiles);
-        let mut estimates = vec![SideEstimate::from_mean(numbers[0], std, n, dependences.mean.effective_size(n))];
-        for ((p, value), dependence) in percentiles.iter().zip(&numbers[1..]).zip(&dependences.percentiles) {
+        let mut estimates = vec![SideEstimate::from_mean(numbers[0], std, n, effective)];
+        for (p, value) in percentiles.iter().zip(&numbers[1..]) {
             let spread = Spread::Ranks(Rc::clone(&sorted), *p);
-            estimates.push(SideEstimate::new(*value, n, dependence.effective_size(n), spread));
+            estimates.push(SideEstimate::new(*value, n, effective, spread));
         }
         let with_runs = |(i, estimate): (usize, SideEstimate)| {
             let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
@@ -109,20 +105,9 @@ impl Side {
         estimates.into_iter().enumerate().map(with_runs).collect()
     }
 
-    /// All gaps in the order of the requests, and how they depend on each other in time. Runs are placed one after the other.
-    fn gaps_in_time(&self, percentiles: &[f64]) -> (Vec<f64>, Dependences) {
-        let (mut gaps, mut ends) = (Vec::new(), Vec::new());
-        let mut offset = 0.0;
-        for run in &self.runs {
-            let own = run.gap_ends();
-            let first = own.iter().copied().fold(f64::INFINITY, f64::min);
-            let last = own.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            ends.extend(own.iter().map(|end| end - first + offset));
-            gaps.extend_from_slice(&run.recording.gaps);
-            offset += (last - first).max(0.0);
-        }
-        let dependences = Dependences::measure_gaps(&[&gaps], (0.0, offset), percentiles, |take| take(&ends, &gaps));
-        (gaps, dependences)
+    /// The independent values of all runs.
+    fn sum_effective(&self, measure: impl Fn(&SideRun) -> Dependence) -> f64 {
+        self.runs.iter().map(|run| measure(run).effective_size()).sum()
     }
 
     /// What all runs completed per second of all runs, with this weight per request; `None` if their times are not known.
@@ -147,8 +132,7 @@ impl Side {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
-        let effective = Dependence::measure(outcomes.iter().copied()).effective_size(n);
-        (n > 0).then(|| SideEstimate::new(value, n, effective, Spread::Share))
+        (n > 0).then(|| SideEstimate::new(value, n, self.sum_effective(|run| Dependence::measure(&run.success_flags(), &[])), Spread::Share))
     }
 }
 
@@ -191,11 +175,20 @@ impl SideRun {
             .collect()
     }
 
-    /// When the gaps of all successes ended.
-    fn gap_ends(&self) -> Vec<f64> {
-        let mut ends = Vec::with_capacity(self.recording.gaps.len());
-        self.recording.successes().for_each(|request| self.recording.extend_gap_ends(request, &mut ends));
-        ends
+    /// All values of a latency: in order of time, or the gaps in the order of the requests.
+    fn all_values(&self, of: Latency) -> Vec<f64> {
+        match of {
+            Latency::PerRequest(value) => self.latency_values(value),
+            Latency::Gaps => self.recording.gaps.clone(),
+        }
+    }
+
+    /// How much they depend on each other in time.
+    fn measure_dependence(&self, of: Latency, percentiles: &[f64]) -> Dependence {
+        match of {
+            Latency::PerRequest(value) => Dependence::measure(&self.latency_values(value), percentiles),
+            Latency::Gaps => self.recording.gap_dependence(|| self.recording.successes(), percentiles),
+        }
     }
 
     /// The variance is estimated from pieces of the run, as if these were independent of each other (batch means). A request counts

@@ -5,6 +5,7 @@
 
 mod blocks;
 pub mod expected_cache;
+mod gaps;
 pub mod input;
 pub mod labels;
 mod line;

@@ -1,24 +1,20 @@
-//! Uncertainty: 95 % intervals for percentiles and means of values that may depend on each other.
+//! Uncertainty: intervals for percentiles, means and shares of values that may depend on each other.
 //!
-//! Requests that run at the same time share the server's state, so a thousand of them carry less information than a thousand
-//! independent ones. How much less is estimated from the values in time order ([`Dependence`]); the intervals fit a
-//! correspondingly smaller sample. `docs/METRICS.md` has the formulas and their sources.
+//! [`Dependence`](super::Dependence) says how many independent values a sample is worth; the intervals fit a sample of that size.
+//! `docs/METRICS.md` has the formulas and their sources.
 
 use statrs::{
     distribution::{ContinuousCDF, Normal, StudentsT},
     function::beta::beta_reg,
 };
 
-use super::{bins::visit_bins, numpy};
+use super::numpy;
 
 /// The share of intervals above the true value, and the share below it: 95 % contain it.
 pub const TAIL: f64 = 0.025;
 
-/// The most blocks per series: enough to see dependence over many lags, few enough to be quick.
-const MAX_BLOCKS: usize = 512;
-
-/// From this many blocks on, a variance smaller than for independent values is believed.
-const LONG_SERIES_BLOCKS: usize = 100;
+/// One-sided: the true value is above the upper bounds of a percentile with these probabilities.
+pub const BOUND_TAILS: [f64; 2] = [0.05, 0.01];
 
 /// An interval; an end is `None` if the sample is too small for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -57,143 +53,62 @@ pub fn samples_needed(percentile: f64) -> Option<u64> {
     Some(high)
 }
 
-/// How much the values of a series depend on their neighbours: the variance of their sum, compared with independent values.
-///
-/// The series is cut into blocks in time order. The variance of its sum is the variance of the blocks' deviations plus their
-/// autocovariances, summed over pairs of lags while the pairs are positive (Geyer's initial positive sequence).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Dependence {
-    /// Variance of the mean, divided by the variance for as many independent values.
-    design_effect: f64,
-}
-
-impl Dependence {
-    /// Measures values in time order.
-    #[must_use]
-    pub fn measure(values: impl ExactSizeIterator<Item = f64> + Clone) -> Self {
-        let n = values.len();
-        let mean = values.clone().sum::<f64>() / n as f64;
-        let variance = values.clone().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
-        let size = n.div_ceil(MAX_BLOCKS).max(1);
-        let mut blocks = vec![0.0; n.div_ceil(size)];
-        for (i, value) in values.enumerate() {
-            blocks[i / size] += value - mean;
-        }
-        Dependence::from_blocks(&blocks, variance * n as f64)
-    }
-
-    /// From the deviations of blocks from the expectation for their sizes. `independent` is the variance that their sum would
-    /// have for independent values. Blocks may differ in size.
-    #[must_use]
-    pub fn from_blocks(blocks: &[f64], independent: f64) -> Self {
-        let covariance = |lag: usize| -> f64 { blocks.iter().zip(&blocks[lag..]).map(|(a, b)| a * b).sum() };
-        let own = covariance(0);
-        let noise = own * (2.0 / blocks.len() as f64).sqrt();
-        let mut sum = -own;
-        let mut smallest = f64::INFINITY;
-        for lag in (0..blocks.len().saturating_sub(1)).step_by(2) {
-            let pair = covariance(lag) + covariance(lag + 1);
-            // Independent blocks reach this by chance. Adding it would widen every interval.
-            if pair <= noise {
-                break;
-            }
-            // True covariances fall with the lag; one that rises is noise (the initial monotone sequence).
-            smallest = smallest.min(pair);
-            sum += 2.0 * smallest;
-        }
-        let effect = sum / independent;
-        // In a short series, values seem to balance each other by chance alone.
-        let least = if blocks.len() < LONG_SERIES_BLOCKS { 1.0 } else { 0.5 };
-        Dependence { design_effect: if effect.is_finite() { effect.max(least) } else { 1.0 } }
-    }
-
-    /// The number of independent values with as much information as `n` of these.
-    #[must_use]
-    pub fn effective_size(self, n: usize) -> f64 {
-        (n as f64 / self.design_effect).max(1.0)
-    }
-}
-
-/// The dependence of a series for its mean and for each percentile: whether a value is below the percentile is a series too.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dependences {
-    /// For the mean.
-    pub mean: Dependence,
-    /// For each percentile.
-    pub percentiles: Vec<Dependence>,
-}
-
-impl Dependences {
-    /// Measures values in time order.
-    #[must_use]
-    pub fn measure(values: &[f64], percentiles: &[f64]) -> Self {
-        let below = |limit: f64| Dependence::measure(values.iter().map(move |v| f64::from(u8::from(*v <= limit))));
-        Dependences {
-            mean: Dependence::measure(values.iter().copied()),
-            percentiles: approximate_percentiles(&[values], percentiles).into_iter().map(below).collect(),
-        }
-    }
-
-    /// Measures the gaps of many responses. `each` passes the gaps of each response with the times of their ends. Gaps that end
-    /// at the same time belong to the same block, even if they are from different responses.
-    #[must_use]
-    pub fn measure_gaps(
-        gaps: &[&[f64]],
-        span: (f64, f64),
-        percentiles: &[f64],
-        each: impl Fn(&mut dyn FnMut(&[f64], &[f64])),
-    ) -> Self {
-        let len: usize = gaps.iter().map(|gaps| gaps.len()).sum();
-        let n = len as f64;
-        let limits = approximate_percentiles(gaps, percentiles);
-        let blocks = MAX_BLOCKS.min(len.max(1));
-        let width = (span.1 - span.0) / blocks as f64;
-        // For each block: the number of gaps, their sum, and how many are below each percentile.
-        let (mut counts, mut sums) = (vec![0.0; blocks], vec![0.0; blocks]);
-        let mut below = vec![vec![0.0; blocks]; limits.len()];
-        let mut squares = 0.0;
-        let mean = gaps.iter().copied().flatten().sum::<f64>() / n;
-        each(&mut |ends, gaps| {
-            let block = |end: f64| numpy::truncate_to_usize((end - span.0) / width).min(blocks - 1);
-            visit_bins(ends, block, |block, inside| {
-                let gaps = &gaps[inside];
-                counts[block] += gaps.len() as f64;
-                (sums[block], squares) = gaps
-                    .iter()
-                    .fold((sums[block], squares), |(sum, squares), gap| (sum + gap, squares + (gap - mean).powi(2)));
-                for (below, limit) in below.iter_mut().zip(&limits) {
-                    below[block] += gaps.iter().map(|gap| usize::from(gap <= limit)).sum::<usize>() as f64;
-                }
-            });
-        });
-        let between = |sums: &[f64], independent: Option<f64>| {
-            let share = sums.iter().sum::<f64>() / n;
-            let off: Vec<f64> = sums.iter().zip(&counts).map(|(sum, count)| sum - share * count).collect();
-            Dependence::from_blocks(&off, independent.unwrap_or(n * share * (1.0 - share)))
-        };
-        Dependences {
-            mean: between(&sums, Some(squares)),
-            percentiles: below.iter().map(|below| between(below, None)).collect(),
-        }
-    }
-}
-
-/// Approximate percentiles: of a subset if there are many values.
-fn approximate_percentiles(slices: &[&[f64]], percentiles: &[f64]) -> Vec<f64> {
-    const MOST: usize = 1 << 16;
-    let n: usize = slices.iter().map(|slice| slice.len()).sum();
-    let values = slices.iter().copied().flatten();
-    let mut some: Vec<f64> = values.step_by(n.div_ceil(MOST).max(1)).copied().collect();
-    numpy::partially_sort(&mut some, percentiles, &[]);
-    percentiles.iter().map(|p| numpy::percentile(&some, *p)).collect()
-}
-
-/// The interval of a mean: Student's t with the effective sample size; without ends if that is 1. `std` is the population's.
+/// Student's t interval of the mean of independent values; without ends if there is one. `std` is the population's.
 #[must_use]
-pub fn mean_interval(mean: f64, std: f64, effective: f64) -> Interval {
-    let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
-    let half = t * std / (effective - 1.0).sqrt();
+pub fn student_interval(mean: f64, std: f64, n: f64) -> Interval {
+    let Some(t) = student_quantile(n - 1.0, TAIL) else { return Interval::default() };
+    let half = t * std / (n - 1.0).sqrt();
     Interval { low: Some(mean - half), high: Some(mean + half) }
+}
+
+/// The interval of the mean of dependent and skewed values, such as times: both Student's t interval with the effective sample size,
+/// on the log scale, and Hall's interval of the means of batches in time order. Never below 0 for values that are not.
+#[must_use]
+pub fn mean_interval(mean: f64, std: f64, least: f64, effective: f64, batches: &[f64]) -> Interval {
+    if least < 0.0 || mean <= 0.0 {
+        return student_interval(mean, std, effective);
+    }
+    let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
+    let half = t * std / (effective - 1.0).sqrt() / mean;
+    let (low, high) = (mean * (-half).exp(), mean * half.exp());
+    let hall = hall_interval(mean, batches).unwrap_or((low, high));
+    let ends = (low.min(hall.0).max(0.0), high.max(hall.1));
+    // The end of a sample that is far too small.
+    Interval { low: Some(ends.0), high: Some(ends.1).filter(|high| high.is_finite()) }
+}
+
+/// Hall's interval for the mean of a skewed distribution: Student's t after a cubic transformation that removes the skewness of
+/// these batches. `None` if they do not vary.
+fn hall_interval(mean: f64, batches: &[f64]) -> Option<(f64, f64)> {
+    let k = batches.len() as f64;
+    let centre = numpy::mean(batches);
+    let moment = |power: i32| batches.iter().map(|batch| (batch - centre).powi(power)).sum::<f64>() / k;
+    let std = moment(2).sqrt();
+    let skewness = moment(3) / std.powi(3);
+    let t = student_quantile(k - 1.0, TAIL).filter(|_| skewness.is_finite())?;
+    let third = skewness / 3.0;
+    let without_skewness = |t: f64| {
+        let linear = t / k.sqrt() - skewness / (6.0 * k);
+        if third.abs() < 1e-9 { linear } else { ((1.0 + 3.0 * third * linear).cbrt() - 1.0) / third }
+    };
+    let error = std * (k / (k - 1.0)).sqrt();
+    Some((mean - error * without_skewness(t), mean - error * without_skewness(-t)))
+}
+
+/// Wilson's interval for a share, from as many independent outcomes; the truth is beyond each end with the probability `tail`.
+#[must_use]
+pub fn wilson_interval(share: f64, effective: f64, tail: f64) -> (f64, f64) {
+    let (n, p) = (effective, share);
+    let z = normal_tail(tail);
+    let middle = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
+    let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    ((middle - half).max(0.0), (middle + half).min(1.0))
+}
+
+/// The value that a standard normal variable exceeds with the probability `tail`.
+#[must_use]
+pub fn normal_tail(tail: f64) -> f64 {
+    -Normal::standard().inverse_cdf(tail)
 }
 
 /// The value that Student's t with `freedom` degrees of freedom exceeds with probability `tail`; `None` for 0 degrees.
@@ -257,15 +172,7 @@ fn rank_at_probability(p: f64, n: f64, probability: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use rand::rngs::ChaCha8Rng;
-
-    use super::{
-        super::sample::{SampleStats, SummaryOptions, Unit},
-        *,
-    };
-    use crate::rng;
-
-    const RUNS: u64 = 2000;
+    use super::*;
 
     #[test]
     fn samples_needed_match_mlperf() {
@@ -300,94 +207,32 @@ mod tests {
         assert_eq!(student_quantile(0.0, TAIL), None);
     }
 
-    /// A synthetic population: how to draw a value after the previous one, the mean, and the quantile function.
-    struct Population {
-        name: &'static str,
-        n: usize,
-        draw: fn(&mut ChaCha8Rng, &mut f64) -> f64,
-        mean: f64,
-        quantile: fn(f64) -> f64,
-    }
-
-    fn uniform(rng: &mut ChaCha8Rng) -> f64 {
-        rng::sample_unit(rng).max(f64::MIN_POSITIVE)
-    }
-
-    fn normal(rng: &mut ChaCha8Rng) -> f64 {
-        (-2.0 * uniform(rng).ln()).sqrt() * (std::f64::consts::TAU * uniform(rng)).cos()
-    }
-
-    fn normal_quantile(p: f64) -> f64 {
-        statrs::distribution::Normal::standard().inverse_cdf(p)
-    }
-
-    const SIGMA: f64 = 0.5;
-
-    fn populations() -> [Population; 4] {
-        [
-            Population {
-                name: "exponential",
-                n: 1000,
-                draw: |rng, _| rng::sample_exponential(rng),
-                mean: 1.0,
-                quantile: |p| -(1.0 - p).ln(),
-            },
-            Population {
-                name: "log-normal",
-                n: 1000,
-                draw: |rng, _| (SIGMA * normal(rng)).exp(),
-                mean: (SIGMA * SIGMA / 2.0).exp(),
-                quantile: |p| (SIGMA * normal_quantile(p)).exp(),
-            },
-            // Four out of five are between 0 and 1, the fifth between 10 and 11, as with prefix cache hits and misses.
-            Population {
-                name: "bimodal",
-                n: 1000,
-                draw: |rng, _| if uniform(rng) < 0.8 { uniform(rng) } else { 10.0 + uniform(rng) },
-                mean: 2.5,
-                quantile: |p| if p < 0.8 { p / 0.8 } else { 10.0 + (p - 0.8) / 0.2 },
-            },
-            // Each resembles the previous one (0.8).
-            Population {
-                name: "autocorrelated",
-                n: 4000,
-                draw: |rng, last| {
-                    *last = 0.8 * *last + 0.6 * normal(rng);
-                    (SIGMA * *last).exp()
-                },
-                mean: (SIGMA * SIGMA / 2.0).exp(),
-                quantile: |p| (SIGMA * normal_quantile(p)).exp(),
-            },
-        ]
+    /// Batches of an exponential distribution: Hall's interval reaches further up than down, and further up than Student's.
+    #[test]
+    fn an_interval_of_a_skewed_mean_reaches_up() {
+        let batches = [0.8, 0.9, 0.7, 1.1, 0.6, 2.4, 0.9, 0.8, 1.0, 0.7, 1.2, 0.9];
+        let Interval { low: Some(low), high: Some(high) } = mean_interval(1.0, 0.1, 0.0, 1000.0, &batches) else {
+            panic!("no interval")
+        };
+        let student = student_interval(1.0, numpy::std(&batches), 12.0);
+        assert!(high - 1.0 > 2.0 * (1.0 - low) && high > student.high.unwrap(), "{low} {high} {student:?}");
     }
 
     #[test]
-    fn intervals_have_their_nominal_coverage() {
-        let percentiles = [50.0, 90.0, 99.0];
-        let mut all = Vec::new();
-        for population in populations() {
-            let mut held = [0_u32; 4];
-            for run in 0..RUNS {
-                let mut rng = rng::random_stream(run, population.name, 0);
-                let mut last = normal(&mut rng);
-                let values: Vec<f64> = (0..population.n).map(|_| (population.draw)(&mut rng, &mut last)).collect();
-                let dependences = Dependences::measure(&values, &percentiles);
-                let wanted = SummaryOptions { percentiles: percentiles.to_vec(), histograms: false };
-                let stats = SampleStats::with_intervals(&[&values], Unit::Seconds, &wanted, &dependences);
-                let precision = stats.precision.unwrap();
-                let holds = |interval: &Interval, truth: f64| {
-                    interval.low.is_none_or(|low| low <= truth) && interval.high.is_none_or(|high| truth <= high)
-                };
-                held[0] += u32::from(holds(&precision.mean, population.mean));
-                for (i, (p, (_, interval))) in percentiles.iter().zip(&precision.percentiles).enumerate() {
-                    held[i + 1] += u32::from(holds(interval, (population.quantile)(p / 100.0)));
-                }
-            }
-            let coverage = held.map(|held| f64::from(held) / RUNS as f64);
-            all.push((population.name, coverage));
+    fn a_time_is_never_below_zero() {
+        let wild = [0.0, 0.0, 0.0, 0.0, 0.0, 60.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        for effective in [2.5, 5.0, 30.0] {
+            let times = mean_interval(5.0, 20.0, 0.0, effective, &wild);
+            assert!(times.low.unwrap() >= 0.0, "{times:?}");
+            assert!(mean_interval(5.0, 20.0, -1.0, effective, &wild).low.unwrap() < 0.0, "of values that may be");
         }
-        println!("mean, p50, p90, p99: {all:?}");
-        let close = |coverage: &[f64; 4]| coverage.iter().all(|share| (0.94..=0.96).contains(share));
-        assert!(all.iter().all(|(_, coverage)| close(coverage)), "mean, p50, p90, p99: {all:?}");
+        assert_eq!(mean_interval(5.0, 20.0, 0.0, 1.0, &wild), Interval::default());
+    }
+
+    /// Wilson's own example has the form of 10 of 10: the lower end is n / (n + z²).
+    #[test]
+    fn a_share_has_an_interval_next_to_1() {
+        let (low, high) = wilson_interval(1.0, 10.0, TAIL);
+        assert!((low - 10.0 / (10.0 + 1.96 * 1.96)).abs() < 1e-4 && (high - 1.0).abs() < 1e-12, "{low} {high}");
     }
 }

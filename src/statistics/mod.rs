@@ -3,16 +3,22 @@
 //! Nothing here knows requests or runs. `docs/METRICS.md` has the formulas and their sources.
 
 pub mod bins;
+mod dependence;
 pub mod histogram;
 pub mod interval;
 pub mod levels;
+#[cfg(test)]
+mod models;
 pub mod numpy;
+#[cfg(test)]
+mod proof;
 mod ranks;
 mod sample;
 mod summary;
 pub mod trend;
 
 pub use self::{
+    dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices},
     histogram::HdrHistogram,
     sample::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
     summary::{Summary, SummaryHistogram},

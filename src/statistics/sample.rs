@@ -1,8 +1,9 @@
 //! Statistics of a sample, computed exactly or from the histograms of its parts.
 
 use super::{
+    dependence::{Dependence, Doubt, find_doubt},
     histogram::{self, HdrHistogram, ValueCounts},
-    interval::{self, Dependences, Interval},
+    interval::{self, BOUND_TAILS, Interval},
     numpy,
     ranks::RankedValues,
 };
@@ -76,12 +77,69 @@ pub struct SampleStats {
 /// The uncertainty of the statistics of a sample.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Precision {
-    /// The effective sample size of the mean: independent values that would give it with the same precision.
-    pub effective: f64,
+    /// What is known of the dependence of the values.
+    pub evidence: Evidence,
     /// The interval of the mean.
     pub mean: Interval,
-    /// For each percentile, its effective sample size and its interval.
-    pub percentiles: Vec<(f64, Interval)>,
+    /// For each percentile, its interval and its upper bounds.
+    pub percentiles: Vec<PercentilePrecision>,
+}
+
+/// How many independent values a sample is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Evidence {
+    /// The effective sample size: independent values that would give the mean and the percentiles with the same precision.
+    pub effective: f64,
+    /// The same, but no more than requests.
+    pub requests: f64,
+    /// Whether the values have waves as long as the run.
+    pub long_memory: bool,
+}
+
+/// The uncertainty of a percentile.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PercentilePrecision {
+    /// Its interval.
+    pub interval: Interval,
+    /// Its upper bounds with the probabilities of [`BOUND_TAILS`].
+    pub bounds: [Option<f64>; 2],
+}
+
+impl Evidence {
+    fn from_dependence(dependence: &Dependence) -> Self {
+        Evidence {
+            effective: dependence.effective_size(),
+            requests: dependence.evidence(),
+            long_memory: dependence.has_long_memory(),
+        }
+    }
+
+    /// The evidence of several parts, given with their numbers of values.
+    ///
+    /// Parts one after the other add up. Hosts of one load see the same server, each a part of its requests, so that what each adds to
+    /// the design effect adds up: independent requests remain independent, and hosts that all see the same slow waves know as much as
+    /// one of them.
+    fn pool(parts: &[(f64, Evidence)], mode: PoolMode) -> Self {
+        let sum = |value: &dyn Fn(f64, &Evidence) -> f64| parts.iter().map(|(n, part)| value(*n, part)).sum::<f64>();
+        let effective = match mode {
+            PoolMode::Sequential => sum(&|_, part| part.effective),
+            PoolMode::Concurrent => {
+                let excess = sum(&|n, part| (n / part.effective - 1.0).max(0.0));
+                sum(&|n, _| n) / (1.0 + excess)
+            }
+        };
+        Evidence {
+            effective: effective.max(1.0),
+            requests: effective.min(sum(&|_, part| part.requests)).max(1.0),
+            long_memory: parts.iter().any(|(_, part)| part.long_memory),
+        }
+    }
+
+    /// Why the statistics are not certain.
+    #[must_use]
+    pub fn doubt(self) -> Option<Doubt> {
+        find_doubt(self.effective, self.long_memory)
+    }
 }
 
 /// How the parts of a sample relate in time.
@@ -100,15 +158,15 @@ impl SampleStats {
         Self::compute_exact(&[values], unit, options, &[]).0
     }
 
-    /// The same of the values of several slices, with intervals for values with these dependences.
+    /// The same of the values of several slices, with intervals for values with this dependence.
     #[must_use]
-    pub fn with_intervals(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, dependences: &Dependences) -> Self {
+    pub fn with_intervals(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, dependence: &Dependence) -> Self {
         let n = slices.iter().map(|slice| slice.len()).sum();
-        let effective: Vec<f64> = dependences.percentiles.iter().map(|d| d.effective_size(n)).collect();
-        let places = interval_places(options, n, &effective);
-        let ends: Vec<f64> = places.iter().flat_map(|place| [place.low, place.high]).flatten().collect();
+        let evidence = Evidence::from_dependence(dependence);
+        let places = precision_places(options, n, evidence.effective);
+        let ends: Vec<f64> = places.iter().flat_map(PercentilePrecision::all_places).flatten().collect();
         let (mut stats, values) = Self::compute_exact(slices, unit, options, &ends);
-        stats.set_precision(dependences.mean.effective_size(n), &effective, &places, |place| values.value_at(place));
+        stats.set_precision(evidence, dependence.batch_means(), &places, |place| values.value_at(place));
         stats
     }
 
@@ -147,38 +205,39 @@ impl SampleStats {
             histogram: None,
         };
         if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
-            let sum = |size: &dyn Fn(&Precision) -> f64| {
-                let each = precisions.iter().map(|precision| size(precision));
-                match mode {
-                    PoolMode::Sequential => each.sum(),
-                    PoolMode::Concurrent => each.fold(1.0, f64::max),
-                }
-            };
-            let effective_of =
-                |i: usize| sum(&|precision| precision.percentiles.get(i).map_or(1.0, |(effective, _)| *effective));
-            let effective: Vec<f64> = (0..options.percentiles.len()).map(effective_of).collect();
-            let places = interval_places(options, n, &effective);
-            stats.set_precision(sum(&|precision| precision.effective), &effective, &places, at);
+            let evidence: Vec<(f64, Evidence)> =
+                parts.iter().zip(precisions).map(|(part, precision)| (part.n as f64, precision.evidence)).collect();
+            let evidence = Evidence::pool(&evidence, mode);
+            let places = precision_places(options, n, evidence.effective);
+            stats.set_precision(evidence, &[], &places, at);
             stats.widen_intervals(histogram::MAX_RELATIVE_ERROR);
         }
         stats.histogram = if options.histograms { Some(counts.encode()?) } else { None };
         Some(stats)
     }
 
-    fn set_precision(&mut self, of_mean: f64, effective: &[f64], places: &[Interval], at: impl Fn(f64) -> f64) {
-        let between = |place: &Interval| Interval { low: place.low.map(&at), high: place.high.map(&at) };
+    fn set_precision(
+        &mut self,
+        evidence: Evidence,
+        batches: &[f64],
+        places: &[PercentilePrecision],
+        at: impl Fn(f64) -> f64,
+    ) {
         self.precision = (self.n > 0).then(|| Precision {
-            effective: of_mean,
-            mean: interval::mean_interval(self.mean, self.std, of_mean),
-            percentiles: effective.iter().copied().zip(places.iter().map(between)).collect(),
+            evidence,
+            mean: interval::mean_interval(self.mean, self.std, self.min, evidence.effective, batches),
+            percentiles: places.iter().map(|places| places.map_places(&at)).collect(),
         });
     }
 
     /// Widens the intervals of the percentiles by a relative error.
     fn widen_intervals(&mut self, share: f64) {
-        for (_, interval) in self.precision.iter_mut().flat_map(|precision| &mut precision.percentiles) {
+        for PercentilePrecision { interval, bounds } in
+            self.precision.iter_mut().flat_map(|precision| &mut precision.percentiles)
+        {
             interval.low = interval.low.map(|low| low * (1.0 - share));
             interval.high = interval.high.map(|high| high * (1.0 + share));
+            *bounds = bounds.map(|bound| bound.map(|bound| bound * (1.0 + share)));
         }
     }
 
@@ -201,14 +260,25 @@ impl SampleStats {
     }
 }
 
-/// The places of the ends of the percentiles' intervals among `n` sorted values.
-fn interval_places(options: &SummaryOptions, n: usize, effective: &[f64]) -> Vec<Interval> {
-    options
-        .percentiles
-        .iter()
-        .zip(effective)
-        .map(|(p, effective)| interval::percentile_places(*p, n, *effective))
-        .collect()
+impl PercentilePrecision {
+    fn all_places(&self) -> [Option<f64>; 4] {
+        [self.interval.low, self.interval.high, self.bounds[0], self.bounds[1]]
+    }
+
+    /// The values at these places.
+    fn map_places(&self, at: impl Fn(f64) -> f64) -> Self {
+        let interval = Interval { low: self.interval.low.map(&at), high: self.interval.high.map(&at) };
+        PercentilePrecision { interval, bounds: self.bounds.map(|bound| bound.map(&at)) }
+    }
+}
+
+/// The places of the ends of each percentile's interval, and of its bounds, among `n` sorted values.
+fn precision_places(options: &SummaryOptions, n: usize, effective: f64) -> Vec<PercentilePrecision> {
+    let places = |p: &f64| PercentilePrecision {
+        interval: interval::percentile_places(*p, n, effective),
+        bounds: BOUND_TAILS.map(|tail| interval::high_place(*p, n, effective, tail)),
+    };
+    options.percentiles.iter().map(places).collect()
 }
 
 /// The mean and the standard deviation of the `n` values of all parts.

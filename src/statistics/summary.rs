@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    dependence::Doubt,
     histogram::HdrHistogram,
     interval::{self, Interval},
-    sample::{PoolMode, Precision, SampleStats, SummaryOptions, Unit},
+    numpy,
+    sample::{Evidence, PercentilePrecision, PoolMode, Precision, SampleStats, SummaryOptions, Unit},
 };
 use crate::record::Object;
 
@@ -28,13 +30,20 @@ pub struct Summary {
     pub percentiles: Object,
     /// The largest value.
     pub max: Option<f64>,
-    /// The number of independent values that would give the mean with the same precision.
+    /// The number of independent values that would give the mean and the percentiles with the same precision: how many correlation
+    /// times the values last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_effective: Option<f64>,
+    /// Why these numbers are not certain; absent if nothing speaks against them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
     /// 95 % intervals of the `mean` and of each percentile, `[low, high]`; an end is `null` if there are too few values.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub intervals: Object,
-    /// The percentiles that are `null` because there are too few values: how many each `needs`, and how many it `has`.
+    /// Upper bounds of each percentile, 95 % and 99 % sure (one-sided); `null` if there are too few values.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub upper_bounds: Object,
+    /// The percentiles that are `null` because there are too few independent values: how many each `needs`, and how many it `has`.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub too_few: Object,
     /// With `--histograms`: all values, so that summaries can be pooled.
@@ -49,8 +58,9 @@ pub struct SummaryHistogram {
     /// HDR histogram (V2, deflated, base64): nanoseconds if the summary has milliseconds, millionths for shares, else the unit
     /// of the summary.
     pub hdr: HdrHistogram,
-    /// For each percentile with an interval: the number of independent values that would give it with the same precision.
-    pub n_effective: Object,
+    /// Independent values, but no more than requests; `null` without intervals.
+    #[serde(default)]
+    pub evidence: Option<f64>,
 }
 
 impl Summary {
@@ -72,8 +82,8 @@ impl Summary {
         if let Some(precision) = &stats.precision {
             summary.set_precision(precision, &stats.percentiles, scale);
         }
-        summary.histogram =
-            stats.histogram.clone().map(|hdr| SummaryHistogram { hdr, n_effective: effective_sizes(stats) });
+        let evidence = stats.precision.as_ref().map(|precision| precision.evidence.requests);
+        summary.histogram = stats.histogram.clone().map(|hdr| SummaryHistogram { hdr, evidence });
         summary
     }
 
@@ -83,17 +93,18 @@ impl Summary {
     pub fn pool_parts(parts: &[&Summary], unit: Unit, mode: PoolMode, histograms: bool) -> Option<SampleStats> {
         let names = parts.first()?.percentiles.keys();
         let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
-        let samples: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit, &percentiles)).collect();
+        let samples: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit)).collect();
         SampleStats::pool_parts(&samples, &SummaryOptions { percentiles, histograms }, mode)
     }
 
     /// The statistics that this summary was made from, as far as pooling needs them.
-    fn to_stats(&self, unit: Unit, percentiles: &[f64]) -> SampleStats {
+    fn to_stats(&self, unit: Unit) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.value_count() == self.n as u64);
-        let effective = |p: &f64| {
-            let size = pool.and_then(|pool| pool.n_effective.get(&format!("p{p}"))?.as_f64());
-            (size.unwrap_or(1.0), Interval::default())
+        let evidence = |effective: f64| Evidence {
+            effective,
+            requests: pool.and_then(|pool| pool.evidence).unwrap_or(effective),
+            long_memory: self.doubt == Some(Doubt::LongMemory),
         };
         SampleStats {
             unit,
@@ -102,27 +113,35 @@ impl Summary {
             std: number(self.std),
             min: number(self.min),
             max: number(self.max),
-            precision: self.n_effective.map(|of_mean| Precision {
-                effective: of_mean,
-                mean: Interval::default(),
-                percentiles: percentiles.iter().map(effective).collect(),
-            }),
+            precision: self
+                .n_effective
+                .map(|effective| Precision { evidence: evidence(effective), ..Precision::default() }),
             histogram: pool.map(|pool| pool.hdr.clone()),
             ..SampleStats::default()
         }
     }
 
-    /// Adds the intervals, and removes percentiles that have too few values.
+    /// Adds the intervals, and removes percentiles that have too few values. A run of fewer than 30 correlation times has no
+    /// intervals, only the lower bounds of what has too few values.
     fn set_precision(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
-        let ends = |interval: &Interval| json!([interval.low, interval.high].map(|end| end.map(|end| end * scale)));
-        self.n_effective = Some(precision.effective);
-        self.intervals.insert("mean".into(), ends(&precision.mean));
-        for ((p, _), (_, interval)) in percentiles.iter().zip(&precision.percentiles) {
+        let scaled = |ends: [Option<f64>; 2]| json!(ends.map(|end| end.map(|end| end * scale)));
+        let Precision { evidence, mean, percentiles: precisions } = precision;
+        let has = numpy::truncate_to_usize(evidence.requests);
+        (self.n_effective, self.doubt) = (Some(evidence.effective), evidence.doubt());
+        let is_known = self.doubt != Some(Doubt::TooShort);
+        let shown = |interval: &Interval| scaled(if is_known { [interval.low, interval.high] } else { [None, None] });
+        self.intervals.insert("mean".into(), shown(mean));
+        for ((p, _), PercentilePrecision { interval, bounds }) in percentiles.iter().zip(precisions) {
             let name = format!("p{p}");
-            self.intervals.insert(name.clone(), ends(interval));
-            if let Some(needs) = interval::samples_needed(*p).filter(|needs| (self.n as u64) < *needs) {
+            let needs = interval::samples_needed(*p).filter(|needs| (has as u64) < *needs);
+            let ends = if needs.is_some() { scaled([interval.low, interval.high.filter(|_| is_known)]) } else { shown(interval) };
+            self.intervals.insert(name.clone(), ends);
+            if is_known && bounds.iter().any(Option::is_some) {
+                self.upper_bounds.insert(name.clone(), scaled(*bounds));
+            }
+            if let Some(needs) = needs {
                 self.percentiles.insert(name.clone(), Value::Null);
-                self.too_few.insert(name, json!({"needs": needs, "has": self.n}));
+                self.too_few.insert(name, json!({"needs": needs, "has": has}));
             }
         }
     }
@@ -140,17 +159,11 @@ impl Summary {
     }
 }
 
-/// The effective sample size of each percentile.
-fn effective_sizes(stats: &SampleStats) -> Object {
-    let sizes = stats.precision.iter().flat_map(|precision| &precision.percentiles);
-    stats.percentiles.iter().zip(sizes).map(|((p, _), (size, _))| (format!("p{p}"), (*size).into())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::interval::Dependences, *};
+    use super::{super::Dependence, *};
 
     fn wanted() -> SummaryOptions {
         SummaryOptions { percentiles: vec![50.0], histograms: false }
@@ -171,8 +184,8 @@ mod tests {
         ) {
             let wanted = SummaryOptions { percentiles: vec![50.0, 90.0, 99.9], histograms: true };
             let stats = |values: &[f64]| {
-                let dependences = Dependences::measure(values, &wanted.percentiles);
-                SampleStats::with_intervals(&[values], Unit::Seconds, &wanted, &dependences)
+                let dependence = Dependence::measure(values, &wanted.percentiles);
+                SampleStats::with_intervals(&[values], Unit::Seconds, &wanted, &dependence)
             };
             let at = super::super::numpy::truncate_to_usize(cut * values.len() as f64);
             let parts = [&values[..at], &values[at..]].map(|values| {

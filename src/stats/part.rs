@@ -10,7 +10,7 @@ use super::{
 use crate::{
     record::Object,
     recording::{RecordedRequest, Recording, metric::Metric, population::Population, sort_by_start},
-    statistics::{SampleStats, Summary, SummaryOptions, Unit, interval::Dependences},
+    statistics::{Dependence, SampleStats, Summary, SummaryOptions, Unit},
 };
 
 /// Some of the requests of a run.
@@ -66,28 +66,14 @@ impl<'a> RunPart<'a> {
     ) -> SampleStats {
         let ordered: Vec<f64> = self.in_time.iter().filter_map(|request| value(request)).collect();
         let values: Vec<f64> = self.successes().filter_map(value).collect();
-        SampleStats::with_intervals(&[&values], unit, wanted, &Dependences::measure(&ordered, &wanted.percentiles))
+        SampleStats::with_intervals(&[&values], unit, wanted, &Dependence::measure(&ordered, &wanted.percentiles))
     }
 
     /// The statistics of the gaps between chunks.
     pub fn sample_gaps(&self, wanted: &SummaryOptions) -> SampleStats {
         let gaps = self.recording.gap_slices(self.successes());
-        let each = |take: &mut dyn FnMut(&[f64], &[f64])| {
-            let mut ends = Vec::new();
-            for request in self.successes() {
-                ends.clear();
-                self.recording.extend_gap_ends(request, &mut ends);
-                take(&ends, self.recording.gaps_of(request));
-            }
-        };
-        let (mut first, mut last) = (f64::INFINITY, f64::NEG_INFINITY);
-        each(&mut |ends, _| {
-            // Without a negative gap, these are the least and the most.
-            let ends = if ends.is_sorted() && ends.len() > 2 { &[ends[0], ends[ends.len() - 1]] } else { ends };
-            (first, last) = ends.iter().fold((first, last), |(first, last), end| (first.min(*end), last.max(*end)));
-        });
-        let dependences = Dependences::measure_gaps(&gaps, (first, last), &wanted.percentiles, each);
-        SampleStats::with_intervals(&gaps, Unit::Seconds, wanted, &dependences)
+        let dependence = self.recording.gap_dependence(|| self.successes(), &wanted.percentiles);
+        SampleStats::with_intervals(&gaps, Unit::Seconds, wanted, &dependence)
     }
 }
 

@@ -7,10 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pooling::Pooling;
 use crate::statistics::{
-    PoolMode,
-    bins::visit_bins,
-    interval::{self, Dependence},
-    numpy,
+    PoolMode, bins::visit_bins, effective_slices, interval, numpy,
 };
 
 /// The most slices, and the fewest.
@@ -108,8 +105,7 @@ impl TimeSlices {
         let slices = self.counts.len();
         let per_s = slices as f64 / seconds;
         let mean = numpy::mean(&self.counts);
-        let effective = Dependence::measure(self.counts.iter().copied()).effective_size(slices);
-        let ends = interval::mean_interval(mean, numpy::std(&self.counts), effective);
+        let ends = interval::student_interval(mean, numpy::std(&self.counts), effective_slices(&self.counts));
         let interval = ends.low.zip(ends.high).filter(|_| self.events >= MIN_EVENTS);
         MeasuredRate {
             per_s: mean * per_s,

@@ -12,7 +12,7 @@ use crate::tool::{self, Done, Sim, command, folder, golden, root};
 
 /// Times of a made-up run, the same on every machine: whole numbers of milliseconds in a scrambled order.
 fn ttft_ms(i: u64) -> u64 {
-    40 + (i * 7919 + i * i * 31) % 61
+    40 + tool::scramble(i) % 61
 }
 
 /// A stream of vb-fire in which each request takes `percent` of the times; every `failing`-th fails.
@@ -23,7 +23,7 @@ fn stream(n: u64, percent: u64, failing: Option<u64>) -> String {
         "model": "m", "backend": "openai", "max_concurrency": 2, "clock": {"start": start}})];
     for i in 0..n {
         let failed = failing.is_some_and(|every| i % every == 0);
-        let gaps: Vec<f64> = (0..4).map(|k| seconds((8 + (i * 13 + k * 17) % 9) * percent) / 100.0).collect();
+        let gaps: Vec<f64> = (0..4).map(|k| seconds((8 + tool::scramble(i * 4 + k) % 9) * percent) / 100.0).collect();
         let ttft = seconds(ttft_ms(i) * percent) / 100.0;
         let latency = ttft + gaps.iter().sum::<f64>();
         let ms = i * 50 * percent / 100;

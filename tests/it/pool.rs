@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::tool::{folder, run};
+use crate::tool::{folder, run, scramble};
 
 /// A run at 50 requests per second, three tokens each, with latencies that oscillate, and alternating tags and turns.
 fn stream(id: &str, from: u32, n: u32) -> String {
@@ -13,7 +13,7 @@ fn stream(id: &str, from: u32, n: u32) -> String {
         "{{\"type\":\"run\",\"run_id\":\"{id}\",\"host\":\"{id}\",\"request_rate\":50,\"clock\":{{\"start\":{start}}}}}\n"
     );
     for i in from..from + n {
-        let (due, swing) = (1_795_485_600.0 + f64::from(i) / 50.0, f64::from(i * 7919 % 1000) / 1000.0);
+        let (due, swing) = (1_795_485_600.0 + f64::from(i) / 50.0, (scramble(u64::from(i)) % 1000) as f64 / 1000.0);
         let (ttft, gap, stall) = (0.05 + 0.05 * swing, 0.01 + 0.002 * swing, 0.02 * (1.0 - swing));
         let latency = ttft + gap + stall;
         let failed = i % 97 == 0;
@@ -76,12 +76,14 @@ fn assert_close(got: &Value, want: &Value, path: &str, except: &[&str]) {
 }
 
 /// Keys that parts do not have, as the manual says, and estimates of uncertainty, which come from each part alone.
-const OF_PARTS: [&str; 10] = [
+const OF_PARTS: [&str; 12] = [
     "latencies",
     "queue_times",
     "percentile_error",
     "intervals",
     "n_effective",
+    "upper_bounds",
+    "doubt",
     "interval",
     "steady",
     "little",

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io::Write, process::Stdio};
 
 use serde_json::Value;
 
-use crate::tool::{command, data, done, folder, golden, run};
+use crate::tool::{scramble, command, data, done, folder, golden, run};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");
@@ -417,10 +417,10 @@ fn a_detailed_result_can_be_read_again() {
     }
 }
 
-/// Requests one after the other, each with two gaps; the TTFTs are periodic.
+/// Requests one after the other, each with two gaps; the TTFTs are in a scrambled order.
 fn many(count: u64) -> String {
     let line = |i: u64| {
-        let ttft = 0.1 + ((i * 7919) % 1000) as f64 / 1e4;
+        let ttft = 0.1 + (scramble(i) % 1000) as f64 / 1e4;
         format!(r#"{{"type":"output","success":true,"start_time":{},"ttft":{ttft},"itl":[0.02,0.03]}}"#, 1000 + i)
             + "\n"
     };
