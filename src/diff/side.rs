@@ -5,18 +5,10 @@ use std::{path::PathBuf, rc::Rc};
 use super::estimate::{MIN_REPEATS, SideEstimate, Spread};
 use crate::{
     error::Error,
-<<<<<<< HEAD
     recording::{
         RecordedRequest, Recording, input::RecordingReader, metric::Metric, population::Population, sort_by_start,
     },
-    statistics::{
-        interval::{Dependence, Dependences},
-        numpy,
-    },
-=======
-    recording::{RecordedRequest, Recording, input::RecordingReader, metric::Metric, sort_by_start},
     statistics::{Dependence, numpy},
->>>>>>> 6515abb (statistics: give each metric one effective sample size)
 };
 
 /// The most pieces that a run is cut into to measure how its throughput varies.
@@ -132,7 +124,14 @@ impl Side {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
-        (n > 0).then(|| SideEstimate::new(value, n, self.sum_effective(|run| Dependence::measure(&run.success_flags(), &[])), Spread::Share))
+        (n > 0).then(|| {
+            SideEstimate::new(
+                value,
+                n,
+                self.sum_effective(|run| Dependence::measure(&run.success_flags(), &[])),
+                Spread::Share,
+            )
+        })
     }
 }
 

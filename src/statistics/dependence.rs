@@ -33,6 +33,9 @@ const REPORTED_MEMORY: f64 = 2.5;
 /// The largest memory parameter of a stationary series is below 0.5, where the variance of a mean is infinite.
 const MAX_MEMORY: f64 = 0.45;
 
+/// Relative differences that are not from the values.
+const ROUNDING: f64 = 1e-9;
+
 /// The levels that stand for the ranks of values.
 const RANK_LEVELS: usize = 31;
 
@@ -248,7 +251,9 @@ impl Tally {
 
     /// The largest design effect of the values, whose squared deviations have this sum, and of each percentile.
     fn largest_effect(&self, squares: f64) -> f64 {
-        let of_values = significant_effect(&self.deviations(&self.sums).0, squares);
+        // Equal values differ by the rounding of their mean.
+        let varies = squares > self.total() * (ROUNDING * self.mean()).powi(2);
+        let of_values = if varies { significant_effect(&self.deviations(&self.sums).0, squares) } else { 1.0 };
         let of_percentile = |below: &Vec<f64>| {
             let (off, share) = self.deviations(below);
             significant_effect(&off, self.total() * share * (1.0 - share))
@@ -347,8 +352,9 @@ impl SlowWaves {
             return none;
         }
         let d = memory.min(MAX_MEMORY);
-        let level = frequencies.iter().zip(&power).map(|(frequency, power)| power * frequency.powf(2.0 * d)).sum::<f64>()
-            / power.len() as f64;
+        let level =
+            frequencies.iter().zip(&power).map(|(frequency, power)| power * frequency.powf(2.0 * d)).sum::<f64>()
+                / power.len() as f64;
         let constant = 2.0 * gamma(1.0 - 2.0 * d) * (std::f64::consts::PI * d).sin() / (d * (1.0 + 2.0 * d));
         let effect = n.powf(1.0 + 2.0 * d) * level * constant / independent;
         if !effect.is_finite() {

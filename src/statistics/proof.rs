@@ -89,7 +89,8 @@ impl Coverage {
     fn describe(&self, name: &str, n: usize) -> String {
         let printed = self.runs - self.too_short;
         let percent = |part: f64, of: f64| if of > 0.0 { format!("{:.0}", 100.0 * part / of) } else { "-".to_owned() };
-        let cells = |parts: &[f64], of: f64| parts.iter().map(|part| percent(*part, of)).collect::<Vec<_>>().join(" | ");
+        let cells =
+            |parts: &[f64], of: f64| parts.iter().map(|part| percent(*part, of)).collect::<Vec<_>>().join(" | ");
         format!(
             "| {name} | {n} | {} | {} | {} | {} | {} | {} |",
             percent(printed, self.runs),

@@ -134,7 +134,11 @@ impl Summary {
         for ((p, _), PercentilePrecision { interval, bounds }) in percentiles.iter().zip(precisions) {
             let name = format!("p{p}");
             let needs = interval::samples_needed(*p).filter(|needs| (has as u64) < *needs);
-            let ends = if needs.is_some() { scaled([interval.low, interval.high.filter(|_| is_known)]) } else { shown(interval) };
+            let ends = if needs.is_some() {
+                scaled([interval.low, interval.high.filter(|_| is_known)])
+            } else {
+                shown(interval)
+            };
             self.intervals.insert(name.clone(), ends);
             if is_known && bounds.iter().any(Option::is_some) {
                 self.upper_bounds.insert(name.clone(), scaled(*bounds));
@@ -150,6 +154,13 @@ impl Summary {
     #[must_use]
     pub fn interval_end(&self, name: &str, which: usize) -> Option<f64> {
         self.intervals.get(name)?.get(which)?.as_f64()
+    }
+
+    /// What a high percentile is at most, 99 % sure; `None` if there are too few values, and for the others.
+    #[must_use]
+    pub fn upper_bound(&self, name: &str) -> Option<f64> {
+        let is_high = name.strip_prefix('p')?.parse::<f64>().is_ok_and(|p| p > 50.0);
+        self.upper_bounds.get(name)?.get(1)?.as_f64().filter(|_| is_high)
     }
 
     /// The lower bound of a percentile that has too few values, as text.

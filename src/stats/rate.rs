@@ -6,9 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pooling::Pooling;
-use crate::statistics::{
-    PoolMode, bins::visit_bins, effective_slices, interval, numpy,
-};
+use crate::statistics::{PoolMode, bins::visit_bins, effective_slices, interval, numpy};
 
 /// The most slices, and the fewest.
 const MAX_SLICES: f64 = 100.0;

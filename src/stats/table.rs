@@ -16,7 +16,7 @@ use crate::{
     printable::clean_line,
     record::{Buffering, ErrorKind, TokenSource},
     recording::metric::Metric,
-    statistics::Summary,
+    statistics::{Doubt, Summary},
 };
 
 const WIDTH: usize = 50;
@@ -77,10 +77,12 @@ impl ResultTable {
         }
         let [low, high] = [0, 1].map(|which| summary.interval_end(name, which));
         if low.is_none() && high.is_none() {
-            return self.add_number(label, value);
+            let mark = if summary.doubt == Some(Doubt::TooShort) { "~" } else { "" };
+            return self.add_row(label, format!("{mark}{value:.2}"));
         }
         let [low, high] = [low, high].map(|end| end.map_or_else(|| "-".to_owned(), |end| format!("{end:.2}")));
-        self.add_line(&format!("{label:<40} {value:<10.2} [{low}, {high}]"));
+        let bound = summary.upper_bound(name).map_or_else(String::new, |bound| format!(" <= {bound:.2}, 99 % sure"));
+        self.add_line(&format!("{label:<40} {value:<10.2} [{low}, {high}]{bound}"));
     }
 
     fn add_rate(&mut self, label: &str, value: f64, rate: &MeasuredRate) {

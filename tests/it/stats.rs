@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io::Write, process::Stdio};
 
 use serde_json::Value;
 
-use crate::tool::{scramble, command, data, done, folder, golden, run};
+use crate::tool::{command, data, done, folder, golden, run, scramble};
 
 const RUN: &str = include_str!("../data/stats-run.ndjson");
 const VLLM: &str = include_str!("../data/stats-vllm-detailed.json");
