@@ -99,7 +99,7 @@ use self::{
     backlog::Backlog,
     balance::Balancer,
     capture::{stamps_used, start_capture},
-    dispatch::{Dispatcher, SendNext, Sources},
+    dispatch::{DispatchEnd, Dispatcher, SendNext, Sources},
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
     launch::{Launcher, TargetServer, TaskContext, TurnEvents},
@@ -481,45 +481,36 @@ impl LoadRun<'_> {
         let usage = UsageMonitor::start(self.readers.handles(), clock).await?;
         let (alive, mut gone) = mpsc::channel(1);
         let (events, received) = mpsc::unbounded_channel();
-        let stop = stopper.stop_signal();
         let slots = args.request_slots();
         let context = Arc::new(TaskContext {
             client: Arc::clone(&client),
             entries,
             backlog,
-            stop,
+            stop: stopper.stop_signal(),
             events: TurnEvents { events, news: Arc::clone(slots.news()) },
             readers: self.readers.handles().cloned().collect(),
             next: OnceLock::new(),
             _alive: alive,
         });
-        let schedule = Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed);
         let servers = target_servers(transports.clone(), self.urls);
         let balancer = Balancer::new(args.balance, servers.len());
         let launcher = Launcher::new(servers, balancer, Arc::clone(&context), Arc::new(self.template));
-        let input_lead = input.clock.now().since(clock.now());
         let sources = Sources {
             requests: input.requests,
             events: received,
-            schedule,
+            schedule: Schedule::new(self.rate.as_ref(), args.burstiness, args.burst_size, args.seed),
             think_times: ThinkTimes::new(args.think_time, rng::random_stream(args.seed, "thinking", 0)),
             max_sessions: args.max_sessions,
-            input_lead,
+            input_lead: input.clock.now().since(clock.now()),
             end: args.max_seconds,
             arrivals: arrivals_for(args, self.rate.as_ref()),
         };
-        let dispatcher = Arc::new(Dispatcher::new(sources, slots, Sleeper::new(clock), stopper.clone(), launcher));
-        let next: Weak<dyn SendNext<_>> = Arc::downgrade(&dispatcher) as Weak<_>;
-        let _ = context.next.set(next);
-        // After all other threads were started, which would inherit it.
-        Work::Send.apply_to_thread();
-        let dispatched = dispatcher.dispatch().await;
-        // What is left are the tasks that still read.
-        drop((dispatcher, context));
-        let by_schedule = self.rate.as_ref().map_or(dispatched.timed, |rate| !rate.is_free());
+        let dispatcher = Dispatcher::new(sources, slots, Sleeper::new(clock), stopper.clone(), launcher);
+        let sending = send_all(dispatcher, context).await;
+        let by_schedule = self.rate.as_ref().map_or(sending.timed, |rate| !rate.is_free());
         // A fixed number of sessions closes the loop too.
         let open_loop = Some(by_schedule || args.max_concurrency.is_none() && args.max_sessions.is_none());
-        let arrivals = dispatched.arrivals.filter(|_| by_schedule);
+        let arrivals = sending.arrivals.filter(|_| by_schedule);
         // Ends when the last task drops its sender.
         while gone.recv().await.is_some() {}
         let duration = measured_duration(&client);
@@ -537,7 +528,7 @@ impl LoadRun<'_> {
         // After an early end, the input thread may still wait for input that never arrives.
         let input =
             if reason.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
-        let evidence = collect_evidence(args, &written, client, by_schedule, duration, dispatched);
+        let evidence = collect_evidence(args, &written, client, by_schedule, duration, sending);
         let (verdict, reasons) = judge_run(&evidence);
         let end = EndRecord {
             run_id,
@@ -549,7 +540,7 @@ impl LoadRun<'_> {
             buffering: Some(evidence.buffering.clone())
                 .filter(|b| b.compared > 0 && !evidence.may_have_joined_chunks(verdict == Verdict::ClientBound)),
             reuse_ended: transports.iter().any(|transport| transport.has_ended_reuse()),
-            ..end_record(&written, &evidence, dispatched.not_due, reason, &input)
+            ..end_record(&written, &evidence, sending.not_due, reason, &input)
         };
         if written.error.is_none()
             && let Err(Error::Write { source, .. }) = write_end(&end)
@@ -558,6 +549,20 @@ impl LoadRun<'_> {
         }
         Ok(RunEnd { written, started, input, reason, captured: self.capture.is_some(), record: end })
     }
+}
+
+/// Sends all requests, on this thread and where responses end. When it returns, only the tasks that read hold the context.
+async fn send_all<T: Transport>(
+    dispatcher: Dispatcher<Launcher<T>, Sleeper>,
+    context: Arc<TaskContext<T::Exchange>>,
+) -> DispatchEnd {
+    let dispatcher = Arc::new(dispatcher);
+    let next: Weak<dyn SendNext<_>> = Arc::downgrade(&dispatcher) as Weak<_>;
+    let _ = context.next.set(next);
+    drop(context);
+    // After all other threads were started, which would inherit it.
+    Work::Send.apply_to_thread();
+    dispatcher.dispatch().await
 }
 
 /// The duration ends with the last outcome: waiting for more input or for a slow reader is not a part of it. Without any outcome,
