@@ -208,8 +208,7 @@ impl VbMetrics {
         let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
             || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
             || {
-                let slices = |cycle| TimeSlices::new(origin, origin + duration, cycle).count_all();
-                let rates = steady::measure_rates(recording, slices);
+                let rates = whole_rates(recording, origin, duration);
                 (steady_state(recording, &whole, options, origin, verdict), rates)
             },
         );
@@ -359,6 +358,11 @@ impl VbMetrics {
         let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
         cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
+}
+
+/// The rates over the whole run of `duration` seconds.
+fn whole_rates(recording: &Recording, origin: f64, duration: f64) -> (MeasuredRate, MeasuredRate) {
+    steady::measure_rates(recording, |cycle| TimeSlices::new(origin, origin + duration, cycle).count_all())
 }
 
 /// The steady part of the run, with its metrics.

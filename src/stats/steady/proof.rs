@@ -52,8 +52,8 @@ fn shaped(level: fn(f64) -> f64) -> impl Fn(usize, &mut ChaCha8Rng) -> Simulated
     move |n, random| open(independent_run(n, random, level, mild))
 }
 
-fn varied(random: &mut ChaCha8Rng) -> u32 {
-    (50.0 * (0.6 * rng::sample_normal(random) - 0.18).exp()) as u32
+fn varied(random: &mut ChaCha8Rng) -> usize {
+    numpy::truncate_to_usize(50.0 * (0.6 * rng::sample_normal(random) - 0.18).exp())
 }
 
 const USUAL: &[usize] = &[1000];
@@ -197,7 +197,7 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "load swings once, 0.7 +- 30 %",
         sizes: USUAL,
-        make: |n, r| queue(|t| 0.7 + 0.21 * (t / 178.0 * 6.283).sin(), n, r),
+        make: |n, r| queue(|t| 0.7 + 0.21 * (t / 178.0 * std::f64::consts::TAU).sin(), n, r),
         right: "UDC",
         least: &[55],
     },
@@ -227,7 +227,7 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "one full swing, +- 30 %",
         sizes: USUAL,
-        make: |n, r| shaped(|at| 1.0 + 0.3 * (at * 6.283).sin())(n, r),
+        make: |n, r| shaped(|at| 1.0 + 0.3 * (at * std::f64::consts::TAU).sin())(n, r),
         right: "CUD",
         least: &[97],
     },
@@ -308,7 +308,9 @@ const KINDS: &[Kind] = &[
         sizes: &[100],
         make: |n, r| {
             let mut requests = independent_run(n, r, |_| 1.0, mild);
-            requests.iter_mut().for_each(|request| request.start = request.start.map(|start| start * 0.01));
+            for request in &mut requests {
+                request.start = request.start.map(|start| start * 0.01);
+            }
             open(requests)
         },
         right: "T",

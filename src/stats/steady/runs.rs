@@ -133,14 +133,14 @@ pub fn closed_loop(
     n: usize,
     users: usize,
     random: &mut ChaCha8Rng,
-    tokens: impl Fn(&mut ChaCha8Rng) -> u32,
+    tokens: impl Fn(&mut ChaCha8Rng) -> usize,
     slowness: impl Fn(f64) -> f64,
 ) -> Vec<RecordedRequest> {
     struct Stream {
         sent: f64,
         first: Option<f64>,
-        left: u32,
-        tokens: u32,
+        left: usize,
+        tokens: usize,
     }
     let mut now = 0.0;
     let mut waiting: VecDeque<Stream> = VecDeque::new();
@@ -168,7 +168,7 @@ pub fn closed_loop(
             if stream.left == 0 {
                 let first = stream.first.unwrap_or(now);
                 requests.push(RecordedRequest {
-                    output_tokens: stream.tokens,
+                    output_tokens: u32::try_from(stream.tokens).unwrap(),
                     ..success(stream.sent, stream.sent, first, now)
                 });
                 ended += 1;
@@ -202,7 +202,8 @@ fn run_engine(arrivals: &[Nanos], random: &mut ChaCha8Rng) -> Vec<RecordedReques
     let profile = EngineProfile { prefix_caching: false, max_num_seqs: 8, ..EngineProfile::default() };
     let mut engine = SimEngine::new(profile).unwrap();
     for (id, at) in arrivals.iter().enumerate() {
-        let mut tokens = |low, high| (0..).take(rng::sample_between(random, low, high) as usize).collect();
+        let mut tokens =
+            |low, high| (0..).take(usize::try_from(rng::sample_between(random, low, high)).unwrap()).collect();
         engine.submit_job(*at, Job { id: id as u64, prompt: tokens(50, 800), output: tokens(4, 60) });
     }
     let mut times: Vec<(u32, Nanos, Nanos)> = vec![(0, Nanos(0), Nanos(0)); arrivals.len()];
@@ -210,7 +211,7 @@ fn run_engine(arrivals: &[Nanos], random: &mut ChaCha8Rng) -> Vec<RecordedReques
     while let Some(step) = engine.run_step(now) {
         now = step.ends_at;
         for token in step.tokens {
-            let (count, first, last) = &mut times[token.id as usize];
+            let (count, first, last) = &mut times[usize::try_from(token.id).unwrap()];
             *first = if *count == 0 { now } else { *first };
             (*count, *last) = (*count + 1, now);
         }

@@ -160,7 +160,7 @@ pub struct Series {
 impl Series {
     /// Without the blocks before this one.
     #[must_use]
-    pub fn from_block(&self, first: usize) -> Self {
+    pub fn without_blocks_before(&self, first: usize) -> Self {
         let skipped = self.blocks.partition_point(|block| *block < first);
         Series { signal: self.signal, blocks: self.blocks[skipped..].to_vec(), values: self.values[skipped..].to_vec() }
     }

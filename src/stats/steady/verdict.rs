@@ -138,7 +138,7 @@ pub fn judge_run(run: &SteadyInput) -> Judgement {
     let latencies: Vec<Series> =
         signals::latency_signals(drained, run.open_loop).into_iter().map(|signal| blocks.series(signal)).collect();
     let first = latencies.iter().map(warm_up_blocks).max().unwrap_or_default();
-    let after = |series: Series| series.from_block(first);
+    let after = |series: Series| series.without_blocks_before(first);
     let latencies: Vec<Series> = latencies.into_iter().map(after).collect();
     let others = [Signal::Success, Signal::Rate].map(|signal| after(blocks.series(signal)));
     let window = Window { from: blocks.start(first), to: blocks.start(usize::MAX) };
