@@ -856,6 +856,13 @@ def save(args, data):
         args.json.write_text(json.dumps(data, indent=1) + "\n")
 
 
+def measured_otherwise(document):
+    """The end of the document, which other scripts measured."""
+    mark = "\n## Stamps by packets\n"
+    _, found, end = document.read_text().partition(mark) if document.exists() else ("", "", "")
+    return found + end
+
+
 def main():
     args = parse_args()
     if not set(args.cores) <= os.sched_getaffinity(0) or len(set(args.cores)) < 2:
@@ -883,7 +890,7 @@ def main():
             if args.gen or args.stats:
                 measure_tools(args, bench, data)
     save(args, data)
-    args.out.write_text(report(data))
+    args.out.write_text(report(data) + measured_otherwise(args.out))
     say(f"wrote {args.out}")
     lost = sum(run.get("lost", 1) for run in data["runs"] + data["realistic"] + data["start_ups"] if run["client"].startswith("vb-fire"))
     if lost:

@@ -40,12 +40,13 @@ mod linux {
     use super::RingPacket;
     use crate::units::{SECOND, UnixNanos};
 
-    /// How much of a packet is copied: the headers of IPv6 or IPv4 and what is needed of TCP's.
-    const HEAD: usize = 64;
-    /// Room for a packet: what the kernel writes before its head, and the head.
-    const FRAME: usize = 144;
+    /// Room for what the kernel writes before a packet's head.
+    const BEFORE_HEAD: usize = 80;
+    /// Room for a packet: also for the header of IPv4 or IPv6 and what is needed of TCP's. Without IPv6 it is two lines of a cache.
+    const FRAME: usize = 128;
+    const LONG_FRAME: usize = 144;
     const BLOCK: usize = 1 << 16;
-    /// 32 MiB: 230,000 packets, which are the chunks of nine seconds at 512 streams with a chunk every 20 ms.
+    /// 32 MiB: at least 230,000 packets, which are the chunks of nine seconds at 512 streams with a chunk every 20 ms.
     const MAX_BLOCKS: usize = 512;
     const MIN_BLOCKS: usize = 16;
 
@@ -55,10 +56,11 @@ mod linux {
         socket: OwnedFd,
         memory: *mut u8,
         blocks: usize,
+        frame_len: usize,
         /// The frame that is filled next.
         next: usize,
         /// A copy of the frame that was read last.
-        frame: [u8; FRAME],
+        frame: [u8; LONG_FRAME],
     }
 
     // SAFETY: the memory belongs to the ring and is only used through it.
@@ -80,13 +82,14 @@ mod linux {
                 libc::PACKET_VERSION,
                 &(libc::tpacket_versions::TPACKET_V2 as c_int),
             )?;
-            let mut program = filter_program(servers);
+            let frame_len = if servers.iter().all(SocketAddr::is_ipv4) { FRAME } else { LONG_FRAME };
+            let mut program = filter_program(servers, frame_len - BEFORE_HEAD);
             let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
             let filter = libc::sock_fprog { len, filter: program.as_mut_ptr() };
             set_option(&socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
             let mut blocks = MAX_BLOCKS;
             loop {
-                match request_ring(&socket, blocks) {
+                match request_ring(&socket, blocks, frame_len) {
                     Err(e) if e.kind() == io::ErrorKind::OutOfMemory && blocks > MIN_BLOCKS => blocks /= 2,
                     result => break result?,
                 }
@@ -99,7 +102,8 @@ mod linux {
             if memory == libc::MAP_FAILED {
                 return Err(io::Error::last_os_error());
             }
-            let ring = PacketRing { socket, memory: memory.cast(), blocks, next: 0, frame: [0; FRAME] };
+            let frame = [0; LONG_FRAME];
+            let ring = PacketRing { socket, memory: memory.cast(), blocks, frame_len, next: 0, frame };
             ring.bind(servers)?;
             Ok(ring)
         }
@@ -127,8 +131,8 @@ mod linux {
 
         /// The next packet, if there is one.
         pub fn next_packet(&mut self) -> Option<RingPacket<'_>> {
-            const PER_BLOCK: usize = BLOCK / FRAME;
-            let at = self.next / PER_BLOCK * BLOCK + self.next % PER_BLOCK * FRAME;
+            let per_block = BLOCK / self.frame_len;
+            let at = self.next / per_block * BLOCK + self.next % per_block * self.frame_len;
             // SAFETY: frames lie within the memory and are aligned to 16 bytes. The first word of a frame says whose it is: a frame
             // that is ours does not change until it is handed back.
             unsafe {
@@ -137,15 +141,15 @@ mod linux {
                 if status.load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
                     return None;
                 }
-                ptr::copy_nonoverlapping(frame, self.frame.as_mut_ptr(), FRAME);
+                ptr::copy_nonoverlapping(frame, self.frame.as_mut_ptr(), self.frame_len);
                 status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
             }
-            self.next = (self.next + 1) % (self.blocks * PER_BLOCK);
+            self.next = (self.next + 1) % (self.blocks * per_block);
             // The fields of `tpacket2_hdr`.
             let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| self.frame[at + byte]));
             let (len, captured, seconds, nanos) = (word(4), word(8), word(16), word(20));
-            let start = usize::from(u16::from_ne_bytes([self.frame[14], self.frame[15]])).min(FRAME);
-            let end = start.saturating_add(captured as usize).min(FRAME);
+            let start = usize::from(u16::from_ne_bytes([self.frame[14], self.frame[15]])).min(self.frame_len);
+            let end = start.saturating_add(captured as usize).min(self.frame_len);
             let time = UnixNanos(u64::from(seconds) * SECOND + u64::from(nanos));
             Some(RingPacket { time, len, head: &self.frame[start..end] })
         }
@@ -179,13 +183,13 @@ mod linux {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    fn request_ring(socket: &OwnedFd, blocks: usize) -> io::Result<()> {
+    fn request_ring(socket: &OwnedFd, blocks: usize, frame_len: usize) -> io::Result<()> {
         let number = |n: usize| u32::try_from(n).unwrap_or_default();
         let request = libc::tpacket_req {
             tp_block_size: number(BLOCK),
             tp_block_nr: number(blocks),
-            tp_frame_size: number(FRAME),
-            tp_frame_nr: number(BLOCK / FRAME * blocks),
+            tp_frame_size: number(frame_len),
+            tp_frame_nr: number(BLOCK / frame_len * blocks),
         };
         set_option(socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
     }
@@ -212,15 +216,15 @@ mod linux {
     const IF_ANY_BIT: u16 = 0x45;
     const RETURN: u16 = 0x06;
 
-    /// A filter that passes TCP from these servers.
-    pub(super) fn filter_program(servers: &[SocketAddr]) -> Vec<sock_filter> {
-        let mut program: Vec<sock_filter> = servers.iter().flat_map(filter_for).collect();
+    /// A filter that passes the first `head` bytes of TCP from these servers.
+    pub(super) fn filter_program(servers: &[SocketAddr], head: usize) -> Vec<sock_filter> {
+        let mut program: Vec<sock_filter> = servers.iter().flat_map(|server| filter_for(server, head)).collect();
         program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: 0 });
         program
     }
 
     /// The part of the filter for one server, which other packets leave at its end.
-    fn filter_for(server: &SocketAddr) -> Vec<sock_filter> {
+    fn filter_for(server: &SocketAddr, head: usize) -> Vec<sock_filter> {
         const TCP: u32 = 6;
         let port = u32::from(server.port());
         let steps: Vec<(u16, u32)> = match server.ip() {
@@ -262,7 +266,7 @@ mod linux {
             sock_filter { code, jt, jf, k }
         };
         let mut program: Vec<sock_filter> = steps.into_iter().enumerate().map(instruction).collect();
-        program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: u32::try_from(HEAD).unwrap_or_default() });
+        program.push(sock_filter { code: RETURN, jt: 0, jf: 0, k: u32::try_from(head).unwrap_or_default() });
         program
     }
 }

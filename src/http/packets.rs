@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -51,7 +52,7 @@ struct State {
     ring: PacketRing,
     clock: Clock,
     wall: WallClock,
-    flows: HashMap<FlowKey, Flow>,
+    flows: HashMap<FlowKey, Flow, PortHash>,
     /// More flows than this are looked through for those that have ended.
     max_flows: usize,
     drops: u64,
@@ -59,6 +60,37 @@ struct State {
 
 /// A connection: the index of the server, and the client's port.
 type FlowKey = (usize, u16);
+
+/// Ports of connections spread well enough, and nobody outside chooses them all.
+type PortHash = BuildHasherDefault<PortHasher>;
+
+#[derive(Debug, Default)]
+struct PortHasher(u64);
+
+impl Hasher for PortHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_u16(&mut self, number: u16) {
+        self.write_u64(number.into());
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The golden ratio: the highest bits, which the table uses too, depend on all of the number.
+        self.0 = (self.0.rotate_left(16) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+}
 
 #[derive(Debug)]
 struct Flow {
@@ -96,7 +128,7 @@ impl PacketCapture {
         let servers: Vec<SocketAddr> = servers.into_iter().map(canonical).collect();
         let ring = PacketRing::open(&servers)?;
         let wall = WallClock::new(&clock);
-        let state = State { ring, clock, wall, flows: HashMap::new(), max_flows: 64, drops: 0 };
+        let state = State { ring, clock, wall, flows: HashMap::default(), max_flows: 64, drops: 0 };
         let capture = Arc::new(Capture { servers, state: Mutex::new(state), opened: Mutex::default() });
         let weak = Arc::downgrade(&capture);
         thread::Builder::new().name("packets".into()).spawn(move || {
@@ -137,8 +169,12 @@ impl PacketFlow {
     /// Looks up arrivals. All bytes up to position `read` have been read.
     pub fn look_up<T>(&self, read: u64, look_up: impl FnOnce(&mut ByteArrivals) -> T) -> T {
         let capture = &self.capture.0;
-        capture.drain();
         let mut arrivals = lock(&self.arrivals);
+        if !arrivals.has_arrived(read) {
+            drop(arrivals);
+            capture.drain();
+            arrivals = lock(&self.arrivals);
+        }
         for _ in 0..LATE_PACKET.0 {
             // After drops, or without the packet that opened the connection, waiting does not help.
             if arrivals.has_arrived(read) || !arrivals.is_open() || self.capture.count_drops() > 0 {
