@@ -387,7 +387,7 @@ impl Connection {
                 Poll::Ready(Ok(space.filled().len()))
             }
             Io::Tls(stream) => {
-                // Of one record: `poll_read` would fill the space with those of several.
+                // Of one record: `poll_read` would fill the space from several.
                 let bytes = ready!(Pin::new(&mut **stream).poll_fill_buf(cx))?;
                 let read = bytes.len().min(space.len());
                 space[..read].copy_from_slice(&bytes[..read]);
@@ -412,7 +412,7 @@ impl Connection {
         Some(count.saturating_sub(before))
     }
 
-    /// How many bytes it has received, without those of TLS. Under TLS only counted if its packets are captured.
+    /// How many bytes of HTTP it has received. Under TLS they are only counted if its packets are captured.
     #[must_use]
     pub fn received(&self) -> u64 {
         match &self.io {

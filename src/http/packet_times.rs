@@ -63,7 +63,7 @@ impl ByteArrivals {
         self.complete >= position
     }
 
-    /// Forgets all times: from now on they are of another clock.
+    /// Forgets all times: later ones are of another clock.
     pub fn forget_times(&mut self) {
         self.steps.clear();
         self.latest = Nanos(0);

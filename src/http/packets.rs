@@ -61,7 +61,7 @@ struct State {
 /// A connection: the index of the server, and the client's port.
 type FlowKey = (usize, u16);
 
-/// Ports of connections spread well enough, and nobody outside chooses them all.
+/// The system chooses the ports of connections, so that no attacker can make them collide.
 type PortHash = BuildHasherDefault<PortHasher>;
 
 #[derive(Debug, Default)]
@@ -123,7 +123,7 @@ impl PacketCapture {
         clock: Clock,
         prepare_thread: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        // The packets of an IPv4 address that is written as one of IPv6 are those of IPv4.
+        // An IPv4 address that is written as one of IPv6 has packets of IPv4.
         let canonical = |server: SocketAddr| SocketAddr::new(server.ip().to_canonical(), server.port());
         let servers: Vec<SocketAddr> = servers.into_iter().map(canonical).collect();
         let ring = PacketRing::open(&servers)?;
@@ -138,7 +138,7 @@ impl PacketCapture {
         Ok(PacketCapture(capture))
     }
 
-    /// Uses this clock for the arrivals of all packets from now on. The arrivals so far are forgotten.
+    /// Uses this clock for the arrivals of all later packets. The arrivals so far are forgotten.
     pub fn set_clock(&self, clock: Clock) {
         self.0.drain();
         let mut state = lock(&self.0.state);

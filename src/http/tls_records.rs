@@ -22,7 +22,7 @@ const BUFFER: usize = 4 << 10;
 pub struct RecordSocket {
     /// The connection.
     pub socket: Socket,
-    /// What was read and not yet handed out; `None`: nobody asks where records end, and reads are handed on as they are.
+    /// What was read and not yet handed out; `None`: it does not matter where records end, and reads are handed on as they are.
     unread: Option<UnreadBytes>,
 }
 
@@ -142,7 +142,7 @@ impl RecordMap {
         }
     }
 
-    /// The reads since the last call: those of a response.
+    /// The reads since the last call, which are the reads of a response.
     #[must_use]
     pub fn take_reads(&mut self) -> RecordMap {
         RecordMap { plain: self.plain, ends: std::mem::take(&mut self.ends), passed: 0 }

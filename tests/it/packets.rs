@@ -69,7 +69,7 @@ fn check_stopped_client(name: &str, start: fn(&[&str]) -> Sim) {
     let lines = requests(24, FULL).replace("\"expected_output_len\":8", "\"expected_output_len\":24");
     client.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     let pid = Pid::from_child(&client);
-    // To its end, since nobody knows how soon a busy machine starts it.
+    // To its end, because a busy machine may start it late.
     while client.try_wait().unwrap().is_none() {
         sleep(Duration::from_millis(40));
         let _ = kill_process(pid, Signal::STOP);
