@@ -274,7 +274,7 @@ impl VbMetrics {
             server_queue_ms: summarize(&recording.server_times.0, Unit::Seconds),
             server_ttft_ms: summarize(&recording.server_times.1, Unit::Seconds),
             peak_concurrency: peak::peak_concurrency(recording),
-            peak_tokens_per_s: peak_tokens_per_s.max(round_up(output_tokens_per_s.per_s)),
+            peak_tokens_per_s: peak_tokens_per_s.max(ceil_rate(output_tokens_per_s.per_s)),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
             output_tokens: over_successes(Unit::Tokens, |r| r.known_output_tokens().map(f64::from)),
             cached_tokens: recording.cached_tokens,
@@ -448,8 +448,8 @@ pub fn most_frequent<'a>(
     all
 }
 
-/// A rate as a whole number that is not below it, except by the rounding of its own computation.
-fn round_up(per_s: f64) -> u64 {
+/// A rate as a whole number that is not below it, except by rounding errors.
+fn ceil_rate(per_s: f64) -> u64 {
     numpy::truncate_to_usize((per_s * (1.0 - 1e-9)).ceil()) as u64
 }
 

@@ -122,7 +122,7 @@ fn an_outage_makes_a_run_changing() {
     let levels: Vec<f64> =
         steady["levels"].as_array().unwrap().iter().map(|level| level["value"].as_f64().unwrap()).collect();
     assert_eq!(levels, [1.0, 0.0, 1.0]);
-    // A client that leaves is no outage.
+    // Clients that leave are not an outage.
     requests[240..330].iter_mut().for_each(|request| request.kind = Some("abandoned"));
     let left = &result(&stream(&requests, "clean"))["vb"]["steady"];
     assert_ne!(left["changing"], "success", "{left}");

@@ -11,7 +11,7 @@ use crate::{recording::RecordedRequest, statistics::numpy};
 const SLICES: usize = 12;
 
 /// A growth counts if it is at least this share of the arrivals, and if chance gives it less often than `MAX_P_VALUE`. Up to
-/// `MAX_DOUBTFUL_P_VALUE`, a run is too short to tell.
+/// `MAX_DOUBTFUL_P_VALUE`, it is undecided.
 const MIN_GROWTH: f64 = 0.02;
 const MAX_P_VALUE: f64 = 0.01;
 const MAX_DOUBTFUL_P_VALUE: f64 = 0.2;
@@ -52,7 +52,7 @@ struct Stay {
 }
 
 impl Overload {
-    /// Whether chance is no explanation.
+    /// Whether chance does not explain it.
     #[must_use]
     pub fn is_certain(&self) -> bool {
         self.p < MAX_P_VALUE

@@ -230,7 +230,7 @@ fn describe_growth(growth: &Overload, is_client_bound: bool) -> Finding {
     }
     (
         Course::TooShort,
-        format!("{rates}; only a longer run tells overload from a busy time (p = {:.2})", growth.p),
+        format!("{rates}; only a longer run shows whether that is overload or a busy time (p = {:.2})", growth.p),
         None,
     )
 }

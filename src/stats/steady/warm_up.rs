@@ -28,8 +28,8 @@ pub fn count_warm_up(series: &[f64]) -> usize {
     if settles { beyond } else { 0 }
 }
 
-/// Whether values beyond `level` do not move away from it: the mean of their second half is not much farther away than that of the
-/// first.
+/// Whether values beyond `level` do not move away from it: on average, the second half of them is not much farther away than the first
+/// half.
 fn approaches(values: &[f64], level: f64) -> bool {
     let distance = |values: &[f64]| (numpy::mean(values) - level).abs();
     let (first, second) = values.split_at(values.len() / 2);
