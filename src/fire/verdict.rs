@@ -578,7 +578,9 @@ mod tests {
         steps(packets, send, [39.9, 40.1], Some(100.1), "to send the next request");
         let open = || Evidence { by_schedule: true, empty_slot: Some(Nanos(SECOND)), ..packets() };
         steps(open, send, [4.9, 5.1], Some(50.1), "sent late against the schedule (send lag p99");
-        let again = |evidence: &mut Evidence, count: f64| evidence.client.retransmits = Some(count as u64);
+        let again = |evidence: &mut Evidence, count: f64| {
+            evidence.client.retransmits = Some(Nanos::from_secs_f64(count / 1e9).0);
+        };
         steps(packets, again, [1.0, 2.0], None, "2 TCP segments");
         let bounds = PercentileBounds { p99: Some([Nanos(20 * MS), Nanos(50 * MS)]), ..PercentileBounds::default() };
         let missed = Some(TimeBounds { chunks: 900, ttft: Some(bounds), ..TimeBounds::default() });
