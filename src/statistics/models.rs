@@ -16,23 +16,49 @@ pub struct Model {
     pub values: fn(&mut ChaCha8Rng, usize) -> Vec<f64>,
     /// The true mean and percentiles: of 200 runs of 100,000 values by `print_the_truths`.
     pub truth: [f64; 4],
-    /// Whether one run may miss what matters, so that intervals need a warning instead of being right.
-    pub unknowable: bool,
+    /// How its values depend on each other.
+    pub kind: Kind,
+}
+
+/// How the values of a model depend on each other.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Not at all.
+    Independent,
+    /// They do.
+    Dependent,
+    /// For longer than a run lasts: intervals need a warning, and cannot be right.
+    Unknowable,
 }
 
 /// The models: independent values, then values that depend on each other.
 pub const MODELS: [Model; 19] = [
-    model("exponential", |rng, n| draw(n, || rng::sample_exponential(rng)), [0.0; 4]),
-    model("log-normal 1.5", |rng, n| draw(n, || (1.5 * normal(rng)).exp()), [0.0; 4]),
-    model("slow mode", slow_mode, [0.0; 4]),
-    model("Pareto 1.5, cut", |rng, n| draw(n, || uniform(rng).powf(-1.0 / 1.5).min(100.0)), [0.0; 4]),
+    Model {
+        kind: Kind::Independent,
+        ..model("exponential", |rng, n| draw(n, || rng::sample_exponential(rng)), [0.0; 4])
+    },
+    Model {
+        kind: Kind::Independent,
+        ..model("log-normal 1.5", |rng, n| draw(n, || (1.5 * normal(rng)).exp()), [0.0; 4])
+    },
+    Model { kind: Kind::Independent, ..model("slow mode", slow_mode, [0.0; 4]) },
+    Model {
+        kind: Kind::Independent,
+        ..model("Pareto 1.5, cut", |rng, n| draw(n, || uniform(rng).powf(-1.0 / 1.5).min(100.0)), [0.0; 4])
+    },
     model("AR(1) 0.95", autoregressive, [0.0; 4]),
     model("M/G/8 0.5 TTFT", |rng, n| queue(rng, n, &Queue::loaded(0.5)).0, [0.0; 4]),
     model("M/G/8 0.5 E2EL", |rng, n| queue(rng, n, &Queue::loaded(0.5)).1, [0.0; 4]),
     model("M/G/8 0.8 TTFT", |rng, n| queue(rng, n, &Queue::loaded(0.8)).0, [0.0; 4]),
     model("M/G/8 0.8 E2EL", |rng, n| queue(rng, n, &Queue::loaded(0.8)).1, [0.0; 4]),
-    Model { unknowable: true, ..model("M/G/8 0.95 TTFT", |rng, n| queue(rng, n, &Queue::loaded(0.95)).0, [0.0; 4]) },
-    Model { unknowable: true, ..model("M/G/8 0.95 E2EL", |rng, n| queue(rng, n, &Queue::loaded(0.95)).1, [0.0; 4]) },
+    Model {
+        kind: Kind::Unknowable,
+        ..model("M/G/8 0.95 TTFT", |rng, n| queue(rng, n, &Queue::loaded(0.95)).0, [0.0; 4])
+    },
+    Model {
+        kind: Kind::Unknowable,
+        ..model("M/G/8 0.95 E2EL", |rng, n| queue(rng, n, &Queue::loaded(0.95)).1, [0.0; 4])
+    },
     model("lock-step TTFT", |rng, n| closed_loop(rng, n, false).0, [0.0; 4]),
     model("lock-step E2EL", |rng, n| closed_loop(rng, n, false).1, [0.0; 4]),
     model("closed loop TTFT", |rng, n| closed_loop(rng, n, true).0, [0.0; 4]),
@@ -40,11 +66,11 @@ pub const MODELS: [Model; 19] = [
     model("stalls TTFT", |rng, n| queue(rng, n, &STALLS).0, [0.0; 4]),
     model("stalls E2EL", |rng, n| queue(rng, n, &STALLS).1, [0.0; 4]),
     model("diurnal TTFT", |rng, n| queue(rng, n, &DIURNAL).0, [0.0; 4]),
-    Model { unknowable: true, ..model("fractional 0.8", fractional_noise, [0.0; 4]) },
+    Model { kind: Kind::Unknowable, ..model("fractional 0.8", fractional_noise, [0.0; 4]) },
 ];
 
 const fn model(name: &'static str, values: fn(&mut ChaCha8Rng, usize) -> Vec<f64>, truth: [f64; 4]) -> Model {
-    Model { name, values, truth, unknowable: false }
+    Model { name, values, truth, kind: Kind::Dependent }
 }
 
 fn draw(n: usize, one: impl FnMut() -> f64) -> Vec<f64> {

@@ -161,12 +161,24 @@ impl SampleStats {
     /// The same of the values of several slices, with intervals for values with this dependence.
     #[must_use]
     pub fn with_intervals(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, dependence: &Dependence) -> Self {
-        let n = slices.iter().map(|slice| slice.len()).sum();
         let evidence = Evidence::from_dependence(dependence);
+        Self::with_evidence(slices, unit, options, evidence, dependence.batch_means())
+    }
+
+    /// The same for values that are known to be worth so many independent ones, with the means of batches in time order, if known.
+    #[must_use]
+    pub fn with_evidence(
+        slices: &[&[f64]],
+        unit: Unit,
+        options: &SummaryOptions,
+        evidence: Evidence,
+        batches: &[f64],
+    ) -> Self {
+        let n = slices.iter().map(|slice| slice.len()).sum();
         let places = precision_places(options, n, evidence.effective);
         let ends: Vec<f64> = places.iter().flat_map(PercentilePrecision::all_places).flatten().collect();
         let (mut stats, values) = Self::compute_exact(slices, unit, options, &ends);
-        stats.set_precision(evidence, dependence.batch_means(), &places, |place| values.value_at(place));
+        stats.set_precision(evidence, batches, &places, |place| values.value_at(place));
         stats
     }
 

@@ -7,6 +7,7 @@ mod client;
 mod fluidity;
 mod goodput;
 mod group;
+mod length;
 mod part;
 mod peak;
 mod pool;

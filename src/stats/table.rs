@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{
     arrivals,
     client::ClientFigures,
+    length::RunLength,
     part::Numbers,
     rate::MeasuredRate,
     result::RunResult,
@@ -420,6 +421,11 @@ impl ResultTable {
         self.add_line(&(words.join(", ") + "."));
         if let Some(difference) = vb.prompt_lengths.and_then(|lengths| lengths.describe_difference()) {
             self.add_line(&format!("The server counts {difference}."));
+        }
+        if let Some(length) = &vb.run_length {
+            let RunLength { correlation_times, metric, advice } = length;
+            let long = || format!("The run is about {correlation_times:.0} correlation times long (by {metric}).");
+            self.add_line(&advice.as_ref().map_or_else(long, |advice| format!("length: {advice}")));
         }
         if vb.percentile_error > 0.0 {
             let percent = vb.percentile_error * 100.0;

@@ -12,6 +12,7 @@ use super::{
     client::{self, ClientFigures},
     goodput::Goodput,
     group::{self, Group, Slice},
+    length::RunLength,
     part::{Numbers, RunPart},
     peak,
     pooling::{Pooled, Pooling},
@@ -27,7 +28,7 @@ use crate::{
         RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages,
         population::Population, sort_by_start,
     },
-    statistics::{SampleStats, Summary, Unit, histogram, numpy},
+    statistics::{Dependence, SampleStats, Summary, Unit, histogram, numpy},
     units::UnixNanos,
 };
 
@@ -92,6 +93,8 @@ pub struct VbMetrics {
     pub output_tokens_per_s: MeasuredRate,
     /// The steady part of the run; `null` if no request was sent.
     pub steady: Option<Steady>,
+    /// How long the run is in correlation times; `null` without a latency.
+    pub run_length: Option<RunLength>,
     /// Latencies from the start of each request.
     pub from_start: Latencies,
     /// Latencies from the scheduled time of each request.
@@ -217,6 +220,10 @@ impl VbMetrics {
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
         let summarize = |values: &[f64], unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
+        let with_order = |ordered: &[f64]| {
+            let dependence = Dependence::measure(ordered, &wanted.percentiles);
+            Summary::from_stats(&SampleStats::with_intervals(&[ordered], Unit::Seconds, wanted, &dependence))
+        };
         let over_successes = |unit, value: fn(&RecordedRequest) -> Option<f64>| {
             summarize(&recording.successes().filter_map(value).collect::<Vec<f64>>(), unit)
         };
@@ -228,7 +235,11 @@ impl VbMetrics {
                 .map(latency_stats);
         let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_chunk = Summary::from_stats(&itl);
-        let per_token = tokens::gaps_per_token(recording).map(|gaps| summarize(&gaps, Unit::Seconds));
+        let per_token = tokens::gaps_per_token(recording).map(|gaps| {
+            // The tokens of a chunk say no more than the chunk.
+            let evidence = itl.precision.as_ref().map(|precision| precision.evidence).unwrap_or_default();
+            Summary::from_stats(&SampleStats::with_evidence(&[&gaps], Unit::Seconds, wanted, evidence, &[]))
+        });
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let vb = VbMetrics {
             format: FORMAT_VERSION,
@@ -257,6 +268,7 @@ impl VbMetrics {
             requests_per_s,
             output_tokens_per_s,
             steady,
+            run_length: None,
             from_start: Latencies { ttft_ms: Summary::from_stats(&ttft), e2el_ms: Summary::from_stats(&e2el) },
             from_schedule: Latencies {
                 ttft_ms: with_intervals(&RecordedRequest::ttft_from_schedule),
@@ -268,11 +280,13 @@ impl VbMetrics {
             longest_stall_ms: with_intervals(&longest_gap),
             itl_per_token_estimated: tokens::has_estimates(recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
-            ttft_answer_ms: over_successes(Unit::Seconds, |r| r.ttft_answer),
-            schedule_lag_ms: summarize(&sent.filter_map(|r| r.queue_time).collect::<Vec<f64>>(), Unit::Seconds),
-            read_lag_ms: summarize(&recording.read_lags, Unit::Seconds),
-            server_queue_ms: summarize(&recording.server_times.0, Unit::Seconds),
-            server_ttft_ms: summarize(&recording.server_times.1, Unit::Seconds),
+            ttft_answer_ms: with_intervals(&|r| r.ttft_answer),
+            schedule_lag_ms: with_order(
+                &sort_by_start(sent).into_iter().filter_map(|r| r.queue_time).collect::<Vec<f64>>(),
+            ),
+            read_lag_ms: with_order(&recording.read_lags),
+            server_queue_ms: with_order(&recording.server_times.0),
+            server_ttft_ms: with_order(&recording.server_times.1),
             peak_concurrency: peak::peak_concurrency(recording),
             peak_tokens_per_s: peak_tokens_per_s.max(ceil_rate(output_tokens_per_s.per_s)),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
@@ -299,7 +313,20 @@ impl VbMetrics {
             (Metric::E2elIncludingClientQueue, e2el_queue),
         ];
         let shown = distributions.into_iter().filter(|(metric, _)| options.metrics.contains(metric)).collect();
-        (vb, shown)
+        (vb.with_run_length(), shown)
+    }
+
+    /// With its length, which follows from its distributions.
+    #[must_use]
+    fn with_run_length(mut self) -> Self {
+        let metrics = [
+            ("ttft", &self.from_start.ttft_ms),
+            ("tpot", &self.tpot_ms),
+            ("itl", &self.itl_per_chunk_ms),
+            ("e2el", &self.from_start.e2el_ms),
+        ];
+        self.run_length = RunLength::from_metrics(&metrics);
+        self
     }
 
     /// The distribution of one of vLLM's latencies.
@@ -491,7 +518,7 @@ impl Pooled for VbMetrics {
             let mean = all.weighted_mean(|vb| (vb.offered as f64, field(vb).map(|n| n as f64)));
             mean.map(|mean| numpy::truncate_to_usize(mean.round()) as u64)
         };
-        Some(VbMetrics {
+        let pooled = VbMetrics {
             format: first.format,
             tool: first.tool.clone(),
             run_ids: all.collect_names(|vb| &vb.run_ids),
@@ -518,6 +545,7 @@ impl Pooled for VbMetrics {
             requests_per_s: MeasuredRate::default(),
             output_tokens_per_s: MeasuredRate::default(),
             steady: None,
+            run_length: None,
             from_start: all.pool_field(|vb| &vb.from_start)?,
             from_schedule: all.pool_field(|vb| &vb.from_schedule)?,
             tpot_ms: all.pool_times(|vb| &vb.tpot_ms)?,
@@ -547,7 +575,8 @@ impl Pooled for VbMetrics {
             server: None,
             groups: all.pool_field(|vb| &vb.groups)?,
             slices: all.pool_field(|vb| &vb.slices)?,
-        })
+        };
+        Some(pooled.with_run_length())
     }
 }
 
