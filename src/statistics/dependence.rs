@@ -28,7 +28,7 @@ const MIN_FREQUENCIES: usize = 16;
 
 /// Memory widens intervals from this many standard errors above 0 on, and from that many on it is reported.
 const WIDENING_MEMORY: f64 = 1.5;
-const REPORTED_MEMORY: f64 = 2.5;
+const REPORTED_MEMORY: f64 = 2.0;
 
 /// The largest memory parameter of a stationary series is below 0.5, where the variance of a mean is infinite.
 const MAX_MEMORY: f64 = 0.45;

@@ -104,7 +104,9 @@ impl Coverage {
             percent(self.doubted, self.runs),
             cells(&self.inside, printed),
             cells(&self.below, printed),
-            self.widths.map(|sum| format!("{:.2}", sum / printed)).join(" | "),
+            self.widths
+                .map(|sum| if printed > 0.0 { format!("{:.1}", sum / printed) } else { "-".to_owned() })
+                .join(" | "),
         )
     }
 }
@@ -143,7 +145,7 @@ fn intervals_contain_the_truth_as_often_as_the_manual_says() {
     }
 }
 
-/// `VB_TRIALS=200 cargo test --release --lib print_the_truths -- --nocapture`
+/// `VB_TRIALS=30 cargo test --release --lib print_the_truths -- --nocapture`
 #[test]
 fn print_the_truths() {
     let Some(runs) = trials() else { return };

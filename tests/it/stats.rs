@@ -730,7 +730,19 @@ mod definitions {
 
     #[test]
     fn schedule_lag_ms() {
-        check(&[("/vb/schedule_lag_ms/n", 8.0), ("/vb/schedule_lag_ms/p50", 0.1), ("/vb/schedule_lag_ms/max", 350.1)]);
+        check(&[
+            ("/vb/schedule_lag_ms/n", 8.0),
+            ("/vb/schedule_lag_ms/too_few/p50/has", 8.0),
+            ("/vb/schedule_lag_ms/max", 350.1),
+        ]);
+    }
+
+    #[test]
+    fn run_length() {
+        check(&[("/vb/run_length/correlation_times", 5.0)]);
+        let advice = run_result()["vb"]["run_length"]["advice"].clone();
+        assert!(advice.as_str().unwrap().starts_with("this run has 5 requests"), "{advice}");
+        assert_eq!(result(&[], &many(1000))["vb"]["run_length"]["advice"], Value::Null);
     }
 
     #[test]
@@ -882,7 +894,7 @@ mod definitions {
 
     #[test]
     fn server_ttft_ms() {
-        check_server(&[("/server_ttft_ms/n", 4.0), ("/server_ttft_ms/p50", 20.0)]);
+        check_server(&[("/server_ttft_ms/n", 4.0), ("/server_ttft_ms/too_few/p50/has", 4.0)]);
     }
 
     #[test]
