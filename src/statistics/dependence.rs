@@ -62,7 +62,7 @@ pub enum Doubt {
 ///
 /// The series is cut into blocks in time order. The variance of the sum of blocks, compared with independent values, is the
 /// *design effect*: the correlation time, counted in values. The largest one counts, of the values, of their ranks, and of "is it
-/// below this percentile?" for each percentile. A series whose ranks have waves as long as itself shows too little of its own
+/// below this percentile?" for each percentile. A series whose ranks have waves as long as itself shows too little of the
 /// variance; there the variance follows from the growth of the spectrum towards low frequencies.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Dependence {
@@ -327,7 +327,7 @@ fn significant_effect(blocks: &[f64], independent: f64) -> f64 {
 }
 
 /// Waves that take as long as the series, or a part of it: the spectrum near frequency 0 is like λ^(−2d), and the larger d is, the
-/// less a series of any length knows of its own variance.
+/// less a series of any length knows of the variance.
 struct SlowWaves {
     design_effect: f64,
     long_memory: bool,

@@ -149,7 +149,7 @@ fn queue(rng: &mut ChaCha8Rng, n: usize, queue: &Queue) -> (Vec<f64>, Vec<f64>) 
     (ttfts, latencies)
 }
 
-/// Moves what would happen during a stall behind it.
+/// Moves what would happen during a stall to its end.
 fn stop((length, every): (f64, f64), begin: f64, end: f64) -> (f64, f64) {
     let stall_of = |time: f64| (time / every).floor();
     let wait = (stall_of(begin) * every + length - begin).max(0.0);
@@ -157,7 +157,7 @@ fn stop((length, every): (f64, f64), begin: f64, end: f64) -> (f64, f64) {
     (begin, end + length * (stall_of(end) - stall_of(begin)))
 }
 
-/// A closed loop of 32 requests on an engine that decodes one token of each request per step, and starts at most four of those that
+/// A closed loop of 32 requests on an engine that decodes one token of each request per step, and starts at most four that
 /// wait; the speed of steps drifts a little. Times to first token and latencies, in the order of the starts.
 fn closed_loop(rng: &mut ChaCha8Rng, n: usize, varied: bool) -> (Vec<f64>, Vec<f64>) {
     const USERS: usize = 32;

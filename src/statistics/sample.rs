@@ -78,7 +78,7 @@ pub struct SampleStats {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Precision {
     /// What is known of the dependence of the values.
-    pub evidence: Evidence,
+    pub evidence: SampleEvidence,
     /// The interval of the mean.
     pub mean: Interval,
     /// For each percentile, its interval and its upper bounds.
@@ -87,7 +87,7 @@ pub struct Precision {
 
 /// How many independent values a sample is worth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Evidence {
+pub struct SampleEvidence {
     /// The effective sample size: independent values that would give the mean and the percentiles with the same precision.
     pub effective: f64,
     /// The same, but no more than requests.
@@ -105,9 +105,9 @@ pub struct PercentilePrecision {
     pub bounds: [Option<f64>; 2],
 }
 
-impl Evidence {
+impl SampleEvidence {
     fn from_dependence(dependence: &Dependence) -> Self {
-        Evidence {
+        SampleEvidence {
             effective: dependence.effective_size(),
             requests: dependence.evidence(),
             long_memory: dependence.has_long_memory(),
@@ -119,8 +119,9 @@ impl Evidence {
     /// Parts one after the other add up. Hosts of one load see the same server, each a part of its requests, so that what each adds to
     /// the design effect adds up: independent requests remain independent, and hosts that all see the same slow waves know as much as
     /// one of them.
-    fn pool(parts: &[(f64, Evidence)], mode: PoolMode) -> Self {
-        let sum = |value: &dyn Fn(f64, &Evidence) -> f64| parts.iter().map(|(n, part)| value(*n, part)).sum::<f64>();
+    fn pool(parts: &[(f64, SampleEvidence)], mode: PoolMode) -> Self {
+        let sum =
+            |value: &dyn Fn(f64, &SampleEvidence) -> f64| parts.iter().map(|(n, part)| value(*n, part)).sum::<f64>();
         let effective = match mode {
             PoolMode::Sequential => sum(&|_, part| part.effective),
             PoolMode::Concurrent => {
@@ -128,7 +129,7 @@ impl Evidence {
                 sum(&|n, _| n) / (1.0 + excess)
             }
         };
-        Evidence {
+        SampleEvidence {
             effective: effective.max(1.0),
             requests: effective.min(sum(&|_, part| part.requests)).max(1.0),
             long_memory: parts.iter().any(|(_, part)| part.long_memory),
@@ -161,17 +162,17 @@ impl SampleStats {
     /// The same of the values of several slices, with intervals for values with this dependence.
     #[must_use]
     pub fn with_intervals(slices: &[&[f64]], unit: Unit, options: &SummaryOptions, dependence: &Dependence) -> Self {
-        let evidence = Evidence::from_dependence(dependence);
+        let evidence = SampleEvidence::from_dependence(dependence);
         Self::with_evidence(slices, unit, options, evidence, dependence.batch_means())
     }
 
-    /// The same for values that are known to be worth so many independent ones, with the means of batches in time order, if known.
+    /// The same for values that are known to be worth this many independent ones, with the means of batches in time order, if known.
     #[must_use]
     pub fn with_evidence(
         slices: &[&[f64]],
         unit: Unit,
         options: &SummaryOptions,
-        evidence: Evidence,
+        evidence: SampleEvidence,
         batches: &[f64],
     ) -> Self {
         let n = slices.iter().map(|slice| slice.len()).sum();
@@ -217,9 +218,9 @@ impl SampleStats {
             histogram: None,
         };
         if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
-            let evidence: Vec<(f64, Evidence)> =
+            let evidence: Vec<(f64, SampleEvidence)> =
                 parts.iter().zip(precisions).map(|(part, precision)| (part.n as f64, precision.evidence)).collect();
-            let evidence = Evidence::pool(&evidence, mode);
+            let evidence = SampleEvidence::pool(&evidence, mode);
             let places = precision_places(options, n, evidence.effective);
             stats.set_precision(evidence, &[], &places, at);
             stats.widen_intervals(histogram::MAX_RELATIVE_ERROR);
@@ -230,7 +231,7 @@ impl SampleStats {
 
     fn set_precision(
         &mut self,
-        evidence: Evidence,
+        evidence: SampleEvidence,
         batches: &[f64],
         places: &[PercentilePrecision],
         at: impl Fn(f64) -> f64,

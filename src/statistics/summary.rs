@@ -9,7 +9,7 @@ use super::{
     histogram::HdrHistogram,
     interval::{self, Interval},
     numpy,
-    sample::{Evidence, PercentilePrecision, PoolMode, Precision, SampleStats, SummaryOptions, Unit},
+    sample::{PercentilePrecision, PoolMode, Precision, SampleEvidence, SampleStats, SummaryOptions, Unit},
 };
 use crate::record::Object;
 
@@ -101,7 +101,7 @@ impl Summary {
     fn to_stats(&self, unit: Unit) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.value_count() == self.n as u64);
-        let evidence = |effective: f64| Evidence {
+        let evidence = |effective: f64| SampleEvidence {
             effective,
             requests: pool.and_then(|pool| pool.evidence).unwrap_or(effective),
             long_memory: self.doubt == Some(Doubt::LongMemory),

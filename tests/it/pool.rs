@@ -78,7 +78,7 @@ fn assert_close(got: &Value, want: &Value, path: &str, except: &[&str]) {
 }
 
 /// Keys that parts do not have, as the manual says, and estimates of uncertainty, which come from each part alone.
-const OF_PARTS: [&str; 13] = [
+const OF_PARTS: [&str; 14] = [
     "latencies",
     "queue_times",
     "percentile_error",
@@ -87,6 +87,7 @@ const OF_PARTS: [&str; 13] = [
     "upper_bounds",
     "doubt",
     "too_few",
+    "run_length",
     "interval",
     "steady",
     "little",

@@ -205,7 +205,7 @@ pub fn golden_section(page: &str, name: &str, got: &str) {
     }
 }
 
-/// A number that does not resemble those of the numbers next to it.
+/// A number that depends on `i` without order.
 pub fn scramble(i: u64) -> u64 {
     let mixed = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mixed = (mixed ^ (mixed >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
