@@ -184,10 +184,10 @@ impl Dependence {
 /// What is known of an estimate from a series of this effective size.
 #[must_use]
 pub fn find_doubt(effective: f64, long_memory: bool) -> Option<Doubt> {
-    match effective < MIN_CORRELATION_TIMES {
-        true => Some(Doubt::TooShort),
-        false => long_memory.then_some(Doubt::LongMemory),
+    if effective < MIN_CORRELATION_TIMES {
+        return Some(Doubt::TooShort);
     }
+    long_memory.then_some(Doubt::LongMemory)
 }
 
 /// Independent values in counts of equal slices of time, such as tokens per second. Slices may balance each other: there are then

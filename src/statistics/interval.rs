@@ -71,8 +71,8 @@ pub fn mean_interval(mean: f64, std: f64, least: f64, effective: f64, batches: &
     let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
     let half = t * std / (effective - 1.0).sqrt() / mean;
     let (low, high) = (mean * (-half).exp(), mean * half.exp());
-    let hall = hall_interval(mean, batches).unwrap_or((low, high));
-    let ends = (low.min(hall.0).max(0.0), high.max(hall.1));
+    let skewed = hall_interval(mean, batches).unwrap_or((low, high));
+    let ends = (low.min(skewed.0).max(0.0), high.max(skewed.1));
     // The end of a sample that is far too small.
     Interval { low: Some(ends.0), high: Some(ends.1).filter(|high| high.is_finite()) }
 }
