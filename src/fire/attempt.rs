@@ -183,6 +183,11 @@ impl Attempt {
         (size_of::<Self>() + self.response.heap_bytes()) as u64
     }
 
+    /// The mean time between its chunks; `None` without two of them.
+    pub fn mean_gap(&self) -> Option<Nanos> {
+        self.response.mean_gap()
+    }
+
     /// Whether the server or the network failed it.
     pub fn has_failed(&self) -> bool {
         let by_client = |kind| matches!(kind, ErrorKind::Abandoned | ErrorKind::Cancelled);

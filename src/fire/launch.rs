@@ -22,6 +22,7 @@ use super::{
     sink::{FinishedRequest, SinkEntry},
     slots::Slot,
     stop::{StopReason, StopSignal},
+    watch,
 };
 use crate::{
     cli,
@@ -164,8 +165,7 @@ impl<E: HttpExchange> TaskContext<E> {
             let stop = self.stop.clone();
             tokio::spawn(hold_slot(slot, self.client.clock, now + think_time, stop));
         }
-        let next = if wanted { self.next.get().and_then(Weak::upgrade) } else { None };
-        let next = next.and_then(|next| next.send_next(thread));
+        let next = if wanted { self.send_next(thread, attempt.mean_gap()) } else { None };
         self.client.ended.fetch_max(attempt.end_time().0, Relaxed);
         self.client.finished.fetch_add(1, Relaxed);
         let size = attempt.memory_bytes();
@@ -174,6 +174,18 @@ impl<E: HttpExchange> TaskContext<E> {
         // The sink runs until the last sender is dropped.
         let _ = self.entries.send(SinkEntry::Request(finished));
         next
+    }
+}
+
+impl<E> TaskContext<E> {
+    /// Sends the next request from this thread, unless that would make it late for what other streams receive.
+    fn send_next(&self, thread: usize, mean_gap: Option<Nanos>) -> Option<Box<SentRequest<E>>> {
+        // Other streams receive as often as the one that ended.
+        if mean_gap.is_some_and(|gap| watch::time_at_work() >= Nanos(gap.0 / 2)) {
+            self.events.news.notify_one();
+            return None;
+        }
+        self.next.get().and_then(Weak::upgrade)?.send_next(thread)
     }
 }
 

@@ -58,6 +58,7 @@ impl ReaderThread {
             .enable_all()
             .max_io_events_per_tick(MAX_EVENTS)
             .on_thread_park(watch::note_park)
+            .on_thread_unpark(watch::note_unpark)
             .build()
             .map_err(failed)?;
         let handle = runtime.handle().clone();

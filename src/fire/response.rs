@@ -163,6 +163,13 @@ impl ReceivedResponse {
         self.tokens.tokens_so_far()
     }
 
+    /// The mean time between token-bearing chunks; `None` without two of them.
+    #[must_use]
+    pub fn mean_gap(&self) -> Option<Nanos> {
+        let gaps = u64::try_from(self.itl.len()).ok()?;
+        Some(Nanos(self.last?.since(self.first?).0.checked_div(gaps)?))
+    }
+
     /// Approximate size on the heap, in bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {

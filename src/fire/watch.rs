@@ -57,6 +57,8 @@ thread_local! {
 struct ThreadWatch {
     watch: Watch,
     clock: Clock,
+    /// When it last woke.
+    woken: Nanos,
     /// Linux's `schedstat` of this thread; `None`: the system has none.
     schedstat: Option<File>,
 }
@@ -64,7 +66,7 @@ struct ThreadWatch {
 impl ThreadWatch {
     fn start() -> Self {
         let schedstat = File::open(SCHEDSTAT).ok();
-        ThreadWatch { watch: Watch::default(), clock: Clock::start(), schedstat }
+        ThreadWatch { watch: Watch::default(), clock: Clock::start(), woken: Nanos(0), schedstat }
     }
 
     /// How long the thread has worked or waited for a core.
@@ -83,6 +85,23 @@ pub fn note_park() {
         let awake = if thread.watch.needs_reading(now) { thread.awake_time() } else { None };
         thread.watch.note_park(now, awake);
     });
+}
+
+/// To be called each time that the thread wakes.
+pub fn note_unpark() {
+    THREAD.with_borrow_mut(|thread| {
+        let thread = thread.get_or_insert_with(ThreadWatch::start);
+        thread.woken = thread.clock.now();
+    });
+}
+
+/// How long the thread has been at work since it last had nothing left to do.
+#[must_use]
+pub fn time_at_work() -> Nanos {
+    THREAD.with_borrow_mut(|thread| {
+        let thread = thread.get_or_insert_with(ThreadWatch::start);
+        thread.clock.now().since(thread.woken)
+    })
 }
 
 /// How long what the thread has just read can have waited for it.
