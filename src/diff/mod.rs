@@ -168,7 +168,9 @@ fn report_checks(report: &Report, undecided: Option<UndecidedOutcome>) -> Result
     if undecided == Some(UndecidedOutcome::Fail) {
         failed.extend(open.iter().map(|text| format!("undecided: {text}")));
     } else if !failed.is_empty() || undecided == Some(UndecidedOutcome::Pass) {
-        open.iter().for_each(|text| cli::print_warning("vb-diff", format!("undecided: {text}")));
+        for text in open {
+            cli::print_warning("vb-diff", format!("undecided: {text}"));
+        }
     } else if !open.is_empty() {
         return Err(Error::Undecided(format!("undecided: {}", open.join("; "))));
     }

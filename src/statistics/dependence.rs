@@ -174,7 +174,7 @@ impl Dependence {
         self.long_memory
     }
 
-    /// The means of [`BATCHES`] batches in time order; empty if there are too few values.
+    /// The means of twelve batches in time order; empty if there are too few values.
     #[must_use]
     pub fn batch_means(&self) -> &[f64] {
         &self.batches

@@ -31,6 +31,7 @@ pub enum Kind {
     Unknowable,
 }
 
+#[allow(clippy::approx_constant, reason = "what a long simulation gave, as the others")]
 /// The models: independent values, then values that depend on each other.
 pub const MODELS: [Model; 19] = [
     Model {
@@ -179,8 +180,12 @@ fn closed_loop(rng: &mut ChaCha8Rng, n: usize, varied: bool) -> (Vec<f64>, Vec<f
         let started = running.len() - before;
         let step = 0.008 + 0.0002 * running.len() as f64 + 0.006 * started as f64;
         now += step * (level + 0.05 * normal(rng)).exp();
-        running[before..].iter().for_each(|(request, _)| ttfts[*request] = now - sent[*request]);
-        running.iter_mut().for_each(|(_, left)| *left -= 1.0);
+        for (request, _) in &running[before..] {
+            ttfts[*request] = now - sent[*request];
+        }
+        for (_, left) in &mut running {
+            *left -= 1.0;
+        }
         running.retain(|(request, left)| {
             if *left <= 0.0 {
                 latencies[*request] = now - sent[*request];

@@ -28,7 +28,7 @@ use crate::{
         RecordedRequest, Recording, expected_cache::ExpectedCache, metric::Metric, pages::MetricsPages,
         population::Population, sort_by_start,
     },
-    statistics::{Dependence, SampleStats, Summary, Unit, histogram, numpy},
+    statistics::{Dependence, SampleStats, Summary, SummaryOptions, Unit, histogram, numpy},
     units::UnixNanos,
 };
 
@@ -219,13 +219,9 @@ impl VbMetrics {
             let value = metric.request_value();
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
         };
-        let summarize = |values: &[f64], unit| Summary::from_stats(&SampleStats::from_values(values, unit, wanted));
-        let with_order = |ordered: &[f64]| {
-            let dependence = Dependence::measure(ordered, &wanted.percentiles);
-            Summary::from_stats(&SampleStats::with_intervals(&[ordered], Unit::Seconds, wanted, &dependence))
-        };
         let over_successes = |unit, value: fn(&RecordedRequest) -> Option<f64>| {
-            summarize(&recording.successes().filter_map(value).collect::<Vec<f64>>(), unit)
+            let values: Vec<f64> = recording.successes().filter_map(value).collect();
+            Summary::from_stats(&SampleStats::from_values(&values, unit, wanted))
         };
         let with_intervals = |value: &dyn Fn(&RecordedRequest) -> Option<f64>| {
             Summary::from_stats(&whole.sample_values(value, Unit::Seconds, wanted))
@@ -233,13 +229,7 @@ impl VbMetrics {
         let [ttft, tpot, e2el, queue_time, e2el_queue] =
             [Metric::Ttft, Metric::Tpot, Metric::E2el, Metric::ClientQueueTime, Metric::E2elIncludingClientQueue]
                 .map(latency_stats);
-        let sent = recording.requests.iter().filter(|r| r.start.is_some());
         let per_chunk = Summary::from_stats(&itl);
-        let per_token = tokens::gaps_per_token(recording).map(|gaps| {
-            // The tokens of a chunk say no more than the chunk.
-            let evidence = itl.precision.as_ref().map(|precision| precision.evidence).unwrap_or_default();
-            Summary::from_stats(&SampleStats::with_evidence(&[&gaps], Unit::Seconds, wanted, evidence, &[]))
-        });
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let vb = VbMetrics {
             format: FORMAT_VERSION,
@@ -275,18 +265,16 @@ impl VbMetrics {
                 e2el_ms: Summary::from_stats(&e2el_queue),
             },
             tpot_ms: Summary::from_stats(&tpot),
-            itl_per_token_ms: per_token.unwrap_or_else(|| per_chunk.clone()),
+            itl_per_token_ms: summarize_gaps_per_token(recording, &itl, wanted).unwrap_or_else(|| per_chunk.clone()),
             itl_per_chunk_ms: per_chunk,
             longest_stall_ms: with_intervals(&longest_gap),
             itl_per_token_estimated: tokens::has_estimates(recording),
             client_queue_time_ms: Summary::from_stats(&queue_time),
             ttft_answer_ms: with_intervals(&|r| r.ttft_answer),
-            schedule_lag_ms: with_order(
-                &sort_by_start(sent).into_iter().filter_map(|r| r.queue_time).collect::<Vec<f64>>(),
-            ),
-            read_lag_ms: with_order(&recording.read_lags),
-            server_queue_ms: with_order(&recording.server_times.0),
-            server_ttft_ms: with_order(&recording.server_times.1),
+            schedule_lag_ms: summarize_in_order(&schedule_lags(recording), wanted),
+            read_lag_ms: summarize_in_order(&recording.read_lags, wanted),
+            server_queue_ms: summarize_in_order(&recording.server_times.0, wanted),
+            server_ttft_ms: summarize_in_order(&recording.server_times.1, wanted),
             peak_concurrency: peak::peak_concurrency(recording),
             peak_tokens_per_s: peak_tokens_per_s.max(ceil_rate(output_tokens_per_s.per_s)),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
@@ -385,6 +373,26 @@ impl VbMetrics {
         let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
         cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
+}
+
+/// How late each request was sent, in the order of sending.
+fn schedule_lags(recording: &Recording) -> Vec<f64> {
+    let sent = recording.requests.iter().filter(|r| r.start.is_some());
+    sort_by_start(sent).into_iter().filter_map(|r| r.queue_time).collect()
+}
+
+/// Summarizes times that are in the order of the requests.
+fn summarize_in_order(times: &[f64], wanted: &SummaryOptions) -> Summary {
+    let dependence = Dependence::measure(times, &wanted.percentiles);
+    Summary::from_stats(&SampleStats::with_intervals(&[times], Unit::Seconds, wanted, &dependence))
+}
+
+/// The gaps per token, if chunks have several; `itl` has those between chunks.
+fn summarize_gaps_per_token(recording: &Recording, itl: &SampleStats, wanted: &SummaryOptions) -> Option<Summary> {
+    let gaps = tokens::gaps_per_token(recording)?;
+    // The tokens of a chunk say no more than the chunk.
+    let evidence = itl.precision.as_ref().map(|precision| precision.evidence).unwrap_or_default();
+    Some(Summary::from_stats(&SampleStats::with_evidence(&[&gaps], Unit::Seconds, wanted, evidence, &[])))
 }
 
 /// The rates over the whole run of `duration` seconds.
