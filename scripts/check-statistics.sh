@@ -10,4 +10,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VB_TRIALS=400 cargo test --release --locked --quiet --lib intervals_contain_the_truth -- --nocapture
-VB_TRIALS=${1:-1000} cargo test --release --locked --quiet --lib -- diff::proof steady::proof --nocapture
+VB_TRIALS=${1:-1000} cargo test --release --locked --quiet --lib -- diff::proof steadiness::proof --nocapture

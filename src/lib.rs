@@ -43,6 +43,8 @@
 //! | | |
 //! | [`recording`] | the outputs of a run, as read from a stream |
 //! | | |
+//! | [`steadiness`] | how a run developed: in a steady state, overloaded, drifting, changing |
+//! | | |
 //! | [`generate`] | `vb-gen`: turns a dataset into requests |
 //! | [`fire`] | `vb-fire`: sends requests and records their outputs |
 //! | [`stats`] | `vb-stats`: turns the outputs of a run into a result, as `docs/METRICS.md` defines it |
@@ -80,6 +82,7 @@ pub mod selftest;
 pub mod sim;
 pub mod statistics;
 pub mod stats;
+pub mod steadiness;
 pub mod text;
 pub mod tokens;
 pub mod tools;

@@ -9,7 +9,11 @@ use super::{
     row::{ChangeRow, ChangeVerdict},
     side::{Side, SideRun},
 };
-use crate::{record, recording::RecordedRequest};
+use crate::{
+    record,
+    recording::{RecordedRequest, sort_by_start},
+    steadiness::{self, Course, SteadyInput},
+};
 
 /// Mean lengths that differ by more than this share are reported.
 const MAX_LENGTH_DIFFERENCE: f64 = 0.01;
@@ -152,6 +156,14 @@ fn run_warnings(run: &SideRun) -> Vec<String> {
     }
     if recording.ends.iter().any(|end| end.verdict == Some(record::Verdict::ClientBound)) {
         wrong.push("its verdict is client_bound: the client set some of the numbers".into());
+    }
+    let sent = sort_by_start(recording.requests.iter().filter(|r| r.counts() && r.start.is_some()));
+    let judgement = steadiness::judge_run(&SteadyInput::new(recording, &sent));
+    match judgement.course {
+        Course::Overloaded(_) => wrong.push(format!("the server was overloaded: {}", judgement.why)),
+        Course::Drifting { .. } | Course::Changing => wrong.push(format!("it was not steady: {}", judgement.why)),
+        // Two short runs may still be compared: the intervals are wide.
+        Course::Steady | Course::TooShort => {}
     }
     if recording.ends.iter().filter_map(|end| end.buffering.as_ref()).any(record::Buffering::hides_latencies) {
         wrong.push("a proxy held its responses back: compare E2EL and throughput only".into());

@@ -10,7 +10,7 @@ use super::{
     rate::MeasuredRate,
     result::RunResult,
     server::{GaugeLoad, Parts, ServerMetrics},
-    steady::{Little, Stability, Stall, Steady},
+    steady::{Stability, Steady},
     vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     record::{Buffering, ErrorKind, TokenSource},
     recording::metric::Metric,
     statistics::{Doubt, Summary},
+    steadiness::{little::Little, stall::Stall},
 };
 
 const WIDTH: usize = 50;

@@ -18,7 +18,7 @@ use super::{
     pooling::{Pooled, Pooling},
     rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
-    steady::{self, Stability, Steady, SteadyInput},
+    steady::{self, Stability, Steady},
     tokens,
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
         population::Population, sort_by_start,
     },
     statistics::{Dependence, SampleStats, Summary, SummaryOptions, Unit, histogram, numpy},
+    steadiness::SteadyInput,
     units::UnixNanos,
 };
 
@@ -212,7 +213,7 @@ impl VbMetrics {
             || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
             || {
                 let rates = whole_rates(recording, origin, duration);
-                (steady_state(recording, &whole, options, origin, verdict), rates)
+                (steady_state(recording, &whole, options, origin), rates)
             },
         );
         let latency_stats = |metric: Metric| {
@@ -401,19 +402,13 @@ fn whole_rates(recording: &Recording, origin: f64, duration: f64) -> (MeasuredRa
 }
 
 /// The steady part of the run, with its metrics.
-fn steady_state(
-    recording: &Recording,
-    whole: &RunPart,
-    options: &Options,
-    origin: f64,
-    client: Option<Verdict>,
-) -> Option<Steady> {
+fn steady_state(recording: &Recording, whole: &RunPart, options: &Options, origin: f64) -> Option<Steady> {
     if recording.earlier.requests > 0 {
-        return Some(sampled_steady_state(recording, origin, client));
+        return Some(sampled_steady_state(recording));
     }
     let sent = sort_by_start(whole.counted().filter(|r| r.start.is_some()));
     sent.first()?;
-    let (steady, window) = Steady::detect(&steady_input(recording, &sent, origin, client));
+    let (steady, window) = Steady::detect(&SteadyInput::new(recording, &sent));
     let steady = steady.with_stalls(recording, origin);
     let Some(window) = window else { return Some(steady) };
     let mut steady = steady.with_measurements(window, recording);
@@ -425,25 +420,15 @@ fn steady_state(
 }
 
 /// The steady part of a run whose requests were not all kept, without the metrics that need all of them.
-fn sampled_steady_state(recording: &Recording, origin: f64, client: Option<Verdict>) -> Steady {
+fn sampled_steady_state(recording: &Recording) -> Steady {
     let sample = recording.earlier.sample_with(&recording.requests);
     let sent = sort_by_start(sample.iter().filter(|r| r.counts() && r.start.is_some()));
-    let (steady, _) = Steady::detect(&steady_input(recording, &sent, origin, client));
+    let (steady, _) = Steady::detect(&SteadyInput::new(recording, &sent));
     let one_in = recording.earlier.one_in();
     let why = if one_in > 1 { format!("{} (of one request in {one_in})", steady.why) } else { steady.why.clone() };
     // The gaps between every second start do not show lock-step.
     let lock_step = steady.lock_step.filter(|_| one_in == 1);
     Steady { why, lock_step, ..steady.scale_counts(one_in) }
-}
-
-fn steady_input<'a>(
-    recording: &Recording,
-    sent: &'a [&'a RecordedRequest],
-    origin: f64,
-    client: Option<Verdict>,
-) -> SteadyInput<'a> {
-    let is_client_bound = client == Some(Verdict::ClientBound);
-    SteadyInput { sent, origin, open_loop: recording.open_loop(), is_client_bound }
 }
 
 fn collect_hosts(recording: &Recording) -> Vec<String> {

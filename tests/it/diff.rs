@@ -188,6 +188,27 @@ fn runs_that_are_not_alike_are_compared_with_warnings() {
     );
 }
 
+#[test]
+fn a_run_that_was_not_steady_is_named_before_anything_else() {
+    let slower_later = |(i, line): (usize, &str)| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        if record["type"] == "output" && i > 350 {
+            for key in ["ttft", "latency"] {
+                record[key] = (record[key].as_f64().unwrap() + 0.1).into();
+            }
+        }
+        format!("{record}\n")
+    };
+    let shifted: String = stream(700, 100, None).lines().enumerate().map(slower_later).collect();
+    let done = diff("diff-shift", &[(PAIR[0], stream(700, 100, None)), (PAIR[1], shifted)], &PAIR);
+    let warnings: Vec<&str> = done.stdout.lines().filter(|line| line.starts_with('!')).collect();
+    assert!(
+        warnings[0].starts_with("! B: new.ndjson: it was not steady: TTFT changes: 70 ms, then 170 ms"),
+        "{warnings:?}"
+    );
+    assert!(!done.stdout.contains("A: old.ndjson: it was"), "{}", done.stdout);
+}
+
 /// Requests separate A's runs from B's by far, but runs of one side differ as much.
 #[test]
 fn repeats_that_differ_make_a_difference_of_two_runs_a_chance() {
@@ -214,7 +235,12 @@ fn results_of_vllm_are_compared_too() {
     let vllm = include_str!("../data/stats-vllm-detailed.json");
     let files = [("v1.json", vllm.to_owned()), ("v2.json", vllm.to_owned()), ("v3.json", stream(100, 100, None))];
     let record = record(&diff("diff-vllm", &files, &["v1.json", "v2.json", "--format", "json"]));
-    assert_eq!((&record["warnings"], &record["a"]["requests"]), (&json!([SINGLE_RUNS]), &json!(200)));
+    let warnings = record["warnings"].as_array().unwrap();
+    assert_eq!((&warnings[warnings.len() - 1], &record["a"]["requests"]), (&json!(SINGLE_RUNS), &json!(200)));
+    assert!(
+        warnings[..warnings.len() - 1].iter().all(|w| w.as_str().unwrap().contains("was not steady")),
+        "{warnings:?}"
+    );
     // vLLM's own file against ours: what they have in common is compared, and differences are reported.
     let mixed = diff("diff-vllm", &files, &["v1.json", "v3.json"]);
     assert!(

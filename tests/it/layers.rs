@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["backend"],
     &["config", "cli"],
     &["recording"],
+    &["steadiness"],
     &["generate", "fire", "stats", "diff", "agg", "sim", "selftest"],
     &["tools"],
 ];

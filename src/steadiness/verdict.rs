@@ -8,7 +8,8 @@ use super::{
     warm_up,
 };
 use crate::{
-    recording::RecordedRequest,
+    record::Verdict,
+    recording::{RecordedRequest, Recording},
     statistics::{
         levels, numpy,
         trend::{self, Trend},
@@ -46,6 +47,15 @@ pub struct SteadyInput<'a> {
     pub open_loop: Option<bool>,
     /// Whether the client limited the load, so that a queue may be its own.
     pub is_client_bound: bool,
+}
+
+impl<'a> SteadyInput<'a> {
+    /// The input for these requests of a recording, in the order in which they were sent.
+    #[must_use]
+    pub fn new(recording: &Recording, sent: &'a [&'a RecordedRequest]) -> Self {
+        let is_client_bound = recording.ends.iter().any(|end| end.verdict == Some(Verdict::ClientBound));
+        SteadyInput { sent, origin: recording.run_origin(), open_loop: recording.open_loop(), is_client_bound }
+    }
 }
 
 /// How a run developed.

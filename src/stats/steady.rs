@@ -1,39 +1,25 @@
 //! Whether a run was in a steady state, and in which part: without the warm-up and the drain.
 //!
-//! All times are *issue* times, the starts of requests: a request that ends late cannot stretch the window. `verdict` decides, by
-//! the `backlog`, and by series of blocks (`signals`) without the `warm_up`.
-
-mod backlog;
-mod little;
-mod lock_step;
-#[cfg(test)]
-mod proof;
-#[cfg(test)]
-mod runs;
-mod signals;
-mod stall;
-mod verdict;
-mod warm_up;
+//! [`steadiness`](crate::steadiness) decides; this adds what was measured in the steady part.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    backlog::Overload,
-    little::Little,
-    stall::{Stall, Stalls},
-    verdict::{SteadyInput, Window},
-};
-use self::{
-    signals::Signal,
-    verdict::{Course, Judgement},
-};
 use super::{
     part::{Numbers, RunPart},
     rate::{MeasuredRate, TimeSlices},
     tokens,
 };
-use crate::recording::{ChunkTokens, RecordedRequest, Recording};
+use crate::{
+    recording::{ChunkTokens, RecordedRequest, Recording},
+    steadiness::{
+        self, Course, Judgement, Signal, SteadyInput, Window,
+        backlog::Overload,
+        little::{self, Little},
+        lock_step,
+        stall::{self, Stalls},
+    },
+};
 
 /// How a run developed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -136,14 +122,14 @@ impl Steady {
     /// Looks for a steady part. There is a window if there are enough requests for one.
     #[must_use]
     pub fn detect(run: &SteadyInput) -> (Self, Option<Window>) {
-        let Judgement { course, why, window, members, drifts, levels } = verdict::judge_run(run);
+        let Judgement { course, why, window, members, drifts, levels } = steadiness::judge_run(run);
         let members = &run.sent[members];
         let drift_of = |wanted: fn(&Signal) -> bool| {
             let found = drifts.iter().find(|(signal, _)| wanted(signal));
             found.map(|(_, trend)| Drift { change: trend.change, p: trend.p })
         };
         let scale = |signal: Signal| if signal.is_latency() { 1e3 } else { 1.0 };
-        let level = |found: &verdict::Levels| -> Vec<Level> {
+        let level = |found: &steadiness::Levels| -> Vec<Level> {
             let level =
                 |(from, value): &(f64, f64)| Level { from_s: from - run.origin, value: value * scale(found.signal) };
             found.levels.iter().map(level).collect()
@@ -213,7 +199,7 @@ impl Steady {
 #[must_use]
 pub fn measure_rates(recording: &Recording, slices: impl Fn(f64) -> TimeSlices) -> (MeasuredRate, MeasuredRate) {
     let successes: Vec<&RecordedRequest> = recording.successes().collect();
-    let mut requests = slices(verdict::percentile_of_latencies(&successes, 50.0));
+    let mut requests = slices(steadiness::percentile_of_latencies(&successes, 50.0));
     let mut arrived = requests.clone();
     let mut times = Vec::new();
     for request in successes {

@@ -1,0 +1,21 @@
+//! How a run developed: in a steady state, overloaded, drifting or changing.
+//!
+//! All times are *issue* times, the starts of requests: a request that ends late cannot stretch the window. The verdict goes by the
+//! `backlog`, and by series of blocks (`signals`) without the `warm_up`.
+
+pub mod backlog;
+pub mod little;
+pub mod lock_step;
+#[cfg(test)]
+mod proof;
+#[cfg(test)]
+mod runs;
+mod signals;
+pub mod stall;
+mod verdict;
+mod warm_up;
+
+pub use self::{
+    signals::Signal,
+    verdict::{Course, Judgement, Levels, SteadyInput, Window, judge_run, percentile_of_latencies},
+};
