@@ -1,6 +1,6 @@
 //! Whether a run was in a steady state, and in which part: without the warm-up and the drain.
 //!
-//! [`steadiness`](crate::steadiness) decides; this adds what was measured in the steady part.
+//! [`steadiness`] decides; this adds what was measured in the steady part.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
