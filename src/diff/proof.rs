@@ -325,6 +325,9 @@ fn a_rule_is_decided_by_as_many_requests_as_it_says() {
             }
         }
         println!("{slower}: {right} right, {decided} decided of {trials}, with {} requests a side", needed / trials);
-        assert!(decided * 10 >= trials * 8 && (decided - right) * 20 <= trials, "{slower}: {right} {decided} {trials}");
+        // The planned 85 %, less what pilots lose that overestimate the change.
+        let least = 0.75 - 3.0 * (0.75 * 0.25 / trials as f64).sqrt();
+        assert!(decided as f64 >= least * trials as f64, "{slower}: {decided} of {trials}");
+        assert!((decided - right) * 20 <= trials, "{slower}: {right} of {decided}");
     }
 }

@@ -145,8 +145,9 @@ pub fn high_place(percentile: f64, n: usize, effective: f64, tail: f64) -> Optio
 fn place_at_probability(percentile: f64, n: usize, effective: f64, probability: f64) -> Option<f64> {
     let whole = effective.floor();
     let rank = rank_at_probability(percentile / 100.0, whole, probability)?;
+    let last = n.checked_sub(1)? as f64;
     // Scale the smaller sample's rank to this one.
-    Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, n as f64 - 1.0))
+    Some(((rank - 0.5) / whole * n as f64 - 0.5).clamp(0.0, last))
 }
 
 /// The rank, counted from 1 and interpolated, whose value is above the `p`-quantile with this probability in samples of `n`;
@@ -197,6 +198,8 @@ mod tests {
         // 0.99^100 > 2.5 %: all values may well be below the percentile.
         assert_eq!(super::percentile_places(99.0, 100, 100.0).high, None);
         assert_eq!(super::percentile_places(50.0, 1, 1.0), Interval::default());
+        // The evidence may be from elsewhere.
+        assert_eq!(super::percentile_places(50.0, 0, 100.0), Interval::default());
     }
 
     #[test]
