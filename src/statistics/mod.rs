@@ -18,7 +18,7 @@ mod summary;
 pub mod trend;
 
 pub use self::{
-    dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices},
+    dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices, find_doubt},
     histogram::HdrHistogram,
     sample::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
     summary::{Summary, SummaryHistogram},

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling};
+use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling, share::share_interval};
 use crate::{
     record::Object,
     recording::{RecordedRequest, Recording, population::Population},
@@ -147,6 +147,8 @@ pub struct Good {
     /// Their share of all offered requests, where failed and unsent ones count as missed, and those that the client cancelled on
     /// purpose do not count. `null` also if none counts.
     pub attainment: Option<f64>,
+    /// The 95 % interval of `attainment`; `null` also for too few requests, and in pooled results.
+    pub attainment_interval: Option<[f64; 2]>,
     /// The share for each limit alone.
     pub attainment_of: Object,
     /// Their generated tokens.
@@ -192,6 +194,8 @@ impl Good {
         Good {
             requests: good.map(|(requests, _)| requests),
             attainment: share(good),
+            attainment_interval: share(good)
+                .and_then(|_| share_interval(part.counted(), |r| slos.iter().all(|slo| slo.is_kept(r, wait(r))))),
             attainment_of: slos.iter().map(alone).collect(),
             tokens: good.map(|(_, tokens)| tokens),
             ..Good::default()

@@ -15,6 +15,7 @@ mod pooling;
 mod rate;
 mod result;
 mod server;
+mod share;
 mod sliding;
 mod steady;
 mod table;

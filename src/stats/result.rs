@@ -51,13 +51,13 @@ pub struct RunResult {
     /// With `--save-detailed`: the gaps between chunks of each request in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itls: Option<Vec<Vec<f64>>>,
-    /// The latency of each request in seconds, 0 for a failure; absent if not all requests were kept, and in pooled results.
+    /// With `--save-detailed`: the latency of each request in seconds, 0 for a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latencies: Option<Vec<f64>>,
     /// With `--save-detailed`: when each request was sent, 0 if it was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_times: Option<StartTimes>,
-    /// How long each request waited in the client, in seconds; absent in the same cases.
+    /// With `--save-detailed`: how long each request waited in the client, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_times: Option<Vec<f64>>,
     /// With `--save-detailed`: the text of each response.
@@ -106,8 +106,8 @@ impl RunResult {
         let itls =
             options.save_detailed.then(|| recording.requests.iter().map(|r| recording.gaps_of(r).to_vec()).collect());
         let start_times = options.save_detailed.then(|| start_times(&recording));
-        let latencies = map_requests(&recording, |r| r.latency.unwrap_or_default());
-        let queue_times = map_requests(&recording, |r| r.queue_time.unwrap_or_default());
+        let latencies = options.save_detailed.then(|| map_requests(&recording, |r| r.latency.unwrap_or_default()));
+        let queue_times = options.save_detailed.then(|| map_requests(&recording, |r| r.queue_time.unwrap_or_default()));
         let texts = options.save_detailed.then(|| std::mem::take(&mut recording.texts));
         let errors = options.save_detailed.then(|| std::mem::take(&mut recording.errors));
         let header = result_header(&recording, options);
@@ -128,9 +128,9 @@ impl RunResult {
             output_lens,
             ttfts,
             itls,
-            latencies: Some(latencies),
+            latencies,
             start_times,
-            queue_times: Some(queue_times),
+            queue_times,
             generated_texts: texts,
             errors,
             max_output_tokens_per_s: buckets.max_output_tokens_per_s,

@@ -70,6 +70,16 @@ impl ResultTable {
         self.add_row(label, value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}")));
     }
 
+    /// A share in percent, with its interval.
+    fn add_share(&mut self, label: &str, share: Option<f64>, interval: Option<[f64; 2]>) {
+        match (share, interval.map(|ends| ends.map(|end| end * 100.0))) {
+            (Some(share), Some([low, high])) => {
+                self.add_line(&format!("{label:<40} {:<10.2} [{low:.2}, {high:.2}]", share * 100.0));
+            }
+            _ => self.add_known(label, share.map(|share| share * 100.0)),
+        }
+    }
+
     /// A statistic with its interval, or its lower bound if there are too few values.
     fn add_with_interval(&mut self, label: &str, value: f64, name: &str, summary: Option<&Summary>) {
         let Some(summary) = summary else { return self.add_number(label, value) };
@@ -319,7 +329,7 @@ impl ResultTable {
                 let requests =
                     good.requests.map_or_else(|| "-".to_owned(), |requests| format!("{requests} of {counted}"));
                 self.add_row(&format!("Good requests{label}:"), requests);
-                self.add_known(&format!("Attainment{label} (%):"), good.attainment.map(|share| share * 100.0));
+                self.add_share(&format!("Attainment{label} (%):"), good.attainment, good.attainment_interval);
                 for (name, share) in good.attainment_of.iter().filter(|_| good.attainment_of.len() > 1) {
                     let share = share.as_f64().map(|share| share * 100.0);
                     self.add_known(&format!("  {name} alone{label} (%):"), share);
@@ -340,6 +350,7 @@ impl ResultTable {
         for (i, (kind, n)) in failed.enumerate() {
             if i == 0 {
                 self.add_rule("Failures", '-');
+                self.add_share("Success rate (%):", vb.population().success_share(), vb.success_interval);
             }
             self.add_row(&format!("{kind}:"), n);
             let name = |m: &FailureCount| m.kind.map_or("other", ErrorKind::name);

@@ -18,6 +18,7 @@ use super::{
     pooling::{Pooled, Pooling},
     rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
+    share::share_interval,
     steady::{self, Stability, Steady},
     tokens,
 };
@@ -74,6 +75,9 @@ pub struct VbMetrics {
     pub offered: u64,
     /// Requests that never reached the server; `offered` does not include those that were not due yet.
     pub not_sent: u64,
+    /// The 95 % interval of the share of requests that succeeded, among all that count; `null` for too few requests, and in pooled
+    /// results.
+    pub success_interval: Option<[f64; 2]>,
     /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for errors of unknown kind.
     pub outcomes: Object,
     /// The most frequent errors.
@@ -248,6 +252,7 @@ impl VbMetrics {
             bad_lines: recording.bad_lines,
             offered: recording.requests.len() as u64,
             not_sent: recording.not_sent(),
+            success_interval: share_interval(whole.counted(), |r| r.success),
             outcomes: count_outcomes(recording),
             errors: most_frequent(recording.messages.iter()),
             input_len: common_length(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
@@ -528,6 +533,7 @@ impl Pooled for VbMetrics {
             bad_lines: all.sum(|vb| vb.bad_lines),
             offered: all.sum(|vb| vb.offered),
             not_sent: all.sum(|vb| vb.not_sent),
+            success_interval: None,
             outcomes: all.sum_counts(|vb| &vb.outcomes),
             errors: all.pool_field(|vb| &vb.errors)?,
             input_len: length(|vb| vb.input_len),

@@ -79,8 +79,8 @@ fn assert_close(got: &Value, want: &Value, path: &str, except: &[&str]) {
 
 /// Keys that parts do not have, as the manual says, and estimates of uncertainty, which come from each part alone.
 const OF_PARTS: [&str; 14] = [
-    "latencies",
-    "queue_times",
+    "success_interval",
+    "attainment_interval",
     "percentile_error",
     "intervals",
     "n_effective",

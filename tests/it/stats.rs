@@ -685,6 +685,28 @@ mod definitions {
         check(&[("/vb/offered", 9.0), ("/vb/not_sent", 3.0)]);
     }
 
+    /// Wilson's interval for 180 of 200 independent outcomes; nine are too few.
+    #[test]
+    fn success_interval() {
+        assert_eq!(run_result()["vb"]["success_interval"], Value::Null);
+        let line = |i: u64| {
+            let success = !crate::tool::scramble(i).is_multiple_of(10);
+            format!(
+                r#"{{"type":"output","request_id":"{i}","success":{success},"start_time":{i},"ttft":0.1,"latency":0.2,"output_tokens":2}}"#
+            )
+        };
+        let stream: String = (0..200).map(|i| line(i) + "\n").collect();
+        let result = result(&[], &stream);
+        let (n, hits) = (200.0, result["completed"].as_f64().unwrap());
+        let (p, z2) = (hits / n, 1.959_964_f64.powi(2));
+        let middle = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
+        let half = (z2 * (p * (1.0 - p) / n + z2 / (4.0 * n * n))).sqrt() / (1.0 + z2 / n);
+        for (which, want) in [(0, middle - half), (1, middle + half)] {
+            let end = result["vb"]["success_interval"][which].as_f64().unwrap();
+            assert!((end - want).abs() < 1e-5, "{end} is not {want} ({hits} of {n})");
+        }
+    }
+
     #[test]
     fn from_start() {
         check(&[("/vb/from_start/ttft_ms/mean", 56.0), ("/vb/from_start/e2el_ms/max", 224.0)]);
