@@ -97,9 +97,9 @@ pub async fn announce_stop(mut stop: StopSignal, grace: Nanos, on_progress: bool
         print(&drain_text(in_flight(), grace));
     }
     stop.wait_for_cancel().await;
-    let left = in_flight();
-    if left > 0 && !matches!(stop.stop_reason(), Some(StopReason::OutputLost | StopReason::OutputStalled)) {
-        print(&format!("ending now: {left} in flight are cancelled"));
+    // Without their number: the threads that read them may have ended them already.
+    if !matches!(stop.stop_reason(), Some(StopReason::OutputLost | StopReason::OutputStalled)) {
+        print("ending now: requests in flight are cancelled");
     }
 }
 

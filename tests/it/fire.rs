@@ -369,7 +369,8 @@ fn a_bad_line_is_named_and_those_before_it_are_reported() {
     let done = fire(&sim.url, &[], &(requests(3, FULL) + "{\"prompt\":3}\n" + &requests(2, "")));
     let (_, outputs, end) = records(&done.stdout);
     assert_eq!((done.code, outputs.len()), (3, 3));
-    assert!(done.stderr.starts_with("vb-fire: stdin:4:11: `prompt`: invalid type: integer `3`"), "{}", done.stderr);
+    // Not at the start: a busy machine may be reported before it.
+    assert!(done.stderr.contains("vb-fire: stdin:4:11: `prompt`: invalid type: integer `3`"), "{}", done.stderr);
     assert!(end["not_sent"]["why"].as_str().unwrap().starts_with("stdin:4:11"));
     for (line, want) in [
         ("{\"messages\":[]}", "stdin:1: the request has `messages`, not `prompt`: use --backend openai-chat"),
