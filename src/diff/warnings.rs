@@ -12,7 +12,7 @@ use super::{
 use crate::{
     record,
     recording::{RecordedRequest, sort_by_start},
-    steadiness::{self, Course, SteadyInput},
+    steadiness::{self, Stability, SteadyInput},
 };
 
 /// Mean lengths that differ by more than this share are reported.
@@ -159,11 +159,13 @@ fn run_warnings(run: &SideRun) -> Vec<String> {
     }
     let sent = sort_by_start(recording.requests.iter().filter(|r| r.counts() && r.start.is_some()));
     let judgement = steadiness::judge_run(&SteadyInput::new(recording, &sent));
-    match judgement.course {
-        Course::Overloaded(_) => wrong.push(format!("the server was overloaded: {}", judgement.why)),
-        Course::Drifting { .. } | Course::Changing => wrong.push(format!("it was not steady: {}", judgement.why)),
+    match judgement.verdict {
+        Stability::Overloaded => wrong.push(format!("the server was overloaded: {}", judgement.why)),
+        Stability::DriftingUp | Stability::DriftingDown | Stability::Changing => {
+            wrong.push(format!("it was not steady: {}", judgement.why));
+        }
         // Two short runs may still be compared: the intervals are wide.
-        Course::Steady | Course::TooShort => {}
+        Stability::Steady | Stability::TooShort => {}
     }
     if recording.ends.iter().filter_map(|end| end.buffering.as_ref()).any(record::Buffering::hides_latencies) {
         wrong.push("a proxy held its responses back: compare E2EL and throughput only".into());

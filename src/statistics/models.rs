@@ -31,8 +31,8 @@ pub enum Kind {
     Unknowable,
 }
 
-#[allow(clippy::approx_constant, reason = "what a long simulation gave, as the others")]
 /// The models: independent values, then values that depend on each other.
+#[allow(clippy::approx_constant, reason = "what a long simulation gave, as the others")]
 pub const MODELS: [Model; 19] = [
     Model {
         kind: Kind::Independent,

@@ -13,47 +13,13 @@ use super::{
 use crate::{
     recording::{ChunkTokens, RecordedRequest, Recording},
     steadiness::{
-        self, Course, Judgement, Signal, SteadyInput, Window,
+        self, Judgement, Signal, Stability, SteadyInput, Window,
         backlog::Overload,
         little::{self, Little},
         lock_step,
         stall::{self, Stalls},
     },
 };
-
-/// How a run developed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Stability {
-    /// The window is one steady state.
-    Steady,
-    /// More requests arrive than the server serves: the backlog grows as long as the run lasts.
-    Overloaded,
-    /// Latencies rise: the numbers depend on how long the run lasts.
-    DriftingUp,
-    /// Latencies fall.
-    DriftingDown,
-    /// A latency, the share of successes or the rate of requests changes: the numbers depend on when the run ends.
-    Changing,
-    /// Undecided: the window is too short.
-    #[default]
-    TooShort,
-}
-
-impl Stability {
-    /// In words.
-    #[must_use]
-    pub fn as_words(self) -> &'static str {
-        match self {
-            Stability::Steady => "steady",
-            Stability::Overloaded => "overloaded",
-            Stability::DriftingUp => "drifting up",
-            Stability::DriftingDown => "drifting down",
-            Stability::Changing => "changing",
-            Stability::TooShort => "too short to judge",
-        }
-    }
-}
 
 /// The steady part of a run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,7 +88,7 @@ impl Steady {
     /// Looks for a steady part. There is a window if there are enough requests for one.
     #[must_use]
     pub fn detect(run: &SteadyInput) -> (Self, Option<Window>) {
-        let Judgement { course, why, window, members, drifts, levels } = steadiness::judge_run(run);
+        let Judgement { verdict, why, overload, window, members, drifts, levels } = steadiness::judge_run(run);
         let members = &run.sent[members];
         let drift_of = |wanted: fn(&Signal) -> bool| {
             let found = drifts.iter().find(|(signal, _)| wanted(signal));
@@ -136,16 +102,9 @@ impl Steady {
         };
         let shift = levels.as_ref().filter(|found| found.levels.len() == 2 && found.signal.is_latency());
         let steady = Steady {
-            verdict: match course {
-                Course::Steady => Stability::Steady,
-                Course::Overloaded(_) => Stability::Overloaded,
-                Course::Drifting { up: true } => Stability::DriftingUp,
-                Course::Drifting { up: false } => Stability::DriftingDown,
-                Course::Changing => Stability::Changing,
-                Course::TooShort => Stability::TooShort,
-            },
+            verdict,
             why,
-            overload: if let Course::Overloaded(overload) = course { Some(overload) } else { None },
+            overload,
             from_s: window.map(|window| window.from - run.origin),
             to_s: window.map(|window| window.to - run.origin),
             requests: members.iter().filter(|request| request.success).count() as u64,

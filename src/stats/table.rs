@@ -10,7 +10,7 @@ use super::{
     rate::MeasuredRate,
     result::RunResult,
     server::{GaugeLoad, Parts, ServerMetrics},
-    steady::{Stability, Steady},
+    steady::Steady,
     vb::{FailureCount, UNCOUNTED, VbMetrics},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     record::{Buffering, ErrorKind, TokenSource},
     recording::metric::Metric,
     statistics::{Doubt, Summary},
-    steadiness::{little::Little, stall::Stall},
+    steadiness::{Stability, little::Little, stall::Stall},
 };
 
 const WIDTH: usize = 50;

@@ -19,7 +19,7 @@ use super::{
     rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
     share::share_interval,
-    steady::{self, Stability, Steady},
+    steady::{self, Steady},
     tokens,
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         population::Population, sort_by_start,
     },
     statistics::{Dependence, SampleStats, Summary, SummaryOptions, Unit, histogram, numpy},
-    steadiness::SteadyInput,
+    steadiness::{Stability, SteadyInput},
     units::UnixNanos,
 };
 

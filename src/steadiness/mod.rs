@@ -17,5 +17,5 @@ mod warm_up;
 
 pub use self::{
     signals::Signal,
-    verdict::{Course, Judgement, Levels, SteadyInput, Window, judge_run, percentile_of_latencies},
+    verdict::{Judgement, Levels, Stability, SteadyInput, Window, judge_run, percentile_of_latencies},
 };

@@ -4,7 +4,7 @@ use rand::rngs::ChaCha8Rng;
 
 use super::{
     runs::{QueueModel, SimulatedRun, closed_loop, engine_run, fail_between, independent_run},
-    verdict::{Course, Judgement, SteadyInput, judge_run},
+    verdict::{Judgement, Stability, SteadyInput, judge_run},
 };
 use crate::{recording::RecordedRequest, rng, statistics::numpy};
 
@@ -22,13 +22,13 @@ struct Kind {
 
 /// S steady, O overloaded, U and D drifting up and down, C changing, T too short.
 fn letter(judgement: &Judgement) -> char {
-    match judgement.course {
-        Course::Steady => 'S',
-        Course::Overloaded(_) => 'O',
-        Course::Drifting { up: true } => 'U',
-        Course::Drifting { up: false } => 'D',
-        Course::Changing => 'C',
-        Course::TooShort => 'T',
+    match judgement.verdict {
+        Stability::Steady => 'S',
+        Stability::Overloaded => 'O',
+        Stability::DriftingUp => 'U',
+        Stability::DriftingDown => 'D',
+        Stability::Changing => 'C',
+        Stability::TooShort => 'T',
     }
 }
 
@@ -330,7 +330,7 @@ fn judge_kind(kind: &Kind, n: usize, runs: u64) -> (String, f64) {
         let judgement =
             judge_run(&SteadyInput { sent: &sent, origin: 0.0, open_loop: Some(open_loop), is_client_bound });
         letters.push(letter(&judgement));
-        if judgement.course == Course::Steady {
+        if judgement.verdict == Stability::Steady {
             let p99 = |requests: &[&RecordedRequest]| {
                 numpy::percentile_of_unsorted(requests.iter().filter_map(|r| r.ttft).collect(), 99.0)
             };

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::{
     backlog::{self, Overload},
     signals::{self, Blocks, Series, Signal},
@@ -59,21 +62,37 @@ impl<'a> SteadyInput<'a> {
 }
 
 /// How a run developed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Course {
-    /// One steady state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stability {
+    /// The window is one steady state.
     Steady,
-    /// The backlog grows.
-    Overloaded(Overload),
-    /// A latency rises (or falls), gradually or at one moment.
-    Drifting {
-        /// Whether it rises.
-        up: bool,
-    },
-    /// A number changes and is not what it was.
+    /// More requests arrive than the server serves: the backlog grows as long as the run lasts.
+    Overloaded,
+    /// Latencies rise: the numbers depend on how long the run lasts.
+    DriftingUp,
+    /// Latencies fall.
+    DriftingDown,
+    /// A latency, the share of successes or the rate of requests changes: the numbers depend on when the run ends.
     Changing,
-    /// Undecided.
+    /// Undecided: the window is too short.
+    #[default]
     TooShort,
+}
+
+impl Stability {
+    /// In words.
+    #[must_use]
+    pub fn as_words(self) -> &'static str {
+        match self {
+            Stability::Steady => "steady",
+            Stability::Overloaded => "overloaded",
+            Stability::DriftingUp => "drifting up",
+            Stability::DriftingDown => "drifting down",
+            Stability::Changing => "changing",
+            Stability::TooShort => "too short to judge",
+        }
+    }
 }
 
 /// A window of issue times, from the first to the last, on the time axis of the starts of requests.
@@ -103,9 +122,11 @@ impl Window {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     /// How the run developed.
-    pub course: Course,
+    pub verdict: Stability,
     /// The reason in words.
     pub why: String,
+    /// The growth of the backlog, if the run is overloaded.
+    pub overload: Option<Overload>,
     /// Without warm-up and drain; `None` for too few requests.
     pub window: Option<Window>,
     /// The places of its requests.
@@ -132,8 +153,9 @@ pub fn judge_run(run: &SteadyInput) -> Judgement {
     let growth = if run.open_loop == Some(true) { backlog::measure_growth(run.sent) } else { None };
     let overload = growth.filter(|growth| growth.is_certain() && !run.is_client_bound);
     let undecided = |why: String| Judgement {
-        course: overload.map_or(Course::TooShort, Course::Overloaded),
+        verdict: overload.map_or(Stability::TooShort, |_| Stability::Overloaded),
         why: overload.map_or(why, |overload| describe_overload(&overload)),
+        overload,
         window: None,
         members: 0..0,
         drifts: Vec::new(),
@@ -171,12 +193,12 @@ pub fn judge_run(run: &SteadyInput) -> Judgement {
     let short = || describe_short(blocks.requests_from(first), window, &found.drifts);
     let backlog = || growth.map(|growth| describe_growth(&growth, run.is_client_bound));
     let what = success.or(slow).or_else(levels).or_else(rate).or_else(short).or_else(backlog);
-    let (course, why, levels) = what.unwrap_or((Course::Steady, "no change beyond chance".to_owned(), None));
-    Judgement { course, why, levels, ..found }
+    let (verdict, why, levels) = what.unwrap_or((Stability::Steady, "no change beyond chance".to_owned(), None));
+    Judgement { verdict, why, levels, ..found }
 }
 
 /// How a run developed, why, and through which levels.
-type Finding = (Course, String, Option<Levels>);
+type Finding = (Stability, String, Option<Levels>);
 
 fn warm_up_blocks(series: &Series) -> usize {
     let count = warm_up::count_warm_up(&series.values);
@@ -212,14 +234,14 @@ fn measure_drift(series: &[f64]) -> Option<Trend> {
     (level > 0.0).then(|| Trend { change: change / level, p })
 }
 
-fn direction(change: f64) -> (Course, &'static str) {
-    if change > 0.0 { (Course::Drifting { up: true }, "rises") } else { (Course::Drifting { up: false }, "falls") }
+fn direction(change: f64) -> (Stability, &'static str) {
+    if change > 0.0 { (Stability::DriftingUp, "rises") } else { (Stability::DriftingDown, "falls") }
 }
 
 fn describe_drift(signal: Signal, Trend { p, change }: Trend, window: Window) -> Finding {
-    let (course, word) = direction(change);
+    let (verdict, word) = direction(change);
     let (percent, seconds) = (change.abs() * 100.0, window.length_seconds());
-    (course, format!("{} {word} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", signal.name()), None)
+    (verdict, format!("{} {word} by {percent:.0} % within {seconds:.1} s (p = {p:.1e})", signal.name()), None)
 }
 
 fn describe_overload(overload: &Overload) -> String {
@@ -236,10 +258,10 @@ fn describe_growth(growth: &Overload, is_client_bound: bool) -> Finding {
     let rates = format!("{offered_per_s:.2} requests arrived per second and {served_per_s:.2} ended");
     if growth.is_certain() && is_client_bound {
         let why = format!("{rates}, but the client limited the load (see its verdict)");
-        return (Course::Drifting { up: true }, why, None);
+        return (Stability::DriftingUp, why, None);
     }
     (
-        Course::TooShort,
+        Stability::TooShort,
         format!("{rates}; only a longer run shows whether that is overload or a busy time (p = {:.2})", growth.p),
         None,
     )
@@ -256,7 +278,7 @@ fn describe_short(members: &[&RecordedRequest], window: Window, drifts: &[(Signa
         "{n} requests in {lasted:.1} times the median latency are left without warm-up and drain, but {MIN_WINDOW_REQUESTS} in \
          {MIN_WINDOW_LATENCIES:.0} times are needed"
     );
-    Some((Course::TooShort, why, None))
+    Some((Stability::TooShort, why, None))
 }
 
 /// The levels of a number, if there are several that differ enough.
@@ -286,13 +308,11 @@ fn levels_of(series: &Series, places: &[usize], blocks: &Blocks) -> Levels {
 
 fn as_change(found: Levels) -> Finding {
     let Levels { signal, levels } = &found;
-    let rising = levels.len() == 2 && levels[1].1 > levels[0].1;
-    let course = match signal {
-        Signal::Success | Signal::Rate => Course::Changing,
-        _ if levels.len() == 2 => Course::Drifting { up: rising },
-        _ => Course::Changing,
+    let verdict = match &levels[..] {
+        [(_, before), (_, after)] if signal.is_latency() => direction(after - before).0,
+        _ => Stability::Changing,
     };
     let values: Vec<String> = levels.iter().map(|(_, value)| signal.describe_value(*value)).collect();
     let why = format!("{} changes: {}", signal.name(), values.join(", then "));
-    (course, why, Some(found))
+    (verdict, why, Some(found))
 }
