@@ -234,13 +234,13 @@ class Checks:
             # vLLM's two processes share a clock, so its frontend cannot be early.
             sane = abs(rest) < 1e-6 and ms.get("frontend", 0) > -0.1 and -1 < ms["outside"] < 50
             self.row(f"--scrape: {name} adds up", sane, " ".join(f"{part} {value:.2f}" for part, value in ms.items()))
-        counts = [note for note in server["notes"] if "outside of the server" not in note]
+        counts = [note for note in server.get("notes", []) if "outside of the server" not in note]
         cold = result["vb"]["cache"]
-        fits = not counts and cold["note"] is None and cold["cached_share"] == 0
+        fits = not counts and cold.get("note") is None and cold["cached_share"] == 0
         self.row("--scrape: a single run on a cold cache is consistent", fits, f"{counts} {cold}")
         _, _, raw, _ = self.run(gen, scrape)
         result, stderr = self.result(raw)
-        note = result["vb"]["cache"]["note"] or ""
+        note = result["vb"]["cache"].get("note", "")
         self.row("--scrape: a repeated seed is reported as a warm cache", "another --seed" in note and note in stderr, note)
         self.other_load()
 
@@ -284,7 +284,7 @@ class Checks:
             read += ours.stdout.readline()
         subprocess.run(base, input=line * 5, capture_output=True, timeout=60, check=True)
         raw = read + ours.communicate(timeout=60)[0]
-        notes = self.result(raw)[0]["vb"]["server"]["notes"]
+        notes = self.result(raw)[0]["vb"]["server"].get("notes", [])
         self.row("--scrape: load from other clients is reported", any("finished 6 requests and the clients here sent 1" in n for n in notes), notes[:1])
 
     def result(self, raw):

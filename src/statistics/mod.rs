@@ -21,5 +21,5 @@ pub use self::{
     dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices, find_doubt},
     histogram::HdrHistogram,
     sample::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
-    summary::{Summary, SummaryHistogram},
+    summary::{Summary, SummaryHistogram, parse_percentile},
 };

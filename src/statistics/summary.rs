@@ -87,14 +87,25 @@ impl Summary {
         summary
     }
 
-    /// Pools summaries of the same value. The first one determines the percentiles. `None` if a summary has values and no
-    /// histogram.
+    /// Pools summaries of the same value. `None` if a summary has values and no histogram.
     #[must_use]
-    pub fn pool_parts(parts: &[&Summary], unit: Unit, mode: PoolMode, histograms: bool) -> Option<SampleStats> {
-        let names = parts.first()?.percentiles.keys();
-        let percentiles: Vec<f64> = names.filter_map(|name| name.strip_prefix('p')?.parse().ok()).collect();
+    pub fn pool_parts(parts: &[&Summary], unit: Unit, mode: PoolMode, wanted: &SummaryOptions) -> Option<SampleStats> {
         let samples: Vec<SampleStats> = parts.iter().map(|part| part.to_stats(unit)).collect();
-        SampleStats::pool_parts(&samples, &SummaryOptions { percentiles, histograms }, mode)
+        SampleStats::pool_parts(&samples, wanted, mode)
+    }
+
+    /// The percentiles that these summaries have, or have too few values for.
+    #[must_use]
+    pub fn percentiles_of_any(parts: &[&Summary]) -> Vec<f64> {
+        let mut percentiles = Vec::new();
+        for name in parts.iter().flat_map(|part| part.percentiles.keys().chain(part.too_few.keys())) {
+            if let Some(p) = parse_percentile(name)
+                && !percentiles.contains(&p)
+            {
+                percentiles.push(p);
+            }
+        }
+        percentiles
     }
 
     /// The statistics that this summary was made from, as far as pooling needs them.
@@ -170,6 +181,12 @@ impl Summary {
     }
 }
 
+/// The percentile that a key like `p99.9` names.
+#[must_use]
+pub fn parse_percentile(name: &str) -> Option<f64> {
+    name.strip_prefix('p')?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -203,7 +220,13 @@ mod tests {
                 let json = serde_json::to_string(&Summary::from_stats(&stats(values))).unwrap();
                 serde_json::from_str::<Summary>(&json).unwrap()
             });
-            let pooled = Summary::pool_parts(&[&parts[0], &parts[1]], Unit::Seconds, PoolMode::Sequential, false).unwrap();
+            let pooled = Summary::pool_parts(
+                &[&parts[0], &parts[1]],
+                Unit::Seconds,
+                PoolMode::Sequential,
+                &SummaryOptions { histograms: false, ..wanted.clone() },
+            )
+            .unwrap();
             let whole = stats(&values);
             let close = |a: f64, b: f64, share: f64| (a - b).abs() <= b.abs() * share + 1e-9;
             prop_assert_eq!(pooled.n, whole.n);

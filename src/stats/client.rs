@@ -5,7 +5,10 @@ use std::{cmp::Reverse, ops::Add};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::pooling::{Pooled, Pooling};
+use super::{
+    part::is_zero,
+    pooling::{Pooled, Pooling},
+};
 use crate::{
     record::{Bounds, Buffering, EndRecord, PercentileBounds, Percentiles, RunRecord, Stamps, TimeBounds, Verdict},
     recording::Recording,
@@ -45,7 +48,8 @@ pub struct ClientFigures {
     pub wake_lag_ms: Option<Lags>,
     /// Retransmitted TCP segments; `null` if not reported.
     pub retransmits: Option<u64>,
-    /// Requests that were sent again on a new connection, because the server closed the open one before it saw them.
+    /// Requests that were sent again on a new connection, because the server closed the open one before it saw them; absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub resent: u64,
 }
 

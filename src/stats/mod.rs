@@ -4,6 +4,7 @@ mod arrivals;
 mod cache;
 mod check;
 mod client;
+pub mod compact;
 mod fluidity;
 mod goodput;
 mod group;

@@ -151,8 +151,10 @@ impl Numbers {
     }
 }
 
+/// Whether a count is left out of the JSON.
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
-fn is_zero(n: &u64) -> bool {
+#[must_use]
+pub fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 

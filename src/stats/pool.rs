@@ -14,7 +14,7 @@ use super::{
 use crate::{
     record::Object,
     recording::metric::Metric,
-    statistics::{PoolMode, SampleStats, Summary, Unit, numpy},
+    statistics::{PoolMode, SampleStats, Summary, SummaryOptions, Unit, numpy, parse_percentile},
 };
 
 const NO_HISTOGRAMS: &str = "a result without histograms cannot be pooled: write it with vb-stats --histograms";
@@ -148,9 +148,14 @@ fn pool_headers(results: &[RunResult], together: PoolMode) -> Object {
 /// vLLM's keys of the metrics that the first result has.
 fn pool_metrics(results: &[RunResult], together: PoolMode) -> Option<Object> {
     let shown = |metric: &Metric| results[0].metrics.contains_key(&format!("mean_{}_ms", metric.name()));
+    let percentiles = |of: Metric| {
+        let keys = results[0].metrics.keys().filter_map(|key| Metric::parse_key(key));
+        keys.filter_map(|(statistic, metric)| parse_percentile(statistic).filter(|_| metric == of)).collect()
+    };
     let pooled = Metric::ALL.into_iter().filter(shown).map(|metric| {
         let summaries: Vec<&Summary> = results.iter().map(|r| r.vb.latency_summary(metric)).collect();
-        Some((metric, Summary::pool_parts(&summaries, Unit::Seconds, together, false)?))
+        let wanted = SummaryOptions { percentiles: percentiles(metric), histograms: false };
+        Some((metric, Summary::pool_parts(&summaries, Unit::Seconds, together, &wanted)?))
     });
     let pooled: Vec<(Metric, SampleStats)> = pooled.collect::<Option<_>>()?;
     Some(result::metric_keys(Object::new(), &pooled))

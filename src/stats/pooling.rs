@@ -2,7 +2,7 @@
 
 use crate::{
     record::Object,
-    statistics::{PoolMode, Summary, Unit},
+    statistics::{PoolMode, Summary, SummaryOptions, Unit},
 };
 
 /// How results are pooled.
@@ -49,7 +49,9 @@ impl<'a, T> Pooling<'a, T> {
     /// A distribution in `unit`.
     pub fn pool_summary(&self, unit: Unit, field: impl Fn(&'a T) -> &'a Summary) -> Option<Summary> {
         let PoolOptions { together, histograms } = self.options;
-        Some(Summary::from_stats(&Summary::pool_parts(&self.map_fields(field).all, unit, together, histograms)?))
+        let parts = self.map_fields(field).all;
+        let wanted = SummaryOptions { percentiles: Summary::percentiles_of_any(&parts), histograms };
+        Some(Summary::from_stats(&Summary::pool_parts(&parts, unit, together, &wanted)?))
     }
 
     /// A distribution of times.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Options, peak, vb::VbMetrics};
+use super::{Options, compact, peak, vb::VbMetrics};
 use crate::{
     clock, parallel,
     record::{Object, RunRecord},
@@ -75,7 +75,8 @@ pub struct RunResult {
     /// `mean_ttft_ms`, `p99_itl_ms` and so on, and further keys of a vLLM result.
     #[serde(flatten)]
     pub metrics: Object,
-    /// The metrics that vLLM does not have.
+    /// The metrics that vLLM does not have. What says nothing is left out, and what is equal to another part is in `same`.
+    #[serde(serialize_with = "compact::serialize")]
     pub vb: VbMetrics,
 }
 
@@ -155,6 +156,7 @@ struct ResultBody {
     total_output_tokens: u64,
     max_output_tokens_per_s: f64,
     max_concurrent_requests: u64,
+    #[serde(deserialize_with = "compact::deserialize")]
     vb: VbMetrics,
 }
 

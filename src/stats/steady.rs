@@ -50,7 +50,8 @@ pub struct Steady {
     pub levels: Vec<Level>,
     /// The time of a level shift of a latency, in seconds from the start of the run; `null` unless there are two levels.
     pub level_shift_s: Option<f64>,
-    /// Times in which no stream received anything.
+    /// Times in which no stream received anything; absent: none.
+    #[serde(skip_serializing_if = "has_none")]
     pub stalls: Stalls,
     /// Little's law in the window; `null` without a window, and if it is too short.
     pub little: Option<Little>,
@@ -62,6 +63,10 @@ pub struct Steady {
     pub output_tokens_per_s: Option<MeasuredRate>,
     /// The metrics of the requests of the window; `null` unless it is steady.
     pub numbers: Option<Numbers>,
+}
+
+fn has_none(stalls: &Stalls) -> bool {
+    stalls.count == 0
 }
 
 /// The drift of a metric over the window.

@@ -13,7 +13,7 @@ use super::{
     goodput::Goodput,
     group::{self, Group, Slice},
     length::RunLength,
-    part::{Numbers, RunPart},
+    part::{Numbers, RunPart, is_zero},
     peak,
     pooling::{Pooled, Pooling},
     rate::{MeasuredRate, TimeSlices},
@@ -67,9 +67,11 @@ pub struct VbMetrics {
     pub client: Option<ClientFigures>,
     /// Whether requests were sent when they were planned; `null` without a plan, or if unknown.
     pub arrivals: Option<Arrivals>,
-    /// Lines of a type that this tool does not read.
+    /// Lines of a type that this tool does not read; absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub skipped_lines: u64,
-    /// Lines that `--lenient` skipped.
+    /// Lines that `--lenient` skipped; absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub bad_lines: u64,
     /// Requests that were due: the outputs.
     pub offered: u64,
@@ -78,7 +80,7 @@ pub struct VbMetrics {
     /// The 95 % interval of the share of requests that succeeded, among all that count; `null` for too few requests, and in pooled
     /// results.
     pub success_interval: Option<[f64; 2]>,
-    /// The outcomes of the offered requests: `ok`, each kind of error, and `other` for errors of unknown kind.
+    /// The outcomes of the offered requests: `ok`, each kind of error that there was, and `other` for errors of unknown kind.
     pub outcomes: Object,
     /// The most frequent errors.
     pub errors: Vec<FailureCount>,
@@ -90,7 +92,8 @@ pub struct VbMetrics {
     pub start_time: Option<UnixNanos>,
     /// Its last outcome; `null` if unknown.
     pub end_time: Option<UnixNanos>,
-    /// The largest relative error of percentiles: 0 if all values were kept, else half a bucket of the histograms.
+    /// The largest relative error of percentiles: half a bucket of the histograms; absent if all values were kept, and they are exact.
+    #[serde(skip_serializing_if = "is_exact")]
     pub percentile_error: f64,
     /// Successes per second over the whole run (`request_throughput`), with its interval.
     pub requests_per_s: MeasuredRate,
@@ -112,7 +115,8 @@ pub struct VbMetrics {
     pub itl_per_token_ms: Summary,
     /// The longest gap between two chunks of each request that has one.
     pub longest_stall_ms: Summary,
-    /// Whether the tokens of some chunks are unknown and were spread evenly.
+    /// Whether the tokens of some chunks are unknown and were spread evenly; absent: none are.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub itl_per_token_estimated: bool,
     /// Schedule → start, over successes.
     pub client_queue_time_ms: Summary,
@@ -138,9 +142,10 @@ pub struct VbMetrics {
     pub cached_tokens: Option<u64>,
     /// Generated reasoning tokens, summed over successes; `null` if the server does not report them.
     pub reasoning_tokens: Option<u64>,
-    /// Generated tokens that no chunk showed, as reasoning that is not sent, summed over successes. TPOT and ITL leave them out.
+    /// Generated tokens that no chunk showed, as reasoning that is not sent, summed over successes. TPOT and ITL leave them out. Absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub hidden_tokens: u64,
-    /// Successes by the source of their token count.
+    /// Successes by the source of their token count, of each source that there was.
     pub token_sources: Object,
     /// Successes whose output length differs from the requested one.
     pub shortfall: Shortfall,
@@ -158,6 +163,10 @@ pub struct VbMetrics {
     /// The slices of `--slice`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slices: Vec<Slice>,
+    /// In JSON: the parts of `vb` that are left out because they are equal to another part, and the path of that part; absent if there
+    /// are none.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub same: Object,
 }
 
 /// Latencies from one starting point.
@@ -183,19 +192,23 @@ pub struct FailureCount {
     pub count: u64,
 }
 
-/// Output lengths compared with the requested ones. A short output was ended by the server.
+/// Output lengths compared with the requested ones. A short output was ended by the server. A count that is absent is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Shortfall {
     /// Successes with a requested length whose tokens were counted: by usage, token ids or a tokenizer.
     pub compared: u64,
     /// Successes with fewer tokens.
+    #[serde(skip_serializing_if = "is_zero")]
     pub short: u64,
     /// Successes with more tokens.
+    #[serde(skip_serializing_if = "is_zero")]
     pub long: u64,
     /// The missing tokens of the short ones.
+    #[serde(skip_serializing_if = "is_zero")]
     pub missing_tokens: u64,
     /// The surplus tokens of the long ones.
+    #[serde(skip_serializing_if = "is_zero")]
     pub extra_tokens: u64,
 }
 
@@ -296,6 +309,7 @@ impl VbMetrics {
             server: None,
             groups: group::group_requests(recording, options),
             slices: group::slice_requests(recording, options, origin),
+            same: Object::new(),
             run_ids: recording.run_ids.clone(),
         };
         let distributions = [
@@ -368,6 +382,15 @@ impl VbMetrics {
             abandoned: self.count_outcome(ErrorKind::Abandoned.name()),
             succeeded: self.count_outcome("ok"),
         }
+    }
+
+    /// Whether its requests waited for the one before them and for nothing else, so that the two time bases say the same: in a
+    /// closed loop, less than 1 % of their latency. Results with histograms keep both, to be pooled.
+    #[must_use]
+    pub fn is_on_schedule(&self) -> bool {
+        let means = self.client_queue_time_ms.mean.zip(self.from_start.e2el_ms.mean);
+        let has_histograms = self.from_start.e2el_ms.histogram.is_some();
+        self.open_loop == Some(false) && !has_histograms && means.is_some_and(|(wait, latency)| wait < 0.01 * latency)
     }
 
     fn count_outcome(&self, name: &str) -> u64 {
@@ -450,10 +473,10 @@ fn count_outcomes(recording: &Recording) -> Object {
     let count = |kind: Option<ErrorKind>| recording.failures.get(&kind).copied().unwrap_or_default();
     let mut outcomes = Object::new();
     outcomes.insert("ok".into(), recording.successes().count().into());
-    for kind in ErrorKind::ALL {
-        outcomes.insert(kind.name().into(), count(Some(kind)).into());
+    let kinds = ErrorKind::ALL.into_iter().map(|kind| (kind.name(), count(Some(kind))));
+    for (name, n) in kinds.chain([("other", count(None))]).filter(|(_, n)| *n > 0) {
+        outcomes.insert(name.into(), n.into());
     }
-    outcomes.insert("other".into(), count(None).into());
     outcomes
 }
 
@@ -488,9 +511,9 @@ fn common_length(values: impl Iterator<Item = u32>) -> Option<u64> {
 pub const UNCOUNTED: &str = "none";
 
 fn count_token_sources(recording: &Recording) -> Object {
-    let named = |source: TokenSource| (source.name().to_owned(), recording.token_sources[source as usize].into());
-    let uncounted = (recording.uncounted > 0).then(|| (UNCOUNTED.to_owned(), recording.uncounted.into()));
-    TokenSource::ALL.map(named).into_iter().chain(uncounted).collect()
+    let named = |source: TokenSource| (source.name(), recording.token_sources[source as usize]);
+    let counts = TokenSource::ALL.map(named).into_iter().chain([(UNCOUNTED, recording.uncounted)]);
+    counts.filter(|(_, n)| *n > 0).map(|(name, n)| (name.to_owned(), n.into())).collect()
 }
 
 fn measure_shortfall(recording: &Recording) -> Shortfall {
@@ -574,6 +597,7 @@ impl Pooled for VbMetrics {
             server: None,
             groups: all.pool_field(|vb| &vb.groups)?,
             slices: all.pool_field(|vb| &vb.slices)?,
+            same: Object::new(),
         };
         Some(pooled.with_run_length())
     }
@@ -620,6 +644,11 @@ fn pool_goodputs(all: &Pooling<VbMetrics>) -> Option<Goodput> {
     let goodputs: Vec<&Goodput> = all.all.iter().map(|vb| vb.goodput.as_ref()).collect::<Option<_>>()?;
     let populations: Vec<Population> = all.all.iter().map(|vb| vb.population()).collect();
     Goodput::pool_runs(&Pooling { all: goodputs, options: all.options }, &populations)
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes a reference
+fn is_exact(error: &f64) -> bool {
+    *error <= 0.0
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ fn stats(stream: &str) -> (Value, String) {
 }
 
 fn notes(result: &Value) -> Vec<&str> {
-    result["vb"]["server"]["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect()
+    result["vb"]["server"]["notes"].as_array().into_iter().flatten().map(|note| note.as_str().unwrap()).collect()
 }
 
 /// A `vb-fire` that gets its requests one by one.

@@ -82,7 +82,7 @@ fn a_client_that_limits_the_load_does_not_make_a_server_overloaded() {
 fn a_server_that_keeps_up_is_steady() {
     let input = stream(&one_by_one(600, 0.08), "clean");
     let steady = &result(&input)["vb"]["steady"];
-    assert_eq!((&steady["verdict"], &steady["stalls"]["count"]), (&"steady".into(), &0.into()), "{steady}");
+    assert_eq!((&steady["verdict"], &steady["stalls"]), (&"steady".into(), &Value::Null), "{steady}");
     assert!(table(&input).starts_with('='), "nothing comes before the totals");
 }
 
