@@ -1,5 +1,6 @@
 //! What all tools share: input and output files, messages, exit codes, the rules for pipes and signals.
 
+pub mod look;
 pub mod parent;
 
 use std::{
@@ -26,6 +27,7 @@ use signal_hook::{
 use crate::{
     error::Error,
     printable::{clean_line, clean_text},
+    printout::Printout,
     secrets::hide_remembered,
     text::TextReader,
 };
@@ -167,6 +169,17 @@ pub fn print_to_stderr(text: &str) {
     write_stderr(&clean_text(&hide_remembered(text)));
 }
 
+/// Prints text for people on standard error; it is clean already, and may have colours.
+pub fn show_on_stderr(out: &Printout) {
+    write_stderr(out.as_str());
+}
+
+/// Prints text for people on standard output, in the same way.
+pub fn show_on_stdout(text: &Printout) -> Result<(), Error> {
+    let mut out = buffered_stdout();
+    out.write_all(text.as_str().as_bytes()).and_then(|()| out.flush()).map_err(Error::write_stdout)
+}
+
 /// The name of this host.
 #[must_use]
 pub fn host_name() -> String {
@@ -181,12 +194,14 @@ pub fn parse_key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// When to print what is meant for a terminal: `--table`.
+/// When to print what is meant for a terminal: `--table`. A config may have the value for `vb-stats`, which has layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum When {
     /// Even into a file.
+    #[value(aliases = ["short", "full", "vllm"])]
     Always,
     /// Not even on a terminal.
+    #[value(alias = "none")]
     Never,
     /// On a terminal only.
     Auto,

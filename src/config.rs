@@ -331,9 +331,9 @@ fn parse_flags(tool: Command, argv: impl IntoIterator<Item = OsString>) -> Resul
 /// Whether `key` means the flag of another tool with the same name.
 ///
 /// `header` in a config is an HTTP header of `vb-fire`; `--header` of `vb-agg` is the language of its CSV. `output_len` is
-/// for `vb-gen`, which also accepts values that are not numbers.
+/// for `vb-gen`, which also accepts values that are not numbers. `label` is the label of a result; `vb-diff` has a label for each side.
 fn is_foreign(tool: &Command, key: &str) -> bool {
-    matches!((tool.get_name(), key), ("vb-agg", "header") | ("vb-selftest", "output_len"))
+    matches!((tool.get_name(), key), ("vb-agg", "header") | ("vb-selftest", "output_len") | ("vb-diff", "label"))
 }
 
 /// Turns a key and its value into flags: `request_rate: 4` → `--request-rate=4`. Lists repeat the flag, maps become JSON,

@@ -18,10 +18,12 @@
 //! | [`error`] | why a tool stopped, and its exit code |
 //! | [`units`] | integer nanoseconds and counts: in JSON, in flags, for people |
 //! | [`printable`] | text of servers and files, made fit for a terminal |
+//! | [`lang`] | the language of text for people: a table that translates it where it is shown |
 //! | [`secrets`] | texts that must never be shown, and how they are found and hidden |
 //! | [`clock`] | the only module that reads the system's clocks |
 //! | [`rng`] | named random streams, the same on every machine |
 //! | [`text`] | text files in other encodings become UTF-8 |
+//! | [`printout`] | text for people: lines, notes and columns, with colours, as wide as the terminal |
 //! | [`arrival`], [`fields`] | times, counts and names as others write them |
 //! | [`json`] | JSON as others write it, with NaN and half characters; and quickly as we write it |
 //! | [`parallel`] | work on more than one core |
@@ -69,11 +71,13 @@ pub mod fire;
 pub mod generate;
 pub mod http;
 pub mod json;
+pub mod lang;
 pub mod load;
 pub mod ndjson;
 pub mod pacer;
 pub mod parallel;
 pub mod printable;
+pub mod printout;
 pub mod record;
 pub mod recording;
 pub mod rng;

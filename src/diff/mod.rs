@@ -4,6 +4,7 @@ mod candidate;
 mod change;
 mod check;
 mod estimate;
+mod headline;
 #[cfg(test)]
 mod proof;
 mod report;
@@ -22,7 +23,7 @@ use self::{
     side::Side,
 };
 use crate::{
-    cli,
+    cli::{self, look::LookFlags},
     config::ConfigFlag,
     error::Error,
     ndjson,
@@ -34,6 +35,7 @@ const EXAMPLES: &str = "\
 Examples:
   vb-diff old.outputs.ndjson new.outputs.ndjson
   vb-diff a1.ndjson a2.ndjson a3.ndjson --vs b1.ndjson b2.ndjson b3.ndjson
+  vb-diff fp16.ndjson fp8.ndjson --label fp16 fp8 --format markdown
   vb-diff old.ndjson new.ndjson --fail-if 'ttft.p99 > +5%' --fail-if 'throughput < -2%'
   vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json | jq '.changes[] | select(.verdict == \"worse\")'
   vb-gen --num-prompts 500 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-diff old.ndjson -
@@ -73,6 +75,10 @@ pub struct Args {
     #[arg(long, value_enum, value_name = "OUTCOME")]
     undecided: Option<UndecidedOutcome>,
 
+    /// The names of A and B in everything that is printed: `--label fp16 fp8`.
+    #[arg(long, value_names = ["A", "B"], num_args(2), default_values = ["A", "B"])]
+    label: Vec<String>,
+
     /// The output format.
     #[arg(long, value_enum, default_value_t = DiffFormat::Table)]
     format: DiffFormat,
@@ -84,6 +90,9 @@ pub struct Args {
     /// Print the JSON Schema of the comparison and exit.
     #[arg(long)]
     schema: bool,
+
+    #[command(flatten)]
+    look: LookFlags,
 
     #[command(flatten)]
     config: ConfigFlag,
@@ -117,26 +126,36 @@ pub fn run(args: Args) -> Result<(), Error> {
     let mut percentiles = statistics::parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
     add_requested_percentiles(&mut percentiles, &args.fail_if);
     percentiles.sort_by(f64::total_cmp);
+    let labels = check_labels(args.label)?;
+    let look = args.look.on_stdout();
     let (a, b) = split_sides(args.files, args.vs)?;
     cli::outlive_writers(&[&a[..], &b[..]].concat())?;
     let (a, b) = (Side::read(&a, args.lenient)?, Side::read(&b, args.lenient)?);
-    let report =
-        Report::compare_sides(&a, &b, &CompareOptions { percentiles, margin: args.margin, rules: args.fail_if });
+    let options = CompareOptions { percentiles, margin: args.margin, rules: args.fail_if, labels };
+    let report = Report::compare_sides(&a, &b, &options);
     match args.format {
         DiffFormat::Json => {
             let mut out = cli::buffered_stdout();
             ndjson::write_record(&mut out, &report)?;
             out.flush().map_err(Error::write_stdout)?;
         }
-        DiffFormat::Table => cli::print_to_stdout(&table::text_table(&report))?,
-        DiffFormat::Markdown => cli::print_to_stdout(&table::markdown_table(&report))?,
+        DiffFormat::Table => cli::show_on_stdout(&table::text_table(&report, look))?,
+        DiffFormat::Markdown => cli::print_to_stdout(&table::markdown_table(&report, look.language))?,
     }
-    for (name, side) in [("A", &a), ("B", &b)] {
+    for (name, side) in [(&report.a.label, &a), (&report.b.label, &b)] {
         if side.population().succeeded == 0 {
             return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));
         }
     }
     report_checks(&report, args.undecided)
+}
+
+/// The names of the sides, which must differ.
+fn check_labels(given: Vec<String>) -> Result<[String; 2], Error> {
+    match <[String; 2]>::try_from(given) {
+        Ok(labels) if labels[0] != labels[1] && labels.iter().all(|label| !label.trim().is_empty()) => Ok(labels),
+        _ => Err(Error::Usage("--label needs two different names: --label fp16 fp8".into())),
+    }
 }
 
 /// Splits the files into A and B.

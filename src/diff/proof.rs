@@ -28,7 +28,12 @@ fn trials(default: u64) -> u64 {
 }
 
 fn options() -> CompareOptions {
-    CompareOptions { percentiles: vec![50.0, 90.0, 99.0], margin: 0.05, rules: Vec::new() }
+    CompareOptions {
+        percentiles: vec![50.0, 90.0, 99.0],
+        margin: 0.05,
+        rules: Vec::new(),
+        labels: ["A", "B"].map(str::to_owned),
+    }
 }
 
 fn uniform(rng: &mut ChaCha8Rng) -> f64 {

@@ -7,6 +7,7 @@ use super::{
     candidate::{Candidate, list_candidates},
     change::{ALPHA, holm_correction, more_requests},
     check::{CheckOutcome, check_candidates},
+    headline::describe_comparison,
     row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE, TooFew},
     side::Side,
     warnings,
@@ -25,6 +26,8 @@ pub struct CompareOptions {
     pub margin: f64,
     /// The limits from `--fail-if`.
     pub rules: Vec<Rule>,
+    /// The names of the sides.
+    pub labels: [String; 2],
 }
 
 /// A comparison of two sides.
@@ -34,6 +37,8 @@ pub struct Report {
     pub format: u32,
     /// The program that wrote this, and its version.
     pub tool: String,
+    /// The comparison in one sentence, in English.
+    pub headline: String,
     /// The share of intervals that contain the true value.
     pub confidence: f64,
     /// Changes up to this share do not matter.
@@ -56,6 +61,8 @@ pub struct Report {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Told")]
 pub struct SideSummary {
+    /// Its name: `A` or `B`, or the one of `--label`.
+    pub label: String,
     /// The files, one per run.
     pub files: Vec<String>,
     /// Requests that were due.
@@ -78,25 +85,30 @@ impl Report {
                 judge_candidate(candidate, *p, corrected, options.margin, comparisons, requests)
             })
             .collect();
-        Report {
+        let [label_a, label_b] = &options.labels;
+        let mut report = Report {
             format: FORMAT,
             tool: concat!("vb-diff ", env!("CARGO_PKG_VERSION")).into(),
+            headline: String::new(),
             confidence: 1.0 - 2.0 * interval::TAIL,
             margin: options.margin,
             comparisons,
-            a: SideSummary::from_side(a),
-            b: SideSummary::from_side(b),
-            warnings: warnings::comparison_warnings(a, b, &changes),
+            a: SideSummary::from_side(a, label_a),
+            b: SideSummary::from_side(b, label_b),
+            warnings: warnings::comparison_warnings(a, b, [label_a, label_b], &changes),
             checks: options.rules.iter().map(|rule| check_candidates(rule, &candidates, requests)).collect(),
             changes,
-        }
+        };
+        report.headline = describe_comparison(&report);
+        report
     }
 }
 
 impl SideSummary {
-    fn from_side(side: &Side) -> Self {
+    fn from_side(side: &Side, label: &str) -> Self {
         let population = side.population();
         SideSummary {
+            label: label.to_owned(),
             files: side.runs.iter().map(|run| run.name.clone()).collect(),
             requests: population.offered,
             failed: population.failed(),

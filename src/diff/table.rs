@@ -3,53 +3,89 @@
 use super::{
     change::ALPHA,
     check::{CheckResult, format_p},
+    headline::round_percent,
     report::{Report, SideSummary},
     row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE},
 };
-use crate::printable::clean_line;
-
-const HEADINGS: [&str; 7] = ["", "A", "B", "change", "95 % interval", "p", "verdict"];
+use crate::{
+    lang::Language,
+    printable::clean_line,
+    printout::{Cell, Look, Printout, Tone},
+};
 
 /// The table for a terminal.
 #[must_use]
-pub fn text_table(report: &Report) -> String {
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(report.changes.iter().map(|row| row_cells(row, report.margin)));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let mut out = format_head(report, "\n", "! ");
-    let mut metric = "";
-    for (i, row) in rows.iter().enumerate() {
-        let now = i.checked_sub(1).map_or("", |i| report.changes[i].metric.as_str());
-        if i > 0 && now != metric && !is_single(metric, now) {
-            out.push('\n');
-        }
-        metric = now;
-        let padded = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            let pad = " ".repeat(width - cell.chars().count());
-            if matches!(column, 0 | 6) { format!("{cell}{pad}") } else { format!("{pad}{cell}") }
-        });
-        out += padded.collect::<Vec<_>>().join("  ").trim_end();
-        out.push('\n');
+pub fn text_table(report: &Report, look: Look) -> Printout {
+    let mut out = Printout::new(look);
+    out.add_wrapped(&[Cell::left(report.headline.as_str()).toned(Tone::Strong)], 2);
+    out.add_blank();
+    for side in [&report.a, &report.b] {
+        out.add_wrapped(&[Cell::left(describe_side(side))], 2);
     }
-    out + "\n" + &format_foot(report, "")
+    for warning in &report.warnings {
+        out.add_wrapped(&[Cell::left("! ").toned(Tone::Doubtful), Cell::left(warning.as_str())], 2);
+    }
+    out.add_blank();
+    let mut rows = vec![headings(report).map(|heading| Cell::right(heading).toned(Tone::Strong)).to_vec()];
+    let mut metric = "";
+    for row in &report.changes {
+        if !metric.is_empty() && row.metric != metric && !is_single(metric, &row.metric) {
+            rows.push(Vec::new());
+        }
+        metric = &row.metric;
+        let [name, numbers @ .., verdict] = row_cells(row, report.margin);
+        let tone = match row.verdict {
+            ChangeVerdict::Better => Tone::Good,
+            ChangeVerdict::Worse => Tone::Bad,
+            ChangeVerdict::Same => Tone::Plain,
+            ChangeVerdict::Undecided | ChangeVerdict::TooFew => Tone::Doubtful,
+        };
+        let numbers = numbers.into_iter().map(Cell::right);
+        rows.push(std::iter::once(Cell::left(name)).chain(numbers).chain([Cell::left(verdict).toned(tone)]).collect());
+    }
+    // The heading of the verdicts, which begin at the left.
+    rows[0][6] = Cell::left("verdict").toned(Tone::Strong);
+    out.add_columns(&rows);
+    out.add_blank();
+    for (line, tone) in foot_lines(report) {
+        out.add_wrapped(&[Cell::left(line).toned(tone)], 2);
+    }
+    out
 }
 
 /// The table in Markdown.
 #[must_use]
-pub fn markdown_table(report: &Report) -> String {
-    let mut out = format_head(report, "\n\n", "- ⚠ ");
-    let line = |cells: [String; 7]| format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
-    out += &line(HEADINGS.map(str::to_owned));
+pub fn markdown_table(report: &Report, language: Language) -> String {
+    let shown = |text: &str| clean_line(&language.translate(text)).into_owned();
+    let mut out = format!("**{}**\n\n", shown(&report.headline));
+    for side in [&report.a, &report.b] {
+        out += &format!("{}\n\n", shown(&describe_side(side)));
+    }
+    for warning in &report.warnings {
+        out += &format!("- ⚠ {}\n", shown(warning));
+    }
+    if !report.warnings.is_empty() {
+        out.push('\n');
+    }
+    let line = |cells: [String; 7]| format!("| {} |\n", cells.map(|cell| shown(&cell).replace('|', "\\|")).join(" | "));
+    out += &line(headings(report));
     out += "|---|--:|--:|--:|--:|--:|---|\n";
     for row in &report.changes {
         let mut cells = row_cells(row, report.margin);
         if matches!(row.verdict, ChangeVerdict::Better | ChangeVerdict::Worse) {
-            cells[6] = format!("**{}**", cells[6]);
+            cells[6] = format!("**{}**", shown(&cells[6]));
         }
         out += &line(cells);
     }
-    out + "\n" + &format_foot(report, "- ")
+    out.push('\n');
+    for (text, _) in foot_lines(report) {
+        out += &format!("- {}\n", shown(&text));
+    }
+    out
+}
+
+fn headings(report: &Report) -> [String; 7] {
+    ["", &report.a.label, &report.b.label, "change", "95 % interval", "p", "verdict"].map(str::to_owned)
 }
 
 /// Whether two metrics with one row each are printed without a blank line between them.
@@ -58,41 +94,50 @@ fn is_single(one: &str, other: &str) -> bool {
     single(one) && single(other)
 }
 
-/// The sides, and reasons why they may not be comparable.
-fn format_head(report: &Report, between: &str, mark: &str) -> String {
-    let side = |(name, side): (&str, &SideSummary)| {
-        let runs = if side.files.len() == 1 { String::new() } else { format!("{} runs, ", side.files.len()) };
-        let files = side.files.join(" ");
-        format!("{name}: {} ({runs}{} requests, {} failed)", clean_line(&files), side.requests, side.failed)
-    };
-    let sides = [("A", &report.a), ("B", &report.b)].map(side).join(between);
-    let warnings = report.warnings.iter().map(|warning| format!("{mark}{}", clean_line(warning)));
-    let warnings = warnings.collect::<Vec<_>>().join("\n");
-    if warnings.is_empty() { sides + "\n\n" } else { sides + between + &warnings + "\n\n" }
+/// A side: its name, its files, and how its requests ended.
+fn describe_side(side: &SideSummary) -> String {
+    let files = side.files.join(" ");
+    let SideSummary { label, requests, failed, .. } = side;
+    match side.files.len() {
+        1 => format!("{label}: {files} ({requests} requests, {failed} failed)"),
+        runs => format!("{label}: {files} ({runs} runs, {requests} requests, {failed} failed)"),
+    }
 }
 
 /// How to read the table, and the result of each rule.
-fn format_foot(report: &Report, bullet: &str) -> String {
-    let mut lines = vec![format!(
-        "p: the probability of a change this large between equal servers, corrected for {} comparisons (Holm).",
-        report.comparisons
+fn foot_lines(report: &Report) -> Vec<(String, Tone)> {
+    let mut lines = vec![(
+        format!(
+            "p: the probability of a change this large between equal servers, corrected for {} comparisons (Holm).",
+            report.comparisons
+        ),
+        Tone::Faint,
     )];
     let by_runs = |number: &Number| number.basis == "runs";
     if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
-        lines.push(
-            "*: each run counts as one value, because the runs vary more than their requests explain, or are more precise."
-                .into(),
-        );
+        let text = "*: each run counts as one value, because the runs vary more than their requests explain, or are more precise.";
+        lines.push((text.to_owned(), Tone::Faint));
     }
     lines.extend(report.checks.iter().map(|check| {
-        let result = match check.result {
-            CheckResult::Passed => "passed",
-            CheckResult::Failed => "FAILED",
-            CheckResult::Undecided => "undecided",
+        let (result, tone) = match check.result {
+            CheckResult::Passed => ("passed", Tone::Good),
+            CheckResult::Failed => ("FAILED", Tone::Bad),
+            CheckResult::Undecided => ("undecided", Tone::Doubtful),
         };
-        format!("{result}: fail if {}: {}", check.rule, check.why)
+        (format!("{result}: fail if {}: {}", check.rule, check.why), tone)
     }));
-    lines.iter().map(|line| format!("{bullet}{line}\n")).collect::<Vec<_>>().concat()
+    lines
+}
+
+/// A change with its interval, as the headline has it.
+pub fn format_change(row: &ChangeRow) -> String {
+    let share = row.unit == SHARE;
+    let Some(ChangeRange { value, low, high }) = (if share { Some(row.difference) } else { row.relative }) else {
+        return "-".to_owned();
+    };
+    let end = |end: Option<f64>| end.map_or_else(|| "?".to_owned(), |end| format!("{:+.1}", end * 100.0));
+    let value = format_percent(value, share);
+    if low.is_none() && high.is_none() { value } else { format!("{value} [{}, {}]", end(low), end(high)) }
 }
 
 fn row_cells(row: &ChangeRow, margin: f64) -> [String; 7] {
@@ -110,7 +155,8 @@ fn row_cells(row: &ChangeRow, margin: f64) -> [String; 7] {
     ]
 }
 
-fn row_name(row: &ChangeRow) -> String {
+/// The name of a row.
+pub fn row_name(row: &ChangeRow) -> String {
     let base = row.metric.trim_end_matches("_from_schedule");
     let from = if base == row.metric { "" } else { " from schedule" };
     match base {
@@ -146,8 +192,7 @@ fn format_p_cell(p: f64) -> String {
 }
 
 fn format_verdict(row: &ChangeRow, margin: f64) -> String {
-    // Rounded to a millionth, since 0.07 × 100 is not 7.
-    let within = format!("{} {}", (margin * 1e8).round() / 1e6, if row.unit == SHARE { "pp" } else { "%" });
+    let within = format!("{} {}", round_percent(margin), if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         ChangeVerdict::Better => "better".into(),

@@ -20,35 +20,36 @@ const MAX_LENGTH_DIFFERENCE: f64 = 0.01;
 
 /// The reasons why the sides may not be comparable, one line each.
 #[must_use]
-pub fn comparison_warnings(a: &Side, b: &Side, changes: &[ChangeRow]) -> Vec<String> {
+pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[ChangeRow]) -> Vec<String> {
     // First what makes a side's own numbers doubtful, then what makes the sides different.
     let mut warnings = Vec::new();
-    for (side, runs) in [("A", &a.runs), ("B", &b.runs)] {
+    let [name_a, name_b] = labels;
+    for (side, runs) in [(name_a, &a.runs), (name_b, &b.runs)] {
         warnings.extend(
             runs.iter()
                 .flat_map(|run| run_warnings(run).into_iter().map(move |w| (side, run, w)))
                 .map(|(side, run, what)| format!("{side}: {}: {what}", run.name)),
         );
     }
-    warnings.extend(failure_warning(a, b, changes));
+    warnings.extend(failure_warning(a, b, labels, changes));
     for (name, of) in SETTINGS {
         let (of_a, of_b) = (setting_values(a, of), setting_values(b, of));
         if of_a != of_b && !of_a.is_empty() && !of_b.is_empty() {
-            warnings.push(format!("{name}: {} in A, {} in B", join_values(&of_a), join_values(&of_b)));
+            warnings.push(format!("{name}: {} in {name_a}, {} in {name_b}", join_values(&of_a), join_values(&of_b)));
         }
     }
     for (name, of) in LENGTHS {
         let (of_a, of_b) = (mean_length(a, of), mean_length(b, of));
         if (of_a - of_b).abs() > MAX_LENGTH_DIFFERENCE * of_a.max(of_b) {
-            warnings.push(format!("{name}: {of_a:.1} in A, {of_b:.1} in B on average"));
+            warnings.push(format!("{name}: {of_a:.1} in {name_a}, {of_b:.1} in {name_b} on average"));
         }
     }
-    warnings.extend(repeat_warning(a, b));
+    warnings.extend(repeat_warning(a, b, labels));
     warnings
 }
 
 /// The difference of two runs may be one that any two runs of one server have.
-fn repeat_warning(a: &Side, b: &Side) -> Option<String> {
+fn repeat_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2]) -> Option<String> {
     let (of_a, of_b) = (a.runs.len(), b.runs.len());
     let fewest = of_a.min(of_b);
     if fewest >= MIN_REPEATS {
@@ -56,17 +57,19 @@ fn repeat_warning(a: &Side, b: &Side) -> Option<String> {
     }
     let learned = of_a.max(of_b) >= MIN_REPEATS;
     Some(if learned {
-        format!("runs: {of_a} of A, {of_b} of B: the spread between runs of one side is taken to be the other's too")
+        format!(
+            "runs: {of_a} of {name_a}, {of_b} of {name_b}: the spread between runs of one side is taken to be the other's too"
+        )
     } else {
         format!(
-            "runs: {of_a} of A, {of_b} of B: how much runs of one server differ is unknown, and a difference may be no more \
+            "runs: {of_a} of {name_a}, {of_b} of {name_b}: how much runs of one server differ is unknown, and a difference may be no more \
              than that; make {MIN_REPEATS} of each (scripts/ab.sh)"
         )
     })
 }
 
 /// Failed requests have no latency, and a server that fails fast looks fast.
-fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> {
+fn failure_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2], changes: &[ChangeRow]) -> Option<String> {
     let (a, b) = (a.population(), b.population());
     if a.failed() + b.failed() == 0 {
         return None;
@@ -79,7 +82,7 @@ fn failure_warning(a: &Side, b: &Side, changes: &[ChangeRow]) -> Option<String> 
         _ => "latencies and throughput include successes only",
     };
     let [of_a, of_b] = [a, b].map(|side| 100.0 * side.failure_share().unwrap_or_default());
-    Some(format!("failed requests: {of_a:.1} % of A, {of_b:.1} % of B: {sure}"))
+    Some(format!("failed requests: {of_a:.1} % of {name_a}, {of_b:.1} % of {name_b}: {sure}"))
 }
 
 type Setting = fn(&SideRun) -> Option<String>;

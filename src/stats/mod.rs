@@ -23,19 +23,26 @@ mod table;
 mod tokens;
 mod vb;
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
 
 use clap::ArgAction;
 
 pub use pool::pool_runs;
 pub use result::RunResult;
 
-use self::goodput::{Slo, Slos, parse_slos};
+use self::{
+    goodput::{Slo, Slos, parse_slos},
+    table::TableLayout,
+};
 use crate::{
-    cli,
+    cli::{self, look::LookFlags},
     config::ConfigFlag,
     error::Error,
     ndjson,
+    printout::{Cell, Tone},
     recording::{
         input::RecordingReader,
         labels::GroupBy,
@@ -50,7 +57,7 @@ const EXAMPLES: &str = "\
 Examples:
   vb-gen --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
   cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
-  vb-stats --goodput ttft:200ms tpot:50ms --table always run.outputs.ndjson > result.json
+  vb-stats --goodput ttft:200ms tpot:50ms --table full run.outputs.ndjson > result.json
   vb-stats --fail-if 'ttft.p99 > 500ms' --fail-if 'success < 99%' run.outputs.ndjson > result.json
   vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
 
@@ -122,9 +129,16 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     tokenizer: Option<String>,
 
-    /// Print a table to standard error; auto: if that is a terminal.
-    #[arg(long, value_enum, default_value_t = cli::When::Auto)]
-    table: cli::When,
+    /// The table on standard error; auto: a short one if that is a terminal.
+    #[arg(long, value_enum, value_name = "LAYOUT", default_value_t = TableLayout::Auto)]
+    table: TableLayout,
+
+    /// Write the JSON to standard output even if that is the terminal that shows the table.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    look: LookFlags,
 
     /// Skip and count bad lines, instead of stopping.
     #[arg(long)]
@@ -166,17 +180,25 @@ pub fn run(args: Args) -> Result<(), Error> {
     if args.schema {
         return cli::print_schema::<RunResult>();
     }
-    let (table, exact, lenient, rules) = (args.table, args.exact, args.lenient, args.fail_if.clone());
+    let (layout, exact, lenient, rules) = (args.table, args.exact, args.lenient, args.fail_if.clone());
+    let (json, look) = (args.json, args.look.on_stderr());
     let files = cli::input_paths("vb-stats", &args.files);
     let options = Options::from_args(args)?;
     cli::outlive_writers(&files)?;
     let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let Computed { result, missing, truncated } = read(reader, &files, exact, &options)?;
-    let mut out = cli::buffered_stdout();
-    ndjson::write_record(&mut out, &result)?;
-    out.flush().map_err(Error::write_stdout)?;
-    if table.applies_to_stderr() {
-        cli::print_to_stderr(&table::render_table(&result));
+    let mut table = layout.print(&result, look);
+    // A person who sees the table has no use for a long line of JSON above it.
+    let terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
+    if let Some(table) = table.as_mut().filter(|_| terminal && !json) {
+        table.add_wrapped(&[Cell::left("all numbers: --table full, --json, or > result.json").toned(Tone::Faint)], 2);
+    } else {
+        let mut out = cli::buffered_stdout();
+        ndjson::write_record(&mut out, &result)?;
+        out.flush().map_err(Error::write_stdout)?;
+    }
+    if let Some(table) = &table {
+        cli::show_on_stderr(table);
     } else {
         for what in &missing {
             cli::print_warning("vb-stats", format_args!("incomplete: {what}"));

@@ -197,7 +197,7 @@ fn a_file_cannot_control_the_terminal() {
     let (good, bad) = (file("good.ndjson", &output("")), file("bad.ndjson", &output(",\"turn\":\"\u{9b}\u{202e}\"")));
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     let (good, bad) = (path(&good), path(&bad));
-    let stats = run("vb-stats", &[&good, "--by", "tag:t", "--metadata", &format!("k={name}"), "--table", "always"], "");
+    let stats = run("vb-stats", &[&good, "--by", "tag:t", "--metadata", &format!("k={name}"), "--table", "full"], "");
     assert_clean("the table of vb-stats", &stats.stderr);
     let result: Value = serde_json::from_str(&stats.stdout).unwrap();
     assert_eq!((&result["model_id"], &result["k"]), (&json!(name), &json!(name)), "records are faithful");
@@ -206,7 +206,7 @@ fn a_file_cannot_control_the_terminal() {
     let result_text = stats.stdout.clone();
     for (what, done) in [
         ("vb-stats", run("vb-stats", &[&bad], "")),
-        ("vb-stats --lenient", run("vb-stats", &["--lenient", "--table", "always", &bad], "")),
+        ("vb-stats --lenient", run("vb-stats", &["--lenient", "--table", "full", &bad], "")),
         ("vb-agg", run("vb-agg", &["--table", "always", "--header", "both"], &result_text)),
         ("vb-agg --repeats", run("vb-agg", &["--repeats", "long"], format!("{result_text}{result_text}"))),
         ("vb-agg, broken", run("vb-agg", &[], format!("{{\"completed\": \"{ESCAPES}\"}}\n{{\"duration\":{escaped}\n"))),
@@ -413,7 +413,7 @@ fn any_number_in_a_file_is_survived() {
         for step in [1, 2] {
             let changed: Vec<Value> =
                 lines.iter().map(|line| with_numbers(line.clone(), &number, &mut 0, step)).collect();
-            for args in [&["--table", "always", "--slice", "1s"][..], &["--lenient", "--exact", "2", "--histograms"]] {
+            for args in [&["--table", "full", "--slice", "1s"][..], &["--lenient", "--exact", "2", "--histograms"]] {
                 let done = run("vb-stats", args, text_of(&changed));
                 assert!(matches!(done.code, 0..=4), "vb-stats, {number}: {}", done.stderr);
             }

@@ -261,7 +261,7 @@ fn responses_that_a_proxy_holds_back_are_not_clean_and_a_server_with_several_tok
                 let cure = "`nginx/1.22.1`) or the server holds chunks back, so TTFT, TPOT and ITL are not the model's: set `proxy_buffering off`";
                 assert!(done.stderr.contains(cure), "{transport} {steps:?}: {}", done.stderr);
             }
-            let stats = crate::tool::run("vb-stats", &["--table", "always"], &done.stdout);
+            let stats = crate::tool::run("vb-stats", &["--table", "full"], &done.stdout);
             let notes = stats.stderr.matches("not the model's: ").count();
             assert_eq!(notes > 0, buffered, "{transport} {steps:?}: {}", stats.stderr);
         }

@@ -6,8 +6,8 @@ use crate::source::library_code;
 
 /// The layers, from the lowest to the highest. Modules of one layer do not use each other, except as `ALLOWED` says.
 const LAYERS: &[&[&str]] = &[
-    &["error", "units", "json", "parallel", "printable", "secrets"],
-    &["rng", "clock", "arrival", "fields", "text"],
+    &["error", "units", "json", "parallel", "printable", "secrets", "lang"],
+    &["rng", "clock", "arrival", "fields", "text", "printout"],
     &["record", "pacer"],
     &["ndjson", "statistics"],
     &["tokens", "data", "load", "http"],

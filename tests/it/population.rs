@@ -56,7 +56,7 @@ fn a_result_has_no_share_of_requests_cancelled_on_purpose() {
     assert_eq!((&of("left")["abandoned"], &of("left")["failed"]), (&13.into(), &0.into()));
     assert_eq!((of("stayed").get("abandoned"), &of("stayed")["failed"]), (None, &1.into()));
     assert!(got["vb"]["errors"].as_array().unwrap().iter().all(|error| error["kind"] == "reset"), "{got}");
-    let table = run("vb-stats", &["--table", "always", "--goodput", "ttft:1s", "tpot:1s"], &run_of_40).stderr;
+    let table = run("vb-stats", &["--table", "full", "--goodput", "ttft:1s", "tpot:1s"], &run_of_40).stderr;
     for line in [
         "Failed requests:                         1",
         "Good requests:                           26 of 27",
@@ -142,7 +142,7 @@ fn a_limit_on_the_first_token_says_nothing_without_streaming() {
     assert!(got["request_goodput"].is_null() && unknown.iter().all(|value| value.is_null()), "{good}");
     assert_eq!((&good["attainment_of"]["ttft"], &good["attainment_of"]["e2el"]), (&Value::Null, &(38.0 / 39.0).into()));
     assert_eq!(got["vb"]["goodput"]["fluidity"]["attainment"], Value::Null);
-    let table = run("vb-stats", &["--table", "always", "--goodput", "ttft:1s"], &lines).stderr;
+    let table = run("vb-stats", &["--table", "full", "--goodput", "ttft:1s"], &lines).stderr;
     assert!(table.contains("Good requests:                           -"), "{table}");
     let gate = run("vb-stats", &["--goodput", "ttft:1s", "--fail-if", "attainment < 1%"], &lines);
     assert!(gate.code == 1 && gate.stderr.contains("no success has a value"), "{gate:?}");

@@ -365,7 +365,7 @@ fn the_pages_of_another_engine_are_named() {
     assert!(done.stderr.contains(why) && !done.stderr.contains("URL of --scrape right"), "{}", done.stderr);
     // The section says that it has nothing.
     let done = fire(&sim.url, &["--scrape", &url, "--scrape-match", "sglang:"], &requests(3, FULL));
-    let table = run("vb-stats", &["--table", "always"], &done.stdout).stderr;
+    let table = run("vb-stats", &["--table", "full"], &done.stdout).stderr;
     assert!(table.contains("Nothing is known: see the notes below."), "{table}");
     assert!(table.contains("server: nothing is known about the server: its pages have none"), "{table}");
 }

@@ -92,7 +92,7 @@ fn late_requests_are_reported_with_their_cause() {
         arrivals["gaps"]["p"].as_f64() < Some(0.01) && arrivals["late"]["no_slot"].as_u64() > Some(40),
         "{arrivals}"
     );
-    let shown = run("vb-stats", &["--table", "always"], &done.stdout);
+    let shown = run("vb-stats", &["--table", "full"], &done.stdout);
     assert!(
         shown.stderr.contains("arrivals: 60 planned, at most ") && shown.stderr.contains(" (no slot)"),
         "{}",

@@ -24,6 +24,8 @@ pub fn command(tool: &str) -> Command {
         other => panic!("no binary {other}"),
     };
     let mut command = Command::new(path);
+    // Tables are compared, so they are in English.
+    command.env("LC_ALL", "C");
     // A proxy of the environment would get the requests for the servers of the tests.
     for name in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
