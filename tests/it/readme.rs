@@ -59,6 +59,7 @@ const MANUALS: [&str; 7] = [
     "docs/METRICS.md",
     "docs/SELFTEST.md",
     "docs/SIM.md",
+    "docs/TABLE.md",
 ];
 
 /// What a flag does in one line is in `--help`; what it is for is in a manual.

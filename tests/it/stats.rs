@@ -154,7 +154,10 @@ fn several_hosts_have_the_worst_verdict_and_the_reasons_of_all() {
     assert!((client["cpu"].as_f64().unwrap() - 1.08).abs() < 1e-9);
     assert_eq!(client["send_lag_ms"]["p99"], 500.0);
     let table = run("vb-stats", &["--table", "full"], &both).stderr;
-    assert!(table.starts_with("CLIENT BOUND: client-b: too slow\nverdict: client_bound, interrupted, incomplete | "), "{table}");
+    assert!(
+        table.starts_with("CLIENT BOUND: client-b: too slow\nverdict: client_bound, interrupted, incomplete | "),
+        "{table}"
+    );
     assert!(table.contains("\nclient: client-a: the client sent late"), "{table}");
 }
 
