@@ -51,7 +51,7 @@ fn heading_anchor(line: &str) -> Option<String> {
 
 const COOKBOOK: &str = "docs/COOKBOOK.md";
 
-const MANUALS: [&str; 7] = [
+const MANUALS: [&str; 8] = [
     "docs/BACKENDS.md",
     "docs/DATASETS.md",
     "docs/FORMAT.md",
