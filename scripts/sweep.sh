@@ -88,8 +88,11 @@ fi
 fire=(--config "$config" --base-url "$base_url")
 [ "$model" = - ] || fire+=(--model "$model")
 
+colors=()
+[ ! -t 2 ] || [ -n "${NO_COLOR:-}" ] || [ "${TERM:-}" = dumb ] || colors=(--color always)
 total=0 number=0 failed=0
 while read -r _; do total=$((total + 1)); done <<<"$cells"
+$dry || say "$total cells, in $folder"
 while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   number=$((number + 1))
   path=$folder/$cell
@@ -107,7 +110,7 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     say "$number/$total $cell: already complete"
     continue
   fi
-  say "$number/$total $cell"
+  export VB_CELL=$number/$total # the line below has the verdict of vb-fire
   rm -f "$path.json" "$path.failed"
   "$bin/vb-gen" "${gen_args[@]}" >"$path.requests.ndjson" </dev/null || {
     code=$?
@@ -124,12 +127,13 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
         die 1 "stopped at $cell, in which every request failed: see the message above; run the same command again to resume" ;;
     *) die "$code" "stopped at $cell; run the same command again to resume" ;;
   esac
-  "$bin/vb-stats" --config "$config" "$path.outputs.ndjson" >"$path.json.part" </dev/null
+  line=$("$bin/vb-stats" --config "$config" --table line ${colors[@]+"${colors[@]}"} "$path.outputs.ndjson" 2>&1 >"$path.json.part" </dev/null)
   stats_code=$? # 1: a limit of fail_if in the config
   [ "$stats_code" -le 1 ] && mv "$path.json.part" "$path.json" || {
     $stopped && die 130 "stopped; run the same command again to resume"
-    die 4 "vb-stats failed on $cell"
+    die 4 "vb-stats failed on $cell: $line"
   }
+  printf '%s %s %s: %s\n' 'sweep:' "$number/$total" "${cell#bench_}" "$line" >&2
   [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"
@@ -142,6 +146,5 @@ fi
 "$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null || die 4 "vb-agg failed"
 rm -f "$folder"/aggregate_results_*.csv # from an earlier day, when a cell failed
 mv "$csv.part" "$csv" || die 4 "cannot write $csv"
-say "wrote the table $csv"
-say "the requests, outputs and results of each cell are in the same folder"
+say "this table is $csv; the requests, outputs and results of each cell are in the same folder"
 [ "$failed" -eq 0 ] || die 1 "in $failed of $total cells too many requests failed, or a limit was exceeded: see the messages above; run the same command again to retry these cells"

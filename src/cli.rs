@@ -71,10 +71,25 @@ pub fn print_warning(tool: &str, what: impl std::fmt::Display) {
     write_stderr(&format!("{}\n", clean_line(&hide_remembered(&line))));
 }
 
+/// The environment variable with the cell of a sweep, as `2/6`. `scripts/sweep.sh` sets it, and prints a line for each cell.
+const CELL: &str = "VB_CELL";
+
+/// The cell of a sweep that this program works for; `None` if a person runs it.
+#[must_use]
+pub fn sweep_cell() -> Option<String> {
+    std::env::var(CELL).ok().filter(|cell| !cell.is_empty())
+}
+
 /// Prints a line of progress on the terminal, in place of the previous one; the `last` one stays.
 pub fn print_progress(tool: &str, line: &str, last: bool) {
+    let cell = sweep_cell().map_or_else(String::new, |cell| format!("{cell}: "));
     let end = if last { "\n" } else { "" };
-    write_stderr(&format!("\r\x1b[2K{tool}: {}{end}", clean_line(line)));
+    write_stderr(&format!("\r\x1b[2K{tool}: {}{end}", clean_line(&format!("{cell}{line}"))));
+}
+
+/// Removes the line of progress.
+pub fn clear_progress() {
+    write_stderr("\r\x1b[2K");
 }
 
 /// Writes to standard error. All programs do it here, after secrets and what a terminal acts on were replaced.

@@ -20,7 +20,13 @@ use self::{
     repeats::RepeatsLayout,
     run::{ResultRow, RunTrust},
 };
-use crate::{cli, config::ConfigFlag, error::Error, ndjson, printable::clean_line};
+use crate::{
+    cli::{self, look::LookFlags},
+    config::ConfigFlag,
+    error::Error,
+    ndjson,
+    printable::clean_line,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,6 +66,9 @@ pub struct Args {
     table: cli::When,
 
     #[command(flatten)]
+    look: LookFlags,
+
+    #[command(flatten)]
     config: ConfigFlag,
 }
 
@@ -76,7 +85,7 @@ enum HeaderLanguage {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let Args { paths, repeats, pool, header, table, config: _ } = args;
+    let Args { paths, repeats, pool, header, table, look, config: _ } = args;
     let paths = cli::input_paths("vb-agg", &paths);
     cli::outlive_writers(&paths)?;
     if pool {
@@ -110,7 +119,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Some(layout) => write_csv(repeats::sheet_of_repeats(&runs, &keys, layout), header)?,
     }
     if table.applies_to_stderr() {
-        cli::print_to_stderr(&table::format_table(&runs));
+        cli::show_on_stderr(&table::format_table(&runs, look.on_stderr()));
     }
     match found.broken {
         0 => Ok(()),

@@ -1,11 +1,13 @@
 //! The rows as a table for people.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
-use super::run::ResultRow;
-use crate::{printable::clean_line, record::Verdict, statistics::interval::samples_needed};
+use super::run::{ResultRow, RunTrust};
+use crate::{
+    printout::{Cell, Look, Printout, Tone},
+    record::Verdict,
+    statistics::interval::samples_needed,
+};
 
 /// The key of a percentile that needs many values.
 const P99_TTFT: &str = "p99_ttft_ms";
@@ -26,29 +28,21 @@ const COLUMNS: [(&str, &str, usize); 9] = [
     ("failed", "failed", 0),
 ];
 
-/// Formats one line per run, with columns as wide as their content.
+/// One line per run, with columns as wide as their content.
 #[must_use]
-pub fn format_table(runs: &[ResultRow]) -> String {
-    let mut lines: Vec<Vec<String>> = vec![["model", "in", "out"].map(str::to_owned).to_vec()];
-    lines[0].extend(COLUMNS.iter().map(|(heading, ..)| (*heading).to_owned()));
-    lines[0].push("verdict".to_owned());
-    lines.extend(runs.iter().map(|run| row_cells(run).iter().map(|cell| clean_line(cell).into_owned()).collect()));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let padded = line.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            let left = i == 0;
-            if left { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
+pub fn format_table(runs: &[ResultRow], look: Look) -> Printout {
+    let mut out = Printout::new(look);
+    let headings = ["in", "out"].into_iter().chain(COLUMNS.map(|(heading, ..)| heading)).chain(["verdict"]);
+    let headings = headings.map(Cell::right);
+    let mut rows: Vec<Vec<Cell>> = vec![std::iter::once(Cell::left("model")).chain(headings).collect()];
+    rows[0] = rows[0].iter().map(|heading| heading.clone().toned(Tone::Strong)).collect();
+    rows.extend(runs.iter().map(row_cells));
+    out.add_columns(&rows);
     if runs.iter().any(has_few_values) {
         let needs = samples_needed(99.0).unwrap_or_default();
-        let _ = writeln!(text, "{FEW_MARK} too few successes: a P99 needs {needs}");
+        out.add_wrapped(&[Cell::left(format!("{FEW_MARK} too few successes: a P99 needs {needs}"))], 2);
     }
-    text
+    out
 }
 
 /// Whether the run has too few successes for its P99.
@@ -69,15 +63,16 @@ fn describe_trust(run: &ResultRow) -> String {
     if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
-fn row_cells(run: &ResultRow) -> Vec<String> {
+fn row_cells(run: &ResultRow) -> Vec<Cell> {
     let length = |length: Option<u64>| length.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let model = run.scalars.get("model_id").and_then(Value::as_str).unwrap_or("-");
     // A path is too long for a column; its last component is the name of the model.
     let model = model.trim_end_matches('/').rsplit('/').next().unwrap_or(model);
-    let mut cells = vec![model.to_owned(), length(run.input_len), length(run.output_len)];
+    let mut cells =
+        vec![Cell::verbatim(model), Cell::right(length(run.input_len)), Cell::right(length(run.output_len))];
     // Without a success, vLLM's keys are 0.
     let without_success = run.scalars.get("completed").and_then(Value::as_u64) == Some(0);
-    cells.extend(COLUMNS.iter().map(|(_, key, digits)| match run.scalars.get(*key) {
+    let numbers = COLUMNS.iter().map(|(_, key, digits)| match run.scalars.get(*key) {
         _ if without_success && key.ends_with("_ms") => "-".to_owned(),
         Some(Value::Number(n)) if *key == P99_TTFT && has_few_values(run) => {
             match (run.p99_ttft_low, run.trust.complete) {
@@ -92,7 +87,18 @@ fn row_cells(run: &ResultRow) -> Vec<String> {
         Some(Value::Number(n)) => n.to_string(),
         Some(Value::String(text)) => text.clone(),
         _ => "-".to_owned(),
+    });
+    cells.extend(numbers.map(|text| {
+        let tone = if text.ends_with(FEW_MARK) { Tone::Doubtful } else { Tone::Plain };
+        Cell::right(text).toned(tone)
     }));
-    cells.push(describe_trust(run));
+    let tone = match run.trust {
+        RunTrust { complete: Some(false), .. } | RunTrust { interrupted: Some(true), .. } => Tone::Bad,
+        RunTrust { verdict: Some(Verdict::ClientBound), .. } => Tone::Bad,
+        RunTrust { verdict: Some(Verdict::Suspect), .. } => Tone::Doubtful,
+        RunTrust { verdict: Some(Verdict::Clean), .. } => Tone::Good,
+        RunTrust { .. } => Tone::Plain,
+    };
+    cells.push(Cell::right(describe_trust(run)).toned(tone));
     cells
 }

@@ -120,7 +120,8 @@ pub async fn exit_result(
         }));
     }
     let verdict = end.record.verdict.unwrap_or(Verdict::Clean);
-    for reason in &end.record.reasons {
+    // The line of a cell has the verdict.
+    for reason in end.record.reasons.iter().filter(|_| cli::sweep_cell().is_none()) {
         cli::print_warning("vb-fire", format_args!("{}: {reason}", verdict.name()));
     }
     let tally = &end.written.tally;

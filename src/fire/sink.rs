@@ -267,6 +267,10 @@ impl Sink {
             tally.population.offered,
             tally.population.failed()
         );
-        cli::print_progress("vb-fire", &line, last);
+        if last && cli::sweep_cell().is_some() {
+            cli::clear_progress();
+        } else {
+            cli::print_progress("vb-fire", &line, last);
+        }
     }
 }

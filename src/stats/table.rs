@@ -2,6 +2,7 @@
 
 mod full;
 mod head;
+mod line;
 mod notes;
 mod parts;
 mod short;
@@ -26,6 +27,8 @@ pub enum TableLayout {
     Short,
     /// Everything that the result has for people.
     Full,
+    /// One line, for logs.
+    Line,
     /// The lines of `vllm bench serve`.
     Vllm,
     /// No table.
@@ -43,6 +46,7 @@ impl TableLayout {
             TableLayout::None => return None,
             TableLayout::Auto | TableLayout::Short => short::print_short(&mut out, result),
             TableLayout::Full => full::print_full(&mut out, result),
+            TableLayout::Line => line::print_line(&mut out, result),
             TableLayout::Vllm => vllm::print_like_vllm(&mut out, result),
         }
         Some(out)

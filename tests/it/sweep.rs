@@ -88,6 +88,10 @@ fn a_sweep_writes_a_table_and_all_records() {
     assert_eq!(lengths, [("16", "4"), ("16", "4"), ("24", "40"), ("24", "40")]);
     assert!(rows.iter().all(|r| &r[column("failed")] == "0" && &r[column("model_id")] == "my/model"));
     assert!(done.stderr.contains("mean TTFT") && done.stderr.contains(".csv"), "{}", done.stderr);
+    // A header, a line for each cell as it ends, the table and its note, and where it is.
+    let lines: Vec<&str> = done.stderr.lines().collect();
+    assert_eq!(lines.len(), 1 + 4 + 6 + 1, "{}", done.stderr);
+    assert!(lines[1].starts_with("sweep: 1/4 io16x4_mc1_np2: ") && lines[1].ends_with(", 0 failed"), "{}", lines[1]);
 
     // The sweep is complete, so the same command starts a new one, with new prompts.
     assert_eq!(sweep(&config, &["--new"]).code, 0);
@@ -136,7 +140,7 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
     let config = config(&folder("sweep-cut"), &text);
     let mut child = script(&config, &[]).process_group(0).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let reached = lines.by_ref().any(|l| l.unwrap().contains("3/4 bench_io24x40_mc1_np2"));
+    let reached = lines.by_ref().any(|l| l.unwrap().contains("2/4 io16x4_mc2_np8: "));
     assert!(reached);
     let outputs = sweeps(&config)[0].join("bench_io24x40_mc1_np2.outputs.ndjson");
     wait_until("the cell begins", || first_line(&outputs).is_some());
@@ -202,7 +206,7 @@ fn two_sweeps_do_not_share_a_folder() {
     let config = config(&folder("sweep-two"), &format!("{GRID}step_base: 500ms\nseed: 3\n"));
     let mut first = script(&config, &[]).spawn().unwrap();
     let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
-    assert!(lines.by_ref().any(|line| line.unwrap().contains("1/4")));
+    assert!(lines.by_ref().any(|line| line.unwrap().contains("4 cells, in ")));
     let second = sweep(&config, &[]);
     assert!(second.code == 4 && second.stderr.contains("another sweep.sh still works in"), "{}", second.stderr);
     let outputs = sweeps(&config)[0].join("bench_io16x4_mc1_np2.outputs.ndjson");

@@ -17,20 +17,14 @@ pub fn add_head(out: &mut Printout, result: &RunResult) {
     for (what, why) in alarms(result) {
         out.add_wrapped(&[Cell::left(what).toned(Tone::Bad), Cell::left(": "), Cell::left(why)], 2);
     }
-    let (verdict, tone) = match vb.verdict {
-        None => ("unknown", Tone::Doubtful),
-        Some(Verdict::Clean) => (Verdict::Clean.name(), Tone::Good),
-        Some(Verdict::Suspect) => (Verdict::Suspect.name(), Tone::Doubtful),
-        Some(Verdict::ClientBound) => (Verdict::ClientBound.name(), Tone::Bad),
-    };
-    let mut cells = vec![Cell::left("verdict"), Cell::left(": "), Cell::left(verdict).toned(tone)];
+    let mut cells = vec![Cell::left("verdict"), Cell::left(": "), verdict_cell(vb)];
     for flaw in [vb.interrupted.then_some("interrupted"), (!vb.complete).then_some("incomplete")].into_iter().flatten()
     {
         cells.extend([Cell::left(", "), Cell::left(flaw).toned(Tone::Bad)]);
     }
     if let Some(steady) = &vb.steady {
         cells.extend([Cell::left(" | "), Cell::left("server"), Cell::left(": ")]);
-        cells.push(Cell::left(steady.verdict.as_words()).toned(tone_of_stability(steady.verdict)));
+        cells.push(stability_cell(steady.verdict));
     }
     cells.extend([Cell::left(" | "), Cell::left("client"), Cell::left(": ")]);
     for (i, figure) in client_figures(vb).into_iter().enumerate() {
@@ -55,12 +49,24 @@ fn alarms(result: &RunResult) -> Vec<(&'static str, String)> {
     alarms
 }
 
-fn tone_of_stability(stability: Stability) -> Tone {
-    match stability {
+/// The verdict on the client, with its colour.
+pub fn verdict_cell(vb: &VbMetrics) -> Cell {
+    let tone = match vb.verdict {
+        Some(Verdict::Clean) => Tone::Good,
+        None | Some(Verdict::Suspect) => Tone::Doubtful,
+        Some(Verdict::ClientBound) => Tone::Bad,
+    };
+    Cell::left(vb.verdict.map_or("unknown", Verdict::name)).toned(tone)
+}
+
+/// How the run developed, with its colour.
+pub fn stability_cell(stability: Stability) -> Cell {
+    let tone = match stability {
         Stability::Steady => Tone::Good,
         Stability::Overloaded => Tone::Bad,
         Stability::DriftingUp | Stability::DriftingDown | Stability::Changing | Stability::TooShort => Tone::Doubtful,
-    }
+    };
+    Cell::left(stability.as_words()).toned(tone)
 }
 
 /// What the client reports about itself, in a few words.
