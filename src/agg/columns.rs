@@ -1,9 +1,11 @@
-//! The columns of the CSV: vLLM's keys in vLLM's order, and other keys at their position in the result.
+//! The columns of the CSV: vLLM's keys in vLLM's order, numbers from `vb`, and other keys at their position in the result.
 
 use std::collections::HashSet;
 
+use serde_json::Value;
+
 use super::run::ResultRow;
-use crate::recording::metric::Metric;
+use crate::{record::Object, recording::metric::Metric, stats::compact};
 
 /// The scalar keys of a result in the order in which `vllm bench serve` writes them, with their Chinese names.
 /// The metrics follow them.
@@ -64,6 +66,29 @@ const KEYS: [(&str, &str); 54] = [
     ("avg_conversation_duration_ms", "平均会话时长 (ms)"),
 ];
 
+/// The columns from `vb`, which follow the metrics: their names, where their values are, and their Chinese names.
+const VB_COLUMNS: [(&str, &str, &str); 12] = [
+    ("tokens_per_s_per_user", "tokens_per_s_per_user.mean", "每用户输出速度均值 (tok/s)"),
+    ("request_throughput_per_gpu", "per_gpu.request_throughput", "每 GPU 请求吞吐量 (req/s)"),
+    ("output_throughput_per_gpu", "per_gpu.output_throughput", "每 GPU 输出 Token 吞吐量 (tok/s)"),
+    ("total_token_throughput_per_gpu", "per_gpu.total_token_throughput", "每 GPU 总 Token 吞吐量 (tok/s)"),
+    ("uncached_prompt_tokens_per_s", "uncached_prompt_tokens_per_s", "未命中缓存的输入 Token 吞吐量 (tok/s)"),
+    ("mean_concurrency", "mean_concurrency", "平均并发数"),
+    ("peak_concurrency", "peak_concurrency", "瞬时峰值并发数"),
+    ("mean_ttft_from_schedule_ms", "from_schedule.ttft_ms.mean", "首 Token 延迟均值（自计划时刻）(ms)"),
+    ("mean_e2el_from_schedule_ms", "from_schedule.e2el_ms.mean", "端到端延迟均值（自计划时刻）(ms)"),
+    ("mean_itl_per_token_ms", "itl_per_token_ms.mean", "逐 Token 间延迟均值 (ms)"),
+    ("attainment", "goodput.from_start.attainment", "达标率"),
+    ("attainment_from_schedule", "goodput.from_schedule.attainment", "达标率（自计划时刻）"),
+];
+
+/// The columns that a result's `vb` has numbers for. A part that is left out because it is equal to another one has that one's.
+#[must_use]
+pub fn read_vb_columns(vb: &Value) -> Object {
+    let number = |path| compact::read_part(vb, path).filter(|value| value.is_number()).cloned();
+    VB_COLUMNS.into_iter().filter_map(|(name, path, _)| Some((name.to_owned(), number(path)?))).collect()
+}
+
 /// The columns after the keys.
 pub const LAST_COLUMNS: [(&str, &str); 6] = [
     ("input_len", "输入长度"),
@@ -113,10 +138,13 @@ pub fn is_setting(key: &str) -> bool {
     key_rank(key).is_none_or(|(at, ..)| Some(at) < first)
 }
 
-/// The position of a key in a result; `None` if vLLM does not write it.
+/// The position of a key in a result; `None` if neither vLLM nor `vb` has it.
 fn key_rank(key: &str) -> Option<(usize, usize, u64)> {
     if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
         return Some((at, 0, 0));
+    }
+    if let Some(at) = VB_COLUMNS.iter().position(|(known, ..)| *known == key) {
+        return Some((KEYS.len() + Metric::ALL.len() + at, 0, 0));
     }
     let (statistic, metric) = Metric::parse_key(key)?;
     let metric = KEYS.len() + Metric::ALL.iter().position(|m| *m == metric)?;
@@ -140,6 +168,9 @@ pub fn column_name(key: &str) -> (String, String) {
 #[must_use]
 pub fn chinese_name(key: &str) -> String {
     if let Some((_, name)) = KEYS.iter().chain(&LAST_COLUMNS).find(|(known, _)| *known == key) {
+        return (*name).to_owned();
+    }
+    if let Some((.., name)) = VB_COLUMNS.iter().find(|(known, ..)| *known == key) {
         return (*name).to_owned();
     }
     let Some((statistic, metric)) = Metric::parse_key(key) else { return key.to_owned() };
@@ -197,6 +228,21 @@ mod tests {
             "p99.9_itl_ms",
         ];
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_part_that_was_left_out_has_the_number_of_the_equal_one() {
+        let vb = serde_json::json!({
+            "from_start": {"ttft_ms": {"mean": 5.0}}, "itl_per_chunk_ms": {"mean": 2.0},
+            "goodput": {"from_start": {"attainment": 0.5}}, "tokens_per_s_per_user": {"mean": "fast"},
+            "same": {"from_schedule": "from_start", "itl_per_token_ms": "itl_per_chunk_ms", "goodput.from_schedule": "goodput.from_start"},
+        });
+        let want = serde_json::json!({
+            "mean_ttft_from_schedule_ms": 5.0, "mean_itl_per_token_ms": 2.0, "attainment": 0.5, "attainment_from_schedule": 0.5,
+        });
+        assert_eq!(Value::Object(read_vb_columns(&vb)), want);
+        assert!(read_vb_columns(&Value::Null).is_empty());
+        assert!(!is_setting("attainment") && is_setting("my_gpu"));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Value;
 
+use super::columns;
 use crate::{
     fields::WholeCount,
     record::{Object, Verdict},
@@ -28,6 +29,8 @@ pub struct ResultRow {
     pub filename: String,
     /// The lower end of the interval of its P99 of TTFT, in milliseconds; `None` if unknown.
     pub p99_ttft_low: Option<f64>,
+    /// The columns from `vb`, until all keys have been read.
+    pub(super) ours: Object,
     /// The lengths from the lists of a detailed result. They have the lowest priority, after the file's name.
     pub(super) lists: [Option<u64>; 2],
 }
@@ -131,7 +134,9 @@ impl<'de> Visitor<'de> for ResultRowVisitor {
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
                 "vb" => {
-                    let vb: VbPart = map.next_value()?;
+                    let value: Value = map.next_value()?;
+                    let vb = VbPart::deserialize(&value).map_err(de::Error::custom)?;
+                    run.ours = columns::read_vb_columns(&value);
                     run.input_len = vb.input_len;
                     run.output_len = vb.output_len;
                     run.trust = RunTrust { complete: vb.complete, interrupted: vb.interrupted, verdict: vb.verdict };
@@ -145,6 +150,9 @@ impl<'de> Visitor<'de> for ResultRowVisitor {
                     }
                 }
             }
+        }
+        for (key, value) in std::mem::take(&mut run.ours) {
+            run.scalars.entry(key).or_insert(value);
         }
         run.input_len = run.input_len.or_else(|| metadata_length(&run.scalars, "input_len"));
         run.output_len = run.output_len.or_else(|| metadata_length(&run.scalars, "output_len"));

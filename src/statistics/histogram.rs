@@ -87,6 +87,25 @@ impl ValueCounts {
         a + (b - a) * (place - below as f64)
     }
 
+    /// The sum of the `n` highest values as a share of the sum of all; `None` if that is 0.
+    #[must_use]
+    pub fn share_of_highest(&self, n: u64) -> Option<f64> {
+        let mut lower = self.0.len().saturating_sub(n);
+        let (mut sum, mut highest) = (0.0, 0.0);
+        for bucket in self.0.iter_recorded() {
+            let (count, value) = (bucket.count_at_value(), self.bucket_middle(bucket.value_iterated_to()));
+            let high = count.saturating_sub(lower);
+            lower = lower.saturating_sub(count);
+            sum += count as f64 * value;
+            highest += high as f64 * value;
+        }
+        (sum > 0.0).then(|| highest / sum)
+    }
+
+    fn bucket_middle(&self, value: u64) -> f64 {
+        f64::midpoint(self.0.lowest_equivalent(value) as f64, self.0.highest_equivalent(value) as f64)
+    }
+
     /// The value of a rank, counted from 0: the middle of its bucket.
     fn value_at_rank(&self, rank: u64) -> f64 {
         let rank = rank.min(self.0.len().saturating_sub(1));
@@ -94,8 +113,7 @@ impl ValueCounts {
         for bucket in self.0.iter_recorded() {
             seen = seen.saturating_add(bucket.count_at_value());
             if seen > rank {
-                let value = bucket.value_iterated_to();
-                return f64::midpoint(self.0.lowest_equivalent(value) as f64, self.0.highest_equivalent(value) as f64);
+                return self.bucket_middle(bucket.value_iterated_to());
             }
         }
         0.0

@@ -29,11 +29,17 @@ const GRAMMAR: RuleGrammar = RuleGrammar {
         ("throughput", Rate),
         ("request_throughput", Rate),
         ("total_token_throughput", Rate),
+        ("request_throughput_per_gpu", Rate),
+        ("throughput_per_gpu", Rate),
+        ("total_token_throughput_per_gpu", Rate),
+        ("uncached_prompt_tokens_per_s", Rate),
+        ("tokens_per_s_per_user", Rate),
         ("goodput", Rate),
         ("attainment", Share),
         ("success", Share),
         ("completed", Count),
         ("failed", Count),
+        ("mean_concurrency", Count),
     ],
     statistics: &[("mean", "mean"), ("median", "p50"), ("min", "min"), ("max", "max")],
     parse_limit,
@@ -68,6 +74,12 @@ fn parse_limit(kind: MetricKind, text: &str) -> Result<f64, String> {
 #[must_use]
 pub fn needs_goodput(rule: &Rule) -> bool {
     matches!(rule.metric, "goodput" | "attainment")
+}
+
+/// Whether a rule needs the number of `--gpus`.
+#[must_use]
+pub fn needs_gpus(rule: &Rule) -> bool {
+    rule.metric.ends_with("_per_gpu")
 }
 
 /// Why the run fails; `None` if it passes. A run without a success fails without any rule, since all its latencies are 0.
@@ -122,10 +134,22 @@ fn check_rule(rule: &Rule, result: &RunResult) -> Option<String> {
 fn measure(rule: &Rule, result: &RunResult) -> Result<f64, String> {
     let vb = &result.vb;
     let goodput = || vb.goodput.as_ref().ok_or_else(|| "it needs --goodput".to_owned());
+    let per_gpu = || vb.per_gpu.ok_or_else(|| "it needs --gpus".to_owned());
     match rule.metric {
         "throughput" => Ok(result.output_throughput),
         "request_throughput" => Ok(result.request_throughput),
         "total_token_throughput" => Ok(result.total_token_throughput),
+        "request_throughput_per_gpu" => Ok(per_gpu()?.request_throughput),
+        "throughput_per_gpu" => Ok(per_gpu()?.output_throughput),
+        "total_token_throughput_per_gpu" => Ok(per_gpu()?.total_token_throughput),
+        "uncached_prompt_tokens_per_s" => {
+            vb.uncached_prompt_tokens_per_s.ok_or_else(|| "the server does not report cached tokens".to_owned())
+        }
+        "tokens_per_s_per_user" => {
+            let speed = vb.tokens_per_s_per_user.as_ref().and_then(|speed| speed.mean);
+            speed.ok_or_else(|| "no request has a TPOT".to_owned())
+        }
+        "mean_concurrency" => vb.mean_concurrency.ok_or_else(|| "the run has no duration".to_owned()),
         "goodput" => goodput()?.from_start.per_s.ok_or_else(|| NOT_APPLICABLE.to_owned()),
         "attainment" => goodput()?.from_start.attainment.ok_or_else(|| NOT_APPLICABLE.to_owned()),
         "success" => vb.population().success_share().ok_or_else(|| "no request counts".to_owned()),

@@ -7,7 +7,7 @@ use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling, share::share_in
 use crate::{
     record::Object,
     recording::{RecordedRequest, Recording, population::Population},
-    statistics::SummaryOptions,
+    statistics::{SummaryOptions, numpy},
     units::{Nanos, parse_duration_in},
 };
 
@@ -29,9 +29,30 @@ pub enum SloMetric {
     Tpot,
     /// End-to-end latency.
     E2el,
+    /// The longest gap of a request between two chunks; 0 for a single token. If it is unknown, the limit is missed.
+    LongestStall,
+    /// The 99th percentile of a request's own gaps, in the same way.
+    P99Itl,
 }
 
 impl SloMetric {
+    const ALL: [SloMetric; 5] =
+        [SloMetric::Ttft, SloMetric::Tpot, SloMetric::E2el, SloMetric::LongestStall, SloMetric::P99Itl];
+
+    /// The metric with this name, or with a usual other name.
+    fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "stall" => Some(SloMetric::LongestStall),
+            "itl_p99" => Some(SloMetric::P99Itl),
+            _ => SloMetric::ALL.into_iter().find(|metric| metric.name() == name),
+        }
+    }
+
+    /// Whether it counts from when a request was sent or due, so that a wait in the client is part of it.
+    fn has_start(self) -> bool {
+        matches!(self, SloMetric::Ttft | SloMetric::E2el)
+    }
+
     /// The name in `--goodput`.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -39,6 +60,8 @@ impl SloMetric {
             SloMetric::Ttft => "ttft",
             SloMetric::Tpot => "tpot",
             SloMetric::E2el => "e2el",
+            SloMetric::LongestStall => "longest_stall",
+            SloMetric::P99Itl => "p99_itl",
         }
     }
 }
@@ -70,7 +93,9 @@ const MLPERF: [(&str, &[(SloMetric, u64)]); 12] = {
 /// Parses `ttft:200ms`, where a bare number is milliseconds as in vLLM, or the name of a set of limits:
 /// `mlperf:llama3.1-8b-interactive`.
 pub fn parse_slos(text: &str) -> Result<Slos, String> {
-    let wrong = || format!("`{text}` is not a limit: write ttft:200ms, tpot:50ms or e2el:2s");
+    let wrong = || {
+        format!("`{text}` is not a limit: write ttft:200ms, tpot:50ms, e2el:2s, longest_stall:500ms or p99_itl:100ms")
+    };
     let (name, limit) = text.split_once(':').ok_or_else(wrong)?;
     if name.trim() == "mlperf" {
         let known = || MLPERF.map(|(name, _)| name).join(", ");
@@ -80,7 +105,7 @@ pub fn parse_slos(text: &str) -> Result<Slos, String> {
             limits.iter().map(|(metric, ms)| Slo { metric: *metric, limit: Nanos(ms * 1_000_000) }).collect(),
         ));
     }
-    let metric = [SloMetric::Ttft, SloMetric::Tpot, SloMetric::E2el].into_iter().find(|m| m.name() == name.trim());
+    let metric = SloMetric::from_name(name.trim());
     let limit = parse_duration_in(limit, "ms").map_err(|_| wrong())?;
     Ok(Slos(vec![Slo { metric: metric.ok_or_else(wrong)?, limit }]))
 }
@@ -98,27 +123,35 @@ pub fn combine_limits(given: Vec<Slos>) -> Vec<Slo> {
 
 impl Slo {
     /// The value of a request that the limit is for; `None` if it is unknown.
-    fn value(&self, request: &RecordedRequest) -> Option<f64> {
+    fn value(&self, part: &RunPart, request: &RecordedRequest) -> Option<f64> {
+        // Without a pace only a single token has kept it; an unknown one has not.
+        let single = || (request.known_output_tokens() == Some(1) && !request.is_uncounted).then_some(0.0);
+        let gaps = || Some(part.gaps_of(request)).filter(|gaps| !gaps.is_empty());
         match self.metric {
             SloMetric::Ttft => request.ttft,
-            // Without a pace only a single token has kept it; an unknown one has not.
-            SloMetric::Tpot => {
-                request.tpot().or((request.known_output_tokens() == Some(1) && !request.is_uncounted).then_some(0.0))
-            }
+            SloMetric::Tpot => request.tpot().or_else(single),
             SloMetric::E2el => request.latency,
+            SloMetric::LongestStall => gaps().map(|gaps| gaps.iter().copied().fold(0.0, f64::max)).or_else(single),
+            SloMetric::P99Itl => gaps().map(percentile_99).or_else(single),
         }
     }
 
     /// Whether a request succeeded within the limit, after a `wait` in seconds before its start.
-    fn is_kept(&self, request: &RecordedRequest, wait: f64) -> bool {
-        let wait = if self.metric == SloMetric::Tpot { 0.0 } else { wait };
-        request.success && self.value(request).is_some_and(|value| self.limit.as_secs_f64() >= value + wait)
+    fn is_kept(&self, part: &RunPart, request: &RecordedRequest, wait: f64) -> bool {
+        let wait = if self.metric.has_start() { wait } else { 0.0 };
+        request.success && self.value(part, request).is_some_and(|value| self.limit.as_secs_f64() >= value + wait)
     }
 
     /// Whether the limit can be held against these requests: some success has a value, or there is no success.
     fn applies_to(&self, part: &RunPart) -> bool {
-        part.population.succeeded == 0 || part.successes().any(|request| self.value(request).is_some())
+        part.population.succeeded == 0 || part.successes().any(|request| self.value(part, request).is_some())
     }
+}
+
+fn percentile_99(gaps: &[f64]) -> f64 {
+    let mut gaps = gaps.to_vec();
+    numpy::partially_sort(&mut gaps, &[99.0], &[]);
+    numpy::percentile(&gaps, 99.0)
 }
 
 /// The number of good requests.
@@ -185,7 +218,7 @@ impl Good {
             if !slos.iter().all(|slo| slo.applies_to(part)) {
                 return None;
             }
-            let kept = part.counted().filter(|r| slos.iter().all(|slo| slo.is_kept(r, wait(r))));
+            let kept = part.counted().filter(|r| slos.iter().all(|slo| slo.is_kept(part, r, wait(r))));
             Some(kept.fold((0, 0), |(requests, tokens), r| (requests + 1, tokens + u64::from(r.output_tokens))))
         };
         let share = |kept: Option<(u64, u64)>| part.population.share(kept?.0);
@@ -195,7 +228,7 @@ impl Good {
             requests: good.map(|(requests, _)| requests),
             attainment: share(good),
             attainment_interval: share(good)
-                .and_then(|_| share_interval(part.counted(), |r| slos.iter().all(|slo| slo.is_kept(r, wait(r))))),
+                .and_then(|_| share_interval(part.counted(), |r| slos.iter().all(|slo| slo.is_kept(part, r, wait(r))))),
             attainment_of: slos.iter().map(alone).collect(),
             tokens: good.map(|(_, tokens)| tokens),
             ..Good::default()
@@ -332,20 +365,23 @@ mod tests {
     #[test]
     fn an_unknown_pace_misses_the_limit() {
         let tpot = parse_slos("tpot:1s").unwrap().0[0];
+        let recording = Recording::default();
+        let whole = RunPart::from_recording(&recording);
+        let is_kept = |request: &RecordedRequest| tpot.is_kept(&whole, request, 0.0);
         let one = |output_tokens, is_uncounted, is_one_chunk| RecordedRequest {
             output_tokens,
             is_uncounted,
             is_one_chunk,
             ..request(true, 0.1, 0.0)
         };
-        assert!(tpot.is_kept(&one(11, false, false), 0.0) && tpot.is_kept(&one(11, true, false), 0.0));
-        assert!(tpot.is_kept(&one(1, false, true), 0.0), "a single token, as in vLLM");
-        assert!(!tpot.is_kept(&one(11, false, true), 0.0), "all in one chunk");
-        assert!(!tpot.is_kept(&one(1, true, true), 0.0) && !tpot.is_kept(&one(0, true, false), 0.0), "not counted");
+        assert!(is_kept(&one(11, false, false)) && is_kept(&one(11, true, false)));
+        assert!(is_kept(&one(1, false, true)), "a single token, as in vLLM");
+        assert!(!is_kept(&one(11, false, true)), "all in one chunk");
+        assert!(!is_kept(&one(1, true, true)) && !is_kept(&one(0, true, false)), "not counted");
         let hidden = RecordedRequest { hidden_tokens: 10, ..one(11, false, false) };
-        assert!(!tpot.is_kept(&hidden, 0.0));
+        assert!(!is_kept(&hidden));
         let untimed = RecordedRequest { ttft: None, ..one(11, false, false) };
-        assert!(!tpot.is_kept(&untimed, 0.0), "not streamed");
+        assert!(!is_kept(&untimed), "not streamed");
     }
 
     #[test]

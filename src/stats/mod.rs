@@ -18,13 +18,16 @@ mod result;
 mod server;
 mod share;
 mod sliding;
+mod slowest;
 mod steady;
 mod table;
+mod throughput;
 mod tokens;
 mod vb;
 
 use std::{
     io::{self, IsTerminal, Write},
+    num::NonZeroU32,
     path::PathBuf,
 };
 
@@ -77,8 +80,9 @@ pub struct Args {
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Limits that good requests keep: `ttft:200ms tpot:50ms e2el:2s`, where a bare number is milliseconds, or MLPerf's limits
-    /// for a model: `mlperf:llama3.1-8b-interactive`. Put files before this flag or after another one.
+    /// Limits that good requests keep: `ttft:200ms tpot:50ms e2el:2s longest_stall:500ms p99_itl:100ms`, where a bare number is
+    /// milliseconds, or MLPerf's limits for a model: `mlperf:llama3.1-8b-interactive`. `longest_stall` and `p99_itl` are of a
+    /// request's own gaps. Put files before this flag or after another one.
     #[arg(long, visible_alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
     goodput: Vec<Slos>,
 
@@ -99,6 +103,10 @@ pub struct Args {
     /// files before this flag or after another one.
     #[arg(long, value_name = "WHAT", action = ArgAction::Append, num_args(1..), value_parser = GroupBy::parse)]
     by: Vec<GroupBy>,
+
+    /// The number of GPUs that serve the model: also report the throughput per GPU.
+    #[arg(long, value_name = "N")]
+    gpus: Option<NonZeroU32>,
 
     /// Also report metrics of each slice of the run, by the time at which requests were sent: `10s`.
     #[arg(long, value_name = "TIME", value_parser = parse_slice)]
@@ -163,6 +171,8 @@ struct Options {
     pub by: Vec<GroupBy>,
     /// The length of slices.
     pub slice: Option<Nanos>,
+    /// The GPUs that serve the model.
+    pub gpus: Option<NonZeroU32>,
     /// The limits of a good request.
     pub slos: Vec<Slo>,
     /// Whether to add the lists with an entry for each request.
@@ -269,6 +279,9 @@ impl Options {
         if let Some(rule) = args.fail_if.iter().find(|rule| check::needs_goodput(rule) && args.goodput.is_empty()) {
             return Err(Error::Usage(format!("--fail-if '{}' needs the limits of --goodput", rule.text)));
         }
+        if let Some(rule) = args.fail_if.iter().find(|rule| check::needs_gpus(rule) && args.gpus.is_none()) {
+            return Err(Error::Usage(format!("--fail-if '{}' needs the number of --gpus", rule.text)));
+        }
         let mut percentiles = parse_percentiles(&args.metric_percentiles).map_err(Error::Usage)?;
         add_requested_percentiles(&mut percentiles, &args.fail_if);
         Ok(Options {
@@ -276,6 +289,7 @@ impl Options {
             wanted: SummaryOptions { percentiles, histograms: args.histograms },
             by: args.by,
             slice: args.slice,
+            gpus: args.gpus,
             slos: goodput::combine_limits(args.goodput),
             save_detailed: args.save_detailed,
             metadata: args.metadata,

@@ -50,6 +50,12 @@ impl<'a> RunPart<'a> {
         self.offered.iter().copied().filter(|r| r.success)
     }
 
+    /// The gaps of one of its successes.
+    #[must_use]
+    pub fn gaps_of(&self, request: &RecordedRequest) -> &[f64] {
+        self.recording.gaps_of(request)
+    }
+
     /// The successes, in the order in which they were sent.
     #[must_use]
     pub fn successes_by_start(&self) -> &[&'a RecordedRequest] {

@@ -9,6 +9,7 @@ use super::{
     pooling::{PoolOptions, Pooled, Pooling},
     rate::MeasuredRate,
     result::{self, RunResult},
+    throughput::GpuThroughput,
     vb::VbMetrics,
 };
 use crate::{
@@ -103,6 +104,8 @@ fn pool_results(results: &[RunResult], options: PoolOptions) -> Result<RunResult
         rtfx: 0.0,
         metrics: pool_metrics(results, options.together).ok_or(NO_HISTOGRAMS)?,
         vb: VbMetrics::pool(&Pooling { all: results.iter().map(|r| &r.vb).collect(), options }).ok_or(NO_HISTOGRAMS)?,
+        in_flight: results.iter().map(|r| r.in_flight).sum(),
+        gpus: GpuThroughput::common_gpus(results.iter().map(|r| r.gpus)),
         ..RunResult::default()
     };
     all.set_rates();

@@ -1,11 +1,17 @@
 //! The result of a run as JSON: vLLM's keys in vLLM's order, then ours under `vb`. `docs/METRICS.md` defines each key.
 
+use std::num::NonZeroU32;
+
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Options, compact, peak, vb::VbMetrics};
+use super::{
+    Options, compact, peak,
+    throughput::{self, GpuThroughput},
+    vb::VbMetrics,
+};
 use crate::{
     clock, parallel,
     record::{Object, RunRecord},
@@ -78,6 +84,12 @@ pub struct RunResult {
     /// The metrics that vLLM does not have. What says nothing is left out, and what is equal to another part is in `same`.
     #[serde(serialize_with = "compact::serialize")]
     pub vb: VbMetrics,
+    /// The GPUs of `--gpus`, which `vb.per_gpu` has.
+    #[serde(skip)]
+    pub gpus: Option<NonZeroU32>,
+    /// The seconds that requests were in flight, added up, which `vb.mean_concurrency` comes from.
+    #[serde(skip)]
+    pub in_flight: f64,
 }
 
 /// The times at which requests were sent.
@@ -139,6 +151,8 @@ impl RunResult {
             rtfx,
             metrics: metric_keys(extra, &distributions),
             vb,
+            gpus: options.gpus,
+            in_flight: throughput::seconds_in_flight(&recording),
             ..RunResult::default()
         };
         result.set_rates();
@@ -180,6 +194,8 @@ impl RunResult {
             max_output_tokens_per_s: body.max_output_tokens_per_s,
             max_concurrent_requests: body.max_concurrent_requests,
             metrics,
+            gpus: body.vb.per_gpu.map(|per_gpu| per_gpu.gpus),
+            in_flight: body.vb.mean_concurrency.unwrap_or_default() * body.duration,
             vb: body.vb,
             ..RunResult::default()
         })
@@ -196,6 +212,11 @@ impl RunResult {
                 *good = std::mem::take(good).with_rates(self.duration);
             }
         }
+        self.vb.mean_concurrency = (self.duration > 0.0).then(|| self.in_flight / self.duration);
+        let cached = self.vb.cached_tokens.filter(|_| self.duration > 0.0);
+        self.vb.uncached_prompt_tokens_per_s =
+            cached.map(|cached| rate(self.total_input_tokens.saturating_sub(cached)));
+        self.vb.per_gpu = self.gpus.map(|gpus| GpuThroughput::from_result(self, gpus));
         self.request_goodput = self.vb.goodput.as_ref().and_then(|goodput| goodput.from_start.per_s);
     }
 }

@@ -19,7 +19,9 @@ use super::{
     rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
     share::share_interval,
+    slowest::{Slowest, SlowestShare},
     steady::{self, Steady},
+    throughput::{GpuThroughput, UserSpeed},
     tokens,
 };
 use crate::{
@@ -130,6 +132,17 @@ pub struct VbMetrics {
     pub server_queue_ms: Summary,
     /// TTFT as the server measures it, over successes whose response reports it.
     pub server_ttft_ms: Summary,
+    /// The pace of one user's stream, in tokens per second after the first; `null` without a TPOT above 0.
+    pub tokens_per_s_per_user: Option<UserSpeed>,
+    /// The throughput for each GPU; `null` without `--gpus`.
+    pub per_gpu: Option<GpuThroughput>,
+    /// Prompt tokens of successes that did not come from the server's prefix cache, per second of the run; `null` if the server does not
+    /// report cached tokens, or without a duration.
+    pub uncached_prompt_tokens_per_s: Option<f64>,
+    /// The slowest 1 % of the successes; `null` with fewer than 100.
+    pub slowest_1_percent: Option<Slowest>,
+    /// The mean number of requests in flight over the run; `null` without a duration.
+    pub mean_concurrency: Option<f64>,
     /// The most requests in flight at one instant.
     pub peak_concurrency: u64,
     /// The most tokens that arrived within one second, or the mean per second if that is more, as in a run shorter than a second.
@@ -163,8 +176,7 @@ pub struct VbMetrics {
     /// The slices of `--slice`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slices: Vec<Slice>,
-    /// In JSON: the parts of `vb` that are left out because they are equal to another part, and the path of that part; absent if there
-    /// are none.
+    /// In JSON: the parts of `vb` that are left out because they are equal to another part, and the path of that part; absent: none.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub same: Object,
 }
@@ -247,7 +259,8 @@ impl VbMetrics {
         let [ttft, tpot, e2el, queue_time, e2el_queue] =
             [Metric::Ttft, Metric::Tpot, Metric::E2el, Metric::ClientQueueTime, Metric::E2elIncludingClientQueue]
                 .map(latency_stats);
-        let per_chunk = Summary::from_stats(&itl);
+        let (per_chunk, tpot_ms) = (Summary::from_stats(&itl), Summary::from_stats(&tpot));
+        let speed = UserSpeed::measure(recording.successes(), &tpot_ms);
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let vb = VbMetrics {
             format: FORMAT_VERSION,
@@ -283,7 +296,7 @@ impl VbMetrics {
                 ttft_ms: with_intervals(&RecordedRequest::ttft_from_schedule),
                 e2el_ms: Summary::from_stats(&e2el_queue),
             },
-            tpot_ms: Summary::from_stats(&tpot),
+            tpot_ms,
             itl_per_token_ms: summarize_gaps_per_token(recording, &itl, wanted).unwrap_or_else(|| per_chunk.clone()),
             itl_per_chunk_ms: per_chunk,
             longest_stall_ms: with_intervals(&longest_gap),
@@ -294,6 +307,12 @@ impl VbMetrics {
             read_lag_ms: summarize_in_order(&recording.read_lags, wanted),
             server_queue_ms: summarize_in_order(&recording.server_times.0, wanted),
             server_ttft_ms: summarize_in_order(&recording.server_times.1, wanted),
+            tokens_per_s_per_user: Some(speed).filter(|speed| speed.n > 0),
+            // From the throughput: set_rates.
+            per_gpu: None,
+            uncached_prompt_tokens_per_s: None,
+            slowest_1_percent: slowest_requests(recording),
+            mean_concurrency: None,
             peak_concurrency: peak::peak_concurrency(recording),
             peak_tokens_per_s: peak_tokens_per_s.max(ceil_rate(output_tokens_per_s.per_s)),
             prompt_len: over_successes(Unit::Tokens, |r| Some(f64::from(r.prompt_len))),
@@ -402,6 +421,15 @@ impl VbMetrics {
         let cache = self.cache.iter().filter_map(|cache| cache.note.as_ref());
         cache.chain(self.server.iter().flat_map(|server| &server.notes))
     }
+}
+
+/// The slowest requests; `None` if there are too few of any.
+fn slowest_requests(recording: &Recording) -> Option<Slowest> {
+    let share = |value: fn(&RecordedRequest) -> Option<f64>| {
+        SlowestShare::measure(recording.successes().filter_map(value).collect())
+    };
+    Some(Slowest { ttft: share(|r| r.ttft), e2el: share(|r| r.latency) })
+        .filter(|slowest| *slowest != Slowest::default())
 }
 
 /// How late each request was sent, in the order of sending.
@@ -530,7 +558,7 @@ fn measure_shortfall(recording: &Recording) -> Shortfall {
     shortfall
 }
 
-/// Pools everything but the rates, which depend on the durations of the results.
+/// Pools everything but the rates and the mean concurrency, which depend on the durations of the results.
 impl Pooled for VbMetrics {
     fn pool(all: &Pooling<Self>) -> Option<Self> {
         let first = all.all[0];
@@ -539,6 +567,8 @@ impl Pooled for VbMetrics {
             let mean = all.weighted_mean(|vb| (vb.offered as f64, field(vb).map(|n| n as f64)));
             mean.map(|mean| numpy::truncate_to_usize(mean.round()) as u64)
         };
+        let tpot_ms = all.pool_times(|vb| &vb.tpot_ms)?;
+        let speed = pool_speeds(all, &tpot_ms);
         let pooled = VbMetrics {
             format: first.format,
             tool: first.tool.clone(),
@@ -570,7 +600,7 @@ impl Pooled for VbMetrics {
             run_length: None,
             from_start: all.pool_field(|vb| &vb.from_start)?,
             from_schedule: all.pool_field(|vb| &vb.from_schedule)?,
-            tpot_ms: all.pool_times(|vb| &vb.tpot_ms)?,
+            tpot_ms,
             itl_per_chunk_ms: all.pool_times(|vb| &vb.itl_per_chunk_ms)?,
             itl_per_token_ms: all.pool_times(|vb| &vb.itl_per_token_ms)?,
             longest_stall_ms: all.pool_times(|vb| &vb.longest_stall_ms)?,
@@ -581,6 +611,11 @@ impl Pooled for VbMetrics {
             read_lag_ms: all.pool_times(|vb| &vb.read_lag_ms)?,
             server_queue_ms: all.pool_times(|vb| &vb.server_queue_ms)?,
             server_ttft_ms: all.pool_times(|vb| &vb.server_ttft_ms)?,
+            tokens_per_s_per_user: speed,
+            per_gpu: None,
+            uncached_prompt_tokens_per_s: None,
+            slowest_1_percent: pool_slowest(all),
+            mean_concurrency: None,
             peak_concurrency: all.pool_peak(|vb| vb.peak_concurrency),
             peak_tokens_per_s: all.pool_peak(|vb| vb.peak_tokens_per_s),
             prompt_len: all.pool_summary(Unit::Tokens, |vb| &vb.prompt_len)?,
@@ -637,6 +672,17 @@ fn pool_verdicts(all: &Pooling<VbMetrics>) -> (Option<Verdict>, Vec<String>) {
     judged.sort_by_key(|vb| Reverse(vb.verdict));
     let sorted = Pooling { all: judged, options: all.options };
     (sorted.all.first().and_then(|vb| vb.verdict), sorted.collect_names(|vb| &vb.reasons))
+}
+
+fn pool_speeds(all: &Pooling<VbMetrics>, tpot: &Summary) -> Option<UserSpeed> {
+    let speeds: Vec<&UserSpeed> = all.all.iter().filter_map(|vb| vb.tokens_per_s_per_user.as_ref()).collect();
+    (!speeds.is_empty()).then(|| UserSpeed::pool_with(&Pooling { all: speeds, options: all.options }, tpot))
+}
+
+fn pool_slowest(all: &Pooling<VbMetrics>) -> Option<Slowest> {
+    let share = |field: fn(&VbMetrics) -> &Summary| SlowestShare::pool_summaries(&all.map_fields(field).all);
+    let slowest = Slowest { ttft: share(|vb| &vb.from_start.ttft_ms), e2el: share(|vb| &vb.from_start.e2el_ms) };
+    Some(slowest).filter(|slowest| *slowest != Slowest::default())
 }
 
 /// `None` unless every result has a goodput.

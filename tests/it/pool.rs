@@ -193,3 +193,28 @@ fn invalid_groups_and_slices_are_errors() {
         assert!(done.stderr.contains(why), "{}", done.stderr);
     }
 }
+
+/// Rates per GPU are of the same GPUs, and means are not averages of means.
+#[test]
+fn pooled_rates_come_from_all_requests() {
+    let home = folder("pool-rates");
+    let texts = [stream("a", 0, 900), stream("b", 300, 600)];
+    let pool = |gpus: [&str; 2]| {
+        let paths: Vec<String> = (0..2)
+            .map(|i| {
+                let path = home.join(format!("{i}.json"));
+                std::fs::write(&path, stats(&["--histograms", "--gpus", gpus[i]], &texts[i]).to_string()).unwrap();
+                path.to_str().unwrap().to_owned()
+            })
+            .collect();
+        let done = run("vb-agg", &["--pool", &paths[0], &paths[1]], "");
+        serde_json::from_str::<Value>(&done.stdout).unwrap()
+    };
+    let (pooled, one) = (pool(["8", "8"]), stats(&["--gpus", "8"], &texts.concat()));
+    for path in ["per_gpu", "mean_concurrency", "tokens_per_s_per_user", "slowest_1_percent"] {
+        assert!(one["vb"][path].is_object() || one["vb"][path].is_number(), "{path}");
+        assert_close(&pooled["vb"][path], &one["vb"][path], path, &[]);
+    }
+    assert_eq!(pooled["vb"]["per_gpu"]["gpus"], 8);
+    assert_eq!(pool(["8", "4"])["vb"]["per_gpu"], Value::Null);
+}

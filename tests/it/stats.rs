@@ -837,6 +837,89 @@ mod definitions {
         check(&[("/vb/read_lag_ms/n", 5.0), ("/vb/read_lag_ms/max", 0.02)]);
     }
 
+    /// Tokens after the first come every 82/7, 164/7, 60/7, 10 and 12.5 ms.
+    #[test]
+    fn tokens_per_s_per_user() {
+        let speeds = [7e3 / 82.0, 7e3 / 164.0, 7e3 / 60.0, 100.0, 80.0];
+        check(&[
+            ("/vb/tokens_per_s_per_user/n", 5.0),
+            ("/vb/tokens_per_s_per_user/mean", speeds.iter().sum::<f64>() / 5.0),
+        ]);
+        let many = result(&["--metric-percentiles", "50,90"], &plain_run(false, 0.0));
+        for (p, at_least) in many["vb"]["tokens_per_s_per_user"]["at_least"].as_object().unwrap() {
+            let tpot = many["vb"]["tpot_ms"][p].as_f64().unwrap();
+            assert!((at_least.as_f64().unwrap() - 1e3 / tpot).abs() < 1e-9, "{p}");
+        }
+        assert_eq!(
+            many["vb"]["tokens_per_s_per_user"]["at_least"].as_object().unwrap().len(),
+            1,
+            "30 are too few for p90"
+        );
+        let none = r#"{"type":"output","success":true,"ttft":0.1,"latency":0.1,"output_tokens":1,"itl":[]}"#;
+        assert_eq!(result(&[], none)["vb"]["tokens_per_s_per_user"], Value::Null);
+    }
+
+    #[test]
+    fn per_gpu() {
+        let got = result(&["--gpus", "4"], RUN);
+        let per_gpu = &got["vb"]["per_gpu"];
+        assert_eq!(per_gpu["gpus"], 4);
+        for key in ["request_throughput", "output_throughput", "total_token_throughput"] {
+            assert_eq!(per_gpu[key].as_f64().unwrap() * 4.0, got[key].as_f64().unwrap(), "{key}");
+        }
+        assert_eq!(run_result()["vb"]["per_gpu"], Value::Null);
+        // 90 tokens in 31 s.
+        let gate = |args: &[&str]| {
+            run("vb-stats", &[args, &["--fail-if", "throughput_per_gpu < 0.9"]].concat(), plain_run(true, 0.0))
+        };
+        let (without, with) = (gate(&[]), gate(&["--gpus", "4"]));
+        assert_eq!((without.code, with.code), (2, 1), "{} {}", without.stderr, with.stderr);
+        assert!(with.stderr.contains("throughput_per_gpu < 0.9: it is 0.73/s"), "{}", with.stderr);
+        assert_eq!(gate(&["--gpus", "3"]).code, 0);
+    }
+
+    /// 16 of the prompts' tokens came from the cache.
+    #[test]
+    fn uncached_prompt_tokens_per_s() {
+        check(&[("/vb/uncached_prompt_tokens_per_s", (5.0 * 32.0 - 16.0) / 3.75)]);
+        assert_eq!(result(&[], &plain_run(true, 0.0))["vb"]["uncached_prompt_tokens_per_s"], Value::Null);
+    }
+
+    /// Of 200 requests two take 5 s and the others 0.5 s, of which the first token takes a fifth.
+    #[test]
+    fn slowest_1_percent() {
+        assert_eq!(run_result()["vb"]["slowest_1_percent"], Value::Null, "of five");
+        let line = |i: u64| {
+            let latency = if i.is_multiple_of(100) { 5.0 } else { 0.5 };
+            let ttft = latency / 5.0;
+            format!(
+                r#"{{"type":"output","success":true,"start_time":{i},"ttft":{ttft},"latency":{latency},"itl":[{}]}}"#,
+                latency - ttft
+            )
+        };
+        let stream = (0..200).map(line).collect::<Vec<_>>().join("\n");
+        let got = result(&[], &stream);
+        for metric in ["ttft", "e2el"] {
+            let slowest = &got["vb"]["slowest_1_percent"][metric];
+            assert_eq!(slowest["requests"], 2);
+            assert!((slowest["share_of_mean"].as_f64().unwrap() - 10.0 / 109.0).abs() < 1e-9, "{slowest}");
+        }
+    }
+
+    /// By hand, to the end of each response or failure.
+    #[test]
+    fn mean_concurrency() {
+        let records = RUN.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let outputs = records.filter(|record| record["type"] == "output" && record["start_time"].is_number());
+        let lives: f64 = outputs.filter_map(|r| r["phases"]["done"].as_f64().or(r["latency"].as_f64())).sum();
+        assert!(lives > 0.686, "the successes alone");
+        check(&[("/vb/mean_concurrency", lives / 3.75)]);
+        let gate = run("vb-stats", &["--fail-if", "mean_concurrency > 0.1"], RUN);
+        assert_eq!(gate.code, 1, "{}", gate.stderr);
+        let untimed = result(&[], r#"{"type":"output","success":true,"ttft":0.1,"latency":0.2}"#);
+        assert_eq!(untimed["vb"]["mean_concurrency"], Value::Null);
+    }
+
     #[test]
     fn peak_concurrency() {
         // Request 6 waits for its timeout while request 7 runs.
@@ -915,6 +998,47 @@ mod definitions {
     fn goodput() {
         check(&[("/vb/goodput/from_start/requests", 3.0), ("/vb/goodput/from_start/attainment", 3.0 / 9.0)]);
         check(&[("/vb/goodput/from_schedule/requests", 2.0), ("/vb/goodput/from_schedule/per_s", 2.0 / 3.75)]);
+    }
+
+    /// Gaps of 10 to 16 ms and of 20 ms, after 50 ms.
+    #[test]
+    fn limits_on_the_gaps_of_a_request() {
+        let own = |i: usize| f64::from(10 + u8::try_from(i % 7).unwrap()) / 1e3;
+        // NumPy's percentile of two values.
+        let p99 = |i: usize| own(i) + 0.99 * (0.02 - own(i));
+        let good = |limit: &str, open_loop| {
+            let got = result(&["--goodput", limit], &plain_run(open_loop, 0.5));
+            let goodput = got["vb"]["goodput"].clone();
+            let good = goodput["from_start"]["requests"].as_u64();
+            assert_eq!(good, got["request_goodput"].as_f64().map(|rate| (rate * 31.0).round() as u64));
+            assert_eq!(got["vb"]["same"]["goodput.from_schedule"], "goodput.from_start", "a wait is in no gap");
+            (
+                goodput["slos_ms"].as_object().unwrap().keys().next().unwrap().clone(),
+                goodput["from_start"]["requests"].as_u64(),
+            )
+        };
+        assert_eq!(good("longest_stall:20", true), ("longest_stall".into(), Some(30)));
+        assert_eq!(good("stall:19.9ms", false), ("longest_stall".into(), Some(0)));
+        let kept = (0..30).filter(|i| p99(*i) <= 0.01994).count() as u64;
+        assert!(kept > 0 && kept < 30);
+        assert_eq!(good("p99_itl:19.94ms", true), ("p99_itl".into(), Some(kept)));
+        assert_eq!(good("itl_p99:19.94ms", true), ("p99_itl".into(), Some(kept)));
+        // A single token has no gap; the gaps of several in one chunk are unknown; a response without streaming has none at all.
+        let line = |tokens: u32, ttft: &str| {
+            format!(
+                r#"{{"type":"output","success":true,"output_tokens":{tokens},"token_source":"usage","ttft":{ttft},"latency":0.2,"itl":[],"chunk_tokens":[{tokens}]}}"#
+            )
+        };
+        for (stream, attainment) in [
+            (line(1, "0.1"), serde_json::json!(1.0)),
+            (line(1, "0.1") + "\n" + &line(9, "0.1"), serde_json::json!(0.5)),
+            (line(9, "null"), Value::Null),
+        ] {
+            for limit in ["longest_stall:1s", "p99_itl:1s"] {
+                let got = result(&["--goodput", limit], &stream);
+                assert_eq!(got["vb"]["goodput"]["from_start"]["attainment"], attainment, "{limit} {stream}");
+            }
+        }
     }
 
     /// Like `check`, for `SERVER`.
