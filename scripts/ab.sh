@@ -17,7 +17,8 @@
 # A URL may be 'sim', followed by flags of vb-sim: scripts/ab.sh sim 'sim --step-base 12ms'.
 # Other users of this machine can see the flags: put keys into OPENAI_API_KEY or the --config.
 # To resume rounds that were interrupted (Ctrl-C, a crash, a dead server), run the same command again.
-# The exit code is the one of vb-diff. VB_BIN names a folder with the programs; without it they are built first.
+# The exit code is the one of vb-diff. VB_BIN names a folder with the programs; without it
+# those in PATH are used, or they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -27,7 +28,7 @@ while [ -L "$self" ]; do # follow symbolic links to the script
 done
 root=$(cd "$(dirname "$self")/.." && pwd)
 . "$root/scripts/base.sh"
-results=$root/results rounds=4 gen='' fire='' diff='' config='' dry=false new=false
+results=${VB_HOME:-$root}/results rounds=4 gen='' fire='' diff='' config='' dry=false new=false
 urls=()
 while [ $# -gt 0 ]; do
   case $1 in

@@ -12,9 +12,31 @@ help() { # prints the comment at the top of the script
   done <"$self"
 }
 
-find_programs() { # sets bin to the folder of the programs; builds them unless VB_BIN is set
-  bin=${VB_BIN:-$root/target/release}
-  [ -n "${VB_BIN:-}" ] || cargo build --release --locked --quiet --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
+# The programs: those in VB_BIN, else the installed ones, else the project's, which are built first.
+find_programs() { # sets bin to their folder
+  bin=${VB_BIN:-}
+  [ -z "$bin" ] || return 0
+  local found program
+  if found=$(command -v vb-gen) && bin=$(dirname "$found"); then
+    for program in fire stats diff agg sim; do
+      [ -x "$bin/vb-$program" ] || bin=''
+    done
+    [ -z "$bin" ] || return 0
+  fi
+  bin=$root/target/release
+  check_rust
+  local quiet=(--quiet)
+  [ ! -t 2 ] || quiet=() # a first build takes minutes
+  cargo build --release --locked ${quiet[@]+"${quiet[@]}"} --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
+}
+check_rust() { # a compiler that is too old fails with an error about something else
+  local needs has
+  needs=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+  local cure="install Rust from https://rustup.rs, or update it with \`rustup update\`, or put the programs of a release into PATH"
+  command -v cargo >/dev/null || die 4 "the programs are built with Rust $needs or later, and there is no cargo: $cure"
+  has=$(cargo --version | sed 's/^cargo \([0-9.]*\).*/\1/')
+  [ "$(printf '%s\n' "$needs" "$has" | sort -V | head -n 1)" = "$needs" ] ||
+    die 4 "the programs are built with Rust $needs or later, and this is $has: $cure"
 }
 
 any_success() { grep -q '"success":true' "$1"; } # whether any request of these outputs succeeded

@@ -11,7 +11,7 @@
 # To resume a sweep that was interrupted (Ctrl-C, a crash, a dead server) or in which cells failed, run the same command
 # again: complete cells are not repeated. A folder has one sweep at a time, and its programs end with the script, even after
 # kill -9. The copy of the config in the folder has no values of keys. VB_BIN names a folder with the programs; without it
-# they are built first.
+# those in PATH are used, or they are built first.
 set -uo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -21,7 +21,7 @@ while [ -L "$self" ]; do # follow symbolic links to the script
 done
 root=$(cd "$(dirname "$self")/.." && pwd)
 . "$root/scripts/base.sh"
-config='' results=$root/results dry=false new=false
+config='' results=${VB_HOME:-$root}/results dry=false new=false
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry=true ;;
@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-config=${config:-$root/config.yaml}
+config=${config:-${VB_HOME:-$root}/config.yaml}
 
 find_programs
 

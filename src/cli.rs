@@ -8,11 +8,11 @@ use std::{
     ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
-    os::unix::fs::FileTypeExt,
+    os::unix::{fs::FileTypeExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -32,10 +32,31 @@ use crate::{
     text::TextReader,
 };
 
-/// The command line, with hyphens in the names of flags.
+/// The environment variable with further flags as a JSON list: flags with a key, which the command line would show to other users
+/// of the machine.
+pub const SECRET_FLAGS_VARIABLE: &str = "VB_SECRET_FLAGS";
+
+/// The command line of the program: its name, its arguments with hyphens in the names of flags, and the flags in
+/// [`SECRET_FLAGS_VARIABLE`].
 #[must_use]
-pub fn hyphenated_args() -> Vec<OsString> {
-    std::env::args_os().map(hyphenate_flag).collect()
+pub fn command_line() -> Vec<OsString> {
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    // `vb gen …` is `vb-gen …`.
+    if let Some(program) = MULTI_CALL.get() {
+        if !is_named(argv.first(), program) && !argv.is_empty() {
+            argv.remove(0);
+        }
+        argv.first_mut().into_iter().for_each(|name| *name = program.into());
+    }
+    let secret = std::env::var(SECRET_FLAGS_VARIABLE).unwrap_or_default();
+    let secret: Vec<String> = serde_json::from_str(&secret).unwrap_or_default();
+    argv.into_iter().chain(secret.into_iter().map(OsString::from)).map(hyphenate_flag).collect()
+}
+
+/// Whether the executable was called by this name, as `vb-gen`.
+#[must_use]
+pub fn is_named(called: Option<&OsString>, name: &str) -> bool {
+    called.is_some_and(|called| Path::new(called).file_name().is_some_and(|file| file == name))
 }
 
 /// Prints the error, if there is one, and returns the exit code.
@@ -59,11 +80,18 @@ pub fn report_flags(e: &clap::Error) -> ExitCode {
     if e.use_stderr() {
         print_to_stderr(&e.render().to_string());
     } else {
+        let text = e.render();
+        let styled = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let text = if styled { text.ansi().to_string() } else { text.to_string() };
         // As with a warning, a failure cannot be reported.
-        let _ = e.print();
+        let _ = io::stdout().write_all(text.replace(UNBROKEN_SPACE, " ").as_bytes());
     }
     ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
 }
+
+/// Takes the place of a space in a line of `--help` that must not be wrapped: a wrapped command cannot be pasted.
+/// [`report_flags`] prints a space.
+pub const UNBROKEN_SPACE: char = '\u{a0}';
 
 /// Prints one line on standard error: `tool: what`.
 pub fn print_warning(tool: &str, what: impl std::fmt::Display) {
@@ -111,7 +139,8 @@ pub fn print_panics(tool: &str) {
 }
 
 /// Turns `--max_concurrency` into `--max-concurrency`; values do not change.
-fn hyphenate_flag(arg: OsString) -> OsString {
+#[must_use]
+pub fn hyphenate_flag(arg: OsString) -> OsString {
     match arg.to_str() {
         Some(text) if text.starts_with("--") => {
             let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
@@ -193,6 +222,36 @@ pub fn show_on_stderr(out: &Printout) {
 pub fn show_on_stdout(text: &Printout) -> Result<(), Error> {
     let mut out = buffered_stdout();
     out.write_all(text.as_str().as_bytes()).and_then(|()| out.flush()).map_err(Error::write_stdout)
+}
+
+/// The program that this process runs, as `vb-gen`, if the executable has all of them.
+static MULTI_CALL: OnceLock<&'static str> = OnceLock::new();
+
+/// Notes that this executable has all programs, and which one this process runs.
+pub fn set_multi_call(program: &'static str) {
+    // It is set once, when the process begins.
+    let _ = MULTI_CALL.set(program);
+}
+
+/// A command for another program of the project, as `fire`: this executable if it has all of them, else the file in its folder.
+pub fn program_command(name: &str) -> Result<Command, Error> {
+    let own = std::env::current_exe()
+        .map_err(|e| Error::Setup(format!("cannot find this executable, to start vb-{name}: {e}")))?;
+    if MULTI_CALL.get().is_some() {
+        let mut command = Command::new(own);
+        // Its own name may be a program's, which would come before the first argument.
+        command.arg0("vb").arg(name);
+        return Ok(command);
+    }
+    Ok(Command::new(own.with_file_name(format!("vb-{name}"))))
+}
+
+/// What to type for a program, as `fire`: `vb-fire` if the shell would find it, else `vb fire`.
+#[must_use]
+pub fn program_name(name: &str) -> String {
+    let file = format!("vb-{name}");
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&folders).any(|folder| folder.join(&file).is_file()) { file } else { format!("vb {name}") }
 }
 
 /// The name of this host.

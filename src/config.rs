@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{
-    ArgAction, ArgMatches, Command,
+    Arg, ArgAction, ArgMatches, Command,
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
@@ -30,9 +30,14 @@ pub struct ConfigFlag {
     pub config: Option<PathBuf>,
 }
 
-/// The flags of all tools: a text with a line for each, its name with underscores and the tools that have it.
+/// The flags of all tools.
 #[derive(Debug, Clone, Copy)]
-pub struct FlagTable(pub &'static str);
+pub struct FlagTable {
+    /// A text with a line for each flag and each alias of one: its name with underscores and the tools that have it.
+    pub keys: &'static str,
+    /// What to say about a flag of another program that people use for the same work, if it is known.
+    pub explain_foreign: fn(&str) -> Option<String>,
+}
 
 impl FlagTable {
     /// The names.
@@ -42,7 +47,7 @@ impl FlagTable {
 
     /// The names, each with its tools.
     fn entries(self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.0.lines().map(|line| line.split_once(' ').unwrap_or((line, "")))
+        self.keys.lines().map(|line| line.split_once(' ').unwrap_or((line, "")))
     }
 
     /// What is wrong with a flag that `tool` does not have, and what was probably meant.
@@ -51,15 +56,24 @@ impl FlagTable {
         let key = name.replace('-', "_");
         let this = tool.get_name();
         // The tools of the pipeline before those that only imitate it.
-        let of = |tools: &str| {
+        let piped = |tools: &str| {
             let piped = tools.split(' ').filter(|tool| !["vb-sim", "vb-selftest"].contains(tool));
-            let named = piped.collect::<Vec<&str>>().join(" and of ");
-            if named.is_empty() { tools.replace(' ', " and of ") } else { named }
+            piped.collect::<Vec<&str>>().join(" and of ")
         };
-        if let Some((_, tools)) = self.entries().find(|(known, _)| *known == key) {
+        let of = |tools: &str| Some(piped(tools)).filter(|of| !of.is_empty()).unwrap_or(tools.replace(' ', " and of "));
+        let owners = self.entries().find(|(known, _)| *known == key).map(|(_, tools)| tools);
+        if owners.is_none_or(|tools| piped(tools).is_empty())
+            && let Some(why) = (self.explain_foreign)(name)
+        {
+            return format!("no flag --{name}: {why}");
+        }
+        if owners.is_some_and(|tools| tools.split(' ').any(|tool| tool == this)) {
+            return format!("--{name} has no effect with this subcommand");
+        }
+        if let Some(tools) = owners {
             return format!("--{name} is a flag of {}, not of {this}", of(tools));
         }
-        let own: Vec<&str> = tool.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let own: Vec<&str> = tool.get_arguments().filter_map(Arg::get_long).collect();
         if let Some(near) = nearest_flag(name, &own) {
             return format!("no flag --{name}; did you mean --{near}?");
         }
@@ -72,6 +86,11 @@ impl FlagTable {
             None => format!("no flag --{name}; `{this} --help` lists the flags"),
         }
     }
+}
+
+/// The name of a flag and its aliases.
+pub fn names_of_flag(arg: &Arg) -> impl Iterator<Item = &str> {
+    arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default())
 }
 
 /// The keys that describe a sweep: the two pairs, and three flags that the script of a sweep needs.
@@ -262,9 +281,8 @@ pub fn parse_with_config(tool: Command, argv: Vec<OsString>, flags: FlagTable) -
 
     let mut from_config: Vec<OsString> = Vec::new();
     for (key, value) in file.entries.iter().filter(|(key, _)| !is_foreign(&tool, key)) {
-        let Some(arg) = tool.get_arguments().find(|a| a.get_long().is_some_and(|l| l.replace('-', "_") == *key)) else {
-            continue;
-        };
+        let has_key = |arg: &&Arg| names_of_flag(arg).any(|name| name.replace('-', "_") == *key);
+        let Some(arg) = tool.get_arguments().find(has_key) else { continue };
         if matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
@@ -372,7 +390,8 @@ fn nearest_key<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// The known flag that begins with `name`, or that differs from it by a typing error.
-fn nearest_flag<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub fn nearest_flag<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let longer = known.iter().find(|flag| name.len() > 2 && flag.starts_with(name)).copied();
     let close = |flag: &&str| strsim::levenshtein(name, flag) <= (name.len() / 3).max(2);
     longer.or_else(|| nearest_key(name, known).filter(close))
@@ -411,14 +430,16 @@ mod tests {
 
     #[test]
     fn a_flag_of_another_tool_is_known() {
-        let table = FlagTable(
-            "dataset_name vb-gen\nendpoint vb-fire\ngoodput vb-stats vb-diff\nlenient vb-gen vb-stats\nport vb-sim",
-        );
+        let table = FlagTable {
+            keys: "dataset_name vb-gen\nendpoint vb-fire\ngoodput vb-stats vb-diff\nlenient vb-gen vb-stats\nport vb-sim",
+            explain_foreign: |name| (name == "save-result").then(|| "use `> FILE`".into()),
+        };
         let tool = Command::new("vb-fire").arg(clap::Arg::new("endpoint").long("endpoint"));
         for (flag, want) in [
             ("--dataset-name", "--dataset-name is a flag of vb-gen, not of vb-fire"),
             ("--goodput=ttft:1s", "--goodput is a flag of vb-stats and of vb-diff, not of vb-fire"),
             ("--port", "--port is a flag of vb-sim, not of vb-fire"),
+            ("--save-result=x", "no flag --save-result: use `> FILE`"),
             ("--endpiont", "no flag --endpiont; did you mean --endpoint?"),
             ("--end", "no flag --end; did you mean --endpoint?"),
             ("--good", "no flag --good; did you mean --goodput of vb-stats and of vb-diff?"),

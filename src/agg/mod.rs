@@ -32,10 +32,15 @@ const EXAMPLES: &str = "\
 Examples:
   vb-agg results/Qwen3-8B_20261124_020748 > aggregate_results.csv
   vb-agg --header both --table always results/*/ > all.csv
-  for c in 1 4 16; do vb-gen --num-prompts 100 | vb-fire --max-concurrency $c | vb-stats; done | vb-agg > sweep.csv
-  for i in 1 2 3 4 5; do vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats; done | vb-agg --repeats long
+  for c in 1 4 16; do
+    vb-gen --num-prompts 100 | vb-fire --max-concurrency $c | vb-stats
+  done | vb-agg > sweep.csv
+  for i in 1 2 3 4 5; do
+    vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats
+  done | vb-agg --repeats long
   vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
-  vb-agg vllm-bench-*.json | duckdb -c \"select max_concurrency, p99_ttft_ms from read_csv('/dev/stdin')\"";
+  vb-agg vllm-bench-*.json \\
+    | duckdb -c \"select p99_ttft_ms from read_csv('/dev/stdin')\"";
 
 /// Combines the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
 ///

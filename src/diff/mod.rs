@@ -36,11 +36,13 @@ Examples:
   vb-diff old.outputs.ndjson new.outputs.ndjson
   vb-diff a1.ndjson a2.ndjson a3.ndjson --vs b1.ndjson b2.ndjson b3.ndjson
   vb-diff fp16.ndjson fp8.ndjson --label fp16 fp8 --format markdown
-  vb-diff old.ndjson new.ndjson --fail-if 'ttft.p99 > +5%' --fail-if 'throughput < -2%'
-  vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json | jq '.changes[] | select(.verdict == \"worse\")'
-  vb-gen --num-prompts 500 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-diff old.ndjson -
+  vb-diff old.ndjson new.ndjson --fail-if 'ttft.p99 > +5%' \\
+    --fail-if 'throughput < -2%'
+  vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json \\
+    | jq '.changes[] | select(.verdict == \"worse\")'
+  vb-gen --num-prompts 500 | vb-fire --max-concurrency 16 | vb-diff old.ndjson -
 
-scripts/ab.sh makes the runs, in turns. docs/METRICS.md#vb-diff defines every number.";
+`vb ab` (scripts/ab.sh) makes the runs, in turns. docs/METRICS.md#vb-diff\ndefines every number.";
 
 /// Compares two sides, A and B: what became better or worse, what is the same, and what these runs cannot decide.
 ///

@@ -26,14 +26,17 @@ const EXAMPLES: &str = "\
 Examples:
   vb-gen --input-len 256 --output-len 128 --num-prompts 100 \\
     | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
-  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson | tee -i outputs.ndjson | vb-stats
-  vb-fire --request-rate 5:30s,5-50:1m,50 --max-concurrency 256 < requests.ndjson | vb-stats
-  vb-fire --backend anthropic --max-sessions 64 --session-header X-Session-ID < talks.ndjson | vb-stats --by turn
+  vb-fire --base-url http://127.0.0.1:8000 --request-rate 4 < requests.ndjson \\
+    | tee -i outputs.ndjson | vb-stats
+  vb-fire --request-rate 5:30s,5-50:1m,50 --max-concurrency 256 \\
+    < requests.ndjson | vb-stats
+  vb-fire --backend anthropic --max-sessions 64 --session-header X-Session-ID \\
+    < talks.ndjson | vb-stats --by turn
   echo '{\"prompt\":\"hi\"}' | vb-fire | jq 'select(.type == \"output\") | .ttft'
 
-Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage; 3 invalid input;
-4 no server, or the records cannot be written; 5 the client set some of the numbers (--strict);
-130 interrupted.";
+Exit codes: 0 success; 1 too many requests failed (--fail-above); 2 wrong usage;
+3 invalid input; 4 no server, or the records cannot be written; 5 the client set
+some of the numbers (--strict); 130 interrupted.";
 
 // The headings of `--help`.
 const SERVER: &str = "Server";

@@ -50,7 +50,7 @@ fn print_warning(what: impl std::fmt::Display) {
 pub fn run(args: &Args) -> Result<(), Error> {
     let flags = &args.common;
     if flags.command.is_some() {
-        mix::check_flags(&Args::command(), cli::hyphenated_args())?;
+        mix::check_flags(&Args::command(), cli::command_line())?;
     }
     if flags.schema {
         return cli::print_schema::<SampleRequest>();

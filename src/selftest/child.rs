@@ -4,8 +4,7 @@ use std::{
     ffi::OsString,
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{self, Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{self, Child, ChildStdin, ChildStdout, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -17,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
-    cli::parent,
+    cli::{self, parent},
     clock::Clock,
     error::Error,
     units::{Nanos, SECOND},
@@ -26,10 +25,9 @@ use crate::{
 /// Time between two checks whether a program has ended.
 const POLL_INTERVAL: Nanos = Nanos(SECOND / 200);
 
-/// The folder of the programs, and whether the user asked to stop.
+/// Starts programs, and has whether the user asked to stop.
 #[derive(Debug, Clone)]
 pub struct Programs {
-    folder: PathBuf,
     stopped: Arc<AtomicBool>,
 }
 
@@ -43,22 +41,20 @@ pub struct Program {
 }
 
 impl Programs {
-    /// Finds the programs in the folder of this executable, and installs handlers for signals.
-    pub fn in_own_folder() -> Result<Self, Error> {
-        let own = std::env::current_exe()
-            .map_err(|e| Error::Setup(format!("cannot find the folder of this program, where vb-sim is: {e}")))?;
+    /// Installs handlers for signals.
+    pub fn new() -> Result<Self, Error> {
         let stopped = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stopped))
                 .map_err(|e| Error::Setup(format!("cannot install the handler for signals: {e}")))?;
         }
-        Ok(Programs { folder: own.parent().unwrap_or(Path::new(".")).to_path_buf(), stopped })
+        Ok(Programs { stopped })
     }
 
-    /// Starts a program.
+    /// Starts a program, as `fire`.
     pub fn start(&self, name: &'static str, args: Vec<OsString>) -> Result<Program, Error> {
-        let path = self.folder.join(name);
-        let mut child = Command::new(&path)
+        let mut command = cli::program_command(name)?;
+        let mut child = command
             .args(args)
             // Keys for real servers: vb-sim would require the first, and vb-fire would send the second.
             .env_remove("VLLM_API_KEY")
@@ -71,10 +67,8 @@ impl Programs {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|e| {
-                Error::Setup(format!(
-                    "cannot start {}: {e}; {name} must be in the folder of vb-selftest",
-                    path.display()
-                ))
+                let path = command.get_program().to_string_lossy();
+                Error::Setup(format!("cannot start {path}: {e}; vb-{name} must be in the folder of vb-selftest"))
             })?;
         let stderr = child.stderr.take();
         let stderr = stderr.map(|mut stderr| {
@@ -113,7 +107,8 @@ impl Program {
     pub fn wait(&mut self, limit: Nanos) -> Result<ExitStatus, Error> {
         let clock = Clock::start();
         loop {
-            let status = self.child.try_wait().map_err(|e| Error::Setup(format!("cannot wait for {}: {e}", self.name)));
+            let status =
+                self.child.try_wait().map_err(|e| Error::Setup(format!("cannot wait for vb-{}: {e}", self.name)));
             if let Some(status) = status? {
                 return Ok(status);
             }
@@ -138,7 +133,7 @@ impl Program {
     pub fn fail_with(&mut self, what: &str) -> Error {
         self.kill();
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        Error::Setup(format!("{} {what}{}", self.name, error_line(&stderr)))
+        Error::Setup(format!("vb-{} {what}{}", self.name, error_line(&stderr)))
     }
 
     fn kill(&mut self) {

@@ -51,7 +51,8 @@ Examples:
   vb-selftest --max-concurrency 64
   vb-selftest --request-rate 20 --threads 2 --table always > selftest.json
   vb-selftest --max-concurrency 64 > selftest.json
-  vb-gen --num-prompts 100 | vb-fire --max-concurrency 64 --attach-selftest selftest.json | vb-stats
+  vb-gen --num-prompts 100 \\
+    | vb-fire --max-concurrency 64 --attach-selftest selftest.json | vb-stats
 
 docs/SELFTEST.md explains every number.";
 

@@ -72,17 +72,17 @@ impl TrialRunner {
         let name = format!("vb-selftest-{:x}-{:x}", std::process::id(), unix_now().0);
         let folder = std::env::temp_dir().join(name);
         fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
-        Ok(TrialRunner { programs: Programs::in_own_folder()?, scratch: ScratchFolder(folder), client_flags })
+        Ok(TrialRunner { programs: Programs::new()?, scratch: ScratchFolder(folder), client_flags })
     }
 
     /// Runs `plan` once, against a new server.
     pub fn run_plan(&self, plan: &LoadPlan) -> Result<Trial, Error> {
         let log = self.scratch.0.join("truth.ndjson");
-        let mut server = self.programs.start("vb-sim", plan.server_args(&log))?;
+        let mut server = self.programs.start("sim", plan.server_args(&log))?;
         let url = server.first_line()?;
         let mut args = plan.client_args(&url);
         args.extend(self.client_flags.iter().map(Into::into));
-        let mut client = self.programs.start("vb-fire", args)?;
+        let mut client = self.programs.start("fire", args)?;
         let records = collect_records(&mut client, plan)?;
         server.stop_within(MAX_STOP_TIME)?;
         let file = File::open(&log).map_err(|e| Error::read(&log, e))?;

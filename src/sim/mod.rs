@@ -144,7 +144,8 @@ Examples:
   vb-sim --profile llama3.1-8b-h100 --fault stall:0.01@5 --fault status_503:0.02
 
   coproc vb-sim --port 0 && read -r url <&\"${COPROC[0]}\"
-  vb-gen --num-prompts 100 | vb-fire --base-url \"$url\" --model tiny --max-concurrency 16 | vb-stats";
+  vb-gen --num-prompts 100 \\
+    | vb-fire --base-url \"$url\" --model tiny --max-concurrency 16 | vb-stats";
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {

@@ -58,14 +58,17 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  vb-gen --num-prompts 100 | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
+  vb-gen --num-prompts 100 \\
+    | vb-fire --base-url http://127.0.0.1:8000 --max-concurrency 16 | vb-stats
   cat host1.ndjson host2.ndjson | vb-stats | jq .vb.outcomes
-  vb-stats --goodput ttft:200ms tpot:50ms --table full run.outputs.ndjson > result.json
-  vb-stats --fail-if 'ttft.p99 > 500ms' --fail-if 'success < 99%' run.outputs.ndjson > result.json
-  vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency, peak_tokens_per_s}'
+  vb-stats --goodput ttft:200ms tpot:50ms --table full \\
+    outputs.ndjson > result.json
+  vb-stats --fail-if 'ttft.p99 > 500ms' --fail-if 'success < 99%' \\
+    outputs.ndjson > result.json
+  vb-stats vllm-save-detailed.json | jq '.vb | {peak_concurrency}'
 
-Exit codes: 0 success; 1 a limit of --fail-if is exceeded, or no request succeeded; 2 wrong usage; 3 invalid input;
-4 reading or writing failed.
+Exit codes: 0 success; 1 a limit of --fail-if is exceeded, or no request
+succeeded; 2 wrong usage; 3 invalid input; 4 reading or writing failed.
 
 docs/METRICS.md defines every number.";
 

@@ -12,6 +12,7 @@ mod datasets;
 mod diff;
 mod files;
 mod fire;
+mod front;
 mod generate;
 mod layers;
 mod lengths;

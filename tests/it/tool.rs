@@ -14,6 +14,7 @@ use vb::record::Truth;
 /// A command for one of the project's binaries, as `vb-gen`.
 pub fn command(tool: &str) -> Command {
     let path = match tool {
+        "vb" => env!("CARGO_BIN_EXE_vb"),
         "vb-gen" => env!("CARGO_BIN_EXE_vb-gen"),
         "vb-fire" => env!("CARGO_BIN_EXE_vb-fire"),
         "vb-stats" => env!("CARGO_BIN_EXE_vb-stats"),

@@ -222,6 +222,8 @@ fn all_prose() -> Vec<Prose> {
         ("vb-agg", None),
         ("vb-sim", None),
         ("vb-selftest", None),
+        ("vb", None),
+        ("vb", Some("bench")),
     ] {
         let args: Vec<&str> = subcommand.into_iter().chain(["--help"]).collect();
         let help = run(tool, &args, "").stdout;

@@ -1,0 +1,232 @@
+//! `vb`: all programs in one file, the pipe of `vb bench`, and the help of each program.
+
+use std::{
+    fs,
+    io::Read,
+    os::unix::fs::symlink,
+    process::{Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::tool::{self, Sim, command, folder, run, wait_until};
+
+const PROGRAMS: [&str; 7] = ["gen", "fire", "stats", "agg", "diff", "sim", "selftest"];
+
+/// A short load: its flags as `vllm bench serve` has them.
+const SHORT: [&str; 6] = ["--num_prompts", "12", "--random-input-len", "32", "--random_output_len=8", "--disable-tqdm"];
+
+#[test]
+fn the_short_help_fits_a_screen_and_the_long_one_has_all_flags() {
+    for program in PROGRAMS.iter().copied().chain(["bench"]) {
+        let help = |flag: &str| tool::done(command("vb").args([program, flag]).env("COLUMNS", "80").output().unwrap());
+        let (short, long) = (help("-h"), help("--help"));
+        assert!(short.code == 0 && short.stdout.lines().count() < 40, "{program}:\n{}", short.stdout);
+        assert!(long.stdout.lines().count() > short.stdout.lines().count(), "{program}");
+        assert!(!long.stdout.contains('\u{a0}') && !short.stdout.contains('\u{a0}'), "{program}");
+    }
+}
+
+/// A command that a terminal's width has cut in two cannot be pasted.
+#[test]
+fn examples_are_not_wrapped() {
+    for program in PROGRAMS.iter().copied().chain(["bench"]) {
+        let help = |columns: &str| {
+            let done = tool::done(command("vb").args([program, "--help"]).env("COLUMNS", columns).output().unwrap());
+            let at = done.stdout.find("Examples:").unwrap_or_else(|| panic!("{program}: {}", done.stdout));
+            done.stdout[at..].to_owned()
+        };
+        let wide = help("200");
+        assert_eq!(help("40"), wide, "{program}");
+        let long: Vec<&str> = wide.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{program}: longer than 80: {long:#?}");
+    }
+}
+
+#[test]
+fn the_version_has_the_features() {
+    for (program, args) in [("vb", &["--version"][..]), ("vb", &["fire", "-V"]), ("vb-gen", &["--version"])] {
+        let version = run(program, args, "").stdout;
+        assert!(version.contains(concat!(env!("CARGO_PKG_VERSION"), " (")), "{version}");
+        assert!(version.contains("feature"), "{version}");
+    }
+}
+
+/// As a program of its name, and as the first argument.
+#[test]
+fn one_file_is_every_program() {
+    let home = folder("front-links");
+    for program in PROGRAMS {
+        let name = format!("vb-{program}");
+        symlink(command("vb").get_program(), home.join(&name)).unwrap();
+        let by_link = tool::done(Command::new(home.join(&name)).arg("--help").output().unwrap());
+        assert_eq!((by_link.code, &by_link.stdout), (0, &run(&name, &["--help"], "").stdout), "{name}");
+        assert_eq!(by_link.stdout, run("vb", &[program, "--help"], "").stdout, "{name}");
+    }
+    let list = run("vb", &["--help"], "").stdout;
+    for program in PROGRAMS.iter().chain(&["bench", "sweep", "ab"]) {
+        assert!(list.contains(&format!("\n  {program} ")), "{list}");
+    }
+    let mixed = run("vb", &["gen", "--input-len", "3", "mix", "--seed", "3", "a.ndjson"], "");
+    assert!(mixed.code == 2 && mixed.stderr.contains("--input-len has no effect with mix"), "{}", mixed.stderr);
+    let wrong = run("vb", &["stat"], "");
+    assert!(wrong.code == 2 && wrong.stderr.contains("did you mean `vb stats`?"), "{}", wrong.stderr);
+    // The self-test starts two programs, which are this file too.
+    let test = run("vb", &["selftest", "--seconds", "1", "--max-concurrency", "2", "--no-search"], "");
+    assert_eq!(test.code, 0, "{}", test.stderr);
+}
+
+#[test]
+fn a_foreign_flag_names_its_owner() {
+    for (program, flag, want) in [
+        ("vb-fire", "--dataset-name", "--dataset-name is a flag of vb-gen"),
+        ("vb-stats", "--random_input_len=4", "--random-input-len is a flag of vb-gen"),
+        ("vb-fire", "--save-result", "use `> FILE` on vb-stats"),
+        ("vb-gen", "--port", "--base-url http://HOST:PORT"),
+        ("vb-fire", "--profile", "/start_profile"),
+        ("vb-gen", "--trust-remote-code", "not needed: no code"),
+        ("vb-stats", "--plot-timeline", "no plots"),
+        ("vb-stats", "--no-stream", "--no-stream is a flag of vb-fire"),
+    ] {
+        let done = run(program, &[flag, "x"], "");
+        assert!(done.code == 2 && done.stderr.contains(want), "{program} {flag}: {}", done.stderr);
+        assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    }
+}
+
+#[test]
+fn bench_runs_the_pipe_that_it_prints() {
+    let sim = Sim::start(&[]);
+    let port = sim.url.rsplit(':').next().unwrap();
+    let home = folder("front-bench");
+    let bench = |more: &[&str]| {
+        let mut bench = command("vb");
+        bench.args(["bench", "--host", "127.0.0.1", "--port", port]).args(SHORT).args(more).current_dir(&home);
+        tool::done(bench.env("PATH", tool::search_path()).env_remove("OPENAI_API_KEY").output().unwrap())
+    };
+    // With a value that needs quotes.
+    let more = ["--max-concurrency", "4", "--metadata", "note=it's a $test", "--goodput", "ttft:500", "e2el:9000"];
+    let ran = bench(&[&more[..], &["--save-result", "--result-dir", "out", "--result-filename", "a.json"]].concat());
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    let result = |name: &str| -> Value { serde_json::from_str(&fs::read_to_string(home.join(name)).unwrap()).unwrap() };
+    let first = result("out/a.json");
+    assert_eq!((&first["completed"], &first["note"]), (&12.into(), &"it's a $test".into()));
+    assert_eq!(first["max_concurrency"], 4);
+
+    // The printed pipe is a command, and does the same.
+    let printed = bench(&[&more[..], &["--print", "--save-result", "--result-filename", "b.json"]].concat());
+    assert!(printed.code == 0 && !home.join("b.json").exists(), "{}", printed.stderr);
+    assert!(printed.stdout.starts_with("vb-gen --base-url http://127.0.0.1:"), "{}", printed.stdout);
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &printed.stdout]).current_dir(&home).env("PATH", tool::search_path());
+    let pasted = tool::done(bash.output().unwrap());
+    assert_eq!(pasted.code, 0, "{}\n{}", printed.stdout, pasted.stderr);
+    let second = result("b.json");
+    for key in ["completed", "note", "max_concurrency", "total_input_tokens", "total_output_tokens", "backend"] {
+        assert_eq!(first[key], second[key], "{key}");
+    }
+    // Lines of results, as vLLM appends them.
+    for _ in 0..2 {
+        assert_eq!(bench(&["--append-result", "--result-filename", "all.jsonl"]).code, 0);
+    }
+    assert_eq!(fs::read_to_string(home.join("all.jsonl")).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn bench_fails_as_its_programs_do() {
+    let sim = Sim::start(&["--fault", "status_503:1"]);
+    let home = folder("front-bench-fails");
+    let bench = |more: &[&str]| {
+        let mut bench = command("vb");
+        bench.args(["bench", "--base-url", &sim.url]).args(SHORT).args(more).current_dir(&home);
+        tool::done(bench.output().unwrap())
+    };
+    // Every request failed: vb-fire's exit code, and vb-stats' is the same.
+    let failed = bench(&[]);
+    assert_eq!(failed.code, 1, "{}", failed.stderr);
+    // A program's error in its flags comes before anything is sent, and no file is written.
+    let wrong = bench(&["--goodput", "ttft", "--save-result"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("ttft"), "{}", wrong.stderr);
+    assert!(!wrong.stderr.contains("requests failed"), "{}", wrong.stderr);
+    // The input of the pipe fails first.
+    let missing = bench(&["--dataset-name", "sharegpt", "--dataset-path", "none.json", "--save-result"]);
+    assert!(missing.code != 0 && missing.stderr.contains("none.json"), "{}", missing.stderr);
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "no empty result");
+}
+
+/// Other users of the machine can read command lines.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_is_on_no_command_line_of_a_child() {
+    let sim = Sim::start(&["--api-key", "sk-planted-77", "--step-base", "200ms"]);
+    let args = ["bench", "--base-url", &sim.url, "--tokenizer", "builtin", "--max-concurrency", "1"];
+    let mut bench = command("vb")
+        .args(args)
+        .args(SHORT)
+        .args(["--header", "Authorization=Bearer sk-planted-77", "x-team=red"])
+        .env_remove("OPENAI_API_KEY")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let children = || {
+        let path = format!("/proc/{0}/task/{0}/children", bench.id());
+        let ids = fs::read_to_string(path).unwrap_or_default();
+        let lines = ids.split_whitespace().filter_map(|id| fs::read(format!("/proc/{id}/cmdline")).ok());
+        lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect::<Vec<_>>()
+    };
+    wait_until("a request is running", || sim.metric("vllm:num_requests_running") > 0.0);
+    let lines = children();
+    assert!(lines.iter().any(|line| line.starts_with("vb fire")), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("planted")), "{lines:?}");
+    kill_process(Pid::from_child(&bench), Signal::TERM).unwrap();
+    let mut stderr = String::new();
+    bench.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    let mut stdout = String::new();
+    bench.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    bench.wait().unwrap();
+    assert!(!stderr.contains("planted") && stderr.contains("Authorization=Bearer ***"), "{stderr}");
+    // vb-stats outlived the signal, and wrote the result of what had ended.
+    let result: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{e}: {stdout}{stderr}"));
+    assert!(!stdout.contains("planted") && result["vb"].is_object(), "{stdout}");
+}
+
+#[test]
+fn the_scripts_are_a_part_of_the_file() {
+    let home = folder("front-scripts");
+    let config =
+        "model: tiny\nbase_url: sim\ntokenizer: builtin\ninput_output: [[16, 4]]\nconcurrency_prompts: [[2, 6]]\n";
+    fs::write(home.join("config.yaml"), config).unwrap();
+    let alone = home.join("bin");
+    fs::create_dir(&alone).unwrap();
+    symlink(command("vb").get_program(), alone.join("vb")).unwrap();
+    let vb = |args: &[&str]| tool::done(Command::new(alone.join("vb")).args(args).current_dir(&home).output().unwrap());
+    let done = vb(&["sweep", "config.yaml"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let results = fs::read_dir(home.join("results")).unwrap().count();
+    assert_eq!(results, 1, "{}", done.stderr);
+    let ab = vb(&["ab", "sim", "sim", "--rounds", "1", "--gen", "--num-prompts 6 --input-len 8 --output-len 4"]);
+    assert!(ab.code == 0 || ab.code == 6, "{}", ab.stderr);
+    let help = vb(&["sweep", "--help"]);
+    assert!(help.code == 0 && help.stdout.contains("vb sweep [config.yaml]"), "{}", help.stdout);
+}
+
+#[test]
+fn man_pages_and_completions_have_every_program() {
+    let home = folder("front-pages");
+    let done = run("vb", &["man", home.to_str().unwrap()], "");
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    for program in PROGRAMS.iter().copied().chain(["bench"]) {
+        let page = fs::read_to_string(home.join(format!("vb-{program}.1"))).unwrap();
+        assert!(page.contains(".TH") && page.contains("EXAMPLES") && page.contains(".nf\nExamples:"), "{program}");
+    }
+    assert!(fs::read_to_string(home.join("vb-gen.1")).unwrap().contains(r"\-\-cache\-hit\-ratio"));
+    for shell in ["bash", "zsh", "fish"] {
+        let text = run("vb", &["completions", shell], "").stdout;
+        for word in ["bench", "selftest", "max-concurrency", "result-dir", "cache-hit-ratio"] {
+            assert!(text.contains(word), "{shell}: {word}");
+        }
+    }
+    assert_eq!(run("vb", &["completions", "csh"], "").code, 2);
+}
