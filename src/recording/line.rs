@@ -1,6 +1,6 @@
 //! One line of the input: the type of its record, and the fields of an output that statistics need.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use serde::{
     Deserialize,
@@ -108,6 +108,7 @@ pub struct OutputLine<'a> {
     ttft_answer: Option<f64>,
     phases: Option<PhasesLine>,
     read_lag_max: Option<f64>,
+    stamp_error: Option<Vec<(u32, f64)>>,
     server: Option<ServerLine>,
     #[serde(borrow)]
     generated_text: Option<RawText<'a>>,
@@ -190,7 +191,8 @@ impl<'a> OutputLine<'a> {
     fn check_times(&self) -> Result<(), serde_json::Error> {
         let times = [self.queue_time, self.ttft, self.latency, self.ttft_answer, self.end_offset(), self.read_lag_max];
         let reported = self.server.as_ref().map(|server| [server.queue_time, server.ttft]);
-        let times = times.into_iter().chain(reported.into_iter().flatten());
+        let errors = self.stamp_error.iter().flatten().map(|(_, error)| Some(*error));
+        let times = times.into_iter().chain(errors).chain(reported.into_iter().flatten());
         let negative = times.flatten().find(|time| *time < 0.0);
         // All at once, since there are hardly ever any.
         let in_gaps = self.itl_gaps().iter().map(|gap| u8::from(*gap < 0.0)).fold(0, u8::max) > 0;
@@ -236,7 +238,15 @@ impl<'a> OutputLine<'a> {
             latency: latency.filter(|_| self.success),
             done: self.end_offset().or(latency),
             chunks: self.store_chunk_tokens(recording, chunks),
+            stamp_errors: self.store_stamp_errors(recording),
         }
+    }
+
+    fn store_stamp_errors(&self, recording: &mut Recording) -> Option<NonZeroU32> {
+        let mut errors = self.stamp_error.clone().filter(|errors| self.success && !errors.is_empty())?;
+        errors.sort_by_key(|(chunk, _)| *chunk);
+        recording.stamp_errors.push(errors);
+        NonZeroU32::new(u32::try_from(recording.stamp_errors.len()).ok()?)
     }
 
     fn stretch_span(&self, recording: &mut Recording, latency: Option<f64>) {

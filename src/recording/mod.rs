@@ -16,7 +16,7 @@ mod repeats;
 pub mod rule;
 mod vllm;
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 
 use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages, repeats::RepeatFinder};
 use crate::{
@@ -69,6 +69,8 @@ pub struct RecordedRequest {
     pub gaps: Range<usize>,
     /// The tokens of its chunks.
     pub chunks: ChunkTokens,
+    /// Its place in [`Recording::stamp_errors`], counted from 1; `None`: all its stamps are exact.
+    pub stamp_errors: Option<NonZeroU32>,
 }
 
 impl RecordedRequest {
@@ -136,6 +138,9 @@ pub struct Recording {
     pub failed_gaps: Vec<f64>,
     /// Tokens per chunk of the requests whose chunks do not all have one token.
     pub chunk_tokens: Vec<u32>,
+    /// The chunks of successes whose arrival is known only to an interval, for each request that has one: the number of the chunk and
+    /// by how many seconds it may have arrived before its stamp. Sorted by chunk.
+    pub stamp_errors: Vec<Vec<(u32, f64)>>,
     /// The instant that [`RecordedRequest::start`] counts from: the first one read. `None` for vLLM's own files, whose clock
     /// has an unknown origin, and for streams without instants.
     pub base: Option<UnixNanos>,
@@ -208,7 +213,12 @@ impl RequestSample {
     fn push(&mut self, requests: &[RecordedRequest]) {
         for request in requests {
             if self.requests.is_multiple_of(self.one_in()) {
-                self.sample.push(RecordedRequest { gaps: 0..0, chunks: ChunkTokens::Single, ..request.clone() });
+                self.sample.push(RecordedRequest {
+                    gaps: 0..0,
+                    chunks: ChunkTokens::Single,
+                    stamp_errors: None,
+                    ..request.clone()
+                });
             }
             self.requests += 1;
             if self.sample.len() >= MAX_SAMPLED_REQUESTS {
@@ -285,6 +295,7 @@ impl Recording {
             gaps: std::mem::take(&mut self.gaps),
             failed_gaps: std::mem::take(&mut self.failed_gaps),
             chunk_tokens: std::mem::take(&mut self.chunk_tokens),
+            stamp_errors: std::mem::take(&mut self.stamp_errors),
             read_lags: std::mem::take(&mut self.read_lags),
             server_times: std::mem::take(&mut self.server_times),
             labels: self.labels.take_labels(),
@@ -346,6 +357,13 @@ impl Recording {
     pub fn gaps_of(&self, request: &RecordedRequest) -> &[f64] {
         let all = if request.success { &self.gaps } else { &self.failed_gaps };
         all.get(request.gaps.clone()).unwrap_or_default()
+    }
+
+    /// The chunks of a request whose arrival is known only to an interval, sorted.
+    #[must_use]
+    pub fn stamp_errors_of(&self, request: &RecordedRequest) -> &[(u32, f64)] {
+        let at = request.stamp_errors.and_then(|at| usize::try_from(at.get() - 1).ok());
+        at.and_then(|at| self.stamp_errors.get(at)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Appends when the gaps of a request ended, counted as starts are.

@@ -20,6 +20,7 @@ pub mod trend;
 pub use self::{
     dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices, find_doubt},
     histogram::HdrHistogram,
-    sample::{PoolMode, SampleStats, SummaryOptions, Unit, parse_percentiles},
+    ranks::percentiles_of_slices,
+    sample::{PoolMode, SampleEvidence, SampleStats, SummaryOptions, Unit, parse_percentiles},
     summary::{Summary, SummaryHistogram, parse_percentile},
 };

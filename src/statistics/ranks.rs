@@ -87,6 +87,13 @@ impl RankedValues {
     }
 }
 
+/// The percentiles of all values of several slices, as NumPy computes them; 0 without values.
+#[must_use]
+pub fn percentiles_of_slices(slices: &[&[f64]], percentiles: &[f64]) -> Vec<f64> {
+    let values = RankedValues::select(slices, percentiles, &[]);
+    percentiles.iter().map(|p| values.percentile(*p)).collect()
+}
+
 /// A number that orders as the value does by `f64::total_cmp`.
 fn order_key(value: f64) -> u64 {
     let bits = value.to_bits();

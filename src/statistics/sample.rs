@@ -119,7 +119,8 @@ impl SampleEvidence {
     /// Parts one after the other add up. Hosts of one load see the same server, each a part of its requests, so that what each adds to
     /// the design effect adds up: independent requests remain independent, and hosts that all see the same slow waves know as much as
     /// one of them.
-    fn pool(parts: &[(f64, SampleEvidence)], mode: PoolMode) -> Self {
+    #[must_use]
+    pub fn pool_parts(parts: &[(f64, SampleEvidence)], mode: PoolMode) -> Self {
         let sum =
             |value: &dyn Fn(f64, &SampleEvidence) -> f64| parts.iter().map(|(n, part)| value(*n, part)).sum::<f64>();
         let effective = match mode {
@@ -220,7 +221,7 @@ impl SampleStats {
         if let Some(precisions) = parts.iter().map(|part| part.precision.as_ref()).collect::<Option<Vec<_>>>() {
             let evidence: Vec<(f64, SampleEvidence)> =
                 parts.iter().zip(precisions).map(|(part, precision)| (part.n as f64, precision.evidence)).collect();
-            let evidence = SampleEvidence::pool(&evidence, mode);
+            let evidence = SampleEvidence::pool_parts(&evidence, mode);
             let places = precision_places(options, n, evidence.effective);
             stats.set_precision(evidence, &[], &places, at);
             stats.widen_intervals(histogram::MAX_RELATIVE_ERROR);

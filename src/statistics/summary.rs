@@ -46,6 +46,10 @@ pub struct Summary {
     /// The percentiles that are `null` because there are too few independent values: how many each `needs`, and how many it `has`.
     #[serde(skip_serializing_if = "Object::is_empty")]
     pub too_few: Object,
+    /// What the `mean` and the percentiles are known to lie in, `[least, most]`, if chunks waited for the client and lost their own
+    /// stamps. Absent: they moved none of these numbers, or it is unknown, as in pooled results.
+    #[serde(skip_serializing_if = "Object::is_empty")]
+    pub client_bounds: Object,
     /// With `--histograms`: all values, so that summaries can be pooled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub histogram: Option<SummaryHistogram>,

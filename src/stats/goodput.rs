@@ -3,7 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{fluidity::Fluidity, part::RunPart, pooling::Pooling, share::share_interval};
+use super::{
+    fluidity::Fluidity,
+    part::RunPart,
+    pooling::Pooling,
+    share::{PartShare, pool_share_intervals, share_interval},
+};
 use crate::{
     record::Object,
     recording::{RecordedRequest, Recording, population::Population},
@@ -180,7 +185,7 @@ pub struct Good {
     /// Their share of all offered requests, where failed and unsent ones count as missed, and those that the client cancelled on
     /// purpose do not count. `null` also if none counts.
     pub attainment: Option<f64>,
-    /// The 95 % interval of `attainment`; `null` also for too few requests, and in pooled results.
+    /// The 95 % interval of `attainment`; `null` also for too few requests.
     pub attainment_interval: Option<[f64; 2]>,
     /// The share for each limit alone.
     pub attainment_of: Object,
@@ -284,9 +289,16 @@ impl Good {
             pool_attainment(populations.iter().copied().zip(all.all.iter().map(|good| value(good))))
         };
         let alone = |name: &String| (name.clone(), share(&|good| good.attainment_of.get(name)?.as_f64()).into());
+        let parts = populations.iter().zip(&all.all).map(|(population, good)| PartShare {
+            population: *population,
+            share: good.attainment,
+            interval: good.attainment_interval,
+        });
+        let attainment = share(&|good| good.attainment);
         Good {
             requests: all.sum_known(|good| good.requests),
-            attainment: share(&|good| good.attainment),
+            attainment,
+            attainment_interval: pool_share_intervals(attainment, &parts.collect::<Vec<_>>(), all.options.together),
             attainment_of: names.iter().map(|name| alone(name)).collect(),
             tokens: all.sum_known(|good| good.tokens),
             ..Good::default()

@@ -19,6 +19,7 @@ mod server;
 mod share;
 mod sliding;
 mod slowest;
+mod stamp_bounds;
 mod steady;
 mod table;
 mod throughput;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     goodput::{Good, Slo, pool_attainment},
     pooling::{Pooled, Pooling},
+    stamp_bounds,
 };
 use crate::{
     record::Object,
@@ -48,6 +49,12 @@ impl<'a> RunPart<'a> {
     /// The successes, in the order of the input.
     pub fn successes(&self) -> impl Iterator<Item = &'a RecordedRequest> {
         self.offered.iter().copied().filter(|r| r.success)
+    }
+
+    /// The recording that the requests are in.
+    #[must_use]
+    pub fn recording(&self) -> &'a Recording {
+        self.recording
     }
 
     /// The gaps of one of its successes.
@@ -125,10 +132,11 @@ impl Numbers {
     #[must_use]
     pub fn measure(part: &RunPart, wanted: &SummaryOptions, slos: &[Slo]) -> Self {
         let values = |metric: Metric| {
-            let value = metric.request_value();
-            Summary::from_stats(
-                &value.map_or_else(SampleStats::default, |value| part.sample_values(&value, Unit::Seconds, wanted)),
-            )
+            let stats = match metric.request_value() {
+                Some(value) => part.sample_values(&value, Unit::Seconds, wanted),
+                None => part.sample_gaps(wanted),
+            };
+            stamp_bounds::summarize(part, metric, &stats)
         };
         let sum = |value: fn(&RecordedRequest) -> u64| part.successes().map(value).sum();
         let population = part.population;
@@ -142,7 +150,7 @@ impl Numbers {
             output_tokens: sum(|r| u64::from(r.output_tokens)),
             ttft_ms: values(Metric::Ttft),
             tpot_ms: values(Metric::Tpot),
-            itl_ms: Summary::from_stats(&part.sample_gaps(wanted)),
+            itl_ms: values(Metric::Itl),
             e2el_ms: values(Metric::E2el),
             attainment: good.attainment.filter(|_| !slos.is_empty()),
             attainment_of: good.attainment_of,

@@ -18,8 +18,9 @@ use super::{
     pooling::{Pooled, Pooling},
     rate::{MeasuredRate, TimeSlices},
     server::{ClientView, ServerMetrics},
-    share::share_interval,
+    share::{PartShare, pool_share_intervals, share_interval},
     slowest::{Slowest, SlowestShare},
+    stamp_bounds,
     steady::{self, Steady},
     throughput::{GpuThroughput, UserSpeed},
     tokens,
@@ -79,8 +80,7 @@ pub struct VbMetrics {
     pub offered: u64,
     /// Requests that never reached the server; `offered` does not include those that were not due yet.
     pub not_sent: u64,
-    /// The 95 % interval of the share of requests that succeeded, among all that count; `null` for too few requests, and in pooled
-    /// results.
+    /// The 95 % interval of the share of requests that succeeded, among all that count; `null` for too few requests.
     pub success_interval: Option<[f64; 2]>,
     /// The outcomes of the offered requests: `ok`, each kind of error that there was, and `other` for errors of unknown kind.
     pub outcomes: Object,
@@ -259,7 +259,8 @@ impl VbMetrics {
         let [ttft, tpot, e2el, queue_time, e2el_queue] =
             [Metric::Ttft, Metric::Tpot, Metric::E2el, Metric::ClientQueueTime, Metric::E2elIncludingClientQueue]
                 .map(latency_stats);
-        let (per_chunk, tpot_ms) = (Summary::from_stats(&itl), Summary::from_stats(&tpot));
+        let summarize = |metric, stats| stamp_bounds::summarize(&whole, metric, stats);
+        let (per_chunk, tpot_ms) = (summarize(Metric::Itl, &itl), summarize(Metric::Tpot, &tpot));
         let speed = UserSpeed::measure(recording.successes(), &tpot_ms);
         let longest_gap = |r: &RecordedRequest| recording.gaps_of(r).iter().copied().reduce(f64::max);
         let vb = VbMetrics {
@@ -291,10 +292,13 @@ impl VbMetrics {
             output_tokens_per_s,
             steady,
             run_length: None,
-            from_start: Latencies { ttft_ms: Summary::from_stats(&ttft), e2el_ms: Summary::from_stats(&e2el) },
+            from_start: Latencies { ttft_ms: summarize(Metric::Ttft, &ttft), e2el_ms: summarize(Metric::E2el, &e2el) },
             from_schedule: Latencies {
-                ttft_ms: with_intervals(&RecordedRequest::ttft_from_schedule),
-                e2el_ms: Summary::from_stats(&e2el_queue),
+                ttft_ms: stamp_bounds::summarize_ttft_from_schedule(
+                    &whole,
+                    &whole.sample_values(&RecordedRequest::ttft_from_schedule, Unit::Seconds, wanted),
+                ),
+                e2el_ms: summarize(Metric::E2elIncludingClientQueue, &e2el_queue),
             },
             tpot_ms,
             itl_per_token_ms: summarize_gaps_per_token(recording, &itl, wanted).unwrap_or_else(|| per_chunk.clone()),
@@ -586,7 +590,7 @@ impl Pooled for VbMetrics {
             bad_lines: all.sum(|vb| vb.bad_lines),
             offered: all.sum(|vb| vb.offered),
             not_sent: all.sum(|vb| vb.not_sent),
-            success_interval: None,
+            success_interval: pool_success_intervals(all),
             outcomes: all.sum_counts(|vb| &vb.outcomes),
             errors: all.pool_field(|vb| &vb.errors)?,
             input_len: length(|vb| vb.input_len),
@@ -672,6 +676,16 @@ fn pool_verdicts(all: &Pooling<VbMetrics>) -> (Option<Verdict>, Vec<String>) {
     judged.sort_by_key(|vb| Reverse(vb.verdict));
     let sorted = Pooling { all: judged, options: all.options };
     (sorted.all.first().and_then(|vb| vb.verdict), sorted.collect_names(|vb| &vb.reasons))
+}
+
+fn pool_success_intervals(all: &Pooling<VbMetrics>) -> Option<[f64; 2]> {
+    let part = |vb: &&VbMetrics| {
+        let population = vb.population();
+        PartShare { population, share: population.success_share(), interval: vb.success_interval }
+    };
+    let parts: Vec<PartShare> = all.all.iter().map(part).collect();
+    let share = parts.iter().map(|part| part.population).sum::<Population>().success_share();
+    pool_share_intervals(share, &parts, all.options.together)
 }
 
 fn pool_speeds(all: &Pooling<VbMetrics>, tpot: &Summary) -> Option<UserSpeed> {

@@ -112,8 +112,23 @@ fn a_run_summarized_in_parts_gives_the_same_numbers() {
     assert_eq!((&steady["verdict"], &steady["from_s"]), (&"steady".into(), &whole["from_s"]));
     assert_eq!(steady["numbers"], Value::Null);
     assert!(whole["numbers"]["completed"].as_u64().unwrap() > 1000, "{whole}");
+    assert_share_interval(&in_parts, 2000.0, 3000.5);
     for summary in [&in_parts["vb"]["from_start"]["ttft_ms"], &in_parts["vb"]["groups"][0]["tpot_ms"]] {
         assert!(summary.get("histogram").is_none() && summary["n_effective"].is_number(), "{summary}");
+    }
+}
+
+/// Asserts that the intervals of both shares are Wilson's, for a number of independent requests between these.
+fn assert_share_interval(result: &Value, least: f64, most: f64) {
+    let vb = &result["vb"];
+    let good = &vb["goodput"]["from_start"];
+    let success = result["completed"].as_f64().unwrap() / result["num_prompts"].as_f64().unwrap();
+    let shares =
+        [(success, &vb["success_interval"]), (good["attainment"].as_f64().unwrap(), &good["attainment_interval"])];
+    for (p, ends) in shares {
+        let [low, high] = [0, 1].map(|end| ends[end].as_f64().unwrap_or_else(|| panic!("no interval: {ends}")));
+        let n = 1.96_f64.powi(2) / (p * p / (low * high) - 1.0);
+        assert!((least..=most).contains(&n) && low < p && p < high, "{p} in {ends}: {n}");
     }
 }
 
@@ -146,6 +161,7 @@ fn pooled_hosts_have_the_percentiles_of_one_stream() {
     assert_eq!((&pooled["request_rate"], &pooled["num_prompts"]), (&150.into(), &2700.into()));
     assert_eq!(pooled["vb"]["hosts"], serde_json::json!(["a", "b", "c"]));
     assert_eq!(pooled["vb"]["errors"][0]["count"], one["vb"]["errors"][0]["count"]);
+    assert_share_interval(&pooled, 400.0, 2700.5);
     let effective = |result: &Value| result["vb"]["from_start"]["ttft_ms"]["n_effective"].as_f64().unwrap();
     assert!(effective(&pooled) <= 900.0 * 2.0 + 1.0, "hosts share the server's load");
 }

@@ -447,6 +447,42 @@ fn each_latency_has_intervals() {
     assert_eq!(got["vb"]["itl_per_chunk_ms"]["intervals"]["p50"].as_array().unwrap().len(), 2);
 }
 
+/// In every second request the first chunk may have come 20 ms before its stamp; of these, half are of the tenant a.
+#[test]
+fn stamps_known_to_an_interval_bound_any_percentile_of_any_group() {
+    let line = |(i, line): (usize, &str)| {
+        let error = if i % 2 == 0 { r#""stamp_error":[[0,0.02]],"# } else { "" };
+        let tenant = ["a", "b", "a", "c"][i % 4];
+        line.replace("\"success\"", &format!("\"tags\":{{\"tenant\":\"{tenant}\"}},{error}\"success\""))
+    };
+    let lines: Vec<String> = many(1000).lines().enumerate().map(line).collect();
+    let args = ["--by", "tag:tenant", "--slice", "500s", "--metric-percentiles", "10,75,99.99"];
+    let vb = &result(&args, &lines.join("\n"))["vb"];
+    let bounds = |summary: &Value, name: &str| {
+        let [low, high] = [0, 1].map(|end| summary["client_bounds"][name][end].as_f64().unwrap());
+        let value = summary[name].as_f64().unwrap();
+        assert!(low <= value && value <= high, "{name}: {summary}");
+        high - low
+    };
+    let ttft = &vb["from_start"]["ttft_ms"];
+    assert!((bounds(ttft, "mean") - 10.0).abs() < 1e-6, "{ttft}");
+    assert!(bounds(ttft, "p10") > 2.0 && bounds(ttft, "p75") > 2.0, "{ttft}");
+    assert_eq!(ttft["client_bounds"].get("p99.99"), None, "too few");
+    let group = |key: &str| vb["groups"].as_array().unwrap().iter().find(|group| group["key"] == key).unwrap();
+    assert!((bounds(&group("a")["ttft_ms"], "mean") - 20.0).abs() < 1e-6);
+    assert!((bounds(&group("a")["ttft_ms"], "p75") - 20.0).abs() < 1e-6);
+    // The gap of 20 ms after it may have been 40 ms, but it is not among the largest quarter then.
+    assert!((bounds(&group("a")["itl_ms"], "mean") - 10.0).abs() < 1e-6);
+    assert_eq!(
+        (group("b").pointer("/ttft_ms/client_bounds"), group("c").pointer("/itl_ms/client_bounds")),
+        (None, None)
+    );
+    assert!((bounds(&vb["slices"][1]["ttft_ms"], "mean") - 10.0).abs() < 1e-6);
+    assert_eq!(vb["from_start"]["e2el_ms"].get("client_bounds"), None, "the last chunk has its own stamp");
+    let bad = lines[0].replace("0.02]]", "-0.02]]");
+    assert_eq!(run("vb-stats", &[], bad).code, 3);
+}
+
 #[test]
 fn a_percentile_of_too_few_requests_is_a_bound() {
     let done = run("vb-stats", &["--table", "full"], many(400));
