@@ -233,10 +233,15 @@ pub fn set_multi_call(program: &'static str) {
     let _ = MULTI_CALL.set(program);
 }
 
+/// The path of this executable. The system knows it from `/proc`, which a chroot may lack; the path by which it was called is then used.
+pub fn own_path() -> io::Result<PathBuf> {
+    let called = || std::env::args_os().next().map(PathBuf::from).filter(|path| path.components().count() > 1);
+    std::env::current_exe().or_else(|e| called().ok_or(e))
+}
+
 /// A command for another program of the project, as `fire`: this executable if it has all of them, else the file in its folder.
 pub fn program_command(name: &str) -> Result<Command, Error> {
-    let own = std::env::current_exe()
-        .map_err(|e| Error::Setup(format!("cannot find this executable, to start vb-{name}: {e}")))?;
+    let own = own_path().map_err(|e| Error::Setup(format!("cannot find this executable, to start vb-{name}: {e}")))?;
     if MULTI_CALL.get().is_some() {
         let mut command = Command::new(own);
         // Its own name may be a program's, which would come before the first argument.

@@ -133,6 +133,10 @@ pub fn parse(words: &[String], date: &str) -> Result<Bench, Error> {
             _ => given.push(flag),
         }
     }
+    // vLLM prints its table wherever it runs, and the result that is saved is not printed.
+    if own.saves_result() && !given.iter().any(|flag| flag.name == "table") {
+        given.push(Given { name: "table".into(), values: vec!["short".into()] });
+    }
     add_server(&mut given, &own)?;
     check_dataset(&given)?;
     let stages = PIPE.map(|program| Stage { program, flags: Vec::new() });
@@ -146,7 +150,7 @@ pub fn parse(words: &[String], date: &str) -> Result<Bench, Error> {
                 .for_each(|stage| stage.flags.push(words.clone().collect()));
         }
     }
-    let target = (own.save_result || own.append_result).then(|| own.target(&given, date));
+    let target = own.saves_result().then(|| own.target(&given, date));
     if target.is_none() && (own.result_dir.is_some() || own.result_filename.is_some()) {
         notes.push("--result-dir and --result-filename have no effect without --save-result".into());
     }
@@ -222,6 +226,10 @@ impl OwnFlags {
             "dry-run" => self.print = true,
             _ => {}
         }
+    }
+
+    fn saves_result(&self) -> bool {
+        self.save_result || self.append_result
     }
 
     /// The file of the result, with the name that vLLM gives it.

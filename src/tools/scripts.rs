@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{pipe, programs::PROGRAMS};
-use crate::error::Error;
+use crate::{cli, error::Error};
 
 /// What both scripts begin with.
 const BASE: &str = include_str!("../../scripts/base.sh");
@@ -49,7 +49,7 @@ impl Folder {
         let _ = fs::remove_dir_all(&path);
         fs::DirBuilder::new().mode(0o700).create(&path)?;
         let folder = Folder(path);
-        let own = std::env::current_exe()?;
+        let own = cli::own_path()?;
         fs::create_dir(folder.scripts())?;
         fs::create_dir(folder.programs())?;
         // People know it by its name here.

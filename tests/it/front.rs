@@ -9,6 +9,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use vb::tools::vllm_flags::{GROUPS, Here, RUST_CLIENT, VllmFlag};
 
 use crate::tool::{self, Sim, command, folder, run, wait_until};
 
@@ -229,4 +230,56 @@ fn man_pages_and_completions_have_every_program() {
         }
     }
     assert_eq!(run("vb", &["completions", "csh"], "").code, 2);
+}
+
+/// The table of `docs/FROM-VLLM-BENCH.md`.
+#[test]
+fn the_table_of_vllms_flags_is_in_the_docs() {
+    let row = |flag: &VllmFlag| {
+        let here = match flag.here {
+            Here::Same => "=".to_owned(),
+            Here::Renamed(name) => format!("`--{name}`"),
+            Here::Bench => "bench".to_owned(),
+            Here::Ignored => "ignored".to_owned(),
+            Here::Missing => "no".to_owned(),
+        };
+        format!("| `--{}` | {here} | {} |\n", flag.name, flag.note.replace('|', "\\|"))
+    };
+    let table = |title: &str, flags: &[VllmFlag]| {
+        let rows: String = flags.iter().map(row).collect();
+        format!("\n### {title}\n\n| flag | here | |\n|---|---|---|\n{rows}")
+    };
+    let mut text: String = GROUPS.iter().map(|group| table(group.title, group.flags)).collect();
+    text += &table("Only in vLLM's client in Rust", RUST_CLIENT);
+    let count = |is: fn(Here) -> bool| GROUPS.iter().flat_map(|group| group.flags).filter(|flag| is(flag.here)).count();
+    let taken = count(|here| matches!(here, Here::Same | Here::Renamed(_) | Here::Bench));
+    let (ignored, missing) = (count(|here| here == Here::Ignored), count(|here| here == Here::Missing));
+    let head = format!(
+        "\nOf the 101 flags of the client in Python (`--no-self-timed` is a second form of one), {taken} do the same here, \
+         {ignored} are not needed, and {missing} are refused.\n"
+    );
+    tool::golden_section("docs/FROM-VLLM-BENCH.md", "flags", &(head + &text + "\n"));
+}
+
+/// The gate of `action.yml`: a limit that is kept, and one that is not.
+#[test]
+fn the_gate_of_a_pull_request_fails_by_its_rules() {
+    let sim = Sim::start(&[]);
+    let home = folder("front-gate");
+    let gate = |rules: &str, baseline: &str| {
+        let mut gate = Command::new(tool::root().join("scripts/gate.sh"));
+        gate.current_dir(&home).env("PATH", tool::search_path()).env("GITHUB_STEP_SUMMARY", home.join("summary.md"));
+        gate.env("GATE_URL", &sim.url).env("GATE_BASELINE_URL", baseline).env("GATE_ROUNDS", "1");
+        gate.env("GATE_GEN", "--input-len 16 --output-len 8 --num-prompts 20").env("GATE_FIRE", "--max-concurrency 4");
+        tool::done(gate.env("GATE_FAIL_IF", rules).output().unwrap())
+    };
+    let kept = gate("success < 50%\n\nthroughput < 0.01\n", "");
+    assert_eq!(kept.code, 0, "{}{}", kept.stdout, kept.stderr);
+    assert!(kept.stdout.contains("TTFT"), "{}", kept.stdout);
+    assert_eq!(gate("e2el.p50 > 1us", "").code, 1);
+    let compared = gate("ttft.p50 > +100000%", &sim.url);
+    assert!(compared.stdout.contains('|') && [0, 6].contains(&compared.code), "{}{}", compared.stdout, compared.stderr);
+    assert_eq!(gate("", "").code, 2);
+    let summary = fs::read_to_string(home.join("summary.md")).unwrap();
+    assert!(summary.contains("TTFT") && summary.contains('|'), "{summary}");
 }

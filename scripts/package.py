@@ -1,0 +1,218 @@
+"""Packs one executable for scripts/release.sh: a tar.gz, a wheel, checksums, licences and a list of dependencies (CycloneDX).
+
+Only the standard library is used, and the same input gives the same bytes.
+"""
+
+import argparse
+import base64
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+TOOLS = ["gen", "fire", "stats", "agg", "diff", "sim", "selftest"]
+SUMMARY = "Load tests for LLM inference servers"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    for flag in ["--binary", "--root", "--out"]:
+        parser.add_argument(flag, type=Path, required=True)
+    parser.add_argument("--machine", required=True)
+    args = parser.parse_args()
+    package = tomllib.loads((args.root / "Cargo.toml").read_text())["package"]
+    name = f"vb-{package['version']}-{args.machine}-linux"
+    epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+    crates, graph = read_dependencies(args.root)
+    files = {
+        "bin/vb": args.binary.read_bytes(),
+        "LICENSE": (args.root / "LICENSE").read_bytes(),
+        "README.md": (args.root / "README.md").read_bytes(),
+        "CHANGELOG.md": (args.root / "CHANGELOG.md").read_bytes(),
+        "LICENSES-OF-DEPENDENCIES.txt": licences(crates).encode(),
+        "vb.cdx.json": json.dumps(bill_of_materials(package, crates, graph, epoch), indent=1).encode(),
+        **pages(args.binary),
+    }
+    links = {f"bin/vb-{tool}": "vb" for tool in TOOLS}
+    links |= {f"share/bash-completion/completions/vb-{tool}": "vb" for tool in TOOLS}
+    args.out.mkdir(parents=True, exist_ok=True)
+    archive = args.out / f"{name}.tar.gz"
+    archive.write_bytes(make_tar(name, files, links, epoch))
+    wheel = write_wheel(args.out, package, args.machine, files, epoch)
+    bill = args.out / f"{name}.cdx.json"
+    bill.write_bytes(files["vb.cdx.json"])
+    written = [archive, wheel, bill]
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in written]
+    (args.out / "SHA256SUMS").write_text("".join(sums))
+    print(f"vb: {len(files['bin/vb']) / 1e6:.1f} MB, {len(crates)} dependencies")
+    for path in written:
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def read_dependencies(root):
+    """The crates that are linked into the executable, and the edges between them."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--manifest-path", root / "Cargo.toml"]
+    target = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    target = next(line.split()[1] for line in target.splitlines() if line.startswith("host:"))
+    done = subprocess.run([*command, "--filter-platform", target], capture_output=True, check=True)
+    metadata = json.loads(done.stdout)
+    packages = {package["id"]: package for package in metadata["packages"]}
+    nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
+    lock = tomllib.loads((root / "Cargo.lock").read_text())["package"]
+    sums = {(package["name"], package["version"]): package.get("checksum") for package in lock}
+
+    def linked(node):
+        # Of the kinds null, dev and build, only null is in the executable.
+        return [dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+
+    start = metadata["resolve"]["root"]
+    graph, open_ids = {}, [start]
+    while open_ids:
+        one = open_ids.pop()
+        if one not in graph:
+            graph[one] = linked(nodes[one])
+            open_ids.extend(graph[one])
+    crates = [packages[one] for one in graph if one != start]
+    for crate in crates:
+        crate["checksum"] = sums.get((crate["name"], crate["version"]))
+    crates.sort(key=lambda crate: (crate["name"], crate["version"]))
+    purls = {one: purl(packages[one]) for one in graph}
+    return crates, {purls[one]: sorted({purls[dep] for dep in deps}) for one, deps in graph.items()}
+
+
+def purl(crate):
+    return f"pkg:cargo/{crate['name']}@{crate['version']}"
+
+
+def licences(crates):
+    """The name, the licence and the licence files of every crate; equal texts once."""
+    names, texts = {}, {}
+    for crate in crates:
+        folder = Path(crate["manifest_path"]).parent
+        found = [path for path in sorted(folder.iterdir()) if path.is_file() and is_licence(path.name)]
+        for path in found:
+            text = path.read_text(errors="replace").strip()
+            key = " ".join(text.split())
+            texts.setdefault(key, text)
+            names.setdefault(key, []).append(f"{crate['name']} {crate['version']}")
+    parts = ["vb contains these libraries.\n"]
+    parts += [f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}" for crate in crates]
+    rule = "=" * 78
+    for key, text in texts.items():
+        parts.append(f"\n{rule}\n{', '.join(dict.fromkeys(names[key]))}\n{rule}\n\n{text}")
+    return "\n".join(parts) + "\n"
+
+
+def is_licence(name):
+    return name.lower().startswith(("license", "licence", "copying", "notice", "unlicense", "copyright"))
+
+
+def bill_of_materials(package, crates, graph, epoch):
+    """The dependencies in the format CycloneDX 1.5."""
+    own = {"type": "application", "name": "vb", "version": package["version"]}
+    own |= {"bom-ref": purl(package), "purl": purl(package), "licenses": [{"expression": package["license"]}]}
+    components = []
+    for crate in crates:
+        part = {"type": "library", "name": crate["name"], "version": crate["version"]}
+        part |= {"bom-ref": purl(crate), "purl": purl(crate)}
+        if crate["checksum"]:
+            part["hashes"] = [{"alg": "SHA-256", "content": crate["checksum"]}]
+        if crate["license"]:
+            # Old crates separate alternatives by a slash.
+            part["licenses"] = [{"expression": crate["license"].replace("/", " OR ")}]
+        components.append(part)
+    time = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"timestamp": time, "component": own},
+        "components": components,
+        "dependencies": [{"ref": one, "dependsOn": deps} for one, deps in sorted(graph.items())],
+    }
+
+
+def pages(binary):
+    """The man pages and completions, as the executable writes them."""
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([binary, "man", folder], check=True)
+        for page in sorted(Path(folder).iterdir()):
+            files[f"share/man/man1/{page.name}"] = page.read_bytes()
+    places = {
+        "bash": "share/bash-completion/completions/vb",
+        "zsh": "share/zsh/site-functions/_vb",
+        "fish": "share/fish/vendor_completions.d/vb.fish",
+    }
+    for shell, place in places.items():
+        files[place] = subprocess.run([binary, "completions", shell], check=True, capture_output=True).stdout
+    return files
+
+
+def make_tar(name, files, links, epoch):
+    """A tar.gz of the files below the folder `name`."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted([*files, *links]):
+            info = tarfile.TarInfo(f"{name}/{path}")
+            info.mtime = epoch
+            info.mode = 0o755 if path.startswith("bin/") else 0o644
+            if path in links:
+                info.type, info.linkname = tarfile.SYMTYPE, links[path]
+                tar.addfile(info)
+            else:
+                info.size = len(files[path])
+                tar.addfile(info, io.BytesIO(files[path]))
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9, mtime=0) as stream:
+        stream.write(raw.getvalue())
+    return packed.getvalue()
+
+
+def write_wheel(out, package, machine, files, epoch):
+    """A wheel that installs the executable, and a small script for each tool, since a wheel has no links."""
+    version = package["version"]
+    # It is static, so it runs with any libc.
+    tags = [f"py3-none-manylinux_2_17_{machine}", f"py3-none-musllinux_1_1_{machine}"]
+    platform = ".".join(tag.removeprefix("py3-none-") for tag in tags)
+    info, scripts = f"vb-{version}.dist-info", f"vb-{version}.data/scripts"
+    content = {f"{scripts}/vb": files["bin/vb"]}
+    for tool in TOOLS:
+        content[f"{scripts}/vb-{tool}"] = f'#!/bin/sh\nexec "$(dirname "$0")/vb" {tool} "$@"\n'.encode()
+    head = f"Metadata-Version: 2.4\nName: vb\nVersion: {version}\nSummary: {SUMMARY}\n"
+    head += f"License-Expression: {package['license']}\nLicense-File: LICENSE\n"
+    head += "License-File: LICENSES-OF-DEPENDENCIES.txt\nRequires-Python: >=3.8\n"
+    head += "Description-Content-Type: text/markdown\n\n"
+    content[f"{info}/METADATA"] = head.encode() + files["README.md"]
+    lines = ["Wheel-Version: 1.0", "Generator: vb", "Root-Is-Purelib: false", *(f"Tag: {tag}" for tag in tags)]
+    content[f"{info}/WHEEL"] = ("\n".join(lines) + "\n").encode()
+    for name in ["LICENSE", "LICENSES-OF-DEPENDENCIES.txt"]:
+        content[f"{info}/licenses/{name}"] = files[name]
+    content[f"{info}/sboms/vb.cdx.json"] = files["vb.cdx.json"]
+    record = []
+    for path, data in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+        record.append(f"{path},sha256={digest},{len(data)}\n")
+    content[f"{info}/RECORD"] = ("".join(record) + f"{info}/RECORD,,\n").encode()
+    path = out / f"vb-{version}-py3-none-{platform}.whl"
+    # Zip has no dates before 1980.
+    date = datetime.fromtimestamp(max(epoch, 315_619_200), timezone.utc).timetuple()[:6]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as wheel:
+        for name, data in content.items():
+            entry = zipfile.ZipInfo(name, date)
+            entry.external_attr = (0o100755 if f"{scripts}/" in name else 0o100644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            wheel.writestr(entry, data)
+    return path
+
+
+if __name__ == "__main__":
+    main()
