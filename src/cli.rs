@@ -2,6 +2,7 @@
 
 pub mod look;
 pub mod parent;
+pub mod progress;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -108,22 +109,9 @@ pub fn sweep_cell() -> Option<String> {
     std::env::var(CELL).ok().filter(|cell| !cell.is_empty())
 }
 
-/// Prints a line of progress on the terminal, in place of the previous one; the `last` one stays.
-pub fn print_progress(tool: &str, line: &str, last: bool) {
-    let cell = sweep_cell().map_or_else(String::new, |cell| format!("{cell}: "));
-    let end = if last { "\n" } else { "" };
-    write_stderr(&format!("\r\x1b[2K{tool}: {}{end}", clean_line(&format!("{cell}{line}"))));
-}
-
-/// Removes the line of progress.
-pub fn clear_progress() {
-    write_stderr("\r\x1b[2K");
-}
-
 /// Writes to standard error. All programs do it here, after secrets and what a terminal acts on were replaced.
 fn write_stderr(text: &str) {
-    // If standard error is closed or full, there is nowhere to report it.
-    let _ = io::stderr().write_all(text.as_bytes()).and_then(|()| io::stderr().flush());
+    progress::print_above_bar(text);
 }
 
 /// Prints the message of a panic like any other, since it may quote a server. A panic is a bug.
@@ -346,6 +334,12 @@ pub fn outlive_writers(inputs: &[PathBuf]) -> Result<(), Error> {
 fn is_pipe(path: &Path) -> bool {
     let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     std::fs::metadata(path).is_ok_and(|data| data.file_type().is_fifo() || data.file_type().is_socket())
+}
+
+/// Whether standard output is a file, as by `> requests.ndjson`.
+#[must_use]
+pub fn writes_to_file() -> bool {
+    std::fs::metadata("/dev/stdout").is_ok_and(|data| data.is_file())
 }
 
 /// Whether the terminal's end may be handled: not if SIGHUP was ignored from the start, as `nohup` does, and not where that is

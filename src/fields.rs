@@ -59,6 +59,12 @@ impl<'de> Deserialize<'de> for WholeCount {
     }
 }
 
+/// Reads a count that nothing depends on: all other values are `None`.
+pub fn deserialize_count_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(value.as_u64().and_then(|count| u32::try_from(count).ok()))
+}
+
 /// Reads a count that may be null, for serde.
 ///
 /// # Errors

@@ -1,6 +1,10 @@
 //! The flags of `vb-fire`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::PathBuf,
+};
 
 use clap::ArgAction;
 use hyper::header::HeaderName;
@@ -272,6 +276,9 @@ pub struct Args {
     /// Write the read lag of each chunk.
     #[arg(long, help_heading = OUTPUT)]
     pub read_lags: bool,
+    /// Show no progress on standard error. Warnings and errors remain.
+    #[arg(long, short, help_heading = OUTPUT)]
+    pub quiet: bool,
     /// Memory for outputs that wait for a slow reader; the run stops if they need more.
     #[arg(long, help_heading = OUTPUT, value_name = "BYTES", default_value = "1G", value_parser = units::parse_count)]
     pub max_buffer: u64,
@@ -469,6 +476,12 @@ impl Args {
             ));
         }
         Ok(protocol)
+    }
+
+    /// Whether to show progress: not if it would be mixed with records on the same terminal.
+    #[must_use]
+    pub fn shows_progress(&self) -> bool {
+        !self.quiet && !io::stdout().is_terminal()
     }
 
     /// The path of the endpoint.

@@ -16,7 +16,14 @@ use std::{
 
 use tokio::{task::coop::unconstrained, time::timeout};
 
-use super::{buffering::is_held_back, response::ReceivedResponse, slots::Slot, stop::StopSignal, watch};
+use super::{
+    buffering::is_held_back,
+    counts::{OutputCounts, ReaderCounts},
+    response::ReceivedResponse,
+    slots::Slot,
+    stop::StopSignal,
+    watch,
+};
 use crate::{
     backend::Protocol,
     clock::Clock,
@@ -61,18 +68,20 @@ pub struct ClientState {
     pub keep_texts: bool,
     /// When the latest outcome was known, in nanoseconds of the clock.
     pub ended: AtomicU64,
-    /// Requests sent, for the progress line.
+    /// Requests sent.
     pub started: AtomicU64,
     /// How many requests have ended.
     pub finished: AtomicU64,
-    /// Tokens received by ended requests, as far as chunks show, for the progress line.
-    pub tokens: AtomicU64,
+    /// What each reader thread has received.
+    pub readers: Box<[ReaderCounts]>,
+    /// What the judged outputs have.
+    pub outputs: OutputCounts,
 }
 
 impl ClientState {
-    /// No request sent yet.
+    /// No request sent yet. `threads` read the responses.
     #[must_use]
-    pub fn new(clock: Clock, protocol: Protocol, limits: TimeLimits) -> Self {
+    pub fn new(clock: Clock, protocol: Protocol, limits: TimeLimits, threads: usize) -> Self {
         ClientState {
             clock,
             protocol,
@@ -81,7 +90,8 @@ impl ClientState {
             ended: 0.into(),
             started: 0.into(),
             finished: 0.into(),
-            tokens: 0.into(),
+            readers: (0..threads).map(|_| ReaderCounts::default()).collect(),
+            outputs: OutputCounts::default(),
         }
     }
 
@@ -125,9 +135,11 @@ pub struct TimingQuality {
 
 /// Sends one request and reads its response until it ends, fails, times out or is cancelled.
 ///
-/// `cancel_after`: when to cancel it on purpose, counted from its start. `slot` is notified of the first token.
+/// `thread` is the reader thread. `cancel_after`: when to cancel it on purpose, counted from its start. `slot` is notified of the first
+/// token.
 pub async fn run_attempt(
     client: &ClientState,
+    thread: usize,
     exchange: &mut impl HttpExchange,
     expected_tokens: Option<u32>,
     cancel_after: Option<Nanos>,
@@ -159,18 +171,23 @@ pub async fn run_attempt(
         let mut ends = PolledOnWake::new(unconstrained(ends));
         tokio::select! {
             biased;
-            result = receive_response(client.clock, exchange, &mut attempt, &activity, slot) => result.err(),
+            result = receive_response(client, thread, exchange, &mut attempt, &activity, slot) => result.err(),
             failure = &mut ends => Some(failure),
         }
     };
     attempt.end = attempt.open_since.unwrap_or_else(|| client.clock.now());
     attempt.moments = exchange.finish(failure.is_none());
     attempt.failure = failure;
-    client.tokens.fetch_add(attempt.response.tokens_so_far(), Relaxed);
     attempt
 }
 
 impl Attempt {
+    /// The tokens that were counted while they arrived.
+    #[must_use]
+    pub fn tokens_so_far(&self) -> u64 {
+        self.response.tokens_so_far()
+    }
+
     /// When its response ended or it failed.
     #[must_use]
     pub fn end_time(&self) -> Nanos {
@@ -256,7 +273,8 @@ impl Attempt {
 }
 
 async fn receive_response(
-    clock: Clock,
+    client: &ClientState,
+    thread: usize,
     exchange: &mut impl HttpExchange,
     attempt: &mut Attempt,
     activity: &Activity,
@@ -269,15 +287,24 @@ async fn receive_response(
         return Err(head.to_failure(&read_error_body(exchange).await));
     }
     attempt.response.set_framed(head.framed);
+    let mut counted = 0;
     while let Some(received) = exchange.next_bytes().await? {
         attempt.response.push(received.stamp, received.bytes)?;
         if attempt.response.has_joined_chunks() {
-            attempt.response.bound_error(clock.now().since(watch::longest_wait()));
+            attempt.response.bound_error(client.clock.now().since(watch::longest_wait()));
         }
         let has_token = attempt.response.has_token();
         activity.record_bytes(received.stamp.time, has_token);
         if has_token {
             slot.first_token(received.stamp.time);
+            if counted == 0 {
+                client.readers[thread].add_first_token(received.stamp.time.since(activity.begun));
+            }
+        }
+        let tokens = attempt.response.tokens_so_far();
+        if tokens > counted {
+            client.readers[thread].add_tokens(tokens - counted);
+            counted = tokens;
         }
         if attempt.response.is_done() {
             attempt.open_since = Some(received.stamp.time);

@@ -17,6 +17,7 @@ use rustix::{
 use tokio::sync::oneshot;
 
 use super::{
+    extent::InputExtent,
     prepare::{RequestFuncInput, RequestTemplate},
     priority::Work,
     read_ahead::{self, ReadAheadReceiver, ReadAheadSender, ReadAheadWaker},
@@ -39,8 +40,8 @@ pub struct RequestInput {
     pub requests: ReadAheadReceiver<RequestFuncInput>,
     /// The first request as it was read; closed without a value if the input is empty.
     pub first: oneshot::Receiver<SampleRequest>,
-    /// The number of requests, once the end has been read; 0 before.
-    pub total: Arc<AtomicU64>,
+    /// How much input there is.
+    pub extent: Arc<InputExtent>,
     /// The clock of the input, for [`RequestFuncInput::read`].
     pub clock: Clock,
     /// How reading ended. It may still go on when a run is stopped.
@@ -107,20 +108,20 @@ pub fn start_reading(
     let _ = waited.state.waker.set(send.waker());
     let (send_first, first) = oneshot::channel();
     let (send_end, end) = std_mpsc::channel();
-    let total = Arc::new(AtomicU64::new(0));
-    let (count, clock) = (Arc::clone(&total), waited.clock);
+    let extent = Arc::new(InputExtent::of_stdin());
+    let (read, clock) = (Arc::clone(&extent), waited.clock);
     thread::Builder::new()
         .name("input".into())
         .spawn(move || {
             Work::Prepare.apply_to_thread();
-            let ended = read_all(input, &waited, &template, &send, send_first);
+            let ended = read_all(input, &waited, &template, &send, send_first, &read);
             drop(send);
-            let ended = ended.map(|read| count.store(read, Relaxed));
+            let ended = ended.map(|()| read.note_end());
             // The receiver is dropped if the run was stopped.
             let _ = send_end.send(ended);
         })
         .map_err(|e| Error::Setup(format!("cannot start a thread: {e}")))?;
-    Ok(RequestInput { requests, first, total, clock, end })
+    Ok(RequestInput { requests, first, extent, clock, end })
 }
 
 fn read_all(
@@ -129,13 +130,15 @@ fn read_all(
     template: &RequestTemplate,
     send: &ReadAheadSender<RequestFuncInput>,
     first: oneshot::Sender<SampleRequest>,
-) -> Result<u64, Error> {
+    extent: &InputExtent,
+) -> Result<(), Error> {
     let mut lines = NdjsonReader::new(input, "stdin");
-    let (mut first, mut read, mut mix) = (Some(first), 0, template.mix.clone());
+    let (mut first, mut mix) = (Some(first), template.mix.clone());
     let mut arrivals = Arrivals { own: template.own_times, ..Arrivals::default() };
     let mut frames = BodyFrames::default();
     while lines.next_object()?.is_some() {
         let (line, number) = (lines.line(), lines.line_number());
+        let size = line.len();
         let parse = || SampleRequest::parse(line).map_err(|(column, what)| lines.error_at(column, &what));
         // The first one is returned with its content.
         let split = if first.is_none() { RawContent::split_line(line) } else { None };
@@ -143,6 +146,9 @@ fn read_all(
             Some((sample, content)) => (sample, Some(content)),
             None => (parse()?, None),
         };
+        if let Some(announced) = sample.num_prompts {
+            extent.note_announced(announced);
+        }
         arrivals.resolve_times(&mut sample, number).map_err(|what| lines.error_at(0, &what))?;
         let copy = first.is_some().then(|| sample.clone());
         if let Some(mix) = &mut mix {
@@ -173,9 +179,9 @@ fn read_all(
             // The run was stopped.
             break;
         }
-        read += 1;
+        extent.note_request(size, arrivals.latest);
     }
-    Ok(read)
+    Ok(())
 }
 
 /// Makes the times of the requests count from the start of the run.

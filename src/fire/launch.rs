@@ -123,7 +123,7 @@ impl<E: HttpExchange> TaskContext<E> {
             });
             let SentRequest { exchange, output, cancel_after, slot, .. } = &mut *sent;
             let (expected, mut stop) = (output.expected_output_len, self.stop.clone());
-            let attempt = run_attempt(&self.client, exchange, expected, *cancel_after, slot, &mut stop).await;
+            let attempt = run_attempt(&self.client, thread, exchange, expected, *cancel_after, slot, &mut stop).await;
             match self.report_end(sent, attempt, turn) {
                 Some(next) if next.thread == thread => sent = next,
                 Some(next) => return self.read_response(next),

@@ -31,7 +31,9 @@ mod backlog;
 mod balance;
 mod buffering;
 mod capture;
+mod counts;
 mod dispatch;
+mod extent;
 mod headers;
 mod histogram;
 mod input;
@@ -44,6 +46,7 @@ mod odd_fields;
 mod preflight;
 mod prepare;
 mod priority;
+mod progress;
 mod queue;
 mod read_ahead;
 mod reader;
@@ -71,11 +74,7 @@ mod weighed;
 
 use std::{
     io::{self, IsTerminal},
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc as std_mpsc,
-    },
+    sync::{Arc, OnceLock, Weak, atomic::Ordering::Relaxed, mpsc as std_mpsc},
     thread,
     time::Duration,
 };
@@ -100,6 +99,7 @@ use self::{
     balance::Balancer,
     capture::{stamps_used, start_capture},
     dispatch::{DispatchEnd, Dispatcher, SendNext, Sources},
+    extent::InputExtent,
     headers::Headers,
     input::{RequestInput, StdinWait, TimedStdin},
     launch::{Launcher, TargetServer, TaskContext, TurnEvents},
@@ -107,18 +107,19 @@ use self::{
     preflight::{FailureContext, Preflight},
     prepare::{CancelPolicy, RequestTemplate},
     priority::Work,
+    progress::{ProgressPlan, ProgressThread, show_waiting},
     queue::ThinkTimes,
     reader::ReaderThreads,
     run_end::{RunEnd, arrivals_record, collect_evidence, end_record, exit_result, write_end},
     scrape::{ScrapeOutput, Scraper},
-    sink::{ProgressSource, Sink, SinkResult},
+    sink::{Sink, SinkResult},
     stop::{StopReason, StopSignal, Stopper, announce_stop},
     usage::UsageMonitor,
     verdict::judge_run,
 };
 use crate::{
     backend::{self, Protocol},
-    cli,
+    cli::{self, progress::ProgressDisplay},
     clock::{Clock, unix_now},
     error::Error,
     http::{
@@ -227,7 +228,11 @@ async fn run_load(
     let waited = StdinWait::new();
     let stdin = TextReader::new(io::BufReader::with_capacity(1 << 16, TimedStdin(waited.clone())));
     let mut input = input::start_reading(stdin, waited, template.clone(), args.max_concurrency)?;
-    let Ok(first) = (&mut input.first).await else {
+    let first = tokio::select! {
+        first = &mut input.first => first,
+        never = show_waiting(args.shows_progress()) => match never {},
+    };
+    let Ok(first) = first else {
         return Err(no_request_error(&input));
     };
     let capture = start_capture(args, &servers)?;
@@ -288,8 +293,7 @@ impl LoadRun<'_> {
         }
         let scraper = Scraper::start_if_asked(self.args, &self.urls[0], &self.headers).await?;
         // A short input has been read by now, and needs at most one connection per request.
-        let known = usize::try_from(input.total.load(Relaxed)).unwrap_or(usize::MAX);
-        let needed = if known == 0 { usize::MAX } else { known };
+        let needed = input.extent.total().and_then(|total| usize::try_from(total).ok()).unwrap_or(usize::MAX);
         let connections = self.args.preconnect_count(self.open_files).min(needed).div_ceil(transports.len());
         let mut stop = self.stopper.stop_signal();
         tokio::select! {
@@ -303,6 +307,32 @@ impl LoadRun<'_> {
             } => {}
         }
         self.run_measured(transports, run, input, scraper).await
+    }
+
+    /// What the attempts share.
+    fn client_state(&self, clock: Clock, keep_texts: bool) -> Arc<ClientState> {
+        let protocol = self.template.protocol;
+        let client = ClientState::new(clock, protocol, self.args.time_limits(protocol), self.args.threads.into());
+        Arc::new(ClientState { keep_texts, ..client })
+    }
+
+    /// Shows how the run goes.
+    fn start_progress(
+        &self,
+        client: &Arc<ClientState>,
+        input: Arc<InputExtent>,
+    ) -> Result<Option<ProgressThread>, Error> {
+        if !self.args.shows_progress() {
+            return Ok(None);
+        }
+        let plan = ProgressPlan {
+            rate: self.rate.as_ref().and_then(RequestRate::to_profile),
+            max_seconds: self.args.max_seconds,
+            streamed: client.protocol.body_format() != BodyFormat::Json,
+            input,
+        };
+        let display = ProgressDisplay::open("vb-fire", true);
+        display.map(|display| ProgressThread::start(Arc::clone(client), plan, display)).transpose()
     }
 
     /// Opens `count` connections, so that opening them is not a part of the load. If that fails, the requests will report it.
@@ -445,7 +475,7 @@ impl LoadRun<'_> {
         input: RequestInput,
         scraper: Option<Scraper>,
     ) -> Result<RunEnd, Error> {
-        let LoadRun { args, stopper, .. } = self;
+        let (args, stopper) = (self.args, self.stopper.clone());
         // For servers that do not send usage. If the tokenizer is not on this machine, chunks are counted instead.
         let tokenizer = args.tokenizer.as_deref().map(Tokenizer::open_local).transpose()?.flatten();
         let clock = Clock::start();
@@ -454,12 +484,11 @@ impl LoadRun<'_> {
         }
         run.clock = ClockAnchor { start: clock.to_unix(Nanos(0)) };
         let run_id = run.run_id.clone();
-        let client = ClientState::new(clock, self.template.protocol, args.time_limits(self.template.protocol));
-        let client = Arc::new(ClientState { keep_texts: tokenizer.is_some(), ..client });
+        let client = self.client_state(clock, tokenizer.is_some());
         let backlog = Arc::new(Backlog::new(args.max_buffer, stopper.clone()));
         let (entries, receive) = std_mpsc::channel();
-        let progress = progress_source(&client, input.total);
-        spawn_stop_notice(&client, stopper.stop_signal(), args.grace, progress.is_some());
+        let progress = self.start_progress(&client, input.extent)?;
+        spawn_stop_notice(&client, stopper.stop_signal(), args.grace);
         let sink = Sink {
             run,
             clock,
@@ -469,7 +498,7 @@ impl LoadRun<'_> {
             backlog: Arc::clone(&backlog),
             tokenizer,
             stopper: stopper.clone(),
-            progress,
+            client: Arc::clone(&client),
         };
         let sink = sink.start(receive)?;
         let scrape_output =
@@ -525,6 +554,8 @@ impl LoadRun<'_> {
             scraping.finish().await;
         }
         let mut written = wait_for_sink(sink, timeout, self.capture.as_ref()).await?;
+        // Before the last record: the reader of the records then begins to print.
+        drop(progress);
         // After an early end, the input thread may still wait for input that never arrives.
         let input =
             if reason.is_some() { input.end.try_recv().unwrap_or(Ok(())) } else { input.end.recv().unwrap_or(Ok(())) };
@@ -575,22 +606,15 @@ fn measured_duration(client: &ClientState) -> Nanos {
 }
 
 /// Says on standard error that the run is stopping, once it is.
-fn spawn_stop_notice(client: &Arc<ClientState>, stop: StopSignal, grace: Nanos, has_progress: bool) {
+fn spawn_stop_notice(client: &Arc<ClientState>, stop: StopSignal, grace: Nanos) {
     let client = Arc::clone(client);
-    tokio::spawn(announce_stop(stop, grace, has_progress, move || client.count_in_flight()));
+    tokio::spawn(announce_stop(stop, grace, move || client.count_in_flight()));
 }
 
 fn close_idle_connections<T: Transport>(transports: &[Arc<T>]) {
     for transport in transports {
         transport.close_idle();
     }
-}
-
-/// The numbers for the progress line; `None` without one.
-fn progress_source(client: &Arc<ClientState>, total: Arc<AtomicU64>) -> Option<ProgressSource> {
-    // Progress lines would be mixed with records on the same terminal.
-    let shown = io::stderr().is_terminal() && !io::stdout().is_terminal();
-    shown.then(|| ProgressSource { client: Arc::clone(client), total })
 }
 
 /// The servers, with names if there are several.

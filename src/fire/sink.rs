@@ -3,11 +3,7 @@
 use std::{
     borrow::Cow,
     io::{self, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread,
     time::Duration,
 };
@@ -21,7 +17,6 @@ use super::{
     tally::{NOT_SENT, Tally},
 };
 use crate::{
-    cli,
     clock::Clock,
     error::Error,
     load::SendTimes,
@@ -29,11 +24,7 @@ use crate::{
     record::{ErrorKind, RequestFuncOutput, RunRecord, ScrapeRecord, WriteJson},
     secrets::Secrets,
     tokens::Tokenizer,
-    units::Nanos,
 };
-
-/// How often the progress line is refreshed.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long outcomes may wait for others. Writing each at once would wake the thread for each, at the cost of the threads that send
 /// and read; a killed run loses the outcomes of this time.
@@ -90,16 +81,8 @@ pub struct Sink {
     pub tokenizer: Option<Tokenizer>,
     /// Ends the run when the records cannot be written.
     pub stopper: Stopper,
-    /// For the progress line; `None`: no line.
-    pub progress: Option<ProgressSource>,
-}
-
-/// Numbers for the progress line that the tally does not have.
-pub struct ProgressSource {
-    /// Counts what was started and received.
+    /// Learns how many outputs there are.
     pub client: Arc<ClientState>,
-    /// The number of requests, once the end of the input has been read; 0 before.
-    pub total: Arc<AtomicU64>,
 }
 
 /// How writing ended.
@@ -140,27 +123,14 @@ impl Sink {
         let first = ndjson::write_record(&mut out.lines, &self.run);
         self.check_write(first, &mut written);
         self.write_lines(&mut out, &mut written);
-        let mut progress_shown = Nanos(0);
-        loop {
-            match entries.recv_timeout(PROGRESS_INTERVAL) {
-                Ok(entry) => {
-                    for entry in std::iter::once(entry).chain(entries.try_iter()) {
-                        self.write_entry(entry, &mut out, &mut written);
-                    }
-                    // Before the next wait, so that a killed run loses as little as possible.
-                    self.write_lines(&mut out, &mut written);
-                    thread::sleep(BATCH_TIME);
-                }
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        while let Ok(entry) = entries.recv() {
+            for entry in std::iter::once(entry).chain(entries.try_iter()) {
+                self.write_entry(entry, &mut out, &mut written);
             }
-            let now = self.clock.now();
-            if now.since(progress_shown).to_duration() >= PROGRESS_INTERVAL {
-                self.show_progress(&written.tally, false);
-                progress_shown = now;
-            }
+            // Before the next wait, so that a killed run loses as little as possible.
+            self.write_lines(&mut out, &mut written);
+            thread::sleep(BATCH_TIME);
         }
-        self.show_progress(&written.tally, true);
         written
     }
 
@@ -183,6 +153,7 @@ impl Sink {
     fn write_output(&mut self, finished: FinishedRequest, out: &mut LineBuffer<impl Write>, written: &mut SinkResult) {
         let FinishedRequest { mut output, secrets, times, size, outcome } = finished;
         output.run_id = std::mem::take(&mut self.run.run_id);
+        let shown_tokens = outcome.as_ref().map_or(0, |attempt| attempt.tokens_so_far());
         let timing = match outcome {
             Ok(attempt) => attempt.finish(self.clock, times, |text| self.count_tokens(text), &mut output),
             Err(reason) => {
@@ -209,6 +180,7 @@ impl Sink {
         }
         written.tally.count_output(&output);
         written.tally.count_timing(&timing);
+        self.count_progress(&output, shown_tokens, &written.tally);
         if !self.keep_read_lags {
             output.read_lag = None;
         }
@@ -221,6 +193,18 @@ impl Sink {
         }
         self.run.run_id = output.run_id;
         self.backlog.remove_bytes(size);
+    }
+
+    fn count_progress(&self, output: &RequestFuncOutput, shown_tokens: u64, tally: &Tally) {
+        let counts = &self.client.outputs;
+        counts.tokens.fetch_add(output.output_tokens.into(), Relaxed);
+        counts.shown_tokens.fetch_add(shown_tokens, Relaxed);
+        counts.done.store(tally.population.offered, Relaxed);
+        counts.failed.store(tally.population.failed(), Relaxed);
+        if let Some(latency) = output.latency.filter(|_| output.success) {
+            counts.latency_sum.fetch_add(latency.0, Relaxed);
+            counts.succeeded.fetch_add(1, Relaxed);
+        }
     }
 
     /// Writes the lines to standard output. After an error, they are lost.
@@ -246,31 +230,5 @@ impl Sink {
 
     fn count_tokens(&self, text: &str) -> Option<u32> {
         u32::try_from(self.tokenizer.as_ref()?.count(text).ok()?).ok()
-    }
-
-    fn show_progress(&self, tally: &Tally, last: bool) {
-        let Some(ProgressSource { client, total }) = &self.progress else { return };
-        let seconds = self.clock.now().as_secs_f64().max(1e-3);
-        let started = client.started.load(Relaxed);
-        let running = started.saturating_sub(tally.population.offered);
-        let rate = client.tokens.load(Relaxed) as f64 / seconds;
-        let eta = match total.load(Relaxed) {
-            total if total > 0 && tally.population.offered > 0 && !last => {
-                let left =
-                    total.saturating_sub(tally.population.offered) as f64 * seconds / tally.population.offered as f64;
-                format!(", about {left:.0} s left")
-            }
-            _ => String::new(),
-        };
-        let line = format!(
-            "{} done, {running} running, {} failed, {rate:.0} tok/s{eta}",
-            tally.population.offered,
-            tally.population.failed()
-        );
-        if last && cli::sweep_cell().is_some() {
-            cli::clear_progress();
-        } else {
-            cli::print_progress("vb-fire", &line, last);
-        }
     }
 }

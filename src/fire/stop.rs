@@ -87,11 +87,9 @@ impl Stopper {
     }
 }
 
-/// Reports on standard error that signals end the run, and what still goes on. `on_progress`: after a line of progress.
-pub async fn announce_stop(mut stop: StopSignal, grace: Nanos, on_progress: bool, in_flight: impl Fn() -> u64) {
-    let print = |line: &str| {
-        if on_progress { cli::print_progress("vb-fire", line, true) } else { cli::print_warning("vb-fire", line) }
-    };
+/// Reports on standard error that signals end the run, and what still goes on.
+pub async fn announce_stop(mut stop: StopSignal, grace: Nanos, in_flight: impl Fn() -> u64) {
+    let print = |line: &str| cli::print_warning("vb-fire", line);
     stop.wait_for_drain().await;
     if stop.stop_reason() == Some(StopReason::Interrupted) {
         print(&drain_text(in_flight(), grace));

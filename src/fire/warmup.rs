@@ -26,7 +26,8 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
     for transport in transports {
         transport.set_clock(clock);
     }
-    let client = Arc::new(ClientState::new(clock, load.template.protocol, args.time_limits(load.template.protocol)));
+    let protocol = load.template.protocol;
+    let client = Arc::new(ClientState::new(clock, protocol, args.time_limits(protocol), args.threads.into()));
     let slots = args.request_slots();
     let mut tasks = Vec::new();
     for number in 0..args.num_warmups {
@@ -48,7 +49,7 @@ pub async fn run_warmup<T: Transport>(load: &LoadRun<'_>, transports: &[Arc<T>])
         let (thread, mut exchange) =
             transports[server].start_request(load.template.address_request(server, bytes), None);
         tasks.push(load.readers.handle(thread).spawn(async move {
-            let attempt = run_attempt(&client, &mut exchange, None, None, &mut slot, &mut stop).await;
+            let attempt = run_attempt(&client, thread, &mut exchange, None, None, &mut slot, &mut stop).await;
             slot.free(client.clock.now());
             attempt.finish(client.clock, SendTimes::default(), |_| None, &mut output);
             secrets.unwrap_or_default().hide(&output.error).into_owned()

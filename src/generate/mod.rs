@@ -69,10 +69,14 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut writer =
         RequestWriter::new(prefix, tags, flags.generates_tokens(), flags.read_ahead(), flags.max_model_len);
     if let Some(Command::Mix(mix)) = &flags.command {
-        mix::run(mix, flags.seed, flags.num_prompts.unwrap_or(0), &mut writer)?;
+        let num_prompts = flags.num_prompts.unwrap_or(0);
+        writer.announce(num_prompts);
+        mix::run(mix, flags.seed, num_prompts, &mut writer)?;
         return writer.finish();
     }
     args.check_flags()?;
-    (flags.dataset_name.run)(&Common::from_args(args)?, &args.own, &mut writer)?;
+    let common = Common::from_args(args)?;
+    writer.announce(common.num_prompts);
+    (flags.dataset_name.run)(&common, &args.own, &mut writer)?;
     writer.finish()
 }

@@ -4,7 +4,10 @@ use std::io::{BufWriter, StdoutLock, Write};
 
 use crate::{
     arrival::ArrivalClock,
-    cli,
+    cli::{
+        self,
+        progress::{Progress, ProgressDisplay},
+    },
     error::Error,
     generate::ordered::{Demand, NextItem, make_in_order},
     ndjson,
@@ -41,6 +44,9 @@ pub struct RequestWriter {
     misfits: u64,
     worst: usize,
     arrivals: ArrivalClock,
+    /// The number of requests that there will be; 0: not known.
+    total: u64,
+    progress: Option<ProgressDisplay>,
 }
 
 impl RequestWriter {
@@ -66,7 +72,16 @@ impl RequestWriter {
             misfits: 0,
             worst: 0,
             arrivals: ArrivalClock::default(),
+            total: 0,
+            progress: None,
         }
+    }
+
+    /// Announces the number of requests that there will be, 0 if it is not known, and shows on a terminal how far writing into a file has
+    /// got. Into a pipe, the reader shows it.
+    pub fn announce(&mut self, total: u64) {
+        self.total = total;
+        self.progress = if cli::writes_to_file() { ProgressDisplay::open("vb-gen", false) } else { None };
     }
 
     /// Finished requests that may wait per thread.
@@ -147,8 +162,19 @@ impl RequestWriter {
         }
         let len = request.prompt_len.unwrap_or(0).saturating_add(request.expected_output_len.unwrap_or(0));
         self.too_long += u64::from(self.max_model_len.is_some_and(|most| len > most));
+        if self.total > 0 {
+            request.num_prompts = u32::try_from(self.total).ok().filter(|_| self.written == 0);
+        }
         ndjson::write_record(&mut self.out, &request)?;
         self.written += 1;
+        let (written, total) = (self.written, self.total);
+        if let Some(display) = &mut self.progress {
+            display.update(|| {
+                let of_all = if total > 0 { format!(" of {total}") } else { String::new() };
+                let text = format!("{written}{of_all} requests written");
+                Progress { steps: (total > 0).then_some((written, total)), text }
+            });
+        }
         Ok(())
     }
 
@@ -160,6 +186,7 @@ impl RequestWriter {
     /// Flushes, and reports how many prompts do not have the requested length.
     pub fn finish(mut self) -> Result<(), Error> {
         self.flush()?;
+        self.progress = None;
         if self.misfits > 0 {
             let (misfits, written, worst) = (self.misfits, self.written, self.worst);
             super::print_warning(format!(

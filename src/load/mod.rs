@@ -6,10 +6,9 @@ mod think;
 
 use rand::rngs::ChaCha8Rng;
 
-use self::profile::RateProfile;
 pub use self::{
     arrivals::{ArrivalMonitor, SendTimes},
-    profile::RequestRate,
+    profile::{RateProfile, RequestRate},
     think::ThinkTime,
 };
 

@@ -60,6 +60,9 @@ pub struct SampleRequest {
     /// Copied unchanged to the output, so that results can be grouped by it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Object>,
+    /// On the first line: how many requests follow, with this one. Only the progress of `vb-fire` uses it. Absent: unknown.
+    #[serde(default, deserialize_with = "fields::deserialize_count_or_none", skip_serializing_if = "Option::is_none")]
+    pub num_prompts: Option<u32>,
 }
 
 impl SampleRequest {

@@ -65,6 +65,8 @@ struct RequestLine<'a> {
     #[serde(borrow)]
     body: Option<&'a RawValue>,
     tags: Option<Object>,
+    #[serde(default, deserialize_with = "fields::deserialize_count_or_none")]
+    num_prompts: Option<u32>,
 }
 
 impl<'a> RawContent<'a> {
@@ -92,6 +94,7 @@ impl<'a> RawContent<'a> {
             think_time: line.think_time,
             lora: line.lora,
             tags: line.tags,
+            num_prompts: line.num_prompts,
             ..SampleRequest::default()
         };
         Some((sample, RawContent { form, json, body: line.body.map(RawValue::get) }))
