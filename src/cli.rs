@@ -247,6 +247,13 @@ pub fn program_name(name: &str) -> String {
     if std::env::split_paths(&folders).any(|folder| folder.join(&file).is_file()) { file } else { format!("vb {name}") }
 }
 
+/// Whether one terminal shows standard output and standard error: a person who sees a table there has no use for a long line of JSON or
+/// rows of CSV above it.
+#[must_use]
+pub fn terminal_has_both_outputs() -> bool {
+    io::stdout().is_terminal() && io::stderr().is_terminal()
+}
+
 /// The name of this host.
 #[must_use]
 pub fn host_name() -> String {

@@ -72,9 +72,7 @@ impl TextTable {
                 table.fixed.insert(english, translation);
             }
         }
-        table
-            .templates
-            .sort_by_key(|template| std::cmp::Reverse(template.parts.iter().map(|part| part.len()).sum::<usize>()));
+        table.templates.sort_by_key(|template| std::cmp::Reverse(template.rank()));
         table
     }
 
@@ -84,7 +82,7 @@ impl TextTable {
             return None;
         }
         let found = self.fixed.get(text).map(|found| (*found).to_owned()).or_else(|| {
-            let fill = |template: &Template| Some(self.fill(template, &template.match_text(text)?, depth));
+            let fill = |template: &Template| self.fill(template, &template.match_text(text)?, depth);
             self.templates.iter().filter(|_| depth < MAX_DEPTH).find_map(fill)
         })?;
         // The space at both ends aligns columns.
@@ -92,9 +90,11 @@ impl TextTable {
         Some(english[..start].to_owned() + &found + &english[start + text.len()..])
     }
 
-    /// The translation of a template, with the translations of what fills it.
-    fn fill(&self, template: &Template, values: &[&str], depth: usize) -> String {
+    /// The translation of a template, with the translations of what fills it. A template of punctuation joins texts: `None` if none of
+    /// them has a translation.
+    fn fill(&self, template: &Template, values: &[&str], depth: usize) -> Option<String> {
         let mut filled = String::new();
+        let mut is_translated = template.has_words();
         let mut next = 0;
         for (fixed, place) in translation_parts(template.translation) {
             filled.push_str(fixed);
@@ -102,13 +102,30 @@ impl TextTable {
             let at = place.unwrap_or(next);
             next = at + 1;
             let value = values.get(at).copied().unwrap_or_default();
-            filled.push_str(&self.translate(value, depth + 1).unwrap_or_else(|| value.to_owned()));
+            let translated = self.translate(value, depth + 1);
+            is_translated |= translated.is_some();
+            filled.push_str(translated.as_deref().unwrap_or(value));
         }
-        filled
+        is_translated.then_some(filled)
     }
 }
 
 impl Template {
+    fn has_words(&self) -> bool {
+        self.parts.iter().any(|part| part.contains(|c: char| c.is_ascii_alphabetic()))
+    }
+
+    /// Which of several matching templates is taken: the one with the longest fixed parts. What joins texts comes before short words,
+    /// which may be anywhere in the joined texts.
+    fn rank(&self) -> usize {
+        match self.parts.concat().as_str() {
+            ": " => 14,
+            "; " => 12,
+            ", " | "], " => 10,
+            fixed => fixed.len(),
+        }
+    }
+
     /// What fills the places, if the text is made from this template.
     fn match_text<'t>(&self, text: &'t str) -> Option<Vec<&'t str>> {
         let (first, others) = self.parts.split_first()?;
@@ -121,7 +138,9 @@ impl Template {
             rest = &rest[at + part.len()..];
         }
         values.push(rest.strip_suffix(last)?);
-        Some(values)
+        // Else a template would take the beginning of a longer text for its first value: `server: 5 requests`.
+        let joined = first.is_empty() && self.has_words() && values.first()?.contains([':', ';']);
+        (!joined).then_some(values)
     }
 }
 
@@ -174,6 +193,7 @@ mod tests {
         let translate = |text| table.translate(text, 0);
         assert_eq!(translate("2 of 8 failed: late").as_deref(), Some("8 个请求中 2 个失败：迟到"));
         assert_eq!(translate("  2 of 8 failed: 5 ms late ").as_deref(), Some("  8 个请求中 2 个失败：迟 5 毫秒 "));
+        assert_eq!(translate("x: 5 ms late"), None);
         assert_eq!((translate("3 of 4"), translate("12.5"), translate(&"late ".repeat(999))), (None, None, None));
     }
 

@@ -1,103 +1,99 @@
 //! The columns of the CSV: vLLM's keys in vLLM's order, numbers from `vb`, and other keys at their position in the result.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use serde_json::Value;
 
 use super::run::ResultRow;
-use crate::{record::Object, recording::metric::Metric, stats::compact};
+use crate::{lang::Language, record::Object, recording::metric::Metric, stats::compact};
 
-/// The scalar keys of a result in the order in which `vllm bench serve` writes them, with their Chinese names.
-/// The metrics follow them.
-const KEYS: [(&str, &str); 54] = [
-    ("date", "日期"),
-    ("endpoint_type", "端点类型"),
-    ("backend", "后端"),
-    ("label", "标签"),
-    ("model_id", "模型"),
-    ("tokenizer_id", "分词器"),
-    ("max_model_len", "模型最大长度"),
-    ("num_prompts", "请求数"),
-    ("request_rate", "请求速率 (req/s)"),
-    ("burstiness", "突发度"),
-    ("max_concurrency", "最大并发数"),
-    ("ramp_up_strategy", "升速策略"),
-    ("ramp_up_start_rps", "升速起始速率 (req/s)"),
-    ("ramp_up_end_rps", "升速结束速率 (req/s)"),
-    ("duration", "测试时长 (s)"),
-    ("completed", "成功请求数"),
-    ("failed", "失败请求数"),
-    ("total_input_tokens", "输入 Token 总数"),
-    ("total_input_sequences", "输入序列总数"),
-    ("total_output_tokens", "输出 Token 总数"),
-    ("request_throughput", "请求吞吐量 (req/s)"),
-    ("input_sequence_throughput", "输入序列吞吐量 (seq/s)"),
-    ("request_goodput", "有效请求吞吐量 (req/s)"),
-    ("input_throughput", "输入 Token 吞吐量 (tok/s)"),
-    ("output_throughput", "输出 Token 吞吐量 (tok/s)"),
-    ("total_token_throughput", "总 Token 吞吐量 (tok/s)"),
-    ("max_output_tokens_per_s", "输出 Token 峰值吞吐量 (tok/s)"),
-    ("max_concurrent_requests", "峰值并发请求数"),
-    ("rtfx", "音频实时率 (RTFx)"),
-    ("probe_completed", "探测请求成功数"),
-    ("probe_failed", "探测请求失败数"),
-    ("probe_median_e2el_ms", "探测请求端到端延迟中位数 (ms)"),
-    ("probe_p99_e2el_ms", "探测请求端到端延迟 P99 (ms)"),
-    ("probe_max_e2el_ms", "探测请求端到端延迟最大值 (ms)"),
-    ("spec_decode_acceptance_rate", "投机解码接受率 (%)"),
-    ("spec_decode_acceptance_length", "投机解码平均接受长度"),
-    ("spec_decode_num_drafts", "投机解码草稿次数"),
-    ("spec_decode_draft_tokens", "投机解码草稿 Token 数"),
-    ("spec_decode_accepted_tokens", "投机解码接受 Token 数"),
-    ("diffusion_committed_throughput", "扩散解码提交吞吐量 (tok/s)"),
-    ("diffusion_steps_per_canvas", "扩散解码每画布去噪步数"),
-    ("diffusion_committed_per_step", "扩散解码每步提交 Token 数"),
-    ("diffusion_committed_tokens", "扩散解码提交 Token 数"),
-    ("diffusion_denoising_steps", "扩散解码去噪步数"),
-    ("diffusion_canvas_positions", "扩散解码画布位置数"),
-    ("mode", "模式"),
-    ("num_conversations", "会话数"),
-    ("turns_per_conversation", "每会话轮数"),
-    ("multi_turn_concurrency", "会话并发数"),
-    ("inter_turn_delay_ms", "轮间间隔 (ms)"),
-    ("conversations_completed", "成功会话数"),
-    ("conversations_failed", "失败会话数"),
-    ("avg_turns_completed", "平均完成轮数"),
-    ("avg_conversation_duration_ms", "平均会话时长 (ms)"),
+/// What the names of columns begin with in the table of translations, since a word of a table may have another translation.
+const COLUMN: &str = "column:";
+
+/// The scalar keys of a result in the order in which `vllm bench serve` writes them. The metrics follow them. Their Chinese names are
+/// in the table of translations.
+const KEYS: [&str; 54] = [
+    "date",
+    "endpoint_type",
+    "backend",
+    "label",
+    "model_id",
+    "tokenizer_id",
+    "max_model_len",
+    "num_prompts",
+    "request_rate",
+    "burstiness",
+    "max_concurrency",
+    "ramp_up_strategy",
+    "ramp_up_start_rps",
+    "ramp_up_end_rps",
+    "duration",
+    "completed",
+    "failed",
+    "total_input_tokens",
+    "total_input_sequences",
+    "total_output_tokens",
+    "request_throughput",
+    "input_sequence_throughput",
+    "request_goodput",
+    "input_throughput",
+    "output_throughput",
+    "total_token_throughput",
+    "max_output_tokens_per_s",
+    "max_concurrent_requests",
+    "rtfx",
+    "probe_completed",
+    "probe_failed",
+    "probe_median_e2el_ms",
+    "probe_p99_e2el_ms",
+    "probe_max_e2el_ms",
+    "spec_decode_acceptance_rate",
+    "spec_decode_acceptance_length",
+    "spec_decode_num_drafts",
+    "spec_decode_draft_tokens",
+    "spec_decode_accepted_tokens",
+    "diffusion_committed_throughput",
+    "diffusion_steps_per_canvas",
+    "diffusion_committed_per_step",
+    "diffusion_committed_tokens",
+    "diffusion_denoising_steps",
+    "diffusion_canvas_positions",
+    "mode",
+    "num_conversations",
+    "turns_per_conversation",
+    "multi_turn_concurrency",
+    "inter_turn_delay_ms",
+    "conversations_completed",
+    "conversations_failed",
+    "avg_turns_completed",
+    "avg_conversation_duration_ms",
 ];
 
-/// The columns from `vb`, which follow the metrics: their names, where their values are, and their Chinese names.
-const VB_COLUMNS: [(&str, &str, &str); 12] = [
-    ("tokens_per_s_per_user", "tokens_per_s_per_user.mean", "每用户输出速度均值 (tok/s)"),
-    ("request_throughput_per_gpu", "per_gpu.request_throughput", "每 GPU 请求吞吐量 (req/s)"),
-    ("output_throughput_per_gpu", "per_gpu.output_throughput", "每 GPU 输出 Token 吞吐量 (tok/s)"),
-    ("total_token_throughput_per_gpu", "per_gpu.total_token_throughput", "每 GPU 总 Token 吞吐量 (tok/s)"),
-    ("uncached_prompt_tokens_per_s", "uncached_prompt_tokens_per_s", "未命中缓存的输入 Token 吞吐量 (tok/s)"),
-    ("mean_concurrency", "mean_concurrency", "平均并发数"),
-    ("peak_concurrency", "peak_concurrency", "瞬时峰值并发数"),
-    ("mean_ttft_from_schedule_ms", "from_schedule.ttft_ms.mean", "首 Token 延迟均值（自计划时刻）(ms)"),
-    ("mean_e2el_from_schedule_ms", "from_schedule.e2el_ms.mean", "端到端延迟均值（自计划时刻）(ms)"),
-    ("mean_itl_per_token_ms", "itl_per_token_ms.mean", "逐 Token 间延迟均值 (ms)"),
-    ("attainment", "goodput.from_start.attainment", "达标率"),
-    ("attainment_from_schedule", "goodput.from_schedule.attainment", "达标率（自计划时刻）"),
+/// The columns from `vb`, which follow the metrics: their names, and where their values are.
+const VB_COLUMNS: [(&str, &str); 12] = [
+    ("tokens_per_s_per_user", "tokens_per_s_per_user.mean"),
+    ("request_throughput_per_gpu", "per_gpu.request_throughput"),
+    ("output_throughput_per_gpu", "per_gpu.output_throughput"),
+    ("total_token_throughput_per_gpu", "per_gpu.total_token_throughput"),
+    ("uncached_prompt_tokens_per_s", "uncached_prompt_tokens_per_s"),
+    ("mean_concurrency", "mean_concurrency"),
+    ("peak_concurrency", "peak_concurrency"),
+    ("mean_ttft_from_schedule_ms", "from_schedule.ttft_ms.mean"),
+    ("mean_e2el_from_schedule_ms", "from_schedule.e2el_ms.mean"),
+    ("mean_itl_per_token_ms", "itl_per_token_ms.mean"),
+    ("attainment", "goodput.from_start.attainment"),
+    ("attainment_from_schedule", "goodput.from_schedule.attainment"),
 ];
 
 /// The columns that a result's `vb` has numbers for. A part that is left out because it is equal to another one has that one's.
 #[must_use]
 pub fn read_vb_columns(vb: &Value) -> Object {
     let number = |path| compact::read_part(vb, path).filter(|value| value.is_number()).cloned();
-    VB_COLUMNS.into_iter().filter_map(|(name, path, _)| Some((name.to_owned(), number(path)?))).collect()
+    VB_COLUMNS.into_iter().filter_map(|(name, path)| Some((name.to_owned(), number(path)?))).collect()
 }
 
 /// The columns after the keys.
-pub const LAST_COLUMNS: [(&str, &str); 6] = [
-    ("input_len", "输入长度"),
-    ("output_len", "输出长度"),
-    ("complete", "完整"),
-    ("interrupted", "中断"),
-    ("verdict", "结论"),
-    ("filename", "文件名"),
-];
+pub const LAST_COLUMNS: [&str; 6] = ["input_len", "output_len", "complete", "interrupted", "verdict", "filename"];
 
 /// The most columns of a CSV. A result has about a hundred keys, and any number of metadata.
 const MAX_COLUMNS: usize = 2000;
@@ -120,7 +116,7 @@ pub fn column_keys(runs: &[ResultRow]) -> Result<Vec<String>, String> {
     columns.sort_by_key(|key| key_rank(key));
     for run in runs {
         let mut place = 0;
-        for key in run.scalars.keys().filter(|key| !LAST_COLUMNS.iter().any(|(name, _)| name == key)) {
+        for key in run.scalars.keys().filter(|key| !LAST_COLUMNS.contains(&key.as_str())) {
             let at = columns.iter().position(|column| column == key);
             if at.is_none() {
                 columns.insert(place, key.clone());
@@ -134,16 +130,16 @@ pub fn column_keys(runs: &[ResultRow]) -> Result<Vec<String>, String> {
 /// Whether a key is a setting of a run and not a measurement: the keys before `duration`, and keys that vLLM does not write.
 #[must_use]
 pub fn is_setting(key: &str) -> bool {
-    let first = KEYS.iter().position(|(known, _)| *known == "duration");
+    let first = KEYS.iter().position(|known| *known == "duration");
     key_rank(key).is_none_or(|(at, ..)| Some(at) < first)
 }
 
 /// The position of a key in a result; `None` if neither vLLM nor `vb` has it.
 fn key_rank(key: &str) -> Option<(usize, usize, u64)> {
-    if let Some(at) = KEYS.iter().position(|(known, _)| *known == key) {
+    if let Some(at) = KEYS.iter().position(|known| *known == key) {
         return Some((at, 0, 0));
     }
-    if let Some(at) = VB_COLUMNS.iter().position(|(known, ..)| *known == key) {
+    if let Some(at) = VB_COLUMNS.iter().position(|(known, _)| *known == key) {
         return Some((KEYS.len() + Metric::ALL.len() + at, 0, 0));
     }
     let (statistic, metric) = Metric::parse_key(key)?;
@@ -164,31 +160,17 @@ pub fn column_name(key: &str) -> (String, String) {
     (key.to_owned(), chinese_name(key))
 }
 
-/// The Chinese name of a column; the key itself if vLLM does not write it.
+/// The Chinese name of a column; the key itself if it is not one of ours or vLLM's.
 #[must_use]
 pub fn chinese_name(key: &str) -> String {
-    if let Some((_, name)) = KEYS.iter().chain(&LAST_COLUMNS).find(|(known, _)| *known == key) {
-        return (*name).to_owned();
-    }
-    if let Some((.., name)) = VB_COLUMNS.iter().find(|(known, ..)| *known == key) {
-        return (*name).to_owned();
-    }
-    let Some((statistic, metric)) = Metric::parse_key(key) else { return key.to_owned() };
-    let metric = match metric {
-        Metric::Ttft => "首 Token 延迟",
-        Metric::Tpot => "每输出 Token 耗时",
-        Metric::Itl => "Token 间延迟",
-        Metric::E2el => "端到端延迟",
-        Metric::ClientQueueTime => "客户端排队时间",
-        Metric::E2elIncludingClientQueue => "端到端延迟（含客户端排队）",
+    let english = match Metric::parse_key(key) {
+        Some((statistic, metric)) => format!("{COLUMN}{statistic} of {COLUMN}{}", metric.name()),
+        None => format!("{COLUMN}{key}"),
     };
-    let statistic = match statistic {
-        "mean" => "均值".to_owned(),
-        "median" => "中位数".to_owned(),
-        "std" => "标准差".to_owned(),
-        percentile => format!(" {}", percentile.to_uppercase()),
-    };
-    format!("{metric}{statistic} (ms)")
+    match Language::Zh.translate(&english) {
+        Cow::Owned(name) => name,
+        Cow::Borrowed(_) => key.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::{
     error::Error,
     ndjson,
     printable::clean_line,
+    printout::{Cell, Tone},
 };
 
 const EXAMPLES: &str = "\
@@ -119,12 +120,20 @@ pub fn run(args: Args) -> Result<(), Error> {
         repeats::check_distinct(&runs)?;
     }
     let keys = columns::column_keys(&runs).map_err(Error::Input)?;
+    let shows_table = table.applies_to_stderr();
+    // The table has the runs, and not their repeats.
+    let on_terminal = shows_table && repeats.is_none() && cli::terminal_has_both_outputs();
     match repeats {
+        _ if on_terminal => {}
         None => write_csv(sheet_of_runs(&runs, &keys), header)?,
         Some(layout) => write_csv(repeats::sheet_of_repeats(&runs, &keys, layout), header)?,
     }
-    if table.applies_to_stderr() {
-        cli::show_on_stderr(&table::format_table(&runs, look.on_stderr()));
+    if shows_table {
+        let mut out = table::format_table(&runs, look.on_stderr());
+        if on_terminal {
+            out.add_wrapped(&[Cell::left("the CSV: > results.csv, or --table never").toned(Tone::Faint)], 2);
+        }
+        cli::show_on_stderr(&out);
     }
     match found.broken {
         0 => Ok(()),
@@ -154,12 +163,7 @@ struct Sheet<R> {
 
 /// One row per run.
 fn sheet_of_runs<'a>(runs: &'a [ResultRow], keys: &'a [String]) -> Sheet<impl Iterator<Item = Vec<String>> + 'a> {
-    let names = keys
-        .iter()
-        .map(String::as_str)
-        .chain(columns::LAST_COLUMNS.map(|(name, _)| name))
-        .map(columns::column_name)
-        .collect();
+    let names = keys.iter().map(String::as_str).chain(columns::LAST_COLUMNS).map(columns::column_name).collect();
     Sheet { names, rows: runs.iter().map(|run| row_cells(run, keys).collect()) }
 }
 

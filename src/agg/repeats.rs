@@ -20,8 +20,8 @@ pub enum RepeatsLayout {
     Long,
 }
 
-/// The columns of a number after its mean, with their Chinese names.
-const SPREAD_COLUMNS: [(&str, &str); 3] = [("low", "下限"), ("high", "上限"), ("cv", "变异系数")];
+/// The columns of a number after its mean.
+const SPREAD_COLUMNS: [&str; 3] = ["low", "high", "cv"];
 
 /// Builds the sheet from the runs of all cells.
 #[must_use]
@@ -33,19 +33,18 @@ pub(super) fn sheet_of_repeats(
     let (settings, numbers): (Vec<&String>, Vec<&String>) =
         columns.iter().filter(|key| *key != "date").partition(|key| columns::is_setting(key));
     let cells = group_by_settings(runs, &settings);
-    let lengths = LAST_COLUMNS[..2].iter().map(|(name, _)| *name);
+    let lengths = LAST_COLUMNS[..2].iter().copied();
     let mut names: Vec<_> = settings.iter().map(|key| key.as_str()).chain(lengths).map(columns::column_name).collect();
-    names.push(("runs".into(), "运行次数".into()));
-    names.extend(LAST_COLUMNS[2..5].iter().map(|(name, _)| columns::column_name(name)));
+    names.push(columns::column_name("runs"));
+    names.extend(LAST_COLUMNS[2..5].iter().map(|name| columns::column_name(name)));
     let mut rows = Vec::new();
     match layout {
         RepeatsLayout::Wide => {
             for key in &numbers {
                 names.push(columns::column_name(key));
-                names.extend(
-                    SPREAD_COLUMNS
-                        .map(|(name, word)| (format!("{key}_{name}"), columns::chinese_name(key) + " " + word)),
-                );
+                names.extend(SPREAD_COLUMNS.map(|name| {
+                    (format!("{key}_{name}"), columns::chinese_name(key) + " " + &columns::chinese_name(name))
+                }));
             }
             for (setting, repeats) in &cells {
                 let values = numbers.iter().flat_map(|key| spread_cells(repeats, key).unwrap_or_default());
@@ -53,8 +52,8 @@ pub(super) fn sheet_of_repeats(
             }
         }
         RepeatsLayout::Long => {
-            names.extend([("metric".into(), "指标".into()), ("mean".into(), "均值".into())]);
-            names.extend(SPREAD_COLUMNS.map(|(name, chinese)| (name.into(), chinese.into())));
+            names.extend(["metric", "mean"].map(columns::column_name));
+            names.extend(SPREAD_COLUMNS.map(columns::column_name));
             for (setting, repeats) in &cells {
                 for key in &numbers {
                     let Some(values) = spread_cells(repeats, key) else { continue };

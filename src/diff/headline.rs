@@ -26,7 +26,7 @@ pub fn describe_comparison(report: &Report) -> String {
         }
         (true, true) if report.changes.is_empty() => format!("{a} and {b} have nothing in common to compare"),
         (true, true) if undecided.is_empty() => {
-            format!("{b} is as fast as {a}, within {} %", round_percent(report.margin))
+            format!("{b} is as fast as {a}, within {} %", share_in_percent(report.margin))
         }
         (true, true) => format!("no difference between {a} and {b} is certain"),
     }];
@@ -56,7 +56,7 @@ fn is_open(row: &ChangeRow) -> bool {
 }
 
 /// A percentage, rounded to a millionth, since 0.07 × 100 is not 7.
-pub fn round_percent(share: f64) -> f64 {
+pub fn share_in_percent(share: f64) -> f64 {
     (share * 1e8).round() / 1e6
 }
 

@@ -3,7 +3,7 @@
 use super::{
     change::ALPHA,
     check::{CheckResult, format_p},
-    headline::round_percent,
+    headline::share_in_percent,
     report::{Report, SideSummary},
     row::{ChangeRange, ChangeRow, ChangeVerdict, Number, SHARE},
 };
@@ -129,7 +129,7 @@ fn foot_lines(report: &Report) -> Vec<(String, Tone)> {
     lines
 }
 
-/// A change with its interval, as the headline has it.
+/// A change with its interval, for the headline.
 pub fn format_change(row: &ChangeRow) -> String {
     let share = row.unit == SHARE;
     let Some(ChangeRange { value, low, high }) = (if share { Some(row.difference) } else { row.relative }) else {
@@ -192,7 +192,7 @@ fn format_p_cell(p: f64) -> String {
 }
 
 fn format_verdict(row: &ChangeRow, margin: f64) -> String {
-    let within = format!("{} {}", round_percent(margin), if row.unit == SHARE { "pp" } else { "%" });
+    let within = format!("{} {}", share_in_percent(margin), if row.unit == SHARE { "pp" } else { "%" });
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         ChangeVerdict::Better => "better".into(),

@@ -26,11 +26,7 @@ mod throughput;
 mod tokens;
 mod vb;
 
-use std::{
-    io::{self, IsTerminal, Write},
-    num::NonZeroU32,
-    path::PathBuf,
-};
+use std::{io::Write, num::NonZeroU32, path::PathBuf};
 
 use clap::ArgAction;
 
@@ -202,9 +198,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
     let Computed { result, missing, truncated } = read(reader, &files, exact, &options)?;
     let mut table = layout.print(&result, look);
-    // A person who sees the table has no use for a long line of JSON above it.
-    let terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
-    if let Some(table) = table.as_mut().filter(|_| terminal && !json) {
+    if let Some(table) = table.as_mut().filter(|_| cli::terminal_has_both_outputs() && !json) {
         table.add_wrapped(&[Cell::left("all numbers: --table full, --json, or > result.json").toned(Tone::Faint)], 2);
     } else {
         let mut out = cli::buffered_stdout();

@@ -60,6 +60,9 @@ fn a_run_gives_this_result() {
 fn a_run_gives_this_table() {
     let args = ["--table", "full", "--goodput", "ttft:100ms", "e2el:2s", "--metadata", "gpu=H100"];
     golden("stats-table.txt", &run("vb-stats", &args, RUN).stderr);
+    for (layout, file) in [("short", "stats-short.txt"), ("vllm", "stats-vllm-table.txt"), ("line", "stats-line.txt")] {
+        golden(file, &run("vb-stats", &["--table", layout, "--goodput", "ttft:100ms", "e2el:2s"], RUN).stderr);
+    }
     assert_eq!(run("vb-stats", &[], RUN).stderr, "");
     golden("stats-server-table.txt", &run("vb-stats", &["--table", "full"], SERVER).stderr);
 }

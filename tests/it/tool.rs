@@ -51,8 +51,14 @@ pub fn start_fire(url: &str, args: &[&str]) -> Child {
 
 /// Runs a tool to its end with `stdin` as its input.
 pub fn run(tool: &str, args: &[&str], stdin: impl AsRef<[u8]>) -> Done {
-    let mut child =
-        command(tool).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run_with(tool, args, stdin, &[])
+}
+
+/// Runs a tool to its end with these variables in its environment.
+pub fn run_with(tool: &str, args: &[&str], stdin: impl AsRef<[u8]>, environment: &[(&str, &str)]) -> Done {
+    let mut command = command(tool);
+    command.args(args).envs(environment.iter().copied());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let input = stdin.as_ref().to_vec();
     let mut pipe = child.stdin.take().unwrap();
     // A tool may exit before it has read everything.

@@ -1,5 +1,5 @@
 //! The table of `vllm bench serve`: its lines, their order and the format of their numbers, for the scripts that read them.
-//! All numbers are those of vLLM's keys, so the peaks are counted as vLLM counts them.
+//! All numbers come from vLLM's keys, so the peaks are counted as vLLM counts them.
 
 use serde_json::Value;
 
