@@ -1,52 +1,26 @@
-//! What the programs print on a terminal.
+//! What the programs print on a terminal: tables without JSON and CSV, in colours.
 
-use std::{
-    fs::File,
-    io::{Read, Write},
-    os::fd::OwnedFd,
-    process::Stdio,
-    thread,
+use std::{io::Write, process::Stdio};
+
+use crate::{
+    terminal::Terminal,
+    tool::{command, data},
 };
-
-use rustix::{
-    fs::{Mode, OFlags, open},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
-};
-
-use crate::tool::{command, data};
 
 /// Runs a tool whose standard output and error are a terminal of this width. Returns what the terminal shows.
 fn on_terminal(tool: &str, args: &[&str], stdin: &str, columns: u16, environment: &[(&str, &str)]) -> String {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&ours).unwrap();
-    unlockpt(&ours).unwrap();
-    let name = ptsname(&ours, Vec::new()).unwrap();
-    let theirs: OwnedFd = open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-    tcsetwinsize(&theirs, Winsize { ws_row: 40, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-    let mut child = command(tool)
-        .args(args)
-        .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .envs(environment.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::from(theirs.try_clone().unwrap()))
-        .stderr(Stdio::from(theirs))
-        .spawn()
-        .unwrap();
-    let reader = thread::spawn(move || {
-        let (mut terminal, mut shown, mut block) = (File::from(ours), Vec::new(), [0; 4096]);
-        // The read fails when the program has ended.
-        while let Ok(n @ 1..) = terminal.read(&mut block) {
-            shown.extend_from_slice(&block[..n]);
-        }
-        String::from_utf8(shown).unwrap()
-    });
+    let terminal = Terminal::open(columns);
+    let mut command = command(tool);
+    command.args(args).env("TERM", "xterm").env_remove("NO_COLOR").envs(environment.iter().copied());
+    command.stdin(Stdio::piped()).stdout(terminal.end.try_clone().unwrap()).stderr(terminal.end.try_clone().unwrap());
+    let mut child = command.spawn().unwrap();
+    // Its clones of the terminal would keep it open.
+    drop(command);
     let mut pipe = child.stdin.take().unwrap();
     pipe.write_all(stdin.as_bytes()).unwrap();
     drop(pipe);
     child.wait().unwrap();
-    reader.join().unwrap().replace("\r\n", "\n")
+    terminal.text()
 }
 
 #[test]

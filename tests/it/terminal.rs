@@ -40,10 +40,15 @@ impl Terminal {
         Terminal { end, reader }
     }
 
-    /// What the programs wrote, once all of them have ended: each line, and each state of a line that was written over.
-    pub fn lines(self) -> Vec<String> {
+    /// What the programs wrote, once all of them have ended.
+    pub fn text(self) -> String {
         drop(self.end);
-        let all = String::from_utf8(self.reader.join().unwrap()).unwrap();
+        String::from_utf8(self.reader.join().unwrap()).unwrap().replace("\r\n", "\n")
+    }
+
+    /// The same by lines: each line, and each state of a line that was written over.
+    pub fn lines(self) -> Vec<String> {
+        let all = self.text();
         let lines = all.split(['\r', '\n']).map(|line| line.replace("\x1b[2K", ""));
         lines.filter(|line| !line.is_empty()).collect()
     }
