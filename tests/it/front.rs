@@ -283,3 +283,24 @@ fn the_gate_of_a_pull_request_fails_by_its_rules() {
     let summary = fs::read_to_string(home.join("summary.md")).unwrap();
     assert!(summary.contains("TTFT") && summary.contains('|'), "{summary}");
 }
+
+/// Installed programs come first; without them, a compiler that cannot build the project is named with the cure.
+#[test]
+fn the_scripts_find_installed_programs_or_name_the_compiler() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = folder("front-cargo");
+    let cargo = home.join("cargo");
+    let system = "/usr/bin:/bin";
+    let sweep = |path: &str| {
+        let mut sweep = Command::new(tool::root().join("scripts/sweep.sh"));
+        sweep.args(["--dry-run", "--results"]).arg(&home).env_remove("VB_BIN").env("PATH", path);
+        tool::done(sweep.output().unwrap())
+    };
+    fs::write(&cargo, "#!/bin/sh\necho 'cargo 1.85.1 (d73d2caf9 2024-12-31)'\n").unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    let old = sweep(&format!("{}:{system}", home.display()));
+    let want = "built with Rust 1.95 or later, and this is 1.85.1: install Rust from https://rustup.rs";
+    assert!(old.code == 4 && old.stderr.contains(want), "{}", old.stderr);
+    let installed = sweep(&format!("{}:{system}", tool::search_path().split(':').next().unwrap()));
+    assert!(installed.code == 0 && installed.stdout.contains("vb-fire --config"), "{}", installed.stderr);
+}
