@@ -25,6 +25,7 @@ mod table;
 mod throughput;
 mod tokens;
 mod vb;
+mod vb_pool;
 
 use std::{io::Write, num::NonZeroU32, path::PathBuf};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::statistics::{Summary, histogram::ValueCounts};
 
-/// One in so many requests is among the slowest; with fewer, there is no such share.
+/// One of this number of requests is among the slowest; fewer have none.
 const ONE_IN: usize = 100;
 
 /// The slowest 1 % of the successes, by latency from their start.

@@ -70,7 +70,7 @@ pub struct GpuThroughput {
 }
 
 impl GpuThroughput {
-    /// The throughput of a result on so many GPUs.
+    /// The throughput of a result on this number of GPUs.
     #[must_use]
     pub fn from_result(result: &RunResult, gpus: NonZeroU32) -> Self {
         let share = |per_s: f64| per_s / f64::from(gpus.get());
