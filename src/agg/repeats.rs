@@ -104,7 +104,7 @@ fn spread_cells(repeats: &[&ResultRow], key: &str) -> Option<[String; 4]> {
     let values: Vec<f64> = repeats.iter().filter_map(|run| run.scalars.get(key)?.as_f64()).collect();
     let n = values.len() as f64;
     let all = SampleStats::from_values(&values, Unit::Tokens, &SummaryOptions::default());
-    let interval = interval::student_interval(all.mean, all.std, n);
+    let interval = interval::student_interval(all.mean, all.std, n, interval::TAIL);
     let cv = (all.n > 1 && all.mean != 0.0).then(|| all.std * (n / (n - 1.0)).sqrt() / all.mean);
     let shown = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     (all.n > 0).then(|| [Some(all.mean), interval.low, interval.high, cv].map(shown))

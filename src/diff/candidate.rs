@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     recording::{RecordedRequest, metric::Metric},
-    statistics::{interval, numpy},
+    statistics::{Doubt, interval, numpy},
 };
 
 /// A number to compare, before the verdict.
@@ -31,15 +31,16 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The p-value; `None` if there are too few values.
+    /// The p-value; `None` if there are too few values, or too few correlation times to know their dependence.
     pub fn p_value(&self) -> Option<f64> {
-        if self.value_count() >= self.needs { self.change.p_value() } else { None }
+        let is_known = self.value_count() >= self.needs && self.change.doubt() != Some(Doubt::TooShort);
+        if is_known { self.change.p_value() } else { None }
     }
 
     /// The independent values of the side that has fewer.
     pub fn value_count(&self) -> u64 {
         let count = |side: &SideEstimate| {
-            let independent = if side.runs { side.n } else { numpy::truncate_to_usize(side.effective) };
+            let independent = if side.runs { side.n } else { numpy::truncate_to_usize(side.evidence.requests) };
             side.n.min(independent) as u64
         };
         count(&self.change.a).min(count(&self.change.b))

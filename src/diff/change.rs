@@ -2,8 +2,9 @@
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
-use super::estimate::{SideEstimate, Spread};
+use super::estimate::{RunSpread, SideEstimate, Spread};
 use crate::statistics::{
+    Doubt, MIN_CORRELATION_TIMES,
     interval::{Interval, TAIL, normal_tail},
     numpy,
 };
@@ -47,11 +48,30 @@ impl Scale {
 }
 
 impl Change {
-    /// Puts two numbers side by side. How much runs differ is known of a side with repeats, and taken to be the same on one without.
+    /// Puts two numbers side by side. How much runs differ is known of a side with repeats, and taken to be the same on the other.
     #[must_use]
     pub fn new(a: SideEstimate, b: SideEstimate) -> Self {
-        let (of_a, of_b) = (a.repeats.spread, b.repeats.spread);
-        Change { a: a.widen_by_runs(of_a.or(of_b)), b: b.widen_by_runs(of_b.or(of_a)) }
+        let spread = RunSpread::pool(a.repeats.spread, b.repeats.spread);
+        Change { a: a.widen_by_runs(spread), b: b.widen_by_runs(spread) }
+    }
+
+    /// Why its uncertainty is not certain either: that of the side that is worse.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Doubt> {
+        let (of_a, of_b) = (self.a.doubt(), self.b.doubt());
+        [of_a, of_b].into_iter().find(|doubt| *doubt == Some(Doubt::TooShort)).unwrap_or(of_a.or(of_b))
+    }
+
+    /// How many times as many requests are needed until both sides last as many correlation times as an interval needs. `None` if a side
+    /// has waves as long as itself: a longer run knows little more of such a server.
+    #[must_use]
+    pub fn times_to_know(&self) -> Option<f64> {
+        let times = |side: &SideEstimate| match side.doubt() {
+            Some(_) if side.evidence.long_memory => None,
+            Some(Doubt::TooShort) => Some(MIN_CORRELATION_TIMES / side.evidence.effective),
+            _ => Some(1.0),
+        };
+        Some(times(&self.a)?.max(times(&self.b)?))
     }
 
     /// B − A with its 95 % interval.
@@ -95,21 +115,23 @@ impl Change {
     }
 
     /// How many times as many requests are needed to find a change of `margin` with the planned power at the significance level
-    /// `alpha`. `None` if there are too few values to estimate it.
+    /// `alpha`. `None` if there are too few values to estimate it, or if more would not help.
     #[must_use]
     pub fn times_needed(&self, margin: f64, alpha: f64) -> Option<f64> {
+        let known = self.times_to_know()?;
         let scale = self.natural_scale();
-        let interval = self.interval_on(scale);
-        let error = (interval.high? - interval.low?) / (2.0 * normal_tail(TAIL));
-        let sure = normal_tail(alpha / 2.0) + normal_tail(1.0 - POWER);
+        let half = |tail: f64| Some((self.high_end(scale, tail)? - self.low_end(scale, tail)?) / 2.0);
+        let error = half(TAIL)? / normal_tail(TAIL);
+        // A few batches or runs have longer tails than the normal distribution.
+        let sure = half(alpha / 2.0).unwrap_or(error * normal_tail(alpha / 2.0)) + error * normal_tail(1.0 - POWER);
         let least = if scale == Scale::Log { margin.ln_1p() } else { margin };
-        let times = |change: f64| (error * sure / change).powi(2);
+        let times = |change: f64| (sure / change).powi(2);
         if times(least) > 1.0 {
-            return Some(times(least));
+            return Some(times(least).max(known));
         }
         // A change of the margin would have been found. What remains is to distinguish this one from zero, or from the margin.
         let change = (scale.apply(self.b.value) - scale.apply(self.a.value)).abs();
-        Some(times(change.max(least - change)).max(1.0))
+        Some(times(change.max(least - change)).max(known))
     }
 
     /// The change as rules limit it, with its one-sided bounds: the true change is below the lower one with the probability `tail`,
@@ -131,7 +153,8 @@ impl Change {
     }
 
     /// How many times as many requests are needed until the bound of [`Change::bounded`] that lies beyond `limit` lies on the
-    /// observed change's side of it, with the planned power. `None` if there is no such bound yet, or the change is the limit.
+    /// observed change's side of it, with the planned power. `None` if there is no such bound yet, if the change is the limit, or if more
+    /// would not help.
     #[must_use]
     pub fn times_to_decide(&self, limit: f64, tail: f64) -> Option<f64> {
         let scale = self.natural_scale();
@@ -139,14 +162,15 @@ impl Change {
         let value = scale.apply(self.b.value) - scale.apply(self.a.value);
         let bound = if value > limit { self.low_end(scale, tail) } else { self.high_end(scale, tail) }?;
         let sure = (normal_tail(tail) + normal_tail(1.0 - POWER)) / normal_tail(tail);
-        Some(((bound - value) / (limit - value) * sure).powi(2)).filter(|times| times.is_finite())
+        let times = ((bound - value) / (limit - value) * sure).powi(2).max(self.times_to_know()?);
+        Some(times).filter(|times| times.is_finite())
     }
 
     /// How many times as many requests are needed for both bounds of [`Change::bounded`]. `None` if that is unknown.
     #[must_use]
     pub fn times_to_bound(&self, tail: f64) -> Option<f64> {
-        let times = |side: &SideEstimate| Some(side.size_for_bounds(tail)? / side.effective);
-        Some(times(&self.a)?.max(times(&self.b)?))
+        let times = |side: &SideEstimate| Some(side.size_for_bounds(tail)? / side.evidence.effective);
+        Some(times(&self.a)?.max(times(&self.b)?).max(self.times_to_know()?))
     }
 
     /// Whether the interval of the change is within ± `margin`.
@@ -223,15 +247,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::statistics::SampleEvidence;
+
+    fn independent(n: usize) -> SampleEvidence {
+        SampleEvidence { effective: n as f64, requests: n as f64, long_memory: false }
+    }
 
     fn share(hits: f64, of: usize) -> SideEstimate {
-        SideEstimate::new(hits / of as f64, of, of as f64, Spread::Share)
+        SideEstimate::new(hits / of as f64, of, independent(of), Spread::Share)
     }
 
     fn ranks(mut values: Vec<f64>, p: f64) -> SideEstimate {
         values.sort_by(f64::total_cmp);
         let value = crate::statistics::numpy::percentile(&values, p);
-        SideEstimate::new(value, values.len(), values.len() as f64, Spread::Ranks(values.into(), p))
+        SideEstimate::new(value, values.len(), independent(values.len()), Spread::Ranks(values.into(), p))
     }
 
     /// The example of Newcombe's paper (1998, method 10): 56 of 70 against 48 of 80.
@@ -250,7 +279,7 @@ mod tests {
     /// Two normal means have a z-test: with that many degrees of freedom, Student's t is normal.
     #[test]
     fn the_p_value_of_two_normal_numbers_equals_the_z_test() {
-        let side = |value: f64, error: f64| SideEstimate::new(value, 9, 9.0, Spread::Student(error, 1e9));
+        let side = |value: f64, error: f64| SideEstimate::new(value, 9, independent(9), Spread::Student(error, 1e9));
         for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
             let error = 0.05 / 2.0_f64.sqrt();
             let p = Change { a: side(1.0, error), b: side(b, error) }.p_value().unwrap();
@@ -269,7 +298,7 @@ mod tests {
 
     #[test]
     fn twice_the_precision_needs_four_times_the_requests() {
-        let side = |error| SideEstimate::new(1.0, 9, 9.0, Spread::Student(error, 1e9));
+        let side = |error| SideEstimate::new(1.0, 9, independent(9), Spread::Student(error, 1e9));
         let times = |error| Change { a: side(error), b: side(error) }.times_needed(0.05, 0.05).unwrap();
         assert!((times(0.2) / times(0.1) - 4.0).abs() < 1e-6);
         // (√2·0.1 · (1.96 + 1.036) / ln 1.05)²

@@ -12,6 +12,7 @@ use crate::recording::rule::{
     MetricKind::{self, Latency, Rate, Share},
     Rule, RuleGrammar, parse_percent,
 };
+use crate::statistics::{Doubt, MIN_CORRELATION_TIMES};
 
 /// The rules of `vb-diff`: limits on relative changes.
 const GRAMMAR: RuleGrammar = RuleGrammar {
@@ -52,7 +53,7 @@ pub struct CheckOutcome {
     /// Whether it passed.
     pub result: CheckResult,
     /// The change with its one-sided bounds: the true change is below `low` with a probability of 5 %, and above `high` with the
-    /// same. `null` if a side has no values, or is 0.
+    /// same. `null` if a side has no values, or is 0; without bounds if a side lasts fewer than 30 correlation times.
     pub change: Option<ChangeRange>,
     /// If it is undecided: about how many more requests each side needs to decide it. `null` if more would not help.
     pub needs_more: Option<u64>,
@@ -92,6 +93,20 @@ pub fn check_candidates(rule: &Rule, candidates: &[Candidate], requests: u64) ->
     let shown = |value: f64| format!("{:+.1} {}", value * 100.0, if *unit == SHARE { "points" } else { "%" });
     let at_least = |low: f64| format!("at least {} (95 % sure)", shown(low));
     let at_most = |high: f64| format!("at most {} (95 % sure)", shown(high));
+    let cure = |needs_more: Option<u64>| match needs_more {
+        Some(more) => format!(": about {more} more requests per side would decide it"),
+        None => ": more requests would not decide it".to_owned(),
+    };
+    if change.doubt() == Some(Doubt::TooShort) {
+        let needs_more = change.times_to_bound(TAIL).and_then(|times| more_requests(times, requests));
+        let why = format!(
+            "{}, but a side lasts fewer than {MIN_CORRELATION_TIMES} correlation times, so that chance is not known{}",
+            shown(range.value),
+            cure(needs_more)
+        );
+        let unbounded = ChangeRange { low: None, high: None, ..range };
+        return outcome(CheckResult::Undecided, Some(unbounded), needs_more, why);
+    }
     // Which bound shows that the change is beyond the limit, and which that it is not.
     let (to_fail, to_pass) = if rule.above { (range.low, range.high) } else { (range.high, range.low) };
     let text = |end: f64, is_low: bool| if is_low { at_least(end) } else { at_most(end) };
@@ -109,11 +124,8 @@ pub fn check_candidates(rule: &Rule, candidates: &[Candidate], requests: u64) ->
     let times = if open.is_some() { change.times_to_decide(rule.limit, TAIL) } else { change.times_to_bound(TAIL) };
     let needs_more = times.and_then(|times| more_requests(times, requests));
     let known = open.map_or_else(|| "too few requests for a bound".to_owned(), |end| format!("but {}", text(end, up)));
-    let cure = match needs_more {
-        Some(more) => format!(": about {more} more requests per side would decide it"),
-        None => ": more requests would not decide it".to_owned(),
-    };
-    outcome(CheckResult::Undecided, Some(range), needs_more, format!("{}, {known}{cure}", shown(range.value)))
+    let why = format!("{}, {known}{}", shown(range.value), cure(needs_more));
+    outcome(CheckResult::Undecided, Some(range), needs_more, why)
 }
 
 /// Formats a p-value.

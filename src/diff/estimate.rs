@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use crate::statistics::{
+    Doubt, SampleEvidence,
     interval::{self, Interval, normal_tail},
     numpy,
 };
@@ -17,8 +18,8 @@ pub struct SideEstimate {
     pub value: f64,
     /// How many values it was computed from.
     pub n: usize,
-    /// The number of independent values with the same information.
-    pub effective: f64,
+    /// The number of independent values with the same information, and what is known of it.
+    pub evidence: SampleEvidence,
     /// How it varies from sample to sample.
     pub spread: Spread,
     /// Whether its uncertainty comes from the differences between runs instead of between requests.
@@ -32,6 +33,8 @@ pub struct SideEstimate {
 pub enum Spread {
     /// A percentile of this sorted sample: by ranks, for any distribution.
     Ranks(Rc<[f64]>, f64),
+    /// The mean of values of requests: see [`interval::mean_interval`].
+    Mean(MeanSpread),
     /// Student's t for its logarithm: the standard error, relative to the number, and the degrees of freedom.
     Student(f64, f64),
     /// A share of successes: Wilson's interval.
@@ -40,11 +43,28 @@ pub enum Spread {
     Unknown,
 }
 
+/// How the mean of a sample varies.
+#[derive(Debug, Clone)]
+pub struct MeanSpread {
+    /// The standard deviation of the values.
+    pub std: f64,
+    /// The smallest of them.
+    pub least: f64,
+    /// The means of batches in time order.
+    pub batches: Rc<[f64]>,
+}
+
 impl SideEstimate {
-    /// An estimate from a sample of requests.
+    /// An estimate from a sample of `n` values.
     #[must_use]
-    pub fn new(value: f64, n: usize, effective: f64, spread: Spread) -> Self {
-        SideEstimate { value, n, effective, spread, runs: false, repeats: Repeats::default() }
+    pub fn new(value: f64, n: usize, evidence: SampleEvidence, spread: Spread) -> Self {
+        SideEstimate { value, n, evidence, spread, runs: false, repeats: Repeats::default() }
+    }
+
+    /// Why its uncertainty is not certain either; never if it comes from the differences between runs, or pieces of a run.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Doubt> {
+        if matches!(self.spread, Spread::Student(..)) { None } else { self.evidence.doubt() }
     }
 
     /// What was sampled: `runs` or `requests`.
@@ -53,26 +73,19 @@ impl SideEstimate {
         if self.runs { "runs" } else { "requests" }
     }
 
-    /// Estimates the mean of values with this standard deviation.
-    #[must_use]
-    pub fn from_mean(value: f64, std: f64, n: usize, effective: f64) -> Self {
-        let error = std / (effective - 1.0).sqrt() / value;
-        let known = value > 0.0 && error.is_finite();
-        let spread = if known { Spread::Student(error, effective - 1.0) } else { Spread::Unknown };
-        SideEstimate::new(value, n, effective, spread)
-    }
-
     /// The lower end of its interval: the true number is below it with the probability `tail`.
     #[must_use]
     pub fn low_end(&self, tail: f64) -> Option<f64> {
+        let effective = self.evidence.effective;
         match &self.spread {
             Spread::Ranks(sorted, p) => {
-                Some(numpy::value_at(sorted, interval::low_place(*p, self.n, self.effective, tail)?))
+                Some(numpy::value_at(sorted, interval::low_place(*p, self.n, effective, tail)?))
             }
+            Spread::Mean(spread) => self.mean_interval(spread, tail).low,
             Spread::Student(error, freedom) => {
                 Some(self.value * (-error * interval::student_quantile(*freedom, tail)?).exp())
             }
-            Spread::Share => Some(interval::wilson_interval(self.value, self.effective, tail).0),
+            Spread::Share => Some(interval::wilson_interval(self.value, effective, tail).0),
             Spread::Unknown => None,
         }
     }
@@ -80,16 +93,22 @@ impl SideEstimate {
     /// The upper end of its interval: the true number is above it with the probability `tail`.
     #[must_use]
     pub fn high_end(&self, tail: f64) -> Option<f64> {
+        let effective = self.evidence.effective;
         match &self.spread {
             Spread::Ranks(sorted, p) => {
-                Some(numpy::value_at(sorted, interval::high_place(*p, self.n, self.effective, tail)?))
+                Some(numpy::value_at(sorted, interval::high_place(*p, self.n, effective, tail)?))
             }
+            Spread::Mean(spread) => self.mean_interval(spread, tail).high,
             Spread::Student(error, freedom) => {
                 Some(self.value * (error * interval::student_quantile(*freedom, tail)?).exp())
             }
-            Spread::Share => Some(interval::wilson_interval(self.value, self.effective, tail).1),
+            Spread::Share => Some(interval::wilson_interval(self.value, effective, tail).1),
             Spread::Unknown => None,
         }
+    }
+
+    fn mean_interval(&self, MeanSpread { std, least, batches }: &MeanSpread, tail: f64) -> Interval {
+        interval::mean_interval(self.value, *std, *least, self.evidence.effective, batches, tail)
     }
 
     /// The number of independent values from which on both ends of [`SideEstimate::low_end`] and [`SideEstimate::high_end`] are known:
@@ -98,7 +117,7 @@ impl SideEstimate {
     pub fn size_for_bounds(&self, tail: f64) -> Option<f64> {
         match self.spread {
             Spread::Ranks(_, p) => Some((tail.ln() / (p / 100.0).max(1.0 - p / 100.0).ln()).ceil()),
-            Spread::Student(..) => Some(2.0),
+            Spread::Mean(_) | Spread::Student(..) => Some(2.0),
             Spread::Share => Some(1.0),
             Spread::Unknown => None,
         }
@@ -117,7 +136,7 @@ impl SideEstimate {
     }
 
     /// Takes runs instead of requests as what was sampled, if that is known to be right: if runs vary more than their requests explain,
-    /// or if runs are the more precise measure of it.
+    /// if these are too few to explain anything, or if runs are the more precise measure of it.
     #[must_use]
     pub fn widen_by_runs(self, spread: Option<RunSpread>) -> Self {
         let Some(spread) = spread else { return self };
@@ -126,11 +145,12 @@ impl SideEstimate {
             (Some(low), Some(high)) if low > 0.0 => (high.ln() - low.ln()) / (2.0 * normal_tail(interval::TAIL)),
             _ => f64::INFINITY,
         };
-        if error <= within && !self.repeats.precise {
+        if error <= within && !self.repeats.precise && self.doubt() != Some(Doubt::TooShort) {
             return self;
         }
-        let effective = self.repeats.count as f64;
-        SideEstimate { effective, spread: Spread::Student(error, spread.freedom), runs: true, ..self }
+        let runs = self.repeats.count as f64;
+        let evidence = SampleEvidence { effective: runs, requests: runs, long_memory: false };
+        SideEstimate { evidence, spread: Spread::Student(error, spread.freedom), runs: true, ..self }
     }
 }
 
@@ -165,5 +185,14 @@ impl RunSpread {
         let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
         let freedom = each.len() as f64 - 1.0;
         Some(RunSpread { deviation: numpy::std(&logs) * (each.len() as f64 / freedom).sqrt(), freedom })
+    }
+
+    /// What both sides know: the runs of two servers on one machine differ as much, whichever is the faster one.
+    #[must_use]
+    pub fn pool(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let (Some(a), Some(b)) = (one, other) else { return one.or(other) };
+        let freedom = a.freedom + b.freedom;
+        let variance = (a.freedom * a.deviation.powi(2) + b.freedom * b.deviation.powi(2)) / freedom;
+        Some(RunSpread { deviation: variance.sqrt(), freedom })
     }
 }

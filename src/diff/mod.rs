@@ -5,8 +5,6 @@ mod change;
 mod check;
 mod estimate;
 mod headline;
-#[cfg(test)]
-mod proof;
 mod report;
 mod row;
 mod side;
@@ -17,10 +15,13 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ArgAction;
 
-use self::{
-    check::{CheckResult, parse_margin, parse_rule},
+use self::check::parse_margin;
+pub use self::{
+    change::ALPHA,
+    check::{CheckOutcome, CheckResult, parse_rule},
     report::{CompareOptions, Report},
-    side::Side,
+    row::{ChangeRow, ChangeVerdict},
+    side::{Side, SideRun},
 };
 use crate::{
     cli::{self, look::LookFlags},

@@ -12,7 +12,10 @@ use super::{
     side::Side,
     warnings,
 };
-use crate::{recording::rule::Rule, statistics::interval};
+use crate::{
+    recording::rule::Rule,
+    statistics::{Doubt, MIN_CORRELATION_TIMES, interval},
+};
 
 /// The version of this record.
 const FORMAT: u32 = 1;
@@ -127,6 +130,10 @@ fn judge_candidate(
     let change = &candidate.change;
     let up = change.b.value > change.a.value;
     let verdict = match p_corrected {
+        // A high percentile needs more than that.
+        None if change.doubt() == Some(Doubt::TooShort) && candidate.needs as f64 <= MIN_CORRELATION_TIMES => {
+            ChangeVerdict::Undecided
+        }
         None => ChangeVerdict::TooFew,
         // Any significant change in the share of failures matters, even within the margin.
         Some(p) if change.is_within(margin) && (candidate.unit != SHARE || p >= ALPHA) => ChangeVerdict::Same,
@@ -135,7 +142,7 @@ fn judge_candidate(
         Some(_) => ChangeVerdict::Undecided,
     };
     let needs_more = (verdict == ChangeVerdict::Undecided)
-        .then(|| change.times_needed(margin, ALPHA / comparisons as f64))
+        .then(|| change.times_needed(margin, ALPHA / comparisons.max(1) as f64))
         .flatten()
         .and_then(|times| more_requests(times, requests));
     ChangeRow {
@@ -153,6 +160,7 @@ fn judge_candidate(
         p,
         p_corrected,
         verdict,
+        doubt: change.doubt(),
         needs_more,
         too_few: (verdict == ChangeVerdict::TooFew)
             .then(|| TooFew { needs: candidate.needs, has: candidate.value_count() }),

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::estimate::SideEstimate;
-use crate::statistics::interval::Interval;
+use crate::statistics::{Doubt, interval::Interval};
 
 /// The unit of a share.
 pub const SHARE: &str = "1";
@@ -34,6 +34,9 @@ pub struct ChangeRow {
     pub p_corrected: Option<f64>,
     /// The verdict.
     pub verdict: ChangeVerdict,
+    /// Why the intervals of its numbers are not certain; `null` if nothing speaks against them. `too_short`: a side lasts fewer than 30
+    /// correlation times, so that it has no p and no verdict. `long_memory`: a side has waves as long as itself.
+    pub doubt: Option<Doubt>,
     /// If it is undecided: about how many more requests each side needs to find a change as large as the margin. `null` if more
     /// would not help.
     pub needs_more: Option<u64>,
@@ -108,6 +111,13 @@ impl Number {
     pub fn from_estimate(estimate: &SideEstimate, scale: f64) -> Self {
         let ChangeRange { value, low, high } =
             ChangeRange::from_change((estimate.value, estimate.confidence_interval()), scale);
-        Number { value, low, high, n: estimate.n, n_effective: estimate.effective, basis: estimate.sampling_basis() }
+        Number {
+            value,
+            low,
+            high,
+            n: estimate.n,
+            n_effective: estimate.evidence.effective,
+            basis: estimate.sampling_basis(),
+        }
     }
 }

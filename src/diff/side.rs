@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, rc::Rc};
 
-use super::estimate::{MIN_REPEATS, SideEstimate, Spread};
+use super::estimate::{MIN_REPEATS, MeanSpread, SideEstimate, Spread};
 use crate::{
     error::Error,
     recording::{
         RecordedRequest, Recording, input::RecordingReader, metric::Metric, population::Population, sort_by_start,
     },
-    statistics::{Dependence, numpy},
+    statistics::{Dependence, SampleEvidence, numpy},
 };
 
 /// The most pieces that a run is cut into to measure how its throughput varies.
@@ -77,7 +77,9 @@ impl Side {
     #[must_use]
     pub fn estimate_latency(&self, of: Latency, percentiles: &[f64]) -> Vec<SideEstimate> {
         let values: Vec<f64> = self.runs.iter().flat_map(|run| run.all_values(of)).collect();
-        let effective = self.sum_effective(|run| run.measure_dependence(of, percentiles));
+        let dependences: Vec<Dependence> =
+            self.runs.iter().map(|run| run.measure_dependence(of, percentiles)).collect();
+        let evidence = SampleEvidence::from_runs(&dependences);
         let runs = self.runs.iter().map(|run| mean_and_percentiles(run.all_values(of), percentiles).0);
         let runs: Vec<Vec<f64>> = if self.runs.len() < MIN_REPEATS { Vec::new() } else { runs.collect() };
         let (n, std) = (values.len(), numpy::std(&values));
@@ -85,21 +87,19 @@ impl Side {
             return Vec::new();
         }
         let (numbers, sorted) = mean_and_percentiles(values, percentiles);
-        let mut estimates = vec![SideEstimate::from_mean(numbers[0], std, n, effective)];
+        let batches: Rc<[f64]> = dependences.iter().flat_map(|run| run.batch_means().to_vec()).collect();
+        let least = sorted.first().copied().unwrap_or_default();
+        let spread = if numbers[0] > 0.0 { Spread::Mean(MeanSpread { std, least, batches }) } else { Spread::Unknown };
+        let mut estimates = vec![SideEstimate::new(numbers[0], n, evidence, spread)];
         for (p, value) in percentiles.iter().zip(&numbers[1..]) {
             let spread = Spread::Ranks(Rc::clone(&sorted), *p);
-            estimates.push(SideEstimate::new(*value, n, effective, spread));
+            estimates.push(SideEstimate::new(*value, n, evidence, spread));
         }
         let with_runs = |(i, estimate): (usize, SideEstimate)| {
             let each: Vec<f64> = runs.iter().filter_map(|numbers| numbers.get(i).copied()).collect();
             estimate.with_runs(self.runs.len(), &each, false)
         };
         estimates.into_iter().enumerate().map(with_runs).collect()
-    }
-
-    /// The independent values of all runs.
-    fn sum_effective(&self, measure: impl Fn(&SideRun) -> Dependence) -> f64 {
-        self.runs.iter().map(|run| measure(run).effective_size()).sum()
     }
 
     /// What all runs completed per second of all runs, with this weight per request; `None` if their times are not known.
@@ -113,7 +113,9 @@ impl Side {
         let known = total > 0.0 && seconds > 0.0 && freedom >= 1.0 && error.is_finite();
         let spread = if known { Spread::Student(error, freedom) } else { Spread::Unknown };
         let n = rates.iter().map(|r| r.requests).sum();
-        let estimate = SideEstimate::new(total / seconds, n, freedom + 1.0, spread);
+        // The pieces are few, and Student's t with their number knows it.
+        let evidence = SampleEvidence { effective: freedom + 1.0, requests: n as f64, long_memory: false };
+        let estimate = SideEstimate::new(total / seconds, n, evidence, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
         (seconds > 0.0).then(|| estimate.with_runs(self.runs.len(), &each, true))
     }
@@ -124,14 +126,9 @@ impl Side {
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
-        (n > 0).then(|| {
-            SideEstimate::new(
-                value,
-                n,
-                self.sum_effective(|run| Dependence::measure(&run.success_flags(), &[])),
-                Spread::Share,
-            )
-        })
+        let runs: Vec<Dependence> =
+            self.runs.iter().map(|run| Dependence::measure(&run.success_flags(), &[])).collect();
+        (n > 0).then(|| SideEstimate::new(value, n, SampleEvidence::from_runs(&runs), Spread::Share))
     }
 }
 

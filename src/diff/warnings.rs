@@ -6,12 +6,13 @@ use serde_json::Value;
 
 use super::{
     estimate::MIN_REPEATS,
-    row::{ChangeRow, ChangeVerdict},
+    row::{ChangeRow, ChangeVerdict, SHARE},
     side::{Side, SideRun},
 };
 use crate::{
     record,
     recording::{RecordedRequest, sort_by_start},
+    statistics::{Doubt, MIN_CORRELATION_TIMES},
     steadiness::{self, Stability, SteadyInput},
 };
 
@@ -44,8 +45,28 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
             warnings.push(format!("{name}: {of_a:.1} in {name_a}, {of_b:.1} in {name_b} on average"));
         }
     }
+    warnings.extend(doubt_warning(changes, Doubt::TooShort, |names| {
+        format!(
+            "{names}: a side lasts fewer than {MIN_CORRELATION_TIMES} correlation times, so how much is chance is unknown, and there is no \
+             verdict: make longer runs, or {MIN_REPEATS} of each"
+        )
+    }));
+    warnings.extend(doubt_warning(changes, Doubt::LongMemory, |names| {
+        format!("{names}: a side has waves as long as itself, so intervals may be too narrow: make {MIN_REPEATS} runs of each")
+    }));
     warnings.extend(repeat_warning(a, b, labels));
     warnings
+}
+
+/// The metrics whose uncertainty is not certain for this reason.
+fn doubt_warning(changes: &[ChangeRow], doubt: Doubt, describe: impl Fn(String) -> String) -> Option<String> {
+    let doubtful = changes.iter().filter(|row| row.doubt == Some(doubt));
+    let name = |row: &ChangeRow| {
+        let words = row.metric.replace('_', " ");
+        if row.unit == SHARE { words } else { words.to_uppercase() }
+    };
+    let names: BTreeSet<String> = doubtful.map(name).collect();
+    (!names.is_empty()).then(|| describe(join_values(&names)))
 }
 
 /// The difference of two runs may be one that any two runs of one server have.

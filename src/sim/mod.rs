@@ -18,7 +18,7 @@ mod api;
 mod blocks;
 mod dialect;
 mod driver;
-pub(crate) mod engine;
+pub mod engine;
 mod fault;
 mod logprobs;
 mod metrics;

@@ -13,15 +13,14 @@ use super::{bins::visit_bins, numpy};
 /// The most blocks per series: enough to see dependence over many lags, few enough to be quick.
 const MAX_BLOCKS: usize = 512;
 
-/// From this many blocks on, a variance smaller than for independent values is believed.
-const LONG_SERIES_BLOCKS: usize = 100;
-
 /// A design effect counts from this many standard errors above 1 on: independent values are reported as such.
 const SIGNIFICANT_EFFECT: f64 = 2.0;
 
-/// The most frequencies in which slow waves are searched, and the exponent that limits them in a short series.
+/// The most frequencies in which slow waves are searched, and the exponents that limit them in a short series: of many frequencies and
+/// of few.
 const MAX_FREQUENCIES: usize = 48;
-const FREQUENCY_EXPONENT: f64 = 0.65;
+const MANY_FREQUENCIES: f64 = 0.65;
+const FEW_FREQUENCIES: f64 = 0.5;
 
 /// With fewer frequencies, anything looks like a wave.
 const MIN_FREQUENCIES: usize = 16;
@@ -156,6 +155,12 @@ impl Dependence {
         }
     }
 
+    /// The number of values.
+    #[must_use]
+    pub fn value_count(&self) -> usize {
+        self.n
+    }
+
     /// The number of independent values with as much information: how many correlation times the series lasts.
     #[must_use]
     pub fn effective_size(&self) -> f64 {
@@ -188,19 +193,6 @@ pub fn find_doubt(effective: f64, long_memory: bool) -> Option<Doubt> {
         return Some(Doubt::TooShort);
     }
     long_memory.then_some(Doubt::LongMemory)
-}
-
-/// Independent values in counts of equal slices of time, such as tokens per second. Slices may balance each other: there are then
-/// more than slices.
-#[must_use]
-pub fn effective_slices(counts: &[f64]) -> f64 {
-    let n = counts.len();
-    let mean = numpy::mean(counts);
-    let off: Vec<f64> = counts.iter().map(|count| count - mean).collect();
-    let effect = design_effect(&off, off.iter().map(|off| off * off).sum());
-    // In a short series, values seem to balance each other by chance alone.
-    let least = if n < LONG_SERIES_BLOCKS { 1.0 } else { 0.5 };
-    (n as f64 / effect.max(least)).max(1.0)
 }
 
 /// Counts and sums of values in blocks.
@@ -336,18 +328,33 @@ struct SlowWaves {
 impl SlowWaves {
     /// Robinson's local Whittle estimate of the memory parameter d, and the variance of a mean that follows from it (his
     /// memory-and-autocorrelation-consistent estimate).
+    ///
+    /// Many frequencies take values that forget within a few requests for waves, and few see waves by chance: the smaller variance
+    /// counts. Only many are sure enough to report waves.
     fn measure(blocks: &[f64], independent: f64) -> Self {
+        let n = blocks.len() as f64;
+        let [many, few] =
+            [MANY_FREQUENCIES, FEW_FREQUENCIES].map(|exponent| numpy::truncate_to_usize(n.powf(exponent)));
+        if many < MIN_FREQUENCIES {
+            return SlowWaves { design_effect: 1.0, long_memory: false };
+        }
+        let frequency = |j: usize| std::f64::consts::TAU * j as f64 / n;
+        let frequencies: Vec<f64> = (1..=MAX_FREQUENCIES.min(many)).map(frequency).collect();
+        let many = Self::measure_frequencies(blocks, &frequencies, independent);
+        if many.design_effect <= 1.0 {
+            return many;
+        }
+        let few = few.clamp(MIN_FREQUENCIES, frequencies.len());
+        let few = Self::measure_frequencies(blocks, &frequencies[..few], independent);
+        SlowWaves { design_effect: many.design_effect.min(few.design_effect), ..many }
+    }
+
+    fn measure_frequencies(blocks: &[f64], frequencies: &[f64], independent: f64) -> Self {
         let none = SlowWaves { design_effect: 1.0, long_memory: false };
         let n = blocks.len() as f64;
-        let most = numpy::truncate_to_usize(n.powf(FREQUENCY_EXPONENT));
-        if most < MIN_FREQUENCIES {
-            return none;
-        }
-        let frequencies: Vec<f64> =
-            (1..=MAX_FREQUENCIES.min(most)).map(|j| std::f64::consts::TAU * j as f64 / n).collect();
         let power: Vec<f64> = frequencies.iter().map(|frequency| power_at(blocks, *frequency)).collect();
         let error = 0.5 / (frequencies.len() as f64).sqrt();
-        let memory = memory_parameter(&frequencies, &power);
+        let memory = memory_parameter(frequencies, &power);
         if memory.is_nan() || memory < WIDENING_MEMORY * error {
             return none;
         }

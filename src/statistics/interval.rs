@@ -53,25 +53,27 @@ pub fn samples_needed(percentile: f64) -> Option<u64> {
     Some(high)
 }
 
-/// Student's t interval of the mean of independent values; without ends if there is one. `std` is the population's.
+/// Student's t interval of the mean of independent values, which is beyond each end with the probability `tail`; without ends if there
+/// is one value. `std` is the population's.
 #[must_use]
-pub fn student_interval(mean: f64, std: f64, n: f64) -> Interval {
-    let Some(t) = student_quantile(n - 1.0, TAIL) else { return Interval::default() };
+pub fn student_interval(mean: f64, std: f64, n: f64, tail: f64) -> Interval {
+    let Some(t) = student_quantile(n - 1.0, tail) else { return Interval::default() };
     let half = t * std / (n - 1.0).sqrt();
     Interval { low: Some(mean - half), high: Some(mean + half) }
 }
 
 /// The interval of the mean of dependent and skewed values, such as times: both Student's t interval with the effective sample size,
-/// on the log scale, and Hall's interval of the means of batches in time order. Never below 0 for values that are not.
+/// on the log scale, and Hall's interval of the means of batches in time order. Never below 0 for values that are not. The mean is beyond
+/// each end with the probability `tail`.
 #[must_use]
-pub fn mean_interval(mean: f64, std: f64, least: f64, effective: f64, batches: &[f64]) -> Interval {
+pub fn mean_interval(mean: f64, std: f64, least: f64, effective: f64, batches: &[f64], tail: f64) -> Interval {
     if least < 0.0 || mean <= 0.0 {
-        return student_interval(mean, std, effective);
+        return student_interval(mean, std, effective, tail);
     }
-    let Some(t) = student_quantile(effective - 1.0, TAIL) else { return Interval::default() };
+    let Some(t) = student_quantile(effective - 1.0, tail) else { return Interval::default() };
     let half = t * std / (effective - 1.0).sqrt() / mean;
     let (low, high) = (mean * (-half).exp(), mean * half.exp());
-    let skewed = hall_interval(mean, batches).unwrap_or((low, high));
+    let skewed = hall_interval(mean, batches, tail).unwrap_or((low, high));
     let ends = (low.min(skewed.0).max(0.0), high.max(skewed.1));
     // The end of a sample that is far too small.
     Interval { low: Some(ends.0), high: Some(ends.1).filter(|high| high.is_finite()) }
@@ -79,13 +81,13 @@ pub fn mean_interval(mean: f64, std: f64, least: f64, effective: f64, batches: &
 
 /// Hall's interval for the mean of a skewed distribution: Student's t after a cubic transformation that removes the skewness of
 /// these batches. `None` if they do not vary.
-fn hall_interval(mean: f64, batches: &[f64]) -> Option<(f64, f64)> {
+fn hall_interval(mean: f64, batches: &[f64], tail: f64) -> Option<(f64, f64)> {
     let k = batches.len() as f64;
     let centre = numpy::mean(batches);
     let moment = |power: i32| batches.iter().map(|batch| (batch - centre).powi(power)).sum::<f64>() / k;
     let std = moment(2).sqrt();
     let skewness = moment(3) / std.powi(3);
-    let t = student_quantile(k - 1.0, TAIL).filter(|_| skewness.is_finite())?;
+    let t = student_quantile(k - 1.0, tail).filter(|_| skewness.is_finite())?;
     let third = skewness / 3.0;
     let without_skewness = |t: f64| {
         let linear = t / k.sqrt() - skewness / (6.0 * k);
@@ -214,10 +216,10 @@ mod tests {
     #[test]
     fn an_interval_of_a_skewed_mean_reaches_up() {
         let batches = [0.8, 0.9, 0.7, 1.1, 0.6, 2.4, 0.9, 0.8, 1.0, 0.7, 1.2, 0.9];
-        let Interval { low: Some(low), high: Some(high) } = mean_interval(1.0, 0.1, 0.0, 1000.0, &batches) else {
+        let Interval { low: Some(low), high: Some(high) } = mean_interval(1.0, 0.1, 0.0, 1000.0, &batches, TAIL) else {
             panic!("no interval")
         };
-        let student = student_interval(1.0, numpy::std(&batches), 12.0);
+        let student = student_interval(1.0, numpy::std(&batches), 12.0, TAIL);
         assert!(high - 1.0 > 2.0 * (1.0 - low) && high > student.high.unwrap(), "{low} {high} {student:?}");
     }
 
@@ -225,11 +227,11 @@ mod tests {
     fn a_time_is_never_below_zero() {
         let wild = [0.0, 0.0, 0.0, 0.0, 0.0, 60.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         for effective in [2.5, 5.0, 30.0] {
-            let times = mean_interval(5.0, 20.0, 0.0, effective, &wild);
+            let times = mean_interval(5.0, 20.0, 0.0, effective, &wild, TAIL);
             assert!(times.low.unwrap() >= 0.0, "{times:?}");
-            assert!(mean_interval(5.0, 20.0, -1.0, effective, &wild).low.unwrap() < 0.0, "of values that may be");
+            assert!(mean_interval(5.0, 20.0, -1.0, effective, &wild, TAIL).low.unwrap() < 0.0, "of values that may be");
         }
-        assert_eq!(mean_interval(5.0, 20.0, 0.0, 1.0, &wild), Interval::default());
+        assert_eq!(mean_interval(5.0, 20.0, 0.0, 1.0, &wild, TAIL), Interval::default());
     }
 
     /// Wilson's own example has the form of 10 of 10: the lower end is n / (n + z²).

@@ -7,18 +7,14 @@ mod dependence;
 pub mod histogram;
 pub mod interval;
 pub mod levels;
-#[cfg(test)]
-mod models;
 pub mod numpy;
-#[cfg(test)]
-mod proof;
 mod ranks;
 mod sample;
 mod summary;
 pub mod trend;
 
 pub use self::{
-    dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, effective_slices, find_doubt},
+    dependence::{Dependence, Doubt, MIN_CORRELATION_TIMES, find_doubt},
     histogram::HdrHistogram,
     ranks::percentiles_of_slices,
     sample::{PoolMode, SampleEvidence, SampleStats, SummaryOptions, Unit, parse_percentiles},

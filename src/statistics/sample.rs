@@ -114,6 +114,14 @@ impl SampleEvidence {
         }
     }
 
+    /// The evidence of runs one after the other.
+    #[must_use]
+    pub fn from_runs(runs: &[Dependence]) -> Self {
+        let parts: Vec<(f64, SampleEvidence)> =
+            runs.iter().map(|run| (run.value_count() as f64, Self::from_dependence(run))).collect();
+        Self::pool(&parts, PoolMode::Sequential)
+    }
+
     /// The evidence of several parts, given with their numbers of values.
     ///
     /// Parts one after the other add up. Hosts of one load see the same server, each a part of its requests, so that what each adds to
@@ -239,7 +247,7 @@ impl SampleStats {
     ) {
         self.precision = (self.n > 0).then(|| Precision {
             evidence,
-            mean: interval::mean_interval(self.mean, self.std, self.min, evidence.effective, batches),
+            mean: interval::mean_interval(self.mean, self.std, self.min, evidence.effective, batches, interval::TAIL),
             percentiles: places.iter().map(|places| places.map_places(&at)).collect(),
         });
     }

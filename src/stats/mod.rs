@@ -32,7 +32,9 @@ use std::{io::Write, num::NonZeroU32, path::PathBuf};
 use clap::ArgAction;
 
 pub use pool::pool_runs;
+pub use rate::MeasuredRate;
 pub use result::RunResult;
+pub use vb::whole_rates;
 
 use self::{
     goodput::{Slo, Slos, parse_slos},

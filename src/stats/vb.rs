@@ -453,8 +453,9 @@ fn summarize_gaps_per_token(recording: &Recording, itl: &SampleStats, wanted: &S
     Some(Summary::from_stats(&SampleStats::with_evidence(&[&gaps], Unit::Seconds, wanted, evidence, &[])))
 }
 
-/// The rates over the whole run of `duration` seconds.
-fn whole_rates(recording: &Recording, origin: f64, duration: f64) -> (MeasuredRate, MeasuredRate) {
+/// The rates of successes and of tokens over the whole run of `duration` seconds.
+#[must_use]
+pub fn whole_rates(recording: &Recording, origin: f64, duration: f64) -> (MeasuredRate, MeasuredRate) {
     steady::measure_rates(recording, |cycle| TimeSlices::new(origin, origin + duration, cycle).count_all())
 }
 

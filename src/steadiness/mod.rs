@@ -6,10 +6,6 @@
 pub mod backlog;
 pub mod little;
 pub mod lock_step;
-#[cfg(test)]
-mod proof;
-#[cfg(test)]
-mod runs;
 mod signals;
 pub mod stall;
 mod verdict;

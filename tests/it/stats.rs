@@ -1191,8 +1191,10 @@ mod definitions {
     #[test]
     fn output_tokens_per_s() {
         check(&[("/vb/output_tokens_per_s/per_s", 35.0 / 3.75)]);
-        let interval = &run_result()["vb"]["output_tokens_per_s"]["interval"];
-        assert!(interval[0].as_f64().unwrap() < 9.0 && interval[1].as_f64().unwrap() > 10.0, "{interval}");
+        assert_eq!(run_result()["vb"]["output_tokens_per_s"]["interval"], Value::Null, "of responses that are rare");
+        let of_server = &result(&[], SERVER)["vb"]["output_tokens_per_s"];
+        let (interval, per_s) = (&of_server["interval"], of_server["per_s"].as_f64().unwrap());
+        assert!(interval[0].as_f64().unwrap() < per_s && per_s < interval[1].as_f64().unwrap(), "{of_server}");
     }
 
     #[test]

@@ -1,19 +1,29 @@
 //! How often the verdict on a run is right, over simulated runs of many kinds.
 
 use rand::rngs::ChaCha8Rng;
-
-use super::{
-    runs::{QueueModel, SimulatedRun, closed_loop, engine_run, fail_between, independent_run},
-    verdict::{Judgement, Stability, SteadyInput, judge_run},
+use vb::{
+    recording::{RecordedRequest, Recording},
+    rng,
+    statistics::numpy,
+    steadiness::{Judgement, Stability, SteadyInput, judge_run},
 };
-use crate::{recording::RecordedRequest, rng, statistics::numpy};
+
+use crate::{
+    engine::EngineModel,
+    fewest_of,
+    models::{
+        ClosedLoop, Queue, Stalls, bound_by_client, equal_tokens, fail_between, independent_run, mild_noise,
+        varied_tokens,
+    },
+    trials_asked,
+};
 
 /// A kind of runs.
 struct Kind {
     name: &'static str,
     /// Requests in a run.
     sizes: &'static [usize],
-    make: fn(usize, &mut ChaCha8Rng) -> SimulatedRun,
+    make: fn(usize, &mut ChaCha8Rng) -> Recording,
     /// The letters of the verdicts that are right.
     right: &'static str,
     /// How many percent are right at least, for each size.
@@ -32,29 +42,18 @@ fn letter(judgement: &Judgement) -> char {
     }
 }
 
-fn open(requests: Vec<RecordedRequest>) -> SimulatedRun {
-    SimulatedRun { requests, open_loop: true, is_client_bound: false }
+fn queue(load: fn(f64) -> f64, n: usize, random: &mut ChaCha8Rng) -> Recording {
+    Queue::at_load(load).simulate(n, random)
 }
 
-fn closed(requests: Vec<RecordedRequest>) -> SimulatedRun {
-    SimulatedRun { open_loop: false, ..open(requests) }
+fn shaped(level: fn(f64) -> f64) -> impl Fn(usize, &mut ChaCha8Rng) -> Recording {
+    move |n, random| independent_run(n, random, level, mild_noise)
 }
 
-fn queue(load: fn(f64) -> f64, n: usize, random: &mut ChaCha8Rng) -> SimulatedRun {
-    open(QueueModel::at_load(load).simulate(n, random))
-}
+const ENGINE: EngineModel = EngineModel { max_num_seqs: 8, longest_output: 60 };
 
-fn mild(random: &mut ChaCha8Rng) -> f64 {
-    1.0 + 0.5 * (rng::sample_unit(random) - 0.5)
-}
-
-fn shaped(level: fn(f64) -> f64) -> impl Fn(usize, &mut ChaCha8Rng) -> SimulatedRun {
-    move |n, random| open(independent_run(n, random, level, mild))
-}
-
-fn varied(random: &mut ChaCha8Rng) -> usize {
-    numpy::truncate_to_usize(50.0 * (0.6 * rng::sample_normal(random) - 0.18).exp())
-}
+/// A loop that starts with all its requests at once.
+const CLOSED_LOOP: ClosedLoop = ClosedLoop { tokens: varied_tokens, slowness: |_| 1.0, drift: 0.0, warm_up: 0 };
 
 const USUAL: &[usize] = &[1000];
 const QUEUES: &[usize] = &[300, 1000, 5000];
@@ -64,14 +63,14 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "log-normal, sigma 1.5",
         sizes: USUAL,
-        make: |n, r| open(independent_run(n, r, |_| 1.0, |r| (1.5 * rng::sample_normal(r)).exp())),
+        make: |n, r| independent_run(n, r, |_| 1.0, |r| (1.5 * rng::sample_normal(r)).exp()),
         right: "S",
         least: &[97],
     },
     Kind {
         name: "0.5 % take 20 times as long",
         sizes: USUAL,
-        make: |n, r| open(independent_run(n, r, |_| 1.0, |r| if rng::sample_unit(r) < 0.005 { 20.0 } else { mild(r) })),
+        make: |n, r| independent_run(n, r, |_| 1.0, |r| if rng::sample_unit(r) < 0.005 { 20.0 } else { mild_noise(r) }),
         right: "S",
         least: &[96],
     },
@@ -134,49 +133,49 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "vb-sim at load 0.5",
         sizes: USUAL,
-        make: |n, r| open(engine_run(n, r, 0.5)),
+        make: |n, r| ENGINE.run_at_load(n, r, 0.5),
         right: "S",
         least: &[94],
     },
     Kind {
         name: "vb-sim at load 0.8",
         sizes: USUAL,
-        make: |n, r| open(engine_run(n, r, 0.8)),
+        make: |n, r| ENGINE.run_at_load(n, r, 0.8),
         right: "S",
         least: &[85],
     },
     Kind {
         name: "vb-sim at load 0.95",
         sizes: USUAL,
-        make: |n, r| open(engine_run(n, r, 0.95)),
+        make: |n, r| ENGINE.run_at_load(n, r, 0.95),
         right: "SUDCT",
         least: &[98],
     },
     Kind {
         name: "vb-sim at load 1.1",
         sizes: USUAL,
-        make: |n, r| open(engine_run(n, r, 1.1)),
+        make: |n, r| ENGINE.run_at_load(n, r, 1.1),
         right: "OUCT",
         least: &[90],
     },
     Kind {
         name: "vb-sim at load 1.2",
         sizes: USUAL,
-        make: |n, r| open(engine_run(n, r, 1.2)),
+        make: |n, r| ENGINE.run_at_load(n, r, 1.2),
         right: "O",
         least: &[80],
     },
     Kind {
         name: "load 1.2, 16 slots in the client",
         sizes: QUEUES,
-        make: |n, r| open(QueueModel { clients_slots: 16, ..QueueModel::at_load(|_| 1.2) }.simulate(n, r)),
+        make: |n, r| Queue { clients_slots: 16, ..Queue::at_load(|_| 1.2) }.simulate(n, r),
         right: "O",
         least: &[15, 75, 99],
     },
     Kind {
         name: "load 1.2, but by the client",
         sizes: USUAL,
-        make: |n, r| SimulatedRun { is_client_bound: true, ..queue(|_| 1.2, n, r) },
+        make: |n, r| bound_by_client(queue(|_| 1.2, n, r)),
         right: "SUDCT",
         least: &[99],
     },
@@ -235,9 +234,9 @@ const KINDS: &[Kind] = &[
         name: "outage of 15 %, failing at once",
         sizes: USUAL,
         make: |n, r| {
-            let mut requests = independent_run(n, r, |_| 1.0, mild);
-            fail_between(&mut requests, 0.4, 0.55, 0.01);
-            open(requests)
+            let mut run = independent_run(n, r, |_| 1.0, mild_noise);
+            fail_between(&mut run.requests, 0.4, 0.55, 0.01);
+            run
         },
         right: "C",
         least: &[99],
@@ -246,9 +245,9 @@ const KINDS: &[Kind] = &[
         name: "outage of 5 % in a closed loop",
         sizes: USUAL,
         make: |n, r| {
-            let mut requests = closed_loop(n, 32, r, varied, |_| 1.0);
-            fail_between(&mut requests, 0.6, 0.65, 0.5);
-            closed(requests)
+            let mut run = CLOSED_LOOP.simulate(n, r);
+            fail_between(&mut run.requests, 0.6, 0.65, 0.5);
+            run
         },
         right: "C",
         least: &[98],
@@ -257,13 +256,13 @@ const KINDS: &[Kind] = &[
         name: "2 % fail at any time",
         sizes: USUAL,
         make: |n, r| {
-            let mut requests = independent_run(n, r, |_| 1.0, mild);
+            let mut run = independent_run(n, r, |_| 1.0, mild_noise);
             for i in 0..n {
                 if rng::sample_unit(r) < 0.02 {
-                    fail_between(&mut requests[i..=i], 0.0, 1.0, 1.0);
+                    fail_between(&mut run.requests[i..=i], 0.0, 1.0, 1.0);
                 }
             }
-            open(requests)
+            run
         },
         right: "S",
         least: &[97],
@@ -271,35 +270,41 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "a stall of 3 s at 40 %",
         sizes: USUAL,
-        make: |n, r| open(QueueModel { stall: Some((100.0, 3.0, 1e9)), ..QueueModel::at_load(|_| 0.5) }.simulate(n, r)),
+        make: |n, r| {
+            let stalls = Some(Stalls { first: 100.0, length: 3.0, every: 1e9 });
+            Queue { stalls, ..Queue::at_load(|_| 0.5) }.simulate(n, r)
+        },
         right: "S",
         least: &[97],
     },
     Kind {
         name: "a stall of 0.8 s each 15 s",
         sizes: USUAL,
-        make: |n, r| open(QueueModel { stall: Some((15.0, 0.8, 15.0)), ..QueueModel::at_load(|_| 0.3) }.simulate(n, r)),
+        make: |n, r| {
+            let stalls = Some(Stalls { first: 15.0, length: 0.8, every: 15.0 });
+            Queue { stalls, ..Queue::at_load(|_| 0.3) }.simulate(n, r)
+        },
         right: "S",
         least: &[96],
     },
     Kind {
         name: "closed loop, one length",
         sizes: USUAL,
-        make: |n, r| closed(closed_loop(n, 32, r, |_| 50, |_| 1.0)),
+        make: |n, r| ClosedLoop { tokens: equal_tokens, ..CLOSED_LOOP }.simulate(n, r),
         right: "S",
         least: &[97],
     },
     Kind {
         name: "closed loop, varied lengths",
         sizes: USUAL,
-        make: |n, r| closed(closed_loop(n, 32, r, varied, |_| 1.0)),
+        make: |n, r| CLOSED_LOOP.simulate(n, r),
         right: "S",
         least: &[97],
     },
     Kind {
         name: "closed loop, half as fast at the end",
         sizes: USUAL,
-        make: |n, r| closed(closed_loop(n, 32, r, varied, |at| if at > 0.6 { 2.0 } else { 1.0 })),
+        make: |n, r| ClosedLoop { slowness: |at| if at > 0.6 { 2.0 } else { 1.0 }, ..CLOSED_LOOP }.simulate(n, r),
         right: "UC",
         least: &[97],
     },
@@ -307,11 +312,11 @@ const KINDS: &[Kind] = &[
         name: "100 requests at once",
         sizes: &[100],
         make: |n, r| {
-            let mut requests = independent_run(n, r, |_| 1.0, mild);
-            for request in &mut requests {
+            let mut run = independent_run(n, r, |_| 1.0, mild_noise);
+            for request in &mut run.requests {
                 request.start = request.start.map(|start| start * 0.01);
             }
-            open(requests)
+            run
         },
         right: "T",
         least: &[99],
@@ -325,10 +330,9 @@ fn judge_kind(kind: &Kind, n: usize, runs: u64) -> (String, f64) {
     let mut ratios = Vec::new();
     for seed in 0..runs {
         let mut random = rng::random_stream(seed, kind.name, n as u64);
-        let SimulatedRun { requests, open_loop, is_client_bound } = (kind.make)(n, &mut random);
-        let sent: Vec<&RecordedRequest> = requests.iter().collect();
-        let judgement =
-            judge_run(&SteadyInput { sent: &sent, origin: 0.0, open_loop: Some(open_loop), is_client_bound });
+        let run = (kind.make)(n, &mut random);
+        let sent: Vec<&RecordedRequest> = run.requests.iter().collect();
+        let judgement = judge_run(&SteadyInput::new(&run, &sent));
         letters.push(letter(&judgement));
         if judgement.verdict == Stability::Steady {
             let p99 = |requests: &[&RecordedRequest]| {
@@ -340,17 +344,10 @@ fn judge_kind(kind: &Kind, n: usize, runs: u64) -> (String, f64) {
     (letters, numpy::mean(&ratios))
 }
 
-/// The number of right verdicts that `least` percent of `runs` give, but for chance.
-fn fewest_right(least: u32, runs: u64) -> f64 {
-    let (share, runs) = (f64::from(least) / 100.0, runs as f64);
-    share * runs - 3.0 * (runs * share * (1.0 - share)).sqrt()
-}
-
 #[test]
 fn verdicts_are_right_over_many_kinds_of_runs() {
-    let runs: Option<u64> = std::env::var("VB_TRIALS").ok().and_then(|text| text.parse().ok());
     // A table of the whole takes a release build.
-    let (runs, longest) = runs.map_or((3, 1000), |trials| ((trials / 10).max(20), usize::MAX));
+    let (runs, longest) = trials_asked().map_or((3, 1000), |trials| ((trials / 2).max(20), usize::MAX));
     let mut wrong = Vec::new();
     println!(
         "| kind of run | n | right | steady | overloaded | up | down | changing | too short | P99 of the window |"
@@ -368,7 +365,7 @@ fn verdicts_are_right_over_many_kinds_of_runs() {
             let ratio = if count("S") > 0 { format!("{ratio:.2}") } else { String::new() };
             let share = 100 * right / letters.len();
             println!("| {} | {n} | {share} | {} | {ratio} |", kind.name, cells.join(" | "));
-            if (right as f64) < fewest_right(*least, runs) {
+            if (right as f64) < fewest_of(f64::from(*least) / 100.0, runs as f64) {
                 wrong.push(format!("{} of {n}: {right} of {runs}, and not {least} %", kind.name));
             }
         }
