@@ -44,6 +44,8 @@ pub enum Kind {
     Dependent,
     /// For longer than a run lasts: intervals need a warning, and cannot be right.
     Unknowable,
+    /// The load swings more slowly than most runs last: such a run is called changing, and its intervals are for the load that it had.
+    Swinging,
 }
 
 const fn values(
@@ -64,7 +66,7 @@ const fn runs(
     Model { name, source: Source::Runs(run), truths, kind }
 }
 
-use Kind::{Dependent, Independent, Unknowable};
+use Kind::{Dependent, Independent, Swinging, Unknowable};
 
 /// The models: independent values, then values that depend on each other.
 #[allow(clippy::approx_constant, reason = "what a long simulation gave, as the others")]
@@ -102,7 +104,7 @@ pub const MODELS: &[Model] = &[
         let stalls = Some(Stalls { first: 0.0, length: 0.8, every: 15.0 });
         Queue { places: 64, stalls, ..loaded_queue(|_| 0.3) }.simulate(n, r)
     }),
-    runs(Dependent, "diurnal", &[[0.3769, 0.0881, 1.0980, 3.3983], [1.2991, 0.9560, 2.6982, 5.6038]], |r, n| {
+    runs(Swinging, "diurnal", &[[0.3769, 0.0881, 1.0980, 3.3983], [1.2991, 0.9560, 2.6982, 5.6038]], |r, n| {
         let load = |time: f64| 0.7 * (1.0 + 0.3 * (std::f64::consts::TAU * time / 300.0).sin());
         Queue { latest_start: 300.0, ..loaded_queue(load) }.simulate(n, r)
     }),
@@ -250,7 +252,7 @@ fn intervals_contain_the_truth_as_often_as_the_manual_says() {
         "| model | n | intervals | doubts | mean | p50 | p90 | p99 | p99 ≤ 95 % | ≤ 99 % | width of mean | of p90 |"
     );
     for n in sizes {
-        let (mut independent, mut dependent, mut unknowable) = Default::default();
+        let (mut independent, mut dependent, mut unknowable, mut swinging) = Default::default();
         for model in MODELS {
             for (series, coverage) in Coverage::measure(model, *n, count_trials(4)).iter().enumerate() {
                 println!("{}", coverage.describe(&model.series_name(series), *n));
@@ -258,6 +260,7 @@ fn intervals_contain_the_truth_as_often_as_the_manual_says() {
                     Independent => &mut independent,
                     Dependent => &mut dependent,
                     Unknowable => &mut unknowable,
+                    Swinging => &mut swinging,
                 };
                 Coverage::merge_with(kind, coverage);
             }
