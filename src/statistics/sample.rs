@@ -119,7 +119,7 @@ impl SampleEvidence {
     pub fn from_runs(runs: &[Dependence]) -> Self {
         let parts: Vec<(f64, SampleEvidence)> =
             runs.iter().map(|run| (run.value_count() as f64, Self::from_dependence(run))).collect();
-        Self::pool(&parts, PoolMode::Sequential)
+        Self::pool_parts(&parts, PoolMode::Sequential)
     }
 
     /// The evidence of several parts, given with their numbers of values.
