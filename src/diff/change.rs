@@ -55,7 +55,7 @@ impl Change {
         Change { a: a.widen_by_runs(spread), b: b.widen_by_runs(spread) }
     }
 
-    /// Why its uncertainty is not certain either: that of the side that is worse.
+    /// Why its uncertainty is not certain either: the doubt of the worse side.
     #[must_use]
     pub fn doubt(&self) -> Option<Doubt> {
         let (of_a, of_b) = (self.a.doubt(), self.b.doubt());

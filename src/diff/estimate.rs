@@ -187,7 +187,7 @@ impl RunSpread {
         Some(RunSpread { deviation: numpy::std(&logs) * (each.len() as f64 / freedom).sqrt(), freedom })
     }
 
-    /// What both sides know: the runs of two servers on one machine differ as much, whichever is the faster one.
+    /// What both sides know: the runs of two servers on one machine differ as much, and it does not matter which one is faster.
     #[must_use]
     pub fn pool(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         let (Some(a), Some(b)) = (one, other) else { return one.or(other) };

@@ -36,7 +36,7 @@ pub fn share_interval<'a>(
     Some([low, high])
 }
 
-/// The interval of `share`, the share over several runs. Their effective sizes are pooled as those of distributions are; a run that is
+/// The interval of `share`, the share over several runs. Their effective sizes are pooled as in distributions; a run that is
 /// too short for an interval counts as one request. `None` if they are too short together.
 #[must_use]
 pub fn pool_share_intervals(share: Option<f64>, parts: &[PartShare], mode: PoolMode) -> Option<[f64; 2]> {

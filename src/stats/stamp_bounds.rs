@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn only_what_moves_has_bounds() {
-        // The last chunk of the second request of three may have come 15 ms earlier, and the first one 4 ms.
+        // The last chunk of the second request of three may have arrived 15 ms earlier, and the first one 4 ms.
         let late = recording(&[&[], &[(0, 0.004), (3, 0.015)], &[]]);
         assert_eq!(bounds(&late, Metric::Ttft), json!({"mean": [98.667, 100.0], "p0": [96.0, 100.0]}));
         assert_eq!(bounds(&late, Metric::E2el), json!({"mean": [155.0, 160.0], "p0": [145.0, 160.0]}));

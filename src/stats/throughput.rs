@@ -1,4 +1,4 @@
-//! Rates for whoever pays or waits: for one user's stream, for one GPU, of prompts that the cache did not answer; and how many requests
+//! Rates for those who pay or wait: for one user's stream, for one GPU, of prompts that the cache did not answer; and how many requests
 //! were in flight.
 
 use std::num::NonZeroU32;

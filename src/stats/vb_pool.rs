@@ -1,4 +1,4 @@
-//! Pools what vLLM does not have: one `vb` from those of several results.
+//! Pools what vLLM does not have: one `vb` for several results.
 
 use std::{cmp::Reverse, collections::HashMap};
 

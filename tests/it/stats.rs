@@ -450,7 +450,7 @@ fn each_latency_has_intervals() {
     assert_eq!(got["vb"]["itl_per_chunk_ms"]["intervals"]["p50"].as_array().unwrap().len(), 2);
 }
 
-/// In every second request the first chunk may have come 20 ms before its stamp; of these, half are of the tenant a.
+/// In every second request the first chunk may have arrived 20 ms before its stamp; half of them are of the tenant a.
 #[test]
 fn stamps_known_to_an_interval_bound_any_percentile_of_any_group() {
     let line = |(i, line): (usize, &str)| {
@@ -924,7 +924,7 @@ mod definitions {
         assert_eq!(result(&[], &plain_run(true, 0.0))["vb"]["uncached_prompt_tokens_per_s"], Value::Null);
     }
 
-    /// Of 200 requests two take 5 s and the others 0.5 s, of which the first token takes a fifth.
+    /// Of 200 requests two take 5 s and the others 0.5 s; the first token takes a fifth of that.
     #[test]
     fn slowest_1_percent() {
         assert_eq!(run_result()["vb"]["slowest_1_percent"], Value::Null, "of five");

@@ -21,7 +21,7 @@ use crate::{
 /// A server and its load.
 struct Setup {
     name: &'static str,
-    /// Makes a run in which work takes so many times as long.
+    /// Makes a run in which work takes this many times as long.
     run: fn(&mut ChaCha8Rng, usize, f64) -> Recording,
 }
 

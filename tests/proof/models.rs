@@ -152,7 +152,7 @@ pub struct Queue {
     pub stalls: Option<Stalls>,
     /// At most this many in flight at the server; the others wait in the client.
     pub clients_slots: usize,
-    /// The requests before those of the run. Without any, the queue is empty at first.
+    /// The requests before the run. Without any, the queue is empty at first.
     pub warm_up: usize,
     /// The first request is due up to this many seconds after 0.
     pub latest_start: f64,
@@ -210,7 +210,7 @@ pub struct ClosedLoop {
     pub slowness: fn(f64) -> f64,
     /// How much the speed of steps drifts.
     pub drift: f64,
-    /// The requests before those of the run. Without any, 32 start at once.
+    /// The requests before the run. Without any, 32 start at once.
     pub warm_up: usize,
 }
 
