@@ -170,10 +170,10 @@ impl Printout {
     }
 
     /// Adds a rule around a heading.
-    pub fn add_rule(&mut self, heading: &str, with: char, width: usize) {
+    pub fn add_rule(&mut self, heading: &str, fill: char, width: usize) {
         let heading = Cell::left(heading).finish(self.look);
         let free = width.saturating_sub(heading.width());
-        let rule = |n: usize| with.to_string().repeat(n);
+        let rule = |n: usize| fill.to_string().repeat(n);
         self.push_line(&(rule(free / 2) + &heading + &rule(free - free / 2)));
     }
 

@@ -93,8 +93,9 @@ fn row_cells(run: &ResultRow) -> Vec<Cell> {
         Cell::right(text).toned(tone)
     }));
     let tone = match run.trust {
-        RunTrust { complete: Some(false), .. } | RunTrust { interrupted: Some(true), .. } => Tone::Bad,
-        RunTrust { verdict: Some(Verdict::ClientBound), .. } => Tone::Bad,
+        RunTrust { complete: Some(false), .. }
+        | RunTrust { interrupted: Some(true), .. }
+        | RunTrust { verdict: Some(Verdict::ClientBound), .. } => Tone::Bad,
         RunTrust { verdict: Some(Verdict::Suspect), .. } => Tone::Doubtful,
         RunTrust { verdict: Some(Verdict::Clean), .. } => Tone::Good,
         RunTrust { .. } => Tone::Plain,

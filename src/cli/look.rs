@@ -9,11 +9,11 @@ use crate::{lang::Language, printout::Look};
 /// The flags of all programs that print tables.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LookFlags {
-    /// Colours in tables; auto: on a terminal, unless the environment has NO_COLOR.
+    /// Colours in tables; auto: on a terminal, unless the environment has `NO_COLOR`.
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto)]
     color: ColorWhen,
 
-    /// Language of tables, headlines and notes; without it, LC_ALL, LC_MESSAGES or LANG decides. JSON and CSV do not depend on it.
+    /// Language of tables, headlines and notes; without it, `LC_ALL`, `LC_MESSAGES` or `LANG` decides. JSON and CSV do not depend on it.
     #[arg(long, value_enum)]
     lang: Option<Language>,
 }

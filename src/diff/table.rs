@@ -59,10 +59,10 @@ pub fn markdown_table(report: &Report, language: Language) -> String {
     let shown = |text: &str| clean_line(&language.translate(text)).into_owned();
     let mut out = format!("**{}**\n\n", shown(&report.headline));
     for side in [&report.a, &report.b] {
-        out += &format!("{}\n\n", shown(&describe_side(side)));
+        out.extend([&shown(&describe_side(side)), "\n\n"]);
     }
     for warning in &report.warnings {
-        out += &format!("- ⚠ {}\n", shown(warning));
+        out.extend(["- ⚠ ", &shown(warning), "\n"]);
     }
     if !report.warnings.is_empty() {
         out.push('\n');
@@ -79,7 +79,7 @@ pub fn markdown_table(report: &Report, language: Language) -> String {
     }
     out.push('\n');
     for (text, _) in foot_lines(report) {
-        out += &format!("- {}\n", shown(&text));
+        out.extend(["- ", &shown(&text), "\n"]);
     }
     out
 }

@@ -25,9 +25,11 @@ const TWINS: [(&str, &str); 5] = [
 
 /// Writes `vb` without what says nothing.
 pub fn serialize<S: Serializer>(vb: &VbMetrics, out: S) -> Result<S::Ok, S::Error> {
-    let mut value = serde_json::to_value(vb).map_err(serde::ser::Error::custom)?;
-    prune(&mut value);
+    let value = serde_json::to_value(vb).map_err(serde::ser::Error::custom)?;
     let Value::Object(mut keys) = value else { return value.serialize(out) };
+    // It is the record of another program, whole.
+    keys.iter_mut().filter(|(key, _)| *key != "selftest").for_each(|(_, value)| prune(value));
+    keys.retain(|_, value| !is_empty(value));
     let same = remove_twins(&mut keys, vb.is_on_schedule());
     if !same.is_empty() {
         keys.insert(SAME.to_owned(), same.into());

@@ -160,7 +160,8 @@ mod tests {
             if !errors.is_empty() {
                 recording.stamp_errors.push(errors.to_vec());
             }
-            let at = NonZeroU32::new(recording.stamp_errors.len() as u32).filter(|_| !errors.is_empty());
+            let at =
+                NonZeroU32::new(u32::try_from(recording.stamp_errors.len()).unwrap()).filter(|_| !errors.is_empty());
             recording.requests.push(RecordedRequest {
                 success: true,
                 output_tokens: 4,

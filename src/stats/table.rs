@@ -13,6 +13,7 @@ use std::io::{self, IsTerminal};
 use super::result::RunResult;
 use crate::{
     printout::{Look, Printout},
+    record::Buffering,
     recording::metric::Metric,
     statistics::{Doubt, Summary},
 };
@@ -101,6 +102,5 @@ fn format_ends(ends: [Option<f64>; 2]) -> String {
 /// Whether a proxy decides over this metric: over everything before the end of a response.
 fn is_hidden(result: &RunResult, metric: Metric) -> bool {
     let buffering = result.vb.client.as_ref().and_then(|client| client.buffering.as_ref());
-    buffering.is_some_and(|buffering| buffering.hides_latencies())
-        && matches!(metric, Metric::Ttft | Metric::Tpot | Metric::Itl)
+    buffering.is_some_and(Buffering::hides_latencies) && matches!(metric, Metric::Ttft | Metric::Tpot | Metric::Itl)
 }

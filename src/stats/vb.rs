@@ -221,6 +221,37 @@ pub struct Shortfall {
     pub extra_tokens: u64,
 }
 
+/// What looks at every gap, and takes nearly all of the time.
+struct OverTime {
+    itl: SampleStats,
+    peak_tokens_per_s: u64,
+    steady: Option<Steady>,
+    requests_per_s: MeasuredRate,
+    output_tokens_per_s: MeasuredRate,
+}
+
+impl OverTime {
+    fn measure(recording: &Recording, whole: &RunPart<'_>, options: &Options, duration: f64) -> Self {
+        let origin = recording.run_origin();
+        let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
+            || (whole.sample_gaps(&options.wanted), peak::peak_token_rate(recording)),
+            || (steady_state(recording, whole, options, origin), whole_rates(recording, origin, duration)),
+        );
+        OverTime { itl, peak_tokens_per_s, steady, requests_per_s, output_tokens_per_s }
+    }
+}
+
+/// As asked for, or as generated.
+fn common_output_len(recording: &Recording) -> Option<u64> {
+    common_length(recording.requests.iter().filter_map(|r| r.expected_output_len))
+        .or_else(|| common_length(recording.successes().filter_map(RecordedRequest::known_output_tokens)))
+}
+
+fn ttft_from_schedule(whole: &RunPart<'_>, wanted: &SummaryOptions) -> Summary {
+    let stats = whole.sample_values(&RecordedRequest::ttft_from_schedule, Unit::Seconds, wanted);
+    stamp_bounds::summarize_ttft_from_schedule(whole, &stats)
+}
+
 impl VbMetrics {
     /// Computes all metrics, and the statistics for vLLM's keys.
     #[must_use]
@@ -229,19 +260,11 @@ impl VbMetrics {
         options: &Options,
         duration: f64,
     ) -> (Self, Vec<(Metric, SampleStats)>) {
-        let wanted = &options.wanted;
-        let whole = RunPart::from_recording(recording);
-        let bounds = recording.run_bounds();
-        let origin = recording.run_origin();
+        let (wanted, whole) = (&options.wanted, RunPart::from_recording(recording));
+        let (bounds, origin) = (recording.run_bounds(), recording.run_origin());
         let (verdict, reasons) = client::worst_verdict(recording);
-        // What looks at every gap takes nearly all of the time.
-        let ((itl, peak_tokens_per_s), (steady, (requests_per_s, output_tokens_per_s))) = parallel::join(
-            || (whole.sample_gaps(wanted), peak::peak_token_rate(recording)),
-            || {
-                let rates = whole_rates(recording, origin, duration);
-                (steady_state(recording, &whole, options, origin), rates)
-            },
-        );
+        let OverTime { itl, peak_tokens_per_s, steady, requests_per_s, output_tokens_per_s } =
+            OverTime::measure(recording, &whole, options, duration);
         let latency_stats = |metric: Metric| {
             let value = metric.request_value();
             value.map_or_else(SampleStats::default, |value| whole.sample_values(&value, Unit::Seconds, wanted))
@@ -280,8 +303,7 @@ impl VbMetrics {
             outcomes: count_outcomes(recording),
             errors: most_frequent(recording.messages.iter()),
             input_len: common_length(recording.requests.iter().map(|r| r.prompt_len).filter(|n| *n > 0)),
-            output_len: common_length(recording.requests.iter().filter_map(|r| r.expected_output_len))
-                .or_else(|| common_length(recording.successes().filter_map(RecordedRequest::known_output_tokens))),
+            output_len: common_output_len(recording),
             start_time: bounds.map(|(start, _)| start),
             end_time: bounds.map(|(_, end)| end),
             percentile_error: 0.0,
@@ -291,10 +313,7 @@ impl VbMetrics {
             run_length: None,
             from_start: Latencies { ttft_ms: summarize(Metric::Ttft, &ttft), e2el_ms: summarize(Metric::E2el, &e2el) },
             from_schedule: Latencies {
-                ttft_ms: stamp_bounds::summarize_ttft_from_schedule(
-                    &whole,
-                    &whole.sample_values(&RecordedRequest::ttft_from_schedule, Unit::Seconds, wanted),
-                ),
+                ttft_ms: ttft_from_schedule(&whole, wanted),
                 e2el_ms: summarize(Metric::E2elIncludingClientQueue, &e2el_queue),
             },
             tpot_ms,
@@ -309,7 +328,6 @@ impl VbMetrics {
             server_queue_ms: summarize_in_order(&recording.server_times.0, wanted),
             server_ttft_ms: summarize_in_order(&recording.server_times.1, wanted),
             tokens_per_s_per_user: Some(speed).filter(|speed| speed.n > 0),
-            // From the throughput: set_rates.
             per_gpu: None,
             uncached_prompt_tokens_per_s: None,
             slowest_1_percent: slowest_requests(recording),

@@ -1,6 +1,6 @@
 //! `vb bench`: the flags of `vllm bench serve`, given to the programs of a pipe.
 //!
-//! It composes and measures nothing: [`GROUPS`](super::vllm_flags::GROUPS) has what a flag is here, and the programs' own
+//! It composes and measures nothing: [`GROUPS`] has what a flag is here, and the programs' own
 //! definitions have who owns it.
 
 use std::path::PathBuf;

@@ -238,7 +238,7 @@ fn repeats_that_differ_make_a_difference_of_two_runs_a_chance() {
 /// Waves of 80 requests: a longer run may have another mean, so that a difference says nothing. Three runs of each know.
 #[test]
 fn a_run_as_short_as_its_waves_has_no_verdict_and_decides_no_rule() {
-    let wave = |from: u64| move |i: u64| if (i + from) / 40 % 2 == 0 { 100 } else { 140 };
+    let wave = |from: u64| move |i: u64| if ((i + from) / 40).is_multiple_of(2) { 100 } else { 140 };
     let run = |from: u64, percent: u64| stream_with_waves(400, percent, None, wave(from));
     let files = [
         ("a1", run(0, 100)),

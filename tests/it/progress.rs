@@ -59,14 +59,14 @@ fn requests_that_take_long_to_write_are_counted() {
     let terminal = Terminal::open(80);
     let mut generate = command("vb-gen");
     // Long enough for a bar on any machine: an unoptimized build takes seconds for it.
-    generate.args(["--num-prompts", "1500", "--input-len", "200"]);
+    generate.args(["--num-prompts", "12000", "--input-len", "200"]);
     generate.stdout(File::create(folder.join("requests.ndjson")).unwrap());
     generate.stderr(terminal.end.try_clone().unwrap());
     assert!(generate.status().unwrap().success());
     drop(generate);
     let lines = terminal.lines();
     assert!(
-        lines.iter().any(|line| line.starts_with("vb-gen [") && line.contains(" of 1500 requests written")),
+        lines.iter().any(|line| line.starts_with("vb-gen [") && line.contains(" of 12000 requests written")),
         "{lines:#?}"
     );
 }

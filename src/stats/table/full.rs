@@ -35,7 +35,9 @@ pub fn print_full(out: &mut Printout, result: &RunResult) {
     table.add_own_sections(&result.vb);
     table.add_rule("", '=');
     table.add_stream_state(&result.vb);
-    notes::collect_notes(result).iter().for_each(|note| note.print(table.out));
+    for note in &notes::collect_notes(result) {
+        note.print(table.out);
+    }
     table.add_client(&result.vb);
 }
 

@@ -34,7 +34,9 @@ pub fn print_short(out: &mut Printout, result: &RunResult) {
     if !missing.is_empty() || !notes.is_empty() {
         out.add_blank();
     }
-    notes.iter().for_each(|note| note.print(out));
+    for note in &notes {
+        note.print(out);
+    }
     for what in missing {
         out.add_wrapped(&[Cell::left(what).toned(Tone::Faint)], 2);
     }
@@ -76,17 +78,18 @@ fn headline(result: &RunResult) -> Vec<Vec<Cell>> {
 
 fn describe_requests(result: &RunResult) -> String {
     let vb = &result.vb;
-    let mut text = format!("{} of {} succeeded in {} s", result.completed, vb.offered, format_number(result.duration));
+    let mut parts =
+        vec![format!("{} of {} succeeded in {} s", result.completed, vb.offered, format_number(result.duration))];
     if result.failed > 0 {
-        text += &format!(", {} failed", result.failed);
+        parts.push(format!("{} failed", result.failed));
     }
     if let abandoned @ 1.. = vb.population().abandoned {
-        text += &format!(", {abandoned} cancelled on purpose");
+        parts.push(format!("{abandoned} cancelled on purpose"));
     }
     if vb.not_sent > 0 {
-        text += &format!(", {} never sent", vb.not_sent);
+        parts.push(format!("{} never sent", vb.not_sent));
     }
-    text
+    parts.join(", ")
 }
 
 fn format_rate(rate: &MeasuredRate) -> String {
@@ -162,7 +165,7 @@ fn add_latencies(out: &mut Printout, result: &RunResult) -> Vec<String> {
         known.push((metric.table_label(), summary));
         match metric {
             Metric::Itl if vb.itl_per_token_ms != vb.itl_per_chunk_ms => {
-                known.push(("  per token", &vb.itl_per_token_ms))
+                known.push(("  per token", &vb.itl_per_token_ms));
             }
             Metric::Ttft if waits_matter(vb) => known.push(("  from schedule", &vb.from_schedule.ttft_ms)),
             Metric::E2el if waits_matter(vb) => known.push(("  from schedule", &vb.from_schedule.e2el_ms)),

@@ -43,7 +43,9 @@ pub fn print_like_vllm(out: &mut Printout, result: &RunResult) {
         lines.extend(metric_lines(result, metric));
     }
     lines.push("=".repeat(WIDTH));
-    lines.iter().for_each(|line| out.add_exact(line));
+    for line in &lines {
+        out.add_exact(line);
+    }
 }
 
 /// The lines of a latency, if the result has its keys.
