@@ -250,7 +250,7 @@ mod tests {
     use crate::statistics::SampleEvidence;
 
     fn independent(n: usize) -> SampleEvidence {
-        SampleEvidence { effective: n as f64, requests: n as f64, long_memory: false }
+        SampleEvidence { effective: n as f64, requests: n as f64, counted: n as f64, long_memory: false }
     }
 
     fn share(hits: f64, of: usize) -> SideEstimate {

@@ -149,7 +149,7 @@ impl SideEstimate {
             return self;
         }
         let runs = self.repeats.count as f64;
-        let evidence = SampleEvidence { effective: runs, requests: runs, long_memory: false };
+        let evidence = SampleEvidence { effective: runs, requests: runs, counted: runs, long_memory: false };
         SideEstimate { evidence, spread: Spread::Student(error, spread.freedom), runs: true, ..self }
     }
 }

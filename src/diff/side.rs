@@ -114,7 +114,8 @@ impl Side {
         let spread = if known { Spread::Student(error, freedom) } else { Spread::Unknown };
         let n = rates.iter().map(|r| r.requests).sum();
         // The pieces are few, and Student's t with their number knows it.
-        let evidence = SampleEvidence { effective: freedom + 1.0, requests: n as f64, long_memory: false };
+        let evidence =
+            SampleEvidence { effective: freedom + 1.0, requests: n as f64, counted: n as f64, long_memory: false };
         let estimate = SideEstimate::new(total / seconds, n, evidence, spread);
         let each: Vec<f64> = rates.iter().map(|rate| rate.total / rate.seconds).collect();
         (seconds > 0.0).then(|| estimate.with_runs(self.runs.len(), &each, true))

@@ -173,6 +173,12 @@ impl Dependence {
         self.effective_size().min(self.requests as f64)
     }
 
+    /// The number of values, but no more than requests.
+    #[must_use]
+    pub fn counted(&self) -> f64 {
+        self.n.min(self.requests) as f64
+    }
+
     /// Whether the ranks of the values have waves as long as the series.
     #[must_use]
     pub fn has_long_memory(&self) -> bool {

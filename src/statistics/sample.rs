@@ -92,6 +92,8 @@ pub struct SampleEvidence {
     pub effective: f64,
     /// The same, but no more than requests.
     pub requests: f64,
+    /// The values, but no more than requests.
+    pub counted: f64,
     /// Whether the values have waves as long as the run.
     pub long_memory: bool,
 }
@@ -110,6 +112,7 @@ impl SampleEvidence {
         SampleEvidence {
             effective: dependence.effective_size(),
             requests: dependence.evidence(),
+            counted: dependence.counted(),
             long_memory: dependence.has_long_memory(),
         }
     }
@@ -141,6 +144,7 @@ impl SampleEvidence {
         SampleEvidence {
             effective: effective.max(1.0),
             requests: effective.min(sum(&|_, part| part.requests)).max(1.0),
+            counted: sum(&|_, part| part.counted),
             long_memory: parts.iter().any(|(_, part)| part.long_memory),
         }
     }

@@ -116,10 +116,11 @@ impl Summary {
     fn to_stats(&self, unit: Unit) -> SampleStats {
         let number = |value: Option<f64>| value.unwrap_or_default() / unit.in_results();
         let pool = self.histogram.as_ref().filter(|pool| pool.hdr.value_count() == self.n as u64);
-        let evidence = |effective: f64| SampleEvidence {
-            effective,
-            requests: pool.and_then(|pool| pool.evidence).unwrap_or(effective),
-            long_memory: self.doubt == Some(Doubt::LongMemory),
+        let evidence = |effective: f64| {
+            let requests = pool.and_then(|pool| pool.evidence).unwrap_or(effective);
+            let long_memory = self.doubt == Some(Doubt::LongMemory);
+            // How many requests the values are from is not in a summary.
+            SampleEvidence { effective, requests, counted: requests, long_memory }
         };
         SampleStats {
             unit,
@@ -137,13 +138,14 @@ impl Summary {
     }
 
     /// Adds the intervals, and removes percentiles that have too few values. A run of fewer than 30 correlation times has no
-    /// intervals, only the lower bounds of what has too few values.
+    /// intervals, only the lower bounds of what has too few values. How many independent values it has is not known either, so its
+    /// values are counted, and what they give is marked by the doubt.
     fn set_precision(&mut self, precision: &Precision, percentiles: &[(f64, f64)], scale: f64) {
         let scaled = |ends: [Option<f64>; 2]| json!(ends.map(|end| end.map(|end| end * scale)));
         let Precision { evidence, mean, percentiles: precisions } = precision;
-        let has = numpy::truncate_to_usize(evidence.requests);
         (self.n_effective, self.doubt) = (Some(evidence.effective), evidence.doubt());
         let is_known = self.doubt != Some(Doubt::TooShort);
+        let has = numpy::truncate_to_usize(if is_known { evidence.requests } else { evidence.counted });
         let shown = |interval: &Interval| scaled(if is_known { [interval.low, interval.high] } else { [None, None] });
         self.intervals.insert("mean".into(), shown(mean));
         for ((p, _), PercentilePrecision { interval, bounds }) in percentiles.iter().zip(precisions) {
@@ -206,6 +208,24 @@ mod tests {
         let empty = Summary::from_stats(&SampleStats::from_values(&[], Unit::Seconds, &wanted()));
         let json = serde_json::to_string(&empty).unwrap();
         assert_eq!(json, r#"{"n":0,"mean":null,"std":null,"min":null,"p50":null,"max":null}"#);
+    }
+
+    #[test]
+    fn a_run_as_short_as_its_waves_has_estimates_without_intervals() {
+        let values: Vec<f64> = (0..400).map(f64::from).collect();
+        let wanted = SummaryOptions { percentiles: vec![50.0, 90.0, 99.0], histograms: false };
+        let summary = |effective: f64| {
+            let evidence = SampleEvidence { effective, requests: effective, counted: 400.0, long_memory: false };
+            Summary::from_stats(&SampleStats::with_evidence(&[&values], Unit::Tokens, &wanted, evidence, &[]))
+        };
+        let short = summary(5.0);
+        assert_eq!((short.doubt, &short.percentiles["p90"]), (Some(Doubt::TooShort), &json!(359.1)));
+        assert_eq!((short.interval_end("p90", 0), short.interval_end("p90", 1)), (None, None));
+        assert_eq!(Value::Object(short.too_few), json!({"p99": {"needs": 662, "has": 400}}));
+        // Of a run that is long enough it is known how many independent values there are.
+        let known = summary(50.0);
+        assert_eq!((known.doubt, &known.percentiles["p90"]), (None, &Value::Null));
+        assert_eq!(known.too_few["p90"], json!({"needs": 64, "has": 50}));
     }
 
     proptest! {

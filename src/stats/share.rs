@@ -45,7 +45,10 @@ pub fn pool_share_intervals(share: Option<f64>, parts: &[PartShare], mode: PoolM
         .filter(|part| part.population.counted() > 0)
         .map(|part| {
             let effective = part.effective_size();
-            (part.population.counted() as f64, SampleEvidence { effective, requests: effective, long_memory: false })
+            (
+                part.population.counted() as f64,
+                SampleEvidence { effective, requests: effective, counted: effective, long_memory: false },
+            )
         })
         .collect();
     let effective = SampleEvidence::pool_parts(&evidence, mode).effective;
