@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rustix::termios::tcgetwinsize;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::{
     clock::Clock,
@@ -76,8 +76,8 @@ impl ProgressDisplay {
             return;
         }
         // A terminal that does not know its width is as wide as the usual one.
-        let width = tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col.into());
-        let line = progress.draw(self.tool, if width == 0 { 80 } else { width });
+        let width = terminal_size_of(io::stderr()).map_or(80, |(Width(columns), _)| columns.into());
+        let line = progress.draw(self.tool, width);
         let mut shown = lock_bar();
         print(&[ERASE_LINE, &line]);
         *shown = Some(line);

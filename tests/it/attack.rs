@@ -98,7 +98,7 @@ fn one_place_writes_to_standard_error() {
             "use_stderr()",
             "on_stderr()",
             "on_stream(&io::stderr())",
-            "tcgetwinsize(io::stderr())",
+            "terminal_size_of(io::stderr())",
         ];
         let code = questions.iter().fold(code, |code, question| code.replace(question, ""));
         for way in ["eprint", "dbg!", "stderr()", "/dev/stderr"] {
