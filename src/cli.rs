@@ -325,16 +325,24 @@ pub fn outlive_writers(inputs: &[PathBuf]) -> Result<(), Error> {
     if !inputs.iter().any(|path| is_pipe(path)) {
         return Ok(());
     }
-    let failed = |e| Error::Setup(format!("cannot install a handler for signals: {e}"));
     let terminated = Arc::new(AtomicBool::new(false));
     // The order matters: the second signal must find the flag set before this registration sets it again.
-    flag::register_conditional_default(SIGTERM, Arc::clone(&terminated)).map_err(failed)?;
-    flag::register(SIGTERM, terminated).map_err(failed)?;
+    flag::register_conditional_default(SIGTERM, Arc::clone(&terminated)).map_err(|e| handler_error(&e))?;
+    leave_signals_to_others(&terminated)
+}
+
+/// Outlives Ctrl-C and the end of the terminal, which reach the other programs too, and notes SIGTERM in `terminated`.
+pub fn leave_signals_to_others(terminated: &Arc<AtomicBool>) -> Result<(), Error> {
+    flag::register(SIGTERM, Arc::clone(terminated)).map_err(|e| handler_error(&e))?;
     for signal in [SIGINT, SIGHUP] {
         // A handler that does nothing of interest: an ignored signal would be ignored by children too.
-        flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(failed)?;
+        flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(|e| handler_error(&e))?;
     }
     Ok(())
+}
+
+fn handler_error(e: &io::Error) -> Error {
+    Error::Setup(format!("cannot install a handler for signals: {e}"))
 }
 
 /// Whether an input has a program at its other end: a pipe, a named one, or a socket as some shells use.

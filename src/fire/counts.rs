@@ -36,10 +36,8 @@ pub struct OutputCounts {
     pub done: AtomicU64,
     /// Failures among them.
     pub failed: AtomicU64,
-    /// Successes among them.
-    pub succeeded: AtomicU64,
-    /// Sum of the latencies of the successes, in nanoseconds.
-    pub latency_sum: AtomicU64,
+    /// The mean latency of the successes, in nanoseconds; 0 without any.
+    pub mean_latency: AtomicU64,
     /// Their tokens.
     pub tokens: AtomicU64,
     /// Their tokens as counted while they arrived.

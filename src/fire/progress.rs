@@ -109,7 +109,8 @@ struct Snapshot {
     failed: u64,
     tokens: f64,
     mean_ttft: Option<Nanos>,
-    mean_latency: Option<Nanos>,
+    /// Of the successes; 0 without any.
+    mean_latency: Nanos,
     /// The last end.
     ended: Nanos,
 }
@@ -133,7 +134,7 @@ impl Snapshot {
             failed: outputs.failed.load(Relaxed),
             tokens: judged as f64 + arriving as f64 * per_shown,
             mean_ttft: ttft_sum.checked_div(first_tokens).map(Nanos),
-            mean_latency: outputs.latency_sum.load(Relaxed).checked_div(outputs.succeeded.load(Relaxed)).map(Nanos),
+            mean_latency: Nanos(outputs.mean_latency.load(Relaxed)),
             ended: Nanos(client.ended.load(Relaxed)),
         }
     }
@@ -233,8 +234,7 @@ fn time_left(now: &Snapshot, plan: &ProgressPlan, size: InputSize) -> Option<Nan
         InputSize::Counted(all) | InputSize::Estimated(all) => Some(all),
         InputSize::AtLeast(_) => None,
     };
-    let latency = now.mean_latency.unwrap_or_default();
-    let by_schedule = |last: Nanos| (last + latency).since(now.at);
+    let by_schedule = |last: Nanos| (last + now.mean_latency).since(now.at);
     let by_count = match (all, &plan.rate) {
         (Some(all), Some(rate)) => Some(by_schedule(rate.time_due(all as f64))),
         _ if plan.input.has_times() => plan.input.last_due().map(by_schedule),
@@ -287,7 +287,7 @@ mod tests {
                 done,
                 tokens: tick as f64 * 200.0,
                 mean_ttft: Some(Nanos(SECOND / 50)),
-                mean_latency: (done > 0).then_some(Nanos(SECOND)),
+                mean_latency: if done > 0 { Nanos(SECOND) } else { Nanos(0) },
                 ..Snapshot::default()
             });
         }

@@ -201,10 +201,7 @@ impl Sink {
         counts.shown_tokens.fetch_add(shown_tokens, Relaxed);
         counts.done.store(tally.population.offered, Relaxed);
         counts.failed.store(tally.population.failed(), Relaxed);
-        if let Some(latency) = output.latency.filter(|_| output.success) {
-            counts.latency_sum.fetch_add(latency.0, Relaxed);
-            counts.succeeded.fetch_add(1, Relaxed);
-        }
+        counts.mean_latency.store(tally.mean_latency().unwrap_or_default().0, Relaxed);
     }
 
     /// Writes the lines to standard output. After an error, they are lost.

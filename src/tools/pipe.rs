@@ -13,10 +13,6 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
-    flag,
-};
 
 use crate::{
     cli::{self, parent},
@@ -151,13 +147,8 @@ fn has_secret(flag: &[String]) -> bool {
 /// Leaves Ctrl-C and the end of the terminal to the programs, which both reach too, and which end in their own time. Returns whether
 /// SIGTERM was received, which reaches only this process.
 pub fn outlive_signals() -> Result<Arc<AtomicBool>, Error> {
-    let terminated = Arc::new(AtomicBool::new(false));
-    let failed = |e| Error::Setup(format!("cannot install a handler for signals: {e}"));
-    for signal in [SIGINT, SIGHUP] {
-        // A handler that does nothing of interest: an ignored signal would be ignored by children too.
-        flag::register(signal, Arc::new(AtomicBool::new(false))).map_err(failed)?;
-    }
-    flag::register(SIGTERM, Arc::clone(&terminated)).map_err(failed)?;
+    let terminated = Arc::default();
+    cli::leave_signals_to_others(&terminated)?;
     Ok(terminated)
 }
 
