@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use serde_json::{Value, json};
@@ -335,7 +335,7 @@ fn the_schema_describes_the_record() {
 
 fn ab(home: &Path, args: &[&str]) -> Done {
     let bin = Path::new(env!("CARGO_BIN_EXE_vb-diff")).parent().unwrap();
-    let mut script = Command::new(root().join("scripts/ab.sh"));
+    let mut script = tool::plain_command(root().join("scripts/ab.sh"));
     script.args(args).arg("--results").arg(home.join("results")).env("VB_BIN", bin).stdin(Stdio::null());
     tool::done(script.output().unwrap())
 }

@@ -350,7 +350,7 @@ fn the_received_part_of_an_error_s_text_is_reported() {
 fn too_many_open_files_are_the_client_s_own_fault() {
     let sim = Sim::start(&[]);
     let limited = format!("ulimit -n 24; exec {} --base-url {}", env!("CARGO_BIN_EXE_vb-fire"), sim.url);
-    let mut child = std::process::Command::new("bash")
+    let mut child = tool::plain_command("bash")
         .args(["-c", &limited])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -391,7 +391,7 @@ fn secrets_are_sent_and_never_shown() {
     let sim = Sim::start(&["--api-key", "sk-very-secret"]);
     let with = |args: &[&str], key: Option<&str>| {
         let mut vb = command("vb-fire");
-        vb.args(["--base-url", &sim.url, "--model", "tiny"]).args(args).env_remove("OPENAI_API_KEY");
+        vb.args(["--base-url", &sim.url, "--model", "tiny"]).args(args);
         key.map(|key| vb.env("OPENAI_API_KEY", key));
         let mut child = vb.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(requests(2, FULL).as_bytes()).unwrap();

@@ -1,11 +1,6 @@
 //! `vb`: all programs in one file, the pipe of `vb bench`, and the help of each program.
 
-use std::{
-    fs,
-    io::Read,
-    os::unix::fs::symlink,
-    process::{Command, Stdio},
-};
+use std::{fs, io::Read, os::unix::fs::symlink, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -61,7 +56,7 @@ fn one_file_is_every_program() {
     for program in PROGRAMS {
         let name = format!("vb-{program}");
         symlink(command("vb").get_program(), home.join(&name)).unwrap();
-        let by_link = tool::done(Command::new(home.join(&name)).arg("--help").output().unwrap());
+        let by_link = tool::done(tool::plain_command(home.join(&name)).arg("--help").output().unwrap());
         assert_eq!((by_link.code, &by_link.stdout), (0, &run(&name, &["--help"], "").stdout), "{name}");
         assert_eq!(by_link.stdout, run("vb", &[program, "--help"], "").stdout, "{name}");
     }
@@ -104,7 +99,7 @@ fn bench_runs_the_pipe_that_it_prints() {
     let bench = |more: &[&str]| {
         let mut bench = command("vb");
         bench.args(["bench", "--host", "127.0.0.1", "--port", port]).args(SHORT).args(more).current_dir(&home);
-        tool::done(bench.env("PATH", tool::search_path()).env_remove("OPENAI_API_KEY").output().unwrap())
+        tool::done(bench.env("PATH", tool::search_path()).output().unwrap())
     };
     // With a value that needs quotes.
     let more = ["--max-concurrency", "4", "--metadata", "note=it's a $test", "--goodput", "ttft:500", "e2el:9000"];
@@ -119,7 +114,7 @@ fn bench_runs_the_pipe_that_it_prints() {
     let printed = bench(&[&more[..], &["--print", "--save-result", "--result-filename", "b.json"]].concat());
     assert!(printed.code == 0 && !home.join("b.json").exists(), "{}", printed.stderr);
     assert!(printed.stdout.starts_with("vb-gen --base-url http://127.0.0.1:"), "{}", printed.stdout);
-    let mut bash = Command::new("bash");
+    let mut bash = tool::plain_command("bash");
     bash.args(["-c", &printed.stdout]).current_dir(&home).env("PATH", tool::search_path());
     let pasted = tool::done(bash.output().unwrap());
     assert_eq!(pasted.code, 0, "{}\n{}", printed.stdout, pasted.stderr);
@@ -166,7 +161,6 @@ fn a_key_is_on_no_command_line_of_a_child() {
         .args(args)
         .args(SHORT)
         .args(["--header", "Authorization=Bearer sk-planted-77", "x-team=red"])
-        .env_remove("OPENAI_API_KEY")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -202,7 +196,9 @@ fn the_scripts_are_a_part_of_the_file() {
     let alone = home.join("bin");
     fs::create_dir(&alone).unwrap();
     symlink(command("vb").get_program(), alone.join("vb")).unwrap();
-    let vb = |args: &[&str]| tool::done(Command::new(alone.join("vb")).args(args).current_dir(&home).output().unwrap());
+    let vb = |args: &[&str]| {
+        tool::done(tool::plain_command(alone.join("vb")).args(args).current_dir(&home).output().unwrap())
+    };
     let done = vb(&["sweep", "config.yaml"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     let results = fs::read_dir(home.join("results")).unwrap().count();
@@ -267,7 +263,7 @@ fn the_gate_of_a_pull_request_fails_by_its_rules() {
     let sim = Sim::start(&[]);
     let home = folder("front-gate");
     let gate = |rules: &str, baseline: &str| {
-        let mut gate = Command::new(tool::root().join("scripts/gate.sh"));
+        let mut gate = tool::plain_command(tool::root().join("scripts/gate.sh"));
         gate.current_dir(&home).env("PATH", tool::search_path()).env("GITHUB_STEP_SUMMARY", home.join("summary.md"));
         gate.env("GATE_URL", &sim.url).env("GATE_BASELINE_URL", baseline).env("GATE_ROUNDS", "1");
         gate.env("GATE_GEN", "--input-len 16 --output-len 8 --num-prompts 20").env("GATE_FIRE", "--max-concurrency 4");
@@ -292,7 +288,7 @@ fn the_scripts_find_installed_programs_or_name_the_compiler() {
     let cargo = home.join("cargo");
     let system = "/usr/bin:/bin";
     let sweep = |path: &str| {
-        let mut sweep = Command::new(tool::root().join("scripts/sweep.sh"));
+        let mut sweep = tool::plain_command(tool::root().join("scripts/sweep.sh"));
         sweep.args(["--dry-run", "--results"]).arg(&home).env_remove("VB_BIN").env("PATH", path);
         tool::done(sweep.output().unwrap())
     };

@@ -138,7 +138,7 @@ fn ids_are_unique_and_sources_have_the_names_they_are_given() {
 fn pipes_and_standard_input_are_sources_too() {
     let script = "vb-gen --num-prompts 30 --input-len 4 | vb-gen mix 1=- 1=<(vb-gen --num-prompts 30 --input-len 4 --seed 1) \
                   --num-prompts 20 --tag k=v";
-    let output = std::process::Command::new("bash").args(["-c", script]).env("PATH", search_path()).output().unwrap();
+    let output = crate::tool::plain_command("bash").args(["-c", script]).env("PATH", search_path()).output().unwrap();
     let requests = lines(&String::from_utf8(output.stdout).unwrap());
     assert_eq!(requests.len(), 20, "{}", String::from_utf8_lossy(&output.stderr));
     let of_stdin = requests.iter().filter(|r| r["tags"]["mix"] == "stdin").count();

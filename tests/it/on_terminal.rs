@@ -11,7 +11,7 @@ use crate::{
 fn on_terminal(tool: &str, args: &[&str], stdin: &str, columns: u16, environment: &[(&str, &str)]) -> String {
     let terminal = Terminal::open(columns);
     let mut command = command(tool);
-    command.args(args).env("TERM", "xterm").env_remove("NO_COLOR").envs(environment.iter().copied());
+    command.args(args).envs(environment.iter().copied());
     command.stdin(Stdio::piped()).stdout(terminal.end.try_clone().unwrap()).stderr(terminal.end.try_clone().unwrap());
     let mut child = command.spawn().unwrap();
     // Its clones of the terminal would keep it open.

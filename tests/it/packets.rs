@@ -156,7 +156,7 @@ fn packets_are_found_by_any_way_to_the_server() {
 /// Runs `vb-fire` with these flags and without the right to capture, which root loses with its bounding set; `None`: the system has no
 /// `setpriv`, or does not let it.
 fn fire_without_right(url: &str, flags: &[&str]) -> Option<Done> {
-    let mut child = std::process::Command::new("setpriv")
+    let mut child = tool::plain_command("setpriv")
         .args(["--bounding-set", "-net_raw", "--inh-caps", "-net_raw"])
         .args([env!("CARGO_BIN_EXE_vb-fire"), "--base-url", url])
         .args(flags)

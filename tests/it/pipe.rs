@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -42,7 +42,7 @@ fn every_tool_reports_a_closed_output() {
         ["vb-gen --num-prompts 5".to_owned(), format!("vb-stats {run}"), format!("vb-agg {result}"), "vb-sim".into()]
     {
         let script = |output: &str| {
-            let mut bash = Command::new("bash");
+            let mut bash = tool::plain_command("bash");
             bash.args(["-c", &format!("exec {tool} {output}")]);
             tool::done(bash.env("PATH", search_path()).stdin(Stdio::null()).output().unwrap())
         };
@@ -59,7 +59,7 @@ fn every_tool_reports_a_closed_output() {
 fn a_filter_whose_reader_exits_ends_silently() {
     let script =
         "vb-gen --num-prompts 100000 --input-len 16 | head -n 1 | vb-stats --lenient; echo \"${PIPESTATUS[0]}\"";
-    let done = Command::new("bash").args(["-c", script]).env("PATH", search_path()).output().unwrap();
+    let done = tool::plain_command("bash").args(["-c", script]).env("PATH", search_path()).output().unwrap();
     let done = tool::done(done);
     assert_eq!(done.stdout, "0\n", "{}", done.stderr);
     assert!(!done.stderr.contains("vb-gen"), "{}", done.stderr);
@@ -81,7 +81,7 @@ impl Pipeline {
             format!("{source} | vb-fire --base-url {} {fire_flags} | vb-stats > {}", sim.url, result.display());
         let finished = || sim.metric("vllm:request_success_total{");
         let before = finished();
-        let shell = Command::new("bash")
+        let shell = tool::plain_command("bash")
             .args(["-c", &script])
             .env("PATH", search_path())
             .stdin(Stdio::null())

@@ -1,6 +1,6 @@
 //! Runs every command of the README and of the cookbook, in their order, against the simulated server.
 
-use std::{collections::HashSet, fs, path::Path, process::Command};
+use std::{collections::HashSet, fs, path::Path};
 
 use crate::tool::{self, Sim, data, root};
 
@@ -105,7 +105,7 @@ fn the_commands_of_the_manuals_run() {
         // A server that outlived a failed command would keep its output open, and this test would wait for it.
         // `kill` fails for a server that has just exited.
         let script_with_trap = format!("trap 'jobs -p | xargs -r kill || true' EXIT\n{script}");
-        let mut bash = Command::new("bash");
+        let mut bash = tool::plain_command("bash");
         bash.args(["-euo", "pipefail", "-c", &script_with_trap]).current_dir(tool::folder("manuals"));
         let done = tool::done(bash.env("PATH", tool::search_path()).output().unwrap());
         assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
@@ -114,7 +114,7 @@ fn the_commands_of_the_manuals_run() {
 
 #[test]
 fn every_recipe_runs() {
-    let has_jq = Command::new("jq").arg("--version").output().is_ok();
+    let has_jq = tool::plain_command("jq").arg("--version").output().is_ok();
     assert!(has_jq || std::env::var_os("CI").is_none(), "CI must have jq, so that all recipes are run");
     let folder = tool::folder("readme");
     fixtures(&folder);
@@ -131,12 +131,11 @@ fn every_recipe_runs() {
             continue;
         }
         let script = recipe.replace("http://127.0.0.1:8000", &sim.url).replace("https://api.example.com", &tls.url);
-        let done = Command::new("bash")
+        let done = tool::plain_command("bash")
             .args(["-euo", "pipefail", "-c", &script])
             .current_dir(&folder)
             .env("PATH", tool::search_path())
             .env("SSL_CERT_FILE", data("tls-ca.pem"))
-            .env_remove("OPENAI_API_KEY")
             .output()
             .unwrap();
         let done = tool::done(done);

@@ -46,7 +46,6 @@ impl Slow {
     fn start(args: &[&str]) -> Slow {
         let mut child = command("vb-fire")
             .args(args)
-            .env_remove("OPENAI_API_KEY")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -84,7 +84,7 @@ fn without_the_other_programs_the_error_names_their_folder() {
     let home = folder("selftest-alone");
     let alone = home.join("vb-selftest");
     fs::hard_link(command("vb-selftest").get_program(), &alone).unwrap();
-    let done = tool::done(std::process::Command::new(&alone).output().unwrap());
+    let done = tool::done(tool::plain_command(&alone).output().unwrap());
     assert_eq!((done.code, done.stdout.as_str()), (4, ""));
     assert!(done.stderr.contains("vb-sim must be in the folder of vb-selftest"), "{}", done.stderr);
 }

@@ -550,7 +550,7 @@ fn interrupts_do_not_stop_a_reader_of_a_pipe() {
     stdin.write_all(blank.as_bytes()).unwrap();
     let pid = child.id().to_string();
     for signal in ["-INT", "-HUP", "-INT", "-TERM"] {
-        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        assert!(crate::tool::plain_command("kill").args([signal, &pid]).status().unwrap().success());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     stdin.write_all(RUN.as_bytes()).unwrap();

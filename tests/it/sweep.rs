@@ -23,7 +23,7 @@ fn config(folder: &Path, text: &str) -> PathBuf {
 }
 
 fn script(config: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(root().join("scripts/sweep.sh"));
+    let mut command = tool::plain_command(root().join("scripts/sweep.sh"));
     let folder = config.parent().unwrap();
     let bin = Path::new(env!("CARGO_BIN_EXE_vb-gen")).parent().unwrap();
     command.arg(config).args(args).arg("--results").arg(folder.join("results")).env("VB_BIN", bin);
@@ -286,7 +286,7 @@ fn a_dry_run_prints_pipelines_that_run() {
     assert_eq!(done.stdout.lines().count(), 4 * 3 + 1, "{}", done.stdout);
     let out = done.stdout.split(' ').find(|w| w.ends_with(".requests.ndjson")).unwrap();
     let mkdir = format!("mkdir -p {}\n", Path::new(out.trim()).parent().unwrap().display());
-    let ran = Command::new("bash")
+    let ran = tool::plain_command("bash")
         .args(["-euo", "pipefail", "-c", &(mkdir + &done.stdout)])
         .env("PATH", tool::search_path())
         .output()
@@ -313,7 +313,7 @@ fn errors_of_a_sweep_are_one_line() {
     let why = "stopped at bench_io16x4_mc1_np2, in which every request failed";
     assert!(done.code == 1 && done.stderr.contains(why) && !done.stderr.contains("2/4"), "{}", done.stderr);
     assert_eq!(sweep(Path::new("/no/such/config.yaml"), &["--dry-run"]).code, 2);
-    let mut bare = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
+    let mut bare = tool::plain_command(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sweep.sh"));
     let done = tool::done(bare.arg("--results").output().unwrap());
     assert_eq!((done.code, done.stderr.as_str()), (2, "sweep: --results needs a folder\n"));
 }

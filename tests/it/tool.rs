@@ -1,6 +1,7 @@
 //! Runs the project's binaries.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
@@ -24,13 +25,29 @@ pub fn command(tool: &str) -> Command {
         "vb-selftest" => env!("CARGO_BIN_EXE_vb-selftest"),
         other => panic!("no binary {other}"),
     };
-    let mut command = Command::new(path);
-    // Tables are compared, so they are in English.
-    command.env("LC_ALL", "C");
-    // A proxy of the environment would get the requests for the servers of the tests.
-    for name in ["http_proxy", "https_proxy", "all_proxy"] {
-        command.env_remove(name).env_remove(name.to_uppercase());
+    plain_command(path)
+}
+
+/// A command for any program, with the same environment wherever the tests run: on a person's terminal, or in a CI that sets `CI`
+/// (which means that even a dumb terminal has colours) and a proxy (which would get the requests for the servers of the tests).
+pub fn plain_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        let lower = name.to_lowercase();
+        let from_outside = lower.starts_with("vb_")
+            || lower.ends_with("_proxy")
+            || lower.ends_with("_api_key")
+            || lower.starts_with("lc_");
+        if from_outside
+            || ["ci", "no_color", "clicolor", "clicolor_force", "columns", "lines", "lang", "hf_token"]
+                .contains(&&*lower)
+        {
+            command.env_remove(&*name);
+        }
     }
+    // Tables are compared, so they are in English.
+    command.env("LC_ALL", "C").env("TERM", "xterm");
     command
 }
 
@@ -107,7 +124,6 @@ impl Sim {
         let mut child = command("vb-sim")
             .args(["--port", &port.to_string()])
             .args(args)
-            .env_remove("VLLM_API_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -64,7 +64,7 @@ fn the_referee_logs_what_the_client_records() {
         return;
     }
     let log = folder("referee").join("truth.ndjson");
-    let mut command = std::process::Command::new(program);
+    let mut command = tool::plain_command(program);
     command.args(["--step", "2ms", "--log", log.to_str().unwrap()]).stdout(Stdio::piped());
     let mut referee = command.spawn().unwrap();
     let mut url = String::new();
