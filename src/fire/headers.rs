@@ -8,15 +8,13 @@ use reqwest::Url;
 use crate::{
     backend::Protocol,
     error::Error,
+    http::headers::{have_key, is_key_header, key_value, parse_header_flags},
     secrets::{HIDDEN, Secrets, without_keys},
 };
 
 /// This host accepts a key in one header only: a `Bearer` is another kind of token there. Servers that offer its API in addition
 /// to their own (vLLM with --api-key) read the `Bearer`.
 const ANTHROPIC_HOST: &str = "api.anthropic.com";
-
-/// The headers that hold a key.
-const KEY_HEADERS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
 /// Headers for every request, and the secrets in them.
 #[derive(Debug, Clone, Default)]
@@ -38,45 +36,28 @@ impl Headers {
         headers.map.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("vb-fire/", env!("CARGO_PKG_VERSION"))));
         headers.secrets.add(api_key.clone());
-        let is_key = |name: &str| KEY_HEADERS.contains(&name.to_ascii_lowercase().as_str());
-        let own_key = |flag: &String| flag.split_once('=').is_some_and(|(name, _)| is_key(name.trim()));
-        let api_key = api_key.filter(|_| !flags.iter().any(own_key));
-        let bad_key = |_| Error::Usage("OPENAI_API_KEY contains characters that are not allowed in a header".into());
+        let given = parse_header_flags(flags)?;
+        let api_key = api_key.filter(|_| !have_key(&given));
         let own = protocol.api.extra_headers(api_key.as_deref());
         let at_anthropic = urls.iter().any(|url| url.host_str() == Some(ANTHROPIC_HOST));
-        let one_key = at_anthropic && own.iter().any(|(name, _)| is_key(name));
+        let one_key = at_anthropic && own.iter().any(|(name, _)| is_key_header(name));
         for (name, value) in own {
-            headers.map.insert(HeaderName::from_static(name), HeaderValue::from_str(&value).map_err(bad_key)?);
+            headers.map.insert(HeaderName::from_static(name), key_value("", &value)?);
         }
         if let Some(key) = api_key.filter(|_| !one_key) {
-            headers.map.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {key}")).map_err(bad_key)?);
+            headers.map.insert(AUTHORIZATION, key_value("Bearer ", &key)?);
         }
-        for flag in flags {
-            headers.add_flag(flag)?;
+        for (name, value) in &given {
+            headers.secrets.add_header(name.as_str(), &String::from_utf8_lossy(value.as_bytes()));
         }
+        headers.map.extend(given);
         Ok(headers)
-    }
-
-    fn add_flag(&mut self, flag: &str) -> Result<(), Error> {
-        // The value may be a secret, so no message contains it.
-        let (name, value) = flag.split_once('=').ok_or_else(|| {
-            Error::Usage("--header takes NAME=VALUE, as in --header Authorization='Bearer KEY'".into())
-        })?;
-        let key: HeaderName = name.trim().parse().map_err(|_| {
-            Error::Usage("--header NAME=VALUE: what is before the first `=` is not a valid header name".into())
-        })?;
-        let header = HeaderValue::from_str(value).map_err(|_| {
-            Error::Usage(format!("--header {key}=…: the value contains characters that are not allowed in a header"))
-        })?;
-        self.secrets.add_header(key.as_str(), value);
-        self.map.insert(key, header);
-        Ok(())
     }
 
     /// Whether requests carry a key.
     #[must_use]
     pub fn has_key(&self) -> bool {
-        KEY_HEADERS.iter().any(|name| self.map.contains_key(*name))
+        have_key(&self.map)
     }
 
     /// Removes the secrets from `text`.

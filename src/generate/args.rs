@@ -18,6 +18,7 @@ use crate::{
     cli,
     config::ConfigFlag,
     error::Error,
+    http::headers::flags_or_key,
     tokens::{Tokenizer, TokenizerServer},
     units::{parse_count, parse_tokens},
 };
@@ -153,6 +154,12 @@ pub struct CommonFlags {
     /// set, is sent automatically.
     #[arg(long, help_heading = COUNTING, value_name = "URL")]
     pub base_url: Option<String>,
+    /// Headers for the server that counts tokens.
+    #[arg(long, help_heading = COUNTING, value_name = "NAME=VALUE", num_args = 1.., action = ArgAction::Append)]
+    pub header: Vec<String>,
+    /// Accept any TLS certificate of the server that counts tokens.
+    #[arg(long, help_heading = COUNTING)]
+    pub insecure: bool,
     /// Model name for --tokenizer server.
     #[arg(long, help_heading = COUNTING, value_name = "NAME")]
     pub model: Option<String>,
@@ -251,7 +258,8 @@ impl CommonFlags {
     }
 
     fn server_tokenizer(&self, url: &str) -> Result<Tokenizer, Error> {
-        TokenizerServer::new(url, self.model.clone(), cli::api_key()).map(Tokenizer::from_server)
+        let headers = flags_or_key(&self.header, cli::api_key())?;
+        TokenizerServer::new(url, self.model.clone(), headers, self.insecure).map(Tokenizer::from_server)
     }
 
     /// The server's tokenizer, if it works.

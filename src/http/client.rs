@@ -15,8 +15,9 @@ use crate::{
 const BLOCKING_TIMEOUT: Nanos = Nanos(300 * SECOND);
 
 /// A blocking client for the server under test; never uses a proxy.
-pub fn server_client() -> Result<blocking::Client, Error> {
-    blocking_builder().no_proxy().build().map_err(|e| setup_error(&e))
+pub fn server_client(headers: HeaderMap, insecure: bool) -> Result<blocking::Client, Error> {
+    let client = blocking_builder().no_proxy().default_headers(headers).danger_accept_invalid_certs(insecure);
+    client.build().map_err(|e| setup_error(&e))
 }
 
 /// A blocking client for the Hugging Face hub; uses the proxy of the environment, if there is one.

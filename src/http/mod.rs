@@ -17,6 +17,7 @@ pub mod client;
 pub mod connection;
 pub mod error_text;
 pub mod exchange;
+pub mod headers;
 pub mod lines;
 mod packet_ring;
 mod packet_times;

@@ -1,5 +1,6 @@
 //! The tokenizer of a running server, through its `/tokenize` and `/detokenize` endpoints.
 
+use hyper::header::HeaderMap;
 use reqwest::{
     StatusCode,
     blocking::{Client, Response},
@@ -27,17 +28,16 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 /// What a server without vLLM's endpoints is.
 const OTHER_KIND: &str = "the server is of another kind, without vLLM's tokenizer endpoints";
 
-/// The address of the server, and the credentials.
+/// The address of the server, and a client that sends the headers of the user.
 #[derive(Clone)]
 pub struct TokenizerServer {
     client: Client,
     /// Without a trailing slash.
     base: String,
     model: Option<String>,
-    api_key: Option<String>,
 }
 
-/// Not derived: the key must not appear in a message.
+/// Not derived: a key in the headers must not appear in a message.
 impl std::fmt::Debug for TokenizerServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenizerServer").field("base", &self.base).field("model", &self.model).finish_non_exhaustive()
@@ -57,10 +57,11 @@ struct DetokenizeResponse {
 }
 
 impl TokenizerServer {
-    /// The server at `base_url`. `model` is the name sent to it; `api_key` is sent with each request.
-    pub fn new(base_url: &str, model: Option<String>, api_key: Option<String>) -> Result<Self, Error> {
+    /// The server at `base_url`. `model` is the name sent to it; `headers` are sent with each request. With `insecure` its TLS
+    /// certificate is not checked.
+    pub fn new(base_url: &str, model: Option<String>, headers: HeaderMap, insecure: bool) -> Result<Self, Error> {
         let base = server_root(&parse_base_url(base_url)?).to_owned();
-        Ok(TokenizerServer { client: server_client()?, base, model, api_key })
+        Ok(TokenizerServer { client: server_client(headers, insecure)?, base, model })
     }
 
     /// The token ids of a text.
@@ -100,10 +101,7 @@ impl TokenizerServer {
         if let Some(model) = &self.model {
             body["model"] = json!(model);
         }
-        let mut request = self.client.post(format!("{}{path}", self.base)).json(&body);
-        if let Some(key) = &self.api_key {
-            request = request.bearer_auth(key);
-        }
+        let request = self.client.post(format!("{}{path}", self.base)).json(&body);
         let failed = |what: String| {
             let cure = "set --tokenizer to a tokenizer.json, its folder, or an id on the hub instead";
             Error::Setup(format!("cannot tokenize at {}: {what}; {cure}", format_args!("{}{path}", self.base)))
@@ -136,23 +134,27 @@ fn describe_failure(response: Response) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::headers::flags_or_key;
 
     #[test]
     fn an_address_is_taken_with_or_without_the_version() {
         for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
-            assert_eq!(TokenizerServer::new(base, None, None).unwrap().base, "http://h:1");
+            assert_eq!(TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap().base, "http://h:1");
         }
         for base in ["", "sim", "127.0.0.1:8000", "ftp://h", "http://me:secret@h:1", "http://h/?key=secret"] {
-            assert_eq!(TokenizerServer::new(base, None, None).unwrap_err().exit_code(), 2, "{base}");
+            assert_eq!(TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap_err().exit_code(), 2, "{base}");
         }
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let server = TokenizerServer::new("http://h:1", None, Some("sk-secret".into())).unwrap();
+        let headers = flags_or_key(&[], Some("sk-secret".into())).unwrap();
+        let server = TokenizerServer::new("http://h:1", None, headers, false).unwrap();
         assert!(!format!("{server:?}").contains("secret"));
         for base in ["http://me:secret@h:1", "http://h/?key=secret", "h?key=secret"] {
-            assert!(!TokenizerServer::new(base, None, None).unwrap_err().to_string().contains("secret"));
+            assert!(
+                !TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap_err().to_string().contains("secret")
+            );
         }
     }
 }

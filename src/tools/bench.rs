@@ -12,7 +12,7 @@ use super::{
     programs::NamedTool,
     vllm_flags::{GROUPS, Here, RUST_CLIENT, Value, VllmGroup, find_flag},
 };
-use crate::{config::nearest_flag, error::Error};
+use crate::{backend::Backend, config::nearest_flag, error::Error};
 
 /// The programs of the pipe.
 const PIPE: [&str; 3] = ["gen", "fire", "stats"];
@@ -23,6 +23,12 @@ const NOT_FOR: [(&str, &str); 2] = [
     ("stats", "tokenizer"),
     ("stats", "lenient"),
 ];
+
+/// The datasets whose texts vLLM's client puts into the model's chat template, unless it is told not to.
+const TEMPLATED: [&str; 4] = ["custom", "hf", "spec_bench", "speed_bench"];
+
+/// The flag of vb-gen that does the same.
+const TEMPLATE: &str = "apply-chat-template";
 
 /// The server if none is named, as for vLLM and for `vb-fire`.
 const DEFAULT_URL: &str = "http://127.0.0.1:8000";
@@ -55,6 +61,7 @@ struct OwnFlags {
     served_model_name: Option<String>,
     save_result: bool,
     append_result: bool,
+    skip_chat_template: bool,
     result_dir: Option<String>,
     result_filename: Option<String>,
     print: bool,
@@ -139,6 +146,9 @@ pub fn parse(words: &[String], date: &str) -> Result<Bench, Error> {
     }
     add_server(&mut given, &own)?;
     check_dataset(&given)?;
+    if !own.skip_chat_template && needs_template(&given) {
+        given.push(Given { name: TEMPLATE.into(), values: Vec::new() });
+    }
     let stages = PIPE.map(|program| Stage { program, flags: Vec::new() });
     let mut stages = Vec::from(stages);
     for flag in &given {
@@ -221,6 +231,7 @@ impl OwnFlags {
             "served-model-name" => self.served_model_name = value,
             "save-result" => self.save_result = true,
             "append-result" => self.append_result = true,
+            "skip-chat-template" => self.skip_chat_template = true,
             "result-dir" => self.result_dir = value,
             "result-filename" => self.result_filename = value,
             "dry-run" => self.print = true,
@@ -286,6 +297,16 @@ fn add_server(given: &mut Vec<Given>, own: &OwnFlags) -> Result<(), Error> {
         given.insert(0, Given { name: "base-url".into(), values: vec![url] });
     }
     Ok(())
+}
+
+/// Whether texts need the model's chat template: those of some datasets, for an API that does not apply it.
+fn needs_template(given: &[Given]) -> bool {
+    let value = |name: &str| given.iter().rev().find(|flag| flag.name == name)?.values.first();
+    let backend = value("backend").and_then(|name| Backend::from_name(name));
+    let takes_text =
+        backend.is_none_or(|backend| backend.generates_tokens() && !backend.is_chat() && !backend.needs_media());
+    let is_templated = value("dataset-name").is_some_and(|name| TEMPLATED.contains(&name.as_str()));
+    is_templated && takes_text && !given.iter().any(|flag| flag.name == TEMPLATE)
 }
 
 /// Names the traces that vLLM reads as one dataset.
@@ -372,8 +393,8 @@ mod tests {
         let bench = bench(line).unwrap();
         assert_eq!(
             words(&bench, "gen"),
-            "--base-url http://[::1]:81 --backend openai-chat --model org/m --tokenizer t --input-len 8 --seed 7 \
-             --output-len -1"
+            "--base-url http://[::1]:81 --backend openai-chat --model org/m --tokenizer t --input-len 8 --header a=b c=d \
+             --seed 7 --output-len -1"
         );
         assert_eq!(
             words(&bench, "fire"),
@@ -405,6 +426,16 @@ mod tests {
     }
 
     #[test]
+    fn texts_get_the_template_where_vllm_applies_it() {
+        let has = |line: &str| words(&bench(line).unwrap(), "gen").contains("--apply-chat-template");
+        assert!(has("--dataset-name custom") && has("--dataset-name hf --backend vllm"));
+        assert!(
+            !has("--dataset-name custom --skip-chat-template") && !has("--dataset-name custom --backend openai-chat")
+        );
+        assert!(!has("--dataset-name sharegpt") && !has("--dataset-name custom --backend openai-embeddings"));
+    }
+
+    #[test]
     fn a_served_name_replaces_the_model_and_leaves_it_the_tokenizer() {
         let served = bench("--model org/m --served-model-name s").unwrap();
         assert_eq!(words(&served, "gen"), "--base-url http://127.0.0.1:8000 --model s --tokenizer org/m");
@@ -428,7 +459,7 @@ mod tests {
             let e = bench(line).unwrap_err().to_string();
             assert!(e.contains(want), "{line}: {e}");
         }
-        let bench = bench("--trust-remote-code --disable-tqdm --use-beam-search").unwrap();
+        let bench = bench("--trust-remote-code --tokenizer-mode slow --use-beam-search").unwrap();
         assert_eq!(bench.notes.len(), 3, "{:?}", bench.notes);
     }
 

@@ -156,7 +156,8 @@ fn bench_fails_as_its_programs_do() {
 #[test]
 fn a_key_is_on_no_command_line_of_a_child() {
     let sim = Sim::start(&["--api-key", "sk-planted-77", "--step-base", "200ms"]);
-    let args = ["bench", "--base-url", &sim.url, "--tokenizer", "builtin", "--max-concurrency", "1"];
+    // vb-gen needs the key too.
+    let args = ["bench", "--base-url", &sim.url, "--tokenizer", "server", "--max-concurrency", "1"];
     let mut bench = command("vb")
         .args(args)
         .args(SHORT)

@@ -233,6 +233,11 @@ fn a_servers_own_tokenizer_decides_on_request() {
     let count = |r: &Value| tokenizer.count(&format!("user: {}\nassistant:", text(r))).unwrap();
     assert!(lines(&done.stdout).iter().all(|r| count(r) == 30 && r["prompt_len"] == 30), "{done:?}");
 
+    // A header of the user counts more than the environment.
+    let header = ["--header", "Authorization=Bearer sesame", "x-team=red"];
+    let done = with_server(&[&args[..], &header].concat(), &[("OPENAI_API_KEY", "other")]);
+    assert_eq!((done.code, done.stderr.as_str()), (0, ""));
+
     let done = with_server(&args, &[("OPENAI_API_KEY", "wrong-secret")]);
     assert!(done.code == 4 && done.stderr.contains("HTTP 401 Unauthorized: who are you?"), "{done:?}");
     assert!(!done.stderr.contains("wrong-secret") && done.stderr.lines().count() == 1);
