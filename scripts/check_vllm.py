@@ -189,7 +189,6 @@ class Checks:
         self.scraped()
         self.whole_and_in_parts()
         self.errors()
-        self.stats(raw)
         self.sweep()
 
     def token_ids(self):
@@ -306,33 +305,8 @@ class Checks:
             reported = want in output["error"] and want in done.stderr.decode()
             self.row(f"{name}: http_status with the server's message", output["error_kind"] == "http_status" and reported, output["error"][:90])
 
-    def stats(self, raw):
-        """vLLM's plots read the results of vb-stats."""
-        result = json.loads(self.tool("vb-stats", stdin=raw).stdout)
-        folder = self.folder / "plots"
-        runs = []
-        for concurrency, factor in [(4, 1.0), (8, 1.5), (16, 2.0)]:
-            run = dict(result, max_concurrency=concurrency)
-            run["output_throughput"] *= factor
-            runs.append({k: v for k, v in run.items() if k != "vb"})
-        cell = folder / "SERVE--a-BENCH--b"
-        cell.mkdir(parents=True)
-        (cell / "summary.json").write_text(json.dumps(runs))
-        for plot, args in [
-            ("plot", ["--var-x", "max_concurrency", "--var-y", "median_ttft_ms", "--curve-by", "model_id", "--fig-name", "figure"]),
-            ("plot_pareto", ["--user-count-var", "max_concurrency"]),
-        ]:
-            done = subprocess.run(
-                ["vllm", "bench", "sweep", plot, str(folder), *args], capture_output=True, timeout=600, text=True
-            )
-            drawn = [p.name for p in folder.rglob("*.png")]
-            words = done.stderr.strip().splitlines()[-1:] if done.returncode else ""
-            self.row(f"vLLM's `bench sweep {plot}` draws our results", done.returncode == 0 and bool(drawn), f"{drawn} {words}")
-            for picture in folder.rglob("*.png"):
-                picture.unlink()
-
     def sweep(self):
-        """Runs the default sweep against this server instead of the simulated one."""
+        """Runs the default sweep against this server instead of the simulated one. vLLM's plots read its folder."""
         config = (ROOT / "config.yaml").read_text().replace("base_url: sim", f"base_url: {self.url}")
         path = self.folder / "config.yaml"
         path.write_text(config)
@@ -349,6 +323,18 @@ class Checks:
         self.row("the default sweep runs to its end", whole, f"exit {done.returncode}, {len(cells)} cells, {failed} failed requests")
         if not whole:
             print(done.stderr[-2000:])
+        for plot, args in [
+            ("plot", ["--var-x", "max_concurrency", "--curve-by", "input_len", "--filter-by", "failed==0"]),
+            ("plot_pareto", []),
+        ]:
+            done = subprocess.run(
+                ["vllm", "bench", "sweep", plot, str(self.folder / "results"), *args], capture_output=True, timeout=600, text=True
+            )
+            drawn = [p.name for p in (self.folder / "results").rglob("*.png")]
+            words = done.stderr.strip().splitlines()[-1:] if done.returncode else ""
+            self.row(f"vLLM's `bench sweep {plot}` draws the sweep", done.returncode == 0 and bool(drawn), f"{drawn} {words}")
+            for picture in (self.folder / "results").rglob("*.png"):
+                picture.unlink()
 
 
 def main():

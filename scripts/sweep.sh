@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs a sweep: for each cell of the config's grid  vb-gen > requests, vb-fire < requests > outputs, vb-stats < outputs,
-# then vb-agg over all cells. With a dataset_name and no input_output, the dataset sets the lengths.
+# then vb-agg over all cells, as a CSV and as summary.json, which `vllm bench sweep plot` and `plot_pareto` read. With a
+# dataset_name and no input_output, the dataset sets the lengths.
 #
 #   scripts/sweep.sh [config.yaml] [--dry-run] [--new] [--results DIR]
 #
@@ -88,6 +89,12 @@ fi
 fire=(--config "$config" --base-url "$base_url")
 [ "$model" = - ] || fire+=(--model "$model")
 
+write_summary() { # of the cells so far, so that an interrupted sweep has one too
+  local summary=$folder/summary.json
+  "$bin/vb-agg" --format json --table never "$folder" >"$summary.part" </dev/null && mv "$summary.part" "$summary" ||
+    $stopped || die 4 "cannot write $summary"
+}
+
 colors=()
 [ ! -t 2 ] || [ -n "${NO_COLOR:-}" ] || [ "${TERM:-}" = dumb ] || colors=(--color always)
 total=0 number=0 failed=0
@@ -133,6 +140,7 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     $stopped && die 130 "stopped; run the same command again to resume"
     die 4 "vb-stats failed on $cell: $line"
   }
+  write_summary
   printf '%s %s %s: %s\n' 'sweep:' "$number/$total" "${cell#bench_}" "$line" >&2
   [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
@@ -141,8 +149,10 @@ done <<<"$cells"
 csv=$folder/aggregate_results_${stamp%_*}.csv
 if $dry; then
   printf 'vb-agg %q > %q\n' "$folder" "$csv"
+  printf 'vb-agg --format json %q > %q\n' "$folder" "$folder/summary.json"
   exit 0
 fi
+write_summary
 "$bin/vb-agg" --table always "$folder" >"$csv.part" </dev/null || die 4 "vb-agg failed"
 rm -f "$folder"/aggregate_results_*.csv # from an earlier day, when a cell failed
 mv "$csv.part" "$csv" || die 4 "cannot write $csv"

@@ -70,8 +70,9 @@ const KEYS: [&str; 54] = [
 ];
 
 /// The columns from `vb`, which follow the metrics: their names, and where their values are.
-const VB_COLUMNS: [(&str, &str); 12] = [
+const VB_COLUMNS: [(&str, &str); 13] = [
     ("tokens_per_s_per_user", "tokens_per_s_per_user.mean"),
+    ("gpus", "per_gpu.gpus"),
     ("request_throughput_per_gpu", "per_gpu.request_throughput"),
     ("output_throughput_per_gpu", "per_gpu.output_throughput"),
     ("total_token_throughput_per_gpu", "per_gpu.total_token_throughput"),

@@ -27,6 +27,7 @@ use crate::{
     ndjson,
     printable::clean_line,
     printout::{Cell, Tone},
+    record::{Object, Verdict},
 };
 
 const EXAMPLES: &str = "\
@@ -40,6 +41,7 @@ Examples:
     vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats
   done | vb-agg --repeats long
   vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
+  vb-agg --format json results/*/ | jq -r '.[] | [.max_concurrency, .output_throughput] | @tsv'
   vb-agg vllm-bench-*.json \\
     | duckdb -c \"select p99_ttft_ms from read_csv('/dev/stdin')\"";
 
@@ -63,6 +65,11 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["repeats", "header"])]
     pool: bool,
 
+    /// What to write; json: a list with an object for each run, which `vllm bench sweep plot` and `plot_pareto` read if the file is
+    /// named summary.json.
+    #[arg(long, value_enum, default_value_t = RunsFormat::Csv)]
+    format: RunsFormat,
+
     /// Language of the column names: English (vLLM's keys), Chinese, or both in two rows.
     #[arg(long, value_enum, default_value_t = HeaderLanguage::En)]
     header: HeaderLanguage,
@@ -78,6 +85,15 @@ pub struct Args {
     config: ConfigFlag,
 }
 
+/// The format of the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RunsFormat {
+    /// A row for each run.
+    Csv,
+    /// An object for each run, with the same columns as keys; null: unknown.
+    Json,
+}
+
 /// The language of the column names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum HeaderLanguage {
@@ -91,7 +107,13 @@ enum HeaderLanguage {
 
 /// Runs the tool.
 pub fn run(args: Args) -> Result<(), Error> {
-    let Args { paths, repeats, pool, header, table, look, config: _ } = args;
+    let Args { paths, repeats, pool, format, header, table, look, config: _ } = args;
+    let as_json = format == RunsFormat::Json;
+    if as_json && (pool || repeats.is_some() || header != HeaderLanguage::En) {
+        return Err(Error::Usage(
+            "--format json writes the runs as they are: leave out --pool, --repeats and --header".into(),
+        ));
+    }
     let paths = cli::input_paths("vb-agg", &paths);
     cli::outlive_writers(&paths)?;
     if pool {
@@ -125,6 +147,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let on_terminal = shows_table && repeats.is_none() && cli::terminal_has_both_outputs();
     match repeats {
         _ if on_terminal => {}
+        None if as_json => write_json(&runs, &keys)?,
         None => write_csv(sheet_of_runs(&runs, &keys), header)?,
         Some(layout) => write_csv(repeats::sheet_of_repeats(&runs, &keys, layout), header)?,
     }
@@ -164,7 +187,7 @@ struct Sheet<R> {
 /// One row per run.
 fn sheet_of_runs<'a>(runs: &'a [ResultRow], keys: &'a [String]) -> Sheet<impl Iterator<Item = Vec<String>> + 'a> {
     let names = keys.iter().map(String::as_str).chain(columns::LAST_COLUMNS).map(columns::column_name).collect();
-    Sheet { names, rows: runs.iter().map(|run| row_cells(run, keys).collect()) }
+    Sheet { names, rows: runs.iter().map(|run| row_values(run, keys).map(cell_text).collect()) }
 }
 
 fn write_csv(sheet: Sheet<impl IntoIterator<Item = Vec<String>>>, header: HeaderLanguage) -> Result<(), Error> {
@@ -188,30 +211,45 @@ fn write_csv(sheet: Sheet<impl IntoIterator<Item = Vec<String>>>, header: Header
     out.flush().map_err(Error::write_stdout)
 }
 
-fn row_cells<'a>(run: &'a ResultRow, keys: &'a [String]) -> impl Iterator<Item = String> + 'a {
-    let [input_len, output_len] = length_cells(run);
-    let [complete, interrupted, verdict] = trust_cells(run.trust);
-    let last = [input_len, output_len, complete, interrupted, verdict, run.filename.clone()];
-    keys.iter().map(|key| cell_text(run.scalars.get(key))).chain(last)
+/// A list of the runs, one on each line. A key that a run does not have is null, so that all have the same.
+fn write_json(runs: &[ResultRow], keys: &[String]) -> Result<(), Error> {
+    let mut out = cli::buffered_stdout();
+    let mut before = "[\n";
+    for run in runs {
+        out.write_all(before.as_bytes()).map_err(Error::write_stdout)?;
+        serde_json::to_writer(&mut out, &json_row(run, keys)).map_err(|e| Error::write_stdout(e.into()))?;
+        before = ",\n";
+    }
+    out.write_all(b"\n]\n").and_then(|()| out.flush()).map_err(Error::write_stdout)
 }
 
-/// The cells of input and output length; empty if unknown.
-fn length_cells(run: &ResultRow) -> [String; 2] {
-    [run.input_len, run.output_len].map(|length| length.map_or_else(String::new, |n| n.to_string()))
+fn json_row(run: &ResultRow, keys: &[String]) -> Object {
+    let names = keys.iter().cloned().chain(columns::LAST_COLUMNS.map(str::to_owned));
+    names.zip(row_values(run, keys)).collect()
 }
 
-/// The cells of `complete`, `interrupted` and `verdict`; empty if unknown.
-fn trust_cells(trust: RunTrust) -> [String; 3] {
-    let flag = |flag: Option<bool>| flag.map_or_else(String::new, |flag| flag.to_string());
-    let verdict = trust.verdict.map_or_else(String::new, |verdict| verdict.name().to_owned());
-    [flag(trust.complete), flag(trust.interrupted), verdict]
+/// The values of a run's columns; null if unknown.
+fn row_values<'a>(run: &'a ResultRow, keys: &'a [String]) -> impl Iterator<Item = Value> + 'a {
+    let scalars = keys.iter().map(|key| run.scalars.get(key).cloned().unwrap_or_default());
+    scalars.chain(length_values(run)).chain(trust_values(run.trust)).chain([run.filename.as_str().into()])
 }
 
-fn cell_text(value: Option<&Value>) -> String {
+/// Input and output length.
+fn length_values(run: &ResultRow) -> [Value; 2] {
+    [run.input_len, run.output_len].map(Value::from)
+}
+
+/// `complete`, `interrupted` and `verdict`.
+fn trust_values(trust: RunTrust) -> [Value; 3] {
+    [trust.complete.into(), trust.interrupted.into(), trust.verdict.map(Verdict::name).into()]
+}
+
+/// A cell of the CSV; empty if unknown.
+fn cell_text(value: Value) -> String {
     match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+        Value::Null => String::new(),
+        Value::String(text) => text,
+        other => other.to_string(),
     }
 }
 

@@ -4,9 +4,9 @@ use super::{
     Sheet, cell_text,
     columns::{self, LAST_COLUMNS},
     input::input_name,
-    length_cells,
+    length_values,
     run::{ResultRow, RunTrust},
-    trust_cells,
+    trust_values,
 };
 use crate::error::Error;
 use crate::statistics::{SampleStats, SummaryOptions, Unit, interval};
@@ -83,8 +83,8 @@ pub(super) fn check_distinct(runs: &[ResultRow]) -> Result<(), Error> {
 fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Vec<String>, Vec<&'a ResultRow>)> {
     let mut cells: Vec<(Vec<String>, Vec<&ResultRow>)> = Vec::new();
     for run in runs {
-        let settings = settings.iter().map(|key| cell_text(run.scalars.get(*key)));
-        let setting: Vec<String> = settings.chain(length_cells(run)).collect();
+        let settings = settings.iter().map(|key| run.scalars.get(*key).cloned().unwrap_or_default());
+        let setting: Vec<String> = settings.chain(length_values(run)).map(cell_text).collect();
         match cells.iter_mut().find(|(known, _)| *known == setting) {
             Some((_, repeats)) => repeats.push(run),
             None => cells.push((setting, vec![run])),
@@ -93,7 +93,7 @@ fn group_by_settings<'a>(runs: &'a [ResultRow], settings: &[&String]) -> Vec<(Ve
     for (setting, repeats) in &mut cells {
         setting.push(repeats.len().to_string());
         let worst = repeats.iter().map(|run| run.trust).reduce(RunTrust::worse);
-        setting.extend(trust_cells(worst.unwrap_or_default()));
+        setting.extend(trust_values(worst.unwrap_or_default()).map(cell_text));
     }
     cells
 }

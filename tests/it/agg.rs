@@ -115,6 +115,29 @@ fn the_list_of_a_vllm_sweep_is_read_when_named() {
     assert_eq!(run("vb-agg", &[path.to_str().unwrap()], "").stdout.lines().count(), 3);
 }
 
+/// The CSV and the list have the same columns and values; what is empty in the one is null in the other.
+#[test]
+fn a_list_of_runs_has_the_columns_of_the_csv() {
+    let folder = results("agg-json");
+    let folder = folder.to_str().unwrap();
+    let rows = run("vb-agg", &[folder], "").stdout;
+    let mut csv = csv::Reader::from_reader(rows.as_bytes());
+    let headers = csv.headers().unwrap().clone();
+    let done = run("vb-agg", &["--format", "json", folder], "");
+    let list: Vec<serde_json::Map<String, serde_json::Value>> = serde_json::from_str(&done.stdout).unwrap();
+    let rows: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();
+    assert_eq!((rows.len(), done.stdout.lines().count()), (list.len(), list.len() + 2));
+    for (row, object) in rows.iter().zip(&list) {
+        assert!(object.keys().eq(headers.iter()), "{object:?}");
+        for (cell, value) in row.iter().zip(object.values()) {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            assert_eq!(cell, if value.is_null() { "" } else { &text }, "{object:?}");
+        }
+    }
+    let wrong = run("vb-agg", &["--format", "json", "--repeats", "long", folder], "");
+    assert!(wrong.code == 2 && wrong.stderr.contains("leave out --pool, --repeats and --header"), "{}", wrong.stderr);
+}
+
 #[test]
 fn nothing_to_aggregate_is_an_error() {
     let empty = folder("agg-empty");

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 
 use crate::tool::{self, Done, Sim, folder, root, wait_until};
 
@@ -49,6 +50,41 @@ fn first_line(path: &Path) -> Option<String> {
     Some(text.split_once('\n')?.0.to_owned())
 }
 
+/// The results of the cells.
+fn results(folder: &Path) -> Vec<(String, SystemTime)> {
+    files(folder, ".json").into_iter().filter(|file| file.0 != "summary.json").collect()
+}
+
+/// The list that `vllm bench sweep plot` and `plot_pareto` read. Each run has the keys that they use unless others are named, and those
+/// that their flags commonly name, with the numbers of the cell's result. Returns the names of the cells.
+fn check_summary(folder: &Path) -> Vec<String> {
+    let read = |name: &str| -> Value { serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap() };
+    let summary = read("summary.json");
+    let check = |run: &Value| {
+        let name = run["filename"].as_str().unwrap().to_owned();
+        let result = read(&name);
+        for key in [
+            "total_token_throughput",
+            "median_ttft_ms",
+            "output_throughput",
+            "max_concurrency",
+            "max_concurrent_requests",
+            "request_throughput",
+            "p99_itl_ms",
+            "completed",
+            "failed",
+        ] {
+            assert!(run[key].is_number() && run[key] == result[key], "{name}: {key}: {run}");
+        }
+        assert_eq!((&run["request_rate"], &run["model_id"]), (&"inf".into(), &result["model_id"]), "{name}");
+        assert_eq!((&run["input_len"], &run["verdict"]), (&result["vb"]["input_len"], &result["vb"]["verdict"]));
+        // A table of numbers and texts, for pandas.
+        assert!(run.as_object().unwrap().values().all(|value| !value.is_array() && !value.is_object()), "{run}");
+        name
+    };
+    summary.as_array().unwrap().iter().map(check).collect()
+}
+
 fn files(folder: &Path, end: &str) -> Vec<(String, SystemTime)> {
     let mut files: Vec<(String, SystemTime)> = fs::read_dir(folder)
         .unwrap()
@@ -68,7 +104,8 @@ fn a_sweep_writes_a_table_and_all_records() {
     let folders = sweeps(&config);
     let [result] = &folders[..] else { panic!("{folders:?}") };
     assert!(result.file_name().unwrap().to_string_lossy().starts_with("my_model_20"));
-    let names: Vec<String> = files(result, ".json").into_iter().map(|f| f.0).collect();
+    let names: Vec<String> = results(result).into_iter().map(|f| f.0).collect();
+    assert_eq!(check_summary(result), names);
     assert_eq!(
         names,
         [
@@ -118,7 +155,7 @@ fn a_dataset_that_sets_the_lengths_needs_none_in_the_grid() {
     let done = sweep(&config, &[]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     let result = &sweeps(&config)[0];
-    let names: Vec<String> = files(result, ".json").into_iter().map(|f| f.0).collect();
+    let names: Vec<String> = results(result).into_iter().map(|f| f.0).collect();
     assert_eq!(names, ["bench_sharegpt_mc1_np3.json", "bench_sharegpt_mc2_np6.json"]);
     let requests = fs::read_to_string(result.join("bench_sharegpt_mc2_np6.requests.ndjson")).unwrap();
     let lengths: BTreeSet<u64> = requests
@@ -153,8 +190,8 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert!(rest.iter().any(|l| l.contains("run the same command again to resume")), "{rest:?}");
     let folders = sweeps(&config);
-    let before = files(&folders[0], ".json");
-    assert_eq!(before.len(), 2);
+    let before = results(&folders[0]);
+    assert_eq!((before.len(), check_summary(&folders[0]).len()), (2, 2));
     let cut = fs::read_to_string(folders[0].join("bench_io24x40_mc1_np2.outputs.ndjson")).unwrap();
     assert!(cut.lines().last().unwrap().contains("\"interrupted\":true"), "{cut}");
 
@@ -166,8 +203,9 @@ fn an_interrupted_sweep_resumes_without_repeating_a_cell() {
         done.stderr
     );
     assert_eq!(sweeps(&config), folders);
-    let after = files(&folders[0], ".json");
+    let after = results(&folders[0]);
     assert_eq!((after.len(), &after[..2]), (4, &before[..]));
+    assert_eq!(check_summary(&folders[0]).len(), 4);
 }
 
 #[test]
@@ -186,6 +224,16 @@ fn a_cell_whose_requests_failed_is_retried() {
     assert!(done.stderr.contains("resuming") && !done.stderr.contains("already complete"), "{}", done.stderr);
     assert_eq!((done.code, sweeps(&config)), (1, folders.clone()), "{}", done.stderr);
     assert_eq!(files(&folders[0], ".csv").len(), 1);
+    assert_eq!(check_summary(&folders[0]).len(), 2);
+}
+
+#[test]
+fn a_repeated_cell_is_another_run_of_the_summary() {
+    let config = config(&folder("sweep-repeats"), &GRID.replace("[1, 2], [2, 8]", "[2, 8], [2, 8]"));
+    let done = sweep(&config, &[]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let names = check_summary(&sweeps(&config)[0]);
+    assert_eq!((names.len(), names[1].as_str()), (4, "bench_io16x4_mc2_np8_run2.json"));
 }
 
 #[test]
@@ -234,7 +282,7 @@ fn two_sweeps_do_not_share_a_folder() {
         done.code != 4
     });
     assert_eq!(done.code, 0, "{}", done.stderr);
-    assert_eq!((sweeps(&config).len(), files(&sweeps(&config)[0], ".json").len()), (1, 4));
+    assert_eq!((sweeps(&config).len(), results(&sweeps(&config)[0]).len()), (1, 4));
 }
 
 #[test]
@@ -283,7 +331,7 @@ fn a_dry_run_prints_pipelines_that_run() {
     let done = sweep(&config, &["--dry-run"]);
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(!home.join("results").exists(), "nothing is written");
-    assert_eq!(done.stdout.lines().count(), 4 * 3 + 1, "{}", done.stdout);
+    assert_eq!(done.stdout.lines().count(), 4 * 3 + 2, "{}", done.stdout);
     let out = done.stdout.split(' ').find(|w| w.ends_with(".requests.ndjson")).unwrap();
     let mkdir = format!("mkdir -p {}\n", Path::new(out.trim()).parent().unwrap().display());
     let ran = tool::plain_command("bash")
@@ -294,6 +342,7 @@ fn a_dry_run_prints_pipelines_that_run() {
     let ran = tool::done(ran);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(files(&sweeps(&config)[0], ".csv").len(), 1);
+    assert_eq!(check_summary(&sweeps(&config)[0]).len(), 4);
 }
 
 #[test]
