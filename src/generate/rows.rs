@@ -173,7 +173,11 @@ fn write_rows(
     }
     let Some(missing) = common.missing_count(writer) else { return Ok(()) };
     let reasons = if unused.total() > 0 { format!(" ({})", unused.describe()) } else { String::new() };
-    let there = format!("only {} of the {} rows are usable{reasons}", kept.len(), rows.count());
+    let there = if kept.len() == rows.count() {
+        format!("the dataset has only {} rows", rows.count())
+    } else {
+        format!("only {} of the {} rows can be used{reasons}", kept.len(), rows.count())
+    };
     if !common.oversample || !any_order {
         print_warning(format!("{there}: wrote only those"));
         return Ok(());

@@ -144,6 +144,8 @@ pub fn parse(words: &[String], date: &str) -> Result<Bench, Error> {
     if own.saves_result() && !given.iter().any(|flag| flag.name == "table") {
         given.push(Given { name: "table".into(), values: vec!["short".into()] });
     }
+    // vLLM names the file for --model, also if the server has another name for it.
+    let target = own.saves_result().then(|| own.target(&given, date));
     add_server(&mut given, &own)?;
     check_dataset(&given)?;
     if !own.skip_chat_template && needs_template(&given) {
@@ -160,7 +162,6 @@ pub fn parse(words: &[String], date: &str) -> Result<Bench, Error> {
                 .for_each(|stage| stage.flags.push(words.clone().collect()));
         }
     }
-    let target = own.saves_result().then(|| own.target(&given, date));
     if target.is_none() && (own.result_dir.is_some() || own.result_filename.is_some()) {
         notes.push("--result-dir and --result-filename have no effect without --save-result".into());
     }
@@ -415,6 +416,7 @@ mod tests {
                 "d/x-4.0qps-concurrency8-m-20261201-141500.json",
             ),
             ("--result-filename a.json", "a.json"),
+            ("--model org/m --served-model-name s", "openai-infqps-m-20261201-141500.json"),
             (
                 "--model m --ramp-up-strategy linear --ramp-up-start-rps 1 --ramp-up-end-rps 9",
                 "openai-ramp-up-linear-1qps-9qps-m-20261201-141500.json",

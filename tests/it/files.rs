@@ -102,7 +102,7 @@ fn rows_that_are_not_used_are_counted_by_their_reasons() {
     let args = ["--dataset-name", "sharegpt", "--dataset-path", file.to_str().unwrap(), "--num-prompts", "2"];
     let done = run("vb-gen", &args, "");
     assert!(
-        done.code == 0 && done.stderr.contains(&format!("only 1 of the 9 rows are usable ({reasons})")),
+        done.code == 0 && done.stderr.contains(&format!("only 1 of the 9 rows can be used ({reasons})")),
         "{done:?}"
     );
     // Bad rows are counted in the same way, without their values.
