@@ -48,14 +48,6 @@ done
 [ ${#urls[@]} -eq 2 ] || die 2 'expected two servers: scripts/ab.sh URL_A URL_B; see scripts/ab.sh --help'
 [[ $rounds =~ ^[1-9][0-9]*$ ]] || die 2 "--rounds $rounds: use a number of 1 or more"
 
-# Splits a text of flags into words, with the quotes of a shell but without expansion and commands.
-split_words() { # name of the array, text
-  local -n into=$1
-  local word line
-  into=()
-  line=$(xargs -n 1 printf '%s\n' <<<"$2") || die 2 "the quotes of \`$2\` do not match"
-  while IFS= read -r word; do [ -z "$word" ] || into+=("$word"); done <<<"$line"
-}
 split_words gen_args "$gen"
 split_words fire_args "$fire"
 split_words diff_args "$diff"

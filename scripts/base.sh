@@ -1,4 +1,5 @@
-# Functions that scripts/sweep.sh and scripts/ab.sh share. Set `self` to the script and `root` to the project, then source this.
+# shellcheck shell=bash disable=SC2034,SC2154
+# Functions that the scripts share. Set `self` to the script and `root` to the project, then source this.
 
 say() { # control characters of a config could act on the terminal
   local text=$*
@@ -23,20 +24,42 @@ find_programs() { # sets bin to their folder
     done
     [ -z "$bin" ] || return 0
   fi
+  # The one file of a release, without its links.
+  if found=$(command -v vb) && [[ $("$found" gen --version 2>/dev/null) = vb-gen\ * ]]; then
+    found=$(cd "$(dirname "$found")" && pwd)/vb
+    bin=$root/target/links
+    mkdir -p "$bin" || die 4 "cannot write to $bin"
+    for program in gen fire stats diff agg sim; do
+      ln -sf "$found" "$bin/vb-$program" || die 4 "cannot write to $bin"
+    done
+    return 0
+  fi
   bin=$root/target/release
   check_rust
   local quiet=(--quiet)
-  [ ! -t 2 ] || quiet=() # a first build takes minutes
+  [ ! -t 2 ] && [ -z "${CI:-}" ] || quiet=() # a first build takes minutes
   cargo build --release --locked ${quiet[@]+"${quiet[@]}"} --manifest-path "$root/Cargo.toml" || die 4 "the build failed"
 }
 check_rust() { # a compiler that is too old fails with an error about something else
-  local needs has
+  local needs has tool
   needs=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
   local cure="install Rust from https://rustup.rs, or update it with \`rustup update\`, or put the programs of a release into PATH"
-  command -v cargo >/dev/null || die 4 "the programs are built with Rust $needs or later, and there is no cargo: $cure"
-  has=$(cargo --version | sed 's/^cargo \([0-9.]*\).*/\1/')
-  [ "$(printf '%s\n' "$needs" "$has" | sort -V | head -n 1)" = "$needs" ] ||
-    die 4 "the programs are built with Rust $needs or later, and this is $has: $cure"
+  for tool in cargo "${RUSTC:-rustc}"; do
+    command -v "$tool" >/dev/null || die 4 "the programs are built with Rust $needs or later, and there is no $tool: $cure"
+    # rustup has the command, but possibly no compiler.
+    has=$("$tool" --version 2>&1) || die 4 "the programs are built with Rust $needs or later, and $tool does not run ($has): $cure"
+    [[ $has =~ ^[a-z]+\ ([0-9.]+) ]] && has=${BASH_REMATCH[1]}
+    [ "$(printf '%s\n' "$needs" "$has" | sort -V | head -n 1)" = "$needs" ] ||
+      die 4 "the programs are built with Rust $needs or later, and $tool is $has: $cure"
+  done
+}
+
+# Splits a text of flags into words, with the quotes of a shell but without expansion and commands.
+split_words() { # name of the array, text
+  local lines
+  lines=$(xargs -n 1 printf '%s\n' <<<"$2") || die 2 "the quotes of \`$2\` do not match"
+  # Not `local -n`, which macOS's bash lacks. `read` ends with 1, because there is no zero byte at the end.
+  IFS=$'\n' read -r -d '' -a "$1" <<<"$lines" || true
 }
 
 any_success() { grep -q '"success":true' "$1"; } # whether any request of these outputs succeeded

@@ -277,6 +277,38 @@ fn the_gate_of_a_pull_request_fails_by_its_rules() {
     let compared = gate("ttft.p50 > +100000%", &sim.url);
     assert!(compared.stdout.contains('|') && [0, 6].contains(&compared.code), "{}{}", compared.stdout, compared.stderr);
     assert_eq!(gate("", "").code, 2);
+    // The other programs fail too then.
+    assert_eq!(gate("ttft.p50 >> 1s", "").code, 2);
+    // Flags have quotes and may be on several lines, and text of an input is never a command.
+    let other = |key: &str, value: &str| {
+        let mut gate = tool::plain_command(tool::root().join("scripts/gate.sh"));
+        gate.current_dir(&home)
+            .env("PATH", tool::search_path())
+            .env("GATE_URL", &sim.url)
+            .env("GATE_FAIL_IF", "success < 1%");
+        gate.env("GATE_GEN", "--input-len 16\n--output-len 8\n--num-prompts 4\n")
+            .env(key, value)
+            .env("GITHUB_ACTIONS", "true");
+        tool::done(gate.output().unwrap())
+    };
+    let quoted = other("GATE_FIRE", "--backend openai-chat\n--max-concurrency '2'");
+    assert_eq!(quoted.code, 0, "{}{}", quoted.stdout, quoted.stderr);
+    let result: Value = serde_json::from_str(&fs::read_to_string(home.join("result.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&result["completed"], &result["backend"], &result["max_concurrency"]),
+        (&4.into(), &"openai-chat".into(), &2.into())
+    );
+    let lines: Vec<&str> = quoted.stdout.lines().collect();
+    let token = lines[0].strip_prefix("::stop-commands::").unwrap();
+    assert!(token.len() == 32 && lines.last().is_some_and(|line| *line == format!("::{token}::")), "{}", quoted.stdout);
+    for key in ["GATE_URL", "GATE_BASELINE_URL", "GATE_GEN", "GATE_FIRE", "GATE_DIFF", "GATE_ROUNDS", "GATE_FAIL_IF"] {
+        for value in
+            ["$(touch planted)", "; touch planted", "`touch planted`", "'; touch planted; '", "sim;touch planted"]
+        {
+            other(key, value);
+            assert!(!home.join("planted").exists(), "{key}={value}");
+        }
+    }
     let summary = fs::read_to_string(home.join("summary.md")).unwrap();
     assert!(summary.contains("TTFT") && summary.contains('|'), "{summary}");
 }
@@ -286,18 +318,43 @@ fn the_gate_of_a_pull_request_fails_by_its_rules() {
 fn the_scripts_find_installed_programs_or_name_the_compiler() {
     use std::os::unix::fs::PermissionsExt;
     let home = folder("front-cargo");
-    let cargo = home.join("cargo");
     let system = "/usr/bin:/bin";
+    let fake = |folder: &str, text: &str| {
+        let folder = home.join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["cargo", "rustc"] {
+            fs::write(folder.join(name), format!("#!/bin/sh\n{}\n", text.replace("NAME", name))).unwrap();
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        format!("{}:{system}", folder.display())
+    };
+    // Through a link, and from another folder.
+    let link = home.join("sweep");
+    symlink(tool::root().join("scripts/sweep.sh"), &link).unwrap();
     let sweep = |path: &str| {
-        let mut sweep = tool::plain_command(tool::root().join("scripts/sweep.sh"));
-        sweep.args(["--dry-run", "--results"]).arg(&home).env_remove("VB_BIN").env("PATH", path);
+        let mut sweep = tool::plain_command(&link);
+        sweep.args(["--dry-run", "--results"]).arg(&home).env_remove("VB_BIN").env("PATH", path).current_dir(&home);
         tool::done(sweep.output().unwrap())
     };
-    fs::write(&cargo, "#!/bin/sh\necho 'cargo 1.85.1 (d73d2caf9 2024-12-31)'\n").unwrap();
-    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
-    let old = sweep(&format!("{}:{system}", home.display()));
-    let want = "built with Rust 1.95 or later, and this is 1.85.1: install Rust from https://rustup.rs";
-    assert!(old.code == 4 && old.stderr.contains(want), "{}", old.stderr);
+    let cure = "install Rust from https://rustup.rs";
+    for (path, want) in [
+        (fake("old", "echo 'NAME 1.85.1 (d73d2caf9 2024-12-31)'"), "and cargo is 1.85.1: "),
+        (
+            fake("empty", "echo 'rustup could not choose a version of NAME' >&2; exit 1"),
+            "cargo does not run (rustup could not",
+        ),
+        (system.to_owned(), "there is no cargo: "),
+    ] {
+        let done = sweep(&path);
+        assert!(done.code == 4 && done.stderr.contains(want) && done.stderr.contains(cure), "{}", done.stderr);
+        assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    }
+    // The one file of a release, without its links.
+    let alone = home.join("alone");
+    fs::create_dir(&alone).unwrap();
+    symlink(command("vb").get_program(), alone.join("vb")).unwrap();
+    let one = sweep(&format!("{}:{system}", alone.display()));
+    assert!(one.code == 0 && one.stdout.contains("vb-fire --config"), "{}", one.stderr);
     let installed = sweep(&format!("{}:{system}", tool::search_path().split(':').next().unwrap()));
     assert!(installed.code == 0 && installed.stdout.contains("vb-fire --config"), "{}", installed.stderr);
 }
