@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -19,50 +20,76 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 TOOLS = ["gen", "fire", "stats", "agg", "diff", "sim", "selftest"]
+PT_INTERP = 3
 SUMMARY = "Load tests for LLM inference servers"
+# The C library of a static executable; it comes with Rust's standard library, without its notice.
+MUSL = """Copyright © 2005-2020 Rich Felker, et al.
+
+Permission is hereby granted, free of charge, to any person obtaining
+a copy of this software and associated documentation files (the
+"Software"), to deal in the Software without restriction, including
+without limitation the rights to use, copy, modify, merge, publish,
+distribute, sublicense, and/or sell copies of the Software, and to
+permit persons to whom the Software is furnished to do so, subject to
+the following conditions:
+
+The above copyright notice and this permission notice shall be
+included in all copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND,
+EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT.
+IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY
+CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT,
+TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE."""
+LICENCES = ["LICENSE", "LICENSES-OF-DEPENDENCIES.txt", "LICENSES-OF-RUST.html"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     for flag in ["--binary", "--root", "--out"]:
         parser.add_argument(flag, type=Path, required=True)
-    parser.add_argument("--machine", required=True)
+    parser.add_argument("--target", required=True)
+    parser.add_argument("--runner", default="", help="a program that runs an executable for another processor")
     args = parser.parse_args()
     package = tomllib.loads((args.root / "Cargo.toml").read_text())["package"]
-    name = f"vb-{package['version']}-{args.machine}-linux"
+    machine = args.target.split("-")[0]
+    name = f"vb-{package['version']}-{machine}-linux"
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
-    crates, graph = read_dependencies(args.root)
+    crates, graph = read_dependencies(args.root, args.target)
     files = {
         "bin/vb": args.binary.read_bytes(),
         "LICENSE": (args.root / "LICENSE").read_bytes(),
         "README.md": (args.root / "README.md").read_bytes(),
         "CHANGELOG.md": (args.root / "CHANGELOG.md").read_bytes(),
         "LICENSES-OF-DEPENDENCIES.txt": licences(crates).encode(),
+        "LICENSES-OF-RUST.html": licences_of_rust(),
         "vb.cdx.json": json.dumps(bill_of_materials(package, crates, graph, epoch), indent=1).encode(),
-        **pages(args.binary),
+        **pages([*args.runner.split(), args.binary]),
     }
     links = {f"bin/vb-{tool}": "vb" for tool in TOOLS}
     links |= {f"share/bash-completion/completions/vb-{tool}": "vb" for tool in TOOLS}
     args.out.mkdir(parents=True, exist_ok=True)
     archive = args.out / f"{name}.tar.gz"
     archive.write_bytes(make_tar(name, files, links, epoch))
-    wheel = write_wheel(args.out, package, args.machine, files, epoch)
+    wheel = write_wheel(args.out, package, machine, files, epoch)
     bill = args.out / f"{name}.cdx.json"
     bill.write_bytes(files["vb.cdx.json"])
     written = [archive, wheel, bill]
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in written]
+    # Those for other processors too.
+    released = sorted(args.out.glob(f"vb-{package['version']}-*"))
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in released]
     (args.out / "SHA256SUMS").write_text("".join(sums))
     print(f"vb: {len(files['bin/vb']) / 1e6:.1f} MB, {len(crates)} dependencies")
     for path in written:
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def read_dependencies(root):
+def read_dependencies(root, target):
     """The crates that are linked into the executable, and the edges between them."""
-    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--manifest-path", root / "Cargo.toml"]
-    target = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    target = next(line.split()[1] for line in target.splitlines() if line.startswith("host:"))
-    done = subprocess.run([*command, "--filter-platform", target], capture_output=True, check=True)
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target]
+    done = subprocess.run([*command, "--manifest-path", root / "Cargo.toml"], stdout=subprocess.PIPE, check=True)
     metadata = json.loads(done.stdout)
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
@@ -103,12 +130,22 @@ def licences(crates):
             key = " ".join(text.split())
             texts.setdefault(key, text)
             names.setdefault(key, []).append(f"{crate['name']} {crate['version']}")
-    parts = ["vb contains these libraries.\n"]
+    parts = ["vb contains these libraries, and Rust's standard library (LICENSES-OF-RUST.html).\n", "musl: MIT"]
     parts += [f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}" for crate in crates]
     rule = "=" * 78
+    texts[""], names[""] = MUSL, ["musl"]
     for key, text in texts.items():
         parts.append(f"\n{rule}\n{', '.join(dict.fromkeys(names[key]))}\n{rule}\n\n{text}")
     return "\n".join(parts) + "\n"
+
+
+def licences_of_rust():
+    """The notices of Rust's standard library and of what it contains, as the compiler's package has them."""
+    root = subprocess.run(["rustc", "--print", "sysroot"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    path = Path(root) / "share/doc/rust/COPYRIGHT-library.html"
+    if not path.is_file():
+        raise SystemExit(f"release: there is no {path}: use Rust from https://rustup.rs, which has these notices")
+    return path.read_bytes()
 
 
 def is_licence(name):
@@ -129,6 +166,12 @@ def bill_of_materials(package, crates, graph, epoch):
             # Old crates separate alternatives by a slash.
             part["licenses"] = [{"expression": crate["license"].replace("/", " OR ")}]
         components.append(part)
+    version = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[1]
+    std = {"type": "library", "name": "rust-std", "version": version, "bom-ref": "rust-std"}
+    std["licenses"] = [{"expression": "MIT OR Apache-2.0"}]
+    musl = {"type": "library", "name": "musl", "bom-ref": "musl", "licenses": [{"license": {"id": "MIT"}}]}
+    components += [std, musl]
+    graph = {**graph, "rust-std": ["musl"], purl(package): [*graph[purl(package)], "rust-std"]}
     time = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "bomFormat": "CycloneDX",
@@ -140,11 +183,11 @@ def bill_of_materials(package, crates, graph, epoch):
     }
 
 
-def pages(binary):
+def pages(command):
     """The man pages and completions, as the executable writes them."""
     files = {}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([binary, "man", folder], check=True)
+        subprocess.run([*command, "man", folder], check=True)
         for page in sorted(Path(folder).iterdir()):
             files[f"share/man/man1/{page.name}"] = page.read_bytes()
     places = {
@@ -153,8 +196,15 @@ def pages(binary):
         "fish": "share/fish/vendor_completions.d/vb.fish",
     }
     for shell, place in places.items():
-        files[place] = subprocess.run([binary, "completions", shell], check=True, capture_output=True).stdout
+        files[place] = subprocess.run([*command, "completions", shell], check=True, capture_output=True).stdout
     return files
+
+
+def is_static(binary):
+    """Whether an ELF file needs no loader: none of its program headers names one."""
+    (start,) = struct.unpack_from("<Q", binary, 32)
+    size, count = struct.unpack_from("<HH", binary, 54)
+    return all(struct.unpack_from("<I", binary, start + i * size)[0] != PT_INTERP for i in range(count))
 
 
 def make_tar(name, files, links, epoch):
@@ -180,21 +230,20 @@ def make_tar(name, files, links, epoch):
 def write_wheel(out, package, machine, files, epoch):
     """A wheel that installs the executable, and a small script for each tool, since a wheel has no links."""
     version = package["version"]
-    # It is static, so it runs with any libc.
-    tags = [f"py3-none-manylinux_2_17_{machine}", f"py3-none-musllinux_1_1_{machine}"]
-    platform = ".".join(tag.removeprefix("py3-none-") for tag in tags)
+    # A static file runs with any libc, and another one for certain only where it was built.
+    platforms = [f"manylinux_2_17_{machine}", f"musllinux_1_1_{machine}"] if is_static(files["bin/vb"]) else [f"linux_{machine}"]
     info, scripts = f"vb-{version}.dist-info", f"vb-{version}.data/scripts"
     content = {f"{scripts}/vb": files["bin/vb"]}
     for tool in TOOLS:
-        content[f"{scripts}/vb-{tool}"] = f'#!/bin/sh\nexec "$(dirname "$0")/vb" {tool} "$@"\n'.encode()
+        content[f"{scripts}/vb-{tool}"] = f'#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/vb" {tool} "$@"\n'.encode()
     head = f"Metadata-Version: 2.4\nName: vb\nVersion: {version}\nSummary: {SUMMARY}\n"
-    head += f"License-Expression: {package['license']}\nLicense-File: LICENSE\n"
-    head += "License-File: LICENSES-OF-DEPENDENCIES.txt\nRequires-Python: >=3.8\n"
+    head += f"License-Expression: {package['license']}\n" + "".join(f"License-File: {name}\n" for name in LICENCES)
+    head += "Requires-Python: >=3.8\n"
     head += "Description-Content-Type: text/markdown\n\n"
     content[f"{info}/METADATA"] = head.encode() + files["README.md"]
-    lines = ["Wheel-Version: 1.0", "Generator: vb", "Root-Is-Purelib: false", *(f"Tag: {tag}" for tag in tags)]
+    lines = ["Wheel-Version: 1.0", "Generator: vb", "Root-Is-Purelib: false", *(f"Tag: py3-none-{platform}" for platform in platforms)]
     content[f"{info}/WHEEL"] = ("\n".join(lines) + "\n").encode()
-    for name in ["LICENSE", "LICENSES-OF-DEPENDENCIES.txt"]:
+    for name in LICENCES:
         content[f"{info}/licenses/{name}"] = files[name]
     content[f"{info}/sboms/vb.cdx.json"] = files["vb.cdx.json"]
     record = []
@@ -202,7 +251,7 @@ def write_wheel(out, package, machine, files, epoch):
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         record.append(f"{path},sha256={digest},{len(data)}\n")
     content[f"{info}/RECORD"] = ("".join(record) + f"{info}/RECORD,,\n").encode()
-    path = out / f"vb-{version}-py3-none-{platform}.whl"
+    path = out / f"vb-{version}-py3-none-{'.'.join(platforms)}.whl"
     # Zip has no dates before 1980.
     date = datetime.fromtimestamp(max(epoch, 315_619_200), timezone.utc).timetuple()[:6]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as wheel:
