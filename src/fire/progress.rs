@@ -235,14 +235,23 @@ fn time_left(now: &Snapshot, plan: &ProgressPlan, size: InputSize) -> Option<Nan
         InputSize::AtLeast(_) => None,
     };
     let by_schedule = |last: Nanos| (last + now.mean_latency).since(now.at);
-    let by_count = match (all, &plan.rate) {
-        (Some(all), Some(rate)) => Some(by_schedule(rate.time_due(all as f64))),
-        _ if plan.input.has_times() => plan.input.last_due().map(by_schedule),
-        (Some(all), None) if now.done > 0 => {
-            let each = now.at.as_secs_f64() / now.done as f64;
-            Some(Nanos::from_secs_f64(each * all.saturating_sub(now.done) as f64))
+    let by_ends = || {
+        let each = now.at.as_secs_f64() / now.done as f64;
+        all.filter(|_| now.done > 0).map(|all| Nanos::from_secs_f64(each * all.saturating_sub(now.done) as f64))
+    };
+    // Requests that wait for slots, or for earlier turns, keep no schedule.
+    let due = match (all, &plan.rate) {
+        (Some(all), Some(rate)) => Some((rate.time_due(all as f64), rate.requests_by(now.at).min(all as f64))),
+        _ if plan.input.has_times() => {
+            plan.input.last_due().map(|last| (last, if now.at > last { f64::MAX } else { 0.0 }))
         }
         _ => None,
+    };
+    let by_count = match due {
+        Some((last, due)) if due < (now.started + 2) as f64 => Some(by_schedule(last)),
+        Some((last, _)) => by_ends().max(Some(by_schedule(last))),
+        None if plan.rate.is_none() && !plan.input.has_times() => by_ends(),
+        None => None,
     };
     let by_limit = plan.max_seconds.map(by_schedule);
     [by_count, by_limit].into_iter().flatten().min()
@@ -316,6 +325,13 @@ mod tests {
         assert_eq!(left(Some("8"), Some(35), InputSize::Counted(400)).as_deref(), Some("6 s left"));
         assert_eq!(left(None, Some(600), InputSize::AtLeast(300)).as_deref(), Some("10 min left"));
         assert_eq!(left(None, None, InputSize::AtLeast(300)), None);
+    }
+
+    #[test]
+    fn a_run_that_is_later_than_its_schedule_lasts_longer() {
+        // All 400 were due after 20 s, and 8 end in a second.
+        let text = steady_run(60).describe(&plan(Some("20"), None, InputSize::Counted(400))).text;
+        assert!(text.starts_with("240 of 400, 20 s left, "), "{text}");
     }
 
     #[test]
