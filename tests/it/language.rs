@@ -46,7 +46,6 @@ const PARTS: &[&str] = &[
     "{} of {} responses {}",
     "{} of {} are {} than requested",
     ", asked for {}",
-    ", with {} in flight",
     ", {} at the peak",
     ", {} cancelled on purpose",
     ", {} never sent",

@@ -7,6 +7,7 @@ use super::{
         goodput::Goodput,
         rate::MeasuredRate,
         result::RunResult,
+        throughput::GpuThroughput,
         vb::{FailureCount, VbMetrics},
     },
     Statistic, format_ends, format_number, full, head, is_hidden, notes, parts,
@@ -47,14 +48,13 @@ fn row(label: &str, text: impl Into<String>) -> Vec<Cell> {
     vec![Cell::left(label), Cell::left(text)]
 }
 
-/// Requests, throughput, concurrency, goodput, server.
+/// Requests, throughput, requests in flight, goodput, server.
 fn headline(result: &RunResult) -> Vec<Vec<Cell>> {
     let vb = &result.vb;
     let mut rows = vec![row("requests", describe_requests(result))];
-    let asked = match (result.header.get("request_rate"), result.header.get("max_concurrency")) {
-        (Some(Value::Number(rate)), _) => format!(", asked for {}", format_number(rate.as_f64().unwrap_or_default())),
-        (Some(Value::String(profile)), _) if profile != "inf" => format!(", asked for {profile}"),
-        (_, Some(Value::Number(limit))) => format!(", with {limit} in flight"),
+    let asked = match result.header.get("request_rate") {
+        Some(Value::Number(rate)) => format!(", asked for {}", format_number(rate.as_f64().unwrap_or_default())),
+        Some(Value::String(profile)) if profile != "inf" => format!(", asked for {profile}"),
         _ => String::new(),
     };
     rows.push(row("throughput", format!("{} requests/s{asked}", format_rate(&vb.requests_per_s))));
@@ -66,6 +66,16 @@ fn headline(result: &RunResult) -> Vec<Vec<Cell>> {
         rows.push(row("", format!("{} output tokens/s{peak}", format_rate(&vb.output_tokens_per_s))));
     } else if result.total_input_tokens > 0 {
         rows.push(row("", format!("{} prompt tokens/s", format_number(result.total_token_throughput))));
+    }
+    if let Some(speed) = vb.tokens_per_s_per_user.as_ref().and_then(|user| user.mean) {
+        rows.push(row("per user", format!("{} output tokens/s", format_number(speed))));
+    }
+    if let Some(GpuThroughput { gpus, request_throughput, output_throughput, .. }) = &vb.per_gpu {
+        let [requests, tokens] = [request_throughput, output_throughput].map(|per_s| format_number(*per_s));
+        rows.push(row("per GPU", format!("{requests} requests/s, {tokens} output tokens/s on {gpus} GPUs")));
+    }
+    if let Some(mean) = vb.mean_concurrency {
+        rows.push(row("in flight", format!("{} on average, {} at the peak", format_number(mean), vb.peak_concurrency)));
     }
     if let Some(goodput) = &vb.goodput {
         rows.extend(goodput_rows(goodput, vb));
