@@ -41,7 +41,7 @@ Examples:
     vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats
   done | vb-agg --repeats long
   vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
-  vb-agg --format json results/*/ | jq -r '.[] | [.model_id, .p99_ttft_ms] | @tsv'
+  vb-agg --format json results/*/ | jq '.[] | [.model_id, .p99_ttft_ms]'
   vb-agg vllm-bench-*.json \\
     | duckdb -c \"select p99_ttft_ms from read_csv('/dev/stdin')\"";
 
