@@ -7,6 +7,7 @@
 #   --dynamic  the program may need shared libraries, which are copied into the empty folder
 #
 # A program for another processor runs under qemu-user, one tool at a time: starting others needs a kernel that knows qemu.
+# With buildah, the image of Containerfile is built and used too, with this machine's certificates.
 set -euo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -29,7 +30,7 @@ done
 files=$(cd "$files" && pwd) || die 4 "no folder $files: run scripts/release.sh"
 (cd "$files" && sha256sum --check --quiet SHA256SUMS)
 work=$(mktemp -d)
-sim=''
+sim='' url=''
 trap '[ -z "$sim" ] || kill "$sim" || true; rm -rf "$work"' EXIT
 enter=(chroot)
 [ "$(id -u)" = 0 ] || enter=(unshare --user --map-root-user chroot)
@@ -40,8 +41,21 @@ completed() { # number, result
   grep -q "\"completed\":$1[,}]" "$2" || die 1 "$2 has not $1 completed requests"
 }
 
+serve() { # command of vb-sim; sets url
+  rm -f "$work/url"
+  # `exec`, so that the id is the server's.
+  (exec "$@" --port 0) >"$work/url" &
+  sim=$!
+  for _ in $(seq 100); do [ -s "$work/url" ] || sleep 0.1; done
+  read -r url <"$work/url" || die 1 'vb-sim did not start'
+}
+end_server() {
+  kill "$sim"
+  sim=''
+}
+
 check_archive() { # file, qemu
-  local place=$work/root archive=$1 emulator=${2:-} run=() url
+  local place=$work/root archive=$1 emulator=${2:-} run=()
   rm -rf "$place"
   mkdir "$place"
   tar -C "$place" --strip-components 1 -xzf "$archive"
@@ -53,11 +67,7 @@ check_archive() { # file, qemu
     grep -o '/[^ ]*' "$work/libraries" | xargs -I '{}' cp --parents -L '{}' "$place"
   fi
   inside() { "${enter[@]}" "$place" ${run[@]+"${run[@]}"} "$@"; }
-  # `exec`, so that the id is the server's.
-  (exec "${enter[@]}" "$place" ${run[@]+"${run[@]}"} /bin/vb-sim --port 0) >"$work/url" &
-  sim=$!
-  for _ in $(seq 100); do [ -s "$work/url" ] || sleep 0.1; done
-  read -r url <"$work/url"
+  serve "${enter[@]}" "$place" ${run[@]+"${run[@]}"} /bin/vb-sim
   inside /bin/vb --version
   inside /bin/vb-gen "${load[@]}" | inside /bin/vb-fire --base-url "$url" --max-concurrency 4 | inside /bin/vb-stats >"$work/pipe.json"
   completed 20 "$work/pipe.json"
@@ -67,8 +77,7 @@ check_archive() { # file, qemu
     completed 20 "$work/bench.json"
     check_scripts "$place/bin"
   fi
-  kill "$sim"
-  sim=''
+  end_server
 }
 
 check_scripts() { # folder with the programs
@@ -82,7 +91,7 @@ check_scripts() { # folder with the programs
   compgen -G "$home/results/tiny_*/aggregate_results_*.csv" >/dev/null || die 1 "vb sweep wrote no table"
   local code=0
   without_rust "$1" vb ab sim sim --rounds 1 --gen '--num-prompts 6 --input-len 8 --output-len 4' >"$home/ab.txt" 2>&1 || code=$?
-  [ "$code" = 0 ] && compgen -G "$home/results/ab_*/diff.json" >/dev/null || die 1 "vb ab: $(<"$home/ab.txt")"
+  if [ "$code" != 0 ] || ! compgen -G "$home/results/ab_*/diff.json" >/dev/null; then die 1 "vb ab: $(<"$home/ab.txt")"; fi
 }
 
 check_wheel() { # folder for the venv
@@ -100,6 +109,25 @@ check_wheel() { # folder for the venv
   ! command -v uvx >/dev/null || uvx --offline --no-index --from "$(echo "$files"/vb-*"$here".whl)" vb --version
 }
 
+check_image() { # file
+  local context=$work/image name container buildah
+  name=$(basename "$1" .tar.gz)
+  buildah=(buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs)
+  mkdir -p "$context/certificates/etc/ssl/certs"
+  tar -C "$context" -xzf "$1"
+  cp -L /etc/ssl/certs/ca-certificates.crt "$context/certificates/etc/ssl/certs/"
+  "${buildah[@]}" build --quiet --build-context "certificates=$context/certificates" --build-arg "FILES=$name" --tag vb \
+    --file "$root/Containerfile" "$context" >/dev/null
+  [ "$("${buildah[@]}" inspect --type image --format '{{.OCIv1.Config.User}}' vb)" = 65534:65534 ] || die 1 'the image runs as root'
+  container=$("${buildah[@]}" from vb)
+  serve "$context/$name/bin/vb-sim"
+  "${buildah[@]}" run --isolation chroot --network host "$container" -- /usr/bin/vb bench --base-url "$url" "${load[@]}" \
+    >"$work/image.json" 2>"$work/image.err" || die 1 "the image: $(<"$work/image.err")"
+  completed 20 "$work/image.json"
+  "${buildah[@]}" rm "$container" >/dev/null
+  end_server
+}
+
 here=$(uname -m)
 for archive in "$files"/vb-*-linux.tar.gz; do
   machine=${archive%-linux.tar.gz}
@@ -109,8 +137,16 @@ for archive in "$files"/vb-*-linux.tar.gz; do
     say "$machine: not used, because there is no qemu-$machine-static here (Debian's qemu-user-static)"
     continue
   }
+  if ! "${enter[@]}" / true 2>/dev/null; then
+    say "$machine: the tar.gz is not used, because this machine allows no chroot"
+    continue
+  fi
   check_archive "$archive" "$emulator"
   say "$machine: the tar.gz works"
+  if [ -z "$emulator" ] && ! $dynamic && command -v buildah >/dev/null; then
+    check_image "$archive"
+    say "$machine: the image works"
+  fi
 done
 if compgen -G "$files/vb-*$here.whl" >/dev/null; then
   check_wheel "$work/venv"

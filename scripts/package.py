@@ -96,9 +96,13 @@ def read_dependencies(root, target):
     lock = tomllib.loads((root / "Cargo.lock").read_text())["package"]
     sums = {(package["name"], package["version"]): package.get("checksum") for package in lock}
 
+    def runs_in_compiler(one):
+        return any("proc-macro" in target["kind"] for target in packages[one]["targets"])
+
     def linked(node):
         # Of the kinds null, dev and build, only null is in the executable.
-        return [dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+        found = [dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+        return [one for one in found if not runs_in_compiler(one)]
 
     start = metadata["resolve"]["root"]
     graph, open_ids = {}, [start]
@@ -131,12 +135,17 @@ def licences(crates):
             texts.setdefault(key, text)
             names.setdefault(key, []).append(f"{crate['name']} {crate['version']}")
     parts = ["vb contains these libraries, and Rust's standard library (LICENSES-OF-RUST.html).\n", "musl: MIT"]
-    parts += [f"{crate['name']} {crate['version']}: {crate['license'] or 'see below'}" for crate in crates]
+    parts += [f"{crate['name']} {crate['version']}: {licence_expression(crate) or 'see below'}" for crate in crates]
     rule = "=" * 78
     texts[""], names[""] = MUSL, ["musl"]
     for key, text in texts.items():
         parts.append(f"\n{rule}\n{', '.join(dict.fromkeys(names[key]))}\n{rule}\n\n{text}")
     return "\n".join(parts) + "\n"
+
+
+def licence_expression(crate):
+    # Old crates separate alternatives by a slash.
+    return " ".join((crate["license"] or "").replace("/", " OR ").split())
 
 
 def licences_of_rust():
@@ -163,8 +172,7 @@ def bill_of_materials(package, crates, graph, epoch):
         if crate["checksum"]:
             part["hashes"] = [{"alg": "SHA-256", "content": crate["checksum"]}]
         if crate["license"]:
-            # Old crates separate alternatives by a slash.
-            part["licenses"] = [{"expression": crate["license"].replace("/", " OR ")}]
+            part["licenses"] = [{"expression": licence_expression(crate)}]
         components.append(part)
     version = subprocess.run(["rustc", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[1]
     std = {"type": "library", "name": "rust-std", "version": version, "bom-ref": "rust-std"}
