@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use clap::builder::StyledStr;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use schemars::JsonSchema;
 use signal_hook::{
@@ -25,10 +26,11 @@ use signal_hook::{
     flag,
 };
 
+use self::look::LookFlags;
 use crate::{
     error::Error,
     printable::{clean_line, clean_text},
-    printout::Printout,
+    printout::{Cell, Printout, Tone},
     secrets::hide_remembered,
     text::TextReader,
 };
@@ -79,25 +81,46 @@ pub fn report_result(tool: &str, result: Result<(), Error>) -> ExitCode {
 #[must_use]
 pub fn report_flags(e: &clap::Error) -> ExitCode {
     if e.use_stderr() {
-        print_to_stderr(&e.render().to_string());
+        let mut out = Printout::new(LookFlags::of_messages().on_stderr());
+        e.render().to_string().lines().for_each(|line| add_flag_error(&mut out, line));
+        show_on_stderr(&out);
     } else {
-        let text = e.render();
-        let styled = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let text = if styled { text.ansi().to_string() } else { text.to_string() };
         // As with a warning, a failure cannot be reported.
-        let _ = io::stdout().write_all(text.replace(UNBROKEN_SPACE, " ").as_bytes());
+        let _ = print_help(&e.render());
     }
     ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
 }
 
+/// Adds a line of clap's message about a flag, which may begin with what it is: `error: …`.
+fn add_flag_error(out: &mut Printout, line: &str) {
+    let tone = |head: &str| match head.trim() {
+        "error" => Some(Tone::Bad),
+        "tip" => Some(Tone::Good),
+        "Usage" => Some(Tone::Strong),
+        _ => None,
+    };
+    match line.split_once(": ").and_then(|(head, text)| Some((head, tone(head)?, text))) {
+        Some((head, tone, text)) => out.add_cells(&[Cell::left(head).toned(tone), Cell::left(": "), Cell::left(text)]),
+        None => out.add_line(line),
+    }
+}
+
+/// Prints `--help` on standard output.
+pub fn print_help(text: &StyledStr) -> Result<(), Error> {
+    let colored = LookFlags::of_messages().on_stdout().colored;
+    let text = if colored { text.ansi().to_string() } else { text.to_string() };
+    io::stdout().write_all(text.replace(UNBROKEN_SPACE, " ").as_bytes()).map_err(Error::write_stdout)
+}
+
 /// Takes the place of a space in a line of `--help` that must not be wrapped: a wrapped command cannot be pasted.
-/// [`report_flags`] prints a space.
+/// [`print_help`] prints a space.
 pub const UNBROKEN_SPACE: char = '\u{a0}';
 
-/// Prints one line on standard error: `tool: what`.
+/// Prints one line on standard error in the language of the user: `tool: what`.
 pub fn print_warning(tool: &str, what: impl std::fmt::Display) {
-    let line = format!("{tool}: {what}");
-    write_stderr(&format!("{}\n", clean_line(&hide_remembered(&line))));
+    let text = hide_remembered(&what.to_string()).into_owned();
+    let text = LookFlags::of_messages().language().translate(&text).into_owned();
+    write_stderr(&format!("{tool}: {}\n", clean_line(&text)));
 }
 
 /// The environment variable with the cell of a sweep, as `2/6`. `scripts/sweep.sh` sets it, and prints a line for each cell.

@@ -6,7 +6,8 @@
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 /// The texts: a line in English, then a line in Chinese; other lines are empty or comments (`#`).
-const CHINESE: &str = include_str!("lang/zh.txt");
+const CHINESE: &str =
+    concat!(include_str!("lang/zh.txt"), include_str!("lang/zh-help.txt"), include_str!("lang/zh-messages.txt"));
 
 /// How deep translations are nested: a reason in a note in a line.
 const MAX_DEPTH: usize = 6;
@@ -14,7 +15,10 @@ const MAX_DEPTH: usize = 6;
 /// The longest text that is translated. Texts of the programs are shorter; text of servers and files may be longer.
 const MAX_TEXT: usize = 2000;
 
-/// The language of tables, headlines and notes. Records and JSON are always in English.
+/// A template with fewer letters joins words only.
+const MIN_LETTERS: usize = 3;
+
+/// The language of text for people. Records and JSON are always in English.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Language {
     /// English.
@@ -42,6 +46,15 @@ impl Language {
         match self {
             Language::En => Cow::Borrowed(english),
             Language::Zh => TABLE.translate(english, 0).map_or(Cow::Borrowed(english), Cow::Owned),
+        }
+    }
+
+    /// The text in this language, if it has no places and the table has it.
+    #[must_use]
+    pub fn find_text(self, english: &str) -> Option<&'static str> {
+        match self {
+            Language::En => None,
+            Language::Zh => TABLE.fixed.get(english).copied(),
         }
     }
 }
@@ -99,10 +112,10 @@ impl TextTable {
         for (fixed, place) in translation_parts(template.translation) {
             filled.push_str(fixed);
             let Some(place) = place else { continue };
-            let at = place.unwrap_or(next);
+            let at = place.index.unwrap_or(next);
             next = at + 1;
             let value = values.get(at).copied().unwrap_or_default();
-            let translated = self.translate(value, depth + 1);
+            let translated = (!place.is_name).then(|| self.translate(value, depth + 1)).flatten();
             is_translated |= translated.is_some();
             filled.push_str(translated.as_deref().unwrap_or(value));
         }
@@ -115,6 +128,10 @@ impl Template {
         self.parts.iter().any(|part| part.contains(|c: char| c.is_ascii_alphabetic()))
     }
 
+    fn letters(&self) -> usize {
+        self.parts.iter().flat_map(|part| part.chars()).filter(char::is_ascii_alphabetic).count()
+    }
+
     /// Which of several matching templates is taken: the one with the longest fixed parts. What joins texts comes before short words,
     /// which may be anywhere in the joined texts.
     fn rank(&self) -> usize {
@@ -122,6 +139,8 @@ impl Template {
             ": " => 14,
             "; " => 12,
             ", " | "], " => 10,
+            // It has the joint itself: `cannot read {}: {}`.
+            fixed if !self.parts[0].is_empty() && fixed.contains(": ") => fixed.len().max(15),
             fixed => fixed.len(),
         }
     }
@@ -138,8 +157,13 @@ impl Template {
             rest = &rest[at + part.len()..];
         }
         values.push(rest.strip_suffix(last)?);
+        // A short word may be anywhere in a text: `3 of 8`, but `a flag of vb-gen`.
+        let is_word = |value: &&str| !value.contains(' ');
+        if self.has_words() && self.letters() < MIN_LETTERS && !values.iter().all(is_word) {
+            return None;
+        }
         // Else a template would take the beginning of a longer text for its first value: `server: 5 requests`.
-        let joined = first.is_empty() && self.has_words() && values.first()?.contains([':', ';']);
+        let joined = first.is_empty() && self.has_words() && [": ", "; "].iter().any(|joint| values[0].contains(joint));
         (!joined).then_some(values)
     }
 }
@@ -150,8 +174,15 @@ fn text_pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     std::iter::from_fn(move || Some((lines.next()?, lines.next().unwrap_or_default())))
 }
 
-/// Splits a translation at its places: the text before each, and the number in it (`{}` is the next one). The last part has none.
-fn translation_parts(text: &str) -> impl Iterator<Item = (&str, Option<Option<usize>>)> {
+/// A place of a translation: `{}` is the next one, `{1}` the second. `{=}` and `{=1}` are names, which are the same in every language.
+#[derive(Clone, Copy)]
+struct Place {
+    index: Option<usize>,
+    is_name: bool,
+}
+
+/// Splits a translation at its places: the text before each, and the place. The last part has none.
+fn translation_parts(text: &str) -> impl Iterator<Item = (&str, Option<Place>)> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
@@ -161,7 +192,11 @@ fn translation_parts(text: &str) -> impl Iterator<Item = (&str, Option<Option<us
             return Some((text, None));
         };
         rest = Some(&text[end + 1..]);
-        Some((&text[..start], Some(text[start + 1..end].parse().ok())))
+        let (index, is_name) = match text[start + 1..end].strip_prefix('=') {
+            Some(index) => (index, true),
+            None => (&text[start + 1..end], false),
+        };
+        Some((&text[..start], Some(Place { index: index.parse().ok(), is_name })))
     })
 }
 
@@ -188,11 +223,13 @@ mod tests {
     #[test]
     fn places_are_filled_with_translations() {
         let table = TextTable::parse(
-            "# a comment\n{} of {} failed: {}\n{1} 个请求中 {0} 个失败：{2}\n\nlate\n迟到\n\n{} ms late\n迟 {} 毫秒\n",
+            "# a comment\n{} of {} failed: {}\n{1} 个请求中 {0} 个失败：{2}\n\nlate\n迟到\n\n{} ms late\n迟 {} 毫秒\n\n\
+             no {}\n没有 {=}\n",
         );
         let translate = |text| table.translate(text, 0);
         assert_eq!(translate("2 of 8 failed: late").as_deref(), Some("8 个请求中 2 个失败：迟到"));
         assert_eq!(translate("  2 of 8 failed: 5 ms late ").as_deref(), Some("  8 个请求中 2 个失败：迟 5 毫秒 "));
+        assert_eq!(translate("no late").as_deref(), Some("没有 late"));
         assert_eq!(translate("x: 5 ms late"), None);
         assert_eq!((translate("3 of 4"), translate("12.5"), translate(&"late ".repeat(999))), (None, None, None));
     }
@@ -206,7 +243,7 @@ mod tests {
             let mut next = 0;
             let mut used: Vec<usize> = Vec::new();
             for place in translation_parts(chinese).filter_map(|(_, place)| place) {
-                let at = place.unwrap_or(next);
+                let at = place.index.unwrap_or(next);
                 next = at + 1;
                 used.push(at);
             }

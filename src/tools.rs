@@ -15,7 +15,8 @@ use clap::{CommandFactory, FromArgMatches};
 
 pub use self::front::main as front_main;
 use crate::{
-    agg, cli,
+    agg,
+    cli::{self, look::LookFlags},
     config::{self, ConfigError, FlagTable},
     diff,
     error::Error,
@@ -27,7 +28,7 @@ use crate::{
 /// A program: its arguments `A`, which define its name and its flags, and the function that runs it.
 pub struct Tool<A> {
     run: fn(A) -> Result<(), Error>,
-    /// The flags that `-h` shows, in this order; `--help` shows all. Empty: there are few.
+    /// The flags that `-h` shows, in this order; `--help` shows all.
     common_flags: help::ShortHelp,
 }
 
@@ -44,7 +45,7 @@ pub const AGG: Tool<agg::Args> = Tool { run: agg::run, common_flags: help::AGG }
 /// `vb-sim`.
 pub const SIM: Tool<sim::Args> = Tool { run: sim::run, common_flags: help::SIM };
 /// `vb-selftest`.
-pub const SELFTEST: Tool<selftest::Args> = Tool { run: |args| selftest::run(&args), common_flags: &[] };
+pub const SELFTEST: Tool<selftest::Args> = Tool { run: |args| selftest::run(&args), common_flags: help::SELFTEST };
 
 /// The flags of all programs with underscores, which are the keys that a config may have, one per line and each with the
 /// programs that have it. `VB_UPDATE=1 cargo test --lib tools` writes the file.
@@ -59,6 +60,7 @@ const FLAGS: FlagTable =
 #[must_use]
 pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     let line = cli::command_line();
+    LookFlags::from_words(&line).use_for_messages();
     let command = help::arrange(A::command(), tool.common_flags, &line);
     let name = command.get_name().to_owned();
     cli::print_panics(&name);
@@ -66,6 +68,8 @@ pub fn main<A: CommandFactory + FromArgMatches>(tool: &Tool<A>) -> ExitCode {
     secrets::remember(&Secrets::from_environment());
     let result = match config::parse_with_config(command, line, FLAGS) {
         Ok(matches) => {
+            // A config may have them.
+            LookFlags::from_arg_matches(&matches).into_iter().for_each(LookFlags::use_for_messages);
             let args = A::from_arg_matches(&matches).map_err(|e| Error::Usage(e.to_string()));
             cli::check_stdout().and(args).and_then(tool.run)
         }

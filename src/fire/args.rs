@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{attempt::TimeLimits, balance::Balance, lora::LoraAssignment, slots::RequestSlots};
 use crate::{
     backend::{Backend, Protocol},
+    cli::look::LookFlags,
     config::ConfigFlag,
     error::Error,
     http::{
@@ -300,6 +301,9 @@ pub struct Args {
     /// Print the table of backends and exit.
     #[arg(long, help_heading = OUTPUT)]
     pub list_backends: bool,
+
+    #[command(flatten)]
+    look: LookFlags,
 
     #[command(flatten)]
     config: ConfigFlag,

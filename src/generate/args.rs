@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    cli,
+    cli::{self, look::LookFlags},
     config::ConfigFlag,
     error::Error,
     http::headers::flags_or_key,
@@ -193,6 +193,9 @@ pub struct CommonFlags {
     /// Print the JSON Schema of a request and exit.
     #[arg(long, help_heading = OUTPUT)]
     pub schema: bool,
+
+    #[command(flatten, next_help_heading = OUTPUT)]
+    look: LookFlags,
 
     #[command(flatten, next_help_heading = OUTPUT)]
     pub config: ConfigFlag,

@@ -28,7 +28,7 @@ use self::{
     trial::{Trial, TrialRunner},
 };
 use crate::{
-    cli,
+    cli::{self, look::LookFlags},
     clock::{Clock, unix_now},
     config::ConfigFlag,
     error::Error,
@@ -93,6 +93,9 @@ pub struct Args {
     /// Print the JSON Schema of the result and exit.
     #[arg(long)]
     schema: bool,
+
+    #[command(flatten)]
+    look: LookFlags,
 
     #[command(flatten)]
     config: ConfigFlag,

@@ -49,7 +49,7 @@ pub use profile::EngineProfile;
 pub use server::{PreparedServer, SimOptions};
 
 use crate::{
-    cli,
+    cli::{self, look::LookFlags},
     config::ConfigFlag,
     error::Error,
     tokens::Tokenizer,
@@ -133,6 +133,9 @@ pub struct Args {
     /// Write the true send time of each token to this file, one JSON line for each request.
     #[arg(long, help_heading = RESPONSES, value_name = "FILE")]
     truth_log: Option<PathBuf>,
+
+    #[command(flatten)]
+    look: LookFlags,
 
     #[command(flatten)]
     config: ConfigFlag,

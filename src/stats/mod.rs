@@ -85,8 +85,8 @@ pub struct Args {
 
     /// Limits that good requests keep: `ttft:200ms tpot:50ms e2el:2s longest_stall:500ms p99_itl:100ms`, where a bare number is
     /// milliseconds, or MLPerf's limits for a model: `mlperf:llama3.1-8b-interactive`. `longest_stall` and `p99_itl` are of a
-    /// request's own gaps. Put files before this flag or after another one.
-    #[arg(long, visible_alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
+    /// request's own gaps. Put files before this flag or after another one. `--slo` is another name of it.
+    #[arg(long, alias = "slo", value_name = "METRIC:TIME", action = ArgAction::Append, num_args(1..), value_parser = parse_slos)]
     goodput: Vec<Slos>,
 
     /// Exit with 1 if a number of the result is beyond this limit, or has too few values: `ttft.p99 > 500ms`, `success < 99%`,

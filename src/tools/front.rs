@@ -11,9 +11,10 @@ use super::{
     scripts::{self, SCRIPTS},
 };
 use crate::{
-    cli::{self, UNBROKEN_SPACE},
+    cli::{self, UNBROKEN_SPACE, look::LookFlags},
     clock,
     error::Error,
+    lang::Language,
     secrets::{self, Secrets},
 };
 
@@ -23,6 +24,7 @@ const NAME: &str = "vb";
 #[must_use]
 pub fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
+    LookFlags::from_words(&line).use_for_messages();
     let first = line.get(1).and_then(|word| word.to_str()).unwrap_or_default().to_owned();
     let by_name = PROGRAMS.iter().find(|program| cli::is_named(line.first(), program.file_name));
     // People may type the name of the file too: `vb vb-gen`.
@@ -101,7 +103,7 @@ fn report_usage(first: &str) -> ExitCode {
             cli::print_to_stderr(&list_text().replace(UNBROKEN_SPACE, " "));
             ExitCode::from(2)
         }
-        "-h" | "--help" => ExitCode::from(print_help(command(), false)),
+        "-h" | "--help" => ExitCode::from(print_help(command(LookFlags::of_messages().language()), true)),
         "-V" | "--version" => match cli::print_to_stdout(&format!("{NAME} {}\n", help::version())) {
             Ok(()) => ExitCode::SUCCESS,
             e => cli::report_result(NAME, e),
@@ -117,8 +119,7 @@ fn report_usage(first: &str) -> ExitCode {
 
 fn print_help(mut command: Command, short: bool) -> u8 {
     let text = if short { command.render_help() } else { command.render_long_help() };
-    let text = text.to_string().replace(UNBROKEN_SPACE, " ");
-    u8::from(cli::print_to_stdout(&text).is_err())
+    u8::from(cli::print_help(&text).is_err())
 }
 
 /// What follows `vb`, with what it does.
@@ -130,19 +131,20 @@ fn list() -> Vec<(&'static str, String)> {
 }
 
 fn list_text() -> String {
-    let mut command = command();
+    let mut command = command(LookFlags::of_messages().language());
     command.render_help().to_string()
 }
 
 /// `vb` with the list of its programs.
-fn command() -> Command {
-    let list: Vec<String> = list().iter().map(|(name, about)| format!("  {name:<10}{about}")).collect();
-    let after = format!("Programs:\n{}\n\n{AFTER}", list.join("\n"));
-    Command::new(NAME)
+pub fn command(language: Language) -> Command {
+    let list = list().into_iter().map(|(name, about)| format!("  {name:<10}{}", language.translate(&about)));
+    let after = format!("Programs:\n{}\n\n{AFTER}", list.collect::<Vec<String>>().join("\n"));
+    let command = Command::new(NAME)
         .about("Load tests for LLM inference servers")
         .version(help::version())
         .override_usage("vb PROGRAM [FLAGS]")
-        .after_help(help::unbroken(&after))
+        .after_help(after);
+    help::keep_examples(help::translate(command, language))
 }
 
 const AFTER: &str = "\

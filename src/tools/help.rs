@@ -2,9 +2,12 @@
 
 use std::{ffi::OsString, sync::LazyLock};
 
-use clap::Command;
+use clap::{Arg, ArgAction, Command};
 
-use crate::cli::UNBROKEN_SPACE;
+use crate::{
+    cli::{UNBROKEN_SPACE, look::LookFlags},
+    lang::Language,
+};
 
 /// Flags that `-h` shows, each with a description of one line; an empty one keeps the description of `--help`.
 pub type ShortHelp = &'static [(&'static str, &'static str)];
@@ -85,16 +88,30 @@ pub const DIFF: ShortHelp = &[
 /// The flags that `vb-sim -h` shows.
 pub const SIM: ShortHelp = &[
     ("host", ""),
-    ("port", ""),
-    ("profile", ""),
-    ("served-model-name", ""),
-    ("max-num-seqs", ""),
-    ("max-model-len", ""),
+    ("port", "The port; 0 chooses a free one"),
+    ("profile", "Model and GPU, as llama3.1-8b-h100"),
+    ("served-model-name", "Names of the model for clients"),
+    ("max-num-seqs", "Most requests in a step"),
+    ("max-model-len", "Most tokens of prompt and output"),
     ("step-base", ""),
-    ("tokens-per-chunk", ""),
+    ("tokens-per-chunk", "Tokens in a chunk after the first"),
     ("fault", "A failure on demand, as stall:0.01@5"),
-    ("truth-log", ""),
-    ("api-key", ""),
+    ("truth-log", "File for the true times of all tokens"),
+    ("api-key", "The key that clients must send"),
+    ("config", ""),
+];
+
+/// The flags that `vb-selftest -h` shows.
+pub const SELFTEST: ShortHelp = &[
+    ("max-concurrency", "Most requests in flight [default: 64]"),
+    ("request-rate", ""),
+    ("threads", "Threads of vb-fire that read responses"),
+    ("transport", "How vb-fire transfers and stamps bytes"),
+    ("step", "Time between two tokens of a stream"),
+    ("output-len", "Tokens in each response"),
+    ("seconds", "How long it starts new requests"),
+    ("no-search", "Skip the search for the highest clean rate"),
+    ("table", "The table on standard error"),
     ("config", ""),
 ];
 
@@ -121,11 +138,15 @@ pub const BENCH: ShortHelp = &[
     ("print", "Print the pipe without running it"),
 ];
 
-/// The program with its version, with examples that are not wrapped, and for `-h` with the common flags only.
+/// The program with its version, with examples that are not wrapped, and for `-h` with the common flags only, in the language of the user.
 pub fn arrange(command: Command, common_flags: ShortHelp, argv: &[OsString]) -> Command {
     let command = command.version(version());
     let wants_short = argv.iter().any(|word| word == "-h");
-    let command = if wants_short && !common_flags.is_empty() { shorten(command, common_flags) } else { command };
+    let language = LookFlags::of_messages().language();
+    let command = match wants_short {
+        true => translate(shorten(command, common_flags), language),
+        false => translate_headings(command, language),
+    };
     keep_examples(command)
 }
 
@@ -147,8 +168,74 @@ fn shorten(command: Command, common_flags: ShortHelp) -> Command {
     command.after_help(format!("`{name} --help` shows all {count} flags, with examples."))
 }
 
+/// Translates the texts of the short help. Names of flags and of their values are the same in every language.
+pub fn translate(command: Command, language: Language) -> Command {
+    if language == Language::En {
+        return command;
+    }
+    let text = |english: String| language.translate(&english).into_owned();
+    let about = command.get_about().map(|about| text(about.to_string()));
+    let after = command.get_after_help().map(|after| after.to_string().lines().map(|line| text(line.into())).collect());
+    let after: Option<Vec<String>> = after;
+    let command =
+        command.mut_args(|arg| translate_flag(arg, language)).mut_subcommands(|inner| translate(inner, language));
+    let command = about.into_iter().fold(command, Command::about);
+    let command = after.into_iter().fold(command, |command, lines| command.after_help(lines.join("\n")));
+    translate_headings(command, language)
+}
+
+/// Translates the description of a flag, with what clap adds to it.
+fn translate_flag(arg: Arg, language: Language) -> Arg {
+    let mut help = arg.get_help().map(|help| language.translate(&help.to_string()).into_owned()).unwrap_or_default();
+    let takes_value = arg.get_action().takes_values();
+    let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    if takes_value && !arg.is_hide_default_value_set() && !defaults.is_empty() {
+        help += &language.translate(&format!(" [default: {}]", defaults.join(" ")));
+    }
+    let possible = arg.get_possible_values();
+    let possible: Vec<&str> = possible.iter().filter(|v| !v.is_hide_set()).map(|v| v.get_name()).collect();
+    if takes_value && !arg.is_hide_possible_values_set() && !possible.is_empty() {
+        help += &language.translate(&format!(" [possible values: {}]", possible.join(", ")));
+    }
+    let arg = arg.help(help);
+    if takes_value { arg.hide_default_value(true).hide_possible_values(true) } else { arg }
+}
+
+/// Translates the headings: clap's groups without a name get one.
+fn translate_headings(command: Command, language: Language) -> Command {
+    if language == Language::En {
+        return command;
+    }
+    // Clap adds the flags of this kind after everything else, in English.
+    let made = |name: &'static str, short, action, about: &str| {
+        let arg = Arg::new(name).short(short).long(name).action(action).help_heading(None::<&str>);
+        arg.help(language.translate(about).into_owned()).display_order(usize::MAX)
+    };
+    let is_program = command.get_version().is_some();
+    let command = command
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(made("help", 'h', ArgAction::Help, "Print help (see more with '--help')"))
+        .args(is_program.then(|| made("version", 'V', ArgAction::Version, "Print version")));
+    let style = command.get_styles().get_usage();
+    let usage = format!("{style}{}:{style:#}", language.translate("Usage"));
+    let command =
+        command.help_template(format!("{{about-with-newline}}\n{usage} {{usage}}\n\n{{all-args}}{{after-help}}"));
+    let command = match language.find_text("Commands") {
+        Some(heading) => command.subcommand_help_heading(heading),
+        None => command,
+    };
+    command.mut_args(|arg| {
+        let clap_heading = if arg.is_positional() { "Arguments" } else { "Options" };
+        match language.find_text(arg.get_help_heading().unwrap_or(clap_heading)) {
+            Some(heading) => arg.help_heading(heading),
+            None => arg,
+        }
+    })
+}
+
 /// Keeps the lines of the examples as they are, at any width of the terminal.
-fn keep_examples(command: Command) -> Command {
+pub fn keep_examples(command: Command) -> Command {
     let Some(text) = command.get_after_help().map(ToString::to_string) else { return command };
     command.after_help(unbroken(&text))
 }
@@ -169,3 +256,48 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     let commit = commit.map(|commit| format!("commit {commit}, ")).unwrap_or_default();
     format!("{} ({commit}{features})", env!("CARGO_PKG_VERSION"))
 });
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::tools::{bench, front, programs::PROGRAMS};
+
+    /// The texts of a command that `-h` shows, and its headings.
+    fn texts(command: &Command) -> BTreeSet<String> {
+        let lines = |text: Option<&clap::builder::StyledStr>| -> Vec<String> {
+            text.map(ToString::to_string)
+                .unwrap_or_default()
+                .lines()
+                .map(|line| line.replace(UNBROKEN_SPACE, " ").trim().to_owned())
+                .collect()
+        };
+        let mut texts: BTreeSet<String> = lines(command.get_about()).into_iter().collect();
+        texts.extend(lines(command.get_after_help()));
+        for arg in command.get_arguments() {
+            texts.extend(arg.get_help_heading().map(str::to_owned));
+            texts.extend(if arg.is_hide_set() { Vec::new() } else { lines(arg.get_help()) });
+        }
+        texts.extend(command.get_subcommands().flat_map(self::texts));
+        texts.retain(|text| !text.is_empty());
+        texts
+    }
+
+    #[test]
+    fn every_text_of_the_short_help_has_a_translation() {
+        let is_chinese = |text: &String| text.chars().any(|c| ('\u{4e00}'..'\u{a000}').contains(&c));
+        let short = [GEN, FIRE, STATS, AGG, DIFF, SIM, SELFTEST].into_iter().zip(&PROGRAMS);
+        let mut commands: Vec<Command> = short.map(|(flags, program)| shorten((program.command)(), flags)).collect();
+        // The headings of `--help`.
+        commands
+            .extend(PROGRAMS.iter().map(|program| (program.command)().mut_args(|arg| arg.hide(true)).after_help("")));
+        commands.push(shorten(bench::command(), BENCH));
+        let mut commands: Vec<Command> = commands.into_iter().map(|command| translate(command, Language::Zh)).collect();
+        commands.push(front::command(Language::Zh));
+        let mut missing: BTreeSet<String> = commands.iter().flat_map(texts).collect();
+        missing.retain(|text| !is_chinese(text) && !text.starts_with("vb bench -") && !text.starts_with("vb gen -"));
+        let missing: Vec<String> = missing.into_iter().collect();
+        assert!(missing.is_empty(), "src/lang/zh-help.txt has no translation of\n{}", missing.join("\n"));
+    }
+}

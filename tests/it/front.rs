@@ -4,6 +4,7 @@ use std::{fs, io::Read, os::unix::fs::symlink, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use unicode_width::UnicodeWidthStr;
 use vb::tools::vllm_flags::{GROUPS, Here, RUST_CLIENT, VllmFlag};
 
 use crate::tool::{self, Sim, command, folder, run, wait_until};
@@ -22,6 +23,41 @@ fn the_short_help_fits_a_screen_and_the_long_one_has_all_flags() {
         assert!(long.stdout.lines().count() > short.stdout.lines().count(), "{program}");
         assert!(!long.stdout.contains('\u{a0}') && !short.stdout.contains('\u{a0}'), "{program}");
     }
+}
+
+/// In the language of the environment, or of `--lang`, in lines that an ordinary terminal shows as they are.
+#[test]
+fn the_short_help_is_in_chinese() {
+    let help = |program: &str, args: &[&str], locale: &str| {
+        let done = tool::run_with("vb", &[&[program][..], args].concat(), "", &[("LC_ALL", locale), ("COLUMNS", "80")]);
+        assert_eq!(done.code, 0, "{program} {args:?}: {}", done.stderr);
+        done.stdout
+    };
+    for program in PROGRAMS.iter().copied().chain(["bench"]) {
+        let chinese = help(program, &["-h"], "zh_CN.UTF-8");
+        for args in [&["--lang", "zh", "-h"][..], &["-h", "--lang=zh"]] {
+            assert_eq!(help(program, args, "C"), chinese, "{program} {args:?}");
+        }
+        assert!(chinese.contains("用法: vb") && chinese.contains("完整说明（英文）"), "{chinese}");
+        assert!(chinese.lines().count() < 40, "{program}:\n{chinese}");
+        for line in chinese.lines() {
+            assert!(line.width() <= 80, "{program}: {line}");
+            let described = line.trim_start().split_once("  ").map_or("", |(_, text)| text.trim());
+            assert!(described.is_empty() || !described.is_ascii(), "{program}: {line}");
+        }
+        let english = help(program, &["-h", "--lang", "en"], "zh_CN.UTF-8");
+        assert!(english.is_ascii() && english.contains("Usage: vb"), "{english}");
+        // `--help` has the headings only.
+        assert!(help(program, &["--help"], "zh_CN.UTF-8").contains("\n参数:\n") || program == "bench");
+    }
+    assert!(help("-h", &[], "zh_CN.UTF-8").contains("\n  fire      向"));
+    // What is generated does not depend on the machine.
+    for args in [&["completions", "bash"][..], &["completions", "zsh"]] {
+        assert_eq!(help(args[0], &args[1..], "zh_CN.UTF-8"), help(args[0], &args[1..], "C"));
+    }
+    let pages = folder("front-pages-zh");
+    help("man", &[pages.to_str().unwrap()], "zh_CN.UTF-8");
+    assert!(fs::read_to_string(pages.join("vb-fire.1")).unwrap().contains("Sends requests to an LLM server"));
 }
 
 /// A command that a terminal's width has cut in two cannot be pasted.
