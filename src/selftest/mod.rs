@@ -34,6 +34,7 @@ use crate::{
     error::Error,
     load::RequestRate,
     ndjson,
+    printout::{Cell, Tone},
     record::FORMAT_VERSION,
     units::{Nanos, SECOND, UnixNanos, parse_count_u32, parse_duration},
 };
@@ -90,6 +91,9 @@ pub struct Args {
     /// Print a table on standard error; auto: if it is a terminal.
     #[arg(long, value_enum, default_value_t = cli::When::Auto)]
     table: cli::When,
+    /// Write the JSON to standard output even if that is the terminal that shows the table.
+    #[arg(long)]
+    json: bool,
     /// Print the JSON Schema of the result and exit.
     #[arg(long)]
     schema: bool,
@@ -115,12 +119,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
         let until = SEARCH_END.max(clock.now() + MIN_SEARCH_TIME);
         record.search = Some(find_turning_point(&runner, &plan, &trial, clock, until)?);
     }
-    let mut out = cli::buffered_stdout();
-    ndjson::write_record(&mut out, &record)?;
-    out.flush().map_err(Error::write_stdout)?;
-    if args.table.applies_to_stderr() {
-        cli::print_to_stderr(&table::format_table(&record));
+    let mut table = args.table.applies_to_stderr().then(|| table::format_table(&record, args.look.on_stderr()));
+    if let Some(table) = table.as_mut().filter(|_| cli::terminal_has_both_outputs() && !args.json) {
+        table.add_wrapped(&[Cell::left("all numbers: --json, or > selftest.json").toned(Tone::Faint)], 2);
+    } else {
+        let mut out = cli::buffered_stdout();
+        ndjson::write_record(&mut out, &record)?;
+        out.flush().map_err(Error::write_stdout)?;
     }
+    table.iter().for_each(cli::show_on_stderr);
     Ok(())
 }
 

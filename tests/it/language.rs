@@ -20,6 +20,7 @@ const FILES: &[&str] = &[
     "fire/verdict.rs",
     "record/prompt_lengths.rs",
     "recording/metric.rs",
+    "selftest/table.rs",
     "stats/arrivals.rs",
     "stats/cache.rs",
     "stats/client.rs",
