@@ -9,6 +9,12 @@
 #   --new          start in a new folder, even if an unfinished sweep of this config could be resumed
 #   --results DIR  where to create the folder of the sweep (default: results, next to scripts/)
 #
+# Three lines are a config; any flag of the programs can be a key too, as range_ratio, backend or goodput:
+#
+#   base_url: http://127.0.0.1:8000
+#   input_output: [[1024, 128]]
+#   concurrency_prompts: [[1, 10], [8, 80], [32, 320]]
+#
 # To resume a sweep that was interrupted (Ctrl-C, a crash, a dead server) or in which cells failed, run the same command
 # again: complete cells are not repeated. A folder has one sweep at a time, and its programs end with the script, even after
 # kill -9. The copy of the config in the folder has no values of keys. VB_BIN names a folder with the programs; without it
@@ -29,6 +35,7 @@ while [ $# -gt 0 ]; do
     --new) new=true ;;
     --results) [ $# -gt 1 ] || die 2 '--results needs a folder'; results=$2; shift ;;
     -h | --help) help; exit 0 ;;
+    --*) key=${1#--} && die 2 "unknown flag $1; flags of the programs are keys of the config, as \`${key//-/_}: …\`; see scripts/sweep.sh --help" ;;
     -*) die 2 "unknown flag $1; see scripts/sweep.sh --help" ;;
     *) [ -z "$config" ] || die 2 "only one config: $config or $1"; config=$1 ;;
   esac

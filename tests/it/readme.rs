@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
+use serde_json::Value;
+
 use crate::tool::{self, Sim, data, root};
 
 /// The shell blocks of a page.
@@ -16,7 +18,9 @@ fn both_languages_show_the_same_commands_and_output() {
         let text = fs::read_to_string(root().join(page)).unwrap();
         text.split("```text\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    for (english, chinese) in [("README.md", "README.zh.md"), (COOKBOOK, "docs/COOKBOOK.zh.md")] {
+    for (english, chinese) in
+        [("README.md", "README.zh.md"), (COOKBOOK, "docs/COOKBOOK.zh.md"), (START, "docs/START.zh.md")]
+    {
         assert_eq!(blocks(english), blocks(chinese), "{chinese}");
         // Tables may be in Chinese, with the same numbers.
         let numbers = |text: &str| {
@@ -38,8 +42,8 @@ fn both_languages_show_the_same_commands_and_output() {
 #[test]
 fn links_lead_somewhere() {
     let pages = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/ACCURACY.md"];
-    let cookbooks = [COOKBOOK, "docs/COOKBOOK.zh.md"];
-    for page in pages.iter().chain(&cookbooks).chain(&MANUALS) {
+    let tutorials = [COOKBOOK, "docs/COOKBOOK.zh.md", START, "docs/START.zh.md", FROM_VLLM_BENCH, "docs/TABLE.zh.md"];
+    for page in pages.iter().chain(&tutorials).chain(&MANUALS) {
         let text = fs::read_to_string(root().join(page)).unwrap();
         for target in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
             if target.contains("://") {
@@ -62,6 +66,8 @@ fn heading_anchor(line: &str) -> Option<String> {
 }
 
 const COOKBOOK: &str = "docs/COOKBOOK.md";
+const START: &str = "docs/START.md";
+const FROM_VLLM_BENCH: &str = "docs/FROM-VLLM-BENCH.md";
 
 const MANUALS: [&str; 8] = [
     "docs/BACKENDS.md",
@@ -101,7 +107,7 @@ fn the_commands_of_the_manuals_run() {
     for page in MANUALS.iter().filter(|page| !["docs/FORMAT.md", "docs/METRICS.md"].contains(page)) {
         assert!(!blocks(page).is_empty(), "{page} shows no command");
     }
-    for script in MANUALS.iter().flat_map(|page| blocks(page)) {
+    for script in MANUALS.iter().chain(&[FROM_VLLM_BENCH]).flat_map(|page| blocks(page)) {
         // A server that outlived a failed command would keep its output open, and this test would wait for it.
         // `kill` fails for a server that has just exited.
         let script_with_trap = format!("trap 'jobs -p | xargs -r kill || true' EXIT\n{script}");
@@ -112,10 +118,53 @@ fn the_commands_of_the_manuals_run() {
     }
 }
 
+/// The whole page in one shell, with its simulated servers on free ports, and with fewer requests.
+#[test]
+fn the_start_page_runs() {
+    let folder = tool::folder("start");
+    let mut sims = Vec::new();
+    let mut script = String::new();
+    for block in blocks(START) {
+        match block.trim().strip_prefix("vb-sim --port ").and_then(|flags| flags.strip_suffix(" &")) {
+            Some(flags) => {
+                let (port, flags) = flags.split_once(' ').unwrap_or((flags, ""));
+                let flags: Vec<&str> = flags.split_whitespace().collect();
+                sims.push((format!("http://127.0.0.1:{port}"), Sim::start(&flags)));
+            }
+            None => script += &block,
+        }
+    }
+    assert_eq!(sims.len(), 2);
+    for (url, sim) in &sims {
+        script = script.replace(url, &sim.url);
+    }
+    script = script.replace("--num-prompts 600", "--num-prompts 60");
+    let mut bash = tool::plain_command("bash");
+    bash.args(["-euo", "pipefail", "-c", &script]).current_dir(&folder).env("PATH", tool::search_path());
+    let done = tool::done(bash.output().unwrap());
+    assert_eq!(done.code, 0, "{script}\n{}{}", done.stdout, done.stderr);
+    let result: Value = serde_json::from_str(&fs::read_to_string(folder.join("old.json")).unwrap()).unwrap();
+    assert_eq!((&result["completed"], &result["failed"]), (&60.into(), &0.into()));
+    assert!(done.stdout.contains("old: old.ndjson (60 requests, 0 failed)"), "{}", done.stdout);
+    assert!(done.stderr.contains("sweep: 3/3 io256x32_mc32_np320: "), "{}", done.stderr);
+}
+
+/// A program that a recipe needs and that may be missing: what is in such a recipe, and a command that succeeds if it is installed.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("jq ", "jq --version"),
+    ("parallel ", "parallel --version"),
+    ("import pandas", "python3 -c 'import pandas'"),
+    ("import duckdb", "python3 -c 'import duckdb'"),
+];
+
+/// `scripts/check_vllm.py` runs them, with a sweep.
+const PLOTS: &str = "vllm bench sweep ";
+
 #[test]
 fn every_recipe_runs() {
-    let has_jq = tool::plain_command("jq").arg("--version").output().is_ok();
-    assert!(has_jq || std::env::var_os("CI").is_none(), "CI must have jq, so that all recipes are run");
+    let is_missing = |check: &str| !tool::plain_command("bash").args(["-c", check]).output().unwrap().status.success();
+    let missing: Vec<&str> = PROGRAMS.iter().filter(|(_, check)| is_missing(check)).map(|(what, _)| *what).collect();
+    assert!(missing.is_empty() || std::env::var_os("CI").is_none(), "CI must run all recipes, but lacks {missing:?}");
     let folder = tool::folder("readme");
     fixtures(&folder);
     let sim = Sim::start(&[]);
@@ -126,8 +175,11 @@ fn every_recipe_runs() {
     assert_eq!(recipes[..2], ["scripts/sweep.sh\n", "cargo test\n"], "the two commands");
     assert!(recipes.len() >= 12);
     for recipe in &recipes[2..] {
-        if !has_jq && recipe.contains("jq ") {
-            eprintln!("not run, jq is missing:\n{recipe}");
+        if recipe.starts_with(PLOTS) {
+            continue;
+        }
+        if let Some(what) = missing.iter().find(|what| recipe.contains(*what)) {
+            eprintln!("not run, {what} is missing:\n{recipe}");
             continue;
         }
         let script = recipe.replace("http://127.0.0.1:8000", &sim.url).replace("https://api.example.com", &tls.url);
@@ -144,6 +196,9 @@ fn every_recipe_runs() {
         // No recipe sends prompts that another has sent, except for these two, which show just that.
         let again = ["again.json", "short.json"].iter().any(|result| recipe.contains(result));
         assert_eq!(done.stderr.contains("prefix cache, but"), again, "{script}\n{}", done.stderr);
+        if recipe.starts_with("python3") {
+            check_tenants(&folder, &done.stdout);
+        }
     }
     for (name, completed) in [
         ("result", 100),
@@ -154,7 +209,9 @@ fn every_recipe_runs() {
         ("shape", 40),
         ("merged", 60),
         ("tenants", 40),
+        ("tenants.summary", 40),
         ("host2", 30),
+        ("host2.summary", 30),
         ("sharegpt.result", 20),
         ("https", 10),
         ("run", 300),
@@ -170,14 +227,25 @@ fn every_recipe_runs() {
         ("mine", 10),
     ] {
         let Ok(text) = fs::read_to_string(folder.join(format!("{name}.json"))) else {
-            assert!(!has_jq, "{name}.json was not written");
+            assert!(!missing.is_empty(), "{name}.json was not written");
             continue;
         };
-        let result: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let result: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&result["completed"], &result["failed"]), (&completed.into(), &0.into()), "{name}");
     }
     let csv = fs::read_to_string(folder.join("old.csv")).unwrap();
     assert!(csv.lines().count() >= 3, "{csv}");
+}
+
+/// pandas and DuckDB compute what `vb-stats` does, to the two decimals that they print.
+fn check_tenants(folder: &Path, printed: &str) {
+    let tenants: Value = serde_json::from_str(&fs::read_to_string(folder.join("tenants.json")).unwrap()).unwrap();
+    let numbers: Vec<f64> = printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let groups = tenants["vb"]["groups"].as_array().unwrap();
+    for group in groups.iter().filter(|group| group["by"] == "tag:tenant") {
+        let mean = group["ttft_ms"]["mean"].as_f64().unwrap();
+        assert!(numbers.iter().any(|number| (number - mean).abs() < 0.006), "{group}\n{printed}");
+    }
 }
 
 /// The files that recipes expect.
