@@ -389,12 +389,15 @@ fn nearest_key<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, k)| k)
 }
 
-/// The known flag that begins with `name`, or that differs from it by a typing error.
+/// The known flag that begins with `name`, whose last words are `name`, or that differs from it by a typing error.
 #[must_use]
 pub fn nearest_flag<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let longer = known.iter().find(|flag| name.len() > 2 && flag.starts_with(name)).copied();
+    let find = |is_meant: &dyn Fn(&str) -> bool| known.iter().copied().find(|flag| name.len() > 2 && is_meant(flag));
+    let has_last_words = |flag: &str| flag.strip_suffix(name).is_some_and(|first| first.ends_with(['-', '_']));
     let close = |flag: &&str| strsim::levenshtein(name, flag) <= (name.len() / 3).max(2);
-    longer.or_else(|| nearest_key(name, known).filter(close))
+    find(&|flag| flag.starts_with(name))
+        .or_else(|| find(&has_last_words))
+        .or_else(|| nearest_key(name, known).filter(close))
 }
 
 #[cfg(test)]
@@ -426,6 +429,12 @@ mod tests {
         assert_eq!(nearest_key("base_ulr", &known), Some("base_url"));
         assert_eq!(nearest_key("concurency_prompt", &known), Some("concurrency_prompts"));
         assert_eq!(nearest_key("temperature_of_the_room", &known), None);
+        let flags = ["grace", "ramp-up-time", "max-concurrency", "request-rate"];
+        for (name, near) in
+            [("rate", "request-rate"), ("concurrency", "max-concurrency"), ("ramp", "ramp-up-time"), ("grcae", "grace")]
+        {
+            assert_eq!(nearest_flag(name, &flags), Some(near));
+        }
     }
 
     #[test]

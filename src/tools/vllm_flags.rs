@@ -304,12 +304,13 @@ pub fn find_flag(name: &str) -> Option<&'static VllmFlag> {
 pub fn explain_flag(name: &str) -> Option<String> {
     let VllmFlag { here, note, .. } = find_flag(name)?;
     Some(match here {
-        Same | Renamed(_) => return None,
+        Same => return None,
+        Renamed(name) => format!("it is --{name} here"),
         // The file is the shell's here.
         Bench if matches!(name, "save-result" | "result-dir" | "result-filename") => {
             format!("use `> FILE` on vb-stats; `vb bench` takes --{name}")
         }
-        Bench => format!("`vb bench` takes it: {note}"),
+        Bench => format!("`vb bench` takes it. {note}"),
         Ignored => format!("not needed: {note}"),
         Missing => (*note).to_owned(),
     })

@@ -119,6 +119,8 @@ fn a_foreign_flag_names_its_owner() {
         ("vb-fire", "--profile", "/start_profile"),
         ("vb-gen", "--trust-remote-code", "not needed: no code"),
         ("vb-stats", "--plot-timeline", "no plots"),
+        ("vb-gen", "--disable-tqdm", "it is --quiet here"),
+        ("vb-fire", "--concurrency", "did you mean --max-concurrency?"),
         ("vb-stats", "--no-stream", "--no-stream is a flag of vb-fire"),
     ] {
         let done = run(program, &[flag, "x"], "");
