@@ -102,10 +102,26 @@ write_summary() { # of the cells so far, so that an interrupted sweep has one to
     $stopped || die 4 "cannot write $summary"
 }
 
+# How long a cell takes, up to a factor: waves of requests, each as long as its output.
+estimate_work() { # prompts, output, concurrency: sets work
+  local length=${2/#-/1}
+  work=$(($1 * (length + 10) * 100 / $3 + 1))
+}
+
+describe_left() { # seconds: sets left
+  if [ "$1" -lt 90 ]; then left="$1 s"; elif [ "$1" -lt 5400 ]; then left="$((($1 + 30) / 60)) min"; else left="$((($1 + 1800) / 3600)) h"; fi
+}
+
 colors=()
 [ ! -t 2 ] || [ -n "${NO_COLOR:-}" ] || [ "${TERM:-}" = dumb ] || colors=(--color always)
-total=0 number=0 failed=0
-while read -r _; do total=$((total + 1)); done <<<"$cells"
+total=0 number=0 failed=0 work=0 work_left=0 work_done=0
+while IFS=$'\t' read -r _ output concurrency prompts _ cell _; do
+  total=$((total + 1))
+  [ -f "$folder/$cell.json" ] && [ ! -f "$folder/$cell.failed" ] && continue
+  estimate_work "$prompts" "$output" "$concurrency"
+  work_left=$((work_left + work))
+done <<<"$cells"
+started=$SECONDS
 $dry || say "$total cells, in $folder"
 while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
   number=$((number + 1))
@@ -148,7 +164,13 @@ while IFS=$'\t' read -r input output concurrency prompts cell_seed cell _ _; do
     die 4 "vb-stats failed on $cell: $line"
   }
   write_summary
-  printf '%s %s %s: %s\n' 'sweep:' "$number/$total" "${cell#bench_}" "$line" >&2
+  estimate_work "$prompts" "$output" "$concurrency"
+  work_left=$((work_left - work)) work_done=$((work_done + work)) left=''
+  if [ -t 2 ] && [ "$work_left" -gt 0 ]; then
+    describe_left $(((SECONDS - started) * work_left / work_done))
+    left="; about $left left"
+  fi
+  printf '%s %s %s: %s\n' 'sweep:' "$number/$total" "${cell#bench_}" "$line$left" >&2
   [ "$code$stats_code" = 00 ] || { failed=$((failed + 1)) && : >"$path.failed"; }
   $stopped && die 130 "stopped; run the same command again to resume"
 done <<<"$cells"

@@ -13,7 +13,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-use crate::tool::{self, Done, Sim, folder, root, wait_until};
+use crate::{
+    terminal::Terminal,
+    tool::{self, Done, Sim, folder, root, wait_until},
+};
 
 const GRID: &str = "model: my/model\nbase_url: sim\ntokenizer: builtin\ninput_output: [[16, 4], [24, 40]]\nconcurrency_prompts: [[1, 2], [2, 8]]\n";
 
@@ -131,7 +134,16 @@ fn a_sweep_writes_a_table_and_all_records() {
     assert!(lines[1].starts_with("sweep: 1/4 io16x4_mc1_np2: ") && lines[1].ends_with(", 0 failed"), "{}", lines[1]);
 
     // The sweep is complete, so the same command starts a new one, with new prompts.
-    assert_eq!(sweep(&config, &["--new"]).code, 0);
+    let terminal = Terminal::open(200);
+    let mut again = script(&config, &["--new"]);
+    again.stdout(Stdio::null()).stderr(terminal.end.try_clone().unwrap());
+    assert_eq!(tool::done(again.output().unwrap()).code, 0);
+    drop(again);
+    // A terminal shows how long the other cells will take.
+    let lines = terminal.lines();
+    let of_cell = |cell: &str| lines.iter().find(|line| line.starts_with(&format!("sweep: {cell} "))).unwrap();
+    assert!(of_cell("1/4").contains(" 0 failed; about ") && of_cell("1/4").ends_with(" s left"), "{lines:?}");
+    assert!(of_cell("4/4").ends_with(" 0 failed"), "{lines:?}");
     let folders = sweeps(&config);
     let prompts = |i: usize| fs::read_to_string(folders[i].join("bench_io16x4_mc1_np2.requests.ndjson")).unwrap();
     assert_eq!(folders.len(), 2);
