@@ -138,6 +138,8 @@ for archive in "$files"/vb-*-linux.tar.gz; do
     continue
   }
   if ! "${enter[@]}" / true 2>/dev/null; then
+    # A release is for others: then this is an error.
+    $dynamic || die 4 'this machine allows no chroot: run it as root'
     say "$machine: the tar.gz is not used, because this machine allows no chroot"
     continue
   fi

@@ -227,12 +227,14 @@ impl KernelStamping {
 #[cfg(target_os = "linux")]
 mod os {
     //! The system calls.
-    #![allow(unsafe_code, reason = "nix's macro for a socket option that it lacks")]
+    #![allow(unsafe_code, reason = "nix panics if the kernel's `tcp_info` is shorter than that of the C library")]
+
+    use std::mem::offset_of;
 
     use nix::{
         libc,
         sys::{
-            socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, setsockopt, sockopt::ReceiveTimestampns},
+            socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns},
             time::TimeSpec,
         },
     };
@@ -240,15 +242,9 @@ mod os {
     use super::{AsFd, AsRawFd, IoSliceMut, io};
     use crate::units::{SECOND, UnixNanos};
 
-    #[derive(Debug, Clone, Copy)]
-    struct TcpInfo;
-    nix::getsockopt_impl!(
-        TcpInfo,
-        libc::IPPROTO_TCP,
-        libc::TCP_INFO,
-        libc::tcp_info,
-        nix::sys::socket::sockopt::GetStruct<libc::tcp_info>
-    );
+    const RETRANSMITS: usize = offset_of!(libc::tcp_info, tcpi_total_retrans);
+    /// The part of `tcp_info` that is read: older kernels have less after it, and newer ones more.
+    const READ_LEN: usize = RETRANSMITS + size_of::<u32>();
 
     /// Room for the stamp, aligned like the kernel's structures in it.
     #[repr(align(16))]
@@ -277,8 +273,39 @@ mod os {
         Some(UnixNanos(seconds * SECOND + u64::try_from(time.tv_nsec()).ok()?))
     }
 
-    pub fn retransmit_count(socket: &impl AsFd) -> Option<u32> {
-        Some(getsockopt(socket, TcpInfo).ok()?.tcpi_total_retrans)
+    /// The segments that this socket has sent again; null if the kernel does not count them.
+    pub fn retransmit_count(socket: &impl AsRawFd) -> Option<u32> {
+        let mut info = [0; READ_LEN];
+        let mut len = libc::socklen_t::try_from(READ_LEN).ok()?;
+        // SAFETY: `info` lives during the call and has this length.
+        let done = unsafe {
+            let to = info.as_mut_ptr().cast();
+            libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len)
+        };
+        if done == 0 { retransmits_in(info.get(..usize::try_from(len).ok()?)?) } else { None }
+    }
+
+    fn retransmits_in(info: &[u8]) -> Option<u32> {
+        info.get(RETRANSMITS..READ_LEN)?.try_into().ok().map(u32::from_ne_bytes)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_kernel_with_less_information_has_no_retransmits() {
+            let server = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let socket = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            assert_eq!(retransmit_count(&socket), Some(0));
+            // Not TCP.
+            assert_eq!(retransmit_count(&std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap()), None);
+            let mut info = [0; READ_LEN];
+            info[RETRANSMITS] = 3;
+            assert_eq!(retransmits_in(&info), Some(u32::from_ne_bytes([3, 0, 0, 0])));
+            // Emulators and sandboxes copy less than Linux does.
+            assert_eq!(retransmits_in(&info[..4]), None);
+        }
     }
 }
 
@@ -298,7 +325,7 @@ mod os {
         Ok((recv(socket.as_raw_fd(), space, MsgFlags::MSG_DONTWAIT)?, None))
     }
 
-    pub fn retransmit_count(_: &impl AsFd) -> Option<u32> {
+    pub fn retransmit_count(_: &impl AsRawFd) -> Option<u32> {
         None
     }
 }
