@@ -189,6 +189,7 @@ class Checks:
         self.scraped()
         self.whole_and_in_parts()
         self.errors()
+        self.flags()
         self.sweep()
 
     def token_ids(self):
@@ -304,6 +305,15 @@ class Checks:
             output = json.loads(done.stdout.splitlines()[1])
             reported = want in output["error"] and want in done.stderr.decode()
             self.row(f"{name}: http_status with the server's message", output["error_kind"] == "http_status" and reported, output["error"][:90])
+
+    def flags(self):
+        """The table of `docs/FROM-VLLM-BENCH.md` has the flags that this version prints."""
+        listed = (ROOT / "tests/data/vllm-bench-serve-flags.txt").read_text().split("# ")[1].splitlines()[1:]
+        done = subprocess.run(["vllm", "bench", "serve", "--help=all"], capture_output=True, timeout=600, text=True)
+        spellings = re.findall(r"^  (?:-h, )?(--[a-z0-9-]+(?:, --[a-z0-9-]+)*)", done.stdout, re.MULTILINE)
+        printed = {name.removeprefix("--") for flag in spellings for name in flag.split(", ")} - {"help"}
+        unknown = sorted(printed - set(listed))
+        self.row("every flag of `vllm bench serve` is in docs/FROM-VLLM-BENCH.md", len(printed) > 100 and not unknown, f"{len(printed)} flags, unknown: {unknown}")
 
     def sweep(self):
         """Runs the default sweep against this server instead of the simulated one. vLLM's plots read its folder."""

@@ -254,12 +254,23 @@ pub const GROUPS: &[VllmGroup] = &[
 /// The further flags of vLLM's client in Rust.
 pub const RUST_CLIENT: &[VllmFlag] = &[
     same("prompt-token-ids", Nothing),
-    same("max-model-len", One),
+    flag("max-model-len", One, Same, "requests that exceed it are sent, and counted on standard error"),
     flag("dry-run", Nothing, Bench, "As --print: the pipe is printed, and not run"),
-    flag("random-cache-hit-fraction", One, Renamed("cache-hit-fraction"), ""),
-    flag("random-cache-hit-ratio", One, Renamed("cache-hit-ratio"), ""),
+    flag("random-cache-hit-fraction", One, Renamed("cache-hit-fraction"), "needs --cache-hit-ratio"),
+    flag(
+        "random-cache-ratio",
+        One,
+        Missing,
+        "use --cache-hit-ratio, the share of all prompt tokens: this one times --random-cache-hit-fraction",
+    ),
     same("hf-text-column", One),
-    flag("speed-bench-max-input-len", One, Missing, "use --max-model-len"),
+    flag("speed-bench-config", One, Renamed("speed-bench-dataset-subset"), ""),
+    flag(
+        "speed-bench-max-input-len",
+        One,
+        Missing,
+        "no prompt is cut: select those that fit with jq, as `jq -c 'select(.prompt_len <= 10240)'`",
+    ),
     same("multi-turn", Nothing),
     same("per-turn-input-len", One),
     flag("multi-turn-num-turns", One, Renamed("num-turns"), ""),

@@ -1,6 +1,6 @@
 //! `vb`: all programs in one file, the pipe of `vb bench`, and the help of each program.
 
-use std::{fs, io::Read, os::unix::fs::symlink, process::Stdio};
+use std::{collections::BTreeSet, fs, io::Read, os::unix::fs::symlink, process::Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -294,6 +294,19 @@ fn the_table_of_vllms_flags_is_in_the_docs() {
          {ignored} are not needed, and {missing} are refused.\n"
     );
     tool::golden_section("docs/FROM-VLLM-BENCH.md", "flags", &(head + &text + "\n"));
+}
+
+/// The names are those that both clients print; `scripts/check_vllm.py` compares them with the installed version.
+#[test]
+fn every_flag_of_both_clients_is_known() {
+    let text = fs::read_to_string(tool::data("vllm-bench-serve-flags.txt")).unwrap();
+    let lists: Vec<BTreeSet<&str>> =
+        text.split("# ").skip(1).map(|list| list.lines().skip(1).filter(|line| !line.is_empty()).collect()).collect();
+    let [python, rust] = &lists[..] else { panic!("{lists:?}") };
+    let known: BTreeSet<&str> = GROUPS.iter().flat_map(|group| group.flags).map(|flag| flag.name).collect();
+    assert_eq!(*python, known);
+    let only_rust: BTreeSet<&str> = RUST_CLIENT.iter().map(|flag| flag.name).collect();
+    assert_eq!(rust.difference(python).copied().collect::<BTreeSet<_>>(), only_rust);
 }
 
 /// The gate of `action.yml`: a limit that is kept, and one that is not.
