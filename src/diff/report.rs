@@ -134,6 +134,10 @@ fn judge_candidate(
         None if change.doubt() == Some(Doubt::TooShort) && candidate.needs as f64 <= MIN_CORRELATION_TIMES => {
             ChangeVerdict::Undecided
         }
+        // Runs that differ so much that an interval has no end.
+        None if change.doubt() != Some(Doubt::TooShort) && candidate.value_count() >= candidate.needs => {
+            ChangeVerdict::Undecided
+        }
         None => ChangeVerdict::TooFew,
         // Any significant change in the share of failures matters, even within the margin.
         Some(p) if change.is_within(margin) && (candidate.unit != SHARE || p >= ALPHA) => ChangeVerdict::Same,

@@ -51,8 +51,10 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
              verdict: make longer runs, or {MIN_REPEATS} of each"
         )
     }));
+    let repeated = a.runs.len().min(b.runs.len()) >= MIN_REPEATS;
+    let cure = if repeated { "make longer runs".to_owned() } else { format!("make {MIN_REPEATS} runs of each") };
     warnings.extend(doubt_warning(changes, Doubt::LongMemory, |names| {
-        format!("{names}: a side has waves as long as itself, so intervals may be too narrow: make {MIN_REPEATS} runs of each")
+        format!("{names}: a side has waves as long as itself, so intervals may be too narrow: {cure}")
     }));
     warnings.extend(repeat_warning(a, b, labels));
     warnings

@@ -131,6 +131,34 @@ fn too_few_requests_have_no_verdict_and_the_number_needed_is_reported() {
 
 /// A rule is one test that was named before the runs: the number of other comparisons does not matter to it, and neither does whether
 /// there are enough values for a p99 with an interval on both sides.
+/// Half of the chunks arrive together with the one before, so the interval of the median gap begins at 0, and its change has no ends.
+#[test]
+fn a_change_without_ends_is_undecided_and_has_no_lack_of_values() {
+    let coalesced = |text: String| -> String {
+        let halve = |line: &str| {
+            let mut output: Value = serde_json::from_str(line).unwrap();
+            let id = output["request_id"].as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or_default();
+            for (k, gap) in output.get_mut("itl").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+                if tool::scramble(900 + id * 4 + k as u64) % 100 < 48 {
+                    *gap = json!(0.0);
+                }
+            }
+            format!("{output}\n")
+        };
+        text.lines().map(halve).collect()
+    };
+    let files = PAIR.map(|name| (name, coalesced(stream(60, 100, None))));
+    let record = record(&diff("diff-no-ends", &files, &[&PAIR[..], &["--format", "json"]].concat()));
+    let median = row(&record, "itl", "p50");
+    assert_eq!(
+        (&median["verdict"], &median["too_few"], &median["p"]),
+        (&"undecided".into(), &Value::Null, &Value::Null)
+    );
+    for row in record["changes"].as_array().unwrap().iter().filter(|row| !row["too_few"].is_null()) {
+        assert!(row["too_few"]["has"].as_u64() < row["too_few"]["needs"].as_u64(), "{row}");
+    }
+}
+
 #[test]
 fn a_doubled_p99_fails_its_rule_with_few_requests() {
     let files = [(PAIR[0], stream(400, 100, None)), (PAIR[1], stream(400, 200, None))];
