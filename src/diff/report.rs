@@ -134,7 +134,7 @@ fn judge_candidate(
         None if change.doubt() == Some(Doubt::TooShort) && candidate.needs as f64 <= MIN_CORRELATION_TIMES => {
             ChangeVerdict::Undecided
         }
-        // Runs that differ so much that an interval has no end.
+        // An interval that begins at 0, or runs that differ too much for one: more values may not help.
         None if change.doubt() != Some(Doubt::TooShort) && candidate.value_count() >= candidate.needs => {
             ChangeVerdict::Undecided
         }
