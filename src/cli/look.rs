@@ -45,7 +45,7 @@ impl LookFlags {
         LookFlags { color: last_value("--color", words).unwrap_or(ColorWhen::Auto), lang: last_value("--lang", words) }
     }
 
-    /// Lets messages look like this from now on.
+    /// Makes the messages that follow look like this.
     pub fn use_for_messages(self) {
         *MESSAGES.write().unwrap_or_else(PoisonError::into_inner) = self;
     }

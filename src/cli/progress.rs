@@ -6,7 +6,9 @@ use std::{
 };
 
 use terminal_size::{Width, terminal_size_of};
+use unicode_width::UnicodeWidthChar;
 
+use super::look::LookFlags;
 use crate::{
     clock::Clock,
     printable::clean_line,
@@ -77,6 +79,7 @@ impl ProgressDisplay {
         }
         // A terminal that does not know its width is as wide as the usual one.
         let width = terminal_size_of(io::stderr()).map_or(80, |(Width(columns), _)| columns.into());
+        progress.text = LookFlags::of_messages().language().translate(&progress.text).into_owned();
         let line = progress.draw(self.tool, width);
         let mut shown = lock_bar();
         print(&[ERASE_LINE, &line]);
@@ -110,7 +113,14 @@ impl Progress {
             format!(" [{}{}]", "#".repeat(full), "-".repeat(BAR_WIDTH - full))
         });
         let line = format!("{tool}{bar} {}", clean_line(&self.text));
-        line.chars().take(width.saturating_sub(1)).collect()
+        let mut free = width.saturating_sub(1);
+        let fits = |c: &char| {
+            let columns = c.width().unwrap_or_default();
+            let fits = columns <= free;
+            free = free.saturating_sub(columns);
+            fits
+        };
+        line.chars().take_while(fits).collect()
     }
 }
 
@@ -151,6 +161,8 @@ mod tests {
         assert_eq!(progress.draw("vb-fire", 80), "vb-fire [###---------] 50 of 200, 7 s left, 8 running");
         assert_eq!(progress.draw("vb-fire", 40), "vb-fire [###---------] 50 of 200, 7 s l");
         assert_eq!(progress.draw("vb-fire", 0), "");
+        let chinese = Progress { text: "50 / 200，还需 7 s".into(), ..Progress::default() };
+        assert_eq!(chinese.draw("vb-fire", 22), "vb-fire 50 / 200，还");
         let unknown = Progress { steps: None, ..progress };
         assert_eq!(unknown.draw("vb-fire", 20), "vb-fire 50 of 200, ");
     }

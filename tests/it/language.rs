@@ -45,6 +45,7 @@ const PARTS: &[&str] = &[
     "have no token count",
     "have at least as many tokens as counted, one for each chunk",
     "{} of {} responses {}",
+    "; vb-sim did not keep that step either",
     "{} of {} are {} than requested",
     ", asked for {}",
     ", {} at the peak",
