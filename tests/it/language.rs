@@ -141,12 +141,20 @@ fn every_text_for_people_has_a_translation() {
     for file in FILES {
         for text in texts(&fs::read_to_string(root().join("src").join(file)).unwrap()) {
             let filled = text.replace("{}", "7");
-            if !PARTS.contains(&text.as_str()) && matches!(Language::Zh.translate(&filled), Cow::Borrowed(_)) {
+            let translated = Language::Zh.translate(&filled);
+            let is_missing = matches!(translated, Cow::Borrowed(_)) || has_english_sentence(&translated);
+            if !PARTS.contains(&text.as_str()) && is_missing {
                 missing.push(format!("{file}: {text}"));
             }
         }
     }
     assert!(missing.is_empty(), "src/lang/zh.txt has no translation of\n{}", missing.join("\n"));
+}
+
+/// Whether some of the text is an English sentence: a part of it was translated, as a number with its unit.
+fn has_english_sentence(text: &str) -> bool {
+    let prose = text.split('`').step_by(2).flat_map(|prose| prose.split(|c: char| !c.is_ascii_lowercase() && c != ' '));
+    prose.into_iter().any(|words| words.split_whitespace().count() > 3)
 }
 
 /// Where the words of others begin in the table of messages.
@@ -188,7 +196,7 @@ fn errors_are_in_chinese() {
         ("vb-fire", &["--goodput", "x"], "--goodput 是 vb-stats 的参数"),
         ("vb-fire", &["--save-result"], "没有参数 --save-result：请对 vb-stats 用 `> FILE`"),
         ("vb-fire", &["--profile"], "没有参数 --profile：请在之前运行 `curl"),
-        ("vb-fire", &["--port", "1"], "没有参数 --port：`vb bench` 接受它：是 --base-url http://HOST:PORT 的一部分"),
+        ("vb-fire", &["--port", "1"], "没有参数 --port：`vb bench` 接受它。是 --base-url http://HOST:PORT 的一部分"),
         ("vb-fire", &["--hf-split", "x"], "没有参数 --hf-split：数据集是本地文件：请先下载"),
         ("vb-fire", &["--max-seconds", "x"], "错误: '--max-seconds <TIME>' 的值 'x' 无效：`x` 不是时间：请写成"),
         ("vb-fire", &["--backend", "server"], "[可选：openai, openai-chat,"),
