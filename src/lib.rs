@@ -31,6 +31,7 @@
 //! | [`record`] | the lines on the pipes: the public interface, described in `docs/FORMAT.md` |
 //! | [`ndjson`] | reads and writes records, one per line |
 //! | [`statistics`] | percentiles with intervals, histograms, tests for trends; knows nothing of requests |
+//! | [`summaries`] | results without their requests, of this and other load generators, in vLLM's keys |
 //! | [`pacer`] | waits until an instant, to a tenth of a millisecond |
 //! | | |
 //! | [`data`] | dataset files, read row by row, and the sonnets |
@@ -87,6 +88,7 @@ pub mod sim;
 pub mod statistics;
 pub mod stats;
 pub mod steadiness;
+pub mod summaries;
 pub mod text;
 pub mod tokens;
 pub mod tools;

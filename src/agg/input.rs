@@ -14,6 +14,7 @@ use crate::{
     error::{Error, strip_location},
     json,
     ndjson::BOM,
+    summaries::{self, NoSummary},
 };
 
 /// How often broken input may be read again, to lose as little of it as possible.
@@ -101,11 +102,17 @@ impl FoundResults {
                         return self.report_broken(1, format_args!("{name}: {what}; skipped"));
                     }
                     from = start + values.byte_offset();
-                    others += self.add_runs(runs, path);
+                    match self.add_runs(runs, &text[start..from], path) {
+                        Ok(more) => others += more,
+                        Err(what) => return self.report_broken(1, format_args!("{name}: {what}; skipped")),
+                    }
                 }
                 Some(Err(_)) if let Some((runs, len)) = parse_repaired(&text[start..end]) => {
                     from = start + len;
-                    others += self.add_runs(runs, path);
+                    match self.add_runs(runs, &text[start..from], path) {
+                        Ok(more) => others += more,
+                        Err(what) => return self.report_broken(1, format_args!("{name}: {what}; skipped")),
+                    }
                 }
                 Some(Err(e)) => {
                     errors += 1;
@@ -122,7 +129,7 @@ impl FoundResults {
             let more = if errors > 1 { format!(", and {} more like it", errors - 1) } else { String::new() };
             self.report_broken(errors, format_args!("{name}:{line}: {error}{more}; skipped"));
         }
-        let what = "not the result of a run (no `duration` and `completed`)";
+        let what = format!("not the result of a run; results of {} are read", summaries::known_tools());
         match others {
             0 => {}
             1 => cli::print_warning("vb-agg", format_args!("{name}: {what}; skipped")),
@@ -130,12 +137,25 @@ impl FoundResults {
         }
     }
 
-    /// Adds results. Returns how many of the rows are something else.
-    fn add_runs(&mut self, runs: Vec<ResultRow>, path: &str) -> usize {
-        let all = runs.len();
-        let before = self.runs.len();
-        self.runs.extend(runs.into_iter().filter(ResultRow::is_result).map(|run| run.with_file(path)));
-        all - (self.runs.len() - before)
+    /// Adds the results that `json` holds, of this or another program. Returns how many of the rows are something else.
+    ///
+    /// # Errors
+    /// The program that wrote it is known, and this version of its results is not.
+    fn add_runs(&mut self, runs: Vec<ResultRow>, json: &[u8], path: &str) -> Result<usize, String> {
+        let (mut results, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(ResultRow::is_result);
+        let mut unknown = others.len();
+        if results.is_empty() && unknown == 1 {
+            match summaries::read_summaries(json) {
+                Ok(Ok(found)) => {
+                    results = found.into_iter().map(ResultRow::from).collect();
+                    unknown = 0;
+                }
+                Ok(Err(NoSummary::Unreadable(what))) => return Err(what),
+                Ok(Err(NoSummary::Unknown(_))) | Err(_) => {}
+            }
+        }
+        self.runs.extend(results.into_iter().map(|run| run.with_file(path)));
+        Ok(unknown)
     }
 
     fn report_broken(&mut self, parts: usize, what: std::fmt::Arguments<'_>) {

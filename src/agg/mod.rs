@@ -40,6 +40,7 @@ Examples:
   for i in 1 2 3 4 5; do
     vb-gen --num-prompts 100 | vb-fire --max-concurrency 4 | vb-stats
   done | vb-agg --repeats long
+  vb-agg guidellm.json artifacts/*/profile_export_aiperf.json > peers.csv
   vb-agg --pool host1.json host2.json | jq '{p99_ttft_ms, p99_itl_ms}'
   vb-agg --format json results/*/ | jq '.[] | [.model_id, .p99_ttft_ms]'
   vb-agg vllm-bench-*.json \\
@@ -47,8 +48,9 @@ Examples:
 
 /// Combines the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
 ///
-/// Reads results of `vb-stats` and of `vllm bench serve` (Python or Rust, any version). A file that cannot be read is
-/// reported and skipped; the exit code is then 3.
+/// Reads results of `vb-stats` and of `vllm bench serve` (Python or Rust, any version), and the summaries of aiperf, guidellm,
+/// inference-perf and sglang's bench_serving, in vLLM's keys and units. A file that cannot be read is reported and skipped; the
+/// exit code is then 3.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-agg", version, after_help = EXAMPLES)]
 pub struct Args {

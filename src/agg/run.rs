@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Value;
 
@@ -12,7 +12,11 @@ use super::columns;
 use crate::{
     fields::WholeCount,
     record::{Object, Verdict},
+    summaries::{self, RunSummary, document::PartSeed},
 };
+
+/// The column that names the program of a result that is neither ours nor vLLM's.
+const TOOL: &str = "tool";
 
 /// One run: the scalars of its result, and its input and output length.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,11 +39,26 @@ pub struct ResultRow {
     pub(super) lists: [Option<u64>; 2],
 }
 
+impl From<RunSummary> for ResultRow {
+    /// The row of a run of another program, with the program in the column `tool`.
+    fn from(RunSummary { tool, mut values }: RunSummary) -> Self {
+        let flag = |value: Option<Value>| value.and_then(|value| value.as_bool());
+        let trust = RunTrust {
+            complete: flag(values.remove("complete")),
+            interrupted: flag(values.remove("interrupted")),
+            verdict: None,
+        };
+        let scalars = std::iter::once((TOOL.to_owned(), tool.into())).chain(values).collect();
+        ResultRow { scalars, trust, ..ResultRow::default() }
+    }
+}
+
 impl ResultRow {
     /// Whether this is the result of a run, and not other JSON.
     #[must_use]
     pub fn is_result(&self) -> bool {
-        self.scalars.contains_key("duration") && self.scalars.contains_key("completed")
+        let has = |key: &str| self.scalars.contains_key(key);
+        has("duration") && has("completed") && !has(summaries::SGLANG_KEY)
     }
 
     /// What this is, if it is a record of another tool, and where that belongs.
@@ -145,7 +164,7 @@ impl<'de> Visitor<'de> for ResultRowVisitor {
                 "input_lens" => run.lists[0] = map.next_value::<RequestLengths>()?.common_length(),
                 "output_lens" => run.lists[1] = map.next_value::<RequestLengths>()?.common_length(),
                 _ => {
-                    if let Scalar(Some(value)) = map.next_value()? {
+                    if let Some(value) = map.next_value_seed(PartSeed::single())? {
                         run.scalars.insert(key, value);
                     }
                 }
@@ -233,48 +252,6 @@ impl RequestLengths {
         let mut lens = self.0.iter().flatten().flatten().map(|count| count.0).filter(|n| *n > 0);
         let first = lens.next()?;
         lens.all(|n| n == first).then_some(first.into())
-    }
-}
-
-/// A scalar value; `None` for a list or an object, which are skipped.
-struct Scalar(Option<Value>);
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ScalarVisitor;
-        impl<'de> Visitor<'de> for ScalarVisitor {
-            type Value = Scalar;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar(Some(Value::Null)))
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
-                Ok(Scalar(Some(value.into())))
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
-                Ok(Scalar(Some(value.into())))
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
-                Ok(Scalar(Some(value.into())))
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-                Ok(Scalar(Some(value.into())))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-                Ok(Scalar(Some(value.into())))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Scalar, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Scalar(None))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Scalar(None))
-            }
-        }
-        from.deserialize_any(ScalarVisitor)
     }
 }
 

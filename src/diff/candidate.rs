@@ -5,6 +5,7 @@ use super::{
     estimate::SideEstimate,
     row::SHARE,
     side::{Latency, Side},
+    summary,
 };
 use crate::{
     recording::{RecordedRequest, metric::Metric},
@@ -31,6 +32,19 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// The share of requests that succeeded.
+    pub fn of_success(a: SideEstimate, b: SideEstimate) -> Self {
+        Candidate {
+            metric: "success",
+            statistic: "share".into(),
+            unit: SHARE,
+            scale: 1.0,
+            more_is_better: true,
+            needs: 2,
+            change: Change::new(a, b),
+        }
+    }
+
     /// The p-value; `None` if there are too few values, or too few correlation times to know their dependence.
     pub fn p_value(&self) -> Option<f64> {
         let is_known = self.value_count() >= self.needs && self.change.doubt() != Some(Doubt::TooShort);
@@ -50,6 +64,9 @@ impl Candidate {
 /// Lists the numbers of two sides.
 #[must_use]
 pub fn list_candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate> {
+    if a.has_summaries() || b.has_summaries() {
+        return summary::list_candidates(a, b, percentiles);
+    }
     let mut all = Vec::new();
     for metric in [Metric::Ttft, Metric::Tpot, Metric::Itl, Metric::E2el] {
         push_latencies(&mut all, (a, b), metric.name(), metric.into(), percentiles);
@@ -78,7 +95,7 @@ pub fn list_candidates(a: &Side, b: &Side, percentiles: &[f64]) -> Vec<Candidate
     for (metric, unit, both) in rates {
         all.extend(both.map(|both| more(metric, "rate", unit, both)));
     }
-    all.extend(a.success_share().zip(b.success_share()).map(|both| more("success", "share", SHARE, both)));
+    all.extend(a.success_share().zip(b.success_share()).map(|(a, b)| Candidate::of_success(a, b)));
     all
 }
 

@@ -5,7 +5,7 @@ use statrs::distribution::{ContinuousCDF, Normal};
 use super::estimate::{RunSpread, SideEstimate, Spread};
 use crate::statistics::{
     Doubt, MIN_CORRELATION_TIMES,
-    interval::{Interval, TAIL, normal_tail},
+    interval::{self, Interval, TAIL, normal_tail},
     numpy,
 };
 
@@ -19,6 +19,9 @@ const POWER: f64 = 0.85;
 /// Beyond this factor the requests needed are not reported: such a run is not in a steady state, and more requests do not help.
 const MAX_TIMES_NEEDED: f64 = 1000.0;
 
+/// The most runs that are asked for.
+const MAX_RUNS: u64 = 1000;
+
 /// The largest z that is searched: smaller p-values are reported as its p-value (2·10⁻⁹).
 const MAX_Z: f64 = 6.0;
 
@@ -29,6 +32,10 @@ pub struct Change {
     pub a: SideEstimate,
     /// The number of B.
     pub b: SideEstimate,
+    /// The degrees of freedom that the difference has, instead of those of each side.
+    freedom: Option<f64>,
+    /// Whether its values are the numbers of runs.
+    of_runs: bool,
 }
 
 /// What is compared: the difference, or the difference of the logarithms.
@@ -52,7 +59,58 @@ impl Change {
     #[must_use]
     pub fn new(a: SideEstimate, b: SideEstimate) -> Self {
         let spread = RunSpread::pool(a.repeats.spread, b.repeats.spread);
-        Change { a: a.widen_by_runs(spread), b: b.widen_by_runs(spread) }
+        Change { a: a.widen_by_runs(spread), b: b.widen_by_runs(spread), freedom: None, of_runs: false }
+    }
+
+    /// Puts numbers of runs side by side, for Welch's test: each side varies as its own runs do, and the difference has the degrees of
+    /// freedom of Welch and Satterthwaite.
+    #[must_use]
+    pub fn between_runs(a: SideEstimate, b: SideEstimate) -> Self {
+        let freedom = a.variance().zip(b.variance()).map(|((of_a, freedom_a), (of_b, freedom_b))| {
+            (of_a + of_b).powi(2) / (of_a.powi(2) / freedom_a + of_b.powi(2) / freedom_b)
+        });
+        // Numbers that never vary have no degrees of freedom: the fewest that are possible.
+        let fewest = a.variance().zip(b.variance()).map(|((_, one), (_, other))| one.min(other));
+        Change { a, b, freedom: freedom.filter(|freedom| freedom.is_finite()).or(fewest), of_runs: true }
+    }
+
+    /// What each side has that there may be more of: requests, or runs.
+    #[must_use]
+    pub fn unit_of_size(&self) -> &'static str {
+        if self.of_runs { "runs" } else { "requests" }
+    }
+
+    /// How many more runs each side needs, so that Welch's test finds a change of `margin` with the planned power at the significance
+    /// level `alpha`; for changes between runs. If a change of the margin would have been found, as for [`Change::times_needed`].
+    #[must_use]
+    pub fn more_runs_needed(&self, margin: f64, alpha: f64) -> Option<u64> {
+        let change = (self.b.value.ln() - self.a.value.ln()).abs();
+        let least = margin.ln_1p();
+        self.more_runs(least, alpha / 2.0)
+            .filter(|more| *more > 0)
+            .or_else(|| self.more_runs(change.max(least - change), alpha / 2.0))
+    }
+
+    /// The same for [`Change::times_to_decide`].
+    #[must_use]
+    pub fn more_runs_to_decide(&self, limit: f64, tail: f64) -> Option<u64> {
+        self.more_runs((self.b.value.ln() - self.a.value.ln() - limit.ln_1p()).abs(), tail)
+    }
+
+    /// How many more runs each side needs until a difference of logarithms of `distance` is beyond its interval, with the planned power. `None`
+    /// if that is unknown, or too many.
+    fn more_runs(&self, distance: f64, tail: f64) -> Option<u64> {
+        let ((of_a, freedom_a), (of_b, freedom_b)) = self.a.variance().zip(self.b.variance())?;
+        // The variances of single runs.
+        let (of_a, of_b) = (of_a * (freedom_a + 1.0), of_b * (freedom_b + 1.0));
+        let runs = numpy::truncate_to_usize(freedom_a.min(freedom_b)) as u64 + 1;
+        let is_enough = |n: u64| {
+            let freedom = (n - 1) as f64 * (of_a + of_b).powi(2) / (of_a.powi(2) + of_b.powi(2));
+            let error = ((of_a + of_b) / n as f64).sqrt();
+            interval::student_quantile(freedom, tail)
+                .is_some_and(|t| error * (t + normal_tail(1.0 - POWER)) <= distance)
+        };
+        (runs..MAX_RUNS).find(|n| is_enough(*n)).map(|n| n - runs)
     }
 
     /// Why its uncertainty is not certain either: the doubt of the worse side.
@@ -206,14 +264,25 @@ impl Change {
     /// The lower end of the difference, from the end of each number's interval that faces the other number (MOVER).
     fn low_end(&self, scale: Scale, tail: f64) -> Option<f64> {
         let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
-        let (a_high, b_low) = (scale.apply(self.a.high_end(tail)?), scale.apply(self.b.low_end(tail)?));
+        let (a_high, b_low) =
+            (scale.apply(self.side_end(&self.a, tail, true)?), scale.apply(self.side_end(&self.b, tail, false)?));
         Some(b - a - (b - b_low).hypot(a_high - a)).filter(|end| end.is_finite())
+    }
+
+    /// An end of a side's interval, as the difference needs it.
+    fn side_end(&self, side: &SideEstimate, tail: f64, upper: bool) -> Option<f64> {
+        if let (Some(freedom), Spread::Student(error, _)) = (self.freedom, &side.spread) {
+            let logs = error * interval::student_quantile(freedom, tail)?;
+            return Some(side.value * (if upper { logs } else { -logs }).exp());
+        }
+        if upper { side.high_end(tail) } else { side.low_end(tail) }
     }
 
     /// The upper end of the difference, found in the same way.
     fn high_end(&self, scale: Scale, tail: f64) -> Option<f64> {
         let (a, b) = (scale.apply(self.a.value), scale.apply(self.b.value));
-        let (a_low, b_high) = (scale.apply(self.a.low_end(tail)?), scale.apply(self.b.high_end(tail)?));
+        let (a_low, b_high) =
+            (scale.apply(self.side_end(&self.a, tail, false)?), scale.apply(self.side_end(&self.b, tail, true)?));
         Some(b - a + (b_high - b).hypot(a - a_low)).filter(|end| end.is_finite())
     }
 }
@@ -249,6 +318,10 @@ mod tests {
     use super::*;
     use crate::statistics::SampleEvidence;
 
+    fn change_between(a: SideEstimate, b: SideEstimate) -> Change {
+        Change { a, b, freedom: None, of_runs: false }
+    }
+
     fn independent(n: usize) -> SampleEvidence {
         SampleEvidence { effective: n as f64, requests: n as f64, counted: n as f64, long_memory: false }
     }
@@ -266,7 +339,7 @@ mod tests {
     /// The example of Newcombe's paper (1998, method 10): 56 of 70 against 48 of 80.
     #[test]
     fn the_interval_of_two_shares_is_newcombes() {
-        let change = Change { a: share(48.0, 80), b: share(56.0, 70) };
+        let change = change_between(share(48.0, 80), share(56.0, 70));
         let (value, interval) = change.difference();
         let near = |a: f64, b: f64| (a - b).abs() < 5e-5;
         assert!(
@@ -282,7 +355,7 @@ mod tests {
         let side = |value: f64, error: f64| SideEstimate::new(value, 9, independent(9), Spread::Student(error, 1e9));
         for (b, z) in [(0.05_f64.exp(), 1.0), (0.1_f64.exp(), 2.0), ((-0.15_f64).exp(), 3.0)] {
             let error = 0.05 / 2.0_f64.sqrt();
-            let p = Change { a: side(1.0, error), b: side(b, error) }.p_value().unwrap();
+            let p = change_between(side(1.0, error), side(b, error)).p_value().unwrap();
             let want = 2.0 * Normal::standard().cdf(-z);
             assert!((p / want - 1.0).abs() < 1e-3, "z {z}: {p} is not {want}");
         }
@@ -299,7 +372,7 @@ mod tests {
     #[test]
     fn twice_the_precision_needs_four_times_the_requests() {
         let side = |error| SideEstimate::new(1.0, 9, independent(9), Spread::Student(error, 1e9));
-        let times = |error| Change { a: side(error), b: side(error) }.times_needed(0.05, 0.05).unwrap();
+        let times = |error| change_between(side(error), side(error)).times_needed(0.05, 0.05).unwrap();
         assert!((times(0.2) / times(0.1) - 4.0).abs() < 1e-6);
         // (√2·0.1 · (1.96 + 1.036) / ln 1.05)²
         assert!((times(0.1) - 75.42).abs() < 0.05, "{}", times(0.1));
@@ -307,7 +380,7 @@ mod tests {
 
     #[test]
     fn numbers_of_zero_have_a_difference_and_no_ratio() {
-        let change = Change { a: ranks(vec![0.0; 50], 50.0), b: ranks((1..51).map(f64::from).collect(), 50.0) };
+        let change = change_between(ranks(vec![0.0; 50], 50.0), ranks((1..51).map(f64::from).collect(), 50.0));
         assert!(change.relative_change().is_none() && !change.is_within(0.05));
         assert!(change.difference().1.low.unwrap() > 0.0 && change.p_value().unwrap() < 0.001);
     }
@@ -321,7 +394,7 @@ mod tests {
             p in 20.0..80.0,
         ) {
             let (a, b) = (ranks(a, p), ranks(b, p));
-            let (there, back) = (Change { a: a.clone(), b: b.clone() }, Change { a: b, b: a });
+            let (there, back) = (change_between(a.clone(), b.clone()), change_between(b, a));
             let near = |x: Option<f64>, y: Option<f64>| match (x, y) {
                 (Some(x), Some(y)) => (x - y).abs() < 1e-9 * (1.0 + x.abs()),
                 (x, y) => x.is_none() && y.is_none(),
@@ -340,7 +413,7 @@ mod tests {
             slower in 0.8..1.3,
         ) {
             let b: Vec<f64> = b.iter().map(|v| v * slower).collect();
-            let change = Change { a: ranks(a, 50.0), b: ranks(b, 50.0) };
+            let change = change_between(ranks(a, 50.0), ranks(b, 50.0));
             let interval = change.relative_change().unwrap().1;
             let outside = interval.low.unwrap() > 0.0 || interval.high.unwrap() < 0.0;
             let p = change.p_value().unwrap();

@@ -93,9 +93,13 @@ pub fn check_candidates(rule: &Rule, candidates: &[Candidate], requests: u64) ->
     let shown = |value: f64| format!("{:+.1} {}", value * 100.0, if *unit == SHARE { "points" } else { "%" });
     let at_least = |low: f64| format!("at least {} (95 % sure)", shown(low));
     let at_most = |high: f64| format!("at most {} (95 % sure)", shown(high));
+    let size = change.unit_of_size();
     let cure = |needs_more: Option<u64>| match needs_more {
-        Some(more) => format!(": about {more} more requests per side would decide it"),
-        None => ": more requests would not decide it".to_owned(),
+        Some(more) => format!(": about {more} more {size} per side would decide it"),
+        None if range.low.or(range.high).is_none() && size == "runs" => {
+            ": make two or more runs of each side".to_owned()
+        }
+        None => format!(": more {size} would not decide it"),
     };
     if change.doubt() == Some(Doubt::TooShort) {
         let needs_more = change.times_to_bound(TAIL).and_then(|times| more_requests(times, requests));
@@ -121,9 +125,12 @@ pub fn check_candidates(rule: &Rule, candidates: &[Candidate], requests: u64) ->
     // The bound on the limit's side of the change is the one that leaves it open.
     let up = range.value > rule.limit;
     let open = if up { range.low } else { range.high };
-    let times = if open.is_some() { change.times_to_decide(rule.limit, TAIL) } else { change.times_to_bound(TAIL) };
-    let needs_more = times.and_then(|times| more_requests(times, requests));
-    let known = open.map_or_else(|| "too few requests for a bound".to_owned(), |end| format!("but {}", text(end, up)));
+    let needs_more = match open {
+        _ if size == "runs" => change.more_runs_to_decide(rule.limit, TAIL),
+        Some(_) => change.times_to_decide(rule.limit, TAIL).and_then(|times| more_requests(times, requests)),
+        None => change.times_to_bound(TAIL).and_then(|times| more_requests(times, requests)),
+    };
+    let known = open.map_or_else(|| format!("too few {size} for a bound"), |end| format!("but {}", text(end, up)));
     let why = format!("{}, {known}{}", shown(range.value), cure(needs_more));
     outcome(CheckResult::Undecided, Some(range), needs_more, why)
 }

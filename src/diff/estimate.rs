@@ -61,10 +61,28 @@ impl SideEstimate {
         SideEstimate { value, n, evidence, spread, runs: false, repeats: Repeats::default() }
     }
 
+    /// An estimate from one positive number of each run: their geometric mean, since logarithms are compared.
+    #[must_use]
+    pub fn from_runs(each: &[f64]) -> Self {
+        let n = each.len() as f64;
+        let logs: Vec<f64> = each.iter().map(|value| value.ln()).collect();
+        let value = if each.len() == 1 { each[0] } else { numpy::mean(&logs).exp() };
+        let error = numpy::std(&logs) / (n - 1.0).sqrt();
+        let spread = if each.len() > 1 { Spread::Student(error, n - 1.0) } else { Spread::Unknown };
+        let evidence = SampleEvidence { effective: n, requests: n, counted: n, long_memory: false };
+        SideEstimate { runs: true, ..SideEstimate::new(value, each.len(), evidence, spread) }
+    }
+
+    /// The squared relative standard error, and its degrees of freedom, if both are known.
+    #[must_use]
+    pub fn variance(&self) -> Option<(f64, f64)> {
+        if let Spread::Student(error, freedom) = self.spread { Some((error * error, freedom)) } else { None }
+    }
+
     /// Why its uncertainty is not certain either; never if it comes from the differences between runs, or pieces of a run.
     #[must_use]
     pub fn doubt(&self) -> Option<Doubt> {
-        if matches!(self.spread, Spread::Student(..)) { None } else { self.evidence.doubt() }
+        if self.runs || matches!(self.spread, Spread::Student(..)) { None } else { self.evidence.doubt() }
     }
 
     /// What was sampled: `runs` or `requests`.

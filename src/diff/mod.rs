@@ -8,6 +8,7 @@ mod headline;
 mod report;
 mod row;
 mod side;
+mod summary;
 mod table;
 mod warnings;
 
@@ -41,6 +42,7 @@ Examples:
     --fail-if 'throughput < -2%'
   vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json \\
     | jq '.changes[] | select(.verdict == \"worse\")'
+  vb-diff guidellm-a1.json guidellm-a2.json --vs guidellm-b1.json guidellm-b2.json
   vb-gen --num-prompts 500 | vb-fire --max-concurrency 16 | vb-diff old.ndjson -
 
 `vb ab` (scripts/ab.sh) makes the runs, in turns. docs/METRICS.md#vb-diff\ndefines every number.";
@@ -49,11 +51,14 @@ Examples:
 ///
 /// For each latency and throughput it prints the change from A to B with a 95 % interval, a p-value corrected for the number of
 /// comparisons, and a verdict.
+///
+/// Results without their requests are compared too: those of `vb-stats`, `vllm bench serve`, aiperf, guidellm, inference-perf and sglang's
+/// bench_serving. Each is one value, so two or more repeats of both sides are needed, and nothing can be checked.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-diff", version, after_help = EXAMPLES)]
 pub struct Args {
-    /// A and B: streams of `vb-fire`, or results of `vllm bench serve --save-detailed`. With `--vs`, all of these are runs of A. `-` is
-    /// standard input.
+    /// A and B: streams of `vb-fire`, results of `vllm bench serve --save-detailed`, or summaries. With `--vs`, all of these are runs of
+    /// A. `-` is standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 
@@ -149,6 +154,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         if side.population().succeeded == 0 {
             return Err(Error::Check(format!("no request of {name} succeeded: there is nothing to compare")));
         }
+    }
+    if report.changes.is_empty() {
+        return Err(Error::Check("the sides have no number in common".to_owned()));
     }
     report_checks(&report, args.undecided)
 }

@@ -46,6 +46,8 @@ pub struct Report {
     pub confidence: f64,
     /// Changes up to this share do not matter.
     pub margin: f64,
+    /// Whether a file is a summary, so that each run is one value, `needs_more` counts runs, and nothing could be checked.
+    pub from_summaries: bool,
     /// How many numbers were compared; the p-values are corrected for it.
     pub comparisons: usize,
     /// The first side.
@@ -70,8 +72,8 @@ pub struct SideSummary {
     pub files: Vec<String>,
     /// Requests that were due.
     pub requests: u64,
-    /// How many of them failed; one that the client cancelled on purpose did not.
-    pub failed: u64,
+    /// How many of them failed; one that the client cancelled on purpose did not. `null` if a summary does not have it.
+    pub failed: Option<u64>,
 }
 
 impl Report {
@@ -81,6 +83,7 @@ impl Report {
         let candidates = list_candidates(a, b, &options.percentiles);
         let p: Vec<_> = candidates.iter().map(Candidate::p_value).collect();
         let comparisons = p.iter().flatten().count();
+        let from_summaries = a.has_summaries() || b.has_summaries();
         let requests = a.population().counted().min(b.population().counted());
         let judged = candidates.iter().zip(&p).zip(holm_correction(&p));
         let changes: Vec<ChangeRow> = judged
@@ -95,6 +98,7 @@ impl Report {
             headline: String::new(),
             confidence: 1.0 - 2.0 * interval::TAIL,
             margin: options.margin,
+            from_summaries,
             comparisons,
             a: SideSummary::from_side(a, label_a),
             b: SideSummary::from_side(b, label_b),
@@ -114,7 +118,7 @@ impl SideSummary {
             label: label.to_owned(),
             files: side.runs.iter().map(|run| run.name.clone()).collect(),
             requests: population.offered,
-            failed: population.failed(),
+            failed: side.knows_failures().then(|| population.failed()),
         }
     }
 }
@@ -145,10 +149,14 @@ fn judge_candidate(
         Some(p) if p < ALPHA => ChangeVerdict::Worse,
         Some(_) => ChangeVerdict::Undecided,
     };
-    let needs_more = (verdict == ChangeVerdict::Undecided)
-        .then(|| change.times_needed(margin, ALPHA / comparisons.max(1) as f64))
-        .flatten()
-        .and_then(|times| more_requests(times, requests));
+    let alpha = ALPHA / comparisons.max(1) as f64;
+    let needs_more = match (verdict, change.unit_of_size()) {
+        (ChangeVerdict::Undecided, "runs") => change.more_runs_needed(margin, alpha),
+        (ChangeVerdict::Undecided, _) => {
+            change.times_needed(margin, alpha).and_then(|times| more_requests(times, requests))
+        }
+        _ => None,
+    };
     ChangeRow {
         metric: candidate.metric.into(),
         statistic: candidate.statistic.clone(),

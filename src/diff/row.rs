@@ -13,8 +13,8 @@ pub const SHARE: &str = "1";
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Row")]
 pub struct ChangeRow {
-    /// `ttft`, `tpot`, `itl`, `e2el`, `ttft_from_schedule`, `e2el_from_schedule`, `throughput` (output tokens), `request_throughput` or
-    /// `success`.
+    /// `ttft`, `tpot`, `itl`, `e2el`, `ttft_from_schedule`, `e2el_from_schedule`, `itl_per_token` (only of summaries), `throughput`
+    /// (output tokens), `request_throughput` or `success`.
     pub metric: String,
     /// `mean`, a percentile like `p99`, `rate` or `share`.
     pub statistic: String,
@@ -37,8 +37,8 @@ pub struct ChangeRow {
     /// Why the intervals of its numbers are not certain; `null` if nothing speaks against them. `too_short`: a side lasts fewer than 30
     /// correlation times, so that it has no p and no verdict. `long_memory`: a side has waves as long as itself.
     pub doubt: Option<Doubt>,
-    /// If it is undecided: about how many more requests each side needs to find a change as large as the margin. `null` if more
-    /// would not help.
+    /// If it is undecided: about how many more requests (of summaries: runs) each side needs to find a change as large as the margin.
+    /// `null` if more would not help.
     pub needs_more: Option<u64>,
     /// If it has too few values for a verdict: how many independent values each side needs, and how many the side with fewer has.
     /// Else `null`.
@@ -67,7 +67,7 @@ pub struct Number {
     pub n: usize,
     /// The number of independent values with the same information.
     pub n_effective: f64,
-    /// What was sampled: `requests` or, if repeats vary more than their requests explain, `runs`.
+    /// What was sampled: `requests` or, if repeats vary more than their requests explain and for summaries, `runs`.
     pub basis: &'static str,
 }
 

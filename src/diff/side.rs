@@ -2,13 +2,17 @@
 
 use std::{path::PathBuf, rc::Rc};
 
-use super::estimate::{MIN_REPEATS, MeanSpread, SideEstimate, Spread};
+use super::{
+    estimate::{MIN_REPEATS, MeanSpread, SideEstimate, Spread},
+    summary,
+};
 use crate::{
     error::Error,
     recording::{
         RecordedRequest, Recording, input::RecordingReader, metric::Metric, population::Population, sort_by_start,
     },
     statistics::{Dependence, SampleEvidence, numpy},
+    summaries::RunSummary,
 };
 
 /// The most pieces that a run is cut into to measure how its throughput varies.
@@ -34,6 +38,8 @@ pub struct SideRun {
     pub name: String,
     /// The recording read from it.
     pub recording: Recording,
+    /// The run, if the file has only its numbers: then the recording is empty.
+    pub summary: Option<RunSummary>,
 }
 
 impl Side {
@@ -41,16 +47,23 @@ impl Side {
     pub fn read(paths: &[PathBuf], lenient: bool) -> Result<Self, Error> {
         let read = |path: &PathBuf| {
             let name = path.display().to_string();
-            let recording = RecordingReader { lenient, tool: "vb-diff", ..RecordingReader::default() }
-                .read(std::slice::from_ref(path))?;
-            if recording.requests.is_empty() {
-                return Err(Error::Input(format!("{name}: {}", recording.describe_empty())));
+            let mut recording =
+                RecordingReader { lenient, summaries: true, tool: "vb-diff", ..RecordingReader::default() }
+                    .read(std::slice::from_ref(path))?;
+            let summaries = std::mem::take(&mut recording.summaries.runs);
+            match (recording.requests.is_empty(), summaries.is_empty()) {
+                (false, true) => Ok(vec![SideRun { name, recording, summary: None }]),
+                (true, false) => repeats_of_file(name, summaries),
+                (true, true) => Err(Error::Input(format!("{name}: {}", recording.describe_empty()))),
+                (false, false) => {
+                    Err(Error::Input(format!("{name}: outputs and results in one file; give each run its own file")))
+                }
             }
-            Ok(SideRun { name, recording })
         };
-        let runs: Vec<SideRun> = paths.iter().map(read).collect::<Result<_, _>>()?;
+        let runs: Vec<Vec<SideRun>> = paths.iter().map(read).collect::<Result<_, _>>()?;
+        let runs: Vec<SideRun> = runs.into_iter().flatten().collect();
         for (i, run) in runs.iter().enumerate() {
-            if let Some(other) = runs[..i].iter().find(|other| other.recording.is_same_run(&run.recording)) {
+            if let Some(other) = runs[..i].iter().find(|other| run.is_same_run(other)) {
                 let same = "the same run, which is not a repeat of itself";
                 return Err(Error::Usage(format!("{} and {} are {same}; pass it once", other.name, run.name)));
             }
@@ -58,10 +71,22 @@ impl Side {
         Ok(Side { runs })
     }
 
-    /// Its requests, and how they ended.
+    /// Its requests, and how they ended. Failures that a summary does not have are not counted: see [`Side::knows_failures`].
     #[must_use]
     pub fn population(&self) -> Population {
-        self.runs.iter().map(|run| Population::from_requests(&run.recording.requests)).sum()
+        self.runs.iter().map(SideRun::population).sum()
+    }
+
+    /// Whether all of its runs say how many requests failed.
+    #[must_use]
+    pub fn knows_failures(&self) -> bool {
+        self.runs.iter().all(|run| run.summary.as_ref().is_none_or(|summary| summary::failures(summary).is_some()))
+    }
+
+    /// Whether a run is a summary, so that all of them are compared by one number for each run.
+    #[must_use]
+    pub fn has_summaries(&self) -> bool {
+        self.runs.iter().any(|run| run.summary.is_some())
     }
 
     /// Whether its requests waited in the client, so that latencies from schedule and from start differ.
@@ -124,6 +149,14 @@ impl Side {
     /// Estimates the share of requests that succeeded; `None` if no request counts.
     #[must_use]
     pub fn success_share(&self) -> Option<SideEstimate> {
+        if self.has_summaries() {
+            // As if the requests did not depend on each other.
+            let population = self.population();
+            let share = population.success_share().filter(|_| self.knows_failures())?;
+            let n = population.counted() as f64;
+            let evidence = SampleEvidence { effective: n, requests: n, counted: n, long_memory: false };
+            return Some(SideEstimate::new(share, numpy::truncate_to_usize(n), evidence, Spread::Share));
+        }
         let outcomes: Vec<f64> = self.runs.iter().flat_map(SideRun::success_flags).collect();
         let n = outcomes.len();
         let value = outcomes.iter().sum::<f64>() / n as f64;
@@ -158,7 +191,36 @@ struct RunThroughput {
     freedom: f64,
 }
 
+/// The runs of a file with several summaries, which are repeats of each other only if their settings are the same.
+fn repeats_of_file(name: String, summaries: Vec<RunSummary>) -> Result<Vec<SideRun>, Error> {
+    let run = |name: String, summary| SideRun { name, recording: Recording::default(), summary: Some(summary) };
+    let [first, others @ ..] = &summaries[..] else { return Ok(Vec::new()) };
+    if let Some((key, one, other)) = others.iter().find_map(|other| summary::different_setting(first, other)) {
+        return Err(Error::Input(format!(
+            "{name}: {} runs, which are not repeats: {key} is {one} and {other}; pass one of them, or repeats, as `jq '.benchmarks |= [.[0]]'` \
+             (guidellm) or `sed -n 1p` (lines of JSON) pick them",
+            summaries.len()
+        )));
+    }
+    let is_single = others.is_empty();
+    let names = (1..).map(|i| if is_single { name.clone() } else { format!("{name} (run {i})") });
+    Ok(names.zip(summaries).map(|(name, summary)| run(name, summary)).collect())
+}
+
 impl SideRun {
+    /// Whether both are the same run.
+    fn is_same_run(&self, other: &SideRun) -> bool {
+        match (&self.summary, &other.summary) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => self.recording.is_same_run(&other.recording),
+            _ => false,
+        }
+    }
+
+    fn population(&self) -> Population {
+        self.summary.as_ref().map_or_else(|| Population::from_requests(&self.recording.requests), summary::population)
+    }
+
     /// The value of each successful request that has one, in order of time.
     fn latency_values(&self, of: fn(&RecordedRequest) -> Option<f64>) -> Vec<f64> {
         sort_by_start(self.recording.successes()).into_iter().filter_map(of).collect()
@@ -173,7 +235,7 @@ impl SideRun {
     }
 
     /// All values of a latency: in order of time, or the gaps in the order of the requests.
-    fn all_values(&self, of: Latency) -> Vec<f64> {
+    pub(super) fn all_values(&self, of: Latency) -> Vec<f64> {
         match of {
             Latency::PerRequest(value) => self.latency_values(value),
             Latency::Gaps => self.recording.gaps.clone(),
@@ -236,7 +298,7 @@ fn spread_weight(sums: &mut [f64], from: f64, to: f64, weight: f64) {
 }
 
 /// The mean and the percentiles, with the sorted values.
-fn mean_and_percentiles(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
+pub(super) fn mean_and_percentiles(mut values: Vec<f64>, percentiles: &[f64]) -> (Vec<f64>, Rc<[f64]>) {
     let mean = numpy::mean(&values);
     values.sort_unstable_by(f64::total_cmp);
     let percentiles = percentiles.iter().map(|p| numpy::percentile(&values, *p));

@@ -33,7 +33,7 @@ pub fn text_table(report: &Report, look: Look) -> Printout {
             rows.push(Vec::new());
         }
         metric = &row.metric;
-        let [name, numbers @ .., verdict] = row_cells(row, report.margin);
+        let [name, numbers @ .., verdict] = row_cells(row, report);
         let tone = match row.verdict {
             ChangeVerdict::Better => Tone::Good,
             ChangeVerdict::Worse => Tone::Bad,
@@ -71,7 +71,7 @@ pub fn markdown_table(report: &Report, language: Language) -> String {
     out += &line(headings(report));
     out += "|---|--:|--:|--:|--:|--:|---|\n";
     for row in &report.changes {
-        let mut cells = row_cells(row, report.margin);
+        let mut cells = row_cells(row, report);
         if matches!(row.verdict, ChangeVerdict::Better | ChangeVerdict::Worse) {
             cells[6] = format!("**{}**", shown(&cells[6]));
         }
@@ -97,10 +97,12 @@ fn is_single(one: &str, other: &str) -> bool {
 /// A side: its name, its files, and how its requests ended.
 fn describe_side(side: &SideSummary) -> String {
     let files = side.files.join(" ");
-    let SideSummary { label, requests, failed, .. } = side;
-    match side.files.len() {
-        1 => format!("{label}: {files} ({requests} requests, {failed} failed)"),
-        runs => format!("{label}: {files} ({runs} runs, {requests} requests, {failed} failed)"),
+    let SideSummary { label, requests, .. } = side;
+    match (side.files.len(), side.failed) {
+        (1, Some(failed)) => format!("{label}: {files} ({requests} requests, {failed} failed)"),
+        (1, None) => format!("{label}: {files} ({requests} requests, failures unknown)"),
+        (runs, Some(failed)) => format!("{label}: {files} ({runs} runs, {requests} requests, {failed} failed)"),
+        (runs, None) => format!("{label}: {files} ({runs} runs, {requests} requests, failures unknown)"),
     }
 }
 
@@ -114,7 +116,11 @@ fn foot_lines(report: &Report) -> Vec<(String, Tone)> {
         Tone::Faint,
     )];
     let by_runs = |number: &Number| number.basis == "runs";
-    if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
+    if report.from_summaries {
+        let text =
+            "Numbers are geometric means of the runs; changes are tested with Welch's t-test of the runs' logarithms.";
+        lines.push((text.to_owned(), Tone::Faint));
+    } else if report.changes.iter().any(|row| by_runs(&row.a) || by_runs(&row.b)) {
         let text = "*: each run counts as one value, because the runs vary more than their requests explain, or are more precise.";
         lines.push((text.to_owned(), Tone::Faint));
     }
@@ -140,10 +146,11 @@ pub fn format_change(row: &ChangeRow) -> String {
     if low.is_none() && high.is_none() { value } else { format!("{value} [{}, {}]", end(low), end(high)) }
 }
 
-fn row_cells(row: &ChangeRow, margin: f64) -> [String; 7] {
+fn row_cells(row: &ChangeRow, report: &Report) -> [String; 7] {
     let share = row.unit == SHARE;
     let change = if share { Some(row.difference) } else { row.relative };
-    let by_runs = if row.a.basis == "runs" || row.b.basis == "runs" { "*" } else { "" };
+    let by_runs = row.a.basis == "runs" || row.b.basis == "runs";
+    let by_runs = if by_runs && !report.from_summaries { "*" } else { "" };
     [
         row_name(row) + by_runs,
         format_value(row, &row.a),
@@ -151,7 +158,7 @@ fn row_cells(row: &ChangeRow, margin: f64) -> [String; 7] {
         change.map_or_else(|| "-".into(), |change| format_percent(change.value, share)),
         change.map_or_else(|| "-".into(), |change| format_interval(change, share)),
         row.p_corrected.map_or_else(|| "-".into(), format_p_cell),
-        format_verdict(row, margin),
+        format_verdict(row, report),
     ]
 }
 
@@ -163,6 +170,7 @@ pub fn row_name(row: &ChangeRow) -> String {
         "throughput" => "output tokens/s".into(),
         "request_throughput" => "requests/s".into(),
         "success" => "successes".into(),
+        "itl_per_token" => "ITL per token mean (ms)".into(),
         latency => format!("{} {}{from} (ms)", latency.to_uppercase(), row.statistic),
     }
 }
@@ -191,8 +199,9 @@ fn format_p_cell(p: f64) -> String {
     format_p(p).trim_start_matches("p ").trim_start_matches("= ").replace("< ", "<")
 }
 
-fn format_verdict(row: &ChangeRow, margin: f64) -> String {
-    let within = format!("{} {}", share_in_percent(margin), if row.unit == SHARE { "pp" } else { "%" });
+fn format_verdict(row: &ChangeRow, report: &Report) -> String {
+    let within = format!("{} {}", share_in_percent(report.margin), if row.unit == SHARE { "pp" } else { "%" });
+    let is_of_runs = report.from_summaries && row.a.basis == "runs";
     let more = row.needs_more.map_or_else(String::new, |more| format!("about {more} more"));
     match row.verdict {
         ChangeVerdict::Better => "better".into(),
@@ -201,7 +210,9 @@ fn format_verdict(row: &ChangeRow, margin: f64) -> String {
         ChangeVerdict::Same if row.p_corrected.is_some_and(|p| p < ALPHA) => format!("differs, but within {within}"),
         ChangeVerdict::Same => format!("same within {within}"),
         ChangeVerdict::Undecided if more.is_empty() => "undecided".into(),
+        ChangeVerdict::Undecided if is_of_runs => format!("undecided: needs {more} runs"),
         ChangeVerdict::Undecided => format!("undecided: needs {more}"),
+        ChangeVerdict::TooFew if report.from_summaries => "no interval without repeats".into(),
         ChangeVerdict::TooFew => row
             .too_few
             .map_or_else(|| "too few values".into(), |few| format!("too few values: has {} of {}", few.has, few.needs)),

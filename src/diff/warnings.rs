@@ -8,12 +8,14 @@ use super::{
     estimate::MIN_REPEATS,
     row::{ChangeRow, ChangeVerdict, SHARE},
     side::{Side, SideRun},
+    summary,
 };
 use crate::{
     record,
     recording::{RecordedRequest, sort_by_start},
-    statistics::{Doubt, MIN_CORRELATION_TIMES},
+    statistics::{Doubt, MIN_CORRELATION_TIMES, numpy},
     steadiness::{self, Stability, SteadyInput},
+    summaries::{self, RunSummary},
 };
 
 /// Mean lengths that differ by more than this share are reported.
@@ -25,6 +27,10 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
     // First what makes a side's own numbers doubtful, then what makes the sides different.
     let mut warnings = Vec::new();
     let [name_a, name_b] = labels;
+    let from_summaries = a.has_summaries() || b.has_summaries();
+    if from_summaries {
+        warnings.push(summary::WEAKER.to_owned());
+    }
     for (side, runs) in [(name_a, &a.runs), (name_b, &b.runs)] {
         warnings.extend(
             runs.iter()
@@ -33,15 +39,21 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
         );
     }
     warnings.extend(failure_warning(a, b, labels, changes));
+    let same_program = setting_values(a, program_of_run) == setting_values(b, program_of_run);
     for (name, of) in SETTINGS {
+        // Each program has its own names for one API.
+        if name == "API" && !same_program {
+            continue;
+        }
         let (of_a, of_b) = (setting_values(a, of), setting_values(b, of));
         if of_a != of_b && !of_a.is_empty() && !of_b.is_empty() {
             warnings.push(format!("{name}: {} in {name_a}, {} in {name_b}", join_values(&of_a), join_values(&of_b)));
         }
     }
-    for (name, of) in LENGTHS {
-        let (of_a, of_b) = (mean_length(a, of), mean_length(b, of));
-        if (of_a - of_b).abs() > MAX_LENGTH_DIFFERENCE * of_a.max(of_b) {
+    for (name, of, total) in LENGTHS {
+        let (of_a, of_b) = (mean_length(a, of, total), mean_length(b, of, total));
+        let known = of_a > 0.0 && of_b > 0.0 || !from_summaries;
+        if known && (of_a - of_b).abs() > MAX_LENGTH_DIFFERENCE * of_a.max(of_b) {
             warnings.push(format!("{name}: {of_a:.1} in {name_a}, {of_b:.1} in {name_b} on average"));
         }
     }
@@ -56,7 +68,7 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
     warnings.extend(doubt_warning(changes, Doubt::LongMemory, |names| {
         format!("{names}: a side has waves as long as itself, so intervals may be too narrow: {cure}")
     }));
-    warnings.extend(repeat_warning(a, b, labels));
+    warnings.extend(if from_summaries { summary_repeat_warning(a, b, labels) } else { repeat_warning(a, b, labels) });
     warnings
 }
 
@@ -69,6 +81,21 @@ fn doubt_warning(changes: &[ChangeRow], doubt: Doubt, describe: impl Fn(String) 
     };
     let names: BTreeSet<String> = doubtful.map(name).collect();
     (!names.is_empty()).then(|| describe(join_values(&names)))
+}
+
+/// Without repeats of both sides there is no test of summaries.
+fn summary_repeat_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2]) -> Option<String> {
+    let (of_a, of_b) = (a.runs.len(), b.runs.len());
+    match of_a.min(of_b) {
+        0 | 1 => Some(format!(
+            "runs: {of_a} of {name_a}, {of_b} of {name_b}: a summary without repeats has no interval, so there is no verdict; make \
+             {MIN_REPEATS} or more of each"
+        )),
+        2 => Some(format!(
+            "runs: {of_a} of {name_a}, {of_b} of {name_b}: two repeats show little of how much runs differ; make {MIN_REPEATS} or more of each"
+        )),
+        _ => None,
+    }
 }
 
 /// The difference of two runs may be one that any two runs of one server have.
@@ -93,13 +120,13 @@ fn repeat_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2]) -> Option<Str
 
 /// Failed requests have no latency, and a server that fails fast looks fast.
 fn failure_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2], changes: &[ChangeRow]) -> Option<String> {
+    let row = changes.iter().find(|row| row.metric == "success");
     let (a, b) = (a.population(), b.population());
     if a.failed() + b.failed() == 0 {
         return None;
     }
-    let row = changes.iter().find(|row| row.metric == "success")?;
-    let sure = match row.verdict {
-        ChangeVerdict::Better | ChangeVerdict::Worse => {
+    let sure = match row.map(|row| row.verdict) {
+        Some(ChangeVerdict::Better | ChangeVerdict::Worse) => {
             "latencies and throughput include successes only; find the cause before comparing anything"
         }
         _ => "latencies and throughput include successes only",
@@ -111,7 +138,8 @@ fn failure_warning(a: &Side, b: &Side, [name_a, name_b]: [&str; 2], changes: &[C
 type Setting = fn(&SideRun) -> Option<String>;
 
 /// Settings that both sides should have in common.
-const SETTINGS: [(&str, Setting); 6] = [
+const SETTINGS: [(&str, Setting); 7] = [
+    ("program", program_of_run),
     ("model", |run| read_setting(run, |r| Some(r.model.clone()), "model_id")),
     ("API", |run| read_setting(run, |r| Some(r.backend.clone()), "backend")),
     ("request rate", |run| read_setting(run, |r| Some(format_limit(r.request_rate)), "request_rate")),
@@ -126,12 +154,21 @@ const SETTINGS: [(&str, Setting); 6] = [
     ("seed of the arrivals", |run| read_setting(run, |r| r.request_rate.map(|_| r.seed.to_string()), "seed")),
 ];
 
+/// The program that measured a run.
+fn program_of_run(run: &SideRun) -> Option<String> {
+    Some(match &run.summary {
+        Some(summary) if summary.tool != summaries::OUR_TOOL => summary.tool.clone(),
+        None if run.recording.vllm.is_some() => summaries::VLLM_TOOL.to_owned(),
+        _ => "vb-fire".to_owned(),
+    })
+}
+
 type Count = fn(&RecordedRequest) -> Option<u32>;
 
 /// Lengths of prompts and outputs, which both sides should have in common.
-const LENGTHS: [(&str, Count); 2] = [
-    ("prompt tokens", |r| Some(r.prompt_len).filter(|n| *n > 0)),
-    ("output tokens", |r| Some(r.output_tokens).filter(|_| r.success)),
+const LENGTHS: [(&str, Count, &str); 2] = [
+    ("prompt tokens", |r| Some(r.prompt_len).filter(|n| *n > 0), "total_input_tokens"),
+    ("output tokens", |r| Some(r.output_tokens).filter(|_| r.success), "total_output_tokens"),
 ];
 
 fn format_limit(value: Option<impl ToString>) -> String {
@@ -140,8 +177,9 @@ fn format_limit(value: Option<impl ToString>) -> String {
 
 /// A setting of a run, from vb's run record or the header of vLLM's result; several hosts' values are joined.
 fn read_setting(run: &SideRun, own: fn(&record::RunRecord) -> Option<String>, vllm: &str) -> Option<String> {
-    if let Some(header) = &run.recording.vllm {
-        let value = header.before.get(vllm)?;
+    let keys = run.summary.as_ref().map(|summary| &summary.values);
+    if let Some(keys) = keys.or_else(|| Some(&run.recording.vllm.as_ref()?.before)) {
+        let value = keys.get(vllm)?;
         return Some(match value {
             Value::Null => "no limit".into(),
             Value::String(text) if text == "inf" => "no limit".into(),
@@ -162,14 +200,34 @@ fn join_values(values: &BTreeSet<String>) -> String {
     values.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
-fn mean_length(side: &Side, of: Count) -> f64 {
+fn mean_length(side: &Side, of: Count, total: &str) -> f64 {
+    let summaries: Vec<&RunSummary> = side.runs.iter().filter_map(|run| run.summary.as_ref()).collect();
+    if !summaries.is_empty() {
+        let means: Vec<f64> = summaries.into_iter().filter_map(|run| summary::mean_count(run, total)).collect();
+        return if means.is_empty() { 0.0 } else { numpy::mean(&means) };
+    }
     let counts = side.runs.iter().flat_map(|run| &run.recording.requests).filter_map(of);
     let (n, sum) = counts.fold((0_u64, 0_u64), |(n, sum), count| (n + 1, sum + u64::from(count)));
     sum as f64 / n.max(1) as f64
 }
 
+/// Problems that a summary has by its own account.
+fn summary_warnings(summary: &RunSummary) -> impl Iterator<Item = &'static str> {
+    const PROBLEMS: [(&str, &str, &str); 4] = [
+        ("interrupted", "true", "it was interrupted"),
+        ("complete", "false", "it is incomplete: part of the run is missing"),
+        ("verdict", "\"client_bound\"", "its verdict is client_bound: the client set some of the numbers"),
+        ("completed", "0", "none of its requests succeeded"),
+    ];
+    let has = |key: &str, text: &str| summary.values.get(key).is_some_and(|value| value.to_string() == text);
+    PROBLEMS.into_iter().filter(move |(key, text, _)| has(key, text)).map(|(.., problem)| problem)
+}
+
 /// Problems of a run, independent of the other side.
 fn run_warnings(run: &SideRun) -> Vec<String> {
+    if let Some(summary) = &run.summary {
+        return summary_warnings(summary).map(str::to_owned).collect();
+    }
     let recording = &run.recording;
     let mut wrong = Vec::new();
     if recording.has_disjoint_runs() {

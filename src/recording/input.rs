@@ -37,6 +37,8 @@ pub struct RecordingReader<'a> {
     pub lenient: bool,
     /// The properties that requests are grouped by.
     pub by: &'a [GroupBy],
+    /// Whether to keep results without their requests in [`Recording::summaries`].
+    pub summaries: bool,
     /// The name of the program, for its messages.
     pub tool: &'static str,
 }
@@ -292,12 +294,18 @@ impl RecordingReader<'_> {
                 check_clocks(recording.vllm.is_some() || !recording.requests.is_empty())?;
                 plain::parse::<VllmResult>(line)?.add_to(recording, self.detailed);
             }
-            RecordKind::Bare => {
+            RecordKind::Bare if !self.summaries => {
                 return Err(serde_json::Error::custom(
-                    "a result without its requests; write it with --save-detailed, or pass it to vb-agg",
+                    "a result without its requests; write it with --save-detailed, or pass it to vb-agg or vb-diff",
                 ));
             }
-            RecordKind::Other => recording.skipped += 1,
+            RecordKind::Bare => recording.summaries.add(line)?,
+            RecordKind::Other => {
+                recording.skipped += 1;
+                if self.summaries && recording.requests.is_empty() {
+                    recording.summaries.add(line)?;
+                }
+            }
         }
         Ok(())
     }

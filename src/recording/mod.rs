@@ -21,6 +21,7 @@ use std::{collections::HashMap, num::NonZeroU32, ops::Range};
 use self::{expected_cache::ExpectedCache, labels::Labels, pages::MetricsPages, repeats::RepeatFinder};
 use crate::{
     record::{EndRecord, ErrorKind, Object, PromptLengths, RunRecord, TokenSource},
+    summaries::FoundSummaries,
     units::{Nanos, UnixNanos},
 };
 
@@ -152,6 +153,8 @@ pub struct Recording {
     pub ends: Vec<EndRecord>,
     /// The ids of the runs, in the order of their first appearance.
     pub run_ids: Vec<String>,
+    /// Results without their requests, if they were asked for.
+    pub summaries: FoundSummaries,
     /// Finds runs that are in the input twice.
     pub repeats: RepeatFinder,
     /// Failures by kind; `None` is a missing kind, or one that this version does not know.
@@ -314,6 +317,9 @@ impl Recording {
     /// Why there is nothing to compute, for an input without outputs.
     #[must_use]
     pub fn describe_empty(&self) -> String {
+        if let Some(unknown) = &self.summaries.unknown {
+            return format!("no output of any request, and {unknown}");
+        }
         let what = "no output of any request in the input";
         match self.skipped {
             0 => format!("{what}; is it a stream of vb-fire?"),

@@ -198,7 +198,13 @@ pub fn run(args: Args) -> Result<(), Error> {
     let files = cli::input_paths("vb-stats", &args.files);
     let options = Options::from_args(args)?;
     cli::outlive_writers(&files)?;
-    let reader = RecordingReader { detailed: options.save_detailed, lenient, by: &options.by, tool: "vb-stats" };
+    let reader = RecordingReader {
+        detailed: options.save_detailed,
+        lenient,
+        by: &options.by,
+        summaries: false,
+        tool: "vb-stats",
+    };
     let Computed { result, missing, truncated } = read(reader, &files, exact, &options)?;
     let mut table = layout.print(&result, look);
     if let Some(table) = table.as_mut().filter(|_| cli::terminal_has_both_outputs() && !json) {

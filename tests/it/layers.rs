@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "units", "json", "parallel", "printable", "secrets", "lang"],
     &["rng", "clock", "arrival", "fields", "text", "printout"],
     &["record", "pacer"],
-    &["ndjson", "statistics"],
+    &["ndjson", "statistics", "summaries"],
     &["tokens", "data", "load", "http"],
     &["backend"],
     &["config", "cli"],

@@ -12,6 +12,7 @@ mod datasets;
 mod diff;
 mod files;
 mod fire;
+mod foreign;
 mod front;
 mod generate;
 mod language;

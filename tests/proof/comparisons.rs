@@ -67,7 +67,7 @@ fn run(server: &MadeUpServer, n: usize, (name, number): (&str, u64), slower: f64
 }
 
 pub fn side_of_runs(runs: Vec<Recording>) -> Side {
-    let named = |(i, recording): (usize, Recording)| SideRun { name: format!("run {i}"), recording };
+    let named = |(i, recording): (usize, Recording)| SideRun { name: format!("run {i}"), recording, summary: None };
     Side { runs: runs.into_iter().enumerate().map(named).collect() }
 }
 
