@@ -246,8 +246,9 @@ async fn run_load(
     let clock = Clock::start();
     let (keep_alive, threads) = (!args.no_keep_alive, args.threads.into());
     let end = if portable {
-        let portable = || PortableTransport::new(keep_alive, args.insecure, args.timeout_connect, threads, clock);
-        let all = urls.iter().map(|_| portable()).collect::<Result<Vec<PortableTransport>, Error>>()?;
+        let portable =
+            |url| PortableTransport::new(url, keep_alive, args.insecure, args.timeout_connect, threads, clock);
+        let all = urls.iter().map(portable).collect::<Result<Vec<PortableTransport>, Error>>()?;
         load.run(all, run, input).await?
     } else {
         for server in &mut servers {

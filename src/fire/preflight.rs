@@ -50,7 +50,7 @@ enum PreflightError {
 impl Preflight {
     /// Sends `headers` with each query. `proxies`: use the proxy of the environment.
     pub fn new(base: &Url, headers: &Headers, insecure: bool, timeout: Nanos, proxies: bool) -> Result<Self, Error> {
-        let client = client::async_client(base, headers.map.clone(), insecure, timeout, proxies)?;
+        let client = client::async_client(base, &headers.map, insecure, timeout, proxies)?;
         Ok(Preflight { client, base: base.clone(), headers: headers.clone() })
     }
 

@@ -77,7 +77,7 @@ impl Scraper {
         }
         let proxies = args.transport == TransportKind::Portable;
         let client =
-            client::async_client(&url, headers_for(&url, base, headers), args.insecure, SCRAPE_TIMEOUT, proxies)?;
+            client::async_client(&url, &headers_for(&url, base, headers), args.insecure, SCRAPE_TIMEOUT, proxies)?;
         let reader = MetricsReader {
             client,
             clock: Clock::start(),
@@ -313,7 +313,7 @@ mod tests {
     fn reader(families: &[&str]) -> MetricsReader {
         let url: Url = "http://h:1/metrics".parse().unwrap();
         MetricsReader {
-            client: client::async_client(&url, HeaderMap::new(), false, SCRAPE_TIMEOUT, false).unwrap(),
+            client: client::async_client(&url, &HeaderMap::new(), false, SCRAPE_TIMEOUT, false).unwrap(),
             clock: Clock::start(),
             url,
             families: families.iter().map(ToString::to_string).collect(),

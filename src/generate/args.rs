@@ -262,7 +262,7 @@ impl CommonFlags {
 
     fn server_tokenizer(&self, url: &str) -> Result<Tokenizer, Error> {
         let headers = flags_or_key(&self.header, cli::api_key())?;
-        TokenizerServer::new(url, self.model.clone(), headers, self.insecure).map(Tokenizer::from_server)
+        TokenizerServer::new(url, self.model.clone(), &headers, self.insecure).map(Tokenizer::from_server)
     }
 
     /// The server's tokenizer, if it works.

@@ -14,10 +14,16 @@ use crate::{
 /// The longest time for a response to a blocking client.
 const BLOCKING_TIMEOUT: Nanos = Nanos(300 * SECOND);
 
-/// A blocking client for the server under test; never uses a proxy.
-pub fn server_client(headers: HeaderMap, insecure: bool) -> Result<blocking::Client, Error> {
-    let client = blocking_builder().no_proxy().default_headers(headers).danger_accept_invalid_certs(insecure);
-    client.build().map_err(|e| setup_error(&e))
+/// A blocking client for the server under test at `base`; never uses a proxy.
+pub fn server_client(base: &Url, headers: &HeaderMap, insecure: bool) -> Result<blocking::Client, Error> {
+    let make = || blocking_builder().no_proxy().default_headers(headers.clone()).danger_accept_invalid_certs(insecure);
+    let client = make().build().or_else(|e| if is_plain(base) { make().tls_certs_only([]).build() } else { Err(e) });
+    client.map_err(|e| setup_error(&e))
+}
+
+/// Whether requests to `base` need no certificates: those of the system may be missing, as in a small container.
+fn is_plain(base: &Url) -> bool {
+    base.scheme() == "http"
 }
 
 /// A blocking client for the Hugging Face hub; uses the proxy of the environment, if there is one.
@@ -34,33 +40,39 @@ fn blocking_builder() -> blocking::ClientBuilder {
 /// no connection: a server that answers one connection at a time would not answer others. With `proxies` it uses the proxy of the environment, if there is one.
 pub fn async_client(
     base: &Url,
-    headers: HeaderMap,
+    headers: &HeaderMap,
     insecure: bool,
     timeout: Nanos,
     proxies: bool,
 ) -> Result<Client, Error> {
-    let mut client = async_builder(insecure, timeout)
-        .default_headers(headers)
-        .timeout(timeout.to_duration())
-        .pool_max_idle_per_host(0);
-    if !proxies {
-        client = client.no_proxy();
-        if base.scheme() == "http" {
-            // Reading the system's certificates takes longer than everything else before the first request.
-            client = client.tls_certs_only([]);
-        }
+    let make = || {
+        let client = async_builder(insecure, timeout)
+            .default_headers(headers.clone())
+            .timeout(timeout.to_duration())
+            .pool_max_idle_per_host(0);
+        if proxies { client } else { client.no_proxy() }
+    };
+    if !proxies && is_plain(base) {
+        // Reading the system's certificates takes longer than everything else before the first request.
+        return make().tls_certs_only([]).build().map_err(|e| setup_error(&e));
     }
-    client.build().map_err(|e| setup_error(&e))
+    build_client(base, make)
 }
 
-/// An async client for streamed responses; uses the proxy of the environment, if there is one.
-pub fn streaming_client(keep_alive: bool, insecure: bool, connect: Nanos) -> Result<Client, Error> {
-    async_builder(insecure, connect)
-        .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
-        .pool_idle_timeout(Duration::from_secs(4))
-        .tcp_nodelay(true)
-        .build()
-        .map_err(|e| setup_error(&e))
+/// An async client for streamed responses from `base`; uses the proxy of the environment, if there is one.
+pub fn streaming_client(base: &Url, keep_alive: bool, insecure: bool, connect: Nanos) -> Result<Client, Error> {
+    let make = || {
+        async_builder(insecure, connect)
+            .pool_max_idle_per_host(if keep_alive { usize::MAX } else { 0 })
+            .pool_idle_timeout(Duration::from_secs(4))
+            .tcp_nodelay(true)
+    };
+    build_client(base, make)
+}
+
+fn build_client(base: &Url, make: impl Fn() -> ClientBuilder) -> Result<Client, Error> {
+    let client = make().build().or_else(|e| if is_plain(base) { make().tls_certs_only([]).build() } else { Err(e) });
+    client.map_err(|e| setup_error(&e))
 }
 
 /// The common settings of async clients: no retries and no redirects.

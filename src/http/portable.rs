@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use hyper::Request;
 use reqwest::{
-    Client, Response, Version,
+    Client, Response, Url, Version,
     header::{self, HeaderValue},
 };
 
@@ -57,13 +57,20 @@ struct PortableClient {
 }
 
 impl PortableTransport {
-    /// Creates the clients for `readers` threads.
-    pub fn new(keep_alive: bool, insecure: bool, connect: Nanos, readers: usize, clock: Clock) -> Result<Self, Error> {
+    /// Creates the clients of the server at `base` for `readers` threads.
+    pub fn new(
+        base: &Url,
+        keep_alive: bool,
+        insecure: bool,
+        connect: Nanos,
+        readers: usize,
+        clock: Clock,
+    ) -> Result<Self, Error> {
         let reuse = Arc::<Reuse>::default();
         let client = |_| {
             Ok(Arc::new(PortableClient {
-                client: client::streaming_client(keep_alive, insecure, connect)?,
-                without_reuse: client::streaming_client(false, insecure, connect)?,
+                client: client::streaming_client(base, keep_alive, insecure, connect)?,
+                without_reuse: client::streaming_client(base, false, insecure, connect)?,
                 idle: 0.into(),
                 complete: 0.into(),
                 resent: 0.into(),

@@ -59,9 +59,10 @@ struct DetokenizeResponse {
 impl TokenizerServer {
     /// The server at `base_url`. `model` is the name sent to it; `headers` are sent with each request. With `insecure` its TLS
     /// certificate is not checked.
-    pub fn new(base_url: &str, model: Option<String>, headers: HeaderMap, insecure: bool) -> Result<Self, Error> {
-        let base = server_root(&parse_base_url(base_url)?).to_owned();
-        Ok(TokenizerServer { client: server_client(headers, insecure)?, base, model })
+    pub fn new(base_url: &str, model: Option<String>, headers: &HeaderMap, insecure: bool) -> Result<Self, Error> {
+        let url = parse_base_url(base_url)?;
+        let client = server_client(&url, headers, insecure)?;
+        Ok(TokenizerServer { client, base: server_root(&url).to_owned(), model })
     }
 
     /// The token ids of a text.
@@ -139,21 +140,25 @@ mod tests {
     #[test]
     fn an_address_is_taken_with_or_without_the_version() {
         for base in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
-            assert_eq!(TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap().base, "http://h:1");
+            assert_eq!(TokenizerServer::new(base, None, &HeaderMap::new(), false).unwrap().base, "http://h:1");
         }
         for base in ["", "sim", "127.0.0.1:8000", "ftp://h", "http://me:secret@h:1", "http://h/?key=secret"] {
-            assert_eq!(TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap_err().exit_code(), 2, "{base}");
+            assert_eq!(
+                TokenizerServer::new(base, None, &HeaderMap::new(), false).unwrap_err().exit_code(),
+                2,
+                "{base}"
+            );
         }
     }
 
     #[test]
     fn secrets_are_not_shown() {
         let headers = flags_or_key(&[], Some("sk-secret".into())).unwrap();
-        let server = TokenizerServer::new("http://h:1", None, headers, false).unwrap();
+        let server = TokenizerServer::new("http://h:1", None, &headers, false).unwrap();
         assert!(!format!("{server:?}").contains("secret"));
         for base in ["http://me:secret@h:1", "http://h/?key=secret", "h?key=secret"] {
             assert!(
-                !TokenizerServer::new(base, None, HeaderMap::new(), false).unwrap_err().to_string().contains("secret")
+                !TokenizerServer::new(base, None, &HeaderMap::new(), false).unwrap_err().to_string().contains("secret")
             );
         }
     }

@@ -421,3 +421,20 @@ fn the_flags_say_what_they_are_for() {
     assert!(done.code == 2 && done.stderr.contains("portable"), "{}", done.stderr);
     let _: Value = serde_json::from_str(&tool::run("vb-fire", &["--schema"], "").stdout).unwrap();
 }
+
+/// As in a small container. A server without TLS needs no certificates.
+#[test]
+fn a_system_without_certificates_reaches_plain_servers() {
+    let sim = Sim::start(&[]);
+    let empty = folder("no-certificates");
+    let environment = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", empty.to_str().unwrap())];
+    let run = |program: &str, args: &[&str], input: &str| tool::run_with(program, args, input, &environment);
+    let made = run("vb-gen", &["--tokenizer", "server", "--base-url", &sim.url, "--num-prompts", "2"], "");
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    for transport in ["stamped", "portable"] {
+        let sent = run("vb-fire", &["--base-url", &sim.url, "--transport", transport], &made.stdout);
+        assert_eq!(sent.code, 0, "{transport}: {}", sent.stderr);
+    }
+    let encrypted = run("vb-fire", &["--base-url", "https://127.0.0.1:1", "--transport", "portable"], &made.stdout);
+    assert!(encrypted.code != 0 && encrypted.stderr.contains("certificates"), "{}", encrypted.stderr);
+}
