@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, sync::LazyLock};
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, builder::PossibleValue};
 
 use crate::{
     cli::{UNBROKEN_SPACE, look::LookFlags},
@@ -143,9 +143,10 @@ pub fn arrange(command: Command, common_flags: ShortHelp, argv: &[OsString]) -> 
     let command = command.version(version());
     let wants_short = argv.iter().any(|word| word == "-h");
     let language = LookFlags::of_messages().language();
-    let command = match wants_short {
-        true => translate(shorten(command, common_flags), language),
-        false => translate_headings(command, language),
+    let command = if wants_short {
+        translate(shorten(command, common_flags), language)
+    } else {
+        translate_headings(command, language)
     };
     keep_examples(command)
 }
@@ -193,7 +194,7 @@ fn translate_flag(arg: Arg, language: Language) -> Arg {
         help += &language.translate(&format!(" [default: {}]", defaults.join(" ")));
     }
     let possible = arg.get_possible_values();
-    let possible: Vec<&str> = possible.iter().filter(|v| !v.is_hide_set()).map(|v| v.get_name()).collect();
+    let possible: Vec<&str> = possible.iter().filter(|v| !v.is_hide_set()).map(PossibleValue::get_name).collect();
     if takes_value && !arg.is_hide_possible_values_set() && !possible.is_empty() {
         help += &language.translate(&format!(" [possible values: {}]", possible.join(", ")));
     }
