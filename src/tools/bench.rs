@@ -24,7 +24,7 @@ const NOT_FOR: [(&str, &str); 2] = [
     ("stats", "lenient"),
 ];
 
-/// The datasets whose texts vLLM's client puts into the model's chat template, unless it is told not to.
+/// The datasets whose texts vLLM's client puts into the model's chat template, unless a flag says not to.
 const TEMPLATED: [&str; 4] = ["custom", "hf", "spec_bench", "speed_bench"];
 
 /// The flag of vb-gen that does the same.
@@ -300,7 +300,7 @@ fn add_server(given: &mut Vec<Given>, own: &OwnFlags) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether texts need the model's chat template: those of some datasets, for an API that does not apply it.
+/// Whether texts need the model's chat template: some datasets have such texts, and the API does not apply it.
 fn needs_template(given: &[Given]) -> bool {
     let value = |name: &str| given.iter().rev().find(|flag| flag.name == name)?.values.first();
     let backend = value("backend").and_then(|name| Backend::from_name(name));

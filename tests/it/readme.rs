@@ -164,7 +164,9 @@ const PLOTS: &str = "vllm bench sweep ";
 fn every_recipe_runs() {
     let is_missing = |check: &str| !tool::plain_command("bash").args(["-c", check]).output().unwrap().status.success();
     let missing: Vec<&str> = PROGRAMS.iter().filter(|(_, check)| is_missing(check)).map(|(what, _)| *what).collect();
-    assert!(missing.is_empty() || std::env::var_os("CI").is_none(), "CI must run all recipes, but lacks {missing:?}");
+    // `.ci/run` sets it; the tests need only Rust on other machines.
+    let all_run = std::env::var_os("VB_ALL_RECIPES").is_some();
+    assert!(missing.is_empty() || !all_run, "all recipes must run, but {missing:?} are missing");
     let folder = tool::folder("readme");
     fixtures(&folder);
     let sim = Sim::start(&[]);
