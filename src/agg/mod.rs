@@ -49,7 +49,7 @@ Examples:
 /// Combines the results of many runs into one CSV: a row for each run, a column for each of vLLM's keys.
 ///
 /// Reads results of `vb-stats` and of `vllm bench serve` (Python or Rust, any version), and the summaries of aiperf, guidellm,
-/// inference-perf and sglang's bench_serving, in vLLM's keys and units. A file that cannot be read is reported and skipped; the
+/// inference-perf and sglang's `bench_serving`, in vLLM's keys and units. A file that cannot be read is reported and skipped; the
 /// exit code is then 3.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-agg", version, after_help = EXAMPLES)]

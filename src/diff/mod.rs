@@ -53,7 +53,7 @@ Examples:
 /// comparisons, and a verdict.
 ///
 /// Results without their requests are compared too: those of `vb-stats`, `vllm bench serve`, aiperf, guidellm, inference-perf and sglang's
-/// bench_serving. Each is one value, so two or more repeats of both sides are needed, and nothing can be checked.
+/// `bench_serving`. Each is one value, so two or more repeats of both sides are needed, and nothing can be checked.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-diff", version, after_help = EXAMPLES)]
 pub struct Args {

@@ -53,7 +53,7 @@ impl Side {
             let summaries = std::mem::take(&mut recording.summaries.runs);
             match (recording.requests.is_empty(), summaries.is_empty()) {
                 (false, true) => Ok(vec![SideRun { name, recording, summary: None }]),
-                (true, false) => repeats_of_file(name, summaries),
+                (true, false) => repeats_of_file(&name, summaries),
                 (true, true) => Err(Error::Input(format!("{name}: {}", recording.describe_empty()))),
                 (false, false) => {
                     Err(Error::Input(format!("{name}: outputs and results in one file; give each run its own file")))
@@ -192,7 +192,7 @@ struct RunThroughput {
 }
 
 /// The runs of a file with several summaries, which are repeats of each other only if their settings are the same.
-fn repeats_of_file(name: String, summaries: Vec<RunSummary>) -> Result<Vec<SideRun>, Error> {
+fn repeats_of_file(name: &str, summaries: Vec<RunSummary>) -> Result<Vec<SideRun>, Error> {
     let run = |name: String, summary| SideRun { name, recording: Recording::default(), summary: Some(summary) };
     let [first, others @ ..] = &summaries[..] else { return Ok(Vec::new()) };
     if let Some((key, one, other)) = others.iter().find_map(|other| summary::different_setting(first, other)) {
@@ -203,7 +203,7 @@ fn repeats_of_file(name: String, summaries: Vec<RunSummary>) -> Result<Vec<SideR
         )));
     }
     let is_single = others.is_empty();
-    let names = (1..).map(|i| if is_single { name.clone() } else { format!("{name} (run {i})") });
+    let names = (1..).map(|i| if is_single { name.to_owned() } else { format!("{name} (run {i})") });
     Ok(names.zip(summaries).map(|(name, summary)| run(name, summary)).collect())
 }
 

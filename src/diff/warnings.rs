@@ -39,7 +39,8 @@ pub fn comparison_warnings(a: &Side, b: &Side, labels: [&str; 2], changes: &[Cha
         );
     }
     warnings.extend(failure_warning(a, b, labels, changes));
-    let same_program = setting_values(a, program_of_run) == setting_values(b, program_of_run);
+    let programs = |side: &Side| side.runs.iter().map(program_of_run).collect::<BTreeSet<_>>();
+    let same_program = programs(a) == programs(b);
     for (name, of) in SETTINGS {
         // Each program has its own names for one API.
         if name == "API" && !same_program {
@@ -139,7 +140,7 @@ type Setting = fn(&SideRun) -> Option<String>;
 
 /// Settings that both sides should have in common.
 const SETTINGS: [(&str, Setting); 7] = [
-    ("program", program_of_run),
+    ("program", |run| Some(program_of_run(run))),
     ("model", |run| read_setting(run, |r| Some(r.model.clone()), "model_id")),
     ("API", |run| read_setting(run, |r| Some(r.backend.clone()), "backend")),
     ("request rate", |run| read_setting(run, |r| Some(format_limit(r.request_rate)), "request_rate")),
@@ -155,12 +156,12 @@ const SETTINGS: [(&str, Setting); 7] = [
 ];
 
 /// The program that measured a run.
-fn program_of_run(run: &SideRun) -> Option<String> {
-    Some(match &run.summary {
+fn program_of_run(run: &SideRun) -> String {
+    match &run.summary {
         Some(summary) if summary.tool != summaries::OUR_TOOL => summary.tool.clone(),
         None if run.recording.vllm.is_some() => summaries::VLLM_TOOL.to_owned(),
         _ => "vb-fire".to_owned(),
-    })
+    }
 }
 
 type Count = fn(&RecordedRequest) -> Option<u32>;
@@ -213,14 +214,13 @@ fn mean_length(side: &Side, of: Count, total: &str) -> f64 {
 
 /// Problems that a summary has by its own account.
 fn summary_warnings(summary: &RunSummary) -> impl Iterator<Item = &'static str> {
-    const PROBLEMS: [(&str, &str, &str); 4] = [
-        ("interrupted", "true", "it was interrupted"),
-        ("complete", "false", "it is incomplete: part of the run is missing"),
-        ("verdict", "\"client_bound\"", "its verdict is client_bound: the client set some of the numbers"),
-        ("completed", "0", "none of its requests succeeded"),
+    let problems = [
+        ("interrupted", Value::from(true), "it was interrupted"),
+        ("complete", Value::from(false), "it is incomplete: part of the run is missing"),
+        ("verdict", Value::from("client_bound"), "its verdict is client_bound: the client set some of the numbers"),
+        ("completed", Value::from(0), "none of its requests succeeded"),
     ];
-    let has = |key: &str, text: &str| summary.values.get(key).is_some_and(|value| value.to_string() == text);
-    PROBLEMS.into_iter().filter(move |(key, text, _)| has(key, text)).map(|(.., problem)| problem)
+    problems.into_iter().filter(|(key, wrong, _)| summary.values.get(*key) == Some(wrong)).map(|(.., problem)| problem)
 }
 
 /// Problems of a run, independent of the other side.

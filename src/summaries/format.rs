@@ -152,7 +152,7 @@ fn insert_number(values: &mut Object, key: &str, value: &Value, factor: f64) {
     let whole = value.as_f64().and_then(whole_number).filter(|_| COUNTS.contains(&key));
     let scaled = match whole {
         Some(count) => count.into(),
-        None if factor == 1.0 => value.clone(),
+        None if (factor - 1.0).abs() < f64::EPSILON => value.clone(),
         None => value.as_f64().map(|number| number * factor).into(),
     };
     if scaled.is_number() {
