@@ -21,7 +21,7 @@ pub fn server_client(base: &Url, headers: &HeaderMap, insecure: bool) -> Result<
     client.map_err(|e| setup_error(&e))
 }
 
-/// Whether requests to `base` need no certificates: those of the system may be missing, as in a small container.
+/// Whether requests to `base` need no certificates: the system may have none, as in a small container.
 fn is_plain(base: &Url) -> bool {
     base.scheme() == "http"
 }

@@ -227,7 +227,7 @@ impl KernelStamping {
 #[cfg(target_os = "linux")]
 mod os {
     //! The system calls.
-    #![allow(unsafe_code, reason = "nix panics if the kernel's `tcp_info` is shorter than that of the C library")]
+    #![allow(unsafe_code, reason = "nix panics if the kernel's `tcp_info` is shorter than the C library's")]
 
     use std::mem::offset_of;
 
