@@ -196,7 +196,7 @@ mod tests {
             "{what}"
         );
         let later = error_of(
-            r#"{"metadata":{"version":9,"guidellm_version":"2.0.0"},"benchmarks":[{"metrics":{"request_totals":{}}}]}"#,
+            r#"{"metadata":{"version":9,"guidellm_version":"2.0.0"},"benchmarks":[{"metrics":{"time_to_first_token_ms":{}}}]}"#,
         );
         let want = "guidellm 2.0.0 wrote it with layout 9 (`metadata/version`); layouts 1 and 2 are understood";
         assert_eq!(later, NoSummary::Unreadable(want.to_owned()));
