@@ -32,7 +32,7 @@ pub struct Change {
     pub a: SideEstimate,
     /// The number of B.
     pub b: SideEstimate,
-    /// The degrees of freedom that the difference has, instead of those of each side.
+    /// The degrees of freedom of the difference; `None`: each side has its own.
     freedom: Option<f64>,
     /// Whether its values are the numbers of runs.
     of_runs: bool,

@@ -52,7 +52,7 @@ Examples:
 /// For each latency and throughput it prints the change from A to B with a 95 % interval, a p-value corrected for the number of
 /// comparisons, and a verdict.
 ///
-/// Results without their requests are compared too: those of `vb-stats`, `vllm bench serve`, aiperf, guidellm, inference-perf and sglang's
+/// Results without their requests are compared too, from `vb-stats`, `vllm bench serve`, aiperf, guidellm, inference-perf and sglang's
 /// `bench_serving`. Each is one value, so two or more repeats of both sides are needed, and nothing can be checked.
 #[derive(Debug, clap::Parser)]
 #[command(name = "vb-diff", version, after_help = EXAMPLES)]

@@ -13,7 +13,7 @@ use crate::{
 
 /// What the warning of a comparison of summaries says.
 pub const WEAKER: &str = "summaries without their requests are weaker than outputs: there is one number for each run, so that only repeats have \
-                          intervals, percentiles have none of their own, and failures, steadiness and the client cannot be checked";
+                          intervals, percentiles of one run have none, and failures, steadiness and the client cannot be checked";
 
 /// The fewest runs of a side with which Welch's test is made.
 pub const MIN_RUNS: u64 = 2;

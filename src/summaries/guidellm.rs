@@ -2,9 +2,9 @@
 
 use super::format::{EMPTY, Format};
 
-/// Layout 1 is that of 0.4 to 0.6, layout 2 that of 0.7 and later; before, there was no version. Requests last seconds, all other times
+/// Versions 0.4 to 0.6 write layout 1, and 0.7 and later layout 2; before, there was no version. Requests last seconds, all other times
 /// are milliseconds. Its `inter_token_latency_ms` is one average for each request, weighted by its tokens: the mean is ITL per token, and
-/// the percentiles are no metric of ours. Its `time_per_output_token_ms` includes the first token and is left out.
+/// we have no metric like the percentiles. Its `time_per_output_token_ms` includes the first token and is left out.
 pub const FORMAT: Format = Format {
     tool: "guidellm",
     signature: &["benchmarks/metrics/time_to_first_token_ms"],

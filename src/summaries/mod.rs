@@ -1,7 +1,7 @@
 //! Summaries of runs without their requests, as load generators write them, in vLLM's keys.
 //!
 //! Each format is one table: which value of a file is which of our keys, and the factor between their units. A value is only taken
-//! over if its definition is that of the key. `docs/METRICS.md` has the tables, and what is left out.
+//! over if the key has the same definition. `docs/METRICS.md` has the tables, and what is left out.
 
 mod aiperf;
 pub mod document;
@@ -31,7 +31,7 @@ const FORMATS: [&Format; 6] = [
     &vllm::VLLM_FORMAT,
 ];
 
-/// The most keys that a message lists of a file that is no summary.
+/// The most keys that a message lists of a file that it does not understand.
 const MAX_LISTED_KEYS: usize = 5;
 
 /// The numbers of a run.
@@ -74,12 +74,12 @@ pub enum NoSummary {
 pub struct FoundSummaries {
     /// The runs, in their order.
     pub runs: Vec<RunSummary>,
-    /// Why the first object that is no summary is none.
+    /// Why the first object that was not understood is not a summary.
     pub unknown: Option<String>,
 }
 
 impl FoundSummaries {
-    /// Adds the runs of a JSON object. Notes why it is none if it is no summary.
+    /// Adds the runs of a JSON object. If it is not a summary, notes why.
     ///
     /// # Errors
     /// It is not JSON, or a summary that cannot be read.
@@ -120,7 +120,7 @@ fn describe_unknown(document: &Value) -> String {
     let listed = keys.iter().take(MAX_LISTED_KEYS).map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     let more = if keys.len() > MAX_LISTED_KEYS { ", …" } else { "" };
     let keys = if keys.is_empty() { "no single values".to_owned() } else { format!("the keys {listed}{more}") };
-    format!("not a summary that is understood: it has {keys}; those of {} are", known_tools())
+    format!("not a summary that is understood: it has {keys}; results of {} are", known_tools())
 }
 
 fn wanted_keys() -> WantedKeys {

@@ -1,4 +1,4 @@
-//! Results of `vllm bench serve` and of `vb-stats`, whose keys are those of a summary.
+//! Results of `vllm bench serve` and of `vb-stats`, whose keys a summary has.
 
 use super::format::{EMPTY, Format};
 

@@ -258,7 +258,7 @@ fn odd_files_are_read_as_far_as_they_have_numbers() {
         "good.json",
         r#"{"duration":1.0,"completed":5,"failed":0,"mean_ttft_ms":10.0,"median_ttft_ms":9.0,"request_throughput":5.0}"#,
     );
-    // NaN, null, a text and a missing number are no numbers; what is left is compared.
+    // NaN, null, a text and a missing number are left out; what is left is compared.
     let odd = put(
         "odd.json",
         r#"{"duration":1.0,"completed":5,"failed":1,"mean_ttft_ms":NaN,"median_ttft_ms":"9","request_throughput":4.0,"p99_ttft_ms":null}"#,
@@ -266,7 +266,7 @@ fn odd_files_are_read_as_far_as_they_have_numbers() {
     let report = diff_json(std::slice::from_ref(&good), &[odd]);
     assert_eq!(metrics(&report), ["request_throughput", "success"]);
     assert!(report["warnings"].to_string().contains("failed requests: 0.0 % of A, 16.7 % of B"), "{report}");
-    // Zeros of a run without a success are no latencies.
+    // Zeros of a run without a success are not latencies.
     let failed =
         put("failed.json", r#"{"duration":1.0,"completed":0,"failed":5,"mean_ttft_ms":0.0,"request_throughput":0.0}"#);
     let done = diff(std::slice::from_ref(&good), &[failed], &[]);
