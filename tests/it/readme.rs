@@ -239,7 +239,7 @@ fn every_recipe_runs() {
     assert!(csv.lines().count() >= 3, "{csv}");
 }
 
-/// pandas and DuckDB compute what `vb-stats` does, to the two decimals that they print.
+/// pandas and `DuckDB` compute what `vb-stats` does, to the two decimals that they print.
 fn check_tenants(folder: &Path, printed: &str) {
     let tenants: Value = serde_json::from_str(&fs::read_to_string(folder.join("tenants.json")).unwrap()).unwrap();
     let numbers: Vec<f64> = printed.split_whitespace().filter_map(|word| word.parse().ok()).collect();
