@@ -42,7 +42,7 @@ Examples:
     --fail-if 'throughput < -2%'
   vb-diff vllm-detailed-1.json vllm-detailed-2.json --format json \\
     | jq '.changes[] | select(.verdict == \"worse\")'
-  vb-diff guidellm-a1.json guidellm-a2.json --vs guidellm-b1.json guidellm-b2.json
+  vb-diff guidellm-a1.json guidellm-a2.json --vs guidellm-b?.json
   vb-gen --num-prompts 500 | vb-fire --max-concurrency 16 | vb-diff old.ndjson -
 
 `vb ab` (scripts/ab.sh) makes the runs, in turns. docs/METRICS.md#vb-diff\ndefines every number.";
