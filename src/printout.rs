@@ -134,9 +134,11 @@ impl Printout {
         &self.text
     }
 
-    /// Adds an empty line.
+    /// Adds an empty line, unless the last line is one.
     pub fn add_blank(&mut self) {
-        self.text.push('\n');
+        if !self.text.ends_with("\n\n") {
+            self.text.push('\n');
+        }
     }
 
     /// Adds a line.
@@ -309,6 +311,16 @@ mod tests {
         let mut out = Printout::new(look(None));
         out.add_wrapped(&[Cell::left("one two three four five six seven eight")], 6);
         assert_eq!(out.as_str().lines().count(), 1);
+    }
+
+    #[test]
+    fn empty_lines_do_not_pile_up() {
+        let mut out = Printout::new(Look::default());
+        out.add_line("a");
+        out.add_blank();
+        out.add_blank();
+        out.add_line("b");
+        assert_eq!(out.as_str(), "a\n\nb\n");
     }
 
     #[test]

@@ -307,7 +307,10 @@ pub fn parse_duration_in(text: &str, unit: &str) -> Result<Nanos, String> {
 /// assert_eq!(vb::units::parse_count("1.5k").unwrap(), 1500);
 /// ```
 pub fn parse_count(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a whole number: use 1000 or 2k");
+    let wrong = || match text.contains(',') {
+        true => format!("`{text}` is not a whole number: use 1000 or 2k; `vb sweep` runs a list of values"),
+        false => format!("`{text}` is not a whole number: use 1000 or 2k"),
+    };
     let lower = text.trim().to_ascii_lowercase();
     if let Ok(n) = lower.parse::<u64>() {
         return Ok(n);
@@ -424,6 +427,7 @@ mod tests {
             assert!(parse_duration(text).is_err(), "{text}");
         }
         assert_eq!(parse_count("2k").unwrap(), 2000);
+        assert!(parse_count("1,8,32").unwrap_err().contains("vb sweep"));
         for text in ["", "k", "1.5", "-3", "1.0001k"] {
             assert!(parse_count(text).is_err(), "{text}");
         }
