@@ -246,7 +246,7 @@ pub fn unbroken(text: &str) -> String {
     text.replace(' ', &UNBROKEN_SPACE.to_string())
 }
 
-/// The version, the commit of a release build, and the features.
+/// The version, the commit of an optimized build (`scripts/commit.rs`), and the features.
 pub fn version() -> &'static str {
     &VERSION
 }

@@ -69,7 +69,7 @@ const STEADY: &str = "vb-stats always tests for a steady state";
 const PROFILE: &str = "run `curl -X POST URL/start_profile` before and `curl -X POST URL/stop_profile` after";
 const REQUEST_TABLE: &str = "write requests from the dataset's rows, for --dataset-name custom";
 
-/// The flags of `vllm bench serve` 0.33, as its client in Python has them.
+/// The flags of `vllm bench serve` 0.32, as its client in Python has them.
 pub const GROUPS: &[VllmGroup] = &[
     VllmGroup {
         title: "Server and model",
