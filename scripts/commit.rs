@@ -1,5 +1,7 @@
 //! The build script: gives optimized builds the commit that `--version` names.
 
+#![allow(clippy::print_stdout)] // cargo reads it.
+
 use std::{env, process::Command};
 
 /// The variable that `--version` reads. `scripts/release.sh` sets it, for sources without a repository too.
