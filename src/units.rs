@@ -307,9 +307,11 @@ pub fn parse_duration_in(text: &str, unit: &str) -> Result<Nanos, String> {
 /// assert_eq!(vb::units::parse_count("1.5k").unwrap(), 1500);
 /// ```
 pub fn parse_count(text: &str) -> Result<u64, String> {
-    let wrong = || match text.contains(',') {
-        true => format!("`{text}` is not a whole number: use 1000 or 2k; `vb sweep` runs a list of values"),
-        false => format!("`{text}` is not a whole number: use 1000 or 2k"),
+    let wrong = || {
+        if text.contains(',') {
+            return format!("`{text}` is not a whole number: use 1000 or 2k; `vb sweep` runs a list of values");
+        }
+        format!("`{text}` is not a whole number: use 1000 or 2k")
     };
     let lower = text.trim().to_ascii_lowercase();
     if let Ok(n) = lower.parse::<u64>() {
