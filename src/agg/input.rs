@@ -96,32 +96,31 @@ impl FoundResults {
             // Input that has been read many times over is read object by object: an open bracket then ends with its line.
             let end = if reread > MAX_REREAD * text.len() { next() } else { text.len() };
             let mut values = serde_json::Deserializer::from_slice(&text[start..end]).into_iter::<ResultRows>();
-            match values.next() {
+            let read = match values.next() {
                 Some(Ok(ResultRows(runs))) => {
                     if let Some(what) = runs.iter().find_map(ResultRow::describe_record) {
                         return self.report_broken(1, format_args!("{name}: {what}; skipped"));
                     }
-                    from = start + values.byte_offset();
-                    match self.add_runs(runs, &text[start..from], path) {
-                        Ok(more) => others += more,
-                        Err(what) => return self.report_broken(1, format_args!("{name}: {what}; skipped")),
-                    }
+                    Ok((runs, values.byte_offset()))
                 }
-                Some(Err(_)) if let Some((runs, len)) = parse_repaired(&text[start..end]) => {
+                Some(Err(e)) => parse_repaired(&text[start..end]).ok_or(e),
+                None => break,
+            };
+            match read {
+                Ok((runs, len)) => {
                     from = start + len;
                     match self.add_runs(runs, &text[start..from], path) {
                         Ok(more) => others += more,
                         Err(what) => return self.report_broken(1, format_args!("{name}: {what}; skipped")),
                     }
                 }
-                Some(Err(e)) => {
+                Err(e) => {
                     errors += 1;
                     first_error.get_or_insert_with(|| (lines_before + e.line(), strip_location(&e)));
                     reread += offset_of_error(&text[start..end], &e);
                     // Not after the error: an object that is cut off may run into the next ones.
                     from = next();
                 }
-                None => break,
             }
             lines_before += count_lines(&text[start..from]);
         }
