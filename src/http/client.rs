@@ -17,8 +17,7 @@ const BLOCKING_TIMEOUT: Nanos = Nanos(300 * SECOND);
 /// A blocking client for the server under test at `base`; never uses a proxy.
 pub fn server_client(base: &Url, headers: &HeaderMap, insecure: bool) -> Result<blocking::Client, Error> {
     let make = || blocking_builder().no_proxy().default_headers(headers.clone()).danger_accept_invalid_certs(insecure);
-    let client = make().build().or_else(|e| if is_plain(base) { make().tls_certs_only([]).build() } else { Err(e) });
-    client.map_err(|e| setup_error(&e))
+    build_client(base, || make().build(), || make().tls_certs_only([]).build())
 }
 
 /// Whether requests to `base` need no certificates: the system may have none, as in a small container.
@@ -56,7 +55,7 @@ pub fn async_client(
         // Reading the system's certificates takes longer than everything else before the first request.
         return make().tls_certs_only([]).build().map_err(|e| setup_error(&e));
     }
-    build_client(base, make)
+    build_client(base, || make().build(), || make().tls_certs_only([]).build())
 }
 
 /// An async client for streamed responses from `base`; uses the proxy of the environment, if there is one.
@@ -67,11 +66,16 @@ pub fn streaming_client(base: &Url, keep_alive: bool, insecure: bool, connect: N
             .pool_idle_timeout(Duration::from_secs(4))
             .tcp_nodelay(true)
     };
-    build_client(base, make)
+    build_client(base, || make().build(), || make().tls_certs_only([]).build())
 }
 
-fn build_client(base: &Url, make: impl Fn() -> ClientBuilder) -> Result<Client, Error> {
-    let client = make().build().or_else(|e| if is_plain(base) { make().tls_certs_only([]).build() } else { Err(e) });
+/// A client with the system's certificates; without any if the system has none and `base` needs none.
+fn build_client<C>(
+    base: &Url,
+    with_certificates: impl FnOnce() -> reqwest::Result<C>,
+    without: impl FnOnce() -> reqwest::Result<C>,
+) -> Result<C, Error> {
+    let client = with_certificates().or_else(|e| if is_plain(base) { without() } else { Err(e) });
     client.map_err(|e| setup_error(&e))
 }
 
