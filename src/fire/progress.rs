@@ -240,18 +240,15 @@ fn time_left(now: &Snapshot, plan: &ProgressPlan, size: InputSize) -> Option<Nan
         all.filter(|_| now.done > 0).map(|all| Nanos::from_secs_f64(each * all.saturating_sub(now.done) as f64))
     };
     // Requests that wait for slots, or for earlier turns, keep no schedule.
-    let due = match (all, &plan.rate) {
-        (Some(all), Some(rate)) => Some((rate.time_due(all as f64), rate.requests_by(now.at).min(all as f64))),
-        _ if plan.input.has_times() => {
-            plan.input.last_due().map(|last| (last, if now.at > last { f64::MAX } else { 0.0 }))
+    let until = |last: Nanos, is_late: bool| Some(by_schedule(last)).max(by_ends().filter(|_| is_late));
+    let by_count = match (all, &plan.rate) {
+        (Some(all), Some(rate)) => {
+            let due = rate.requests_by(now.at).min(all as f64);
+            until(rate.time_due(all as f64), due >= (now.started + 2) as f64)
         }
-        _ => None,
-    };
-    let by_count = match due {
-        Some((last, due)) if due < (now.started + 2) as f64 => Some(by_schedule(last)),
-        Some((last, _)) => by_ends().max(Some(by_schedule(last))),
-        None if plan.rate.is_none() && !plan.input.has_times() => by_ends(),
-        None => None,
+        _ if plan.input.has_times() => plan.input.last_due().and_then(|last| until(last, now.at > last)),
+        (_, None) => by_ends(),
+        (None, Some(_)) => None,
     };
     let by_limit = plan.max_seconds.map(by_schedule);
     [by_count, by_limit].into_iter().flatten().min()
