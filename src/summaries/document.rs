@@ -17,7 +17,7 @@ pub struct WantedKeys {
 }
 
 impl WantedKeys {
-    /// Adds the path of a value. A list on it stands for each of its elements.
+    /// Adds the path of a value. After a list, the path goes on in each element.
     pub fn add(&mut self, path: &str) {
         let mut node = self;
         for key in path.split(SEPARATOR) {

@@ -33,7 +33,9 @@ const ATTEMPTS: usize = 4;
 /// Runs until each chunk has its packet; `None`: the system allows no capture. On a virtual machine whose processors are paused, a few
 /// chunks of a run may keep the stamps of their reads.
 fn run_with_all_packets(run: impl Fn() -> Done) -> Option<Done> {
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let done = run();
         if !may_capture(&done) {
             return None;
@@ -45,7 +47,6 @@ fn run_with_all_packets(run: impl Fn() -> Done) -> Option<Done> {
         }
         assert!(attempt < ATTEMPTS && packets * 2 > chunks, "{packets} of {chunks}: {}", done.stderr);
     }
-    None
 }
 
 /// For each chunk, how long after it was sent it arrived, and how long after that it was read.
